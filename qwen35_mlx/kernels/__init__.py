@@ -1,0 +1,1 @@
+"""The delta recurrence and the experts: references, and the kernels beside them."""

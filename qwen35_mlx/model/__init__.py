@@ -1,0 +1,1 @@
+"""The network: plain MLX, one module per part of a layer."""

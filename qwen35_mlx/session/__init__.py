@@ -1,0 +1,1 @@
+"""Conversations: events, the chat, the model handle that Python users hold."""

@@ -1,0 +1,1 @@
+"""Tokenizer, chat template, and the reply split into its parts. Never imports mlx."""
