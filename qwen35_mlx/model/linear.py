@@ -1,0 +1,177 @@
+"""Matrices, plain or quantised, and several of them over one input as one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import mlx.core as mx
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A matrix [..., out, in], packed along `in` as `mx.quantize` does.
+
+    Shapes: weight [..., out, in * bits / 32] uint32, scales and biases
+    [..., out, in / group_size]; biases only in affine mode.
+    """
+
+    weight: mx.array
+    scales: mx.array
+    biases: mx.array | None
+    group_size: int
+    bits: int
+    mode: str
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [a for a in (self.weight, self.scales, self.biases) if a is not None]
+
+
+class Linear:
+    """`x @ weight.T`, without a bias; the weight may be quantised and may be a stack of experts."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self, weight: mx.array | QuantizedWeight):
+        self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [..., in] -> [..., out]."""
+        w = self.weight
+        if isinstance(w, mx.array):
+            return x @ w.T
+        return mx.quantized_matmul(
+            x, w.weight, w.scales, w.biases, True, w.group_size, w.bits, w.mode
+        )
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """Rows of the matrix by index, as an embedding: ids [...] -> [..., in]."""
+        w = self.weight
+        if isinstance(w, mx.array):
+            return w[ids]
+        biases = None if w.biases is None else w.biases[ids]
+        return mx.dequantize(
+            w.weight[ids], w.scales[ids], biases, w.group_size, w.bits, w.mode, dtype=self.dtype
+        )
+
+    def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
+        """Each input by the expert of its own.
+
+        Args:
+            x: [..., 1, in], its leading axes broadcast against `experts`.
+            experts: [...] indices into the stack.
+            sorted_indices: whether `experts` ascends, which lets the GPU share weight reads.
+
+        Returns:
+            [..., 1, out]
+        """
+        w = self.weight
+        if not isinstance(w, mx.array):
+            return mx.gather_qmm(
+                x,
+                w.weight,
+                w.scales,
+                w.biases,
+                rhs_indices=experts,
+                transpose=True,
+                group_size=w.group_size,
+                bits=w.bits,
+                mode=w.mode,
+                sorted_indices=sorted_indices,
+            )
+        if mx.default_device() == mx.cpu and w.dtype != mx.float32:
+            # MLX's CPU gather_mm is float32 only; cast the chosen experts, not the stack.
+            chosen = w[experts].astype(mx.float32).swapaxes(-1, -2)
+            return (x.astype(mx.float32) @ chosen).astype(x.dtype)
+        return mx.gather_mm(
+            x, w.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=sorted_indices
+        )
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of the activations that this matrix was stored for."""
+        if isinstance(self.weight, mx.array):
+            return self.weight.dtype
+        scales = self.weight.scales.dtype
+        return mx.bfloat16 if scales == mx.uint8 else scales
+
+    @property
+    def format(self) -> tuple[object, ...]:
+        """Matrices of the same format can be joined into one."""
+        w = self.weight
+        if isinstance(w, mx.array):
+            return ("plain", w.dtype)
+        return (w.mode, w.bits, w.group_size, w.scales.dtype)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [self.weight] if isinstance(self.weight, mx.array) else self.weight.arrays
+
+
+def stack_rows(parts: Sequence[Linear]) -> Linear:
+    """Matrices of one format as one, their outputs side by side."""
+    first = parts[0].weight
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(first, mx.array):
+        return Linear(mx.concatenate([part.weight for part in parts], axis=-2))
+
+    def joined(arrays: Sequence[mx.array | None]) -> mx.array | None:
+        return None if arrays[0] is None else mx.concatenate(arrays, axis=-2)
+
+    packed = [part.weight for part in parts]
+    return Linear(
+        replace(
+            first,
+            weight=joined([w.weight for w in packed]),
+            scales=joined([w.scales for w in packed]),
+            biases=joined([w.biases for w in packed]),
+        )
+    )
+
+
+class FusedLinear:
+    """Several projections of one input, as few matmuls as their formats allow.
+
+    A launch costs more than a small matrix does, so neighbours of the same format are joined
+    when the network is built. The joined matrices are evaluated at once, so that the parts can
+    be freed before the next layer is read.
+    """
+
+    __slots__ = ("_groups",)
+
+    def __init__(self, *parts: Linear):
+        self._groups: list[tuple[Linear, list[int]]] = []
+        for _, group in groupby(parts, key=lambda part: part.format):
+            same = list(group)
+            sizes = [part.arrays[0].shape[-2] for part in same]
+            self._groups.append((stack_rows(same), np.cumsum(sizes)[:-1].tolist()))
+        mx.eval(self.arrays)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [array for linear, _ in self._groups for array in linear.arrays]
+
+    @property
+    def matmuls(self) -> int:
+        """How many matrix products one call costs."""
+        return len(self._groups)
+
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        """x [..., in] -> one [..., out] per part, in the order given."""
+        return self._split(linear(x) for linear, _ in self._groups)
+
+    def gather(
+        self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False
+    ) -> list[mx.array]:
+        """`Linear.gather` of every part."""
+        return self._split(
+            linear.gather(x, experts, sorted_indices=sorted_indices) for linear, _ in self._groups
+        )
+
+    def _split(self, products: Iterable[mx.array]) -> list[mx.array]:
+        outputs: list[mx.array] = []
+        for (_, splits), y in zip(self._groups, products, strict=True):
+            outputs += mx.split(y, splits, axis=-1) if splits else [y]
+        return outputs

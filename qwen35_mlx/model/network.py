@@ -1,0 +1,73 @@
+"""The whole text network: embedding, layers, final norm, output head, and the MTP head."""
+
+import mlx.core as mx
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.attention import make_rope
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.layer import Layer
+from qwen35_mlx.model.mtp import MTPHead
+from qwen35_mlx.model.weights import Weights
+
+
+class Network:
+    """Token ids to logits.
+
+    Weights are read and joined layer by layer as this is built, so at no time is more than one
+    layer held twice.
+
+    Raises:
+        Qwen35Error: a tensor is missing, superfluous or of the wrong shape.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights):
+        self.config = config
+        rope = make_rope(config)
+        trunk = weights.scope("model")
+        self.embed_tokens = trunk.linear("embed_tokens", config.vocab_size, config.hidden_size)
+        layers = trunk.scope("layers")
+        self.layers = [
+            Layer(kind, config, layers.scope(i), rope) for i, kind in enumerate(config.layer_types)
+        ]
+        self.norm = trunk.array("norm.weight", config.hidden_size)
+        self.lm_head = (
+            self.embed_tokens
+            if config.tie_word_embeddings
+            else weights.linear("lm_head", config.vocab_size, config.hidden_size)
+        )
+        self.mtp = MTPHead(config, weights.scope("mtp"), rope) if weights.has("mtp") else None
+        if extra := weights.untaken():
+            raise Qwen35Error(
+                f"the checkpoint has {len(extra)} tensors that config.json does not account for, "
+                f"the first '{extra[0]}': are config.json and the weights of the same model?"
+            )
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of the activations and the KV cache."""
+        return self.embed_tokens.dtype
+
+    def make_cache(self, left_padding: mx.array | None = None) -> Cache:
+        """An empty cache; the batch size is settled by the first ids."""
+        return Cache(self.config, left_padding)
+
+    def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
+        """Hidden states after the final norm, of tokens that follow those in the cache.
+
+        ids [B, T] int32 -> [B, T, hidden]. Any split of a prompt into calls gives the same.
+        """
+        tokens = ids.shape[1]
+        valid = None
+        if cache.left_padding is not None:
+            positions = mx.arange(cache.offset, cache.offset + tokens)
+            valid = positions >= cache.left_padding[:, None]
+        x = self.embed_tokens.rows(ids)
+        for layer, entry in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, entry, cache.left_padding, valid)
+        cache.offset += tokens
+        return mx.fast.rms_norm(x, self.norm, self.config.rms_norm_eps).astype(x.dtype)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """[..., hidden] -> [..., vocab], in the model's dtype."""
+        return self.lm_head(hidden)

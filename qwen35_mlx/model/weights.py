@@ -1,0 +1,126 @@
+"""Weights as the layers ask for them: by name, with the shape each must have."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import mlx.core as mx
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.linear import Linear, QuantizedWeight
+
+
+class QuantizationSpec(Protocol):
+    """How a module's weight is packed: groups of `group_size` along its last axis."""
+
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+
+
+class Source(Protocol):
+    """Tensors under canonical names: those of mlx-lm without the `language_model.` prefix."""
+
+    def names(self) -> frozenset[str]: ...
+    def read(self, name: str) -> mx.array: ...
+    def quantization(self, module: str) -> QuantizationSpec | None: ...
+
+
+class ArraySource:
+    """A `Source` of plain arrays in memory: for tests and benchmarks."""
+
+    def __init__(self, arrays: Mapping[str, mx.array]):
+        self.arrays = arrays
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self.arrays)
+
+    def read(self, name: str) -> mx.array:
+        return self.arrays[name]
+
+    def quantization(self, module: str) -> QuantizationSpec | None:
+        return None
+
+
+class Weights:
+    """One scope of a source ("model.layers.3."), that remembers what has been taken.
+
+    Args:
+        source: where tensors come from; each is read once, when a layer asks for it.
+        dtype: floating-point tensors are cast to this, None keeps the stored dtype.
+    """
+
+    def __init__(self, source: Source, dtype: mx.Dtype | None = None):
+        self._source = source
+        self._names = source.names()
+        self._dtype = dtype
+        self._prefix = ""
+        self._taken: set[str] = set()
+
+    def scope(self, name: str | int) -> "Weights":
+        """The tensors below `name`; what is taken there counts here too."""
+        inner = object.__new__(Weights)
+        inner._source, inner._names, inner._taken = self._source, self._names, self._taken
+        inner._dtype = self._dtype
+        inner._prefix = f"{self._prefix}{name}."
+        return inner
+
+    def has(self, name: str) -> bool:
+        """Whether any tensor `name` or below `name` exists in this scope."""
+        full = self._prefix + name
+        return any(n == full or n.startswith(full + ".") for n in self._names)
+
+    def array(self, name: str, *shape: int, keep_dtype: bool = False) -> mx.array:
+        """The tensor `name` of exactly this shape.
+
+        Raises:
+            Qwen35Error: it is missing or has another shape.
+        """
+        value = self._read(name)
+        if value.shape != shape:
+            raise Qwen35Error(
+                f"tensor '{self._prefix}{name}' has shape {list(value.shape)} where config.json "
+                f"asks for {list(shape)}: are config.json and the weights of the same model?"
+            )
+        return value if keep_dtype or self._dtype is None else value.astype(self._dtype)
+
+    def linear(self, name: str, *shape: int) -> Linear:
+        """The matrix (or stack of matrices) `name.weight`, plain or quantised.
+
+        Args:
+            shape: of the plain matrix, [out, in] or [experts, out, in].
+        """
+        spec = self._source.quantization(self._prefix + name)
+        if spec is None:
+            return Linear(self.array(f"{name}.weight", *shape))
+        *rows, columns = shape
+        packed = QuantizedWeight(
+            weight=self.array(f"{name}.weight", *rows, columns * spec.bits // 32, keep_dtype=True),
+            scales=self._packed_scales(f"{name}.scales", spec, *rows, columns // spec.group_size),
+            biases=(
+                self.array(f"{name}.biases", *rows, columns // spec.group_size)
+                if spec.mode == "affine"
+                else None
+            ),
+            group_size=spec.group_size,
+            bits=spec.bits,
+            mode=spec.mode,
+        )
+        return Linear(packed)
+
+    def untaken(self) -> list[str]:
+        """Tensors of this scope that no layer asked for, sorted."""
+        return sorted(n for n in self._names - self._taken if n.startswith(self._prefix))
+
+    def _packed_scales(self, name: str, spec: QuantizationSpec, *shape: int) -> mx.array:
+        # The float-8 scales of mxfp4, mxfp8 and nvfp4 are stored as bytes.
+        return self.array(name, *shape, keep_dtype=spec.mode != "affine")
+
+    def _read(self, name: str) -> mx.array:
+        full = self._prefix + name
+        if full not in self._names:
+            raise Qwen35Error(f"the checkpoint has no tensor '{full}': is the download complete?")
+        self._taken.add(full)
+        return self._source.read(full)
