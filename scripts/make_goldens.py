@@ -69,7 +69,11 @@ CASES = {
     "dense-tied-wide-heads": (BASE | DENSE | WIDE_HEADS, True, False),
     "dense-yarn": (BASE | DENSE | {"rope_parameters": YARN}, True, False),
     "moe": (BASE | SPARSE, False, True),
-    "moe-tied-wide-heads": (BASE | SPARSE | WIDE_HEADS | {"linear_num_value_heads": 3}, True, False),
+    "moe-tied-wide-heads": (
+        BASE | SPARSE | WIDE_HEADS | {"linear_num_value_heads": 3},
+        True,
+        False,
+    ),
 }
 
 
@@ -106,9 +110,7 @@ def build(text: dict, tied: bool):
     mtp = torch.nn.ModuleDict(
         {
             "fc": torch.nn.Linear(2 * hidden, hidden, bias=False),
-            "layers": torch.nn.ModuleList(
-                [getattr(module, f"{prefix}DecoderLayer")(one_layer, 0)]
-            ),
+            "layers": torch.nn.ModuleList([getattr(module, f"{prefix}DecoderLayer")(one_layer, 0)]),
             "norm": norm(),
             "pre_fc_norm_embedding": norm(),
             "pre_fc_norm_hidden": norm(),

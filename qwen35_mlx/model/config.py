@@ -213,9 +213,7 @@ def _rope(text: Mapping[str, Any]) -> RopeConfig:
         parameters.setdefault(name, text.get(name, default))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "yarn"):
-        raise Qwen35Error(
-            f"config.json: rope_type {kind!r} is not known here: use default or yarn"
-        )
+        raise Qwen35Error(f"config.json: rope_type {kind!r} is not known here: use default or yarn")
     fields = _Fields(parameters)
     scaling = None
     if kind == "yarn":

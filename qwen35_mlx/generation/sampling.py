@@ -1,0 +1,97 @@
+"""How the next token is chosen from logits. The methods are mlx-lm's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import mlx.core as mx
+
+from qwen35_mlx.errors import Qwen35Error
+
+# Penalties look at the whole reply. mlx-lm counts back from its end, so: further than any reply.
+_WHOLE_REPLY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters, under the names that model cards use.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        top_p, top_k, min_p: filters; 1, 0 and 0 switch them off.
+        presence_penalty: subtracted from the logit of every token that the reply already has.
+        repetition_penalty: divides (or, below 0, multiplies) those logits; 1 is none.
+
+    Raises:
+        Qwen35Error: a value is out of its range.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.8
+    top_k: int = 20
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value, ok, want in (
+            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("min_p", self.min_p, 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0"),
+        ):
+            if not ok:
+                raise Qwen35Error(f"{name} is {value}: it must be {want}")
+
+    def updated(self, changes: Mapping[str, Any]) -> "Sampling":
+        """With the values of `changes` that are not None.
+
+        Raises:
+            Qwen35Error: a name is unknown, or a value is out of its range.
+        """
+        known = {field.name for field in fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise Qwen35Error(
+                f"'{unknown[0]}' is not a sampling parameter: {', '.join(sorted(known))} are"
+            )
+        return replace(self, **{name: v for name, v in changes.items() if v is not None})
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> "Sampling":
+        """The defaults that a checkpoint's generation_config.json asks for."""
+        if config.get("do_sample") is False:
+            return cls(temperature=0.0)
+        known = {field.name for field in fields(cls)}
+        return cls().updated({name: v for name, v in config.items() if name in known})
+
+
+def make_chooser(sampling: Sampling, vocab_size: int) -> Callable[[mx.array, mx.array], mx.array]:
+    """Logits [vocab] and the reply's tokens so far [n] -> the next token, a lazy scalar."""
+    penalised = sampling.presence_penalty != 0 or sampling.repetition_penalty != 1
+    if sampling.temperature == 0 and not penalised:
+        return lambda logits, _: mx.argmax(logits)
+
+    # mlx-lm imports transformers, over a second: only who samples pays for it.
+    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+    sample = make_sampler(
+        temp=sampling.temperature,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        top_k=sampling.top_k if sampling.top_k < vocab_size else 0,
+    )
+    processors = make_logits_processors(
+        repetition_penalty=sampling.repetition_penalty,
+        repetition_context_size=_WHOLE_REPLY,
+        presence_penalty=sampling.presence_penalty,
+        presence_context_size=_WHOLE_REPLY,
+    )
+
+    def choose(logits: mx.array, reply: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)[None]
+        for process in processors:
+            logits = process(reply, logits)
+        return sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).squeeze(0)
+
+    return choose

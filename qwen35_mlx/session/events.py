@@ -1,0 +1,109 @@
+"""What happens during a turn, as plain values that may cross threads and processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A model is being fetched or read. `fraction` is None while it cannot be known."""
+
+    what: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model is ready."""
+
+    model: str
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """`done` of `total` prompt tokens are in the cache; `cached` of them were from the start."""
+
+    done: int
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The next piece of the reply's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The next piece of the reply's answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A complete call that the model asks for."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a turn cost.
+
+    Attributes:
+        prompt_tokens: length of the rendered conversation.
+        cached_tokens: how many of them needed no prefill.
+        reply_tokens: generated, the token that ended the reply included.
+        prefill_seconds, decode_seconds: wall-clock time up to the first token, and after it.
+        peak_memory: bytes of MLX arrays at the worst moment of the turn.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    reply_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    peak_memory: int
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens computed per second; cached ones do not count."""
+        return (self.prompt_tokens - self.cached_tokens) / max(self.prefill_seconds, 1e-9)
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second after the first."""
+        return max(self.reply_tokens - 1, 0) / max(self.decode_seconds, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The turn has ended by itself; `message` is the reply as chat templates take it."""
+
+    finish_reason: FinishReason
+    figures: Figures
+    message: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The turn was stopped; what was said so far is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The turn (or loading) ended in an error; `message` is one line for the user."""
+
+    message: str
+
+
+TurnEvent = PrefillProgress | Thinking | Answer | ToolCall | Done
+Event = Loading | Loaded | TurnEvent | Cancelled | Failed

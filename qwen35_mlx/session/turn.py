@@ -1,0 +1,171 @@
+"""One turn: a rendered prompt into a reply, as events."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampling import Sampling, make_chooser
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.network import Network
+from qwen35_mlx.session.events import (
+    Answer,
+    Done,
+    Figures,
+    FinishReason,
+    PrefillProgress,
+    Thinking,
+    ToolCall,
+    TurnEvent,
+)
+from qwen35_mlx.text.reply import (
+    AnswerText,
+    ReplyParser,
+    ReplyPart,
+    ThinkingText,
+    assistant_message,
+)
+from qwen35_mlx.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Turn:
+    """A turn to run: what is asked, and, as it runs, what has been said.
+
+    Attributes:
+        prompt: the rendered conversation; `cache` already holds its first `cache.offset` tokens.
+        anchor: a position in `prompt` at which `at_anchor` is called, once the cache holds
+            exactly that many tokens; not called if the cache starts beyond it.
+        eos: tokens that end the reply.
+        stop: strings that end the reply; they do not appear in it.
+        reply: the tokens generated so far, all of them in the cache.
+        parts: the same as text, split.
+    """
+
+    network: Network
+    tokenizer: Tokenizer
+    cache: Cache
+    prompt: Sequence[int]
+    parser: ReplyParser
+    eos: frozenset[int]
+    sampling: Sampling
+    max_tokens: int
+    chunk: int
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    anchor: int = 0
+    at_anchor: Callable[[], None] = lambda: None
+    reply: list[int] = field(default_factory=list)
+    parts: list[ReplyPart] = field(default_factory=list)
+
+    def run(self) -> Iterator[TurnEvent]:
+        """Prefill, then decode to the end of the reply. Closing the iterator cancels."""
+        mx.reset_peak_memory()
+        started = time.perf_counter()
+        cached = self.cache.offset
+        yield from self._prefill(cached)
+        if self.seed is not None:
+            mx.random.seed(self.seed)
+        choose = make_chooser(self.sampling, self.network.config.vocab_size)
+        tokens = decode(self.network, self.cache, self.prompt[-1], choose)
+        text = StopStrings(self.stop)
+        decoder = self.tokenizer.stream()
+        first_at = started
+        reason: FinishReason = "length"
+        for token in tokens:
+            self.reply.append(token)
+            if len(self.reply) == 1:
+                first_at = time.perf_counter()
+            if token in self.eos:
+                reason = "stop"
+                break
+            yield from self._say(text.push(decoder.push(token)))
+            if text.stopped:
+                reason = "stop"
+                break
+            if len(self.reply) == self.max_tokens:
+                break
+        tokens.close()
+        ended = time.perf_counter()
+        if not text.stopped:
+            yield from self._say(text.push(decoder.flush()) + text.flush())
+        yield from self._take(self.parser.finish())
+        message = assistant_message(self.parts)
+        if reason == "stop" and message.get("tool_calls"):
+            reason = "tool_calls"
+        figures = Figures(
+            prompt_tokens=len(self.prompt),
+            cached_tokens=cached,
+            reply_tokens=len(self.reply),
+            prefill_seconds=first_at - started,
+            decode_seconds=ended - first_at,
+            peak_memory=mx.get_peak_memory(),
+        )
+        yield Done(reason, figures, message)
+
+    def _prefill(self, cached: int) -> Iterator[PrefillProgress]:
+        """All of the prompt but its last token, which decoding begins with."""
+        total = len(self.prompt)
+        stops = [self.anchor] if cached < self.anchor < total else []
+        yield PrefillProgress(cached, total, cached)
+        for stop in [*stops, total - 1]:
+            start = self.cache.offset
+            for done in prefill(self.network, self.cache, self.prompt[start:stop], self.chunk):
+                yield PrefillProgress(start + done, total, cached)
+            if stop == self.anchor:
+                self.at_anchor()
+
+    def _say(self, text: str) -> Iterator[TurnEvent]:
+        if text:
+            yield from self._take(self.parser.push(text))
+
+    def _take(self, parts: Sequence[ReplyPart]) -> Iterator[TurnEvent]:
+        for part in parts:
+            self.parts.append(part)
+            if isinstance(part, ThinkingText):
+                yield Thinking(part.text)
+            elif isinstance(part, AnswerText):
+                yield Answer(part.text)
+            else:
+                yield ToolCall(part.name, part.arguments)
+
+
+class StopStrings:
+    """Text passed through up to the first of some strings; what could begin one is held back."""
+
+    def __init__(self, stops: Sequence[str]):
+        if any(not stop for stop in stops):
+            raise Qwen35Error("a stop string is empty: leave it out or name some text")
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """Text that is now certain not to belong to a stop string."""
+        self._held += text
+        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            self._held = self._held[: min(ends)]
+            return self.flush()
+        keep = max(
+            (
+                n
+                for stop in self._stops
+                for n in range(1, len(stop))
+                if self._held.endswith(stop[:n])
+            ),
+            default=0,
+        )
+        certain = len(self._held) - keep
+        text, self._held = self._held[:certain], self._held[certain:]
+        return text
+
+    def flush(self) -> str:
+        """What was held back."""
+        text, self._held = self._held, ""
+        return text
