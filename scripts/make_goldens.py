@@ -57,6 +57,7 @@ WIDE_HEADS = {
     "linear_num_key_heads": 1,
     "linear_num_value_heads": 1,
 }
+THREE_VALUE_HEADS = {"linear_num_value_heads": 3}
 YARN = BASE["rope_parameters"] | {
     "rope_type": "yarn",
     "factor": 4.0,
@@ -69,11 +70,7 @@ CASES = {
     "dense-tied-wide-heads": (BASE | DENSE | WIDE_HEADS, True, False),
     "dense-yarn": (BASE | DENSE | {"rope_parameters": YARN}, True, False),
     "moe": (BASE | SPARSE, False, True),
-    "moe-tied-wide-heads": (
-        BASE | SPARSE | WIDE_HEADS | {"linear_num_value_heads": 3},
-        True,
-        False,
-    ),
+    "moe-tied-wide-heads": (BASE | SPARSE | WIDE_HEADS | THREE_VALUE_HEADS, True, False),
 }
 
 

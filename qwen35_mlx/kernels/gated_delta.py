@@ -78,20 +78,21 @@ def chunked(
 
     q, k = (chunks(x, key_heads, 1) for x in (q, k))
     v, g, beta = (chunks(x, key_heads, group) for x in (v, g, beta))
-    total = mx.cumsum(g, axis=-1)
-
-    # The upper triangle is masked before exp: there the differences are positive and overflow.
+    # decay[t, i] = exp(g_(i+1) + ... + g_t), each sum of its own terms: differences of running
+    # sums lose the small ones behind a strong decay. The upper triangle is masked before exp.
     lower = mx.tril(mx.ones((chunk, chunk), dtype=mx.bool_))
-    decay = mx.exp(mx.where(lower, total[..., :, None] - total[..., None, :], -mx.inf))
+    between = mx.where(mx.tril(lower, -1), g[..., :, None], 0.0)
+    decay = mx.exp(mx.where(lower, mx.cumsum(between, axis=-2), -mx.inf))
+    from_start = mx.exp(mx.cumsum(g, axis=-1))
     similarity = k @ k.swapaxes(-1, -2)
     inverse = _unit_lower_inverse(mx.tril(beta[..., None] * decay * similarity, -1))
     weighted = inverse * beta[..., None, :]
     u = weighted @ v
-    w = (weighted * mx.exp(total)[..., None, :]) @ k
+    w = (weighted * from_start[..., None, :]) @ k
     within = decay * (q @ k.swapaxes(-1, -2))
-    q = q * mx.exp(total)[..., None]
-    k = k * mx.exp(total[..., -1:] - total)[..., None]
-    carried = mx.exp(total[..., -1])[..., None, None]
+    q = q * from_start[..., None]
+    k = k * decay[..., -1, :, None]
+    carried = from_start[..., -1, None, None]
 
     s = state.reshape(batch, key_heads, group, dv, dk)
     ys = []

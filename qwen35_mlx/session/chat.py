@@ -9,7 +9,7 @@ from qwen35_mlx.model.cache import Snapshot
 from qwen35_mlx.session.events import TurnEvent
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.turn import Turn
-from qwen35_mlx.text.reply import assistant_message
+from qwen35_mlx.text.reply import message_from
 
 # Positions to come back to: the last turns' anchors and ends. Each holds one recurrent state.
 KEPT_STATES = 4
@@ -99,7 +99,7 @@ class Chat:
         finally:
             if turn.reply:
                 self._keep(turn, [*turn.prompt, *turn.reply])
-                self.messages = [*messages, assistant_message(turn.parts)]
+                self.messages = [*messages, message_from(turn.parts)]
             else:
                 self.messages = before
 

@@ -17,7 +17,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import TurnEvent
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
-from qwen35_mlx.text.template import ChatTemplate, opens_thinking
+from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
@@ -173,7 +173,7 @@ class Model:
             tokenizer=self.tokenizer,
             cache=cache,
             prompt=prompt,
-            parser=ReplyParser(thinking=opens_thinking(rendered), tools=tools),
+            parser=ReplyParser(thinking=self.template.opens_thinking(rendered), tools=tools),
             eos=self.eos,
             sampling=self.sampling.updated(sampling or {}),
             max_tokens=min(max_tokens or room, room),

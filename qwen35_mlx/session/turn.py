@@ -27,7 +27,7 @@ from qwen35_mlx.text.reply import (
     ReplyParser,
     ReplyPart,
     ThinkingText,
-    assistant_message,
+    message_from,
 )
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -94,7 +94,7 @@ class Turn:
         if not text.stopped:
             yield from self._say(text.push(decoder.flush()) + text.flush())
         yield from self._take(self.parser.finish())
-        message = assistant_message(self.parts)
+        message = message_from(self.parts)
         if reason == "stop" and message.get("tool_calls"):
             reason = "tool_calls"
         figures = Figures(

@@ -1,0 +1,95 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.kernels.gated_delta import CHUNK, chunked, gated_delta, recurrent
+from tests.kernels.cases import DeltaCase, float64_rule, relative_error, to_mlx
+
+FORMS = [recurrent, chunked, gated_delta]
+LENGTHS = [1, 2, 3, 8, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]
+
+
+def check(form, case: DeltaCase, tolerance: float = 2e-6) -> None:
+    drawn = case.draw()
+    y, state = form(**to_mlx(drawn))
+    want_y, want_state = float64_rule(**drawn)
+    assert y.dtype == state.dtype == mx.float32
+    assert relative_error(y, want_y) < tolerance
+    assert relative_error(state, want_state) < tolerance
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tokens", LENGTHS)
+def test_any_length_around_a_chunk(form, tokens):
+    check(form, DeltaCase(tokens))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("heads", [(2, 2), (1, 4), (2, 6)])
+def test_value_heads_share_key_heads_in_runs(form, heads):
+    check(form, DeltaCase(70, key_heads=heads[0], value_heads=heads[1]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_and_published_head_size(form):
+    check(form, DeltaCase(70, batch=3, dk=128, dv=128))
+
+
+@pytest.mark.parametrize("form", [recurrent, chunked])
+def test_slow_decay_over_4096_steps(form):
+    # A decay rounded to bfloat16 would be 1 here, and the state half wrong.
+    case = DeltaCase(4096, key_heads=1, value_heads=1, decay=(0.995, 0.9999))
+    check(form, case, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_decay_to_nothing_stays_finite(form):
+    drawn = DeltaCase(100).draw()
+    drawn["g"][:, ::3] = -200.0
+    y, state = form(**to_mlx(drawn))
+    want_y, want_state = float64_rule(**drawn)
+    assert relative_error(y, want_y) < 2e-6
+    assert relative_error(state, want_state) < 2e-6
+
+
+def test_equal_keys_do_not_ruin_the_chunk():
+    # The worst case for the triangular system: a power series would lose all digits.
+    drawn = DeltaCase(CHUNK, decay=(0.9999, 1.0)).draw()
+    drawn["k"][:] = drawn["k"][:, :1]
+    drawn["beta"][:] = 1.0
+    y, state = chunked(**to_mlx(drawn))
+    want_y, want_state = float64_rule(**drawn)
+    assert relative_error(y, want_y) < 1e-5
+    assert relative_error(state, want_state) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zero_keys_recall_nothing(form):
+    drawn = DeltaCase(20).draw()
+    drawn["q"][:, 5:9] = 0.0
+    drawn["k"][:, 5:9] = 0.0
+    y, _ = form(**to_mlx(drawn))
+    assert mx.all(y[:, 5:9] == 0).item()
+    want_y, _ = float64_rule(**drawn)
+    assert relative_error(y, want_y) < 2e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_token_without_decay_and_beta_leaves_the_state(form):
+    drawn = DeltaCase(10).draw()
+    drawn["g"][:] = 0.0
+    drawn["beta"][:] = 0.0
+    _, state = form(**to_mlx(drawn))
+    assert relative_error(state, drawn["state"]) < 1e-7
+
+
+@pytest.mark.parametrize("cut", [1, 7, CHUNK, 100, 129])
+def test_any_split_equals_the_whole(cut):
+    drawn = to_mlx(DeltaCase(130, batch=2).draw())
+    state = drawn.pop("state")
+    whole, end = gated_delta(**drawn, state=state)
+    first, middle = gated_delta(**{n: x[:, :cut] for n, x in drawn.items()}, state=state)
+    second, split_end = gated_delta(**{n: x[:, cut:] for n, x in drawn.items()}, state=middle)
+    split = mx.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(np.array(split), np.array(whole), atol=2e-6)
+    np.testing.assert_allclose(np.array(split_end), np.array(end), atol=5e-6)

@@ -1,0 +1,75 @@
+import mlx.core as mx
+import pytest
+
+from qwen35_mlx.model.cache import KVCache
+
+
+def rows(start: int, count: int) -> mx.array:
+    """[1, 1, count, 2], each row filled with its position."""
+    return mx.broadcast_to(mx.arange(start, start + count)[None, None, :, None], (1, 1, count, 2))
+
+
+def filled(count: int) -> KVCache:
+    cache = KVCache()
+    cache.update(rows(0, count), -rows(0, count))
+    return cache
+
+
+def capacity(cache: KVCache) -> int:
+    return cache.arrays[0].shape[2]
+
+
+def test_rows_come_back_in_order_through_growth():
+    cache = KVCache()
+    for start in range(0, 2000, 50):
+        keys, values = cache.update(rows(start, 50), -rows(start, 50))
+    assert mx.array_equal(keys, rows(0, 2000))
+    assert mx.array_equal(values, -rows(0, 2000))
+
+
+@pytest.mark.parametrize("used", [1, 256, 257, 5000, 20000])
+def test_growth_is_geometric_and_wastes_at_most_a_quarter(used):
+    cache = KVCache()
+    growths, last = 0, 0
+    for start in range(0, used, 100):
+        cache.update(rows(start, 100), rows(start, 100))
+        growths += capacity(cache) != last
+        last = capacity(cache)
+    assert capacity(cache) <= 1.25 * cache.offset + 256
+    assert growths < 22  # 20,000 rows in steps of 256 would be 79
+
+
+def test_going_back_reuses_the_buffer_when_nobody_needs_its_end():
+    cache = filled(200)
+    at_100 = KVCache()
+    at_100.restore(cache.snapshot())
+    del at_100
+    early = filled(100)
+    start = early.snapshot()
+    early.update(rows(100, 100), rows(100, 100))
+    before = early._buffer
+    early.restore(start)
+    early.update(rows(0, 10), rows(0, 10))
+    assert early._buffer is before
+
+
+def test_going_back_copies_when_a_later_snapshot_lives():
+    cache = filled(100)
+    start = cache.snapshot()
+    cache.update(rows(100, 100), rows(100, 100))
+    end = cache.snapshot()
+    cache.restore(start)
+    cache.update(rows(7, 10), rows(7, 10))
+    assert cache._buffer is not end.buffer
+    cache.restore(end)
+    keys, _ = cache.update(rows(200, 1), rows(200, 1))
+    assert mx.array_equal(keys, rows(0, 201))
+
+
+def test_a_snapshot_of_an_empty_cache_can_be_restored():
+    cache = KVCache()
+    empty = cache.snapshot()
+    cache.update(rows(0, 5), rows(0, 5))
+    cache.restore(empty)
+    keys, _ = cache.update(rows(3, 2), rows(3, 2))
+    assert mx.array_equal(keys, rows(3, 2))
