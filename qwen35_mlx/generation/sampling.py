@@ -81,8 +81,9 @@ def make_chooser(sampling: Sampling, vocab_size: int) -> Callable[[mx.array, mx.
         min_p=sampling.min_p,
         top_k=sampling.top_k if sampling.top_k < vocab_size else 0,
     )
+    penalty = sampling.repetition_penalty
     processors = make_logits_processors(
-        repetition_penalty=sampling.repetition_penalty,
+        repetition_penalty=None if penalty == 1 else penalty,
         repetition_context_size=_WHOLE_REPLY,
         presence_penalty=sampling.presence_penalty,
         presence_context_size=_WHOLE_REPLY,

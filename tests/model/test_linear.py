@@ -12,12 +12,6 @@ FORMATS = [
     ("mxfp8", 32, 8),
     ("nvfp4", 16, 4),
 ]
-    ("affine", 64, 4),
-    ("affine", 32, 8),
-    ("mxfp4", 32, 4),
-    ("mxfp8", 32, 8),
-    ("nvfp4", 16, 4),
-]
 
 
 def quantized(weight: mx.array, mode: str, group: int, bits: int) -> Linear:

@@ -1,0 +1,76 @@
+from itertools import islice
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampling import Sampling, make_chooser
+from tests.goldens import expected, network
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def generate(name: str, count: int, sampling: Sampling = GREEDY, chunk: int = 64, seed: int = 0):
+    net, prompt = network(name), expected(name)["prompt"].tolist()
+    cache = net.make_cache()
+    for _ in prefill(net, cache, prompt[:-1], chunk):
+        pass
+    mx.random.seed(seed)
+    choose = make_chooser(sampling, net.config.vocab_size)
+    return list(islice(decode(net, cache, prompt[-1], choose), count)), cache
+
+
+@pytest.mark.parametrize("chunk", [1000, 64, 7])
+def test_greedy_reply_is_the_reference_whatever_the_chunk(chunk):
+    reply, _ = generate("moe", 64, chunk=chunk)
+    assert reply == expected("moe")["greedy"].tolist()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_yielded_token_is_in_the_cache(count):
+    reply, cache = generate("dense", count)
+    assert cache.offset == 150 + len(reply)
+    net = network("dense")
+    again = net.make_cache()
+    net(mx.array([expected("dense")["prompt"].tolist() + reply]), again)
+    probe = mx.array([[3]])
+    np.testing.assert_allclose(
+        np.array(net.logits(net(probe, cache))), np.array(net.logits(net(probe, again))), atol=1e-4
+    )
+
+
+def test_prefill_reports_every_chunk_and_can_be_left_and_resumed():
+    net, want = network("dense"), expected("dense")
+    prompt = want["prompt"].tolist()
+    assert list(prefill(net, net.make_cache(), prompt, 40)) == [40, 80, 120, 150]
+    cache = net.make_cache()
+    left = prefill(net, cache, prompt, 40)
+    next(left)
+    next(left)
+    left.close()
+    assert cache.offset == 80
+    list(prefill(net, cache, prompt[80:], 40))
+    logits = net.logits(net(want["greedy"][:1][None], cache))[0]
+    np.testing.assert_allclose(np.array(logits), np.array(want["decode_logits"][:1]), atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_reply():
+    hot = Sampling(temperature=1.0, top_p=1.0, top_k=0)
+    first, _ = generate("dense", 20, hot, seed=1)
+    assert generate("dense", 20, hot, seed=1)[0] == first
+    assert generate("dense", 20, hot, seed=2)[0] != first
+
+
+def test_logits_that_are_not_finite_end_in_one_line():
+    net = network("dense-tied-wide-heads")
+    norm = net.norm
+    net.norm = norm * mx.nan
+    try:
+        tokens = decode(net, net.make_cache(), 5, make_chooser(GREEDY, net.config.vocab_size))
+        with pytest.raises(Qwen35Error, match="not finite at position 0"):
+            next(tokens)
+    finally:
+        net.norm = norm
