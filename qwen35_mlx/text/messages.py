@@ -27,7 +27,7 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise Qwen35Error(f"{where} has no 'role': say 'system', 'user', 'assistant' or 'tool'")
     if plain.get("tool_calls") is not None:
-        plain["tool_calls"] = _tool_calls(plain["tool_calls"], where)
+        _settle_arguments(plain["tool_calls"], where)
     content = plain.get("content")
     if content is None:
         if not plain.get("tool_calls") and not isinstance(plain.get("reasoning_content"), str):
@@ -41,7 +41,8 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
     return plain
 
 
-def _tool_calls(calls: object, where: str) -> list[Any]:
+def _settle_arguments(calls: object, where: str) -> None:
+    """Make the `arguments` of every call a mapping, in place."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise Qwen35Error(f"{where} has 'tool_calls' that are not a list of mappings: give a list")
     for call in calls:
@@ -49,7 +50,6 @@ def _tool_calls(calls: object, where: str) -> list[Any]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise Qwen35Error(f"{where} has a tool call without a function 'name': add it")
         function["arguments"] = _arguments(function.get("arguments"), function["name"], where)
-    return calls
 
 
 def _arguments(arguments: object, name: str, where: str) -> dict[str, Any]:

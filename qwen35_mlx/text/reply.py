@@ -185,13 +185,15 @@ class ReplyParser:
         if found:
             self._buffer = rest
             return text, True
-        held = _held_back(text, tag)
-        self._buffer = text[len(text) - held :]
-        return text[: len(text) - held], False
+        start = text.rfind("<")  # where a tag begins, and nothing else in a tag
+        if start < 0 or not tag.startswith(text[start:]):
+            start = len(text)
+        self._buffer = text[start:]
+        return text[:start], False
 
     def _answer(self, text: str, parts: list[ReplyPart]) -> None:
         _append(parts, AnswerText((self._gap if self._answered else "") + text))
-        self._answered, self._margin, self._gap, self._may_think = True, False, "", False
+        self._answered, self._margin, self._gap = True, False, ""
 
 
 def message_from(parts: Iterable[ReplyPart]) -> dict[str, Any]:
@@ -230,11 +232,3 @@ def _append(parts: list[ReplyPart], part: ThinkingText | AnswerText) -> None:
     if parts and type(parts[-1]) is type(part):
         part = type(part)(parts.pop().text + part.text)  # pyright: ignore[reportAttributeAccessIssue]
     parts.append(part)
-
-
-def _held_back(text: str, tag: str) -> int:
-    """The length of the longest end of `text` that begins `tag`."""
-    for length in range(min(len(text), len(tag) - 1), 0, -1):
-        if text.endswith(tag[:length]):
-            return length
-    return 0

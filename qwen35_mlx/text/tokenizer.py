@@ -8,12 +8,11 @@ cannot be asked for at the end.)
 """
 
 import codecs
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
+import tokenizers.decoders
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.files import one_line, read_json_object, read_text
@@ -49,17 +48,15 @@ class Tokenizer:
         source = read_text(file)
         try:
             backend = tokenizers.Tokenizer.from_str(source)
-            decoder = json.loads(source).get("decoder")
         except Exception as error:  # the library raises bare Exception
             raise Qwen35Error(
                 f"{file} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
                 f" ({one_line(error)}): download it again, or upgrade `tokenizers`"
             ) from error
-        if not _is_byte_level(decoder):
-            kind = decoder.get("type") if isinstance(decoder, dict) else decoder
+        if not isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
+            kind = type(backend.decoder).__name__
             raise Qwen35Error(
-                f"{file} has the decoder {kind!r} instead of 'ByteLevel': is this a Qwen3.5"
-                " checkpoint?"
+                f"{file} has the decoder {kind} instead of ByteLevel: is this a Qwen3.5 checkpoint?"
             )
         _add_configured_tokens(backend, path / "tokenizer_config.json")
         return cls(backend)
@@ -131,15 +128,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
-
-
-def _is_byte_level(decoder: Any) -> bool:
-    if not isinstance(decoder, dict):
-        return False
-    if decoder.get("type") == "Sequence":
-        steps = decoder.get("decoders") or []
-        return len(steps) == 1 and _is_byte_level(steps[0])
-    return decoder.get("type") == "ByteLevel"
 
 
 def _add_configured_tokens(backend: tokenizers.Tokenizer, config_file: Path) -> None:

@@ -119,8 +119,6 @@ def _convert(value: str, schema: object) -> object:
         parsed = json.loads(text, parse_constant=_no_constant, strict=False)
     except (ValueError, RecursionError):
         return value
-    if isinstance(parsed, bool):
-        return value
     if isinstance(parsed, float) and "number" not in types:
         if "integer" not in types or not parsed.is_integer():
             return value

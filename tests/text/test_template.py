@@ -136,8 +136,9 @@ def test_a_call_without_arguments_has_an_empty_mapping(arguments: object):
 
 def test_missing_content_is_empty_beside_calls_or_reasoning():
     source = "[{{ messages[1].content }}]"
-    assert render(source, [*HELLO, {"role": "assistant", "tool_calls": [CALL]}]) == "[]"
-    assert render(source, [*HELLO, {"role": "assistant", "reasoning_content": "so"}]) == "[]"
+    for extra in ({"tool_calls": [CALL]}, {"reasoning_content": "so"}):
+        assert render(source, [*HELLO, {"role": "assistant", **extra}]) == "[]"
+        assert render(source, [*HELLO, {"role": "assistant", "content": None, **extra}]) == "[]"
 
 
 def test_content_may_be_parts():
@@ -152,6 +153,7 @@ def test_any_mapping_and_string_type_reaches_the_template_plain():
 
     message = MappingProxyType({"role": Role.USER, "content": "Hi"})
     assert render("{{ messages[0] | tojson }}", (message,)) == '{"role": "user", "content": "Hi"}'
+    assert render("{{ messages[0].role.name is defined }}", (message,)) == "False"
 
 
 def test_rendering_leaves_the_messages_as_they_were():
@@ -310,6 +312,7 @@ def test_the_switch_opens_thinking(template: ChatTemplate, thinking: bool | None
         ("<|im_start|>user\n</think><|im_end|>\n<|im_start|>assistant\n<think>\n", True),
         ("<|im_start|>assistant\n<think>\nhalf a thou", True),
         ("<|im_start|>assistant\n<think>\n\n</think>\n\nThe tag <think>", False),
+        ("<|im_start|>assistant\nThe tag <think>", False),
         ("<|im_start|>assistant\n<think>\ncut off<|im_end|>\n", False),
         ("[INST] Hello [/INST]<think>\n", True),
         ("[INST] <think> is a tag [/INST]", False),

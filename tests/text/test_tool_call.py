@@ -136,7 +136,14 @@ def test_a_value_takes_the_type_of_its_schema(schema: object, value: str, expect
 
 
 @pytest.mark.parametrize(
-    "tool", [{}, {"function": None}, {"name": "f"}, {"name": "f", "parameters": {"properties": 1}}]
+    "tool",
+    [
+        {},
+        {"function": None},
+        {"name": "f"},
+        {"name": "f", "parameters": None},
+        {"name": "f", "parameters": {"properties": 1}},
+    ],
 )
 def test_a_tool_of_another_shape_has_no_schemas(tool: dict[str, object]):
     text = body("<parameter=a>", "1", "</parameter>", "</function>")
