@@ -1,0 +1,153 @@
+"""The body of one tool call, between <tool_call> and </tool_call>.
+
+Qwen3.5 writes
+
+    <function=NAME>
+    <parameter=KEY>
+    VALUE
+    </parameter>
+    </function>
+
+where VALUE may have many lines and nothing in it is escaped. Older models write a JSON object,
+`{"name": ..., "arguments": {...}}`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
+_FUNCTION_CLOSE = "</function>"
+_PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
+# A value may hold the closing tag: it counts where the format can go on after it.
+_PARAMETER_CLOSE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|\Z))")
+_CLOSED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+Schemas = Mapping[str, Mapping[str, Any]]
+"""function name -> parameter name -> JSON schema"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCall:
+    """A complete body: the function's name and its arguments."""
+
+    name: str
+    arguments: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The body ends inside a value, so the call cannot be over."""
+
+
+def parse_call(body: str, schemas: Schemas) -> ParsedCall | Unfinished | None:
+    """Read a body in either form; None when it fits neither.
+
+    A </function> or </parameter> that the model left out at the end of the body is forgiven.
+    """
+    body = body.strip()
+    return _parse_json(body) if body.startswith("{") else _parse_function(body, schemas)
+
+
+def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> Schemas:
+    """Where each parameter's schema is, for tools as `{"type": "function", "function": {...}}` or
+    as the inner mapping alone. What does not have that shape counts as having no schema."""
+    schemas = {}
+    for tool in tools:
+        function = tool.get("function", tool)
+        parameters = _mapping(_mapping(function).get("parameters"))
+        schemas[_mapping(function).get("name")] = _mapping(parameters.get("properties"))
+    return schemas
+
+
+def _parse_function(body: str, schemas: Schemas) -> ParsedCall | Unfinished | None:
+    head = _FUNCTION.match(body)
+    if head is None:
+        return None
+    name = head[1].strip()
+    types = schemas.get(name, {})
+    arguments: dict[str, object] = {}
+    at = head.end()
+    while key := _PARAMETER.match(body, at):
+        close = _PARAMETER_CLOSE.search(body, key.end())
+        if close is not None:
+            end, at = close.start(), close.end()
+        elif body.endswith(_FUNCTION_CLOSE):
+            end = at = len(body) - len(_FUNCTION_CLOSE)
+        else:
+            return Unfinished()
+        # One newline on each side belongs to the format, all else to the value.
+        value = body[key.end() : end].removeprefix("\n").removesuffix("\n")
+        arguments[key[1].strip()] = _convert(value, types.get(key[1].strip()))
+    if body[at:].strip() not in ("", _FUNCTION_CLOSE):
+        return None
+    return ParsedCall(name, arguments)
+
+
+def _parse_json(body: str) -> ParsedCall | Unfinished | None:
+    try:
+        # Models write raw newlines in strings: not strict.
+        call = json.loads(body, strict=False)
+        arguments = call.get("arguments", {})
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments, strict=False)
+    except (ValueError, RecursionError):
+        in_string = '"' in _CLOSED_STRING.sub("", body)
+        return Unfinished() if in_string else None
+    name = call.get("name")
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        return None
+    return ParsedCall(name, arguments)
+
+
+def _convert(value: str, schema: object) -> object:
+    """`value` in the type that its schema names; as it is where that does not work out.
+
+    Where a schema allows several types, null goes first, then string, then whatever JSON says.
+    """
+    types = _types(schema)
+    text = value.strip()
+    if "null" in types and text == "null":
+        return None
+    if not types or "string" in types:
+        return value
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        parsed = json.loads(text, parse_constant=_no_constant, strict=False)
+    except (ValueError, RecursionError):
+        return value
+    if isinstance(parsed, float) and "number" not in types:
+        if "integer" not in types or not parsed.is_integer():
+            return value
+        return int(parsed)
+    expected = {
+        int: {"integer", "number"},
+        float: {"number"},
+        dict: {"object"},
+        list: {"array"},
+    }
+    return parsed if types & expected.get(type(parsed), set()) else value
+
+
+def _types(schema: object) -> set[str]:
+    """Every type that a JSON schema allows; empty when it names none."""
+    schema = _mapping(schema)
+    named = schema.get("type")
+    listed = named if isinstance(named, list) else [named]
+    types = {name for name in listed if isinstance(name, str)}
+    for key in ("anyOf", "oneOf"):
+        options = schema.get(key)
+        for option in options if isinstance(options, list) else ():
+            types |= _types(option)
+    return types
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,62 @@
+"""A checkpoint directory with a tiny tokenizer, trained on the spot, and a Qwen-style template."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.tokenizer import Tokenizer
+
+_CORPUS = [
+    "The quick brown fox jumps over the lazy dog. def f(x):\n    return x + 1\n",
+    "Grüße aus Köln, naïve café. 你好,世界。今日は良い天気です。 안녕하세요 😀👍🏽",
+]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+ADDED = ["<think>", "</think>", "<tool_call>", "</tool_call>", "añadido nuevo", "ñ"]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=380,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_CORPUS * 4, trainer)
+    backend.add_special_tokens([tokenizers.AddedToken(name, special=True) for name in SPECIAL])
+    backend.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in ADDED])
+    backend.save(str(path / "tokenizer.json"))
+    config = {
+        "bos_token": None,
+        "eos_token": {"content": "<|im_end|>"},
+        "added_tokens_decoder": {
+            str(backend.get_vocab_size()): {"content": "<|late|>", "special": True}
+        },
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    source = (Path(__file__).parent / "small_chat.jinja").read_text()
+    (path / "chat_template.jinja").write_text(source)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(checkpoint: Path) -> Tokenizer:
+    return Tokenizer.from_directory(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def backend(checkpoint: Path) -> tokenizers.Tokenizer:
+    """The library's own view of the same file."""
+    return tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def template(checkpoint: Path) -> ChatTemplate:
+    return ChatTemplate.from_directory(checkpoint)

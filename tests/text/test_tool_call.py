@@ -1,0 +1,159 @@
+"""The body of a tool call: both forms, the model's slips, and types from a schema."""
+
+import pytest
+
+from qwen35_mlx.text.reply import ReplyParser, ToolCallText
+from qwen35_mlx.text.tool_call import ParsedCall, Unfinished, parameter_schemas, parse_call
+
+
+def body(*lines: str) -> str:
+    return "\n" + "\n".join(["<function=f>", *lines]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ("two\nlines", "two\nlines"),
+        ("\n  indented\n", "\n  indented\n"),
+        ("12", "12"),
+        ('{"a": 1}', '{"a": 1}'),
+        ("<b>&amp;</b>", "<b>&amp;</b>"),
+        ("a </parameter> b", "a </parameter> b"),
+        ("<function=g></function>", "<function=g></function>"),
+    ],
+)
+def test_a_value_without_a_schema_is_the_text_between_the_newlines(value: str, expected: str):
+    text = body("<parameter=a>", value, "</parameter>", "</function>")
+    assert parse_call(text, {}) == ParsedCall("f", {"a": expected})
+
+
+def test_a_call_may_be_on_one_line():
+    text = "<function=f><parameter=a>x</parameter><parameter=b>y</parameter></function>"
+    assert parse_call(text, {}) == ParsedCall("f", {"a": "x", "b": "y"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body("<parameter=a>", "x", "</parameter>"),
+        body("<parameter=a>", "x", "</function>"),
+    ],
+    ids=["no </function>", "no last </parameter>"],
+)
+def test_a_forgotten_end_is_forgiven(text: str):
+    assert parse_call(text, {}) == ParsedCall("f", {"a": "x"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body("<parameter=a>", "x"),
+        body("<parameter=a>", "x </parameter> y"),
+        '{"name": "f", "arguments": {"a": "x',
+        '{"name": "f", "arguments": {"a": "x \\"',
+    ],
+)
+def test_an_open_value_is_unfinished(text: str):
+    assert parse_call(text, {}) == Unfinished()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<function=>",
+        "<function=f",
+        body("words"),
+        body("</function>", "words"),
+        body("<parameter=>", "x", "</parameter>"),
+        "{}",
+        "{1}",
+        '{"name": 1}',
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": "rubbish"}',
+        '{"name": "f", "arguments": ' + "[" * 100_000,
+    ],
+)
+def test_a_body_of_neither_form_is_none(text: str):
+    assert parse_call(text, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "f"}', {}),
+        ('{"name": "f", "arguments": {"a": [1, null]}}', {"a": [1, None]}),
+        ('{"name": "f", "arguments": "{\\"a\\": 1}"}', {"a": 1}),
+        ('{"name": "f", "arguments": {"a": "raw\nnewline"}}', {"a": "raw\nnewline"}),
+    ],
+)
+def test_the_json_form(text: str, arguments: dict[str, object]):
+    assert parse_call(text, {}) == ParsedCall("f", arguments)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "expected"),
+    [
+        ({"type": "string"}, "12", "12"),
+        ({"type": "string"}, " x ", " x "),
+        ({"type": "integer"}, " 12 ", 12),
+        ({"type": "integer"}, "12.0", 12),
+        ({"type": "integer"}, "12.5", "12.5"),
+        ({"type": "integer"}, "twelve", "twelve"),
+        ({"type": "integer"}, "true", "true"),
+        ({"type": "number"}, "12", 12),
+        ({"type": "number"}, "-1.5e3", -1500.0),
+        ({"type": "number"}, "NaN", "NaN"),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "boolean"}, "false", False),
+        ({"type": "boolean"}, "1", "1"),
+        ({"type": "array"}, '["a", 1]', ["a", 1]),
+        ({"type": "array"}, '{"a": 1}', '{"a": 1}'),
+        ({"type": "object"}, '{"a": {"b": []}}', {"a": {"b": []}}),
+        ({"type": "object"}, "{'a': 1}", "{'a': 1}"),
+        ({"type": ["integer", "null"]}, "null", None),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"type": "string"}, "null", "null"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "3", 3),
+        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, "3", "3"),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({}, "1", "1"),
+        (None, "1", "1"),
+        ({"type": 7}, "1", "1"),
+        ({"anyOf": 7}, "1", "1"),
+    ],
+)
+def test_a_value_takes_the_type_of_its_schema(schema: object, value: str, expected: object):
+    tool = {"name": "f", "parameters": {"properties": {"a": schema}}}
+    text = body("<parameter=a>", value, "</parameter>", "</function>")
+    for tools in ([tool], [{"type": "function", "function": tool}]):
+        parsed = parse_call(text, parameter_schemas(tools))
+        assert isinstance(parsed, ParsedCall)
+        assert parsed.arguments == {"a": expected}
+        assert type(parsed.arguments["a"]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {},
+        {"function": None},
+        {"name": "f"},
+        {"name": "f", "parameters": None},
+        {"name": "f", "parameters": {"properties": 1}},
+    ],
+)
+def test_a_tool_of_another_shape_has_no_schemas(tool: dict[str, object]):
+    text = body("<parameter=a>", "1", "</parameter>", "</function>")
+    assert parse_call(text, parameter_schemas([tool])) == ParsedCall("f", {"a": "1"})
+
+
+def test_the_reply_parser_uses_the_tools():
+    tools = [{"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}]
+    parser = ReplyParser(thinking=False, tools=tools)
+    text = body("<parameter=a>", "7", "</parameter>", "</function>")
+    (part,) = parser.push(f"<tool_call>{text}</tool_call>")
+    assert isinstance(part, ToolCallText)
+    assert part.arguments == {"a": 7}
