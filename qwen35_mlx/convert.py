@@ -1,0 +1,305 @@
+"""Convert a checkpoint for MLX: `python -m qwen35_mlx.convert --hf-path Qwen/Qwen3.5-4B -q`.
+
+Options and the layout of the result are mlx-lm's. Two things differ: weights stream through in
+pieces, so the model need not fit in memory, and the MTP head is kept, in `mtp.safetensors`.
+"""
+
+import argparse
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from qwen35_mlx.checkpoint import hub, recipes
+from qwen35_mlx.checkpoint.files import FileWriter, sync_folder, write_durably
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.output import DTYPES, Job, plan_config, plan_files, plan_tensors
+from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.errors import Qwen35Error
+
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+# Bytes written so far, bytes in all, the tensor in hand.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a conversion wrote.
+
+    Attributes:
+        path: the new folder.
+        nbytes: of all weight files.
+        parameters: of the plain model, the MTP head included.
+        quantization: of most matrices, None if plain.
+        plain: canonical names of matrices whose rows do not divide into groups.
+        warnings: a line each.
+    """
+
+    path: Path
+    nbytes: int
+    parameters: int
+    quantization: Quantization | None
+    plain: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.nbytes * 8 / self.parameters
+
+
+def convert(
+    hf_path: str,
+    mlx_path: str | Path = "mlx_model",
+    *,
+    quantize: bool = False,
+    q_bits: int | None = None,
+    q_group_size: int | None = None,
+    q_mode: str = "affine",
+    dtype: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Write a checkpoint of mlx-lm's layout to the new folder `mlx_path`.
+
+    Args:
+        hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
+        quantize: with `q_bits`, `q_group_size` and `q_mode`; their defaults are mlx-lm's.
+        dtype: of everything that is not quantised (but A_log, which stays float32), and of
+            the scales; by default that of the embeddings.
+        revision: branch, tag or commit on the Hub.
+        progress: called after each piece.
+
+    Raises:
+        Qwen35Error: of bad input, a lack of space or of a network. The folder is then not there.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
+    wanted = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
+    if wanted is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
+        raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+    out = Path(mlx_path).expanduser().absolute()
+    if os.path.lexists(out):
+        raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
+    checkpoint = Checkpoint.open(hub.resolve(hf_path, revision=revision))
+    if checkpoint.default_quantization is not None:
+        raise Qwen35Error(
+            f"{checkpoint.path} is already quantised: use it as it is, or convert the "
+            "checkpoint it was made from"
+        )
+    checkpoint.verify()
+    if not (checkpoint.path / "tokenizer.json").exists():
+        raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
+    jobs = plan_tensors(checkpoint, wanted, DTYPES[dtype] if dtype else None)
+    shards = plan_files(jobs)
+    nbytes = sum(job.nbytes for job in jobs)
+    _check_space(out, nbytes)
+    try:
+        with _partial_folder(out) as folder:
+            _write_weights(folder, checkpoint, shards, nbytes, progress)
+            _copy_files(checkpoint.path, folder)
+            config = plan_config(checkpoint, jobs, wanted)
+            write_durably(folder / "config.json", json.dumps(config, indent=4, sort_keys=True))
+            # What is about to be called finished must open, here as for whoever uses it.
+            Checkpoint.open(folder).verify()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Qwen35Error(
+                f"no space left for {out}: it takes {_gigabytes(nbytes)}; free some or choose "
+                "another --mlx-path"
+            ) from error
+        raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
+    return Summary(
+        path=out,
+        nbytes=nbytes,
+        parameters=sum(math.prod(job.shape) for job in jobs),
+        quantization=wanted,
+        plain=tuple(
+            job.name
+            for job in jobs
+            if wanted and job.packing is None and recipes.is_matrix(job.name, job.shape)
+        ),
+        warnings=_warnings(checkpoint.path),
+    )
+
+
+def _check_space(out: Path, nbytes: int) -> None:
+    parent = next(folder for folder in out.parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    # The tokenizer, the index and the headers come on top.
+    if free < nbytes + (64 << 20):
+        raise Qwen35Error(
+            f"not enough space for {out}: it takes {_gigabytes(nbytes)}, {_gigabytes(free)} are "
+            "free; free some or choose another --mlx-path"
+        )
+
+
+@contextlib.contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` that takes its name when all went well, else is removed."""
+    for stale in out.parent.glob(f".{out.name}.partial-*"):
+        pid = re.fullmatch(r".*\.partial-(\d+)", stale.name)
+        if pid and not _is_alive(int(pid[1])):
+            shutil.rmtree(stale, ignore_errors=True)
+    created = [parent for parent in out.parents if not parent.exists()]
+    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        sync_folder(folder)
+        # Unlike os.replace of a file, this fails if a folder with files came to be there meanwhile.
+        folder.rename(out)
+        sync_folder(out.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in created:
+                parent.rmdir()
+        raise
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # Another user's.
+    return True
+
+
+def _write_weights(
+    folder: Path,
+    checkpoint: Checkpoint,
+    shards: dict[str, list[Job]],
+    nbytes: int,
+    progress: Progress | None,
+) -> None:
+    done = 0
+    places: dict[str, str] = {}
+    for file, jobs in shards.items():
+        specs = [spec for job in jobs for spec in job.specs()]
+        places |= {spec.name: file for spec in specs}
+        with FileWriter(folder / file, specs, {"format": "mlx"}) as writer:
+            for job in jobs:
+                names = [spec.name for spec in job.specs()]
+                for values in job.pieces(checkpoint):
+                    for name, value in zip(names, values, strict=True):
+                        writer.write(name, value)
+                        done += value.nbytes
+                    if progress:
+                        progress(done, nbytes, job.name)
+    parameters = sum(math.prod(job.shape) for jobs in shards.values() for job in jobs)
+    index = {
+        "metadata": {"total_size": nbytes, "total_parameters": parameters},
+        "weight_map": dict(sorted(places.items())),
+    }
+    write_durably(folder / "model.safetensors.index.json", json.dumps(index, indent=4))
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in _COPIED:
+        if (source / name).is_file():
+            write_durably(folder / name, (source / name).read_bytes())
+
+
+def _warnings(source: Path) -> tuple[str, ...]:
+    if any((source / f"chat_template.{kind}").exists() for kind in ("jinja", "json")):
+        return ()
+    tokenizer = source / "tokenizer_config.json"
+    with contextlib.suppress(OSError, ValueError):
+        if "chat_template" in json.loads(tokenizer.read_text(encoding="utf-8")):
+            return ()
+    return ("no chat template: add the model's chat_template.jinja to the folder to chat with it",)
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Exit codes: 0, 2 for an error that is told in one line, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen35_mlx.convert", description="Convert a Qwen3.5 checkpoint for MLX."
+    )
+    add = parser.add_argument
+    add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
+    add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
+    add("-q", "--quantize", action="store_true", help="quantise the matrices")
+    add("--q-bits", type=int, help="bits per weight (default: 4, or the mode's own)")
+    add("--q-group-size", type=int, help="weights that share a scale (default: 64, or the mode's)")
+    add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
+    add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
+    add("--revision", help="branch, tag or commit of the Hub repository")
+    options = parser.parse_args(argv)
+    # Freed buffers are of every size and hardly fit again: kept, they would pile up.
+    mx.set_cache_limit(0)
+    try:
+        with _Bar() as bar:
+            summary = convert(**vars(options), progress=bar)
+    except Qwen35Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was kept", file=sys.stderr)
+        return 130
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if summary.plain:
+        print(
+            f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
+            f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
+        )
+    print(
+        f"{summary.path}: {_gigabytes(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
+        f"weight. Next: qwen35-chat --model {summary.path}"
+    )
+    return 0
+
+
+class _Bar:
+    """A progress bar on stderr that appears with the first piece."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        if self._bar is None:
+            from tqdm import tqdm  # Comes with huggingface_hub; only the command shows a bar.
+
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
+        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
