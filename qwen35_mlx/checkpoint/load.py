@@ -6,7 +6,6 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights
 
@@ -29,5 +28,5 @@ def load_network(path: Path, dtype: str | None = None) -> Network:
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
     checkpoint = Checkpoint.open(path)
-    config = ModelConfig.from_dict(checkpoint.config)
-    return Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    checkpoint.verify()
+    return Network(checkpoint.model, Weights(checkpoint, DTYPES[dtype] if dtype else None))

@@ -43,7 +43,7 @@ def decode(
         following = step(token)
         if not math.isfinite(health.item()):
             raise Qwen35Error(
-                f"the network computed logits that are not finite at position {cache.offset - 1}: "
+                f"the network computed logits that are not finite at position {cache.offset - 2}: "
                 "the weights are damaged or overflow in this dtype; convert with --dtype bfloat16"
             )
         yield int(token.item())

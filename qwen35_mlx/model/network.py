@@ -2,7 +2,6 @@
 
 import mlx.core as mx
 
-from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.config import ModelConfig
@@ -18,7 +17,7 @@ class Network:
     layer held twice.
 
     Raises:
-        Qwen35Error: a tensor is missing, superfluous or of the wrong shape.
+        Qwen35Error: a tensor is missing or of the wrong shape.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights):
@@ -37,11 +36,6 @@ class Network:
             else weights.linear("lm_head", config.vocab_size, config.hidden_size)
         )
         self.mtp = MTPHead(config, weights.scope("mtp"), rope) if weights.has("mtp") else None
-        if extra := weights.untaken():
-            raise Qwen35Error(
-                f"the checkpoint has {len(extra)} tensors that config.json does not account for, "
-                f"the first '{extra[0]}': are config.json and the weights of the same model?"
-            )
 
     @property
     def dtype(self) -> mx.Dtype:

@@ -45,7 +45,7 @@ class ArraySource:
 
 
 class Weights:
-    """One scope of a source ("model.layers.3."), that remembers what has been taken.
+    """One scope of a source, such as "model.layers.3.".
 
     Args:
         source: where tensors come from; each is read once, when a layer asks for it.
@@ -57,13 +57,11 @@ class Weights:
         self._names = source.names()
         self._dtype = dtype
         self._prefix = ""
-        self._taken: set[str] = set()
 
     def scope(self, name: str | int) -> "Weights":
-        """The tensors below `name`; what is taken there counts here too."""
+        """The tensors below `name`."""
         inner = object.__new__(Weights)
-        inner._source, inner._names, inner._taken = self._source, self._names, self._taken
-        inner._dtype = self._dtype
+        inner._source, inner._names, inner._dtype = self._source, self._names, self._dtype
         inner._prefix = f"{self._prefix}{name}."
         return inner
 
@@ -110,10 +108,6 @@ class Weights:
         )
         return Linear(packed)
 
-    def untaken(self) -> list[str]:
-        """Tensors of this scope that no layer asked for, sorted."""
-        return sorted(n for n in self._names - self._taken if n.startswith(self._prefix))
-
     def _packed_scales(self, name: str, spec: QuantizationSpec, *shape: int) -> mx.array:
         # The float-8 scales of mxfp4, mxfp8 and nvfp4 are stored as bytes.
         return self.array(name, *shape, keep_dtype=spec.mode != "affine")
@@ -122,5 +116,4 @@ class Weights:
         full = self._prefix + name
         if full not in self._names:
             raise Qwen35Error(f"the checkpoint has no tensor '{full}': is the download complete?")
-        self._taken.add(full)
         return self._source.read(full)

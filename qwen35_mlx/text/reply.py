@@ -66,9 +66,8 @@ class ReplyParser:
       and after the last one.
     - A <think> that the model writes itself counts at the very start of the reply only.
     - Thinking ends at the first </think>; everything before it is thinking, tool calls included.
-    - In the answer <tool_call> opens a call wherever it stands, in a code fence too, as in Qwen's
-      own parsers; but only if `<function=` or `{` follows. Anything else is text at once, so an
-      answer may speak of the tag.
+    - In the answer <tool_call> opens a call wherever it stands, in a code fence too, but only if
+      `<function=` or `{` follows. Anything else is text at once, so an answer may speak of the tag.
     - </tool_call> closes a call only where its body is complete: inside a parameter or a JSON
       string it belongs to the value. A body that fits neither form comes out as answer text, as
       does a call that never closes.
