@@ -56,7 +56,7 @@ class Chat:
         *,
         max_tokens: int | None = None,
         seed: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> Iterator[TurnEvent]:
         """Add a message and stream the reply to it.
 

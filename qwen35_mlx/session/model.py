@@ -17,6 +17,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import TurnEvent
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
+from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -119,7 +120,7 @@ class Model:
         seed: int | None = None,
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         **sampling: float | None,
     ) -> Iterator[TurnEvent]:
         """The reply to `messages` as it is written. Stop iterating to cancel.
@@ -130,7 +131,7 @@ class Model:
             seed: for the same reply again, on the same device.
             thinking: None leaves it to the model's template.
             tools: function descriptions in JSON schema.
-            stop: strings that end the reply.
+            stop: strings that end the reply; they do not appear in it.
             sampling: `temperature`, `top_p`, ... over the model's defaults: see `Sampling`.
 
         Raises:
@@ -157,7 +158,7 @@ class Model:
         seed: int | None = None,
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         sampling: Mapping[str, float | None] | None = None,
     ) -> Turn:
         """A turn on a cache of the caller's. Arguments and errors: `stream`."""
@@ -178,7 +179,7 @@ class Model:
             sampling=self.sampling.updated(sampling or {}),
             max_tokens=min(max_tokens or room, room),
             chunk=MAX_CHUNK[mx.default_device().type],
-            stop=stop,
+            stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
         )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampling import Sampling, make_chooser
@@ -29,6 +28,7 @@ from qwen35_mlx.text.reply import (
     ThinkingText,
     message_from,
 )
+from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 
@@ -41,7 +41,7 @@ class Turn:
         anchor: a position in `prompt` at which `at_anchor` is called, once the cache holds
             exactly that many tokens; not called if the cache starts beyond it.
         eos: tokens that end the reply.
-        stop: strings that end the reply; they do not appear in it.
+        stop: ends the reply too, at some text.
         reply: the tokens generated so far, all of them in the cache.
         parts: the same as text, split.
     """
@@ -52,10 +52,10 @@ class Turn:
     prompt: Sequence[int]
     parser: ReplyParser
     eos: frozenset[int]
+    stop: StopStrings
     sampling: Sampling
     max_tokens: int
     chunk: int
-    stop: Sequence[str] = ()
     seed: int | None = None
     anchor: int = 0
     at_anchor: Callable[[], None] = lambda: None
@@ -72,7 +72,7 @@ class Turn:
             mx.random.seed(self.seed)
         choose = make_chooser(self.sampling, self.network.config.vocab_size)
         tokens = decode(self.network, self.cache, self.prompt[-1], choose)
-        text = StopStrings(self.stop)
+        text = self.stop
         decoder = self.tokenizer.stream()
         first_at = started
         reason: FinishReason = "length"
@@ -132,40 +132,3 @@ class Turn:
                 yield Answer(part.text)
             else:
                 yield ToolCall(part.name, part.arguments)
-
-
-class StopStrings:
-    """Text passed through up to the first of some strings; what could begin one is held back."""
-
-    def __init__(self, stops: Sequence[str]):
-        if any(not stop for stop in stops):
-            raise Qwen35Error("a stop string is empty: leave it out or name some text")
-        self._stops = stops
-        self._held = ""
-        self.stopped = False
-
-    def push(self, text: str) -> str:
-        """Text that is now certain not to belong to a stop string."""
-        self._held += text
-        ends = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            self._held = self._held[: min(ends)]
-            return self.flush()
-        keep = max(
-            (
-                n
-                for stop in self._stops
-                for n in range(1, len(stop))
-                if self._held.endswith(stop[:n])
-            ),
-            default=0,
-        )
-        certain = len(self._held) - keep
-        text, self._held = self._held[:certain], self._held[certain:]
-        return text
-
-    def flush(self) -> str:
-        """What was held back."""
-        text, self._held = self._held, ""
-        return text

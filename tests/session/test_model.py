@@ -1,0 +1,172 @@
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking
+from qwen35_mlx.session.model import Model, load
+from tests.session.conftest import CONTEXT
+
+HI = [{"role": "user", "content": "Hi"}]
+GREEDY = {"temperature": 0.0}
+
+
+def reply(model: Model, **options) -> tuple[str, Done]:
+    events = list(model.stream(HI, **{"max_tokens": 40, **GREEDY, **options}))
+    done = events[-1]
+    assert isinstance(done, Done)
+    return "".join(e.text for e in events if isinstance(e, Answer)), done
+
+
+def greedy_ids(model: Model, count: int) -> list[int]:
+    prompt = model.render(HI)
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model.logits(ids)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_logits_are_numpy_float32_for_every_position(model):
+    logits = model.logits([1, 2, 3])
+    assert logits.shape == (3, 512)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(model.logits([1, 2, 3, 4])[:3], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(("ids", "words"), [([], "empty"), ([3, 512], "512"), ([-1], "-1")])
+def test_logits_refuse_bad_ids(model, ids, words):
+    with pytest.raises(Qwen35Error, match=words):
+        model.logits(ids)
+
+
+def test_stream_ends_in_figures_and_a_message(model):
+    text, done = reply(model)
+    assert done.finish_reason == "length"
+    assert done.message["content"] == text.strip()
+    figures = done.figures
+    assert figures.reply_tokens == 40
+    assert figures.prompt_tokens == len(model.render(HI))
+    assert figures.cached_tokens == 0
+    assert figures.prefill_rate > 0
+    assert figures.decode_rate > 0
+    assert figures.peak_memory > 0
+
+
+def test_prefill_progress_starts_at_nothing_and_ends_before_the_last_token(model):
+    long = [{"role": "user", "content": "word " * 150}]
+    events = list(model.stream(long, max_tokens=1, **GREEDY))
+    progress = [e for e in events if isinstance(e, PrefillProgress)]
+    total = progress[0].total
+    assert total > 512
+    assert progress[0].done == 0
+    assert progress[-1].done == total - 1
+    assert [e.done for e in progress] == sorted(e.done for e in progress)
+    assert len(progress) > 2
+
+
+def test_greedy_reply_is_the_argmax_of_the_logits(model):
+    _, done = reply(model, max_tokens=5)
+    assert done.message["content"] == model.tokenizer.decode(greedy_ids(model, 5)).strip()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_same_seed_gives_the_same_reply(model, seed):
+    hot = {"temperature": 1.5, "top_p": 1.0, "top_k": 0}
+    first, _ = reply(model, seed=seed, **hot)
+    assert reply(model, seed=seed, **hot)[0] == first
+    assert reply(model, seed=seed + 1, **hot)[0] != first
+
+
+def test_thinking_decides_how_the_reply_begins(model):
+    thought = list(model.stream(HI, thinking=True, max_tokens=5, **GREEDY))
+    assert any(isinstance(e, Thinking) for e in thought)
+    assert not any(isinstance(e, Thinking) for e in model.stream(HI, thinking=False, max_tokens=5))
+
+
+def test_every_end_token_ends_the_reply_and_is_not_shown(model, monkeypatch):
+    ids = greedy_ids(model, 20)
+    end = ids[10]
+    monkeypatch.setattr(model, "eos", frozenset([end]))
+    text, done = reply(model)
+    assert done.finish_reason == "stop"
+    assert done.figures.reply_tokens == ids.index(end) + 1
+    assert text.strip() == model.tokenizer.decode(ids[: ids.index(end)]).strip()
+
+
+def test_end_tokens_come_from_names_config_and_generation_config(model_folder, tmp_path):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [500, 501]}))
+    model = load(folder)
+    names = {model.tokenizer.token_id("<|im_end|>"), model.tokenizer.token_id("<|endoftext|>")}
+    assert model.eos == names | {511, 500, 501}
+
+
+def test_stop_string_ends_the_reply_before_it(model):
+    text, _ = reply(model)
+    stop = text[6:9]
+    short, done = reply(model, stop=[stop])
+    assert done.finish_reason == "stop"
+    assert short == text[: text.index(stop)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "words"),
+    [
+        ([], {}, "no message"),
+        (HI, {"max_tokens": 0}, "max_tokens is 0"),
+        (HI, {"temperature": -1}, "temperature"),
+        (HI, {"heat": 1}, "'heat'"),
+        (HI, {"stop": [""]}, "stop string"),
+        ([{"role": "user", "content": "x " * CONTEXT}], {}, "context is 1,000"),
+        ([{"content": "x"}], {}, "role"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(model, messages, options, words):
+    with pytest.raises(Qwen35Error, match=words):
+        model.stream(messages, **options)
+
+
+def test_reply_stops_where_the_context_ends(model, monkeypatch):
+    monkeypatch.setattr(model, "eos", frozenset())
+    prompt = [{"role": "user", "content": "1 " * 900}]
+    left = CONTEXT - len(model.render(prompt))
+    assert 0 < left < 100
+    done = list(model.stream(prompt, **GREEDY))[-1]
+    assert isinstance(done, Done)
+    assert done.figures.reply_tokens == left
+    assert done.finish_reason == "length"
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "chat_template.jinja", "config.json"])
+def test_a_folder_without_one_of_its_files_is_named(model_folder, tmp_path, missing):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    (folder / missing).unlink()
+    with pytest.raises(Qwen35Error) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert missing.removesuffix(".jinja").replace("_", " ").split(".")[0] in str(
+        caught.value
+    ).replace("_", " ")
+
+
+def test_broken_generation_config_is_named(model_folder, tmp_path):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(Qwen35Error, match=r"generation_config\.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_on_request(model_folder, dtype):
+    model = load(model_folder, dtype=dtype)
+    assert model.network.dtype == getattr(mx, dtype)
+    assert np.isfinite(model.logits([1, 2, 3])).all()
+
+
+def test_unknown_dtype_is_named(model_folder):
+    with pytest.raises(Qwen35Error, match="int4"):
+        load(model_folder, dtype="int4")

@@ -1,0 +1,43 @@
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text.stop import StopStrings, held_back
+
+
+def run(stops: list[str], chunks: list[str]) -> tuple[list[str], bool]:
+    strings = StopStrings(stops)
+    out = [strings.push(chunk) for chunk in chunks]
+    return [*out, strings.flush()], strings.stopped
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_any_chunking_gives_the_text_before_the_stop(size):
+    text = "one ababac two STOP three"
+    for stops, want in (
+        (["STOP"], "one ababac two "),
+        (["abac"], "one ab"),
+        (["zzz"], text),
+        (["two", "abab"], "one "),
+        ([], text),
+    ):
+        out, stopped = run(stops, [text[i : i + size] for i in range(0, len(text), size)])
+        assert "".join(out) == want
+        assert stopped == (want != text)
+
+
+def test_only_what_could_begin_a_stop_is_held_back():
+    assert run(["END"], ["so E", "N", "T", "s"])[0] == ["so ", "", "ENT", "s", ""]
+
+
+def test_held_text_comes_out_at_the_end():
+    assert run(["END"], ["the E"])[0] == ["the ", "E"]
+
+
+def test_an_empty_stop_is_refused():
+    with pytest.raises(Qwen35Error, match="empty"):
+        StopStrings(["x", ""])
+
+
+@pytest.mark.parametrize(("text", "length"), [("a<", 1), ("a<<", 2), ("<<x", 0), ("<<", 2)])
+def test_held_back_is_the_longest_beginning(text, length):
+    assert held_back(text, "<<<") == length
