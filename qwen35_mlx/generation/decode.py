@@ -1,7 +1,7 @@
 """Writing a reply: one token after the other."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import mlx.core as mx
 
@@ -15,7 +15,7 @@ def decode(
     cache: Cache,
     last: int,
     choose: Callable[[mx.array, mx.array], mx.array],
-) -> Iterator[int]:
+) -> Generator[int]:
     """Tokens that follow `last`, the prompt's final token, which the cache has not seen yet.
 
     Endless: the caller knows when to stop. While the caller looks at one token the device
@@ -41,10 +41,10 @@ def decode(
     while True:
         reply = mx.concatenate([reply, token[None]])
         following = step(token)
-        if not math.isfinite(health.item()):
+        if not math.isfinite(float(health)):
             raise Qwen35Error(
                 f"the network computed logits that are not finite at position {cache.offset - 2}: "
                 "the weights are damaged or overflow in this dtype; convert with --dtype bfloat16"
             )
-        yield int(token.item())
+        yield int(token)
         token, health = following

@@ -1,6 +1,6 @@
 """Reading a prompt: chunks of tokens into a cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import mlx.core as mx
 
@@ -8,7 +8,7 @@ from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 
 
-def prefill(network: Network, cache: Cache, ids: Sequence[int], chunk: int) -> Iterator[int]:
+def prefill(network: Network, cache: Cache, ids: Sequence[int], chunk: int) -> Generator[int]:
     """Run `ids` through the network, `chunk` tokens at a time, for what they leave in the cache.
 
     Yields after each chunk how many of `ids` the cache now holds. Whoever stops iterating

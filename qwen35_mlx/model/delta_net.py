@@ -81,7 +81,9 @@ class GatedDeltaNet:
         # A copy, or the state would keep the whole prompt's projections alive.
         state.conv = mx.contiguous(window[:, tokens:])
         window = window.astype(mx.float32)
-        mixed = sum(window[:, i : i + tokens] * self.conv_taps[i] for i in range(self.kernel))
+        mixed = window[:, :tokens] * self.conv_taps[0]
+        for i in range(1, self.kernel):
+            mixed = mixed + window[:, i : i + tokens] * self.conv_taps[i]
         mixed = mixed * mx.sigmoid(mixed)
         key_dim = self.key_heads * self.key_head_dim
         q, k, v = mx.split(mixed, [key_dim, 2 * key_dim], axis=-1)

@@ -111,22 +111,20 @@ class Linear:
 
 def stack_rows(parts: Sequence[Linear]) -> Linear:
     """Matrices of one format as one, their outputs side by side."""
-    first = parts[0].weight
     if len(parts) == 1:
         return parts[0]
-    if isinstance(first, mx.array):
-        return Linear(mx.concatenate([part.weight for part in parts], axis=-2))
-
-    def joined(arrays: Sequence[mx.array | None]) -> mx.array | None:
-        return None if arrays[0] is None else mx.concatenate(arrays, axis=-2)
-
-    packed = [part.weight for part in parts]
+    weights = [part.weight for part in parts]
+    plain = [w for w in weights if isinstance(w, mx.array)]
+    if plain:
+        return Linear(mx.concatenate(plain, axis=-2))
+    packed = [w for w in weights if isinstance(w, QuantizedWeight)]
+    biases = [w.biases for w in packed if w.biases is not None]
     return Linear(
         replace(
-            first,
-            weight=joined([w.weight for w in packed]),
-            scales=joined([w.scales for w in packed]),
-            biases=joined([w.biases for w in packed]),
+            packed[0],
+            weight=mx.concatenate([w.weight for w in packed], axis=-2),
+            scales=mx.concatenate([w.scales for w in packed], axis=-2),
+            biases=mx.concatenate(biases, axis=-2) if biases else None,
         )
     )
 

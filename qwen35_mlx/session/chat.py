@@ -1,6 +1,6 @@
 """A conversation whose turns cost only their own tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -57,7 +57,7 @@ class Chat:
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
-    ) -> Iterator[TurnEvent]:
+    ) -> Generator[TurnEvent]:
         """Add a message and stream the reply to it.
 
         Stop iterating (or close the iterator) to cancel: what was said so far stays in the
@@ -91,7 +91,7 @@ class Chat:
         turn.at_anchor = lambda: self._keep(turn, turn.prompt[: turn.anchor])
         return self._run(turn, messages)
 
-    def _run(self, turn: Turn, messages: list[Mapping[str, Any]]) -> Iterator[TurnEvent]:
+    def _run(self, turn: Turn, messages: list[Mapping[str, Any]]) -> Generator[TurnEvent]:
         before = self.messages
         self.messages = messages
         try:

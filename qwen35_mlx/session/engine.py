@@ -6,7 +6,7 @@ thread loads the model and runs every turn; what leaves it are events.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -101,7 +101,7 @@ class EngineThread:
                 model = load(
                     self._model,
                     revision=self._revision,
-                    progress=lambda share: self._events.put(Loading(self._model, share)),
+                    progress=self._downloading,
                 )
                 chat = Chat(model, **self._chat_options)
             except Exception as error:
@@ -113,17 +113,20 @@ class EngineThread:
         finally:
             mx.clear_streams()
 
+    def _downloading(self, done: int, total: int, what: str) -> None:
+        self._events.put(Loading(what, done / total if total else None))
+
     def _turn(self, chat: Any, text: str) -> None:
         """One turn. Whatever goes wrong ends the turn, not the thread."""
         self._cancelled.clear()
         if self._closed:
             return
         try:
-            events: Iterator[Event] = chat.send(text, **self._turn_options)
+            events: Generator[Event] = chat.send(text, **self._turn_options)
             for event in events:
                 self._events.put(event)
                 if self._cancelled.is_set():
-                    events.close()  # type: ignore[attr-defined]
+                    events.close()
                     self._events.put(Cancelled())
                     return
         except Exception as error:

@@ -1,14 +1,14 @@
 """A loaded model as Python users hold it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import Progress, resolve
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling import Sampling
@@ -22,7 +22,8 @@ from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
-MAX_CHUNK = {mx.DeviceType.gpu: 2048, mx.DeviceType.cpu: 512}
+# Tokens between two progress events, and until a cancel is heard.
+GPU_CHUNK, CPU_CHUNK = 2048, 512
 
 
 def load(
@@ -30,14 +31,15 @@ def load(
     *,
     revision: str | None = None,
     dtype: str | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> "Model":
     """A model from a folder, from the Hugging Face Hub ("org/repo") or from the package ("demo").
 
     Args:
         revision: branch, tag or commit on the Hub.
         dtype: "float32", "float16" or "bfloat16"; None for the checkpoint's own, float32 on a CPU.
-        progress: called with the share downloaded, 0 to 1.
+        progress: called with (bytes so far, bytes in all, what) while files are downloaded; without
+            it bars are drawn on stderr.
 
     Raises:
         Qwen35Error: not found, not complete, or not a Qwen3.5 checkpoint.
@@ -122,7 +124,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         stop: str | Sequence[str] = (),
         **sampling: float | None,
-    ) -> Iterator[TurnEvent]:
+    ) -> Generator[TurnEvent]:
         """The reply to `messages` as it is written. Stop iterating to cancel.
 
         Args:
@@ -178,7 +180,7 @@ class Model:
             eos=self.eos,
             sampling=self.sampling.updated(sampling or {}),
             max_tokens=min(max_tokens or room, room),
-            chunk=MAX_CHUNK[mx.default_device().type],
+            chunk=CPU_CHUNK if mx.default_device() == mx.cpu else GPU_CHUNK,
             stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
         )

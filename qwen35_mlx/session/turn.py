@@ -1,7 +1,7 @@
 """One turn: a rendered prompt into a reply, as events."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -62,7 +62,7 @@ class Turn:
     reply: list[int] = field(default_factory=list)
     parts: list[ReplyPart] = field(default_factory=list)
 
-    def run(self) -> Iterator[TurnEvent]:
+    def run(self) -> Generator[TurnEvent]:
         """Prefill, then decode to the end of the reply. Closing the iterator cancels."""
         mx.reset_peak_memory()
         started = time.perf_counter()
@@ -107,7 +107,7 @@ class Turn:
         )
         yield Done(reason, figures, message)
 
-    def _prefill(self, cached: int) -> Iterator[PrefillProgress]:
+    def _prefill(self, cached: int) -> Generator[PrefillProgress]:
         """All of the prompt but its last token, which decoding begins with."""
         total = len(self.prompt)
         stops = [self.anchor] if cached < self.anchor < total else []
@@ -119,11 +119,11 @@ class Turn:
             if stop == self.anchor:
                 self.at_anchor()
 
-    def _say(self, text: str) -> Iterator[TurnEvent]:
+    def _say(self, text: str) -> Generator[TurnEvent]:
         if text:
             yield from self._take(self.parser.push(text))
 
-    def _take(self, parts: Sequence[ReplyPart]) -> Iterator[TurnEvent]:
+    def _take(self, parts: Sequence[ReplyPart]) -> Generator[TurnEvent]:
         for part in parts:
             self.parts.append(part)
             if isinstance(part, ThinkingText):

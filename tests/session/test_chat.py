@@ -1,5 +1,7 @@
 """Turns of a chat cost only their own tokens, and equal a fresh prefill."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress
 
-OPTIONS = {"temperature": 0.0, "presence_penalty": 0.5}
+OPTIONS: dict[str, Any] = {"temperature": 0.0, "presence_penalty": 0.5}
 
 
 def done_of(events) -> Done:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +13,7 @@ from qwen35_mlx.session.model import Model, load
 from tests.session.conftest import CONTEXT
 
 HI = [{"role": "user", "content": "Hi"}]
-GREEDY = {"temperature": 0.0}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
 
 
 def reply(model: Model, **options) -> tuple[str, Done]:
