@@ -205,7 +205,8 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     """dtype, shape, first and last byte + 1 of one tensor of the header."""
     entry = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+    sound = isinstance(kind, str) and _naturals(shape) and _naturals(offsets)
+    if not sound or len(offsets) != 2:
         raise Qwen35Error(f"{path}: the header of tensor '{name}' is damaged: fetch the file again")
     if kind not in _DTYPES:
         raise Qwen35Error(

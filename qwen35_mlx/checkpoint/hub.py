@@ -49,9 +49,9 @@ def resolve(name: str, revision: str | None = None, progress: Progress | None = 
     if name == DEMO:
         return _demo()
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if path.exists():
+    if name and path.exists():
         raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
     if not _REPOSITORY.fullmatch(name):
         raise Qwen35Error(

@@ -187,7 +187,8 @@ class Checkpoint:
         sources: dict[str, Source] = {}
         stacks: dict[str, dict[int, Rows]] = {}
         for name, tensor in tensors.items():
-            if name.endswith("_scale_inv") and name.removesuffix("_scale_inv") in tensors:
+            scaled = tensors.get(name.removesuffix("_scale_inv"))
+            if scaled is not tensor and scaled is not None and scaled.kind == "F8_E4M3":
                 continue
             scales = self._scales(name, tensor, tensors)
             expert = _EXPERTS.fullmatch(name)

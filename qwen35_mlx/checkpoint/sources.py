@@ -107,7 +107,9 @@ class Rows:
         columns = self.file.shape[-1]
         flat = replace(self.file, shape=(self.file.size // max(columns, 1), columns))
         rows = flat.read(self.first + start, self.first + stop)
-        return self.scales.apply(rows, start) if self.scales and rows.size else rows
+        if self.scales is None:
+            return rows
+        return self.scales.apply(rows, start) if rows.size else rows.astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,228 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+
+from qwen35_mlx.checkpoint import hub
+from qwen35_mlx.errors import Qwen35Error
+
+COMMIT = "0123456789012345678901234567890123456789"
+
+
+def test_a_folder_is_itself(tmp_path: Path):
+    assert hub.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_folder_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "org" / "repo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("org/repo") == Path("org/repo")
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.resolve("~") == tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing", "./org/repo", "/no/where", "a/b/c", "../up", "org/", "~/x", "", "a b/c"]
+)
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(Qwen35Error, match="does not exist, and is no Hub repository"):
+        hub.resolve(name)
+
+
+def test_a_file_is_no_checkpoint(tmp_path: Path):
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(Qwen35Error, match="is a file, not a checkpoint folder"):
+        hub.resolve(str(tmp_path / "model.gguf"))
+
+
+def test_the_files_that_are_fetched():
+    wanted = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model.safetensors-00001-of-00002.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "mtp.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+    ]
+    unwanted = [
+        "README.md",
+        "original/consolidated.00.pth",
+        "original/model.safetensors",
+        "consolidated.safetensors",
+        "pytorch_model.bin",
+        "model.gguf",
+        "onnx/model.onnx",
+        "onnx/tokenizer.json",
+        "adapter_model.safetensors",
+        "preprocessor_config.json",
+    ]
+    found = filter_repo_objects(
+        wanted + unwanted, allow_patterns=list(hub._WANTED), ignore_patterns=list(hub._UNWANTED)
+    )
+    assert list(found) == wanted
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("Xet: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(Qwen35Error, match="no space left to download org/repo"):
+        hub.resolve("org/repo")
+
+
+def test_an_error_nobody_thought_of_is_still_one_line(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(Qwen35Error, match=r"^cannot fetch org/repo \(RuntimeError: first\)"):
+        hub.resolve("org/repo")
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the Hub's protocol as a download asks for, errors included."""
+
+    files = {"config.json": b"{}", "model.safetensors": bytes(300_000), "README.md": b"no"}  # noqa: RUF012
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        for name, status, code in (
+            ("org/gated", 403, "GatedRepo"),
+            ("org/none", 401, "RepoNotFound"),
+            ("org/down", 503, ""),
+        ):
+            if name in path:
+                return self.send(status, {"X-Error-Code": code, "X-Error-Message": code}, b"")
+        if "revision/other" in path:
+            return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+        if "/tree/" in path:
+            listing = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                for name, data in self.files.items()
+            ]
+            return self.send(
+                200, {"Content-Type": "application/json"}, json.dumps(listing).encode()
+            )
+        if "/resolve/" in path:
+            data = self.files[path.rpartition("/")[2]]
+            headers = {"ETag": f'"{len(data)}"', "X-Repo-Commit": COMMIT}
+            return self.send(200, headers, data, body)
+        info = {"id": "org/repo", "modelId": "org/repo", "sha": COMMIT, "siblings": [], "tags": []}
+        return self.send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
+
+    def send(self, status: int, headers: dict[str, str], data: bytes, body: bool = True) -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(data))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+SCRIPT = """
+import sys
+from qwen35_mlx.checkpoint import hub
+from qwen35_mlx.errors import Qwen35Error
+seen = []
+for name in sys.argv[1:]:
+    name, _, revision = name.partition("@")
+    try:
+        path = hub.resolve(name, revision or None, lambda *now: seen.append(now))
+        print("ok", sorted(file.name for file in path.iterdir()), max(seen, default=None))
+    except Qwen35Error as error:
+        print(error)
+"""
+
+
+def resolve_apart(cache: Path, *names: str, **environment: str) -> tuple[list[str], str]:
+    """Lines of a process of its own: huggingface_hub reads the environment once."""
+    gone = ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")
+    env = {k: v for k, v in os.environ.items() if k not in gone}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *names],
+        env=env | {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_download_then_offline_then_errors(address: str, tmp_path: Path):
+    lines, stderr = resolve_apart(
+        tmp_path, "org/repo", "org/gated", "org/none", "org/down", "org/repo@other",
+        HF_ENDPOINT=address,
+    )  # fmt: skip
+    assert lines[0] == "ok ['config.json', 'model.safetensors'] (300002, 300002, 'org/repo')"
+    assert "org/gated is gated: accept its terms" in lines[1]
+    assert "hf auth login" in lines[1]
+    assert "org/none is neither a folder here nor a repository" in lines[2]
+    assert "the Hub answered 503 for org/down" in lines[3]
+    assert "org/repo has no revision 'other'" in lines[4]
+    assert len(lines) == 5
+    assert "Traceback" not in stderr
+    assert "%|" not in stderr, "with `progress` no bar is drawn"
+
+    # The cache needs no network, whether it is switched off or does not answer.
+    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        lines, _ = resolve_apart(tmp_path, "org/repo", "org/other", **environment)
+        assert lines[0].startswith("ok ['config.json', 'model.safetensors']")
+        assert "org/other is not, or not wholly, in the download cache" in lines[1]
+
+
+def test_an_interrupted_download_is_not_taken_for_a_model(address: str, tmp_path: Path):
+    resolve_apart(tmp_path, "org/repo", HF_ENDPOINT=address)
+    for file in (tmp_path / "hub").rglob("snapshots/*/model.safetensors"):
+        file.unlink()
+    lines, _ = resolve_apart(tmp_path, "org/repo", HF_HUB_OFFLINE="1")
+    assert "org/repo is not, or not wholly, in the download cache" in lines[0]
