@@ -47,18 +47,17 @@ class GatedDeltaNet:
         """x [B, T, hidden] -> [B, T, hidden]; replaces the arrays in `state`.
 
         Args:
-            valid: [B, T] bool, False at padding, which then leaves no trace; None for no padding.
+            valid: [B, T] bool, False at padding on the left, which then leaves no trace; None for
+                no padding.
         """
         batch, tokens, _ = x.shape
         qkv, z, b, a = self.in_proj(x)
         if valid is not None:
+            # Keys and values of nothing: an empty state stays empty, whatever the gates say.
             qkv = mx.where(valid[..., None], qkv, 0.0)
         q, k, v = self._convolve(qkv, state)
         beta = mx.sigmoid(b.astype(mx.float32))
         g = -self.decay_rate * _softplus(a.astype(mx.float32) + self.dt_bias)
-        if valid is not None:
-            beta = mx.where(valid[..., None], beta, 0.0)
-            g = mx.where(valid[..., None], g, 0.0)
         if state.recurrent is None:
             state.recurrent = mx.zeros(
                 (batch, self.value_heads, self.value_head_dim, self.key_head_dim)

@@ -45,14 +45,14 @@ class Linear:
             x, w.weight, w.scales, w.biases, True, w.group_size, w.bits, w.mode
         )
 
-    def rows(self, ids: mx.array) -> mx.array:
-        """Rows of the matrix by index, as an embedding: ids [...] -> [..., in]."""
+    def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
+        """Rows of the matrix by index, as an embedding: ids [...] -> [..., in] of this dtype."""
         w = self.weight
         if isinstance(w, mx.array):
-            return w[ids]
+            return w[ids].astype(dtype)
         biases = None if w.biases is None else w.biases[ids]
         return mx.dequantize(
-            w.weight[ids], w.scales[ids], biases, w.group_size, w.bits, w.mode, dtype=self.dtype
+            w.weight[ids], w.scales[ids], biases, w.group_size, w.bits, w.mode, dtype=dtype
         )
 
     def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
@@ -89,12 +89,11 @@ class Linear:
         )
 
     @property
-    def dtype(self) -> mx.Dtype:
-        """Of the activations that this matrix was stored for."""
-        if isinstance(self.weight, mx.array):
-            return self.weight.dtype
-        scales = self.weight.scales.dtype
-        return mx.bfloat16 if scales == mx.uint8 else scales
+    def dtype(self) -> mx.Dtype | None:
+        """Of the activations it was stored for; None where the format leaves that open."""
+        w = self.weight
+        stored = w.dtype if isinstance(w, mx.array) else w.scales.dtype
+        return None if stored == mx.uint8 else stored
 
     @property
     def format(self) -> tuple[object, ...]:

@@ -16,6 +16,9 @@ class Network:
     Weights are read and joined layer by layer as this is built, so at no time is more than one
     layer held twice.
 
+    Attributes:
+        dtype: of the activations and the KV cache.
+
     Raises:
         Qwen35Error: a tensor is missing or of the wrong shape.
     """
@@ -30,17 +33,13 @@ class Network:
             Layer(kind, config, layers.scope(i), rope) for i, kind in enumerate(config.layer_types)
         ]
         self.norm = trunk.array("norm.weight", config.hidden_size)
+        self.dtype = self.embed_tokens.dtype or self.norm.dtype
         self.lm_head = (
             self.embed_tokens
             if config.tie_word_embeddings
             else weights.linear("lm_head", config.vocab_size, config.hidden_size)
         )
         self.mtp = MTPHead(config, weights.scope("mtp"), rope) if weights.has("mtp") else None
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """Of the activations and the KV cache."""
-        return self.embed_tokens.dtype
 
     def make_cache(self, left_padding: mx.array | None = None) -> Cache:
         """An empty cache; the batch size is settled by the first ids."""
@@ -56,11 +55,15 @@ class Network:
         if cache.left_padding is not None:
             positions = mx.arange(cache.offset, cache.offset + tokens)
             valid = positions >= cache.left_padding[:, None]
-        x = self.embed_tokens.rows(ids)
+        x = self.embed(ids)
         for layer, entry in zip(self.layers, cache.layers, strict=True):
             x = layer(x, entry, cache.left_padding, valid)
         cache.offset += tokens
         return mx.fast.rms_norm(x, self.norm, self.config.rms_norm_eps).astype(x.dtype)
+
+    def embed(self, ids: mx.array) -> mx.array:
+        """ids [B, T] -> [B, T, hidden]."""
+        return self.embed_tokens.rows(ids, self.dtype)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., hidden] -> [..., vocab], in the model's dtype."""

@@ -52,7 +52,7 @@ def test_mtp_head(name):
     assert net.mtp is not None
     prompt = want["prompt"][None]
     hidden = net(prompt, net.make_cache())
-    embedded = net.embed_tokens.rows(prompt[:, 1:])
+    embedded = net.embed(prompt[:, 1:])
     whole = net.logits(net.mtp(hidden[:, :-1], embedded, KVCache()))[0]
     assert_logits(whole, want["mtp_logits"])
     cache = KVCache()
