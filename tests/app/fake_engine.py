@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Sequence
 
+from textual.pilot import Pilot
+
 from qwen35_mlx.session.events import (
     Answer,
-    Cancelled,
     Done,
     Event,
     Figures,
@@ -48,6 +49,7 @@ class FakeEngine:
         self.calls: list[str | tuple[str, str]] = []
         self._loads = loads
         self._ready: deque[Event] = deque()
+        self._polls = 0
 
     @property
     def sent(self) -> list[str]:
@@ -56,6 +58,15 @@ class FakeEngine:
     def play(self, events: Sequence[Event]) -> None:
         """Have the next poll give these."""
         self._ready.extend(events)
+
+    async def shown(self, pilot: Pilot[None], events: Sequence[Event] = ()) -> None:
+        """Play `events` and wait until the screen has taken them in."""
+        self.play(events)
+        seen = self._polls
+        # A poll begins only after the events of the one before it are dealt with.
+        while self._polls < seen + 2:
+            await pilot.pause(0.01)
+        await pilot.pause()
 
     def start(self) -> None:
         self.calls.append("start")
@@ -69,10 +80,8 @@ class FakeEngine:
     def cancel(self) -> None:
         self.calls.append("cancel")
 
-    def confirm_cancel(self) -> None:
-        self.play([Cancelled()])
-
     def poll(self) -> list[Event]:
+        self._polls += 1
         events = list(self._ready)
         self._ready.clear()
         return events
