@@ -8,7 +8,7 @@ python="$venv/bin/python"
 
 fail() {
   echo "error: $*" >&2
-  exit 1
+  exit 2
 }
 
 # make_environment use|dev: .venv with this checkout and what it takes to use it, or to work on it.
