@@ -49,12 +49,15 @@ NOTES: dict[FinishReason, str] = {
 
 
 def merged(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events, with neighbouring pieces of text in one."""
-    for kind, group in groupby(events, type):
+    """The same events: neighbouring pieces of text in one, and of progress the latest."""
+    for kind, neighbours in groupby(events, type):
+        group = list(neighbours)
         if kind is Answer:
             yield Answer("".join(event.text for event in group if isinstance(event, Answer)))
         elif kind is Thinking:
             yield Thinking("".join(event.text for event in group if isinstance(event, Thinking)))
+        elif kind in (Loading, PrefillProgress):
+            yield group[-1]
         else:
             yield from group
 
@@ -239,9 +242,7 @@ class ChatApp(App[None]):
             replies.last().toggle_thinking()
 
     def action_page_up(self) -> None:
-        transcript = self.query_one(Transcript)
-        transcript.release_anchor()
-        transcript.scroll_page_up(animate=False)
+        self.query_one(Transcript).scroll_page_up(animate=False)
 
     def action_page_down(self) -> None:
         self.query_one(Transcript).scroll_page_down(animate=False)

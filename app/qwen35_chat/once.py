@@ -23,7 +23,7 @@ class OutputError(Qwen35Error):
 
 
 def start_turn(
-    prompt: str, options: Options, progress: Callable[[float], None]
+    prompt: str, options: Options, progress: Callable[[int, int, str], None]
 ) -> Generator[TurnEvent]:
     """Load the model and ask it.
 
@@ -62,7 +62,7 @@ def print_answer(prompt: str, options: Options, *, show_thinking: bool = False) 
     writer = _Writer(sys.stdout, sys.stderr)
     try:
         writer.cue(f"loading {options.model} ...")
-        with closing(start_turn(prompt, options, writer.loading(options.model))) as events:
+        with closing(start_turn(prompt, options, writer.fetched)) as events:
             writer.cue("reading ...")
             for event in events:
                 _write(event, writer, show_thinking)
@@ -121,9 +121,9 @@ class _Writer:
             self._cue = text
             self._put(self._err, visible(text))
 
-    def loading(self, model: str) -> Callable[[float], None]:
-        """A callback that keeps the cue up to date."""
-        return lambda share: self.cue(f"loading {model} ... {share:.0%}")
+    def fetched(self, done: int, total: int, _: str) -> None:
+        """A download's progress, in bytes, as a cue."""
+        self.cue(f"downloading ... {done / max(total, 1):.0%} of {total / 1e9:.1f} GB")
 
     def answer(self, text: str) -> None:
         self._begin(self._out)

@@ -38,8 +38,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
     def install(*events: TurnEvent | Exception) -> Asked:
         asked: Asked = []
 
-        def start_turn(prompt: str, options: Options, _: object) -> Generator[TurnEvent]:
+        def start_turn(
+            prompt: str, options: Options, progress: Callable[[int, int, str], None]
+        ) -> Generator[TurnEvent]:
             asked.append((prompt, options))
+            progress(500_000_000, 2_000_000_000, "model.safetensors")
             for event in events:
                 if isinstance(event, Exception):
                     raise event
@@ -179,6 +182,7 @@ def test_a_terminal_is_told_what_goes_on_and_the_cue_is_gone_before_the_answer(
     script(PrefillProgress(0, 9, 0), Thinking("hm"), Answer("42"), done())
     main(["-p", "hi"])
     assert "loading demo ..." in err.getvalue()
+    assert "downloading ... 25% of 2.0 GB" in err.getvalue()
     assert err.getvalue().endswith("thinking ...\r\x1b[2K")
     assert out.getvalue() == "42\n"
 
@@ -223,7 +227,7 @@ def test_characters_that_the_output_cannot_encode_do_not_end_the_answer(
 # What needs real pipes and signals.
 
 STUB = """
-import sys, time
+import signal, sys, time
 from qwen35_chat import once
 from qwen35_chat.main import main
 from qwen35_mlx.session.events import Answer
@@ -236,6 +240,8 @@ def start_turn(*_):
     finally:
         print("turn closed", file=sys.stderr)
 
+# What runs in the background of a script is started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 once.start_turn = start_turn
 sys.exit(main(["-p", "hi"]))
 """
