@@ -358,7 +358,7 @@ async def test_scrolling_down_to_the_end_follows_again() -> None:
 
 async def test_a_long_stream_is_laid_out_in_parts_and_loses_nothing() -> None:
     engine = FakeEngine()
-    text = "".join(f"line {n} of a long reply\n" for n in range(300))
+    text = "".join(f"line {n} of a [b]long[/b] reply\n" for n in range(300))
     pieces = [text[at : at + 7] for at in range(0, len(text), 7)]
     async with chat(engine) as pilot:
         await send(pilot, "one")
@@ -371,6 +371,7 @@ async def test_a_long_stream_is_laid_out_in_parts_and_loses_nothing() -> None:
         assert "\n".join(parts) == text
         assert len(parts) > 3
         assert max(map(len, parts)) < 2 * LIVE_CHARACTERS
+        assert "line 299 of a [b]long[/b] reply" in screen(pilot)
 
 
 async def test_late_events_of_a_turn_that_is_over_are_harmless() -> None:
