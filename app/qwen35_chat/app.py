@@ -12,6 +12,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Collapsible, Markdown, Static
 
+from qwen35_chat.pace import Pace
 from qwen35_chat.plain import visible
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.reply import Reply
@@ -35,6 +36,7 @@ from qwen35_mlx.session.events import (
 
 # Often enough to look continuous, seldom enough to leave the interpreter to the model.
 POLLS_PER_SECOND = 15
+DRAWING_SHARE = 0.25
 DEMO_WELCOME = (
     "This is a small demonstration model that came with the package. It shows how everything "
     "works, and knows very little. For another one, start with --model."
@@ -102,6 +104,7 @@ class ChatApp(App[None]):
         self._dead = False  # the model could not be loaded
         self._turn: tuple[str, Static, Reply] | None = None
         self._stopping = False
+        self._pace = Pace(DRAWING_SHARE)
 
     def compose(self) -> ComposeResult:
         with Transcript():
@@ -136,6 +139,8 @@ class ChatApp(App[None]):
         if self._stopping:
             # Again: a turn that had not begun when it was first told has not heard it.
             self._engine.cancel()
+        if not self._pace.due():
+            return
         for event in merged(self._engine.poll()):
             await self._take(event)
 

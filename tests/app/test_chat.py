@@ -28,6 +28,7 @@ from tests.app.fake_engine import FakeEngine, done, reply
 @pytest.fixture(autouse=True)
 def polls_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "POLLS_PER_SECOND", 100)
+    monkeypatch.setattr(app, "DRAWING_SHARE", 1e9)
 
 
 class Clock:

@@ -30,6 +30,7 @@ def grow(tree: Tree) -> Tree:
 @pytest.fixture(autouse=True)
 def polls_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "POLLS_PER_SECOND", 100)
+    monkeypatch.setattr(app, "DRAWING_SHARE", 1e9)
 
 
 def still(engine: FakeEngine, *, demo: bool = True, theme: str = "textual-dark") -> ChatApp:
