@@ -368,7 +368,7 @@ def test_not_enough_space(
         capsys=capsys,
     )  # fmt: skip
     assert "not enough space" in line
-    assert "0.05 GB are free" in line
+    assert "52.4 MB are free" in line
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_command_says_what_it_made(source: Path, tmp_path: Path, capsys: Any):
     plain, summary = printed.splitlines()
     assert plain.startswith("5 matrices stay plain")
     assert "model.layers.0.mlp.down_proj.weight" in plain
-    assert re.search(r"out: 0\.00 GB, \d+\.\d\d bits per weight\. Next: ", summary)
+    assert re.search(r"out: 0\.\d MB, \d+\.\d\d bits per weight\. Next: ", summary)
     assert "Converting" in err
 
 
