@@ -69,7 +69,7 @@ class Summary:
 
 
 def convert(
-    hf_path: str,
+    hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",
     *,
     quantize: bool = False,
@@ -101,7 +101,7 @@ def convert(
     out = Path(mlx_path).expanduser().absolute()
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(hub.resolve(hf_path, revision=revision))
+    checkpoint = Checkpoint.open(hub.resolve(str(hf_path), revision=revision))
     if checkpoint.default_quantization is not None:
         raise Qwen35Error(
             f"{checkpoint.path} is already quantised: use it as it is, or convert the "
