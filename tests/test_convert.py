@@ -454,7 +454,8 @@ def test_command_says_what_it_made(source: Path, tmp_path: Path, capsys: Any):
 
 # A conversion in a process of its own: it says so when the weights are written, and waits.
 SLOW = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored below a job in the background.
 from qwen35_mlx.convert import main
 from qwen35_mlx.checkpoint import files
 close = files.FileWriter.close
