@@ -145,8 +145,6 @@ class Checkpoint:
             for last, packed in packing.packed(shape).items():
                 self._check(f"{module}.{last}", packed, _PACKED[last])
                 extra.discard(f"{module}.{last}")
-            if packing.mode == "nvfp4":
-                extra.discard(f"{module}.global_scale")
         if extra:
             first = min(extra)
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""

@@ -105,12 +105,9 @@ def plan_config(
     """config.json for the result: multimodal in form, as mlx-lm asks, without the vision part."""
     config = json.loads(json.dumps(checkpoint.config))
     if "text_config" not in config:
-        config = {
-            "architectures": config.get("architectures"),
-            "model_type": config["model_type"].removesuffix("_text"),
-            "eos_token_id": list(checkpoint.model.eos_token_ids),
-            "text_config": config,
-        }
+        shared = {key: config[key] for key in ("architectures", "eos_token_id") if key in config}
+        kind = config["model_type"].removesuffix("_text")
+        config = {**shared, "model_type": kind, "text_config": config}
     text = config["text_config"]
     for gone in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(gone, None)

@@ -443,6 +443,14 @@ def test_a_quantised_tensor_of_the_wrong_width(by_mlx_lm: Any):
     assert "'lm_head.biases' has shape [256, 3]" in refused(path)
 
 
+def test_nvfp4_with_a_scale_per_expert_is_not_taken_for_one_without(by_mlx_lm: Any):
+    path, _ = by_mlx_lm("moe", QUANTIZED["nvfp4"])
+    file = path / "model.safetensors"
+    name = "model.layers.0.mlp.switch_mlp.up_proj.global_scale"
+    save(file, load(file) | {f"language_model.{name}": mx.ones((8,))})
+    assert f"unknown tensor '{name}'" in refused(path)
+
+
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path):
     assert "does not exist" in refused(tmp_path / "c")
     (tmp_path / "f").touch()
