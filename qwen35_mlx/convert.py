@@ -23,9 +23,10 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import hub, recipes
 from qwen35_mlx.checkpoint.files import FileWriter, sync_folder, write_durably
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.output import DTYPES, Job, plan_config, plan_files, plan_tensors
-from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.checkpoint.output import Job, plan_config, plan_files, plan_tensors
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.model.weights import DTYPES
 
 _COPIED = (
     "tokenizer.json",
