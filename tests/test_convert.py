@@ -227,10 +227,26 @@ def test_shards_of_limited_size(source: Path, tmp_path: Path, monkeypatch: pytes
         f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)
     ]
     assert all(file.stat().st_size < 410_000 for file in shards)
+    assert total <= 2 * sum(file.stat().st_size for file in shards) // 400_000
     one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
     assert one.keys() == many.keys()
     assert all(same(one[name], many[name]) for name in one)
     load_model(tmp_path / "many")
+
+
+def test_what_mlx_lm_reads_from_the_text_config_is_there(tmp_path: Path):
+    # Tied by the outer config only; every second layer full attention, by `layer_types` only.
+    config, tensors = golden("dense-tied-wide-heads")
+    text = config["text_config"]
+    del text["tie_word_embeddings"]
+    text |= {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    kept = {
+        name.replace("layers.3.", "layers.1.") if "mtp" not in name else name: value
+        for name, value in tensors.items()
+        if "layers.1." not in name and "layers.2." not in name
+    }
+    convert(write(tmp_path / "source", config, kept), tmp_path / "out")
+    load_model(tmp_path / "out")
 
 
 def test_files_around_the_weights(source: Path, tmp_path: Path):
