@@ -64,8 +64,12 @@ class FakeEngine:
         self.play(events)
         seen = self._polls
         # A poll begins only after the events of the one before it are dealt with.
-        while self._polls < seen + 2:
+        for _ in range(500):
+            if self._polls >= seen + 2:
+                break
             await pilot.pause(0.01)
+        else:
+            raise AssertionError("the screen has stopped polling")
         await pilot.pause()
 
     def start(self) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
-from qwen35_chat import app
 from qwen35_chat.app import ChatApp
 from qwen35_chat.widgets.composer import Composer
 from textual.pilot import Pilot
@@ -25,12 +23,6 @@ def grow(tree: Tree) -> Tree:
     return tree.taller()  # every year
 ```
 """
-
-
-@pytest.fixture(autouse=True)
-def polls_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "POLLS_PER_SECOND", 100)
-    monkeypatch.setattr(app, "DRAWING_SHARE", 1e9)
 
 
 def still(engine: FakeEngine, *, demo: bool = True, theme: str = "textual-dark") -> ChatApp:
