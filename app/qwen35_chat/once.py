@@ -18,10 +18,6 @@ EXIT_BROKEN_PIPE = 141
 DIM, PLAIN, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 
 
-class OutputError(Qwen35Error):
-    """A stream does not take what is written to it."""
-
-
 def start_turn(
     prompt: str, options: Options, progress: Callable[[int, int, str], None]
 ) -> Generator[TurnEvent]:
@@ -68,22 +64,12 @@ def print_answer(prompt: str, options: Options, *, show_thinking: bool = False) 
                 _write(event, writer, show_thinking)
         writer.end()
     except BrokenPipeError:
-        # Whoever read this has had enough.
-        _discard_output()
-        return EXIT_BROKEN_PIPE
-    except OutputError:
-        _discard_output()
-        raise
+        return EXIT_BROKEN_PIPE  # whoever read this has had enough
     except BaseException:
-        with suppress(OSError, OutputError):
+        with suppress(OSError, Qwen35Error):
             writer.end()
         raise
     return 0
-
-
-def _discard_output() -> None:
-    """Python would try to flush what is left at exit, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
@@ -162,4 +148,4 @@ class _Writer:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputError(f"the answer cannot be written: {error.strerror}") from None
+            raise Qwen35Error(f"the answer cannot be written: {error.strerror}") from None

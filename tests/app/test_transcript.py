@@ -58,6 +58,9 @@ async def test_markup_in_text_is_literal() -> None:
         await send(pilot, "again")
         await engine.shown(pilot, [Failed(text)])
         assert screen(pilot).count(text) == 4
+        await send(pilot, "again")
+        await engine.shown(pilot, [Answer("so"), Failed(text)])
+        assert screen(pilot).count(text) == 5
 
 
 async def test_no_escape_sequence_reaches_the_terminal() -> None:
