@@ -12,9 +12,10 @@ from tests.metal_emulator.errors import (
     UndefinedError,
     UnwrittenError,
 )
-from tests.metal_emulator.launch import Machine
+from tests.metal_emulator.launch import MACHINES, Machine
 
 __all__ = [
+    "MACHINES",
     "CompileError",
     "DivergenceError",
     "EmulatorError",

@@ -26,7 +26,7 @@ KERNEL_FLAGS = (
     # Each operation rounds to its type.
     *("-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none"),
     # Every access calls the runtime. Wider ones than 16 bytes would not: no automatic vectors.
-    "-fsanitize=thread,array-bounds,integer-divide-by-zero,shift-exponent",
+    "-fsanitize=thread,array-bounds,integer-divide-by-zero",
     *("-fno-vectorize", "-fno-slp-vectorize"),
     *("-mllvm", "-tsan-instrument-read-before-write"),
     *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
@@ -40,8 +40,8 @@ def unsupported() -> str | None:
     """Why the emulator cannot run here, or None."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "the Metal emulator runs on x86-64 Linux only"
-    if " fma " not in Path("/proc/cpuinfo").read_text():
-        return "the Metal emulator needs a processor with FMA"
+    if not {"fma", "f16c"} <= set(Path("/proc/cpuinfo").read_text().split()):
+        return "the Metal emulator needs a processor with FMA and F16C"
     if importlib.util.find_spec("ziglang") is None:
         return "the Metal emulator needs the package ziglang (extra `dev`)"
     return None
