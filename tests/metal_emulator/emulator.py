@@ -85,7 +85,7 @@ def emulated(
 
 def _to_numpy(x: mx.array) -> np.ndarray:
     """A writable copy, in C order; bfloat16 as uint16."""
-    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)
+    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, order="C")
 
 
 def _described(name: str, values: dict[str, np.ndarray]) -> np.ndarray:

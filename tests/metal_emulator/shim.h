@@ -45,20 +45,26 @@ template <typename T, int N> using vec = T __attribute__((ext_vector_type(N)));
 template <typename To, typename From> To as_type(From x) { return __builtin_bit_cast(To, x); }
 
 namespace emulator {
-// `float4(...)`: from one scalar, from a vector of another type, or from parts.
-template <typename V, typename T> struct make {
-  static V one(T x) { return (V)(x); }
-};
-template <typename V, typename T, int N>
-struct make<V, T __attribute__((ext_vector_type(N)))> {
-  static V one(vec<T, N> x) { return __builtin_convertvector(x, V); }
-};
-template <typename V, typename T> V construct(T x) { return make<V, T>::one(x); }
-template <typename V, typename A, typename B> V construct(A a, B b) { return (V)(a, b); }
-template <typename V, typename A, typename B, typename C>
-V construct(A a, B b, C c) { return (V)(a, b, c); }
-template <typename V, typename A, typename B, typename C, typename D>
-V construct(A a, B b, C c, D d) { return (V)(a, b, c, d); }
+template <typename T> struct Width { enum { n = 1 }; };
+template <typename T, int N> struct Width<T __attribute__((ext_vector_type(N)))> { enum { n = N }; };
+
+template <typename V, typename Part> void append(V &whole, int &at, Part part) {
+  if constexpr (Width<Part>::n == 1) whole[at++] = part;
+  else for (int i = 0; i < Width<Part>::n; i++) whole[at++] = part[i];
+}
+// `float4(...)`: one scalar for all, or parts that make up the whole, of any types.
+template <typename V, typename... Parts> V construct(Parts... parts) {
+  constexpr int total = (0 + ... + Width<Parts>::n);
+  V whole = {};
+  int at = 0;
+  if constexpr (total == 1) {
+    while (at < Width<V>::n) (append(whole, at, parts), ...);
+  } else {
+    static_assert(total == Width<V>::n, "the parts must make up the vector");
+    (append(whole, at, parts), ...);
+  }
+  return whole;
+}
 }  // namespace emulator
 #define float2(...) metal::emulator::construct<float2>(__VA_ARGS__)
 #define float3(...) metal::emulator::construct<float3>(__VA_ARGS__)
