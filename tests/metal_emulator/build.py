@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _object(source: str, flags: tuple[str, ...]) -> Path:
     return _cached(".o", key, lambda out: _zig("clang", *flags, "-c", "-", "-o", out, text=source))
 
 
-def _cached(suffix: str, key: str, make) -> Path:
+def _cached(suffix: str, key: str, make: Callable[[Path], None]) -> Path:
     """The file made from `key`. A rename puts it there whole, whoever else makes it meanwhile."""
     place = os.environ.get("QWEN35_EMULATOR_CACHE")
     folder = Path(place) if place else platformdirs.user_cache_path("qwen35-mlx") / "metal-emulator"
@@ -86,7 +87,8 @@ def _cached(suffix: str, key: str, make) -> Path:
 
 def _zig(*command: str | Path, text: str = "") -> None:
     spec = importlib.util.find_spec("ziglang")
-    assert spec and spec.origin
+    assert spec
+    assert spec.origin
     zig = Path(spec.origin).parent / "zig"
     done = subprocess.run([zig, *command], input=text, capture_output=True, text=True)
     if done.returncode:

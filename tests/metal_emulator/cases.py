@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal_emulator import Machine, emulated, unsupported
+from tests.metal_emulator import PLAIN, Machine, emulated, unsupported
 
 needs_emulator = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
 
@@ -22,7 +22,7 @@ def run(
     template: Sequence[tuple[str, mx.Dtype | int | bool]] = (),
     header: str = "",
     init_value: float | None = None,
-    machine: Machine = Machine(),
+    machine: Machine = PLAIN,
 ) -> list[mx.array]:
     """Run a kernel body; by default one SIMD group that writes 32 floats to `y`."""
     inputs = inputs or {}

@@ -1,7 +1,5 @@
 """A drop-in for `mx.fast.metal_kernel` that runs on the CPU and checks what it runs."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -9,7 +7,7 @@ import numpy as np
 
 from tests.metal_emulator.build import compile_kernel
 from tests.metal_emulator.errors import CompileError
-from tests.metal_emulator.launch import Bound, Machine, launch
+from tests.metal_emulator.launch import PLAIN, Bound, Machine, launch
 from tests.metal_emulator.text import record
 
 Scalar = bool | int | float
@@ -25,7 +23,7 @@ def emulated(
     source: str,
     header: str = "",
     ensure_row_contiguous: bool = True,
-    machine: Machine = Machine(),
+    machine: Machine = PLAIN,
 ) -> Callable[..., list[mx.array]]:
     """What `mx.fast.metal_kernel` returns, but run by the emulator as `machine`.
 
@@ -65,8 +63,8 @@ def emulated(
         values = {n: _to_numpy(x) for n, x in zip(input_names, arrays, strict=True)}
         outputs = {}
         for n, shape, dtype in zip(output_names, output_shapes, output_dtypes, strict=True):
-            first = mx.full(shape, 0 if init_value is None else init_value, dtype)
-            outputs[n] = _to_numpy(first)
+            # Not through mx.full's dtype: it returns a float for a float value.
+            outputs[n] = _to_numpy(mx.full(shape, init_value or 0.0).astype(dtype))
         for parameter in text.parameters():
             n = parameter.name
             if n in outputs:
@@ -76,9 +74,8 @@ def emulated(
             elif parameter.space:
                 bound.append(Bound(n, _described(n, values)))
         launch(library, text, bound, machine)
-        return [
-            mx.array(x).view(dtype) for x, dtype in zip(outputs.values(), output_dtypes, strict=True)
-        ]
+        results = zip(outputs.values(), output_dtypes, strict=True)
+        return [mx.array(x).view(dtype) for x, dtype in results]
 
     return run
 

@@ -62,9 +62,10 @@ class Machine:
     flush: bool = True
 
 
-# Different in every choice: enough to run a kernel's tests under.
+# Every choice taken both ways: enough to run a kernel's tests under.
+PLAIN = Machine()
 MACHINES = (
-    Machine(),
+    PLAIN,
     Machine(seed=1, sums=1, contract=False, flush=False),
     Machine(seed=2, sums=2, contract=True, flush=False),
     Machine(seed=3, sums=0, contract=False, flush=True),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx_lm.models import gated_delta
 
-from tests.metal_emulator import MACHINES, Machine, emulated
+from tests.metal_emulator import MACHINES, PLAIN, Machine, emulated
 from tests.metal_emulator.cases import needs_emulator
 
 pytestmark = needs_emulator
@@ -29,7 +29,7 @@ TOLERANCE = {mx.float32: 2e-6, mx.bfloat16: 1e-2, mx.float16: 1e-3}
 def kernels(monkeypatch) -> Build:
     """mlx-lm's own dispatch, with every kernel run by the given machine."""
 
-    def build(machine: Machine = Machine(), packed: bool = True):
+    def build(machine: Machine = PLAIN, packed: bool = True):
         def metal_kernel(**text):
             return emulated(**text, machine=machine)
 
