@@ -11,9 +11,10 @@ from tests.metal_emulator.launch import PLAIN, Bound, Machine, launch
 from tests.metal_emulator.text import record
 
 Scalar = bool | int | float
+Launcher = Callable[..., list[mx.array]]
 
 # Taken now, since a test may put `emulated` in its place.
-_metal_kernel = mx.fast.metal_kernel
+_metal_kernel: Callable[..., Launcher] = mx.fast.metal_kernel
 
 
 def emulated(
@@ -24,7 +25,7 @@ def emulated(
     header: str = "",
     ensure_row_contiguous: bool = True,
     machine: Machine = PLAIN,
-) -> Callable[..., list[mx.array]]:
+) -> Launcher:
     """What `mx.fast.metal_kernel` returns, but run by the emulator as `machine`.
 
     The returned function takes the same keywords (`stream` and `verbose` are ignored) and gives

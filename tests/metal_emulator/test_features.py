@@ -1,11 +1,14 @@
 """What bodies use works as Metal and MLX define it."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests.metal_emulator import EmulatorError, Machine, build, emulated
 from tests.metal_emulator.cases import needs_emulator, run
+from tests.metal_emulator.emulator import Launcher
 from tests.metal_emulator.text import record
 
 pytestmark = needs_emulator
@@ -44,8 +47,9 @@ def test_places_in_simd_groups():
     uint i = thread_index_in_threadgroup;
     y[i] = 100 * simdgroup_index_in_threadgroup + thread_index_in_simdgroup;
     """
-    options = {"outputs": {"y": ((96,), mx.uint32)}, "grid": (8, 12, 1), "threadgroup": (8, 12, 1)}
-    assert run(source, **options)[0].tolist() == [100 * (i // 32) + i % 32 for i in range(96)]
+    outputs = {"y": ((96,), mx.uint32)}
+    (y,) = run(source, outputs=outputs, grid=(8, 12, 1), threadgroup=(8, 12, 1))
+    assert y.tolist() == [100 * (i // 32) + i % 32 for i in range(96)]
 
 
 def test_template_values_and_discarded_branches():
@@ -82,8 +86,14 @@ def test_rounding_from_float_is_to_nearest_even(dtype):
     bits = np.concatenate([edges, RNG.integers(0, 2**32, 2048 - edges.size, np.uint32)])
     x = mx.array(bits).view(mx.float32)
     source = "uint i = thread_position_in_grid.x; y[i] = static_cast<T>(x[i]);"
-    options = {"grid": (2048, 1, 1), "template": [("T", dtype)], "machine": Machine(flush=False)}
-    (y,) = run(source, {"x": x}, {"y": ((2048,), dtype)}, **options)
+    (y,) = run(
+        source,
+        {"x": x},
+        {"y": ((2048,), dtype)},
+        grid=(2048, 1, 1),
+        template=[("T", dtype)],
+        machine=Machine(flush=False),
+    )
     numbers = ~mx.isnan(x)
     same = y.view(mx.uint16) == x.astype(dtype).view(mx.uint16)
     assert mx.all(mx.where(numbers, same, mx.isnan(y))).item()
@@ -129,8 +139,8 @@ def test_simd_operations(threads):
     y[i + 3 * N] = simd_shuffle_xor(x[i], 1);
     """
     x = RNG.integers(-50, 50, threads).astype(np.float32)
-    options = {"grid": (threads, 1, 1), "template": [("N", threads)]}
-    (y,) = run(source, {"x": x}, {"y": ((4, threads), mx.float32)}, **options)
+    outputs = {"y": ((4, threads), mx.float32)}
+    (y,) = run(source, {"x": x}, outputs, grid=(threads, 1, 1), template=[("N", threads)])
     want = [np.full_like(x, n) for n in (x.sum(), x.max(), x[3])]
     np.testing.assert_array_equal(np.array(y), [*want, x[np.arange(threads) ^ 1]])
 
@@ -138,8 +148,8 @@ def test_simd_operations(threads):
 def test_simd_groups_do_not_mix():
     source = "uint i = thread_position_in_grid.x; y[i] = simd_sum(x[i]) + simd_sum(1);"
     x = RNG.integers(-50, 50, 256)
-    options = {"grid": (256, 1, 1), "threadgroup": (128, 1, 1)}
-    (y,) = run(source, {"x": x.astype(np.int32)}, {"y": ((256,), mx.int32)}, **options)
+    inputs, outputs = {"x": x.astype(np.int32)}, {"y": ((256,), mx.int32)}
+    (y,) = run(source, inputs, outputs, grid=(256, 1, 1), threadgroup=(128, 1, 1))
     np.testing.assert_array_equal(np.array(y), x.reshape(8, 32).sum(1).repeat(32) + 32)
 
 
@@ -168,8 +178,8 @@ def test_sum_over_1024_threads_through_threadgroup_memory():
     }
     """
     x = RNG.integers(-50, 50, (3, 1024)).astype(np.float32)
-    options = {"grid": (1024, 1, 1), "threadgroup": (1024, 1, 1)}
-    (y,) = run(source, {"x": x}, {"y": (x.shape, mx.float32)}, **options)
+    outputs = {"y": (x.shape, mx.float32)}
+    (y,) = run(source, {"x": x}, outputs, grid=(1024, 1, 1), threadgroup=(1024, 1, 1))
     np.testing.assert_array_equal(np.array(y), x.sum(1, keepdims=True).repeat(1024, 1))
 
 
@@ -185,8 +195,14 @@ def test_threadgroup_memory_of_any_shape():
     y[p.y * N + p.x] = row[N - 1 - p.x] + static_cast<T>(first);
     """
     x = RNG.integers(0, 50, (4, 8)).astype(np.float32)
-    options = {"template": [("T", mx.float32), ("N", 8)], "threadgroup": (8, 4, 1)}
-    (y,) = run(source, {"x": x}, {"y": ((4, 8), mx.float32)}, grid=(8, 4, 1), **options)
+    (y,) = run(
+        source,
+        {"x": x},
+        {"y": ((4, 8), mx.float32)},
+        grid=(8, 4, 1),
+        threadgroup=(8, 4, 1),
+        template=[("T", mx.float32), ("N", 8)],
+    )
     np.testing.assert_array_equal(np.array(y), x[::-1, ::-1] + 7)
 
 
@@ -204,8 +220,8 @@ def test_lanes_exchange_through_memory():
     y[i] = v;
     """
     x = np.arange(64, dtype=np.float32)
-    options = {"grid": (64, 1, 1), "threadgroup": (64, 1, 1)}
-    (y,) = run(source, {"x": x}, {"y": ((64,), mx.float32)}, **options)
+    outputs = {"y": ((64,), mx.float32)}
+    (y,) = run(source, {"x": x}, outputs, grid=(64, 1, 1), threadgroup=(64, 1, 1))
     np.testing.assert_array_equal(np.array(y), x[np.arange(64) ^ 5])
 
 
@@ -320,7 +336,8 @@ def test_empty_input_and_no_threads_reading_it():
 
 
 def test_the_text_is_what_mlx_generates():
-    kernel = mx.fast.metal_kernel(
+    metal_kernel: Callable[..., Launcher] = mx.fast.metal_kernel
+    kernel = metal_kernel(
         name="copy", input_names=["x"], output_names=["y"], header="// header\n", source="// body"
     )
     text = record(

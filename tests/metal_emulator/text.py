@@ -51,7 +51,7 @@ class KernelText:
             assert match
             instance = match[1]
         source = re.sub(
-            r"\bthreadgroup\s+([\w:<>, ]*[\w>])\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);",
+            r"\bthreadgroup +([\w:<>, ]*[\w>]) +(\w+) *((?:\[[^\]\n]*\])*);",
             r'__local \1 (&\2)\3 = *emulator::threadgroup_array<\1\3, \1>("\2", __LINE__);',
             source,
         )
