@@ -23,9 +23,10 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import hub, recipes
 from qwen35_mlx.checkpoint.files import FileWriter, sync_folder, write_durably
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.output import DTYPES, Job, plan_config, plan_files, plan_tensors
-from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.checkpoint.output import Job, plan_config, plan_files, plan_tensors
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.model.weights import DTYPES
 
 _COPIED = (
     "tokenizer.json",
@@ -69,7 +70,7 @@ class Summary:
 
 
 def convert(
-    hf_path: str,
+    hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",
     *,
     quantize: bool = False,
@@ -101,7 +102,7 @@ def convert(
     out = Path(mlx_path).expanduser().absolute()
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(hub.resolve(hf_path, revision=revision))
+    checkpoint = Checkpoint.open(hub.resolve(str(hf_path), revision=revision))
     if checkpoint.default_quantization is not None:
         raise Qwen35Error(
             f"{checkpoint.path} is already quantised: use it as it is, or convert the "
@@ -125,7 +126,7 @@ def convert(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Qwen35Error(
-                f"no space left for {out}: it takes {_gigabytes(nbytes)}; free some or choose "
+                f"no space left for {out}: it takes {_size(nbytes)}; free some or choose "
                 "another --mlx-path"
             ) from error
         raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
@@ -149,7 +150,7 @@ def _check_space(out: Path, nbytes: int) -> None:
     # The tokenizer, the index and the headers come on top.
     if free < nbytes + (64 << 20):
         raise Qwen35Error(
-            f"not enough space for {out}: it takes {_gigabytes(nbytes)}, {_gigabytes(free)} are "
+            f"not enough space for {out}: it takes {_size(nbytes)}, {_size(free)} are "
             "free; free some or choose another --mlx-path"
         )
 
@@ -235,8 +236,8 @@ def _warnings(source: Path) -> tuple[str, ...]:
     return ("no chat template: add the model's chat_template.jinja to the folder to chat with it",)
 
 
-def _gigabytes(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB"
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -273,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
     print(
-        f"{summary.path}: {_gigabytes(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
+        f"{summary.path}: {_size(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
     return 0

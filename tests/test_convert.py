@@ -227,10 +227,26 @@ def test_shards_of_limited_size(source: Path, tmp_path: Path, monkeypatch: pytes
         f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)
     ]
     assert all(file.stat().st_size < 410_000 for file in shards)
+    assert total <= 2 * sum(file.stat().st_size for file in shards) // 400_000
     one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
     assert one.keys() == many.keys()
     assert all(same(one[name], many[name]) for name in one)
     load_model(tmp_path / "many")
+
+
+def test_what_mlx_lm_reads_from_the_text_config_is_there(tmp_path: Path):
+    # Tied by the outer config only; every second layer full attention, by `layer_types` only.
+    config, tensors = golden("dense-tied-wide-heads")
+    text = config["text_config"]
+    del text["tie_word_embeddings"]
+    text |= {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    kept = {
+        name.replace("layers.3.", "layers.1.") if "mtp" not in name else name: value
+        for name, value in tensors.items()
+        if "layers.1." not in name and "layers.2." not in name
+    }
+    convert(write(tmp_path / "source", config, kept), tmp_path / "out")
+    load_model(tmp_path / "out")
 
 
 def test_files_around_the_weights(source: Path, tmp_path: Path):
@@ -368,7 +384,7 @@ def test_not_enough_space(
         capsys=capsys,
     )  # fmt: skip
     assert "not enough space" in line
-    assert "0.05 GB are free" in line
+    assert "52.4 MB are free" in line
 
 
 @pytest.mark.parametrize(
@@ -448,28 +464,31 @@ def test_command_says_what_it_made(source: Path, tmp_path: Path, capsys: Any):
     plain, summary = printed.splitlines()
     assert plain.startswith("5 matrices stay plain")
     assert "model.layers.0.mlp.down_proj.weight" in plain
-    assert re.search(r"out: 0\.00 GB, \d+\.\d\d bits per weight\. Next: ", summary)
+    assert re.search(r"out: 0\.\d MB, \d+\.\d\d bits per weight\. Next: ", summary)
     assert "Converting" in err
 
 
-# A slow conversion in a process of its own: it says so when half of it is written, and waits.
+# A conversion in a process of its own: it says so when the weights are written, and waits.
 SLOW = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored below a job in the background.
 from qwen35_mlx.convert import main
 from qwen35_mlx.checkpoint import files
 close = files.FileWriter.close
 def wait(self):
     close(self)
     print("written", self.path, flush=True)
-    time.sleep(float(sys.argv[3]) if "mtp" in self.path.name else 0)
+    if "mtp" in self.path.name:
+        sys.stdin.readline()
 files.FileWriter.close = wait
 sys.exit(main(["--hf-path", sys.argv[1], "--mlx-path", sys.argv[2]]))
 """
 
 
-def start(source: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
+def start(source: Path, out: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(source), str(out), str(seconds)],
+        [sys.executable, "-c", SLOW, str(source), str(out)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -483,7 +502,7 @@ def start(source: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_killed_in_the_middle_leaves_nothing_that_looks_finished(source: Path, tmp_path: Path):
     out = tmp_path / "out"
-    process = start(source, out, 60)
+    process = start(source, out)
     process.kill()
     process.communicate()
     left = listing(tmp_path) - {"source"}
@@ -500,19 +519,19 @@ def test_killed_in_the_middle_leaves_nothing_that_looks_finished(source: Path, t
 
 
 def test_interrupt_of_the_process(source: Path, tmp_path: Path):
-    process = start(source, tmp_path / "out", 60)
+    process = start(source, tmp_path / "out")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert listing(tmp_path) == {"source"}
 
 
 def test_two_runs_at_once_do_not_harm_each_other(source: Path, tmp_path: Path):
-    process = start(source, tmp_path / "out", 2)
+    process = start(source, tmp_path / "out")
     convert(str(source), tmp_path / "out")
     before = weights(tmp_path / "out")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate("go on\n", timeout=60)
     assert process.returncode == 2
     assert "error: cannot write" in err
     assert listing(tmp_path) == {"source", "out"}

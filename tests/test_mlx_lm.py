@@ -1,6 +1,5 @@
 """The same MLX checkpoint gives the same logits here and in mlx-lm."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-
-# mlx-lm brings transformers, which would look for the Hub.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from mlx_lm.utils import load_model
 
 from qwen35_mlx.checkpoint.load import load_network

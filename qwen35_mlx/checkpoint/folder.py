@@ -8,8 +8,8 @@ from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.files import FileTensor, read_header
-from qwen35_mlx.checkpoint.recipes import Quantization
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.linear import Quantization
 
 
 def read_config(path: Path) -> dict[str, Any]:

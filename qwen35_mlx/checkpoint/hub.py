@@ -116,8 +116,8 @@ def _explain(name: str, revision: str | None, error: Exception) -> str:
         return f"no space left to download {name}: free some, or set HF_HOME to another disk"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return (
-            f"{name} is not, or not wholly, in the download cache and the Hub cannot be reached: "
-            "check the network (and HF_HUB_OFFLINE) and try again"
+            f"{name} is no folder here, is not (or not wholly) in the download cache, and the Hub "
+            "cannot be reached: check the network (and HF_HUB_OFFLINE) and try again"
         )
     if _is_network(error):
         return f"the network broke off while fetching {name}: try again, it will resume"

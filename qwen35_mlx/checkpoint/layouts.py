@@ -23,10 +23,10 @@ from qwen35_mlx.checkpoint.folder import (
     weight_files,
     what_to_fetch,
 )
-from qwen35_mlx.checkpoint.recipes import Quantization
 from qwen35_mlx.checkpoint.sources import BlockScales, Rows, Source, Stack, Whole
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.linear import Quantization
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
@@ -145,8 +145,6 @@ class Checkpoint:
             for last, packed in packing.packed(shape).items():
                 self._check(f"{module}.{last}", packed, _PACKED[last])
                 extra.discard(f"{module}.{last}")
-            if packing.mode == "nvfp4":
-                extra.discard(f"{module}.global_scale")
         if extra:
             first = min(extra)
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""

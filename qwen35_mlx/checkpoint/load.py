@@ -7,9 +7,7 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.model.weights import Weights
-
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+from qwen35_mlx.model.weights import DTYPES, Weights
 
 
 def load_network(path: Path, dtype: str | None = None) -> Network:

@@ -11,13 +11,13 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.files import TensorSpec
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.model.weights import DTYPES
 
 # In elements: 8 MiB in bfloat16. MLX on a CPU makes many float32 copies of a piece for the float-4
 # and float-8 modes; larger pieces are no faster.
 PIECE = 4 << 20
 SHARD_BYTES = 5 * 10**9
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,9 @@ def plan_config(
     """config.json for the result: multimodal in form, as mlx-lm asks, without the vision part."""
     config = json.loads(json.dumps(checkpoint.config))
     if "text_config" not in config:
-        config = {
-            "architectures": config.get("architectures"),
-            "model_type": config["model_type"].removesuffix("_text"),
-            "eos_token_id": list(checkpoint.model.eos_token_ids),
-            "text_config": config,
-        }
+        shared = {key: config[key] for key in ("architectures", "eos_token_id") if key in config}
+        kind = config["model_type"].removesuffix("_text")
+        config = {**shared, "model_type": kind, "text_config": config}
     text = config["text_config"]
     for gone in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(gone, None)

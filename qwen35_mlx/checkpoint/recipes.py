@@ -3,30 +3,7 @@
 from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """How `mx.quantize` packs a matrix along its last axis.
-
-    Attributes:
-        group_size: neighbours in a row that share a scale (and, in affine mode, a bias).
-        bits: per element.
-        mode: affine, mxfp4, mxfp8 or nvfp4.
-    """
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
-
-    def packed(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors that stand for a plain matrix [..., in], by their last name."""
-        *rows, columns = shape
-        weight = (*rows, columns * self.bits // 32)
-        scales = (*rows, columns // self.group_size)
-        if self.mode == "affine":
-            return {"weight": weight, "scales": scales, "biases": scales}
-        return {"weight": weight, "scales": scales}
+from qwen35_mlx.model.linear import Quantization
 
 
 @dataclass(frozen=True, slots=True)

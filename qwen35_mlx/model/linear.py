@@ -9,19 +9,40 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedWeight:
-    """A matrix [..., out, in], packed along `in` as `mx.quantize` does.
+class Quantization:
+    """How `mx.quantize` packs a matrix along its last axis.
 
-    Shapes: weight [..., out, in * bits / 32] uint32, scales and biases
-    [..., out, in / group_size]; biases only in affine mode.
+    Attributes:
+        group_size: neighbours in a row that share a scale (and, in affine mode, a bias).
+        bits: per element.
+        mode: affine, mxfp4, mxfp8 or nvfp4.
+    """
+
+    group_size: int
+    bits: int
+    mode: str = "affine"
+
+    def packed(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that stand for a plain matrix [..., in], by their last name."""
+        *rows, columns = shape
+        weight = (*rows, columns * self.bits // 32)
+        scales = (*rows, columns // self.group_size)
+        if self.mode == "affine":
+            return {"weight": weight, "scales": scales, "biases": scales}
+        return {"weight": weight, "scales": scales}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A matrix [..., out, in] packed by `mx.quantize`.
+
+    Shapes: `Quantization.packed`; biases are None but in affine mode.
     """
 
     weight: mx.array
     scales: mx.array
     biases: mx.array | None
-    group_size: int
-    bits: int
-    mode: str
+    quantization: Quantization
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -41,8 +62,9 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return x @ w.T
+        how = w.quantization
         return mx.quantized_matmul(
-            x, w.weight, w.scales, w.biases, True, w.group_size, w.bits, w.mode
+            x, w.weight, w.scales, w.biases, True, how.group_size, how.bits, how.mode
         )
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -50,9 +72,10 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return w[ids].astype(dtype)
+        how = w.quantization
         biases = None if w.biases is None else w.biases[ids]
         return mx.dequantize(
-            w.weight[ids], w.scales[ids], biases, w.group_size, w.bits, w.mode, dtype=dtype
+            w.weight[ids], w.scales[ids], biases, how.group_size, how.bits, how.mode, dtype=dtype
         )
 
     def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
@@ -68,6 +91,7 @@ class Linear:
         """
         w = self.weight
         if not isinstance(w, mx.array):
+            how = w.quantization
             return mx.gather_qmm(
                 x,
                 w.weight,
@@ -75,9 +99,9 @@ class Linear:
                 w.biases,
                 rhs_indices=experts,
                 transpose=True,
-                group_size=w.group_size,
-                bits=w.bits,
-                mode=w.mode,
+                group_size=how.group_size,
+                bits=how.bits,
+                mode=how.mode,
                 sorted_indices=sorted_indices,
             )
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
@@ -101,7 +125,7 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return ("plain", w.dtype)
-        return (w.mode, w.bits, w.group_size, w.scales.dtype)
+        return (w.quantization, w.scales.dtype)
 
     @property
     def arrays(self) -> list[mx.array]:

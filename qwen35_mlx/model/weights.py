@@ -6,18 +6,9 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.linear import Linear, QuantizedWeight
+from qwen35_mlx.model.linear import Linear, Quantization, QuantizedWeight
 
-
-class QuantizationSpec(Protocol):
-    """How a module's weight is packed: groups of `group_size` along its last axis."""
-
-    @property
-    def group_size(self) -> int: ...
-    @property
-    def bits(self) -> int: ...
-    @property
-    def mode(self) -> str: ...
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 class Source(Protocol):
@@ -25,7 +16,7 @@ class Source(Protocol):
 
     def names(self) -> frozenset[str]: ...
     def read(self, name: str) -> mx.array: ...
-    def quantization(self, module: str) -> QuantizationSpec | None: ...
+    def quantization(self, module: str) -> Quantization | None: ...
 
 
 class ArraySource:
@@ -40,7 +31,7 @@ class ArraySource:
     def read(self, name: str) -> mx.array:
         return self.arrays[name]
 
-    def quantization(self, module: str) -> QuantizationSpec | None:
+    def quantization(self, module: str) -> Quantization | None:
         return None
 
 
@@ -90,27 +81,16 @@ class Weights:
         Args:
             shape: of the plain matrix, [out, in] or [experts, out, in].
         """
-        spec = self._source.quantization(self._prefix + name)
-        if spec is None:
+        how = self._source.quantization(self._prefix + name)
+        if how is None:
             return Linear(self.array(f"{name}.weight", *shape))
-        *rows, columns = shape
-        packed = QuantizedWeight(
-            weight=self.array(f"{name}.weight", *rows, columns * spec.bits // 32, keep_dtype=True),
-            scales=self._packed_scales(f"{name}.scales", spec, *rows, columns // spec.group_size),
-            biases=(
-                self.array(f"{name}.biases", *rows, columns // spec.group_size)
-                if spec.mode == "affine"
-                else None
-            ),
-            group_size=spec.group_size,
-            bits=spec.bits,
-            mode=spec.mode,
-        )
-        return Linear(packed)
-
-    def _packed_scales(self, name: str, spec: QuantizationSpec, *shape: int) -> mx.array:
-        # The float-8 scales of mxfp4, mxfp8 and nvfp4 are stored as bytes.
-        return self.array(name, *shape, keep_dtype=spec.mode != "affine")
+        affine = how.mode == "affine"
+        # Packed weights, and the float-8 scales of the other modes, are bits: never cast.
+        parts = {
+            part: self.array(f"{name}.{part}", *packed, keep_dtype=part == "weight" or not affine)
+            for part, packed in how.packed(shape).items()
+        }
+        return Linear(QuantizedWeight(parts["weight"], parts["scales"], parts.get("biases"), how))
 
     def _read(self, name: str) -> mx.array:
         full = self._prefix + name

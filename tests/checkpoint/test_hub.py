@@ -217,7 +217,9 @@ def test_download_then_offline_then_errors(address: str, tmp_path: Path):
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         lines, _ = resolve_apart(tmp_path, "org/repo", "org/other", **environment)
         assert lines[0].startswith("ok ['config.json', 'model.safetensors']")
-        assert "org/other is not, or not wholly, in the download cache" in lines[1]
+        assert (
+            "org/other is no folder here, is not (or not wholly) in the download cache" in lines[1]
+        )
 
 
 def test_an_interrupted_download_is_not_taken_for_a_model(address: str, tmp_path: Path):
@@ -225,4 +227,4 @@ def test_an_interrupted_download_is_not_taken_for_a_model(address: str, tmp_path
     for file in (tmp_path / "hub").rglob("snapshots/*/model.safetensors"):
         file.unlink()
     lines, _ = resolve_apart(tmp_path, "org/repo", HF_HUB_OFFLINE="1")
-    assert "org/repo is not, or not wholly, in the download cache" in lines[0]
+    assert "org/repo is no folder here, is not (or not wholly) in the download cache" in lines[0]

@@ -57,7 +57,8 @@ def test_experts_fused_or_one_by_one(tmp_path: Path, arrange: Any):
     config, tensors = golden("moe")
     arranged = arrange(tensors)
     assert set(arranged) != set(tensors)
-    assert_reads(write(tmp_path / "c", config, arranged, files=3), canonical(tensors))
+    # Two files, so that experts come in another order than their numbers'.
+    assert_reads(write(tmp_path / "c", config, arranged, files=2), canonical(tensors))
 
 
 @pytest.mark.parametrize("name", ["dense", "moe"])
@@ -79,6 +80,30 @@ def test_norms_are_shifted_in_a_raw_checkpoint_without_mtp(tmp_path: Path):
     config, tensors = golden()
     kept = {n: v for n, v in tensors.items() if not n.startswith("mtp.")}
     assert_reads(write(tmp_path / "c", config, kept), canonical(kept))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_norms_are_shifted_by_the_convolution_not_by_names(tmp_path: Path, raw: bool):
+    # Raw tensors under mlx-lm's prefix, and mlx-lm's tensors without it.
+    config, tensors = golden()
+    wanted = canonical(tensors)
+    stored = wanted
+    if raw:
+        stored = {f"language_model.{n.replace('language_model.', '')}": tensors[n] for n in tensors}
+    assert_reads(write(tmp_path / "c", config, stored), wanted)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_norms_of_a_model_without_convolutions(tmp_path: Path, raw: bool):
+    config, tensors = golden()
+    config["text_config"] |= {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    kept = {
+        name.replace("layers.3.", "layers.0."): value
+        for name, value in tensors.items()
+        if "layers.3." in name or "model.language_model.layers." not in name
+    }
+    stored = kept if raw else mlx_layout(kept)
+    assert_reads(write(tmp_path / "c", config, stored), canonical(kept))
 
 
 def test_the_shift_of_norms_is_exact_for_bfloat16(tmp_path: Path):
@@ -236,6 +261,16 @@ def test_overrides_are_found_under_any_prefix(by_mlx_lm: Any, prefix: str):
     assert checkpoint.quantization("model.layers.3.self_attn.v_proj") == QUANTIZED["affine"]
 
 
+def test_an_override_that_the_shapes_contradict(by_mlx_lm: Any):
+    path, _ = by_mlx_lm("dense", QUANTIZED["affine"])
+    config = json.loads((path / "config.json").read_text())
+    config["quantization"]["language_model.lm_head"] = {"group_size": 32, "bits": 8}
+    (path / "config.json").write_text(json.dumps(config))
+    assert "'lm_head.weight' has shape [256, 8] where config.json asks for [256, 16]" in refused(
+        path
+    )
+
+
 def test_a_config_that_says_it_only_in_quantization_config(by_mlx_lm: Any):
     path, tensors = by_mlx_lm("dense", QUANTIZED["affine"])
     config = json.loads((path / "config.json").read_text())
@@ -256,6 +291,16 @@ def test_a_left_over_file_the_index_does_not_name_is_not_read(tmp_path: Path):
     config, tensors = golden()
     path = write(tmp_path / "c", config, tensors, files=2)
     save(path / "model-00003-of-00003.safetensors", {"other": mx.zeros((1,))})
+    assert_reads(path, canonical(tensors))
+
+
+def test_of_a_tensor_in_two_files_the_index_chooses(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=2)
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    for file in path.glob("*.safetensors"):
+        other = next(name for name in index if index[name] != file.name)
+        save(file, load(file) | {other: mx.zeros((1,))})
     assert_reads(path, canonical(tensors))
 
 
@@ -441,6 +486,14 @@ def test_a_quantised_tensor_of_the_wrong_width(by_mlx_lm: Any):
     tensors["language_model.lm_head.biases"] = mx.zeros((256, 3))
     save(file, tensors)
     assert "'lm_head.biases' has shape [256, 3]" in refused(path)
+
+
+def test_nvfp4_with_a_scale_per_expert_is_not_taken_for_one_without(by_mlx_lm: Any):
+    path, _ = by_mlx_lm("moe", QUANTIZED["nvfp4"])
+    file = path / "model.safetensors"
+    name = "model.layers.0.mlp.switch_mlp.up_proj.global_scale"
+    save(file, load(file) | {f"language_model.{name}": mx.ones((8,))})
+    assert f"unknown tensor '{name}'" in refused(path)
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path):

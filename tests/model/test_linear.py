@@ -2,7 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.model.linear import FusedLinear, Linear, QuantizedWeight
+from qwen35_mlx.model.linear import FusedLinear, Linear, Quantization, QuantizedWeight
 
 mx.random.seed(0)
 FORMATS = [
@@ -16,7 +16,8 @@ FORMATS = [
 
 def quantized(weight: mx.array, mode: str, group: int, bits: int) -> Linear:
     packed, scales, *biases = mx.quantize(weight, group, bits, mode)
-    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, group, bits, mode))
+    how = Quantization(group, bits, mode)
+    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, how))
 
 
 def draw(*shape: int) -> mx.array:

@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: makes the checkout's environment, .venv, and keeps it.
+# Plain enough for bash 3.2, which is what macOS has.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+venv="$root/.venv"
+python="$venv/bin/python"
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# make_environment use|dev: .venv with this checkout and what it takes to use it, or to work on it.
+make_environment() {
+  local backend extras
+  case "$(uname -s)" in
+    Darwin) backend=metal ;; # comes with mlx itself
+    *) backend="${QWEN35_BACKEND:-cpu}" ;;
+  esac
+  case "$1 $backend" in
+    "use metal") extras="" ;;
+    "dev metal") extras="[dev]" ;;
+    "use cpu" | "use cuda") extras="[$backend]" ;;
+    "dev cpu" | "dev cuda") extras="[$backend,dev]" ;;
+    *) fail "QWEN35_BACKEND is '$backend': it must be cpu or cuda" ;;
+  esac
+
+  # What is there is kept while nothing that it was made from has changed.
+  if [ -x "$python" ] && { is_made "$1" "$backend" || is_made dev "$backend"; }; then
+    return
+  fi
+  if [ -e "$venv" ] && [ ! -f "$venv/made-for" ]; then
+    fail "$venv was not made by this script: move it away"
+  fi
+  # The two backends of Linux install the same files, and an environment cannot be moved.
+  if [ ! -x "$python" ] || [ "$(cat "$venv/made-for")" != "$backend $root" ]; then
+    create_venv "$backend $root"
+  fi
+  echo "Installing packages into $venv, which takes a minute or two ..." >&2
+  rm -f "$venv/made-use" "$venv/made-dev"
+  if command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --python "$python" -c "$root/constraints.txt" -e "$root$extras"
+  else
+    "$python" -m pip install --quiet --disable-pip-version-check \
+      -c "$root/constraints.txt" -e "$root$extras"
+  fi || fail "the packages could not be installed: see above"
+  fingerprint "$backend" >"$venv/made-$1"
+}
+
+# create_venv MARK: an empty environment, marked as ours before anything else is in it.
+create_venv() {
+  local base=""
+  if ! command -v uv >/dev/null 2>&1; then
+    base="$(find_python)" || fail "there is no Python 3.11 or newer here: install it, or uv"
+  fi
+  rm -rf "$venv"
+  mkdir "$venv"
+  echo "$1" >"$venv/made-for"
+  if [ -z "$base" ]; then
+    uv venv --quiet --allow-existing --python '>=3.11' "$venv" ||
+      fail "uv could not make an environment: see above"
+  else
+    "$base" -m venv "$venv" ||
+      fail "$base could not make an environment: see above, or install uv"
+  fi
+}
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# is_made use|dev BACKEND
+is_made() {
+  [ -f "$venv/made-$1" ] && [ "$(cat "$venv/made-$1")" = "$(fingerprint "$2")" ]
+}
+
+fingerprint() {
+  echo "$1 $root"
+  cat "$root/pyproject.toml" "$root/constraints.txt" | cksum
+}

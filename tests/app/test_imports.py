@@ -1,0 +1,38 @@
+"""Starting must not wait for what is heavy, so importing must not bring it in."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"mlx", "mlx_lm", "numpy", "transformers", "tokenizers", "huggingface_hub", "torch"}
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level names in sys.modules once `code` has run in a fresh interpreter."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_the_app_never_imports_mlx() -> None:
+    assert not loaded_after("import qwen35_chat.app") & HEAVY
+
+
+def test_the_engine_imports_mlx_on_its_own_thread_only() -> None:
+    code = "from qwen35_mlx.session.engine import EngineThread; EngineThread('demo')"
+    assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_questions_about_the_command_import_neither_mlx_nor_textual(option: str) -> None:
+    code = f"""
+from qwen35_chat.main import main
+try:
+    main(["{option}"])
+except SystemExit:
+    pass
+"""
+    assert not loaded_after(code) & (HEAVY | {"textual", "rich"})

@@ -1,0 +1,293 @@
+"""`qwen35-chat -p`, with a script in place of the model."""
+
+import io
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Generator
+from types import MappingProxyType
+
+import pytest
+from qwen35_chat import once
+from qwen35_chat.main import main
+from qwen35_chat.options import Options
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import (
+    Answer,
+    PrefillProgress,
+    Thinking,
+    ToolCall,
+    TurnEvent,
+)
+from tests.app.fake_engine import done
+
+Asked = list[tuple[str, Options]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
+    """Call it with the events of the turn; it returns the list of what will be asked."""
+
+    def install(*events: TurnEvent | Exception) -> Asked:
+        asked: Asked = []
+
+        def start_turn(
+            prompt: str, options: Options, progress: Callable[[int, int, str], None]
+        ) -> Generator[TurnEvent]:
+            asked.append((prompt, options))
+            progress(500_000_000, 2_000_000_000, "model.safetensors")
+            for event in events:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+
+        monkeypatch.setattr(once, "start_turn", start_turn)
+        return asked
+
+    return install
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def install(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return install
+
+
+@pytest.fixture(autouse=True)
+def nothing_piped_in(stdin: Callable[[bytes], None]) -> None:
+    stdin(b"")
+
+
+def terminals(monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, Terminal]:
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    return out, err
+
+
+def test_the_answer_alone_goes_to_standard_output(script, capsys) -> None:
+    script(PrefillProgress(0, 9, 0), Thinking("hm"), Answer("Hello"), Answer(" there"), done())
+    assert main(["-p", "hi"]) == 0
+    assert capsys.readouterr() == ("Hello there\n", "")
+
+
+def test_an_answer_that_ends_its_line_gets_no_second_end(script, capsys) -> None:
+    script(Answer("Hello\n"), done())
+    main(["-p", "hi"])
+    assert capsys.readouterr().out == "Hello\n"
+
+
+def test_each_piece_is_written_when_it_comes(script, capsys) -> None:
+    script(Answer("first"), Qwen35Error("then it broke"))
+    assert main(["-p", "hi"]) == 2
+    assert capsys.readouterr() == ("first\n", "error: then it broke\n")
+
+
+def test_prompt_then_standard_input(script, stdin) -> None:
+    asked = script(done())
+    stdin("le texte : é\n".encode())
+    main(["-p", "translate this"])
+    assert asked[0][0] == "translate this\n\nle texte : é\n"
+
+
+def test_standard_input_alone_is_a_prompt(script, stdin) -> None:
+    asked = script(done())
+    stdin(b"hi")
+    assert main([]) == 0
+    assert asked[0][0] == "hi"
+
+
+def test_options_reach_the_model(script) -> None:
+    asked = script(done())
+    main(
+        [
+            "-p",
+            "hi",
+            "-m",
+            "org/repo",
+            "--revision",
+            "abc",
+            "--system",
+            "Be.brief",
+            "--no-thinking",
+            "--max-tokens",
+            "5",
+            "--temperature",
+            "0",
+            "--top-p",
+            "0.5",
+            "--top-k",
+            "3",
+            "--seed",
+            "7",
+        ]
+    )
+    assert asked[0][1] == Options(
+        model="org/repo",
+        revision="abc",
+        chat={
+            "system": "Be.brief",
+            "thinking": False,
+            "temperature": 0,
+            "top_p": 0.5,
+            "top_k": 3,
+        },
+        turn={"max_tokens": 5, "seed": 7},
+    )
+
+
+def test_without_options_the_demo_and_the_models_own_defaults(script) -> None:
+    asked = script(done())
+    main(["-p", "hi"])
+    options = asked[0][1]
+    assert options.model == "demo"
+    assert {*options.chat.values(), *options.turn.values()} == {None}
+
+
+def test_thinking_is_shown_on_request_and_apart_from_the_answer(script, capsys) -> None:
+    script(Thinking("let me "), Thinking("see"), Answer("42"), done())
+    main(["-p", "hi", "--show-thinking"])
+    assert capsys.readouterr() == ("42\n", "let me see\n")
+
+
+def test_on_a_terminal_thinking_is_dim(script, monkeypatch) -> None:
+    _, err = terminals(monkeypatch)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    script(Thinking("hm"), Answer("42"), done())
+    main(["-p", "hi", "--show-thinking"])
+    assert "\x1b[2mhm\x1b[22m\n" in err.getvalue()
+
+
+def test_no_color_leaves_out_the_dimming(script, monkeypatch) -> None:
+    _, err = terminals(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    script(Thinking("hm"), Answer("42"), done())
+    main(["-p", "hi", "--show-thinking"])
+    assert "\x1b[2m" not in err.getvalue()
+
+
+def test_a_terminal_is_told_what_goes_on_and_the_cue_is_gone_before_the_answer(
+    script, monkeypatch
+) -> None:
+    out, err = terminals(monkeypatch)
+    script(PrefillProgress(0, 9, 0), Thinking("hm"), Answer("42"), done())
+    main(["-p", "hi"])
+    assert "loading demo ..." in err.getvalue()
+    assert "downloading ... 25% of 2.0 GB" in err.getvalue()
+    assert err.getvalue().endswith("thinking ...\r\x1b[2K")
+    assert out.getvalue() == "42\n"
+
+
+def test_a_terminal_is_shown_escapes_a_pipe_gets_them_as_they_are(
+    script, monkeypatch, capsys
+) -> None:
+    script(Thinking("\x1b[2J"), Answer("\x1b[31mred"), done())
+    main(["-p", "hi"])
+    assert capsys.readouterr().out == "\x1b[31mred\n"
+    out, err = terminals(monkeypatch)
+    main(["-p", "hi", "--show-thinking"])
+    assert out.getvalue() == "␛[31mred\n"
+    assert "␛[2J" in err.getvalue()
+
+
+def test_a_reply_cut_short_is_noted_on_standard_error(script, capsys) -> None:
+    script(Answer("Once upon"), done("length", reply=1500))
+    assert main(["-p", "hi"]) == 0
+    assert capsys.readouterr() == (
+        "Once upon\n",
+        "note: the reply was cut short after 1,500 tokens\n",
+    )
+
+
+def test_a_tool_call_is_written_as_a_call(script, capsys) -> None:
+    script(ToolCall("weather", MappingProxyType({"city": "Zürich"})), done("tool_calls"))
+    main(["-p", "hi"])
+    assert capsys.readouterr().out == 'weather({"city": "Zürich"})\n'
+
+
+def test_characters_that_the_output_cannot_encode_do_not_end_the_answer(
+    script, monkeypatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    script(Answer("naïve"), done())
+    assert main(["-p", "hi"]) == 0
+    assert raw.getvalue() == b"na?ve\n"
+
+
+# What needs real pipes and signals.
+
+STUB = """
+import signal, sys, time
+from qwen35_chat import once
+from qwen35_chat.main import main
+from qwen35_mlx.session.events import Answer
+
+def start_turn(*_):
+    try:
+        while True:
+            yield Answer("word ")
+            time.sleep(0.001)
+    finally:
+        print("turn closed", file=sys.stderr)
+
+# What runs in the background of a script is started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+once.start_turn = start_turn
+sys.exit(main(["-p", "hi"]))
+"""
+
+
+def start(**streams) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STUB)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **streams,
+    )
+
+
+def test_ctrl_c_ends_the_turn_without_a_traceback() -> None:
+    with start(stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == "turn closed\n"
+    assert out.endswith("\n")
+
+
+def test_a_reader_that_leaves_ends_the_turn_quietly() -> None:
+    with start(stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(20)
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == "turn closed\n"
+    assert process.wait(timeout=20) == 141
+
+
+def test_an_output_that_takes_nothing_is_one_clear_line(tmp_path) -> None:
+    path = tmp_path / "read only"
+    path.touch()
+    with path.open() as unwritable, start(stdout=unwritable) as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert err == "turn closed\nerror: the answer cannot be written: Bad file descriptor\n"
+
+
+def test_an_installation_without_a_backend_says_what_to_install(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    assert main(["-p", "hi"]) == 2
+    assert "qwen35-mlx[cpu]" in capsys.readouterr().err
