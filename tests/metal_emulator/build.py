@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -21,7 +22,7 @@ RUNTIME = ("memory.c", "schedule.c")
 COMMON = ("-fPIC", f"-I{HERE}", "-mfma", "-mf16c", "-Werror")
 RUNTIME_FLAGS = ("-x", "c", "-std=gnu17", "-O2", "-ffreestanding", "-fvisibility=hidden")
 KERNEL_FLAGS = (
-    *("-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-O1"),
+    *("-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-O1", "-gline-tables-only"),
     # Only half: no double, and no generic address space, so that a pointer without one is wrong.
     *("-Xclang", "-cl-ext=-all,+cl_khr_fp16"),
     # Each operation rounds to its type.
@@ -61,14 +62,36 @@ def compile_kernel(translated: str, contract: bool) -> Path:
     objects = [_object(translated, (*KERNEL_FLAGS, contraction))]
     objects += [_object((HERE / name).read_text(), RUNTIME_FLAGS) for name in RUNTIME]
     names = "".join(path.name for path in objects)
-    return _cached(".so", names, lambda out: _zig("ld.lld", "-shared", "-o", out, *objects))
+
+    def link(out: Path) -> None:
+        _zig("ld.lld", "-shared", "-o", out, *objects)
+
+    return _cached(".so", names, link)
 
 
 def _object(source: str, flags: tuple[str, ...]) -> Path:
     flags = (*flags, *COMMON)
     headers = "".join((HERE / name).read_text() for name in HEADERS)
     key = "\0".join([source, headers, *flags, version("ziglang")])
-    return _cached(".o", key, lambda out: _zig("clang", *flags, "-c", "-", "-o", out, text=source))
+
+    def make(out: Path) -> None:
+        assembly = _with_lines(_zig("clang", *flags, "-S", "-", "-o", "-", text=source))
+        _zig("clang", "-x", "assembler", "-c", "-", "-o", out, text=assembly)
+
+    return _cached(".o", key, make)
+
+
+def _with_lines(assembly: str) -> str:
+    """Before each call of the runtime's checks, a note of the kernel's line it comes from."""
+    lines = []
+    number = 0
+    for line in assembly.splitlines():
+        if place := re.search(r"\.loc\t.*# kernel:(\d+):", line):
+            number = int(place[1]) or number
+        if "callq\t__tsan_" in line:
+            lines.append(f"\tmovl\t${number}, emulator_line(%rip)")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _cached(suffix: str, key: str, make: Callable[[Path], None]) -> Path:
@@ -85,7 +108,7 @@ def _cached(suffix: str, key: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _zig(*command: str | Path, text: str = "") -> None:
+def _zig(*command: str | Path, text: str = "") -> str:
     spec = importlib.util.find_spec("ziglang")
     assert spec
     assert spec.origin
@@ -93,3 +116,4 @@ def _zig(*command: str | Path, text: str = "") -> None:
     done = subprocess.run([zig, *command], input=text, capture_output=True, text=True)
     if done.returncode:
         raise CompileError(done.stderr.strip())
+    return done.stdout

@@ -120,46 +120,44 @@ def launch(library: Path, text: KernelText, buffers: Sequence[Bound], machine: M
 
 
 def _error(report: _Report, text: KernelText, names: list[str]) -> errors.EmulatorError:
-    thread = f"thread {tuple(report.thread)}"
+    lines = ["the end of the kernel", *text.source.splitlines()]
+
+    def where(line: int) -> str:
+        return f"line {line}, `{lines[line].strip()}`" if line else lines[0]
+
     name = report.name.decode()
+    thread, other = (f"thread {tuple(place)}" for place in (report.thread, report.other))
+    place, other_place = where(report.line), where(report.other_line)
     buffer = names[report.slot] if report.slot < len(names) else f"threadgroup array {name}"
     element = f"{buffer}[{report.index}]"
-    verb = "writes" if report.write else "reads"
-    other = f"thread {tuple(report.other)}" + (" and others" if report.several else "")
-    lines = text.source.splitlines()
-
-    def place(line: int) -> str:
-        if not 0 < line <= len(lines):
-            return "the end of the kernel"
-        return f"line {line}, `{lines[line - 1].strip()}`"
-
+    access = f"{thread} {'writes' if report.write else 'reads'}"
+    others = other + (" and others" if report.several else "")
+    earlier = f"{others} {'wrote' if report.other_write else 'read'}"
     kinds = {
-        1: (errors.OutOfBoundsError, f"{thread} {verb} {element}, out of bounds"),
-        2: (errors.OutOfBoundsError, f"{thread} {verb} {element} misaligned"),
-        3: (errors.OutOfBoundsError, f"{thread} writes the input {element}"),
+        1: (errors.OutOfBoundsError, f"{access} {element}, out of bounds ({place})"),
+        2: (errors.OutOfBoundsError, f"{access} {element} misaligned ({place})"),
+        3: (errors.OutOfBoundsError, f"{thread} writes the input {element} ({place})"),
         4: (
             errors.RaceError,
-            f"race on {element}: {thread} {verb} it and {other} "
-            f"{'wrote' if report.other_write else 'read'} it, without a barrier in between",
+            f"race on {element}: {access} it ({place}) and {earlier} it ({other_place}), "
+            "without a barrier in between",
         ),
-        5: (errors.UnwrittenError, f"{thread} reads {element}, which nobody wrote"),
+        5: (errors.UnwrittenError, f"{thread} reads {element}, which nobody wrote ({place})"),
         6: (errors.UnwrittenError, f"output element {element} was never written"),
         7: (
             errors.DivergenceError,
-            f"{thread} waits at {name} ({place(report.line)}) but {other} is at "
-            f"{place(report.other_line)}",
+            f"{thread} waits at {name} ({place}) but {other} is at {other_place}",
         ),
         8: (
             errors.DivergenceError,
-            f"{thread} wants a value of lane {report.index}, which takes no part "
-            f"({place(report.line)})",
+            f"{thread} wants a value of lane {report.index}, which takes no part ({place})",
         ),
         9: (errors.LimitError, "over 32768 bytes of threadgroup memory"),
         10: (
             errors.OutOfBoundsError,
-            f"{thread} uses index {report.index}, outside its array ({place(report.line)})",
+            f"{thread} uses index {report.index}, outside its array ({place})",
         ),
-        11: (errors.UndefinedError, f"{thread} divides by zero ({place(report.line)})"),
+        11: (errors.UndefinedError, f"{thread} divides by zero ({place})"),
     }
     kind, message = kinds[report.kind]
     return kind(f"{text.name}: {message}")

@@ -14,7 +14,7 @@ enum { SLOT_BITS = 36, PAGE = 4096, NO_ACCESS = 0, READ_WRITE = 3, ANONYMOUS_LAZ
 // Who touched an element last. `reach` is how far the touching threads are apart: a mark of
 // several readers names one of them, and is ordered only by what orders all.
 enum Reach { NEVER, HOST, ONE_THREAD, ONE_SIMD, ONE_THREADGROUP, ANYWHERE };
-typedef struct { u32 thread, epoch, simd_epoch, reach; } Mark;
+typedef struct { u32 thread, epoch, simd_epoch; unsigned short reach, line; } Mark;
 typedef struct { Mark write, read; } Cell;
 
 typedef struct {
@@ -133,7 +133,8 @@ static inline int ordered(const Mark *mark, u32 kind) {
 }
 
 static Mark now(u32 kind) {
-  return (Mark){self, epoch[kind], simd_epoch[self % MAX_THREADS / SIMD][kind], ONE_THREAD};
+  return (Mark){self, epoch[kind], simd_epoch[self % MAX_THREADS / SIMD][kind], ONE_THREAD,
+                emulator_line};
 }
 
 // Where and between whom; the running thread is filled in by `fail`.
@@ -141,12 +142,14 @@ static void describe(const Slot *slot, long index, int write, const Mark *other,
   report.slot = slot - slots;
   report.index = index;
   report.write = write;
+  report.line = emulator_line;
   memcpy(report.name, slot->name, sizeof report.name);
   if (!other) return;
   Thread place;
   locate(other->thread, &place);
   for (u32 i = 0; i < 3; i++) report.other[i] = place.thread_position_in_grid[i];
   report.other_write = other_write;
+  report.other_line = other->line;
   report.several = other->reach > ONE_THREAD;
 }
 

@@ -28,7 +28,7 @@ typedef struct {
 } Buffer;
 
 typedef struct {
-  u32 kind, slot, write, line, other_line, other_write, several;
+  u32 kind, slot, write, line, other_line, other_write, several;  // lines: 0 is the end
   long index;
   u32 thread[3], other[3];  // positions in the grid
   char name[64];        // of a threadgroup array or an operation
@@ -51,6 +51,7 @@ void memory_simd_barrier(u32 simd, u32 flags);
 void memory_settle(void);
 
 // schedule.c
+extern u32 emulator_line __attribute__((visibility("hidden")));  // of the kernel's text, at each access
 extern u32 self;  // the running thread: threadgroup * MAX_THREADS + index in it
 extern Report report;
 void locate(u32 id, Thread *thread);

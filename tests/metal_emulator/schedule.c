@@ -22,7 +22,7 @@ typedef struct { Exchange exchanges[2]; u32 round; } Simd;
 
 void emulator_entry(const u64 *buffers, const Thread *thread);  // the kernel's
 
-u32 self;
+u32 self, emulator_line;
 Report report;
 
 static Launch launch;

@@ -52,7 +52,7 @@ ONE_BIG_GROUP = {**TWO_GROUPS, "threadgroup": (64, 1, 1)}
 
 BUGS = [
     Bug("read", "y[i] = x[@];", "i", "i + 40", OutOfBoundsError,
-        r"thread \(\d+, 0, 0\) reads x\[(6[4-9]|7[01])\], out of bounds"),
+        r"thread \(\d+, 0, 0\) reads x\[(6[4-9]|7[01])\], out of bounds \(line 7, `y\[i\] = x"),
     Bug("read before the start", "y[i] = x[@];", "i", "int(i) - 3", OutOfBoundsError,
         r"thread \([012], 0, 0\) reads x\[-[123]\]"),
     Bug("read with an index that wrapped", "y[i] = x[@];", "i", "i - 3", OutOfBoundsError,
@@ -76,8 +76,8 @@ BUGS = [
     Bug("missing barrier", SHARED.replace("threadgroup_barrier(mem_flags::mem_threadgroup);", "@"),
         "threadgroup_barrier(mem_flags::mem_threadgroup);",
         "threadgroup_barrier(mem_flags::mem_device);", RaceError,
-        r"race on threadgroup array s\[\d+\]: thread \(\d+, 0, 0\) reads it and "
-        r"thread \(\d+, 0, 0\) wrote it", ONE_BIG_GROUP),
+        r"race on threadgroup array s\[\d+\]: thread \(\d+, 0, 0\) reads it \(line 11, `y.*`\) and "
+        r"thread \(\d+, 0, 0\) wrote it \(line 9, `s\[i\] = x\[i\];`\)", ONE_BIG_GROUP),
     Bug("barrier of the SIMD group only", SHARED.replace("threadgroup_barrier", "@"),
         "threadgroup_barrier", "simdgroup_barrier", (RaceError, UnwrittenError),
         r"threadgroup array s", ONE_BIG_GROUP),
@@ -89,7 +89,7 @@ BUGS = [
         "simdgroup_barrier(mem_flags::mem_threadgroup);",
         "s[i] += simd_sum(s[i]);  /* is not one */", RaceError, r"race on threadgroup array s"),
     Bug("two threadgroups, one element", "y[@] = x[i];", "i", "i & 31", RaceError,
-        r"race on y\[\d+\]: .* writes it and .* wrote it",
+        r"race on y\[\d+\]: .* writes it \(line 7, .* wrote it \(line 7",
         {**TWO_GROUPS, "init_value": 0.0}),
     Bug("read of another threadgroup's output", "y[i] = x[i]; y[i] += @;", "y[i]", "y[i ^ 32]",
         RaceError, r"race on y\[\d+\]",
