@@ -183,6 +183,11 @@ class FusedLinear:
         """x [..., in] -> one [..., out] per part, in the order given."""
         return self._split(linear(x) for linear, _ in self._groups)
 
+    def joined(self, x: mx.array) -> mx.array:
+        """All outputs side by side: x [..., in] -> [..., sum of out]."""
+        products = [linear(x) for linear, _ in self._groups]
+        return products[0] if len(products) == 1 else mx.concatenate(products, axis=-1)
+
     def gather(
         self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False
     ) -> list[mx.array]:

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.kernels.delta_net import l2_norm
 from qwen35_mlx.model import attention, moe
-from qwen35_mlx.model.delta_net import l2_norm
 from qwen35_mlx.model.moe import route
 from tests.goldens import assert_logits, expected, network
 
