@@ -1,0 +1,57 @@
+// Between the two halves of the runtime: memory.c checks accesses, schedule.c runs the threads.
+// Freestanding: no C headers are needed, so none have to be installed.
+typedef unsigned char u8;
+typedef unsigned int u32, uint;
+typedef unsigned long u64;
+typedef u32 uint3 __attribute__((ext_vector_type(3)));
+#include "shared.h"
+typedef struct Thread Thread;
+typedef struct Exchange Exchange;
+
+void *memcpy(void *, const void *, u64);
+void *memset(void *, int, u64);
+int memcmp(const void *, const void *, u64);
+
+enum {  // as in `errors.py`
+  OUT_OF_BOUNDS = 1, MISALIGNED, READ_ONLY, RACE, UNWRITTEN_READ, UNWRITTEN_OUTPUT, DIVERGENCE,
+  INACTIVE_LANE, TOO_MUCH_MEMORY, UNDEFINED
+};
+enum { SIMD = 32, MAX_THREADS = 1024, MAX_SLOTS = 64, MAX_THREADGROUP_BYTES = 32768 };
+enum { MEM_DEVICE = 1, MEM_THREADGROUP = 2 };  // Metal's mem_flags
+
+// The four structures below are mirrored with ctypes in `launch.py`.
+typedef struct {
+  u8 *host;     // copied in before the launch, and out after it when `output`
+  u64 bytes;
+  u32 granule;  // bytes per element: accesses are tracked element by element
+  u32 output, initialised;
+} Buffer;
+
+typedef struct {
+  u32 kind, slot, write, line, column, other_line, other_column, other_write, several;
+  long index;
+  uint3 thread, other;  // positions in the grid
+  char name[64];        // of a threadgroup array or an operation
+} Report;
+
+typedef struct {
+  u32 grid[3], group[3];
+  u32 seed;   // order of threadgroups, SIMD groups and lanes: 0 ascending, 1 descending, else mixed
+  u32 sums;   // order of simd_sum
+  u32 flush;  // subnormal floats become zero
+  u32 buffers;
+} Launch;
+
+// memory.c
+void memory_open(const Buffer *buffers, u32 count, u64 *addresses);
+void memory_close(const Buffer *buffers, u32 count, int check_outputs);
+void memory_new_threadgroup(void);
+void memory_barrier(u32 flags);
+void memory_simd_barrier(u32 simd, u32 flags);
+void memory_settle(void);
+
+// schedule.c
+extern u32 self;  // the running thread: threadgroup * MAX_THREADS + index in it
+extern Report report;
+void locate(u32 id, Thread *thread);
+void fail(u32 kind);  // of the running thread; does not return while a kernel runs

@@ -1,0 +1,90 @@
+"""The text of a kernel as MLX generates it, and its translation for the shim.
+
+MLX records custom kernels when it exports a function, on a machine without Metal too: so the
+text here is the very one that a Mac would compile, signature and template arguments included.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from tests.metal_emulator.errors import EmulatorError
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of the kernel: a buffer (`space` is not empty) or an attribute."""
+
+    name: str
+    type: str
+    space: str
+    reference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KernelText:
+    """What MLX recorded of one call. `grid` and `threadgroup` count threads."""
+
+    name: str
+    source: str
+    grid: tuple[int, int, int]
+    threadgroup: tuple[int, int, int]
+
+    def parameters(self) -> list[Parameter]:
+        start = self.source.index(f"[[kernel]] void {self.name}(")
+        signature = self.source[start : self.source.index(") {\n", start)]
+        found = re.findall(
+            r"\n  (?:const )?(?:(device|constant) )?(\S+?)([*&]?) (\w+) \[\[", signature
+        )
+        return [Parameter(name, kind, space, mark == "&") for space, kind, mark, name in found]
+
+    def translated(self) -> str:
+        """The source for clang: threadgroup arrays from the runtime, and an entry it can call."""
+        source, instance = self.source, self.name
+        # Clang takes no attributes on an explicit instantiation; the entry instantiates anyway.
+        head, separator, tail = source.partition("\ntemplate [[host_name(")
+        if separator:
+            source = head + "\n"
+            match = re.search(r"decltype\((.*)\) ", tail)
+            assert match
+            instance = match[1]
+        source = re.sub(
+            r"\bthreadgroup\s+([\w:<>, ]*[\w>])\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);",
+            r'__local \1 (&\2)\3 = *threadgroup_array<\1\3, \1>("\2", __LINE__);',
+            source,
+        )
+        arguments = []
+        buffers = 0
+        for parameter in self.parameters():
+            if parameter.space:
+                pointer = f"({parameter.space} {parameter.type}*)buffers[{buffers}]"
+                arguments.append(f"*{pointer}" if parameter.reference else pointer)
+                buffers += 1
+            else:
+                arguments.append(f"self->{parameter.name}")
+        return (
+            f'#include "shim.h"\n#line 1 "kernel"\n{source}\n#line 1 "entry"\n'
+            'extern "C" void emulator_entry(const ulong* buffers, const Thread* self) {\n'
+            f"  {instance}({', '.join(arguments)});\n}}\n"
+        )
+
+
+def record(call: Callable[..., Sequence[mx.array]], inputs: Sequence[mx.array]) -> KernelText:
+    """The kernel that `call(*inputs)` would launch.
+
+    Raises:
+        EmulatorError: `call` does not launch exactly one custom kernel.
+    """
+    kernels: list[list] = []
+
+    def note(step: dict) -> None:
+        if step["type"] == "primitive" and step["name"] == "CustomKernel":
+            kernels.append(step["arguments"])
+
+    mx.export_function(note, call, *inputs)
+    if len(kernels) != 1:
+        raise EmulatorError(f"expected one custom kernel in the call, found {len(kernels)}")
+    name, source, *sizes = kernels[0][:8]
+    return KernelText(name, source, tuple(sizes[:3]), tuple(sizes[3:]))
