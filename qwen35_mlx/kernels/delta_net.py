@@ -1,7 +1,7 @@
 """A Gated DeltaNet layer between its two projections: convolution, norms, gates, rule, norm.
 
-`reference` is the definition in plain MLX. `step` is one kernel for a few tokens, for decoding and
-for checking speculated tokens.
+`reference` is the definition in plain MLX. `kernel` is the same in one dispatch for a few tokens,
+for decoding and for checking speculated ones, and in two for many.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,6 @@ from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, Launcher, backend
 
 L2_EPS = 1e-6
-STEP_TOKENS = 8
-# Rows of the state in each SIMD group's registers. With 128 rows a head this makes threadgroups
-# of 512 threads, which leaves each thread as many registers as Apple's GPUs have to give.
-STEP_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +80,11 @@ def mix(
     Returns:
         y [B, T, value_dim] in projected's dtype, and the new conv and state.
     """
-    if valid is None and backend() is not None and fits_step(projected.shape[1], layer):
-        return step(projected, conv, state, layer)
-    return reference(projected, conv, state, layer, valid)
+    layout = DECODE if projected.shape[1] <= DECODE.tile else PREFILL
+    if backend() is None or not layout.fits(layer):
+        return reference(projected, conv, state, layer, valid)
+    padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)
+    return kernel(projected, conv, state, layer, padding=padding, layout=layout)
 
 
 def reference(
@@ -130,8 +128,8 @@ def l2_norm(x: mx.array) -> mx.array:
     return x * mx.rsqrt(mx.sum(x * x, axis=-1, keepdims=True) + L2_EPS)
 
 
-_STEP = Kernel(
-    "gated_delta_step",
+_RULE = Kernel(
+    "gated_delta",
     inputs=(
         "projected",
         "conv",
@@ -141,59 +139,87 @@ _STEP = Kernel(
         "dt_bias",
         "norm",
         "eps",
-        "count",
+        "lengths",
+        "padding",
     ),
     outputs=("y", "conv_out", "state_out"),
 )
+_NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm", "eps", "lengths"), outputs=("y",))
 
 
-def fits_step(tokens: int, layer: DeltaNetParameters) -> bool:
-    """Whether `step` can take this many tokens of a layer of this shape."""
-    return (
-        tokens <= STEP_TOKENS
-        and layer.key_head_dim % SIMD == 0
-        and layer.value_head_dim % STEP_ROWS == 0
-    )
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the kernel is laid out on a GPU.
+
+    Attributes:
+        split: threadgroups that share a head; with one, the gated norm is part of the kernel.
+        passes: sets of rows that each SIMD group keeps, one after the other.
+        lanes: that share a row.
+        tile: tokens between two rounds of loading.
+    """
+
+    split: int = 1
+    passes: int = 2
+    lanes: int = 8
+    tile: int = 8
+
+    def fits(self, layer: DeltaNetParameters) -> bool:
+        """Whether a layer's heads divide evenly."""
+        rows = SIMD // self.lanes * self.passes * self.split
+        return layer.value_head_dim % rows == 0 and layer.key_head_dim % (4 * self.lanes) == 0
 
 
-def step(
+DECODE = Layout()
+# Few heads leave most of a GPU idle over a long prompt, unless each is shared out.
+PREFILL = Layout(split=4)
+
+
+def kernel(
     projected: mx.array,
     conv: mx.array,
     state: mx.array,
     layer: DeltaNetParameters,
+    *,
     count: int | None = None,
-    launcher: Launcher | None = None,
+    padding: mx.array | None = None,
+    layout: Layout = DECODE,
+    launchers: tuple[Launcher | None, Launcher | None] = (None, None),
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`mix` for up to 8 tokens in one dispatch.
+    """`mix` in one dispatch, or two where a head is split.
 
     Args:
-        count: take only the first `count` tokens, as after speculation. Their y is what it was;
-            the others' is 0, and conv and state are as if they had never been.
-        launcher: in place of the GPU.
+        count: take only the first `count` tokens, as after speculation. Their y is what it was,
+            the others' is not meant to be read, and conv and state are as if those had never been.
+        padding: [B] int32, tokens on the left of each row that leave no trace.
+        launchers: in place of the GPU.
     """
-    batch, tokens, _ = projected.shape
-    constants: dict[str, int | mx.Dtype] = {
-        "InT": projected.dtype,
-        "T": tokens,
-        "NK": layer.key_heads,
-        "NV": layer.value_heads,
-        "DK": layer.key_head_dim,
-        "DV": layer.value_head_dim,
-        "KERNEL": layer.kernel,
-        "ROWS": STEP_ROWS,
-    }
-    outputs = [
-        ((batch, tokens, layer.value_dim), projected.dtype),
-        (conv.shape, conv.dtype),
-        (state.shape, mx.float32),
-    ]
-    launch = Launch(
-        threadgroups=batch * layer.value_heads,
-        threads=SIMD * (layer.value_head_dim // STEP_ROWS),
-        outputs=outputs,
-        constants=constants,
+    batch, tokens, width = projected.shape
+    shape = {"NV": layer.value_heads, "DV": layer.value_head_dim}
+    fused = layout.split == 1
+    out = projected.dtype if fused else mx.float32
+    eps = mx.array([layer.eps], mx.float32)
+    rule = Launch(
+        threadgroups=batch * layer.value_heads * layout.split,
+        threads=layer.value_head_dim * layout.lanes // (layout.split * layout.passes),
+        outputs=[
+            ((batch, tokens, layer.value_dim), out),
+            (conv.shape, conv.dtype),
+            (state.shape, mx.float32),
+        ],
+        constants={
+            "InT": projected.dtype,
+            "OutT": out,
+            **shape,
+            "NK": layer.key_heads,
+            "DK": layer.key_head_dim,
+            "KERNEL": layer.kernel,
+            "SPLIT": layout.split,
+            "PASSES": layout.passes,
+            "LANES": layout.lanes,
+            "TILE": min(layout.tile, tokens),
+            "NORMED": int(fused),
+        },
     )
-    taken = tokens if count is None else count
     inputs = [
         projected,
         conv,
@@ -202,8 +228,25 @@ def step(
         layer.decay_rate,
         layer.dt_bias,
         layer.norm,
-        mx.array([layer.eps], mx.float32),
-        mx.array([taken], mx.int32),
+        eps,
+        mx.array([tokens, tokens if count is None else count], mx.int32),
+        mx.zeros((batch,), mx.int32) if padding is None else padding,
     ]
-    y, conv, state = _STEP(inputs, launch, launcher)
+    y, conv, state = _RULE(inputs, rule, launchers[0])
+    if not fused:
+        simds = 4
+        norm = Launch(
+            threadgroups=-(-batch * tokens * layer.value_heads // simds),
+            threads=SIMD * simds,
+            outputs=[(y.shape, projected.dtype)],
+            constants={
+                "OutT": projected.dtype,
+                **shape,
+                "SIMDS": simds,
+                "WIDTH": width,
+                "FIRST": layer.channels,
+            },
+        )
+        total = mx.array([batch * tokens], mx.int32)
+        (y,) = _NORM([y, projected, layer.norm, eps, total], norm, launchers[1])
     return y, conv, state

@@ -25,8 +25,6 @@ SIMD = 32
 REFERENCE = "QWEN35_KERNELS"
 
 CUDA_HEADER = """
-#define device
-#define constant const
 #define threadgroup __shared__
 #define threadgroup_barrier(flags) __syncthreads()
 #define simdgroup_barrier(flags) __syncwarp()
@@ -34,10 +32,16 @@ CUDA_HEADER = """
 #define threadgroup_position_in_grid blockIdx
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
 #define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
+#define ushort unsigned short
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }
 __device__ inline float rsqrt(float x) { return ::rsqrtf(x); }
+}
+#define simd_shuffle_xor(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
+__device__ inline float simd_max(float x) {
+  for (int step = 16; step > 0; step >>= 1) x = ::fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+  return x;
 }
 __device__ inline float simd_sum(float x) {
   for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xffffffffu, x, step);

@@ -1,7 +1,5 @@
 """A drop-in for `mx.fast.metal_kernel` that runs on the CPU and checks what it runs."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -74,7 +72,8 @@ def emulated(
                 bound.append(Bound(n, _described(n, values)))
         launch(library, text, bound, machine)
         return [
-            mx.array(x).view(dtype) for x, dtype in zip(outputs.values(), output_dtypes, strict=True)
+            mx.array(x).view(dtype)
+            for x, dtype in zip(outputs.values(), output_dtypes, strict=True)
         ]
 
     return run
