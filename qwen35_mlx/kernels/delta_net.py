@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels import portable
 from qwen35_mlx.kernels.gated_delta import gated_delta
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, Launcher, backend
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
 
 L2_EPS = 1e-6
 
@@ -81,7 +82,7 @@ def mix(
         y [B, T, value_dim] in projected's dtype, and the new conv and state.
     """
     layout = DECODE if projected.shape[1] <= DECODE.tile else PREFILL
-    if backend() is None or not layout.fits(layer):
+    if portable.backend() is None or not layout.fits(layer):
         return reference(projected, conv, state, layer, valid)
     padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)
     return kernel(projected, conv, state, layer, padding=padding, layout=layout)
@@ -183,7 +184,6 @@ def kernel(
     count: int | None = None,
     padding: mx.array | None = None,
     layout: Layout = DECODE,
-    launchers: tuple[Launcher | None, Launcher | None] = (None, None),
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`mix` in one dispatch, or two where a head is split.
 
@@ -191,7 +191,6 @@ def kernel(
         count: take only the first `count` tokens, as after speculation. Their y is what it was,
             the others' is not meant to be read, and conv and state are as if those had never been.
         padding: [B] int32, tokens on the left of each row that leave no trace.
-        launchers: in place of the GPU.
     """
     batch, tokens, width = projected.shape
     shape = {"NV": layer.value_heads, "DV": layer.value_head_dim}
@@ -232,7 +231,7 @@ def kernel(
         mx.array([tokens, tokens if count is None else count], mx.int32),
         mx.zeros((batch,), mx.int32) if padding is None else padding,
     ]
-    y, conv, state = _RULE(inputs, rule, launchers[0])
+    y, conv, state = _RULE(inputs, rule)
     if not fused:
         simds = 4
         norm = Launch(
@@ -248,5 +247,5 @@ def kernel(
             },
         )
         total = mx.array([batch * tokens], mx.int32)
-        (y,) = _NORM([y, projected, layer.norm, eps, total], norm, launchers[1])
+        (y,) = _NORM([y, projected, layer.norm, eps, total], norm)
     return y, conv, state

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, Launcher
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 
 STEP_TOKENS = 8
 # Values per SIMD group, and SIMD groups per threadgroup.
@@ -17,22 +18,8 @@ SIMDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """Affine-quantised matrices [..., out, in] as `mx.quantize` packs them."""
-
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array
-
-    def dot(self, x: mx.array, group_size: int, bits: int) -> mx.array:
-        """x [..., in] -> [..., out] float32, for a single matrix."""
-        w = mx.dequantize(self.weight, self.scales, self.biases, group_size, bits)
-        return x.astype(mx.float32) @ w.astype(mx.float32).swapaxes(-1, -2)
-
-
-@dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """All experts of one layer, in one format.
+    """All experts of one layer, in one affine format of 4 or 8 bits.
 
     Attributes:
         gate_up: [E, 2 I, H], gate rows first; down: [E, H, I].
@@ -40,13 +27,27 @@ class ExpertWeights:
         top_k: experts per token.
     """
 
-    gate_up: Packed
-    down: Packed
-    shared_gate_up: Packed
-    shared_down: Packed
+    gate_up: QuantizedWeight
+    down: QuantizedWeight
+    shared_gate_up: QuantizedWeight
+    shared_down: QuantizedWeight
     top_k: int
-    group_size: int
-    bits: int
+
+    @classmethod
+    def of(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
+        """These four, if the kernels can read them."""
+        packed = [w for w in weights if isinstance(w, QuantizedWeight)]
+        formats = {(w.quantization, w.scales.dtype) for w in packed}
+        if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD:
+            return None
+        how = packed[0].quantization
+        if how.mode != "affine" or how.bits not in (4, 8):
+            return None
+        return cls(*packed, top_k=top_k)
+
+    @property
+    def quantization(self) -> Quantization:
+        return self.gate_up.quantization
 
     @property
     def constants(self) -> dict[str, int]:
@@ -58,8 +59,8 @@ class ExpertWeights:
             "I": both // 2,
             "IS": self.shared_gate_up.scales.shape[0] // 2,
             "K": self.top_k,
-            "BITS": self.bits,
-            "GS": self.group_size,
+            "BITS": self.quantization.bits,
+            "GS": self.quantization.group_size,
         }
 
 
@@ -84,9 +85,7 @@ def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
     return mx.concatenate([chosen, mx.sigmoid(logits[:, -1:])], axis=-1), experts
 
 
-def route(
-    logits: mx.array, top_k: int, launcher: Launcher | None = None
-) -> tuple[mx.array, mx.array]:
+def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
     """`route_reference` in one dispatch, likeliest first; equals go to the lower index."""
     tokens, width = logits.shape
     launch = Launch(
@@ -95,7 +94,7 @@ def route(
         outputs=[((tokens, top_k + 1), mx.float32), ((tokens, top_k), mx.uint32)],
         constants={"E": width - 1, "K": top_k},
     )
-    weights, experts = _ROUTE([logits], launch, launcher)
+    weights, experts = _ROUTE([logits], launch)
     return weights, experts
 
 
@@ -107,20 +106,22 @@ def experts_reference(
     float32 between reading x and writing the result.
     """
 
-    def glu(x: mx.array, gate_up: Packed, down: Packed) -> mx.array:
-        gate, up = mx.split(gate_up.dot(x, layer.group_size, layer.bits), 2, axis=-1)
-        return down.dot(gate * mx.sigmoid(gate) * up, layer.group_size, layer.bits)
+    gate_up, down, shared_gate_up, shared_down = (
+        packed.dequantized(mx.float32)
+        for packed in (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
+    )
 
-    def one(packed: Packed, index: mx.array) -> Packed:
-        return Packed(packed.weight[index], packed.scales[index], packed.biases[index])
+    def glu(x: mx.array, gate_up: mx.array, down: mx.array) -> mx.array:
+        gate, up = mx.split(gate_up @ x, 2)
+        return down @ (gate * mx.sigmoid(gate) * up)
 
     rows = []
-    for n in range(x.shape[0]):
-        row = weights[n, -1] * glu(x[n], layer.shared_gate_up, layer.shared_down)
+    for n, row in enumerate(x.astype(mx.float32)):
+        total = weights[n, -1] * glu(row, shared_gate_up, shared_down)
         for k in range(layer.top_k):
             e = experts[n, k]
-            row = row + weights[n, k] * glu(x[n], one(layer.gate_up, e), one(layer.down, e))
-        rows.append(row)
+            total = total + weights[n, k] * glu(row, gate_up[e], down[e])
+        rows.append(total)
     return mx.stack(rows).astype(x.dtype)
 
 
@@ -129,8 +130,6 @@ def run_experts(
     weights: mx.array,
     experts: mx.array,
     layer: ExpertWeights,
-    launcher_up: Launcher | None = None,
-    launcher_down: Launcher | None = None,
 ) -> mx.array:
     """`experts_reference` in two dispatches, for a few tokens."""
     tokens, hidden = x.shape
@@ -147,17 +146,15 @@ def run_experts(
             constants={"InT": x.dtype, **constants},
         )
 
-    def packed(routed: Packed, shared: Packed) -> list[mx.array]:
-        return [a for p in (routed, shared) for a in (p.weight, p.scales, p.biases)]
+    def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
+        return [*routed.arrays, *shared.arrays]
 
     (h,) = _UP(
         [x, experts, *packed(layer.gate_up, layer.shared_gate_up)],
         launch(inner, mx.float32),
-        launcher_up,
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down)],
         launch(hidden, x.dtype),
-        launcher_down,
     )
     return y

@@ -89,16 +89,14 @@ class Kernel:
     def body(self) -> str:
         return resources.files(__package__).joinpath(f"{self.name}.metal").read_text("utf-8")
 
-    def __call__(
-        self, inputs: Sequence[mx.array], launch: Launch, launcher: Launcher | None = None
-    ) -> list[mx.array]:
-        """Run on the GPU (or with `launcher`, elsewhere).
+    def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
+        """Run on the GPU.
 
         Raises:
             Qwen35Error: the kernel does not compile for, or does not fit, this GPU.
         """
         try:
-            return (launcher or _compiled(self))(
+            return compiled(self)(
                 inputs=list(inputs),
                 template=list(launch.constants.items()),
                 grid=(launch.threadgroups * launch.threads, 1, 1),
@@ -127,7 +125,8 @@ def backend() -> str | None:
 
 
 @cache
-def _compiled(kernel: Kernel) -> Launcher:
+def compiled(kernel: Kernel) -> Launcher:
+    """The kernel for this machine's GPU; MLX compiles it at the first launch of each variant."""
     names = {
         "name": f"qwen35_{kernel.name}",
         "input_names": list(kernel.inputs),

@@ -12,9 +12,11 @@ from tests.metal_emulator.errors import (
     UndefinedError,
     UnwrittenError,
 )
-from tests.metal_emulator.launch import Machine
+from tests.metal_emulator.launch import MACHINES, PLAIN, Machine
 
 __all__ = [
+    "MACHINES",
+    "PLAIN",
     "CompileError",
     "DivergenceError",
     "EmulatorError",

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,7 @@ KERNEL_FLAGS = (
     # Each operation rounds to its type.
     *("-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none"),
     # Every access calls the runtime. Wider ones than 16 bytes would not: no automatic vectors.
-    "-fsanitize=thread,array-bounds,integer-divide-by-zero,shift-exponent",
+    "-fsanitize=thread,array-bounds,integer-divide-by-zero",
     *("-fno-vectorize", "-fno-slp-vectorize"),
     *("-mllvm", "-tsan-instrument-read-before-write"),
     *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
@@ -40,8 +41,8 @@ def unsupported() -> str | None:
     """Why the emulator cannot run here, or None."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "the Metal emulator runs on x86-64 Linux only"
-    if " fma " not in Path("/proc/cpuinfo").read_text():
-        return "the Metal emulator needs a processor with FMA"
+    if not {"fma", "f16c"} <= set(Path("/proc/cpuinfo").read_text().split()):
+        return "the Metal emulator needs a processor with FMA and F16C"
     if importlib.util.find_spec("ziglang") is None:
         return "the Metal emulator needs the package ziglang (extra `dev`)"
     return None
@@ -70,7 +71,7 @@ def _object(source: str, flags: tuple[str, ...]) -> Path:
     return _cached(".o", key, lambda out: _zig("clang", *flags, "-c", "-", "-o", out, text=source))
 
 
-def _cached(suffix: str, key: str, make) -> Path:
+def _cached(suffix: str, key: str, make: Callable[[Path], None]) -> Path:
     """The file made from `key`. A rename puts it there whole, whoever else makes it meanwhile."""
     place = os.environ.get("QWEN35_EMULATOR_CACHE")
     folder = Path(place) if place else platformdirs.user_cache_path("qwen35-mlx") / "metal-emulator"
@@ -86,7 +87,8 @@ def _cached(suffix: str, key: str, make) -> Path:
 
 def _zig(*command: str | Path, text: str = "") -> None:
     spec = importlib.util.find_spec("ziglang")
-    assert spec and spec.origin
+    assert spec
+    assert spec.origin
     zig = Path(spec.origin).parent / "zig"
     done = subprocess.run([zig, *command], input=text, capture_output=True, text=True)
     if done.returncode:

@@ -7,10 +7,13 @@ import numpy as np
 
 from tests.metal_emulator.build import compile_kernel
 from tests.metal_emulator.errors import CompileError
-from tests.metal_emulator.launch import Bound, Machine, launch
+from tests.metal_emulator.launch import PLAIN, Bound, Machine, launch
 from tests.metal_emulator.text import record
 
 Scalar = bool | int | float
+
+# Taken now, since a test may put `emulated` in its place.
+_metal_kernel = mx.fast.metal_kernel
 
 
 def emulated(
@@ -20,7 +23,7 @@ def emulated(
     source: str,
     header: str = "",
     ensure_row_contiguous: bool = True,
-    machine: Machine = Machine(),
+    machine: Machine = PLAIN,
 ) -> Callable[..., list[mx.array]]:
     """What `mx.fast.metal_kernel` returns, but run by the emulator as `machine`.
 
@@ -30,7 +33,7 @@ def emulated(
     Raises, when called:
         EmulatorError: see `errors`.
     """
-    kernel = mx.fast.metal_kernel(
+    kernel = _metal_kernel(
         name=name,
         input_names=input_names,
         output_names=output_names,
@@ -60,8 +63,8 @@ def emulated(
         values = {n: _to_numpy(x) for n, x in zip(input_names, arrays, strict=True)}
         outputs = {}
         for n, shape, dtype in zip(output_names, output_shapes, output_dtypes, strict=True):
-            first = mx.full(shape, 0 if init_value is None else init_value, dtype)
-            outputs[n] = _to_numpy(first)
+            # Not through mx.full's dtype: it returns a float for a float value.
+            outputs[n] = _to_numpy(mx.full(shape, init_value or 0.0).astype(dtype))
         for parameter in text.parameters():
             n = parameter.name
             if n in outputs:
@@ -71,17 +74,15 @@ def emulated(
             elif parameter.space:
                 bound.append(Bound(n, _described(n, values)))
         launch(library, text, bound, machine)
-        return [
-            mx.array(x).view(dtype)
-            for x, dtype in zip(outputs.values(), output_dtypes, strict=True)
-        ]
+        results = zip(outputs.values(), output_dtypes, strict=True)
+        return [mx.array(x).view(dtype) for x, dtype in results]
 
     return run
 
 
 def _to_numpy(x: mx.array) -> np.ndarray:
     """A writable copy, in C order; bfloat16 as uint16."""
-    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)
+    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, order="C")
 
 
 def _described(name: str, values: dict[str, np.ndarray]) -> np.ndarray:

@@ -10,7 +10,7 @@ class CompileError(EmulatorError):
 
 
 class OutOfBoundsError(EmulatorError):
-    """An access outside a buffer, misaligned, or a write to an input."""
+    """An access outside a buffer or array, misaligned, or a write to an input."""
 
 
 class RaceError(EmulatorError):
@@ -26,7 +26,7 @@ class DivergenceError(EmulatorError):
 
 
 class UndefinedError(EmulatorError):
-    """Integer division by zero, a shift too far, an index outside a thread's own array."""
+    """Integer division by zero."""
 
 
 class LimitError(EmulatorError):

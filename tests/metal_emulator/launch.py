@@ -36,12 +36,11 @@ class _Launch(ctypes.Structure):
 
 class _Report(ctypes.Structure):
     _fields_ = (
-        *((name, uint) for name in ("kind", "slot", "write", "line", "column")),
-        *((name, uint) for name in ("other_line", "other_column", "other_write", "several")),
+        *((name, uint) for name in ("kind", "slot", "write", "line")),
+        *((name, uint) for name in ("other_line", "other_write", "several")),
         ("index", ctypes.c_int64),
-        ("_padding", ctypes.c_uint64),
-        ("thread", uint * 4),
-        ("other", uint * 4),
+        ("thread", uint * 3),
+        ("other", uint * 3),
         ("name", ctypes.c_char * 64),
     )
 
@@ -63,7 +62,17 @@ class Machine:
     flush: bool = True
 
 
-@dataclass(slots=True)
+# Every choice taken both ways: enough to run a kernel's tests under.
+PLAIN = Machine()
+MACHINES = (
+    PLAIN,
+    Machine(seed=1, sums=1, contract=False, flush=False),
+    Machine(seed=2, sums=2, contract=True, flush=False),
+    Machine(seed=3, sums=0, contract=False, flush=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Bound:
     """A buffer as the kernel gets it: `data` is C-contiguous; outputs are written in place."""
 
@@ -83,6 +92,8 @@ def launch(library: Path, text: KernelText, buffers: Sequence[Bound], machine: M
     group = [min(pair) for pair in zip(text.grid, text.threadgroup, strict=True)]
     if np.prod(group) > 1024:
         raise errors.LimitError(f"{text.name}: a threadgroup of {group}: over 1024 threads")
+    if len(buffers) > 31:
+        raise errors.LimitError(f"{text.name}: {len(buffers)} buffers: over 31")
     if np.prod([-(-n // m) for n, m in zip(text.grid, group, strict=True)]) >= 1 << 22:
         raise errors.LimitError(f"{text.name}: grid {text.grid}: over 4 million threadgroups")
     # An empty array has no address: give it one, of no length.
@@ -109,12 +120,12 @@ def launch(library: Path, text: KernelText, buffers: Sequence[Bound], machine: M
 
 
 def _error(report: _Report, text: KernelText, names: list[str]) -> errors.EmulatorError:
-    thread = f"thread {tuple(report.thread[:3])}"
+    thread = f"thread {tuple(report.thread)}"
     name = report.name.decode()
     buffer = names[report.slot] if report.slot < len(names) else f"threadgroup array {name}"
     element = f"{buffer}[{report.index}]"
     verb = "writes" if report.write else "reads"
-    other = f"thread {tuple(report.other[:3])}" + (" and others" if report.several else "")
+    other = f"thread {tuple(report.other)}" + (" and others" if report.several else "")
     lines = text.source.splitlines()
 
     def place(line: int) -> str:
@@ -145,9 +156,10 @@ def _error(report: _Report, text: KernelText, names: list[str]) -> errors.Emulat
         ),
         9: (errors.LimitError, "over 32768 bytes of threadgroup memory"),
         10: (
-            errors.UndefinedError,
-            f"undefined {name} by {thread} ({place(report.line)})",
+            errors.OutOfBoundsError,
+            f"{thread} uses index {report.index}, outside its array ({place(report.line)})",
         ),
+        11: (errors.UndefinedError, f"{thread} divides by zero ({place(report.line)})"),
     }
     kind, message = kinds[report.kind]
     return kind(f"{text.name}: {message}")

@@ -145,7 +145,7 @@ static void describe(const Slot *slot, long index, int write, const Mark *other,
   if (!other) return;
   Thread place;
   locate(other->thread, &place);
-  report.other = place.thread_position_in_grid;
+  for (u32 i = 0; i < 3; i++) report.other[i] = place.thread_position_in_grid[i];
   report.other_write = other_write;
   report.several = other->reach > ONE_THREAD;
 }

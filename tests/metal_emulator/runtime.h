@@ -12,14 +12,14 @@ void *memcpy(void *, const void *, u64);
 void *memset(void *, int, u64);
 int memcmp(const void *, const void *, u64);
 
-enum {  // as in `errors.py`
+enum {  // as in `launch.py`
   OUT_OF_BOUNDS = 1, MISALIGNED, READ_ONLY, RACE, UNWRITTEN_READ, UNWRITTEN_OUTPUT, DIVERGENCE,
-  INACTIVE_LANE, TOO_MUCH_MEMORY, UNDEFINED
+  INACTIVE_LANE, TOO_MUCH_MEMORY, BAD_INDEX, BAD_DIVISION
 };
 enum { SIMD = 32, MAX_THREADS = 1024, MAX_SLOTS = 64, MAX_THREADGROUP_BYTES = 32768 };
 enum { MEM_DEVICE = 1, MEM_THREADGROUP = 2 };  // Metal's mem_flags
 
-// The four structures below are mirrored with ctypes in `launch.py`.
+// The three structures below are mirrored with ctypes in `launch.py`.
 typedef struct {
   u8 *host;     // copied in before the launch, and out after it when `output`
   u64 bytes;
@@ -28,9 +28,9 @@ typedef struct {
 } Buffer;
 
 typedef struct {
-  u32 kind, slot, write, line, column, other_line, other_column, other_write, several;
+  u32 kind, slot, write, line, other_line, other_write, several;
   long index;
-  uint3 thread, other;  // positions in the grid
+  u32 thread[3], other[3];  // positions in the grid
   char name[64];        // of a threadgroup array or an operation
 } Report;
 

@@ -49,7 +49,7 @@ void fail(u32 kind) {
   if (!report.kind) {
     Thread place;
     locate(self, &place);
-    report.thread = place.thread_position_in_grid;
+    for (u32 i = 0; i < 3; i++) report.thread[i] = place.thread_position_in_grid[i];
     report.kind = kind;
   }
   if (running) back_to_scheduler();
@@ -115,7 +115,7 @@ u32 emulator_lane(void) { return self % SIMD; }
 u32 emulator_sum_order(void) { return launch.sums; }
 const void *emulator_value(const Exchange *exchange, u32 index) {
   if (index >= SIMD || !(exchange->active >> index & 1)) {
-    report.index = index, report.line = lane()->line, report.column = lane()->column;
+    report.index = index, report.line = lane()->line;
     fail(INACTIVE_LANE);
   }
   return exchange->values[index];
@@ -141,9 +141,9 @@ static Lane *meet(u32 first, u32 last, int complete) {
                l->column == waiting->column;
     if (l->state == WAITING ? same : !complete) continue;
     self = self / MAX_THREADS * MAX_THREADS + (waiting - lanes);
-    report.line = waiting->line, report.column = waiting->column;
-    report.other = l->thread.thread_position_in_grid;
-    report.other_line = l->state == WAITING ? l->line : 0, report.other_column = l->column;
+    report.line = waiting->line;
+    for (u32 k = 0; k < 3; k++) report.other[k] = l->thread.thread_position_in_grid[k];
+    report.other_line = l->state == WAITING ? l->line : 0;
     for (u32 k = 0; waiting->name[k]; k++) report.name[k] = waiting->name[k];
     fail(DIVERGENCE);
     return 0;
@@ -226,19 +226,16 @@ __attribute__((visibility("default"))) Report *emulator_run(const Launch *wanted
   return &report;
 }
 
-// Undefined behaviour that clang's other sanitizers see, with its place in the text.
+// What clang's other sanitizers see, with its place in the text.
 typedef struct { const char *file; u32 line, column; } Source;
-static void undefined(const Source *source, const char *what) {
-  report.line = source->line, report.column = source->column;
-  for (u32 k = 0; what[k]; k++) report.name[k] = what[k];
-  fail(UNDEFINED);
+void __ubsan_handle_out_of_bounds(const Source *source, long index) {
+  report.line = source->line, report.index = index;
+  fail(BAD_INDEX);
 }
-void __ubsan_handle_out_of_bounds(Source *source, long index) {
-  report.index = index;
-  undefined(source, "array index");
+void __ubsan_handle_divrem_overflow(const Source *source) {
+  report.line = source->line;
+  fail(BAD_DIVISION);
 }
-void __ubsan_handle_divrem_overflow(Source *source) { undefined(source, "integer division"); }
-void __ubsan_handle_shift_out_of_bounds(Source *source) { undefined(source, "shift"); }
 
 // Rounding to bfloat16, to nearest even, as clang asks its support library for it.
 __bf16 __truncsfbf2(float value) {

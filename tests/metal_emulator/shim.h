@@ -44,28 +44,36 @@ template <typename T, int N> using vec = T __attribute__((ext_vector_type(N)));
 
 template <typename To, typename From> To as_type(From x) { return __builtin_bit_cast(To, x); }
 
-// `float4(...)`: from one scalar, from a vector of another type, or from parts.
-template <typename V, typename T> struct make {
-  static V one(T x) { return (V)(x); }
-};
-template <typename V, typename T, int N>
-struct make<V, T __attribute__((ext_vector_type(N)))> {
-  static V one(vec<T, N> x) { return __builtin_convertvector(x, V); }
-};
-template <typename V, typename T> V construct(T x) { return make<V, T>::one(x); }
-template <typename V, typename A, typename B> V construct(A a, B b) { return (V)(a, b); }
-template <typename V, typename A, typename B, typename C>
-V construct(A a, B b, C c) { return (V)(a, b, c); }
-template <typename V, typename A, typename B, typename C, typename D>
-V construct(A a, B b, C c, D d) { return (V)(a, b, c, d); }
-#define float2(...) metal::construct<float2>(__VA_ARGS__)
-#define float3(...) metal::construct<float3>(__VA_ARGS__)
-#define float4(...) metal::construct<float4>(__VA_ARGS__)
-#define half2(...) metal::construct<half2>(__VA_ARGS__)
-#define half4(...) metal::construct<half4>(__VA_ARGS__)
-#define uint2(...) metal::construct<uint2>(__VA_ARGS__)
-#define uint3(...) metal::construct<uint3>(__VA_ARGS__)
-#define uint4(...) metal::construct<uint4>(__VA_ARGS__)
+namespace emulator {
+template <typename T> struct Width { enum { n = 1 }; };
+template <typename T, int N> struct Width<T __attribute__((ext_vector_type(N)))> { enum { n = N }; };
+
+template <typename V, typename Part> void append(V &whole, int &at, Part part) {
+  if constexpr (Width<Part>::n == 1) whole[at++] = part;
+  else for (int i = 0; i < Width<Part>::n; i++) whole[at++] = part[i];
+}
+// `float4(...)`: one scalar for all, or parts that make up the whole, of any types.
+template <typename V, typename... Parts> V construct(Parts... parts) {
+  constexpr int total = (0 + ... + Width<Parts>::n);
+  V whole = {};
+  int at = 0;
+  if constexpr (total == 1) {
+    while (at < Width<V>::n) (append(whole, at, parts), ...);
+  } else {
+    static_assert(total == Width<V>::n, "the parts must make up the vector");
+    (append(whole, at, parts), ...);
+  }
+  return whole;
+}
+}  // namespace emulator
+#define float2(...) metal::emulator::construct<float2>(__VA_ARGS__)
+#define float3(...) metal::emulator::construct<float3>(__VA_ARGS__)
+#define float4(...) metal::emulator::construct<float4>(__VA_ARGS__)
+#define half2(...) metal::emulator::construct<half2>(__VA_ARGS__)
+#define half4(...) metal::emulator::construct<half4>(__VA_ARGS__)
+#define uint2(...) metal::emulator::construct<uint2>(__VA_ARGS__)
+#define uint3(...) metal::emulator::construct<uint3>(__VA_ARGS__)
+#define uint4(...) metal::emulator::construct<uint4>(__VA_ARGS__)
 
 #define UNARY(name) \
   template <typename T> T name(T x) { return __builtin_elementwise_##name(x); }
@@ -97,6 +105,7 @@ constexpr mem_flags operator|(mem_flags x, mem_flags y) {
   return static_cast<mem_flags>(static_cast<int>(x) | static_cast<int>(y));
 }
 
+namespace emulator {
 // The runtime, in schedule.c and memory.c.
 #define UNCHECKED __attribute__((no_sanitize("thread", "undefined"), noinline))
 #define PLACE uint line = __builtin_LINE(), uint column = __builtin_COLUMN()
@@ -119,15 +128,7 @@ __local Array *threadgroup_array(const __constant char *name, uint line) {
       sizeof(Array), sizeof(Element), name, line);
 }
 
-inline void threadgroup_barrier(mem_flags flags, PLACE) {
-  emulator_threadgroup_barrier(static_cast<uint>(flags), line, column);
-}
-inline void simdgroup_barrier(mem_flags flags, PLACE) {
-  emulator_simdgroup_barrier(static_cast<uint>(flags), line, column);
-}
-
-// Common operations of a SIMD group: lanes meet at the place of the call. All lanes compute the
-// same result from what all gave.
+// All lanes compute the same result from what all gave.
 template <typename T> UNCHECKED T from_lane(const Exchange *exchange, uint lane) {
   return *static_cast<const T *>(emulator_value(exchange, lane));
 }
@@ -154,18 +155,34 @@ template <typename T> UNCHECKED T max_of(const Exchange *exchange) {
     if (exchange->active >> i & 1) most = max(most, *(const T *)exchange->values[i]);
   return most;
 }
+}  // namespace emulator
 
-#define MEET(name) emulator_exchange(name, &x, sizeof(T), line, column)
-template <typename T> T simd_sum(T x, PLACE) { return sum_of<T>(MEET("simd_sum")); }
-template <typename T> T simd_max(T x, PLACE) { return max_of<T>(MEET("simd_max")); }
+inline void threadgroup_barrier(mem_flags flags, PLACE) {
+  emulator::emulator_threadgroup_barrier(static_cast<uint>(flags), line, column);
+}
+inline void simdgroup_barrier(mem_flags flags, PLACE) {
+  emulator::emulator_simdgroup_barrier(static_cast<uint>(flags), line, column);
+}
+
+// Common operations of a SIMD group: lanes meet at the place of the call.
+#define MEET(name) emulator::emulator_exchange(name, &x, sizeof(T), line, column)
+template <typename T> T simd_sum(T x, PLACE) { return emulator::sum_of<T>(MEET("simd_sum")); }
+template <typename T> T simd_max(T x, PLACE) { return emulator::max_of<T>(MEET("simd_max")); }
 template <typename T> T simd_broadcast(T x, ushort lane, PLACE) {
-  return from_lane<T>(MEET("simd_broadcast"), lane);
+  return emulator::from_lane<T>(MEET("simd_broadcast"), lane);
 }
 template <typename T> T simd_shuffle_xor(T x, ushort mask, PLACE) {
-  return from_lane<T>(MEET("simd_shuffle_xor"), emulator_lane() ^ mask);
+  return emulator::from_lane<T>(MEET("simd_shuffle_xor"), emulator::emulator_lane() ^ mask);
 }
 
 }  // namespace metal
+#undef VECTORS
+#undef UNARY
+#undef BINARY
+#undef MATH
+#undef UNCHECKED
+#undef PLACE
+#undef MEET
 using namespace metal;
 
 // What MLX itself puts before every kernel, as far as bodies use it.

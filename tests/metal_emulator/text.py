@@ -52,7 +52,7 @@ class KernelText:
             instance = match[1]
         source = re.sub(
             r"\bthreadgroup\s+([\w:<>, ]*[\w>])\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);",
-            r'__local \1 (&\2)\3 = *threadgroup_array<\1\3, \1>("\2", __LINE__);',
+            r'__local \1 (&\2)\3 = *emulator::threadgroup_array<\1\3, \1>("\2", __LINE__);',
             source,
         )
         arguments = []
