@@ -25,7 +25,7 @@ from qwen35_mlx.checkpoint.files import FileWriter, sync_folder, write_durably
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.output import Job, plan_config, plan_files, plan_tensors
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 
 _COPIED = (

@@ -1,14 +1,18 @@
-"""A checkpoint directory with a tiny tokenizer, trained on the spot, and a Qwen-style template."""
+"""Fixtures of many rooms: a tiny tokenizer, trained on the spot, a template, a random model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from qwen35_mlx.kernels import portable
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
+from tests.metal_emulator import emulated, unsupported
+from tests.random_model import write_weights
 
 _CORPUS = [
     "The quick brown fox jumps over the lazy dog. def f(x):\n    return x + 1\n",
@@ -47,6 +51,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint: the small random model with this tokenizer and template."""
+    path = shutil.copytree(checkpoint, tmp_path_factory.mktemp("model") / "model")
+    write_weights(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def tokenizer(checkpoint: Path) -> Tokenizer:
     return Tokenizer.from_directory(checkpoint)
 
@@ -60,3 +72,21 @@ def backend(checkpoint: Path) -> tokenizers.Tokenizer:
 @pytest.fixture(scope="session")
 def template(checkpoint: Path) -> ChatTemplate:
     return ChatTemplate.from_directory(checkpoint)
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels compile and run as on Metal, in the emulator."""
+    if reason := unsupported():
+        pytest.skip(reason)
+
+    def compiled(kernel: portable.Kernel) -> portable.Launcher:
+        return emulated(
+            name=f"qwen35_{kernel.name}",
+            input_names=list(kernel.inputs),
+            output_names=list(kernel.outputs),
+            source=kernel.body,
+        )
+
+    monkeypatch.setattr(portable, "compiled", compiled)
+    monkeypatch.setattr(portable, "backend", lambda: "metal")

@@ -9,7 +9,7 @@ from typing import Any
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.files import FileTensor, read_header
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.kernels.quantized import Quantization
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from qwen35_mlx.checkpoint.folder import (
 )
 from qwen35_mlx.checkpoint.sources import BlockScales, Rows, Source, Stack, Whole
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.linear import Quantization
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}

@@ -11,7 +11,7 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.files import TensorSpec
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 
 # In elements: 8 MiB in bfloat16. MLX on a CPU makes many float32 copies of a piece for the float-4

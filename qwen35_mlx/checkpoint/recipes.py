@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.linear import Quantization
+from qwen35_mlx.kernels.quantized import Quantization
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,52 +1,13 @@
 """Matrices, plain or quantised, and several of them over one input as one."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import mlx.core as mx
 import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """How `mx.quantize` packs a matrix along its last axis.
-
-    Attributes:
-        group_size: neighbours in a row that share a scale (and, in affine mode, a bias).
-        bits: per element.
-        mode: affine, mxfp4, mxfp8 or nvfp4.
-    """
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
-
-    def packed(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors that stand for a plain matrix [..., in], by their last name."""
-        *rows, columns = shape
-        weight = (*rows, columns * self.bits // 32)
-        scales = (*rows, columns // self.group_size)
-        if self.mode == "affine":
-            return {"weight": weight, "scales": scales, "biases": scales}
-        return {"weight": weight, "scales": scales}
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedWeight:
-    """A matrix [..., out, in] packed by `mx.quantize`.
-
-    Shapes: `Quantization.packed`; biases are None but in affine mode.
-    """
-
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array | None
-    quantization: Quantization
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [a for a in (self.weight, self.scales, self.biases) if a is not None]
+from qwen35_mlx.kernels.quantized import QuantizedWeight, dequantize
 
 
 class Linear:
@@ -72,11 +33,8 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return w[ids].astype(dtype)
-        how = w.quantization
         biases = None if w.biases is None else w.biases[ids]
-        return mx.dequantize(
-            w.weight[ids], w.scales[ids], biases, how.group_size, how.bits, how.mode, dtype=dtype
-        )
+        return dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, dtype)
 
     def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
         """Each input by the expert of its own.
@@ -175,6 +133,11 @@ class FusedLinear:
         return [array for linear, _ in self._groups for array in linear.arrays]
 
     @property
+    def single(self) -> Linear | None:
+        """All of it as one matrix, if that is what it came to."""
+        return self._groups[0][0] if len(self._groups) == 1 else None
+
+    @property
     def matmuls(self) -> int:
         """How many matrix products one call costs."""
         return len(self._groups)
@@ -182,6 +145,11 @@ class FusedLinear:
     def __call__(self, x: mx.array) -> list[mx.array]:
         """x [..., in] -> one [..., out] per part, in the order given."""
         return self._split(linear(x) for linear, _ in self._groups)
+
+    def joined(self, x: mx.array) -> mx.array:
+        """All outputs side by side: x [..., in] -> [..., sum of out]."""
+        products = [linear(x) for linear, _ in self._groups]
+        return products[0] if len(products) == 1 else mx.concatenate(products, axis=-1)
 
     def gather(
         self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False

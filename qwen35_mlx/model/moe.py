@@ -2,6 +2,14 @@
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels.experts import (
+    STEP_TOKENS,
+    ExpertWeights,
+    route,
+    route_reference,
+    run_experts,
+)
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -51,32 +59,35 @@ class SparseMoE:
         self.shared_expert = MLP(
             hidden, config.shared_expert_intermediate_size, weights.scope("shared_expert")
         )
+        matrices = (
+            self.gate_up.single,
+            self.down_proj,
+            self.shared_expert.gate_up.single,
+            self.shared_expert.down_proj,
+        )
+        self.packed = ExpertWeights.of(*(m and m.weight for m in matrices), top_k=self.top_k)
 
     def __call__(self, x: mx.array) -> mx.array:
         """[B, T, hidden] -> [B, T, hidden]."""
-        logits, shared_gate = self.router(x)
-        scores, experts = route(logits, self.top_k)
-        routed = self._experts(x, experts)
-        routed = mx.sum(routed * scores[..., None].astype(routed.dtype), axis=-2)
-        return routed + mx.sigmoid(shared_gate) * self.shared_expert(x)
+        logits = self.router.joined(x).flatten(0, -2)
+        rows = x.flatten(0, -2)
+        if self.packed is not None and rows.shape[0] <= STEP_TOKENS and portable.backend():
+            weights, experts = route(logits, self.top_k)
+            return run_experts(rows, weights, experts, self.packed).reshape(x.shape)
+        weights, experts = route_reference(logits, self.top_k)
+        weights = weights.astype(x.dtype)
+        routed = mx.sum(self._routed(rows, experts) * weights[:, :-1, None], axis=-2)
+        return (routed + weights[:, -1:] * self.shared_expert(rows)).reshape(x.shape)
 
-    def _experts(self, x: mx.array, experts: mx.array) -> mx.array:
-        """x [B, T, hidden], experts [B, T, k] -> [B, T, k, hidden]."""
+    def _routed(self, x: mx.array, experts: mx.array) -> mx.array:
+        """x [N, hidden], experts [N, k] -> [N, k, hidden]."""
         if experts.size < SORT_FROM:
-            gate, up = self.gate_up.gather(x[:, :, None, None], experts)
+            gate, up = self.gate_up.gather(x[:, None, None], experts)
             return self.down_proj.gather(_silu(gate) * up, experts).squeeze(-2)
         flat = experts.flatten()
         order = mx.argsort(flat)
-        tokens = x.reshape(-1, 1, x.shape[-1])[order // self.top_k]
         flat = flat[order]
+        tokens = x[:, None][order // self.top_k]
         gate, up = self.gate_up.gather(tokens, flat, sorted_indices=True)
         y = self.down_proj.gather(_silu(gate) * up, flat, sorted_indices=True)
         return y[mx.argsort(order)].reshape(*experts.shape, -1)
-
-
-def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
-    """Router logits [..., experts] -> weights [..., k] float32 that sum to 1, indices [..., k]."""
-    probabilities = mx.softmax(logits.astype(mx.float32), axis=-1)
-    experts = mx.argpartition(-probabilities, kth=top_k - 1, axis=-1)[..., :top_k]
-    chosen = mx.take_along_axis(probabilities, experts, axis=-1)
-    return chosen / mx.sum(chosen, axis=-1, keepdims=True), experts

@@ -6,7 +6,8 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.linear import Linear, Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.model.linear import Linear
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

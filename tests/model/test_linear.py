@@ -2,7 +2,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.model.linear import FusedLinear, Linear, Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.model.linear import FusedLinear, Linear
 
 mx.random.seed(0)
 FORMATS = [

@@ -10,7 +10,7 @@ import pytest
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking
 from qwen35_mlx.session.model import Model, load
-from tests.session.conftest import CONTEXT
+from tests.random_model import CONTEXT
 
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY: dict[str, Any] = {"temperature": 0.0}

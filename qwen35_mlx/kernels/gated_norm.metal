@@ -1,0 +1,28 @@
+// RMS norm of each value head, times silu(z): the end of a Gated DeltaNet layer whose heads are
+// split over threadgroups. One SIMD group to a head of a token.
+//
+// raw        [B, L, NV, DV] float32
+// projected  [B, L, WIDTH], z from column FIRST on
+// norm [DV], eps [1]   float32
+// -> y [B, L, NV DV]
+
+const int lane = static_cast<int>(thread_index_in_simdgroup);
+const int place = static_cast<int>(threadgroup_position_in_grid.x) * SIMDS
+    + static_cast<int>(simdgroup_index_in_threadgroup);
+const int token = place / NV;
+const int head = place % NV;
+
+if (token < static_cast<int>(lengths[0])) {
+  float squares = 0.0f;
+  for (int i = lane; i < DV; i += 32) {
+    const float x = static_cast<float>(raw[place * DV + i]);
+    squares += x * x;
+  }
+  const float mean = simd_sum(squares) / static_cast<float>(DV);
+  const float scale = precise::rsqrt(mean + static_cast<float>(eps[0]));
+  for (int i = lane; i < DV; i += 32) {
+    const float z = static_cast<float>(projected[token * WIDTH + FIRST + head * DV + i]);
+    const float gated = z / (1.0f + precise::exp(-z)) * static_cast<float>(norm[i]);
+    y[place * DV + i] = static_cast<OutT>(static_cast<float>(raw[place * DV + i]) * scale * gated);
+  }
+}

@@ -1,0 +1,138 @@
+"""One kernel body for two GPU languages.
+
+A body is the inside of a function in a plain subset of the Metal Shading Language, kept in a
+`.metal` file beside the module that launches it. On Metal it is compiled as it is; for CUDA a
+header gives its names their meaning (threadgroup memory is shared memory, a SIMD group is a warp).
+
+The subset: loads through `static_cast<float>`; scalars as one-element arrays; small inputs bound
+with `auto`, since Metal passes those of fewer than 8 elements in another address space; one-
+dimensional threadgroups of whole SIMD groups; `simd_sum` and the barriers of the header below;
+no dynamically indexed arrays in registers.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from qwen35_mlx.errors import Qwen35Error
+
+SIMD = 32
+REFERENCE = "QWEN35_KERNELS"
+
+CUDA_HEADER = """
+#define threadgroup __shared__
+#define threadgroup_barrier(flags) __syncthreads()
+#define simdgroup_barrier(flags) __syncwarp()
+#define thread_position_in_threadgroup threadIdx
+#define threadgroup_position_in_grid blockIdx
+#define thread_index_in_simdgroup (threadIdx.x & 31u)
+#define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
+#define ushort unsigned short
+namespace precise {
+__device__ inline float exp(float x) { return ::expf(x); }
+__device__ inline float log(float x) { return ::logf(x); }
+__device__ inline float rsqrt(float x) { return ::rsqrtf(x); }
+}
+#define simd_shuffle_xor(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
+__device__ inline float simd_max(float x) {
+  for (int step = 16; step > 0; step >>= 1) x = ::fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+  return x;
+}
+__device__ inline float simd_sum(float x) {
+  for (int step = 16; step > 0; step >>= 1) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+"""
+
+
+class Launcher(Protocol):
+    """What `mx.fast.metal_kernel` and `mx.fast.cuda_kernel` return."""
+
+    def __call__(self, *, inputs: list[mx.array], **launch: Any) -> list[mx.array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one call is laid out.
+
+    Attributes:
+        threadgroups: how many, along x.
+        threads: in each, a multiple of 32.
+        outputs: shape and dtype of each.
+        constants: dtypes and integers that the body is compiled for.
+    """
+
+    threadgroups: int
+    threads: int
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]]
+    constants: Mapping[str, int | mx.Dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A body and the names of its arrays.
+
+    Attributes:
+        name: of the `.metal` file in this folder, and of the compiled function.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def body(self) -> str:
+        return resources.files(__package__).joinpath(f"{self.name}.metal").read_text("utf-8")
+
+    def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
+        """Run on the GPU.
+
+        Raises:
+            Qwen35Error: the kernel does not compile for, or does not fit, this GPU.
+        """
+        try:
+            return compiled(self)(
+                inputs=list(inputs),
+                template=list(launch.constants.items()),
+                grid=(launch.threadgroups * launch.threads, 1, 1),
+                threadgroup=(launch.threads, 1, 1),
+                output_shapes=[shape for shape, _ in launch.outputs],
+                output_dtypes=[dtype for _, dtype in launch.outputs],
+            )
+        except (RuntimeError, ValueError) as error:
+            shapes = ", ".join(
+                f"{name} {list(x.shape)} {x.dtype}"
+                for name, x in zip(self.inputs, inputs, strict=True)
+            )
+            raise Qwen35Error(
+                f"kernel '{self.name}' failed on {shapes} ({str(error).splitlines()[0]}): "
+                f"set {REFERENCE}=reference to go on without kernels, and report it"
+            ) from error
+
+
+def backend() -> str | None:
+    """The language that kernels are compiled to here; None where the references run."""
+    if os.environ.get(REFERENCE) == "reference" or mx.default_device() == mx.cpu:
+        return None
+    if mx.metal.is_available():
+        return "metal"
+    return "cuda" if mx.cuda.is_available() else None
+
+
+@cache
+def compiled(kernel: Kernel) -> Launcher:
+    """The kernel for this machine's GPU; MLX compiles it at the first launch of each variant."""
+    names = {
+        "name": f"qwen35_{kernel.name}",
+        "input_names": list(kernel.inputs),
+        "output_names": list(kernel.outputs),
+        "source": kernel.body,
+    }
+    if backend() == "metal":
+        return mx.fast.metal_kernel(**names)
+    return mx.fast.cuda_kernel(**names, header=CUDA_HEADER)

@@ -1,0 +1,132 @@
+"""The three kernels of a sparse MoE block against float64."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.kernels.experts import (
+    ExpertWeights,
+    experts_reference,
+    route,
+    route_reference,
+    run_experts,
+)
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from tests.kernels.cases import relative_error
+
+pytestmark = pytest.mark.usefixtures("emulator")
+
+
+def normal(seed: int, *shape: int) -> mx.array:
+    return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def by_expert(weights: mx.array, experts: mx.array) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and indices, each row in the order of the indices; the shared one stays last."""
+    w, e = np.array(weights), np.array(experts)
+    order = np.argsort(e, axis=1)
+    routed = np.take_along_axis(w[:, :-1], order, axis=1)
+    return np.concatenate([routed, w[:, -1:]], axis=1), np.take_along_axis(e, order, axis=1)
+
+
+@pytest.mark.parametrize("form", [route, route_reference])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "top_k"), [(1, 8, 2), (3, 40, 8), (8, 256, 8), (2, 512, 10), (2, 4, 4)]
+)
+def test_route_takes_the_likeliest_and_renormalises(form, tokens, experts, top_k):
+    logits = 3 * normal(0, tokens, experts + 1)
+    weights, chosen = by_expert(*form(logits, top_k))
+    for row, logit in enumerate(np.array(logits, np.float64)):
+        best = np.sort(np.argsort(-logit[:-1], kind="stable")[:top_k])
+        np.testing.assert_array_equal(chosen[row], best)
+        e = np.exp(logit[best] - logit[best].max())
+        np.testing.assert_allclose(weights[row, :-1], e / e.sum(), rtol=1e-6)
+        np.testing.assert_allclose(weights[row, -1], 1 / (1 + np.exp(-logit[-1])), rtol=1e-6)
+
+
+def test_route_gives_equals_to_the_lower_index():
+    logits = mx.zeros((1, 41))
+    weights, chosen = route(logits, 3)
+    assert chosen.tolist() == [[0, 1, 2]]
+    np.testing.assert_allclose(np.array(weights), [[1 / 3, 1 / 3, 1 / 3, 0.5]], rtol=1e-6)
+
+
+def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWeights:
+    how = Quantization(group, bits)
+
+    def packed(seed: int, *shape: int) -> QuantizedWeight:
+        w = (normal(seed, *shape) * shape[-1] ** -0.5).astype(dtype)
+        return QuantizedWeight(*mx.quantize(w, group, bits), how)
+
+    weights = ExpertWeights.of(
+        packed(1, experts, 2 * inner, hidden),
+        packed(2, experts, hidden, inner),
+        packed(3, 2 * shared, hidden),
+        packed(4, hidden, shared),
+        top_k=top_k,
+    )
+    assert weights is not None
+    return weights
+
+
+def float64_experts(
+    x: mx.array, weights: mx.array, experts: mx.array, layer: ExpertWeights
+) -> np.ndarray:
+    gate_up, down, shared_gate_up, shared_down = (
+        np.array(w.dequantized(mx.float32), np.float64)
+        for w in (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
+    )
+
+    def glu(x: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        gate, up = np.split(gate_up @ x, 2)
+        return down @ (gate / (1 + np.exp(-gate)) * up)
+
+    rows = np.array(x.astype(mx.float32), np.float64)
+    w, e = np.array(weights, np.float64), np.array(experts)
+    return np.stack(
+        [
+            w[n, -1] * glu(row, shared_gate_up, shared_down)
+            + sum(w[n, i] * glu(row, gate_up[j], down[j]) for i, j in enumerate(e[n]))
+            for n, row in enumerate(rows)
+        ]
+    )
+
+
+@pytest.mark.parametrize("form", [run_experts, experts_reference])
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+@pytest.mark.parametrize(("group", "bits"), [(32, 4), (64, 4), (64, 8), (128, 8)])
+def test_experts_in_every_format(form, tokens, group, bits):
+    layer = draw(8, 128, 128, 128, 3, group, bits, mx.float32)
+    x = normal(5, tokens, 128)
+    weights, experts = route_reference(normal(6, tokens, 9), 3)
+    got = form(x, weights, experts, layer)
+    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 2e-6
+
+
+@pytest.mark.parametrize("form", [run_experts, experts_reference])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision(form, dtype):
+    layer = draw(4, 128, 64, 64, 2, 64, 4, dtype)
+    x = normal(5, 2, 128).astype(dtype)
+    weights, experts = route_reference(normal(6, 2, 5), 2)
+    got = form(x, weights, experts, layer)
+    assert got.dtype == dtype
+    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 1e-2
+
+
+def test_widths_that_are_no_multiple_of_a_block():
+    layer = draw(3, 96, 32, 96, 2, 32, 4, mx.float32)
+    x = normal(5, 3, 96)
+    weights, experts = route_reference(normal(6, 3, 4), 2)
+    got = run_experts(x, weights, experts, layer)
+    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 2e-6
+
+
+def test_formats_that_the_kernels_do_not_read_are_left_to_the_reference():
+    layer = draw(3, 64, 64, 64, 2, 64, 4, mx.float32)
+    four = (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
+    assert ExpertWeights.of(*four, top_k=2) is not None
+    assert ExpertWeights.of(*four, top_k=40) is None
+    assert ExpertWeights.of(*four[:3], mx.zeros((64, 64)), top_k=2) is None
+    other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
+    assert ExpertWeights.of(*four[:3], other, top_k=2) is None
