@@ -11,11 +11,11 @@ no dynamically indexed arrays in registers.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -50,10 +50,8 @@ __device__ inline float simd_sum(float x) {
 """
 
 
-class Launcher(Protocol):
-    """What `mx.fast.metal_kernel` and `mx.fast.cuda_kernel` return."""
-
-    def __call__(self, *, inputs: list[mx.array], **launch: Any) -> list[mx.array]: ...
+# What `mx.fast.metal_kernel` and `mx.fast.cuda_kernel` return.
+Launcher = Callable[..., list[mx.array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,9 @@ class Kernel:
 
     @property
     def body(self) -> str:
-        return resources.files(__package__).joinpath(f"{self.name}.metal").read_text("utf-8")
+        return (
+            resources.files("qwen35_mlx.kernels").joinpath(f"{self.name}.metal").read_text("utf-8")
+        )
 
     def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         """Run on the GPU.
@@ -127,12 +127,12 @@ def backend() -> str | None:
 @cache
 def compiled(kernel: Kernel) -> Launcher:
     """The kernel for this machine's GPU; MLX compiles it at the first launch of each variant."""
-    names = {
+    names: dict[str, Any] = {
         "name": f"qwen35_{kernel.name}",
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
         "source": kernel.body,
     }
     if backend() == "metal":
-        return mx.fast.metal_kernel(**names)
-    return mx.fast.cuda_kernel(**names, header=CUDA_HEADER)
+        return cast(Launcher, mx.fast.metal_kernel(**names))
+    return cast(Launcher, mx.fast.cuda_kernel(**names, header=CUDA_HEADER))
