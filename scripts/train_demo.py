@@ -77,6 +77,7 @@ def main() -> None:
             command.add_argument("--out", type=Path, required=True, help="exported checkpoint")
         if name == "evaluate":
             command.add_argument("--count", type=int, default=100, help="questions per skill")
+            command.add_argument("--bits", type=int, default=0, help="round weights first")
     args = parser.parse_args()
     if args.command == "tokenizer":
         tokenizer(args)
