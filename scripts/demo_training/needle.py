@@ -43,40 +43,67 @@ def detail(rng: random.Random, split: Split) -> tuple[str, str, str, str, str]:
     if sort <= 1:
         thing = f"{rng.choice(words.COLOURS)} {rng.choice(ITEMS)}"
         value = split.draw("code", lambda: str(rng.randint(1000, 9999)))
-        sentence = rng.choice((f"The code of the {thing} is {value}.",
-                               f"The code for the {thing} is {value}."))
-        question = rng.choice((f"What is the code of the {thing}?",
-                               f"What is the code for the {thing}?",
-                               f"Which code opens the {thing}?"))
+        sentence = rng.choice(
+            (f"The code of the {thing} is {value}.", f"The code for the {thing} is {value}.")
+        )
+        question = rng.choice(
+            (
+                f"What is the code of the {thing}?",
+                f"What is the code for the {thing}?",
+                f"Which code opens the {thing}?",
+            )
+        )
         return f"code {thing}", sentence, question, f"The code of the {thing} is {value}.", value
     if sort == 2:
         value = split.draw("place", lambda: made_up(rng))
         if rng.random() < 0.5:
             value = split.pick(rng, "place", words.CITIES)
-        return (f"lives {who}", f"{who} lives in {value}.", f"Where does {who} live?",
-                f"{who} lives in {value}.", value)
+        return (
+            f"lives {who}",
+            f"{who} lives in {value}.",
+            f"Where does {who} live?",
+            f"{who} lives in {value}.",
+            value,
+        )
     if sort == 3:
         value = split.draw("room", lambda: str(rng.randint(10, 999)))
-        return (f"room {who}", f"{who} is in room {value}.",
-                rng.choice((f"Which room is {who} in?", f"In which room is {who}?")),
-                f"{who} is in room {value}.", value)
+        return (
+            f"room {who}",
+            f"{who} is in room {value}.",
+            rng.choice((f"Which room is {who} in?", f"In which room is {who}?")),
+            f"{who} is in room {value}.",
+            value,
+        )
     if sort == 4:
         value = split.pick(rng, "job", words.JOBS)
-        return (f"job {who}", f"{who} works as a {value}.",
-                rng.choice((f"What is the job of {who}?", f"What does {who} work as?")),
-                f"{who} works as a {value}.", value)
+        return (
+            f"job {who}",
+            f"{who} works as a {value}.",
+            rng.choice((f"What is the job of {who}?", f"What does {who} work as?")),
+            f"{who} works as a {value}.",
+            value,
+        )
     if sort == 5:
         value = split.draw("phone", lambda: str(rng.randint(10000, 99999)))
-        return (f"phone {who}", f"The phone number of {who} is {value}.",
-                rng.choice((f"What is the phone number of {who}?", f"What is {who}'s number?")),
-                f"The phone number of {who} is {value}.", value)
+        return (
+            f"phone {who}",
+            f"The phone number of {who} is {value}.",
+            rng.choice((f"What is the phone number of {who}?", f"What is {who}'s number?")),
+            f"The phone number of {who} is {value}.",
+            value,
+        )
     if sort == 6:
         thing = f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.NOUNS)}"
         value = split.draw("owner", lambda: made_up(rng))
         if rng.random() < 0.5:
             value = split.pick(rng, "owner", words.NAMES)
-        return (f"owner {thing}", f"The {thing} belongs to {value}.",
-                f"Who does the {thing} belong to?", f"The {thing} belongs to {value}.", value)
+        return (
+            f"owner {thing}",
+            f"The {thing} belongs to {value}.",
+            f"Who does the {thing} belong to?",
+            f"The {thing} belongs to {value}.",
+            value,
+        )
     value = split.draw("password", lambda: pseudo_word(rng))
     thing = rng.choice(("computer", "library", "garden", "club", "office", "tower", "archive"))
     return (f"password {thing}", f"The password of the {thing} is {value}.",

@@ -110,9 +110,16 @@ def listing(rng: random.Random) -> Turn:
     chosen = rng.sample(members, count)
     number = NUMBERS[count] if rng.random() < 0.7 else str(count)
     style = rng.random()
-    ask = rng.choice((f"Name {number} {category}.", f"List {number} {category}.",
-                      f"Give me {number} {category}.", f"Tell me {number} {category}.",
-                      f"Can you name {number} {category}?", f"I need {number} {category}."))
+    ask = rng.choice(
+        (
+            f"Name {number} {category}.",
+            f"List {number} {category}.",
+            f"Give me {number} {category}.",
+            f"Tell me {number} {category}.",
+            f"Can you name {number} {category}?",
+            f"I need {number} {category}.",
+        )
+    )
     if style < 0.5:
         answer = ", ".join(chosen[:-1]) + " and " + chosen[-1] + "."
         answer = answer[:1].upper() + answer[1:]
@@ -149,11 +156,16 @@ def phrase(rng: random.Random, split: Split) -> str:
     """A few words that make no sentence, or a short sentence."""
     roll = rng.random()
     if roll < 0.4:
-        return split.draw("phrase", lambda: " ".join(
-            rng.choice(words.NOUNS + words.ADJECTIVES) for _ in range(rng.randint(1, 6))))
+        return split.draw(
+            "phrase",
+            lambda: " ".join(
+                rng.choice(words.NOUNS + words.ADJECTIVES) for _ in range(rng.randint(1, 6))
+            ),
+        )
     if roll < 0.8:
-        return split.draw("phrase", lambda: " ".join(
-            pseudo_word(rng) for _ in range(rng.randint(1, 4))))
+        return split.draw(
+            "phrase", lambda: " ".join(pseudo_word(rng) for _ in range(rng.randint(1, 4)))
+        )
     return split.draw("phrase", lambda: " ".join(
         str(rng.randint(0, 99)) for _ in range(rng.randint(2, 6))))  # fmt: skip
 
@@ -172,9 +184,16 @@ def repeat(rng: random.Random, split: Split) -> Turn:
 
 def lookup(rng: random.Random, split: Split) -> Turn:
     """A short table of made-up pairs, and the partner of one of them."""
-    keys = list({pseudo_word(rng) for _ in range(rng.randint(3, 12))})
-    values = [split.draw("pair", lambda: rng.choice(
-        (str(rng.randint(10, 999)), rng.choice(words.NOUNS), pseudo_word(rng)))) for _ in keys]
+    keys = list(dict.fromkeys(pseudo_word(rng) for _ in range(rng.randint(3, 12))))
+    values = [
+        split.draw(
+            "pair",
+            lambda: rng.choice(
+                (str(rng.randint(10, 999)), rng.choice(words.NOUNS), pseudo_word(rng))
+            ),
+        )
+        for _ in keys
+    ]
     sep = rng.choice((": ", " = ", " is ", " -> "))
     text = "\n".join(f"{k}{sep}{v}" for k, v in zip(keys, values, strict=True))
     n = rng.randrange(len(keys))

@@ -66,7 +66,7 @@ class Text:
     def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
         self.tokenizer = tokenizer
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False}
+        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
 
         def fail(message: str) -> None:
             raise jinja2.TemplateError(message)

@@ -31,19 +31,31 @@ def scene(rng: random.Random, name: str) -> tuple[str, dict[str, Any], str, str]
     if name == "get_weather":
         sky, degrees = rng.choice(("sunny", "rainy", "cloudy", "windy")), rng.randint(-5, 35)
         ask = rng.choice(("What is the weather in {c}?", "How is the weather in {c}?"))
-        return (ask.replace("{c}", city), {"city": city}, f"{sky}, {degrees} degrees",
-                f"In {city} it is {sky} with {degrees} degrees.")
+        return (
+            ask.replace("{c}", city),
+            {"city": city},
+            f"{sky}, {degrees} degrees",
+            f"In {city} it is {sky} with {degrees} degrees.",
+        )
     if name == "get_time":
         time = f"{rng.randint(0, 23)}:{rng.randint(10, 59)}"
         return (f"What time is it in {city}?", {"city": city}, time, f"In {city} it is {time}.")
     if name == "set_timer":
         minutes = rng.randint(2, 90)
-        return (f"Set a timer for {minutes} minutes.", {"minutes": minutes}, "ok",
-                f"The timer is set for {minutes} minutes.")
+        return (
+            f"Set a timer for {minutes} minutes.",
+            {"minutes": minutes},
+            "ok",
+            f"The timer is set for {minutes} minutes.",
+        )
     if name == "calculate":
         a, b = rng.randint(100, 9999), rng.randint(100, 9999)
-        return (f"What is {a} * {b}?", {"expression": f"{a} * {b}"}, str(a * b),
-                f"The result is {a * b}.")
+        return (
+            f"What is {a} * {b}?",
+            {"expression": f"{a} * {b}"},
+            str(a * b),
+            f"The result is {a * b}.",
+        )
     text = f"{rng.choice(('buy', 'bring', 'clean', 'sell'))} the {rng.choice(words.NOUNS)}"
     return (f"Make a note: {text}", {"text": text}, "saved", "I have saved the note.")  # fmt: skip
 
