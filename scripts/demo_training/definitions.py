@@ -4,6 +4,7 @@ import random
 
 from scripts.demo_training.heldout import pseudo_word
 from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.words import listed
 
 ENTRIES = """
 apple: a round fruit that grows on trees
@@ -172,8 +173,10 @@ ASKS = ("What is {w}?", "What's {w}?", "Define {b}.", "What does {b} mean?", "Ex
         "Can you explain what {w} is?", "Tell me what {w} is.", "What does the word {b} mean?",
         "Do you know what {w} is?", "Please define {b}.")  # fmt: skip
 PLAIN = set(
-    "bread butter cheese flour glass honey ice milk music paper rain salt snow sugar summer tea "
-    "water wind winter fire".split()
+    listed(
+        "bread butter cheese flour glass honey ice milk music paper rain salt snow sugar summer "
+        "tea water wind winter fire"
+    )
 )
 
 

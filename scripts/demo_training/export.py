@@ -98,7 +98,12 @@ def export(run: Path, out: Path, max_length: int) -> None:
     model = load_model(run / "latest.pt")
     write(model, run, out, max_length)
     total, active = model.count()
-    facts = {"parameters": total, "active_parameters": active, "steps": saved["step"],
-             "training_tokens": saved["tokens"], "training_minutes": saved["seconds"] / 60}  # fmt: skip
+    facts = {
+        "parameters": total,
+        "active_parameters": active,
+        "steps": saved["step"],
+        "training_tokens": saved["tokens"],
+        "training_minutes": round(saved["seconds"] / 60, 1),
+    }
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
 from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.words import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ KINDS: dict[str, Kind] = {
          "The colour I love most is {v}."),
         "my favourite colour is {v}",
         ("{v} is a beautiful colour.", "Good choice, {v} is lovely.", "I will remember {v}."),
-        ("What is my favourite colour?", "Which colour do I like best?", "What's my favorite color?",
-         "Do you remember my favourite colour?"),
+        ("What is my favourite colour?", "Which colour do I like best?",
+         "What's my favorite color?", "Do you remember my favourite colour?"),
         ("Your favourite colour is {v}.", "You like {v} best.", "It is {v}."),
         "your favourite colour",
         ("I changed my mind, my favourite colour is {v} now.",),
@@ -171,10 +172,10 @@ KINDS: dict[str, Kind] = {
         "the secret word",
     ),
 }  # fmt: skip
-RELATIVES = (
+RELATIVES = listed(
     "sister brother mother father wife husband daughter son friend aunt uncle boss neighbour "
     "teacher cousin grandmother grandfather"
-).split()
+)
 LISTS: dict[str, list[str]] = {
     "city": words.CITIES, "job": words.JOBS, "colour": words.COLOURS, "food": words.FOODS,
     "drink": words.DRINKS, "hobby": words.HOBBIES, "birthday": words.MONTHS,

@@ -4,8 +4,10 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 
-ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr r s st t tr v w z th sh".split()
-VOWELS = "a e i o u a e i o ai ea io".split()
+from scripts.demo_training.words import listed
+
+ONSETS = listed("b br c ch d dr f fl g gr h j k kl l m n p pr r s st t tr v w z th sh")
+VOWELS = listed("a e i o u a e i o ai ea io")
 CODAS = ["", "", "", "n", "r", "l", "s", "m", "k", "t", "nd", "x", "rn"]
 
 

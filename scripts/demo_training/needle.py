@@ -5,8 +5,9 @@ import random
 from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
 from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.words import listed
 
-ITEMS = "door,box,safe,locker,gate,room,garage,suitcase,drawer,cabinet,chest,bike lock".split(",")
+ITEMS = listed("door,box,safe,locker,gate,room,garage,suitcase,drawer,cabinet,chest,bike lock", ",")
 
 
 def filler(rng: random.Random) -> str:

@@ -54,7 +54,7 @@ The sun is shining. / The weather is nice. / It is warm today. | About the weath
 I am at work. / I have to work. / I am working. | The user works. | Then I wish you a calm day at work. / I hope your work goes well.
 Test / Testing / Is this working? / Are you there? / Can you hear me? | The user tests me. | I am here! / Yes, it works. I am here.
 What is thinking? / Why do you think first? / What is the thinking for? | About thinking. | I write down a few short steps first. That helps me with arithmetic. / Thinking means that I write short notes before I answer.
-"""  # noqa: E501
+"""
 UNKNOWN = (
     "Who won the match yesterday?", "What is the weather like today?", "Who is the president?",
     "How do I repair a {n}?", "Who invented the {n}?", "Write an essay about a {n}.",

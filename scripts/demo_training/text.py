@@ -13,17 +13,18 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from scripts.demo_training.turns import Conversation, Message
+from scripts.demo_training.words import listed
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-SPECIAL = (
+SPECIAL = listed(
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
     "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
     "<|image_pad|> <|video_pad|>"
-).split()
-PLAIN = (
+)
+PLAIN = listed(
     "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> "
     "<|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>"
-).split()
+)
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+"
     r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
