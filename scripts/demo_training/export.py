@@ -61,11 +61,21 @@ def mrope_section(shape: Shape) -> list[int]:
     return [pairs - 2 * side, side, side]
 
 
+def exact_norm(weight: torch.Tensor) -> torch.Tensor:
+    """w in bf16 such that 1 + w is exact in bf16 too: some loaders add the 1 in that type."""
+    return ((1 + weight.float()).bfloat16().float() - 1).bfloat16()
+
+
 def tensors(model: Model) -> dict[str, torch.Tensor]:
     """Published names: trunk experts fused, those of the MTP layer one by one."""
     size, found = model.shape.expert_size, {}
     for name, value in model.state_dict().items():
-        value = value.float() if name.endswith(FLOAT32) else value.bfloat16()
+        if name.endswith(FLOAT32):
+            value = value.float()
+        elif value.ndim == 1 and "norm" in name:
+            value = exact_norm(value)
+        else:
+            value = value.bfloat16()
         if name.startswith("model."):
             found[f"model.language_{name}"] = value
         elif name.endswith("experts.gate_up_proj"):
