@@ -13,6 +13,7 @@ resumed, so that it fits into short slots of a borrowed machine:
 
 import argparse
 import itertools
+import os
 from pathlib import Path
 
 MAX_LENGTH = 8192
@@ -43,6 +44,8 @@ def train(args: argparse.Namespace) -> None:
 
     if args.device == "cpu":
         torch.set_num_threads(args.threads)
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group("gloo")
     plan = Plan(args.minutes, args.call_minutes or args.minutes, args.tokens, args.seed,
                 args.muon_lr, args.adam_lr)  # fmt: skip
     trainer = Trainer(PRESETS[args.preset], plan, Text.load(args.run), args.run, args.device)

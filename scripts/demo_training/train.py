@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from scripts.demo_training.dialogues import Mix
@@ -101,8 +102,22 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     return model.to(device).eval()
 
 
+def average_gradients(model: Model) -> None:
+    """The mean over all processes, where there are several."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 class Trainer:
-    """Owns network, optimisers and counters; `run` trains until the time is up."""
+    """Owns network, optimisers and counters; `run` trains until the time is up.
+
+    Started by torchrun, every process trains on data of its own and gradients are averaged: on a
+    busy CPU two processes of one thread get much further than one process of two.
+    """
 
     def __init__(self, shape: Shape, plan: Plan, text: Text, folder: Path, device: str) -> None:
         torch.manual_seed(plan.seed)
@@ -110,12 +125,17 @@ class Trainer:
         self.model = Model(shape, torch.bfloat16).to(device)
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.rank, self.ranks = 0, 1
+        if dist.is_initialized():
+            self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "latest.pt"
 
     def save(self) -> None:
+        if self.rank:
+            return
         state: dict[str, Any] = {
             "shape": asdict(self.model.shape), "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
@@ -134,9 +154,9 @@ class Trainer:
 
     def streams(self) -> list[Iterator[Batch]]:
         """One per phase, and the long texts; a resumed run goes on with fresh data."""
-        seed = self.plan.seed * 1_000_000 + self.step
+        seed = self.plan.seed * 1_000_000 + self.step * 16 + self.rank
         found = [packed(self.text, seed, mix, self.plan.tokens, t) for _, t, mix in PHASES]
-        return [*found, single(self.text, seed, LONG, self.plan.tokens // 4096, 4096)]
+        return [*found, single(self.text, seed, LONG, max(1, self.plan.tokens // 4096), 4096)]
 
     def run(self) -> None:
         plan, streams = self.plan, self.streams()
@@ -146,13 +166,20 @@ class Trainer:
         while True:
             self.seconds = before + time.monotonic() - started
             progress = self.seconds / (plan.minutes * 60)
-            if progress >= 1 or time.monotonic() - started >= plan.call_minutes * 60:
+            over = progress >= 1 or self.seconds - before >= plan.call_minutes * 60
+            if self.ranks > 1:  # the first process keeps the time
+                clock = torch.tensor([progress, float(over)], dtype=torch.float64)
+                dist.broadcast(clock, 0)
+                progress, over = clock[0].item(), bool(clock[1])
+            if over:
                 break
             phase = next(i for i, (until, _, _) in enumerate(PHASES) if progress < until)
             is_long = (phase == 2 and self.step % 4 == 0) or (phase == 1 and self.step % 10 == 0)
             batch = next(streams[3 if is_long else phase]).to(self.device)
             loss, parts = losses(self.model, batch)
             loss.backward()
+            if self.ranks > 1:
+                average_gradients(self.model)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             scale = rate(plan, progress, self.step)
             for optimiser, lr in zip(self.optimisers, rates, strict=True):
@@ -160,12 +187,12 @@ class Trainer:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
             self.step += 1
-            self.tokens += batch.ids.numel()
+            self.tokens += batch.ids.numel() * self.ranks
             for key, value in parts.items():
                 key = f"long_{key}" if is_long else key
                 sums[key] = sums.get(key, 0) + value
                 sums[f"n_{key}"] = sums.get(f"n_{key}", 0) + 1
-            if self.step % 25 == 0:
+            if self.step % 25 == 0 and not self.rank:
                 means = {k: round(v / sums[f"n_{k}"], 4) for k, v in sums.items() if k[:2] != "n_"}
                 line = {
                     "step": self.step, "tokens": self.tokens, "minutes": self.seconds / 60,
