@@ -1,6 +1,7 @@
 """The network against transformers, on random weights and through an exported checkpoint."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from scripts.demo_training.export import write
 from scripts.demo_training.model import Model
 from scripts.demo_training.network import Cache
+from scripts.demo_training.run_evaluation import load_export
 from scripts.demo_training.shape import Shape
 
 
@@ -38,15 +40,15 @@ def check(run: Path) -> None:
     """
     from transformers import Qwen3_5MoeForCausalLM
 
-    shape = Shape(hidden=128, key_heads=2, value_heads=6, experts=8)
+    shape = Shape(hidden=128, key_heads=2, value_heads=6, experts=8, embed_scale=1.0)
     model = Model(shape).eval()
     randomise(model)
     ids = torch.randint(0, shape.vocab, (1, 150), generator=torch.Generator().manual_seed(1))
-    h, _ = model.hidden(ids)
-    mine = model.logits(h)
     with tempfile.TemporaryDirectory() as folder:
         write(model, run, Path(folder), 8192)
+        model = load_export(Path(folder))
         theirs = Qwen3_5MoeForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    mine = model.logits(model.hidden(ids)[0])
     differences = {"transformers": (mine - theirs(ids).logits).abs().max().item()}
 
     cache = Cache()
@@ -58,6 +60,11 @@ def check(run: Path) -> None:
     packed = model.logits(model.hidden(ids, segments)[0])[:, 70:]
     alone = model.logits(model.hidden(ids[:, 70:])[0])
     differences["packed"] = (packed - alone).abs().max().item()
+    scaled = Model(replace(shape, embed_scale=8.0)).eval()
+    randomise(scaled)
+    folded = scaled.fold_scale()
+    apart = scaled.logits(scaled.hidden(ids)[0]) - folded.logits(folded.hidden(ids)[0])
+    differences["folded scale"] = apart.abs().max().item()
     for name, difference in differences.items():
         print(f"{name}: {difference:.2e}")
     if max(differences.values()) > 1e-4:

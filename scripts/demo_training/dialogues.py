@@ -133,7 +133,7 @@ def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
         size = rng.randint(120, mix.longest)
     else:
         size = min(rng.randint(1, mix.sentences), rng.randint(1, mix.sentences) + 2)
-    questions = rng.choice((1, 1, 2, 3)) if size < 40 else rng.randint(2, 8)
+    questions = rng.choice((1, 1, 2, 3)) if size < 40 else rng.randint(4, 10)
     turns = needle.document(rng, split, size, questions)
     return conversation(rng, turns, "needle")
 

@@ -105,7 +105,7 @@ def write(model: Model, tokenizer_folder: Path, out: Path, max_length: int) -> N
 def export(run: Path, out: Path, max_length: int) -> None:
     """The latest checkpoint of a run, and what it took to train it."""
     saved = torch.load(run / "latest.pt", map_location="cpu", weights_only=True)
-    model = load_model(run / "latest.pt")
+    model = load_model(run / "latest.pt").fold_scale()
     write(model, run, out, max_length)
     total, active = model.count()
     facts = {

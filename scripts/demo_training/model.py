@@ -1,5 +1,7 @@
 """The whole network: embedding, blocks, head and the multi-token-prediction layer."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -64,7 +66,7 @@ class Model(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """ids [B, T] -> hidden states after the final norm [B, T, H], mean balance loss."""
         place = self.place(ids.shape[1], cache.length if cache else 0, segments)
-        x = self.model.embed_tokens(ids)
+        x = self.model.embed_tokens(ids) * self.shape.embed_scale
         total = x.new_zeros(())
         for i, block in enumerate(self.model.layers):
             x, balance, kept = block(x, place, cache.layers.get(i) if cache else None)
@@ -89,6 +91,21 @@ class Model(nn.Module):
         """h [..., H] -> float32 logits [..., V] through the tied embedding."""
         weight = self.model.embed_tokens.weight
         return F.linear(h.to(self.dtype), weight.to(self.dtype)).float()
+
+    @torch.no_grad()
+    def fold_scale(self) -> "Model":
+        """The same function without `embed_scale`: larger embeddings, smaller norms before the head.
+
+        Blocks add outputs of about 1 to the residual; a tied embedding small enough for sane
+        logits would drown in them. Training therefore multiplies it on the way in.
+        """
+        scale = self.shape.embed_scale
+        folded = Model(replace(self.shape, embed_scale=1.0), self.dtype)
+        folded.load_state_dict(self.state_dict())
+        folded.model.embed_tokens.weight *= scale
+        for norm in (folded.model.norm, folded.mtp.norm):
+            norm.weight.copy_((1 + norm.weight) / scale - 1)
+        return folded.eval()
 
     def count(self) -> tuple[int, int]:
         """All parameters, and those that one token uses (chosen experts only, no MTP)."""

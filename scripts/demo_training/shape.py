@@ -25,6 +25,7 @@ class Shape:
     rope_theta: float = 1e7
     rotary: float = 0.25
     eps: float = 1e-6
+    embed_scale: float = 8.0  # training only: the export folds it into embedding and norms
 
     def is_full(self, layer: int) -> bool:
         """Whether this layer is full attention (every 4th) and not Gated DeltaNet."""

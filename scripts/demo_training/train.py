@@ -37,7 +37,7 @@ class Plan:
 
 
 CHAT_WEIGHTS = (
-    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 24.0), ("needle", 14.0), ("copy", 5.0),
+    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 20.0), ("needle", 15.0), ("copy", 9.0),
     ("short", 10.0), ("tools", 3.0), ("called", 2.0),
 )  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
