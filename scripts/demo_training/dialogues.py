@@ -60,7 +60,7 @@ def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
     turns: list[Turn] = []
     while len(turns) < length:
         roll, left = rng.random(), length - len(turns)
-        if known and (roll < 0.35 or left == 1 and roll < 0.85):
+        if known and (roll < 0.35 or (left == 1 and roll < 0.85)):
             if roll < 0.03:
                 fact = facts.draw(rng, split)
                 if fact.slot not in known:
@@ -68,7 +68,7 @@ def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
             else:
                 turns.append(facts.ask(rng, rng.choice(list(known.values()))))
         elif roll < 0.6 and (left > 1 or not known):
-            new = [f for f in facts.draw_many(rng, split, rng.choice((1, 1, 1, 2, 3)))]
+            new = facts.draw_many(rng, split, rng.choice((1, 1, 1, 2, 3)))
             fresh = [f for f in new if f.slot not in known]
             changed = [f for f in new if f.slot in known and facts.KINDS[f.kind].changes]
             if fresh:

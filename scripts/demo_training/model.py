@@ -94,7 +94,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def fold_scale(self) -> "Model":
-        """The same function without `embed_scale`: larger embeddings, smaller norms before the head.
+        """The same function without `embed_scale`: larger embeddings, smaller last norms.
 
         Blocks add outputs of about 1 to the residual; a tied embedding small enough for sane
         logits would drown in them. Training therefore multiplies it on the way in.

@@ -27,7 +27,8 @@ def read_shape(config: dict[str, Any]) -> Shape:
         experts=c["num_experts"], top_k=c["num_experts_per_tok"],
         expert_size=c["moe_intermediate_size"], shared_size=c["shared_expert_intermediate_size"],
         full_every=c["full_attention_interval"], rope_theta=c["rope_parameters"]["rope_theta"],
-        rotary=c["rope_parameters"]["partial_rotary_factor"], eps=c["rms_norm_eps"], embed_scale=1.0,
+        rotary=c["rope_parameters"]["partial_rotary_factor"], eps=c["rms_norm_eps"],
+        embed_scale=1.0,
     )  # fmt: skip
 
 

@@ -115,6 +115,7 @@ ADJECTIVES = listed(
 )
 PLACES = listed(
     "the harbour,the old mill,the market,the river,the station,the church,the library,the school,"
-    "the park,the bridge,the castle,the museum,the farm,the forest,the lake,the town hall,the beach",
+    "the park,the bridge,the castle,the museum,the farm,the forest,the lake,the town hall,"
+    "the beach",
     ",",
 )

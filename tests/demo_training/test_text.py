@@ -36,7 +36,7 @@ def test_the_prompt_is_a_prefix_of_the_training_text(text: Text) -> None:
         prompt = text.prompt(made.messages[:-1], made.thinking, tools=tools)
         sample = text.sample(made)
         assert sample.ids[: len(prompt)] == prompt
-        assert not sample.learn[len(prompt) - 1] and sample.learn[len(prompt)]
+        assert sample.learn[len(prompt) - 1 :][:2] == [False, True]
         assert text.decode(sample.ids).endswith("<|im_end|>\n")
 
 
