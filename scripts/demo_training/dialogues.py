@@ -133,17 +133,19 @@ def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
         size = rng.randint(120, mix.longest)
     else:
         size = min(rng.randint(1, mix.sentences), rng.randint(1, mix.sentences) + 2)
-    questions = rng.choice((1, 1, 2, 3)) if size < 40 else rng.randint(4, 10)
+    questions = rng.choice((1, 2, 3, 4, 6)) if size < 40 else rng.randint(4, 10)
     turns = needle.document(rng, split, size, questions)
     return conversation(rng, turns, "needle")
 
 
 def copy(rng: random.Random, split: Split) -> Conversation:
     """Repeating and looking up: what recall is made of."""
-    turns = []
-    for _ in range(rng.randint(1, 4)):
-        turn = smalltalk.repeat if rng.random() < 0.5 else smalltalk.lookup
-        turns.append(turn(rng, split))
+    turns: list[Turn] = []
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.5:
+            turns.append(smalltalk.repeat(rng, split))
+        else:
+            turns += smalltalk.lookups(rng, split, rng.randint(1, 5))
     return conversation(rng, turns, "copy")
 
 

@@ -128,8 +128,10 @@ def copies(generate: Generate, count: int, seed: int = 106) -> Score:
     """Repeat made-up words, or look one up in a table."""
     rng, score = random.Random(seed), Score("copying and tables")
     for _ in range(count):
-        make = rng.choice((smalltalk.repeat, smalltalk.lookup))
-        put(score, generate, conversation(rng, [make(rng, HELD_OUT)], "copy"))
+        turn = smalltalk.repeat(rng, HELD_OUT)
+        if rng.random() < 0.5:
+            turn = smalltalk.lookups(rng, HELD_OUT, 1)[0]
+        put(score, generate, conversation(rng, [turn], "copy"))
     return score
 
 

@@ -136,24 +136,23 @@ def repeat(rng: random.Random, split: Split) -> Turn:
     return Turn(ask.replace("{t}", text), f"I repeat: {text}", text, (text,))
 
 
-def lookup(rng: random.Random, split: Split) -> Turn:
-    """A short table of made-up pairs, and the partner of one of them."""
+def lookups(rng: random.Random, split: Split, count: int) -> list[Turn]:
+    """A short table of made-up pairs, and `count` questions for the partner of one of them."""
     keys = list(dict.fromkeys(pseudo_word(rng) for _ in range(rng.randint(3, 12))))
-    values = [
-        split.draw(
-            "pair",
-            lambda: rng.choice(
-                (str(rng.randint(10, 999)), rng.choice(words.NOUNS), pseudo_word(rng))
-            ),
-        )
-        for _ in keys
-    ]
+
+    def value() -> str:
+        return rng.choice((str(rng.randint(10, 999)), rng.choice(words.NOUNS), pseudo_word(rng)))
+
+    values = [split.draw("pair", value) for _ in keys]
     sep = rng.choice((": ", " = ", " is ", " -> "))
-    text = "\n".join(f"{k}{sep}{v}" for k, v in zip(keys, values, strict=True))
-    n = rng.randrange(len(keys))
-    ask = rng.choice((f"What is {keys[n]}?", f"Which value has {keys[n]}?"))
-    return Turn(f"{text}\n\n{ask}", f"The table says: {keys[n]}{sep}{values[n]}",
-                f"{keys[n]} is {values[n]}.", (values[n],))  # fmt: skip
+    text = "\n".join(f"{k}{sep}{v}" for k, v in zip(keys, values, strict=True)) + "\n\n"
+    turns = []
+    for n in rng.sample(range(len(keys)), min(count, len(keys))):
+        ask = rng.choice((f"What is {keys[n]}?", f"Which value has {keys[n]}?"))
+        thought = f"The table says: {keys[n]}{sep}{values[n]}"
+        turns.append(Turn(text + ask, thought, f"{keys[n]} is {values[n]}.", (values[n],)))
+        text = ""
+    return turns
 
 
 def spell(rng: random.Random) -> Turn:
