@@ -61,7 +61,7 @@ def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
     while len(turns) < length:
         roll, left = rng.random(), length - len(turns)
         if known and (roll < 0.35 or (left == 1 and roll < 0.85)):
-            if roll < 0.03:
+            if roll < 0.07:
                 fact = facts.draw(rng, split)
                 if fact.slot not in known:
                     turns.append(facts.ask_untold(rng, fact))
@@ -120,7 +120,7 @@ def called(rng: random.Random) -> Conversation:
 def exercise(rng: random.Random, split: Split) -> Conversation:
     """Arithmetic, mostly with thinking; sometimes after some talk."""
     thinking = rng.random() < 0.8
-    low = rng.choice((10, 10, 10, 10, 1))
+    low = rng.choice((10, 10, 10, 1))
     drawn = arithmetic.draw(rng, split, low)
     turns = [distractor(rng, split) for _ in range(rng.choice((0, 0, 0, 0, 1, 2)))]
     turns.append(arithmetic.question(rng, *drawn, thinking))

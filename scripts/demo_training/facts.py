@@ -215,7 +215,11 @@ def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
     def made_up() -> str:
         return pseudo_word(rng).capitalize()
 
-    if kind in LISTS and not (kind == "city" and rng.random() < 0.3):
+    if kind in LISTS and kind != "birthday" and rng.random() < 0.35:
+        # made-up values teach to copy instead of naming a likely colour
+        lower = kind not in ("city", "language")
+        value = split.draw(kind, lambda: pseudo_word(rng) if lower else made_up())
+    elif kind in LISTS:
         value = split.pick(rng, kind, LISTS[kind])
     elif kind in ("age", "number"):
         value = split.draw(kind, lambda: str(rng.randint(5, 99 if kind == "age" else 999)))
@@ -223,7 +227,7 @@ def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
         value = split.draw(kind, lambda: pseudo_word(rng))
         if rng.random() < 0.4:
             value = split.pick(rng, kind, words.NOUNS + words.ADJECTIVES)
-    elif rng.random() < 0.5 or kind == "city":
+    elif rng.random() < 0.5:
         value = split.draw(kind, made_up)
     else:
         value = split.pick(rng, kind, words.PETS if kind == "pet" else words.NAMES)

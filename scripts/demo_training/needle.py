@@ -77,6 +77,8 @@ def detail(rng: random.Random, split: Split) -> tuple[str, str, str, str, str]:
         )
     if sort == 4:
         value = split.pick(rng, "job", words.JOBS)
+        if rng.random() < 0.35:
+            value = split.draw("job", lambda: pseudo_word(rng))
         return (
             f"job {who}",
             f"{who} works as a {value}.",

@@ -38,7 +38,7 @@ class Plan:
 
 
 CHAT_WEIGHTS = (
-    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 20.0), ("needle", 15.0), ("copy", 9.0),
+    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 26.0), ("needle", 15.0), ("copy", 9.0),
     ("short", 10.0), ("tools", 3.0), ("called", 2.0),
 )  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
@@ -176,7 +176,7 @@ class Trainer:
             if over:
                 break
             phase = next(i for i, (until, _, _) in enumerate(PHASES) if progress < until)
-            is_long = (phase == 2 and self.step % 4 == 0) or (phase == 1 and self.step % 10 == 0)
+            is_long = (phase == 2 and self.step % 8 == 0) or (phase == 1 and self.step % 16 == 0)
             batch = next(streams[3 if is_long else phase]).to(self.device)
             loss, parts = losses(self.model, batch, self.step % MTP_EVERY == 0)
             loss.backward()
