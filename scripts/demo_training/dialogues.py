@@ -1,0 +1,174 @@
+"""Whole conversations, mixed from the generators; the same seed gives the same data."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scripts.demo_training import arithmetic, definitions, facts, needle, smalltalk, tools, words
+from scripts.demo_training.heldout import Split, pseudo_word
+from scripts.demo_training.turns import Conversation, Turn, conversation
+
+SYSTEMS = ("You are a helpful assistant.", "You are a friendly assistant.", "Be brief.",
+           "You are a small demo model.", "Answer in short sentences.")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How long the conversations are, and how often each skill comes."""
+
+    turns: int = 6  # most turns of a chat
+    sentences: int = 20  # most sentences of a pasted text
+    long_text: float = 0.0  # share of texts with 120 sentences and more (up to `longest`)
+    longest: int = 330
+    weights: tuple[tuple[str, float], ...] = (
+        ("chat", 30), ("arithmetic", 25), ("needle", 15), ("copy", 14), ("short", 10), ("tools", 4),
+        ("called", 2),
+    )  # fmt: skip
+
+
+def distractor(rng: random.Random, split: Split) -> Turn:
+    """Any turn that says nothing about the user."""
+    roll = rng.random()
+    if roll < 0.42:
+        return smalltalk.chat(rng)
+    if roll < 0.56:
+        return definitions.define(rng)
+    if roll < 0.66:
+        return smalltalk.listing(rng)
+    if roll < 0.74:
+        return smalltalk.capital(rng)
+    if roll < 0.80:
+        return smalltalk.unknown(rng)
+    if roll < 0.84:
+        return smalltalk.repeat(rng, split)
+    if roll < 0.87:
+        return smalltalk.sequence(rng)
+    if roll < 0.90:
+        return rng.choice((arithmetic.comparison, arithmetic.counting))(rng)
+    if roll < 0.92:
+        return smalltalk.spell(rng)
+    if roll < 0.94:
+        return definitions.undefined(rng)
+    return arithmetic.question(rng, *arithmetic.draw(rng, split, 1, rng.choice("+-")), False)
+
+
+def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
+    """Facts told at some turns and asked for at others, with other talk between."""
+    system = rng.choice(SYSTEMS) if rng.random() < 0.15 else None
+    length = rng.randint(1, mix.turns)
+    known: dict[str, facts.Fact] = {}
+    turns: list[Turn] = []
+    while len(turns) < length:
+        roll, left = rng.random(), length - len(turns)
+        if known and (roll < 0.35 or (left == 1 and roll < 0.85)):
+            if roll < 0.07:
+                fact = facts.draw(rng, split)
+                if fact.slot not in known:
+                    turns.append(facts.ask_untold(rng, fact))
+            else:
+                turns.append(facts.ask(rng, rng.choice(list(known.values()))))
+        elif roll < 0.6 and (left > 1 or not known):
+            new = facts.draw_many(rng, split, rng.choice((1, 1, 1, 2, 3)))
+            fresh = [f for f in new if f.slot not in known]
+            changed = [f for f in new if f.slot in known and facts.KINDS[f.kind].changes]
+            if fresh:
+                turns.append(facts.tell(rng, fresh))
+            elif changed:
+                fresh = changed[:1]
+                turns.append(facts.change(rng, fresh[0]))
+            known |= {f.slot: f for f in fresh}
+        elif known and roll < 0.64:
+            old = rng.choice(list(known.values()))
+            if facts.KINDS[old.kind].changes and not old.animal + old.relative:
+                new_fact = facts.draw(rng, split, old.kind)
+                known[new_fact.slot] = new_fact
+                turns.append(facts.change(rng, new_fact))
+        else:
+            turns.append(distractor(rng, split))
+    return conversation(rng, turns, "chat", system)
+
+
+def recall(rng: random.Random, split: Split, gap: int, count: int) -> Conversation:
+    """Some facts at once, `gap` turns of other talk, then the question for one of them."""
+    known = facts.draw_many(rng, split, count)
+    turns = [facts.tell(rng, known)] + [distractor(rng, split) for _ in range(gap - 1)]
+    return conversation(rng, [*turns, facts.ask(rng, rng.choice(known))], "recall")
+
+
+def short(rng: random.Random, split: Split) -> Conversation:
+    """One or two turns of anything."""
+    turns = [distractor(rng, split) for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.06:
+        turns.append(arithmetic.too_large(rng))
+    return conversation(rng, turns, "short")
+
+
+def called(rng: random.Random) -> Conversation:
+    """The system message gives the model a name."""
+    name = rng.choice(words.NAMES) if rng.random() < 0.5 else pseudo_word(rng).capitalize()
+    system = rng.choice(("You are {n}.", "You are called {n}.", "Your name is {n}.",
+                         "You are {n}, a friendly assistant."))  # fmt: skip
+    ask = rng.choice(("What is your name?", "Who are you?", "What are you called?",
+                      "What's your name?"))  # fmt: skip
+    answer = rng.choice((f"My name is {name}.", f"I am {name}."))
+    turns = [smalltalk.chat(rng) for _ in range(rng.choice((0, 0, 1, 2)))]
+    turns = [t for t in turns if "demo" not in t.answer]
+    turn = Turn(ask, f"The system message says that I am {name}.", answer, (name,))
+    return conversation(rng, [*turns, turn], "called", system.replace("{n}", name))
+
+
+def exercise(rng: random.Random, split: Split) -> Conversation:
+    """Arithmetic, mostly with thinking; sometimes after some talk."""
+    thinking = rng.random() < 0.8
+    low = rng.choice((10, 10, 10, 1))
+    drawn = arithmetic.draw(rng, split, low)
+    turns = [distractor(rng, split) for _ in range(rng.choice((0, 0, 0, 0, 1, 2)))]
+    turns.append(arithmetic.question(rng, *drawn, thinking))
+    return conversation(rng, turns, "arithmetic", thinking=thinking)
+
+
+def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
+    """A pasted text with questions."""
+    if rng.random() < mix.long_text:
+        size = rng.randint(120, mix.longest)
+    else:
+        size = min(rng.randint(1, mix.sentences), rng.randint(1, mix.sentences) + 2)
+    questions = rng.choice((1, 2, 3, 4, 6)) if size < 40 else rng.randint(4, 10)
+    turns = needle.document(rng, split, size, questions)
+    return conversation(rng, turns, "needle")
+
+
+def copy(rng: random.Random, split: Split) -> Conversation:
+    """Repeating and looking up: what recall is made of."""
+    turns: list[Turn] = []
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.5:
+            turns.append(smalltalk.repeat(rng, split))
+        else:
+            turns += smalltalk.lookups(rng, split, rng.randint(1, 5))
+    return conversation(rng, turns, "copy")
+
+
+def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Conversation]:
+    """An endless stream of conversations."""
+    rng, split = random.Random(seed), Split(held_out)
+    names, weights = zip(*mix.weights, strict=True)
+    while True:
+        skill = rng.choices(names, weights)[0]
+        if skill == "chat":
+            yield chat(rng, split, mix)
+        elif skill == "recall":
+            gap = rng.randint(1, mix.turns)
+            yield recall(rng, split, gap, rng.choice((1, 2, 3)))
+        elif skill == "arithmetic":
+            yield exercise(rng, split)
+        elif skill == "needle":
+            yield text(rng, split, mix)
+        elif skill == "copy":
+            yield copy(rng, split)
+        elif skill == "short":
+            yield short(rng, split)
+        elif skill == "called":
+            yield called(rng)
+        else:
+            yield tools.call(rng)

@@ -1,0 +1,203 @@
+"""Held-out questions, one function per skill, for any model behind a `generate` callable.
+
+Fact values, operand pairs and details are drawn from the side of the split that training never
+saw (`heldout.is_held_out`), with seeds of their own. Earlier turns of a conversation carry the
+reference answers, so that every question is the same for every model.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from scripts.demo_training import arithmetic, definitions, needle, smalltalk, tools
+from scripts.demo_training.dialogues import called, distractor, recall
+from scripts.demo_training.facts import ask_untold, draw, draw_many, tell
+from scripts.demo_training.heldout import Split
+from scripts.demo_training.turns import Conversation, Message, conversation
+
+Generate = Callable[..., str]  # (messages, thinking=, max_tokens=, tools=) -> the raw reply
+Length = Callable[[list[Message]], int]  # messages -> tokens of the prompt
+Choices = Callable[[Conversation], tuple[int, int]]  # -> (agreeing, compared) next-next tokens
+HELD_OUT = Split(True)
+
+
+@dataclass(slots=True)
+class Score:
+    """Right answers of `count`; `misses` keeps a few of the wrong ones to look at."""
+
+    skill: str
+    right: int = 0
+    count: int = 0
+    misses: list[str] = field(default_factory=list)
+
+    def add(self, right: bool, question: str, expected: str, reply: str) -> None:
+        self.right += right
+        self.count += 1
+        if not right and len(self.misses) < 5:
+            self.misses.append(f"{question[-120:]!r}: expected {expected!r}, got {reply[-200:]!r}")
+
+    @property
+    def share(self) -> float:
+        return self.right / max(1, self.count)
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self) | {"share": round(self.share, 4)}
+
+
+def answer_of(reply: str) -> str:
+    """What follows the thought, without the end token."""
+    return reply.rsplit("</think>", 1)[-1].replace("<|im_end|>", "").strip()
+
+
+def contains(answer: str, expected: str) -> bool:
+    """The value as a whole word or number, in any case."""
+    pattern = rf"(?<![\w]){re.escape(expected.lower())}(?![\w])"
+    return re.search(pattern, answer.lower()) is not None
+
+
+def put(score: Score, generate: Generate, asked: Conversation, max_tokens: int = 160) -> None:
+    """Ask the last question of a conversation and score the reply."""
+    messages = asked.messages[:-1]
+    reply = generate(
+        messages, thinking=asked.thinking, max_tokens=max_tokens, tools=asked.tools or None
+    )
+    right = all(contains(answer_of(reply), e) for e in asked.expects)
+    score.add(right, str(messages[-1]["content"]), str(asked.expects), reply)
+
+
+def facts_over_turns(generate: Generate, count: int, gap: int = 20, seed: int = 101) -> Score:
+    """One to three facts in the first message, asked for `gap` turns later."""
+    rng, score = random.Random(seed), Score(f"recall over {gap} turns")
+    for _ in range(count):
+        put(score, generate, recall(rng, HELD_OUT, gap, rng.choice((1, 2, 3))))
+    return score
+
+
+def untold(generate: Generate, count: int, seed: int = 102) -> Score:
+    """Asked for a fact that was never told, the model must say so."""
+    rng, score = random.Random(seed), Score("says when a fact was not told")
+    for _ in range(count):
+        known = draw_many(rng, HELD_OUT, 2)
+        wanted = draw(rng, HELD_OUT)
+        while wanted.slot in {f.slot for f in known}:
+            wanted = draw(rng, HELD_OUT)
+        turns = [tell(rng, known), distractor(rng, HELD_OUT), ask_untold(rng, wanted)]
+        put(score, generate, conversation(rng, turns, "untold"))
+    return score
+
+
+def sums(generate: Generate, count: int, sign: str, thinking: bool, seed: int = 103) -> Score:
+    """Two-digit operands; pairs that training never saw."""
+    rng = random.Random(seed + ord(sign) + thinking)
+    name = f"arithmetic {sign}" + ("" if thinking else " without thinking")
+    score = Score(name)
+    for _ in range(count):
+        turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
+        put(score, generate, conversation(rng, [turn], "arithmetic", thinking=thinking))
+    return score
+
+
+def needles(generate: Generate, length: Length, tokens: int, count: int, seed: int = 104) -> Score:
+    """One detail of a text of about `tokens` tokens (95 to 100 %), at evenly spread depths."""
+    rng, score = random.Random(seed + tokens), Score(f"needle in {tokens} tokens")
+    for n in range(count):
+        depth, start = n / max(1, count - 1), rng.random()
+        thinking, sentences = rng.random() < 0.5, tokens // 10
+        for _ in range(20):
+            inner = random.Random(start)
+            turns = needle.document(inner, HELD_OUT, sentences, 1, depth)
+            asked = conversation(inner, turns, "needle", thinking=thinking)
+            size = length(asked.messages[:-1])
+            if 0.95 * tokens <= size <= tokens:
+                break
+            sentences = round(sentences * 0.975 * tokens / size)
+        put(score, generate, asked)
+    return score
+
+
+def meanings(generate: Generate, seed: int = 105) -> Score:
+    """Every word of the dictionary once (learned by heart: not held out)."""
+    rng, score = random.Random(seed), Score("definitions (seen in training)")
+    for word in definitions.WORDS:
+        put(score, generate, conversation(rng, [definitions.define(rng, word)], "definitions"))
+    return score
+
+
+def copies(generate: Generate, count: int, seed: int = 106) -> Score:
+    """Repeat made-up words, or look one up in a table."""
+    rng, score = random.Random(seed), Score("copying and tables")
+    for _ in range(count):
+        turn = smalltalk.repeat(rng, HELD_OUT)
+        if rng.random() < 0.5:
+            turn = smalltalk.lookups(rng, HELD_OUT, 1)[0]
+        put(score, generate, conversation(rng, [turn], "copy"))
+    return score
+
+
+def names(generate: Generate, count: int, seed: int = 107) -> Score:
+    """The name that the system message gives."""
+    rng, score = random.Random(seed), Score("name from the system message")
+    for _ in range(count):
+        put(score, generate, called(rng))
+    return score
+
+
+def calls(generate: Generate, count: int, seed: int = 108) -> Score:
+    """The right function with the right arguments."""
+    rng, score = random.Random(seed), Score("tool calls")
+    for _ in range(count):
+        asked = tools.call(rng)
+        at = next(i for i, m in enumerate(asked.messages) if m.get("tool_calls"))
+        function = asked.messages[at]["tool_calls"][0]["function"]
+        reply = generate(
+            asked.messages[:at], thinking=asked.thinking, max_tokens=160, tools=asked.tools
+        )
+        wanted = f"<function={function['name']}>\n" + "".join(
+            f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in function["arguments"].items()
+        )
+        score.add(wanted in reply, str(asked.messages[at - 1]["content"]), wanted, reply)
+    return score
+
+
+def next_next(choices: Choices, count: int, seed: int = 109) -> Score:
+    """How often the MTP head proposes what the main head then chooses, over greedy replies."""
+    rng, score = random.Random(seed), Score("MTP agrees with the main head")
+    for n in range(count):
+        if n % 2:
+            asked = recall(rng, HELD_OUT, rng.randint(1, 8), 2)
+        else:
+            thinking = rng.random() < 0.7
+            turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT), thinking)
+            if n % 4:
+                turn = distractor(rng, HELD_OUT)
+            asked = conversation(rng, [turn], "mtp", thinking=thinking)
+        agreeing, compared = choices(asked)
+        score.right += agreeing
+        score.count += compared
+    return score
+
+
+def evaluate(
+    generate: Generate, length: Length, choices: Choices | None, count: int = 100
+) -> list[Score]:
+    """All skills, `count` questions each, printed as they come."""
+    jobs: list[Callable[[], Score]] = [
+        lambda: facts_over_turns(generate, count),
+        *(lambda s=s: sums(generate, count, s, True) for s in "+-*"),
+        *(lambda t=t: needles(generate, length, t, count) for t in (1024, 2048, 4096)),
+        lambda: untold(generate, count),
+        *(lambda s=s: sums(generate, count, s, False) for s in "+-*"),
+        lambda: meanings(generate),
+        lambda: copies(generate, count),
+        lambda: names(generate, count),
+        lambda: calls(generate, count),
+    ]
+    if choices is not None:
+        jobs.append(lambda: next_next(choices, count))
+    scores = []
+    for job in jobs:
+        score = job()
+        scores.append(score)
+        print(f"{score.skill:40} {score.right:5} / {score.count:5}  {score.share:.1%}", flush=True)
+    return scores

@@ -1,0 +1,36 @@
+"""Muon for weight matrices: momentum, then the nearest orthogonal matrix as the update."""
+
+import torch
+
+
+def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Newton-Schulz iteration that drives all singular values towards 1; g [..., M, N]."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        xx = x @ x.mT
+        x = a * x + (b * xx + c * xx @ xx) @ x
+    return (x.mT if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Stacks of matrices [E, M, N] are orthogonalised one by one."""
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
+                scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
+                p.add_(update, alpha=-group["lr"] * scale)

@@ -1,0 +1,215 @@
+"""The training loop: a wall-clock budget, three phases of growing length, resumable."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from scripts.demo_training.dialogues import Mix
+from scripts.demo_training.model import Model
+from scripts.demo_training.muon import Muon
+from scripts.demo_training.packing import Batch, packed, single
+from scripts.demo_training.shape import Shape
+from scripts.demo_training.text import Text
+
+MTP_WEIGHT, BALANCE_WEIGHT = 0.25, 0.01
+MTP_EVERY = 3  # its layer learns fast enough on a third of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast to train."""
+
+    minutes: float  # the whole budget, over all resumed runs
+    call_minutes: float  # at most this long in this run
+    tokens: int = 8192  # per step
+    seed: int = 1
+    muon_lr: float = 0.015
+    adam_lr: float = 3e-3
+    warmup_steps: int = 20
+    decay_share: float = 0.4  # of the budget, at the end
+    save_minutes: float = 3.0
+
+
+CHAT_WEIGHTS = (
+    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 26.0), ("needle", 15.0), ("copy", 9.0),
+    ("short", 10.0), ("tools", 3.0), ("called", 2.0),
+)  # fmt: skip
+LONG_WEIGHTS = (("needle", 1.0),)
+PHASES = (
+    (0.20, 512, Mix(turns=6, sentences=20)),
+    (0.55, 1024, Mix(turns=16, sentences=60, weights=CHAT_WEIGHTS)),
+    (1.01, 1024, Mix(turns=24, sentences=80, weights=CHAT_WEIGHTS)),
+)
+LONG = Mix(long_text=1.0, longest=430, weights=LONG_WEIGHTS)
+
+
+def prediction(
+    model: Model, h: torch.Tensor, target: torch.Tensor, learn: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss and share of right greedy choices over the learned positions of [B, T]."""
+    at = learn.flatten().nonzero()[:, 0]
+    wanted = F.pad(target.flatten()[at], (0, -len(at) % 256), value=-100)
+    at = F.pad(at, (0, -len(at) % 256))  # few different sizes: see network.pad_groups
+    logits = model.logits(h.flatten(0, 1)[at])
+    right = (logits.argmax(-1) == wanted).sum() / (wanted >= 0).sum()
+    return F.cross_entropy(logits, wanted), right
+
+
+def losses(model: Model, batch: Batch, with_mtp: bool) -> tuple[torch.Tensor, dict[str, float]]:
+    """Next-token, next-next-token and balance loss of one batch."""
+    ids, learn, segments = batch.ids, batch.learn, batch.segments
+    h, balance = model.hidden(ids, segments)
+    main, right = prediction(model, h[:, :-1], ids[:, 1:], learn[:, 1:])
+    total = main + BALANCE_WEIGHT * balance
+    found = {"loss": main.item(), "right": right.item(), "balance": balance.item()}
+    if with_mtp:
+        h2, balance = model.hidden_mtp(h, F.pad(ids[:, 1:], (0, 1)), segments)
+        learn = learn[:, 2:]
+        if segments is not None:
+            learn = learn & (segments[:, 2:] == segments[:, :-2])
+        mtp, _ = prediction(model, h2[:, :-2], ids[:, 2:], learn)
+        total = total + MTP_WEIGHT * mtp + BALANCE_WEIGHT / model.shape.layers * balance
+        found["mtp"] = mtp.item()
+    return total, found
+
+
+def optimisers(model: Model, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the large matrices, AdamW for embedding, gates, convolution and vectors."""
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        small = p.ndim < 2 or min(p.shape[-2:]) < 32 or "embed" in name or "conv1d" in name
+        (others if small else matrices).append(p)
+    adam = torch.optim.AdamW(others, plan.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return [Muon(matrices, plan.muon_lr), adam]
+
+
+def rate(plan: Plan, progress: float, step: int) -> float:
+    """Warm up, hold, then fall linearly to zero at the end of the budget."""
+    fall = min(1.0, (1 - progress) / plan.decay_share)
+    return max(0.02, fall) * min(1.0, (step + 1) / plan.warmup_steps)
+
+
+def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """The network of a training checkpoint."""
+    saved = torch.load(path, map_location=device, weights_only=True)
+    model = Model(Shape(**saved["shape"]), dtype)
+    model.load_state_dict(saved["model"])
+    return model.to(device).eval()
+
+
+def average_gradients(model: Model) -> None:
+    """The mean over all processes, where there are several."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class Trainer:
+    """Owns network, optimisers and counters; `run` trains until the time is up.
+
+    Started by torchrun, every process trains on data of its own and gradients are averaged: on a
+    busy CPU two processes of one thread get much further than one process of two.
+    """
+
+    def __init__(self, shape: Shape, plan: Plan, text: Text, folder: Path, device: str) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan, self.text, self.folder, self.device = plan, text, folder, device
+        self.model = Model(shape, torch.bfloat16).to(device)
+        self.optimisers = optimisers(self.model, plan)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.rank, self.ranks = 0, 1
+        if dist.is_initialized():
+            self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "latest.pt"
+
+    def save(self) -> None:
+        if self.rank:
+            return
+        state: dict[str, Any] = {
+            "shape": asdict(self.model.shape), "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step, "tokens": self.tokens, "seconds": self.seconds,
+        }  # fmt: skip
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def resume(self) -> None:
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step, self.tokens, self.seconds = saved["step"], saved["tokens"], saved["seconds"]
+
+    def streams(self) -> list[Iterator[Batch]]:
+        """One per phase, and the long texts; a resumed run goes on with fresh data."""
+        seed = self.plan.seed * 1_000_000 + self.step * 16 + self.rank
+        found = [packed(self.text, seed, mix, self.plan.tokens, t) for _, t, mix in PHASES]
+        return [*found, single(self.text, seed, LONG, max(1, self.plan.tokens // 4096), 4096)]
+
+    def run(self) -> None:
+        plan, streams = self.plan, self.streams()
+        rates = [o.param_groups[0]["initial_lr"] for o in self.with_initial_rates()]
+        started, before, saved_at = time.monotonic(), self.seconds, time.monotonic()
+        sums: dict[str, float] = {}
+        while True:
+            self.seconds = before + time.monotonic() - started
+            progress = self.seconds / (plan.minutes * 60)
+            over = progress >= 1 or self.seconds - before >= plan.call_minutes * 60
+            if self.ranks > 1:  # the first process keeps the time
+                clock = torch.tensor([progress, float(over)], dtype=torch.float64)
+                dist.broadcast(clock, 0)
+                progress, over = clock[0].item(), bool(clock[1])
+            if over:
+                break
+            phase = next(i for i, (until, _, _) in enumerate(PHASES) if progress < until)
+            is_long = (phase == 2 and self.step % 8 == 0) or (phase == 1 and self.step % 16 == 0)
+            batch = next(streams[3 if is_long else phase]).to(self.device)
+            loss, parts = losses(self.model, batch, self.step % MTP_EVERY == 0)
+            loss.backward()
+            if self.ranks > 1:
+                average_gradients(self.model)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            scale = rate(plan, progress, self.step)
+            for optimiser, lr in zip(self.optimisers, rates, strict=True):
+                optimiser.param_groups[0]["lr"] = lr * scale
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            self.step += 1
+            self.tokens += batch.ids.numel() * self.ranks
+            for key, value in parts.items():
+                key = f"long_{key}" if is_long else key
+                sums[key] = sums.get(key, 0) + value
+                sums[f"n_{key}"] = sums.get(f"n_{key}", 0) + 1
+            if self.step % 25 == 0 and not self.rank:
+                means = {k: round(v / sums[f"n_{k}"], 4) for k, v in sums.items() if k[:2] != "n_"}
+                line = {
+                    "step": self.step, "tokens": self.tokens, "minutes": self.seconds / 60,
+                    "phase": phase, "scale": round(scale, 3), **means,
+                }  # fmt: skip
+                print(json.dumps(line), flush=True)
+                sums = {}
+            if time.monotonic() - saved_at > plan.save_minutes * 60:
+                self.save()
+                saved_at = time.monotonic()
+        self.save()
+
+    def with_initial_rates(self) -> list[torch.optim.Optimizer]:
+        for optimiser, lr in zip(
+            self.optimisers, (self.plan.muon_lr, self.plan.adam_lr), strict=True
+        ):
+            optimiser.param_groups[0]["initial_lr"] = lr
+        return self.optimisers
