@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen35_mlx.session.events import Answer, Thinking, ToolCall
-
 import qwen35_mlx
+from qwen35_mlx.session.events import Answer, Thinking, ToolCall
 from scripts.demo_training.evaluate import evaluate
 from scripts.demo_training.turns import Message
 
