@@ -6,6 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.model.network import Network
 
@@ -15,7 +16,7 @@ NAMES = sorted(path.name for path in FOLDER.iterdir())
 
 @cache
 def network(name: str) -> Network:
-    return load_network(FOLDER / name, dtype="float32")
+    return load_network(Checkpoint.open(FOLDER / name), dtype="float32")
 
 
 @cache

@@ -1,6 +1,4 @@
-"""A checkpoint folder as a network, ready to run."""
-
-from pathlib import Path
+"""A checkpoint as a network, ready to run."""
 
 import mlx.core as mx
 
@@ -10,8 +8,8 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import DTYPES, Weights
 
 
-def load_network(path: Path, dtype: str | None = None) -> Network:
-    """Read config.json and all weights of a folder, whatever its layout.
+def load_network(checkpoint: Checkpoint, dtype: str | None = None) -> Network:
+    """Read all weights of a checkpoint.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
@@ -19,12 +17,11 @@ def load_network(path: Path, dtype: str | None = None) -> Network:
             slower.
 
     Raises:
-        Qwen35Error: the folder is not a complete Qwen3.5 checkpoint.
+        Qwen35Error: the dtype is unknown, or the weights are not what config.json asks for.
     """
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
-    checkpoint = Checkpoint.open(path)
     checkpoint.verify()
     return Network(checkpoint.model, Weights(checkpoint, DTYPES[dtype] if dtype else None))

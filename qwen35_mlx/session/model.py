@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.checkpoint.hub import Progress, resolve
+from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling import Sampling
@@ -46,9 +47,10 @@ def load(
     """
     path = resolve(str(name), revision=revision, progress=progress)
     # Small files first: a missing template should not cost the time to read gigabytes.
+    checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)
     template = ChatTemplate.from_directory(path)
-    return Model(str(name), path, load_network(path, dtype), tokenizer, template)
+    return Model(str(name), path, load_network(checkpoint, dtype), tokenizer, template)
 
 
 class Model:

@@ -33,11 +33,12 @@ def test_attention_in_blocks_of_queries_gives_the_same(monkeypatch, budget):
 
 
 def test_state_and_decay_stay_float32_in_a_bfloat16_model():
+    from qwen35_mlx.checkpoint.layouts import Checkpoint
     from qwen35_mlx.checkpoint.load import load_network
     from qwen35_mlx.model.cache import DeltaState, KVCache
     from tests.goldens import FOLDER
 
-    net = load_network(FOLDER / "dense", dtype="bfloat16")
+    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
     cache = net.make_cache()
     logits = net.logits(net(expected("dense")["prompt"][None], cache))
     assert logits.dtype == mx.bfloat16

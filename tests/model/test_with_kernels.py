@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from qwen35_mlx.kernels import portable
@@ -43,7 +44,7 @@ def test_quantised_experts_through_kernels(
 ):
     out = tmp_path / "out"
     convert(model_folder, out, quantize=True, q_bits=bits, q_group_size=32)
-    net = load_network(out, dtype="float32")
+    net = load_network(Checkpoint.open(out), dtype="float32")
     prompt = expected("moe")["prompt"][:PROMPT]
     plain, plain_tokens = replies(net, prompt)
     request.getfixturevalue("emulator")
