@@ -127,6 +127,21 @@ def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> T
     return Turn(casual(rng, user), thought, answer, (str(value),))
 
 
+def small_sums(rng: random.Random) -> Turn:
+    """Several exercises of the size that worked steps are made of."""
+    exercises, lines = [], []
+    for _ in range(rng.randint(3, 9)):
+        sign = rng.choice("+-*")
+        a, b = rng.randint(0, 9), rng.randint(0, 9)
+        if sign == "-":
+            a = rng.randint(b, b + 9)
+        exercises.append(f"{a} {sign} {b}")
+        lines.append(f"{a} {sign} {b} = {result(a, sign, b)}")
+    ask = rng.choice(("Calculate: {e}", "What is {e}?", "Please work out {e}.", "{e}"))
+    user = ask.replace("{e}", ", ".join(exercises))
+    return Turn(casual(rng, user), "; ".join(lines), "\n".join(lines), (lines[-1],))
+
+
 def comparison(rng: random.Random) -> Turn:
     """Which of two numbers is larger."""
     a, b = rng.sample(range(1, 100), 2)

@@ -95,6 +95,16 @@ def recall(rng: random.Random, split: Split, gap: int, count: int) -> Conversati
     return conversation(rng, [*turns, facts.ask(rng, rng.choice(known))], "recall")
 
 
+def untold(rng: random.Random, split: Split) -> Conversation:
+    """Some facts, and questions of which the last one is for another fact."""
+    *known, wanted = facts.draw_many(rng, split, rng.randint(1, 4))
+    turns = [facts.tell(rng, known)] if known else []
+    turns += [distractor(rng, split) for _ in range(rng.randint(0, 2))]
+    if known and rng.random() < 0.5:
+        turns.append(facts.ask(rng, rng.choice(known)))
+    return conversation(rng, [*turns, facts.ask_untold(rng, wanted)], "untold")
+
+
 def short(rng: random.Random, split: Split) -> Conversation:
     """One or two turns of anything."""
     turns = [distractor(rng, split) for _ in range(rng.choice((1, 1, 2)))]
@@ -119,6 +129,9 @@ def called(rng: random.Random) -> Conversation:
 
 def exercise(rng: random.Random, split: Split) -> Conversation:
     """Arithmetic, mostly with thinking; sometimes after some talk."""
+    if rng.random() < 0.3:
+        turns = [arithmetic.small_sums(rng) for _ in range(rng.randint(1, 3))]
+        return conversation(rng, turns, "arithmetic", thinking=rng.random() < 0.3)
     thinking = rng.random() < 0.8
     low = rng.choice((10, 10, 10, 1))
     drawn = arithmetic.draw(rng, split, low)
@@ -160,6 +173,8 @@ def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Conversati
         elif skill == "recall":
             gap = rng.randint(1, mix.turns)
             yield recall(rng, split, gap, rng.choice((1, 2, 3)))
+        elif skill == "untold":
+            yield untold(rng, split)
         elif skill == "arithmetic":
             yield exercise(rng, split)
         elif skill == "needle":

@@ -41,11 +41,15 @@ CHAT_WEIGHTS = (
     ("chat", 32.0), ("recall", 14.0), ("arithmetic", 26.0), ("needle", 15.0), ("copy", 9.0),
     ("short", 10.0), ("tools", 3.0), ("called", 2.0),
 )  # fmt: skip
+LATE_WEIGHTS = (
+    ("chat", 16.0), ("recall", 7.0), ("untold", 6.0), ("arithmetic", 50.0), ("needle", 10.0),
+    ("copy", 6.0), ("short", 6.0), ("tools", 2.0), ("called", 2.0),
+)  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
 PHASES = (
     (0.20, 512, Mix(turns=6, sentences=20)),
     (0.55, 1024, Mix(turns=16, sentences=60, weights=CHAT_WEIGHTS)),
-    (1.01, 1024, Mix(turns=24, sentences=80, weights=CHAT_WEIGHTS)),
+    (1.01, 1024, Mix(turns=24, sentences=80, weights=LATE_WEIGHTS)),
 )
 LONG = Mix(long_text=1.0, longest=430, weights=LONG_WEIGHTS)
 
