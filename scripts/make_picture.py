@@ -15,7 +15,7 @@ from qwen35_chat.widgets.status import Status
 from qwen35_mlx.session.engine import EngineThread
 
 PICTURE = Path(__file__).parents[1] / "docs" / "chat.svg"
-MESSAGES = ["Who are you?", "My name is Ada.", "What is my name?"]
+MESSAGES = ["My name is Ada.", "What is 47 + 38?", "What is my name?"]
 SIZE = (80, 26)
 
 
