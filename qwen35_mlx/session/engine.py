@@ -11,7 +11,9 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Cancelled, Event, Failed, Loaded, Loading
+from qwen35_mlx.session.events import Cancelled, Done, Event, Failed, Loaded, Loading
+
+CLOSE_SECONDS = 5.0
 
 
 class Engine(Protocol):
@@ -26,7 +28,7 @@ class Engine(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Stop the turn that is running, within one chunk or one token."""
+        """Stop the turns sent so far: the one that is running within one chunk or one token."""
         ...
 
     def poll(self) -> list[Event]:
@@ -34,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel and wait for the thread to end."""
+        """Cancel, and wait a moment for the thread to end."""
         ...
 
 
@@ -59,9 +61,10 @@ class EngineThread:
         self._revision = revision
         self._chat_options = chat or {}
         self._turn_options = turn or {}
-        self._requests: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
+        self._sent = 0  # turns asked for
+        self._cancelled = 0  # of these, so many are not wanted any more
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
 
@@ -69,10 +72,11 @@ class EngineThread:
         self._thread.start()
 
     def send(self, text: str) -> None:
-        self._requests.put(text)
+        self._sent += 1
+        self._requests.put((self._sent, text))
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self._cancelled = self._sent
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
@@ -83,49 +87,60 @@ class EngineThread:
 
     def close(self) -> None:
         self._closed = True
-        self._cancelled.set()
+        self.cancel()
         self._requests.put(None)
         if self._thread.is_alive():
-            self._thread.join()
+            # A download or a load cannot be told; the thread dies with the process then.
+            self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        # Imported here: the thread that draws the screen need not wait for it.
+        try:
+            chat = self._load()
+        except Exception as error:
+            self._events.put(Failed(_one_line(error)))
+            return
+        # Imported by now: the thread that draws the screen need not wait for it.
         import mlx.core as mx
 
+        try:
+            while (request := self._requests.get()) is not None and not self._closed:
+                self._turn(chat, *request)
+        finally:
+            mx.clear_streams()
+
+    def _load(self) -> Any:
+        """The chat, once everything that a first turn would wait for is there."""
+        self._events.put(Loading(self._model))
+        try:
+            import mlx.core  # noqa: F401
+        except ImportError as error:
+            raise Qwen35Error(
+                f"MLX does not start ({error}): on Linux, install the extra for your machine, "
+                "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
+            ) from None
+        from qwen35_mlx.generation.sampling import make_chooser
         from qwen35_mlx.session.chat import Chat
         from qwen35_mlx.session.model import load
 
-        try:
-            self._events.put(Loading(self._model))
-            try:
-                model = load(
-                    self._model,
-                    revision=self._revision,
-                    progress=self._downloading,
-                )
-                chat = Chat(model, **self._chat_options)
-            except Exception as error:
-                self._events.put(Failed(_one_line(error)))
-                return
-            self._events.put(Loaded(model.name, model.context))
-            while (text := self._requests.get()) is not None and not self._closed:
-                self._turn(chat, text)
-        finally:
-            mx.clear_streams()
+        model = load(self._model, revision=self._revision, progress=self._downloading)
+        chat = Chat(model, **self._chat_options)
+        make_chooser(model.sampling, model.network.config.vocab_size)  # imports mlx-lm
+        self._events.put(Loaded(model.name, model.context))
+        return chat
 
     def _downloading(self, done: int, total: int, what: str) -> None:
         self._events.put(Loading(what, done / total if total else None))
 
-    def _turn(self, chat: Any, text: str) -> None:
+    def _turn(self, chat: Any, number: int, text: str) -> None:
         """One turn. Whatever goes wrong ends the turn, not the thread."""
-        self._cancelled.clear()
-        if self._closed:
-            return
         try:
+            if number <= self._cancelled:
+                self._events.put(Cancelled())
+                return
             events: Generator[Event] = chat.send(text, **self._turn_options)
             for event in events:
                 self._events.put(event)
-                if self._cancelled.is_set():
+                if number <= self._cancelled and not isinstance(event, Done):
                     events.close()
                     self._events.put(Cancelled())
                     return

@@ -52,6 +52,14 @@ def test_cancel_ends_the_turn_and_the_next_one_runs(engine):
     wait_for(engine, Done)
 
 
+def test_cancel_reaches_a_turn_that_has_not_begun_and_no_later_one(engine):
+    engine.send("Hello")
+    engine.cancel()
+    wait_for(engine, Cancelled)
+    engine.send("Again")
+    assert not any(isinstance(event, Cancelled) for event in wait_for(engine, Done))
+
+
 def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Loaded)
     engine.send("x " * 3000)
