@@ -24,6 +24,53 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Unloaded:
+    """The model's memory was given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A conversation is the current one; its messages are read from the library.
+
+    Attributes:
+        conversation: its id; None for a new one, which gets an id with its first message.
+        used: tokens of its rendering, as far as known.
+        cached: how many of them are in memory or on disk and need no prefill.
+        read_only: another window holds it; turns are refused.
+    """
+
+    conversation: int | None
+    title: str = ""
+    used: int = 0
+    cached: int = 0
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The user's message is saved, and a reply to it begins. Ids as in the library."""
+
+    conversation: int
+    user: int
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class Titled:
+    """A conversation got its title."""
+
+    conversation: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line that the user should see: a state was skipped, evicted or rebuilt, say."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillProgress:
     """`done` of `total` prompt tokens are in the cache; `cached` of them were from the start."""
 
@@ -106,4 +153,15 @@ class Failed:
 
 
 TurnEvent = PrefillProgress | Thinking | Answer | ToolCall | Done
-Event = Loading | Loaded | TurnEvent | Cancelled | Failed
+Event = (
+    Loading
+    | Loaded
+    | Unloaded
+    | Opened
+    | TurnStarted
+    | Titled
+    | Notice
+    | TurnEvent
+    | Cancelled
+    | Failed
+)
