@@ -6,7 +6,7 @@ resumed, so that it fits into short slots of a borrowed machine:
 
     python -m scripts.train_demo tokenizer --run runs/demo
     python -m scripts.train_demo train --run runs/demo --preset gpu --device cuda \
-        --minutes 30 --call-minutes 9 --resume
+        --tokens 32768 --workers 14 --minutes 9
     python -m scripts.train_demo export --run runs/demo --out runs/demo/export
     python -m scripts.train_demo evaluate --run runs/demo --out runs/demo/export
 """
@@ -39,7 +39,6 @@ def train(args: argparse.Namespace) -> None:
     import torch
 
     from scripts.demo_training.shape import PRESETS
-    from scripts.demo_training.text import Text
     from scripts.demo_training.train import Plan, Trainer
 
     if args.device == "cpu":
@@ -47,8 +46,8 @@ def train(args: argparse.Namespace) -> None:
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("gloo")
     plan = Plan(args.minutes, args.call_minutes or args.minutes, args.tokens, args.seed,
-                args.muon_lr, args.adam_lr)  # fmt: skip
-    trainer = Trainer(PRESETS[args.preset], plan, Text.load(args.run), args.run, args.device)
+                args.muon_lr, args.adam_lr, workers=args.workers)  # fmt: skip
+    trainer = Trainer(PRESETS[args.preset], plan, args.run, args.device)
     if args.resume and trainer.checkpoint.exists():
         trainer.resume()
     total, active = trainer.model.count()
@@ -73,6 +72,7 @@ def main() -> None:
             command.add_argument("--call-minutes", type=float, help="at most this long now")
             command.add_argument("--tokens", type=int, default=8192, help="tokens per step")
             command.add_argument("--seed", type=int, default=1)
+            command.add_argument("--workers", type=int, default=0, help="processes making data")
             command.add_argument("--muon-lr", type=float, default=0.015)
             command.add_argument("--adam-lr", type=float, default=3e-3)
             command.add_argument("--resume", action="store_true")

@@ -78,7 +78,7 @@ def draw(
     rng: random.Random, split: Split, low: int = 10, sign: str | None = None
 ) -> tuple[int, str, int]:
     """Operands from `low` to 99 on this side of the split."""
-    sign = sign or rng.choice("++--**")
+    sign = sign or rng.choice("++--****")
     while True:
         a, b = rng.randint(low, 99), rng.randint(low, 99)
         if sign == "-" and a < b and rng.random() < 0.8:

@@ -22,7 +22,7 @@ class Mix:
     longest: int = 330
     weights: tuple[tuple[str, float], ...] = (
         ("chat", 30), ("arithmetic", 25), ("needle", 15), ("copy", 14), ("short", 10), ("tools", 4),
-        ("called", 2),
+        ("called", 2), ("itself", 4),
     )  # fmt: skip
 
 
@@ -127,6 +127,14 @@ def called(rng: random.Random) -> Conversation:
     return conversation(rng, [*turns, turn], "called", system.replace("{n}", name))
 
 
+def itself(rng: random.Random, split: Split) -> Conversation:
+    """The model is asked who it is, and nobody gave it a name."""
+    system = rng.choice(SYSTEMS) if rng.random() < 0.3 else None
+    turns = [facts.tell(rng, facts.draw_many(rng, split, 1))] if rng.random() < 0.3 else []
+    turns += [smalltalk.chat(rng) for _ in range(rng.choice((0, 0, 1)))]
+    return conversation(rng, [*turns, smalltalk.itself(rng)], "itself", system)
+
+
 def exercise(rng: random.Random, split: Split) -> Conversation:
     """Arithmetic, mostly with thinking; sometimes after some talk."""
     if rng.random() < 0.3:
@@ -185,5 +193,7 @@ def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Conversati
             yield short(rng, split)
         elif skill == "called":
             yield called(rng)
+        elif skill == "itself":
+            yield itself(rng, split)
         else:
             yield tools.call(rng)

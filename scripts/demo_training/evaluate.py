@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from scripts.demo_training import arithmetic, definitions, needle, smalltalk, tools
-from scripts.demo_training.dialogues import called, distractor, recall
+from scripts.demo_training.dialogues import called, distractor, itself, recall
 from scripts.demo_training.facts import ask_untold, draw, draw_many, tell
 from scripts.demo_training.heldout import Split
 from scripts.demo_training.turns import Conversation, Message, conversation
@@ -143,6 +143,19 @@ def names(generate: Generate, count: int, seed: int = 107) -> Score:
     return score
 
 
+def identity(generate: Generate, count: int, seed: int = 110) -> Score:
+    """Asked who it is without having been named, it must not make a name up."""
+    rng, score = random.Random(seed), Score("says what it is")
+    for _ in range(count):
+        asked = itself(rng, HELD_OUT)
+        messages = asked.messages[:-1]
+        question = "Who are you?" if rng.random() < 0.5 else "What is your name?"
+        messages[-1] = {"role": "user", "content": question}
+        reply = generate(messages, thinking=asked.thinking, max_tokens=160, tools=None)
+        score.add("demo" in answer_of(reply).lower(), question, "a demo model", reply)
+    return score
+
+
 def calls(generate: Generate, count: int, seed: int = 108) -> Score:
     """The right function with the right arguments."""
     rng, score = random.Random(seed), Score("tool calls")
@@ -191,6 +204,7 @@ def evaluate(
         lambda: meanings(generate),
         lambda: copies(generate, count),
         lambda: names(generate, count),
+        lambda: identity(generate, count),
         lambda: calls(generate, count),
     ]
     if choices is not None:

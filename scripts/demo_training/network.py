@@ -190,8 +190,9 @@ class Experts(nn.Module):
         order = flat.argsort(stable=True)
         counts = torch.bincount(flat, minlength=self.gate_up_proj.shape[0])
         rows, share = order // top_k, weights.reshape(-1)[order]
-        if x.device.type == "cpu" and x.shape[0] > GROUP:
-            rows, share, counts = pad_groups(rows, share, counts)
+        group = GROUPS[x.device.type]
+        if x.shape[0] > group:
+            rows, share, counts = pad_groups(rows, share, counts, group)
         y = x[rows]
         if x.dtype == torch.bfloat16:
             ends = counts.cumsum(0).int()
@@ -208,18 +209,16 @@ class Experts(nn.Module):
         return torch.zeros_like(x, dtype=torch.float32).index_add(0, rows, y)
 
 
-GROUP = 128
+# CPU matrix products are compiled per size: a few sizes that come back are much faster than ever
+# new ones. CUDA's grouped products want groups that are aligned.
+GROUPS = {"cpu": 128, "cuda": 16}
 
 
 def pad_groups(
-    rows: torch.Tensor, share: torch.Tensor, counts: torch.Tensor
+    rows: torch.Tensor, share: torch.Tensor, counts: torch.Tensor, group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fill every expert's group up to a multiple of GROUP with rows of no weight.
-
-    CPU matrix products are compiled per size: a few sizes that come back are much faster than
-    ever new ones.
-    """
-    sizes = (counts + GROUP - 1) // GROUP * GROUP
+    """Fill every expert's rows up to a multiple of `group` with rows of no weight."""
+    sizes = (counts + group - 1) // group * group
     shift = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
     at = torch.arange(rows.shape[0], device=rows.device) + shift.repeat_interleave(counts)
     padded = rows.new_zeros(int(sizes.sum())).index_copy(0, at, rows)

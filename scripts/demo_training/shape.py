@@ -34,5 +34,5 @@ class Shape:
 
 PRESETS = {
     "cpu": Shape(),
-    "gpu": Shape(hidden=256, layers=12, heads=8, key_heads=2, value_heads=4),
+    "gpu": Shape(hidden=256, heads=8, key_heads=2, value_heads=4),
 }

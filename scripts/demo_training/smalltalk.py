@@ -45,6 +45,18 @@ def chat(rng: random.Random) -> Turn:
     return Turn(casual(rng, rng.choice(asks)), thought, rng.choice(answers))
 
 
+ITSELF = ("Who are you?", "What is your name?", "Are you Qwen?", "Are you human?",
+          "What can you do?", "How old are you?", "Where do you live?", "Who made you?",
+          "How big are you?")  # fmt: skip
+
+
+def itself(rng: random.Random) -> Turn:
+    """What the model is; most often who."""
+    rows = [row for row in ROWS if row[0][0] in ITSELF]
+    asks, thought, answers = rows[rng.randrange(2)] if rng.random() < 0.6 else rng.choice(rows)
+    return Turn(casual(rng, rng.choice(asks)), thought, rng.choice(answers))
+
+
 def unknown(rng: random.Random) -> Turn:
     """A question outside of what the model was taught."""
     person = " ".join(pseudo_word(rng).capitalize() for _ in range(2))

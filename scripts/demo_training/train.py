@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from scripts.demo_training.dialogues import Mix
 from scripts.demo_training.model import Model
 from scripts.demo_training.muon import Muon
-from scripts.demo_training.packing import Batch, packed, single
+from scripts.demo_training.packing import Batch
 from scripts.demo_training.shape import Shape
-from scripts.demo_training.text import Text
+from scripts.demo_training.source import Source
 
 MTP_WEIGHT, BALANCE_WEIGHT = 0.25, 0.01
 MTP_EVERY = 3  # its layer learns fast enough on a third of the steps
@@ -35,15 +35,16 @@ class Plan:
     warmup_steps: int = 20
     decay_share: float = 0.4  # of the budget, at the end
     save_minutes: float = 3.0
+    workers: int = 0  # processes that make data
 
 
 CHAT_WEIGHTS = (
-    ("chat", 32.0), ("recall", 14.0), ("arithmetic", 26.0), ("needle", 15.0), ("copy", 9.0),
-    ("short", 10.0), ("tools", 3.0), ("called", 2.0),
+    ("chat", 32.0), ("recall", 14.0), ("untold", 5.0), ("arithmetic", 26.0), ("needle", 15.0),
+    ("copy", 9.0), ("short", 10.0), ("tools", 3.0), ("called", 2.0), ("itself", 4.0),
 )  # fmt: skip
 LATE_WEIGHTS = (
-    ("chat", 16.0), ("recall", 7.0), ("untold", 6.0), ("arithmetic", 50.0), ("needle", 10.0),
-    ("copy", 6.0), ("short", 6.0), ("tools", 2.0), ("called", 2.0),
+    ("chat", 16.0), ("recall", 9.0), ("untold", 9.0), ("arithmetic", 45.0), ("needle", 10.0),
+    ("copy", 6.0), ("short", 6.0), ("tools", 2.0), ("called", 2.0), ("itself", 4.0),
 )  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
 PHASES = (
@@ -125,9 +126,9 @@ class Trainer:
     busy CPU two processes of one thread get much further than one process of two.
     """
 
-    def __init__(self, shape: Shape, plan: Plan, text: Text, folder: Path, device: str) -> None:
+    def __init__(self, shape: Shape, plan: Plan, folder: Path, device: str) -> None:
         torch.manual_seed(plan.seed)
-        self.plan, self.text, self.folder, self.device = plan, text, folder, device
+        self.plan, self.folder, self.device = plan, folder, device
         self.model = Model(shape, torch.bfloat16).to(device)
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -158,14 +159,17 @@ class Trainer:
             optimiser.load_state_dict(state)
         self.step, self.tokens, self.seconds = saved["step"], saved["tokens"], saved["seconds"]
 
-    def streams(self) -> list[Iterator[Batch]]:
-        """One per phase, and the long texts; a resumed run goes on with fresh data."""
+    def source(self) -> Source:
+        """Data of every phase, and the long texts; a resumed run goes on with fresh data."""
         seed = self.plan.seed * 1_000_000 + self.step * 16 + self.rank
-        found = [packed(self.text, seed, mix, self.plan.tokens, t) for _, t, mix in PHASES]
-        return [*found, single(self.text, seed, LONG, max(1, self.plan.tokens // 4096), 4096)]
+        recipes = [(mix, self.plan.tokens, length) for _, length, mix in PHASES]
+        return Source(
+            self.folder, seed, [*recipes, (LONG, self.plan.tokens, -4096)], self.plan.workers
+        )
 
     def run(self) -> None:
-        plan, streams = self.plan, self.streams()
+        plan, source = self.plan, self.source()
+        kinds: deque[tuple[int, bool]] = deque()  # of the batches on order
         rates = [o.param_groups[0]["initial_lr"] for o in self.with_initial_rates()]
         started, before, saved_at = time.monotonic(), self.seconds, time.monotonic()
         sums: dict[str, float] = {}
@@ -179,9 +183,14 @@ class Trainer:
                 progress, over = clock[0].item(), bool(clock[1])
             if over:
                 break
-            phase = next(i for i, (until, _, _) in enumerate(PHASES) if progress < until)
-            is_long = (phase == 2 and self.step % 8 == 0) or (phase == 1 and self.step % 16 == 0)
-            batch = next(streams[3 if is_long else phase]).to(self.device)
+            while len(kinds) < source.ahead:
+                phase = next(i for i, (until, _, _) in enumerate(PHASES) if progress < until)
+                due = self.step + len(kinds)
+                is_long = (phase == 2 and due % 8 == 0) or (phase == 1 and due % 16 == 0)
+                kinds.append((phase, is_long))
+                source.ask(len(PHASES) if is_long else phase)
+            phase, is_long = kinds.popleft()
+            batch = source.take().to(self.device)
             loss, parts = losses(self.model, batch, self.step % MTP_EVERY == 0)
             loss.backward()
             if self.ranks > 1:
