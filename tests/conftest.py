@@ -75,8 +75,11 @@ def template(checkpoint: Path) -> ChatTemplate:
 
 
 @pytest.fixture
-def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels compile and run as on Metal, in the emulator."""
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator."""
+    monkeypatch.setenv(portable.SWITCH, "on")
+    if portable.backend():
+        return
     if reason := unsupported():
         pytest.skip(reason)
 

@@ -9,7 +9,7 @@ import pytest
 from qwen35_mlx.kernels.delta_net import DECODE, PREFILL, Layout, kernel, mix, reference
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 
-pytestmark = pytest.mark.usefixtures("emulator")
+pytestmark = pytest.mark.usefixtures("kernels")
 
 TILE = DECODE.tile
 FORMS = {

@@ -14,7 +14,7 @@ from qwen35_mlx.kernels.experts import (
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from tests.kernels.cases import relative_error
 
-pytestmark = pytest.mark.usefixtures("emulator")
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def normal(seed: int, *shape: int) -> mx.array:

@@ -27,7 +27,7 @@ def replies(net: Network, prompt: mx.array) -> tuple[np.ndarray, list[int]]:
     return np.array(mx.concatenate(rows)), tokens
 
 
-@pytest.mark.usefixtures("emulator")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_give_the_reference_logits(name):
     want = expected(name)
@@ -47,7 +47,7 @@ def test_quantised_experts_through_kernels(
     net = load_network(Checkpoint.open(out), dtype="float32")
     prompt = expected("moe")["prompt"][:PROMPT]
     plain, plain_tokens = replies(net, prompt)
-    request.getfixturevalue("emulator")
+    request.getfixturevalue("kernels")
     launched = []
     compiled = portable.compiled
     monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))

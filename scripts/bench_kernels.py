@@ -1,0 +1,242 @@
+"""Kernels beside what else computes the same: `python -m scripts.bench_kernels`.
+
+Sections (`--only`): `rule`, the delta recurrence over a long prompt; `delta`, a decode step of a
+Gated DeltaNet layer; `experts`, a sparse MoE block at a few tokens; `prefill`, the same block over
+a long prompt. Peers in the same run: mlx-lm on the same weights, `mx.fast`, and FLA's Triton
+kernels where torch and a CUDA GPU are there. Prints a table per section and ends in one JSON line.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from qwen35_mlx.kernels import delta_net, portable
+from qwen35_mlx.kernels.delta_net import PREFILL, Layout
+from qwen35_mlx.kernels.gated_delta import gated_delta
+from qwen35_mlx.model.cache import DeltaState
+from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.moe import SparseMoE
+from qwen35_mlx.model.weights import Weights
+from scripts import timing
+from scripts.shapes import SHAPES, random_source
+from tests.kernels.cases import DeltaCase, LayerCase
+
+Row = dict[str, Any]
+CHAIN = 20  # steps that are evaluated together, as decoding does
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second of a large copy, read and written."""
+    x = mx.zeros((1 << 28,), mx.float32)
+    mx.eval(x)
+    return 2 * x.nbytes / timing.seconds(lambda: x + 1, repeat=4)
+
+
+def rows_of(calls: dict[str, Callable[[], Any]], repeat: int = 1, **more: Any) -> list[Row]:
+    """One row a call."""
+    found: list[Row] = []
+    for name, call in calls.items():
+        try:
+            found.append({"what": name, "ms": 1000 * timing.seconds(call, repeat)} | more)
+        except Exception as error:  # a peer that does not run here is no reason to stop
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    return found
+
+
+def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]:
+    """The recurrence over a prompt; ours includes convolution, norms and gates."""
+    case = LayerCase(tokens, 1, key_heads, value_heads, 128, mx.bfloat16)
+    inputs = case.draw()
+    drawn = DeltaCase(tokens, 1, key_heads, value_heads, 128, 128, (0.9, 1.0)).draw()
+    q, k, v, g, beta, state = (mx.array(drawn[n]) for n in ("q", "k", "v", "g", "beta", "state"))
+    half = [x.astype(mx.bfloat16) for x in (q, k, v)]
+    mx.eval(inputs[:3], q, k, v, g, beta, state, half)
+    calls: dict[str, Callable[[], Any]] = {}
+    if portable.backend():
+        for layout in (
+            PREFILL,
+            Layout(split=2),
+            Layout(split=8, passes=1),
+            Layout(split=4, tile=16),
+        ):
+            if layout.fits(inputs[3]):
+                name = f"ours, layer, {layout.split}/{layout.passes}/{layout.lanes}/{layout.tile}"
+                calls[name] = functools.partial(delta_net.kernel, *inputs, layout=layout)
+    calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
+    calls["mx.fast.gated_delta_update, float32"] = lambda: mx.fast.gated_delta_update(
+        q, k, v, mx.exp(g), beta, state
+    )
+    if not slow:
+        del calls["mx.fast.gated_delta_update, float32"]
+    found = rows_of(calls)
+    if slow:
+        from mlx_lm.models.gated_delta import gated_delta_ops
+
+        found += rows_of({"mlx-lm, ops": lambda: gated_delta_ops(*half, mx.exp(g), beta, state)[0]})
+    return found + fla_rule(drawn)
+
+
+def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
+    """Flash-linear-attention's chunked kernel in bfloat16, timed with CUDA events."""
+    try:
+        import torch
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    except ImportError:
+        return []
+    if not torch.cuda.is_available():
+        return []
+    half = {n: torch.tensor(drawn[n], device="cuda").bfloat16() for n in ("q", "k", "v", "beta")}
+    g = torch.tensor(drawn["g"], device="cuda")
+    repeat = drawn["v"].shape[2] // drawn["q"].shape[2]
+    q, k = (half[n].repeat_interleave(repeat, 2) for n in "qk")
+    state = torch.tensor(drawn["state"], device="cuda").mT.contiguous()
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        chunk_gated_delta_rule(
+            q, k, half["v"], g=g, beta=half["beta"], scale=1.0, initial_state=state,
+            output_final_state=True,
+        )  # fmt: skip
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return [{"what": "FLA, Triton, chunked", "ms": float(np.median(times[3:]))}]
+
+
+def peer_layer(shape: str, layer: int) -> Any:
+    """mlx-lm's decoder layer with the same weights."""
+    import mlx.nn as nn
+    from mlx_lm.models import qwen3_5
+
+    source = random_source(shape)
+    args = qwen3_5.TextModelArgs.from_dict(SHAPES[shape]["text_config"])
+    module = qwen3_5.DecoderLayer(args, layer)
+    prefix = f"model.layers.{layer}."
+
+    def how(path: str, found: Any) -> bool | dict[str, Any]:
+        wanted = source.quantization(prefix + path)
+        if wanted is None or not hasattr(found, "to_quantized"):
+            return False
+        return {"group_size": wanted.group_size, "bits": wanted.bits}
+
+    nn.quantize(module, class_predicate=how)
+    names = [n for n in source.names() if n.startswith(prefix)]
+    module.load_weights([(n.removeprefix(prefix), source.read(n)) for n in names])
+    mx.eval(module.parameters())
+    return module
+
+
+def delta(shape: str) -> list[Row]:
+    """One decode step of a layer, in a chain of steps."""
+    from mlx_lm.models.cache import ArraysCache
+
+    source = random_source(shape)
+    weights = Weights(source).scope("model").scope("layers").scope(0).scope("linear_attn")
+    mine, peer = GatedDeltaNet(source.config, weights), peer_layer(shape, 0).linear_attn
+    x = mx.random.normal((1, 1, source.config.hidden_size)).astype(mx.bfloat16)
+    mx.eval(x)
+
+    def chain(step: Callable[[mx.array], mx.array]) -> Callable[[], mx.array]:
+        def run() -> mx.array:
+            y = x
+            for _ in range(CHAIN):
+                y = x + 0.1 * step(y)
+            return y
+
+        return run
+
+    state, cache = DeltaState(), ArraysCache(size=2)
+    rows = rows_of(
+        {
+            "ours": chain(lambda y: mine(y, state)),
+            "mlx-lm": chain(lambda y: peer(y, None, cache)),
+        }
+    )
+    return [row | {"ms": row["ms"] / CHAIN} for row in rows]
+
+
+def _moe(shape: str) -> tuple[SparseMoE, Any, mx.Dtype]:
+    source = random_source(shape)
+    weights = Weights(source).scope("model").scope("layers").scope(0).scope("mlp")
+    return SparseMoE(source.config, weights), peer_layer(shape, 0).mlp, source.dtype
+
+
+def experts(shape: str) -> list[Row]:
+    """A block at 1, 2 and 8 tokens; GB/s counts the weights of the chosen experts once a token."""
+    mine, peer, dtype = _moe(shape)
+    config = random_source(shape).config
+    inner = config.num_experts_per_tok * config.moe_intermediate_size
+    inner += config.shared_expert_intermediate_size
+    bandwidth = copy_bandwidth()
+    found: list[Row] = []
+    for tokens in (1, 2, 8):
+        x = mx.random.normal((1, tokens, config.hidden_size)).astype(dtype)
+        mx.eval(x)
+
+        def chain(block: Callable[[mx.array], mx.array], x: mx.array = x) -> mx.array:
+            y = x
+            for _ in range(CHAIN):
+                y = x + 0.1 * block(y)
+            return y
+
+        rows = rows_of(
+            {
+                "ours": functools.partial(chain, mine),
+                "mlx-lm": functools.partial(chain, peer),
+            }
+        )
+        per_token = 3 * inner * config.hidden_size * (4 + 32 / 64) / 8
+        for row in rows:
+            row["ms"] /= CHAIN
+            row |= {"tokens": tokens, "GB/s": per_token * tokens / row["ms"] / 1e6}
+            row["of copy"] = row["GB/s"] * 1e9 / bandwidth
+        found += rows
+    return found
+
+
+def moe_prefill(shape: str, tokens: int) -> list[Row]:
+    """A block over a long prompt."""
+    mine, peer, dtype = _moe(shape)
+    config = random_source(shape).config
+    x = mx.random.normal((1, tokens, config.hidden_size)).astype(dtype)
+    mx.eval(x)
+    flops = 6 * tokens * config.hidden_size * config.moe_intermediate_size
+    flops *= config.num_experts_per_tok + 1
+    rows = rows_of({"ours": lambda: mine(x), "mlx-lm": lambda: peer(x)})
+    return [row | {"TFLOP/s": flops / row["ms"] / 1e9} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    sections = ("rule", "delta", "experts", "prefill")
+    parser.add_argument("--only", choices=sections, nargs="+", default=sections)
+    parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
+    parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
+    parser.add_argument("--slow", action="store_true", help="also peers that take seconds")
+    args = parser.parse_args()
+    config = random_source(args.shape).config
+    jobs: dict[str, Callable[[], list[Row]]] = {
+        "rule": lambda: rule(
+            args.tokens, config.linear_num_key_heads, config.linear_num_value_heads, args.slow
+        ),
+        "delta": lambda: delta(args.shape),
+        "experts": lambda: experts(args.shape),
+        "prefill": lambda: moe_prefill(args.shape, args.tokens),
+    }
+    results = {}
+    for name in args.only:
+        print(f"\n{name} ({args.shape})")
+        results[name] = jobs[name]()
+        timing.table(results[name])
+    rows = [{"section": name} | row for name, rows in results.items() for row in rows]
+    kernels = portable.backend()
+    timing.json_line("kernels", rows, shape=args.shape, tokens=args.tokens, kernels=kernels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Measuring and printing, as every benchmark does it."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+
+def device() -> dict[str, str]:
+    """What the figures were measured on."""
+    gpu = mx.default_device() != mx.cpu
+    return {
+        "device": str(mx.device_info().get("device_name", "GPU")) if gpu else "CPU",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "mlx": mx.__version__,
+    }
+
+
+def seconds(call: Callable[[], Any], repeat: int = 1, budget: float = 1.0) -> float:
+    """Median time of one call, `repeat` of which are evaluated together.
+
+    Runs for about `budget` seconds after one call that compiles what is to be compiled.
+    """
+
+    def once() -> float:
+        started = time.perf_counter()
+        mx.eval([call() for _ in range(repeat)])
+        mx.synchronize()
+        return (time.perf_counter() - started) / repeat
+
+    first = once()
+    times, spent = [], 0.0
+    while spent < budget or len(times) < 3:
+        times.append(once())
+        spent += times[-1] * repeat
+        if first > 5 and times:
+            break
+    return statistics.median(times)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of the same keys as columns."""
+    if not rows:
+        return
+
+    def shown(value: Any) -> str:
+        return f"{value:,.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+    columns = {key: [key, *(shown(row.get(key)) for row in rows)] for key in rows[0]}
+    widths = {key: max(map(len, cells)) for key, cells in columns.items()}
+    for i in range(len(rows) + 1):
+        cells = [cells[i].ljust(widths[key]) for key, cells in columns.items()]
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def json_line(name: str, rows: Sequence[dict[str, Any]], **more: Any) -> None:
+    """The last line of every benchmark."""
+    print(json.dumps({"benchmark": name, **device(), **more, "rows": list(rows)}), flush=True)
