@@ -5,7 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -53,8 +53,16 @@ class Attention:
         q = mx.fast.rms_norm(q, self.q_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
         k = mx.fast.rms_norm(k, self.k_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
         offset = cache.offset
-        k, v = cache.update(self.rope(k, offset), v)
-        out = _attend(self.rope(q, offset), k, v, self.head_dim**-0.5, left_padding)
+        rows = cache.update(self.rope(k, offset), v)
+        q = self.rope(q, offset)
+        scale = self.head_dim**-0.5
+        if cache.bits is None:
+            out = _attend(q, *rows, scale, left_padding)
+        elif tokens == 1 and left_padding is None:
+            out = _attend_quantized(q, rows, cache.bits, scale)
+        else:
+            k, v = (_dequantized(part, cache.bits, x.dtype) for part in (rows[:3], rows[3:]))
+            out = _attend(q, k, v, scale, left_padding)
         out = out.swapaxes(1, 2) * mx.sigmoid(gate)
         return self.o_proj(out.reshape(batch, tokens, -1))
 
@@ -83,6 +91,30 @@ def _attend(
             )
         )
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
+
+
+def _attend_quantized(q: mx.array, rows: Rows, bits: int, scale: float) -> mx.array:
+    """Attention of one position to all, keys and values read as they are stored.
+
+    q [B, heads, 1, d]; rows: packed words, scales and biases of keys, then of values,
+    [B, kv_heads, L, ...] each -> [B, heads, 1, d].
+    """
+    batch, heads, _, dim = q.shape
+    kv_heads = rows[0].shape[1]
+    # The query heads of one key head are the rows of one product.
+    grouped = (q * scale).reshape(batch, kv_heads, heads // kv_heads, dim)
+    scores = mx.quantized_matmul(
+        grouped, *rows[:3], transpose=True, group_size=KV_GROUP, bits=bits
+    )
+    weights = mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype)
+    out = mx.quantized_matmul(
+        weights, *rows[3:], transpose=False, group_size=KV_GROUP, bits=bits
+    )
+    return out.reshape(batch, heads, 1, dim)
+
+
+def _dequantized(part: Rows, bits: int, dtype: mx.Dtype) -> mx.array:
+    return mx.dequantize(*part, group_size=KV_GROUP, bits=bits).astype(dtype)
 
 
 def _mask(tokens: int, length: int, left_padding: mx.array | None) -> str | mx.array | None:

@@ -9,58 +9,90 @@ from qwen35_mlx.model.config import ModelConfig
 
 GROWTH = 1.25
 FIRST_CAPACITY = 256
+# Neighbours in a row that share a scale, where keys and values are quantised.
+KV_GROUP = 64
+
+Rows = tuple[mx.array, ...]
 
 
 class _Buffer:
-    """Keys and values of one layer, [B, kv_heads, capacity, head_dim] each, filled to `written`.
+    """Rows of one layer: arrays [B, kv_heads, capacity, ...], filled to `written`.
 
     Several holders (caches and snapshots) may read one buffer up to a length of their own.
     Rows that a holder has are never overwritten: see `KVCache.update`.
     """
 
-    def __init__(self, keys: mx.array, values: mx.array, written: int):
-        self.keys = keys
-        self.values = values
+    def __init__(self, rows: Rows, written: int):
+        self.rows = rows
         self.written = written
         self.holders: WeakSet[KVCache | KVSnapshot] = WeakSet()
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[2]
+        return self.rows[0].shape[2]
 
 
-@dataclass(frozen=True, eq=False)
 class KVSnapshot:
     """The first `offset` rows of a buffer, kept from being overwritten while this lives."""
 
-    buffer: _Buffer | None
-    offset: int
+    __slots__ = ("__weakref__", "buffer", "offset")
+
+    def __init__(self, buffer: _Buffer | None, offset: int):
+        self.buffer = buffer
+        self.offset = offset
+        if buffer is not None:
+            buffer.holders.add(self)
+
+    @classmethod
+    def of_rows(cls, rows: Rows, offset: int) -> "KVSnapshot":
+        """A snapshot of rows that were kept elsewhere.
+
+        Args:
+            rows: arrays [B, kv_heads, capacity, ...] as a cache of the same kind holds them.
+            offset: how many of the rows are filled.
+        """
+        return cls(_Buffer(rows, offset), offset)
+
+    def rows(self, start: int) -> Rows:
+        """Rows `start` to `offset`, [B, kv_heads, offset - start, ...] each."""
+        if self.buffer is None:
+            return ()
+        return tuple(a[..., start : self.offset, :] for a in self.buffer.rows)
 
 
 class KVCache:
-    """Keys and values of one full-attention layer; grows geometrically."""
+    """Keys and values of one full-attention layer; grows geometrically.
 
-    def __init__(self) -> None:
+    Args:
+        bits: keys and values are quantised to so many; None keeps them as they are.
+    """
+
+    def __init__(self, bits: int | None = None) -> None:
+        self.bits = bits
         self._buffer: _Buffer | None = None
         self.offset = 0
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update(self, keys: mx.array, values: mx.array) -> Rows:
         """Append T rows and return all of them.
 
         Args:
             keys, values: [B, kv_heads, T, head_dim].
 
         Returns:
-            keys and values [B, kv_heads, offset + T, head_dim].
+            keys and values [B, kv_heads, offset + T, head_dim]; quantised, each of them as packed
+            words, scales and biases (see `mx.quantize`).
         """
+        rows = (keys, values)
+        if self.bits is not None:
+            rows = (*_quantize(keys, self.bits), *_quantize(values, self.bits))
         start, end = self.offset, self.offset + keys.shape[2]
         buffer = self._buffer
         if buffer is None or end > buffer.capacity or not self._may_write_from(start):
-            buffer = self._grown(keys, values, end)
-        buffer.keys[..., start:end, :] = keys
-        buffer.values[..., start:end, :] = values
+            buffer = self._grown(rows, end)
+        for held, added in zip(buffer.rows, rows, strict=True):
+            held[..., start:end, :] = added
         buffer.written = self.offset = end
-        return buffer.keys[..., :end, :], buffer.values[..., :end, :]
+        return tuple(held[..., :end, :] for held in buffer.rows)
 
     def _may_write_from(self, start: int) -> bool:
         """Whether nobody else still needs the rows from `start` on."""
@@ -70,46 +102,56 @@ class KVCache:
             return True
         return all(holder.offset <= start for holder in buffer.holders if holder is not self)
 
-    def _grown(self, keys: mx.array, values: mx.array, end: int) -> _Buffer:
-        """A buffer of this cache's own with its rows so far and room for `end`."""
+    def _grown(self, added: Rows, end: int) -> _Buffer:
+        """A buffer with the rows so far and room for `end`.
+
+        Snapshots of no more than these rows move along, so that the old buffer can be freed.
+        """
         old = self._buffer
         capacity = FIRST_CAPACITY
         if old is not None:
             capacity = old.capacity if end <= old.capacity else int(old.capacity * GROWTH)
         capacity = -(-max(capacity, end) // FIRST_CAPACITY) * FIRST_CAPACITY
 
-        def room(rows: mx.array, kept: mx.array | None) -> mx.array:
-            batch, heads, _, dim = rows.shape
-            grown = mx.zeros((batch, heads, capacity, dim), rows.dtype)
+        def room(like: mx.array, kept: mx.array | None) -> mx.array:
+            batch, heads, _, width = like.shape
+            grown = mx.zeros((batch, heads, capacity, width), like.dtype)
             if kept is not None:
                 grown[..., : self.offset, :] = kept[..., : self.offset, :]
             return grown
 
-        fresh = _Buffer(
-            room(keys, old.keys if old else None), room(values, old.values if old else None), 0
-        )
+        kept = old.rows if old is not None else (None,) * len(added)
+        fresh = _Buffer(tuple(room(a, k) for a, k in zip(added, kept, strict=True)), self.offset)
         if old is not None:
-            old.holders.discard(self)
-        fresh.holders.add(self)
-        self._buffer = fresh
+            for holder in list(old.holders):
+                if isinstance(holder, KVSnapshot) and holder.offset <= self.offset:
+                    old.holders.discard(holder)
+                    holder.buffer = fresh
+                    fresh.holders.add(holder)
+        self._hold(fresh)
         return fresh
 
     def snapshot(self) -> KVSnapshot:
-        result = KVSnapshot(self._buffer, self.offset)
-        if self._buffer is not None:
-            self._buffer.holders.add(result)
-        return result
+        return KVSnapshot(self._buffer, self.offset)
 
     def restore(self, snapshot: KVSnapshot) -> None:
+        self._hold(snapshot.buffer)
+        self.offset = snapshot.offset
+
+    def _hold(self, buffer: _Buffer | None) -> None:
         if self._buffer is not None:
             self._buffer.holders.discard(self)
-        self._buffer, self.offset = snapshot.buffer, snapshot.offset
-        if self._buffer is not None:
-            self._buffer.holders.add(self)
+        self._buffer = buffer
+        if buffer is not None:
+            buffer.holders.add(self)
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [] if self._buffer is None else [self._buffer.keys, self._buffer.values]
+        return [] if self._buffer is None else list(self._buffer.rows)
+
+
+def _quantize(x: mx.array, bits: int) -> Rows:
+    return tuple(mx.quantize(x, group_size=KV_GROUP, bits=bits))
 
 
 @dataclass(slots=True)
@@ -152,11 +194,18 @@ class Cache:
         config: the network's shape.
         left_padding: [B] int32, how many tokens at the start of each row of the batch are
             padding; None for none.
+        kv_bits: as `KVCache.bits`.
     """
 
-    def __init__(self, config: ModelConfig, left_padding: mx.array | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        left_padding: mx.array | None = None,
+        kv_bits: int | None = None,
+    ):
         self.layers: list[KVCache | DeltaState] = [
-            KVCache() if kind == "full_attention" else DeltaState() for kind in config.layer_types
+            KVCache(kv_bits) if kind == "full_attention" else DeltaState()
+            for kind in config.layer_types
         ]
         self.left_padding = left_padding
         self.offset = 0
