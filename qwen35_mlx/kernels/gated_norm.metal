@@ -11,18 +11,21 @@ const int place = static_cast<int>(threadgroup_position_in_grid.x) * SIMDS
     + static_cast<int>(simdgroup_index_in_threadgroup);
 const int token = place / NV;
 const int head = place % NV;
+auto own = raw + static_cast<size_t>(place) * DV;
+auto said = y + static_cast<size_t>(place) * DV;
+auto z = projected + static_cast<size_t>(token) * WIDTH + FIRST + head * DV;
 
 if (token < static_cast<int>(lengths[0])) {
   float squares = 0.0f;
   for (int i = lane; i < DV; i += 32) {
-    const float x = static_cast<float>(raw[place * DV + i]);
+    const float x = static_cast<float>(own[i]);
     squares += x * x;
   }
   const float mean = simd_sum(squares) / static_cast<float>(DV);
   const float scale = precise::rsqrt(mean + static_cast<float>(eps[0]));
   for (int i = lane; i < DV; i += 32) {
-    const float z = static_cast<float>(projected[token * WIDTH + FIRST + head * DV + i]);
-    const float gated = z / (1.0f + precise::exp(-z)) * static_cast<float>(norm[i]);
-    y[place * DV + i] = static_cast<OutT>(static_cast<float>(raw[place * DV + i]) * scale * gated);
+    const float gate = static_cast<float>(z[i]);
+    const float gated = gate / (1.0f + precise::exp(-gate)) * static_cast<float>(norm[i]);
+    said[i] = static_cast<OutT>(static_cast<float>(own[i]) * scale * gated);
   }
 }

@@ -241,6 +241,11 @@ void *__tsan_memcpy(void *to, const void *from, u64 size) {
   touch_bytes((u64)to, size, 1);
   return memcpy(to, from, size);
 }
+void *__tsan_memmove(void *to, const void *from, u64 size) {
+  touch_bytes((u64)from, size, 0);
+  touch_bytes((u64)to, size, 1);
+  return memmove(to, from, size);
+}
 void *__tsan_memset(void *to, int value, u64 size) {
   touch_bytes((u64)to, size, 1);
   return memset(to, value, size);

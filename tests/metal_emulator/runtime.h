@@ -9,6 +9,7 @@ typedef struct Thread Thread;
 typedef struct Exchange Exchange;
 
 void *memcpy(void *, const void *, u64);
+void *memmove(void *, const void *, u64);
 void *memset(void *, int, u64);
 int memcmp(const void *, const void *, u64);
 
