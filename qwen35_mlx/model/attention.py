@@ -57,7 +57,7 @@ class Attention:
         q = self.rope(q, offset)
         scale = self.head_dim**-0.5
         if cache.bits is None:
-            out = _attend(q, *rows, scale, left_padding)
+            out = _attend(q, rows[0], rows[1], scale, left_padding)
         elif tokens == 1 and left_padding is None:
             out = _attend_quantized(q, rows, cache.bits, scale)
         else:
@@ -103,13 +103,9 @@ def _attend_quantized(q: mx.array, rows: Rows, bits: int, scale: float) -> mx.ar
     kv_heads = rows[0].shape[1]
     # The query heads of one key head are the rows of one product.
     grouped = (q * scale).reshape(batch, kv_heads, heads // kv_heads, dim)
-    scores = mx.quantized_matmul(
-        grouped, *rows[:3], transpose=True, group_size=KV_GROUP, bits=bits
-    )
+    scores = mx.quantized_matmul(grouped, *rows[:3], transpose=True, group_size=KV_GROUP, bits=bits)
     weights = mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype)
-    out = mx.quantized_matmul(
-        weights, *rows[3:], transpose=False, group_size=KV_GROUP, bits=bits
-    )
+    out = mx.quantized_matmul(weights, *rows[3:], transpose=False, group_size=KV_GROUP, bits=bits)
     return out.reshape(batch, heads, 1, dim)
 
 

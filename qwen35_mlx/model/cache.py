@@ -10,7 +10,7 @@ from qwen35_mlx.model.config import ModelConfig
 GROWTH = 1.25
 FIRST_CAPACITY = 256
 # Neighbours in a row that share a scale, where keys and values are quantised.
-KV_GROUP = 64
+KV_GROUP = 32
 
 Rows = tuple[mx.array, ...]
 

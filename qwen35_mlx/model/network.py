@@ -41,9 +41,7 @@ class Network:
         )
         self.mtp = MTPHead(config, weights.scope("mtp"), rope) if weights.has("mtp") else None
 
-    def make_cache(
-        self, left_padding: mx.array | None = None, kv_bits: int | None = None
-    ) -> Cache:
+    def make_cache(self, left_padding: mx.array | None = None, kv_bits: int | None = None) -> Cache:
         """An empty cache; the batch size is settled by the first ids."""
         return Cache(self.config, left_padding, kv_bits)
 

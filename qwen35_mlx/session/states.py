@@ -1,0 +1,376 @@
+"""Model states on disk: what the network remembers of a prompt, kept under the prompt's tokens.
+
+Keys and values are written in stretches, each turn only its own; the recurrent state is written
+whole at every position that is kept. Nothing on disk is trusted: every byte read is checked, the
+tokens themselves are compared, and what does not fit is deleted, told and computed again.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from os import utime
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from qwen35_mlx.model.cache import Cache, DeltaState, KVSnapshot, Snapshot
+from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.session.state_file import UnusableError
+from qwen35_mlx.session.state_folder import ROWS, STATE, Node, Stored, Tree
+
+BUDGET = 20 * 10**9
+# Copies of states that wait for the disk; beyond that, the model waits.
+PENDING_BYTES = 2 * 10**9
+READERS = 4
+
+_KINDS = {
+    mx.int32: "I32",
+    mx.uint32: "U32",
+    mx.float32: "F32",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+}
+_DTYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+_BITS = {2: mx.uint16, 4: mx.uint32}
+
+Tensors = Mapping[str, tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Files of one position that are to be written, rows before state."""
+
+    node: Node
+    parts: Mapping[str, Tensors]
+    size: int
+
+
+class States:
+    """The states of one network in one folder, which other processes may share.
+
+    Belongs to the engine's thread, but for the one that writes.
+
+    Args:
+        folder: of all models; it is made if it is missing.
+        model: the network's fingerprint.
+        budget: bytes that the states of all models may take together.
+
+    Attributes:
+        written_bytes, written_seconds: so far, for figures.
+    """
+
+    def __init__(self, folder: Path, model: str, *, budget: int = BUDGET):
+        self.folder = folder
+        self.model = model
+        self.budget = budget
+        self.written_bytes = 0
+        self.written_seconds = 0.0
+        self._own = folder / model
+        self._root = state_folder.root_key(model)
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._bad: set[Path] = set()  # unusable, and not to be deleted either
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._pending: dict[str, _Job] = {}
+        self._changed = threading.Condition()
+        self._troubled = False  # the last write failed, and that was told
+        state_folder.clean(folder)
+        self._writer = threading.Thread(target=self._write_all, name="states", daemon=True)
+        self._writer.start()
+
+    def notices(self) -> list[str]:
+        """Lines for the user since the last call."""
+        lines = []
+        with suppress(queue.Empty):
+            while True:
+                lines.append(self._notices.get_nowait())
+        return lines
+
+    def longest(self, ids: Sequence[int]) -> int:
+        """How many tokens `restore` would bring back, unless files turn out to be damaged."""
+        return max((node.end for node in self._candidates(ids)), default=0)
+
+    def restore(self, ids: Sequence[int], cache: Cache) -> int:
+        """Bring the cache to the longest stored proper prefix of `ids`; its length, 0 for none."""
+        self.flush()
+        while candidates := self._candidates(ids):
+            node = candidates[-1]
+            chain = self._tree().chain(node)
+            assert chain is not None
+            try:
+                cache.restore(self._read(chain, ids))
+            except _BadFileError as bad:
+                self._discard(bad)
+                continue
+            with suppress(OSError):
+                utime(node.path(STATE))
+            return node.end
+        return 0
+
+    def keep(self, ids: Sequence[int], snapshot: Snapshot) -> None:
+        """Write the state after `ids`, unless it is there. Returns before it is on disk."""
+        assert snapshot.offset == len(ids)
+        assert ids
+        tree = self._tree()
+        along = tree.along(ids, self._root)
+        nearest = along[-1] if along else None
+        if nearest is not None and nearest.end == len(ids):
+            if nearest.key in tree.states:
+                with suppress(OSError):
+                    utime(nearest.path(STATE))
+                return
+            parts = {STATE: _state_tensors(snapshot)}
+            self._queue(nearest, parts)
+            return
+        start, parent = (nearest.end, nearest.key) if nearest else (0, self._root)
+        node = Node(self._own, start, len(ids), parent, state_folder.next_key(parent, ids[start:]))
+        chained = sum(tree.rows[n.key].size for n in tree.chain(nearest) or []) if nearest else 0
+        rows, state = _row_tensors(snapshot, start, ids), _state_tensors(snapshot)
+        self._queue(node, {ROWS: rows, STATE: state}, chained)
+
+    def flush(self) -> None:
+        """Wait until all that was kept is on disk, or has failed to get there."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Write what is waiting, and end the thread."""
+        self._jobs.put(None)
+        self._writer.join(timeout)
+
+    def _tree(self) -> Tree:
+        stored = [s for s in state_folder.files(self._own) if s.path not in self._bad]
+        there = {(s.node.key, s.kind) for s in stored}
+        with self._changed:
+            jobs = list(self._pending.values())
+        for job in jobs:
+            for kind, tensors in job.parts.items():
+                if (job.node.key, kind) not in there:
+                    stored.append(Stored(job.node, kind, _size(tensors), time.time()))
+        return Tree(self._own, stored)
+
+    def _candidates(self, ids: Sequence[int]) -> list[Node]:
+        tree = self._tree()
+        along = tree.along(ids, self._root)
+        return [node for node in along if node.key in tree.states and node.end < len(ids)]
+
+    def _queue(self, node: Node, parts: Mapping[str, Tensors], chained: int = 0) -> None:
+        size = sum(map(_size, parts.values()))
+        if chained + size > self.budget:
+            self._tell_once(
+                f"the conversation's state takes {(chained + size) / 1e9:.1f} GB, more than the "
+                f"{self.budget / 1e9:.1f} GB for states: it is not kept on disk"
+            )
+            return
+        job = _Job(node, parts, size)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: sum(j.size for j in self._pending.values()) <= PENDING_BYTES
+            )
+            self._pending[node.key] = job
+        self._jobs.put(job)
+
+    def _write_all(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                started = time.perf_counter()
+                self._write(job)
+                self.written_seconds += time.perf_counter() - started
+                self._troubled = False
+                dropped, freed = state_folder.evict(self.folder, self.budget)
+                if dropped:
+                    self._notices.put(
+                        f"{dropped} stored state{'s' * (dropped > 1)} of older turns dropped "
+                        f"({freed / 1e9:.2f} GB), to stay within {self.budget / 1e9:.1f} GB"
+                    )
+            except OSError as error:
+                self._tell_once(
+                    f"the conversation's state cannot be saved in {self.folder} "
+                    f"({error.strerror or error}): opening it again will read it anew"
+                )
+            finally:
+                with self._changed:
+                    self._pending.pop(job.node.key, None)
+                    self._changed.notify_all()
+
+    def _write(self, job: _Job) -> None:
+        node = job.node
+        node.folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            "model": self.model,
+            "parent": node.parent,
+            "key": node.key,
+            "start": str(node.start),
+            "end": str(node.end),
+        }
+        for kind, tensors in job.parts.items():
+            path = node.path(kind)
+            if not path.exists() or path in self._bad:
+                self.written_bytes += state_file.write(path, {"kind": kind, **about}, tensors)
+                self._bad.discard(path)
+
+    def _tell_once(self, line: str) -> None:
+        if not self._troubled:
+            self._troubled = True
+            self._notices.put(line)
+
+    def _discard(self, bad: "_BadFileError") -> None:
+        """Delete a file that cannot be used, or at least never look at it again."""
+        self._notices.put(
+            f"a stored state {bad.reason} ({bad.path.name[:15]}... in {bad.path.parent}): "
+            "that part of the conversation is read anew"
+        )
+        try:
+            bad.path.unlink(missing_ok=True)
+        except OSError:
+            self._bad.add(bad.path)
+
+    def _read(self, chain: Sequence[Node], ids: Sequence[int]) -> Snapshot:
+        """The snapshot at the end of a chain.
+
+        Raises:
+            _BadFileError: one of its files is not what it should be.
+        """
+        end = chain[-1].end
+        # Room for some turns more, so that the next does not begin by copying everything.
+        capacity = -(-(end + end // 16 + 256) // 256) * 256
+        buffers: dict[str, np.ndarray] = {}
+        kinds: dict[str, str] = {}
+        with ThreadPoolExecutor(READERS) as readers:
+            for node in chain:
+                path = node.path(ROWS)
+                with _told(path), state_file.opened(path) as (file, header):
+                    self._check(node, ROWS, header)
+                    entries = dict(header.tensors)
+                    tokens = state_file.read_tensor(file, entries.pop("tokens"))
+                    if tokens.tolist() != list(ids[node.start : node.end]):
+                        raise UnusableError("is of other tokens")
+                    waiting = []
+                    for name, entry in entries.items():
+                        heads, count, width = entry.shape
+                        if name not in buffers:
+                            dtype = state_file.NUMPY[entry.kind]
+                            buffers[name] = np.empty((heads, capacity, width), dtype)
+                            kinds[name] = entry.kind
+                        rows = buffers[name][:, node.start : node.end]
+                        if kinds[name] != entry.kind or rows.shape != (heads, count, width):
+                            raise UnusableError("does not fit its neighbours")
+                        parts = [state_file.raw(head) for head in rows]
+                        waiting.append(readers.submit(state_file.read_tensor, file, entry, parts))
+                    for read in waiting:
+                        read.result()
+            path = chain[-1].path(STATE)
+            with _told(path), state_file.opened(path) as (file, header):
+                self._check(chain[-1], STATE, header)
+                reads = {
+                    name: readers.submit(state_file.read_tensor, file, entry)
+                    for name, entry in header.tensors.items()
+                }
+                arrays = {name: read.result() for name, read in reads.items()}
+                kinds |= {name: entry.kind for name, entry in header.tensors.items()}
+        return _snapshot(end, buffers, arrays, kinds)
+
+    def _check(self, node: Node, kind: str, header: state_file.Header) -> None:
+        stated = header.metadata
+        if stated.get("model") != self.model:
+            raise UnusableError("is of another model")
+        wanted = {"kind": kind, "parent": node.parent, "key": node.key}
+        wanted |= {"start": str(node.start), "end": str(node.end)}
+        if any(stated.get(name) != value for name, value in wanted.items()):
+            raise UnusableError("has another's name")
+
+
+class _BadFileError(Exception):
+    def __init__(self, path: Path, reason: str):
+        super().__init__(reason)
+        self.path = path
+        self.reason = reason
+
+
+class _told:  # noqa: N801 - reads as a statement
+    """Whatever is unusable within is so because of this file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, UnusableError):
+            raise _BadFileError(self.path, str(error)) from None
+        if isinstance(error, KeyError | ValueError):
+            raise _BadFileError(self.path, "is incomplete") from None
+
+
+def _size(tensors: Tensors) -> int:
+    return sum(array.nbytes for _, array in tensors.values())
+
+
+def _row_tensors(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
+    """Keys and values of every attention layer from `start` on, and the tokens they are of."""
+    arrays = {
+        f"layers.{index}.rows.{part}": rows[0]
+        for index, layer in enumerate(snapshot.layers)
+        if isinstance(layer, KVSnapshot)
+        for part, rows in enumerate(layer.rows(start))
+    }
+    tokens = np.asarray(ids[start:], dtype="<i4")
+    return {"tokens": ("I32", tokens), **_copied(arrays)}
+
+
+def _state_tensors(snapshot: Snapshot) -> Tensors:
+    arrays: dict[str, mx.array] = {}
+    for index, layer in enumerate(snapshot.layers):
+        if isinstance(layer, DeltaState):
+            assert layer.conv is not None
+            assert layer.recurrent is not None
+            arrays[f"layers.{index}.conv"] = layer.conv[0]
+            arrays[f"layers.{index}.recurrent"] = layer.recurrent[0]
+    return _copied(arrays)
+
+
+def _copied(arrays: Mapping[str, mx.array]) -> Tensors:
+    """Copies of the bits, which any thread may read."""
+    bits = {name: array.view(_BITS[array.itemsize]) for name, array in arrays.items()}
+    mx.eval(list(bits.values()))
+    return {
+        name: (
+            _KINDS[arrays[name].dtype],
+            np.array(array).view(state_file.NUMPY[_KINDS[arrays[name].dtype]]),
+        )
+        for name, array in bits.items()
+    }
+
+
+def _snapshot(
+    end: int,
+    buffers: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    kinds: Mapping[str, str],
+) -> Snapshot:
+    """Arrays read from disk as what a cache restores; empties `buffers`."""
+
+    def array(name: str, bits: np.ndarray) -> mx.array:
+        integers = np.dtype(f"u{bits.itemsize}")
+        return mx.array(bits.view(integers)).view(_DTYPES[kinds[name]])[None]
+
+    layers: dict[int, dict[str, mx.array]] = {}
+    for name in [*buffers, *arrays]:
+        bits = buffers.pop(name) if name in buffers else arrays[name]
+        made = array(name, bits)
+        mx.eval(made)
+        _, index, part = name.split(".", 2)
+        layers.setdefault(int(index), {})[part] = made
+    restored: list[KVSnapshot | DeltaState] = []
+    for _, parts in sorted(layers.items()):
+        if "recurrent" in parts:
+            restored.append(DeltaState(parts["conv"], parts["recurrent"]))
+        else:
+            rows = tuple(parts[f"rows.{i}"] for i in range(len(parts)))
+            restored.append(KVSnapshot.of_rows(rows, end))
+    return Snapshot(end, tuple(restored))
