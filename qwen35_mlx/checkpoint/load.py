@@ -8,20 +8,25 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import DTYPES, Weights
 
 
-def load_network(checkpoint: Checkpoint, dtype: str | None = None) -> Network:
+def load_network(
+    checkpoint: Checkpoint, dtype: str | None = None, *, context: int | None = None
+) -> Network:
     """Read all weights of a checkpoint.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
             on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
+        context: tokens to be ready for, with YaRN beyond the checkpoint's own; None for those.
 
     Raises:
-        Qwen35Error: the dtype is unknown, or the weights are not what config.json asks for.
+        Qwen35Error: the dtype is unknown, the context too long, or the weights are not what
+            config.json asks for.
     """
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
+    config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    return Network(checkpoint.model, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    return Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))

@@ -1,6 +1,8 @@
 """Gated full attention: grouped queries, normalised q and k, partial RoPE, a sigmoid gate."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -81,15 +83,17 @@ def _attend(
     for start in range(0, tokens, block):
         stop = min(start + block, tokens)
         seen = length - tokens + stop
-        outputs.append(
-            mx.fast.scaled_dot_product_attention(
-                q[:, :, start:stop],
-                k[:, :, :seen],
-                v[:, :, :seen],
-                scale=scale,
-                mask=_mask(stop - start, seen, left_padding),
-            )
+        out = mx.fast.scaled_dot_product_attention(
+            q[:, :, start:stop],
+            k[:, :, :seen],
+            v[:, :, :seen],
+            scale=scale,
+            mask=_mask(stop - start, seen, left_padding),
         )
+        if block < tokens:
+            # Else the scores of all blocks are allocated before the first is computed.
+            mx.eval(out)
+        outputs.append(out)
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
 
 
@@ -126,24 +130,55 @@ def _mask(tokens: int, length: int, left_padding: mx.array | None) -> str | mx.a
 def make_rope(config: ModelConfig) -> Rope:
     """Rotary embedding of the first `config.rotary_dim` dimensions of each head."""
     dims = config.rotary_dim
-    if config.rope.scaling is not None:
-        # mlx-lm brings transformers along, over a second of import: only who scales pays for it.
-        from mlx_lm.models.rope_utils import initialize_rope
-
-        return initialize_rope(
-            dims,
-            base=config.rope.theta,
-            traditional=False,
-            scaling_config=dict(config.rope.scaling),
-            max_position_embeddings=config.max_position_embeddings,
-        )
     # Wavelengths in float64: what the kernel would derive from theta in float32 is off by
     # 1e-7, which position 262,144 turns into a visible angle.
-    wavelengths = mx.array((config.rope.theta ** (np.arange(0, dims, 2) / dims)).astype(np.float32))
+    wavelengths = config.rope.theta ** (np.arange(0, dims, 2) / dims)
+    magnitude = 1.0
+    if config.rope.scaling is not None:
+        wavelengths, magnitude = _yarn(wavelengths, config.rope.theta, config.rope.scaling)
+    wavelengths = mx.array(wavelengths.astype(np.float32))
 
     def rope(x: mx.array, offset: int) -> mx.array:
+        if magnitude != 1:
+            x = mx.concatenate([x[..., :dims] * magnitude, x[..., dims:]], axis=-1)
         return mx.fast.rope(
             x, dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=wavelengths
         )
 
     return rope
+
+
+def _yarn(
+    wavelengths: np.ndarray, theta: float, scaling: Mapping[str, Any]
+) -> tuple[np.ndarray, float]:
+    """YaRN (https://arxiv.org/abs/2309.00071): long wavelengths are stretched, short ones are not.
+
+    Args:
+        wavelengths: [dims / 2], positions per radian without scaling.
+        scaling: `rope_parameters` of config.json.
+
+    Returns:
+        wavelengths with scaling, and what queries and keys are multiplied by.
+    """
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    pairs = len(wavelengths)
+
+    def pair(turns: float) -> float:
+        """Which pair of dimensions turns so often over the original context."""
+        return pairs * math.log(original / (turns * 2 * math.pi)) / math.log(theta)
+
+    low, high = pair(scaling.get("beta_fast") or 32), pair(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    stretched = np.clip((np.arange(pairs) - low) / max(high - low, 1e-3), 0, 1)
+    scaled = 1 / ((1 - stretched) / wavelengths + stretched / (factor * wavelengths))
+
+    def magnitude(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+    given = scaling.get("attention_factor")
+    over, under = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    if given is None:
+        given = magnitude(over) / magnitude(under) if over and under else magnitude(1)
+    return scaled, float(given)

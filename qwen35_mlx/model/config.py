@@ -1,12 +1,15 @@
 """The network's shape, read from config.json of Qwen3.5, 3.6 and 3.8 checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qwen35_mlx.errors import Qwen35Error
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+
+# As far as YaRN is known to stretch the trained context.
+YARN_LIMIT = 4
 
 LayerType = Literal["linear_attention", "full_attention"]
 
@@ -82,6 +85,37 @@ class ModelConfig:
     def linear_conv_dim(self) -> int:
         """Channels of the causal convolution: q, k and v side by side."""
         return 2 * self.linear_key_dim + self.linear_value_dim
+
+    def with_context(self, tokens: int) -> "ModelConfig":
+        """The same network for prompts and replies of `tokens` together.
+
+        Beyond what it was trained for, positions are scaled by YaRN, which costs a little quality
+        on short texts too. The factor is a whole number, as published configs have it.
+
+        Raises:
+            Qwen35Error: `tokens` is more than YaRN is known to be good for.
+        """
+        trained, scaling = self.max_position_embeddings, self.rope.scaling
+        if scaling is not None:
+            trained = int(scaling["original_max_position_embeddings"])
+        if tokens < 1:
+            raise Qwen35Error(f"the context is {tokens}: it must be 1 token or more")
+        if tokens <= self.max_position_embeddings:
+            return replace(self, max_position_embeddings=tokens)
+        if tokens > YARN_LIMIT * trained:
+            raise Qwen35Error(
+                f"a context of {tokens:,} tokens is too long: this model was trained for "
+                f"{trained:,}, and YaRN stretches that to {YARN_LIMIT} times as much"
+            )
+        parameters = {
+            "rope_type": "yarn",
+            "rope_theta": self.rope.theta,
+            "partial_rotary_factor": self.rope.partial_rotary_factor,
+            "factor": float(-(-tokens // trained)),
+            "original_max_position_embeddings": trained,
+        }
+        rope = replace(self.rope, scaling=parameters)
+        return replace(self, rope=rope, max_position_embeddings=tokens)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -217,10 +251,8 @@ def _rope(text: Mapping[str, Any]) -> RopeConfig:
     fields = _Fields(parameters)
     scaling = None
     if kind == "yarn":
-        # mlx-lm reads the older spelling `type`.
         scaling = {
             **parameters,
-            "type": "yarn",
             "factor": fields.number("factor"),
             "original_max_position_embeddings": fields.positive("original_max_position_embeddings"),
         }

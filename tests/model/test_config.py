@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -100,3 +101,31 @@ def test_more_experts_per_token_than_experts():
 def test_another_model_is_refused_by_name():
     with pytest.raises(Qwen35Error, match="'llama'"):
         ModelConfig.from_dict({"model_type": "llama"})
+
+
+def test_a_longer_context_is_the_published_yarn():
+    longer = ModelConfig.from_dict(DENSE).with_context(4 * 262144)
+    published = changed(
+        DENSE,
+        rope_parameters={
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 262144,
+            "rope_theta": 1e7,
+            "partial_rotary_factor": 0.5,
+        },
+        max_position_embeddings=4 * 262144,
+    )
+    assert longer == ModelConfig.from_dict(published)
+    assert ModelConfig.from_dict(DENSE).with_context(1_010_000).rope == longer.rope
+
+
+def test_a_context_within_the_trained_one_only_limits():
+    config = ModelConfig.from_dict(DENSE)
+    assert config.with_context(1000) == replace(config, max_position_embeddings=1000)
+
+
+@pytest.mark.parametrize(("tokens", "words"), [(0, "1 token or more"), (2_000_000, "262,144")])
+def test_a_context_out_of_range_is_refused(tokens, words):
+    with pytest.raises(Qwen35Error, match=words):
+        ModelConfig.from_dict(DENSE).with_context(tokens)

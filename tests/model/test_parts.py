@@ -1,12 +1,16 @@
 """Edges of single parts that whole-network logits do not catch."""
 
+import json
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.delta_net import l2_norm
 from qwen35_mlx.model import attention, moe
-from tests.goldens import assert_logits, expected, network
+from qwen35_mlx.model.config import ModelConfig, RopeConfig
+from tests.goldens import FOLDER, assert_logits, expected, network
 
 
 def test_l2_norm_epsilon_is_on_the_sum_of_squares():
@@ -36,7 +40,6 @@ def test_state_and_decay_stay_float32_in_a_bfloat16_model():
     from qwen35_mlx.checkpoint.layouts import Checkpoint
     from qwen35_mlx.checkpoint.load import load_network
     from qwen35_mlx.model.cache import DeltaState, KVCache
-    from tests.goldens import FOLDER
 
     net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
     cache = net.make_cache()
@@ -54,3 +57,41 @@ def test_state_and_decay_stay_float32_in_a_bfloat16_model():
     want = np.array(expected("dense")["prefill_logits"])
     got = np.array(logits[0].astype(mx.float32))
     assert np.abs(got - want).mean() < 0.05
+
+
+def test_scores_of_many_blocks_are_not_held_at_once(monkeypatch):
+    heads, length, tokens = 4, 4096, 256
+    monkeypatch.setattr(attention, "SCORE_BUDGET", 4 * heads * length * tokens // 16)
+    q = mx.random.normal((1, heads, tokens, 32))
+    k = mx.random.normal((1, 2, length, 32))
+    mx.eval(q, k)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(attention._attend(q, k, k, 0.2, None))
+    # One block's scores, the softmax of them, and outputs; sixteen blocks would be 16 MB.
+    assert mx.get_peak_memory() - before < 4 * attention.SCORE_BUDGET
+
+
+def test_yarn_keeps_short_wavelengths_stretches_long_ones_and_scales():
+    """The formula of the reference implementation, written out for the published sizes."""
+    theta, factor, original = 1e7, 4.0, 262144
+    small = ModelConfig.from_dict(json.loads((FOLDER / "dense" / "config.json").read_text()))
+    scaling = {"factor": factor, "original_max_position_embeddings": original}
+    config = replace(small, head_dim=256, rope=RopeConfig(theta, 0.25, scaling))
+    pairs = np.arange(32)
+    turns = original / (2 * np.pi * theta ** (pairs / 32))
+    assert turns[0] > 32
+    # Pairs that turn more than 32 times keep their pace; below one turn they slow down by 4.
+    first = int(np.floor(32 * np.log(original / (32 * 2 * np.pi)) / np.log(theta)))
+    last = int(np.ceil(32 * np.log(original / (2 * np.pi)) / np.log(theta)))
+    share = np.clip((pairs - first) / (last - first), 0, 1)
+    angle = 1000 * theta ** (-pairs / 32) * (1 - share + share / factor)
+    x = np.random.default_rng(0).standard_normal((1, 1, 1, 256))
+    want = x.copy()
+    a, b = x[..., :32], x[..., 32:64]
+    scale = 0.1 * np.log(factor) + 1
+    want[..., :32] = scale * (a * np.cos(angle) - b * np.sin(angle))
+    want[..., 32:64] = scale * (b * np.cos(angle) + a * np.sin(angle))
+    got = attention.make_rope(config)(mx.array(x, mx.float32), 1000)
+    np.testing.assert_allclose(np.array(got), want, atol=2e-4)
