@@ -73,7 +73,7 @@ def measure(name: str, tokens: Tokens, prompt: list[int], count: int, warm: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
     parser.add_argument("--model", type=Path, help="an MLX checkpoint in place of a shape")

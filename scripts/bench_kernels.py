@@ -15,14 +15,15 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.kernels import delta_net, portable
-from qwen35_mlx.kernels.delta_net import PREFILL, Layout
+from qwen35_mlx.kernels.check import seconds
+from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.weights import Weights
 from scripts import timing
-from scripts.shapes import SHAPES, random_source
+from scripts.shapes import SHAPES, RandomSource, random_source
 from tests.kernels.cases import DeltaCase, LayerCase
 
 Row = dict[str, Any]
@@ -33,15 +34,15 @@ def copy_bandwidth() -> float:
     """Bytes per second of a large copy, read and written."""
     x = mx.zeros((1 << 28,), mx.float32)
     mx.eval(x)
-    return 2 * x.nbytes / timing.seconds(lambda: x + 1, repeat=4)
+    return 2 * x.nbytes / seconds(lambda: x + 1, chain=4)
 
 
-def rows_of(calls: dict[str, Callable[[], Any]], repeat: int = 1, **more: Any) -> list[Row]:
+def rows_of(calls: dict[str, Callable[[], Any]]) -> list[Row]:
     """One row a call."""
     found: list[Row] = []
     for name, call in calls.items():
         try:
-            found.append({"what": name, "ms": 1000 * timing.seconds(call, repeat)} | more)
+            found.append({"what": name, "ms": 1000 * seconds(call)})
         except Exception as error:  # a peer that does not run here is no reason to stop
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
     return found
@@ -57,15 +58,11 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
     mx.eval(inputs[:3], q, k, v, g, beta, state, half)
     calls: dict[str, Callable[[], Any]] = {}
     if portable.backend():
-        for layout in (
-            PREFILL,
-            Layout(split=2),
-            Layout(split=8, passes=1),
-            Layout(split=4, tile=16),
-        ):
-            if layout.fits(inputs[3]):
-                name = f"ours, layer, {layout.split}/{layout.passes}/{layout.lanes}/{layout.tile}"
-                calls[name] = functools.partial(delta_net.kernel, *inputs, layout=layout)
+        for name in delta_net.PROMPT_FORMS:
+            layout = delta_net.LAYOUTS[name]
+            calls[f"ours, layer, {name}"] = functools.partial(
+                delta_net.kernel, *inputs, layout=layout
+            )
     calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
     calls["mx.fast.gated_delta_update, float32"] = lambda: mx.fast.gated_delta_update(
         q, k, v, mx.exp(g), beta, state
@@ -83,8 +80,10 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
 def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
     """Flash-linear-attention's chunked kernel in bfloat16, timed with CUDA events."""
     try:
-        import torch
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+        import torch  # pyright: ignore[reportMissingImports]
+        from fla.ops.gated_delta_rule import (  # pyright: ignore[reportMissingImports]
+            chunk_gated_delta_rule,
+        )
     except ImportError:
         return []
     if not torch.cuda.is_available():
@@ -131,12 +130,22 @@ def peer_layer(shape: str, layer: int) -> Any:
     return module
 
 
+def _layer(source: RandomSource) -> Weights:
+    """The first layer's weights, with the forms that a GPU starts from."""
+    weights = Weights(source)
+    if portable.backend():
+        weights.choices.delta_step = "one dispatch"
+        weights.choices.experts_step = KERNEL
+        weights.choices.experts_prompt = weights.choices.matrix_prompt = "unpacked"
+    return weights.scope("model").scope("layers").scope(0)
+
+
 def delta(shape: str) -> list[Row]:
     """One decode step of a layer, in a chain of steps."""
     from mlx_lm.models.cache import ArraysCache
 
     source = random_source(shape)
-    weights = Weights(source).scope("model").scope("layers").scope(0).scope("linear_attn")
+    weights = _layer(source).scope("linear_attn")
     mine, peer = GatedDeltaNet(source.config, weights), peer_layer(shape, 0).linear_attn
     x = mx.random.normal((1, 1, source.config.hidden_size)).astype(mx.bfloat16)
     mx.eval(x)
@@ -150,19 +159,22 @@ def delta(shape: str) -> list[Row]:
 
         return run
 
-    state, cache = DeltaState(), ArraysCache(size=2)
-    rows = rows_of(
-        {
-            "ours": chain(lambda y: mine(y, state)),
-            "mlx-lm": chain(lambda y: peer(y, None, cache)),
-        }
-    )
+    before, cache = DeltaState(*mine.parameters.empty(1, source.dtype)), ArraysCache(size=2)
+    step = mx.compile(mine.__call__) if portable.backend() else mine
+
+    def ours(y: mx.array) -> mx.array:
+        assert before.conv is not None
+        assert before.recurrent is not None
+        y, before.conv, before.recurrent = step(y, before.conv, before.recurrent)
+        return y
+
+    rows = rows_of({"ours": chain(ours), "mlx-lm": chain(lambda y: peer(y, None, cache))})
     return [row | {"ms": row["ms"] / CHAIN} for row in rows]
 
 
 def _moe(shape: str) -> tuple[SparseMoE, Any, mx.Dtype]:
     source = random_source(shape)
-    weights = Weights(source).scope("model").scope("layers").scope(0).scope("mlp")
+    weights = _layer(source).scope("mlp")
     return SparseMoE(source.config, weights), peer_layer(shape, 0).mlp, source.dtype
 
 
@@ -186,7 +198,9 @@ def experts(shape: str) -> list[Row]:
 
         rows = rows_of(
             {
-                "ours": functools.partial(chain, mine),
+                "ours": functools.partial(
+                    chain, mx.compile(mine.__call__) if portable.backend() else mine
+                ),
                 "mlx-lm": functools.partial(chain, peer),
             }
         )
@@ -212,7 +226,7 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     sections = ("rule", "delta", "experts", "prefill")
     parser.add_argument("--only", choices=sections, nargs="+", default=sections)
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")

@@ -1,6 +1,5 @@
 """Published sizes with random weights, for benchmarks: speed does not depend on what they say."""
 
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -8,9 +7,11 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.expected import trunk_tensors
+from qwen35_mlx.kernels.check import choose
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weights import Weights
 
 
@@ -70,46 +71,49 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class RandomSource:
     """A `Source` whose tensors are drawn when they are read, each the same every time.
 
-    Attributes:
+    Args:
         bits: of the affine quantisation, groups of 64.
         dtype: of everything that is not packed.
     """
 
-    config: ModelConfig
-    bits: int = 4
-    dtype: mx.Dtype = mx.bfloat16
+    def __init__(self, config: ModelConfig, bits: int = 4, dtype: mx.Dtype = mx.bfloat16):
+        self.config, self.dtype = config, dtype
+        self._shapes = trunk_tensors(config)
+        self._how: dict[str, Quantization | None] = {}
+        wanted = recipes.quantization("affine", bits)
+        for name, shape in self._shapes.items():
+            self._how[name.removesuffix(".weight")] = recipes.for_tensor(name, shape, wanted)
+        self._drawn: dict[tuple[int, ...], mx.array] = {}
 
     def names(self) -> frozenset[str]:
-        found: set[str] = set()
-        for name in trunk_tensors(self.config):
-            module = name.removesuffix(".weight")
-            how = self.quantization(module)
-            found |= {f"{module}.{p}" for p in ("weight", "scales", "biases")} if how else {name}
-        return frozenset(found)
+        return frozenset(
+            full
+            for module, how in self._how.items()
+            for full in (
+                [f"{module}.{part}" for part in ("weight", "scales", "biases")]
+                if how
+                else [n for n in (module, f"{module}.weight") if n in self._shapes]
+            )
+        )
 
     def quantization(self, module: str) -> Quantization | None:
-        name = f"{module}.weight"
-        shape = trunk_tensors(self.config).get(name)
-        wanted = recipes.quantization("affine", self.bits)
-        return recipes.for_tensor(name, shape, wanted) if shape else None
+        return self._how.get(module)
 
     def read(self, name: str) -> mx.array:
         """Matrices of variance 1 / in, packed or not; decays from a few tokens to thousands."""
-        shapes, key = trunk_tensors(self.config), mx.random.key(crc32(name.encode()))
+        key = mx.random.key(crc32(name.encode()))
         module, part = name.rsplit(".", 1)
         how = self.quantization(module)
-        shape = shapes.get(name) or shapes[f"{module}.weight"]
+        shape = self._shapes.get(name) or self._shapes[f"{module}.weight"]
         if how is not None:
             packed = how.packed(shape)[part]
             # The codes 0 ... 2^bits - 1 have a deviation of about 2^bits / sqrt(12).
             scale = (12 / shape[-1]) ** 0.5 / 2**how.bits
             if part == "weight":
-                words = mx.random.randint(-(2**31), 2**31 - 1, packed, mx.int32, key)
-                return words.view(mx.uint32)
+                return self._words(packed) ^ mx.array(crc32(name.encode()), mx.uint32)
             value = scale if part == "scales" else -scale * (2**how.bits - 1) / 2
             return mx.full(packed, value, self.dtype)
         if part == "A_log":
@@ -121,6 +125,14 @@ class RandomSource:
         scale = 0.4 if "conv1d" in name else shape[-1] ** -0.5
         return (scale * mx.random.normal(shape, key=key)).astype(self.dtype)
 
+    def _words(self, shape: tuple[int, ...]) -> mx.array:
+        """Random bits, drawn once for each shape: drawing takes longer than all else."""
+        if shape not in self._drawn:
+            words = mx.random.randint(0, 1 << 16, (*shape, 2), mx.uint16, mx.random.key(1))
+            self._drawn[shape] = words.view(mx.uint32).squeeze(-1)
+            mx.eval(self._drawn[shape])
+        return self._drawn[shape]
+
 
 def random_source(shape: str, bits: int = 4) -> RandomSource:
     """Weights of one of `SHAPES`."""
@@ -128,8 +140,10 @@ def random_source(shape: str, bits: int = 4) -> RandomSource:
 
 
 def random_network(source: RandomSource) -> Network:
-    """The network of this package."""
-    return Network(source.config, Weights(source))
+    """The network of this package, in the forms that are fastest here."""
+    network = Network(source.config, Weights(source))
+    choose(operations(network), network.choices, print)
+    return network
 
 
 def mlx_lm_model(shape: str, source: RandomSource) -> Any:
@@ -138,7 +152,7 @@ def mlx_lm_model(shape: str, source: RandomSource) -> Any:
     from mlx_lm.models import qwen3_5, qwen3_5_moe
 
     config = SHAPES[shape]
-    code = qwen3_5_moe if source.config.num_experts else qwen3_5
+    code: Any = qwen3_5_moe if source.config.num_experts else qwen3_5
     model = code.Model(code.ModelArgs.from_dict(config))
 
     def how(path: str, module: Any) -> bool | dict[str, Any]:

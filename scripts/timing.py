@@ -2,9 +2,8 @@
 
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import mlx.core as mx
@@ -16,30 +15,8 @@ def device() -> dict[str, str]:
     return {
         "device": str(mx.device_info().get("device_name", "GPU")) if gpu else "CPU",
         "machine": f"{platform.system()} {platform.machine()}",
-        "mlx": mx.__version__,
+        "mlx": version("mlx"),
     }
-
-
-def seconds(call: Callable[[], Any], repeat: int = 1, budget: float = 1.0) -> float:
-    """Median time of one call, `repeat` of which are evaluated together.
-
-    Runs for about `budget` seconds after one call that compiles what is to be compiled.
-    """
-
-    def once() -> float:
-        started = time.perf_counter()
-        mx.eval([call() for _ in range(repeat)])
-        mx.synchronize()
-        return (time.perf_counter() - started) / repeat
-
-    first = once()
-    times, spent = [], 0.0
-    while spent < budget or len(times) < 3:
-        times.append(once())
-        spent += times[-1] * repeat
-        if first > 5 and times:
-            break
-    return statistics.median(times)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> None:

@@ -77,7 +77,7 @@ def template(checkpoint: Path) -> ChatTemplate:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator."""
-    monkeypatch.setenv(portable.SWITCH, "on")
+    monkeypatch.delenv(portable.SWITCH, raising=False)
     if portable.backend():
         return
     if reason := unsupported():

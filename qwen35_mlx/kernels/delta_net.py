@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
 
@@ -63,14 +63,16 @@ class DeltaNetParameters:
         )
 
 
-def mix(
+def reference(
     projected: mx.array,
     conv: mx.array,
     state: mx.array,
     layer: DeltaNetParameters,
     valid: mx.array | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """What lies between the projections, by whatever is fastest here.
+    """What lies between the projections, in plain MLX: the definition.
+
+    All float32 between reading `projected` and writing y.
 
     Args:
         projected: [B, T, channels + value_dim + 2 nv], q | k | v | z | b | a of each token.
@@ -81,21 +83,6 @@ def mix(
     Returns:
         y [B, T, value_dim] in projected's dtype, and the new conv and state.
     """
-    layout = DECODE if projected.shape[1] <= DECODE.tile else PREFILL
-    if portable.backend() is None or not layout.fits(layer):
-        return reference(projected, conv, state, layer, valid)
-    padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)
-    return kernel(projected, conv, state, layer, padding=padding, layout=layout)
-
-
-def reference(
-    projected: mx.array,
-    conv: mx.array,
-    state: mx.array,
-    layer: DeltaNetParameters,
-    valid: mx.array | None = None,
-) -> tuple[mx.array, mx.array, mx.array]:
-    """`mix` in plain MLX; all float32 between reading `projected` and writing y."""
     batch, tokens, _ = projected.shape
     gates = layer.channels + layer.value_dim
     bounds = [layer.channels, gates, gates + layer.value_heads]
@@ -170,9 +157,40 @@ class Layout:
         return layer.value_head_dim % rows == 0 and layer.key_head_dim % (4 * self.lanes) == 0
 
 
+# A head to a threadgroup, so that the gated norm is part of the same dispatch.
 DECODE = Layout()
+# The same with half the threads, for a GPU whose registers do not hold 512 of them.
+DECODE_NARROW = Layout(passes=4)
 # Few heads leave most of a GPU idle over a long prompt, unless each is shared out.
 PREFILL = Layout(split=4)
+LAYOUTS = {
+    "one dispatch": DECODE,
+    "one dispatch, 256 threads": DECODE_NARROW,
+    "split by 2": Layout(split=2),
+    "split by 4": PREFILL,
+    "split by 4, 4 lanes": Layout(split=4, passes=1, lanes=4),
+    "split by 8": Layout(split=8, passes=1),
+}
+STEP_FORMS = ("one dispatch", "one dispatch, 256 threads")
+PROMPT_FORMS = tuple(name for name in LAYOUTS if name not in STEP_FORMS)
+STEP_TOKENS = DECODE.tile
+
+
+def mix(
+    projected: mx.array,
+    conv: mx.array,
+    state: mx.array,
+    layer: DeltaNetParameters,
+    valid: mx.array | None,
+    choices: Choices,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`reference` in the form chosen for so many tokens."""
+    few = projected.shape[1] <= STEP_TOKENS
+    layout = LAYOUTS.get(choices.delta_step if few else choices.delta_prompt)
+    if layout is None:
+        return reference(projected, conv, state, layer, valid)
+    padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)
+    return kernel(projected, conv, state, layer, padding=padding, layout=layout)
 
 
 def kernel(
@@ -185,7 +203,7 @@ def kernel(
     padding: mx.array | None = None,
     layout: Layout = DECODE,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`mix` in one dispatch, or two where a head is split.
+    """`reference` in one dispatch, or two where a head is split.
 
     Args:
         count: take only the first `count` tokens, as after speculation. Their y is what it was,
@@ -229,7 +247,7 @@ def kernel(
         layer.norm,
         eps,
         mx.array([tokens, tokens if count is None else count], mx.int32),
-        mx.zeros((batch,), mx.int32) if padding is None else padding,
+        mx.array([0] * batch, mx.int32) if padding is None else padding,
     ]
     y, conv, state = _RULE(inputs, rule)
     if not fused:

@@ -12,6 +12,8 @@ from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 
 STEP_TOKENS = 8
+# For `Choices.experts_step`.
+KERNEL = "three dispatches"
 # Values per SIMD group, and SIMD groups per threadgroup.
 ROWS = 4
 SIMDS = 4
@@ -106,10 +108,8 @@ def experts_reference(
     float32 between reading x and writing the result.
     """
 
-    gate_up, down, shared_gate_up, shared_down = (
-        packed.dequantized(mx.float32)
-        for packed in (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
-    )
+    shared_gate_up = layer.shared_gate_up.dequantized(mx.float32)
+    shared_down = layer.shared_down.dequantized(mx.float32)
 
     def glu(x: mx.array, gate_up: mx.array, down: mx.array) -> mx.array:
         gate, up = mx.split(gate_up @ x, 2)
@@ -120,7 +120,8 @@ def experts_reference(
         total = weights[n, -1] * glu(row, shared_gate_up, shared_down)
         for k in range(layer.top_k):
             e = experts[n, k]
-            total = total + weights[n, k] * glu(row, gate_up[e], down[e])
+            gate_up, down = (w[e].dequantized(mx.float32) for w in (layer.gate_up, layer.down))
+            total = total + weights[n, k] * glu(row, gate_up, down)
         rows.append(total)
     return mx.stack(rows).astype(x.dtype)
 

@@ -1,8 +1,11 @@
 """Quantised matrices, as `mx.quantize` makes them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
+
+from qwen35_mlx.kernels.choices import REFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class QuantizedWeight:
     def arrays(self) -> list[mx.array]:
         return [a for a in (self.weight, self.scales, self.biases) if a is not None]
 
+    def __getitem__(self, index: mx.array | int) -> "QuantizedWeight":
+        """One matrix of a stack."""
+        biases = None if self.biases is None else self.biases[index]
+        return QuantizedWeight(self.weight[index], self.scales[index], biases, self.quantization)
+
     def dequantized(self, dtype: mx.Dtype) -> mx.array:
         """The plain matrix, [..., out, in]."""
         return dequantize(self.weight, self.scales, self.biases, self.quantization, dtype)
@@ -59,3 +67,71 @@ def dequantize(
 ) -> mx.array:
     """Rows packed by `mx.quantize`, plain again."""
     return mx.dequantize(weight, scales, biases, how.group_size, how.bits, how.mode, dtype=dtype)
+
+
+def multiply(x: mx.array, w: QuantizedWeight) -> mx.array:
+    """x [..., in] by a packed matrix -> [..., out]."""
+    how = w.quantization
+    return mx.quantized_matmul(
+        x, w.weight, w.scales, w.biases, True, how.group_size, how.bits, how.mode
+    )
+
+
+def multiply_plain(x: mx.array, w: QuantizedWeight) -> mx.array:
+    """`multiply` by the unpacked matrix: reading it once more is little beside many products."""
+    return x @ w.dequantized(x.dtype).T
+
+
+def gather(
+    x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool = False
+) -> mx.array:
+    """Each input by a packed matrix of its own; see `Linear.gather`."""
+    how = w.quantization
+    return mx.gather_qmm(
+        x,
+        w.weight,
+        w.scales,
+        w.biases,
+        rhs_indices=experts,
+        transpose=True,
+        group_size=how.group_size,
+        bits=how.bits,
+        mode=how.mode,
+        sorted_indices=sorted_indices,
+    )
+
+
+def gather_plain(
+    x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool = False
+) -> mx.array:
+    """`gather` from the unpacked stack, all of which is unpacked."""
+    stack = w.dequantized(x.dtype).swapaxes(-1, -2)
+    return mx.gather_mm(x, stack, rhs_indices=experts, sorted_indices=sorted_indices)
+
+
+# By name, for `Choices.matrix_prompt` and `Choices.experts_prompt`.
+FORMS: dict[str, tuple[Callable[..., mx.array], Callable[..., mx.array]]] = {
+    REFERENCE: (multiply, gather),
+    "unpacked": (multiply_plain, gather_plain),
+}
+# From how many rows on (for a stack: per matrix in it) unpacking may pay for itself.
+UNPACK_FROM = 256
+UNPACK_STACK_FROM = 8
+# A stack may take so many bytes unpacked.
+UNPACK_BUDGET = 2 << 30
+
+
+def product(x: mx.array, w: QuantizedWeight, form: str) -> mx.array:
+    """`multiply` in the form chosen for many rows, where these are many."""
+    many = x.size // x.shape[-1] >= UNPACK_FROM
+    return FORMS[form if many else REFERENCE][0](x, w)
+
+
+def gathered_product(
+    x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool, form: str
+) -> mx.array:
+    """`gather` in the form chosen for many rows, where these are many."""
+    count, out, _ = w.weight.shape
+    unpacked = count * out * x.shape[-1] * x.itemsize
+    many = experts.size >= UNPACK_STACK_FROM * count and unpacked <= UNPACK_BUDGET
+    return FORMS[form if many else REFERENCE][1](x, w, experts, sorted_indices)

@@ -16,7 +16,7 @@ from qwen35_mlx.model.weights import Weights
 # in float32. Queries are then taken in blocks, so that this is the most they occupy.
 SCORE_BUDGET = 1 << 30
 
-Rope = Callable[[mx.array, int], mx.array]
+Rope = Callable[[mx.array, int | mx.array], mx.array]
 
 
 class Attention:
@@ -42,10 +42,13 @@ class Attention:
         self.q_norm = weights.array("q_norm.weight", self.head_dim)
         self.k_norm = weights.array("k_norm.weight", self.head_dim)
 
-    def __call__(
-        self, x: mx.array, cache: KVCache, left_padding: mx.array | None = None
-    ) -> mx.array:
-        """x [B, T, hidden], at positions cache.offset and on -> [B, T, hidden]."""
+    def project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
+        """x [B, T, hidden] at positions `offset` and on, a number or int32 [].
+
+        Returns:
+            q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim]; gate, in q's sizes but
+            [B, T, heads, head_dim].
+        """
         batch, tokens, _ = x.shape
         q, k, v = self.qkv_proj(x)
         # Per head, the projection holds the query, then the gate.
@@ -54,19 +57,30 @@ class Attention:
         v = v.reshape(batch, tokens, self.kv_heads, -1).swapaxes(1, 2)
         q = mx.fast.rms_norm(q, self.q_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
         k = mx.fast.rms_norm(k, self.k_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
-        offset = cache.offset
-        rows = cache.update(self.rope(k, offset), v)
-        q = self.rope(q, offset)
+        return self.rope(q, offset), self.rope(k, offset), v, gate
+
+    def attend(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        cache: KVCache,
+        left_padding: mx.array | None = None,
+    ) -> mx.array:
+        """Append k and v to the cache and attend to all of it -> [B, heads, T, head_dim]."""
+        rows = cache.update(k, v)
         scale = self.head_dim**-0.5
         if cache.bits is None:
-            out = _attend(q, rows[0], rows[1], scale, left_padding)
-        elif tokens == 1 and left_padding is None:
-            out = _attend_quantized(q, rows, cache.bits, scale)
-        else:
-            k, v = (_dequantized(part, cache.bits, x.dtype) for part in (rows[:3], rows[3:]))
-            out = _attend(q, k, v, scale, left_padding)
-        out = out.swapaxes(1, 2) * mx.sigmoid(gate)
-        return self.o_proj(out.reshape(batch, tokens, -1))
+            return _attend(q, rows[0], rows[1], scale, left_padding)
+        if q.shape[2] == 1 and left_padding is None:
+            return _attend_quantized(q, rows, cache.bits, scale)
+        k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
+        return _attend(q, k, v, scale, left_padding)
+
+    def output(self, attended: mx.array, gate: mx.array) -> mx.array:
+        """[B, heads, T, head_dim] and the gate -> [B, T, hidden]."""
+        out = attended.swapaxes(1, 2) * mx.sigmoid(gate)
+        return self.o_proj(out.flatten(2))
 
 
 def _attend(
@@ -138,7 +152,7 @@ def make_rope(config: ModelConfig) -> Rope:
         wavelengths, magnitude = _yarn(wavelengths, config.rope.theta, config.rope.scaling)
     wavelengths = mx.array(wavelengths.astype(np.float32))
 
-    def rope(x: mx.array, offset: int) -> mx.array:
+    def rope(x: mx.array, offset: int | mx.array) -> mx.array:
         if magnitude != 1:
             x = mx.concatenate([x[..., :dims] * magnitude, x[..., dims:]], axis=-1)
         return mx.fast.rope(

@@ -3,7 +3,6 @@
 import mlx.core as mx
 
 from qwen35_mlx.kernels.delta_net import DeltaNetParameters, mix
-from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -13,6 +12,7 @@ class GatedDeltaNet:
     """One linear-attention mixer."""
 
     def __init__(self, config: ModelConfig, weights: Weights):
+        self.choices = weights.choices
         hidden, heads = config.hidden_size, config.linear_num_value_heads
         self.in_proj = FusedLinear(
             weights.linear("in_proj_qkv", config.linear_conv_dim, hidden),
@@ -39,18 +39,19 @@ class GatedDeltaNet:
             norm=float32("norm.weight", config.linear_value_head_dim),
             eps=config.rms_norm_eps,
         )
-        mx.eval(self.parameters.taps, self.parameters.decay_rate)
+        p = self.parameters
+        mx.eval(p.taps, p.decay_rate, p.dt_bias, p.norm)
 
-    def __call__(self, x: mx.array, state: DeltaState, valid: mx.array | None = None) -> mx.array:
-        """x [B, T, hidden] -> [B, T, hidden]; replaces the arrays in `state`.
+    def __call__(
+        self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """x [B, T, hidden] and the two states of `DeltaState` -> y [B, T, hidden] and new states.
 
         Args:
             valid: [B, T] bool, False at padding on the left, which then leaves no trace; None for
                 no padding.
         """
-        if state.conv is None or state.recurrent is None:
-            state.conv, state.recurrent = self.parameters.empty(x.shape[0], x.dtype)
-        y, state.conv, state.recurrent = mix(
-            self.in_proj.joined(x), state.conv, state.recurrent, self.parameters, valid
+        y, conv, recurrent = mix(
+            self.in_proj.joined(x), conv, recurrent, self.parameters, valid, self.choices
         )
-        return self.out_proj(y)
+        return self.out_proj(y), conv, recurrent

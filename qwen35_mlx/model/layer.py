@@ -1,7 +1,11 @@
 """One block: a mixer over tokens, then a feed-forward, each behind a norm and added back."""
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 
+from qwen35_mlx.kernels.delta_net import STEP_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType, ModelConfig
@@ -11,9 +15,14 @@ from qwen35_mlx.model.weights import Weights
 
 
 class Layer:
-    """x += mixer(norm(x)); x += mlp(norm(x))."""
+    """x += mixer(norm(x)); x += mlp(norm(x)).
+
+    Everything but the KV cache is in functions of arrays alone, which can be compiled: for a few
+    tokens Python takes longer to ask for a layer than a GPU to compute it.
+    """
 
     def __init__(self, kind: LayerType, config: ModelConfig, weights: Weights, rope: Rope):
+        self.choices = weights.choices
         self.eps = config.rms_norm_eps
         self.mixer: Attention | GatedDeltaNet
         if kind == "full_attention":
@@ -28,6 +37,7 @@ class Layer:
         )
         self.mixer_norm = weights.array("input_layernorm.weight", config.hidden_size)
         self.mlp_norm = weights.array("post_attention_layernorm.weight", config.hidden_size)
+        self._compiled: dict[str, Callable[..., Any]] = {}
 
     def __call__(
         self,
@@ -37,11 +47,45 @@ class Layer:
         valid: mx.array | None = None,
     ) -> mx.array:
         """x [B, T, hidden] -> [B, T, hidden]; `left_padding` and `valid`: see `Cache`."""
-        mixed = mx.fast.rms_norm(x, self.mixer_norm, self.eps).astype(x.dtype)
-        if isinstance(self.mixer, Attention):
-            assert isinstance(cache, KVCache)
-            x = x + self.mixer(mixed, cache, left_padding)
-        else:
-            assert isinstance(cache, DeltaState)
-            x = x + self.mixer(mixed, cache, valid)
-        return x + self.mlp(mx.fast.rms_norm(x, self.mlp_norm, self.eps).astype(x.dtype))
+        step = self.choices.compiled and x.shape[1] <= STEP_TOKENS and valid is None
+        if isinstance(cache, KVCache):
+            assert isinstance(self.mixer, Attention)
+            project = self._compile("project", self._project) if step else self._project
+            finish = self._compile("finish", self._finish) if step else self._finish
+            offset = mx.array(cache.offset, mx.int32) if step else cache.offset
+            q, k, v, gate = project(x, offset)
+            return finish(x, self.mixer.attend(q, k, v, cache, left_padding), gate)
+        assert isinstance(self.mixer, GatedDeltaNet)
+        if cache.conv is None or cache.recurrent is None:
+            cache.conv, cache.recurrent = self.mixer.parameters.empty(x.shape[0], x.dtype)
+        recur = self._compile("recur", self._recur) if step else self._recur
+        padded = () if valid is None else (valid,)
+        x, cache.conv, cache.recurrent = recur(x, cache.conv, cache.recurrent, *padded)
+        return x
+
+    def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
+        assert isinstance(self.mixer, Attention)
+        return self.mixer.project(self._norm(x, self.mixer_norm), offset)
+
+    def _finish(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
+        assert isinstance(self.mixer, Attention)
+        return self._feed(x + self.mixer.output(attended, gate))
+
+    def _recur(
+        self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        assert isinstance(self.mixer, GatedDeltaNet)
+        normed = self._norm(x, self.mixer_norm)
+        y, conv, recurrent = self.mixer(normed, conv, recurrent, valid)
+        return self._feed(x + y), conv, recurrent
+
+    def _feed(self, x: mx.array) -> mx.array:
+        return x + self.mlp(self._norm(x, self.mlp_norm))
+
+    def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, weight, self.eps).astype(x.dtype)
+
+    def _compile(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        if name not in self._compiled:
+            self._compiled[name] = mx.compile(function)
+        return self._compiled[name]

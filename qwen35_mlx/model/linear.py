@@ -7,26 +7,30 @@ from itertools import groupby
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.kernels.quantized import QuantizedWeight, dequantize
+from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels.quantized import (
+    QuantizedWeight,
+    dequantize,
+    gathered_product,
+    product,
+)
 
 
 class Linear:
     """`x @ weight.T`, without a bias; the weight may be quantised and may be a stack of experts."""
 
-    __slots__ = ("weight",)
+    __slots__ = ("choices", "weight")
 
-    def __init__(self, weight: mx.array | QuantizedWeight):
+    def __init__(self, weight: mx.array | QuantizedWeight, choices: Choices | None = None):
         self.weight = weight
+        self.choices = choices or Choices()
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., in] -> [..., out]."""
         w = self.weight
         if isinstance(w, mx.array):
             return x @ w.T
-        how = w.quantization
-        return mx.quantized_matmul(
-            x, w.weight, w.scales, w.biases, True, how.group_size, how.bits, how.mode
-        )
+        return product(x, w, self.choices.matrix_prompt)
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows of the matrix by index, as an embedding: ids [...] -> [..., in] of this dtype."""
@@ -49,19 +53,8 @@ class Linear:
         """
         w = self.weight
         if not isinstance(w, mx.array):
-            how = w.quantization
-            return mx.gather_qmm(
-                x,
-                w.weight,
-                w.scales,
-                w.biases,
-                rhs_indices=experts,
-                transpose=True,
-                group_size=how.group_size,
-                bits=how.bits,
-                mode=how.mode,
-                sorted_indices=sorted_indices,
-            )
+            form = self.choices.experts_prompt
+            return gathered_product(x, w, experts, sorted_indices, form)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
             # MLX's CPU gather_mm is float32 only; cast the chosen experts, not the stack.
             chosen = w[experts].astype(mx.float32).swapaxes(-1, -2)
@@ -94,10 +87,10 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
     """Matrices of one format as one, their outputs side by side."""
     if len(parts) == 1:
         return parts[0]
-    weights = [part.weight for part in parts]
+    weights, choices = [part.weight for part in parts], parts[0].choices
     plain = [w for w in weights if isinstance(w, mx.array)]
     if plain:
-        return Linear(mx.concatenate(plain, axis=-2))
+        return Linear(mx.concatenate(plain, axis=-2), choices)
     packed = [w for w in weights if isinstance(w, QuantizedWeight)]
     biases = [w.biases for w in packed if w.biases is not None]
     return Linear(
@@ -106,7 +99,8 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
             weight=mx.concatenate([w.weight for w in packed], axis=-2),
             scales=mx.concatenate([w.scales for w in packed], axis=-2),
             biases=mx.concatenate(biases, axis=-2) if biases else None,
-        )
+        ),
+        choices,
     )
 
 

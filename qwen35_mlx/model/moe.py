@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import portable
 from qwen35_mlx.kernels.experts import (
+    KERNEL,
     STEP_TOKENS,
     ExpertWeights,
     route,
@@ -42,6 +42,7 @@ class SparseMoE:
     """Each token through its top-k experts, weighted, and through the shared expert, gated."""
 
     def __init__(self, config: ModelConfig, weights: Weights):
+        self.choices = weights.choices
         hidden, experts = config.hidden_size, config.num_experts
         intermediate = config.moe_intermediate_size
         self.top_k = config.num_experts_per_tok
@@ -71,7 +72,8 @@ class SparseMoE:
         """[B, T, hidden] -> [B, T, hidden]."""
         logits = self.router.joined(x).flatten(0, -2)
         rows = x.flatten(0, -2)
-        if self.packed is not None and rows.shape[0] <= STEP_TOKENS and portable.backend():
+        few = rows.shape[0] <= STEP_TOKENS and self.choices.experts_step == KERNEL
+        if few and self.packed is not None:
             weights, experts = route(logits, self.top_k)
             return run_experts(rows, weights, experts, self.packed).reshape(x.shape)
         weights, experts = route_reference(logits, self.top_k)

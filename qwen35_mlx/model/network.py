@@ -18,6 +18,7 @@ class Network:
 
     Attributes:
         dtype: of the activations and the KV cache.
+        choices: which forms of its operations it runs; all plain to begin with.
 
     Raises:
         Qwen35Error: a tensor is missing or of the wrong shape.
@@ -25,6 +26,7 @@ class Network:
 
     def __init__(self, config: ModelConfig, weights: Weights):
         self.config = config
+        self.choices = weights.choices
         rope = make_rope(config)
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens", config.vocab_size, config.hidden_size)

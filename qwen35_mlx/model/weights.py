@@ -6,6 +6,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.model.linear import Linear
 
@@ -42,9 +43,13 @@ class Weights:
     Args:
         source: where tensors come from; each is read once, when a layer asks for it.
         dtype: floating-point tensors are cast to this, None keeps the stored dtype.
+
+    Attributes:
+        choices: what all layers made of these weights look up.
     """
 
     def __init__(self, source: Source, dtype: mx.Dtype | None = None):
+        self.choices = Choices()
         self._source = source
         self._names = source.names()
         self._dtype = dtype
@@ -53,7 +58,8 @@ class Weights:
     def scope(self, name: str | int) -> "Weights":
         """The tensors below `name`."""
         inner = object.__new__(Weights)
-        inner._source, inner._names, inner._dtype = self._source, self._names, self._dtype
+        inner.choices, inner._dtype = self.choices, self._dtype
+        inner._source, inner._names = self._source, self._names
         inner._prefix = f"{self._prefix}{name}."
         return inner
 
@@ -74,7 +80,10 @@ class Weights:
                 f"tensor '{self._prefix}{name}' has shape {list(value.shape)} where config.json "
                 f"asks for {list(shape)}: are config.json and the weights of the same model?"
             )
-        return value if keep_dtype or self._dtype is None else value.astype(self._dtype)
+        if not keep_dtype and self._dtype is not None:
+            value = value.astype(self._dtype)
+        mx.eval(value)  # what a compiled layer records must be a value, not a way to get one
+        return value
 
     def linear(self, name: str, *shape: int) -> Linear:
         """The matrix (or stack of matrices) `name.weight`, plain or quantised.
@@ -84,14 +93,15 @@ class Weights:
         """
         how = self._source.quantization(self._prefix + name)
         if how is None:
-            return Linear(self.array(f"{name}.weight", *shape))
+            return Linear(self.array(f"{name}.weight", *shape), self.choices)
         affine = how.mode == "affine"
         # Packed weights, and the float-8 scales of the other modes, are bits: never cast.
         parts = {
             part: self.array(f"{name}.{part}", *packed, keep_dtype=part == "weight" or not affine)
             for part, packed in how.packed(shape).items()
         }
-        return Linear(QuantizedWeight(parts["weight"], parts["scales"], parts.get("biases"), how))
+        packed = QuantizedWeight(parts["weight"], parts["scales"], parts.get("biases"), how)
+        return Linear(packed, self.choices)
 
     def _read(self, name: str) -> mx.array:
         full = self._prefix + name

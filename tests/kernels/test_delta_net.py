@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.kernels.delta_net import DECODE, PREFILL, Layout, kernel, mix, reference
+from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels.delta_net import DECODE, LAYOUTS, PREFILL, Layout, kernel, mix, reference
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -92,8 +93,9 @@ def test_padding_on_the_left_leaves_no_trace(tokens):
     padding = [0, 2, tokens]
     valid = mx.arange(tokens) >= mx.array(padding)[:, None]
     want_y, want_conv, want_state = float64_layer(projected, conv, state, layer, padding)
-    for form in (mix, reference):
-        y, conv_out, state_out = form(projected, conv, state, layer, valid)
+    fast = Choices(delta_step="one dispatch", delta_prompt="split by 4")
+    for choices in (Choices(), fast):
+        y, conv_out, state_out = mix(projected, conv, state, layer, valid, choices)
         for row, count in enumerate(padding[:2]):
             assert relative_error(y[row, count:], want_y[row, count:]) < 2e-6
         assert relative_error(state_out, want_state) < 2e-6
@@ -125,8 +127,12 @@ def test_any_split_equals_the_whole(form, cut):
         assert relative_error(got, np.array(want, np.float64)) < 2e-6
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 1, 8), Layout(1, 4, 16, 4), Layout(1, 1, 4, 3)])
-def test_other_layouts_give_the_same(layout):
-    case = LayerCase(7, dim=64)
+OTHERS = [Layout(2, 1, 8), Layout(1, 4, 16, 4), Layout(1, 1, 4, 3), *LAYOUTS.values()]
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+@pytest.mark.parametrize("tokens", [1, TILE, TILE + 3])
+def test_other_layouts_give_the_same(layout, tokens):
+    case = LayerCase(tokens, dim=128, key_heads=1, value_heads=2)
     assert layout.fits(case.draw()[3])
     check(lambda *inputs: kernel(*inputs, layout=layout), case)

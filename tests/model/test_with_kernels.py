@@ -10,10 +10,18 @@ from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.network import Network
-from tests.goldens import NAMES, assert_logits, expected, network
+from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
 PROMPT, STEPS = 20, 5
+
+
+def use_kernels(net: Network, *, compiled: bool = False) -> None:
+    net.choices.delta_step = "one dispatch"
+    net.choices.delta_prompt = "split by 4"
+    net.choices.experts_step = KERNEL
+    net.choices.compiled = compiled
 
 
 def replies(net: Network, prompt: mx.array) -> tuple[np.ndarray, list[int]]:
@@ -31,7 +39,9 @@ def replies(net: Network, prompt: mx.array) -> tuple[np.ndarray, list[int]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_give_the_reference_logits(name):
     want = expected(name)
-    net, cache = network(name), network(name).make_cache()
+    net = load_network(Checkpoint.open(FOLDER / name), dtype="float32")
+    use_kernels(net)
+    cache = net.make_cache()
     logits = net.logits(net(want["prompt"][None, :PROMPT], cache))[0]
     assert_logits(logits, want["prefill_logits"][:PROMPT])
     step = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 1], cache))[0]
@@ -48,6 +58,7 @@ def test_quantised_experts_through_kernels(
     prompt = expected("moe")["prompt"][:PROMPT]
     plain, plain_tokens = replies(net, prompt)
     request.getfixturevalue("kernels")
+    use_kernels(net)
     launched = []
     compiled = portable.compiled
     monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))

@@ -1,0 +1,256 @@
+"""Which forms of the operations are right on this machine, and which of these is fastest.
+
+    python -m qwen35_mlx.kernels.check [--model FOLDER_OR_NAME]
+
+At the first use of a model on a GPU the same happens quietly: every form of every operation runs
+on small inputs and is compared with its reference; those that agree are timed at the model's
+shapes; the winners are kept in a file, so that the next start costs nothing. A form that differs
+or does not compile is left out, and one line says so.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import platformdirs
+
+from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels.choices import REFERENCE, Choices
+
+Outputs = Sequence[mx.array]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something that a network does in one of several forms.
+
+    Attributes:
+        name: of the field of `Choices`.
+        shape: what figures hold for, in words: sizes and dtype.
+        forms: names of the forms, the reference not among them.
+        small: calls that together are compared with the reference, each as outputs.
+        work: one call at the size that matters, for the clock.
+        chain: how many calls are evaluated together when timing.
+        tolerance: largest difference over the largest magnitude.
+    """
+
+    name: str
+    shape: str
+    forms: Sequence[str]
+    small: Sequence[Callable[[], Outputs]]
+    work: Callable[[], Outputs]
+    chain: int
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one form did.
+
+    Attributes:
+        error: against the reference; None for the reference itself, or if it did not run.
+        milliseconds: of one call; None if it was not timed.
+        failure: why it must not be used; empty if it may.
+    """
+
+    form: str
+    error: float | None
+    milliseconds: float | None
+    failure: str = ""
+
+
+def seconds(call: Callable[[], Any], chain: int = 1, runs: int = 5) -> float:
+    """Median time of one call, `chain` of them evaluated together, after a first one."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        mx.eval([call() for _ in range(chain)])
+        mx.synchronize()
+        return (time.perf_counter() - started) / chain
+
+    once()
+    return statistics.median(once() for _ in range(runs))
+
+
+def difference(got: Outputs, want: Outputs) -> float:
+    """The largest over all outputs, each relative to its largest magnitude; NaN counts as inf."""
+    worst = 0.0
+    for a, b in zip(got, want, strict=True):
+        a, b = a.astype(mx.float32), b.astype(mx.float32)
+        error = float(mx.max(mx.abs(a - b)) / mx.maximum(mx.max(mx.abs(b)), 1e-30))
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def trials(operation: Operation, choices: Choices) -> list[Trial]:
+    """Try every form, the reference first. `choices` is what the operation looks up."""
+    setattr(choices, operation.name, REFERENCE)
+    want = [call() for call in operation.small]
+    mx.eval(want)
+    found = [Trial(REFERENCE, None, 1000 * seconds(operation.work, operation.chain))]
+    for form in operation.forms:
+        setattr(choices, operation.name, form)
+        error = None
+        try:
+            error = max(
+                difference(call(), wanted)
+                for call, wanted in zip(operation.small, want, strict=True)
+            )
+            if error > operation.tolerance:
+                failure = f"differs from its reference by {error:.1e}"
+                found.append(Trial(form, error, None, failure))
+                continue
+            found.append(Trial(form, error, 1000 * seconds(operation.work, operation.chain)))
+        except Exception as error_:  # whatever a compiler or driver may say
+            found.append(Trial(form, error, None, f"does not run ({_first_line(error_)})"))
+    setattr(choices, operation.name, REFERENCE)
+    return found
+
+
+def winner(found: Sequence[Trial]) -> str:
+    """The fastest form that may be used."""
+    timed = [(t.milliseconds, t.form) for t in found if t.milliseconds is not None]
+    return min(timed)[1]
+
+
+def choose(
+    operations: Sequence[Operation],
+    choices: Choices,
+    notice: Callable[[str], None],
+    *,
+    again: bool = False,
+) -> dict[str, list[Trial]]:
+    """Fill in `choices` for this machine.
+
+    Args:
+        notice: is told one line for every form that had to be left out.
+        again: try also what the file knows.
+
+    Returns:
+        What was tried now, by operation.
+    """
+    if portable.backend() is None:
+        return {}
+    file, machine = results_file(), fingerprint()
+    known = _read(file)
+    kept: dict[str, str] = {} if again else known.get(machine, {})
+    tried: dict[str, list[Trial]] = {}
+    for operation in operations:
+        key = f"{operation.name}: {operation.shape}"
+        chosen = kept.get(key)
+        if chosen not in (REFERENCE, *operation.forms):
+            found = tried[operation.name] = trials(operation, choices)
+            kept[key] = winner(found)
+            for trial in found:
+                if trial.failure:
+                    notice(
+                        f"{operation.name} '{trial.form}' is off on this machine: it "
+                        f"{trial.failure}; please report it with the output of "
+                        "`python -m qwen35_mlx.kernels.check`"
+                    )
+    for operation in operations:
+        setattr(choices, operation.name, kept[f"{operation.name}: {operation.shape}"])
+    choices.compiled = True
+    if tried:
+        _write(file, {**known, machine: {**known.get(machine, {}), **kept}})
+    return tried
+
+
+def results_file() -> Path:
+    """Where winners are kept."""
+    return platformdirs.user_cache_path("qwen35-mlx") / "kernels.json"
+
+
+def fingerprint() -> str:
+    """Machine, MLX version and kernels: what winners hold for."""
+
+    digest = blake2b(digest_size=6)
+    for file in sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda f: f.name):
+        if file.name.endswith((".metal", ".py")):
+            digest.update(file.read_bytes())
+    from importlib.metadata import version
+
+    name = mx.device_info().get("device_name", "GPU")
+    return f"{name}, {portable.backend()}, MLX {version('mlx')}, {digest.hexdigest()}"
+
+
+def _read(file: Path) -> dict[str, dict[str, str]]:
+    """What is kept; nothing if the file is missing or not what was written."""
+    with suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
+            return found
+    return {}
+
+
+def _write(file: Path, known: dict[str, dict[str, str]]) -> None:
+    """Whole or not at all; a folder that cannot be written costs the time of the next check."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        partial.replace(file)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> None:
+    """Print a table, then one JSON line."""
+    for operation in operations:
+        found = tried[operation.name]
+        best = winner(found)
+        print(f"{operation.name}: {operation.shape}")
+        for t in found:
+            error = "" if t.error is None else f"error {t.error:.1e}"
+            clock = t.failure or f"{t.milliseconds:.3f} ms"
+            print(f"  {'*' if t.form == best else ' '} {t.form:28} {error:16} {clock}")
+    results = {name: [asdict(t) for t in found] for name, found in tried.items()}
+    print(json.dumps({"check": "kernels", "machine": fingerprint(), "results": results}))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen35_mlx.kernels.check",
+        description="Check every kernel against its reference, time it, and keep the fastest.",
+    )
+    parser.add_argument("--model", default="demo", help="folder or name; the demo if left out")
+    args = parser.parse_args()
+    if portable.backend() is None:
+        print(
+            "there is no GPU here that kernels run on: the plain references are used"
+            if os.environ.get(portable.SWITCH) != REFERENCE
+            else f"{portable.SWITCH} is '{REFERENCE}': unset it to check kernels"
+        )
+        return 0
+    # A command is not part of its floor: it needs a whole network.
+    from qwen35_mlx.errors import Qwen35Error
+    from qwen35_mlx.model.operations import operations
+    from qwen35_mlx.session.model import load
+
+    try:
+        network = load(args.model).network
+    except Qwen35Error as error:
+        print(f"qwen35: {error}", file=sys.stderr)
+        return 2
+    todo = operations(network)
+    tried = choose(todo, network.choices, lambda line: print(line, file=sys.stderr), again=True)
+    report(todo, tried)
+    return 1 if any(t.failure for found in tried.values() for t in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

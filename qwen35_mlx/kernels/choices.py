@@ -1,0 +1,32 @@
+"""Which form of each operation a network runs.
+
+An operation has a plain reference and other forms that are faster somewhere. What is faster, and
+whether it is right, only the machine at hand can tell: `check` tries them there.
+"""
+
+from dataclasses import dataclass
+
+REFERENCE = "reference"
+
+
+@dataclass(slots=True)
+class Choices:
+    """The form of each operation, by name; shared by all layers of a network.
+
+    Attributes:
+        delta_step: a Gated DeltaNet layer between its projections, for a few tokens; see
+            `delta_net.FORMS`.
+        delta_prompt: the same for many tokens.
+        experts_step: a sparse MoE block for a few tokens; see `experts.FORMS`.
+        experts_prompt: the products of sorted tokens with packed experts; see `quantized.FORMS`.
+        matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
+        compiled: whether layers are compiled for a few tokens, so that a step is built by MLX
+            from a recording and not by Python.
+    """
+
+    delta_step: str = REFERENCE
+    delta_prompt: str = REFERENCE
+    experts_step: str = REFERENCE
+    experts_prompt: str = REFERENCE
+    matrix_prompt: str = REFERENCE
+    compiled: bool = False

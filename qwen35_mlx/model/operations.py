@@ -1,0 +1,141 @@
+"""What of a network comes in several forms, for `kernels.check` to try."""
+
+from collections.abc import Callable
+from functools import partial
+
+import mlx.core as mx
+
+from qwen35_mlx.kernels import delta_net, experts, quantized
+from qwen35_mlx.kernels.check import Operation, Outputs
+from qwen35_mlx.kernels.choices import REFERENCE
+from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.moe import SparseMoE
+from qwen35_mlx.model.network import Network
+
+PROMPT = 2048
+CHAIN = 16
+
+
+def operations(network: Network) -> list[Operation]:
+    """Those of the first layer of each kind, with its own weights."""
+    found: list[Operation] = []
+    mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
+    if mixers:
+        found += _delta_net(network, mixers[0])
+    blocks = [layer.mlp for layer in network.layers if isinstance(layer.mlp, SparseMoE)]
+    if blocks:
+        found += _experts(network, blocks[0])
+    return found
+
+
+def _noise(network: Network, *shape: int) -> mx.array:
+    x = mx.random.normal(shape, key=mx.random.key(7)).astype(network.dtype)
+    mx.eval(x)
+    return x
+
+
+def _tolerance(network: Network) -> float:
+    return 1e-4 if network.dtype == mx.float32 else 2e-2
+
+
+def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
+    layer, dtype = mixer.parameters, network.dtype
+    width = layer.channels + layer.value_dim + 2 * layer.value_heads
+
+    def call(batch: int, tokens: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
+        projected = _noise(network, batch, tokens, width)
+        conv, state = layer.empty(batch, dtype)
+        valid = None
+        if padding:
+            valid = mx.arange(tokens) >= mx.array(padding)[:, None]
+        else:
+            conv = _noise(network, *conv.shape)
+            state = _noise(network, *state.shape).astype(mx.float32)
+        return partial(delta_net.mix, projected, conv, state, layer, valid, network.choices)
+
+    sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
+    shape = f"{sizes}/{layer.value_head_dim}, {dtype}"
+    fits = [name for name, layout in delta_net.LAYOUTS.items() if layout.fits(layer)]
+    few = delta_net.STEP_TOKENS
+    found = [
+        Operation(
+            "delta_step",
+            shape,
+            [name for name in fits if name in delta_net.STEP_FORMS],
+            [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
+            call(1, 1),
+            CHAIN,
+            _tolerance(network),
+        ),
+        Operation(
+            "delta_prompt",
+            shape,
+            [name for name in fits if name in delta_net.PROMPT_FORMS],
+            [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
+            call(1, PROMPT),
+            1,
+            _tolerance(network),
+        ),
+    ]
+    single = mixer.in_proj.single
+    if single is not None and isinstance(single.weight, QuantizedWeight):
+        matrix, how = single.weight, single.weight.quantization
+        x = _noise(network, 1, PROMPT, network.config.hidden_size)
+        found.append(
+            Operation(
+                "matrix_prompt",
+                f"{list(matrix.scales.shape[:1])} x {x.shape[-1]}, {how.bits}-bit {how.mode}, "
+                f"{dtype}",
+                [form for form in quantized.FORMS if form != REFERENCE],
+                [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
+                lambda: [single(x)],
+                1,
+                _tolerance(network),
+            )
+        )
+    return found
+
+
+def _experts(network: Network, block: SparseMoE) -> list[Operation]:
+    config, dtype = network.config, network.dtype
+    x = _noise(network, 1, PROMPT, config.hidden_size)
+    how = block.down_proj.weight
+    packing = "plain"
+    if isinstance(how, QuantizedWeight):
+        packing = f"{how.quantization.bits}-bit {how.quantization.mode}"
+    shape = (
+        f"{config.num_experts_per_tok} of {config.num_experts} experts, {config.hidden_size} x "
+        f"{config.moe_intermediate_size}, {packing}, {dtype}"
+    )
+
+    def call(tokens: int) -> Callable[[], Outputs]:
+        return lambda: [block(x[:, :tokens])]
+
+    found: list[Operation] = []
+    if block.packed is not None:
+        few = experts.STEP_TOKENS
+        found.append(
+            Operation(
+                "experts_step",
+                shape,
+                [experts.KERNEL],
+                [call(1), call(3), call(few)],
+                call(1),
+                CHAIN,
+                _tolerance(network),
+            )
+        )
+    if isinstance(how, QuantizedWeight):
+        found.append(
+            Operation(
+                "experts_prompt",
+                shape,
+                [form for form in quantized.FORMS if form != REFERENCE],
+                [call(min(PROMPT, quantized.UNPACK_STACK_FROM * config.num_experts))],
+                call(PROMPT),
+                1,
+                _tolerance(network),
+            )
+        )
+    return found
