@@ -7,6 +7,7 @@ exclude each other too.
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -54,10 +55,56 @@ def try_lock(file: Path) -> Lock | None:
                 raise
             os.close(descriptor)  # its last holder has removed it meanwhile: take the new one
     except OSError as error:
-        raise Qwen35Error(
-            f"{file} cannot be locked ({error.strerror}): QWEN35_HOME must name a folder on a"
-            " local disk that you may write to"
-        ) from None
+        raise _cannot_lock(file, error) from None
+
+
+class Claims:
+    """The named locks of one window, whose threads may each hold one for their own reasons.
+
+    Args:
+        folder: of the lock files; made at first use.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._locks: dict[str, Lock] = {}
+        self._reasons: dict[str, set[str]] = {}
+        self._guard = threading.Lock()
+
+    def hold(self, name: str, reason: str) -> bool:
+        """Lock a name, or keep it locked, for one reason more; False if another window has it."""
+        with self._guard:
+            if name not in self._locks:
+                try:
+                    self._folder.mkdir(mode=0o700, exist_ok=True)
+                except OSError as error:
+                    raise _cannot_lock(self._folder, error) from None
+                lock = try_lock(self._folder / name)
+                if lock is None:
+                    return False
+                self._locks[name] = lock
+            self._reasons.setdefault(name, set()).add(reason)
+            return True
+
+    def drop(self, name: str, reason: str) -> None:
+        """Take one reason away; with the last one the lock goes."""
+        with self._guard:
+            reasons = self._reasons.get(name, set())
+            reasons.discard(reason)
+            if not reasons and name in self._locks:
+                self._locks.pop(name).release()
+
+    def held(self, reason: str) -> set[str]:
+        """The names that are locked for a reason."""
+        with self._guard:
+            return {name for name, reasons in self._reasons.items() if reason in reasons}
+
+    def close(self) -> None:
+        """Let go of all."""
+        with self._guard:
+            self._reasons.clear()
+            while self._locks:
+                self._locks.popitem()[1].release()
 
 
 @contextmanager
@@ -84,3 +131,10 @@ def _is(file: Path, descriptor: int) -> bool:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _cannot_lock(file: Path, error: OSError) -> Qwen35Error:
+    return Qwen35Error(
+        f"{file} cannot be locked ({error.strerror}): set QWEN35_HOME to a folder on a local disk"
+        " that you may write to"
+    )
