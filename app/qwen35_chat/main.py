@@ -114,6 +114,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="for the same reply again, on the same machine",
     )
+    stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
+    stored.add_argument("--list", action="store_true", help="list them and exit")
+    stored.add_argument(
+        "--export", metavar="ID|TITLE", help="write one to standard output and exit"
+    )
+    stored.add_argument(
+        "--import", dest="import_file", metavar="FILE", help="add one that was exported as json"
+    )
+    add(
+        "--format",
+        choices=("md", "json"),
+        default="md",
+        help="of --export: md has the selected path to be read, json has all; default: md",
+    )
     add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     return parser
 
@@ -157,6 +171,8 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
+    if args.list or args.export is not None or args.import_file is not None:
+        return _stored(args)
     options = _options(args)
     prompt = _prompt(args.prompt)
     if prompt is not None:
@@ -170,6 +186,16 @@ def _run(argv: Sequence[str] | None) -> int:
             "in a file or a pipe"
         )
     return _chat(options)
+
+
+def _stored(args: argparse.Namespace) -> int:
+    from qwen35_chat import stored
+
+    if args.list:
+        return stored.print_list()
+    if args.export is not None:
+        return stored.export(args.export, args.format)
+    return stored.import_file(args.import_file)
 
 
 def _chat(options: Options) -> int:

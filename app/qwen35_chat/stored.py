@@ -1,0 +1,86 @@
+"""Stored conversations from the command line: `--list`, `--export` and `--import`."""
+
+import sys
+import time
+from pathlib import Path
+
+from qwen35_chat.plain import visible
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.exchange import to_json, to_markdown
+from qwen35_mlx.session.importing import from_json
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.listing import Summary
+
+# What a shell reports for a program that SIGPIPE ended.
+EXIT_BROKEN_PIPE = 141
+_PAGE = 500
+
+
+def print_list() -> int:
+    """All conversations, the last changed first: id, when, messages, tokens, title."""
+    with Library() as library:
+        rows: list[Summary] = []
+        while page := library.list(_PAGE, rows[-1] if rows else None):
+            rows += page
+    if not rows:
+        print("no conversations yet", file=sys.stderr)
+        return 0
+    heading = ("ID", "CHANGED", "MESSAGES", "TOKENS", "TITLE")
+    table = [heading, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    lines = [
+        f"{row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}"
+        f"  {row[3]:>{widths[3]}}  {row[4]}"
+        for row in table
+    ]
+    return _write("\n".join(lines) + "\n")
+
+
+def _cells(row: Summary) -> tuple[str, str, str, str, str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.updated))
+    title = visible(" ".join(row.title.split())) or "(untitled)"
+    return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title
+
+
+def export(name: str, kind: str) -> int:
+    """Write a conversation to standard output, as "md" or "json"."""
+    with Library() as library:
+        conversation = library.conversation(library.resolve(name))
+    return _write(to_json(conversation) if kind == "json" else to_markdown(conversation))
+
+
+def import_file(name: str) -> int:
+    """Add an exported conversation to the library, and say which it is now."""
+    file = Path(name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Qwen35Error(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Qwen35Error(f"{file} is not UTF-8 text: give a file of --export") from None
+    try:
+        conversation = from_json(text)
+    except Qwen35Error as error:
+        raise Qwen35Error(f"{file}: {error}") from None
+    with Library() as library:
+        number = library.add_conversation(conversation)
+    return _write(f"{number}\n")
+
+
+def _write(text: str) -> int:
+    """To standard output: in UTF-8 to a file or a pipe, with nothing to obey to a terminal."""
+    if sys.stdout is None:
+        raise Qwen35Error("standard output is closed: there is nowhere to write")
+    try:
+        if sys.stdout.isatty():
+            encoding = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(visible(text).encode(encoding, "replace").decode(encoding))
+            sys.stdout.flush()
+        else:
+            sys.stdout.buffer.write(text.encode())
+            sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        return EXIT_BROKEN_PIPE  # whoever read this has had enough
+    except OSError as error:
+        raise Qwen35Error(f"standard output cannot be written: {error.strerror}") from None
+    return 0

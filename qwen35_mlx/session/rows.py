@@ -1,0 +1,81 @@
+"""Messages and conversations as rows of the library's tables."""
+
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from qwen35_mlx.session.conversation import Message
+from qwen35_mlx.session.events import Figures
+from qwen35_mlx.session.requests import Configure
+
+_FIGURES = (
+    "prompt_tokens",
+    "cached_tokens",
+    "reply_tokens",
+    "prefill_seconds",
+    "decode_seconds",
+    "peak_memory",
+)
+COLUMNS = (
+    "id",
+    "parent",
+    "role",
+    "content",
+    "thinking",
+    "tool_calls",
+    "state",
+    "finish_reason",
+    "error",
+    "model",
+    *_FIGURES,
+    "thinking_seconds",
+    "created",
+)
+
+
+def message_of(row: tuple[Any, ...]) -> Message:
+    """A row of `COLUMNS`."""
+    values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    figures = {name: values.pop(name) for name in _FIGURES}
+    values["figures"] = None if figures["prompt_tokens"] is None else Figures(**figures)
+    values["tool_calls"] = tuple(json.loads(values["tool_calls"] or "[]"))
+    return Message(**values)
+
+
+def values_of(message: Message) -> dict[str, Any]:
+    """Column values of a message, without its id."""
+    figures = message.figures
+    return {
+        "parent": message.parent,
+        "role": message.role,
+        "content": storable(message.content),
+        "thinking": storable(message.thinking),
+        "tool_calls": as_json(list(message.tool_calls)) if message.tool_calls else "",
+        "state": message.state,
+        "finish_reason": message.finish_reason,
+        "error": storable(message.error),
+        "model": storable(message.model),
+        **{name: None if figures is None else getattr(figures, name) for name in _FIGURES},
+        "thinking_seconds": message.thinking_seconds,
+        "created": message.created,
+    }
+
+
+def settings_json(settings: Configure) -> str:
+    return as_json({**asdict(settings), "sampling": dict(settings.sampling)})
+
+
+def settings_of(text: str) -> Configure:
+    return Configure(**json.loads(text))
+
+
+def as_json(value: Any) -> str:
+    return storable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def storable(text: str) -> str:
+    """Text that UTF-8 can hold: half a surrogate pair, from a broken paste, becomes U+FFFD."""
+    if re.search("[\ud800-\udfff]", text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
