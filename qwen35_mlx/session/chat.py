@@ -1,54 +1,142 @@
-"""A conversation whose turns cost only their own tokens."""
+"""A conversation whose turns cost only their own tokens, and which survives its process."""
 
+import time
 from collections.abc import Generator, Mapping, Sequence
-from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.cache import Snapshot
-from qwen35_mlx.session.events import TurnEvent
+from qwen35_mlx.session import compact
+from qwen35_mlx.session.conversation import Conversation, Message, Role, State
+from qwen35_mlx.session.events import (
+    Answer,
+    Done,
+    Notice,
+    PrefillProgress,
+    Thinking,
+    Titled,
+    TurnEvent,
+    TurnStarted,
+)
+from qwen35_mlx.session.kept import CHECKPOINT, SHARED_TOKENS, Kept, common_prefix
+from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.record import Record
+from qwen35_mlx.session.requests import Configure
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import message_from
 
-# Positions to come back to: the last turns' anchors and ends. Each holds one recurrent state.
-KEPT_STATES = 4
+# A partial reply is saved so often.
+SAVE_SECONDS = 0.5
 
 
 class Chat:
-    """A conversation with one model, held in memory.
+    """A conversation with one model.
 
     The network's state is kept after each turn under the token ids that led to it. The next
     turn renders the whole conversation, and goes on from the longest of these prefixes, so that
     it equals a fresh prefill by construction.
 
     Args:
+        library: where the conversation is kept, its states beside it; None for memory only.
+        conversation: a stored one's id; None for a new one.
         system: the system prompt.
         thinking: whether the model thinks before it answers; None leaves it to its template.
-        tools: function descriptions in JSON schema.
-        sampling: over the model's defaults.
+        tools: function descriptions in JSON schema; they are not stored.
+        sampling: over the model's defaults. A stored conversation brings its own settings; what
+            is given here takes their place.
 
     Attributes:
-        messages: the conversation so far, as chat templates take it.
+        read_only: another window holds the conversation; turns are refused.
+
+    Raises:
+        Qwen35Error: the library cannot be used, or has no such conversation.
     """
 
     def __init__(
         self,
         model: Model,
         *,
+        library: Library | None = None,
+        conversation: int | None = None,
         system: str | None = None,
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **sampling: float | None,
     ):
         self.model = model
-        self.thinking = thinking
         self.tools = tools
-        self.sampling = sampling
-        self.messages: list[Mapping[str, Any]] = []
-        if system is not None:
-            self.messages.append({"role": "system", "content": system})
-        self._states: list[tuple[list[int], Snapshot]] = []
+        given = Configure(system=system, thinking=thinking, sampling=sampling)
+        self._record = Record(library, conversation, given)
+        self.read_only = bool(
+            library is not None and conversation is not None and not library.claim(conversation)
+        )
+        settings = _merged(self.settings, given)
+        if settings != self.settings and not self.read_only:
+            self.configure(settings)
+        self._library = library
+        self._own_library = False
+        self._kept = Kept()
+        if library is not None:
+            self._kept = Kept(model.open_states(library.folder))
+        self._lines: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        model: Model,
+        name: int | str | None = None,
+        *,
+        library: Library | None = None,
+        **options: Any,
+    ) -> "Chat":
+        """A stored conversation by its id, its title or how that begins; None: a new one.
+
+        Args:
+            library: None for the user's own, which is closed with the chat.
+            options: as for `Chat`.
+
+        Raises:
+            Qwen35Error: there is no such conversation.
+        """
+        own = library is None
+        library = library or Library()
+        try:
+            number = library.resolve(str(name)) if name is not None else None
+            chat = cls(model, library=library, conversation=number, **options)
+        except BaseException:
+            if own:
+                library.close()
+            raise
+        chat._own_library = own
+        return chat
+
+    @property
+    def conversation(self) -> Conversation:
+        """The whole tree as it is now; its id is 0 if it is in no library (yet)."""
+        return self._record.tree
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The selected path, without the system prompt of the settings."""
+        return self._record.tree.path()
+
+    @property
+    def settings(self) -> Configure:
+        return self._record.tree.settings
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the conversation so far, of `model.context`."""
+        return len(self._ids_so_far())
+
+    @property
+    def context_cached(self) -> int:
+        """How many of these are in memory or on disk."""
+        return self._kept.longest(self._ids_so_far())
+
+    def configure(self, settings: Configure) -> None:
+        """Change how the next turns are answered."""
+        self._record.configure(settings)
 
     def send(
         self,
@@ -65,6 +153,7 @@ class Chat:
 
         Args:
             content: the user's text; or messages of role "tool", the results of tool calls.
+            max_tokens, seed: of this turn, in place of the settings'.
 
         Raises:
             Qwen35Error: the message is empty or does not fit the context; nothing is added then.
@@ -72,51 +161,287 @@ class Chat:
         if isinstance(content, str):
             if not content.strip():
                 raise Qwen35Error("the message is empty: write something")
-            added: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
+            content = [{"role": "user", "content": content}]
+        return self._turn(self.conversation.leaf, content, max_tokens, seed, stop)
+
+    def retry(
+        self, message: int | None = None, *, max_tokens: int | None = None, seed: int | None = None
+    ) -> Generator[TurnEvent]:
+        """Another reply in place of one, by default of the last; the old one stays in the tree.
+
+        Args:
+            message: the id of a reply.
+
+        Raises:
+            Qwen35Error: there is no such reply.
+        """
+        tree = self.conversation
+        if message is None:
+            replies = [m.id for m in tree.path() if m.role == "assistant"]
+            if not replies:
+                raise Qwen35Error("there is no reply to write again: send a message first")
+            message = replies[-1]
+        reply = tree.message(message)
+        if reply.role != "assistant":
+            raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
+        return self._turn(reply.parent, [], max_tokens, seed, ())
+
+    def edit(
+        self, message: int, text: str, *, max_tokens: int | None = None, seed: int | None = None
+    ) -> Generator[TurnEvent]:
+        """Another version of a user message, and a reply to it; the old path stays in the tree.
+
+        Raises:
+            Qwen35Error: there is no such message, or the text is empty or too long.
+        """
+        edited = self.conversation.message(message)
+        if edited.role != "user":
+            raise Qwen35Error(f"message {message} is not yours to edit: choose one that you sent")
+        if not text.strip():
+            raise Qwen35Error("the message is empty: write something")
+        added = [{"role": "user", "content": text}]
+        return self._turn(edited.parent, added, max_tokens, seed, ())
+
+    def branch(self, message: int | None) -> None:
+        """Go back: the path ends at this message now, and the next one follows it.
+
+        Args:
+            message: None for the very start.
+
+        Raises:
+            Qwen35Error: there is no such message.
+        """
+        if message is not None:
+            self.conversation.message(message)
+        self._check_writable()
+        self._record.select(message)
+
+    def select(self, message: int) -> None:
+        """Go to the path through a message, as far as it was last continued.
+
+        Raises:
+            Qwen35Error: there is no such message.
+        """
+        leaf = self.conversation.newest_leaf(self.conversation.message(message).id)
+        if self.read_only:
+            self._record.tree = self.conversation.with_leaf(leaf)
         else:
-            added = list(content)
-        messages = [*self.messages, *added]
+            self._record.select(leaf)
+
+    def compact(self) -> Generator[PrefillProgress]:
+        """Have the model summarise the oldest turns, and go on from the summary.
+
+        The summary and the newest turns are a path of their own; the old one stays in the tree.
+        Nothing changes before the summary is complete.
+
+        Raises:
+            Qwen35Error: there is nothing to summarise, or no room for it.
+        """
+        self._check_writable()
+        tree, model = self.conversation, self.model
+        path, share = tree.path(), model.context // compact.SHARE
+
+        def asked(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+            return compact.request(tree.for_template(messages[-1].id))
+
+        def fits(messages: Sequence[Message]) -> bool:
+            return model.count(asked(messages), thinking=False, tools=self.tools) + share <= (
+                model.context
+            )
+
+        cut = compact.oldest(path, fits)
+        sampling = self.settings.sampling
+        turn = model.turn(
+            asked(path[:cut]),
+            model.make_cache(),
+            max_tokens=share,
+            thinking=False,
+            tools=self.tools,
+            sampling=sampling,
+        )
+        return self._compact(turn, path, cut)
+
+    def _compact(self, turn: Turn, path: Sequence[Message], cut: int) -> Generator[PrefillProgress]:
+        self._kept.resume(turn.prompt, turn.cache)
+        for event in turn.run():
+            if isinstance(event, PrefillProgress):
+                yield event
+        summary = message_from(turn.parts)["content"]
+        if not summary:
+            raise Qwen35Error("the model wrote no summary: try again, or start a new conversation")
+        system = self.settings.system
+        if path[0].role == "system":  # of an earlier summary, which the model has seen
+            system = path[0].content.partition(compact.HEADING)[0].strip() or None
+        self._record.add_all(compact.summarised(system, path, cut, summary))
+
+    def notices(self) -> list[str]:
+        """Lines for the user since the last call that no turn has brought."""
+        lines, self._lines = self._lines, []
+        return lines + (self._kept.states.notices() if self._kept.states else [])
+
+    def close(self) -> None:
+        """Finish writing, and let other windows have the conversation."""
+        if self._kept.states is not None:
+            self._kept.states.flush()
+        if not self.read_only:
+            self._record.close()
+        if self._own_library and self._library is not None:
+            self._library.close()
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise Qwen35Error(
+                "this conversation is open in another window: close it there, or start a new one"
+            )
+
+    def _ids_so_far(self) -> list[int]:
+        messages = self.conversation.for_template()
+        if not messages:
+            return []
+        return self.model.ids(
+            messages, thinking=self.settings.thinking, tools=self.tools, reply=False
+        )
+
+    def _turn(
+        self,
+        parent: int | None,
+        added: Sequence[Mapping[str, Any]],
+        max_tokens: int | None,
+        seed: int | None,
+        stop: str | Sequence[str],
+    ) -> Generator[TurnEvent]:
+        """A reply to the path that ends at `parent`, and these messages after it."""
+        self._check_writable()
+        settings = self.settings
+        before = self._start() if parent is None else self.conversation.for_template(parent)
+        messages = [*before, *added]
         turn = self.model.turn(
             messages,
-            self.model.network.make_cache(),
-            max_tokens=max_tokens,
-            seed=seed,
-            thinking=self.thinking,
+            self.model.make_cache(),
+            max_tokens=max_tokens or settings.max_tokens,
+            seed=settings.seed if seed is None else seed,
+            thinking=settings.thinking,
             tools=self.tools,
             stop=stop,
-            sampling=self.sampling,
+            sampling=settings.sampling,
         )
-        self._resume(turn)
-        turn.anchor = self._anchor(messages, turn.prompt)
-        turn.at_anchor = lambda: self._keep(turn, turn.prompt[: turn.anchor])
-        return self._run(turn, messages)
+        return self._run(turn, messages, parent, added)
 
-    def _run(self, turn: Turn, messages: list[Mapping[str, Any]]) -> Generator[TurnEvent]:
-        before = self.messages
-        self.messages = messages
+    def _start(self) -> list[dict[str, Any]]:
+        """What comes before a first message."""
+        system = self.settings.system
+        return [] if system is None else [{"role": "system", "content": system}]
+
+    def _run(
+        self,
+        turn: Turn,
+        messages: Sequence[Mapping[str, Any]],
+        parent: int | None,
+        added: Sequence[Mapping[str, Any]],
+    ) -> Generator[TurnEvent]:
+        record, before, title = self._record, self.conversation.leaf, self.conversation.title
+        for message in added:
+            parent = record.add(parent, cast(Role, message["role"]), message["content"]).id
+        assert parent is not None
+        record.use_model(self.model.name)
+        reply = record.add(parent, "assistant", "", state="partial", model=self.model.name).id
+        if record.durable:
+            yield TurnStarted(self.conversation.id, parent, reply)
+            if self.conversation.title != title:
+                yield Titled(self.conversation.id, self.conversation.title)
+        clock = _ThinkingClock()
+        state: State = "cancelled"
+        error, done = "", None
         try:
-            yield from turn.run()
+            self._prepare(turn, messages)
+            saved = time.monotonic()
+            for event in turn.run():
+                clock.take(event)
+                if isinstance(event, Done):
+                    done = event
+                    break
+                if turn.reply and time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(reply, turn, clock)
+                    saved = time.monotonic()
+                yield event
+            state = "complete"
+        except Exception as failure:
+            state, error = "failed", " ".join(str(failure).split())
+            raise
         finally:
-            if turn.reply:
-                self._keep(turn, [*turn.prompt, *turn.reply])
-                self.messages = [*messages, message_from(turn.parts)]
-            else:
-                self.messages = before
+            self._end(reply, turn, messages, clock, state, error, done)
+            if not turn.reply:
+                record.select(before)
+        for line in self.notices():
+            yield Notice(line)
+        assert done is not None
+        yield done
 
-    def _resume(self, turn: Turn) -> None:
-        """Restore the longest kept state that is a proper prefix of the prompt."""
-        fitting = [
-            (ids, snapshot)
-            for ids, snapshot in self._states
-            if len(ids) < len(turn.prompt) and turn.prompt[: len(ids)] == ids
-        ]
-        if fitting:
-            turn.cache.restore(max(fitting, key=lambda state: len(state[0]))[1])
+    def _prepare(self, turn: Turn, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what is known, and say where to keep states."""
+        prompt = turn.prompt
+        self._kept.resume(prompt, turn.cache)
+        stops = {*range(CHECKPOINT, len(prompt), CHECKPOINT), self._anchor(messages, prompt)}
+        shared = self._shared(messages, prompt)
+        if shared >= SHARED_TOKENS:
+            stops.add(shared)
+        turn.stops = sorted(stops)
 
-    def _keep(self, turn: Turn, ids: Sequence[int]) -> None:
-        snapshot = turn.cache.snapshot()
-        assert snapshot.offset == len(ids)
-        self._states = [*self._states[1 - KEPT_STATES :], (list(ids), snapshot)]
+        def at_stop() -> None:
+            position = turn.cache.offset
+            self._kept.keep(prompt[:position], turn.cache.snapshot())
+            if position % CHECKPOINT == 0:
+                self._kept.write()
+
+        turn.at_stop = at_stop
+
+    def _save(self, reply: int, turn: Turn, clock: "_ThinkingClock") -> None:
+        """The partial reply; a full disk does not end it."""
+        try:
+            self._record.update(reply, message_from(turn.parts), clock.seconds)
+        except Qwen35Error as error:
+            self._lines.append(f"the reply is not saved yet: {error}")
+
+    def _end(
+        self,
+        reply: int,
+        turn: Turn,
+        messages: Sequence[Mapping[str, Any]],
+        clock: "_ThinkingClock",
+        state: State,
+        error: str,
+        done: Done | None,
+    ) -> None:
+        said = message_from(turn.parts)
+        try:
+            self._record.finish(
+                reply,
+                said,
+                state=state,
+                finish_reason=done.finish_reason if done else None,
+                error=error,
+                figures=done.figures if done else None,
+                thinking_seconds=clock.seconds,
+            )
+        except Qwen35Error as failure:
+            self._lines.append(f"the reply could not be saved: {failure}")
+        if state != "failed" and turn.reply:
+            ids = [*turn.prompt, *turn.reply]
+            if turn.cache.offset == len(ids) and self._continues([*messages, said], ids):
+                self._kept.keep(ids, turn.cache.snapshot())
+        self._kept.write()
+
+    def _continues(self, messages: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> bool:
+        """Whether the next turn's prompt begins with this one and the whole reply.
+
+        It does where tool calls are answered, and where the template drops nothing.
+        """
+        role = "tool" if messages[-1].get("tool_calls") else "user"
+        try:
+            following = self._probe([*messages, {"role": role, "content": "."}])
+        except Qwen35Error:
+            return False
+        return common_prefix(ids, following) == len(ids)
 
     def _anchor(self, messages: Sequence[Mapping[str, Any]], prompt: Sequence[int]) -> int:
         """How many tokens of this prompt the next turn's will begin with.
@@ -124,12 +449,46 @@ class Chat:
         The prompt's end is not among them: templates drop old thinking, and what the generation
         prompt opens for it. So a next turn is rendered and compared.
         """
-        probe = [
-            *messages,
-            {"role": "assistant", "content": "."},
-            {"role": "user", "content": "."},
-        ]
-        rendered = self.model.template.render(probe, thinking=self.thinking, tools=self.tools)
-        following = self.model.tokenizer.encode(rendered)
-        pairs = zip(prompt, following, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        reply = {"role": "assistant", "content": "."}
+        return common_prefix(prompt, self._probe([*messages, reply, _ANYTHING]))
+
+    def _shared(self, messages: Sequence[Mapping[str, Any]], prompt: Sequence[int]) -> int:
+        """How many tokens another conversation with this system prompt and tools begins with."""
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        if not system and not self.tools:
+            return 0
+        return common_prefix(prompt, self._probe([*system, _ANYTHING]))
+
+    def _probe(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
+
+
+_ANYTHING = {"role": "user", "content": "."}
+
+
+class _ThinkingClock:
+    """Seconds from the first piece of thinking to what follows it."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self._began: float | None = None
+        self._over = False
+
+    def take(self, event: TurnEvent) -> None:
+        if isinstance(event, Thinking) and self._began is None:
+            self._began = time.monotonic()
+        if self._began is not None and not self._over:
+            self.seconds = time.monotonic() - self._began
+            self._over = isinstance(event, Answer | Done)
+
+
+def _merged(stored: Configure, given: Configure) -> Configure:
+    """Settings of a conversation, with those that were given in their place."""
+    sampling = {**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}}
+    return Configure(
+        system=stored.system if given.system is None else given.system,
+        thinking=stored.thinking if given.thinking is None else given.thinking,
+        max_tokens=stored.max_tokens,
+        seed=stored.seed,
+        sampling=sampling,
+    )

@@ -152,16 +152,5 @@ class Failed:
     message: str
 
 
-TurnEvent = PrefillProgress | Thinking | Answer | ToolCall | Done
-Event = (
-    Loading
-    | Loaded
-    | Unloaded
-    | Opened
-    | TurnStarted
-    | Titled
-    | Notice
-    | TurnEvent
-    | Cancelled
-    | Failed
-)
+TurnEvent = TurnStarted | Titled | PrefillProgress | Thinking | Answer | ToolCall | Notice | Done
+Event = Loading | Loaded | Unloaded | Opened | TurnEvent | Cancelled | Failed

@@ -1,7 +1,8 @@
 """A loaded model as Python users hold it."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import TurnEvent
+from qwen35_mlx.session.fingerprint import of_network, of_weights
+from qwen35_mlx.session.states import States
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
@@ -23,8 +27,11 @@ from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
-# Tokens between two progress events, and until a cancel is heard.
-GPU_CHUNK, CPU_CHUNK = 2048, 512
+KV_BITS = (None, 4, 8)
+# Messages whose tokens are remembered, in full contexts.
+KNOWN_CONTEXTS = 2
+# In the library's folder.
+STATES = "states"
 
 
 def load(
@@ -32,6 +39,8 @@ def load(
     *,
     revision: str | None = None,
     dtype: str | None = None,
+    context: int | None = None,
+    kv_bits: int | None = None,
     progress: Progress | None = None,
 ) -> "Model":
     """A model from a folder, from the Hugging Face Hub ("org/repo") or from the package ("demo").
@@ -39,6 +48,10 @@ def load(
     Args:
         revision: branch, tag or commit on the Hub.
         dtype: "float32", "float16" or "bfloat16"; None for the checkpoint's own, float32 on a CPU.
+        context: tokens that prompt and reply may have together; None for the checkpoint's own.
+            More than that, up to four times, switches YaRN on.
+        kv_bits: 8 or 4 keep keys and values in so many bits, at a cost in exactness; None keeps
+            them as they are.
         progress: called with (bytes so far, bytes in all, what) while files are downloaded; without
             it bars are drawn on stderr.
 
@@ -46,11 +59,14 @@ def load(
         Qwen35Error: not found, not complete, or not a Qwen3.5 checkpoint.
     """
     path = resolve(str(name), revision=revision, progress=progress)
+    if kv_bits not in KV_BITS:
+        raise Qwen35Error(f"kv_bits is {kv_bits}: give 8 or 4, or leave it out")
     # Small files first: a missing template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)
     template = ChatTemplate.from_directory(path)
-    return Model(str(name), path, load_network(checkpoint, dtype), tokenizer, template)
+    network = load_network(checkpoint, dtype, context=context)
+    return Model(str(name), path, network, tokenizer, template, kv_bits=kv_bits)
 
 
 class Model:
@@ -62,6 +78,8 @@ class Model:
         name: as it was asked for.
         context: tokens that prompt and reply may have together.
         sampling: the defaults of the checkpoint.
+        kv_bits: as for `load`.
+        states: those on disk, once `open_states` was called.
     """
 
     def __init__(
@@ -71,13 +89,21 @@ class Model:
         network: Network,
         tokenizer: Tokenizer,
         template: ChatTemplate,
+        *,
+        kv_bits: int | None = None,
     ):
         self.name = name
         self.path = path
         self.network = network
         self.tokenizer = tokenizer
         self.template = template
+        self.kv_bits = kv_bits
+        self.states: States | None = None
         self.context = network.config.max_position_embeddings
+        self._weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        self._pieces: dict[str, list[int]] = {}
+        self._known = 0  # tokens in them
+        self._splits = _splits_at_turns(tokenizer)
         generation = _generation_config(path)
         self.sampling = Sampling.from_generation_config(generation)
         named = [tokenizer.token_id(name) for name in END_NAMES]
@@ -87,6 +113,30 @@ class Model:
             + list(network.config.eos_token_ids)
             + (listed if isinstance(listed, list) else [listed])
         )
+
+    def make_cache(self) -> Cache:
+        """An empty cache for one conversation."""
+        return self.network.make_cache(kv_bits=self.kv_bits)
+
+    def open_states(
+        self,
+        folder: Path,
+        *,
+        budget: int | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> States:
+        """The states of this model in a folder; always the same object, opened at the first call.
+
+        Args:
+            folder: for the states of all models.
+            budget, tell: as for `States`.
+        """
+        if self.states is None:
+            fingerprint = of_network(
+                of_weights(self.path), self.network.config, str(self.network.dtype), self.kv_bits
+            )
+            self.states = States(folder / STATES, fingerprint, budget=budget, tell=tell)
+        return self.states
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Next-token logits at every position: ids [T] -> [T, vocab] float32.
@@ -114,7 +164,36 @@ class Model:
         Raises:
             Qwen35Error: the template refuses the messages, or the prompt fills the context.
         """
-        return self._encode(self.template.render(messages, thinking=thinking, tools=tools))
+        return self._checked(self.ids(messages, thinking=thinking, tools=tools))
+
+    def ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reply: bool = True,
+    ) -> list[int]:
+        """As `render`, whatever the length.
+
+        Args:
+            reply: whether a reply is asked for at the end.
+        """
+        return self._encode(
+            self.template.render(
+                messages, thinking=thinking, tools=tools, add_generation_prompt=reply
+            )
+        )
+
+    def count(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> int:
+        """How many tokens the prompt has that asks for the next reply."""
+        return len(self.ids(messages, thinking=thinking, tools=tools))
 
     def stream(
         self,
@@ -143,7 +222,7 @@ class Model:
         """
         turn = self.turn(
             messages,
-            self.network.make_cache(),
+            self.make_cache(),
             max_tokens=max_tokens,
             seed=seed,
             thinking=thinking,
@@ -169,10 +248,17 @@ class Model:
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
         rendered = self.template.render(messages, thinking=thinking, tools=tools)
-        prompt = self._encode(rendered)
+        prompt = self._checked(self._encode(rendered))
         if max_tokens is not None and max_tokens < 1:
             raise Qwen35Error(f"max_tokens is {max_tokens}: it must be 1 or more")
         room = self.context - len(prompt)
+        chunk = memory.chunk_for(
+            self.network.config,
+            self.network.dtype.size,
+            len(prompt),
+            self._weights,
+            self.kv_bits,
+        )
         return Turn(
             network=self.network,
             tokenizer=self.tokenizer,
@@ -182,21 +268,49 @@ class Model:
             eos=self.eos,
             sampling=self.sampling.updated(sampling or {}),
             max_tokens=min(max_tokens or room, room),
-            chunk=CPU_CHUNK if mx.default_device() == mx.cpu else GPU_CHUNK,
+            chunk=chunk,
             stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
         )
 
     def _encode(self, rendered: str) -> list[int]:
-        ids = self.tokenizer.encode(rendered)
+        """The ids of a rendering; messages that were in an earlier one are not encoded again."""
+        if not self._splits:
+            return self.tokenizer.encode(rendered)
+        ids: list[int] = []
+        for piece in _TURNS.split(rendered):
+            encoded = self._pieces.pop(piece, None)
+            if encoded is None:
+                encoded = self.tokenizer.encode(piece)
+                self._known += len(encoded)
+            self._pieces[piece] = encoded  # the last used is last
+            ids += encoded
+        while self._known > KNOWN_CONTEXTS * self.context:
+            self._known -= len(self._pieces.pop(next(iter(self._pieces))))
+        return ids
+
+    def _checked(self, ids: list[int]) -> list[int]:
         if not ids:
             raise Qwen35Error("the prompt is empty: give at least one message")
         if len(ids) >= self.context:
             raise Qwen35Error(
                 f"the conversation has {len(ids):,} tokens, and this model's context is "
-                f"{self.context:,}: shorten it or start a new one"
+                f"{self.context:,}: shorten the message, compact the conversation (its oldest "
+                "turns become a summary) or start a new one"
             )
         return ids
+
+
+_TURNS = re.compile(r"(?=<\|im_start\|>)")
+
+
+def _splits_at_turns(tokenizer: Tokenizer) -> bool:
+    """Whether text may be encoded turn by turn: the mark is one token, and takes nothing before
+    it along."""
+    before, after = "a. \n", "<|im_start|>user\n"
+    return tokenizer.token_id("<|im_start|>") is not None and (
+        tokenizer.encode(before + after) == tokenizer.encode(before) + tokenizer.encode(after)
+    )
 
 
 def _generation_config(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ tokens themselves are compared, and what does not fit is deleted, told and compu
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,21 +58,30 @@ class States:
     Args:
         folder: of all models; it is made if it is missing.
         model: the network's fingerprint.
-        budget: bytes that the states of all models may take together.
+        budget: bytes that the states of all models may take together; None for `BUDGET`.
+        tell: takes lines for the user, in any thread; without it they wait for `notices`.
 
     Attributes:
         written_bytes, written_seconds: so far, for figures.
     """
 
-    def __init__(self, folder: Path, model: str, *, budget: int = BUDGET):
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        *,
+        budget: int | None = None,
+        tell: Callable[[str], None] | None = None,
+    ):
         self.folder = folder
         self.model = model
-        self.budget = budget
+        self.budget = BUDGET if budget is None else budget
         self.written_bytes = 0
         self.written_seconds = 0.0
         self._own = folder / model
         self._root = state_folder.root_key(model)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._tell = tell or self._notices.put
         self._bad: set[Path] = set()  # unusable, and not to be deleted either
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._pending: dict[str, _Job] = {}
@@ -183,7 +192,7 @@ class States:
                 self._troubled = False
                 dropped, freed = state_folder.evict(self.folder, self.budget)
                 if dropped:
-                    self._notices.put(
+                    self._tell(
                         f"{dropped} stored state{'s' * (dropped > 1)} of older turns dropped "
                         f"({freed / 1e9:.2f} GB), to stay within {self.budget / 1e9:.1f} GB"
                     )
@@ -216,11 +225,11 @@ class States:
     def _tell_once(self, line: str) -> None:
         if not self._troubled:
             self._troubled = True
-            self._notices.put(line)
+            self._tell(line)
 
     def _discard(self, bad: "_BadFileError") -> None:
         """Delete a file that cannot be used, or at least never look at it again."""
-        self._notices.put(
+        self._tell(
             f"a stored state {bad.reason} ({bad.path.name[:15]}... in {bad.path.parent}): "
             "that part of the conversation is read anew"
         )

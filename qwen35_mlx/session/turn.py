@@ -38,8 +38,8 @@ class Turn:
 
     Attributes:
         prompt: the rendered conversation; `cache` already holds its first `cache.offset` tokens.
-        anchor: a position in `prompt` at which `at_anchor` is called, once the cache holds
-            exactly that many tokens; not called if the cache starts beyond it.
+        stops: positions in `prompt`, ascending, at which `at_stop` is called, once the cache holds
+            exactly that many tokens; not called for those that it starts at or beyond.
         eos: tokens that end the reply.
         stop: ends the reply too, at some text.
         reply: the tokens generated so far, all of them in the cache.
@@ -57,8 +57,8 @@ class Turn:
     max_tokens: int
     chunk: int
     seed: int | None = None
-    anchor: int = 0
-    at_anchor: Callable[[], None] = lambda: None
+    stops: Sequence[int] = ()
+    at_stop: Callable[[], None] = lambda: None
     reply: list[int] = field(default_factory=list)
     parts: list[ReplyPart] = field(default_factory=list)
 
@@ -110,14 +110,14 @@ class Turn:
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
         """All of the prompt but its last token, which decoding begins with."""
         total = len(self.prompt)
-        stops = [self.anchor] if cached < self.anchor < total else []
         yield PrefillProgress(cached, total, cached)
-        for stop in [*stops, total - 1]:
+        stops = [stop for stop in self.stops if cached < stop < total]
+        for stop in sorted({*stops, total - 1}):
             start = self.cache.offset
             for done in prefill(self.network, self.cache, self.prompt[start:stop], self.chunk):
                 yield PrefillProgress(start + done, total, cached)
-            if stop == self.anchor:
-                self.at_anchor()
+            if stop in stops:
+                self.at_stop()
 
     def _say(self, text: str) -> Generator[TurnEvent]:
         if text:

@@ -13,6 +13,10 @@ from qwen35_mlx.session.events import Answer, Done, PrefillProgress
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "presence_penalty": 0.5}
 
 
+def said(chat: Chat) -> list[dict[str, Any]]:
+    return chat.conversation.for_template()
+
+
 def done_of(events) -> Done:
     last = list(events)[-1]
     assert isinstance(last, Done)
@@ -30,7 +34,7 @@ def test_a_turn_prefills_only_what_is_new_in_the_rendering(model, thinking):
         if turn:
             assert computed <= done.figures.prompt_tokens - before
         before = done.figures.prompt_tokens - len("<think>\n\n</think>\n\n")
-    assert len(chat.messages) == 11
+    assert len(chat.messages) == 10
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -39,12 +43,12 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
     for turn in range(4):
         question = {"role": "user", "content": f"Question {turn}, and some words"}
         fresh = done_of(
-            model.stream([*chat.messages, question], thinking=thinking, max_tokens=10, **OPTIONS)
+            model.stream([*said(chat), question], thinking=thinking, max_tokens=10, **OPTIONS)
         )
         kept = done_of(chat.send(question["content"], max_tokens=10))
         assert kept.message == fresh.message
         assert (kept.figures.cached_tokens > 0) == (turn > 0)
-        ids, snapshot = chat._states[-1]
+        ids, snapshot = chat._kept._memory[-1]
         cache = model.network.make_cache()
         cache.restore(snapshot)
         probe = mx.array([[7]])
@@ -55,15 +59,16 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
 def test_cancelled_reply_stays_as_far_as_it_came(model):
     chat = Chat(model, **OPTIONS)
     events = chat.send("Hello", max_tokens=50)
-    said = ""
+    text = ""
     for event in events:
         if isinstance(event, Answer):
-            said += event.text
-        if len(said) > 10:
+            text += event.text
+        if len(text) > 10:
             break
     events.close()
-    assert [m["role"] for m in chat.messages] == ["user", "assistant"]
-    assert chat.messages[1]["content"] == said.strip()
+    assert [m.role for m in chat.messages] == ["user", "assistant"]
+    assert chat.messages[1].content == text.strip()
+    assert chat.messages[1].state == "cancelled"
     assert done_of(chat.send("Go on", max_tokens=5)).figures.cached_tokens > 0
 
 
@@ -72,7 +77,7 @@ def test_cancelled_prefill_takes_the_message_back(model):
     events = chat.send("word " * 100, max_tokens=5)
     assert isinstance(next(events), PrefillProgress)
     events.close()
-    assert chat.messages == []
+    assert chat.messages == ()
 
 
 @pytest.mark.parametrize(
@@ -81,27 +86,141 @@ def test_cancelled_prefill_takes_the_message_back(model):
 def test_a_refused_message_leaves_the_chat_as_it_was(model, text, words):
     chat = Chat(model, **OPTIONS)
     done_of(chat.send("Hello", max_tokens=5))
-    before = list(chat.messages)
+    before = chat.messages
     with pytest.raises(Qwen35Error, match=words):
         chat.send(text)
     assert chat.messages == before
     assert done_of(chat.send("Again", max_tokens=5)).figures.cached_tokens > 0
 
 
-def test_an_edited_history_falls_back_to_what_it_still_shares(model):
+def test_an_edit_starts_from_what_it_still_shares(model):
     chat = Chat(model, system="Be brief.", **OPTIONS)
-    done_of(chat.send("One", max_tokens=8))
-    done_of(chat.send("Two", max_tokens=8))
-    shared = chat.messages[:3]
-    chat.messages = [*shared]
-    kept = done_of(chat.send("Three", max_tokens=8))
-    fresh = done_of(model.stream(chat.messages[:-1], max_tokens=8, **OPTIONS))
+    done_of(chat.send("Question 1", max_tokens=8))
+    done_of(chat.send("Question 2", max_tokens=8))
+    old = chat.messages
+    kept = done_of(chat.edit(old[2].id, "Three", max_tokens=8))
+    fresh = done_of(model.stream(said(chat)[:-1], max_tokens=8, **OPTIONS))
     assert kept.message == fresh.message
     assert kept.figures.cached_tokens > 0
+    assert [m.content for m in chat.messages[:3]] == ["Question 1", old[1].content, "Three"]
+    chat.select(old[3].id)
+    assert chat.messages == old
 
 
 def test_only_the_last_states_are_kept(model):
     chat = Chat(model, **OPTIONS)
     for turn in range(5):
         done_of(chat.send(f"Question {turn}", max_tokens=3))
-    assert len(chat._states) == 4
+    assert len(chat._kept._memory) == 4
+
+
+def test_a_retry_is_another_reply_to_the_same_question(model):
+    chat = Chat(model, temperature=1.5, top_p=1.0)
+    done_of(chat.send("Hello", max_tokens=9, seed=1))
+    question, first = chat.messages
+    done_of(chat.retry(max_tokens=9, seed=2))
+    again, second = chat.messages
+    assert (again, second.parent) == (question, question.id)
+    assert second.content != first.content
+    assert chat.conversation.siblings(second.id) == (first.id, second.id)
+    done_of(chat.retry(first.id, max_tokens=9, seed=1))
+    assert chat.messages[1].content == first.content
+
+
+def test_a_branch_goes_on_from_the_middle(model):
+    chat = Chat(model, **OPTIONS)
+    done_of(chat.send("Question 1", max_tokens=5))
+    done_of(chat.send("Question 2", max_tokens=5))
+    middle = chat.messages[1].id
+    chat.branch(middle)
+    assert len(chat.messages) == 2
+    done_of(chat.send("Other", max_tokens=5))
+    assert [m.content for m in chat.messages[::2]] == ["Question 1", "Other"]
+    chat.branch(None)
+    assert chat.messages == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda chat: chat.retry(), "no reply"),
+        (lambda chat: chat.retry(99), "no message 99"),
+        (lambda chat: chat.edit(99, "x"), "no message 99"),
+        (lambda chat: chat.branch(99), "no message 99"),
+        (lambda chat: chat.compact(), "nothing to summarise"),
+    ],
+)
+def test_what_is_not_there_is_named(model, call, words):
+    with pytest.raises(Qwen35Error, match=words):
+        call(Chat(model, **OPTIONS))
+
+
+def test_roles_are_not_mixed_up(model):
+    chat = Chat(model, **OPTIONS)
+    done_of(chat.send("Question 1", max_tokens=5))
+    question, reply = chat.messages
+    with pytest.raises(Qwen35Error, match="not a reply"):
+        chat.retry(question.id)
+    with pytest.raises(Qwen35Error, match="not yours"):
+        chat.edit(reply.id, "x")
+    with pytest.raises(Qwen35Error, match="empty"):
+        chat.edit(question.id, " ")
+
+
+def test_context_used_is_the_length_of_the_rendering(model):
+    chat = Chat(model, system="Be brief.", **OPTIONS)
+    empty = chat.context_used
+    done_of(chat.send("Question 1", max_tokens=5))
+    rendered = model.template.render(said(chat), add_generation_prompt=False)
+    assert chat.context_used == len(model.tokenizer.encode(rendered)) > empty > 0
+    assert 0 < chat.context_cached <= chat.context_used
+
+
+def test_encoding_piece_by_piece_is_encoding_the_whole(model):
+    messages = [
+        {"role": "user", "content": "  a <|im_start|> b\n\n<|im_start|>"},
+        {"role": "assistant", "content": "Grüße \n ñ  "},
+        {"role": "user", "content": "a  "},
+    ]
+    rendered = model.template.render(messages)
+    assert model._splits
+    assert model.ids(messages) == model.tokenizer.encode(rendered) == model.ids(messages)
+
+
+def test_remembered_pieces_are_bounded(model):
+    for number in range(40):
+        model.ids([{"role": "user", "content": f"{number} " * 100}])
+    assert sum(map(len, model._pieces.values())) == model._known <= 2 * model.context
+
+
+def test_compacting_puts_a_summary_before_the_newest_turns(model):
+    chat = Chat(model, system="Be brief.", **OPTIONS)
+    for turn in range(4):
+        done_of(chat.send(f"Question {turn}", max_tokens=5))
+    old = chat.messages
+    progress = list(chat.compact())
+    assert all(isinstance(event, PrefillProgress) for event in progress)
+    assert progress[0].cached > 0  # what is summarised is known
+    first, *rest = chat.messages
+    assert first.role == "system"
+    assert first.content.startswith("Be brief.\n\nSummary of the conversation so far:\n")
+    assert [(m.role, m.content) for m in rest] == [(m.role, m.content) for m in old[4:]]
+    done_of(chat.send("Next", max_tokens=5))
+    # Again: the old summary is not repeated, the system prompt is.
+    done_of(chat.send("And next", max_tokens=5))
+    list(chat.compact())
+    assert chat.messages[0].content.count("Summary of the conversation") == 1
+    assert chat.messages[0].content.startswith("Be brief.\n\n")
+    chat.select(old[-1].id)
+    assert chat.messages[: len(old)] == old
+
+
+def test_a_cancelled_summary_changes_nothing(model):
+    chat = Chat(model, **OPTIONS)
+    for turn in range(3):
+        done_of(chat.send(f"Question {turn}", max_tokens=5))
+    before = chat.conversation
+    events = chat.compact()
+    next(events)
+    events.close()
+    assert chat.conversation == before
