@@ -13,6 +13,7 @@ from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.status import Status
 
 from qwen35_mlx.session.engine import EngineThread
+from qwen35_mlx.session.requests import Configure
 
 PICTURE = Path(__file__).parents[1] / "docs" / "chat.svg"
 MESSAGES = ["My name is Ada.", "What is 47 + 38?", "What is my name?"]
@@ -21,7 +22,7 @@ SIZE = (80, 26)
 
 async def draw(model: str, messages: list[str]) -> str:
     """The screen after these messages were answered, as SVG."""
-    engine = EngineThread(model, chat={"temperature": 0.0})
+    engine = EngineThread(model, settings=Configure(sampling={"temperature": 0.0}))
     app = ChatApp(engine, model="demo", demo=True)
     try:
         async with app.run_test(size=SIZE) as pilot:

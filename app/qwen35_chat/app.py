@@ -33,6 +33,7 @@ from qwen35_mlx.session.events import (
     Thinking,
     ToolCall,
 )
+from qwen35_mlx.session.requests import Send
 
 # Often enough to look continuous, seldom enough to leave the interpreter to the model.
 POLLS_PER_SECOND = 15
@@ -132,7 +133,7 @@ class ChatApp(App[None]):
         line, reply = await self.query_one(Transcript).add_turn(sent.text, self._clock)
         reply.note("" if self._loaded else "Waiting for the model")
         self._turn = (sent.text, line, reply)
-        self._engine.send(sent.text)
+        self._engine.ask(Send(sent.text))
         self._show_cue()
 
     async def _drain(self) -> None:

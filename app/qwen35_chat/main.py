@@ -114,7 +114,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="for the same reply again, on the same machine",
     )
+    add(
+        "--context",
+        type=_number(int, lambda n: n >= 1, "a number of 1 or more"),
+        metavar="N",
+        help="tokens of prompt and reply together; above the model's own, to four times as much: "
+        "with YaRN",
+    )
+    add(
+        "--kv-bits",
+        type=int,
+        choices=(4, 8),
+        help="keep keys and values in so many bits, for less memory and a little less exactness",
+    )
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
+    stored.add_argument(
+        "--continue", dest="latest", action="store_true", help="go on with the last one"
+    )
+    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="go on with this one")
     stored.add_argument("--list", action="store_true", help="list them and exit")
     stored.add_argument(
         "--export", metavar="ID|TITLE", help="write one to standard output and exit"
@@ -166,6 +183,8 @@ def _options(args: argparse.Namespace) -> Options:
         revision=args.revision,
         chat={"system": args.system, "thinking": args.thinking, **sampling},
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
+        load={"context": args.context, "kv_bits": args.kv_bits},
+        resume="" if args.latest else args.resume,
     )
 
 
@@ -173,6 +192,8 @@ def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     if args.list or args.export is not None or args.import_file is not None:
         return _stored(args)
+    if args.resume is not None and not args.resume.strip():
+        raise Qwen35Error("--resume is empty: name a conversation, or use --continue")
     options = _options(args)
     prompt = _prompt(args.prompt)
     if prompt is not None:
@@ -204,7 +225,7 @@ def _chat(options: Options) -> int:
     from qwen35_mlx.session.engine import EngineThread
 
     engine = EngineThread(
-        options.model, revision=options.revision, chat=dict(options.chat), turn=dict(options.turn)
+        options.model, revision=options.revision, settings=options.settings, **options.load
     )
     app = ChatApp(engine, model=options.model, demo=options.model == DEMO)
     try:

@@ -5,13 +5,16 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from functools import partial
 from io import TextIOWrapper
 from typing import TextIO, cast
 
+import qwen35_mlx
 from qwen35_chat.options import Options
 from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Answer, Done, Thinking, ToolCall, TurnEvent
+from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
+from qwen35_mlx.session.library import Library
 
 # What a shell reports for a program that SIGPIPE ended.
 EXIT_BROKEN_PIPE = 141
@@ -33,11 +36,39 @@ def start_turn(
             f"MLX does not start ({error}): on Linux, install the extra for your machine, "
             "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
         ) from None
-    import qwen35_mlx
+    load = partial(
+        qwen35_mlx.load,
+        options.model,
+        revision=options.revision,
+        progress=progress,
+        **options.load,
+    )
+    if options.resume is None:
+        chat = qwen35_mlx.Chat(load(), **options.chat)
+        return cast("Generator[TurnEvent]", chat.send(prompt, **options.turn))
+    return _resumed(prompt, options, load)
 
-    model = qwen35_mlx.load(options.model, revision=options.revision, progress=progress)
-    events = qwen35_mlx.Chat(model, **options.chat).send(prompt, **options.turn)
-    return cast("Generator[TurnEvent]", events)
+
+def _resumed(
+    prompt: str, options: Options, load: Callable[[], "qwen35_mlx.Model"]
+) -> Generator[TurnEvent]:
+    """A turn of a stored conversation, which is closed again."""
+    with Library() as library:
+        # Before the model: a name that is not there should not cost a load.
+        number = _named(options.resume or "", library)
+        with closing(
+            qwen35_mlx.Chat(load(), library=library, conversation=number, **options.chat)
+        ) as chat:
+            yield from chat.send(prompt, **options.turn)
+
+
+def _named(name: str, library: Library) -> int:
+    if name:
+        return library.resolve(name)
+    newest = library.list(1)
+    if not newest:
+        raise Qwen35Error("there is no conversation to continue: start one with qwen35-chat")
+    return newest[0].id
 
 
 def print_answer(prompt: str, options: Options, *, show_thinking: bool = False) -> int:
@@ -83,6 +114,8 @@ def _write(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
             writer.answer(text)
         case ToolCall(name, arguments):
             writer.answer(f"{name}({json.dumps(dict(arguments), ensure_ascii=False)})\n")
+        case Notice(line):
+            writer.note(f"note: {line}")
         case Done(finish_reason="length", figures=figures):
             writer.note(f"note: the reply was cut short after {figures.reply_tokens:,} tokens")
         case _:

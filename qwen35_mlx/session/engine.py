@@ -4,14 +4,43 @@ MLX arrays, random state and compiled functions belong to the thread that made t
 thread loads the model and runs every turn; what leaves it are events.
 """
 
+import gc
 import queue
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Cancelled, Done, Event, Failed, Loaded, Loading
+from qwen35_mlx.session.events import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Loaded,
+    Loading,
+    Notice,
+    Opened,
+    Unloaded,
+)
+from qwen35_mlx.session.requests import (
+    Compact,
+    Configure,
+    Edit,
+    Open,
+    Request,
+    Retry,
+    Select,
+    Send,
+    Unload,
+    UseModel,
+)
+
+if TYPE_CHECKING:
+    from qwen35_mlx.session.chat import Chat
+    from qwen35_mlx.session.library import Library
+    from qwen35_mlx.session.model import Model
 
 CLOSE_SECONDS = 5.0
 
@@ -23,12 +52,14 @@ class Engine(Protocol):
         """Begin to load the model: `Loading` events, then `Loaded` or `Failed`."""
         ...
 
-    def send(self, text: str) -> None:
-        """Ask for a reply; turns queue up. Each ends in `Done`, `Cancelled` or `Failed`."""
+    def ask(self, request: Request) -> None:
+        """Ask for something; requests queue up. See `session.requests` for what they end in;
+        a turn ends in `Done`, `Cancelled` or `Failed`."""
         ...
 
     def cancel(self) -> None:
-        """Stop the turns sent so far: the one that is running within one chunk or one token."""
+        """Stop the turns and loads asked for so far: the one that is running within one chunk or
+        one token."""
         ...
 
     def poll(self) -> list[Event]:
@@ -44,39 +75,54 @@ class EngineThread:
     """An `Engine` that runs a `Chat` in this process.
 
     Args:
-        model: as for `qwen35_mlx.load`.
-        chat: keyword arguments for `Chat`.
-        turn: keyword arguments for every `Chat.send`.
+        model: as for `qwen35_mlx.load`; None to wait for `UseModel`.
+        settings: of new conversations, until `Configure` changes them.
+        library: where conversations are kept, their states beside it; None for memory only. It is
+            the caller's to close, after the engine.
+        budget: bytes of states on disk; None for the usual.
+        context, kv_bits: as for `qwen35_mlx.load`.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | None,
         *,
         revision: str | None = None,
-        chat: dict[str, Any] | None = None,
-        turn: dict[str, Any] | None = None,
+        settings: Configure | None = None,
+        library: "Library | None" = None,
+        budget: int | None = None,
+        context: int | None = None,
+        kv_bits: int | None = None,
     ):
-        self._model = model
-        self._revision = revision
-        self._chat_options = chat or {}
-        self._turn_options = turn or {}
-        self._requests: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._wanted = UseModel(model, revision) if model is not None else None
+        self._settings = settings or Configure()
+        self._library = library
+        self._budget = budget
+        self._context = context
+        self._kv_bits = kv_bits
+        self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._sent = 0  # turns asked for
+        self._asked = 0
         self._cancelled = 0  # of these, so many are not wanted any more
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        # The engine's thread's own:
+        self._now = 0  # the number of the request that is being answered
+        self._model: Model | None = None
+        self._chat: Chat | None = None
+        self._current: int | None = None  # the conversation that the next turn belongs to
 
     def start(self) -> None:
+        if self._wanted is not None:
+            self.ask(self._wanted)
         self._thread.start()
 
-    def send(self, text: str) -> None:
-        self._sent += 1
-        self._requests.put((self._sent, text))
+    def ask(self, request: Request) -> None:
+        self._asked += 1
+        self._requests.put((self._asked, request))
 
     def cancel(self) -> None:
-        self._cancelled = self._sent
+        self._cancelled = self._asked
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
@@ -90,27 +136,71 @@ class EngineThread:
         self.cancel()
         self._requests.put(None)
         if self._thread.is_alive():
-            # A download or a load cannot be told; the thread dies with the process then.
+            # A load cannot be told; the thread dies with the process then.
             self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
-            chat = self._load()
+            while (asked := self._requests.get()) is not None and not self._closed:
+                self._now, request = asked
+                self._answer(request)
+        finally:
+            self._free()
+            if "mlx.core" in sys.modules:
+                sys.modules["mlx.core"].clear_streams()
+
+    def _answer(self, request: Request) -> None:
+        """Whatever goes wrong ends the request, not the thread."""
+        try:
+            self._check_cancelled(request)
+            match request:
+                case UseModel():
+                    self._use(request)
+                case Unload():
+                    self._free()
+                    self._events.put(Unloaded())
+                case Configure():
+                    self._configure(request)
+                case Open(conversation):
+                    self._open(conversation)
+                case Select(message):
+                    self._here().select(message)
+                    self._tell_opened()
+                case Compact():
+                    self._stream(self._here().compact())
+                    self._tell_opened()
+                case Send(text):
+                    self._stream(self._here().send(text))
+                case Retry(message):
+                    self._stream(self._here().retry(message))
+                case Edit(message, text):
+                    self._stream(self._here().edit(message, text))
+        except _CancelledError:
+            self._events.put(Cancelled())
         except Exception as error:
             self._events.put(Failed(_one_line(error)))
-            return
-        # Imported by now: the thread that draws the screen need not wait for it.
-        import mlx.core as mx
+        if self._chat is not None:
+            self._current = self._chat.conversation.id or None
+            for line in self._chat.notices():
+                self._events.put(Notice(line))
 
-        try:
-            while (request := self._requests.get()) is not None and not self._closed:
-                self._turn(chat, *request)
-        finally:
-            mx.clear_streams()
+    def _check_cancelled(self, request: Request | None = None) -> None:
+        """Only what takes long can be cancelled."""
+        quick = isinstance(request, Unload | Configure | Open | Select)
+        if self._now <= self._cancelled and not quick:
+            raise _CancelledError
 
-    def _load(self) -> Any:
-        """The chat, once everything that a first turn would wait for is there."""
-        self._events.put(Loading(self._model))
+    def _stream(self, events: Generator[Event]) -> None:
+        """Pass a turn's events on, until it ends or is cancelled."""
+        for event in events:
+            self._events.put(event)
+            if self._now <= self._cancelled and not isinstance(event, Done):
+                events.close()
+                raise _CancelledError
+
+    def _use(self, request: UseModel) -> None:
+        """Load a model in place of the one that is there; which stays if this one is not found."""
+        self._events.put(Loading(request.model))
         try:
             import mlx.core  # noqa: F401
         except ImportError as error:
@@ -118,34 +208,117 @@ class EngineThread:
                 f"MLX does not start ({error}): on Linux, install the extra for your machine, "
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
+        from qwen35_mlx.checkpoint.hub import resolve
         from qwen35_mlx.generation.sampling import make_chooser
-        from qwen35_mlx.session.chat import Chat
         from qwen35_mlx.session.model import load
 
-        model = load(self._model, revision=self._revision, progress=self._downloading)
-        chat = Chat(model, **self._chat_options)
-        make_chooser(model.sampling, model.network.config.vocab_size)  # imports mlx-lm
-        self._events.put(Loaded(model.name, model.context))
-        return chat
+        resolve(request.model, revision=request.revision, progress=self._downloading)
+        self._check_cancelled()
+        self._free()
+        self._wanted = request
+        self._model = load(
+            request.model,
+            revision=request.revision,
+            context=self._context,
+            kv_bits=self._kv_bits,
+            progress=self._downloading,
+        )
+        if self._library is not None:
+            self._model.open_states(self._library.folder, budget=self._budget, tell=self._tell)
+        # Imports mlx-lm, which a first turn need not wait for.
+        make_chooser(self._model.sampling, self._model.network.config.vocab_size)
+        self._events.put(Loaded(self._model.name, self._model.context))
 
     def _downloading(self, done: int, total: int, what: str) -> None:
+        self._check_cancelled()
         self._events.put(Loading(what, done / total if total else None))
 
-    def _turn(self, chat: Any, number: int, text: str) -> None:
-        """One turn. Whatever goes wrong ends the turn, not the thread."""
-        try:
-            if number <= self._cancelled:
-                self._events.put(Cancelled())
-                return
-            events: Generator[Event] = chat.send(text, **self._turn_options)
-            for event in events:
-                self._events.put(event)
-                if number <= self._cancelled and not isinstance(event, Done):
-                    events.close()
-                    self._events.put(Cancelled())
-                    return
-        except Exception as error:
-            self._events.put(Failed(_one_line(error)))
+    def _tell(self, line: str) -> None:
+        self._events.put(Notice(line))
+
+    def _free(self) -> None:
+        """Give the model's memory back."""
+        if self._chat is not None:
+            self._chat.close()
+        model, self._model, self._chat = self._model, None, None
+        if model is None:
+            return
+        import mlx.core as mx
+
+        if model.states is not None:
+            model.states.close(CLOSE_SECONDS)
+        del model
+        gc.collect()
+        mx.clear_cache()
+
+    def _ready(self) -> "Model":
+        """The model, loaded (again) if need be."""
+        if self._model is None:
+            if self._wanted is None:
+                raise Qwen35Error("no model is loaded: choose one first")
+            self._use(self._wanted)
+        assert self._model is not None
+        return self._model
+
+    def _here(self) -> "Chat":
+        """The current conversation."""
+        if self._chat is None:
+            self._chat = self._made(self._current)
+        return self._chat
+
+    def _made(self, conversation: int | None) -> "Chat":
+        from qwen35_mlx.session.chat import Chat
+
+        chat = Chat(self._ready(), library=self._library, conversation=conversation)
+        if conversation is None:
+            chat.configure(self._settings)
+        return chat
+
+    def _open(self, conversation: int | None) -> None:
+        """Its state is restored with the next turn, so that leafing through them is quick."""
+        if conversation is not None and self._library is None:
+            raise Qwen35Error("conversations are not kept here: give the engine a library")
+        if conversation is not None and conversation == self._current and self._chat is not None:
+            self._tell_opened()
+            return
+        chat = self._made(conversation) if self._model is not None else None
+        if chat is None and conversation is not None:
+            assert self._library is not None
+            self._library.conversation(conversation)
+        if self._chat is not None:
+            self._chat.close()
+        self._chat, self._current = chat, conversation
+        self._tell_opened()
+
+    def _tell_opened(self) -> None:
+        chat = self._chat
+        if chat is None:
+            title = ""
+            if self._current is not None and self._library is not None:
+                title = self._library.conversation(self._current).title
+            self._events.put(Opened(self._current, title))
+            return
+        tree = chat.conversation
+        self._events.put(
+            Opened(
+                tree.id or None,
+                tree.title,
+                used=chat.context_used,
+                cached=chat.context_cached,
+                read_only=chat.read_only,
+            )
+        )
+
+    def _configure(self, settings: Configure) -> None:
+        self._settings = settings
+        if self._chat is not None and not self._chat.read_only:
+            self._chat.configure(settings)
+        elif self._current is not None and self._library is not None:
+            self._library.configure(self._current, settings)
+
+
+class _CancelledError(Exception):
+    """The request that is being answered is not wanted any more."""
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
 )
+from qwen35_mlx.session.requests import Request, Send
 
 CONTEXT = 4096
 
@@ -78,8 +79,9 @@ class FakeEngine:
         if self._loads:
             self.play([Loaded("demo", CONTEXT)])
 
-    def send(self, text: str) -> None:
-        self.calls.append(("send", text))
+    def ask(self, request: Request) -> None:
+        assert isinstance(request, Send)
+        self.calls.append(("send", request.text))
 
     def cancel(self) -> None:
         self.calls.append("cancel")

@@ -1,11 +1,42 @@
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from qwen35_mlx.session.engine import EngineThread
-from qwen35_mlx.session.events import Answer, Cancelled, Done, Event, Failed, Loaded, Loading
+from qwen35_mlx.session.events import (
+    Answer,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Loaded,
+    Loading,
+    Notice,
+    Opened,
+    PrefillProgress,
+    Titled,
+    TurnStarted,
+    Unloaded,
+)
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.requests import (
+    Compact,
+    Configure,
+    Edit,
+    Open,
+    Retry,
+    Select,
+    Send,
+    Unload,
+    UseModel,
+)
+
+SETTINGS = Configure(max_tokens=400, sampling={"temperature": 0.0, "presence_penalty": 0.5})
 
 
 def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None) -> list[Event]:
@@ -24,8 +55,7 @@ def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None
 def engine(model_folder):
     engine = EngineThread(
         str(model_folder),
-        chat={"temperature": 0.0, "presence_penalty": 0.5},
-        turn={"max_tokens": 400},
+        settings=SETTINGS,
     )
     engine.start()
     yield engine
@@ -36,37 +66,37 @@ def test_loads_then_replies_then_replies_again(engine):
     events = wait_for(engine, Loaded)
     assert isinstance(events[0], Loading)
     for _ in range(2):
-        engine.send("Hello")
+        engine.ask(Send("Hello"))
         events = wait_for(engine, Done)
         assert any(isinstance(event, Answer) for event in events)
 
 
 def test_cancel_ends_the_turn_and_the_next_one_runs(engine):
     wait_for(engine, Loaded)
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Answer)
     engine.cancel()
     events = wait_for(engine, Cancelled, Done)
     assert any(isinstance(event, Cancelled) for event in events)
-    engine.send("Again")
+    engine.ask(Send("Again"))
     wait_for(engine, Done)
 
 
 def test_cancel_reaches_a_turn_that_has_not_begun_and_no_later_one(engine):
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     engine.cancel()
     wait_for(engine, Cancelled)
-    engine.send("Again")
+    engine.ask(Send("Again"))
     assert not any(isinstance(event, Cancelled) for event in wait_for(engine, Done))
 
 
 def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Loaded)
-    engine.send("x " * 3000)
+    engine.ask(Send("x " * 3000))
     failed = wait_for(engine, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "context" in failed.message
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Done)
 
 
@@ -82,10 +112,240 @@ def test_a_model_that_is_not_there_fails_in_one_line(tmp_path):
 
 def test_closing_while_a_reply_is_written_returns(engine):
     wait_for(engine, Loaded)
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Answer)
     engine.close()
     assert not engine._thread.is_alive()
+
+
+@pytest.fixture
+def library(tmp_path):
+    with Library(tmp_path / "library") as library:
+        yield library
+
+
+@pytest.fixture
+def durable(model_folder, library):
+    engine = EngineThread(
+        str(model_folder), settings=replace(SETTINGS, max_tokens=12), library=library
+    )
+    engine.start()
+    wait_for(engine, Loaded)
+    yield engine
+    engine.close()
+
+
+def of_kind(events: list[Event], kind: type) -> Any:
+    """The only event of a kind."""
+    (found,) = [event for event in events if isinstance(event, kind)]
+    return found
+
+
+def test_a_turn_of_a_new_conversation_says_where_it_is_kept(durable, library):
+    durable.ask(Open(None))
+    opened = of_kind(wait_for(durable, Opened), Opened)
+    assert opened == Opened(None)
+    durable.ask(Send("Question 1"))
+    events = wait_for(durable, Done)
+    started = of_kind(events, TurnStarted)
+    assert events.index(started) < min(
+        i for i, event in enumerate(events) if isinstance(event, PrefillProgress)
+    )
+    assert of_kind(events, Titled) == Titled(started.conversation, "Question 1")
+    question, reply = library.conversation(started.conversation).path()
+    assert (question.id, reply.id) == (started.user, started.reply)
+    assert question.content == "Question 1"
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (reply.state, reply.content) == ("complete", done.message["content"])
+    assert reply.figures == done.figures
+    assert reply.finish_reason == done.finish_reason
+
+
+def test_retry_edit_and_select_go_through_the_tree(durable, library):
+    durable.ask(Send("Question 1"))
+    started = of_kind(wait_for(durable, Done), TurnStarted)
+    durable.ask(Retry(started.reply))
+    again = of_kind(wait_for(durable, Done), TurnStarted)
+    assert (again.conversation, again.user) == (started.conversation, started.user)
+    assert again.reply != started.reply
+    durable.ask(Edit(started.user, "Question 2"))
+    edited = of_kind(wait_for(durable, Done), TurnStarted)
+    tree = library.conversation(started.conversation)
+    assert tree.siblings(edited.user) == (started.user, edited.user)
+    assert tree.siblings(again.reply) == (started.reply, again.reply)
+    durable.ask(Select(started.reply))
+    opened = of_kind(wait_for(durable, Opened), Opened)
+    assert opened.used > 0
+    assert library.conversation(started.conversation).leaf == started.reply
+
+
+def test_another_conversation_in_between_and_then_the_first_again(durable):
+    durable.ask(Send("Question 1 " * 20))
+    first = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    durable.ask(Open(None))
+    wait_for(durable, Opened)
+    durable.ask(Send("Question 2"))
+    assert of_kind(wait_for(durable, Done), TurnStarted).conversation != first
+    durable.ask(Open(first))
+    opened = of_kind(wait_for(durable, Opened), Opened)
+    assert (opened.conversation, opened.read_only) == (first, False)
+    assert 0 < opened.cached <= opened.used
+    durable.ask(Send("Question 3"))
+    done = wait_for(durable, Done)[-1]
+    assert isinstance(done, Done)
+    assert done.figures.cached_tokens >= opened.cached
+
+
+def test_a_conversation_open_elsewhere_is_read_only(durable, library):
+    durable.ask(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    durable.ask(Open(None))
+    wait_for(durable, Opened)
+    with Library(library.folder) as other:
+        assert other.claim(number)
+        durable.ask(Open(number))
+        assert of_kind(wait_for(durable, Opened), Opened).read_only
+        durable.ask(Send("Question 2"))
+        failed = wait_for(durable, Failed)[-1]
+        assert isinstance(failed, Failed)
+        assert "another window" in failed.message
+    durable.ask(Open(None))
+    durable.ask(Open(number))
+    events: list[Event] = []
+    while sum(isinstance(event, Opened) for event in events) < 2:
+        events += durable.poll()
+    assert not [e for e in events if isinstance(e, Opened)][-1].read_only
+
+
+def test_unload_frees_and_the_next_turn_loads_again(durable):
+    durable.ask(Send("Question 1"))
+    wait_for(durable, Done)
+    durable.ask(Unload())
+    wait_for(durable, Unloaded)
+    assert durable._model is None
+    durable.ask(Send("Question 2"))
+    events = wait_for(durable, Done)
+    assert any(isinstance(event, Loaded) for event in events)
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.figures.cached_tokens > 0  # from disk
+
+
+def test_a_model_that_is_not_there_leaves_the_one_that_is(durable, tmp_path):
+    durable.ask(UseModel(str(tmp_path / "nothing")))
+    failed = wait_for(durable, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert "nothing" in failed.message
+    durable.ask(Send("Question 1"))
+    assert not any(isinstance(event, Loading) for event in wait_for(durable, Done))
+
+
+def test_another_model_goes_on_with_the_conversation(durable, library, model_folder, tmp_path):
+    durable.ask(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    durable.ask(UseModel(str(other)))
+    assert of_kind(wait_for(durable, Loaded), Loaded).model == str(other)
+    durable.ask(Send("Question 2"))
+    assert of_kind(wait_for(durable, Done), TurnStarted).conversation == number
+    assert [m.model for m in library.conversation(number).path()[1::2]] == [
+        str(model_folder),
+        str(other),
+    ]
+
+
+def test_configure_changes_this_conversation_and_new_ones(durable, library):
+    durable.ask(Send("Question 1"))
+    first = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    settings = replace(SETTINGS, system="Be brief.", max_tokens=3)
+    durable.ask(Configure(**{f: getattr(settings, f) for f in settings.__slots__}))
+    durable.ask(Send("Question 2"))
+    done = wait_for(durable, Done)[-1]
+    assert isinstance(done, Done)
+    assert done.figures.reply_tokens <= 3
+    assert library.conversation(first).settings == settings
+    durable.ask(Open(None))
+    durable.ask(Send("Question 3"))
+    second = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    assert library.conversation(second).settings == settings
+
+
+def test_compacting_opens_the_new_path(durable, library):
+    for number in range(3):
+        durable.ask(Send(f"Question {number}"))
+        events = wait_for(durable, Done)
+    number = of_kind(events, TurnStarted).conversation
+    before = library.conversation(number).leaf
+    durable.ask(Compact())
+    wait_for(durable, Opened)
+    tree = library.conversation(number)
+    assert tree.leaf != before
+    assert tree.path()[0].role == "system"
+    durable.ask(Compact())
+    failed = wait_for(durable, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert "nothing to summarise" in failed.message
+
+
+def test_a_cancelled_turn_with_nothing_said_is_taken_back(durable, library):
+    durable.ask(Send("word " * 150))
+    events = wait_for(durable, PrefillProgress)
+    durable.cancel()
+    wait_for(durable, Cancelled, seen=events)
+    tree = library.conversation(of_kind(events, TurnStarted).conversation)
+    assert tree.leaf is None
+    assert [m.state for m in tree.messages] == ["complete", "cancelled"]
+
+
+def test_an_error_within_a_turn_ends_the_turn_only(durable, library, monkeypatch):
+    from qwen35_mlx.session import turn
+
+    def broken(*_):
+        raise ValueError("two\nlines")
+        yield
+
+    monkeypatch.setattr(turn, "decode", broken)
+    durable.ask(Send("Question 1"))
+    events = wait_for(durable, Failed)
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert "ValueError: two lines" in failed.message
+    tree = library.conversation(of_kind(events, TurnStarted).conversation)
+    assert [(m.state, m.error) for m in tree.messages][1] == ("failed", "two lines")
+    monkeypatch.undo()
+    durable.ask(Send("Question 2"))
+    wait_for(durable, Done)
+
+
+def test_damaged_states_are_told_and_computed_again(durable, library):
+    durable.ask(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    durable.ask(Open(None))
+    wait_for(durable, Opened)
+    for path in (library.folder / "states").glob("*/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    durable.ask(Open(number))
+    durable.ask(Send("Question 2"))
+    events = wait_for(durable, Done)
+    assert "damaged" in of_kind(events, Notice).message
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.figures.cached_tokens == 0
+
+
+def test_without_a_model_everything_else_works(library):
+    engine = EngineThread(None, library=library)
+    engine.start()
+    number = library.create(title="Old")
+    engine.ask(Open(number))
+    assert of_kind(wait_for(engine, Opened), Opened) == Opened(number, "Old")
+    engine.ask(Send("Hello"))
+    failed = wait_for(engine, Failed)[-1]
+    engine.close()
+    assert isinstance(failed, Failed)
+    assert "choose one" in failed.message
 
 
 def test_events_and_the_engine_import_no_mlx():
