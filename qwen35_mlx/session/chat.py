@@ -400,7 +400,8 @@ class Chat:
         try:
             self._record.update(reply, message_from(turn.parts), clock.seconds)
         except Qwen35Error as error:
-            self._lines.append(f"the reply is not saved yet: {error}")
+            if (line := f"the reply is not saved yet: {error}") not in self._lines:
+                self._lines.append(line)
 
     def _end(
         self,

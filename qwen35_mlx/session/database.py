@@ -103,7 +103,10 @@ def prepare(file: Path) -> None:
     with locked(file.with_suffix(".opening"), BUSY_SECONDS):
         try:
             # SQLite would make it readable for all; its log files take over the permissions.
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            # One that exists is not opened here: closing it would let go of all locks that other
+            # connections of this process hold on it.
+            if not file.exists():
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise Qwen35Error(
                 f"{file} cannot be written ({error.strerror}): "

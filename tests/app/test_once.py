@@ -129,6 +129,12 @@ def test_options_reach_the_model(script) -> None:
             "3",
             "--seed",
             "7",
+            "--context",
+            "9000",
+            "--kv-bits",
+            "8",
+            "--resume",
+            "Ada",
         ]
     )
     assert asked[0][1] == Options(
@@ -142,6 +148,8 @@ def test_options_reach_the_model(script) -> None:
             "top_k": 3,
         },
         turn={"max_tokens": 5, "seed": 7},
+        load={"context": 9000, "kv_bits": 8},
+        resume="Ada",
     )
 
 

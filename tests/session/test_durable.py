@@ -1,0 +1,314 @@
+"""Conversations that survive their process: turns cost themselves, and nothing said is lost."""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qwen35_mlx
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session import chat as chat_module
+from qwen35_mlx.session import kept, state_file, state_folder
+from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
+from qwen35_mlx.session.kept import common_prefix
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.model import Model, load
+from tests.session.durable_child import OPTIONS, done_of, logits_after
+
+
+@pytest.fixture
+def own(model_folder) -> Model:
+    """A model whose states no other test has opened."""
+    return load(model_folder)
+
+
+@pytest.fixture
+def library(tmp_path):
+    with Library(tmp_path / "library") as library:
+        yield library
+
+
+def child(model: Path, folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.session.durable_child", str(model), str(folder)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        **options,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> Any:
+    """What a child printed last."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefill(tmp_path):
+    model = qwen35_mlx.load("demo")
+    with Library(tmp_path) as library:
+        chat = Chat(model, library=library, thinking=True, temperature=0.0)
+        computed = new = 0
+        before: list[int] = []
+        for turn in range(20):
+            question = f"What is {17 + turn} + {60 - turn}?"
+            messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+            prompt = model.render(messages, thinking=True)
+            new += len(prompt) - common_prefix(prompt, before)
+            before = prompt
+            if turn % 6 == 5:
+                np.testing.assert_allclose(
+                    logits_after(model, chat, question)[0], model.logits(prompt)[-1], atol=1e-4
+                )
+                fresh = done_of(
+                    model.stream(messages, thinking=True, temperature=0.0, max_tokens=150)
+                )
+            done = done_of(chat.send(question, max_tokens=150))
+            if turn % 6 == 5:
+                assert done.message == fresh.message
+            computed += done.figures.prompt_tokens - done.figures.cached_tokens
+        assert computed <= 1.1 * new
+        assert "reasoning_content" in done.message
+        assert done.message["reasoning_content"]
+
+
+def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path):
+    chat = Chat(own, library=library, system="Be brief.", **OPTIONS)
+    for turn in range(3):
+        done_of(chat.send(f"Question {turn}", max_tokens=15))
+    expected = logits_after(own, chat, "Question 9")
+    number = chat.conversation.id
+    chat.close()
+    file = tmp_path / "logits.npy"
+    said = finished(
+        child(model_folder, library.folder, "resume", str(number), "Question 9", str(file))
+    )
+    np.testing.assert_array_equal(np.load(file), expected)
+
+    def here(chat: Chat) -> str:
+        reply = done_of(chat.send("Question 9", max_tokens=10)).message["content"]
+        chat.branch(chat.messages[-3].id)
+        return reply
+
+    # The same from memory, after a branch, and after another conversation ran.
+    chat = Chat(own, library=library, conversation=number)
+    chat.branch(chat.messages[-3].id)
+    np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
+    assert [here(chat)] == said
+    np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
+    done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=20))
+    np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
+
+
+def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
+    chat = Chat(own, library=library, **OPTIONS)
+    done_of(chat.send("Question 1", max_tokens=5))
+    record = chat._record
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
+    said = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call]}
+    ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "figures": None}
+    record.finish(chat.messages[-1].id, said, thinking_seconds=1.0, **ended)
+    sent = done_of(chat.send([{"role": "tool", "content": "2"}], max_tokens=5))
+    before = chat.conversation
+    chat.close()
+    again = Chat(own, library=library, conversation=before.id)
+    assert again.conversation.for_template() == before.for_template()
+    assert again.conversation.for_template()[1] == said
+    assert sent.message["content"] == again.messages[-1].content
+
+
+def test_the_end_is_kept_where_the_next_prompt_begins_with_it(own, library, monkeypatch):
+    chat = Chat(own, library=library, **OPTIONS)
+    probed: list[str] = []
+
+    def probe(_: Chat, messages: list[dict[str, Any]]) -> list[int]:
+        probed.append(messages[-1]["role"])
+        return [*range(10)]
+
+    monkeypatch.setattr(Chat, "_probe", probe)
+    called = {"role": "assistant", "tool_calls": [{}]}
+    assert chat._continues([called], [*range(7)])
+    assert not chat._continues([{"role": "assistant"}], [0, 1, 3])
+    assert probed == ["tool", "user"]
+
+
+def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkeypatch):
+    monkeypatch.setattr(chat_module, "SHARED_TOKENS", 50)
+    system = "Some long instructions. " * 12
+    done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
+    other = Chat(own, library=library, system=system, **OPTIONS)
+    done = done_of(other.send("Nothing alike", max_tokens=3))
+    tokens = own.count([{"role": "system", "content": system}, {"role": "user", "content": ""}])
+    assert tokens - 20 < done.figures.cached_tokens < tokens
+
+
+def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
+    monkeypatch.setattr(chat_module, "CHECKPOINT", 64)
+    long = "word " * 150
+    chat = Chat(own, library=library, **OPTIONS)
+    for event in chat.send(long, max_tokens=3):
+        if isinstance(event, PrefillProgress) and event.done >= 200:
+            break
+    chat.close()
+    assert chat.messages == ()
+    done = done_of(Chat(own, library=library, **OPTIONS).send(long, max_tokens=3))
+    assert 192 <= done.figures.cached_tokens < done.figures.prompt_tokens
+    fresh = done_of(own.stream(_user(long), max_tokens=3, **OPTIONS))
+    assert done.message == fresh.message
+
+
+def _user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
+    own, library, monkeypatch
+):
+    monkeypatch.setattr(chat_module, "SAVE_SECONDS", 0.0)
+    chat = Chat(own, library=library, temperature=0.0, presence_penalty=0.5)
+    events = chat.send("Question 1", max_tokens=40)
+    started = next(events)
+    assert isinstance(started, TurnStarted)
+    with Library(library.folder) as other:
+        assert other.message(started.user).content == "Question 1"
+        assert other.message(started.reply).state == "partial"
+        assert next(events) == Titled(started.conversation, "Question 1")
+        said = ""
+        for event in events:
+            if isinstance(event, Answer):
+                said += event.text
+                assert other.message(started.reply).content == said.strip()
+        assert said.strip()
+        assert other.message(started.reply).state == "complete"
+
+
+def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
+    chat = Chat(own, library=library, **OPTIONS)
+    monkeypatch.setattr(chat_module, "SAVE_SECONDS", 0.0)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Qwen35Error("the disk is full: free some space")
+
+    for name in ("update_reply", "finish_reply"):
+        monkeypatch.setattr(library, name, full)
+    monkeypatch.setattr(state_file, "write", _no_space)
+    events = list(chat.send("Question 1", max_tokens=20))
+    assert isinstance(events[-1], Done)
+    lines = [event.message for event in events if isinstance(event, Notice)]
+    assert any("could not be saved: the disk is full" in line for line in lines)
+    assert len(lines) <= 3
+    assert own.states is not None
+    own.states.flush()
+    lines += chat.notices()
+    assert sum("state cannot be saved" in line for line in lines) == 1
+    assert chat.messages[-1].content == events[-1].message["content"]
+
+
+def _no_space(*_: Any) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_question_that_cannot_be_saved_is_not_answered(own, library, monkeypatch):
+    chat = Chat(own, library=library, **OPTIONS)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Qwen35Error("the disk is full: free some space")
+
+    monkeypatch.setattr(library, "add_message", full)
+    with pytest.raises(Qwen35Error, match="disk is full"):
+        list(chat.send("Question 1"))
+    assert chat.messages == ()
+
+
+def test_open_finds_by_title_and_brings_the_settings(own, library):
+    chat = Chat(own, library=library, system="Be brief.", temperature=0.0, top_k=3)
+    done_of(chat.send("My name is Ada", max_tokens=3))
+    chat.close()
+    again = Chat.open(own, "my name", library=library)
+    assert again.settings == chat.settings
+    assert again.messages == chat.messages
+    again.close()
+    other = Chat.open(own, again.conversation.id, library=library, thinking=False, top_k=5)
+    assert other.settings.system == "Be brief."
+    assert other.settings.thinking is False
+    assert other.settings.sampling == {"temperature": 0.0, "top_k": 5}
+    with pytest.raises(Qwen35Error, match="no conversation is called 'Bob'"):
+        Chat.open(own, "Bob", library=library)
+
+
+def whole_or_gone(folder: Path) -> None:
+    """After a kill: the database is sound, and every state is whole."""
+    with closing(sqlite3.connect(folder / "library.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    for model in state_folder.models(folder / "states"):
+        for stored in state_folder.files(model):
+            state_file.verify(stored.path)
+
+
+def killed_at_random(model_folder: Path, folder: Path, kills: int, seed: int) -> None:
+    """Kill a child again and again; what it had said it had done must be there."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        process = child(model_folder, folder, "endless")
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        time.sleep(rng.uniform(0, 0.7))
+        process.send_signal(signal.SIGKILL)
+        lines += process.communicate()[0].splitlines()
+        said = [json.loads(line) for line in lines if line.endswith(("}", "}\n"))]
+        assert said, process
+        with Library(folder) as library:
+            reply = 0
+            for event in said:
+                if "started" in event:
+                    reply = event["reply"]
+                    assert library.message(event["started"]).content.startswith("Question")
+                else:
+                    stored = library.message(reply)
+                    assert (stored.state, stored.content) == ("complete", event["done"])
+            newest = library.list(1)[0]
+            assert library.claim(newest.id)
+        whole_or_gone(folder)
+
+
+def test_kills_at_any_moment_lose_nothing_that_was_said(own, model_folder, tmp_path):
+    killed_at_random(model_folder, tmp_path, 4, seed=1)
+    with Library(tmp_path) as library:
+        newest = library.list(1)[0].id
+        chat = Chat(own, library=library, conversation=newest)
+        messages = [*chat.conversation.for_template(), *_user("Question 9")]
+        fresh = done_of(own.stream(messages, max_tokens=5, **OPTIONS))
+        assert done_of(chat.send("Question 9", max_tokens=5)).message == fresh.message
+        assert own.states is not None
+        own.states.flush()
+        assert not list((tmp_path / "states").glob("*/*.tmp"))
+
+
+def test_two_processes_on_one_library_lose_nothing(model_folder, tmp_path):
+    Library(tmp_path).close()
+    children = [child(model_folder, tmp_path, "mixed", name, "7") for name in ("one", "two")]
+    said = [conversation for process in children for conversation in finished(process)]
+    with Library(tmp_path) as library:
+        assert library.count() == len(said) == 6
+        for number, *lines in said:
+            path = library.conversation(int(number)).path()
+            assert [f"{m.role}: {m.content}" for m in path] == lines
+    whole_or_gone(tmp_path)
+    assert state_folder.usage(tmp_path / "states") <= 3_000_000
+
+
+def test_checkpoints_are_where_other_prompts_have_them_too():
+    assert kept.CHECKPOINT % 2048 == 0  # of the chunks on a GPU, and so of all
