@@ -1,0 +1,72 @@
+"""`python -m qwen35_mlx.session`: what is stored, and looking after it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.session.__main__ import main
+from qwen35_mlx.session.library import Library
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A library with one conversation, and two positions of one model."""
+    with Library(tmp_path) as library:
+        library.create(title="Ada")
+    model = tmp_path / "states" / ("0" * 32)
+    model.mkdir(parents=True)
+    parent = state_folder.root_key("0" * 32)
+    for start in (0, 10):
+        key = state_folder.next_key(parent, [start])
+        node = state_folder.Node(model, start, start + 10, parent, key)
+        for kind in (state_folder.ROWS, state_folder.STATE):
+            state_file.write(node.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
+        parent = key
+    return tmp_path
+
+
+def test_info_names_sizes_and_positions(folder, capsys):
+    assert main(["--folder", str(folder), "info"]) == 0
+    said = capsys.readouterr().out
+    assert "1 conversations" in said
+    assert "2 positions, the furthest at 20 tokens" in said
+
+
+def test_verify_names_the_damaged_file_and_deletes_on_request(folder, capsys):
+    assert main(["--folder", str(folder), "verify"]) == 0
+    assert "4 files" in capsys.readouterr().out
+    damaged = sorted((folder / "states").glob("*/*"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(["--folder", str(folder), "verify"]) == 1
+    assert f"{damaged} is damaged" in capsys.readouterr().out
+    assert damaged.exists()
+    assert main(["--folder", str(folder), "verify", "--delete"]) == 1
+    assert not damaged.exists()
+    assert main(["--folder", str(folder), "verify"]) == 0
+
+
+def test_prune_leaves_the_conversations(folder, capsys):
+    assert main(["--folder", str(folder), "prune", "--budget", "1"]) == 0
+    assert "0 states dropped" in capsys.readouterr().out
+    assert main(["--folder", str(folder), "prune"]) == 0
+    assert "2 states dropped" in capsys.readouterr().out
+    assert not list((folder / "states").glob("*/*"))
+    with Library(folder) as library:
+        assert library.count() == 1
+
+
+def test_a_bad_budget_is_one_line(folder, capsys):
+    assert main(["--folder", str(folder), "prune", "--budget", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --budget is -1.0: it must be 0 or more\n"
+
+
+def test_the_command_imports_no_mlx(tmp_path):
+    code = (
+        "import sys; from qwen35_mlx.session.__main__ import main;"
+        f"main(['--folder', {str(tmp_path)!r}, 'info']);"
+        "sys.exit('mlx' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
