@@ -149,7 +149,7 @@ class Model:
             raise Qwen35Error("logits of an empty prompt: give at least one token id")
         if bad := [i for i in ids if not 0 <= i < vocab]:
             raise Qwen35Error(f"token id {bad[0]} is not in the vocabulary of {vocab}")
-        hidden = self.network(mx.array([list(ids)], dtype=mx.int32), self.network.make_cache())
+        hidden = self.network(mx.array([list(ids)], dtype=mx.int32), self.make_cache())
         return np.array(self.network.logits(hidden)[0].astype(mx.float32))
 
     def render(
