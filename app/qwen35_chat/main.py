@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--kv-bits",
         type=int,
-        choices=(4, 8),
+        choices=(8,),
         help="keep keys and values in so many bits, for less memory and a little less exactness",
     )
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()

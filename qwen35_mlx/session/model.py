@@ -27,7 +27,7 @@ from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
-KV_BITS = (None, 4, 8)
+KV_BITS = (None, 8)
 # Messages whose tokens are remembered, in full contexts.
 KNOWN_CONTEXTS = 2
 # In the library's folder.
@@ -50,7 +50,7 @@ def load(
         dtype: "float32", "float16" or "bfloat16"; None for the checkpoint's own, float32 on a CPU.
         context: tokens that prompt and reply may have together; None for the checkpoint's own.
             More than that, up to four times, switches YaRN on.
-        kv_bits: 8 or 4 keep keys and values in so many bits, at a cost in exactness; None keeps
+        kv_bits: 8 keeps keys and values in so many bits, at a small cost in exactness; None keeps
             them as they are.
         progress: called with (bytes so far, bytes in all, what) while files are downloaded; without
             it bars are drawn on stderr.
@@ -60,7 +60,7 @@ def load(
     """
     path = resolve(str(name), revision=revision, progress=progress)
     if kv_bits not in KV_BITS:
-        raise Qwen35Error(f"kv_bits is {kv_bits}: give 8 or 4, or leave it out")
+        raise Qwen35Error(f"kv_bits is {kv_bits}: give 8, or leave it out")
     # Small files first: a missing template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)

@@ -5,6 +5,7 @@ whole at every position that is kept. Nothing on disk is trusted: every byte rea
 tokens themselves are compared, and what does not fit is deleted, told and computed again.
 """
 
+import errno
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import utime
 from pathlib import Path
+from shutil import disk_usage
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +29,8 @@ BUDGET = 20 * 10**9
 # Copies of states that wait for the disk; beyond that, the model waits.
 PENDING_BYTES = 2 * 10**9
 READERS = 4
+# What states leave free on the disk: conversations need some, and must never lack it.
+RESERVE = 256 * 10**6
 
 _KINDS = {
     mx.int32: "I32",
@@ -187,6 +191,7 @@ class States:
         while (job := self._jobs.get()) is not None:
             try:
                 started = time.perf_counter()
+                self._check_room(job)
                 self._write(job)
                 self.written_seconds += time.perf_counter() - started
                 self._troubled = False
@@ -206,9 +211,14 @@ class States:
                     self._pending.pop(job.node.key, None)
                     self._changed.notify_all()
 
+    def _check_room(self, job: _Job) -> None:
+        job.node.folder.mkdir(parents=True, exist_ok=True)
+        free = disk_usage(self.folder).free
+        if free - job.size < RESERVE:
+            raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free on the disk")
+
     def _write(self, job: _Job) -> None:
         node = job.node
-        node.folder.mkdir(parents=True, exist_ok=True)
         about = {
             "model": self.model,
             "parent": node.parent,

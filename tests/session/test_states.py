@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ import pytest
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.session import states as states_module
 from qwen35_mlx.session.state_folder import ROWS, STATE, Tree
 from qwen35_mlx.session.states import States
 
@@ -263,6 +265,14 @@ def test_a_full_disk_is_told_once_and_costs_only_the_state(model, tmp_path, monk
     monkeypatch.setattr(state_file, "write", real)
     states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
     assert restored(model, states, IDS)[0] == 200
+
+
+def test_states_leave_the_disk_some_room(model, tmp_path, monkeypatch):
+    free = states_module.RESERVE + 1000
+    monkeypatch.setattr(states_module, "disk_usage", lambda _: SimpleNamespace(free=free))
+    states = kept(model, tmp_path, 40)
+    assert "256 MB are free" in states.notices()[0]
+    assert state_folder.usage(tmp_path) == 0
 
 
 def test_the_least_recently_used_go_first_and_rows_with_their_last_state(model, tmp_path):
