@@ -1,20 +1,36 @@
 """A checkpoint as a network, ready to run."""
 
+import sys
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.check import choose
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weights import DTYPES, Weights
 
+Notice = Callable[[str], None]
 
-def load_network(checkpoint: Checkpoint, dtype: str | None = None) -> Network:
-    """Read all weights of a checkpoint.
+
+def _tell(line: str) -> None:
+    print(f"qwen35: {line}", file=sys.stderr)
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    dtype: str | None = None,
+    notice: Notice | None = None,
+) -> Network:
+    """Read all weights of a checkpoint, and settle which kernels run it on this machine.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
             on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
+        notice: is told a line if a kernel cannot be used here; on stderr if left out.
 
     Raises:
         Qwen35Error: the dtype is unknown, or the weights are not what config.json asks for.
@@ -24,4 +40,6 @@ def load_network(checkpoint: Checkpoint, dtype: str | None = None) -> Network:
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
     checkpoint.verify()
-    return Network(checkpoint.model, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    network = Network(checkpoint.model, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    choose(operations(network), network.choices, notice or _tell)
+    return network

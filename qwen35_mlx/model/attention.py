@@ -1,6 +1,7 @@
 """Gated full attention: grouped queries, normalised q and k, partial RoPE, a sigmoid gate."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -118,13 +119,14 @@ def make_rope(config: ModelConfig) -> Rope:
         # mlx-lm brings transformers along, over a second of import: only who scales pays for it.
         from mlx_lm.models.rope_utils import initialize_rope
 
-        return initialize_rope(
+        scaled: Any = initialize_rope(
             dims,
             base=config.rope.theta,
             traditional=False,
             scaling_config=dict(config.rope.scaling),
             max_position_embeddings=config.max_position_embeddings,
         )
+        return scaled
     # Wavelengths in float64: what the kernel would derive from theta in float32 is off by
     # 1e-7, which position 262,144 turns into a visible angle.
     wavelengths = mx.array((config.rope.theta ** (np.arange(0, dims, 2) / dims)).astype(np.float32))
