@@ -16,6 +16,7 @@ import numpy as np
 
 from qwen35_mlx.kernels import delta_net, portable
 from qwen35_mlx.kernels.check import seconds
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.model.cache import DeltaState
@@ -59,22 +60,17 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
     calls: dict[str, Callable[[], Any]] = {}
     if portable.backend():
         for name in delta_net.PROMPT_FORMS:
-            layout = delta_net.LAYOUTS[name]
-            calls[f"ours, layer, {name}"] = functools.partial(
-                delta_net.kernel, *inputs, layout=layout
-            )
+            choices = Choices(delta_prompt=name)
+            calls[f"ours, layer, {name}"] = functools.partial(delta_net.mix, *inputs, None, choices)
     calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
-    calls["mx.fast.gated_delta_update, float32"] = lambda: mx.fast.gated_delta_update(
-        q, k, v, mx.exp(g), beta, state
-    )
-    if not slow:
-        del calls["mx.fast.gated_delta_update, float32"]
-    found = rows_of(calls)
     if slow:
         from mlx_lm.models.gated_delta import gated_delta_ops
 
-        found += rows_of({"mlx-lm, ops": lambda: gated_delta_ops(*half, mx.exp(g), beta, state)[0]})
-    return found + fla_rule(drawn)
+        fast: Any = mx.fast.gated_delta_update
+        ops: Any = gated_delta_ops
+        calls["mx.fast, float32"] = lambda: fast(q, k, v, mx.exp(g), beta, state)
+        calls["mlx-lm, ops"] = lambda: ops(*half, mx.exp(g), beta, state)
+    return rows_of(calls) + fla_rule(drawn)
 
 
 def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:

@@ -1,22 +1,38 @@
 """A checkpoint as a network, ready to run."""
 
+import sys
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.check import choose
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weights import DTYPES, Weights
+
+Notice = Callable[[str], None]
+
+
+def _tell(line: str) -> None:
+    print(f"qwen35: {line}", file=sys.stderr)
 
 
 def load_network(
-    checkpoint: Checkpoint, dtype: str | None = None, *, context: int | None = None
+    checkpoint: Checkpoint,
+    dtype: str | None = None,
+    notice: Notice | None = None,
+    *,
+    context: int | None = None,
 ) -> Network:
-    """Read all weights of a checkpoint.
+    """Read all weights of a checkpoint, and settle which kernels run it on this machine.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
             on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
+        notice: is told a line if a kernel cannot be used here; on stderr if left out.
         context: tokens to be ready for, with YaRN beyond the checkpoint's own; None for those.
 
     Raises:
@@ -29,4 +45,6 @@ def load_network(
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    return Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    choose(operations(network), network.choices, notice or _tell)
+    return network

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,6 @@ def fingerprint() -> str:
     for file in sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda f: f.name):
         if file.name.endswith((".metal", ".py")):
             digest.update(file.read_bytes())
-    from importlib.metadata import version
-
     name = mx.device_info().get("device_name", "GPU")
     return f"{name}, {portable.backend()}, MLX {version('mlx')}, {digest.hexdigest()}"
 
@@ -203,7 +202,8 @@ def _write(file: Path, known: dict[str, dict[str, str]]) -> None:
         partial.replace(file)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # a kernel's own error is for those who use it
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
@@ -242,7 +242,7 @@ def main() -> int:
     from qwen35_mlx.session.model import load
 
     try:
-        network = load(args.model).network
+        network = load(args.model, notice=lambda _: None).network
     except Qwen35Error as error:
         print(f"qwen35: {error}", file=sys.stderr)
         return 2

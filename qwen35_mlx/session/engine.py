@@ -222,6 +222,7 @@ class EngineThread:
             context=self._context,
             kv_bits=self._kv_bits,
             progress=self._downloading,
+            notice=self._tell,
         )
         if self._library is not None:
             self._model.open_states(self._library.folder, budget=self._budget, tell=self._tell)

@@ -11,7 +11,7 @@ import numpy as np
 
 from qwen35_mlx.checkpoint.hub import Progress, resolve
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache
@@ -42,6 +42,7 @@ def load(
     context: int | None = None,
     kv_bits: int | None = None,
     progress: Progress | None = None,
+    notice: Notice | None = None,
 ) -> "Model":
     """A model from a folder, from the Hugging Face Hub ("org/repo") or from the package ("demo").
 
@@ -54,6 +55,7 @@ def load(
             them as they are.
         progress: called with (bytes so far, bytes in all, what) while files are downloaded; without
             it bars are drawn on stderr.
+        notice: called with a line for the user where something is off; without it on stderr.
 
     Raises:
         Qwen35Error: not found, not complete, or not a Qwen3.5 checkpoint.
@@ -65,7 +67,7 @@ def load(
     checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)
     template = ChatTemplate.from_directory(path)
-    network = load_network(checkpoint, dtype, context=context)
+    network = load_network(checkpoint, dtype, notice, context=context)
     return Model(str(name), path, network, tokenizer, template, kv_bits=kv_bits)
 
 

@@ -94,7 +94,8 @@ def sums(generate: Generate, count: int, sign: str, thinking: bool, seed: int = 
     score = Score(name)
     for _ in range(count):
         turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
-        put(score, generate, conversation(rng, [turn], "arithmetic", thinking=thinking))
+        asked = conversation(rng, [turn], "arithmetic", thinking=thinking)
+        put(score, generate, asked, max_tokens=400)  # a product takes some 200
     return score
 
 

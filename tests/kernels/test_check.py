@@ -1,0 +1,205 @@
+"""The check that a machine runs on kernels before it uses them."""
+
+import json
+
+import mlx.core as mx
+import pytest
+
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.kernels import check, portable
+from qwen35_mlx.kernels.check import Operation, choose
+from qwen35_mlx.kernels.choices import REFERENCE, Choices
+from qwen35_mlx.model import operations as model_operations
+from qwen35_mlx.model.operations import operations
+from tests.goldens import FOLDER
+
+ONE = mx.ones((4,))
+
+
+class Forms:
+    """An operation on the field `experts_step`, with forms that behave as told."""
+
+    def __init__(self, **forms):
+        self.choices, self.calls = Choices(), []
+        self.forms = {REFERENCE: lambda: ONE} | forms
+
+    def run(self):
+        self.calls.append(self.choices.experts_step)
+        return [self.forms[self.choices.experts_step]()]
+
+    @property
+    def operation(self) -> Operation:
+        names = [name for name in self.forms if name != REFERENCE]
+        return Operation("experts_step", "4", names, [self.run], self.run, 1, 1e-3)
+
+    def choose(self, **options):
+        lines = []
+        tried = choose([self.operation], self.choices, lines.append, **options)
+        return lines, tried
+
+
+@pytest.fixture(autouse=True)
+def file(monkeypatch, tmp_path):
+    """Results go to a file of the test's own."""
+    path = tmp_path / "deep" / "kernels.json"
+    monkeypatch.setattr(check, "results_file", lambda: path)
+    return path
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that each form takes, as if there were a GPU."""
+    monkeypatch.setattr(portable, "backend", lambda: "metal")
+    times: dict[str, float] = {}
+
+    def seconds(call, chain=1, runs=5):
+        call()
+        return times[call.__self__.calls[-1]]
+
+    monkeypatch.setattr(check, "seconds", seconds)
+    return times
+
+
+def test_the_fastest_of_the_right_forms_wins(clock):
+    clock |= {REFERENCE: 3.0, "slow": 4.0, "fast": 1.0, "wrong": 0.1}
+    forms = Forms(slow=lambda: ONE, fast=lambda: ONE + 1e-4, wrong=lambda: ONE + 1e-2)
+    lines, _ = forms.choose()
+    assert forms.choices.experts_step == "fast"
+    assert forms.choices.compiled
+    (line,) = lines
+    assert "experts_step 'wrong' is off" in line
+    assert "\n" not in line
+
+
+def test_the_reference_stays_where_nothing_is_faster(clock):
+    clock |= {REFERENCE: 1.0, "slow": 4.0}
+    forms = Forms(slow=lambda: ONE)
+    assert forms.choose()[0] == []
+    assert forms.choices.experts_step == REFERENCE
+
+
+def refuse():
+    raise RuntimeError("threadgroup too large\nand more")
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (refuse, "does not run (RuntimeError: threadgroup too large)"),
+        (lambda: ONE * float("nan"), "differs from its reference by inf"),
+        (lambda: ONE * mx.array([1, 1, 1, float("nan")]), "differs from its reference by inf"),
+    ],
+)
+def test_a_form_that_fails_is_left_out_with_one_line(clock, form, said):
+    clock |= {REFERENCE: 1.0, "bad": 0.1}
+    forms = Forms(bad=form)
+    (line,) = forms.choose()[0]
+    assert said in line
+    assert forms.choices.experts_step == REFERENCE
+
+
+def test_winners_are_kept_for_the_next_start(clock, file):
+    clock |= {REFERENCE: 3.0, "fast": 1.0}
+    Forms(fast=lambda: ONE).choose()
+    later = Forms(fast=refuse)
+    assert later.choose() == ([], {})
+    assert later.choices.experts_step == "fast"
+    assert later.calls == []
+    assert list(file.parent.iterdir()) == [file]
+    assert set(later.choose(again=True)[1]) == {"experts_step"}
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"x": 1}', "\x00"])
+def test_a_damaged_file_is_made_anew(clock, file, kept):
+    clock |= {REFERENCE: 3.0, "fast": 1.0}
+    file.parent.mkdir()
+    file.write_text(kept)
+    forms = Forms(fast=lambda: ONE)
+    forms.choose()
+    assert forms.choices.experts_step == "fast"
+    assert list(json.loads(file.read_text())) == [check.fingerprint()]
+
+
+def test_a_winner_that_is_gone_is_not_used(clock):
+    clock |= {REFERENCE: 3.0, "old": 1.0, "new": 2.0}
+    Forms(old=lambda: ONE).choose()
+    forms = Forms(new=lambda: ONE)
+    forms.choose()
+    assert forms.choices.experts_step == "new"
+
+
+def test_other_machines_and_shapes_keep_their_winners(clock, file):
+    clock |= {REFERENCE: 3.0, "fast": 1.0}
+    file.parent.mkdir()
+    other = {"another machine": {"experts_step: 4": "old"}}
+    file.write_text(json.dumps(other))
+    Forms(fast=lambda: ONE).choose()
+    found = json.loads(file.read_text())
+    assert found["another machine"] == other["another machine"]
+    assert found[check.fingerprint()] == {"experts_step: 4": "fast"}
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(clock, file):
+    clock |= {REFERENCE: 3.0, "fast": 1.0}
+    file.parent.write_text("a file where the folder should be")
+    forms = Forms(fast=lambda: ONE)
+    assert forms.choose()[0] == []
+    assert forms.choices.experts_step == "fast"
+
+
+def test_nothing_is_tried_without_kernels(monkeypatch, file):
+    monkeypatch.setattr(portable, "backend", lambda: None)
+    forms = Forms(fast=lambda: ONE)
+    assert forms.choose() == ([], {})
+    assert forms.choices == Choices()
+    assert not file.exists()
+
+
+@pytest.fixture
+def small_work(monkeypatch):
+    monkeypatch.setattr(model_operations, "PROMPT", 12)
+    monkeypatch.setattr(model_operations, "CHAIN", 1)
+    monkeypatch.setattr(check, "seconds", lambda call, chain=1, runs=5: mx.eval(call()) or 1.0)
+
+
+@pytest.mark.usefixtures("kernels", "small_work")
+def test_every_form_of_a_network_is_right():
+    net = load_network(Checkpoint.open(FOLDER / "moe"), dtype="float32")
+    lines = []
+    tried = choose(operations(net), net.choices, lines.append, again=True)
+    assert lines == []
+    assert {t.form for t in tried["delta_step"]} > {REFERENCE}
+    assert {t.form for t in tried["delta_prompt"]} > {REFERENCE}
+    assert all(t.error is not None for found in tried.values() for t in found[1:])
+
+
+@pytest.mark.usefixtures("kernels", "small_work")
+def test_a_wrong_kernel_is_found_out(monkeypatch):
+    body = portable.Kernel.body.fget
+    monkeypatch.setattr(
+        portable.Kernel,
+        "body",
+        property(lambda self: body(self).replace("+ 1e-6f", "+ 1e-1f")),
+    )
+    lines = []
+    net = load_network(Checkpoint.open(FOLDER / "moe"), dtype="float32", notice=lines.append)
+    assert net.choices.delta_step == REFERENCE
+    assert net.choices.delta_prompt == REFERENCE
+    assert any("delta_step" in line and "differs" in line for line in lines)
+
+
+def test_the_command_says_why_there_is_nothing_to_check(monkeypatch, capsys):
+    monkeypatch.setattr(portable, "backend", lambda: None)
+    monkeypatch.setattr("sys.argv", ["check"])
+    assert check.main() == 0
+    assert "no GPU here" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("kernels", "small_work")
+def test_the_command_prints_a_table_and_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["check"])
+    assert check.main() == 0
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert any(row.startswith("delta_step: ") for row in rows)
+    assert sum(row.startswith("  *") for row in rows) == len(json.loads(last)["results"])
