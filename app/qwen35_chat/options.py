@@ -12,10 +12,12 @@ class Options:
     Attributes:
         model, revision: as for `qwen35_mlx.load`.
         chat: keyword arguments for `qwen35_mlx.Chat`.
+        named: whether the command line names the model.
         turn: keyword arguments for every `Chat.send`.
     """
 
     model: str
     revision: str | None = None
+    named: bool = True
     chat: Mapping[str, Any] = field(default_factory=dict)
     turn: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import Cancelled, Done, Event, Failed, Loaded, Loading
+from qwen35_mlx.session.requests import Request, Send
 
 CLOSE_SECONDS = 5.0
 
@@ -23,8 +24,8 @@ class Engine(Protocol):
         """Begin to load the model: `Loading` events, then `Loaded` or `Failed`."""
         ...
 
-    def send(self, text: str) -> None:
-        """Ask for a reply; turns queue up. Each ends in `Done`, `Cancelled` or `Failed`."""
+    def ask(self, request: Request) -> None:
+        """Ask for something; requests queue up. A turn ends in `Done`, `Cancelled` or `Failed`."""
         ...
 
     def cancel(self) -> None:
@@ -71,9 +72,10 @@ class EngineThread:
     def start(self) -> None:
         self._thread.start()
 
-    def send(self, text: str) -> None:
-        self._sent += 1
-        self._requests.put((self._sent, text))
+    def ask(self, request: Request) -> None:
+        if isinstance(request, Send):
+            self._sent += 1
+            self._requests.put((self._sent, request.text))
 
     def cancel(self) -> None:
         self._cancelled = self._sent

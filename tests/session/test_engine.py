@@ -6,6 +6,7 @@ import pytest
 
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import Answer, Cancelled, Done, Event, Failed, Loaded, Loading
+from qwen35_mlx.session.requests import Send
 
 
 def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None) -> list[Event]:
@@ -36,37 +37,37 @@ def test_loads_then_replies_then_replies_again(engine):
     events = wait_for(engine, Loaded)
     assert isinstance(events[0], Loading)
     for _ in range(2):
-        engine.send("Hello")
+        engine.ask(Send("Hello"))
         events = wait_for(engine, Done)
         assert any(isinstance(event, Answer) for event in events)
 
 
 def test_cancel_ends_the_turn_and_the_next_one_runs(engine):
     wait_for(engine, Loaded)
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Answer)
     engine.cancel()
     events = wait_for(engine, Cancelled, Done)
     assert any(isinstance(event, Cancelled) for event in events)
-    engine.send("Again")
+    engine.ask(Send("Again"))
     wait_for(engine, Done)
 
 
 def test_cancel_reaches_a_turn_that_has_not_begun_and_no_later_one(engine):
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     engine.cancel()
     wait_for(engine, Cancelled)
-    engine.send("Again")
+    engine.ask(Send("Again"))
     assert not any(isinstance(event, Cancelled) for event in wait_for(engine, Done))
 
 
 def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Loaded)
-    engine.send("x " * 3000)
+    engine.ask(Send("x " * 3000))
     failed = wait_for(engine, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "context" in failed.message
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Done)
 
 
@@ -82,7 +83,7 @@ def test_a_model_that_is_not_there_fails_in_one_line(tmp_path):
 
 def test_closing_while_a_reply_is_written_returns(engine):
     wait_for(engine, Loaded)
-    engine.send("Hello")
+    engine.ask(Send("Hello"))
     wait_for(engine, Answer)
     engine.close()
     assert not engine._thread.is_alive()
