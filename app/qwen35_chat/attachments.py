@@ -28,28 +28,29 @@ class Attached:
         return self.text.count("\n") + 1
 
 
-def read_text_file(path: Path) -> str:
-    """What a file says.
+def read_text_file(path: Path, name: str = "") -> str:
+    """What a file says; `name` is what errors call it.
 
     Raises:
         Qwen35Error: it is no text, too large, or cannot be read.
     """
+    name = name or str(path)
     try:
         if path.is_dir():
-            raise Qwen35Error(f"{path} is a folder: attach its files one by one")
+            raise Qwen35Error(f"{name} is a folder: attach its files one by one")
         if not path.is_file():
-            raise Qwen35Error(f"{path} is not a file that can be attached")
+            raise Qwen35Error(f"{name} is not a file that can be attached")
         if path.stat().st_size > LARGEST_FILE:
-            raise Qwen35Error(f"{path} has more than {LARGEST_FILE:,} bytes: attach a part of it")
+            raise Qwen35Error(f"{name} has more than {LARGEST_FILE:,} bytes: attach a part of it")
         data = path.read_bytes()
     except OSError as error:
-        raise Qwen35Error(f"{path} cannot be read: {error.strerror}") from None
+        raise Qwen35Error(f"{name} cannot be read: {error.strerror}") from None
     try:
         text = data.decode()
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise Qwen35Error(f"{path} is not text, and the model reads text only: convert it first")
+        raise Qwen35Error(f"{name} is not text, and the model reads text only: convert it first")
     return text
 
 
@@ -72,7 +73,7 @@ def with_files(message: str, folder: Path) -> str:
         if name in seen or not name or not path.exists():
             continue
         seen.add(name)
-        text = read_text_file(path).rstrip("\n")
+        text = read_text_file(path, name).rstrip("\n")
         parts.append(f'<file name="{name}">\n{text}\n</file>')
     return "\n\n".join(parts)
 

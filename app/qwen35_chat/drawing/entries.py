@@ -25,11 +25,13 @@ class Entry:
         key: its name in actions.
         message: its id in the library, once it has one.
         indent: columns at its left.
+        by: who wrote it; "" if it is no message.
         siblings: (which, of how many) versions of this message.
         changed: since `lines` was last asked.
     """
 
     indent = 1
+    by = ""
 
     def __init__(self, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
         self.key = next(_keys)
@@ -86,6 +88,8 @@ class Entry:
 class UserEntry(Entry):
     """A message of the user."""
 
+    by = "user"
+
     def __init__(self, text: str, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
         super().__init__(message, siblings)
         self.text = text
@@ -125,6 +129,7 @@ class ReplyEntry(Entry):
     """
 
     indent = 3
+    by = "assistant"
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """What every part of the chat screen needs: its widgets, its lines, its keys."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from textual.screen import Screen
 from textual.widgets import Static
@@ -26,6 +27,9 @@ class ChatBase(Screen[None]):
         aside: what was in the composer before that.
         loading_cue: how far the model is.
     """
+
+    # A low terminal has no room to spare around the composer.
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-low"), (12, "-high")]
 
     def __init__(self, desk: Desk, clock: Callable[[], float]):
         super().__init__()
@@ -76,7 +80,7 @@ class ChatBase(Screen[None]):
         if self._saying:
             text, error, _ = self._saying
             self.activity.set_class(error, "error")
-            self.activity.show([text], f"{self.key('stop')} stops" if self.desk.busy else "")
+            self.activity.show([], said=text)
         else:
             self.activity.set_class(False, "error")
             if self.desk.stopping:

@@ -148,13 +148,13 @@ class Turns(ChatBase):
                 self._place(user)
             case PrefillProgress():
                 self._doing = "reading"
-                self._reading_since = self._reading_since or self.clock()
+                self._reading_since = self._since(self._reading_since)
                 self._progress = event
             case Thinking(text):
                 self._think(reply, text)
             case Answer(text):
                 self._end_thinking(reply)
-                self._first_piece = self._first_piece or self.clock()
+                self._first_piece = self._since(self._first_piece)
                 self._doing = "writing"
                 reply.say(text)
             case ToolCall(name, arguments):
@@ -180,13 +180,17 @@ class Turns(ChatBase):
                 pass
         self.transcript.settle()
 
+    def _since(self, moment: float | None) -> float:
+        """A moment that was noted before, or else now."""
+        return self.clock() if moment is None else moment
+
     def _think(self, reply: ReplyEntry, text: str) -> None:
         if not reply.thinking:
             text = text.lstrip()
         if not text:
             return
-        self._first_piece = self._first_piece or self.clock()
-        self._thinking_since = self._thinking_since or self.clock()
+        self._first_piece = self._since(self._first_piece)
+        self._thinking_since = self._since(self._thinking_since)
         self._doing = "thinking"
         reply.think(text)
 
@@ -258,11 +262,9 @@ class Turns(ChatBase):
     def turn_parts(self) -> list[str]:
         now = self.clock()
         if self._doing == "reading" and self._progress is not None:
-            since = self._reading_since if self._reading_since is not None else now
-            return prefill_parts(self._progress, now - since)
+            return prefill_parts(self._progress, now - self._since(self._reading_since))
         if self._doing == "thinking":
-            since = self._thinking_since if self._thinking_since is not None else now
-            return ["Thinking", clock_time(now - since)]
+            return ["Thinking", clock_time(now - self._since(self._thinking_since))]
         if self._doing == "writing":
             return ["Writing"]
         return ["Waiting" if self.desk.loaded else "Waiting for the model"]

@@ -59,8 +59,7 @@ class Composer(TextArea):
             if name == "newline":
                 self.insert("\n")
             elif name == "send":
-                if self.text.strip():
-                    self.post_message(self.Sent())
+                self.post_message(self.Sent())
             elif name in ("older", "newer"):
                 # Only in an empty line, which is dealt with above: else it moves the cursor.
                 await super()._on_key(event)

@@ -67,19 +67,27 @@ def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
 
 
 class Activity(Widget):
-    """What the turn is doing, and the key that matters. One line, blank while nothing runs."""
+    """What the turn is doing, and the key that matters; blank while nothing runs.
+
+    One line, but what is said to the user takes as many as it needs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._parts: list[str] = []
         self._cue = ""
+        self._said = ""
 
-    def show(self, parts: list[str], cue: str = "") -> None:
-        if (parts, cue) != (self._parts, self._cue):
-            self._parts, self._cue = parts, cue
-            self.refresh()
+    def show(self, parts: list[str], cue: str = "", said: str = "") -> None:
+        """`parts` at the left and `cue` at the right; or `said` instead of both."""
+        if (parts, cue, said) != (self._parts, self._cue, self._said):
+            layout = said != self._said
+            self._parts, self._cue, self._said = parts, cue, said
+            self.refresh(layout=layout)
 
     def render(self) -> RenderResult:
+        if self._said:
+            return Content(self._said)
         return Content(fitted(self._parts, self._cue, self.size.width))
 
 

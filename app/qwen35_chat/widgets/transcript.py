@@ -180,7 +180,7 @@ class Transcript(ScrollView, can_focus=True):
 
     def mark(self, step: int) -> None:
         """Mark the next message in this direction; 0 marks the last one."""
-        marks = [entry for entry in self.entries if entry.message is not None or entry.copied]
+        marks = [entry for entry in self.entries if entry.by]
         if not marks:
             return
         if step == 0 or self.marked not in marks:
