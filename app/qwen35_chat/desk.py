@@ -271,8 +271,8 @@ class Desk:
         at = ids.index(message) + 1 if message in ids else len(ids)
         return path[at] if at < len(path) else None
 
-    def sibling(self, step: int, message: int | None = None) -> None:
-        """Go to another version: of `message`, or of the last that has several."""
+    def sibling(self, step: int, message: int | None = None) -> int:
+        """Go to another version: of `message`, or of the last that has several; its id."""
         self._must_be_idle()
         stored = self._must_have_messages()
         if message is None:
@@ -286,6 +286,7 @@ class Desk:
             which, total = stored.position(message)
             raise Qwen35Error(f"this is version {which} of {total}")
         self.engine.ask(Select(versions[to]))
+        return versions[to]
 
     def rename(self, title: str, conversation: int | None = None) -> str:
         conversation = conversation or self._must_be_stored()

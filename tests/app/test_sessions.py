@@ -202,7 +202,8 @@ async def test_versions_of_a_marked_message(home: Path) -> None:
         await at.press("tab", "up", "left")
         await at.shown()
         assert "> first\n" in at.text
-        await at.press("tab", "up", "right")
+        assert at.transcript.marked is at.messages[0]
+        await at.press("right")
         await at.shown()
         assert "> first!" in at.text
 

@@ -142,7 +142,8 @@ class Acts(Turns):
 
     def sibling(self, step: int) -> None:
         marked = self.transcript.marked
-        self.desk.sibling(step, marked.message if marked is not None else None)
+        to = self.desk.sibling(step, marked.message if marked is not None else None)
+        self.mark_next = to if marked is not None else None
 
     def compact(self) -> None:
         self.desk.compact()

@@ -26,6 +26,7 @@ class ChatBase(Screen[None]):
         editing: the message that the composer holds another version of.
         aside: what was in the composer before that.
         loading_cue: how far the model is.
+        mark_next: the message to mark once another path is there.
     """
 
     # A low terminal has no room to spare around the composer.
@@ -44,6 +45,7 @@ class ChatBase(Screen[None]):
         self.hello = ""
         self.editing: int | None = None
         self.aside = ""
+        self.mark_next: int | None = None
         self.loading_cue = "loading"
         self._saying: tuple[str, bool, float] | None = None
 

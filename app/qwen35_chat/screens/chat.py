@@ -199,6 +199,9 @@ class ChatScreen(Acts):
         self.composer.set_text(self._stored_draft())
         self.status.update(used=self.desk.used, figures=None)
         self.transcript.follow()
+        if self.focused is self.transcript:
+            self.transcript.mark_message(self.mark_next)
+        self.mark_next = None
 
     def _stored_draft(self) -> str:
         try:

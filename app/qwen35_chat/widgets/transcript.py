@@ -179,18 +179,18 @@ class Transcript(ScrollView, can_focus=True):
     # -- the marked message
 
     def mark(self, step: int) -> None:
-        """Mark the next message in this direction; 0 marks the last one."""
+        """Mark the next message in this direction; if none is marked, the last one."""
         marks = [entry for entry in self.entries if entry.by]
         if not marks:
             return
-        if step == 0 or self.marked not in marks:
+        if self.marked not in marks:
             to = len(marks) - 1
         else:
             to = min(max(marks.index(self.marked) + step, 0), len(marks) - 1)
         self.marked = marks[to]
         at = self.entries.index(self.marked)
         height = self.scrollable_content_region.height
-        if step and height:
+        if height:
             self._measure(at)
             self._tops = [0, *accumulate(self._heights)]
             top, bottom = self._tops[at], self._tops[at + 1]
@@ -199,6 +199,11 @@ class Transcript(ScrollView, can_focus=True):
             elif bottom > self.scroll_y + height:
                 self.scroll_to(y=bottom - height, animate=False)
         self.refresh()
+
+    def mark_message(self, message: int | None) -> None:
+        """Mark the message of this id, or else the last one."""
+        self.marked = next((e for e in self.entries if e.by and e.message == message), None)
+        self.mark(0)
 
     def on_focus(self) -> None:
         if self.marked is None:
