@@ -6,33 +6,37 @@ scripts/chat --version && .venv/bin/python scripts/make_picture.py [MODEL] [MESS
 import asyncio
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from qwen35_chat.app import ChatApp
-from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.status import Status
+from qwen35_chat.desk import Desk
+from qwen35_chat.settings import SettingsFile
 
 from qwen35_mlx.session.engine import EngineThread
-from qwen35_mlx.session.requests import Configure
+from qwen35_mlx.session.library import Library
 
 PICTURE = Path(__file__).parents[1] / "docs" / "chat.svg"
 MESSAGES = ["My name is Ada.", "What is 47 + 38?", "What is my name?"]
 SIZE = (80, 26)
 
 
-async def draw(model: str, messages: list[str]) -> str:
+async def draw(model: str, messages: list[str], library: Library) -> str:
     """The screen after these messages were answered, as SVG."""
-    engine = EngineThread(model, settings=Configure(sampling={"temperature": 0.0}))
-    app = ChatApp(engine, model="demo", demo=True)
+    settings = SettingsFile(None, {"model": model, "sampling": {"temperature": 0.0}})
+    settings.load()
+    engine = EngineThread(model, library=library)
+    app = ChatApp(Desk(engine, library, settings), demo=model == "demo")
     try:
         async with app.run_test(size=SIZE) as pilot:
-            status = app.query_one(Status)
+            while not app.desk.loaded:
+                await pilot.pause(0.1)
             for message in messages:
-                app.query_one(Composer).text = message
+                app.chat.composer.set_text(message)
                 await pilot.press("enter")
-                while "Esc" in str(status.render()):
+                while app.desk.busy:
                     await pilot.pause(0.1)
-            await pilot.pause()
+            await pilot.pause(0.5)
             return app.export_screenshot()
     finally:
         engine.close()
@@ -40,7 +44,8 @@ async def draw(model: str, messages: list[str]) -> str:
 
 def main() -> None:
     model, *messages = sys.argv[1:] or ["demo"]
-    svg = asyncio.run(draw(model, messages or MESSAGES))
+    with tempfile.TemporaryDirectory() as folder, Library(Path(folder)) as library:
+        svg = asyncio.run(draw(model, messages or MESSAGES, library))
     # Pages that show the picture do not load fonts from elsewhere.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     PICTURE.parent.mkdir(exist_ok=True)

@@ -67,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-m",
         "--model",
-        default=DEMO,
         metavar="NAME",
-        help='a folder, or "org/repo" on the Hugging Face Hub; default: the small demo model',
+        help='a folder, or "org/repo" on the Hugging Face Hub; default: the one in the settings, '
+        "or the small demo model",
     )
     add("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
@@ -127,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=(8,),
         help="keep keys and values in so many bits, for less memory and a little less exactness",
     )
+    add("--plain", action="store_true", help="the chat as lines of text, for screen readers")
+    add("--fake", action="store_true", help=argparse.SUPPRESS)  # plays a script, keeps nothing
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
     stored.add_argument(
         "--continue", dest="latest", action="store_true", help="go on with the last one"
@@ -163,10 +165,10 @@ def _standard_input() -> str:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
 
 
-def _prompt(text: str | None) -> str | None:
+def _prompt(text: str | None, plain: bool) -> str | None:
     """The prompt from `-p` and standard input; None to open the chat instead."""
     asked = text is not None or not (sys.stdin is not None and sys.stdin.isatty())
-    if not asked:
+    if not asked or (plain and text is None):
         return None
     prompt = "\n\n".join(part for part in (text or "", _standard_input()) if part.strip())
     if not prompt:
@@ -175,11 +177,12 @@ def _prompt(text: str | None) -> str | None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    if not args.model.strip():
+    if args.model is not None and not args.model.strip():
         raise Qwen35Error("--model is empty: name a folder or an org/repo, or leave it out")
     sampling = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
     return Options(
-        model=args.model,
+        model=args.model or DEMO,
+        named=args.model is not None,
         revision=args.revision,
         chat={"system": args.system, "thinking": args.thinking, **sampling},
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
@@ -195,18 +198,20 @@ def _run(argv: Sequence[str] | None) -> int:
     if args.resume is not None and not args.resume.strip():
         raise Qwen35Error("--resume is empty: name a conversation, or use --continue")
     options = _options(args)
-    prompt = _prompt(args.prompt)
+    prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
         from qwen35_chat.once import print_answer
 
         return print_answer(prompt, options, show_thinking=args.show_thinking)
+    if args.plain:
+        return _chat(options, args)
     # Textual draws on standard error.
     if not all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr)):
         raise Qwen35Error(
             "the chat needs a terminal for its output and its errors: use -p for an answer "
             "in a file or a pipe"
         )
-    return _chat(options)
+    return _chat(options, args)
 
 
 def _stored(args: argparse.Namespace) -> int:
@@ -219,20 +224,13 @@ def _stored(args: argparse.Namespace) -> int:
     return stored.import_file(args.import_file)
 
 
-def _chat(options: Options) -> int:
-    """The app, with the model on a thread of its own."""
-    from qwen35_chat.app import ChatApp
-    from qwen35_mlx.session.engine import EngineThread
+def _chat(options: Options, args: argparse.Namespace) -> int:
+    """The screen or the linear mode, with the model on a thread of its own."""
+    from qwen35_chat.window import Window
 
-    engine = EngineThread(
-        options.model, revision=options.revision, settings=options.settings, **options.load
-    )
-    app = ChatApp(engine, model=options.model, demo=options.model == DEMO)
-    try:
-        app.run()
-    finally:
-        engine.close()
-    return app.return_code or 0
+    with Window(options, fake=args.fake) as window:
+        conversation = window.conversation(last=args.latest, name=args.resume)
+        return window.run_plain(conversation) if args.plain else window.run(conversation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

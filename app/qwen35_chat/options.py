@@ -14,6 +14,7 @@ class Options:
     Attributes:
         model, revision: as for `qwen35_mlx.load`.
         chat: keyword arguments for `qwen35_mlx.Chat`.
+        named: whether the command line names the model.
         turn: keyword arguments for every `Chat.send`.
         load: further keyword arguments for `qwen35_mlx.load`.
         resume: a stored conversation to go on with, by id or title; "" for the last one.
@@ -21,6 +22,7 @@ class Options:
 
     model: str
     revision: str | None = None
+    named: bool = True
     chat: Mapping[str, Any] = field(default_factory=dict)
     turn: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)

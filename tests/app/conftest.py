@@ -1,8 +1,24 @@
+from pathlib import Path
+
 import pytest
-from qwen35_chat import app
+from qwen35_chat.screens import chat
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "POLLS_PER_SECOND", 100)
-    monkeypatch.setattr(app, "DRAWING_SHARE", 1e9)
+    monkeypatch.setattr(chat, "POLLS_PER_SECOND", 100)
+    monkeypatch.setattr(chat, "DRAWING_SHARE", 1e9)
+    monkeypatch.setattr(chat, "DRAFT_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of the user's own is read or written, and files are looked for here."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("QWEN35_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return home

@@ -1,14 +1,22 @@
 """How the tests drive the app, and read its screen."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from qwen35_chat.app import ChatApp
+from qwen35_chat.commands import NAMES
+from qwen35_chat.desk import Desk
+from qwen35_chat.drawing.entries import Entry, ReplyEntry, UserEntry
+from qwen35_chat.fake import FakeEngine, done
+from qwen35_chat.history import History
+from qwen35_chat.settings import SettingsFile
 from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.status import Status
+from qwen35_chat.widgets.transcript import Transcript
 from textual.pilot import Pilot
 
-from tests.app.fake_engine import FakeEngine
+from qwen35_mlx.session.events import Answer, Event, PrefillProgress, Thinking
+from qwen35_mlx.session.library import Library
 
 
 class Clock:
@@ -21,33 +29,134 @@ class Clock:
         return self.now
 
 
+def reply(*pieces: str, thinking: str = "") -> list[Event]:
+    """The events of a whole turn, from its prefill on."""
+    thoughts: list[Event] = [Thinking(thinking)] if thinking else []
+    return [PrefillProgress(0, 100, 0), *thoughts, *map(Answer, pieces), done()]
+
+
+class Driver:
+    """One app that runs, and what is behind it."""
+
+    def __init__(self, app: ChatApp, engine: FakeEngine, clock: Clock):
+        self.app = app
+        self.engine = engine
+        self.clock = clock
+        self.desk = app.desk
+        self.pilot: Pilot[None]
+
+    @property
+    def library(self) -> Library:
+        return self.desk.library
+
+    @property
+    def composer(self) -> Composer:
+        return self.app.chat.composer
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.app.chat.transcript
+
+    @property
+    def typed(self) -> str:
+        return self.composer.text
+
+    @property
+    def sent(self) -> list[str]:
+        return self.engine.sent
+
+    @property
+    def messages(self) -> list[Entry]:
+        return [e for e in self.transcript.entries if isinstance(e, UserEntry | ReplyEntry)]
+
+    @property
+    def text(self) -> str:
+        """What can be read on the screen, line by line."""
+        width, height = self.app.size
+        lines = self.app.screen._compositor.render_strips()[:height]
+        return "\n".join(strip.text[:width].rstrip() for strip in lines)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def send(self, text: str) -> None:
+        self.composer.set_text(text)
+        await self.pilot.pause()
+        self.app.chat.completions.show([])
+        await self.press("enter")
+
+    async def shown(self, events: Sequence[Event] = ()) -> None:
+        """Play `events` and wait until the screen has taken them in."""
+        self.engine.play(events)
+        seen = self.engine.polls
+        # A poll begins only after the events of the one before it are dealt with.
+        for _ in range(500):
+            if self.engine.polls >= seen + 2:
+                break
+            await self.pilot.pause(0.01)
+        else:
+            raise AssertionError("the screen has stopped polling")
+        await self.pilot.pause()
+
+    async def turn(self, text: str, *pieces: str, thinking: str = "") -> None:
+        """A whole turn."""
+        await self.send(text)
+        await self.shown(reply(*(pieces or ("fine",)), thinking=thinking))
+
+    async def until(self, reached: Callable[[], object]) -> None:
+        for _ in range(500):
+            if reached():
+                break
+            await self.pilot.pause(0.01)
+        else:
+            raise AssertionError(f"never reached; the screen:\n{self.text}")
+        await self.pilot.pause()
+
+
+def make(
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    loads: bool = True,
+    demo: bool = False,
+    conversation: int | None = None,
+    settings: Path | None = None,
+    library: Library | None = None,
+) -> Driver:
+    """An app that does not run yet. Its library stays open: the folder ends with the test."""
+    library = library or Library(folder)
+    engine = FakeEngine(library, loads=loads)
+    file = SettingsFile(settings, commands=NAMES)
+    if settings is not None:
+        file.load()
+    clock = clock or Clock()
+    desk = Desk(engine, library, file, History(folder / "history.jsonl"))
+    return Driver(ChatApp(desk, demo=demo, conversation=conversation, clock=clock), engine, clock)
+
+
 @asynccontextmanager
 async def chat(
-    engine: FakeEngine, *, size: tuple[int, int] = (80, 24), clock: Clock | None = None
-) -> AsyncGenerator[Pilot[None]]:
-    chat_app = ChatApp(engine, model="demo", demo=True, clock=clock or Clock())
-    async with chat_app.run_test(size=size) as pilot:
-        await engine.shown(pilot)
-        yield pilot
-
-
-async def send(pilot: Pilot[None], text: str) -> None:
-    composer = pilot.app.query_one(Composer)
-    composer.text = text
-    await pilot.press("enter")
-    await pilot.pause()
-
-
-def composed(pilot: Pilot[None]) -> str:
-    return pilot.app.query_one(Composer).text
-
-
-def screen(pilot: Pilot[None]) -> str:
-    """What can be read, line by line."""
-    width, height = pilot.app.size
-    lines = pilot.app.screen._compositor.render_strips()[:height]
-    return "\n".join(strip.text[:width].rstrip() for strip in lines)
-
-
-def cue(pilot: Pilot[None]) -> str:
-    return str(pilot.app.query_one(Status).render())
+    folder: Path,
+    *,
+    size: tuple[int, int] = (80, 24),
+    clock: Clock | None = None,
+    loads: bool = True,
+    demo: bool = False,
+    conversation: int | None = None,
+    settings: Path | None = None,
+    library: Library | None = None,
+) -> AsyncGenerator[Driver]:
+    driver = make(
+        folder,
+        clock=clock,
+        loads=loads,
+        demo=demo,
+        conversation=conversation,
+        settings=settings,
+        library=library,
+    )
+    async with driver.app.run_test(size=size) as pilot:
+        driver.pilot = pilot
+        await driver.shown()
+        yield driver

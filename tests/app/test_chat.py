@@ -1,180 +1,259 @@
 """Sending, stopping and failing, as the user of the chat meets them."""
 
-from qwen35_chat.widgets.reply import Reply
+from pathlib import Path
+
+from qwen35_chat.fake import done
 
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
     Failed,
     Loading,
+    Notice,
     PrefillProgress,
+    Thinking,
 )
-from tests.app.drive import chat, composed, cue, screen, send
-from tests.app.fake_engine import FakeEngine, done
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.requests import Configure, Unload
+from tests.app.drive import chat, reply
 
 
-async def test_the_model_is_loaded_once_the_screen_is_there() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        assert engine.calls == ["start"]
-        assert "a small demonstration model" in screen(pilot)
-        assert "Loading" not in screen(pilot)
-        assert "0 / 4,096 tokens" in screen(pilot)
+async def test_the_model_is_loaded_once_the_screen_is_there(home: Path) -> None:
+    async with chat(home, demo=True) as at:
+        assert [type(call) for call in at.engine.calls] == [Configure, str]
+        assert "a small demonstration model" in at.text
+        assert "loading" not in at.text
+        assert "demo · 0 / 4,096 (0%)" in at.text
 
 
-async def test_the_share_of_a_download_is_shown() -> None:
-    engine = FakeEngine(loads=False)
-    async with chat(engine) as pilot:
-        await engine.shown(pilot, [Loading("Qwen/Qwen3.5-4B", 0.42)])
-        assert "Loading Qwen/Qwen3.5-4B: 42%" in screen(pilot)
+async def test_the_first_enter_says_hello_to_the_demo(home: Path) -> None:
+    async with chat(home, demo=True) as at:
+        assert "Hello! Who are you?  (Enter sends this)" in at.text
+        await at.press("enter")
+        assert at.sent == ["Hello! Who are you?"]
+        await at.shown(reply("A model."))
+        await at.press("enter")
+        assert len(at.sent) == 1
 
 
-async def test_enter_sends_and_the_reply_streams_in() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await pilot.press(*"hello", "enter")
-        assert engine.sent == ["hello"]
-        assert composed(pilot) == ""
-        await engine.shown(pilot, [PrefillProgress(512, 2048, 128)])
-        assert "Reading: 512 of 2,048 tokens, 128 of them from before" in screen(pilot)
-        await engine.shown(pilot, [Answer("Good "), Answer("day")])
-        assert "Good day" in screen(pilot)
-        assert "Reading" not in screen(pilot)
-        await engine.shown(pilot, [Answer("!"), done(prompt=300, reply=21)])
-        assert "Good day!" in screen(pilot)
-        assert "demo · 321 / 4,096 tokens · 40 tok/s · first token 0.25 s" in screen(pilot)
+async def test_the_share_of_a_download_is_shown(home: Path) -> None:
+    async with chat(home, loads=False) as at:
+        await at.shown([Loading("Qwen/Qwen3.5-4B", 0.42)])
+        assert "loading Qwen3.5-4B 42%" in at.text
 
 
-async def test_new_lines_by_key_are_sent_as_they_were_typed() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await pilot.press("a", "shift+enter", "b", "ctrl+j", "c", "alt+enter", "d")
-        assert engine.sent == []
-        await pilot.press("enter")
-        assert engine.sent == ["a\nb\nc\nd"]
+async def test_enter_sends_and_the_reply_streams_in(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press(*"hello", "enter")
+        assert at.sent == ["hello"]
+        assert at.typed == ""
+        await at.shown([PrefillProgress(128, 2048, 128)])
+        at.clock.now = 2.0
+        await at.shown([PrefillProgress(608, 2048, 128)])
+        assert "30% · 608 of 2,048 tokens · 6 s to go" in at.text
+        assert "Esc stops" in at.text
+        await at.shown([Answer("Good "), Answer("day")])
+        assert "Good day" in at.text
+        assert "Reading" not in at.text
+        await at.shown([Answer("!"), done(prompt=300, reply=21)])
+        assert "Good day!" in at.text
+        assert "demo · 321 / 4,096 (8%) · 40 tok/s · first token 0.25 s · 1.0 MB" in at.text
+        assert "Esc" not in at.text
 
 
-async def test_blank_text_is_not_sent() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, " \n ")
-        assert engine.sent == []
+async def test_tokens_a_second_are_shown_while_a_reply_is_written(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Thinking("a")])
+        at.clock.now = 2.0
+        await at.shown([Answer("b")] * 59)
+        assert "~30 tok/s" in at.text
+        await at.shown([done()])
+        assert "~" not in at.text
 
 
-async def test_a_message_may_be_sent_while_the_model_loads() -> None:
-    engine = FakeEngine(loads=False)
-    async with chat(engine) as pilot:
-        await send(pilot, "early")
-        assert engine.sent == ["early"]
-        assert "Waiting for the model" in screen(pilot)
+async def test_blank_text_is_not_sent(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send(" \n ")
+        assert at.sent == []
 
 
-async def test_what_is_typed_during_a_reply_waits_in_the_composer() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("so")])
-        await send(pilot, "two")
-        assert engine.sent == ["one"]
-        assert composed(pilot) == "two"
-        await engine.shown(pilot, [done()])
-        await pilot.press("enter")
-        assert engine.sent == ["one", "two"]
+async def test_a_message_may_be_sent_while_the_model_loads(home: Path) -> None:
+    async with chat(home, loads=False) as at:
+        await at.send("early")
+        assert at.sent == ["early"]
+        assert "Waiting for the model" in at.text
 
 
-async def test_esc_stops_the_reply_and_keeps_it_and_what_was_typed() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("Once upon")])
-        await pilot.press(*"next", "escape")
-        assert "cancel" in engine.calls
-        await engine.shown(pilot, [Cancelled()])
-        assert composed(pilot) == "next"
-        assert "Once upon" in screen(pilot)
-        assert "Stopped." in screen(pilot)
-        assert "Esc" not in cue(pilot)
+async def test_what_is_sent_during_a_reply_is_sent_after_it(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("so")])
+        await at.send("two\nlines")
+        await at.send("three")
+        assert at.sent == ["one"]
+        assert "Next: two lines\n  Next: three" in at.text
+        await at.shown([done()])
+        assert at.sent == ["one", "two\nlines"]
+        assert "Next: three" in at.text
+        await at.shown([Answer("so"), done()])
+        assert at.sent == ["one", "two\nlines", "three"]
+        assert "Next" not in at.text
 
 
-async def test_esc_before_the_first_word_gives_the_message_back() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "a question")
-        await pilot.press(*"more", "escape")
-        await engine.shown(pilot, [PrefillProgress(0, 9, 0), Cancelled()])
-        assert composed(pilot) == "a question\nmore"
-        assert not pilot.app.query(Reply)
-        assert not pilot.app.query(".message")
+async def test_up_takes_back_what_waits(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.send("two")
+        await at.press("up")
+        assert at.typed == "two"
+        assert "Next" not in at.text
+        await at.shown(reply("so"))
+        assert at.sent == ["one"]
 
 
-async def test_a_turn_that_had_not_begun_hears_of_the_cancel_too() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await pilot.press("escape")
-        await engine.shown(pilot)
-        assert engine.calls.count("cancel") > 1
-        await engine.shown(pilot, [Cancelled()])
-        heard = engine.calls.count("cancel")
-        await engine.shown(pilot)
-        assert engine.calls.count("cancel") == heard
+async def test_esc_stops_the_reply_and_keeps_it_and_what_was_typed(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("Once upon")])
+        await at.send("waits")
+        await at.press(*"next", "escape")
+        assert "cancel" in at.engine.calls
+        assert "Stopping" in at.text
+        await at.shown([Cancelled()])
+        assert at.typed == "waits\nnext"
+        assert "Once upon" in at.text
+        assert "Stopped." in at.text
+        assert at.sent == ["one"]
+        stored = at.library.conversation(1).path()
+        assert (stored[-1].content, stored[-1].state) == ("Once upon", "cancelled")
 
 
-async def test_esc_without_a_reply_does_nothing() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await pilot.press(*"draft", "escape")
-        assert composed(pilot) == "draft"
-        assert "cancel" not in engine.calls
+async def test_a_stop_before_the_first_word_says_how_to_ask_again(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("a question")
+        await at.press("escape")
+        await at.shown([PrefillProgress(0, 9, 0), Cancelled()])
+        assert "Stopped. F5 asks again." in at.text
+        await at.press("f5")
+        await at.shown(reply("yes"))
+        assert "yes" in at.text
+        assert "Stopped" not in at.text
 
 
-async def test_a_turn_that_fails_says_so_in_place_and_gives_the_message_back() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "a very long story")
-        await engine.shown(pilot, [Failed("the conversation has 5,000 tokens: shorten it")])
-        assert "the conversation has 5,000 tokens: shorten it" in screen(pilot)
-        assert composed(pilot) == "a very long story"
-        await pilot.press("enter")
-        assert engine.sent == ["a very long story"] * 2
+async def test_a_turn_that_had_not_begun_hears_of_the_cancel_too(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.press("escape")
+        await at.shown()
+        assert at.engine.calls.count("cancel") > 1
+        await at.shown([Cancelled()])
+        heard = at.engine.calls.count("cancel")
+        await at.shown()
+        assert at.engine.calls.count("cancel") == heard
 
 
-async def test_a_failure_amid_a_reply_keeps_what_was_said() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("Once upon"), Failed("out of memory")])
-        assert "Once upon" in screen(pilot)
-        assert "out of memory" in screen(pilot)
-        assert composed(pilot) == ""
+async def test_esc_without_a_reply_does_nothing(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press(*"draft", "escape")
+        assert at.typed == "draft"
+        assert "cancel" not in at.engine.calls
 
 
-async def test_a_model_that_does_not_load_says_why_and_nothing_typed_is_lost() -> None:
-    engine = FakeEngine(loads=False)
-    async with chat(engine) as pilot:
-        await send(pilot, "early")
-        await engine.shown(pilot, [Failed("config.json has no 'linear_key_head_dim'")])
-        assert "could not be loaded. config.json has no 'linear_key_head_dim'" in screen(pilot)
-        assert "Ctrl+Q quits" in cue(pilot)
-        assert composed(pilot) == "early"
-        await pilot.press("enter")
-        assert engine.sent == ["early"]
-        assert composed(pilot) == "early"
+async def test_a_turn_that_never_began_gives_the_message_back(home: Path) -> None:
+    async with chat(home) as at:
+        at.engine._library = None  # it refuses before anything is stored
+        await at.send("a very long story")
+        await at.shown([Failed("the conversation has 5,000 tokens: shorten it")])
+        assert "the conversation has 5,000 tokens: shorten it" in at.text
+        assert at.typed == "a very long story"
+        assert at.messages == []
+        await at.press("enter")
+        assert at.sent == ["a very long story"] * 2
 
 
-async def test_late_events_of_a_turn_that_is_over_are_harmless() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await engine.shown(pilot, [Answer("ghost"), Cancelled(), done(), PrefillProgress(1, 2, 0)])
-        assert "ghost" not in screen(pilot)
+async def test_a_failure_amid_a_reply_keeps_what_was_said_and_says_what_to_do(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("Once upon"), Failed("out of memory")])
+        assert "Once upon" in at.text
+        assert "out of memory. F5 asks again." in at.text
+        assert at.typed == ""
 
 
-async def test_ctrl_c_copies_a_selection_and_else_quits() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await pilot.press(*"word", "ctrl+shift+left", "ctrl+c")
-        assert pilot.app.clipboard == "word"
-        assert pilot.app.is_running
-        await pilot.press("right", "ctrl+c")
-    assert pilot.app.return_code == 0
-    assert "close" not in engine.calls  # whoever made the engine closes it
+async def test_a_model_that_does_not_load_says_why_and_nothing_typed_is_lost(home: Path) -> None:
+    async with chat(home, loads=False) as at:
+        at.engine._library = None
+        await at.send("early")
+        await at.shown([Failed("config.json has no 'linear_key_head_dim'")])
+        assert "could not be loaded. config.json has no 'linear_key_head_dim'" in at.text
+        assert "no model, Ctrl+L chooses one" in at.text
+        assert at.typed == "early"
+        await at.press("enter")
+        assert at.sent == ["early"]
+        assert at.typed == "early"
+        assert "There is no model to answer" in at.text
+
+
+async def test_a_model_that_does_not_load_and_nothing_was_sent(home: Path) -> None:
+    async with chat(home, loads=False) as at:
+        await at.shown([Failed("nothing there")])
+        assert "could not be loaded. nothing there. Ctrl+L chooses another." in at.text
+
+
+async def test_late_events_of_a_turn_that_is_over_are_harmless(home: Path) -> None:
+    async with chat(home) as at:
+        await at.shown([Answer("ghost"), Cancelled(), done(), PrefillProgress(1, 2, 0)])
+        assert "ghost" not in at.text
+
+
+async def test_a_notice_of_the_engine_is_shown(home: Path) -> None:
+    async with chat(home) as at:
+        await at.shown([Notice("a stored state was damaged: it is computed again")])
+        assert "a stored state was damaged: it is computed again" in at.text
+
+
+async def test_ctrl_c_copies_a_selection_and_else_quits(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press(*"word", "ctrl+shift+left", "ctrl+c")
+        assert at.app.clipboard == "word"
+        assert at.app.is_running
+        await at.press("right", "ctrl+c")
+    assert at.app.return_code == 0
+    assert "close" not in at.engine.calls  # whoever made the engine closes it
+
+
+async def test_unload_asks_the_engine(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/unload")
+        assert at.engine.calls[-1] == Unload()
+        await at.shown()
+        assert "memory was given back" in at.text
+
+
+async def test_a_draft_survives_and_goes_with_its_conversation(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one")
+        await at.press(*"half a thought")
+        await at.until(lambda: at.library.draft(1) == "half a thought")
+        await at.press("ctrl+n")
+        await at.shown()
+        assert at.typed == ""
+        await at.press(*"another")
+        await at.until(lambda: at.library.draft(None) == "another")
+        at.library.close()
+    library = Library(home)
+    async with chat(home, conversation=1, library=library) as at:
+        assert at.typed == "half a thought"
+
+
+async def test_a_conversation_of_another_window_can_be_read_only(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "first answer")
+        async with chat(home, conversation=1, library=Library(home)) as other:
+            assert "first answer" in other.text
+            assert "Open in another window" in other.text
+            await other.send("me too")
+            assert other.sent == []
+            assert other.typed == "me too"
+            assert "Ctrl+N begins a new one" in other.text

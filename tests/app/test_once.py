@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import pytest
 from qwen35_chat import once
+from qwen35_chat.fake import done
 from qwen35_chat.main import main
 from qwen35_chat.options import Options
 
@@ -21,7 +22,6 @@ from qwen35_mlx.session.events import (
     ToolCall,
     TurnEvent,
 )
-from tests.app.fake_engine import done
 
 Asked = list[tuple[str, Options]]
 

@@ -1,31 +1,31 @@
-from qwen35_chat.widgets.status import status_line
+from qwen35_chat.widgets.status import fitted
 
 PARTS = ["demo", "312 / 4,096 tokens", "48 tok/s", "first token 0.12 s"]
 
 
 def test_all_parts_and_the_cue_at_the_far_end() -> None:
-    line = status_line(PARTS, "writing", 80)
+    line = fitted(PARTS, "writing", 80)
     assert line.startswith("demo · 312 / 4,096 tokens · 48 tok/s · first token 0.12 s ")
     assert line.endswith(" writing")
     assert len(line) == 80
 
 
 def test_a_narrow_line_drops_the_last_parts_first() -> None:
-    line = status_line(PARTS, "writing", 48)
+    line = fitted(PARTS, "writing", 48)
     assert line.startswith("demo · 312 / 4,096 tokens · 48 tok/s ")
     assert line.endswith(" writing")
     assert len(line) == 48
 
 
 def test_parts_that_are_not_known_yet_leave_no_gap() -> None:
-    assert status_line(["demo", "", "", ""], "", 20).rstrip() == "demo"
+    assert fitted(["demo", "", "", ""], "", 20).rstrip() == "demo"
 
 
 def test_a_name_longer_than_the_line_is_cut_and_the_cue_stays() -> None:
-    line = status_line(["a-model-with-a-long-name"], "writing", 20)
+    line = fitted(["a-model-with-a-long-name"], "writing", 20)
     assert line == "a-model-wi…  writing"
 
 
 def test_no_room_at_all() -> None:
-    assert status_line(PARTS, "", 1) == " "
-    assert status_line(PARTS, "", 0) == ""
+    assert fitted(PARTS, "", 1) == " "
+    assert fitted(PARTS, "", 0) == ""

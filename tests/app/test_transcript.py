@@ -1,10 +1,14 @@
 """What the conversation looks like as it grows."""
 
-from qwen35_chat.app import merged
-from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.reply import LIVE_CHARACTERS, StreamText
-from qwen35_chat.widgets.transcript import Transcript
-from textual.widgets import Collapsible, Markdown, Static
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from qwen35_chat.desk import merged
+from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
+from qwen35_chat.fake import done
+from textual.geometry import Offset
+from textual.selection import Selection
 
 from qwen35_mlx.session.events import (
     Answer,
@@ -14,169 +18,250 @@ from qwen35_mlx.session.events import (
     Thinking,
     ToolCall,
 )
-from tests.app.drive import Clock, chat, cue, screen, send
-from tests.app.fake_engine import FakeEngine, done, reply
+from tests.app.drive import Clock, chat, reply
 
 
-async def test_thinking_is_folded_away_with_its_seconds() -> None:
-    engine, clock = FakeEngine(), Clock()
-    async with chat(engine, clock=clock) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Thinking("\nlet me "), Thinking("see")])
-        assert "let me see" not in screen(pilot)
-        assert "thinking, Esc stops" in cue(pilot)
+async def test_thinking_is_folded_away_with_its_seconds(home: Path) -> None:
+    clock = Clock()
+    async with chat(home, clock=clock) as at:
+        await at.send("one")
+        await at.shown([Thinking("\nlet me "), Thinking("see")])
+        assert "let me see" not in at.text
+        assert "▸ Thinking" in at.text
         clock.now = 3.25
-        await engine.shown(pilot, [Answer("42"), done()])
-        assert "Thought for 3.2 s" in screen(pilot)
-        await pilot.press("ctrl+t")
-        await pilot.pause()
-        assert "let me see" in screen(pilot)
-        assert pilot.app.query_one(Composer).has_focus
+        await at.shown()
+        assert "Thinking · 3 s" in at.text
+        await at.shown([Answer("42"), done()])
+        assert "▸ Thought for 3.2 s" in at.text
+        assert "let me see" not in at.text
 
 
-async def test_an_empty_thinking_block_is_not_shown() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Thinking("\n\n"), Answer("\n\n42"), done()])
-        assert "Thought" not in screen(pilot)
-        assert not pilot.app.query_one(Collapsible).display
+async def test_thinking_is_hidden_collapsed_or_open_by_key(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "42", thinking="let me see")
+        await at.press("ctrl+o")
+        assert "▾ Thought" in at.text
+        assert "let me see" in at.text
+        await at.press("ctrl+o")
+        assert "Thought for" not in at.text
+        await at.press("ctrl+o")
+        assert "▸ Thought" in at.text
+        await at.send("/view open")
+        assert "let me see" in at.text
+        await at.send("/view wide")
+        assert "'wide' is none of: hidden, collapsed, open" in at.text
 
 
-async def test_markup_in_text_is_literal() -> None:
-    engine = FakeEngine()
+async def test_an_empty_thinking_block_is_not_shown(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Thinking("\n\n"), Answer("\n\n42"), done()])
+        assert "Thought" not in at.text
+
+
+async def test_markup_in_text_is_literal(home: Path) -> None:
     text = "[red]no[/red] [/] [@click=app.quit]x[/]"
-    async with chat(engine) as pilot:
-        await send(pilot, text)
-        await engine.shown(pilot, [Thinking(text), Answer(text)])
-        assert screen(pilot).count(text) == 2
-        await engine.shown(pilot, [done()])
-        assert screen(pilot).count(text) == 2
-        await pilot.press("ctrl+t")
-        await pilot.pause()
-        assert screen(pilot).count(text) == 3
-        await send(pilot, "again")
-        await engine.shown(pilot, [Failed(text)])
-        assert screen(pilot).count(text) == 4
-        await send(pilot, "again")
-        await engine.shown(pilot, [Answer("so"), Failed(text)])
-        assert screen(pilot).count(text) == 5
+    async with chat(home) as at:
+        await at.send("/view open")
+        await at.send(text)
+        await at.shown([Thinking(text), Answer(text)])
+        assert at.text.count(text) == 3
+        await at.shown([done()])
+        assert at.text.count(text) == 3
+        await at.send("again")
+        await at.shown([Answer("so"), Failed(text)])
+        assert at.text.count(text) == 4
+        await at.send(text)
+        assert f"Next: {text}" not in at.text
+        await at.send(text)
+        assert f"Next: {text}" in at.text
 
 
-async def test_no_escape_sequence_reaches_the_terminal() -> None:
-    engine = FakeEngine()
+async def test_no_escape_sequence_reaches_the_terminal(home: Path) -> None:
     text = "a\x1b[2J\x1b]0;t\x07\x9bH\rb"
-    async with chat(engine) as pilot:
-        await send(pilot, text)
-        await engine.shown(pilot, [Thinking(text), Answer(text)])
-        assert "a␛[2J␛]0;t␇\\x9bH␍b" in screen(pilot)
-        await engine.shown(pilot, [done()])
-        await pilot.press("ctrl+t")
-        await pilot.pause()
-        shown = screen(pilot)
-        assert shown.count("a␛[2J␛]0;t␇\\x9bH␍b") == 3
+    seen = "a␛[2J␛]0;t␇\\x9bH␍b"
+    async with chat(home) as at:
+        await at.send("/view open")
+        at.composer.set_text("x")
+        await at.pilot.pause()
+        at.app.chat.send(text)
+        await at.shown([Thinking(text), Answer(text), ToolCall(text, {"a": text})])
+        assert at.text.count(seen) >= 4
+        await at.shown([done()])
+        shown = at.text
+        assert shown.count(seen) >= 4
         assert not {"\x1b", "\x07", "\x9b", "\r"} & set(shown)
 
 
-async def test_a_reply_becomes_markdown_at_its_end_with_its_line_breaks() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("**roses**\nviolets")])
-        assert "**roses**" in screen(pilot)
-        await engine.shown(pilot, [done()])
-        assert "  roses\n  violets" in screen(pilot)
-        assert not pilot.app.query("Reply > StreamText")
+async def test_a_reply_is_markdown_with_its_line_breaks(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "**roses**\nviolets")
+        assert "    roses\n    violets" in at.text
 
 
-async def test_only_web_pages_are_opened(monkeypatch) -> None:
-    engine, opened = FakeEngine(), []
-    async with chat(engine) as pilot:
-        monkeypatch.setattr(pilot.app, "open_url", opened.append)
-        await send(pilot, "one")
-        await engine.shown(pilot, reply("[page](https://example.org)"))
-        markdown = pilot.app.query_one(Markdown)
-        for href in ("file:///etc/passwd", "-x", "javascript:x", "https://example.org"):
-            markdown.post_message(Markdown.LinkClicked(markdown, href))
-        await pilot.pause()
+async def test_an_open_fence_is_shown_as_code_at_once_and_stays_where_it_is(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("Look:\n\n```python\nx = 1\n# still **open**")])
+        before = at.text
+        assert " python\n" in before
+        assert "# still **open**" in before
+        assert "```" not in before
+        await at.shown([Answer("\n```\n"), done()])
+        assert " python " in at.text
+        assert at.text.splitlines().index("     x = 1") == before.splitlines().index("     x = 1")
+
+
+async def test_only_web_pages_are_opened(home: Path, monkeypatch) -> None:
+    opened: list[str] = []
+    async with chat(home) as at:
+        monkeypatch.setattr("webbrowser.open", lambda url, **_: opened.append(url))
+        await at.turn("one", "[page](https://example.org) [file](file:///etc/passwd)")
+        assert "page (https://example.org)" in at.text
+        assert "[file](file:///etc/passwd)" in at.text
+        line = next(n for n, text in enumerate(at.text.splitlines()) if "page (" in text)
+        await at.pilot.click("Transcript", offset=(5, line))
+        column = at.text.splitlines()[line].index("[file]")
+        await at.pilot.click("Transcript", offset=(column, line))
+        await at.pilot.pause()
+        for href in ("file:///etc/passwd", "-x", "javascript:x"):
+            at.app.open_url(href)
         assert opened == ["https://example.org"]
 
 
-async def test_a_tool_call_is_shown_and_not_run() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [ToolCall("weather", {"city": "Oslo"}), done("tool_calls")])
-        assert 'weather({"city": "Oslo"})' in screen(pilot)
-        assert "asks for a tool" in screen(pilot)
+async def test_a_tool_call_is_shown_and_not_run(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([ToolCall("weather", {"city": "Oslo"}), done("tool_calls")])
+        assert 'asks for  weather({"city": "Oslo"})' in at.text
+        assert "asks for a tool; this chat has none" in at.text
 
 
-async def test_a_reply_cut_short_says_so() -> None:
-    engine = FakeEngine()
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("Once"), done("length")])
-        assert "cut short" in screen(pilot)
+async def test_a_reply_cut_short_says_so(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("Once"), done("length")])
+        assert "Cut short" in at.text
 
 
-async def test_the_end_is_followed_until_the_user_scrolls_up_and_again_on_ctrl_end() -> None:
-    engine = FakeEngine()
-    async with chat(engine, size=(50, 20)) as pilot:
-        transcript = pilot.app.query_one(Transcript)
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("line\n" * 60)])
+async def test_the_end_is_followed_until_the_user_scrolls_up_and_again_on_ctrl_end(home) -> None:
+    async with chat(home, size=(50, 20)) as at:
+        transcript = at.transcript
+        await at.send("one")
+        await at.shown([Answer("line\n" * 60)])
         assert transcript.scroll_y == transcript.max_scroll_y > 40
-        await pilot.press("pageup")
-        await pilot.pause()
-        at = transcript.scroll_y
-        assert at < transcript.max_scroll_y
-        await engine.shown(pilot, [Answer("more\n" * 60), done()])
-        assert transcript.scroll_y == at
-        await pilot.press("ctrl+end")
-        await pilot.pause()
+        await at.press("pageup")
+        y = transcript.scroll_y
+        assert y < transcript.max_scroll_y
+        await at.shown([Answer("more\n" * 60), done()])
+        assert transcript.scroll_y == y
+        await at.press("ctrl+end")
         assert transcript.scroll_y == transcript.max_scroll_y
-        await send(pilot, "two")
-        await engine.shown(pilot, [Answer("line\n" * 60)])
+        await at.send("two")
+        await at.shown([Answer("line\n" * 60)])
         assert transcript.scroll_y == transcript.max_scroll_y
 
 
-async def test_scrolling_down_to_the_end_follows_again() -> None:
-    engine = FakeEngine()
-    async with chat(engine, size=(50, 20)) as pilot:
-        transcript = pilot.app.query_one(Transcript)
-        await send(pilot, "one")
-        await engine.shown(pilot, [Answer("line\n" * 60)])
-        await pilot.press("pageup", "pagedown")
-        await pilot.pause()
-        await engine.shown(pilot, [Answer("line\n" * 60)])
-        assert transcript.scroll_y == transcript.max_scroll_y
+async def test_scrolling_down_to_the_end_follows_again(home: Path) -> None:
+    async with chat(home, size=(50, 20)) as at:
+        await at.send("one")
+        await at.shown([Answer("line\n" * 60)])
+        await at.press("pageup", "pagedown")
+        await at.shown([Answer("line\n" * 60)])
+        assert at.transcript.scroll_y == at.transcript.max_scroll_y
 
 
-async def test_a_long_stream_is_laid_out_in_parts_and_loses_nothing() -> None:
-    engine = FakeEngine()
-    text = "".join(f"line {n} of a [b]long[/b] reply\n" for n in range(300))
-    pieces = [text[at : at + 7] for at in range(0, len(text), 7)]
-    async with chat(engine) as pilot:
-        await send(pilot, "one")
-        for at in range(0, len(pieces), 100):
-            await engine.shown(pilot, [Answer(piece) for piece in pieces[at : at + 100]])
-        parts = [
-            str(part.content)
-            for part in pilot.app.query_one("Reply > StreamText", StreamText).query(Static)
-        ]
-        assert "\n".join(parts) == text
-        assert len(parts) > 3
-        assert max(map(len, parts)) < 2 * LIVE_CHARACTERS
-        assert "line 299 of a [b]long[/b] reply" in screen(pilot)
+def long_conversation(turns: int) -> list:
+    entries = []
+    for n in range(turns):
+        entries.append(UserEntry(f"question {n} " * (n % 7 + 1)))
+        entries.append(ReplyEntry(answer=f"answer {n}\n\n" + "- point\n" * (n % 11)))
+    return entries
 
 
-async def test_it_fits_a_very_small_terminal() -> None:
-    engine = FakeEngine()
-    async with chat(engine, size=(12, 5)) as pilot:
-        await send(pilot, "one")
-        await engine.shown(pilot, reply("a reply of some words"))
-        await pilot.press(*"typed")
-        assert "typed" in screen(pilot)
+async def test_paging_up_through_guesses_shows_every_line_once(home: Path) -> None:
+    """Heights are guessed until a message is near the view; the text must not jump then."""
+    async with chat(home, size=(50, 20)) as at:
+        at.transcript.show(long_conversation(60))
+        await at.pilot.pause()
+        pages = []
+
+        def page() -> list[str]:
+            lines = at.text.splitlines()[: at.transcript.size.height]
+            return [line[:49].rstrip() for line in lines]  # without the scrollbar
+
+        while at.transcript.scroll_y > 0:
+            pages.append(page())
+            await at.press("pageup")
+        pages.append(page())
+        for below, above in pairwise(pages[:-1]):
+            # Two lines are seen twice.
+            assert above[-2:] == below[:2]
+        everything = "\n".join("\n".join(page) for page in pages)
+        assert all(f"answer {n}" in everything for n in range(60))
+
+
+async def test_only_what_is_near_the_view_is_laid_out(home: Path) -> None:
+    async with chat(home, size=(50, 20)) as at:
+        entries = long_conversation(1000)
+        at.transcript.show(entries)
+        await at.pilot.pause()
+        assert "answer 999" in at.text
+        assert sum(entry._width > 0 for entry in entries) < 60
+
+
+async def test_a_resize_keeps_the_place(home: Path) -> None:
+    async with chat(home, size=(80, 20)) as at:
+        at.transcript.show(long_conversation(40))
+        await at.pilot.pause()
+        for _ in range(8):
+            await at.press("pageup")
+        top = next(line for line in at.text.splitlines() if "question" in line or "answer" in line)
+        await at.pilot.resize_terminal(60, 20)
+        await at.pilot.pause()
+        assert top.split()[-1] in at.text
+
+
+async def test_a_long_message_of_the_user_is_folded_and_unfolds_on_a_click(home: Path) -> None:
+    async with chat(home, size=(60, 60)) as at:
+        text = "\n".join(f"line {n}" for n in range(40))
+        await at.turn(text)
+        assert "line 9\n" in at.text
+        assert "line 10\n" not in at.text
+        line = next(n for n, t in enumerate(at.text.splitlines()) if "30 more lines" in t)
+        await at.pilot.click("Transcript", offset=(6, line))
+        await at.pilot.pause()
+        assert "line 39" in at.text
+
+
+async def test_selected_text_is_copied_without_its_margin_and_its_wraps(home: Path) -> None:
+    async with chat(home, size=(40, 20)) as at:
+        await at.turn("q", "one two three four five six seven eight nine ten\n\n- a\n- b")
+        lines = at.text.splitlines()
+        first = next(n for n, line in enumerate(lines) if "one two" in line)
+        last = next(n for n, line in enumerate(lines) if "• b" in line)
+        y = round(at.transcript.scroll_y)
+        chosen = Selection(Offset(8, first + y), Offset(20, last + y))
+        text = at.transcript.get_selection(chosen)
+        assert text == ("two three four five six seven eight nine ten\n\na\nb", "\n")
+
+
+async def test_everything_can_be_selected(home: Path) -> None:
+    async with chat(home, size=(40, 12)) as at:
+        at.transcript.show([NoticeEntry(f"notice {n}") for n in range(50)])
+        await at.pilot.pause()
+        text = at.transcript.get_selection(Selection(None, None))
+        assert text is not None
+        assert text[0].split("\n\n") == [f"notice {n}" for n in range(50)]
+
+
+@pytest.mark.parametrize("size", [(12, 5), (20, 8), (50, 20)])
+async def test_the_composer_stays_on_a_small_terminal(home: Path, size) -> None:
+    async with chat(home, size=size) as at:
+        await at.send("one")
+        await at.shown(reply("a reply of some words"))
+        await at.press(*"typed")
+        assert "typed" in at.text
 
 
 def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:

@@ -4,43 +4,143 @@ from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-# Terminals that do not tell Shift+Enter from Enter still send Ctrl+J.
-NEW_LINE_KEYS = ("shift+enter", "ctrl+j", "alt+enter")
+from qwen35_chat.attachments import Chips
+from qwen35_chat.widgets.completions import Completions
 
 
 class Composer(TextArea):
-    """A text area that grows with its text: Enter sends, Shift+Enter begins a new line."""
+    """A text area that grows with its text, with completion and history.
+
+    Keys that belong to what is typed are handled here and not as bindings: those run later than
+    the characters that are typed after them.
+
+    Attributes:
+        chips: the long pastes in the text.
+        sends, newlines: the keys that do so.
+    """
 
     class Sent(Message):
-        """The user asks to send `text`. It stays in the composer until that is done."""
+        """The user asks to send the text, which stays in the composer until that is done."""
 
-        def __init__(self, text: str):
+    class Step(Message):
+        """The user asks for the message before (-1) or after (1) in the history."""
+
+        def __init__(self, direction: int):
             super().__init__()
-            self.text = text
+            self.direction = direction
 
-    def __init__(self) -> None:
+    class Command(Message):
+        """A key of the composer that stands for a command."""
+
+        def __init__(self, name: str):
+            super().__init__()
+            self.name = name
+
+    def __init__(self, completions: Completions) -> None:
         super().__init__(
-            placeholder="Write a message",
+            placeholder="Write a message, / for commands, @ for a file",
             soft_wrap=True,
             tab_behavior="focus",
             highlight_cursor_line=False,
         )
         self.cursor_blink = False
+        self.chips = Chips()
+        self.browsing = False
+        # Keys of commands that act on what is typed; another table may remap them.
+        self.typed_keys: dict[str, str] = {}
+        self._completions = completions
 
     async def _on_key(self, event: events.Key) -> None:
-        # Not as bindings: those run later than the characters that are typed after them.
-        # A paste arrives as a paste event, so an Enter here was typed.
-        if event.key != "enter" and event.key not in NEW_LINE_KEYS:
+        if self._completing(event.key) or self._empty_line(event.key):
+            pass
+        elif event.key in ("up", "down") and self.browsing and self._at_edge(event.key):
+            self.post_message(self.Step(-1 if event.key == "up" else 1))
+        elif (name := self.typed_keys.get(event.key)) is not None:
+            if name == "newline":
+                self.insert("\n")
+            elif name == "send":
+                self.post_message(self.Sent())
+            elif name in ("older", "newer"):
+                # Only in an empty line, which is dealt with above: else it moves the cursor.
+                await super()._on_key(event)
+                return
+            else:
+                self.post_message(self.Command(name))
+        else:
+            if event.key == "enter" or event.is_printable:
+                self.browsing = False
+            if event.key == "enter":
+                event.prevent_default()
             await super()._on_key(event)
             return
         event.stop()
         event.prevent_default()
-        if event.key in NEW_LINE_KEYS:
-            self.insert("\n")
-        elif self.text.strip():
-            self.post_message(self.Sent(self.text))
+
+    def _completing(self, key: str) -> bool:
+        """Whether the list of completions took the key."""
+        completions = self._completions
+        choice = completions.chosen
+        if choice is None:
+            return False
+        if key == "up":
+            completions.action_cursor_up()
+        elif key == "down":
+            completions.action_cursor_down()
+        elif key == "escape":
+            completions.show([])
+        elif key == "tab" or (key == "enter" and not self._complete_already(choice.insert)):
+            self.complete(choice.insert, choice.replaces)
+        else:
+            return False
+        return True
+
+    def _complete_already(self, insert: str) -> bool:
+        return self.text.strip() == insert.strip()
+
+    def complete(self, insert: str, replaces: int) -> None:
+        """Put `insert` in place of the characters before the cursor."""
+        row, column = self.cursor_location
+        self.replace(insert, (row, column - replaces), (row, column))
+        self.move_cursor((row, column - replaces + len(insert)))
+
+    def _empty_line(self, key: str) -> bool:
+        if self.text:
+            return False
+        if key == "up":
+            self.post_message(self.Step(-1))
+        elif (name := self.typed_keys.get(key)) in ("older", "newer"):
+            self.post_message(self.Command(name))
+        else:
+            return False
+        return True
+
+    def _at_edge(self, key: str) -> bool:
+        return self.cursor_at_first_line if key == "up" else self.cursor_at_last_line
+
+    @property
+    def before_cursor(self) -> str:
+        """The text from its start to the cursor."""
+        return self.get_text_range((0, 0), self.cursor_location)
+
+    @property
+    def whole(self) -> str:
+        """The text with its pastes in full."""
+        return self.chips.expanded(self.text)
+
+    def set_text(self, text: str) -> None:
+        self.text = text
+        self.move_cursor(self.document.end)
 
     def put_back(self, text: str) -> None:
         """Offer a text again, before whatever was typed since."""
-        self.text = f"{text}\n{self.text}" if self.text.strip() else text
-        self.move_cursor(self.document.end)
+        self.set_text(f"{text}\n{self.text}" if self.text.strip() else text)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        text = event.text.replace("\r\n", "\n").replace("\r", "\n")
+        event.stop()
+        event.prevent_default()
+        self.browsing = False
+        shown = self.chips.chip(text) or text
+        if result := self._replace_via_keyboard(shown, *self.selection):
+            self.move_cursor(result.end_location)
+            self.focus()

@@ -1,15 +1,17 @@
-"""The line at the bottom."""
+"""The two lines about how it goes: above the composer the turn, below it the model."""
 
 from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
-from qwen35_mlx.session.events import Figures
+from qwen35_mlx.session.events import Figures, PrefillProgress
 
 SEPARATOR = " · "
+WARN_AT = 0.8  # of the context
+BAR_CELLS = 16
 
 
-def status_line(parts: list[str], cue: str, width: int) -> str:
+def fitted(parts: list[str], cue: str, width: int) -> str:
     """`parts` at the left, `cue` at the right. Parts that do not fit go, the last one first."""
     shown = [part for part in parts if part]
     while len(shown) > 1 and len(SEPARATOR.join(shown)) + len(cue) + 2 > width:
@@ -21,38 +23,120 @@ def status_line(parts: list[str], cue: str, width: int) -> str:
     return left + cue.rjust(width - len(left))
 
 
-class Status(Widget):
-    """Model, context in use, speed, and what is going on."""
+def clock_time(seconds: float) -> str:
+    """A duration for people: 12 s, 3:05, 1:02:05."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
-    def __init__(self, model: str):
+
+def size_of(size: float) -> str:
+    """Bytes for people, in decimal units."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return (
+                f"{size / scale:.1f} {unit}" if size < 100 * scale else f"{size / scale:.0f} {unit}"
+            )
+    return f"{size / 1e3:.0f} kB"
+
+
+def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
+    """Reading the prompt: a bar, tokens done, from before and left, and the time to go.
+
+    Args:
+        seconds: since the first progress of this turn.
+    """
+    share = progress.done / max(progress.total, 1)
+    full = round(share * BAR_CELLS)
+    computed = progress.done - progress.cached
+    left = progress.total - progress.done
+    parts = [
+        f"Reading {'━' * full}{'╌' * (BAR_CELLS - full)} {share:.0%}",
+        f"{progress.done:,} of {progress.total:,} tokens",
+    ]
+    if left and computed > 0 and seconds > 0:
+        parts.append(f"{clock_time(left * seconds / computed)} to go")
+    if progress.cached:
+        parts.append(f"{progress.cached:,} from before")
+    if left:
+        parts.append(f"{left:,} left")
+    return parts
+
+
+class Activity(Widget):
+    """What the turn is doing, and the key that matters; blank while nothing runs.
+
+    One line, but what is said to the user takes as many as it needs.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._model = model
-        self._available = 0
-        self._used = 0
-        self._speed = ("", "")
+        self._parts: list[str] = []
         self._cue = ""
+        self._said = ""
 
-    def set_cue(self, cue: str) -> None:
-        """What is going on now, and which key matters."""
-        if cue != self._cue:
-            self._cue = cue
-            self.refresh()
-
-    def set_context(self, used: int, total: int | None = None) -> None:
-        """Tokens that the conversation takes, of those that the model can take."""
-        self._used = used
-        self._available = total or self._available
-        self.refresh()
-
-    def set_figures(self, figures: Figures) -> None:
-        """What the last turn cost."""
-        self._speed = (
-            f"{figures.decode_rate:.0f} tok/s" if figures.reply_tokens > 1 else "",
-            f"first token {figures.prefill_seconds:.2f} s",
-        )
-        self.set_context(figures.prompt_tokens + figures.reply_tokens)
+    def show(self, parts: list[str], cue: str = "", said: str = "") -> None:
+        """`parts` at the left and `cue` at the right; or `said` instead of both."""
+        if (parts, cue, said) != (self._parts, self._cue, self._said):
+            layout = said != self._said
+            self._parts, self._cue, self._said = parts, cue, said
+            self.refresh(layout=layout)
 
     def render(self) -> RenderResult:
-        context = f"{self._used:,} / {self._available:,} tokens" if self._available else ""
-        parts = [self._model, context, *self._speed]
-        return Content(status_line(parts, self._cue, self.size.width))
+        if self._said:
+            return Content(self._said)
+        return Content(fitted(self._parts, self._cue, self.size.width))
+
+
+class Status(Widget):
+    """Model, context in use, speed, time to the first token, memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = ""
+        self.cue = ""
+        self.used = 0
+        self.context = 0
+        self.figures: Figures | None = None
+        self.live_rate = 0.0
+
+    def update(self, **values: object) -> None:
+        """Set any of the attributes."""
+        changed = {name: value for name, value in values.items() if getattr(self, name) != value}
+        for name, value in changed.items():
+            setattr(self, name, value)
+        if changed:
+            self.refresh()
+
+    @property
+    def parts(self) -> list[str]:
+        parts = [self.model, self._gauge()]
+        if self.live_rate:
+            parts.append(f"~{self.live_rate:.0f} tok/s")
+        elif self.figures and self.figures.reply_tokens > 1:
+            parts.append(f"{self.figures.decode_rate:.0f} tok/s")
+        if self.figures:
+            parts.append(f"first token {self.figures.prefill_seconds:.2f} s")
+            parts.append(size_of(self.figures.peak_memory))
+        return parts
+
+    def _gauge(self) -> str:
+        if not self.context:
+            return ""
+        share = self.used / self.context
+        return f"{self.used:,} / {self.context:,} ({share:.0%})"
+
+    @property
+    def nearly_full(self) -> bool:
+        return bool(self.context) and self.used >= WARN_AT * self.context
+
+    def render(self) -> RenderResult:
+        line = fitted(self.parts, self.cue, self.size.width)
+        content = Content(line)
+        gauge = self._gauge()
+        if self.nearly_full and gauge and (at := line.find(gauge)) >= 0:
+            content = content.stylize("$text-warning bold", at, at + len(gauge))
+        return content

@@ -1,33 +1,329 @@
-"""The conversation on the screen."""
+"""The conversation on the screen: a list of which only the part in view is laid out.
 
-from collections.abc import Callable
+The height of what was never in view is a guess. Whatever lies within a screen of the view is
+laid out, so that a guess is put right before it can be seen, and the view stays where it was.
+"""
 
-from textual.containers import VerticalScroll
-from textual.widgets import Static
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import ClassVar
 
-from qwen35_chat.plain import visible
-from qwen35_chat.widgets.reply import Reply
+from rich.segment import Segment
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+
+from qwen35_chat.drawing.entries import Entry
+from qwen35_chat.drawing.lines import BLANK, Line
+
+WIDEST = 110  # columns of text: longer lines are hard to read
+CACHED_STRIPS = 2_000
 
 
-class Transcript(VerticalScroll, can_focus=False):
-    """Messages, oldest first. Follows the end unless the user has scrolled up."""
+class Transcript(ScrollView, can_focus=True):
+    """Messages, oldest first. Follows the end unless the user has scrolled up.
 
-    def on_mount(self) -> None:
-        self.anchor()
+    With the focus, one message is marked, and keys act on it.
+    """
 
-    async def add_text(self, text: str, classes: str) -> Static:
-        """Text of a user or of the app, taken literally."""
-        line = Static(visible(text), markup=False, classes=classes)
-        await self.mount(line)
-        return line
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "transcript--muted",
+        "transcript--error",
+        "transcript--heading",
+        "transcript--user",
+        "transcript--code",
+        "transcript--code-head",
+        "transcript--thinking",
+        "transcript--thinking-head",
+        "transcript--mark",
+        "transcript--link",
+    }
 
-    async def add_turn(self, message: str, clock: Callable[[], float]) -> tuple[Static, Reply]:
-        """A message and the place for its reply; the end comes into view."""
-        line, reply = Static(visible(message), markup=False, classes="message"), Reply(clock)
-        await self.mount(line, reply)
+    class Clicked(Message):
+        """Something in an entry was clicked: `name` with `argument`."""
+
+        def __init__(self, name: str, argument: str | int, entry: Entry | None = None):
+            super().__init__()
+            self.name = name
+            self.argument = argument
+            self.entry = entry
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self.marked: Entry | None = None
+        self._heights: list[int] = []
+        self._known: list[bool] = []  # whether the height is no guess
+        self._tops: list[int] = [0]
+        self._columns = 0
+        self._following = True
+        self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
+        self._settling = False
+        self._strips: dict[int, tuple[Line, bool, Strip]] = {}
+
+    # -- what is in it
+
+    def show(self, entries: Iterable[Entry]) -> None:
+        """These instead of all others, with the end in view."""
+        self.entries = list(entries)
+        self.marked = None
+        self._strips.clear()
+        self._guess()
         self.follow()
-        return line, reply
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self._heights.append(0)
+        self._known.append(False)
+        self.settle()
+
+    def drop(self, entry: Entry) -> None:
+        if entry not in self.entries:
+            return
+        at = self.entries.index(entry)
+        del self.entries[at], self._heights[at], self._known[at]
+        if self.marked is entry:
+            self.marked = None
+        self.settle()
+
+    def entry(self, key: int) -> Entry | None:
+        return next((entry for entry in self.entries if entry.key == key), None)
 
     def follow(self) -> None:
         """Go to the end and stay there."""
-        self.anchor()
+        self._following = True
+        self.settle()
+
+    def relaid(self) -> None:
+        """Many entries have changed: forget their heights."""
+        self._guess()
+        self.settle()
+
+    # -- where it is
+
+    def settle(self) -> None:
+        """Lay out what is in view and near it; call it after any change."""
+        size = self.scrollable_content_region.size
+        if not size.width or not size.height or self._settling:
+            return
+        self._settling = True
+        try:
+            columns = min(size.width - 1, WIDEST)
+            if columns != self._columns:
+                self._columns = columns
+                self._guess()
+            if self._following:
+                self._measure_up(len(self.entries) - 1, 2 * size.height)
+            else:
+                top, above = self._anchor
+                self._measure_down(top, above + 2 * size.height)
+                self._measure_up(top - 1, size.height)
+            self._tops = [0, *accumulate(self._heights)]
+            self.virtual_size = Size(size.width, self._tops[-1])
+            if self._following:
+                to = self.max_scroll_y
+            else:
+                top, above = self._anchor
+                top = min(top, len(self.entries))
+                to = self._tops[top] + (above if top < len(self.entries) else 0)
+            self.scroll_y = self.scroll_target_y = to
+            self._keep_place()
+        finally:
+            self._settling = False
+        self.refresh()
+
+    def _guess(self) -> None:
+        self._heights = [entry.estimate(self._columns) for entry in self.entries]
+        self._known = [False] * len(self.entries)
+
+    def _measure(self, at: int) -> int:
+        entry = self.entries[at]
+        if entry.changed or not self._known[at]:
+            self._heights[at] = len(entry.lines(self._columns))
+            self._known[at] = True
+        return self._heights[at]
+
+    def _measure_up(self, at: int, wanted: int) -> None:
+        while at >= 0 and wanted > 0:
+            wanted -= self._measure(at)
+            at -= 1
+
+    def _measure_down(self, at: int, wanted: int) -> None:
+        while at < len(self.entries) and wanted > 0:
+            wanted -= self._measure(at)
+            at += 1
+
+    def _keep_place(self) -> None:
+        y = round(self.scroll_y)
+        top = max(bisect_right(self._tops, y) - 1, 0)
+        self._anchor = (top, y - self._tops[min(top, len(self._tops) - 1)])
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if not self._settling and old_value != new_value:
+            self._following = new_value >= self.max_scroll_y
+            self._keep_place()
+            self.settle()
+
+    def on_resize(self) -> None:
+        self.settle()
+
+    def scroll_page(self, direction: int) -> None:
+        step = max(self.scrollable_content_region.height - 2, 1)
+        self.scroll_to(y=self.scroll_y + direction * step, animate=False)
+
+    # -- the marked message
+
+    def mark(self, step: int) -> None:
+        """Mark the next message in this direction; if none is marked, the last one."""
+        marks = [entry for entry in self.entries if entry.by]
+        if not marks:
+            return
+        if self.marked not in marks:
+            to = len(marks) - 1
+        else:
+            to = min(max(marks.index(self.marked) + step, 0), len(marks) - 1)
+        self.marked = marks[to]
+        at = self.entries.index(self.marked)
+        height = self.scrollable_content_region.height
+        if height:
+            self._measure(at)
+            self._tops = [0, *accumulate(self._heights)]
+            top, bottom = self._tops[at], self._tops[at + 1]
+            if top < self.scroll_y or bottom - top > height:
+                self.scroll_to(y=top, animate=False)
+            elif bottom > self.scroll_y + height:
+                self.scroll_to(y=bottom - height, animate=False)
+        self.refresh()
+
+    def mark_message(self, message: int | None) -> None:
+        """Mark the message of this id, or else the last one."""
+        self.marked = next((e for e in self.entries if e.by and e.message == message), None)
+        self.mark(0)
+
+    def on_focus(self) -> None:
+        if self.marked is None:
+            self.mark(0)
+
+    def on_blur(self) -> None:
+        self.marked = None
+        self.refresh()
+
+    # -- drawing
+
+    def notify_style_update(self) -> None:
+        self._strips.clear()
+        super().notify_style_update()
+
+    def _line(self, y: int) -> tuple[Entry, Line] | None:
+        if not 0 <= y < self._tops[-1]:
+            return None
+        at = bisect_right(self._tops, y) - 1
+        lines = self.entries[at].lines(self._columns)
+        offset = y - self._tops[at]
+        return self.entries[at], lines[offset] if offset < len(lines) else Line(BLANK)
+
+    def render_line(self, y: int) -> Strip:
+        at = round(self.scroll_y) + y
+        width = self.scrollable_content_region.width
+        found = self._line(at)
+        if found is None:
+            return Strip.blank(width, self.rich_style)
+        entry, line = found
+        selection = self.text_selection
+        span = selection.get_span(at) if selection is not None else None
+        strip = self._strip(entry, line, width, span)
+        return strip.apply_offsets(0, at)
+
+    def _strip(self, entry: Entry, line: Line, width: int, span: tuple[int, int] | None) -> Strip:
+        marked = entry is self.marked and line.content is not BLANK
+        cached = self._strips.get(id(line))
+        if cached and cached[:2] == (line, marked) and cached[2].cell_length == width and not span:
+            return cached[2]
+        base = self._parse(line.fill) if line.fill else self.visual_style
+        content = line.content
+        if span is not None:
+            start, end = _within(span, entry, content.plain)
+            selected = self.screen.get_visual_style("screen--selection")
+            content = content.stylize(selected, max(start, line.prefix), end)
+        gutter = self._parse(".mark") if marked else self.visual_style
+        segments = [
+            Segment("▌" if marked else " ", gutter.rich_style),
+            Segment(
+                " " * entry.indent, (base if entry.indent == 1 else self.visual_style).rich_style
+            ),
+        ]
+        segments += [
+            Segment(text, (base + style).rich_style)
+            for text, style in content.render(base, end="", parse_style=self._parse)
+        ]
+        reach = min(width, self._columns + 1)
+        strip = Strip(segments).crop_extend(0, reach, base.rich_style)
+        strip = strip.crop_extend(0, width, self.rich_style)
+        if span is None:
+            if len(self._strips) > CACHED_STRIPS:
+                self._strips.clear()
+            self._strips[id(line)] = (line, marked, strip)
+        return strip
+
+    def _parse(self, style: str | Style) -> Style:
+        if isinstance(style, Style):
+            return style
+        if style.startswith("."):
+            return self.get_visual_style(f"transcript--{style[1:]}")
+        return Style.parse(style)
+
+    # -- selection and clicks
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        if not self.entries:
+            return None
+        if selection.start is None or selection.end is None:
+            self._measure_up(len(self.entries) - 1, 1 << 30)
+            self._tops = [0, *accumulate(self._heights)]
+        first = selection.start.y if selection.start else 0
+        last = selection.end.y if selection.end else self._tops[-1] - 1
+        parts: list[str] = []
+        for y in range(first, last + 1):
+            if (found := self._line(y)) is None:
+                continue
+            entry, line = found
+            text = line.content.plain
+            start, end = _within(selection.get_span(y) or (0, -1), entry, text)
+            if parts and not line.joined:
+                parts.append("\n")
+            parts.append(text[max(start, line.prefix) : end])
+        return "".join(parts).rstrip("\n"), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    def _entry_at_pointer(self) -> Entry | None:
+        y = self.app.mouse_position.y - self.content_region.y + round(self.scroll_y)
+        found = self._line(y)
+        return found[0] if found else None
+
+    def action_copy_code(self, number: int) -> None:
+        self.post_message(self.Clicked("code", number, self._entry_at_pointer()))
+
+    def action_fold(self, key: int) -> None:
+        if entry := self.entry(key):
+            entry.toggle()
+            self.settle()
+
+    def action_sibling(self, key: int, step: int) -> None:
+        self.post_message(self.Clicked("sibling", step, self.entry(key)))
+
+    def action_open_link(self, href: str) -> None:
+        self.post_message(self.Clicked("link", href))
+
+
+def _within(span: tuple[int, int], entry: Entry, text: str) -> tuple[int, int]:
+    """A selected part of a line of the screen, as a part of its text."""
+    gutter = 1 + entry.indent
+    start, end = span
+    return max(start - gutter, 0), len(text) if end == -1 else max(end - gutter, 0)

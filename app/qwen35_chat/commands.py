@@ -1,0 +1,279 @@
+"""Every command, once: its key, its slash name, its help, and what it calls.
+
+Completion, the palette, F1, the key bindings and the README's table all read this. `run` gets the
+screen (or the linear mode) and what was written after the slash name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Any, Literal
+
+from qwen35_mlx.errors import Qwen35Error
+
+Scope = Literal["chat", "messages", "sessions", "models"]
+SCOPES: Mapping[Scope, str] = {
+    "chat": "Everywhere in the chat",
+    "messages": "On a message (Tab goes there, Esc comes back)",
+    "sessions": "In the list of conversations",
+    "models": "In the list of models",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        keys: its default keys, as Textual names them; "" for none.
+        slash: what it is called in the composer, without the slash; "" if it has no such name.
+        argument: what may follow the slash name.
+        screen: it needs a screen, so the linear mode does without it.
+        typed: the composer acts on the key itself, in step with what is typed.
+    """
+
+    name: str
+    title: str
+    help: str
+    run: Callable[[Any, str], Any]
+    keys: str = ""
+    slash: str = ""
+    argument: str = ""
+    scope: Scope = "chat"
+    screen: bool = False
+    typed: bool = False
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "send", "Send", "send the message", lambda do, _: do.send_composed(),
+        keys="enter", screen=True, typed=True,
+    ),
+    Command(
+        "newline", "New line", "begin a new line", lambda do, _: do.new_line(),
+        keys="shift+enter,ctrl+j", screen=True, typed=True,
+    ),
+    Command(
+        "stop", "Stop", "stop the reply; what was said is kept", lambda do, _: do.stop(),
+        keys="escape", screen=True,
+    ),
+    Command(
+        "new", "New conversation", "begin a new conversation", lambda do, _: do.new(),
+        keys="ctrl+n", slash="new",
+    ),
+    Command(
+        "sessions", "Conversations", "find and open a conversation, by title or any words in it",
+        lambda do, text: do.sessions(text), keys="ctrl+s", slash="sessions", argument="words",
+    ),
+    Command(
+        "rename", "Rename", "give this conversation a title", lambda do, text: do.rename(text),
+        slash="rename", argument="title",
+    ),
+    Command(
+        "delete", "Delete", "delete this conversation", lambda do, _: do.delete(), slash="delete",
+    ),
+    Command(
+        "undo", "Bring back", "bring back the conversation that was deleted last",
+        lambda do, _: do.undo(), slash="undo",
+    ),
+    Command(
+        "export", "Export", "write this conversation to a file, as Markdown or JSON",
+        lambda do, text: do.export(text), slash="export", argument="file.md or file.json",
+    ),
+    Command(
+        "retry", "Retry", "ask for another reply to the same message",
+        lambda do, _: do.retry(), keys="f5", slash="retry",
+    ),
+    Command(
+        "edit", "Edit", "write another version of your last message; the old one stays",
+        lambda do, text: do.edit(text), keys="f4", slash="edit", argument="text",
+    ),
+    Command(
+        "older", "Version before", "go to the version before, where there are several (2/3)",
+        lambda do, _: do.sibling(-1), keys="left", slash="older", typed=True,
+    ),
+    Command(
+        "newer", "Version after", "go to the version after",
+        lambda do, _: do.sibling(1), keys="right", slash="newer", typed=True,
+    ),
+    Command(
+        "compact", "Compact", "sum up the oldest turns, to make room in the context",
+        lambda do, _: do.compact(), slash="compact",
+    ),
+    Command(
+        "models", "Models", "choose, download or change the model",
+        lambda do, text: do.models(text), keys="ctrl+l", slash="model", argument="name",
+    ),
+    Command(
+        "unload", "Unload", "give the model's memory back until the next message",
+        lambda do, _: do.unload(), slash="unload",
+    ),
+    Command(
+        "thinking", "Thinking on or off", "whether the model thinks before it answers",
+        lambda do, text: do.thinking(text), keys="ctrl+t", slash="thinking",
+        argument="on, off or auto",
+    ),
+    Command(
+        "view", "Show thinking", "show thinking hidden, collapsed or open",
+        lambda do, text: do.view(text), keys="ctrl+o", slash="view",
+        argument="hidden, collapsed or open",
+    ),
+    Command(
+        "preset", "Sampling preset", "sampling as the model's card advises",
+        lambda do, text: do.preset(text), slash="preset",
+        argument="model, thinking, precise or not-thinking",
+    ),
+    Command(
+        "system", "System prompt", "what the model is told before everything else",
+        lambda do, text: do.system(text), slash="system", argument="text",
+    ),
+    Command(
+        "theme", "Theme", "dark, light, or the terminal's own colours",
+        lambda do, text: do.theme_to(text), slash="theme", argument="dark, light or ansi",
+        screen=True,
+    ),
+    Command(
+        "settings", "Settings", "see and change the settings", lambda do, text: do.settings(text),
+        keys="f2", slash="settings", argument="name value",
+    ),
+    Command(
+        "copy", "Copy", "copy the last reply", lambda do, _: do.copy_reply(), keys="f3",
+        slash="copy",
+    ),
+    Command(
+        "code", "Copy code", "copy the last block of code", lambda do, _: do.copy_code(),
+        keys="f9", slash="code",
+    ),
+    Command(
+        "editor", "Editor", "write the message in your editor ($VISUAL, $EDITOR)",
+        lambda do, _: do.editor(), keys="ctrl+g", slash="editor", screen=True,
+    ),
+    Command(
+        "history", "Earlier messages", "search what you have sent; Up in an empty line steps back",
+        lambda do, _: do.history(), keys="ctrl+r", slash="history", screen=True,
+    ),
+    Command(
+        "expand", "Expand paste", "put the whole text in place of [paste 1: 40 lines]",
+        lambda do, _: do.expand_paste(), keys="f8", slash="expand", screen=True,
+    ),
+    Command(
+        "messages", "To the messages", "mark a message, to act on it", lambda do, _: do.messages(),
+        keys="tab", screen=True, typed=True,
+    ),
+    Command(
+        "page_up", "Scroll up", "scroll up", lambda do, _: do.page(-1), keys="pageup", screen=True,
+    ),
+    Command(
+        "page_down", "Scroll down", "scroll down", lambda do, _: do.page(1), keys="pagedown",
+        screen=True,
+    ),
+    Command(
+        "follow", "To the end", "go to the end and follow it", lambda do, _: do.follow(),
+        keys="ctrl+end", screen=True,
+    ),
+    Command(
+        "palette", "All commands", "find any command by its name", lambda do, _: do.palette(),
+        keys="ctrl+p", screen=True,
+    ),
+    Command("help", "Help", "all keys and commands", lambda do, _: do.help(), keys="f1",
+            slash="help"),
+    Command("quit", "Quit", "quit; nothing is lost", lambda do, _: do.quit(), keys="ctrl+q",
+            slash="quit"),
+    Command("mark_up", "Message before", "mark the message before", lambda do, _: do.mark(-1),
+            keys="up,k", scope="messages", screen=True),
+    Command("mark_down", "Message after", "mark the message after", lambda do, _: do.mark(1),
+            keys="down,j", scope="messages", screen=True),
+    Command("mark_edit", "Edit", "write another version of it", lambda do, _: do.edit_marked(),
+            keys="e,enter", scope="messages", screen=True),
+    Command("mark_retry", "Retry", "ask for another reply", lambda do, _: do.retry(),
+            keys="r", scope="messages", screen=True),
+    Command("mark_branch", "Branch", "go on from here another way; what followed stays",
+            lambda do, _: do.branch(), keys="b", scope="messages", screen=True),
+    Command("mark_older", "Version before", "go to its version before",
+            lambda do, _: do.sibling(-1), keys="left", scope="messages", screen=True),
+    Command("mark_newer", "Version after", "go to its version after",
+            lambda do, _: do.sibling(1), keys="right", scope="messages", screen=True),
+    Command("mark_copy", "Copy", "copy it", lambda do, _: do.copy_reply(),
+            keys="c", scope="messages", screen=True),
+    Command("mark_code", "Copy code", "copy its code; again for its next block",
+            lambda do, _: do.copy_code(), keys="y", scope="messages", screen=True),
+    Command("mark_toggle", "Unfold", "unfold its thinking or its long text, or fold it again",
+            lambda do, _: do.toggle_marked(), keys="space", scope="messages", screen=True),
+    Command("mark_leave", "Back", "back to the composer", lambda do, _: do.leave_messages(),
+            keys="escape,tab", scope="messages", screen=True),
+    Command("session_rename", "Rename", "rename it", lambda do, _: do.rename_marked(),
+            keys="ctrl+r", scope="sessions", screen=True),
+    Command("session_delete", "Delete", "delete it", lambda do, _: do.delete_marked(),
+            keys="ctrl+d", scope="sessions", screen=True),
+    Command("session_undo", "Bring back", "bring back what was deleted last",
+            lambda do, _: do.undo(), keys="ctrl+z", scope="sessions", screen=True),
+    Command("session_export", "Export", "write it to a Markdown file here",
+            lambda do, _: do.export_marked(), keys="ctrl+e", scope="sessions", screen=True),
+    Command("model_cancel", "Stop download", "stop the download; it can be resumed",
+            lambda do, _: do.cancel_download(), keys="ctrl+d", scope="models", screen=True),
+    Command("model_unload", "Unload", "give the loaded model's memory back",
+            lambda do, _: do.unload(), keys="ctrl+u", scope="models", screen=True),
+)  # fmt: skip
+NAMES = frozenset(command.name for command in COMMANDS)
+BY_SLASH: Mapping[str, Command] = {c.slash: c for c in COMMANDS if c.slash}
+
+
+def in_scope(scope: Scope) -> list[Command]:
+    return [command for command in COMMANDS if command.scope == scope]
+
+
+def parse_slash(text: str) -> tuple[Command, str] | None:
+    """The command that a line like `/rename A title` calls; None if it is a message."""
+    match = re.fullmatch(r"/([a-z]+)(?:\s+(.*))?", text.strip(), re.DOTALL)
+    if not match or match.group(1) not in BY_SLASH:
+        return None
+    return BY_SLASH[match.group(1)], (match.group(2) or "").strip()
+
+
+_SHOWN = {
+    "escape": "Esc", "pageup": "Page Up", "pagedown": "Page Down", "enter": "Enter",
+    "space": "Space", "tab": "Tab", "left": "Left", "right": "Right", "up": "Up", "down": "Down",
+    "end": "End",
+}  # fmt: skip
+
+
+def shown_keys(keys: str) -> str:
+    """Keys for people: "ctrl+s,f2" -> "Ctrl+S, F2"."""
+
+    def one(key: str) -> str:
+        parts = key.strip().split("+")
+        names = [_SHOWN.get(part, part.upper() if len(part) < 4 else part) for part in parts]
+        named = ["Ctrl" if p == "ctrl" else "Shift" if p == "shift" else n
+                 for p, n in zip(parts, names, strict=True)]  # fmt: skip
+        return named[0].lower() if len(key) == 1 else "+".join(named)
+
+    return ", ".join(one(key) for key in keys.split(",") if key.strip())
+
+
+def keys_of(command: Command, remapped: Mapping[str, str]) -> str:
+    return remapped.get(command.name, command.keys)
+
+
+def key_table() -> str:
+    """The README's tables of keys and commands."""
+    parts: list[str] = []
+    for scope, title in SCOPES.items():
+        rows = [f"{title}:", "", "| key | command | |", "|---|---|---|"]
+        for command in in_scope(scope):
+            argument = f" {command.argument}" if command.argument else ""
+            slash = f"`/{command.slash}{argument}`" if command.slash else ""
+            rows.append(f"| {shown_keys(command.keys)} | {slash} | {command.help} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+async def run_command(name: str, target: Any, text: str = "") -> None:
+    """Run a command on a screen; what goes wrong is one line there."""
+    command = next(command for command in COMMANDS if command.name == name)
+    try:
+        result = command.run(target, text)
+        if isawaitable(result):
+            await result
+    except Qwen35Error as error:
+        target.say(str(error), error=True)

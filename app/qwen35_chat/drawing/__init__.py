@@ -1,0 +1,1 @@
+"""Text of users and models into lines for the screen."""

@@ -1,0 +1,286 @@
+"""What the conversation on the screen is made of."""
+
+import json
+from collections.abc import Mapping
+from itertools import count
+from typing import Any, Literal
+
+from textual.content import Content
+
+from qwen35_chat.attachments import taken_apart
+from qwen35_chat.drawing.lines import BLANK, Line, Text, action, laid_out
+from qwen35_chat.drawing.markdown import Growing, Markdown
+from qwen35_chat.plain import visible
+
+ThinkingView = Literal["hidden", "collapsed", "open"]
+# A longer message of the user is folded: it was pasted, and is not read again.
+FOLD_LINES, FOLDED_LINES = 24, 10
+_keys = count()
+
+
+class Entry:
+    """One message, or one thing that the app has to say.
+
+    Attributes:
+        key: its name in actions.
+        message: its id in the library, once it has one.
+        indent: columns at its left.
+        by: who wrote it; "" if it is no message.
+        siblings: (which, of how many) versions of this message.
+        changed: since `lines` was last asked.
+    """
+
+    indent = 1
+    by = ""
+
+    def __init__(self, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
+        self.key = next(_keys)
+        self.message = message
+        self.siblings = siblings
+        self._lines: list[Line] = []
+        self._width = -1
+        self.changed = True
+
+    @property
+    def copied(self) -> str:
+        """What copying it gives."""
+        return ""
+
+    @property
+    def codes(self) -> list[str]:
+        """The code in it, block by block."""
+        return []
+
+    def touch(self) -> None:
+        """It has to be laid out again."""
+        self.changed = True
+
+    def toggle(self) -> None:
+        """Unfold what is folded, or the other way round."""
+
+    def lines(self, width: int) -> list[Line]:
+        """Its lines, with an empty one at the end."""
+        if self.changed or width != self._width:
+            self._lines = [*self._layout(max(width - self.indent, 1)), Line(BLANK)]
+            self._width = width
+            self.changed = False
+        return self._lines
+
+    def estimate(self, width: int) -> int:
+        """About how many lines it has, without laying it out."""
+        return 2
+
+    def _layout(self, width: int) -> list[Line]:
+        raise NotImplementedError
+
+    def _siblings_line(self, width: int) -> list[Line]:
+        which, total = self.siblings
+        if total < 2:
+            return []
+        shown = Content.assemble(
+            Content.styled("<", ".link").stylize(action("sibling", self.key, -1)),
+            (f" {which}/{total} ", ".muted"),
+            Content.styled(">", ".link").stylize(action("sibling", self.key, 1)),
+        )
+        return laid_out(shown, width, "  " if self.indent == 1 else "")
+
+
+class UserEntry(Entry):
+    """A message of the user."""
+
+    by = "user"
+
+    def __init__(self, text: str, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
+        super().__init__(message, siblings)
+        self.text = text
+        self._folded = True
+
+    @property
+    def copied(self) -> str:
+        return self.text
+
+    def toggle(self) -> None:
+        self._folded = not self._folded
+        self.touch()
+
+    def estimate(self, width: int) -> int:
+        return min(_estimate(self.text, width), FOLD_LINES) + 1
+
+    def _layout(self, width: int) -> list[Line]:
+        text, files = taken_apart(self.text)
+        lines = laid_out(Content(visible(text)), width, "> ", "  ", ".user")
+        if self._folded and len(lines) > FOLD_LINES:
+            more = f"… {len(lines) - FOLDED_LINES} more lines"
+            shown = Content.styled(more, ".link").stylize(action("fold", self.key))
+            lines = lines[:FOLDED_LINES] + laid_out(shown, width, "  ", "  ", ".user")
+        for file in files:
+            word = "line" if file.lines == 1 else "lines"
+            shown = Content.styled(f"@ {visible(file.name)}, {file.lines:,} {word}", ".muted")
+            lines += laid_out(shown, width, "  ", "  ", ".user")
+        return lines + self._siblings_line(width)
+
+
+class ReplyEntry(Entry):
+    """A reply: thinking, answer, calls, and a last word about it.
+
+    Attributes:
+        seconds: that the thinking took, once it is over.
+        view: how thinking is shown.
+    """
+
+    indent = 3
+    by = "assistant"
+
+    def __init__(
+        self,
+        *,
+        thinking: str = "",
+        answer: str = "",
+        calls: list[tuple[str, Mapping[str, Any]]] | None = None,
+        seconds: float | None = None,
+        note: str = "",
+        error: bool = False,
+        view: ThinkingView = "collapsed",
+        complete: bool = True,
+        message: int | None = None,
+        siblings: tuple[int, int] = (1, 1),
+    ):
+        super().__init__(message, siblings)
+        self.thinking = thinking
+        self.answer = answer
+        self.calls = calls or []
+        self.seconds = seconds
+        self.view: ThinkingView = view
+        self._note = note
+        self._error = error
+        self._complete = complete
+        self._live = Growing()
+        self._live_thinking = Growing()
+        self._markdown: Markdown | None = None
+        if not complete:
+            self._live.feed(visible(answer))
+            self._live_thinking.feed(visible(thinking))
+
+    @property
+    def copied(self) -> str:
+        return self.answer.strip("\n")
+
+    @property
+    def codes(self) -> list[str]:
+        return self._rendered().codes
+
+    @property
+    def said_nothing(self) -> bool:
+        return not (self.thinking.strip() or self.answer.strip() or self.calls)
+
+    def think(self, text: str) -> None:
+        self.thinking += text
+        self._live_thinking.feed(visible(text))
+        self.touch()
+
+    def say(self, text: str) -> None:
+        if not self.answer:
+            text = text.lstrip("\n")
+        self.answer += text
+        self._live.feed(visible(text))
+        self.touch()
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """A call that the model asks for. Nothing runs it here."""
+        self.calls.append((name, arguments))
+        self.touch()
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        """The last line; empty text removes it."""
+        if (text, error) != (self._note, self._error):
+            self._note, self._error = text, error
+            self.touch()
+
+    def finish(self, note: str = "", *, error: bool = False) -> None:
+        """Nothing more will come."""
+        self._complete = True
+        self._live, self._live_thinking = Growing(), Growing()
+        self._note, self._error = note, error
+        self.touch()
+
+    def toggle(self) -> None:
+        self.show_thinking("collapsed" if self.view == "open" else "open")
+
+    def show_thinking(self, view: ThinkingView) -> None:
+        if view != self.view:
+            self.view = view
+            if self.thinking.strip():
+                self.touch()
+
+    def estimate(self, width: int) -> int:
+        thinking = bool(self.thinking.strip())
+        if thinking and self.view == "open":
+            return _estimate(self.thinking, width) + _estimate(self.answer, width) + 4
+        return _estimate(self.answer, width) + (2 if thinking else 0) + bool(self._note)
+
+    def _layout(self, width: int) -> list[Line]:
+        lines = self._thinking_lines(width)
+        if self.answer.strip():
+            if lines:
+                lines.append(Line(BLANK))
+            lines += (self._rendered() if self._complete else self._live).lines(width)
+        for name, arguments in self.calls:
+            shown = json.dumps(dict(arguments), ensure_ascii=False)
+            call = Content.assemble(
+                ("asks for  ", ".muted"), (visible(name), "bold"), f"({visible(shown)})"
+            )
+            lines += laid_out(call, width, "", "  ")
+        if self._note:
+            style = ".error" if self._error else ".muted"
+            lines += Text(Content.styled(visible(self._note), style)).lines(width)
+        return lines + self._siblings_line(width)
+
+    def _rendered(self) -> Markdown:
+        if self._markdown is None or not self._complete:
+            self._markdown = Markdown(visible(self.answer))
+        return self._markdown
+
+    def _thinking_lines(self, width: int) -> list[Line]:
+        if not self.thinking.strip() or self.view == "hidden":
+            return []
+        took = "Thinking" if self.seconds is None else f"Thought for {self.seconds:.1f} s"
+        if self._complete and self.seconds is None:
+            took = "Thought"
+        mark = "▾" if self.view == "open" else "▸"
+        head = Content.styled(f"{mark} {took}", ".thinking-head")
+        lines = laid_out(head.stylize(action("fold", self.key)), width)
+        if self.view == "open":
+            if self._complete:
+                body = Markdown(visible(self.thinking.strip())).lines(width - 2)
+            else:
+                body = self._live_thinking.lines(width - 2)
+            for line in body:
+                shown = ("  " + line.content).stylize_before(".thinking")
+                lines.append(Line(shown, line.prefix + 2, line.joined, line.fill))
+        return lines
+
+
+class NoticeEntry(Entry):
+    """Something that the app has to say, in a line or two."""
+
+    indent = 3
+
+    def __init__(self, text: str, *, error: bool = False, style: str = ".muted"):
+        super().__init__()
+        self.text = text
+        self._style = ".error" if error else style
+
+    @property
+    def copied(self) -> str:
+        return self.text
+
+    def estimate(self, width: int) -> int:
+        return _estimate(self.text, width) + 1
+
+    def _layout(self, width: int) -> list[Line]:
+        return laid_out(Content.styled(visible(self.text), self._style), width)
+
+
+def _estimate(text: str, width: int) -> int:
+    """Lines of a text: most of its own lines are shorter than the screen."""
+    return text.count("\n") + len(text) // max(width, 1) + 1

@@ -1,0 +1,237 @@
+"""Lines for the screen, and the blocks that they are wrapped from.
+
+A block knows its text; `lines` lays it out for a width. Styles are names: `.muted` is the
+component class `transcript--muted`, anything else is a Textual style. So a change of the theme
+costs no layout.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.cells import cell_len
+from textual.content import Content
+from textual.style import Style
+
+TAB = 4  # cells
+SMALLEST_COLUMN = 6  # cells of a table's column, below which rows become records
+LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold up the screen
+_WORDS = re.compile(r"\S+\s*|\s+")
+BLANK = Content("")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """One line of the screen.
+
+    Attributes:
+        content: the text with its styles, at most as wide as was asked for.
+        prefix: so many characters at its start are decoration, and not copied.
+        joined: it goes on with the line above, which was too long.
+        fill: a style for the whole width; its background shows.
+    """
+
+    content: Content
+    prefix: int = 0
+    joined: bool = False
+    fill: str = ""
+
+
+class Block(Protocol):
+    """A part of a message."""
+
+    def lines(self, width: int) -> list[Line]: ...
+
+
+def wrap(text: str, width: int) -> list[int]:
+    """Offsets at which `text`, one line, is broken to fit `width` cells."""
+    if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
+        return []
+    offsets: list[int] = []
+    used = 0
+    for match in _WORDS.finditer(text):
+        word = match.group()
+        cells = cell_len(word.rstrip())
+        if used + cells > width:
+            if used:
+                offsets.append(match.start())
+                used = 0
+            if cells > width:  # longer than a line: broken anywhere
+                for at, character in enumerate(word, match.start()):
+                    one = cell_len(character)
+                    if used + one > width and used:
+                        offsets.append(at)
+                        used = 0
+                    used += one
+                continue
+        used += cell_len(word)
+    return offsets
+
+
+def laid_out(
+    content: Content, width: int, first: str = "", rest: str = "", fill: str = ""
+) -> list[Line]:
+    """`content` in lines of at most `width` cells; its own lines begin with `rest`."""
+    room = max(width - cell_len(rest), 1)
+    lines: list[Line] = []
+    for part in content.split("\n", allow_blank=True):
+        if "\t" in part.plain:
+            part = part.expand_tabs(TAB)
+        offsets = wrap(part.plain, room)
+        for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
+            prefix = rest if lines else first
+            shown = Content.styled(prefix, ".muted") + piece if prefix else piece
+            lines.append(Line(shown, len(prefix), joined=n > 0, fill=fill))
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Running text.
+
+    Attributes:
+        first, rest: what stands before its first line, and before the others.
+    """
+
+    content: Content
+    first: str = ""
+    rest: str = ""
+    fill: str = ""
+
+    def lines(self, width: int) -> list[Line]:
+        return laid_out(self.content, width, self.first, self.rest, self.fill)
+
+
+@dataclass(slots=True)
+class Code:
+    """Code as it was written, in a box of its own colour.
+
+    Attributes:
+        number: which of its message's blocks this is, for the key that copies it; None while
+            it is being written: then it has no colours either.
+        head: whether the line above it is drawn.
+    """
+
+    code: str
+    language: str = ""
+    number: int | None = None
+    head: bool = True
+    rest: str = ""
+    _contents: list[Content] | None = field(default=None, init=False)
+
+    def lines(self, width: int) -> list[Line]:
+        lines = [self._header(width)] if self.head else []
+        if self._contents is None:
+            self._contents = self._coloured()
+        prefix = f"{self.rest} "
+        for content in self._contents:
+            lines += laid_out(content, width - 1, prefix, prefix, ".code")
+        return lines
+
+    def _header(self, width: int) -> Line:
+        label = Content.styled(f"{self.rest} {self.language or 'code'}", ".code-head")
+        if self.number is not None:
+            gap = " " * max(width - cell_len(label.plain) - len("copy") - 1, 1)
+            label = (
+                label
+                + gap
+                + Content.styled("copy", ".link").stylize(action("copy_code", self.number))
+            )
+        return Line(label, len(label.plain), fill=".code-head")
+
+    def _coloured(self) -> list[Content]:
+        code = self.code.rstrip("\n")
+        plain = [Content(line) for line in code.split("\n")]
+        if self.number is None or not self.language or len(code) > LONGEST_HIGHLIGHT:
+            return plain
+        # Imported with the first code: it is much to load.
+        from qwen35_chat.drawing.colours import coloured
+
+        return coloured(code, self.language) or plain
+
+
+def action(name: str, *arguments: object) -> Style:
+    """A style that makes text clickable, for the transcript's action of this name."""
+    return Style.from_meta({"@click": (name, arguments)})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A line across."""
+
+    rest: str = ""
+
+    def lines(self, width: int) -> list[Line]:
+        shown = self.rest + "─" * max(width - cell_len(self.rest), 0)
+        return [Line(Content.styled(shown, ".muted"), len(shown))]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells; too narrow a screen gets one record a row instead."""
+
+    head: Sequence[Content]
+    rows: Sequence[Sequence[Content]]
+    rest: str = ""
+
+    def lines(self, width: int) -> list[Line]:
+        columns = len(self.head)
+        room = width - cell_len(self.rest) - 2 * (columns - 1)
+        natural = [self._natural(n) for n in range(columns)]
+        if room < sum(min(cells, SMALLEST_COLUMN) for cells in natural):
+            return self._records(width)
+        widths = _shares(natural, room)
+        lines = self._row(self.head, widths, ".heading")
+        across = self.rest + "  ".join("─" * cells for cells in widths)
+        lines.append(Line(Content.styled(across, ".muted"), len(across)))
+        for row in self.rows:
+            lines += self._row(row, widths, "")
+        return lines
+
+    def _natural(self, column: int) -> int:
+        return max(
+            1,
+            *(cell_len(row[column].plain) for row in [self.head, *self.rows] if column < len(row)),
+        )
+
+    def _row(self, cells: Sequence[Content], widths: Sequence[int], style: str) -> list[Line]:
+        broken = []
+        for n, cells_wide in enumerate(widths):
+            cell = cells[n] if n < len(cells) else BLANK
+            broken.append([line.content for line in laid_out(cell, cells_wide)])
+        lines: list[Line] = []
+        for n in range(max(map(len, broken))):
+            parts: list[Content | str] = [self.rest]
+            for k, cells_wide in enumerate(widths):
+                part = broken[k][n] if n < len(broken[k]) else BLANK
+                part = part.rstrip()
+                parts.append(Content.styled(part.plain, style) if style else part)
+                if k < len(widths) - 1:
+                    parts.append(" " * (cells_wide - cell_len(part.plain) + 2))
+            lines.append(Line(Content("").join(parts), len(self.rest)))
+        return lines
+
+    def _records(self, width: int) -> list[Line]:
+        lines: list[Line] = []
+        for row in self.rows:
+            if lines:
+                lines.append(Line(BLANK))
+            for name, cell in zip(self.head, row, strict=False):
+                named = Content.styled(f"{name.plain}: ", ".heading") + cell
+                lines += laid_out(named, width, self.rest, self.rest)
+        return lines
+
+
+def _shares(natural: Sequence[int], room: int) -> list[int]:
+    """Widths of columns: what each wants, the widest cut first until all fit."""
+    widths = list(natural)
+    while sum(widths) > room:
+        widest = max(widths)
+        second = max((cells for cells in widths if cells < widest), default=SMALLEST_COLUMN)
+        at_top = [n for n, cells in enumerate(widths) if cells == widest]
+        excess = sum(widths) - room
+        cut = max(min(widest - second, -(-excess // len(at_top))), 1)
+        for n in at_top:
+            widths[n] -= min(cut, max(sum(widths) - room, 0))
+    return widths

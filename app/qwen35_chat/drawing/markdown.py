@@ -1,0 +1,242 @@
+"""Markdown into blocks: one pass when a reply is complete, and piece by piece while it grows."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+from textual.content import Content, Span
+from textual.style import Style
+
+from qwen35_chat.drawing.lines import BLANK, Block, Code, Line, Rule, Table, Text, action
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.tree import SyntaxTreeNode
+
+# A fence that is being written is laid out in chunks of so many lines, each of them once.
+CHUNK_LINES = 40
+# A paragraph or list that is being written is parsed again with every piece, up to this.
+OPEN_CHARACTERS = 2_000
+WEB = ("https://", "http://")
+_FENCE = re.compile(
+    r"^[ \t]*(?:[-*+>] |\d+[.)] )?[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE
+)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
+
+
+@cache
+def _parser() -> "MarkdownIt":
+    # Imported with the first reply, not with the app.
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("gfm-like")
+
+
+class Markdown:
+    """A complete text.
+
+    Attributes:
+        codes: the code in its fences, as written.
+    """
+
+    def __init__(self, source: str):
+        # Imported with the first reply, not with the app.
+        from markdown_it.tree import SyntaxTreeNode
+
+        self.codes: list[str] = []
+        root = SyntaxTreeNode(_parser().parse(source))
+        self._blocks = _spaced(list(self._block(node, "", "")) for node in root.children)
+
+    def lines(self, width: int) -> list[Line]:
+        return [line for block in self._blocks for line in block.lines(width)]
+
+    def _block(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
+        match node.type:
+            case "heading":
+                yield Text(_inline(node, ".heading"), first, rest)
+            case "bullet_list" | "ordered_list":
+                yield from self._list(node, first, rest)
+            case "blockquote":
+                for child in node.children:
+                    yield from self._block(child, f"{first}▏ ", f"{rest}▏ ")
+                    first = rest
+            case "fence" | "code_block":
+                language = node.info.split()[0] if node.info.strip() else ""
+                self.codes.append(node.content)
+                yield Code(node.content, language, len(self.codes) - 1, rest=rest)
+            case "hr":
+                yield Rule(rest)
+            case "table":
+                rows = [
+                    [_inline(cell) for cell in row.children]
+                    for part in node.children
+                    for row in part.children
+                ]
+                yield Table(rows[0], rows[1:], rest)
+            case "html_block":
+                yield Text(Content(node.content.rstrip("\n")), first, rest)
+            case _:
+                yield Text(_inline(node), first, rest)
+
+    def _list(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
+        number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
+        for item in node.children:
+            mark = "• " if number is None else f"{number}. "
+            indent = rest + " " * len(mark)
+            head = first + mark
+            if not item.children:
+                yield Text(BLANK, head, indent)
+            for child in item.children:
+                yield from self._block(child, head, indent)
+                head = indent
+            first = rest
+            number = None if number is None else number + 1
+
+
+def _spaced(groups: Iterator[list[Block]]) -> list[Block]:
+    blocks: list[Block] = []
+    for group in groups:
+        if blocks:
+            blocks.append(Text(BLANK))
+        blocks += group
+    return blocks
+
+
+def _inline(node: "SyntaxTreeNode", style: str = "") -> Content:
+    text: list[str] = []
+    spans: list[Span] = []
+    for child in node.children:
+        if child.type == "inline":
+            _walk(child, text, spans)
+    whole = "".join(text)
+    if not node.children:
+        whole = node.content
+    if style:
+        spans.insert(0, Span(0, len(whole), style))
+    return Content(whole, spans)
+
+
+def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
+    for child in node.children:
+        start = sum(map(len, text))
+        style: str | Style = _STYLES.get(child.type, "")
+        match child.type:
+            case "softbreak" | "hardbreak":  # a model that begins a new line means it
+                text.append("\n")
+            case "code_inline":
+                text.append(child.content)
+                style = ".code"
+            case "image":
+                text.append(f"{child.content or 'image'} ({child.attrs.get('src', '')})")
+                style = ".muted"
+            case "link":
+                _walk(child, text, spans)
+                href = str(child.attrs.get("href", ""))
+                shown = "".join(text)[start:]
+                # The model chose the address: it is shown, and only a web page can be opened.
+                if href.startswith(WEB):
+                    style = action("open_link", href) + Style(underline=True)
+                if shown != href:
+                    text.append(f" ({href})")
+            case _ if child.children:
+                _walk(child, text, spans)
+            case _:
+                text.append(child.content)
+        if style:
+            spans.append(Span(start, sum(map(len, text)), style))
+
+
+class Growing:
+    """A text that is being written: what is complete is laid out once.
+
+    Blocks end at an empty line. An open fence is plain text, in chunks; the rest of what is open
+    is parsed again with each piece. The last word is `Markdown`'s, when all is there.
+    """
+
+    def __init__(self) -> None:
+        self._open = ""
+        self._fence = ""  # the marker that opened it
+        self._language = ""
+        self._head = False  # the fence's first line is still to be drawn
+        self._done: list[Block] = []
+        self._lines: list[Line] = []
+        self._drawn = 0  # blocks of `_done` that are in `_lines`
+        self._width = 0
+
+    def feed(self, text: str) -> None:
+        self._open += text
+        while self._close_one():
+            pass
+
+    def lines(self, width: int) -> list[Line]:
+        if width != self._width:
+            self._width, self._lines, self._drawn = width, [], 0
+        for block in self._done[self._drawn :]:
+            self._lines += block.lines(width)
+        self._drawn = len(self._done)
+        return self._lines + [line for block in self._tail() for line in block.lines(width)]
+
+    def _close_one(self) -> bool:
+        """Move one block from what is open to what is done, if one is complete."""
+        if self._fence:
+            return self._close_code()
+        blank = _BLANK_LINE.search(self._open)
+        fence = _FENCE.search(self._open)
+        if fence and (
+            self._open.find("\n", fence.end()) < 0 or (blank and blank.end() <= fence.start())
+        ):
+            fence = None
+        if fence:
+            self._close_text(self._open[: fence.start()])
+            self._open = self._open[fence.end() + 1 :]
+            self._fence, self._language = fence.group(1), fence.group(2).strip()
+            self._space()
+            self._head = True
+            return True
+        if blank:
+            self._close_text(self._open[: blank.start()])
+            self._open = self._open[blank.end() :]
+            return True
+        if len(self._open) > OPEN_CHARACTERS and (end := self._open.rfind("\n")) > 0:
+            self._close_text(self._open[:end])
+            self._open = self._open[end + 1 :]
+            return True
+        return False
+
+    def _close_code(self) -> bool:
+        end = re.search(rf"^[ \t]*{self._fence}{self._fence[0]}*[ \t]*$", self._open, re.MULTILINE)
+        if end and self._open.find("\n", end.end() - 1) >= 0:
+            self._done.append(self._code(self._open[: end.start()]))
+            self._open = self._open[end.end() + 1 :]
+            self._fence = ""
+            return True
+        if self._open.count("\n") <= CHUNK_LINES or end:
+            return False
+        lines = self._open.splitlines(keepends=True)
+        self._done.append(self._code("".join(lines[:CHUNK_LINES])))
+        self._open = "".join(lines[CHUNK_LINES:])
+        return True
+
+    def _code(self, code: str) -> Code:
+        block = Code(code, self._language.split(" ")[0], head=self._head)
+        self._head = False
+        return block
+
+    def _close_text(self, source: str) -> None:
+        if source.strip():
+            self._space()
+            self._done.append(Markdown(source))
+
+    def _space(self) -> None:
+        if self._done:
+            self._done.append(Text(BLANK))
+
+    def _tail(self) -> list[Block]:
+        if self._fence:
+            return [Code(self._open, self._language.split(" ")[0], head=self._head)]
+        if not self._open.strip():
+            return []
+        space: list[Block] = [Text(BLANK)] if self._done else []
+        return [*space, Markdown(self._open)]

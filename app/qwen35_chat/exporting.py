@@ -1,0 +1,26 @@
+"""A conversation into a file."""
+
+from pathlib import Path
+
+from qwen35_chat.desk import Desk
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.exchange import to_json, to_markdown
+
+
+def export(desk: Desk, conversation: int, name: str) -> Path:
+    """Write a conversation to a new file: JSON if its name ends so, else Markdown.
+
+    Raises:
+        Qwen35Error: the file exists, or cannot be written.
+    """
+    stored = desk.library.conversation(conversation)
+    file = desk.export_file(name, stored.title)
+    text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise Qwen35Error(f"{file} exists: give another name, as in /export other.md") from None
+    except OSError as error:
+        raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None
+    return file

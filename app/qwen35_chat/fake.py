@@ -1,0 +1,288 @@
+"""An engine without a model: it plays scripts, for tests and for `qwen35-chat --fake`."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.session.events import (
+    Answer,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Figures,
+    FinishReason,
+    Loaded,
+    Loading,
+    Opened,
+    PrefillProgress,
+    Thinking,
+    Titled,
+    TurnStarted,
+    Unloaded,
+)
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.requests import (
+    Compact,
+    Configure,
+    Edit,
+    Open,
+    Request,
+    Retry,
+    Select,
+    Send,
+    Unload,
+    UseModel,
+)
+
+CONTEXT = 4096
+# Seconds to wait, and the event that comes then.
+Script = Callable[[str], Iterable[tuple[float, Event]]]
+
+
+def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -> Done:
+    """The end of a turn of round figures."""
+    figures = Figures(
+        prompt_tokens=prompt,
+        cached_tokens=0,
+        reply_tokens=reply,
+        prefill_seconds=0.25,
+        decode_seconds=0.5,
+        peak_memory=1 << 20,
+    )
+    return Done(reason, figures, {"role": "assistant", "content": ""})
+
+
+def demonstration(text: str) -> Iterable[tuple[float, Event]]:
+    """A reply that shows what a reply can be, at the pace of a model."""
+    for step in range(0, 1025, 128):
+        yield 0.05, PrefillProgress(step, 1024, 0)
+    for word in [
+        "The",
+        "user",
+        "wants",
+        "to",
+        "see",
+        "something.",
+        "I",
+        "shall",
+        "show",
+        "a",
+        "little",
+        "of",
+        "everything.",
+        "",
+    ]:
+        yield 0.03, Thinking(word + " ")
+    answer = f"""You wrote **{len(text.split())} words**. Here is a list:
+
+1. a *first* point
+2. a second, with `code`
+
+```python
+def greet(name: str) -> str:
+    return f"Hello, {{name}}!"
+```
+
+| what | how much |
+|---|---|
+| model | none: this engine plays a script |
+"""
+    for at in range(0, len(answer), 4):
+        yield 0.02, Answer(answer[at : at + 4])
+    yield 0.02, done(prompt=1024, reply=len(answer) // 4)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn that is being played, as far as it has come."""
+
+    reply: int
+    answer: str = ""
+    thinking: str = ""
+
+
+class FakeEngine:
+    """Plays scripts on time, or what a test puts in with `play`.
+
+    Args:
+        library: written to as a real engine would, if there is one.
+        script: makes the reply to each message; None leaves that to the test.
+        loads: whether the model loads by itself.
+
+    Attributes:
+        calls: what the screen has asked for.
+    """
+
+    def __init__(
+        self,
+        library: Library | None = None,
+        *,
+        script: Script | None = None,
+        loads: bool = True,
+        model: str = "demo",
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.calls: list[Request | str] = []
+        self.polls = 0
+        self._library = library
+        self._script = script
+        self._loads = loads
+        self._model = model
+        self._clock = clock
+        self._ready: deque[Event] = deque()
+        self._timed: deque[tuple[float, Event]] = deque()
+        self._waiting: deque[Request] = deque()
+        self._conversation: int | None = None
+        self._turn: _Turn | None = None
+
+    @property
+    def sent(self) -> list[str]:
+        return [call.text for call in self.calls if isinstance(call, Send)]
+
+    def play(self, events: Sequence[Event]) -> None:
+        """Have the next poll give these."""
+        self._ready.extend(events)
+
+    # The protocol
+
+    def start(self) -> None:
+        self.calls.append("start")
+        self.play([Loading(self._model)])
+        if self._loads:
+            self.play([Loaded(self._model, CONTEXT)])
+
+    def ask(self, request: Request) -> None:
+        self.calls.append(request)
+        try:
+            self._take(request)
+        except Qwen35Error as error:
+            self.play([Failed(str(error))])
+
+    def cancel(self) -> None:
+        self.calls.append("cancel")
+        if self._script is not None and self._timed:
+            self._timed.clear()
+            self.play([Cancelled()])
+
+    def poll(self) -> list[Event]:
+        self.polls += 1
+        now = self._clock()
+        while self._timed and self._timed[0][0] <= now:
+            self._ready.append(self._timed.popleft()[1])
+        events = list(self._ready)
+        self._ready.clear()
+        for event in events:
+            self._keep(event)
+        return events
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    # What a real engine would do
+
+    def _take(self, request: Request) -> None:
+        match request:
+            case UseModel(model):
+                self._model = model
+                self.play([Loading(model), Loaded(model, CONTEXT)])
+            case Unload():
+                self.play([Unloaded()])
+            case Open(conversation):
+                self._open(conversation)
+            case Send(text):
+                self._reply(text, None if self._library is None else self._leaf())
+            case Retry(message) if self._library is not None:
+                user = self._stored().message(message).parent
+                assert user is not None
+                self._begin(self._stored().message(user).content, user)
+            case Edit(message, text) if self._library is not None:
+                self._reply(text, self._stored().message(message).parent)
+            case Select(message) if self._library is not None:
+                assert self._conversation is not None
+                self._library.select(self._conversation, self._stored().newest_leaf(message))
+                self._open(self._conversation)
+            case Compact():
+                self.play([Failed("nothing to compact: the conversation is short")])
+            case Configure():
+                pass
+            case _:
+                pass
+
+    def _open(self, conversation: int | None) -> None:
+        if self._library is None or conversation is None:
+            self._conversation = None
+            self.play([Opened(None)])
+            return
+        read_only = not self._library.claim(conversation)
+        if self._conversation not in (None, conversation):
+            self._library.release(self._conversation)
+        self._conversation = conversation
+        title = self._stored().title
+        self.play([Opened(conversation, title, 100, 100, read_only)])
+
+    def _stored(self) -> Conversation:
+        assert self._library is not None
+        assert self._conversation is not None
+        return self._library.conversation(self._conversation)
+
+    def _leaf(self) -> int | None:
+        return None if self._conversation is None else self._stored().leaf
+
+    def _reply(self, text: str, parent: int | None) -> None:
+        if self._library is None:
+            self._schedule(text)
+            return
+        new = self._conversation is None
+        if self._conversation is None:
+            self._conversation = self._library.create(model=self._model)
+            self._library.claim(self._conversation)
+        user: Message = self._library.add_message(self._conversation, parent, "user", text)
+        if new:
+            self.play([Titled(self._conversation, self._stored().title)])
+        self._begin(text, user.id)
+
+    def _begin(self, text: str, user: int) -> None:
+        assert self._library is not None
+        assert self._conversation is not None
+        reply = self._library.begin_reply(self._conversation, user, self._model)
+        self._turn = _Turn(reply.id)
+        self.play([TurnStarted(self._conversation, user, reply.id)])
+        self._schedule(text)
+
+    def _schedule(self, text: str) -> None:
+        if self._script is None:
+            return
+        at = self._clock()
+        for seconds, event in self._script(text):
+            at += seconds
+            self._timed.append((at, event))
+
+    def _keep(self, event: Event) -> None:
+        """Write down what a turn has said."""
+        turn = self._turn
+        if turn is None or self._library is None:
+            return
+        match event:
+            case Answer(text):
+                turn.answer += text
+                self._library.update_reply(turn.reply, turn.answer, turn.thinking)
+            case Thinking(text):
+                turn.thinking += text
+                self._library.update_reply(turn.reply, turn.answer, turn.thinking)
+            case Done(reason, figures):
+                self._finish(turn, state="complete", finish_reason=reason, figures=figures)
+            case Cancelled():
+                self._finish(turn, state="cancelled")
+            case Failed(message):
+                self._finish(turn, state="failed", error=message)
+            case _:
+                pass
+
+    def _finish(self, turn: _Turn, **how: object) -> None:
+        assert self._library is not None
+        self._library.finish_reply(turn.reply, turn.answer, turn.thinking, **how)  # pyright: ignore[reportArgumentType]
+        self._turn = None

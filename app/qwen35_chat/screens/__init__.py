@@ -1,0 +1,1 @@
+"""What can cover the chat, and the chat itself."""

@@ -1,0 +1,309 @@
+"""The chat: the conversation, the composer, and the two lines about how it goes."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events as keys
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingsMap, BindingType
+from textual.widgets import TextArea
+
+from qwen35_chat.attachments import files_below, read_text_file
+from qwen35_chat.commands import Scope, in_scope, keys_of
+from qwen35_chat.completion import commands_for, files_for, mention_before
+from qwen35_chat.desk import Desk
+from qwen35_chat.drawing.entries import NoticeEntry
+from qwen35_chat.pace import Pace
+from qwen35_chat.screens.acts import Acts
+from qwen35_chat.screens.base import short_name
+from qwen35_chat.screens.conversation import DEMO_HELLO, entries_of, welcome
+from qwen35_chat.themes import use_theme
+from qwen35_chat.tokens import Counter
+from qwen35_chat.widgets.composer import Composer
+from qwen35_chat.widgets.transcript import Transcript
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Loaded,
+    Loading,
+    Notice,
+    Opened,
+    PrefillProgress,
+    Titled,
+    Unloaded,
+)
+
+# Often enough to look continuous, seldom enough to leave the interpreter to the model.
+POLLS_PER_SECOND = 15
+DRAWING_SHARE = 0.25
+DRAFT_SECONDS = 0.5  # after the last key
+FILES_SECONDS = 10.0  # a list of files is good for so long
+SAYING_SECONDS = 6.0
+SETTINGS_SECONDS = 1.0
+
+
+class ChatScreen(Acts):
+    """One conversation with one model. Everything starts and ends here.
+
+    Args:
+        desk: the engine is started here, once the first frame is drawn.
+        demo: whether it begins with the demonstration model.
+        conversation: to go on with.
+        clock: seconds, for what is timed on the screen.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # Where something is selected, Ctrl+C copies it first.
+        Binding("ctrl+c", "command('quit')", "Quit", show=False),
+    ]
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        demo: bool = False,
+        conversation: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__(desk, clock)
+        self.demo = demo
+        self.hello = DEMO_HELLO if demo and conversation is None else ""
+        self._first = conversation
+        self._pace = Pace(DRAWING_SHARE)
+        self._files: list[str] = []
+        self._files_at: float | None = None
+        self._counter = Counter()
+        self._bad_settings = False
+        self._draft_timer = None
+        self._saved_draft: str | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self.transcript
+        yield self.queue_line
+        yield self.completions
+        yield self.activity
+        yield self.composer
+        yield self.status
+
+    def on_mount(self) -> None:
+        self.queue_line.display = False
+        self.status.update(model=short_name(self.desk.model))
+        self.bind_keys()
+        self.composer.focus()
+        self._welcome_or_path()
+        self.composer.set_text(self._stored_draft())
+        self._greet()
+        self.show_cue()
+        self.call_after_refresh(self._start)
+        self.set_interval(1 / POLLS_PER_SECOND, self._drain)
+        self.set_interval(SETTINGS_SECONDS, self._reload_settings)
+
+    def _start(self) -> None:
+        self.desk.start(self._first)
+
+    def _welcome_or_path(self) -> None:
+        self.transcript.show(welcome(self.desk, demo=self.demo) if self._first is None else [])
+
+    def bind_keys(self) -> None:
+        """Bind the keys of the table, as the settings remap them."""
+        remapped = self.desk.settings.keys
+        self._bindings = BindingsMap([Binding("ctrl+c", "command('quit')", "Quit", show=False)])
+        typed: dict[str, str] = {}
+        for command in in_scope("chat"):
+            for key in _keys(keys_of(command, remapped)):
+                if command.typed:
+                    typed[key] = command.name
+                else:
+                    self._bindings.bind(
+                        key,
+                        f"command('{command.name}')",
+                        command.title,
+                        show=False,
+                        # Before the composer has them, but for Esc: that closes a list first.
+                        priority=command.name != "stop",
+                    )
+        self.composer.typed_keys = typed
+        self._bind_scope(self.transcript, "messages", remapped)
+
+    def _bind_scope(self, widget: Transcript, scope: Scope, remapped) -> None:
+        widget._bindings = BindingsMap()
+        for command in in_scope(scope):
+            for key in _keys(keys_of(command, remapped)):
+                widget._bindings.bind(
+                    key, f"screen.command('{command.name}')", command.title, show=False
+                )
+
+    # What happens
+
+    async def _drain(self) -> None:
+        if not self._pace.due():
+            return
+        for event in self.desk.poll():
+            started = self.desk.started
+            busy = self.desk.busy
+            self.desk.take(event)
+            self._take(event, busy=busy, started=started is not None)
+        self.show_cue()
+
+    def _take(self, event: Event, *, busy: bool, started: bool) -> None:
+        match event:
+            case Loading(what, fraction):
+                share = "" if fraction is None else f" {fraction:.0%}"
+                self.loading_cue = f"loading {short_name(what)}{share}"
+            case Loaded(model, context):
+                self.loading_cue = ""
+                self.status.update(model=short_name(model), context=context)
+                self._counter.use(model)
+            case Unloaded():
+                self.say("The model's memory was given back; the next message loads it again")
+            case Opened():
+                self._opened()
+            case Notice(message):
+                self.transcript.add(NoticeEntry(message))
+            case Titled():
+                pass
+            case Failed(message) if not busy:
+                self._failed_without_turn(message)
+            case PrefillProgress() | Done() | Cancelled() | Failed() if not busy:
+                pass
+            case _:
+                self.take_turn(event, started=started)
+        self.show_cue()
+
+    def _failed_without_turn(self, message: str) -> None:
+        if self.desk.failed:
+            self.loading_cue = ""
+            keys = self.key("models")
+            message = f"The model could not be loaded. {message}. {keys} chooses another."
+            self.transcript.add(NoticeEntry(message.replace("..", "."), error=True))
+        else:
+            self.say(message, error=True)
+
+    def _opened(self) -> None:
+        """Another conversation, or another path of this one."""
+        self.leave_edit()
+        stored = self.desk.stored()
+        if stored is None:
+            self.transcript.show(welcome(self.desk, demo=self.demo))
+        else:
+            self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
+            if self.desk.read_only:
+                notice = "Open in another window: here it can be read only."
+                self.transcript.add(NoticeEntry(notice))
+        self.composer.set_text(self._stored_draft())
+        self.status.update(used=self.desk.used, figures=None)
+        self.transcript.follow()
+        if self.focused is self.transcript:
+            self.transcript.mark_message(self.mark_next)
+        self.mark_next = None
+
+    def _stored_draft(self) -> str:
+        try:
+            draft = self.desk.draft()
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
+            return ""
+        self._saved_draft = draft
+        return draft
+
+    # What is typed
+
+    def on_composer_sent(self, _: Composer.Sent) -> None:
+        self.send_composed()
+
+    def on_composer_step(self, event: Composer.Step) -> None:
+        self.step_history(event.direction)
+
+    async def on_composer_command(self, event: Composer.Command) -> None:
+        await self.action_command(event.name)
+
+    def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        before = self.composer.before_cursor
+        choices = commands_for(before) if self.composer.text == before else []
+        if not choices and (query := mention_before(before)) is not None:
+            self._list_files()
+            choices = files_for(before, self._files)
+            if choices and query:
+                self._count(choices[0].label)
+        # What a whole command's name would complete to is that name.
+        self.completions.show(
+            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label]
+        )
+        if self._draft_timer is not None:
+            self._draft_timer.stop()
+        self._draft_timer = self.set_timer(DRAFT_SECONDS, self.save_draft)
+
+    def _list_files(self) -> None:
+        now = time.monotonic()
+        if self._files_at is None or now - self._files_at > FILES_SECONDS:
+            self._files_at = now
+            self._find_files()
+
+    @work(thread=True, exclusive=True, group="files")
+    def _find_files(self) -> None:
+        found = files_below(Path.cwd())
+        self.app.call_from_thread(self._found_files, found)
+
+    def _found_files(self, found: list[str]) -> None:
+        if found != self._files:
+            self._files = found
+            self.on_text_area_changed(TextArea.Changed(self.composer))
+
+    @work(thread=True, exclusive=True, group="count")
+    def _count(self, name: str) -> None:
+        try:
+            hint = self._counter.count(read_text_file(Path(name)))
+        except Qwen35Error as error:
+            hint = str(error).removeprefix(f"{name} ")
+        self.app.call_from_thread(self.completions.hint, name, hint)
+
+    def save_draft(self) -> None:
+        """Keep what is typed; called often."""
+        text = self.composer.whole + (f"\n\n{self.aside}" if self.aside else "")
+        if text == self._saved_draft:
+            return
+        try:
+            self.desk.save_draft(text)
+            self._saved_draft = text
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
+
+    def on_key(self, event: keys.Key) -> None:
+        """A letter that nothing else wants belongs to the composer."""
+        if self.focused is self.transcript and event.is_printable and event.character:
+            if event.key in self.transcript._bindings.key_to_bindings:
+                return
+            self.composer.focus()
+            self.composer.insert(event.character)
+            event.stop()
+
+    def on_transcript_clicked(self, event: Transcript.Clicked) -> None:
+        self.clicked(event)
+
+    # Settings
+
+    def _reload_settings(self) -> None:
+        try:
+            if self.desk.reload():
+                self._bad_settings = False
+                self.settings_changed()
+                self.say("The settings were read again")
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
+
+    def settings_changed(self) -> None:
+        """Show the settings that hold now."""
+        use_theme(self.app, self.desk.settings)
+        self.bind_keys()
+        self.view_all(self.view_now)
+        self.show_cue()
+
+
+def _keys(keys: str) -> list[str]:
+    return [key.strip() for key in keys.split(",") if key.strip()]

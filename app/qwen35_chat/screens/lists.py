@@ -1,0 +1,275 @@
+"""The lists that cover the chat: conversations, commands, earlier messages, settings."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from textual.content import Content
+
+from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of, shown_keys
+from qwen35_chat.completion import ranked, score
+from qwen35_chat.desk import Desk
+from qwen35_chat.exporting import export
+from qwen35_chat.plain import visible
+from qwen35_chat.screens.picker import Ask, Picker, Row
+from qwen35_chat.settings import PRESETS, THEMES, THINKING, VIEWS, Settings
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.library import Hit, Summary
+
+SHOWN_SESSIONS = 200
+SHOWN_HISTORY = 100
+
+
+def one_line(text: str) -> str:
+    return " ".join(visible(text).split())
+
+
+def when(then: float, now: float) -> str:
+    """How long ago, in a word or two."""
+    seconds = max(now - then, 0)
+    if seconds < 60:
+        return "now"
+    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
+        limit = {60: 3600, 3600: 86400, 86400: 30 * 86400}[size]
+        if seconds < limit:
+            return f"{int(seconds // size)} {unit}"
+    return time.strftime("%Y-%m-%d", time.localtime(then))
+
+
+class Sessions(Picker):
+    """All conversations, and everything said in them."""
+
+    SCOPE = "sessions"
+
+    def __init__(self, desk: Desk, words: str = "", now: Callable[[], float] = time.time):
+        super().__init__(
+            "Conversations",
+            self._found,
+            words=words,
+            placeholder="Search titles and everything that was said",
+            remapped=desk.settings.keys,
+        )
+        self._desk = desk
+        self._now = now
+
+    def _found(self, words: str) -> Sequence[Row]:
+        try:
+            if words.strip():
+                return [self._hit(hit) for hit in self._desk.library.search(words)] or [
+                    Row("", Content("Nothing has these words"))
+                ]
+            listed = self._desk.library.list(limit=SHOWN_SESSIONS)
+        except Qwen35Error as error:
+            return [Row("", Content(visible(str(error))))]
+        return [self._summary(found) for found in listed] or [
+            Row("", Content("No conversation yet"))
+        ]
+
+    def _summary(self, found: Summary) -> Row:
+        here = "• " if found.id == self._desk.conversation else "  "
+        return Row(
+            f"c{found.id}",
+            Content.assemble(
+                here,
+                (one_line(found.title) or "Untitled", "bold"),
+                (f"  {when(found.updated, self._now())}, {found.messages} messages  ", "dim"),
+                (one_line(found.preview)[:200], "dim"),
+            ),
+        )
+
+    def _hit(self, hit: Hit) -> Row:
+        text = Content(visible(hit.snippet.text))
+        for start, end in hit.snippet.spans:
+            text = text.stylize("bold $text-accent", start, end)
+        where = {"title": "title", "thinking": "thinking"}.get(hit.where) or hit.role or ""
+        title = one_line(hit.title) or "Untitled"
+        label = text if hit.message is None else Content.assemble((title, "bold"), "  ", text)
+        label = label + Content.styled(f"  {where}, {when(hit.created, self._now())}", "dim")
+        return Row(f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""), label)
+
+    @property
+    def _conversation(self) -> int | None:
+        return int(self.marked[1:].partition("m")[0]) if self.marked else None
+
+    def _do(self, what: Callable[[], str]) -> None:
+        try:
+            self.say(what())
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
+        self.reload(self.marked)
+
+    def rename_marked(self) -> None:
+        if (at := self._conversation) is None:
+            return
+
+        def named(title: str | None) -> None:
+            if title is not None:
+                self._do(lambda: f"Renamed to {self._desk.rename(title, at)}")
+
+        title = self._desk.library.conversation(at).title
+        self.app.push_screen(Ask("Title; empty for an automatic one", title), named)
+
+    def delete_marked(self) -> None:
+        if (at := self._conversation) is not None:
+            undo = next(c for c in COMMANDS if c.name == "session_undo")
+            keys = shown_keys(keys_of(undo, self._remapped))
+            self._do(lambda: f"Deleted {self._desk.delete(at) or 'it'}; {keys} brings it back")
+
+    def undo(self) -> None:
+        self._do(lambda: f"Back again: {self._desk.undelete().title}")
+
+    def export_marked(self) -> None:
+        if (at := self._conversation) is not None:
+            self._do(lambda: f"Written to {export(self._desk, at, '')}")
+
+
+class Palette(Picker):
+    """Every command, by any letters of its name or its help."""
+
+    def __init__(self, remapped: Mapping[str, str]):
+        hint = "Enter runs it, Esc goes back"
+        super().__init__("Commands", self._found, hint=hint, remapped=remapped)
+
+    def _found(self, words: str) -> Sequence[Row]:
+        found = []
+        for command in in_scope("chat"):
+            title = score(words, command.title)
+            other = score(words, command.help)
+            if title is not None or (other or 0) >= 99:
+                found.append((-(title or 0) if title is not None else 1.0, command))
+        if words:
+            found.sort(key=lambda pair: pair[0])
+        rows = []
+        for _, command in found:
+            keys = shown_keys(keys_of(command, self._remapped))
+            rows.append(
+                Row(
+                    command.name,
+                    Content.assemble(
+                        (command.title, "bold"), f"  {command.help}", (f"  {keys}", "dim")
+                    ),
+                )
+            )
+        return rows or [Row("", Content("No command has these letters"))]
+
+
+class Past(Picker):
+    """What was sent before, the newest first."""
+
+    def __init__(self, texts: Sequence[str]):
+        super().__init__(
+            "Earlier messages", self._found, hint="Enter takes it to the composer, Esc goes back"
+        )
+        self._texts = texts
+
+    def _found(self, words: str) -> Sequence[Row]:
+        low = words.casefold().split()
+        rows: list[Row] = []
+        for at in range(len(self._texts) - 1, -1, -1):
+            text = self._texts[at]
+            if all(word in text.casefold() for word in low):
+                rows.append(Row(str(at), Content(one_line(text)[:300])))
+            if len(rows) == SHOWN_HISTORY:
+                break
+        return rows or [Row("", Content("Nothing yet"))]
+
+
+CHOICES: Mapping[str, Sequence[str]] = {
+    "thinking": THINKING,
+    "preset": tuple(PRESETS),
+    "theme": THEMES,
+    "thinking_view": VIEWS,
+}
+HELP: Mapping[str, str] = {
+    "model": "loaded at the start",
+    "system": "what the model is told before everything else",
+    "thinking": "before the answer: auto leaves it to the model",
+    "preset": "sampling, as the model's card advises",
+    "max_tokens": "longest reply; 0 for whatever the context leaves",
+    "context": "tokens that the list of models reckons memory for",
+    "theme": "ansi takes the terminal's own colours",
+    "thinking_view": "how the thinking of replies is shown",
+    "folders": "where models are looked for, separated by commas",
+}
+
+
+class SettingsList(Picker):
+    """All settings; Enter goes to a setting's next value, or asks for it. Kept at once."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        file: Path | None,
+        change: Callable[[str, str], None],
+    ):
+        super().__init__("Settings", self._found, hint="Enter changes it, Esc goes back")
+        self._settings = settings
+        self._file = file
+        self._change = change
+
+    def _found(self, words: str) -> Sequence[Row]:
+        now = self._settings()
+        names = [*HELP, *(f"sampling.{name}" for name in _SAMPLING)]
+        rows: list[Row] = []
+        for name in ranked(words, names, most=len(names)):
+            value = _value(now, name)
+            helped = HELP.get(name, "over the preset's")
+            rows.append(
+                Row(
+                    name,
+                    Content.assemble(
+                        (f"{name:<28}", "bold"), one_line(value)[:60], (f"  {helped}", "dim")
+                    ),
+                )
+            )
+        if self._file is not None and not words:
+            rows.append(Row("", Content(f"{self._file} holds these, and keys under [keys]")))
+        return rows
+
+    def chosen(self, row: str) -> None:
+        if row in CHOICES:
+            values = CHOICES[row]
+            self._set(row, values[(values.index(_value(self._settings(), row)) + 1) % len(values)])
+            return
+
+        def given(text: str | None) -> None:
+            if text is not None:
+                self._set(row, text)
+
+        hint = "Enter keeps it, Esc goes back; empty for the default"
+        self.app.push_screen(Ask(row, _value(self._settings(), row), hint), given)
+
+    def _set(self, name: str, text: str) -> None:
+        try:
+            self._change(name, text)
+            self.say(f"{name}: kept")
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
+        self.reload(name)
+
+
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "repetition_penalty",
+)  # fmt: skip
+
+
+def _value(settings: Settings, name: str) -> str:
+    table, _, key = name.rpartition(".")
+    if table:
+        value = settings.sampling.get(key, PRESETS[settings.preset].get(key))
+        return "" if value is None else f"{value:g}"
+    value = getattr(settings, key)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def help_text(remapped: Mapping[str, str]) -> Content:
+    """All keys and commands, for F1."""
+    parts: list[Content | str | tuple[str, str]] = []
+    for scope, title in SCOPES.items():
+        parts.append((f"{title}\n", "bold"))
+        for command in in_scope(scope):
+            keys = shown_keys(keys_of(command, remapped))
+            slash = f"/{command.slash}" if command.slash else ""
+            parts += [(f"  {keys:<20}{slash:<12}", "$text-accent"), f"{command.help}\n"]
+        parts.append("\n")
+    return Content.assemble(*parts)

@@ -1,0 +1,209 @@
+"""A list to search and choose from: the one shape of everything that covers the chat."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from qwen35_chat.commands import Scope, in_scope, keys_of, run_command, shown_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line to choose; a row without an id is a heading or a word about it."""
+
+    id: str
+    label: Content
+
+
+class Picker(ModalScreen[str | None]):
+    """Words at the top narrow down the rows below. Gives the id of the row that was chosen.
+
+    Args:
+        title: what the list is.
+        rows: the rows for the words typed so far.
+        words: typed already.
+        hint: the keys, at the bottom.
+        remapped: keys that the settings give to commands.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", priority=True),
+        Binding("up", "move(-1)", show=False, priority=True),
+        Binding("down", "move(1)", show=False, priority=True),
+        Binding("pageup", "move(-10)", show=False, priority=True),
+        Binding("pagedown", "move(10)", show=False, priority=True),
+    ]
+    SCOPE: ClassVar[Scope | None] = None
+
+    def __init__(
+        self,
+        title: str,
+        rows: Callable[[str], Sequence[Row]],
+        *,
+        words: str = "",
+        placeholder: str = "Search",
+        hint: str = "Enter opens, Esc goes back",
+        remapped: Mapping[str, str] | None = None,
+    ):
+        super().__init__()
+        self._remapped = remapped or {}
+        self._title = title
+        self._rows = rows
+        self._words = words
+        self._placeholder = placeholder
+        self._hint = hint
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="picker"):
+            yield Static(self._title, classes="title", markup=False)
+            yield Input(self._words, placeholder=self._placeholder, compact=True)
+            yield OptionList(markup=False, compact=True)
+            yield Static("", classes="message", markup=False)
+            yield Static(self._hints(), classes="hint", markup=False)
+
+    def on_mount(self) -> None:
+        for command in in_scope(self.SCOPE) if self.SCOPE else ():
+            for key in keys_of(command, self._remapped).split(","):
+                if key.strip():
+                    self._bindings.bind(
+                        key.strip(), f"command('{command.name}')", command.title, priority=True
+                    )
+        self.query_one(Input).focus()
+
+    def _hints(self) -> str:
+        keys = [
+            f"{shown_keys(keys_of(command, self._remapped))} {command.title.lower()}"
+            for command in (in_scope(self.SCOPE) if self.SCOPE else ())
+        ]
+        return " · ".join([self._hint, *keys])
+
+    def reload(self, keep: str | None = None) -> None:
+        """Ask for the rows again; the row `keep`, or else the first, is marked."""
+        options = self.query_one(OptionList)
+        options.clear_options()
+        rows = self._rows(self.query_one(Input).value)
+        # One line each: what does not fit is cut.
+        width = max(options.scrollable_content_region.width - 2, 20)
+        options.add_options(
+            Option(row.label.truncate(width, ellipsis=True), id=row.id or None, disabled=not row.id)
+            for row in rows
+        )
+        ids = [row.id for row in rows]
+        if keep in ids:
+            options.highlighted = ids.index(keep)
+        else:
+            options.highlighted = next((n for n, name in enumerate(ids) if name), None)
+
+    @property
+    def marked(self) -> str | None:
+        options = self.query_one(OptionList)
+        if options.highlighted is None or not options.option_count:
+            return None
+        return options.get_option_at_index(options.highlighted).id
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        line = self.query_one(".message", Static)
+        line.update(text)
+        line.set_class(error, "error")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.reload()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if self.marked is not None:
+            self.chosen(self.marked)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if event.option.id is not None:
+            self.chosen(event.option.id)
+
+    def chosen(self, row: str) -> None:
+        self.dismiss(row)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.reload, self.marked)
+
+    def action_move(self, step: int) -> None:
+        options = self.query_one(OptionList)
+        for _ in range(abs(step)):
+            if step < 0:
+                options.action_cursor_up()
+            else:
+                options.action_cursor_down()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    async def action_command(self, name: str) -> None:
+        await run_command(name, self)
+
+
+class Ask(ModalScreen[str | None]):
+    """One line of text to write."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", priority=True),
+    ]
+
+    def __init__(self, title: str, value: str = "", hint: str = "Enter keeps it, Esc goes back"):
+        super().__init__()
+        self._title = title
+        self._value = value
+        self._hint = hint
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="ask"):
+            yield Static(self._title, classes="title", markup=False)
+            yield Input(self._value, compact=True)
+            yield Static(self._hint, classes="hint", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.dismiss(event.value)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class Page(ModalScreen[None]):
+    """Text to read and scroll."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q,enter", "leave", "Back", priority=True),
+    ]
+
+    def __init__(self, title: str, text: Content):
+        super().__init__()
+        self._title = title
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        from textual.containers import VerticalScroll
+
+        with Vertical(id="page"):
+            yield Static(self._title, classes="title", markup=False)
+            with VerticalScroll():
+                yield Static(self._text, markup=False)
+            yield Static("Up, Down, Page Up, Page Down scroll; Esc goes back", classes="hint")
+
+    def on_mount(self) -> None:
+        from textual.containers import VerticalScroll
+
+        self.query_one(VerticalScroll).focus()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,131 @@
+"""Everything that one window needs, opened and closed together."""
+
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from qwen35_chat.commands import NAMES
+from qwen35_chat.desk import Desk
+from qwen35_chat.history import History
+from qwen35_chat.options import Options
+from qwen35_chat.settings import SettingsFile, settings_file
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.engine import Engine, EngineThread
+from qwen35_mlx.session.library import Library
+
+DEMO = "demo"
+
+
+class Window:
+    """Engine, library and settings of one chat.
+
+    Args:
+        fake: an engine that plays a script, and a library that nobody keeps.
+
+    Raises:
+        Qwen35Error: the settings are wrong, or the library cannot be opened.
+    """
+
+    def __init__(self, options: Options, *, fake: bool = False):
+        self._stack = ExitStack()
+        with self._stack:
+            settings = SettingsFile(None if fake else settings_file(), _changes(options), NAMES)
+            settings.load()
+            folder: Path | None = None
+            if fake:
+                folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            library = self._stack.enter_context(Library(folder))
+            self._engine = self._make_engine(options, settings, library, fake)
+            self._stack.callback(self._engine.close)
+            history = History(library.folder / "history.jsonl")
+            seed = options.turn.get("seed")
+            self.desk = Desk(self._engine, library, settings, history, seed=seed)
+            self._stack.callback(self._end_download)
+            self._stack = self._stack.pop_all()
+
+    def __enter__(self) -> "Window":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def _make_engine(
+        options: Options, settings: SettingsFile, library: Library, fake: bool
+    ) -> Engine:
+        if fake:
+            from qwen35_chat.fake import FakeEngine, demonstration
+
+            return FakeEngine(library, script=demonstration)
+        return EngineThread(
+            settings.settings.model,
+            revision=options.revision,
+            settings=options.settings,
+            library=library,
+            **options.load,
+        )
+
+    def conversation(self, *, last: bool, name: str | None) -> int | None:
+        """The conversation that the command line asks for.
+
+        Raises:
+            Qwen35Error: there is none.
+        """
+        library = self.desk.library
+        if name is not None:
+            return library.resolve(name)
+        if not last:
+            return None
+        found = library.list(limit=1)
+        if not found:
+            raise Qwen35Error("there is no conversation to go on with: start without --continue")
+        return found[0].id
+
+    def run(self, conversation: int | None) -> int:
+        """The screen, until the user quits; the exit code."""
+        from qwen35_chat.app import ChatApp
+
+        app = ChatApp(self.desk, demo=self.desk.model == DEMO, conversation=conversation)
+        try:
+            app.run()
+        finally:
+            app.chat.save_draft()
+        return app.return_code or 0
+
+    def run_plain(self, conversation: int | None) -> int:
+        """The linear mode, until the input ends; the exit code."""
+        from qwen35_chat.linear import Linear
+
+        if sys.stdin is None or sys.stdout is None:
+            raise Qwen35Error("--plain needs standard input and output")
+        Linear(self.desk).run(conversation)
+        return 0
+
+    def _end_download(self) -> None:
+        if self.desk.download is not None:
+            self.desk.download.close()
+
+
+def _changes(options: Options) -> dict[str, object]:
+    """What the command line says, as settings."""
+    changes: dict[str, object] = {"model": options.model} if options.named else {}
+    chat = dict(options.chat)
+    if chat.get("system") is not None:
+        changes["system"] = chat["system"]
+    if chat.get("thinking") is not None:
+        changes["thinking"] = "on" if chat["thinking"] else "off"
+    if options.turn.get("max_tokens") is not None:
+        changes["max_tokens"] = options.turn["max_tokens"]
+    sampling = {
+        name: chat[name] for name in ("temperature", "top_p", "top_k") if chat.get(name) is not None
+    }
+    if sampling:
+        changes["sampling"] = sampling
+    return changes

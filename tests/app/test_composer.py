@@ -1,0 +1,234 @@
+"""Writing: new lines, history, completion, files, pastes, the editor."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from qwen35_chat.attachments import Chips, files_below, read_text_file, taken_apart, with_files
+from qwen35_chat.completion import commands_for, files_for, ranked
+from qwen35_chat.history import History
+from textual import events
+
+from qwen35_mlx.errors import Qwen35Error
+from tests.app.drive import chat
+
+
+async def test_new_lines_by_key_are_sent_as_they_were_typed(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("a", "shift+enter", "b", "ctrl+j", "c")
+        assert at.sent == []
+        await at.press("enter")
+        assert at.sent == ["a\nb\nc"]
+
+
+async def test_up_in_an_empty_line_steps_back_and_down_returns(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("first")
+        await at.turn("second\nof two lines")
+        await at.press("up")
+        assert at.typed == "second\nof two lines"
+        await at.press("up", "up")
+        assert at.typed == "first"
+        await at.press("up")
+        assert at.typed == "first"
+        await at.press("down", "down", "down")
+        assert at.typed == ""
+
+
+async def test_up_in_a_text_moves_the_cursor(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("first")
+        await at.press("a", "ctrl+j", "b", "up")
+        assert at.typed == "a\nb"
+        assert at.composer.cursor_location[0] == 0
+
+
+async def test_the_history_is_searched_by_ctrl_r(home: Path) -> None:
+    async with chat(home) as at:
+        for text in ("about trees", "about rivers", "about trees and birds"):
+            await at.turn(text)
+        await at.press("ctrl+r")
+        assert "Earlier messages" in at.text
+        await at.press(*"riv")
+        await at.press("enter")
+        assert at.typed == "about rivers"
+        assert len(at.sent) == 3
+
+
+async def test_the_history_outlives_the_window(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("remember")
+    async with chat(home) as at:
+        await at.press("up")
+        assert at.typed == "remember"
+
+
+def test_a_torn_line_of_the_history_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    history = History(file)
+    for text in ("one", "two\nlines", "two\nlines", "three"):
+        history.add(text)
+    with file.open("a") as out:
+        out.write('"half')
+    assert History(file).texts == ["one", "two\nlines", "three"]
+
+
+async def test_a_slash_offers_commands_and_tab_completes(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("/", "t", "h")
+        assert "/thinking" in at.text
+        assert "/theme" in at.text
+        await at.press("down", "up", "tab")
+        assert at.typed in ("/theme ", "/thinking ")
+        await at.press("escape")
+        assert "whether the model thinks" not in at.text
+
+
+async def test_enter_completes_first_and_then_runs(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("/", "h", "e", "l", "p")
+        await at.press("enter")
+        assert at.sent == []
+        await at.until(lambda: "Keys and commands" in at.text)
+
+
+async def test_a_slash_that_is_no_command_is_a_message(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/etc/passwd is a file")
+        assert at.sent == ["/etc/passwd is a file"]
+
+
+def test_commands_are_found_by_their_letters() -> None:
+    assert [choice.label for choice in commands_for("/prs")] == ["/preset"]
+    assert commands_for("/model")[0].insert == "/model "
+    assert commands_for("/new")[0].insert == "/new"
+    assert commands_for("x /new") == []
+
+
+def test_files_are_found_by_their_letters_and_their_own_name_counts_most() -> None:
+    files = ["src/main/readme.txt", "readme.md", "tests/deep/area/dome.md"]
+    assert ranked("readme", files)[0] == "readme.md"
+    assert ranked("smr", files)[0] == "src/main/readme.txt"
+    assert ranked("xyz", files) == []
+    choice = files_for("see @rea", files)[0]
+    assert (choice.insert, choice.replaces) == ("@readme.md ", 4)
+    assert files_for("mail me@rea", files) == []
+    assert files_for("a b.txt", ["a b.txt"]) == []
+    assert files_for("@a b", ["a b.txt"]) == []
+    assert files_for("@a", ["a b.txt"])[0].insert == '@"a b.txt" '
+
+
+async def test_an_at_offers_files_with_their_tokens_and_attaches_them(home: Path) -> None:
+    Path("notes.txt").write_text("buy milk\n")
+    Path("other.bin").write_bytes(b"\x00\x01")
+    async with chat(home) as at:
+        await at.press("@")
+        await at.until(lambda: "notes.txt" in at.text)
+        await at.press("n", "o", "t")
+        await at.until(lambda: "tokens" in at.text.split("notes.txt")[1])
+        await at.press("tab", *"what is it?", "enter")
+        assert at.sent == ['@notes.txt what is it?\n\n<file name="notes.txt">\nbuy milk\n</file>']
+        assert "@ notes.txt, 1 line" in at.text
+        assert "buy milk" not in at.text
+
+
+async def test_a_file_that_is_no_text_is_refused_and_the_message_stays(home: Path) -> None:
+    Path("other.bin").write_bytes(b"\xff\xfe\x00")
+    async with chat(home) as at:
+        await at.send("look at @other.bin")
+        assert at.sent == []
+        assert at.typed == "look at @other.bin"
+        assert "is not text" in at.text
+
+
+def test_what_cannot_be_attached_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path, why in ((folder, "is a folder"), (tmp_path / "none", "is not a file")):
+        with pytest.raises(Qwen35Error, match=why):
+            read_text_file(path)
+    large = tmp_path / "large"
+    large.write_bytes(b"a" * 2_000_001)
+    with pytest.raises(Qwen35Error, match="more than 2,000,000 bytes"):
+        read_text_file(large)
+
+
+def test_mentions_that_are_no_files_stay(tmp_path: Path) -> None:
+    text = "ask @ada about @property, and me@example.org"
+    assert with_files(text, tmp_path) == text
+
+
+def test_files_go_out_and_are_taken_apart_again(tmp_path: Path) -> None:
+    (tmp_path / "a b.txt").write_text("one\ntwo\n")
+    (tmp_path / "c.md").write_text("<file>\n")
+    whole = with_files('see @"a b.txt" and @c.md, and @c.md.', tmp_path)
+    text, files = taken_apart(whole)
+    assert text == 'see @"a b.txt" and @c.md, and @c.md.'
+    assert [(file.name, file.text, file.lines) for file in files] == [
+        ("a b.txt", "one\ntwo", 2),
+        ("c.md", "<file>", 1),
+    ]
+
+
+def test_hidden_and_heavy_folders_are_not_searched(tmp_path: Path) -> None:
+    for name in ("a.txt", "src/b.txt", ".git/config", "node_modules/x.js"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    assert files_below(tmp_path) == ["a.txt", "src/b.txt"]
+
+
+async def test_a_long_paste_is_a_chip_that_is_sent_in_full_and_expands(home: Path) -> None:
+    text = "\n".join(f"line {n}" for n in range(40))
+    async with chat(home) as at:
+        await at.press(*"see ")
+        at.composer.post_message(events.Paste(text))
+        await at.pilot.pause()
+        assert at.typed == "see [paste 1: 40 lines]"
+        await at.press("f8")
+        assert at.typed == f"see {text}"
+        at.composer.set_text("")
+        at.composer.post_message(events.Paste(text.replace("\n", "\r\n")))
+        await at.pilot.pause()
+        assert at.typed == "[paste 2: 40 lines]"
+        await at.press("enter")
+        assert at.sent == [text]
+
+
+async def test_a_draft_holds_the_paste_itself(home: Path) -> None:
+    text = "x" * 5000
+    async with chat(home) as at:
+        at.composer.post_message(events.Paste(text))
+        await at.pilot.pause()
+        assert at.typed == "[paste 1: 5,000 characters]"
+        await at.until(lambda: at.library.draft(None) == text)
+
+
+def test_a_chip_that_was_changed_is_text() -> None:
+    chips = Chips()
+    name = chips.chip("a\n" * 50)
+    assert name is not None
+    assert chips.expanded(f"{name} {name[:-1]}") == "a\n" * 50 + f" {name[:-1]}"
+    assert chips.chip("short") is None
+
+
+async def test_the_editor_gets_the_text_and_gives_it_back(home, monkeypatch, tmp_path) -> None:
+    editor = tmp_path / "my editor"
+    editor.write_text('#!/bin/sh\nprintf " and more" >> "$2"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", f"'{editor}' --wait")
+    async with chat(home) as at:
+        monkeypatch.setattr(at.app, "suspend", nullcontext)
+        await at.press(*"text", "ctrl+g")
+        assert at.typed == "text and more"
+
+
+async def test_an_editor_that_fails_changes_nothing(home, monkeypatch) -> None:
+    async with chat(home) as at:
+        monkeypatch.setattr(at.app, "suspend", nullcontext)
+        for command, why in (("false", "ended with code 1"), ("/no/such", "does not start")):
+            monkeypatch.setenv("VISUAL", command)
+            at.composer.set_text("text")
+            await at.press("ctrl+g")
+            assert at.typed == "text"
+            assert why in at.text
