@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from qwen35_chat.options import Options
+from qwen35_chat.plain import visible
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
 
@@ -144,7 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--format",
         choices=("md", "json"),
-        default="md",
         help="of --export: md has the selected path to be read, json has all; default: md",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
@@ -193,6 +193,8 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
+    if args.format is not None and args.export is None:
+        raise Qwen35Error("--format is for --export: give that, too")
     if args.list or args.export is not None or args.import_file is not None:
         return _stored(args)
     if args.resume is not None and not args.resume.strip():
@@ -217,10 +219,14 @@ def _run(argv: Sequence[str] | None) -> int:
 def _stored(args: argparse.Namespace) -> int:
     from qwen35_chat import stored
 
+    if args.prompt is not None:
+        raise Qwen35Error("-p asks a model, and --list, --export and --import do not: choose one")
     if args.list:
         return stored.print_list()
     if args.export is not None:
-        return stored.export(args.export, args.format)
+        return stored.export(args.export, args.format or "md")
+    if not args.import_file:
+        raise Qwen35Error("--import is empty: name a file")
     return stored.import_file(args.import_file)
 
 
@@ -240,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except Qwen35Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -112,13 +112,14 @@ def prepare(file: Path) -> None:
                 f"{file} cannot be written ({error.strerror}): "
                 "set QWEN35_HOME to a folder that you may write to"
             ) from None
-        with told(file):
+        with told(file), closing(_opened(file)) as db:
             try:
-                with closing(connect(file)) as db:
-                    _migrate(db, file)
-            except sqlite3.DatabaseError as error:
-                if _primary(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                _set_up(db)
+                _migrate(db, file)
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                if not _is_damage(error):
                     raise
+                # Before it is closed: with the last connection SQLite would remove the log.
                 aside = _put_aside(file)
                 raise Qwen35Error(
                     f"{file} is damaged ({error}) and was put aside as {aside.name}: start again"
@@ -128,18 +129,28 @@ def prepare(file: Path) -> None:
 
 def connect(file: Path) -> sqlite3.Connection:
     """A connection in autocommit mode, to be used by one thread at a time."""
-    db = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db = _opened(file)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA foreign_keys = ON")
-        # macOS: an fsync that reaches the disk. No cost elsewhere.
-        db.execute("PRAGMA fullfsync = ON")
-        # A conversation that is deleted leaves no text in the file's free pages.
-        db.execute("PRAGMA secure_delete = ON")
+        _set_up(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA foreign_keys = ON")
+    # macOS: an fsync that reaches the disk. No cost elsewhere.
+    db.execute("PRAGMA fullfsync = ON")
+    # A conversation that is deleted leaves no text in the file's free pages.
+    db.execute("PRAGMA secure_delete = ON")
 
 
 def _migrate(db: sqlite3.Connection, file: Path) -> None:
@@ -183,19 +194,28 @@ def _put_aside(file: Path) -> Path:
     return aside
 
 
+class Damaged(sqlite3.DatabaseError):
+    """What was read is not what was written."""
+
+
 @contextmanager
 def told(file: Path) -> Generator[None]:
-    """SQLite's errors as lines for the user. Those that only a bug can cause pass as they are."""
+    """SQLite's errors as lines for the user. Those of a misused Python module pass."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         line = _line(error, file)
         if line is None:
             raise
         raise Qwen35Error(line) from error
 
 
-def _line(error: sqlite3.Error, file: Path) -> str | None:
+def _line(error: Exception, file: Path) -> str | None:
+    if _is_damage(error):
+        return (
+            f"{file} is damaged ({error}): close every window, move it elsewhere, and rescue"
+            " it there with sqlite3's .recover"
+        )
     match _primary(error):
         case sqlite3.SQLITE_FULL:
             return f"the disk is full, so {file} did not change: make room and try again"
@@ -205,16 +225,24 @@ def _line(error: sqlite3.Error, file: Path) -> str | None:
             return f"another window has kept {file} busy for too long: try again"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return f"{file} cannot be written ({error}): set QWEN35_HOME to a folder of yours"
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return (
-                f"{file} is damaged ({error}): close every window, move it elsewhere, and rescue"
-                " it there with sqlite3's .recover"
-            )
-        case _:
+        case 0:
             return None
+        case _:  # a name in the schema that is not what it was, for example
+            return (
+                f"{file} cannot be used ({error}): if it is not damaged, please report this as an"
+                " error of qwen35-mlx"
+            )
 
 
-def _primary(error: sqlite3.Error) -> int:
+def _is_damage(error: Exception) -> bool:
+    if _primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    # Python's own complaints about text that is not UTF-8: in a column, in an error's message.
+    undecodable = isinstance(error, sqlite3.OperationalError) and not _primary(error)
+    return undecodable or isinstance(error, Damaged | UnicodeDecodeError)
+
+
+def _primary(error: Exception) -> int:
     """The error's code, without the details in its higher bits; 0 where SQLite gave none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 

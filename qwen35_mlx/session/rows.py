@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from qwen35_mlx.session.conversation import Message
+from qwen35_mlx.session.database import Damaged
 from qwen35_mlx.session.events import Figures
 from qwen35_mlx.session.requests import Configure
 
@@ -39,7 +40,7 @@ def message_of(row: tuple[Any, ...]) -> Message:
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     figures = {name: values.pop(name) for name in _FIGURES}
     values["figures"] = None if figures["prompt_tokens"] is None else Figures(**figures)
-    values["tool_calls"] = tuple(json.loads(values["tool_calls"] or "[]"))
+    values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
     return Message(**values)
 
 
@@ -67,7 +68,20 @@ def settings_json(settings: Configure) -> str:
 
 
 def settings_of(text: str) -> Configure:
-    return Configure(**json.loads(text))
+    try:
+        return Configure(**_read_json(text, dict))
+    except TypeError as error:
+        raise Damaged(f"settings: {error}") from None
+
+
+def _read_json(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{error}") from None
+    if not isinstance(value, kind):
+        raise Damaged(f"{text[:20]!r} is no {kind.__name__}")
+    return value
 
 
 def as_json(value: Any) -> str:

@@ -79,9 +79,10 @@ class Transcripts(Store):
             if row is None:
                 raise missing(conversation)
             title, leaf, settings, *rest = row
+            settings = settings_of(settings)
             found = db.execute(f"{_MESSAGE} WHERE conversation = ? ORDER BY id", (conversation,))
             messages = tuple(message_of(row) for row in found)
-        return Conversation(conversation, title, messages, leaf, settings_of(settings), *rest)
+        return Conversation(conversation, title, messages, leaf, settings, *rest)
 
     def rename(self, conversation: int, title: str) -> str:
         """Give a title, which is returned; an empty one is made from what was asked first."""
@@ -248,6 +249,11 @@ def inserted(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> i
 
 
 def _must_have(db: sqlite3.Connection, conversation: int, message: int | None) -> None:
+    found = db.execute(
+        "SELECT 1 FROM conversations WHERE id = ? AND deleted IS NULL", (conversation,)
+    )
+    if found.fetchone() is None:
+        raise missing(conversation)
     if message is not None:
         found = db.execute(
             "SELECT 1 FROM messages WHERE conversation = ? AND id = ?", (conversation, message)

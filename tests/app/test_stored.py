@@ -1,0 +1,160 @@
+"""`--list`, `--export` and `--import`: plain output, one-line errors, a quick start."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from qwen35_chat.main import main
+
+from qwen35_mlx.session.events import Figures
+from qwen35_mlx.session.exchange import to_json
+from qwen35_mlx.session.library import Library
+from tests.app.test_imports import HEAVY, loaded_after
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TZ", "UTC")
+    # Reading it would hang, or be taken for a prompt.
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"not for us")))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def two(folder: Path) -> Path:
+    with Library(folder) as library:
+        for text in ("Tea for two", "Tea\x1b[31m for one"):
+            conversation = library.create(model="demo")
+            question = library.add_message(conversation, None, "user", text)
+            reply = library.begin_reply(conversation, question.id, "demo")
+            figures = Figures(1200, 0, 34, 0.1, 0.1, 0)
+            library.finish_reply(reply.id, "Gern — 😀", figures=figures)
+    return folder
+
+
+def test_a_list_is_a_plain_table(two: Path, capsys) -> None:
+    assert main(["--list"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0] == "ID  CHANGED           MESSAGES  TOKENS  TITLE"
+    assert lines[1].startswith(" 2  20")
+    assert lines[1].endswith("         2   1,234  Tea␛[31m for one")
+    assert lines[2].endswith("         2   1,234  Tea for two")
+    assert len(lines) == 3
+
+
+def test_a_list_of_many_has_all_of_them(folder: Path, capsys) -> None:
+    with Library(folder) as library, library.transaction():
+        for _ in range(1001):
+            library.create()
+    assert main(["--list"]) == 0
+    assert capsys.readouterr().out.count("(untitled)") == 1001
+
+
+def test_nothing_is_there_yet(capsys) -> None:
+    assert main(["--list"]) == 0
+    assert capsys.readouterr() == ("", "no conversations yet\n")
+
+
+def test_an_export_is_imported_again(two: Path, tmp_path: Path, capsysbinary) -> None:
+    assert main(["--export", "tea for t", "--format", "json"]) == 0
+    exported = capsysbinary.readouterr().out
+    file = tmp_path / "file.json"
+    file.write_bytes(exported)
+    assert main(["--import", str(file)]) == 0
+    assert capsysbinary.readouterr().out == b"3\n"
+    with Library(two) as library:
+        assert to_json(library.conversation(3)).encode() == exported
+    assert main(["--export", "3"]) == 0
+    text = capsysbinary.readouterr().out.decode()
+    assert text.startswith("# Tea for two\n")
+    assert text.endswith("## You\n\nTea for two\n\n## Assistant\n\nGern — 😀\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--export", "coffee"], "no conversation is called 'coffee'"),
+        (["--export", ""], "no conversation is called ''"),
+        (["--export", "tea"], "2 conversations are called 'tea': say which by its id: 2 "),
+        (["--export", "1", "--format", "pdf"], "--format"),
+        (["--export"], "--export"),
+        (["--list", "--export", "1"], "not allowed with"),
+        (["--import", "no/such/file"], "no/such/file cannot be read: No such file"),
+        (["--import", "."], ". cannot be read: Is a directory"),
+        (["--import", ""], "--import is empty"),
+        (["--list", "-p", "hi"], "-p"),
+        (["--format", "json"], "--format"),
+    ],
+)
+def test_a_bad_command_line(argv: list[str], named: str, two: Path, capsys) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"{}", "the field 'format' is not"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_a_bad_file_is_named(content: bytes, named: str, tmp_path: Path, folder, capsys) -> None:
+    file = tmp_path / "file.json"
+    file.write_bytes(content)
+    assert main(["--import", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {file}")
+    assert named in err
+    with Library(folder) as library:
+        assert library.count() == 0
+
+
+def test_a_damaged_library_is_told_once(folder: Path, capsys) -> None:
+    folder.mkdir()
+    (folder / "library.db").write_bytes(b"damaged" * 1000)
+    assert main(["--list"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert main(["--list"]) == 0
+
+
+def test_a_reader_that_has_had_enough(two: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qwen35_chat.main", "--list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize("argv", [["--list"], ["--export", "1"], ["--export", "2"]])
+def test_a_quick_start(two: Path, argv: list[str]) -> None:
+    code = f"from qwen35_chat.main import main; assert main({argv}) == 0"
+    assert not loaded_after(code) & (HEAVY | {"textual", "rich"})
+
+
+def test_a_terminal_obeys_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["--export", "2"]) == 0
+    assert "Tea␛[31m for one" in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue()
