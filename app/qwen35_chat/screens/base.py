@@ -29,7 +29,7 @@ class ChatBase(Screen[None]):
     """
 
     # A low terminal has no room to spare around the composer.
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-high")]  # noqa: RUF012: as Screen declares it
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-high")]  # noqa: RUF012
 
     def __init__(self, desk: Desk, clock: Callable[[], float]):
         super().__init__()
