@@ -121,7 +121,7 @@ def test_a_bad_file_is_named(content: bytes, named: str, tmp_path: Path, folder,
 
 
 def test_a_damaged_library_is_told_once(folder: Path, capsys) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "library.db").write_bytes(b"damaged" * 1000)
     assert main(["--list"]) == 2
     assert "is damaged" in capsys.readouterr().err
