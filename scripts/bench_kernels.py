@@ -59,7 +59,7 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
     mx.eval(inputs[:3], q, k, v, g, beta, state, half)
     calls: dict[str, Callable[[], Any]] = {}
     if portable.backend():
-        for name in delta_net.PROMPT_FORMS:
+        for name in delta_net.PROMPTS:
             choices = Choices(delta_prompt=name)
             calls[f"ours, layer, {name}"] = functools.partial(delta_net.mix, *inputs, None, choices)
     calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
@@ -150,7 +150,7 @@ def delta(shape: str) -> list[Row]:
         def run() -> mx.array:
             y = x
             for _ in range(CHAIN):
-                y = x + 0.1 * step(y)
+                y = step(y)
             return y
 
         return run
@@ -189,7 +189,7 @@ def experts(shape: str) -> list[Row]:
         def chain(block: Callable[[mx.array], mx.array], x: mx.array = x) -> mx.array:
             y = x
             for _ in range(CHAIN):
-                y = x + 0.1 * block(y)
+                y = block(y)
             return y
 
         rows = rows_of(

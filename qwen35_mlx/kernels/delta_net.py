@@ -1,14 +1,16 @@
 """A Gated DeltaNet layer between its two projections: convolution, norms, gates, rule, norm.
 
-`reference` is the definition in plain MLX. `kernel` is the same in one dispatch for a few tokens,
-for decoding and for checking speculated ones, and in two for many.
+`reference` is the definition in plain MLX. `step` is the same in one dispatch for a few tokens, for
+decoding and for checking speculated ones; `prompt` in three for many, so that nothing is computed
+twice: what the rule reads, the rule, the gated norm.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels.choices import REFERENCE, Choices
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
 
@@ -116,7 +118,7 @@ def l2_norm(x: mx.array) -> mx.array:
     return x * mx.rsqrt(mx.sum(x * x, axis=-1, keepdims=True) + L2_EPS)
 
 
-_RULE = Kernel(
+_STEP = Kernel(
     "gated_delta",
     inputs=(
         "projected",
@@ -127,53 +129,63 @@ _RULE = Kernel(
         "dt_bias",
         "norm",
         "eps",
-        "lengths",
+        "count",
         "padding",
     ),
     outputs=("y", "conv_out", "state_out"),
+)
+_INPUTS = Kernel(
+    "delta_inputs",
+    inputs=("projected", "conv", "taps", "decay_rate", "dt_bias", "length", "padding"),
+    outputs=("q", "k", "v", "decay", "beta", "overlap", "conv_out"),
+)
+_RULE = Kernel(
+    "delta_rule",
+    inputs=("q", "k", "v", "decay", "beta", "overlap", "state", "length"),
+    outputs=("y", "state_out"),
 )
 _NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm", "eps", "lengths"), outputs=("y",))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the kernel is laid out on a GPU.
+    """How the rows of a head's state lie on a GPU.
 
     Attributes:
-        split: threadgroups that share a head; with one, the gated norm is part of the kernel.
         passes: sets of rows that each SIMD group keeps, one after the other.
         lanes: that share a row.
-        tile: tokens between two rounds of loading.
+        ahead: tokens between asking for what a token needs and using it; of a prompt only.
     """
 
-    split: int = 1
     passes: int = 2
     lanes: int = 8
-    tile: int = 8
+    ahead: int = 2
+
+    @property
+    def rows(self) -> int:
+        """Of one SIMD group."""
+        return SIMD // self.lanes * self.passes
 
     def fits(self, layer: DeltaNetParameters) -> bool:
         """Whether a layer's heads divide evenly."""
-        rows = SIMD // self.lanes * self.passes * self.split
-        return layer.value_head_dim % rows == 0 and layer.key_head_dim % (4 * self.lanes) == 0
+        even = layer.value_head_dim % self.rows == 0 and layer.key_head_dim % SIMD == 0
+        return even and layer.key_head_dim % (4 * self.lanes) == 0
 
 
-# A head to a threadgroup, so that the gated norm is part of the same dispatch.
-DECODE = Layout()
-# The same with half the threads, for a GPU whose registers do not hold 512 of them.
-DECODE_NARROW = Layout(passes=4)
-# Few heads leave most of a GPU idle over a long prompt, unless each is shared out.
-PREFILL = Layout(split=4)
-LAYOUTS = {
-    "one dispatch": DECODE,
-    "one dispatch, 256 threads": DECODE_NARROW,
-    "split by 2": Layout(split=2),
-    "split by 4": PREFILL,
-    "split by 4, 4 lanes": Layout(split=4, passes=1, lanes=4),
-    "split by 8": Layout(split=8, passes=1),
+STEP_TOKENS = 8
+STEPS = {
+    "one dispatch": Layout(),
+    # With half the threads, for a GPU whose registers do not hold 512 of them.
+    "one dispatch, 256 threads": Layout(passes=4),
 }
-STEP_FORMS = ("one dispatch", "one dispatch, 256 threads")
-PROMPT_FORMS = tuple(name for name in LAYOUTS if name not in STEP_FORMS)
-STEP_TOKENS = DECODE.tile
+PROMPTS = {
+    "8 lanes": Layout(),
+    "8 lanes, 1 pass": Layout(passes=1),
+    "8 lanes, 4 ahead": Layout(ahead=4),
+    "4 lanes": Layout(passes=1, lanes=4),
+}
+# The rule as MLX has it; on other GPUs than Apple's it is slow.
+MLX_RULE = "mx.fast"
 
 
 def mix(
@@ -186,14 +198,25 @@ def mix(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`reference` in the form chosen for so many tokens."""
     few = projected.shape[1] <= STEP_TOKENS
-    layout = LAYOUTS.get(choices.delta_step if few else choices.delta_prompt)
-    if layout is None:
+    form = choices.delta_step if few else choices.delta_prompt
+    if form == REFERENCE:
         return reference(projected, conv, state, layer, valid)
     padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)
-    return kernel(projected, conv, state, layer, padding=padding, layout=layout)
+    if few:
+        return step(projected, conv, state, layer, padding=padding, layout=STEPS[form])
+    return prompt(projected, conv, state, layer, padding=padding, layout=PROMPTS.get(form))
 
 
-def kernel(
+def _sizes(layer: DeltaNetParameters) -> dict[str, int]:
+    return {
+        "NK": layer.key_heads,
+        "NV": layer.value_heads,
+        "DK": layer.key_head_dim,
+        "DV": layer.value_head_dim,
+    }
+
+
+def step(
     projected: mx.array,
     conv: mx.array,
     state: mx.array,
@@ -201,69 +224,142 @@ def kernel(
     *,
     count: int | None = None,
     padding: mx.array | None = None,
-    layout: Layout = DECODE,
+    layout: Layout = STEPS["one dispatch"],
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`reference` in one dispatch, or two where a head is split.
+    """`reference` for at most `STEP_TOKENS` tokens, in one dispatch.
 
     Args:
-        count: take only the first `count` tokens, as after speculation. Their y is what it was,
-            the others' is not meant to be read, and conv and state are as if those had never been.
+        count: take only the first `count` tokens, as after speculation: y of the others is 0, and
+            conv and state are as if those had never been.
         padding: [B] int32, tokens on the left of each row that leave no trace.
     """
-    batch, tokens, width = projected.shape
-    shape = {"NV": layer.value_heads, "DV": layer.value_head_dim}
-    fused = layout.split == 1
-    out = projected.dtype if fused else mx.float32
-    eps = mx.array([layer.eps], mx.float32)
-    rule = Launch(
-        threadgroups=batch * layer.value_heads * layout.split,
-        threads=layer.value_head_dim * layout.lanes // (layout.split * layout.passes),
+    batch, tokens, _ = projected.shape
+    launch = Launch(
+        threadgroups=batch * layer.value_heads,
+        threads=SIMD * layer.value_head_dim // layout.rows,
         outputs=[
-            ((batch, tokens, layer.value_dim), out),
+            ((batch, tokens, layer.value_dim), projected.dtype),
             (conv.shape, conv.dtype),
             (state.shape, mx.float32),
         ],
         constants={
             "InT": projected.dtype,
-            "OutT": out,
-            **shape,
-            "NK": layer.key_heads,
-            "DK": layer.key_head_dim,
+            "OutT": projected.dtype,
+            **_sizes(layer),
             "KERNEL": layer.kernel,
-            "SPLIT": layout.split,
+            "L": tokens,
             "PASSES": layout.passes,
             "LANES": layout.lanes,
-            "TILE": min(layout.tile, tokens),
-            "NORMED": int(fused),
         },
     )
-    inputs = [
-        projected,
-        conv,
-        state,
-        layer.taps,
-        layer.decay_rate,
-        layer.dt_bias,
-        layer.norm,
-        eps,
-        mx.array([tokens, tokens if count is None else count], mx.int32),
-        mx.array([0] * batch, mx.int32) if padding is None else padding,
-    ]
-    y, conv, state = _RULE(inputs, rule)
-    if not fused:
-        simds = 4
-        norm = Launch(
-            threadgroups=-(-batch * tokens * layer.value_heads // simds),
+    y, conv, state = _STEP(
+        [
+            projected,
+            conv,
+            state,
+            layer.taps,
+            layer.decay_rate,
+            layer.dt_bias,
+            layer.norm,
+            mx.array([layer.eps], mx.float32),
+            mx.array([tokens if count is None else count], mx.int32),
+            mx.array([0] * batch, mx.int32) if padding is None else padding,
+        ],
+        launch,
+    )
+    return y, conv, state
+
+
+def prompt(
+    projected: mx.array,
+    conv: mx.array,
+    state: mx.array,
+    layer: DeltaNetParameters,
+    *,
+    padding: mx.array | None = None,
+    layout: Layout | None = PROMPTS["8 lanes"],
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`reference` for any number of tokens, in three dispatches.
+
+    Args:
+        padding: [B] int32, tokens on the left of each row that leave no trace.
+        layout: of the rule; None for MLX's own.
+    """
+    batch, tokens, width = projected.shape
+    sizes = _sizes(layer)
+    length = mx.array([tokens], mx.int32)
+    if padding is None:
+        padding = mx.array([0] * batch, mx.int32)
+    inputs = [projected, conv, layer.taps, layer.decay_rate, layer.dt_bias, length, padding]
+    q, k, v, decay, beta, overlap, conv = _INPUTS(inputs, _inputs_launch(projected, conv, layer))
+    if layout is None:
+        # `mx.fast.gated_delta_update` is in the library, but not in its type stubs.
+        y, state = cast(Any, mx.fast).gated_delta_update(q, k, v, decay, beta, state)
+    else:
+        simds = _simds(layer.value_head_dim // layout.rows)
+        rule = Launch(
+            threadgroups=batch * layer.value_heads * layer.value_head_dim // layout.rows // simds,
             threads=SIMD * simds,
-            outputs=[(y.shape, projected.dtype)],
+            outputs=[(v.shape, mx.float32), (state.shape, mx.float32)],
             constants={
-                "OutT": projected.dtype,
-                **shape,
+                **sizes,
                 "SIMDS": simds,
-                "WIDTH": width,
-                "FIRST": layer.channels,
+                "PASSES": layout.passes,
+                "LANES": layout.lanes,
+                "AHEAD": layout.ahead,
             },
         )
-        total = mx.array([batch * tokens], mx.int32)
-        (y,) = _NORM([y, projected, layer.norm, eps, total], norm)
+        y, state = _RULE([q, k, v, decay, beta, overlap, state, length], rule)
+    simds = 4
+    norm = Launch(
+        threadgroups=-(-batch * tokens * layer.value_heads // simds),
+        threads=SIMD * simds,
+        outputs=[((batch, tokens, layer.value_dim), projected.dtype)],
+        constants={
+            "OutT": projected.dtype,
+            "NV": layer.value_heads,
+            "DV": layer.value_head_dim,
+            "SIMDS": simds,
+            "WIDTH": width,
+            "FIRST": layer.channels,
+        },
+    )
+    total = mx.array([batch * tokens], mx.int32)
+    eps = mx.array([layer.eps], mx.float32)
+    (y,) = _NORM([y, projected, layer.norm, eps, total], norm)
     return y, conv, state
+
+
+def _inputs_launch(projected: mx.array, conv: mx.array, layer: DeltaNetParameters) -> Launch:
+    batch, tokens, _ = projected.shape
+    simds, run = 4, 16
+    block = 2 * layer.key_head_dim
+    blocks = layer.key_heads + -(-layer.value_dim // block)
+    keys = (batch, tokens, layer.key_heads, layer.key_head_dim)
+    values = (batch, tokens, layer.value_heads, layer.value_head_dim)
+    return Launch(
+        threadgroups=-(-batch * -(-tokens // run) * blocks // simds),
+        threads=SIMD * simds,
+        outputs=[
+            (keys, mx.float32),
+            (keys, mx.float32),
+            (values, mx.float32),
+            (values[:3], mx.float32),
+            (values[:3], mx.float32),
+            (keys[:3], mx.float32),
+            (conv.shape, conv.dtype),
+        ],
+        constants={
+            "InT": projected.dtype,
+            **_sizes(layer),
+            "B": batch,
+            "KERNEL": layer.kernel,
+            "SIMDS": simds,
+            "RUN": run,
+        },
+    )
+
+
+def _simds(parts: int) -> int:
+    """SIMD groups of a threadgroup, so that `parts` of them divide evenly: at most 4."""
+    return next(n for n in (4, 2, 1) if parts % n == 0)

@@ -7,7 +7,8 @@ header gives its names their meaning (threadgroup memory is shared memory, a SIM
 The subset: loads through `static_cast<float>`; scalars as one-element arrays; small inputs bound
 with `auto`, since Metal passes those of fewer than 8 elements in another address space; one-
 dimensional threadgroups of whole SIMD groups; `simd_sum` and the barriers of the header below;
-no dynamically indexed arrays in registers.
+no dynamically indexed arrays in registers. Wide loads: `float4` through a cast pointer, its parts
+by name.
 """
 
 import os
@@ -27,6 +28,7 @@ SWITCH = "QWEN35_KERNELS"
 
 CUDA_HEADER = """
 #define threadgroup __shared__
+#define device
 #define threadgroup_barrier(flags) __syncthreads()
 #define simdgroup_barrier(flags) __syncwarp()
 #define thread_position_in_threadgroup threadIdx

@@ -5,7 +5,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import delta_net, experts, quantized
+from qwen35_mlx.kernels import delta_net, experts, portable, quantized
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.quantized import QuantizedWeight
@@ -56,13 +56,15 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
 
     sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
     shape = f"{sizes}/{layer.value_head_dim}, {dtype}"
-    fits = [name for name, layout in delta_net.LAYOUTS.items() if layout.fits(layer)]
+    prompts = [name for name, layout in delta_net.PROMPTS.items() if layout.fits(layer)]
+    if prompts and portable.backend() == "metal" and hasattr(mx.fast, "gated_delta_update"):
+        prompts.append(delta_net.MLX_RULE)
     few = delta_net.STEP_TOKENS
     found = [
         Operation(
             "delta_step",
             shape,
-            [name for name in fits if name in delta_net.STEP_FORMS],
+            [name for name, layout in delta_net.STEPS.items() if layout.fits(layer)],
             [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
             call(1, 1),
             CHAIN,
@@ -71,7 +73,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
         Operation(
             "delta_prompt",
             shape,
-            [name for name in fits if name in delta_net.PROMPT_FORMS],
+            prompts,
             [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
             call(1, PROMPT),
             1,

@@ -7,17 +7,33 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.choices import Choices
-from qwen35_mlx.kernels.delta_net import DECODE, LAYOUTS, PREFILL, Layout, kernel, mix, reference
+from qwen35_mlx.kernels.delta_net import (
+    PROMPTS,
+    STEP_TOKENS,
+    STEPS,
+    Layout,
+    mix,
+    prompt,
+    reference,
+    step,
+)
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
-TILE = DECODE.tile
-FORMS = {
-    "reference": reference,
-    "decode": lambda *inputs: kernel(*inputs, layout=DECODE),
-    "prefill": lambda *inputs: kernel(*inputs, layout=PREFILL),
-}
+TILE = STEP_TOKENS
+
+
+def steps(projected, conv, state, layer, **how):
+    """Any number of tokens through the form for few."""
+    ys = []
+    for at in range(0, projected.shape[1], TILE):
+        y, conv, state = step(projected[:, at : at + TILE], conv, state, layer, **how)
+        ys.append(y)
+    return mx.concatenate(ys, axis=1), conv, state
+
+
+FORMS = {"reference": reference, "steps": steps, "prompt": prompt}
 
 
 @pytest.fixture(params=FORMS)
@@ -93,7 +109,7 @@ def test_padding_on_the_left_leaves_no_trace(tokens):
     padding = [0, 2, tokens]
     valid = mx.arange(tokens) >= mx.array(padding)[:, None]
     want_y, want_conv, want_state = float64_layer(projected, conv, state, layer, padding)
-    fast = Choices(delta_step="one dispatch", delta_prompt="split by 4")
+    fast = Choices(delta_step="one dispatch", delta_prompt="8 lanes")
     for choices in (Choices(), fast):
         y, conv_out, state_out = mix(projected, conv, state, layer, valid, choices)
         for row, count in enumerate(padding[:2]):
@@ -102,16 +118,16 @@ def test_padding_on_the_left_leaves_no_trace(tokens):
         assert relative_error(conv_out, want_conv) == 0
 
 
-@pytest.mark.parametrize("layout", [DECODE, PREFILL])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8])
-def test_taking_only_some_tokens_equals_never_having_had_the_others(layout, count):
+def test_taking_only_some_tokens_equals_never_having_had_the_others(count):
     projected, conv, state, layer = LayerCase(8, batch=2).draw()
-    y, conv_out, state_out = kernel(projected, conv, state, layer, count=count, layout=layout)
+    y, conv_out, state_out = step(projected, conv, state, layer, count=count)
+    assert not mx.any(y[:, count:])
     if count == 0:
         assert mx.array_equal(conv_out, conv)
         assert mx.array_equal(state_out, state)
         return
-    want = kernel(projected[:, :count], conv, state, layer, layout=layout)
+    want = step(projected[:, :count], conv, state, layer)
     assert mx.array_equal(y[:, :count], want[0])
     np.testing.assert_array_equal(np.array(conv_out), np.array(want[1]))
     np.testing.assert_array_equal(np.array(state_out), np.array(want[2]))
@@ -127,12 +143,21 @@ def test_any_split_equals_the_whole(form, cut):
         assert relative_error(got, np.array(want, np.float64)) < 2e-6
 
 
-OTHERS = [Layout(2, 1, 8), Layout(1, 4, 16, 4), Layout(1, 1, 4, 3), *LAYOUTS.values()]
+LAYOUTS = [
+    *((steps, layout) for layout in [Layout(2, 16), Layout(1, 4), *STEPS.values()]),
+    *((prompt, layout) for layout in [Layout(4, 16, 3), Layout(2, 4, 1), *PROMPTS.values()]),
+]
 
 
-@pytest.mark.parametrize("layout", OTHERS)
+@pytest.mark.parametrize("run, layout", LAYOUTS)
 @pytest.mark.parametrize("tokens", [1, TILE, TILE + 3])
-def test_other_layouts_give_the_same(layout, tokens):
+def test_other_layouts_give_the_same(run, layout, tokens):
     case = LayerCase(tokens, dim=128, key_heads=1, value_heads=2)
     assert layout.fits(case.draw()[3])
-    check(lambda *inputs: kernel(*inputs, layout=layout), case)
+    check(lambda *inputs: run(*inputs, layout=layout), case)
+
+
+def test_the_rule_as_mlx_has_it_gives_the_same():
+    """It wants heads of 128 on a GPU, whence the size."""
+    case = LayerCase(TILE + 3, dim=128, key_heads=1, value_heads=2)
+    check(lambda *inputs: prompt(*inputs, layout=None), case)
