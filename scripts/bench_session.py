@@ -2,11 +2,12 @@
 
 1. Twenty turns with thinking: tokens that are prefilled, beside mlx-lm with its prompt cache (the
    conversation rendered by the same template, which drops old thinking), and bytes written a turn,
-   beside its `save_prompt_cache`.
-2. A long prompt: prefill, save, end the process, resume in another, two more turns.
+   beside its `save_prompt_cache`. Not with `--shape`, which has no tokenizer.
+2. A long prompt: prefill, save, end the process, resume in another, two more turns in both.
 
-The demo model by default; `--shape 35b-a3b` (random weights) or `--model FOLDER` for others. Prints
-tables and ends in one JSON line.
+The demo model by default; `--shape 35b-a3b` (random weights) or `--model FOLDER` for others, and
+`--context 262144` for the full window. What was measured is printed as it comes, and counts even if
+a later phase fails or `--seconds` are over. Prints tables and ends in one JSON line.
 """
 
 import argparse
@@ -15,290 +16,179 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 import qwen35_mlx
-from qwen35_mlx.generation.decode import decode
-from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.model.cache import Cache
-from qwen35_mlx.model.network import Network
-from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.events import Done
-from qwen35_mlx.session.kept import CHECKPOINT
-from qwen35_mlx.session.library import Library
-from qwen35_mlx.session.memory import estimate
-from qwen35_mlx.session.states import States
-from scripts import timing
-from scripts.shapes import SHAPES, random_network, random_source
+from scripts import session_turns, session_window, timing
+from scripts.shapes import SHAPES
 
-MODEL = "0" * 32
-REPLY = 16
-QUESTION = 50
-CHUNK = {"cpu": 512, "gpu": 2048}
+# Of the time for the long prompt: until prefill stops where it is, until its process has to end.
+PREFILL_SHARE, FIRST_SHARE = 0.55, 0.8
+
+Phases = dict[str, dict[str, Any]]
 
 
-def tokens(count: int) -> list[int]:
-    return [(i * 7919 + i * i) % 1900 for i in range(count)]
-
-
-# One: turns of a chat
-
-
-def turns_of_ours(model: qwen35_mlx.Model, folder: Path, turns: int) -> Iterator[dict[str, Any]]:
-    with Library(folder) as library:
-        chat = Chat(model, library=library, thinking=True, temperature=0.0)
-        states = model.states
-        assert states is not None
-        for turn in range(turns):
-            bytes_, seconds = states.written_bytes, states.written_seconds
-            done: Done | None = None
-            for event in chat.send(_question(turn), max_tokens=150):
-                done = event if isinstance(event, Done) else done
-            assert done is not None
-            states.flush()
-            figures = done.figures
-            yield {
-                "prompt": figures.prompt_tokens,
-                "prefilled": figures.prompt_tokens - figures.cached_tokens,
-                "bytes": states.written_bytes - bytes_,
-                "seconds": states.written_seconds - seconds,
-                "message": done.message,
-            }
-
-
-def turns_of_mlx_lm(
-    model: qwen35_mlx.Model, folder: Path, messages: list[list[dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    """The same prompts in mlx-lm, with the cache that its chat keeps.
-
-    A recurrent cache cannot be trimmed, so the cache serves a prompt that begins with all it holds,
-    and else starts anew.
-    """
-    from mlx_lm import load
-    from mlx_lm.generate import generate_step
-    from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, save_prompt_cache
-
-    network: Any = load(str(model.path))[0]
-    cache: Any = None
-    held: list[int] = []
-    for asked in messages:
-        prompt = model.render(asked, thinking=True)
-        if cache is None or prompt[: len(held)] != held:
-            if cache is not None:
-                assert not can_trim_prompt_cache(cache)
-            cache, held = make_prompt_cache(network), []
-        rest = prompt[len(held) :]
-        reply: list[int] = []
-        for token, _ in generate_step(mx.array(rest), network, max_tokens=150, prompt_cache=cache):
-            reply.append(int(token))
-            if reply[-1] in model.eos:
-                break
-        held = prompt + reply
-        started = time.perf_counter()
-        save_prompt_cache(str(folder / "mlx_lm.safetensors"), cache)
-        yield {
-            "prompt": len(prompt),
-            "prefilled": len(rest),
-            "bytes": (folder / "mlx_lm.safetensors").stat().st_size,
-            "seconds": time.perf_counter() - started,
-        }
-
-
-def _question(turn: int) -> str:
-    return f"What is {17 + turn} + {60 - turn}?"
-
-
-def chat_flow(model: qwen35_mlx.Model, folder: Path, turns: int, peer: bool) -> dict[str, Any]:
-    ours = list(turns_of_ours(model, folder, turns))
-    rows = [_row("ours", ours)]
-    if peer:
-        said: list[dict[str, Any]] = []
-        asked = []
-        for turn, one in enumerate(ours):
-            said.append({"role": "user", "content": _question(turn)})
-            asked.append(list(said))
-            said.append(one["message"])
-        rows.append(_row("mlx-lm", list(turns_of_mlx_lm(model, folder, asked))))
-    print(f"{turns} turns with thinking")
-    timing.table(rows)
-    return {row["what"]: row for row in rows}
-
-
-def _row(what: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
-    count = len(turns)
-    return {
-        "what": what,
-        "prompt tokens, all turns": sum(t["prompt"] for t in turns),
-        "prefilled, all turns": sum(t["prefilled"] for t in turns),
-        "prefilled, last turn": turns[-1]["prefilled"],
-        "MB saved a turn": sum(t["bytes"] for t in turns) / count / 1e6,
-        "ms to save a turn": 1000 * sum(t["seconds"] for t in turns) / count,
-    }
-
-
-# Two: a long prompt, and another process
-
-
-def network_of(args: argparse.Namespace) -> Network:
-    if args.shape:
-        return random_network(random_source(args.shape, args.bits))
-    return qwen35_mlx.load(args.model, context=_context(args)).network
-
-
-def _context(args: argparse.Namespace) -> int | None:
-    own = qwen35_mlx.load(args.model).context if not args.shape else 0
-    return args.tokens + 1000 if own < args.tokens + 1000 else None
-
-
-def turn_at(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[str, Any]:
-    """A turn of `QUESTION` more tokens: seconds to the first token, and the reply."""
+def step(name: str, args: argparse.Namespace, folder: Path, seconds: float) -> Phases:
+    """Run one process of `session_window`; its phases, those that it got to."""
+    command = [sys.executable, "-m", "scripts.bench_session", "--step", name]
+    command += ["--shape", args.shape] if args.shape else ["--model", args.model]
+    command += ["--bits", str(args.bits), "--context", str(args.context), "--folder", str(folder)]
+    command += ["--prefill-seconds", str(args.prefill_seconds)]
+    found: Phases = {}
     started = time.perf_counter()
-    for _ in prefill(network, cache, ids[cache.offset : -1], chunk):
-        pass
-    stream = decode(network, cache, ids[-1], lambda logits, _: mx.argmax(logits))
-    reply = [next(stream)]
-    first = time.perf_counter() - started
-    reply += [next(stream) for _ in range(REPLY - 1)]
-    stream.close()
-    return {"first token s": first, "reply": reply}
-
-
-def two_turns(
-    network: Network, states: States | None, prompt: list[int], cache: Cache, chunk: int
-) -> list[dict[str, Any]]:
-    """After `prompt`, which is in the cache; what each saved, too."""
-    found = []
-    for _ in range(2):
-        prompt = [*prompt, *tokens(QUESTION)]
-        bytes_ = states.written_bytes if states else 0
-        turn = turn_at(network, cache, prompt, chunk)
-        prompt = [*prompt, *turn["reply"]]
-        started = time.perf_counter()
-        if states:
-            states.keep(prompt[: cache.offset], cache.snapshot())
-            turn["save s, engine"] = time.perf_counter() - started
-            states.flush()
-            turn["save s, disk"] = time.perf_counter() - started
-            turn["MB saved"] = (states.written_bytes - bytes_) / 1e6
-        found.append(turn)
-        # What was generated and not used yet is in the cache as well.
-        prompt = prompt[: cache.offset]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    late = threading.Timer(max(seconds, 1), process.kill)
+    late.start()
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            passed = time.perf_counter() - started
+            print(f"{name} {passed:6.1f} s  {line}", end="", flush=True)
+            if line.startswith('{"phase"'):
+                phase = json.loads(line)
+                found[phase.pop("phase")] = phase
+        code = process.wait()
+    finally:
+        late.cancel()
+        if process.poll() is None:
+            process.kill()
+    passed = time.perf_counter() - started
+    found["process"] = {"s": passed, "exit code": code, "out of time": passed >= seconds}
     return found
 
 
-def long_prompt(args: argparse.Namespace, folder: Path, chunk: int) -> dict[str, Any]:
-    """In a process of its own: `--step first` reads, saves and ends; `--step again` resumes."""
-    network = network_of(args)
-    prompt = tokens(args.tokens)
-    states = States(folder, MODEL, budget=1 << 40)
-    cache = network.make_cache()
-    first = args.step == "first"
-    # What is compiled at first use is no part of a prompt's time.
-    turn_at(network, network.make_cache(), tokens(2 * chunk), chunk)
-    mx.synchronize()
-    mx.clear_cache()
-    weights = mx.get_active_memory()
-    mx.reset_peak_memory()
-    result: dict[str, Any] = {}
+def restart(args: argparse.Namespace, folder: Path) -> dict[str, Phases]:
     started = time.perf_counter()
-    if first:
-        for end in [*range(CHECKPOINT, args.tokens, CHECKPOINT), args.tokens]:
-            for _ in prefill(network, cache, prompt[cache.offset : end], chunk):
-                pass
-            states.keep(prompt[:end], cache.snapshot())
-        result["prefill s"] = time.perf_counter() - started
-        states.flush()
-        result["until saved s"] = time.perf_counter() - started
-        result["prefill tok/s"] = args.tokens / result["prefill s"]
-        result["saved MB"] = states.written_bytes / 1e6
-        result["disk MB/s"] = states.written_bytes / 1e6 / states.written_seconds
-        result["weights GB"] = weights / 1e9
-        result["KV + state GB"] = cache.nbytes / 1e9
-        result["peak over both GB"] = (mx.get_peak_memory() - weights - cache.nbytes) / 1e9
-        size = network.dtype.size
-        wanted = estimate(network.config, size, args.tokens, chunk, None)
-        result["estimated over weights GB"] = wanted.total / 1e9
-        short = network.make_cache()
-        list(prefill(network, short, tokens(2048), chunk))
-        result["first token s, at 2K"] = turn_at(
-            network, short, [*tokens(2048), *tokens(QUESTION)], chunk
-        )["first token s"]
-        # The process that never stopped, for comparison.
-        result["turns"] = two_turns(network, None, prompt, cache, chunk)
-    else:
-        restored = states.restore([*prompt, 0], cache)
-        mx.eval(cache.arrays)
-        mx.synchronize()
-        assert restored == args.tokens, states.notices()
-        result["resume s"] = time.perf_counter() - started
-        result["turns"] = two_turns(network, states, prompt, cache, chunk)
-    states.close()
-    return result
+    first = step("first", args, folder, args.seconds * FIRST_SHARE)
+    left = args.seconds - (time.perf_counter() - started)
+    return {"first": first, "again": step("again", args, folder, left)}
 
 
-def restart(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    results = {}
-    for step in ("first", "again"):
-        command = [sys.executable, "-m", "scripts.bench_session", *sys.argv[1:]]
-        command += ["--step", step, "--folder", str(folder)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results[step] = json.loads(done.stdout.splitlines()[-1])
-    first, again = results["first"], results["again"]
-    same = [t["reply"] for t in first["turns"]] == [t["reply"] for t in again["turns"]]
-    ratio = first["prefill s"] / again["resume s"]
-    later = again["turns"][-1]
-    rows = [
-        {"what": name, "value": value}
-        for name, value in [
-            *((n, v) for n, v in first.items() if n != "turns"),
-            ("resume s", again["resume s"]),
-            ("prefill over resume", ratio),
-            *(
-                (f"second turn after it: {n}", v)
-                for n, v in again["turns"][-1].items()
-                if n != "reply"
-            ),
-            ("first token, long over 2K", later["first token s"] / first["first token s, at 2K"]),
-            ("replies as without a restart", same),
-        ]
-    ]
-    print(f"{args.tokens:,} tokens, another process, two turns")
-    timing.table(rows)
-    return {row["what"]: row["value"] for row in rows}
+def summary(found: dict[str, Phases]) -> dict[str, Any]:
+    """The figures that are to be had, and what is wrong."""
+    first, again = found["first"], found["again"]
+
+    def of(phases: Phases, phase: str, name: str) -> Any:
+        return phases.get(phase, {}).get(name)
+
+    def ratio(one: float | None, other: float | None) -> float | None:
+        return one / other if one is not None and other else None
+
+    rows: dict[str, Any] = {
+        "tokens in the prompt": of(first, "prefill", "tokens"),
+        "prefill s": of(first, "prefill", "prefill s"),
+        "prefill tok/s": of(first, "prefill", "tok/s"),
+        "waited for saving s, in all": of(first, "prefill", "waited for saving s"),
+        **first.get("memory", {}),
+        "saved MB": of(first, "saved", "saved MB"),
+        "disk MB/s": of(first, "saved", "disk MB/s"),
+        "resumed tokens": of(again, "resume", "tokens"),
+    }
+    for name in ("resume", "resume, files in memory"):
+        seconds = of(again, name, "resume s")
+        rows[f"{name} s"] = seconds
+        rows[f"prefill over {name}"] = ratio(rows["prefill s"], seconds)
+    for name in ("saved MB", "save s, engine waits", "save s, on disk", "first token s"):
+        for number in (1, 2):
+            rows[f"turn {number} after it: {name}"] = of(again, f"turn {number}", name)
+    long, short = (first.get(f"first token, {at}", {}) for at in ("long", "short"))
+    for at, timed in (("long", long), ("short", short)):
+        for name in ("tokens", "first token s", "of it attention s"):
+            rows[f"{at}: {name}"] = timed.get(name)
+    rows["first token, long over short"] = ratio(
+        long.get("first token s"), short.get("first token s")
+    )
+    if long and short:
+        more = long["of it attention s"] - short["of it attention s"]
+        rows["first token, long over short, without attention's more"] = (
+            long["first token s"] - more
+        ) / short["first token s"]
+    rows["same weights"] = _same(first, again, "model", "fingerprint")
+    for number in (1, 2):
+        rows[f"turn {number}: reply as without a restart"] = _same(
+            first, again, f"turn {number}", "reply"
+        )
+        rows[f"turn {number}: state as without a restart, to the bit"] = _same(
+            first, again, f"turn {number}", "state"
+        )
+    return rows
 
 
-def main() -> None:
+def _same(first: Phases, again: Phases, phase: str, name: str) -> bool | None:
+    if phase not in first or phase not in again:
+        return None
+    return first[phase][name] == again[phase][name]
+
+
+def problems(args: argparse.Namespace, found: dict[str, Phases], rows: dict[str, Any]) -> list[str]:
+    """What did not happen as it should."""
+    lines = []
+    for name, phases in found.items():
+        process = phases["process"]
+        if process["exit code"] != 0:
+            why = "ran out of time" if process["out of time"] else "failed"
+            last = [phase for phase in phases if phase != "process"][-1:]
+            lines.append(f"process '{name}' {why} after {last[0] if last else 'nothing'}")
+        lines += [line for phase in phases.values() for line in phase.get("notices", [])]
+    reached = rows["tokens in the prompt"] or 0
+    if reached < args.context:
+        lines.append(f"prefill reached {reached:,} of {args.context:,} tokens in its time")
+    if rows["resumed tokens"] != rows["tokens in the prompt"]:
+        lines.append(f"resumed {rows['resumed tokens']} of {reached:,} tokens")
+    lines += [f"not so: {name}" for name, value in rows.items() if value is False]
+    return lines
+
+
+def long_prompt(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    found = restart(args, folder)
+    rows = summary(found)
+    print(f"\n{args.context:,} tokens, another process, two turns")
+    timing.table([{"what": name, "value": value} for name, value in rows.items()])
+    wrong = problems(args, found, rows)
+    for line in wrong:
+        print(f"PROBLEM: {line}")
+    return {**rows, "phases": found, "problems": wrong}, wrong
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="demo", help="a folder, or a repository on the Hub")
     parser.add_argument("--shape", choices=SHAPES, help="random weights in place of a model")
-    parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
-    parser.add_argument("--tokens", type=int, default=32768, help="of the long prompt")
-    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--bits", type=int, default=4, choices=(4, 8), help="of random weights")
+    parser.add_argument("--context", type=int, default=32768, help="tokens of the long prompt")
+    parser.add_argument("--turns", type=int, default=20, help="of the chat; 0 leaves it out")
     parser.add_argument("--no-peer", action="store_true", help="leave mlx-lm out")
     parser.add_argument("--folder", type=Path, help="for states; default: a temporary one")
-    parser.add_argument("--step", choices=("first", "again"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="that the long prompt may take, all in all"
+    )
+    parser.add_argument("--prefill-seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=session_window.STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    chunk = CHUNK["cpu" if mx.default_device() == mx.cpu else "gpu"]
+    if args.context <= 2 * session_window.QUESTION:
+        parser.error(f"--context is {args.context}: give more tokens")
     if args.step:
-        print(json.dumps(long_prompt(args, args.folder, chunk)))
-        return
+        session_window.run(args)
+        return 0
+    args.prefill_seconds = args.seconds * PREFILL_SHARE
     folder = args.folder or Path(tempfile.mkdtemp(prefix="bench-session-"))
-    flow = {}
+    flow: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    wrong = ["interrupted"]
     try:
+        found, wrong = long_prompt(args, folder / "long")
         if not args.shape and args.turns:
             model = qwen35_mlx.load(args.model)
-            flow = chat_flow(model, folder / "library", args.turns, not args.no_peer)
-        found = restart(args, folder / "long")
+            flow = session_turns.chat_flow(model, folder / "library", args.turns, not args.no_peer)
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
-    timing.json_line("session", [found], model=args.shape or args.model, chat=flow)
+        timing.json_line("session", [found], model=args.shape or args.model, chat=flow)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
