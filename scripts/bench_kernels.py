@@ -1,9 +1,11 @@
 """Kernels beside what else computes the same: `python -m scripts.bench_kernels`.
 
-Sections (`--only`): `rule`, the delta recurrence over a long prompt; `delta`, a decode step of a
-Gated DeltaNet layer; `experts`, a sparse MoE block at a few tokens; `prefill`, the same block over
-a long prompt. Peers in the same run: mlx-lm on the same weights, `mx.fast`, and FLA's Triton
-kernels where torch and a CUDA GPU are there. Prints a table per section and ends in one JSON line.
+Sections (`--only`): `launches`, how often a layer launches work at one token (on a GPU: elsewhere
+MLX takes some operations apart); `rule`, the delta recurrence over a long prompt; `delta`, a decode
+step of a Gated DeltaNet mixer, and of the whole layer; `experts`, a sparse MoE block at a few
+tokens; `prefill`, the same block over a long prompt. Peers in the same run: mlx-lm on the same
+weights, `mx.fast`, and FLA's Triton kernels where torch and a CUDA GPU are there. Prints a table
+per section and ends in one JSON line.
 """
 
 import argparse
@@ -21,10 +23,11 @@ from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.weights import Weights
-from scripts import timing
-from scripts.shapes import SHAPES, RandomSource, random_source
+from scripts import dispatches, timing
+from scripts.shapes import SHAPES, RandomSource, peer_layer, random_source
 from tests.kernels.cases import DeltaCase, LayerCase
 
 Row = dict[str, Any]
@@ -103,29 +106,6 @@ def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
     return [{"what": "FLA, Triton, chunked", "ms": float(np.median(times[3:]))}]
 
 
-def peer_layer(shape: str, layer: int) -> Any:
-    """mlx-lm's decoder layer with the same weights."""
-    import mlx.nn as nn
-    from mlx_lm.models import qwen3_5
-
-    source = random_source(shape)
-    args = qwen3_5.TextModelArgs.from_dict(SHAPES[shape]["text_config"])
-    module = qwen3_5.DecoderLayer(args, layer)
-    prefix = f"model.layers.{layer}."
-
-    def how(path: str, found: Any) -> bool | dict[str, Any]:
-        wanted = source.quantization(prefix + path)
-        if wanted is None or not hasattr(found, "to_quantized"):
-            return False
-        return {"group_size": wanted.group_size, "bits": wanted.bits}
-
-    nn.quantize(module, class_predicate=how)
-    names = [n for n in source.names() if n.startswith(prefix)]
-    module.load_weights([(n.removeprefix(prefix), source.read(n)) for n in names])
-    mx.eval(module.parameters())
-    return module
-
-
 def _layer(source: RandomSource) -> Weights:
     """The first layer's weights, with the forms that a GPU starts from."""
     weights = Weights(source)
@@ -136,13 +116,32 @@ def _layer(source: RandomSource) -> Weights:
     return weights.scope("model").scope("layers").scope(0)
 
 
+def launches(shape: str) -> list[Row]:
+    """Launches of a layer of each kind at one token."""
+    source = random_source(shape)
+    found: list[Row] = []
+    for kind in ("linear_attention", "full_attention"):
+        both = {
+            "ours": dispatches.ours(source, kind),
+            "mlx-lm": dispatches.mlx_lm(shape, source.config.layer_types.index(kind)),
+        }
+        for name, counts in both.items():
+            what = ", ".join(f"{n} {label}" for label, n in counts.most_common(6))
+            row = {"what": f"{name}, {kind}", "launches": counts.total(), "most of them": what}
+            found.append(row)
+    return found
+
+
 def delta(shape: str) -> list[Row]:
-    """One decode step of a layer, in a chain of steps."""
+    """One decode step of a mixer and of its whole layer, in a chain of steps."""
     from mlx_lm.models.cache import ArraysCache
 
     source = random_source(shape)
-    weights = _layer(source).scope("linear_attn")
-    mine, peer = GatedDeltaNet(source.config, weights), peer_layer(shape, 0).linear_attn
+    weights = _layer(source)
+    weights.choices.compiled = portable.backend() is not None
+    layer = Layer("linear_attention", source.config, weights, lambda x, _: x)
+    peer, _ = peer_layer(shape, 0)
+    assert isinstance(layer.mixer, GatedDeltaNet)
     x = mx.random.normal((1, 1, source.config.hidden_size)).astype(mx.bfloat16)
     mx.eval(x)
 
@@ -155,23 +154,31 @@ def delta(shape: str) -> list[Row]:
 
         return run
 
-    before, cache = DeltaState(*mine.parameters.empty(1, source.dtype)), ArraysCache(size=2)
-    step = mx.compile(mine.__call__) if portable.backend() else mine
+    before = DeltaState(*layer.mixer.parameters.empty(1, source.dtype))
+    mix = mx.compile(layer.mixer.__call__) if portable.backend() else layer.mixer
 
-    def ours(y: mx.array) -> mx.array:
+    def mixer(y: mx.array) -> mx.array:
         assert before.conv is not None
         assert before.recurrent is not None
-        y, before.conv, before.recurrent = step(y, before.conv, before.recurrent)
+        y, before.conv, before.recurrent = mix(y, before.conv, before.recurrent)
         return y
 
-    rows = rows_of({"ours": chain(ours), "mlx-lm": chain(lambda y: peer(y, None, cache))})
+    state, peer_caches = DeltaState(), [ArraysCache(size=2) for _ in range(2)]
+    rows = rows_of(
+        {
+            "mixer, ours": chain(mixer),
+            "mixer, mlx-lm": chain(lambda y: peer.linear_attn(y, None, peer_caches[0])),
+            "layer, ours": chain(lambda y: layer(y, state)),
+            "layer, mlx-lm": chain(lambda y: peer(y, None, peer_caches[1])),
+        }
+    )
     return [row | {"ms": row["ms"] / CHAIN} for row in rows]
 
 
 def _moe(shape: str) -> tuple[SparseMoE, Any, mx.Dtype]:
     source = random_source(shape)
     weights = _layer(source).scope("mlp")
-    return SparseMoE(source.config, weights), peer_layer(shape, 0).mlp, source.dtype
+    return SparseMoE(source.config, weights), peer_layer(shape, 0)[0].mlp, source.dtype
 
 
 def experts(shape: str) -> list[Row]:
@@ -223,7 +230,7 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    sections = ("rule", "delta", "experts", "prefill")
+    sections = ("launches", "rule", "delta", "experts", "prefill")
     parser.add_argument("--only", choices=sections, nargs="+", default=sections)
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
@@ -231,6 +238,7 @@ def main() -> None:
     args = parser.parse_args()
     config = random_source(args.shape).config
     jobs: dict[str, Callable[[], list[Row]]] = {
+        "launches": lambda: launches(args.shape),
         "rule": lambda: rule(
             args.tokens, config.linear_num_key_heads, config.linear_num_value_heads, args.slow
         ),

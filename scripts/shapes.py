@@ -168,3 +168,26 @@ def mlx_lm_model(shape: str, source: RandomSource) -> Any:
         model.load_weights([(f"language_model.{name}", array)], strict=False)
     model.eval()
     return model
+
+
+def peer_layer(shape: str, layer: int) -> tuple[Any, RandomSource]:
+    """mlx-lm's decoder layer, and the source of its weights."""
+    import mlx.nn as nn
+    from mlx_lm.models import qwen3_5
+
+    source = random_source(shape)
+    args = qwen3_5.TextModelArgs.from_dict(SHAPES[shape]["text_config"])
+    module = qwen3_5.DecoderLayer(args, layer)
+    prefix = f"model.layers.{layer}."
+
+    def how(path: str, found: Any) -> bool | dict[str, Any]:
+        wanted = source.quantization(prefix + path)
+        if wanted is None or not hasattr(found, "to_quantized"):
+            return False
+        return {"group_size": wanted.group_size, "bits": wanted.bits}
+
+    nn.quantize(module, class_predicate=how)
+    names = [n for n in source.names() if n.startswith(prefix)]
+    module.load_weights([(n.removeprefix(prefix), source.read(n)) for n in names])
+    mx.eval(module.parameters())
+    return module, source

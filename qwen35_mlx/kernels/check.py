@@ -97,9 +97,13 @@ def difference(got: Outputs, want: Outputs) -> float:
 def trials(operation: Operation, choices: Choices) -> list[Trial]:
     """Try every form, the reference first. `choices` is what the operation looks up."""
     setattr(choices, operation.name, REFERENCE)
-    want = [call() for call in operation.small]
-    mx.eval(want)
-    found = [Trial(REFERENCE, None, 1000 * seconds(operation.work, operation.chain))]
+    try:
+        want = [call() for call in operation.small]
+        mx.eval(want)
+        found = [Trial(REFERENCE, None, 1000 * seconds(operation.work, operation.chain))]
+    except Exception as error_:  # whatever a compiler or driver may say
+        # Nothing to compare with, so nothing else may run.
+        return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error_)})")]
     for form in operation.forms:
         setattr(choices, operation.name, form)
         error = None
@@ -120,9 +124,9 @@ def trials(operation: Operation, choices: Choices) -> list[Trial]:
 
 
 def winner(found: Sequence[Trial]) -> str:
-    """The fastest form that may be used."""
+    """The fastest form that may be used; the reference if none may."""
     timed = [(t.milliseconds, t.form) for t in found if t.milliseconds is not None]
-    return min(timed)[1]
+    return min(timed, default=(0.0, REFERENCE))[1]
 
 
 def choose(
@@ -152,7 +156,8 @@ def choose(
         chosen = kept.get(key)
         if chosen not in (REFERENCE, *operation.forms):
             found = tried[operation.name] = trials(operation, choices)
-            kept[key] = winner(found)
+            if found[0].milliseconds is not None:  # else it may be another time
+                kept[key] = winner(found)
             for trial in found:
                 if trial.failure:
                     notice(
@@ -161,7 +166,8 @@ def choose(
                         "`python -m qwen35_mlx.kernels.check`"
                     )
     for operation in operations:
-        setattr(choices, operation.name, kept[f"{operation.name}: {operation.shape}"])
+        key = f"{operation.name}: {operation.shape}"
+        setattr(choices, operation.name, kept.get(key, REFERENCE))
     choices.compiled = True
     if tried:
         _write(file, {**known, machine: {**known.get(machine, {}), **kept}})

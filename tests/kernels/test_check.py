@@ -203,3 +203,19 @@ def test_the_command_prints_a_table_and_a_line(monkeypatch, capsys):
     *rows, last = capsys.readouterr().out.splitlines()
     assert any(row.startswith("delta_step: ") for row in rows)
     assert sum(row.startswith("  *") for row in rows) == len(json.loads(last)["results"])
+
+
+def test_an_operation_whose_reference_does_not_run_is_left_alone(clock, file):
+    """Nothing to compare with: no other form may run, the others are tried all the same."""
+
+    def broken():
+        raise RuntimeError("no such file: mma.h")
+
+    forms = Forms(fast=lambda: ONE)
+    forms.forms[REFERENCE] = broken
+    lines, tried = forms.choose()
+    assert forms.choices.experts_step == REFERENCE
+    assert "mma.h" in tried["experts_step"][0].failure
+    assert len(lines) == 1
+    # It may be right at the next start, so nothing is kept.
+    assert "experts_step" not in file.read_text()

@@ -149,7 +149,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("run, layout", LAYOUTS)
+@pytest.mark.parametrize(("run", "layout"), LAYOUTS)
 @pytest.mark.parametrize("tokens", [1, TILE, TILE + 3])
 def test_other_layouts_give_the_same(run, layout, tokens):
     case = LayerCase(tokens, dim=128, key_heads=1, value_heads=2)
