@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.kernels import delta_net, portable
+from qwen35_mlx.kernels import add_norm, delta_net, portable
 from qwen35_mlx.kernels.check import seconds
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.experts import KERNEL
@@ -112,6 +112,7 @@ def _layer(source: RandomSource) -> Weights:
     if portable.backend():
         weights.choices.delta_step = "one dispatch"
         weights.choices.experts_step = KERNEL
+        weights.choices.add_norm = add_norm.KERNEL
         weights.choices.experts_prompt = weights.choices.matrix_prompt = "unpacked"
     return weights.scope("model").scope("layers").scope(0)
 
@@ -182,29 +183,31 @@ def _moe(shape: str) -> tuple[SparseMoE, Any, mx.Dtype]:
 
 
 def experts(shape: str) -> list[Row]:
-    """A block at 1, 2 and 8 tokens; GB/s counts the weights of the chosen experts once a token."""
+    """A block with its residual sum at 1, 2 and 8 tokens.
+
+    GB/s counts the weights of the chosen experts once a token.
+    """
     mine, peer, dtype = _moe(shape)
     config = random_source(shape).config
     inner = config.num_experts_per_tok * config.moe_intermediate_size
     inner += config.shared_expert_intermediate_size
     bandwidth = copy_bandwidth()
+    block = mx.compile(mine.__call__) if portable.backend() else mine
     found: list[Row] = []
     for tokens in (1, 2, 8):
         x = mx.random.normal((1, tokens, config.hidden_size)).astype(dtype)
         mx.eval(x)
 
-        def chain(block: Callable[[mx.array], mx.array], x: mx.array = x) -> mx.array:
+        def chain(step: Callable[[mx.array], mx.array], x: mx.array = x) -> mx.array:
             y = x
             for _ in range(CHAIN):
-                y = block(y)
+                y = step(y)
             return y
 
         rows = rows_of(
             {
-                "ours": functools.partial(
-                    chain, mx.compile(mine.__call__) if portable.backend() else mine
-                ),
-                "mlx-lm": functools.partial(chain, peer),
+                "ours": functools.partial(chain, lambda y: block(y, y)),
+                "mlx-lm": functools.partial(chain, lambda y: y + peer(y)),
             }
         )
         per_token = 3 * inner * config.hidden_size * (4 + 32 / 64) / 8
@@ -224,7 +227,7 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
     mx.eval(x)
     flops = 6 * tokens * config.hidden_size * config.moe_intermediate_size
     flops *= config.num_experts_per_tok + 1
-    rows = rows_of({"ours": lambda: mine(x), "mlx-lm": lambda: peer(x)})
+    rows = rows_of({"ours": lambda: mine(x, x), "mlx-lm": lambda: x + peer(x)})
     return [row | {"TFLOP/s": flops / row["ms"] / 1e9} for row in rows]
 
 

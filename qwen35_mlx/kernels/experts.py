@@ -69,7 +69,9 @@ class ExpertWeights:
 _ROUTE = Kernel("route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
 _UP = Kernel("experts_up", inputs=("x", "experts", *_PACKED), outputs=("h",))
-_DOWN = Kernel("experts_down", inputs=("h", "experts", "weights", *_PACKED), outputs=("y",))
+_DOWN = Kernel(
+    "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
+)
 
 
 def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
@@ -101,11 +103,15 @@ def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
 
 
 def experts_reference(
-    x: mx.array, weights: mx.array, experts: mx.array, layer: ExpertWeights
+    x: mx.array,
+    weights: mx.array,
+    experts: mx.array,
+    layer: ExpertWeights,
+    residual: mx.array,
 ) -> mx.array:
-    """x [N, H] through its experts and the shared one, weighted and summed -> [N, H].
+    """x [N, H] through its experts and the shared one, weighted and summed, onto residual [N, H].
 
-    float32 between reading x and writing the result.
+    float32 between reading x and rounding the sum, to which residual is added.
     """
 
     shared_gate_up = layer.shared_gate_up.dequantized(mx.float32)
@@ -123,7 +129,7 @@ def experts_reference(
             gate_up, down = (w[e].dequantized(mx.float32) for w in (layer.gate_up, layer.down))
             total = total + weights[n, k] * glu(row, gate_up, down)
         rows.append(total)
-    return mx.stack(rows).astype(x.dtype)
+    return residual + mx.stack(rows).astype(x.dtype)
 
 
 def run_experts(
@@ -131,6 +137,7 @@ def run_experts(
     weights: mx.array,
     experts: mx.array,
     layer: ExpertWeights,
+    residual: mx.array,
 ) -> mx.array:
     """`experts_reference` in two dispatches, for a few tokens."""
     tokens, hidden = x.shape
@@ -155,7 +162,7 @@ def run_experts(
         launch(inner, mx.float32),
     )
     (y,) = _DOWN(
-        [h, experts, weights, *packed(layer.down, layer.shared_down)],
+        [h, experts, weights, *packed(layer.down, layer.shared_down), residual],
         launch(hidden, x.dtype),
     )
     return y

@@ -6,7 +6,8 @@
 // experts  [N, K] uint32; weights [N, K + 1] float32, the last one the shared expert's
 // w        [E, H, I BITS / 32] uint32; scales, biases [E, H, I / GS]
 // shared_w [H, IS BITS / 32], shared_scales, shared_biases
-// -> y     [N, H]
+// residual [N, H]
+// -> y     [N, H]   residual + the sum, rounded before
 
 constexpr int PER = 32 / BITS;
 constexpr int OUT = K * I + IS;
@@ -51,6 +52,9 @@ if (token < N) {
   }
   for (int r = 0; r < ROWS; ++r) {
     const float sum = simd_sum(total[r]);
-    if (lane == 0 && first + r < H) y[token * H + first + r] = static_cast<InT>(sum);
+    const int at = token * H + first + r;
+    if (lane == 0 && first + r < H)
+      y[at] = static_cast<InT>(
+          static_cast<float>(static_cast<InT>(sum)) + static_cast<float>(residual[at]));
   }
 }

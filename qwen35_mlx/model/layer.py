@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.add_norm import add_norm
 from qwen35_mlx.kernels.delta_net import STEP_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
@@ -69,7 +70,7 @@ class Layer:
 
     def _finish(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._feed(x + self.mixer.output(attended, gate))
+        return self._feed(x, self.mixer.output(attended, gate))
 
     def _recur(
         self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
@@ -77,10 +78,11 @@ class Layer:
         assert isinstance(self.mixer, GatedDeltaNet)
         normed = self._norm(x, self.mixer_norm)
         y, conv, recurrent = self.mixer(normed, conv, recurrent, valid)
-        return self._feed(x + y), conv, recurrent
+        return self._feed(x, y), conv, recurrent
 
-    def _feed(self, x: mx.array) -> mx.array:
-        return x + self.mlp(self._norm(x, self.mlp_norm))
+    def _feed(self, x: mx.array, y: mx.array) -> mx.array:
+        x, normed = add_norm(x, y, self.mlp_norm, self.eps, self.choices)
+        return self.mlp(normed, x)
 
     def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, weight, self.eps).astype(x.dtype)

@@ -32,8 +32,11 @@ class MLP:
         )
         self.down_proj = weights.linear("down_proj", hidden, intermediate)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """[..., hidden] -> [..., hidden]."""
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        """x, residual [..., hidden] -> residual + the layer of x."""
+        return residual + self.glu(x)
+
+    def glu(self, x: mx.array) -> mx.array:
         gate, up = self.gate_up(x)
         return self.down_proj(_silu(gate) * up)
 
@@ -68,18 +71,20 @@ class SparseMoE:
         )
         self.packed = ExpertWeights.of(*(m and m.weight for m in matrices), top_k=self.top_k)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """[B, T, hidden] -> [B, T, hidden]."""
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        """x, residual [B, T, hidden] -> residual + the block of x."""
         logits = self.router.joined(x).flatten(0, -2)
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= STEP_TOKENS and self.choices.experts_step == KERNEL
         if few and self.packed is not None:
             weights, experts = route(logits, self.top_k)
-            return run_experts(rows, weights, experts, self.packed).reshape(x.shape)
+            onto = residual.flatten(0, -2)
+            return run_experts(rows, weights, experts, self.packed, onto).reshape(x.shape)
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)
         routed = mx.sum(self._routed(rows, experts) * weights[:, :-1, None], axis=-2)
-        return (routed + weights[:, -1:] * self.shared_expert(rows)).reshape(x.shape)
+        shared = weights[:, -1:] * self.shared_expert.glu(rows)
+        return residual + (routed + shared).reshape(x.shape)
 
     def _routed(self, x: mx.array, experts: mx.array) -> mx.array:
         """x [N, hidden], experts [N, k] -> [N, k, hidden]."""

@@ -9,6 +9,10 @@ from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.weights import Weights
 
+# So long a prompt is computed layer by layer, so that what one layer takes for itself, such as its
+# experts unpacked, is given back before the next begins.
+EVALUATE_FROM = 256
+
 
 class Network:
     """Token ids to logits.
@@ -60,6 +64,8 @@ class Network:
         x = self.embed(ids)
         for layer, entry in zip(self.layers, cache.layers, strict=True):
             x = layer(x, entry, cache.left_padding, valid)
+            if tokens >= EVALUATE_FROM:
+                mx.eval(x, entry.arrays)
         cache.offset += tokens
         return mx.fast.rms_norm(x, self.norm, self.config.rms_norm_eps).astype(x.dtype)
 

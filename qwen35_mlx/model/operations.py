@@ -5,7 +5,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import delta_net, experts, portable, quantized
+from qwen35_mlx.kernels import add_norm, delta_net, experts, portable, quantized
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.quantized import QuantizedWeight
@@ -19,7 +19,7 @@ CHAIN = 16
 
 def operations(network: Network) -> list[Operation]:
     """Those of the first layer of each kind, with its own weights."""
-    found: list[Operation] = []
+    found = [_add_norm(network)]
     mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
     if mixers:
         found += _delta_net(network, mixers[0])
@@ -37,6 +37,25 @@ def _noise(network: Network, *shape: int) -> mx.array:
 
 def _tolerance(network: Network) -> float:
     return 1e-4 if network.dtype == mx.float32 else 2e-2
+
+
+def _add_norm(network: Network) -> Operation:
+    layer, hidden = network.layers[0], network.config.hidden_size
+    x, y = (_noise(network, 1, add_norm.STEP_ROWS, hidden) * scale for scale in (1, -0.5))
+
+    def call(tokens: int) -> Callable[[], Outputs]:
+        a, b = x[:, :tokens], y[:, -tokens:]
+        return lambda: add_norm.add_norm(a, b, layer.mlp_norm, layer.eps, network.choices)
+
+    return Operation(
+        "add_norm",
+        f"{hidden}, {network.dtype}",
+        [add_norm.KERNEL],
+        [call(1), call(3), call(add_norm.STEP_ROWS)],
+        call(1),
+        CHAIN,
+        _tolerance(network),
+    )
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -102,6 +121,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
 def _experts(network: Network, block: SparseMoE) -> list[Operation]:
     config, dtype = network.config, network.dtype
     x = _noise(network, 1, PROMPT, config.hidden_size)
+    residual = x[:, ::-1]
     how = block.down_proj.weight
     packing = "plain"
     if isinstance(how, QuantizedWeight):
@@ -112,7 +132,7 @@ def _experts(network: Network, block: SparseMoE) -> list[Operation]:
     )
 
     def call(tokens: int) -> Callable[[], Outputs]:
-        return lambda: [block(x[:, :tokens])]
+        return lambda: [block(x[:, :tokens], residual[:, :tokens])]
 
     found: list[Operation] = []
     if block.packed is not None:

@@ -70,8 +70,10 @@ def estimate(
     work = chunk * (max(widths) + 4 * config.hidden_size) * (itemsize + 4)
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
     expert = config.moe_intermediate_size * config.hidden_size * itemsize
-    unpacked = min(UNPACK_BUDGET, config.num_experts * expert)
-    return Estimate(kv, states, work + max(2 * scores, 2 * unpacked))
+    # Gate and up are one stack; a layer has both stacks at once.
+    stacks = [n * config.num_experts * expert for n in (2, 1)]
+    unpacked = sum(stack for stack in stacks if stack <= UNPACK_BUDGET)
+    return Estimate(kv, states, work + max(2 * scores, unpacked))
 
 
 def limit() -> int:

@@ -70,7 +70,11 @@ def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWei
 
 
 def float64_experts(
-    x: mx.array, weights: mx.array, experts: mx.array, layer: ExpertWeights
+    x: mx.array,
+    weights: mx.array,
+    experts: mx.array,
+    layer: ExpertWeights,
+    residual: mx.array,
 ) -> np.ndarray:
     gate_up, down, shared_gate_up, shared_down = (
         np.array(w.dequantized(mx.float32), np.float64)
@@ -83,7 +87,7 @@ def float64_experts(
 
     rows = np.array(x.astype(mx.float32), np.float64)
     w, e = np.array(weights, np.float64), np.array(experts)
-    return np.stack(
+    return np.array(residual.astype(mx.float32), np.float64) + np.stack(
         [
             w[n, -1] * glu(row, shared_gate_up, shared_down)
             + sum(w[n, i] * glu(row, gate_up[j], down[j]) for i, j in enumerate(e[n]))
@@ -98,9 +102,10 @@ def float64_experts(
 def test_experts_in_every_format(form, tokens, group, bits):
     layer = draw(8, 128, 128, 128, 3, group, bits, mx.float32)
     x = normal(5, tokens, 128)
+    residual = normal(7, tokens, 128)
     weights, experts = route_reference(normal(6, tokens, 9), 3)
-    got = form(x, weights, experts, layer)
-    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 2e-6
+    got = form(x, weights, experts, layer, residual)
+    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 2e-6
 
 
 @pytest.mark.parametrize("form", [run_experts, experts_reference])
@@ -108,18 +113,20 @@ def test_experts_in_every_format(form, tokens, group, bits):
 def test_half_precision(form, dtype):
     layer = draw(4, 128, 64, 64, 2, 64, 4, dtype)
     x = normal(5, 2, 128).astype(dtype)
+    residual = normal(7, 2, 128).astype(dtype)
     weights, experts = route_reference(normal(6, 2, 5), 2)
-    got = form(x, weights, experts, layer)
+    got = form(x, weights, experts, layer, residual)
     assert got.dtype == dtype
-    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 1e-2
+    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 1e-2
 
 
 def test_widths_that_are_no_multiple_of_a_block():
     layer = draw(3, 96, 32, 96, 2, 32, 4, mx.float32)
     x = normal(5, 3, 96)
+    residual = normal(7, 3, 96)
     weights, experts = route_reference(normal(6, 3, 4), 2)
-    got = run_experts(x, weights, experts, layer)
-    assert relative_error(got, float64_experts(x, weights, experts, layer)) < 2e-6
+    got = run_experts(x, weights, experts, layer, residual)
+    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 2e-6
 
 
 def test_formats_that_the_kernels_do_not_read_are_left_to_the_reference():
