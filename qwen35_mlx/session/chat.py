@@ -238,14 +238,13 @@ class Chat:
             )
 
         cut = compact.oldest(path, fits)
-        sampling = self.settings.sampling
         turn = model.turn(
             asked(path[:cut]),
             model.make_cache(),
             max_tokens=share,
             thinking=False,
             tools=self.tools,
-            sampling=sampling,
+            sampling=self.settings.sampling,
         )
         return self._compact(turn, path, cut)
 

@@ -81,6 +81,20 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
         assert done.message["reasoning_content"]
 
 
+def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
+    """The same with a small model, whose prompts are quickly read, at every turn."""
+    chat = Chat(own, library=library, **OPTIONS)
+    for turn in range(20):
+        question = f"{turn}?"
+        messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+        fresh = own.logits(own.render(messages, thinking=True))[-1]
+        if turn:
+            np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
+        done = done_of(chat.send(question, max_tokens=6))
+        assert done.message == done_of(own.stream(messages, max_tokens=6, **OPTIONS)).message
+    assert chat.context_used > 300
+
+
 def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path):
     chat = Chat(own, library=library, system="Be brief.", **OPTIONS)
     for turn in range(3):

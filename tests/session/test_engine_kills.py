@@ -28,6 +28,9 @@ from tests.session.durable_child import done_of
 KILLS = int(os.environ.get("QWEN35_KILLS", "8"))
 SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
 
+# What it may have said last when it is killed, and how many times by then at most.
+MOMENTS = (("started", 4), ("prefill", 12), ("partial", 150), ("done", 4))
+
 Event = dict[str, Any]
 
 
@@ -41,16 +44,21 @@ def start(model: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def killed(process: subprocess.Popen[str], lines: int, wait: float) -> tuple[list[Event], float]:
-    """Kill it once it has said so many lines, or a moment later; what it said, and when it died."""
+def killed(
+    process: subprocess.Popen[str], event: str, times: int, wait: float
+) -> tuple[list[Event], float]:
+    """Kill it a moment after it said this for the n-th time; what it said, and when it died."""
     assert process.stdout
-    said = [process.stdout.readline() for _ in range(lines)]
+    said: list[Event] = []
+    while times and (line := process.stdout.readline()):
+        said.append(json.loads(line))
+        times -= said[-1]["event"] == event
     time.sleep(wait)
     process.kill()
     died = time.monotonic()
     rest, errors = process.communicate()
     assert not errors
-    return [json.loads(line) for line in "".join((*said, rest)).splitlines()], died
+    return said + [json.loads(line) for line in rest.splitlines()], died
 
 
 def whole_or_gone(folder: Path) -> int:
@@ -91,13 +99,14 @@ def unsaved_seconds(library: Library, turn: dict[str, Any], died: float) -> floa
 def test_kills_at_any_moment_lose_nothing_that_was_said(
     model_folder: Path, tmp_path: Path, seconds_to_save: float
 ) -> None:
-    chance = random.Random(KILLS)
+    chance = random.Random(f"{KILLS} {seconds_to_save}")
     phases: Counter[str] = Counter()
     told, lost = 0, [0.0]
     for _ in range(KILLS // 2):
         process = start(model_folder, tmp_path, "endless", str(seconds_to_save))
-        # From the first prefill to the third turn or so; then anywhere between two lines.
-        events, died = killed(process, chance.randrange(1, 250), chance.uniform(0, 0.02))
+        # States are written while the prompt is read, and after the reply.
+        event, often = chance.choice(MOMENTS)
+        events, died = killed(process, event, chance.randint(1, often), chance.uniform(0, 0.02))
         phases[events[-1]["event"]] += 1
         with Library(tmp_path) as library:
             for turn in turns_of(events):
