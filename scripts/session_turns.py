@@ -49,6 +49,8 @@ def turns_of_mlx_lm(
     from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, save_prompt_cache
 
     network: Any = load(str(model.path))[0]
+    if mx.default_device() == mx.cpu:
+        network.set_dtype(mx.float32)  # as ours
     cache: Any = None
     held: list[int] = []
     for asked in messages:

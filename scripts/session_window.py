@@ -1,4 +1,4 @@
-"""One process of the benchmark of long prompts: `bench_session` starts two, one after the other.
+"""One process of the benchmark of long prompts: `bench_session` starts them one after the other.
 
 `first` reads a prompt, saves its state and goes on; `again` finds that state in a new process and
 goes on as well. Every phase prints one JSON line as soon as it is over, so that what was measured
@@ -36,6 +36,7 @@ REPLY = 16
 QUESTION = 50
 SHORT = 2048
 REPEATS = 3
+PEER = "mlx-lm"
 # Of every random tensor, so many bytes go into the fingerprint.
 SAMPLE = 512
 
@@ -63,8 +64,7 @@ def network_of(args: argparse.Namespace) -> tuple[Network, str]:
         return random_network(source), _sampled(source)
     path = resolve(args.model)
     checkpoint = Checkpoint.open(path)
-    wanted = args.context + 2 * (QUESTION + REPLY)
-    longer = wanted if wanted > checkpoint.model.max_position_embeddings else None
+    longer = args.context if args.context > checkpoint.model.max_position_embeddings else None
     network = load_network(checkpoint, None, None, context=longer)
     return network, fingerprint.of_weights(path)
 
@@ -276,6 +276,51 @@ def _drop_from_memory(folder: Path) -> bool:
     return True
 
 
+def peer(args: argparse.Namespace) -> None:
+    """mlx-lm on the same prompt: what it reads, keeps, loads, and writes again with every turn.
+
+    Its best case: the reply stays in the prompt as it was. Where a template drops the thinking of
+    old replies, its cache does not fit the next prompt, which is then read as a whole.
+    """
+    from mlx_lm import load
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+
+    network: Any = load(str(resolve(args.model)))[0]
+    if mx.default_device() == mx.cpu:
+        network.set_dtype(mx.float32)
+    cache: Any = make_prompt_cache(network)
+    file = args.folder / "mlx_lm.safetensors"
+    args.folder.mkdir(parents=True, exist_ok=True)
+
+    def turn(ids: list[int], count: int) -> tuple[float, list[int]]:
+        started = time.perf_counter()
+        stream = generate_step(mx.array(ids), network, max_tokens=count, prompt_cache=cache)
+        reply = [int(next(stream)[0])]
+        first = time.perf_counter() - started
+        return first, [*reply, *(int(token) for token, _ in stream)]
+
+    def save() -> dict[str, float]:
+        started = time.perf_counter()
+        save_prompt_cache(str(file), cache)
+        took = time.perf_counter() - started
+        return {"save s": took, "saved MB": file.stat().st_size / 1e6}
+
+    seconds, reply = turn(tokens(args.context), 1)
+    report(
+        "prefill", tokens=args.context, **{"prefill s": seconds, "tok/s": args.context / seconds}
+    )
+    report("saved", **save())
+    cache = None
+    started = time.perf_counter()
+    cache = load_prompt_cache(str(file))
+    mx.eval([entry.state for entry in cache])
+    report("resume", **{"resume s": time.perf_counter() - started})
+    for number in (1, 2):
+        seconds, reply = turn([reply[-1], *tokens(QUESTION)], REPLY)
+        report(f"turn {number}", **{"first token s": seconds, **save()})
+
+
 STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
     "first": first,
     "again": again,
@@ -284,6 +329,9 @@ STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
 
 def run(args: argparse.Namespace) -> None:
     """The step `args.step` in this process."""
+    if args.step == PEER:
+        peer(args)
+        return
     started = time.perf_counter()
     network, weights = network_of(args)
     size = network.dtype.size

@@ -1,32 +1,21 @@
 """A conversation whose turns cost only their own tokens, and which survives its process."""
 
-import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session import compact
-from qwen35_mlx.session.conversation import Conversation, Message, Role, State
-from qwen35_mlx.session.events import (
-    Answer,
-    Done,
-    Notice,
-    PrefillProgress,
-    Thinking,
-    Titled,
-    TurnEvent,
-    TurnStarted,
-)
-from qwen35_mlx.session.kept import CHECKPOINT, SHARED_TOKENS, Kept, common_prefix
+from qwen35_mlx.session.answering import Answering
+from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent
+from qwen35_mlx.session.kept import Kept
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.prompts import Prompts
 from qwen35_mlx.session.record import Record
 from qwen35_mlx.session.requests import Configure
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import message_from
-
-# A partial reply is saved so often.
-SAVE_SECONDS = 0.5
 
 
 class Chat:
@@ -199,8 +188,7 @@ class Chat:
             raise Qwen35Error(f"message {message} is not yours to edit: choose one that you sent")
         if not text.strip():
             raise Qwen35Error("the message is empty: write something")
-        added = [{"role": "user", "content": text}]
-        return self._turn(edited.parent, added, max_tokens, seed, ())
+        return self._turn(edited.parent, [{"role": "user", "content": text}], max_tokens, seed, ())
 
     def branch(self, message: int | None) -> None:
         """Go back: the path ends at this message now, and the next one follows it.
@@ -250,14 +238,13 @@ class Chat:
             )
 
         cut = compact.oldest(path, fits)
-        sampling = self.settings.sampling
         turn = model.turn(
             asked(path[:cut]),
             model.make_cache(),
             max_tokens=share,
             thinking=False,
             tools=self.tools,
-            sampling=sampling,
+            sampling=self.settings.sampling,
         )
         return self._compact(turn, path, cut)
 
@@ -276,8 +263,9 @@ class Chat:
 
     def notices(self) -> list[str]:
         """Lines for the user since the last call that no turn has brought."""
-        lines, self._lines = self._lines, []
-        return lines + (self._kept.states.notices() if self._kept.states else [])
+        lines = [*self._lines, *(self._kept.states.notices() if self._kept.states else ())]
+        self._lines.clear()
+        return lines
 
     def close(self) -> None:
         """Finish writing, and let other windows have the conversation."""
@@ -339,148 +327,15 @@ class Chat:
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
     ) -> Generator[TurnEvent]:
-        record, before, title = self._record, self.conversation.leaf, self.conversation.title
-        for message in added:
-            parent = record.add(parent, cast(Role, message["role"]), message["content"]).id
-        assert parent is not None
-        record.use_model(self.model.name)
-        reply = record.add(parent, "assistant", "", state="partial", model=self.model.name).id
-        if record.durable:
-            yield TurnStarted(self.conversation.id, parent, reply)
-            if self.conversation.title != title:
-                yield Titled(self.conversation.id, self.conversation.title)
-        clock = _ThinkingClock()
-        state: State = "cancelled"
-        error, done = "", None
-        try:
-            self._prepare(turn, messages)
-            saved = time.monotonic()
-            for event in turn.run():
-                clock.take(event)
-                if isinstance(event, Done):
-                    done = event
-                    break
-                if turn.reply and time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(reply, turn, clock)
-                    saved = time.monotonic()
-                yield event
-            state = "complete"
-        except Exception as failure:
-            state, error = "failed", " ".join(str(failure).split())
-            raise
-        finally:
-            self._end(reply, turn, messages, clock, state, error, done)
-            if not turn.reply:
-                record.select(before)
+        prompts = Prompts(self._probe, bool(self.tools))
+        answering = Answering(turn, messages, self._record, self._kept, prompts, self._lines)
+        done = yield from answering.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)
-        assert done is not None
         yield done
-
-    def _prepare(self, turn: Turn, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what is known, and say where to keep states."""
-        prompt = turn.prompt
-        self._kept.resume(prompt, turn.cache)
-        stops = {*range(CHECKPOINT, len(prompt), CHECKPOINT), self._anchor(messages, prompt)}
-        shared = self._shared(messages, prompt)
-        if shared >= SHARED_TOKENS:
-            stops.add(shared)
-        turn.stops = sorted(stops)
-
-        def at_stop() -> None:
-            position = turn.cache.offset
-            self._kept.keep(prompt[:position], turn.cache.snapshot())
-            if position % CHECKPOINT == 0:
-                self._kept.write()
-
-        turn.at_stop = at_stop
-
-    def _save(self, reply: int, turn: Turn, clock: "_ThinkingClock") -> None:
-        """The partial reply; a full disk does not end it."""
-        try:
-            self._record.update(reply, message_from(turn.parts), clock.seconds)
-        except Qwen35Error as error:
-            if (line := f"the reply is not saved yet: {error}") not in self._lines:
-                self._lines.append(line)
-
-    def _end(
-        self,
-        reply: int,
-        turn: Turn,
-        messages: Sequence[Mapping[str, Any]],
-        clock: "_ThinkingClock",
-        state: State,
-        error: str,
-        done: Done | None,
-    ) -> None:
-        said = message_from(turn.parts)
-        try:
-            self._record.finish(
-                reply,
-                said,
-                state=state,
-                finish_reason=done.finish_reason if done else None,
-                error=error,
-                figures=done.figures if done else None,
-                thinking_seconds=clock.seconds,
-            )
-        except Qwen35Error as failure:
-            self._lines.append(f"the reply could not be saved: {failure}")
-        if state != "failed" and turn.reply:
-            ids = [*turn.prompt, *turn.reply]
-            if turn.cache.offset == len(ids) and self._continues([*messages, said], ids):
-                self._kept.keep(ids, turn.cache.snapshot())
-        self._kept.write()
-
-    def _continues(self, messages: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> bool:
-        """Whether the next turn's prompt begins with this one and the whole reply.
-
-        It does where tool calls are answered, and where the template drops nothing.
-        """
-        role = "tool" if messages[-1].get("tool_calls") else "user"
-        try:
-            following = self._probe([*messages, {"role": role, "content": "."}])
-        except Qwen35Error:
-            return False
-        return common_prefix(ids, following) == len(ids)
-
-    def _anchor(self, messages: Sequence[Mapping[str, Any]], prompt: Sequence[int]) -> int:
-        """How many tokens of this prompt the next turn's will begin with.
-
-        The prompt's end is not among them: templates drop old thinking, and what the generation
-        prompt opens for it. So a next turn is rendered and compared.
-        """
-        reply = {"role": "assistant", "content": "."}
-        return common_prefix(prompt, self._probe([*messages, reply, _ANYTHING]))
-
-    def _shared(self, messages: Sequence[Mapping[str, Any]], prompt: Sequence[int]) -> int:
-        """How many tokens another conversation with this system prompt and tools begins with."""
-        system = [message for message in messages[:1] if message["role"] == "system"]
-        if not system and not self.tools:
-            return 0
-        return common_prefix(prompt, self._probe([*system, _ANYTHING]))
 
     def _probe(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
-
-
-_ANYTHING = {"role": "user", "content": "."}
-
-
-class _ThinkingClock:
-    """Seconds from the first piece of thinking to what follows it."""
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-        self._began: float | None = None
-        self._over = False
-
-    def take(self, event: TurnEvent) -> None:
-        if isinstance(event, Thinking) and self._began is None:
-            self._began = time.monotonic()
-        if self._began is not None and not self._over:
-            self.seconds = time.monotonic() - self._began
-            self._over = isinstance(event, Answer | Done)
 
 
 def _merged(stored: Configure, given: Configure) -> Configure:

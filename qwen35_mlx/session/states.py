@@ -17,13 +17,13 @@ from os import utime
 from pathlib import Path
 from shutil import disk_usage
 
-import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.model.cache import Cache, DeltaState, KVSnapshot, Snapshot
-from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.model.cache import Cache, Snapshot
+from qwen35_mlx.session import state_file, state_folder, state_tensors
 from qwen35_mlx.session.state_file import UnusableError
 from qwen35_mlx.session.state_folder import ROWS, STATE, Node, Stored, Tree
+from qwen35_mlx.session.state_tensors import Tensors
 
 BUDGET = 20 * 10**9
 # Copies of states that wait for the disk; beyond that, the model waits.
@@ -31,18 +31,6 @@ PENDING_BYTES = 2 * 10**9
 READERS = 4
 # What states leave free on the disk: conversations need some, and must never lack it.
 RESERVE = 256 * 10**6
-
-_KINDS = {
-    mx.int32: "I32",
-    mx.uint32: "U32",
-    mx.float32: "F32",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-}
-_DTYPES = {kind: dtype for dtype, kind in _KINDS.items()}
-_BITS = {2: mx.uint16, 4: mx.uint32}
-
-Tensors = Mapping[str, tuple[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +124,13 @@ class States:
                 with suppress(OSError):
                     utime(nearest.path(STATE))
                 return
-            parts = {STATE: _state_tensors(snapshot)}
+            parts = {STATE: state_tensors.of_state(snapshot)}
             self._queue(nearest, parts)
             return
         start, parent = (nearest.end, nearest.key) if nearest else (0, self._root)
         node = Node(self._own, start, len(ids), parent, state_folder.next_key(parent, ids[start:]))
         chained = sum(tree.rows[n.key].size for n in tree.chain(nearest) or []) if nearest else 0
-        rows, state = _row_tensors(snapshot, start, ids), _state_tensors(snapshot)
+        rows, state = state_tensors.of_rows(snapshot, start, ids), state_tensors.of_state(snapshot)
         self._queue(node, {ROWS: rows, STATE: state}, chained)
 
     def flush(self) -> None:
@@ -163,7 +151,7 @@ class States:
         for job in jobs:
             for kind, tensors in job.parts.items():
                 if (job.node.key, kind) not in there:
-                    stored.append(Stored(job.node, kind, _size(tensors), time.time()))
+                    stored.append(Stored(job.node, kind, state_tensors.size(tensors), time.time()))
         return Tree(self._own, stored)
 
     def _candidates(self, ids: Sequence[int]) -> list[Node]:
@@ -172,7 +160,7 @@ class States:
         return [node for node in along if node.key in tree.states and node.end < len(ids)]
 
     def _queue(self, node: Node, parts: Mapping[str, Tensors], chained: int = 0) -> None:
-        size = sum(map(_size, parts.values()))
+        size = sum(map(state_tensors.size, parts.values()))
         if chained + size > self.budget:
             self._tell_once(
                 f"the conversation's state takes {(chained + size) / 1e9:.1f} GB, more than the "
@@ -291,7 +279,7 @@ class States:
                 }
                 arrays = {name: read.result() for name, read in reads.items()}
                 kinds |= {name: entry.kind for name, entry in header.tensors.items()}
-        return _snapshot(end, buffers, arrays, kinds)
+        return state_tensors.snapshot(end, buffers, arrays, kinds)
 
     def _check(self, node: Node, kind: str, header: state_file.Header) -> None:
         stated = header.metadata
@@ -324,72 +312,3 @@ class _told:  # noqa: N801 - reads as a statement
             raise _BadFileError(self.path, str(error)) from None
         if isinstance(error, KeyError | ValueError):
             raise _BadFileError(self.path, "is incomplete") from None
-
-
-def _size(tensors: Tensors) -> int:
-    return sum(array.nbytes for _, array in tensors.values())
-
-
-def _row_tensors(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
-    """Keys and values of every attention layer from `start` on, and the tokens they are of."""
-    arrays = {
-        f"layers.{index}.rows.{part}": rows[0]
-        for index, layer in enumerate(snapshot.layers)
-        if isinstance(layer, KVSnapshot)
-        for part, rows in enumerate(layer.rows(start))
-    }
-    tokens = np.asarray(ids[start:], dtype="<i4")
-    return {"tokens": ("I32", tokens), **_copied(arrays)}
-
-
-def _state_tensors(snapshot: Snapshot) -> Tensors:
-    arrays: dict[str, mx.array] = {}
-    for index, layer in enumerate(snapshot.layers):
-        if isinstance(layer, DeltaState):
-            assert layer.conv is not None
-            assert layer.recurrent is not None
-            arrays[f"layers.{index}.conv"] = layer.conv[0]
-            arrays[f"layers.{index}.recurrent"] = layer.recurrent[0]
-    return _copied(arrays)
-
-
-def _copied(arrays: Mapping[str, mx.array]) -> Tensors:
-    """Copies of the bits, which any thread may read."""
-    bits = {name: array.view(_BITS[array.itemsize]) for name, array in arrays.items()}
-    mx.eval(list(bits.values()))
-    return {
-        name: (
-            _KINDS[arrays[name].dtype],
-            np.array(array).view(state_file.NUMPY[_KINDS[arrays[name].dtype]]),
-        )
-        for name, array in bits.items()
-    }
-
-
-def _snapshot(
-    end: int,
-    buffers: dict[str, np.ndarray],
-    arrays: Mapping[str, np.ndarray],
-    kinds: Mapping[str, str],
-) -> Snapshot:
-    """Arrays read from disk as what a cache restores; empties `buffers`."""
-
-    def array(name: str, bits: np.ndarray) -> mx.array:
-        integers = np.dtype(f"u{bits.itemsize}")
-        return mx.array(bits.view(integers)).view(_DTYPES[kinds[name]])[None]
-
-    layers: dict[int, dict[str, mx.array]] = {}
-    for name in [*buffers, *arrays]:
-        bits = buffers.pop(name) if name in buffers else arrays[name]
-        made = array(name, bits)
-        mx.eval(made)
-        _, index, part = name.split(".", 2)
-        layers.setdefault(int(index), {})[part] = made
-    restored: list[KVSnapshot | DeltaState] = []
-    for _, parts in sorted(layers.items()):
-        if "recurrent" in parts:
-            restored.append(DeltaState(parts["conv"], parts["recurrent"]))
-        else:
-            rows = tuple(parts[f"rows.{i}"] for i in range(len(parts)))
-            restored.append(KVSnapshot.of_rows(rows, end))
-    return Snapshot(end, tuple(restored))

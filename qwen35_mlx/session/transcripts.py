@@ -259,7 +259,9 @@ def _must_have(db: sqlite3.Connection, conversation: int, message: int | None) -
             "SELECT 1 FROM messages WHERE conversation = ? AND id = ?", (conversation, message)
         )
         if found.fetchone() is None:
-            raise Qwen35Error(f"conversation {conversation} has no message {message}")
+            raise Qwen35Error(
+                f"conversation {conversation} has no message {message}: open it again"
+            )
 
 
 def missing(conversation: int) -> Qwen35Error:

@@ -1,7 +1,9 @@
 """`python -m qwen35_mlx.session`: what is stored, and looking after it."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def folder(tmp_path):
 def test_info_names_sizes_and_positions(folder, capsys):
     assert main(["--folder", str(folder), "info"]) == 0
     said = capsys.readouterr().out
-    assert "1 conversations" in said
+    assert "1 conversation, " in said
     assert "2 positions, the furthest at 20 tokens" in said
 
 
@@ -48,6 +50,46 @@ def test_verify_names_the_damaged_file_and_deletes_on_request(folder, capsys):
     assert main(["--folder", str(folder), "verify"]) == 0
 
 
+def test_verify_reads_the_library_too(folder, capsys):
+    assert main(["--folder", str(folder), "verify"]) == 0
+    file = folder / "library.db"
+    assert f"{file}: 1 conversation, all whole" in capsys.readouterr().out
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        # An index that lacks what its table has.
+        (root,) = db.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'messages_by_parent'"
+        ).fetchone()
+        db.execute(
+            "UPDATE sqlite_schema SET rootpage = ? WHERE name = 'conversations_by_time'", (root,)
+        )
+        db.commit()
+    assert main(["--folder", str(folder), "verify"]) == 1
+    said = capsys.readouterr().out
+    assert "missing from index conversations_by_time" in said
+    assert ".recover" in said
+    file.write_bytes(b"rubbish" * 999)
+    assert main(["--folder", str(folder), "verify"]) == 2
+    assert "was put aside as library-damaged-" in capsys.readouterr().err
+
+
+def test_what_cannot_be_deleted_is_told(folder, capsys):
+    damaged = sorted((folder / "states").glob("*/*"))[0]
+    damaged.unlink()
+    damaged.mkdir()
+    assert main(["--folder", str(folder), "verify", "--delete"]) == 1
+    assert (
+        f"{damaged} cannot be read (Is a directory): cannot be deleted" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "prune"])
+def test_an_empty_folder_stays_empty(tmp_path, capsys, command):
+    assert main(["--folder", str(tmp_path), command]) == 0
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_prune_leaves_the_conversations(folder, capsys):
     assert main(["--folder", str(folder), "prune", "--budget", "1"]) == 0
     assert "0 states dropped" in capsys.readouterr().out
@@ -59,8 +101,10 @@ def test_prune_leaves_the_conversations(folder, capsys):
 
 
 def test_a_bad_budget_is_one_line(folder, capsys):
-    assert main(["--folder", str(folder), "prune", "--budget", "-1"]) == 2
-    assert capsys.readouterr().err == "error: --budget is -1.0: it must be 0 or more\n"
+    for given, shown in (("-1", "-1.0"), ("nan", "nan"), ("inf", "inf")):
+        assert main(["--folder", str(folder), "prune", "--budget", given]) == 2
+        said = capsys.readouterr().err
+        assert said == f"error: --budget is {shown}: give gigabytes, 0 or more\n"
 
 
 def test_the_command_imports_no_mlx(tmp_path):

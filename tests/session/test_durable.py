@@ -1,13 +1,9 @@
 """Conversations that survive their process: turns cost themselves, and nothing said is lost."""
 
 import json
-import random
-import signal
-import sqlite3
 import subprocess
 import sys
-import time
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +12,13 @@ import pytest
 
 import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import chat as chat_module
-from qwen35_mlx.session import kept, state_file, state_folder
+from qwen35_mlx.session import answering, kept, state_file
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
 from qwen35_mlx.session.kept import common_prefix
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.prompts import Prompts
 from tests.session.durable_child import OPTIONS, done_of, logits_after
 
 
@@ -85,6 +81,20 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
         assert done.message["reasoning_content"]
 
 
+def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
+    """The same with a small model, whose prompts are quickly read, at every turn."""
+    chat = Chat(own, library=library, **OPTIONS)
+    for turn in range(20):
+        question = f"{turn}?"
+        messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+        fresh = own.logits(own.render(messages, thinking=True))[-1]
+        if turn:
+            np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
+        done = done_of(chat.send(question, max_tokens=6))
+        assert done.message == done_of(own.stream(messages, max_tokens=6, **OPTIONS)).message
+    assert chat.context_used > 300
+
+
 def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path):
     chat = Chat(own, library=library, system="Be brief.", **OPTIONS)
     for turn in range(3):
@@ -130,23 +140,22 @@ def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     assert sent.message["content"] == again.messages[-1].content
 
 
-def test_the_end_is_kept_where_the_next_prompt_begins_with_it(own, library, monkeypatch):
-    chat = Chat(own, library=library, **OPTIONS)
+def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
     probed: list[str] = []
 
-    def probe(_: Chat, messages: list[dict[str, Any]]) -> list[int]:
+    def ids(messages: Sequence[Mapping[str, Any]]) -> list[int]:
         probed.append(messages[-1]["role"])
         return [*range(10)]
 
-    monkeypatch.setattr(Chat, "_probe", probe)
+    prompts = Prompts(ids)
     called = {"role": "assistant", "tool_calls": [{}]}
-    assert chat._continues([called], [*range(7)])
-    assert not chat._continues([{"role": "assistant"}], [0, 1, 3])
+    assert prompts.continues([called], [*range(7)])
+    assert not prompts.continues([{"role": "assistant"}], [0, 1, 3])
     assert probed == ["tool", "user"]
 
 
 def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkeypatch):
-    monkeypatch.setattr(chat_module, "SHARED_TOKENS", 50)
+    monkeypatch.setattr(answering, "SHARED_TOKENS", 50)
     system = "Some long instructions. " * 12
     done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
     other = Chat(own, library=library, system=system, **OPTIONS)
@@ -156,7 +165,7 @@ def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkey
 
 
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
-    monkeypatch.setattr(chat_module, "CHECKPOINT", 64)
+    monkeypatch.setattr(answering, "CHECKPOINT", 64)
     long = "word " * 150
     chat = Chat(own, library=library, **OPTIONS)
     for event in chat.send(long, max_tokens=3):
@@ -177,7 +186,7 @@ def _user(text: str) -> list[dict[str, str]]:
 def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
     own, library, monkeypatch
 ):
-    monkeypatch.setattr(chat_module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
     chat = Chat(own, library=library, temperature=0.0, presence_penalty=0.5)
     events = chat.send("Question 1", max_tokens=40)
     started = next(events)
@@ -197,7 +206,7 @@ def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
 
 def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
     chat = Chat(own, library=library, **OPTIONS)
-    monkeypatch.setattr(chat_module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
 
     def full(*_: Any, **__: Any) -> None:
         raise Qwen35Error("the disk is full: free some space")
@@ -247,67 +256,6 @@ def test_open_finds_by_title_and_brings_the_settings(own, library):
     assert other.settings.sampling == {"temperature": 0.0, "top_k": 5}
     with pytest.raises(Qwen35Error, match="no conversation is called 'Bob'"):
         Chat.open(own, "Bob", library=library)
-
-
-def whole_or_gone(folder: Path) -> None:
-    """After a kill: the database is sound, and every state is whole."""
-    with closing(sqlite3.connect(folder / "library.db")) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    for model in state_folder.models(folder / "states"):
-        for stored in state_folder.files(model):
-            state_file.verify(stored.path)
-
-
-def killed_at_random(model_folder: Path, folder: Path, kills: int, seed: int) -> None:
-    """Kill a child again and again; what it had said it had done must be there."""
-    rng = random.Random(seed)
-    for _ in range(kills):
-        process = child(model_folder, folder, "endless")
-        assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        time.sleep(rng.uniform(0, 0.7))
-        process.send_signal(signal.SIGKILL)
-        lines += process.communicate()[0].splitlines()
-        said = [json.loads(line) for line in lines if line.endswith(("}", "}\n"))]
-        assert said, process
-        with Library(folder) as library:
-            reply = 0
-            for event in said:
-                if "started" in event:
-                    reply = event["reply"]
-                    assert library.message(event["started"]).content.startswith("Question")
-                else:
-                    stored = library.message(reply)
-                    assert (stored.state, stored.content) == ("complete", event["done"])
-            newest = library.list(1)[0]
-            assert library.claim(newest.id)
-        whole_or_gone(folder)
-
-
-def test_kills_at_any_moment_lose_nothing_that_was_said(own, model_folder, tmp_path):
-    killed_at_random(model_folder, tmp_path, 4, seed=1)
-    with Library(tmp_path) as library:
-        newest = library.list(1)[0].id
-        chat = Chat(own, library=library, conversation=newest)
-        messages = [*chat.conversation.for_template(), *_user("Question 9")]
-        fresh = done_of(own.stream(messages, max_tokens=5, **OPTIONS))
-        assert done_of(chat.send("Question 9", max_tokens=5)).message == fresh.message
-        assert own.states is not None
-        own.states.flush()
-        assert not list((tmp_path / "states").glob("*/*.tmp"))
-
-
-def test_two_processes_on_one_library_lose_nothing(model_folder, tmp_path):
-    Library(tmp_path).close()
-    children = [child(model_folder, tmp_path, "mixed", name, "7") for name in ("one", "two")]
-    said = [conversation for process in children for conversation in finished(process)]
-    with Library(tmp_path) as library:
-        assert library.count() == len(said) == 6
-        for number, *lines in said:
-            path = library.conversation(int(number)).path()
-            assert [f"{m.role}: {m.content}" for m in path] == lines
-    whole_or_gone(tmp_path)
-    assert state_folder.usage(tmp_path / "states") <= 3_000_000
 
 
 def test_checkpoints_are_where_other_prompts_have_them_too():

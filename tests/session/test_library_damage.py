@@ -1,11 +1,9 @@
 """A damaged file, a full disk, a folder that cannot be written: one line, and nothing is lost."""
 
 import random
-import shutil
 import sqlite3
 import stat
 import subprocess
-from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -194,20 +192,7 @@ def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
         assert library.folder.is_relative_to(tmp_path)
 
 
-# Small disks: these need the right to mount
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("no mount command")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+# Small disks
 
 
 def test_a_full_disk(small_disk: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.library import FILE, Library
 from qwen35_mlx.session.locks import Claims, locked, try_lock
 
 HOLD = """
@@ -122,3 +123,31 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Claims(tmp_path / "file" / "open").hold("1", "a")
     with pytest.raises(Qwen35Error, match="cannot be locked"):
         try_lock(tmp_path / "no" / "lock")
+
+
+COUNTED = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(db.execute("SELECT count(*) FROM messages").fetchone()[0])
+db.close()
+"""
+
+
+def test_a_second_window_in_this_process_leaves_the_first_ones_locks_alone(tmp_path: Path) -> None:
+    """Were the file opened and closed for it, all locks of this process on it would be gone.
+
+    Another process then takes itself for the last, and removes the log from under the first.
+    """
+
+    def counted() -> str:
+        command = [sys.executable, "-c", COUNTED, str(tmp_path / FILE)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    with Library(tmp_path) as first:
+        conversation = first.create()
+        Library(tmp_path).close()
+        assert counted() == "0"
+        first.add_message(conversation, None, "user", "after that")
+        assert counted() == "1"
+    with Library(tmp_path) as again:
+        assert len(again.conversation(conversation).messages) == 1

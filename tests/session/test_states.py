@@ -147,9 +147,9 @@ def replace_by_folder(path: Path) -> None:
 
 
 def make_unreadable(path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root reads everything")
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
 
 
 def age(path: Path) -> None:
