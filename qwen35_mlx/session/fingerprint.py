@@ -28,7 +28,8 @@ def of_weights(path: Path) -> str:
             _add_file(digest, file)
         except OSError as error:
             raise Qwen35Error(
-                f"{file} cannot be read ({error.strerror}): see to its permissions, or fetch it again"
+                f"{file} cannot be read ({error.strerror}): see to its permissions, or fetch "
+                "it again"
             ) from None
     return digest.hexdigest()
 
