@@ -35,7 +35,9 @@ for (int k = 0; k < K; ++k) {
   }
   const float winner = simd_max(best);
   // Indices are exact as floats up to 2^24; the lowest is the highest negated.
-  const int expert = -static_cast<int>(simd_max(best == winner ? -static_cast<float>(at) : -16777216.0f));
+  const int lowest = -static_cast<int>(simd_max(best == winner ? -static_cast<float>(at) : -16777216.0f));
+  // Of logits that are no numbers there is no likeliest: the next kernels must find an expert yet.
+  const int expert = lowest < E ? lowest : E - 1;
   for (int i = 0; i < OWN; ++i) {
     if (lane + 32 * i == expert) own[i] = -INFINITY;
   }

@@ -7,14 +7,20 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
 
-# Where no fused kernel exists (CPU; head_dim 256 prefill on the GPU) the scores are materialised
-# in float32. Queries are then taken in blocks, so that this is the most they occupy.
+# Where no fused kernel runs the scores are materialised in float32. Queries are then taken in
+# blocks, so that this is the most they occupy.
 SCORE_BUDGET = 1 << 30
+# For `Choices.attention_prompt`: MLX's fused kernel also where MLX would not take it by itself, as
+# for many queries of head_dim 256 on most GPUs. It needs no blocks.
+FUSED = "fused"
+# MLX takes its kernel for single queries up to so many by itself.
+FEW_QUERIES = 8
 
 Rope = Callable[[mx.array, int | mx.array], mx.array]
 
@@ -32,6 +38,7 @@ class Attention:
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
         self.rope = rope
+        self.choices = weights.choices
         hidden, queries = config.hidden_size, self.heads * self.head_dim
         self.qkv_proj = FusedLinear(
             weights.linear("q_proj", 2 * queries, hidden),
@@ -71,11 +78,11 @@ class Attention:
         rows = cache.update(k, v)
         scale = self.head_dim**-0.5
         if cache.bits is None:
-            return _attend(q, rows[0], rows[1], scale, left_padding)
+            return attend(q, rows[0], rows[1], scale, left_padding, self.choices)
         if q.shape[2] == 1 and left_padding is None:
             return _attend_quantized(q, rows, cache.bits, scale)
         k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
-        return _attend(q, k, v, scale, left_padding)
+        return attend(q, k, v, scale, left_padding, self.choices)
 
     def output(self, attended: mx.array, gate: mx.array) -> mx.array:
         """[B, heads, T, head_dim] and the gate -> [B, T, hidden]."""
@@ -83,13 +90,27 @@ class Attention:
         return self.o_proj(out.flatten(2))
 
 
-def _attend(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, left_padding: mx.array | None
+def attend(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    scale: float,
+    left_padding: mx.array | None,
+    choices: Choices,
 ) -> mx.array:
-    """Causal attention of the last T of L positions, a block of queries at a time.
+    """Causal attention of the last T of L positions, in the form chosen for so many.
 
     q [B, heads, T, d]; k, v [B, kv_heads, L, d]; left_padding [B] -> [B, heads, T, d].
     """
+    if choices.attention_prompt == FUSED and q.shape[2] > FEW_QUERIES:
+        return fused(q, k, v, scale, left_padding)
+    return blocks(q, k, v, scale, left_padding)
+
+
+def blocks(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, left_padding: mx.array | None
+) -> mx.array:
+    """`attend`, a block of queries at a time, as MLX does it by itself."""
     batch, heads, tokens, _ = q.shape
     length = k.shape[2]
     block = max(1, SCORE_BUDGET // (4 * batch * heads * length))
@@ -109,6 +130,19 @@ def _attend(
             mx.eval(out)
         outputs.append(out)
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
+
+
+def fused(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, left_padding: mx.array | None
+) -> mx.array:
+    """`attend` in MLX's fused kernel, which keeps no scores.
+
+    Raises:
+        ValueError: MLX has none for these shapes on this device; it is told at once, before
+            anything runs.
+    """
+    mask = _mask(q.shape[2], k.shape[2], left_padding)
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, force_fused=True)
 
 
 def _attend_quantized(q: mx.array, rows: Rows, bits: int, scale: float) -> mx.array:

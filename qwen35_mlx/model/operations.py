@@ -9,11 +9,15 @@ from qwen35_mlx.kernels import add_norm, delta_net, experts, portable, quantized
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.model import attention
+from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.network import Network
 
 PROMPT = 2048
+# Positions that a prompt's queries see: where the scores of a large model no longer fit one block.
+SEEN = 16384
 CHAIN = 16
 
 
@@ -23,6 +27,9 @@ def operations(network: Network) -> list[Operation]:
     mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
     if mixers:
         found += _delta_net(network, mixers[0])
+    attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
+    if attending:
+        found.append(_attention(network, attending[0]))
     blocks = [layer.mlp for layer in network.layers if isinstance(layer.mlp, SparseMoE)]
     if blocks:
         found += _experts(network, blocks[0])
@@ -116,6 +123,36 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             )
         )
     return found
+
+
+def _attention(network: Network, mixer: Attention) -> Operation:
+    few = attention.FEW_QUERIES
+
+    def drawn(batch: int, tokens: int, seen: int) -> tuple[mx.array, mx.array, mx.array]:
+        q = _noise(network, batch, mixer.heads, tokens, mixer.head_dim)
+        k = _noise(network, batch, mixer.kv_heads, seen, mixer.head_dim)
+        return q, k, k[..., ::-1]
+
+    def call(tokens: int, seen: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
+        qkv = drawn(max(len(padding), 1), tokens, seen)
+        scale = mixer.head_dim**-0.5
+        left_padding = mx.array(padding) if padding else None
+        return lambda: [attention.attend(*qkv, scale, left_padding, network.choices)]
+
+    forms = [attention.FUSED]
+    try:
+        attention.fused(*drawn(1, PROMPT, PROMPT), 1.0, None)  # not run: asked for only
+    except ValueError:
+        forms = []  # MLX has no such kernel here, which is nothing to report
+    return Operation(
+        "attention_prompt",
+        f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
+        forms,
+        [call(few + 1, few + 1), call(33, 101), call(2 * few, 2 * few + 3, (0, few))],
+        call(PROMPT, SEEN),
+        1,
+        _tolerance(network),
+    )
 
 
 def _experts(network: Network, block: SparseMoE) -> list[Operation]:

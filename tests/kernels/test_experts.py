@@ -51,6 +51,17 @@ def test_route_gives_equals_to_the_lower_index():
     np.testing.assert_allclose(np.array(weights), [[1 / 3, 1 / 3, 1 / 3, 0.5]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_route_of_logits_that_are_no_numbers_names_experts_that_exist(bad):
+    logits = mx.where(mx.arange(41) < 39, bad, normal(1, 2, 41))
+    weights, chosen = route(logits, 3)
+    assert np.array(chosen).max() < 40
+    if bad != bad:
+        weights, chosen = route(mx.full((1, 41), bad), 3)
+        assert np.array(chosen).max() < 40
+        assert np.isnan(np.array(weights)).all()
+
+
 def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWeights:
     how = Quantization(group, bits)
 

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.delta_net import l2_norm
 from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.config import ModelConfig, RopeConfig
@@ -68,9 +69,39 @@ def test_scores_of_many_blocks_are_not_held_at_once(monkeypatch):
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    mx.eval(attention._attend(q, k, k, 0.2, None))
+    mx.eval(attention.blocks(q, k, k, 0.2, None))
     # One block's scores, the softmax of them, and outputs; sixteen blocks would be 16 MB.
     assert mx.get_peak_memory() - before < 4 * attention.SCORE_BUDGET
+
+
+@pytest.mark.parametrize("tokens", [attention.FEW_QUERIES, attention.FEW_QUERIES + 1])
+def test_the_fused_form_asks_mlx_for_its_kernel_and_needs_no_blocks(tokens, monkeypatch):
+    plain, asked = mx.fast.scaled_dot_product_attention, []
+
+    def kernel(*arrays, force_fused=False, **options):
+        asked.append(force_fused)
+        return plain(*arrays, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(attention, "SCORE_BUDGET", 4 * 4 * 2 * 40 * 4)  # four queries a block
+    q, k = mx.random.normal((2, 4, tokens, 32)), mx.random.normal((2, 2, 40, 32))
+    padding = mx.array([0, 35])
+    want = attention.blocks(q, k, k[..., ::-1], 0.2, padding)
+    asked.clear()
+    form = Choices(attention_prompt=attention.FUSED)
+    got = attention.attend(q, k, k[..., ::-1], 0.2, padding, form)
+    few = tokens <= attention.FEW_QUERIES
+    assert asked == ([False] * 2 if few else [True])
+    np.testing.assert_allclose(np.array(got), np.array(want), atol=1e-6)
+
+
+def test_where_mlx_has_no_fused_kernel_it_says_so_before_anything_runs():
+    """What `operations` relies on; a CPU never has one."""
+    if mx.default_device() != mx.cpu:
+        pytest.skip("this GPU may have one")
+    q = mx.zeros((1, 2, 16, 256))
+    with pytest.raises(ValueError, match="no fused kernel"):
+        attention.fused(q, q, q, 1.0, None)
 
 
 def test_yarn_keeps_short_wavelengths_stretches_long_ones_and_scales():
