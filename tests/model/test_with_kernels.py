@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
@@ -15,6 +16,7 @@ from qwen35_mlx.model.network import Network
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
 PROMPT, STEPS = 20, 5
+DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
@@ -25,15 +27,15 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.choices.compiled = compiled
 
 
-def replies(net: Network, prompt: mx.array) -> tuple[np.ndarray, list[int]]:
+def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndarray, list[int]]:
     """Logits of the prompt and of greedy steps, and the steps' tokens."""
     cache = net.make_cache()
     rows = [net.logits(net(prompt[None], cache))[0]]
     tokens = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         tokens.append(int(mx.argmax(rows[-1][-1])))
         rows.append(net.logits(net(mx.array([tokens[-1:]]), cache))[0])
-    return np.array(mx.concatenate(rows)), tokens
+    return np.array(mx.concatenate(rows).astype(mx.float32)), tokens
 
 
 @pytest.mark.usefixtures("kernels")
@@ -68,3 +70,19 @@ def test_quantised_experts_through_kernels(
     assert set(launched) == rule | {"add_norm", "route", "experts_up", "experts_down"}
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
+
+
+def test_the_demo_in_bfloat16_says_the_same_with_kernels(request):
+    """Two roundings of one model: each is off by as much, and neither changes a word."""
+    demo = qwen35_mlx.load("demo")
+    question = "My name is Ada. What is 47 + 38? Then list three fruits."
+    prompt = mx.array(demo.ids([{"role": "user", "content": question}]))
+    net = load_network(Checkpoint.open(DEMO), dtype="bfloat16")
+    plain, plain_tokens = replies(net, prompt, 64)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    fast, fast_tokens = replies(net, prompt, 64)
+    assert fast_tokens == plain_tokens
+    np.testing.assert_array_equal(fast.argmax(-1), plain.argmax(-1))
+    exact = demo.logits([*prompt.tolist(), *plain_tokens])
+    assert np.abs(fast - exact).mean() < 1.2 * np.abs(plain - exact).mean()
