@@ -3,7 +3,7 @@
 Sections (`--only`): `launches`, how often a layer launches work at one token (on a GPU: elsewhere
 MLX takes some operations apart); `rule`, the delta recurrence over a long prompt; `delta`, a decode
 step of a Gated DeltaNet mixer, and of the whole layer; `experts`, a sparse MoE block at a few
-tokens; `prefill`, the same block over a long prompt. Peers in the same run: mlx-lm on the same
+tokens; `prefill`, the same block over a long prompt; `sampling`, the choice of a token. Peers in the same run: mlx-lm on the same
 weights, `mx.fast`, and FLA's Triton kernels where torch and a CUDA GPU are there. Prints a table
 per section and ends in one JSON line.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.generation.sampling import Sampling, make_chooser, plain_sampler
 from qwen35_mlx.kernels import add_norm, delta_net, portable
 from qwen35_mlx.kernels.check import seconds
 from qwen35_mlx.kernels.choices import Choices
@@ -231,9 +232,24 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
     return [row | {"TFLOP/s": flops / row["ms"] / 1e9} for row in rows]
 
 
+def sampling(shape: str) -> list[Row]:
+    """A token chosen from logits as the model card advises for thinking, but for the penalty."""
+    vocab = random_source(shape).config.vocab_size
+    logits = (3 * mx.random.normal((vocab,))).astype(mx.bfloat16)
+    said = mx.array([], mx.int32)
+    mx.eval(logits, said)
+    advised = Sampling(temperature=1.0, top_p=0.95, top_k=20)
+    choosers = {
+        "ours": make_chooser(advised, vocab),
+        "mlx-lm": plain_sampler(advised, vocab),
+        "the likeliest": make_chooser(Sampling(temperature=0.0), vocab),
+    }
+    return rows_of({n: functools.partial(choose, logits, said) for n, choose in choosers.items()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    sections = ("launches", "rule", "delta", "experts", "prefill")
+    sections = ("launches", "rule", "delta", "experts", "prefill", "sampling")
     parser.add_argument("--only", choices=sections, nargs="+", default=sections)
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
@@ -248,6 +264,7 @@ def main() -> None:
         "delta": lambda: delta(args.shape),
         "experts": lambda: experts(args.shape),
         "prefill": lambda: moe_prefill(args.shape, args.tokens),
+        "sampling": lambda: sampling(args.shape),
     }
     results = {}
     for name in args.only:

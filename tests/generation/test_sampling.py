@@ -1,9 +1,20 @@
+import subprocess
+import sys
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling import Sampling, make_chooser
+from qwen35_mlx.generation.sampling import (
+    MOST_CANDIDATES,
+    ROW,
+    Sampling,
+    candidates,
+    likeliest,
+    make_chooser,
+    plain_sampler,
+)
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 NOTHING_SAID = mx.array([], dtype=mx.int32)
@@ -44,6 +55,78 @@ def test_nothing_filtered_lets_everything_come_up():
 )
 def test_filters_keep_what_their_definition_says(change, left):
     assert draws(PLAIN.updated(change), LOGITS) == left
+
+
+def mlx_lm_probabilities(logits: mx.array, sampling: Sampling, monkeypatch) -> np.ndarray:
+    """What mlx-lm's chain would draw from, [vocab]."""
+    from mlx_lm import sample_utils
+
+    seen: list[mx.array] = []
+    monkeypatch.setattr(
+        sample_utils, "categorical_sampling", lambda x, t: seen.append(x / t) or mx.argmax(x, -1)
+    )
+    plain_sampler(sampling, logits.size)(logits, NOTHING_SAID)
+    return np.array(mx.softmax(seen[0].squeeze(0)))
+
+
+@pytest.mark.parametrize("vocab", [50, ROW, ROW + 1, 20_011])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top_k": 20, "top_p": 0.95, "temperature": 1.0},
+        {"top_k": 20, "top_p": 0.8, "temperature": 0.7},
+        {"top_k": 1},
+        {"top_k": 50, "min_p": 0.1, "top_p": 1.0},
+        {"top_k": 40, "min_p": 0.02, "top_p": 0.9, "temperature": 1.7},
+    ],
+)
+def test_candidates_are_what_mlx_lm_would_draw_from(vocab, change, monkeypatch):
+    sampling = PLAIN.updated(change)
+    logits = 4 * mx.random.normal((vocab,), key=mx.random.key(vocab))
+    want = mlx_lm_probabilities(logits, sampling, monkeypatch)
+    ids, logprobs = candidates(logits, sampling)
+    got = np.zeros(vocab)
+    got[np.array(ids)] = np.array(mx.softmax(logprobs))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_draw_among_few_does_not_wait_for_mlx_lm_to_be_imported():
+    code = (
+        "import sys, mlx.core as mx\n"
+        "from qwen35_mlx.generation.sampling import Sampling, make_chooser\n"
+        "choose = make_chooser(Sampling(1.0, 0.9, 20, 0.1), 5000)\n"
+        "choose(mx.zeros(5000), mx.array([], mx.int32)).item()\n"
+        "sys.exit('mlx_lm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
+
+
+def test_candidates_are_drawn_in_proportion():
+    choose = make_chooser(PLAIN.updated({"top_k": 3}), 4)
+    mx.random.seed(0)
+    drawn = [int(choose(mx.array(LOGITS), NOTHING_SAID)) for _ in range(4000)]
+    shares = np.bincount(drawn, minlength=4) / 4000
+    np.testing.assert_allclose(shares, np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
+
+
+@pytest.mark.parametrize("vocab", [MOST_CANDIDATES, ROW, ROW + 1, 3 * ROW - 1])
+@pytest.mark.parametrize("where", ["front", "back", "spread"])
+def test_the_likeliest_are_found_wherever_they_are(vocab, where):
+    rng = np.random.default_rng(3)
+    logits = rng.permutation(vocab).astype(np.float32) - vocab
+    if where != "spread":
+        logits = np.sort(logits)
+    if where == "front":
+        logits = logits[::-1].copy()
+    want = np.argsort(-logits)[:MOST_CANDIDATES]
+    np.testing.assert_array_equal(np.array(likeliest(mx.array(logits), MOST_CANDIDATES)), want)
+
+
+def test_fewer_tokens_that_can_come_up_than_top_k_asks_for():
+    logits = mx.full((ROW + 5,), -mx.inf)
+    logits[ROW + 2] = 1.0
+    choose = make_chooser(PLAIN.updated({"top_k": 20, "top_p": 0.9}), ROW + 5)
+    assert {int(choose(logits, NOTHING_SAID)) for _ in range(20)} == {ROW + 2}
 
 
 def test_presence_penalty_counts_a_said_token_once_from_anywhere_in_the_reply():
