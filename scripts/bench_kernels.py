@@ -3,9 +3,9 @@
 Sections (`--only`): `launches`, how often a layer launches work at one token (on a GPU: elsewhere
 MLX takes some operations apart); `rule`, the delta recurrence over a long prompt; `delta`, a decode
 step of a Gated DeltaNet mixer, and of the whole layer; `experts`, a sparse MoE block at a few
-tokens; `prefill`, the same block over a long prompt; `sampling`, the choice of a token. Peers in the same run: mlx-lm on the same
-weights, `mx.fast`, and FLA's Triton kernels where torch and a CUDA GPU are there. Prints a table
-per section and ends in one JSON line.
+tokens; `prefill`, the same block over a long prompt; `sampling`, the choice of a token. Peers in
+the same run: mlx-lm on the same weights, `mx.fast`, and FLA's Triton kernels where torch and a CUDA
+GPU are there. Prints a table per section and ends in one JSON line.
 """
 
 import argparse
