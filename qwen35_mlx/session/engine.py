@@ -249,6 +249,7 @@ class EngineThread:
         if model.states is not None:
             model.states.close(CLOSE_SECONDS)
         del model
+        gc.unfreeze()  # whoever keeps the collector from what stays did not mean the model
         gc.collect()
         mx.clear_cache()
 

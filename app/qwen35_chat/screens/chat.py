@@ -56,6 +56,7 @@ class ChatScreen(Acts):
         demo: whether it begins with the demonstration model.
         conversation: to go on with.
         clock: seconds, for what is timed on the screen.
+        ready: as for `ChatApp`.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,8 +71,10 @@ class ChatScreen(Acts):
         demo: bool = False,
         conversation: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(desk, clock)
+        self._ready = ready
         self.demo = demo
         self.hello = DEMO_HELLO if demo and conversation is None else ""
         self._first = conversation
@@ -105,6 +108,7 @@ class ChatScreen(Acts):
         self.set_interval(SETTINGS_SECONDS, self._reload_settings)
 
     def _start(self) -> None:
+        self._ready()
         self.desk.start(self._first)
 
     def _welcome_or_path(self) -> None:
@@ -160,6 +164,7 @@ class ChatScreen(Acts):
                 self.loading_cue = ""
                 self.status.update(model=short_name(model), context=context)
                 self._counter.use(model)
+                self._ready()
             case Unloaded():
                 self.say("The model's memory was given back; the next message loads it again")
             case Opened():

@@ -1,7 +1,9 @@
 """Where the user writes."""
 
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from qwen35_chat.attachments import Chips
@@ -49,6 +51,7 @@ class Composer(TextArea):
         # Keys of commands that act on what is typed; another table may remap them.
         self.typed_keys: dict[str, str] = {}
         self._completions = completions
+        self._styled = False
 
     async def _on_key(self, event: events.Key) -> None:
         if self._completing(event.key) or self._empty_line(event.key):
@@ -116,6 +119,18 @@ class Composer(TextArea):
 
     def _at_edge(self, key: str) -> bool:
         return self.cursor_at_first_line if key == "up" else self.cursor_at_last_line
+
+    def notify_style_update(self) -> None:
+        self._styled = False
+        super().notify_style_update()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """As a text area does, which looks up all of its colours each time, also for a frame in
+        which only what is above it has changed."""
+        if self._styled:
+            return super(TextArea, self).render_lines(crop)
+        self._styled = True
+        return super().render_lines(crop)
 
     @property
     def before_cursor(self) -> str:
