@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qwen35_chat.desk import Desk, merged
-from qwen35_chat.settings import SettingsFile
-from qwen35_chat.window import app_class
+from qwen35_chat.options import Options
+from qwen35_chat.window import Window, app_class
 
 from qwen35_mlx.session.engine import Engine, EngineThread
 from qwen35_mlx.session.events import (
@@ -80,7 +79,7 @@ class Producer:
     def ask(self, request: Request) -> None:
         if isinstance(request, Open):
             self._conversation = request.conversation
-            self._events.put(Opened(request.conversation, "Bench", 20_000, 20_000))
+            self._events.put(Opened(request.conversation, "Bench"))
         elif isinstance(request, Send):
             threading.Thread(target=self._reply, args=(request.text,), daemon=True).start()
 
@@ -138,10 +137,10 @@ async def watch(engine: Producer, lags: list[float]) -> None:
         due -= TICK
 
 
-def stream(folder: Path, conversation: int) -> dict[str, Any]:
+def stream(conversation: int) -> dict[str, Any]:
     """The app and a producer, until it is left by its key."""
-    with Library(folder) as library:
-        engine = Producer(library)
+    with Window(Options(model="demo")) as window:
+        engine = window.desk.engine = Producer(window.desk.library)
         lags: list[float] = []
         watching: list[asyncio.Task[None]] = []
 
@@ -150,9 +149,8 @@ def stream(folder: Path, conversation: int) -> dict[str, Any]:
             if not watching:
                 watching.append(asyncio.get_running_loop().create_task(watch(engine, lags)))
 
-        desk = Desk(engine, library, SettingsFile(None))
         cpu = time.process_time()
-        app_class()(desk, conversation=conversation, ready=ready).run()
+        app_class()(window.desk, conversation=conversation, ready=ready).run()
         engine.close()
         return {"lags": lags, "tok/s": engine.rate, "cpu s": time.process_time() - cpu}
 
@@ -175,7 +173,7 @@ def bare(folder: Path, questions: Sequence[str], limit: int) -> dict[str, Any]:
 
 def _drain(engine: Engine, last: type[Event]) -> None:
     while True:
-        for event in merged(engine.poll()):
+        for event in engine.poll():
             if isinstance(event, Failed):
                 raise SystemExit(event.message)
             if isinstance(event, last):
@@ -186,7 +184,7 @@ def _drain(engine: Engine, last: type[Event]) -> None:
 def run(args: argparse.Namespace) -> None:
     """One process; what it found is written into its folder."""
     if args.step == "stream":
-        found = stream(args.folder, args.conversation)
+        found = stream(args.conversation)
     else:
         found = bare(args.folder, [COUNTING] * args.rounds, REPLY_TOKENS)
     (args.folder / "found.json").write_text(json.dumps(found))
