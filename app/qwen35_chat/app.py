@@ -28,6 +28,8 @@ class ChatApp(App[None]):
         demo: whether it begins with the demonstration model.
         conversation: to go on with.
         clock: seconds, for what is timed on the screen.
+        ready: called when much has been made that will stay: once the first frame is drawn, and
+            again whenever a model is loaded.
     """
 
     CSS_PATH = "app.tcss"
@@ -45,10 +47,11 @@ class ChatApp(App[None]):
         demo: bool = False,
         conversation: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        ready: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self.desk = desk
-        self.chat = ChatScreen(desk, demo=demo, conversation=conversation, clock=clock)
+        self.chat = ChatScreen(desk, demo=demo, conversation=conversation, clock=clock, ready=ready)
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         use_theme(self, desk.settings)

@@ -24,6 +24,7 @@ from qwen35_mlx.session.events import (
     FinishReason,
     Loaded,
     Loading,
+    Measured,
     Opened,
     PrefillProgress,
     Thinking,
@@ -142,9 +143,11 @@ class Desk:
                 self.loaded, self.failed = True, False
             case Unloaded():
                 self.loaded = False
-            case Opened(conversation, title, used, cached, read_only):
-                self.conversation, self.title = conversation, title
-                self.used, self.cached, self.read_only = used, cached, read_only
+            case Opened(conversation, title, read_only):
+                self.conversation, self.title, self.read_only = conversation, title, read_only
+                self.used = self.cached = 0
+            case Measured(conversation, used, cached) if conversation == self.conversation:
+                self.used, self.cached = used, cached
             case TurnStarted(conversation):
                 self.conversation = conversation
                 self.started = event

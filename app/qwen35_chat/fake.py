@@ -17,6 +17,7 @@ from qwen35_mlx.session.events import (
     FinishReason,
     Loaded,
     Loading,
+    Measured,
     Opened,
     PrefillProgress,
     Thinking,
@@ -222,7 +223,7 @@ class FakeEngine:
             self._library.release(self._conversation)
         self._conversation = conversation
         title = self._stored().title
-        self.play([Opened(conversation, title, 100, 100, read_only)])
+        self.play([Opened(conversation, title, read_only), Measured(conversation, 100, 100)])
 
     def _stored(self) -> Conversation:
         assert self._library is not None

@@ -1,10 +1,13 @@
 """Everything that one window needs, opened and closed together."""
 
+import gc
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from qwen35_chat.commands import NAMES
 from qwen35_chat.desk import Desk
@@ -15,7 +18,13 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.engine import Engine, EngineThread
 from qwen35_mlx.session.library import Library
 
+if TYPE_CHECKING:
+    from qwen35_chat.app import ChatApp
+
 DEMO = "demo"
+# Textual waits for one or two frames after each that it draws. At its usual 60 a second, what is
+# typed while a reply streams in is late by up to 33 ms; nothing is drawn more often for this.
+FRAMES_PER_SECOND = 120
 
 
 class Window:
@@ -90,9 +99,14 @@ class Window:
 
     def run(self, conversation: int | None) -> int:
         """The screen, until the user quits; the exit code."""
-        from qwen35_chat.app import ChatApp
-
-        app = ChatApp(self.desk, demo=self.desk.model == DEMO, conversation=conversation)
+        app = app_class()(
+            self.desk,
+            demo=self.desk.model == DEMO,
+            conversation=conversation,
+            # A full collection looks at all that there is: 50 to 100 ms in which nothing is drawn.
+            # Modules and the model stay as they are, so it need not look at them.
+            ready=gc.freeze,
+        )
         try:
             app.run()
         finally:
@@ -111,6 +125,14 @@ class Window:
     def _end_download(self) -> None:
         if self.desk.download is not None:
             self.desk.download.close()
+
+
+def app_class() -> "type[ChatApp]":
+    """The app, imported such that it draws as often as it should."""
+    os.environ.setdefault("TEXTUAL_FPS", str(FRAMES_PER_SECOND))  # read once, at the import
+    from qwen35_chat.app import ChatApp
+
+    return ChatApp
 
 
 def _changes(options: Options) -> dict[str, object]:

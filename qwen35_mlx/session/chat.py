@@ -116,12 +116,17 @@ class Chat:
     @property
     def context_used(self) -> int:
         """Tokens of the conversation so far, of `model.context`."""
-        return len(self._ids_so_far())
+        return self.measured()[0]
 
     @property
     def context_cached(self) -> int:
         """How many of these are in memory or on disk."""
-        return self._kept.longest(self._ids_so_far())
+        return self.measured()[1]
+
+    def measured(self) -> tuple[int, int]:
+        """`context_used` and `context_cached`, for which the conversation is rendered once."""
+        ids = self._ids_so_far()
+        return len(ids), self._kept.longest(ids)
 
     def configure(self, settings: Configure) -> None:
         """Change how the next turns are answered."""

@@ -20,6 +20,7 @@ from qwen35_mlx.session.events import (
     Failed,
     Loaded,
     Loading,
+    Measured,
     Notice,
     Opened,
     Unloaded,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from qwen35_mlx.session.model import Model
 
 CLOSE_SECONDS = 5.0
+# A long conversation takes a second to measure, and the interpreter from a screen that shows it.
+QUIET_SECONDS = 0.3
 
 
 class Engine(Protocol):
@@ -111,6 +114,7 @@ class EngineThread:
         self._model: Model | None = None
         self._chat: Chat | None = None
         self._current: int | None = None  # the conversation that the next turn belongs to
+        self._unmeasured = False  # and nobody was told how long it is
 
     def start(self) -> None:
         if self._wanted is not None:
@@ -141,13 +145,22 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            while (asked := self._requests.get()) is not None and not self._closed:
+            while (asked := self._next()) is not None and not self._closed:
                 self._now, request = asked
                 self._answer(request)
         finally:
             self._free()
             if "mlx.core" in sys.modules:
                 sys.modules["mlx.core"].clear_streams()
+
+    def _next(self) -> tuple[int, Request] | None:
+        """Wait for a request; None at the end."""
+        if self._unmeasured and self._model is not None:
+            try:
+                return self._requests.get(timeout=QUIET_SECONDS)
+            except queue.Empty:
+                self._measure()
+        return self._requests.get()
 
     def _answer(self, request: Request) -> None:
         """Whatever goes wrong ends the request, not the thread."""
@@ -192,6 +205,7 @@ class EngineThread:
 
     def _stream(self, events: Generator[Event]) -> None:
         """Pass a turn's events on, until it ends or is cancelled."""
+        self._unmeasured = False  # the turn says how long the conversation is
         for event in events:
             self._events.put(event)
             if self._now <= self._cancelled and not isinstance(event, Done):
@@ -249,6 +263,7 @@ class EngineThread:
         if model.states is not None:
             model.states.close(CLOSE_SECONDS)
         del model
+        gc.unfreeze()  # whoever keeps the collector from what stays did not mean the model
         gc.collect()
         mx.clear_cache()
 
@@ -266,6 +281,13 @@ class EngineThread:
         if self._chat is None:
             self._chat = self._made(self._current)
         return self._chat
+
+    def _measure(self) -> None:
+        """Tell how long the current conversation is; what is wrong with it is for a turn to say."""
+        self._unmeasured = False
+        with suppress(Exception):
+            chat = self._here()
+            self._events.put(Measured(chat.conversation.id or None, *chat.measured()))
 
     def _made(self, conversation: int | None) -> "Chat":
         from qwen35_mlx.session.chat import Chat
@@ -293,6 +315,7 @@ class EngineThread:
 
     def _tell_opened(self) -> None:
         chat = self._chat
+        self._unmeasured = True
         if chat is None:
             title = ""
             if self._current is not None and self._library is not None:
@@ -300,15 +323,7 @@ class EngineThread:
             self._events.put(Opened(self._current, title))
             return
         tree = chat.conversation
-        self._events.put(
-            Opened(
-                tree.id or None,
-                tree.title,
-                used=chat.context_used,
-                cached=chat.context_cached,
-                read_only=chat.read_only,
-            )
-        )
+        self._events.put(Opened(tree.id or None, tree.title, read_only=chat.read_only))
 
     def _configure(self, settings: Configure) -> None:
         self._settings = settings

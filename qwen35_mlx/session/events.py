@@ -34,16 +34,26 @@ class Opened:
 
     Attributes:
         conversation: its id; None for a new one, which gets an id with its first message.
-        used: tokens of its rendering, as far as known.
-        cached: how many of them are in memory or on disk and need no prefill.
         read_only: another window holds it; turns are refused.
     """
 
     conversation: int | None
     title: str = ""
-    used: int = 0
-    cached: int = 0
     read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How long the current conversation is, which takes a moment and a model to find out.
+
+    Attributes:
+        used: tokens of its rendering.
+        cached: how many of them are in memory or on disk and need no prefill.
+    """
+
+    conversation: int | None
+    used: int
+    cached: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +163,4 @@ class Failed:
 
 
 TurnEvent = TurnStarted | Titled | PrefillProgress | Thinking | Answer | ToolCall | Notice | Done
-Event = Loading | Loaded | Unloaded | Opened | TurnEvent | Cancelled | Failed
+Event = Loading | Loaded | Unloaded | Opened | Measured | TurnEvent | Cancelled | Failed

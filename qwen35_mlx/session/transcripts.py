@@ -226,6 +226,19 @@ class Transcripts(Store):
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
         return message_of(row)
 
+    def position(self, message: int) -> tuple[int, int]:
+        """Which version of how many a message is, as `Conversation.position` without the rest."""
+        with self.reading() as db:
+            row = db.execute(
+                "SELECT sum(other.id <= one.id), count(*) FROM messages one JOIN messages other"
+                " ON other.conversation = one.conversation AND other.parent IS one.parent"
+                " WHERE one.id = ?",
+                (message,),
+            ).fetchone()
+        if row is None or not row[1]:
+            raise Qwen35Error(f"message {message} is not there (any more): open the list again")
+        return row[0], row[1]
+
     def _change(self, message: int, changes: Message, *, durable: bool = True) -> None:
         """Write what a reply changes: all but its place, role, model and time."""
         values = values_of(changes)

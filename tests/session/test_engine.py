@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from qwen35_mlx.session.events import (
     Failed,
     Loaded,
     Loading,
+    Measured,
     Notice,
     Opened,
     PrefillProgress,
@@ -175,8 +177,7 @@ def test_retry_edit_and_select_go_through_the_tree(durable, library):
     assert tree.siblings(edited.user) == (started.user, edited.user)
     assert tree.siblings(again.reply) == (started.reply, again.reply)
     durable.ask(Select(started.reply))
-    opened = of_kind(wait_for(durable, Opened), Opened)
-    assert opened.used > 0
+    assert of_kind(wait_for(durable, Measured), Measured).used > 0
     assert library.conversation(started.conversation).leaf == started.reply
 
 
@@ -188,13 +189,48 @@ def test_another_conversation_in_between_and_then_the_first_again(durable):
     durable.ask(Send("Question 2"))
     assert of_kind(wait_for(durable, Done), TurnStarted).conversation != first
     durable.ask(Open(first))
-    opened = of_kind(wait_for(durable, Opened), Opened)
+    events = wait_for(durable, Measured)
+    opened = of_kind(events, Opened)
     assert (opened.conversation, opened.read_only) == (first, False)
-    assert 0 < opened.cached <= opened.used
+    measured = of_kind(events, Measured)
+    assert measured.conversation == first
+    assert 0 < measured.cached <= measured.used
     durable.ask(Send("Question 3"))
     done = wait_for(durable, Done)[-1]
     assert isinstance(done, Done)
-    assert done.figures.cached_tokens >= opened.cached
+    assert done.figures.cached_tokens >= measured.cached
+
+
+def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folder, library):
+    number = library.create(title="Old")
+    asked = library.add_message(number, None, "user", "Question 1 " * 20)
+    library.add_message(number, asked.id, "assistant", "so")
+    engine = EngineThread(str(model_folder), settings=SETTINGS, library=library)
+    engine.ask(Open(number))
+    engine.start()
+    events = wait_for(engine, Measured)
+    engine.close()
+    kinds = [type(event) for event in events]
+    assert kinds.index(Opened) < kinds.index(Loaded) < kinds.index(Measured)
+    assert of_kind(events, Measured).used > 20
+
+
+def test_whoever_leafs_through_conversations_waits_for_no_measure(durable, library, monkeypatch):
+    numbers = [library.create(title=str(n)) for n in range(3)]
+    all_asked = threading.Event()
+    opened = durable._open
+
+    def slow(conversation: int | None) -> None:
+        all_asked.wait(60)
+        opened(conversation)
+
+    monkeypatch.setattr(durable, "_open", slow)
+    for number in numbers:
+        durable.ask(Open(number))
+    all_asked.set()
+    events = wait_for(durable, Measured)
+    assert [e.conversation for e in events if isinstance(e, Opened)] == numbers
+    assert of_kind(events, Measured).conversation == numbers[-1]
 
 
 def test_a_conversation_open_elsewhere_is_read_only(durable, library):

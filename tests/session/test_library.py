@@ -98,6 +98,9 @@ def test_other_versions_keep_the_old_path(library: Library) -> None:
     assert tree.leaf == edit
     assert tree.siblings(first) == (first, retry)
     assert tree.siblings(edit) == (question, edit)
+    asked(library, "another conversation")
+    for message in (question, first, retry, edit):
+        assert library.position(message) == tree.position(message)
     library.select(conversation, first)
     assert [message.id for message in library.conversation(conversation).path()] == [
         question,
@@ -120,6 +123,7 @@ def test_what_is_not_there_is_named_and_changes_nothing(library: Library) -> Non
         (lambda: library.update_reply(99, "x"), "message 99"),
         (lambda: library.finish_reply(99, "x"), "message 99"),
         (lambda: library.message(99), "message 99"),
+        (lambda: library.position(99), "message 99"),
         (lambda: library.conversation(99), "conversation 99"),
         (lambda: library.rename(99, "x"), "conversation 99"),
         (lambda: library.configure(99, Configure()), "conversation 99"),

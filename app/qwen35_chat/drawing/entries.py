@@ -8,7 +8,7 @@ from typing import Any, Literal
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.drawing.lines import BLANK, Line, Text, action, laid_out
+from qwen35_chat.drawing.lines import BLANK, Code, Line, Text, action, laid_out
 from qwen35_chat.drawing.markdown import Growing, Markdown
 from qwen35_chat.plain import visible
 
@@ -49,6 +49,11 @@ class Entry:
     @property
     def codes(self) -> list[str]:
         """The code in it, block by block."""
+        return []
+
+    @property
+    def colourless(self) -> list[Code]:
+        """The code in it that has no colours yet, once it is laid out."""
         return []
 
     def touch(self) -> None:
@@ -157,6 +162,7 @@ class ReplyEntry(Entry):
         self._live = Growing()
         self._live_thinking = Growing()
         self._markdown: Markdown | None = None
+        self._thoughts: Markdown | None = None
         if not complete:
             self._live.feed(visible(answer))
             self._live_thinking.feed(visible(thinking))
@@ -168,6 +174,13 @@ class ReplyEntry(Entry):
     @property
     def codes(self) -> list[str]:
         return self._rendered().codes
+
+    @property
+    def colourless(self) -> list[Code]:
+        if not self._complete:
+            return []
+        texts = [self._thoughts if self.view == "open" else None, self._markdown]
+        return [code for text in texts if text is not None for code in text.colourless]
 
     @property
     def said_nothing(self) -> bool:
@@ -251,7 +264,9 @@ class ReplyEntry(Entry):
         lines = laid_out(head.stylize(action("fold", self.key)), width)
         if self.view == "open":
             if self._complete:
-                body = Markdown(visible(self.thinking.strip())).lines(width - 2)
+                if self._thoughts is None:
+                    self._thoughts = Markdown(visible(self.thinking.strip()))
+                body = self._thoughts.lines(width - 2)
             else:
                 body = self._live_thinking.lines(width - 2)
             for line in body:

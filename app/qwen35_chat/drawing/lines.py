@@ -16,7 +16,7 @@ from textual.style import Style
 
 TAB = 4  # cells
 SMALLEST_COLUMN = 6  # cells of a table's column, below which rows become records
-LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold up the screen
+LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would take the interpreter for too long
 _WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
 
@@ -109,7 +109,7 @@ class Code:
 
     Attributes:
         number: which of its message's blocks this is, for the key that copies it; None while
-            it is being written: then it has no colours either.
+            it is being written: then it cannot have colours either.
         head: whether the line above it is drawn.
     """
 
@@ -119,11 +119,12 @@ class Code:
     head: bool = True
     rest: str = ""
     _contents: list[Content] | None = field(default=None, init=False)
+    _looked: bool = field(default=False, init=False)  # for colours, whether they were found or not
 
     def lines(self, width: int) -> list[Line]:
         lines = [self._header(width)] if self.head else []
         if self._contents is None:
-            self._contents = self._coloured()
+            self._contents = [Content(line) for line in self._text.split("\n")]
         prefix = f"{self.rest} "
         for content in self._contents:
             lines += laid_out(content, width - 1, prefix, prefix, ".code")
@@ -140,15 +141,30 @@ class Code:
             )
         return Line(label, len(label.plain), fill=".code-head")
 
-    def _coloured(self) -> list[Content]:
-        code = self.code.rstrip("\n")
-        plain = [Content(line) for line in code.split("\n")]
-        if self.number is None or not self.language or len(code) > LONGEST_HIGHLIGHT:
-            return plain
+    @property
+    def _text(self) -> str:
+        return self.code.rstrip("\n")
+
+    @property
+    def colourless(self) -> bool:
+        """Whether `colour` was not called yet, and may make a difference."""
+        return (
+            not self._looked
+            and self.number is not None
+            and bool(self.language)
+            and len(self.code) <= LONGEST_HIGHLIGHT
+        )
+
+    def colour(self) -> None:
+        """Give it colours, which lines have that are laid out from then on.
+
+        Takes as long as a hundred frames for a long block, and may run on any thread.
+        """
         # Imported with the first code: it is much to load.
         from qwen35_chat.drawing.colours import coloured
 
-        return coloured(code, self.language) or plain
+        self._looked = True
+        self._contents = coloured(self._text, self.language) or self._contents
 
 
 def action(name: str, *arguments: object) -> Style:

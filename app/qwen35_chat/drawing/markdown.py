@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.tree import SyntaxTreeNode
 
-# A fence that is being written is laid out in chunks of so many lines, each of them once.
-CHUNK_LINES = 40
 # A paragraph or list that is being written is parsed again with every piece, up to this.
 OPEN_CHARACTERS = 2_000
 WEB = ("https://", "http://")
@@ -51,6 +49,11 @@ class Markdown:
 
     def lines(self, width: int) -> list[Line]:
         return [line for block in self._blocks for line in block.lines(width)]
+
+    @property
+    def colourless(self) -> list[Code]:
+        """The code that has no colours yet."""
+        return [block for block in self._blocks if isinstance(block, Code) and block.colourless]
 
     def _block(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
         match node.type:
@@ -151,7 +154,7 @@ def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
 class Growing:
     """A text that is being written: what is complete is laid out once.
 
-    Blocks end at an empty line. An open fence is plain text, in chunks; the rest of what is open
+    Blocks end at an empty line. An open fence is plain text, line by line; the rest of what is open
     is parsed again with each piece. The last word is `Markdown`'s, when all is there.
     """
 
@@ -212,11 +215,10 @@ class Growing:
             self._open = self._open[end.end() + 1 :]
             self._fence = ""
             return True
-        if self._open.count("\n") <= CHUNK_LINES or end:
+        if end or "\n" not in self._open:
             return False
-        lines = self._open.splitlines(keepends=True)
-        self._done.append(self._code("".join(lines[:CHUNK_LINES])))
-        self._open = "".join(lines[CHUNK_LINES:])
+        line, _, self._open = self._open.partition("\n")
+        self._done.append(self._code(line))
         return True
 
     def _code(self, code: str) -> Code:

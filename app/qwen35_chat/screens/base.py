@@ -39,7 +39,7 @@ class ChatBase(Screen[None]):
         self.queue_line = Static("", id="queue", markup=False)
         self.completions = Completions()
         self.activity = Activity()
-        self.composer = Composer(self.completions)
+        self.composer = Composer(self.completions, self.complete)
         self.status = Status()
         self.hello = ""
         self.editing: int | None = None
@@ -55,6 +55,10 @@ class ChatBase(Screen[None]):
 
     def turn_parts(self) -> list[str]:
         """What the turn is doing."""
+        raise NotImplementedError
+
+    def complete(self) -> None:
+        """List what may follow what is typed."""
         raise NotImplementedError
 
     def save_draft(self) -> None:

@@ -56,6 +56,7 @@ class ChatScreen(Acts):
         demo: whether it begins with the demonstration model.
         conversation: to go on with.
         clock: seconds, for what is timed on the screen.
+        ready: as for `ChatApp`.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,8 +71,10 @@ class ChatScreen(Acts):
         demo: bool = False,
         conversation: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(desk, clock)
+        self._ready = ready
         self.demo = demo
         self.hello = DEMO_HELLO if demo and conversation is None else ""
         self._first = conversation
@@ -105,6 +108,7 @@ class ChatScreen(Acts):
         self.set_interval(SETTINGS_SECONDS, self._reload_settings)
 
     def _start(self) -> None:
+        self._ready()
         self.desk.start(self._first)
 
     def _welcome_or_path(self) -> None:
@@ -142,7 +146,8 @@ class ChatScreen(Acts):
     # What happens
 
     async def _drain(self) -> None:
-        if not self._pace.due():
+        # What the user has asked for is shown at once; only a reply can be slowed down by it.
+        if self.desk.busy and not self._pace.due():
             return
         for event in self.desk.poll():
             started = self.desk.started
@@ -160,6 +165,7 @@ class ChatScreen(Acts):
                 self.loading_cue = ""
                 self.status.update(model=short_name(model), context=context)
                 self._counter.use(model)
+                self._ready()
             case Unloaded():
                 self.say("The model's memory was given back; the next message loads it again")
             case Opened():
@@ -224,6 +230,12 @@ class ChatScreen(Acts):
         await self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        self.complete()
+        if self._draft_timer is not None:
+            self._draft_timer.stop()
+        self._draft_timer = self.set_timer(DRAFT_SECONDS, self.save_draft)
+
+    def complete(self) -> None:
         before = self.composer.before_cursor
         choices = commands_for(before) if self.composer.text == before else []
         if not choices and (query := mention_before(before)) is not None:
@@ -233,11 +245,8 @@ class ChatScreen(Acts):
                 self._count(choices[0].label)
         # What a whole command's name would complete to is that name.
         self.completions.show(
-            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label]
+            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label], before
         )
-        if self._draft_timer is not None:
-            self._draft_timer.stop()
-        self._draft_timer = self.set_timer(DRAFT_SECONDS, self.save_draft)
 
     def _list_files(self) -> None:
         now = time.monotonic()
@@ -253,7 +262,7 @@ class ChatScreen(Acts):
     def _found_files(self, found: list[str]) -> None:
         if found != self._files:
             self._files = found
-            self.on_text_area_changed(TextArea.Changed(self.composer))
+            self.complete()
 
     @work(thread=True, exclusive=True, group="count")
     def _count(self, name: str) -> None:

@@ -1,5 +1,6 @@
 """Turns on the screen: what is sent, how the reply comes in, and how it ends."""
 
+from contextlib import suppress
 from typing import Any, Literal
 
 from qwen35_chat.desk import END_NOTES, Desk
@@ -145,7 +146,7 @@ class Turns(ChatBase):
                 reply.message = message
                 if self._asked is not None:
                     self._asked.message = user
-                self._place(user)
+                self._place()
             case PrefillProgress():
                 self._doing = "reading"
                 self._reading_since = self._since(self._reading_since)
@@ -204,21 +205,17 @@ class Turns(ChatBase):
             self._end_thinking(self._reply)
             self._reply.finish(note, error=error)
             if self._reply.message is not None:
-                self._place(self._reply.message)
+                self._place()
         self._asked = self._reply = None
         self._sent = ""
 
-    def _place(self, message: int) -> None:
-        """Show which version of how many a message and its reply are."""
-        try:
-            stored = self.desk.stored()
-        except Qwen35Error:
-            return
-        if stored is None:
-            return
+    def _place(self) -> None:
+        """Show which version of how many the last message and its reply are."""
         for entry in self.transcript.entries[-4:]:
-            if entry.message is not None and any(m.id == entry.message for m in stored.messages):
-                position = stored.position(entry.message)
+            if entry.message is None:
+                continue
+            with suppress(Qwen35Error):  # not stored
+                position = self.desk.library.position(entry.message)
                 if position != entry.siblings:
                     entry.siblings = position
                     entry.touch()

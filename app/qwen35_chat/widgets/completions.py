@@ -11,14 +11,20 @@ from qwen35_chat.plain import visible
 
 
 class Completions(OptionList, can_focus=False):
-    """Completions to choose from with Up, Down and Tab; hidden while there are none."""
+    """Completions to choose from with Up, Down and Tab; hidden while there are none.
+
+    Attributes:
+        about: the text that they may follow.
+    """
 
     def __init__(self) -> None:
         super().__init__(markup=False, compact=True)
         self.choices: Sequence[Choice] = []
+        self.about = ""
         self.display = False
 
-    def show(self, choices: Sequence[Choice]) -> None:
+    def show(self, choices: Sequence[Choice], about: str = "") -> None:
+        self.about = about
         if list(choices) == list(self.choices):
             return
         self.choices = list(choices)
@@ -44,7 +50,7 @@ class Completions(OptionList, can_focus=False):
                 Choice(c.insert, c.replaces, c.label, hint if c.label == label else c.hint)
                 for c in self.choices
             ]
-            self.show(changed)
+            self.show(changed, self.about)
             self.highlighted = at
 
     @property

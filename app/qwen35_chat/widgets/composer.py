@@ -1,7 +1,11 @@
 """Where the user writes."""
 
+from collections.abc import Callable
+
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from qwen35_chat.attachments import Chips
@@ -10,6 +14,9 @@ from qwen35_chat.widgets.completions import Completions
 
 class Composer(TextArea):
     """A text area that grows with its text, with completion and history.
+
+    Args:
+        complete: brings the completions up to what stands before the cursor.
 
     Keys that belong to what is typed are handled here and not as bindings: those run later than
     the characters that are typed after them.
@@ -36,7 +43,7 @@ class Composer(TextArea):
             super().__init__()
             self.name = name
 
-    def __init__(self, completions: Completions) -> None:
+    def __init__(self, completions: Completions, complete: Callable[[], None]) -> None:
         super().__init__(
             placeholder="Write a message, / for commands, @ for a file",
             soft_wrap=True,
@@ -49,6 +56,8 @@ class Composer(TextArea):
         # Keys of commands that act on what is typed; another table may remap them.
         self.typed_keys: dict[str, str] = {}
         self._completions = completions
+        self._complete = complete
+        self._styled = False
 
     async def _on_key(self, event: events.Key) -> None:
         if self._completing(event.key) or self._empty_line(event.key):
@@ -79,6 +88,9 @@ class Composer(TextArea):
     def _completing(self, key: str) -> bool:
         """Whether the list of completions took the key."""
         completions = self._completions
+        if completions.choices and completions.about != self.before_cursor:
+            # Keys may come faster than the screen hears of what they have changed.
+            self._complete()
         choice = completions.chosen
         if choice is None:
             return False
@@ -116,6 +128,18 @@ class Composer(TextArea):
 
     def _at_edge(self, key: str) -> bool:
         return self.cursor_at_first_line if key == "up" else self.cursor_at_last_line
+
+    def notify_style_update(self) -> None:
+        self._styled = False
+        super().notify_style_update()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """As a text area does, which looks up all of its colours each time, also for a frame in
+        which only what is above it has changed."""
+        if self._styled:
+            return super(TextArea, self).render_lines(crop)
+        self._styled = True
+        return super().render_lines(crop)
 
     @property
     def before_cursor(self) -> str:

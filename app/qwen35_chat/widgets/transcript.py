@@ -5,12 +5,13 @@ laid out, so that a guess is put right before it can be seen, and the view stays
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice
 from typing import ClassVar
 
 from rich.segment import Segment
-from textual.geometry import Size
+from textual import work
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
@@ -18,10 +19,11 @@ from textual.strip import Strip
 from textual.style import Style
 
 from qwen35_chat.drawing.entries import Entry
-from qwen35_chat.drawing.lines import BLANK, Line
+from qwen35_chat.drawing.lines import BLANK, Code, Line
 
 WIDEST = 110  # columns of text: longer lines are hard to read
-CACHED_STRIPS = 2_000
+# Each is some twenty objects, at all of which the garbage collector looks.
+CACHED_SCREENS = 4
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -52,6 +54,13 @@ class Transcript(ScrollView, can_focus=True):
             self.argument = argument
             self.entry = entry
 
+    class Coloured(Message):
+        """The code in these entries has its colours."""
+
+        def __init__(self, entries: Sequence[Entry]):
+            super().__init__()
+            self.entries = entries
+
     def __init__(self) -> None:
         super().__init__()
         self.entries: list[Entry] = []
@@ -63,6 +72,7 @@ class Transcript(ScrollView, can_focus=True):
         self._following = True
         self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
         self._settling = False
+        self._colouring = False
         self._strips: dict[int, tuple[Line, bool, Strip]] = {}
 
     # -- what is in it
@@ -123,7 +133,7 @@ class Transcript(ScrollView, can_focus=True):
                 self._measure_down(top, above + 2 * size.height)
                 self._measure_up(top - 1, size.height)
             self._tops = [0, *accumulate(self._heights)]
-            self.virtual_size = Size(size.width, self._tops[-1])
+            self._grow(Size(size.width, self._tops[-1]))
             if self._following:
                 to = self.max_scroll_y
             else:
@@ -134,7 +144,19 @@ class Transcript(ScrollView, can_focus=True):
             self._keep_place()
         finally:
             self._settling = False
+        self._want_colours()
         self.refresh()
+
+    def _grow(self, size: Size) -> None:
+        """Have this virtual size.
+
+        The attribute would lay out the whole screen again with every line that is written; but the
+        scrollbar is always there, and nothing else depends on it.
+        """
+        self.set_reactive(Transcript.virtual_size, size)  # pyright: ignore[reportArgumentType]
+        bar = self.vertical_scrollbar
+        bar.window_virtual_size = size.height
+        bar.window_size = self.scrollable_content_region.height
 
     def _guess(self) -> None:
         self._heights = [entry.estimate(self._columns) for entry in self.entries]
@@ -170,6 +192,31 @@ class Transcript(ScrollView, can_focus=True):
             self.settle()
 
     def on_resize(self) -> None:
+        self.settle()
+
+    # -- colours, which take too long to wait for
+
+    def _want_colours(self) -> None:
+        top, height = round(self.scroll_y), self.scrollable_content_region.height
+        first = max(bisect_right(self._tops, top) - 1, 0)
+        inside = self.entries[first : bisect_right(self._tops, top + height)]
+        wanted = [entry for entry in inside if entry.colourless]
+        if wanted and not self._colouring:
+            self._colouring = True
+            self._colour([(entry, entry.colourless) for entry in wanted])
+
+    @work(thread=True, group="colours")
+    def _colour(self, wanted: Sequence[tuple[Entry, Sequence[Code]]]) -> None:
+        for _, codes in wanted:
+            for code in codes:
+                code.colour()
+        self.post_message(self.Coloured([entry for entry, _ in wanted]))
+
+    def on_transcript_coloured(self, event: Coloured) -> None:
+        event.stop()
+        self._colouring = False
+        for entry in event.entries:
+            entry.touch()
         self.settle()
 
     def scroll_page(self, direction: int) -> None:
@@ -227,14 +274,28 @@ class Transcript(ScrollView, can_focus=True):
         offset = y - self._tops[at]
         return self.entries[at], lines[offset] if offset < len(lines) else Line(BLANK)
 
-    def render_line(self, y: int) -> Strip:
-        at = round(self.scroll_y) + y
-        width = self.scrollable_content_region.width
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The lines in view. They fill the widget, which has neither border nor padding: so there
+        is nothing to add to them, which Textual takes longer for than the lines do."""
+        top, width = round(self.scroll_y), self.scrollable_content_region.width
+        selection = self.text_selection
+        strips = [self._drawn(top + y, width, selection) for y in crop.line_range]
+        _, background = self.background_colors
+        for line_filter in self.get_line_filters():
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        hover = self.hover_style
+        if hover.link_id and "@click" in hover.meta:
+            strips = [strip.style_links(hover.link_id, self.link_style_hover) for strip in strips]
+        if crop.column_span != (0, self.size.width):
+            strips = [strip.crop(*crop.column_span) for strip in strips]
+        return strips
+
+    def _drawn(self, at: int, width: int, selection: Selection | None) -> Strip:
+        """The line that is `at` rows from the beginning."""
         found = self._line(at)
         if found is None:
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.visual_style.rich_style)
         entry, line = found
-        selection = self.text_selection
         span = selection.get_span(at) if selection is not None else None
         strip = self._strip(entry, line, width, span)
         return strip.apply_offsets(0, at)
@@ -244,18 +305,17 @@ class Transcript(ScrollView, can_focus=True):
         cached = self._strips.get(id(line))
         if cached and cached[:2] == (line, marked) and cached[2].cell_length == width and not span:
             return cached[2]
-        base = self._parse(line.fill) if line.fill else self.visual_style
+        plain = self.visual_style
+        base = self._parse(line.fill) if line.fill else plain
         content = line.content
         if span is not None:
             start, end = _within(span, entry, content.plain)
             selected = self.screen.get_visual_style("screen--selection")
             content = content.stylize(selected, max(start, line.prefix), end)
-        gutter = self._parse(".mark") if marked else self.visual_style
+        gutter = self._parse(".mark") if marked else plain
         segments = [
             Segment("▌" if marked else " ", gutter.rich_style),
-            Segment(
-                " " * entry.indent, (base if entry.indent == 1 else self.visual_style).rich_style
-            ),
+            Segment(" " * entry.indent, (base if entry.indent == 1 else plain).rich_style),
         ]
         segments += [
             Segment(text, (base + style).rich_style)
@@ -263,10 +323,11 @@ class Transcript(ScrollView, can_focus=True):
         ]
         reach = min(width, self._columns + 1)
         strip = Strip(segments).crop_extend(0, reach, base.rich_style)
-        strip = strip.crop_extend(0, width, self.rich_style)
+        strip = strip.crop_extend(0, width, plain.rich_style)
         if span is None:
-            if len(self._strips) > CACHED_STRIPS:
-                self._strips.clear()
+            if len(self._strips) > CACHED_SCREENS * self.size.height:
+                for oldest in list(islice(self._strips, len(self._strips) // 2)):
+                    del self._strips[oldest]
             self._strips[id(line)] = (line, marked, strip)
         return strip
 
