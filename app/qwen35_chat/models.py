@@ -173,4 +173,4 @@ def checkpoint(name: str, folder: Path) -> Known | None:
         context = int(text.get("max_position_embeddings", 0))
     except (KeyError, TypeError, ValueError, OSError):
         return None
-    return Known(name, weights, per_token, state, folder, name, context)
+    return Known(name, weights, per_token, state, folder, context=context)
