@@ -157,7 +157,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "expand", "Expand paste", "put the whole text in place of [paste 1: 40 lines]",
-        lambda do, _: do.expand_paste(), keys="f8", slash="expand", screen=True,
+        lambda do, _: do.expand_paste(), keys="f8", screen=True,
     ),
     Command(
         "messages", "To the messages", "mark a message, to act on it", lambda do, _: do.messages(),

@@ -159,7 +159,7 @@ class ChatScreen(Acts):
             started = self.desk.started is not None
             self.desk.take(event)
             self._take(event, *before, started=started)
-        if download := self.desk.end_of_download() if self.is_current else None:
+        if download := self.desk.end_of_download() if self.app.screen is self else None:
             said, error = ended(download, self.key("models"))
             self.say(said, error=error)
         self.show_cue()
