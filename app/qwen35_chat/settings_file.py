@@ -64,7 +64,9 @@ class SettingsFile:
         """
         if value is not None and (why := problem(name, value, self._commands)):
             raise Qwen35Error(f"{name} {why}")
-        text = with_value(self._text() or HEADER, name, value)
+        before = self._text() or HEADER
+        parse(before, self.file or Path(FILE), self._commands)  # its own mistakes, in its own lines
+        text = with_value(before, name, value)
         parsed = parse(text, self.file or Path(FILE), self._commands)
         if self.file is None:
             self._memory = text

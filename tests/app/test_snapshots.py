@@ -228,7 +228,7 @@ async def several(at: Driver, pinned: Clock) -> None:
     pinned.now = 1_764_000_000.0
 
 
-async def test_sessions(home: Path, pinned, same) -> None:
+async def test_the_list_of_conversations(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         await several(at, pinned)
         await at.press("ctrl+s")
@@ -242,7 +242,7 @@ async def test_search(home: Path, pinned, same) -> None:
         assert await same(at)
 
 
-async def test_models(home: Path, pinned, same) -> None:
+async def test_the_list_of_models(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         await at.press("ctrl+l")
         assert await same(at)
@@ -256,14 +256,14 @@ async def test_models_while_one_is_downloaded(home: Path, pinned, same) -> None:
         assert await same(at)
 
 
-async def test_settings(home: Path, pinned, same) -> None:
+async def test_the_list_of_settings(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         await at.send("/preset precise")
         await at.press("f2")
         assert await same(at)
 
 
-async def test_help(home: Path, pinned, same) -> None:
+async def test_the_keys(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         await at.press("f1")
         assert await same(at)

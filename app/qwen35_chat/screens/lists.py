@@ -218,9 +218,10 @@ class SettingsList(Picker):
         file: Path | None,
         change: Callable[[str, str], None],
     ):
-        super().__init__("Settings", self._found, hint="Enter changes it, Esc goes back")
+        place = f", kept in {_short(file)}" if file is not None else ""
+        hint = "Enter changes it, Esc goes back"
+        super().__init__(f"Settings{place}", self._found, hint=hint)
         self._settings = settings
-        self._file = file
         self._change = change
         self._explained = ""
 
@@ -232,8 +233,8 @@ class SettingsList(Picker):
             value = shown_value(now, name)
             shown = one_line(value) if value else Content.styled("none", "dim")
             rows.append(Row(name, Content.assemble((f"{name:<29}", "bold"), shown)))
-        if self._file is not None and not words:
-            rows.append(Row("", Content(f"They are in {self._file}, with keys under [keys]")))
+        if not words:
+            rows.append(Row("", Content("Keys are changed in the file, under [keys]")))
         return rows
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -264,6 +265,12 @@ class SettingsList(Picker):
         except Qwen35Error as error:
             self.say(str(error), error=True)
         self.reload(name)
+
+
+def _short(file: Path) -> str:
+    """A path for people."""
+    home = Path.home()
+    return visible(f"~/{file.relative_to(home)}" if file.is_relative_to(home) else str(file))
 
 
 def _help(settings: Settings, name: str) -> str:
