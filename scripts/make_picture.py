@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qwen35_chat.app import ChatApp
 from qwen35_chat.desk import Desk
-from qwen35_chat.settings import SettingsFile
+from qwen35_chat.settings_file import SettingsFile
 
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.library import Library

@@ -8,11 +8,9 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ClassVar
 
 from textual import work
 from textual.app import App
-from textual.binding import Binding, BindingType
 
 from qwen35_chat import clipboard
 from qwen35_chat.desk import Desk
@@ -20,7 +18,7 @@ from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.themes import DARK, LIGHT, use_theme
 
 
-class ChatApp(App[None]):
+class ChatApp(App[None], inherit_bindings=False):
     """One window.
 
     Args:
@@ -35,10 +33,6 @@ class ChatApp(App[None]):
     CSS_PATH = "app.tcss"
     TITLE = "qwen35-chat"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        # From wherever: the app's own names for these are others.
-        Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
-    ]
 
     def __init__(
         self,

@@ -7,9 +7,11 @@ screen (or the linear mode) and what was written after the slash name.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from inspect import isawaitable
 from typing import Any, Literal
 
+from qwen35_chat.keys import key_names, shown_keys
 from qwen35_mlx.errors import Qwen35Error
 
 Scope = Literal["chat", "messages", "sessions", "models"]
@@ -155,7 +157,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "expand", "Expand paste", "put the whole text in place of [paste 1: 40 lines]",
-        lambda do, _: do.expand_paste(), keys="f8", slash="expand", screen=True,
+        lambda do, _: do.expand_paste(), keys="f8", screen=True,
     ),
     Command(
         "messages", "To the messages", "mark a message, to act on it", lambda do, _: do.messages(),
@@ -209,13 +211,13 @@ COMMANDS: tuple[Command, ...] = (
     Command("session_undo", "Bring back", "bring back what was deleted last",
             lambda do, _: do.undo(), keys="ctrl+z", scope="sessions", screen=True),
     Command("session_export", "Export", "write it to a Markdown file here",
-            lambda do, _: do.export_marked(), keys="ctrl+e", scope="sessions", screen=True),
+            lambda do, _: do.export_marked(), keys="ctrl+o", scope="sessions", screen=True),
     Command("model_cancel", "Stop download", "stop the download; it can be resumed",
             lambda do, _: do.cancel_download(), keys="ctrl+d", scope="models", screen=True),
     Command("model_unload", "Unload", "give the loaded model's memory back",
-            lambda do, _: do.unload(), keys="ctrl+u", scope="models", screen=True),
+            lambda do, _: do.unload(), keys="ctrl+g", scope="models", screen=True),
 )  # fmt: skip
-NAMES = frozenset(command.name for command in COMMANDS)
+SCOPE_OF: Mapping[str, Scope] = {command.name: command.scope for command in COMMANDS}
 BY_SLASH: Mapping[str, Command] = {c.slash: c for c in COMMANDS if c.slash}
 
 
@@ -224,46 +226,58 @@ def in_scope(scope: Scope) -> list[Command]:
 
 
 def parse_slash(text: str) -> tuple[Command, str] | None:
-    """The command that a line like `/rename A title` calls; None if it is a message."""
-    match = re.fullmatch(r"/([a-z]+)(?:\s+(.*))?", text.strip(), re.DOTALL)
-    if not match or match.group(1) not in BY_SLASH:
+    """The command that a line like `/rename A title` calls; None if it is a message.
+
+    Raises:
+        Qwen35Error: it looks like a command, and there is none of this name.
+    """
+    match = re.fullmatch(r"/([A-Za-z]+)(?:\s+(.*))?", text.strip(), re.DOTALL)
+    if not match:
         return None
-    return BY_SLASH[match.group(1)], (match.group(2) or "").strip()
-
-
-_SHOWN = {
-    "escape": "Esc", "pageup": "Page Up", "pagedown": "Page Down", "enter": "Enter",
-    "space": "Space", "tab": "Tab", "left": "Left", "right": "Right", "up": "Up", "down": "Down",
-    "end": "End",
-}  # fmt: skip
-
-
-def shown_keys(keys: str) -> str:
-    """Keys for people: "ctrl+s,f2" -> "Ctrl+S, F2"."""
-
-    def one(key: str) -> str:
-        parts = key.strip().split("+")
-        names = [_SHOWN.get(part, part.upper() if len(part) < 4 else part) for part in parts]
-        named = ["Ctrl" if p == "ctrl" else "Shift" if p == "shift" else n
-                 for p, n in zip(parts, names, strict=True)]  # fmt: skip
-        return named[0].lower() if len(key) == 1 else "+".join(named)
-
-    return ", ".join(one(key) for key in keys.split(",") if key.strip())
+    name, argument = match.group(1).lower(), (match.group(2) or "").strip()
+    if name in BY_SLASH:
+        return BY_SLASH[name], argument
+    if like := get_close_matches(name, BY_SLASH, 1, cutoff=0.7):
+        raise Qwen35Error(f"there is no command /{name}; did you mean /{like[0]}?")
+    if not argument:
+        raise Qwen35Error(f"there is no command /{name}: /help lists them")
+    return None
 
 
 def keys_of(command: Command, remapped: Mapping[str, str]) -> str:
-    return remapped.get(command.name, command.keys)
+    """The keys of a command, as they are written in the settings."""
+    own = remapped.get(command.name, command.keys)
+    if command.name in remapped:
+        return own
+    # A key that the settings give to another command of the same place is lost here.
+    taken = {
+        key
+        for other in in_scope(command.scope)
+        if other.name in remapped
+        for key in key_names(remapped[other.name])
+    }
+    return ",".join(key for key in key_names(own) if key not in taken)
+
+
+def keymap(scope: Scope, remapped: Mapping[str, str]) -> dict[str, Command]:
+    """Each key, as Textual names it, and the command that it calls."""
+    found: dict[str, Command] = {}
+    for command in in_scope(scope):
+        for key in key_names(keys_of(command, remapped)):
+            found.setdefault(key, command)
+    return found
 
 
 def key_table() -> str:
-    """The README's tables of keys and commands."""
+    """The README's tables of keys and commands; the names are those that `[keys]` has."""
     parts: list[str] = []
     for scope, title in SCOPES.items():
-        rows = [f"{title}:", "", "| key | command | |", "|---|---|---|"]
+        rows = [f"{title}:", "", "| key | command | | name |", "|---|---|---|---|"]
         for command in in_scope(scope):
             argument = f" {command.argument}" if command.argument else ""
             slash = f"`/{command.slash}{argument}`" if command.slash else ""
-            rows.append(f"| {shown_keys(command.keys)} | {slash} | {command.help} |")
+            keys = shown_keys(command.keys)
+            rows.append(f"| {keys} | {slash} | {command.help} | {command.name} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 

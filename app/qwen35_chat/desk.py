@@ -3,14 +3,13 @@
 Knows neither Textual nor MLX. Calls come from one thread.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
-from pathlib import Path
 
 from qwen35_chat.download import Download
 from qwen35_chat.history import History
-from qwen35_chat.settings import Settings, SettingsFile
+from qwen35_chat.merging import merged
+from qwen35_chat.settings import Settings
+from qwen35_chat.settings_file import SettingsFile
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.conversation import Conversation, Message
 from qwen35_mlx.session.engine import Engine
@@ -43,20 +42,6 @@ END_NOTES: dict[FinishReason, str] = {
 }
 
 
-def merged(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events: neighbouring pieces of text in one, and of progress the latest."""
-    for kind, neighbours in groupby(events, type):
-        group = list(neighbours)
-        if kind is Answer:
-            yield Answer("".join(event.text for event in group if isinstance(event, Answer)))
-        elif kind is Thinking:
-            yield Thinking("".join(event.text for event in group if isinstance(event, Thinking)))
-        elif kind in (Loading, PrefillProgress):
-            yield group[-1]
-        else:
-            yield from group
-
-
 class Desk:
     """One window: one conversation at a time, one model.
 
@@ -66,10 +51,12 @@ class Desk:
     Attributes:
         conversation: its id in the library; None for a new one.
         read_only: another window has the conversation.
-        busy: a turn was asked for and has not ended.
+        busy: a turn or a summary was asked for and has not ended.
+        compacting: it is a summary.
         started: that turn's messages are in the library.
         queue: messages that wait for the turn to end.
-        model, context, loaded, failed: the model, and whether it is there or could not be loaded.
+        model, context, loading, loaded, failed: the model, and whether it is on its way, there, or
+            could not be loaded.
         used: tokens of the conversation; cached: how many of them needed no prefill last time.
         download: of a model, while one runs.
         pieces: of text that the running turn has given: about as many as tokens.
@@ -92,10 +79,12 @@ class Desk:
         self.title = ""
         self.read_only = False
         self.busy = False
+        self.compacting = False
         self.started: TurnStarted | None = None
         self.queue: list[str] = []
         self.model = settings.settings.model
         self.context = 0
+        self.loading = False
         self.loaded = False
         self.failed = False
         self.used = 0
@@ -104,6 +93,8 @@ class Desk:
         self.figures: Figures | None = None
         self._seed = seed
         self.download: Download | None = None
+        self._before = ""  # the model that is there until the next one is
+        self._to_keep = ""  # the model that the settings are to name once it is there
         self._deleted: list[int] = []
         self._stopping = False
 
@@ -122,6 +113,7 @@ class Desk:
         self.engine.ask(self.settings.configure(self._seed))
         if conversation is not None:
             self.engine.ask(Open(conversation))
+        self.loading = True
         self.engine.start()
 
     def poll(self) -> list[Event]:
@@ -136,16 +128,19 @@ class Desk:
     def take(self, event: Event) -> None:
         """Keep what an event says about the window; call it with each, in order."""
         match event:
-            case Loading(_, _):
-                self.failed = False
+            case Loading():
+                self.loading, self.failed = True, False
             case Loaded(model, context):
                 self.model, self.context = model, context
-                self.loaded, self.failed = True, False
+                self.loading, self.loaded, self.failed = False, True, False
+                self._before = ""
             case Unloaded():
                 self.loaded = False
             case Opened(conversation, title, read_only):
                 self.conversation, self.title, self.read_only = conversation, title, read_only
                 self.used = self.cached = 0
+                if self.compacting:
+                    self._end()
             case Measured(conversation, used, cached) if conversation == self.conversation:
                 self.used, self.cached = used, cached
             case TurnStarted(conversation):
@@ -160,15 +155,25 @@ class Desk:
                 self.used = figures.prompt_tokens + figures.reply_tokens
                 self._end()
             case Cancelled():
+                self._not_loaded()
                 self._end()
             case Failed(_):
-                self.failed = self.failed or not (self.loaded or self.started)
+                if self.loading and not self._before:
+                    self.failed = True
+                self._not_loaded()
                 self._end()
             case _:
                 pass
 
+    def _not_loaded(self) -> None:
+        """A load that has come to nothing leaves the model that was there, if there was one."""
+        if self.loading and self._before:
+            self.model, self.loaded = self._before, True
+        self.loading = False
+        self._before = self._to_keep = ""
+
     def _end(self) -> None:
-        self.busy = self._stopping = False
+        self.busy = self.compacting = self._stopping = False
         self.started = None
 
     def _turn(self, request: Request) -> None:
@@ -186,16 +191,36 @@ class Desk:
         self._turn(Send(text))
 
     def stop(self) -> None:
-        """Stop the turn, however far it is."""
+        """Stop the turn, however far it is; or the model that is being loaded."""
         if self.busy:
             self._stopping = True
+        if self.busy or self.loading:
             self.engine.cancel()
 
     def use_model(self, model: str) -> None:
-        """Load a model instead of the present one."""
+        """Load a model instead of the present one, which stays if that comes to nothing."""
         self._must_be_idle()
-        self.model, self.loaded, self.failed = model, False, False
+        self._before = self.model if self.loaded else self._before
+        self._to_keep = model
+        self.model, self.loading, self.loaded, self.failed = model, True, False, False
         self.engine.ask(UseModel(model))
+
+    def keep_model(self) -> None:
+        """Begin with this model the next time, too, if it was chosen here and is there now.
+
+        Raises: as `SettingsFile.set`.
+        """
+        if self._to_keep == self.model and self.loaded:
+            self._to_keep = ""
+            self.file.set("model", self.model)
+
+    def end_of_download(self) -> Download | None:
+        """The download that has ended since; it is told once."""
+        ended = self.download
+        if ended is None or ended.running:
+            return None
+        self.download = None
+        return ended
 
     def unload(self) -> None:
         self._must_be_idle()
@@ -205,6 +230,7 @@ class Desk:
         self._must_be_idle()
         if self.conversation is None:
             raise Qwen35Error("there is nothing to compact yet")
+        self.busy = self.compacting = True
         self.engine.ask(Compact())
 
     def configure(self, name: str, value: object) -> Settings:
@@ -328,13 +354,6 @@ class Desk:
 
     def draft(self) -> str:
         return "" if self.read_only else self.library.draft(self.conversation)
-
-    def export_file(self, name: str, title: str) -> Path:
-        """The file that an export is written to: `name`, or one made from the title."""
-        if name:
-            return Path(name).expanduser()
-        plain = "".join(c if c.isalnum() or c in " -_" else " " for c in title)
-        return Path(f"{'-'.join(plain.split())[:60] or 'conversation'}.md")
 
     def _must_be_idle(self) -> None:
         if self.busy:

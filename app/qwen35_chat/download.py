@@ -29,14 +29,20 @@ class Download:
         error: one line, if it failed.
     """
 
-    def __init__(self, name: str, command: Sequence[str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.name = name
+        self._clock = clock
         self.done = 0
         self.total = 0
         self.folder = ""
         self.error = ""
         self.cancelled = False
-        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when something was first known, and what
         self._process = subprocess.Popen(
             command or [sys.executable, "-m", "qwen35_chat.download", name],
             stdin=subprocess.DEVNULL,
@@ -59,10 +65,13 @@ class Download:
     @property
     def seconds_left(self) -> float | None:
         """At the pace so far; None while it cannot be said."""
-        passed = time.monotonic() - self._started
-        if not self.done or not self.total or passed < 1:
+        if self._first is None:
             return None
-        return (self.total - self.done) * passed / self.done
+        since, before = self._first  # what is there from an earlier time has cost nothing now
+        passed, fetched = self._clock() - since, self.done - before
+        if fetched <= 0 or passed < 1:
+            return None
+        return (self.total - self.done) * passed / fetched
 
     def cancel(self) -> None:
         """End it; what is there stays, and the next download goes on from there."""
@@ -81,14 +90,19 @@ class Download:
                 said = json.loads(line)
             except ValueError:
                 continue
+            if not isinstance(said, dict):
+                continue
             if "done" in said:
                 self.done, self.total = int(said["done"]), int(said["total"])
+                self._first = self._first or (self._clock(), self.done)
             self.folder = said.get("folder", self.folder)
             self.error = said.get("error", self.error)
         self._process.wait()
         if not (self.folder or self.error or self.cancelled):
             code = self._process.returncode
-            self.error = f"the download ended with code {code}: try again, it will go on"
+            self.error = (
+                f"the download of {self.name} ended with code {code}: try again, it goes on"
+            )
 
 
 def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int, str], None]:

@@ -14,7 +14,7 @@ def export(desk: Desk, conversation: int, name: str) -> Path:
         Qwen35Error: the file exists, or cannot be written.
     """
     stored = desk.library.conversation(conversation)
-    file = desk.export_file(name, stored.title)
+    file = Path(name).expanduser() if name else _named(stored.title)
     text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
     try:
         with file.open("x", encoding="utf-8") as out:
@@ -24,3 +24,9 @@ def export(desk: Desk, conversation: int, name: str) -> Path:
     except OSError as error:
         raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None
     return file
+
+
+def _named(title: str) -> Path:
+    """A file in the current folder, named after a conversation."""
+    plain = "".join(c if c.isalnum() or c in " -_" else " " for c in title)
+    return Path(f"{'-'.join(plain.split())[:60] or 'conversation'}.md")

@@ -162,15 +162,14 @@ def checkpoint(name: str, folder: Path) -> Known | None:
         every = int(text.get("full_attention_interval", 4))
         full = types.count("full_attention") if types else layers // every
         head = int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
-        per_token = full * 2 * int(text["num_key_value_heads"]) * head * 2
-        state = (
-            (layers - full)
-            * int(text["linear_num_value_heads"])
-            * int(text["linear_key_head_dim"])
-            * int(text["linear_value_head_dim"])
-            * 4
-        )
+        itemsize = 4 if (text.get("dtype") or config.get("dtype")) == "float32" else 2
+        per_token = full * 2 * int(text["num_key_value_heads"]) * head * itemsize
+        keys = int(text["linear_num_key_heads"]) * int(text["linear_key_head_dim"])
+        values = int(text["linear_num_value_heads"]) * int(text["linear_value_head_dim"])
+        conv = (int(text.get("linear_conv_kernel_dim", 4)) - 1) * (2 * keys + values) * itemsize
+        recurrent = values * int(text["linear_key_head_dim"]) * 4
+        state = (layers - full) * (recurrent + conv)
         context = int(text.get("max_position_embeddings", 0))
     except (KeyError, TypeError, ValueError, OSError):
         return None
-    return Known(name, weights, per_token, state, folder, name, context)
+    return Known(name, weights, per_token, state, folder, context=context)

@@ -1,18 +1,20 @@
 """What a user has chosen, in a TOML file that people can read and edit."""
 
-import json
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from qwen35_chat.keys import key_names, key_problem, shown_keys
+from qwen35_chat.toml_text import line_of
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.requests import Configure
 
 FILE = "settings.toml"
+LARGEST = 1_000_000_000  # whole number that makes any sense
 THEMES = ("dark", "light", "ansi")
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
@@ -24,9 +26,6 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "not-thinking": {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "presence_penalty": 1.5},
 }
 THINKS = {"thinking": "on", "precise": "on", "not-thinking": "off"}
-HEADER = """\
-# Settings of qwen35-chat. What is not here has its default; changes apply at once.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +77,28 @@ def settings_file() -> Path:
     return user_config_path("qwen35-chat") / FILE
 
 
-def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _one_of(names: tuple[str, ...]) -> Check:
     return lambda value: value in names, "one of " + ", ".join(f'"{name}"' for name in names)
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+def _whole(least: int) -> Check:
     return (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        f"a whole number of {least} or more",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= LARGEST,
+        f"a whole number from {least} to {LARGEST:,}",
     )
 
 
-def _number(ok: Callable[[float], bool], want: str) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and ok(float(v)),
-        want,
-    )
+def _number(ok: Callable[[float], bool], want: str) -> Check:
+    # A whole number of any length can be compared, but not be made a float.
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and ok(v), want
 
 
-_TEXT = (lambda value: isinstance(value, str), "text in quotes")
-_NAME = (lambda value: isinstance(value, str) and bool(value.strip()), "a name in quotes")
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "model": _NAME,
-    "system": _TEXT,
+_FIELDS: Mapping[str, Check] = {
+    "model": (lambda value: isinstance(value, str) and bool(value.strip()), "a name in quotes"),
+    "system": (lambda value: isinstance(value, str), "text in quotes"),
     "thinking": _one_of(THINKING),
     "preset": _one_of(tuple(PRESETS)),
     "max_tokens": _whole(0),
@@ -112,21 +110,59 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         'a list of folders, such as ["~/models"]',
     ),
 }
-_SAMPLING: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": _number(lambda x: 0 <= x < 100, "a number from 0 to 100"),
+_SAMPLING: Mapping[str, Check] = {
+    "temperature": _number(lambda x: 0 <= x < 100, "a number from 0 to below 100"),
     "top_p": _number(lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
     "top_k": _whole(0),
     "min_p": _number(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "presence_penalty": _number(lambda x: -2 <= x <= 2, "a number from -2 to 2"),
     "repetition_penalty": _number(lambda x: 0 < x <= 10, "a number above 0 and at most 10"),
 }
+FIELDS, SAMPLING = tuple(_FIELDS), tuple(_SAMPLING)
 
 
-def parse(text: str, file: Path, commands: frozenset[str] | None = None) -> Settings:
+def problem(name: str, value: object, commands: Mapping[str, str] | None = None) -> str:
+    """Why a setting cannot have this value; "" if it can.
+
+    Args:
+        name: a setting, or `table.key`.
+        commands: the names that `[keys]` may have, and where each command acts; None lets any
+            pass.
+    """
+    table, _, key = name.partition(".")
+    if table == "keys" and key:
+        return _key_problem(key, value, commands)
+    if table == "sampling" and key:
+        check = _SAMPLING.get(key)
+        known = ", ".join(_SAMPLING)
+    elif name in ("sampling", "keys"):
+        return "" if isinstance(value, dict) else f"must be a table, [{name}]"
+    else:
+        check = _FIELDS.get(name)
+        known = ", ".join([*_FIELDS, "sampling", "keys"])
+    if check is None:
+        return f"is not a setting; these are: {known}"
+    ok, want = check
+    return "" if ok(value) else f"must be {want}"
+
+
+def _key_problem(name: str, value: object, commands: Mapping[str, str] | None) -> str:
+    if commands is not None and name not in commands:
+        like = get_close_matches(name, commands, 1)
+        meant = f"; did you mean {like[0]}?" if like else ": the README lists their names"
+        return f"is no command{meant}"
+    if not isinstance(value, str):
+        return 'must be keys in quotes, such as "ctrl+n"'
+    typing = commands is not None and commands[name] != "messages"
+    problems = (key_problem(key, typing=typing) for key in key_names(value))
+    return next((found for found in problems if found), "")
+
+
+def parse(text: str, file: Path, commands: Mapping[str, str] | None = None) -> Settings:
     """The settings in a file's text.
 
     Args:
-        commands: names that `[keys]` may have; None lets any pass.
+        commands: as for `problem`.
 
     Raises:
         Qwen35Error: with the file, the line and the field.
@@ -135,220 +171,37 @@ def parse(text: str, file: Path, commands: frozenset[str] | None = None) -> Sett
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Qwen35Error(f"{file}: {error}: correct it, or remove the file") from None
-    tables: Mapping[str, Mapping[str, Any]] = {"sampling": _SAMPLING, "keys": {}}
     chosen: dict[str, Any] = {}
     for name, value in data.items():
-        if name in tables:
-            if not isinstance(value, dict):
-                raise _wrong(text, file, "", name, f"must be a table, [{name}]")
-            for key, item in value.items():
-                _check_item(text, file, name, key, item, commands)
-            chosen[name] = value
-        elif name not in _FIELDS:
-            known = ", ".join([*_FIELDS, *tables])
-            raise _wrong(text, file, "", name, f"is not a setting; these are: {known}")
-        else:
-            ok, want = _FIELDS[name]
-            if not ok(value):
-                raise _wrong(text, file, "", name, f"must be {want}")
-            chosen[name] = tuple(value) if isinstance(value, list) else value
+        items = {f"{name}.{key}": item for key, item in value.items()} if _is_table(value) else {}
+        for full, item in {name: value, **items}.items():
+            if why := problem(full, item, commands):
+                raise _wrong(text, file, full, why)
+        chosen[name] = tuple(value) if isinstance(value, list) else value
+    if commands is not None and (clash := _clash(chosen.get("keys", {}), commands)):
+        raise _wrong(text, file, *clash)
     return Settings(**chosen)
 
 
-def _check_item(
-    text: str, file: Path, table: str, key: str, value: Any, commands: frozenset[str] | None
-) -> None:
-    if table == "sampling":
-        if key not in _SAMPLING:
-            raise _wrong(text, file, table, key, f"must be one of {', '.join(_SAMPLING)}")
-        ok, want = _SAMPLING[key]
-        if not ok(value):
-            raise _wrong(text, file, table, key, f"must be {want}")
-        return
-    if commands is not None and key not in commands:
-        raise _wrong(text, file, table, key, "is no command; F1 in the chat lists them")
-    if not isinstance(value, str):
-        raise _wrong(text, file, table, key, 'must be keys in quotes, such as "ctrl+n"')
-    if any(key.strip().startswith("alt+") for key in value.split(",")):
-        raise _wrong(text, file, table, key, "must not need Alt, which many terminals do not send")
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
-def _wrong(text: str, file: Path, table: str, key: str, what: str) -> Qwen35Error:
-    place = _extent(text.splitlines(), table, key)
-    line = f", line {place[0] + 1}" if place else ""
-    name = f"{table}.{key}" if table else key
-    return Qwen35Error(f"{file}{line}: {name} {what}")
-
-
-def _extent(lines: list[str], table: str, key: str) -> tuple[int, int] | None:
-    """The lines [start, end) that give `key` of `table` its value."""
-    current = ""
-    at = 0
-    while at < len(lines):
-        line = lines[at].strip()
-        if header := re.fullmatch(r"\[\s*([^\[\]]+?)\s*\]\s*(#.*)?", line):
-            current = header.group(1).strip("\"'")
-            if table == "" and current == key:
-                return at, at + 1
-        elif line and not line.startswith("#"):
-            end = _value_end(lines, at)
-            name = line.partition("=")[0].strip().strip("\"'")
-            if name == key and current == table:
-                return at, end
-            at = end
-            continue
-        at += 1
+def _clash(keys: Mapping[str, str], commands: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first of [keys] that has a key of another in the same place, and what is wrong."""
+    taken: dict[tuple[str, str], str] = {}
+    for name, value in keys.items():
+        for key in key_names(value):
+            other = taken.setdefault((commands[name], key), name)
+            if other != name:
+                return f"keys.{name}", f"has {shown_keys(key)}, as keys.{other} does: change one"
     return None
 
 
-def _value_end(lines: list[str], start: int) -> int:
-    """Where the value that begins in line `start` ends: it may go over several lines."""
-    for end in range(start + 1, len(lines) + 1):
-        try:
-            tomllib.loads("\n".join(lines[start:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        return end
-    return start + 1
-
-
-def with_value(text: str, name: str, value: object) -> str:
-    """A file's text with one value changed; everything else stays as it was written.
-
-    Args:
-        name: a setting, or `table.key`.
-        value: None takes the line away, so that the default holds.
-    """
-    table, _, key = name.rpartition(".")
-    lines = text.splitlines()
-    written = [] if value is None else [f"{key} = {_toml(value)}"]
-    if place := _extent(lines, table, key):
-        lines[place[0] : place[1]] = written
-    elif written:
-        at = _table_end(lines, table)
-        if at is None:
-            lines += ["", f"[{table}]"]
-            at = len(lines)
-        lines[at:at] = written
-    return "\n".join(lines).strip("\n") + "\n"
-
-
-def _table_end(lines: list[str], table: str) -> int | None:
-    """Where a line can be added to a table; None if there is no such table."""
-    headers = [n for n, line in enumerate(lines) if line.strip().startswith("[")]
-    if table == "":
-        end = headers[0] if headers else len(lines)
-    else:
-        named = [n for n in headers if lines[n].strip().strip("[] ").startswith(table)]
-        if not named:
-            return None
-        end = next((n for n in headers if n > named[0]), len(lines))
-    while end > 0 and not lines[end - 1].strip():
-        end -= 1
-    return end
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return str(value)
-
-
-class SettingsFile:
-    """The settings, as they are in the file now.
-
-    Args:
-        file: None keeps everything in memory.
-        changes: what the command line says; it holds until the end and is not written.
-        commands: as for `parse`.
-
-    Attributes:
-        settings: the last ones that were right.
-    """
-
-    def __init__(
-        self,
-        file: Path | None,
-        changes: Mapping[str, Any] | None = None,
-        commands: frozenset[str] | None = None,
-    ):
-        self.file = file
-        self._changes = dict(changes or {})
-        self._commands = commands
-        self._seen: tuple[int, int] | None = None
-        self._memory = HEADER
-        self.settings = self._with_changes(Settings())
-
-    def load(self) -> Settings:
-        """Read the file.
-
-        Raises:
-            Qwen35Error: something in it is wrong; the settings stay as they were.
-        """
-        self._seen = self._stamp()
-        text = self._text()
-        self.settings = self._with_changes(parse(text, self.file or Path(FILE), self._commands))
-        return self.settings
-
-    def changed(self) -> bool:
-        """Whether the file is another than the one that was read."""
-        return self.file is not None and self._stamp() != self._seen
-
-    def set(self, name: str, value: object) -> Settings:
-        """Change one value in the file. `name`, `value`: as for `with_value`.
-
-        Raises:
-            Qwen35Error: the value is refused, or the file cannot be written; it is as before then.
-        """
-        text = with_value(self._text() or HEADER, name, value)
-        file = self.file or Path(FILE)
-        parsed = parse(text, file, self._commands)
-        if self.file is None:
-            self._memory = text
-        else:
-            try:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(self.file)
-            except OSError as error:
-                raise Qwen35Error(
-                    f"{self.file} cannot be written ({error.strerror}): the setting holds "
-                    "nowhere; make the folder writable"
-                ) from None
-        self._changes.pop(name, None)
-        self._seen = self._stamp()
-        self.settings = self._with_changes(parsed)
-        return self.settings
-
-    def _with_changes(self, settings: Settings) -> Settings:
-        values = {f.name: getattr(settings, f.name) for f in fields(Settings)}
-        values.update({k: v for k, v in self._changes.items() if k != "sampling"})
-        if sampling := self._changes.get("sampling"):
-            values["sampling"] = {**settings.sampling, **sampling}
-        return Settings(**values)
-
-    def _text(self) -> str:
-        if self.file is None:
-            return self._memory
-        try:
-            return self.file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise Qwen35Error(f"{self.file} cannot be read: {reason}") from None
-
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            stat = self.file.stat() if self.file else None
-        except OSError:
-            return None
-        return (stat.st_mtime_ns, stat.st_size) if stat else None
+def _wrong(text: str, file: Path, name: str, what: str) -> Qwen35Error:
+    line = line_of(text, name)
+    place = f", line {line}" if line else ""
+    return Qwen35Error(f"{file}{place}: {name} {what}")
 
 
 def typed_value(name: str, text: str) -> object:
@@ -372,3 +225,13 @@ def typed_value(name: str, text: str) -> object:
         return kind(text.replace(",", "").replace("_", ""))
     except ValueError:
         raise Qwen35Error(f"{name} must be {want}, and {text!r} is none") from None
+
+
+def shown_value(settings: Settings, name: str) -> str:
+    """The value that holds for a setting or `sampling.key`, for people; "" for none."""
+    table, _, key = name.rpartition(".")
+    if table:
+        value = settings.sampling.get(key, PRESETS[settings.preset].get(key))
+        return "" if value is None else f"{value:g}"
+    value = getattr(settings, key)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from qwen35_chat.commands import NAMES
+from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.desk import Desk
 from qwen35_chat.history import History
 from qwen35_chat.options import Options
-from qwen35_chat.settings import SettingsFile, settings_file
+from qwen35_chat.settings import settings_file
+from qwen35_chat.settings_file import SettingsFile
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.engine import Engine, EngineThread
 from qwen35_mlx.session.library import Library
@@ -40,7 +41,7 @@ class Window:
     def __init__(self, options: Options, *, fake: bool = False):
         self._stack = ExitStack()
         with self._stack:
-            settings = SettingsFile(None if fake else settings_file(), _changes(options), NAMES)
+            settings = SettingsFile(None if fake else settings_file(), _changes(options), SCOPE_OF)
             settings.load()
             folder: Path | None = None
             if fake:
@@ -119,8 +120,19 @@ class Window:
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
+        if sys.stdin.isatty():
+            self._edit_lines()
         Linear(self.desk).run(conversation)
         return 0
+
+    def _edit_lines(self) -> None:
+        """Have `input` edit its line, and step back through what was sent before with Up."""
+        try:
+            import readline
+        except ImportError:  # a Python without it reads plain lines
+            return
+        for text in self.desk.past.texts:
+            readline.add_history(" ".join(text.split()))
 
     def _end_download(self) -> None:
         if self.desk.download is not None:

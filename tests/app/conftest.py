@@ -1,7 +1,9 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 from qwen35_chat.screens import chat
+from textual import app, pilot
 
 
 @pytest.fixture(autouse=True)
@@ -9,6 +11,22 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "POLLS_PER_SECOND", 100)
     monkeypatch.setattr(chat, "DRAWING_SHARE", 1e9)
     monkeypatch.setattr(chat, "DRAFT_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual waits until the process computes nothing, which an app that polls never does.
+
+    What was begun has been done once the loop has gone round a few times.
+    """
+
+    async def rounds(*_: float) -> None:
+        for _ in range(25):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.002)
+
+    monkeypatch.setattr(app, "wait_for_idle", rounds)
+    monkeypatch.setattr(pilot, "wait_for_idle", rounds)
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from qwen35_chat.app import ChatApp
-from qwen35_chat.commands import NAMES
+from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.desk import Desk
 from qwen35_chat.drawing.entries import Entry, ReplyEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
-from qwen35_chat.settings import SettingsFile
+from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import Transcript
 from textual.pilot import Pilot
@@ -77,7 +77,11 @@ class Driver:
         return "\n".join(strip.text[:width].rstrip() for strip in lines)
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
+        for key in keys:
+            screen = self.app.screen
+            await self.pilot.press(key)
+            if self.app.screen is not screen:  # a new one is filled once it has its size
+                await self.pilot.pause(0.02)
         await self.pilot.pause()
 
     async def send(self, text: str) -> None:
@@ -127,7 +131,7 @@ def make(
     """An app that does not run yet. Its library stays open: the folder ends with the test."""
     library = library or Library(folder)
     engine = FakeEngine(library, loads=loads)
-    file = SettingsFile(settings, commands=NAMES)
+    file = SettingsFile(settings, commands=SCOPE_OF)
     if settings is not None:
         file.load()
     clock = clock or Clock()

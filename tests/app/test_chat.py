@@ -50,7 +50,7 @@ async def test_enter_sends_and_the_reply_streams_in(home: Path) -> None:
         await at.shown([PrefillProgress(128, 2048, 128)])
         at.clock.now = 2.0
         await at.shown([PrefillProgress(608, 2048, 128)])
-        assert "30% · 608 of 2,048 tokens · 6 s to go" in at.text
+        assert "30% · 6 s to go · 608 of 2,048 tokens" in at.text
         assert "Esc stops" in at.text
         await at.shown([Answer("Good "), Answer("day")])
         assert "Good day" in at.text

@@ -260,10 +260,10 @@ async def test_rename_delete_undo_and_export_in_the_list(home: Path) -> None:
         await at.press("end", *" more", "enter")
         assert "one more" in at.text
         assert at.library.conversation(1).title == "one more"
-        await at.press("ctrl+e")
+        await at.press("ctrl+o")
         assert "Written to one-more.md" in at.text
         assert "one" in Path("one-more.md").read_text()
-        await at.press("ctrl+e")
+        await at.press("ctrl+o")
         assert "one-more.md exists: give another name" in at.text
         await at.press("ctrl+d")
         assert "Deleted one more; Ctrl+Z brings it back" in at.text

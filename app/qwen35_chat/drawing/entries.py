@@ -229,7 +229,7 @@ class ReplyEntry(Entry):
         thinking = bool(self.thinking.strip())
         if thinking and self.view == "open":
             return _estimate(self.thinking, width) + _estimate(self.answer, width) + 4
-        return _estimate(self.answer, width) + (2 if thinking else 0) + bool(self._note)
+        return _estimate(self.answer, width) + (2 if thinking else 0) + 2 * bool(self._note)
 
     def _layout(self, width: int) -> list[Line]:
         lines = self._thinking_lines(width)
@@ -244,6 +244,8 @@ class ReplyEntry(Entry):
             )
             lines += laid_out(call, width, "", "  ")
         if self._note:
+            if lines:
+                lines.append(Line(BLANK))
             style = ".error" if self._error else ".muted"
             lines += Text(Content.styled(visible(self._note), style)).lines(width)
         return lines + self._siblings_line(width)

@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.style import Style
 
 TAB = 4  # cells
-SMALLEST_COLUMN = 6  # cells of a table's column, below which rows become records
+LONGEST_WORD = 16  # cells; where a table would break shorter words, rows become records
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would take the interpreter for too long
 _WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
@@ -194,22 +194,29 @@ class Table:
     def lines(self, width: int) -> list[Line]:
         columns = len(self.head)
         room = width - cell_len(self.rest) - 2 * (columns - 1)
-        natural = [self._natural(n) for n in range(columns)]
-        if room < sum(min(cells, SMALLEST_COLUMN) for cells in natural):
+        natural = [max(1, *map(cell_len, self._texts(n)), 1) for n in range(columns)]
+        least = [self._least(n) for n in range(columns)]
+        if room < sum(least):
             return self._records(width)
-        widths = _shares(natural, room)
+        widths = _shares(natural, least, room)
         lines = self._row(self.head, widths, ".heading")
         across = self.rest + "  ".join("─" * cells for cells in widths)
         lines.append(Line(Content.styled(across, ".muted"), len(across)))
-        for row in self.rows:
-            lines += self._row(row, widths, "")
+        rows = [self._row(row, widths, "") for row in self.rows]
+        apart = any(len(row) > 1 for row in rows)
+        for n, row in enumerate(rows):
+            if apart and n:
+                lines.append(Line(BLANK))
+            lines += row
         return lines
 
-    def _natural(self, column: int) -> int:
-        return max(
-            1,
-            *(cell_len(row[column].plain) for row in [self.head, *self.rows] if column < len(row)),
-        )
+    def _texts(self, column: int) -> list[str]:
+        return [row[column].plain for row in [self.head, *self.rows] if column < len(row)]
+
+    def _least(self, column: int) -> int:
+        """The cells that its longest word takes."""
+        words = " ".join(self._texts(column)).split()
+        return min(max(map(cell_len, words), default=1), LONGEST_WORD)
 
     def _row(self, cells: Sequence[Content], widths: Sequence[int], style: str) -> list[Line]:
         broken = []
@@ -239,15 +246,19 @@ class Table:
         return lines
 
 
-def _shares(natural: Sequence[int], room: int) -> list[int]:
-    """Widths of columns: what each wants, the widest cut first until all fit."""
+def _shares(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Widths of columns: what each wants, the widest cut first, but none below `least`.
+
+    `room` has place for all of `least`.
+    """
     widths = list(natural)
-    while sum(widths) > room:
-        widest = max(widths)
-        second = max((cells for cells in widths if cells < widest), default=SMALLEST_COLUMN)
-        at_top = [n for n, cells in enumerate(widths) if cells == widest]
-        excess = sum(widths) - room
-        cut = max(min(widest - second, -(-excess // len(at_top))), 1)
-        for n in at_top:
+    while (excess := sum(widths) - room) > 0:
+        wide = [n for n, cells in enumerate(widths) if cells > least[n]]
+        widest = max(widths[n] for n in wide)
+        top = [n for n in wide if widths[n] == widest]
+        # Down to the next one, or to where one of these may not go further.
+        stop = max([widths[n] for n in wide if widths[n] < widest] + [least[n] for n in top])
+        cut = min(widest - stop, -(-excess // len(top)))
+        for n in top:
             widths[n] -= min(cut, max(sum(widths) - room, 0))
     return widths

@@ -7,21 +7,19 @@ from qwen35_chat.attachments import taken_apart, with_files
 from qwen35_chat.drawing.entries import Entry, ReplyEntry, ThinkingView, UserEntry
 from qwen35_chat.editor import edited
 from qwen35_chat.exporting import export
-from qwen35_chat.screens.conversation import Turns
+from qwen35_chat.screens.choices import Choices
 from qwen35_chat.screens.lists import (
     Palette,
     Past,
     Sessions,
-    SettingsList,
     help_text,
 )
 from qwen35_chat.screens.picker import Ask, Page
-from qwen35_chat.settings import PRESETS, THEMES, THINKING, THINKS, VIEWS, typed_value
 from qwen35_chat.widgets.transcript import Transcript
 from qwen35_mlx.errors import Qwen35Error
 
 
-class Acts(Turns):
+class Acts(Choices):
     """Each method is a command of the table; a `Qwen35Error` is shown by who called it."""
 
     # Sending
@@ -32,8 +30,12 @@ class Acts(Turns):
             if not self.hello or self.desk.busy:
                 return
             text = self.hello
-        if self.editing is None and self.slash(text):
-            self.composer.clear()
+        try:
+            if self.editing is None and self.slash(text):
+                self.composer.clear()
+                return
+        except Qwen35Error as error:
+            self.say(str(error), error=True)
             return
         if self.desk.failed:
             said = f"There is no model to answer: {self.key('models')} chooses one"
@@ -147,7 +149,7 @@ class Acts(Turns):
 
     def compact(self) -> None:
         self.desk.compact()
-        self.say("Summing up the oldest turns")
+        self.begin_summary()
 
     # Conversations
 
@@ -204,85 +206,6 @@ class Acts(Turns):
             raise Qwen35Error("this conversation has no message yet")
         self.say(f"Written to {export(self.desk, self.desk.conversation, name)}")
 
-    # The model and the settings
-
-    def models(self, name: str = "") -> None:
-        if name:
-            self.desk.use_model(name)
-            return
-        from qwen35_chat.screens.models import Models
-
-        self.app.push_screen(Models(self.desk), self._use_model)
-
-    def _use_model(self, name: str | None) -> None:
-        if name is not None:
-            try:
-                self.desk.use_model(name)
-                self.change("model", name)
-            except Qwen35Error as error:
-                self.say(str(error), error=True)
-
-    def unload(self) -> None:
-        self.desk.unload()
-
-    def change(self, name: str, text: str) -> None:
-        """Change a setting for good."""
-        self.desk.configure(name, typed_value(name, text))
-        self.settings_changed()
-
-    def _cycle(self, name: str, values: tuple[str, ...], now: str, text: str) -> str:
-        if text and text not in values:
-            raise Qwen35Error(f"{text!r} is none of: {', '.join(values)}")
-        to = text or values[(values.index(now) + 1) % len(values)]
-        self.change(name, to)
-        return to
-
-    def thinking(self, text: str = "") -> None:
-        """On or off; the model's default counts as on, which it mostly is."""
-        now = self.desk.settings.thinking
-        if not text:
-            text = "on" if now == "off" else "off"
-        to = self._cycle("thinking", THINKING, now, text)
-        said = {"auto": "as the model's template says"}.get(to, to)
-        self.say(f"Thinking {said}, from the next message on")
-
-    def view(self, text: str = "") -> None:
-        to = self._cycle("thinking_view", VIEWS, self.view_now, text)
-        self.say(f"Thinking is shown {to}")
-
-    def preset(self, text: str = "") -> None:
-        to = self._cycle("preset", tuple(PRESETS), self.desk.settings.preset, text)
-        if to in THINKS:
-            self.change("thinking", THINKS[to])
-        values = ", ".join(f"{name} {value:g}" for name, value in PRESETS[to].items())
-        self.say(f"Preset {to}: {values or 'as the model says'}")
-
-    def system(self, text: str = "") -> None:
-        def given(prompt: str | None) -> None:
-            if prompt is not None:
-                try:
-                    self.change("system", prompt)
-                    self.say("System prompt kept" if prompt.strip() else "No system prompt")
-                except Qwen35Error as error:
-                    self.say(str(error), error=True)
-
-        if text:
-            given(text)
-        else:
-            self.app.push_screen(Ask("System prompt", self.desk.settings.system), given)
-
-    def theme_to(self, text: str = "") -> None:
-        self.say(f"Theme {self._cycle('theme', THEMES, self.desk.settings.theme, text)}")
-
-    def settings(self, text: str = "") -> None:
-        name, _, value = text.partition(" ")
-        if value:
-            self.change(name, value)
-            self.say(f"{name}: kept")
-            return
-        desk = self.desk
-        self.app.push_screen(SettingsList(lambda: desk.settings, desk.file.file, self.change))
-
     # The screen
 
     def view_all(self, view: ThinkingView) -> None:
@@ -319,7 +242,8 @@ class Acts(Turns):
         self.app.push_screen(Palette(self.desk.settings.keys), chosen)
 
     def help(self) -> None:
-        self.app.push_screen(Page("Keys and commands", help_text(self.desk.settings.keys)))
+        keys = self.desk.settings.keys
+        self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def quit(self) -> None:
         self.save_draft()

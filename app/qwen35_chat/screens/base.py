@@ -5,9 +5,10 @@ from collections.abc import Callable
 from textual.screen import Screen
 from textual.widgets import Static
 
-from qwen35_chat.commands import in_scope, keys_of, parse_slash, run_command, shown_keys
+from qwen35_chat.commands import in_scope, keys_of, parse_slash, run_command
 from qwen35_chat.desk import Desk
 from qwen35_chat.drawing.entries import ThinkingView
+from qwen35_chat.keys import shown_keys
 from qwen35_chat.plain import visible
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
@@ -108,6 +109,8 @@ class ChatBase(Screen[None]):
             return f"no model, {self.key('models')} chooses one"
         if self.loading_cue:
             return self.loading_cue
+        if (download := self.desk.download) is not None and download.running:
+            return f"downloading {short_name(download.name)} {download.share:.0%}"
         if self.desk.read_only:
             return "read only"
         settings = self.desk.settings
@@ -116,17 +119,17 @@ class ChatBase(Screen[None]):
         shown = ", ".join(part for part in (preset, thinking) if part)
         return shown or f"{self.key('help')} help"
 
-    def key(self, name: str) -> str:
-        """The keys of a command, for people."""
+    def key(self, name: str, most: int = 1) -> str:
+        """The first keys of a command, for people."""
         command = next(command for command in in_scope("chat") if command.name == name)
-        keys = shown_keys(keys_of(command, self.desk.settings.keys)).split(", ")[0]
-        return keys or (f"/{command.slash}" if command.slash else command.title)
+        keys = shown_keys(keys_of(command, self.desk.settings.keys)).split(", ")
+        return " or ".join(keys[:most]) or (f"/{command.slash}" if command.slash else command.title)
 
     async def action_command(self, name: str) -> None:
         await run_command(name, self)
 
     def slash(self, text: str) -> bool:
-        """Run a slash command, if `text` is one."""
+        """Run a slash command, if `text` is one. Errors: `parse_slash`."""
         parsed = parse_slash(text)
         if parsed is None:
             return False

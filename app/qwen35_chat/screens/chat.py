@@ -12,14 +12,15 @@ from textual.binding import Binding, BindingsMap, BindingType
 from textual.widgets import TextArea
 
 from qwen35_chat.attachments import files_below, read_text_file
-from qwen35_chat.commands import Scope, in_scope, keys_of
+from qwen35_chat.commands import keymap
 from qwen35_chat.completion import commands_for, files_for, mention_before
 from qwen35_chat.desk import Desk
-from qwen35_chat.drawing.entries import NoticeEntry
+from qwen35_chat.drawing.entries import Entry, NoticeEntry
 from qwen35_chat.pace import Pace
 from qwen35_chat.screens.acts import Acts
 from qwen35_chat.screens.base import short_name
-from qwen35_chat.screens.conversation import DEMO_HELLO, entries_of, welcome
+from qwen35_chat.screens.conversation import DEMO, DEMO_HELLO, entries_of, welcome
+from qwen35_chat.screens.models import ended
 from qwen35_chat.themes import use_theme
 from qwen35_chat.tokens import Counter
 from qwen35_chat.widgets.composer import Composer
@@ -44,7 +45,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.25
 DRAFT_SECONDS = 0.5  # after the last key
 FILES_SECONDS = 10.0  # a list of files is good for so long
-SAYING_SECONDS = 6.0
 SETTINGS_SECONDS = 1.0
 
 
@@ -61,7 +61,7 @@ class ChatScreen(Acts):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         # Where something is selected, Ctrl+C copies it first.
-        Binding("ctrl+c", "command('quit')", "Quit", show=False),
+        Binding("ctrl+c", "interrupt", "Quit", show=False),
     ]
 
     def __init__(
@@ -82,7 +82,6 @@ class ChatScreen(Acts):
         self._files: list[str] = []
         self._files_at: float | None = None
         self._counter = Counter()
-        self._bad_settings = False
         self._draft_timer = None
         self._saved_draft: str | None = None
 
@@ -112,36 +111,47 @@ class ChatScreen(Acts):
         self.desk.start(self._first)
 
     def _welcome_or_path(self) -> None:
-        self.transcript.show(welcome(self.desk, demo=self.demo) if self._first is None else [])
+        self.transcript.show(self._welcome() if self._first is None else [])
+
+    def _welcome(self) -> list[Entry]:
+        return welcome(self.key, demo=self.demo and self.desk.model == DEMO)
 
     def bind_keys(self) -> None:
         """Bind the keys of the table, as the settings remap them."""
         remapped = self.desk.settings.keys
-        self._bindings = BindingsMap([Binding("ctrl+c", "command('quit')", "Quit", show=False)])
+        self._bindings = BindingsMap([Binding("ctrl+c", "interrupt", "Quit", show=False)])
         typed: dict[str, str] = {}
-        for command in in_scope("chat"):
-            for key in _keys(keys_of(command, remapped)):
-                if command.typed:
-                    typed[key] = command.name
-                else:
-                    self._bindings.bind(
-                        key,
-                        f"command('{command.name}')",
-                        command.title,
-                        show=False,
-                        # Before the composer has them, but for Esc: that closes a list first.
-                        priority=command.name != "stop",
-                    )
-        self.composer.typed_keys = typed
-        self._bind_scope(self.transcript, "messages", remapped)
-
-    def _bind_scope(self, widget: Transcript, scope: Scope, remapped) -> None:
-        widget._bindings = BindingsMap()
-        for command in in_scope(scope):
-            for key in _keys(keys_of(command, remapped)):
-                widget._bindings.bind(
-                    key, f"screen.command('{command.name}')", command.title, show=False
+        quits: list[str] = []
+        for key, command in keymap("chat", remapped).items():
+            if command.typed:
+                typed[key] = command.name
+            elif command.name == "quit":
+                quits.append(key)
+            else:
+                self._bindings.bind(
+                    key,
+                    f"command('{command.name}')",
+                    command.title,
+                    show=False,
+                    # Before the composer has them, but for Esc: that closes a list first.
+                    priority=key != "escape",
                 )
+        self.composer.typed_keys = typed
+        self.app._bindings = BindingsMap(  # from wherever: a list may cover the chat
+            [Binding(key, "leave", "Quit", show=False, priority=True) for key in quits]
+        )
+        self.transcript._bindings = BindingsMap()
+        for key, command in keymap("messages", remapped).items():
+            self.transcript._bindings.bind(
+                key, f"screen.command('{command.name}')", command.title, show=False
+            )
+
+    def action_interrupt(self) -> None:
+        """Stop the reply; with none, or for the second time, quit."""
+        if self.desk.busy and not self.desk.stopping:
+            self.stop()
+        else:
+            self.quit()
 
     # What happens
 
@@ -150,53 +160,69 @@ class ChatScreen(Acts):
         if self.desk.busy and not self._pace.due():
             return
         for event in self.desk.poll():
-            started = self.desk.started
-            busy = self.desk.busy
+            before = (self.desk.busy, self.desk.compacting, self.desk.loading)
+            started = self.desk.started is not None
             self.desk.take(event)
-            self._take(event, busy=busy, started=started is not None)
+            self._take(event, *before, started=started)
+        if download := self.desk.end_of_download() if self.app.screen is self else None:
+            said, error = ended(download, self.key("models"))
+            self.say(said, error=error)
         self.show_cue()
 
-    def _take(self, event: Event, *, busy: bool, started: bool) -> None:
+    def _take(
+        self, event: Event, busy: bool, compacting: bool, loading: bool, *, started: bool
+    ) -> None:
+        """Show an event.
+
+        Args:
+            busy, compacting, loading, started: what held before it.
+        """
+        if loading and not self.desk.loading:
+            self.loading_cue = ""
         match event:
             case Loading(what, fraction):
                 share = "" if fraction is None else f" {fraction:.0%}"
                 self.loading_cue = f"loading {short_name(what)}{share}"
             case Loaded(model, context):
-                self.loading_cue = ""
                 self.status.update(model=short_name(model), context=context)
                 self._counter.use(model)
+                try:
+                    self.desk.keep_model()
+                except Qwen35Error as error:
+                    self.say(str(error), error=True)
                 self._ready()
             case Unloaded():
                 self.say("The model's memory was given back; the next message loads it again")
             case Opened():
                 self._opened()
+                if compacting:
+                    self.next_waiting()
             case Notice(message):
                 self.transcript.add(NoticeEntry(message))
             case Titled():
                 pass
-            case Failed(message) if not busy:
-                self._failed_without_turn(message)
+            case Failed(message) if not busy or compacting:
+                if loading and not compacting:
+                    self.show_not_loaded(message)
+                else:
+                    self.say(message, error=True)
+                self._unqueue()
+            case Cancelled() if compacting:
+                self._unqueue()
+            case PrefillProgress() if compacting:
+                self._progress = event
             case PrefillProgress() | Done() | Cancelled() | Failed() if not busy:
                 pass
             case _:
                 self.take_turn(event, started=started)
         self.show_cue()
 
-    def _failed_without_turn(self, message: str) -> None:
-        if self.desk.failed:
-            self.loading_cue = ""
-            keys = self.key("models")
-            message = f"The model could not be loaded. {message}. {keys} chooses another."
-            self.transcript.add(NoticeEntry(message.replace("..", "."), error=True))
-        else:
-            self.say(message, error=True)
-
     def _opened(self) -> None:
         """Another conversation, or another path of this one."""
         self.leave_edit()
         stored = self.desk.stored()
         if stored is None:
-            self.transcript.show(welcome(self.desk, demo=self.demo))
+            self.transcript.show(self._welcome())
         else:
             self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
             if self.desk.read_only:
@@ -300,7 +326,6 @@ class ChatScreen(Acts):
     def _reload_settings(self) -> None:
         try:
             if self.desk.reload():
-                self._bad_settings = False
                 self.settings_changed()
                 self.say("The settings were read again")
         except Qwen35Error as error:
@@ -312,7 +337,3 @@ class ChatScreen(Acts):
         self.bind_keys()
         self.view_all(self.view_now)
         self.show_cue()
-
-
-def _keys(keys: str) -> list[str]:
-    return [key.strip() for key in keys.split(",") if key.strip()]

@@ -1,9 +1,10 @@
 """Turns on the screen: what is sent, how the reply comes in, and how it ends."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
-from qwen35_chat.desk import END_NOTES, Desk
+from qwen35_chat.desk import END_NOTES
 from qwen35_chat.drawing.entries import Entry, NoticeEntry, ReplyEntry, ThinkingView, UserEntry
 from qwen35_chat.screens.base import ChatBase
 from qwen35_chat.widgets.status import clock_time, prefill_parts
@@ -23,19 +24,23 @@ from qwen35_mlx.session.events import (
 )
 
 DEMO_HELLO = "Hello! Who are you?"
+DEMO = "demo"
 DEMO_WELCOME = (
     "This is a small demonstration model that came with the package. It shows how everything "
-    "works, and knows very little. Ctrl+L finds one for this machine."
+    "works, and knows very little. {models} finds one for this machine."
 )
 
 
-def welcome(desk: Desk, *, demo: bool) -> list[Entry]:
-    """What an empty conversation begins with."""
-    lines = [f"qwen35-chat {__version__}"]
+def welcome(key: Callable[..., str], *, demo: bool) -> list[Entry]:
+    """What an empty conversation begins with. `key` gives a command's keys, at most so many."""
+    parts = [f"qwen35-chat {__version__}"]
     if demo:
-        lines.append(DEMO_WELCOME)
-    lines.append("Enter sends, Shift+Enter or Ctrl+J begins a new line, F1 lists all keys.")
-    return [NoticeEntry("\n".join(lines))]
+        parts.append(DEMO_WELCOME.format(models=key("models")))
+    parts.append(
+        f"{key('send')} sends, {key('newline', 2)} begins a new line.\n"
+        f"{key('sessions')} finds earlier conversations, {key('help')} lists all keys."
+    )
+    return [NoticeEntry("\n\n".join(parts))]
 
 
 def entries_of(
@@ -84,7 +89,7 @@ def _end_note(message: Message, retry: str) -> tuple[str, bool]:
 
 
 def failed_note(message: str, retry: str) -> str:
-    return f"{message.rstrip('.')}. {retry} asks again."
+    return f"Error: {message.rstrip('.')}. {retry} asks again."
 
 
 def _call(call: Any) -> tuple[str, Any]:
@@ -108,6 +113,11 @@ class Turns(ChatBase):
     _first_piece: float | None = None
 
     # Asking
+
+    def begin_summary(self) -> None:
+        """Show that the engine was asked to sum up the oldest turns."""
+        self._doing, self._progress = "waiting", None
+        self.show_cue()
 
     def send(self, text: str) -> None:
         """Ask the engine, and show it."""
@@ -163,7 +173,7 @@ class Turns(ChatBase):
                 reply.call(name, arguments)
             case Done(reason, _):
                 self._end(END_NOTES[reason])
-                self._next()
+                self.next_waiting()
             case Cancelled():
                 if started or not reply.said_nothing:
                     retry = f" {self.key('retry')} asks again." if reply.said_nothing else ""
@@ -220,7 +230,8 @@ class Turns(ChatBase):
                     entry.siblings = position
                     entry.touch()
 
-    def _next(self) -> None:
+    def next_waiting(self) -> None:
+        """Send what waits for the end of a turn."""
         if self.desk.queue:
             text = self.desk.queue.pop(0)
             self.show_queue()
@@ -249,15 +260,27 @@ class Turns(ChatBase):
             stored = self.desk.stored()
             if stored is not None:
                 self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
-        if message:
-            if self.desk.failed:
-                message = f"The model could not be loaded. {message}"
+        if self.desk.failed:
+            self.show_not_loaded(message)
+        elif message:
             self.transcript.add(NoticeEntry(message, error=True))
+
+    def show_not_loaded(self, message: str) -> None:
+        """Say, once, why there is no model, and what to do."""
+        said = f"The model could not be loaded. {message.rstrip('.')}. "
+        said += f"{self.key('models')} chooses another."
+        last = self.transcript.entries[-1] if self.transcript.entries else None
+        if not (isinstance(last, NoticeEntry) and last.text == said):
+            self.transcript.add(NoticeEntry(said, error=True))
 
     # How it goes
 
     def turn_parts(self) -> list[str]:
         now = self.clock()
+        if self.desk.compacting:
+            read = self._progress
+            share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
+            return ["Summing up the oldest turns", f"read {share}" if share else ""]
         if self._doing == "reading" and self._progress is not None:
             return prefill_parts(self._progress, now - self._since(self._reading_since))
         if self._doing == "thinking":

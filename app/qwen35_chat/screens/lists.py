@@ -1,18 +1,29 @@
 """The lists that cover the chat: conversations, commands, earlier messages, settings."""
 
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from textual.content import Content
+from textual.widgets import OptionList
 
-from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of, shown_keys
+from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
 from qwen35_chat.desk import Desk
 from qwen35_chat.exporting import export
+from qwen35_chat.keys import shown_keys
 from qwen35_chat.plain import visible
 from qwen35_chat.screens.picker import Ask, Picker, Row
-from qwen35_chat.settings import PRESETS, THEMES, THINKING, VIEWS, Settings
+from qwen35_chat.settings import (
+    PRESETS,
+    SAMPLING,
+    THEMES,
+    THINKING,
+    VIEWS,
+    Settings,
+    shown_value,
+)
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.library import Hit, Summary
 
@@ -41,7 +52,7 @@ class Sessions(Picker):
 
     SCOPE = "sessions"
 
-    def __init__(self, desk: Desk, words: str = "", now: Callable[[], float] = time.time):
+    def __init__(self, desk: Desk, words: str = "", now: Callable[[], float] | None = None):
         super().__init__(
             "Conversations",
             self._found,
@@ -50,7 +61,7 @@ class Sessions(Picker):
             remapped=desk.settings.keys,
         )
         self._desk = desk
-        self._now = now
+        self._now = now or time.time
 
     def _found(self, words: str) -> Sequence[Row]:
         try:
@@ -72,8 +83,10 @@ class Sessions(Picker):
             Content.assemble(
                 here,
                 (one_line(found.title) or "Untitled", "bold"),
-                (f"  {when(found.updated, self._now())}, {found.messages} messages  ", "dim"),
-                (one_line(found.preview)[:200], "dim"),
+                (f"  {one_line(found.preview)[:200]}", "dim"),
+            ),
+            Content.styled(
+                f"{found.messages:>4} messages  {when(found.updated, self._now()):>10}", "dim"
             ),
         )
 
@@ -81,11 +94,15 @@ class Sessions(Picker):
         text = Content(visible(hit.snippet.text))
         for start, end in hit.snippet.spans:
             text = text.stylize("bold $text-accent", start, end)
-        where = {"title": "title", "thinking": "thinking"}.get(hit.where) or hit.role or ""
+        role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
+        where = role if hit.where not in ("title", "thinking") else hit.where
         title = one_line(hit.title) or "Untitled"
         label = text if hit.message is None else Content.assemble((title, "bold"), "  ", text)
-        label = label + Content.styled(f"  {where}, {when(hit.created, self._now())}", "dim")
-        return Row(f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""), label)
+        return Row(
+            f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""),
+            label,
+            Content.styled(f"{where}  {when(hit.created, self._now()):>10}", "dim"),
+        )
 
     @property
     def _conversation(self) -> int | None:
@@ -145,9 +162,8 @@ class Palette(Picker):
             rows.append(
                 Row(
                     command.name,
-                    Content.assemble(
-                        (command.title, "bold"), f"  {command.help}", (f"  {keys}", "dim")
-                    ),
+                    Content.assemble((command.title, "bold"), f"  {command.help}"),
+                    Content.styled(keys or f"/{command.slash}", "dim"),
                 )
             )
         return rows or [Row("", Content("No command has these letters"))]
@@ -202,34 +218,37 @@ class SettingsList(Picker):
         file: Path | None,
         change: Callable[[str, str], None],
     ):
-        super().__init__("Settings", self._found, hint="Enter changes it, Esc goes back")
+        place = f", kept in {_short(file)}" if file is not None else ""
+        hint = "Enter changes it, Esc goes back"
+        super().__init__(f"Settings{place}", self._found, hint=hint)
         self._settings = settings
-        self._file = file
         self._change = change
+        self._explained = ""
 
     def _found(self, words: str) -> Sequence[Row]:
         now = self._settings()
-        names = [*HELP, *(f"sampling.{name}" for name in _SAMPLING)]
+        names = [*HELP, *(f"sampling.{name}" for name in SAMPLING)]
         rows: list[Row] = []
         for name in ranked(words, names, most=len(names)):
-            value = _value(now, name)
-            helped = HELP.get(name, "over the preset's")
-            rows.append(
-                Row(
-                    name,
-                    Content.assemble(
-                        (f"{name:<28}", "bold"), one_line(value)[:60], (f"  {helped}", "dim")
-                    ),
-                )
-            )
-        if self._file is not None and not words:
-            rows.append(Row("", Content(f"{self._file} holds these, and keys under [keys]")))
+            value = shown_value(now, name)
+            shown = one_line(value) if value else Content.styled("none", "dim")
+            rows.append(Row(name, Content.assemble((f"{name:<29}", "bold"), shown)))
+        if not words:
+            rows.append(Row("", Content("Keys are changed in the file, under [keys]")))
         return rows
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        if event.option_id is not None and event.option_id != self._explained:
+            self._explained = event.option_id
+            self.say(_help(self._settings(), event.option_id))
 
     def chosen(self, row: str) -> None:
         if row in CHOICES:
             values = CHOICES[row]
-            self._set(row, values[(values.index(_value(self._settings(), row)) + 1) % len(values)])
+            self._set(
+                row, values[(values.index(shown_value(self._settings(), row)) + 1) % len(values)]
+            )
             return
 
         def given(text: str | None) -> None:
@@ -237,39 +256,43 @@ class SettingsList(Picker):
                 self._set(row, text)
 
         hint = "Enter keeps it, Esc goes back; empty for the default"
-        self.app.push_screen(Ask(row, _value(self._settings(), row), hint), given)
+        self.app.push_screen(Ask(row, shown_value(self._settings(), row), hint), given)
 
     def _set(self, name: str, text: str) -> None:
         try:
             self._change(name, text)
-            self.say(f"{name}: kept")
+            self.say(f"{name} is kept, and holds from now on")
         except Qwen35Error as error:
             self.say(str(error), error=True)
         self.reload(name)
 
 
-_SAMPLING = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "repetition_penalty",
-)  # fmt: skip
+def _short(file: Path) -> str:
+    """A path for people."""
+    home = Path.home()
+    return visible(f"~/{file.relative_to(home)}" if file.is_relative_to(home) else str(file))
 
 
-def _value(settings: Settings, name: str) -> str:
+def _help(settings: Settings, name: str) -> str:
     table, _, key = name.rpartition(".")
-    if table:
-        value = settings.sampling.get(key, PRESETS[settings.preset].get(key))
-        return "" if value is None else f"{value:g}"
-    value = getattr(settings, key)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    if not table:
+        return HELP[name]
+    if key in settings.sampling:
+        return "your own, over the preset's; empty for the preset's"
+    return "of the preset" if key in PRESETS[settings.preset] else "the model's own"
 
 
-def help_text(remapped: Mapping[str, str]) -> Content:
-    """All keys and commands, for F1."""
+def help_text(remapped: Mapping[str, str], width: int) -> Content:
+    """All keys and commands, for F1, in lines of `width` cells."""
     parts: list[Content | str | tuple[str, str]] = []
     for scope, title in SCOPES.items():
         parts.append((f"{title}\n", "bold"))
         for command in in_scope(scope):
             keys = shown_keys(keys_of(command, remapped))
             slash = f"/{command.slash}" if command.slash else ""
-            parts += [(f"  {keys:<20}{slash:<12}", "$text-accent"), f"{command.help}\n"]
+            named = f"  {keys:<20}{slash:<11}"
+            lines = textwrap.wrap(command.help, max(width - len(named), 20))
+            parts.append((named, "$text-accent"))
+            parts.append(f"\n{' ' * len(named)}".join(lines) + "\n")
         parts.append("\n")
-    return Content.assemble(*parts)
+    return Content.assemble(*parts[:-1])

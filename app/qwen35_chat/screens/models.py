@@ -7,7 +7,7 @@ from textual.content import Content
 from qwen35_chat.completion import score
 from qwen35_chat.desk import Desk
 from qwen35_chat.download import Download
-from qwen35_chat.models import PUBLISHED, Known, local_models, machine_memory
+from qwen35_chat.models import PUBLISHED, Fit, Known, local_models, machine_memory
 from qwen35_chat.plain import visible
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_chat.widgets.status import clock_time, size_of
@@ -29,15 +29,17 @@ class Models(Picker):
         memory: int | None = None,
         start: Callable[[str], Download] = Download,
     ):
+        memory = machine_memory() if memory is None else memory
+        tokens = f"{desk.settings.context:,} tokens of context"
         super().__init__(
-            "Models",
+            f"Models for {memory / 2**30:.0f} GB of memory and {tokens}",
             self._found,
             placeholder="Search, or write a folder or org/repo",
             hint="Enter uses or downloads it, Esc goes back",
             remapped=desk.settings.keys,
         )
         self._desk = desk
-        self._memory = machine_memory() if memory is None else memory
+        self._memory = memory
         self._start = start
         self._local: list[Known] = []
 
@@ -48,39 +50,44 @@ class Models(Picker):
     def on_mount(self) -> None:
         self._local = local_models(self._desk.settings.folders)
         super().on_mount()
+        self._look()
         self.set_interval(1 / LOOKS_PER_SECOND, self._look)
 
     def _found(self, words: str) -> Sequence[Row]:
-        tokens = self._desk.settings.context
         here = {known.name for known in self._local}
         rows = [self._row(known) for known in self._local if _wanted(words, known)]
         if rows:
-            rows.insert(0, _heading("On this machine"))
+            rows.insert(0, _heading("On this machine", "size    needs           "))
         others = [k for k in PUBLISHED if k.name not in here and _wanted(words, k)]
         if others:
-            memory = size_of(self._memory)
-            rows.append(_heading(f"To download, for {memory} of memory and {tokens:,} tokens"))
-            fitting = [known for known in others if known.fit(tokens, self._memory) == "fits"]
+            rows.append(_heading("To download", "" if rows else "size    needs           "))
+            fitting = [k for k in others if self._fit(k) == "fits"]
             best = max(fitting, key=lambda known: known.weights, default=None)
             rows += [self._row(known, advised=known is best) for known in others]
         if "/" in words.strip() and not any(row.id == words.strip() for row in rows):
             rows.append(Row(words.strip(), Content(f"Use {visible(words.strip())}")))
         return rows or [_heading("No model is called so; write a folder, or org/repo")]
 
+    def _fit(self, known: Known) -> Fit:
+        return known.fit(self._desk.settings.context, self._memory)
+
     def _row(self, known: Known, *, advised: bool = False) -> Row:
-        tokens = self._desk.settings.context
-        fit = known.fit(tokens, self._memory)
+        fit = self._fit(known)
         here = "• " if known.name == self._desk.model and self._desk.loaded else "  "
-        parts: list[Content | str | tuple[str, str]] = [
-            here,
-            (f"{visible(known.title or known.name):<34} ", "bold"),
-            f"{size_of(known.weights):>8}  ",
-            (f"{fit:<10}", FITS[fit]),
-            (f"needs {size_of(known.needs(tokens))}", "dim"),
-        ]
-        if advised:
-            parts.append(("  advised", "$text-accent"))
-        return Row(known.name, Content.assemble(*parts))
+        owner, _, short = known.name.rpartition("/")
+        return Row(
+            known.name,
+            Content.assemble(
+                here,
+                (visible(known.title or short), "bold"),
+                ("  advised", "$text-accent") if advised else (f"  {visible(owner)}", "dim"),
+            ),
+            Content.assemble(
+                f"{size_of(known.weights):>8} ",
+                f"{size_of(known.needs(self._desk.settings.context)):>8}  ",
+                (f"{fit:<9}", FITS[fit]),
+            ),
+        )
 
     def chosen(self, row: str) -> None:
         if any(known.name == row for known in self._local) or row not in {
@@ -96,25 +103,14 @@ class Models(Picker):
 
     def _look(self) -> None:
         """Show how the download goes."""
-        download = self._download
-        if download is None:
-            return
-        if download.running:
-            left = download.seconds_left
-            to_go = "" if left is None else f", {clock_time(left)} to go"
-            amount = f"{size_of(download.done)} of {size_of(download.total)}"
-            known = f"{download.share:.0%}, {amount}{to_go}" if download.total else "starting"
-            self.say(f"Downloading {visible(download.name)}: {known}")
-            return
-        self._desk.download = None
-        if download.error:
-            self.say(visible(download.error), error=True)
-        elif download.cancelled:
-            self.say("Stopped; Enter goes on with what is there")
-        else:
-            self._local = local_models(self._desk.settings.folders)
-            self.reload(download.name)
-            self.say("Downloaded; Enter uses it")
+        if self._download is not None and self._download.running:
+            self.say(" · ".join(download_parts(self._download)))
+        elif download := self._desk.end_of_download():
+            text, error = ended(download, "Enter")
+            if not error and not download.cancelled:
+                self._local = local_models(self._desk.settings.folders)
+                self.reload(download.name)
+            self.say(text, error=error)
 
     def cancel_download(self) -> None:
         if self._download is None:
@@ -126,8 +122,36 @@ class Models(Picker):
         self.say("The model's memory was given back; the next message loads it again")
 
 
-def _heading(text: str) -> Row:
-    return Row("", Content.styled(text, "dim"))
+def download_parts(download: Download) -> list[str]:
+    """How a download goes."""
+    name = visible(download.name.rpartition("/")[2])
+    if not download.total:
+        return [f"Downloading {name}", "starting"]
+    parts = [
+        f"Downloading {name} {download.share:.0%}",
+        f"{size_of(download.done)} of {size_of(download.total)}",
+    ]
+    if (left := download.seconds_left) is not None:
+        parts.append(f"{clock_time(left)} to go")
+    return parts
+
+
+def ended(download: Download, key: str) -> tuple[str, bool]:
+    """What to say of a download that has ended, and whether it failed.
+
+    Args:
+        key: what goes on with it, or uses the model.
+    """
+    name = visible(download.name.rpartition("/")[2])
+    if download.cancelled:
+        return f"The download of {name} was stopped; {key} goes on from there", False
+    if download.error:
+        return visible(download.error), True
+    return f"{name} is here now; {key} uses it", False
+
+
+def _heading(text: str, right: str = "") -> Row:
+    return Row("", Content(text), Content(right))
 
 
 def _wanted(words: str, known: Known) -> bool:

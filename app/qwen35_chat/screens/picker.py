@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -12,15 +13,32 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from qwen35_chat.commands import Scope, in_scope, keys_of, run_command, shown_keys
+from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
+from qwen35_chat.keys import shown_keys
+
+NOTHING = Content("")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line to choose; a row without an id is a heading or a word about it."""
+    """One line to choose; a row without an id is a heading or a word about it.
+
+    Attributes:
+        label: cut where there is no room for it.
+        right: at the right end of the line, in full.
+    """
 
     id: str
     label: Content
+    right: Content = NOTHING
+
+    def fitted(self, width: int) -> Content:
+        """The row in so many cells."""
+        room = width - self.right.cell_length - (2 if self.right.plain else 0)
+        label = self.label.truncate(max(room, 1), ellipsis=True)
+        if not self.right.plain:
+            return label
+        return label + " " * max(width - label.cell_length - self.right.cell_length, 1) + self.right
 
 
 class Picker(ModalScreen[str | None]):
@@ -35,7 +53,7 @@ class Picker(ModalScreen[str | None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Back", priority=True),
+        Binding("escape,ctrl+c", "leave", "Back", priority=True),
         Binding("up", "move(-1)", show=False, priority=True),
         Binding("down", "move(1)", show=False, priority=True),
         Binding("pageup", "move(-10)", show=False, priority=True),
@@ -67,34 +85,38 @@ class Picker(ModalScreen[str | None]):
             yield Input(self._words, placeholder=self._placeholder, compact=True)
             yield OptionList(markup=False, compact=True)
             yield Static("", classes="message", markup=False)
-            yield Static(self._hints(), classes="hint", markup=False)
+            yield Static("", classes="hint", markup=False)
 
     def on_mount(self) -> None:
-        for command in in_scope(self.SCOPE) if self.SCOPE else ():
-            for key in keys_of(command, self._remapped).split(","):
-                if key.strip():
-                    self._bindings.bind(
-                        key.strip(), f"command('{command.name}')", command.title, priority=True
-                    )
+        if self.SCOPE:
+            for key, command in keymap(self.SCOPE, self._remapped).items():
+                self._bindings.bind(key, f"command('{command.name}')", command.title, priority=True)
         self.query_one(Input).focus()
 
-    def _hints(self) -> str:
-        keys = [
-            f"{shown_keys(keys_of(command, self._remapped))} {command.title.lower()}"
-            for command in (in_scope(self.SCOPE) if self.SCOPE else ())
-        ]
-        return " · ".join([self._hint, *keys])
+    def _hints(self, width: int) -> str:
+        """The keys that matter, none of them broken over two lines."""
+        hints = self._hint.split(", ")
+        for command in in_scope(self.SCOPE) if self.SCOPE else ():
+            if keys := shown_keys(keys_of(command, self._remapped)):
+                hints.append(f"{keys} {command.title.lower()}")
+        lines = [""]
+        for hint in hints:
+            joined = f"{lines[-1]} · {hint}" if lines[-1] else hint
+            if cell_len(joined) <= width:
+                lines[-1] = joined
+            else:
+                lines.append(hint)
+        return "\n".join(line for line in lines if line)
 
     def reload(self, keep: str | None = None) -> None:
         """Ask for the rows again; the row `keep`, or else the first, is marked."""
         options = self.query_one(OptionList)
         options.clear_options()
         rows = self._rows(self.query_one(Input).value)
-        # One line each: what does not fit is cut.
-        width = max(options.scrollable_content_region.width - 2, 20)
+        # One line each, and as wide as a scrollbar leaves.
+        width = max(options.content_region.width - 1, 20)
         options.add_options(
-            Option(row.label.truncate(width, ellipsis=True), id=row.id or None, disabled=not row.id)
-            for row in rows
+            Option(row.fitted(width), id=row.id or None, disabled=not row.id) for row in rows
         )
         ids = [row.id for row in rows]
         if keep in ids:
@@ -132,7 +154,12 @@ class Picker(ModalScreen[str | None]):
         self.dismiss(row)
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.reload, self.marked)
+        self.call_after_refresh(self._resized)
+
+    def _resized(self) -> None:
+        hint = self.query_one(".hint", Static)
+        hint.update(self._hints(max(hint.content_region.width, 20)))
+        self.reload(self.marked)
 
     def action_move(self, step: int) -> None:
         options = self.query_one(OptionList)
@@ -153,7 +180,7 @@ class Ask(ModalScreen[str | None]):
     """One line of text to write."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Back", priority=True),
+        Binding("escape,ctrl+c", "leave", "Back", priority=True),
     ]
 
     def __init__(self, title: str, value: str = "", hint: str = "Enter keeps it, Esc goes back"):
@@ -180,13 +207,13 @@ class Ask(ModalScreen[str | None]):
 
 
 class Page(ModalScreen[None]):
-    """Text to read and scroll."""
+    """Text to read and scroll. `text` makes it for a width."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter", "leave", "Back", priority=True),
+        Binding("escape,ctrl+c,f1,q,enter", "leave", "Back", priority=True),
     ]
 
-    def __init__(self, title: str, text: Content):
+    def __init__(self, title: str, text: Callable[[int], Content]):
         super().__init__()
         self._title = title
         self._text = text
@@ -197,13 +224,20 @@ class Page(ModalScreen[None]):
         with Vertical(id="page"):
             yield Static(self._title, classes="title", markup=False)
             with VerticalScroll():
-                yield Static(self._text, markup=False)
-            yield Static("Up, Down, Page Up, Page Down scroll; Esc goes back", classes="hint")
+                yield Static("", id="text", markup=False)
+            yield Static("Up, Down, Page Up, Page Down scroll · Esc goes back", classes="hint")
 
     def on_mount(self) -> None:
         from textual.containers import VerticalScroll
 
         self.query_one(VerticalScroll).focus()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._resized)
+
+    def _resized(self) -> None:
+        text = self.query_one("#text", Static)
+        text.update(self._text(max(text.content_region.width, 20)))
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -43,22 +43,25 @@ def size_of(size: float) -> str:
     return f"{size / 1e3:.0f} kB"
 
 
+def bar(share: float) -> str:
+    """A bar that is full to this share."""
+    full = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    return "━" * full + "╌" * (BAR_CELLS - full)
+
+
 def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
-    """Reading the prompt: a bar, tokens done, from before and left, and the time to go.
+    """Reading the prompt: a bar, the time to go, and tokens done, from before and left.
 
     Args:
         seconds: since the first progress of this turn.
     """
     share = progress.done / max(progress.total, 1)
-    full = round(share * BAR_CELLS)
     computed = progress.done - progress.cached
     left = progress.total - progress.done
-    parts = [
-        f"Reading {'━' * full}{'╌' * (BAR_CELLS - full)} {share:.0%}",
-        f"{progress.done:,} of {progress.total:,} tokens",
-    ]
+    parts = [f"Reading {bar(share)} {share:.0%}"]
     if left and computed > 0 and seconds > 0:
         parts.append(f"{clock_time(left * seconds / computed)} to go")
+    parts.append(f"{progress.done:,} of {progress.total:,} tokens")
     if progress.cached:
         parts.append(f"{progress.cached:,} from before")
     if left:

@@ -6,6 +6,7 @@ laid out, so that a guess is put right before it can be seen, and the view stays
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate, islice
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from qwen35_chat.drawing.lines import BLANK, Code, Line
 WIDEST = 110  # columns of text: longer lines are hard to read
 # Each is some twenty objects, at all of which the garbage collector looks.
 CACHED_SCREENS = 4
+FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -312,7 +314,7 @@ class Transcript(ScrollView, can_focus=True):
             start, end = _within(span, entry, content.plain)
             selected = self.screen.get_visual_style("screen--selection")
             content = content.stylize(selected, max(start, line.prefix), end)
-        gutter = self._parse(".mark") if marked else plain
+        gutter = plain + self._parse(".mark") if marked else plain
         segments = [
             Segment("▌" if marked else " ", gutter.rich_style),
             Segment(" " * entry.indent, (base if entry.indent == 1 else plain).rich_style),
@@ -335,7 +337,9 @@ class Transcript(ScrollView, can_focus=True):
         if isinstance(style, Style):
             return style
         if style.startswith("."):
-            return self.get_visual_style(f"transcript--{style[1:]}")
+            found = self.get_visual_style(f"transcript--{style[1:]}")
+            # What is only coloured has the background of its line.
+            return found if style in FILLED else replace(found, background=None)
         return Style.parse(style)
 
     # -- selection and clicks

@@ -1,0 +1,20 @@
+"""Fewer events for a screen that is drawn less often than they come."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from qwen35_mlx.session.events import Answer, Event, Loading, PrefillProgress, Thinking
+
+
+def merged(events: Iterable[Event]) -> Iterator[Event]:
+    """The same events: neighbouring pieces of text in one, and of progress the latest."""
+    for kind, neighbours in groupby(events, type):
+        group = list(neighbours)
+        if kind is Answer:
+            yield Answer("".join(event.text for event in group if isinstance(event, Answer)))
+        elif kind is Thinking:
+            yield Thinking("".join(event.text for event in group if isinstance(event, Thinking)))
+        elif kind in (Loading, PrefillProgress):
+            yield group[-1]
+        else:
+            yield from group

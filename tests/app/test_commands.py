@@ -1,0 +1,399 @@
+"""The table of commands: what reaches each of them, what they do, and what describes them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from qwen35_chat import commands
+from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keymap, parse_slash
+from qwen35_chat.keys import key_names, key_problem, shown_keys
+from qwen35_chat.screens import base
+from qwen35_chat.screens.lists import Palette, Sessions, SettingsList
+from qwen35_chat.screens.models import Models
+from qwen35_chat.screens.picker import Ask, Page
+from textual.widgets import OptionList, Static, TextArea
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import Answer
+from qwen35_mlx.session.requests import Unload, UseModel
+from tests.app.drive import Driver, chat
+
+README = Path(__file__).parents[2] / "README.md"
+CHAT = in_scope("chat")
+# What the composer acts on itself is tested in test_composer and test_sessions.
+ITS_OWN = {"send", "newline", "older", "newer"}
+# Keys of a text area that mean something else here, on purpose.
+TAKEN = {"enter", "tab", "left", "right", "pageup", "pagedown", "escape", "ctrl+j", "shift+enter"}
+
+
+# The table itself
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_key_calls_one_command_only(scope) -> None:
+    keys = [key for command in in_scope(scope) for key in key_names(command.keys)]
+    assert len(keys) == len(set(keys))
+
+
+def test_names_and_slash_names_are_unique() -> None:
+    assert len({command.name for command in COMMANDS}) == len(COMMANDS)
+    slashes = [command.slash for command in COMMANDS if command.slash]
+    assert len(slashes) == len(set(slashes))
+    assert all(command.scope == "chat" for command in COMMANDS if command.slash)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_command_can_be_reached_by_keys_that_every_terminal_sends(command) -> None:
+    assert command.keys or command.slash
+    typing = command.scope != "messages"
+    for key in key_names(command.keys):
+        assert command.typed or key_problem(key, typing=typing) == ""
+
+
+def test_keys_for_writing_are_left_to_the_composer() -> None:
+    own = {key for binding in TextArea.BINDINGS for key in binding.key.split(",")}  # pyright: ignore[reportAttributeAccessIssue]
+    assert {"ctrl+a", "ctrl+e", "ctrl+k", "ctrl+u", "ctrl+w", "ctrl+z", "ctrl+x"} <= own
+    assert not (set(keymap("chat", {})) - TAKEN) & own
+
+
+@pytest.mark.parametrize("scope", ["sessions", "models"])
+def test_keys_for_writing_are_left_to_the_search_line(scope) -> None:
+    assert not {"ctrl+a", "ctrl+e", "ctrl+k", "ctrl+u", "ctrl+w"} & set(keymap(scope, {}))
+
+
+def test_the_readme_has_the_table() -> None:
+    found = re.search(r"<!-- keys -->\n(.*?)\n<!-- /keys -->", README.read_text(), re.DOTALL)
+    assert found is not None
+    assert found.group(1).strip() == commands.key_table()
+
+
+# What reaches a command
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that are called; none of them runs."""
+    names: list[str] = []
+
+    async def run_command(name: str, target: object, text: str = "") -> None:
+        names.append(f"{name} {text}".strip())
+
+    monkeypatch.setattr(base, "run_command", run_command)
+    return names
+
+
+async def test_every_key_of_the_chat_calls_its_command(home: Path, called: list[str]) -> None:
+    async with chat(home) as at:
+        at.app.action_leave = lambda: called.append("quit")  # type: ignore[method-assign]
+        for command in CHAT:
+            for key in key_names(command.keys):
+                if command.name not in ITS_OWN:
+                    called.clear()
+                    await at.press(key)
+                    assert called == [command.name], key
+
+
+async def test_every_key_on_a_message_calls_its_command(home: Path, called: list[str]) -> None:
+    async with chat(home) as at:
+        await at.turn("one")
+        for command in in_scope("messages"):
+            for key in key_names(command.keys):
+                at.transcript.focus()
+                called.clear()
+                await at.press(key)
+                assert called == [command.name], key
+
+
+async def test_every_slash_name_calls_its_command(home: Path, called: list[str]) -> None:
+    async with chat(home) as at:
+        for command in CHAT:
+            if command.slash:
+                called.clear()
+                await at.send(f"/{command.slash} {'some words' if command.argument else ''}")
+                await at.until(lambda: called)
+                assert called == [
+                    f"{command.name} {'some words' if command.argument else ''}".strip()
+                ]
+                assert at.typed == ""
+        assert at.sent == []
+
+
+async def test_the_palette_reaches_every_command(home: Path, called: list[str]) -> None:
+    async with chat(home) as at:
+        await at.press("ctrl+p")
+        assert called == ["palette"]
+        for name in ("send", "rename", "quit"):
+            called.clear()
+            at.app.chat.palette()
+            await at.until(lambda: isinstance(at.app.screen, Palette))
+            rows = at.app.screen.query_one(OptionList)
+            await at.until(lambda rows=rows: rows.option_count)
+            assert [option.id for option in rows.options] == [command.name for command in CHAT]
+            rows.highlighted = rows.get_option_index(name)
+            await at.press("enter")
+            await at.until(lambda: called)
+            assert called == [name]
+
+
+async def test_the_palette_finds_by_letters_and_says_when_there_is_none(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("ctrl+p", *"expo")
+        assert "Export" in at.text
+        assert "Sampling" not in at.text
+        await at.press(*"zzz")
+        assert "No command has these letters" in at.text
+        await at.press("enter", "escape")
+        assert not isinstance(at.app.screen, Palette)
+
+
+async def test_f1_lists_every_command_with_its_keys(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("f1")
+        page = at.app.screen
+        assert isinstance(page, Page)
+        lines = str(page.query_one("#text", Static).render()).splitlines()
+        for command in COMMANDS:
+            slash = f"/{command.slash}" if command.slash else ""
+            named = f"  {shown_keys(command.keys):<20}{slash:<11}"
+            assert any(
+                line.startswith(named) and line[len(named) :].strip() in command.help
+                for line in lines
+            ), command.name
+        await at.press("escape")
+        assert not isinstance(at.app.screen, Page)
+
+
+def test_a_line_with_a_slash_is_a_command_or_a_message() -> None:
+    found = parse_slash("/rename  A title\nof two ")
+    assert found is not None
+    assert (found[0].name, found[1]) == ("rename", "A title\nof two")
+    assert parse_slash("/RETRY") is not None
+    assert parse_slash("/etc/passwd is a file") is None
+    assert parse_slash("/etc is a folder") is None
+    assert parse_slash("1/2") is None
+    with pytest.raises(Qwen35Error, match="no command /sesions; did you mean /sessions"):
+        parse_slash("/sesions rivers")
+    with pytest.raises(Qwen35Error, match="no command /etc: /help lists them"):
+        parse_slash("/etc")
+
+
+async def test_a_mistyped_command_is_not_sent_to_the_model(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/thinkin off")
+        assert "did you mean /thinking?" in at.text
+        assert at.sent == []
+        assert at.typed == "/thinkin off"
+
+
+# What they do
+
+
+async def test_thinking_by_key_and_by_word(home: Path) -> None:
+    async with chat(home, settings=home / "settings.toml") as at:
+        await at.press("ctrl+t")
+        assert at.desk.settings.thinking == "off"
+        assert "Thinking off, from the next message on" in at.text
+        await at.press("ctrl+t")
+        assert at.desk.settings.thinking == "on"
+        await at.send("/thinking auto")
+        await at.until(lambda: at.desk.settings.thinking == "auto")
+        assert 'thinking = "auto"' in (home / "settings.toml").read_text()
+        assert at.engine.calls[-1].thinking is None  # type: ignore[union-attr]
+        await at.send("/thinking maybe")
+        assert "'maybe' is none of: auto, on, off" in at.text
+
+
+async def test_a_system_prompt_by_word_and_by_line(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/system Be brief.")
+        await at.until(lambda: at.desk.settings.system == "Be brief.")
+        assert at.engine.calls[-1].system == "Be brief."  # type: ignore[union-attr]
+        await at.send("/system")
+        await at.until(lambda: isinstance(at.app.screen, Ask))
+        await at.press("ctrl+u", "enter")
+        assert at.desk.settings.system == ""
+        assert "No system prompt" in at.text
+
+
+async def test_a_preset_sets_thinking_and_says_what_holds(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/settings sampling.top_k 5")
+        await at.until(lambda: at.desk.settings.sampling)
+        await at.send("/preset not-thinking")
+        await at.until(lambda: at.desk.settings.thinking == "off")
+        said = " ".join(at.text.split())
+        assert "temperature 0.7, top_p 0.8, top_k 5, presence_penalty 1.5" in said
+        assert "not-thinking, thinking off" in at.text
+        await at.send("/preset quick")
+        assert "'quick' is none of: model, thinking, precise, not-thinking" in at.text
+
+
+async def test_copy_and_code_by_key_and_by_name(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("f3")
+        assert "there is nothing to copy yet" in at.text
+        await at.turn("one", "Look:\n\n```\na = 1\n```\n")
+        await at.press("f9")
+        assert at.app.clipboard == "a = 1\n"
+        await at.turn("two", "no code")
+        await at.press("f3")
+        assert at.app.clipboard == "no code"
+        await at.send("/code")
+        await at.until(lambda: at.app.clipboard == "a = 1\n")
+        await at.send("/copy")
+        await at.until(lambda: at.app.clipboard == "no code")
+
+
+@pytest.mark.parametrize("how", ["ctrl+q", "/quit", "ctrl+c", "ctrl+q in a list"])
+async def test_quit(home: Path, how: str) -> None:
+    async with chat(home) as at:
+        if how.startswith("/"):
+            await at.send(how)
+        else:
+            if "list" in how:
+                await at.press("ctrl+s")
+            await at.pilot.press(how.split()[0])
+        for _ in range(100):
+            if not at.app.is_running:
+                break
+            await at.pilot.pause(0.01)
+    assert at.app.return_code == 0
+
+
+async def test_ctrl_c_stops_a_reply_first_and_leaves_a_list(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
+        await at.shown([Answer("so")])
+        await at.press("ctrl+c")
+        assert "cancel" in at.engine.calls
+        assert at.app.is_running
+        await at.press("ctrl+s")
+        assert isinstance(at.app.screen, Sessions)
+        await at.press("ctrl+c")
+        assert not isinstance(at.app.screen, Sessions)
+        assert at.app.is_running
+
+
+async def test_the_keys_of_the_list_of_models(home: Path, monkeypatch) -> None:
+    class Endless:
+        name, done, total, folder, error, share = "org/repo", 1, 4, "", "", 0.25
+        seconds_left = None
+        running = True
+        cancelled = False
+
+        def cancel(self) -> None:
+            self.cancelled, self.running = True, False
+
+    async with chat(home) as at:
+        await at.press("ctrl+l", "ctrl+d")
+        assert "nothing is being downloaded" in at.text
+        at.desk.download = Endless()  # type: ignore[assignment]
+        await at.press("ctrl+d")
+        await at.until(lambda: "The download of repo was stopped" in at.text)
+        await at.press("ctrl+g")
+        assert at.engine.calls[-1] == Unload()
+
+
+# Other keys
+
+
+def settings(home: Path, text: str) -> Path:
+    file = home / "settings.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+async def test_a_remapped_key_acts_and_the_old_one_does_not(home: Path) -> None:
+    file = settings(home, '[keys]\nsessions = "Ctrl+Y, F10"\nhelp = "ctrl+s"\nstop = ""\n')
+    async with chat(home, settings=file) as at:
+        assert "Ctrl+Y finds earlier conversations, Ctrl+S lists all keys" in at.text
+        for key, screen in (("ctrl+y", Sessions), ("f10", Sessions), ("ctrl+s", Page)):
+            await at.press(key)
+            assert isinstance(at.app.screen, screen), key
+            await at.press("escape")
+        await at.press("f1")
+        assert not isinstance(at.app.screen, Page)
+        await at.send("one")
+        await at.shown([Answer("so")])
+        await at.press("escape")
+        assert "cancel" not in at.engine.calls
+
+
+async def test_keys_of_the_composer_of_messages_and_of_lists_are_remapped_too(home: Path) -> None:
+    file = settings(
+        home,
+        '[keys]\nsend = "ctrl+s"\nnewline = "enter"\nmark_copy = "x"\nmessages = "f6"\n'
+        'session_delete = "f7"\n',
+    )
+    async with chat(home, settings=file) as at:
+        await at.press("a", "enter", "b", "ctrl+s")
+        assert at.sent == ["a\nb"]
+        await at.shown([Answer("so")])
+        await at.press("f6", "x")
+        assert at.app.clipboard == "so"
+        await at.press("c")
+        assert at.typed == "c"  # a letter like any other now
+        await at.send("/sessions")
+        assert at.sent == ["a\nb"]
+
+
+async def test_quit_is_remapped_everywhere(home: Path) -> None:
+    async with chat(home, settings=settings(home, '[keys]\nquit = "ctrl+x"\n')) as at:
+        await at.press("ctrl+q")
+        await at.press("ctrl+n", "ctrl+q")
+        assert at.app.is_running
+        await at.press("ctrl+l")
+        await at.pilot.press("ctrl+x")
+        await at.pilot.pause(0.05)
+        assert not at.app.is_running
+
+
+async def test_a_list_shows_and_hears_its_remapped_keys(home: Path) -> None:
+    file = settings(home, '[keys]\nsession_delete = "f7"\nsession_export = ""\n')
+    async with chat(home, settings=file, size=(100, 30)) as at:
+        await at.turn("one")
+        await at.press("ctrl+s", "ctrl+d", "ctrl+o")
+        assert len(at.library.list()) == 1
+        assert "F7 delete" in at.text
+        assert "export" not in at.text.lower()
+        assert list(Path().iterdir()) == []
+        await at.press("f7")
+        assert not at.library.list()
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("Ctrl+S, F2", ["ctrl+s", "f2"]),
+        ("Page Up", ["pageup"]),
+        ("pgdn,Esc", ["pagedown", "escape"]),
+        ("shift + ctrl + up", ["ctrl+shift+up"]),
+        ("k,K", ["k", "K"]),
+        ("shift+k", ["K"]),
+        ("", []),
+    ],
+)
+def test_keys_may_be_written_as_people_do(written: str, names: list[str]) -> None:
+    assert key_names(written) == names
+
+
+def test_keys_are_shown_as_people_write_them() -> None:
+    assert shown_keys("ctrl+s,f2,pageup,k,K,ctrl+end") == "Ctrl+S, F2, Page Up, k, K, Ctrl+End"
+
+
+async def screens_open(at: Driver, key: str, kind: type) -> None:
+    await at.press(key)
+    assert isinstance(at.app.screen, kind)
+    await at.press("escape")
+    assert not isinstance(at.app.screen, kind)
+
+
+async def test_lists_open_by_key_and_close_by_esc(home: Path) -> None:
+    async with chat(home) as at:
+        for key, kind in (
+            ("ctrl+l", Models), ("f2", SettingsList), ("ctrl+p", Palette), ("ctrl+s", Sessions),
+            ("f1", Page),
+        ):  # fmt: skip
+            await screens_open(at, key, kind)
+        await at.send("/model org/repo")
+        await at.until(lambda: UseModel("org/repo") in at.engine.calls)

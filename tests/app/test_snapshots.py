@@ -1,0 +1,312 @@
+"""Pictures of the screen: a change that is not meant shows as a difference.
+
+`scripts/test tests/app --snapshot-update` renews them; look at each before it is committed. Time,
+memory, version and folders are pinned, so that they are the same on any machine.
+"""
+
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qwen35_chat.fake import done
+from qwen35_chat.models import PUBLISHED, Known
+from qwen35_chat.screens import conversation, models
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+
+from qwen35_mlx.session.events import Answer, Cancelled, Failed, Loading, PrefillProgress, Thinking
+from tests.app.drive import Clock, Driver, chat, reply
+
+LIST = """Three rivers of Norway, by length:
+
+1. **Glomma**, 621 km, from Aursunden to Fredrikstad
+2. **Tana**, 361 km, along the border with Finland
+3. **Numedalslågen**, 352 km, through `Kongsberg`
+
+> Lengths differ by a few kilometres between sources.
+"""
+CODE = """Read the file line by line, so that its size does not matter:
+
+```python
+from pathlib import Path
+
+
+def longest_line(path: Path) -> str:
+    \"\"\"The longest line of a text file; "" of an empty one.\"\"\"
+    with path.open(encoding="utf-8") as lines:
+        return max(lines, key=len, default="")
+"""
+TABLE = """| river | length | basin | source | mouth | what it is known for |
+|---|---|---|---|---|---|
+| Glomma | 621 km | 42,000 km² | Aursunden | Fredrikstad | timber floating until 1985 |
+| Tana | 361 km | 16,389 km² | Iešjohka and Kárášjohka | Tanafjord | the largest salmon river |
+| Numedalslågen | 352 km | 5,577 km² | Hardangervidda | Larvik | power stations and salmon |
+| Drammenselva | 48 km | 17,034 km² | Tyrifjorden | Drammen | paper mills |
+"""
+LOCAL = [
+    Known("demo", 15 * 10**6, 2_048, 500_000, Path("/demo"), context=8_192),
+    Known(
+        "mlx-community/Qwen3.5-4B-MLX-4bit", 2_370 * 10**6, 32_768, 51_511_296, Path("/hub/4b"),
+        context=262_144,
+    ),
+]  # fmt: skip
+
+
+class Svg(SingleFileSnapshotExtension):
+    """One picture a test, in a file that opens anywhere."""
+
+    file_extension = "svg"
+    _write_mode = WriteMode.TEXT
+
+
+class Download:
+    """One that stands still."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.done, self.total = 2_100_000_000, 5_040_000_000
+        self.folder = self.error = ""
+        self.cancelled = False
+        self.running = True
+        self.share = self.done / self.total
+        self.seconds_left = 95.0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of day, which a test may change; memory, models and version that stay."""
+    clock = Clock()
+    clock.now = 1_764_000_000.0
+    monkeypatch.setattr(time, "time", clock)
+    monkeypatch.setattr(models, "machine_memory", lambda: 24 * 2**30)
+    monkeypatch.setattr(models, "local_models", lambda _: LOCAL)
+    monkeypatch.setattr(conversation, "__version__", "1.2.3")
+    for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
+        monkeypatch.delenv(name, raising=False)
+    return clock
+
+
+@pytest.fixture
+def same(snapshot: Any) -> Any:
+    """Whether the screen looks as it did."""
+
+    async def compare(at: Driver) -> bool:
+        await at.pilot.pause(0.05)
+        svg = at.app.export_screenshot(title="qwen35-chat")
+        # A checksum of the content, clickable parts' numbers included, that is on every element.
+        svg = re.sub(r"terminal-\d+", "terminal", svg)
+        # Fonts from elsewhere.
+        svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+        return svg == snapshot.use_extension(Svg)
+
+    return compare
+
+
+@asynccontextmanager
+async def screen(
+    home: Path, size: tuple[int, int] = (80, 24), **how: Any
+) -> AsyncGenerator[Driver]:
+    async with chat(home, size=size, **how) as at:
+        yield at
+
+
+def themed(home: Path, theme: str) -> Path:
+    file = home / "settings.toml"
+    file.write_text(f'theme = "{theme}"\n', encoding="utf-8")
+    return file
+
+
+async def test_empty(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        assert await same(at)
+
+
+async def test_first_run(home: Path, pinned, same) -> None:
+    async with screen(home, demo=True) as at:
+        assert await same(at)
+
+
+async def test_loading(home: Path, pinned, same) -> None:
+    async with screen(home, loads=False) as at:
+        await at.send("Are you there?")
+        await at.shown([Loading("mlx-community/Qwen3.5-4B-MLX-4bit", 0.4)])
+        assert await same(at)
+
+
+async def test_prefill_at_40_percent(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.turn("Which are the longest rivers of Norway?", LIST)
+        await at.send("Translate the whole book, chapter by chapter.")
+        await at.shown([PrefillProgress(512, 3_584, 512)])
+        at.clock.now = 12.0
+        await at.shown([PrefillProgress(1_434, 3_584, 512)])
+        assert await same(at)
+
+
+async def thought(at: Driver) -> None:
+    await at.send("Which are the longest rivers of Norway?")
+    await at.shown([Thinking("The user asks for the longest rivers.\n\nGlomma is the longest, ")])
+    at.clock.now = 4.2
+    await at.shown([Thinking("then come Tana and Numedalslågen.")])
+    await at.shown([Answer(LIST), done(prompt=412, reply=148)])
+
+
+async def test_thinking_closed(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await thought(at)
+        assert await same(at)
+
+
+async def test_thinking_open(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await thought(at)
+        await at.press("ctrl+o")
+        at.clock.now = 60.0
+        await at.shown()
+        assert await same(at)
+
+
+async def test_an_open_fence(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.send("How do I find the longest line of a file?")
+        await at.shown([Answer(CODE[:20])])
+        at.clock.now = 2.0
+        await at.shown([Answer(CODE[20:])])
+        assert await same(at)
+
+
+async def test_finished_code(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.turn("How do I find the longest line of a file?", CODE + "```\n")
+        assert await same(at)
+
+
+async def test_a_long_table(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.turn("The same as a table, please.", TABLE)
+        assert await same(at)
+
+
+async def test_cancelled(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.send("Tell me a story.")
+        await at.shown([Answer("Once upon a time there was a river that"), Cancelled()])
+        assert await same(at)
+
+
+async def test_an_error_in_place(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.turn("Hello!", "Hello. What can I do for you?")
+        await at.send("Read the whole of this book to me.")
+        await at.shown(
+            [
+                PrefillProgress(0, 3_100, 0),
+                Failed("the prompt needs 31 GB of memory, and 24 GB are there: shorten it"),
+            ]
+        )
+        assert await same(at)
+
+
+async def several(at: Driver, pinned: Clock) -> None:
+    """Conversations of some days."""
+    for title, said, days in (
+        ("Longest rivers of Norway", LIST, 12.0),
+        ("How do I read a file line by line in Python, and how fast is it?", CODE + "```", 1.2),
+        ("A name for a boat that sails on a river", "What about *Numa*?", 0.2),
+        ("Packing list for Oslo", "Wool, wool, and a raincoat.", 0.001),
+    ):
+        pinned.now = 1_764_000_000.0 - days * 86_400
+        await at.turn(title, said)
+        await at.press("ctrl+n")
+        await at.shown()
+    pinned.now = 1_764_000_000.0
+
+
+async def test_the_list_of_conversations(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await several(at, pinned)
+        await at.press("ctrl+s")
+        assert await same(at)
+
+
+async def test_search(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await several(at, pinned)
+        await at.press("ctrl+s", *"river")
+        assert await same(at)
+
+
+async def test_the_list_of_models(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.press("ctrl+l")
+        assert await same(at)
+
+
+async def test_models_while_one_is_downloaded(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        at.desk.download = Download(PUBLISHED[2].name)  # pyright: ignore[reportAttributeAccessIssue]
+        await at.press("ctrl+l", "down")
+        await at.until(lambda: "2.1 GB of 5.0 GB" in at.text)
+        assert await same(at)
+
+
+async def test_the_list_of_settings(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.send("/preset precise")
+        await at.press("f2")
+        assert await same(at)
+
+
+async def test_the_keys(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.press("f1")
+        assert await same(at)
+
+
+async def test_completion_of_a_command(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.press("/")
+        assert await same(at)
+
+
+async def test_a_small_terminal(home: Path, pinned, same) -> None:
+    async with screen(home, (50, 20)) as at:
+        await at.turn("Which are the longest rivers of Norway?", LIST)
+        await at.press(*"And of Sweden?")
+        assert await same(at)
+
+
+async def test_the_light_theme(home: Path, pinned, same) -> None:
+    async with screen(home, settings=themed(home, "light")) as at:
+        await at.turn("How do I find the longest line of a file?", CODE + "```\n", thinking="hm")
+        await at.press("tab")
+        assert await same(at)
+
+
+async def test_the_terminals_own_colours(home: Path, pinned, same) -> None:
+    async with screen(home, settings=themed(home, "ansi")) as at:
+        await at.turn("How do I find the longest line of a file?", CODE + "```\n", thinking="hm")
+        await at.press("tab")
+        assert await same(at)
+
+
+async def test_a_list_in_the_terminals_own_colours(home: Path, pinned, same) -> None:
+    async with screen(home, settings=themed(home, "ansi")) as at:
+        await at.turn("Which are the longest rivers of Norway?", LIST)
+        await at.press("ctrl+l")
+        assert await same(at)
+
+
+async def test_versions(home: Path, pinned, same) -> None:
+    async with screen(home) as at:
+        await at.turn("A name for a boat?", "*Numa*.")
+        await at.press("f5")
+        await at.shown(reply("*Glomma*, after the river."))
+        await at.press("f4")
+        assert await same(at)
