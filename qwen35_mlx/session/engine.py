@@ -240,8 +240,9 @@ class EngineThread:
         )
         if self._library is not None:
             self._model.open_states(self._library.folder, budget=self._budget, tell=self._tell)
-        # Imports mlx-lm, which a first turn need not wait for.
-        make_chooser(self._model.sampling, self._model.network.config.vocab_size)
+        # May import mlx-lm, which a first turn need not wait for.
+        sampling = self._model.sampling.updated(self._settings.sampling)
+        make_chooser(sampling, self._model.network.config.vocab_size)
         self._events.put(Loaded(self._model.name, self._model.context))
 
     def _downloading(self, done: int, total: int, what: str) -> None:
