@@ -30,6 +30,7 @@ from qwen35_mlx.session.events import (
     Titled,
     TurnStarted,
     Unloaded,
+    Written,
 )
 from qwen35_mlx.session.library import Library, Summary
 from qwen35_mlx.session.requests import Compact, Edit, Open, Request, Retry, Select, Send, UseModel
@@ -50,7 +51,7 @@ def merged(events: Iterable[Event]) -> Iterator[Event]:
             yield Answer("".join(event.text for event in group if isinstance(event, Answer)))
         elif kind is Thinking:
             yield Thinking("".join(event.text for event in group if isinstance(event, Thinking)))
-        elif kind in (Loading, PrefillProgress):
+        elif kind in (Loading, PrefillProgress, Written):
             yield group[-1]
         else:
             yield from group
