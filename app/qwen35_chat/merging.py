@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from qwen35_mlx.session.events import Answer, Event, Loading, PrefillProgress, Thinking
+from qwen35_mlx.session.events import (
+    Answer,
+    Event,
+    Loading,
+    PrefillProgress,
+    Thinking,
+    Written,
+)
 
 
 def merged(events: Iterable[Event]) -> Iterator[Event]:
@@ -14,7 +21,7 @@ def merged(events: Iterable[Event]) -> Iterator[Event]:
             yield Answer("".join(event.text for event in group if isinstance(event, Answer)))
         elif kind is Thinking:
             yield Thinking("".join(event.text for event in group if isinstance(event, Thinking)))
-        elif kind in (Loading, PrefillProgress):
+        elif kind in (Loading, PrefillProgress, Written):
             yield group[-1]
         else:
             yield from group

@@ -108,10 +108,10 @@ class KVCache:
         Snapshots of no more than these rows move along, so that the old buffer can be freed.
         """
         old = self._buffer
-        capacity = FIRST_CAPACITY
-        if old is not None:
-            capacity = old.capacity if end <= old.capacity else int(old.capacity * GROWTH)
-        capacity = -(-max(capacity, end) // FIRST_CAPACITY) * FIRST_CAPACITY
+        # Of what is used, not of the old room: a branch from the start of a long conversation
+        # does not take as much as that does.
+        capacity = max(int(self.offset * GROWTH), end)
+        capacity = -(-capacity // FIRST_CAPACITY) * FIRST_CAPACITY
 
         def room(like: mx.array, kept: mx.array | None) -> mx.array:
             batch, heads, _, width = like.shape

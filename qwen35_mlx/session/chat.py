@@ -7,13 +7,14 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session import compact
 from qwen35_mlx.session.answering import Answering
 from qwen35_mlx.session.conversation import Conversation, Message
-from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent
+from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.kept import Kept
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.prompts import Prompts
 from qwen35_mlx.session.record import Record
 from qwen35_mlx.session.requests import Configure
+from qwen35_mlx.session.rows import storable
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import message_from
 
@@ -55,10 +56,16 @@ class Chat:
         self.model = model
         self.tools = tools
         given = Configure(system=system, thinking=thinking, sampling=sampling)
-        self._record = Record(library, conversation, given)
+        # Claimed before it is read: another window may have just ended a turn of it.
         self.read_only = bool(
             library is not None and conversation is not None and not library.claim(conversation)
         )
+        try:
+            self._record = Record(library, conversation, given)
+        except BaseException:
+            if library is not None and conversation is not None and not self.read_only:
+                library.release(conversation)
+            raise
         settings = _merged(self.settings, given)
         if settings != self.settings and not self.read_only:
             self.configure(settings)
@@ -169,6 +176,7 @@ class Chat:
         Raises:
             Qwen35Error: there is no such reply.
         """
+        self._check_writable()
         tree = self.conversation
         if message is None:
             replies = [m.id for m in tree.path() if m.role == "assistant"]
@@ -178,6 +186,8 @@ class Chat:
         reply = tree.message(message)
         if reply.role != "assistant":
             raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
+        if reply.parent is None:
+            raise Qwen35Error(f"message {message} answers nothing: send a message first")
         return self._turn(reply.parent, [], max_tokens, seed, ())
 
     def edit(
@@ -188,6 +198,7 @@ class Chat:
         Raises:
             Qwen35Error: there is no such message, or the text is empty or too long.
         """
+        self._check_writable()
         edited = self.conversation.message(message)
         if edited.role != "user":
             raise Qwen35Error(f"message {message} is not yours to edit: choose one that you sent")
@@ -204,9 +215,9 @@ class Chat:
         Raises:
             Qwen35Error: there is no such message.
         """
+        self._check_writable()
         if message is not None:
             self.conversation.message(message)
-        self._check_writable()
         self._record.select(message)
 
     def select(self, message: int) -> None:
@@ -221,7 +232,7 @@ class Chat:
         else:
             self._record.select(leaf)
 
-    def compact(self) -> Generator[PrefillProgress]:
+    def compact(self) -> Generator[PrefillProgress | Written]:
         """Have the model summarise the oldest turns, and go on from the summary.
 
         The summary and the newest turns are a path of their own; the old one stays in the tree.
@@ -231,40 +242,21 @@ class Chat:
             Qwen35Error: there is nothing to summarise, or no room for it.
         """
         self._check_writable()
-        tree, model = self.conversation, self.model
-        path, share = tree.path(), model.context // compact.SHARE
-
-        def asked(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
-            return compact.request(tree.for_template(messages[-1].id))
-
-        def fits(messages: Sequence[Message]) -> bool:
-            return model.count(asked(messages), thinking=False, tools=self.tools) + share <= (
-                model.context
-            )
-
-        cut = compact.oldest(path, fits)
-        turn = model.turn(
-            asked(path[:cut]),
-            model.make_cache(),
-            max_tokens=share,
-            thinking=False,
-            tools=self.tools,
-            sampling=self.settings.sampling,
-        )
+        path = self.conversation.path()
+        turn, cut = compact.begin(self.model, self.conversation, self.tools)
         return self._compact(turn, path, cut)
 
-    def _compact(self, turn: Turn, path: Sequence[Message], cut: int) -> Generator[PrefillProgress]:
+    def _compact(
+        self, turn: Turn, path: Sequence[Message], cut: int
+    ) -> Generator[PrefillProgress | Written]:
         self._kept.resume(turn.prompt, turn.cache)
         for event in turn.run():
-            if isinstance(event, PrefillProgress):
-                yield event
+            # The summary itself shows when it is complete; each token is a chance to stop.
+            yield event if isinstance(event, PrefillProgress) else Written(len(turn.reply))
         summary = message_from(turn.parts)["content"]
         if not summary:
             raise Qwen35Error("the model wrote no summary: try again, or start a new conversation")
-        system = self.settings.system
-        if path[0].role == "system":  # of an earlier summary, which the model has seen
-            system = path[0].content.partition(compact.HEADING)[0].strip() or None
-        self._record.add_all(compact.summarised(system, path, cut, summary))
+        self._record.add_all(compact.summarised(self.settings.system, path, cut, summary))
 
     def notices(self) -> list[str]:
         """Lines for the user since the last call that no turn has brought."""
@@ -291,9 +283,14 @@ class Chat:
         messages = self.conversation.for_template()
         if not messages:
             return []
-        return self.model.ids(
-            messages, thinking=self.settings.thinking, tools=self.tools, reply=False
-        )
+        try:
+            if all(message["role"] == "system" for message in messages):
+                return self._prompts().opening(messages)  # templates want a question
+            return self.model.ids(
+                messages, thinking=self.settings.thinking, tools=self.tools, reply=False
+            )
+        except Qwen35Error:  # nothing that could be sent: an imported path without a question
+            return []
 
     def _turn(
         self,
@@ -306,6 +303,8 @@ class Chat:
         """A reply to the path that ends at `parent`, and these messages after it."""
         self._check_writable()
         settings = self.settings
+        # As the library keeps it, so that a restart reads the same.
+        added = [{**message, "content": storable(message["content"])} for message in added]
         before = self._start() if parent is None else self.conversation.for_template(parent)
         messages = [*before, *added]
         turn = self.model.turn(
@@ -332,12 +331,16 @@ class Chat:
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
     ) -> Generator[TurnEvent]:
-        prompts = Prompts(self._probe, bool(self.tools))
-        answering = Answering(turn, messages, self._record, self._kept, prompts, self._lines)
+        answering = Answering(
+            turn, messages, self._record, self._kept, self._prompts(), self._lines
+        )
         done = yield from answering.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)
         yield done
+
+    def _prompts(self) -> Prompts:
+        return Prompts(self._probe, bool(self.tools))
 
     def _probe(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)

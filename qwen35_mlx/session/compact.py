@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.conversation import Message
+from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.turn import Turn
 
 # So many of the newest turns stay as they are.
 KEPT_TURNS = 2
@@ -41,22 +43,49 @@ def oldest(path: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -
     )
 
 
+def begin(
+    model: Model, tree: Conversation, tools: Sequence[Mapping[str, Any]] | None
+) -> tuple[Turn, int]:
+    """The turn that writes the summary, and how many messages of the path it is of.
+
+    Raises:
+        Qwen35Error: as for `oldest`.
+    """
+    path, share = tree.path(), model.context // SHARE
+
+    def asked(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+        return request(tree.for_template(messages[-1].id))
+
+    def fits(messages: Sequence[Message]) -> bool:
+        tokens = model.count(asked(messages), thinking=False, tools=tools)
+        return tokens + share <= model.context
+
+    cut = oldest(path, fits)
+    turn = model.turn(
+        asked(path[:cut]),
+        model.make_cache(),
+        max_tokens=share,
+        thinking=False,
+        tools=tools,
+        sampling=tree.settings.sampling,
+    )
+    return turn, cut
+
+
 def summarised(
     system: str | None, path: Sequence[Message], cut: int, summary: str
 ) -> list[Message]:
     """The new path: a system message with the summary, and the messages from `cut` on."""
+    if path[0].role == "system":  # of an earlier summary, which the model has seen
+        system = path[0].content.partition(HEADING)[0].strip() or None
     parts = [part for part in (system, f"{HEADING}\n{summary}") if part]
     first = Message(0, None, "system", "\n\n".join(parts))
     return [
         first,
-        *(message for message in path[cut:] if not _empty(message)),
+        *(message for message in path[cut:] if not message.unsaid),
     ]
 
 
 def request(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """What the model is asked."""
     return [*messages, {"role": "user", "content": REQUEST}]
-
-
-def _empty(message: Message) -> bool:
-    return message.role == "assistant" and message.empty

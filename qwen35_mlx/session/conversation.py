@@ -51,6 +51,11 @@ class Message:
         """Whether it says nothing at all, as a reply does that was stopped before its start."""
         return not (self.content or self.thinking or self.tool_calls)
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether it is a reply that did not come to say anything."""
+        return self.role == "assistant" and self.state != "complete" and self.empty
+
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates take it: what `text.reply.message_from` made it of."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -155,9 +160,10 @@ class Conversation:
         """The path as chat templates take it.
 
         The system prompt of the settings comes first, unless the path begins with a message of
-        role "system", which then stands in its place. Replies that say nothing are left out.
+        role "system", which then stands in its place. Replies that were stopped before they said
+        anything are left out; one that ended by itself stays, said it nothing.
         """
-        path = [message for message in self.path(to) if not _unsaid(message)]
+        path = [message for message in self.path(to) if not message.unsaid]
         messages = [message.for_template() for message in path]
         if self.settings.system is not None and (not path or path[0].role != "system"):
             messages.insert(0, {"role": "system", "content": self.settings.system})
@@ -184,7 +190,3 @@ def title_from(text: str, width: int = 60) -> str:
     if line[width - 1] != " " and " " in cut[width // 2 :]:
         cut = cut[: cut.rindex(" ")]
     return cut.rstrip(" ,;:.-") + "…"
-
-
-def _unsaid(message: Message) -> bool:
-    return message.role == "assistant" and message.empty

@@ -327,11 +327,17 @@ class EngineThread:
         self._events.put(Opened(tree.id or None, tree.title, read_only=chat.read_only))
 
     def _configure(self, settings: Configure) -> None:
+        """For new conversations, and for this one unless another window has it."""
         self._settings = settings
-        if self._chat is not None and not self._chat.read_only:
-            self._chat.configure(settings)
-        elif self._current is not None and self._library is not None:
-            self._library.configure(self._current, settings)
+        library, current = self._library, self._current
+        if self._chat is not None:
+            if not self._chat.read_only:
+                self._chat.configure(settings)
+        elif current is not None and library is not None and library.claim(current):
+            try:
+                library.configure(current, settings)
+            finally:
+                library.release(current)
 
 
 class _CancelledError(Exception):

@@ -104,6 +104,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """The reply has `tokens` by now; the last of them gave no text yet.
+
+    It belongs to a tool call that is not complete, say: what may take long and must not be silent.
+    """
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A complete call that the model asks for."""
 
@@ -162,5 +172,7 @@ class Failed:
     message: str
 
 
-TurnEvent = TurnStarted | Titled | PrefillProgress | Thinking | Answer | ToolCall | Notice | Done
+TurnEvent = (
+    TurnStarted | Titled | PrefillProgress | Thinking | Answer | Written | ToolCall | Notice | Done
+)
 Event = Loading | Loaded | Unloaded | Opened | Measured | TurnEvent | Cancelled | Failed

@@ -1,7 +1,8 @@
 """A conversation's tree of messages, in memory and, for a durable one, in a library too."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -93,18 +94,26 @@ class Record:
             library.claim(new)
             self.tree = replace(self.tree, id=new)
 
-    def add_all(self, messages: Sequence[Message]) -> None:
-        """A path of its own, from a first message on; all of it or nothing."""
+    @contextmanager
+    def all_or_nothing(self) -> Generator[None]:
+        """Several changes as one: after an error all is as before."""
         before = self.tree
         try:
             if self._library is None:
-                self._add_all(messages)
+                yield
             else:
                 with self._library.transaction():
-                    self._add_all(messages)
+                    yield
         except BaseException:
+            if self._library is not None and self.tree.id and not before.id:
+                self._library.release(self.tree.id)  # of a conversation that is not there
             self.tree = before
             raise
+
+    def add_all(self, messages: Sequence[Message]) -> None:
+        """A path of its own, from a first message on; all of it or nothing."""
+        with self.all_or_nothing():
+            self._add_all(messages)
 
     def _add_all(self, messages: Sequence[Message]) -> None:
         parent: int | None = None

@@ -114,8 +114,8 @@ def _temporary(path: Path) -> Iterator[tuple[FileIO, Path]]:
     """A locked new file beside `path`; removed again unless it was renamed."""
     while True:
         temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY}")
-        file = FileIO(temporary, "xb")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        file = FileIO(temporary, "xb", opener=_private)
+        _lock(file)
         if os.fstat(file.fileno()).st_nlink:
             break
         file.close()  # somebody cleaned up between creation and lock
@@ -125,6 +125,17 @@ def _temporary(path: Path) -> Iterator[tuple[FileIO, Path]]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         file.close()
+
+
+def _private(path: str, flags: int) -> int:
+    """Opened for its owner only: a state holds what was said."""
+    return os.open(path, flags, 0o600)
+
+
+def _lock(file: FileIO) -> None:
+    """Tell others that the writer lives; where files cannot be locked, nobody can ask either."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _write_all(file: FileIO, data: memoryview) -> None:

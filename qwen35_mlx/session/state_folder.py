@@ -155,7 +155,8 @@ class Tree:
         needed = self.needed()
         lost = [s for s in self.states.values() if s.node.key not in needed]
         idle = [s for s in self.rows.values() if s.node.key not in needed]
-        return lost + [s for s in idle if now - s.used > GRACE_SECONDS]
+        # A time to come is from a clock that was set back since.
+        return lost + [s for s in idle if abs(now - s.used) > GRACE_SECONDS]
 
 
 def models(folder: Path) -> list[Path]:
@@ -212,11 +213,13 @@ def evict(folder: Path, budget: int) -> tuple[int, int]:
             for node in tree.chain(state.node) or []:
                 uses[tree.folder, node.key] = uses.get((tree.folder, node.key), 0) + 1
     now = time.time()
-    for tree in trees.values():
-        for idle in tree.useless(now):
-            total -= idle.size * delete(idle)
-    states = [s for tree in trees.values() for s in tree.states.values()]
-    for state in sorted(states, key=lambda s: s.used):
+    useless = [idle for tree in trees.values() for idle in tree.useless(now)]
+    for idle in useless:
+        total -= idle.size * delete(idle)
+    gone = {idle.path for idle in useless}
+    states = [s for tree in trees.values() for s in tree.states.values() if s.path not in gone]
+    # A time to come is from a clock that was set back since: the oldest there is.
+    for state in sorted(states, key=lambda s: s.used if s.used <= now + GRACE_SECONDS else 0.0):
         if total <= budget:
             break
         dropped += 1

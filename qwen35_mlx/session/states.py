@@ -144,10 +144,11 @@ class States:
         self._writer.join(timeout)
 
     def _tree(self) -> Tree:
-        stored = [s for s in state_folder.files(self._own) if s.path not in self._bad]
-        there = {(s.node.key, s.kind) for s in stored}
+        # What waits first: it may be on disk the next moment, and must be in one of the two.
         with self._changed:
             jobs = list(self._pending.values())
+        stored = [s for s in state_folder.files(self._own) if s.path not in self._bad]
+        there = {(s.node.key, s.kind) for s in stored}
         for job in jobs:
             for kind, tensors in job.parts.items():
                 if (job.node.key, kind) not in there:
@@ -189,10 +190,11 @@ class States:
                         f"{dropped} stored state{'s' * (dropped > 1)} of older turns dropped "
                         f"({freed / 1e9:.2f} GB), to stay within {self.budget / 1e9:.1f} GB"
                     )
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next one is written
+                why = error.strerror if isinstance(error, OSError) else None
                 self._tell_once(
                     f"the conversation's state cannot be saved in {self.folder} "
-                    f"({error.strerror or error}): opening it again will read it anew"
+                    f"({why or error or type(error).__name__}): opening it again will read it anew"
                 )
             finally:
                 with self._changed:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 
@@ -20,6 +21,7 @@ from qwen35_mlx.session.events import (
     Thinking,
     ToolCall,
     TurnEvent,
+    Written,
 )
 from qwen35_mlx.text.reply import (
     AnswerText,
@@ -62,8 +64,16 @@ class Turn:
     reply: list[int] = field(default_factory=list)
     parts: list[ReplyPart] = field(default_factory=list)
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """The message so far, with what the parser holds back: of a tool call, say."""
+        return message_from([*self.parts, *self.parser.held()])
+
     def run(self) -> Generator[TurnEvent]:
-        """Prefill, then decode to the end of the reply. Closing the iterator cancels."""
+        """Prefill, then decode to the end of the reply. Closing the iterator cancels.
+
+        There is an event after every chunk of the prompt and every token of the reply.
+        """
         mx.reset_peak_memory()
         started = time.perf_counter()
         cached = self.cache.offset
@@ -83,10 +93,12 @@ class Turn:
             if token in self.eos:
                 reason = "stop"
                 break
-            yield from self._say(text.push(decoder.push(token)))
+            said = yield from self._say(text.push(decoder.push(token)))
             if text.stopped:
                 reason = "stop"
                 break
+            if not said:
+                yield Written(len(self.reply))
             if len(self.reply) == self.max_tokens:
                 break
         tokens.close()
@@ -119,9 +131,11 @@ class Turn:
             if stop in stops:
                 self.at_stop()
 
-    def _say(self, text: str) -> Generator[TurnEvent]:
-        if text:
-            yield from self._take(self.parser.push(text))
+    def _say(self, text: str) -> Generator[TurnEvent, None, bool]:
+        """What a text gives; whether that was anything."""
+        parts = self.parser.push(text) if text else []
+        yield from self._take(parts)
+        return bool(parts)
 
     def _take(self, parts: Sequence[ReplyPart]) -> Generator[TurnEvent]:
         for part in parts:

@@ -6,6 +6,7 @@ not depend on where they end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -90,6 +91,10 @@ class ReplyParser:
         while self._step(parts):
             pass
         return parts
+
+    def held(self) -> list[ReplyPart]:
+        """What `finish` would give now; more may be pushed afterwards."""
+        return copy(self).finish()
 
     def finish(self) -> list[ReplyPart]:
         """What was still held back; the parser is done then."""

@@ -73,3 +73,17 @@ def test_a_snapshot_of_an_empty_cache_can_be_restored():
     cache.restore(empty)
     keys, _ = cache.update(rows(3, 2), rows(3, 2))
     assert mx.array_equal(keys, rows(3, 2))
+
+
+def test_a_branch_from_the_start_takes_what_it_uses_and_not_what_the_whole_has():
+    cache = filled(100)
+    start = cache.snapshot()
+    cache.update(rows(100, 20_000), rows(100, 20_000))
+    whole = cache.snapshot()
+    cache.restore(start)
+    cache.update(rows(7, 10), rows(7, 10))
+    assert capacity(cache) <= 256
+    cache.restore(whole)
+    keys, _ = cache.update(rows(20_100, 1), rows(20_100, 1))
+    assert mx.array_equal(keys, rows(0, 20_101))
+    assert capacity(cache) <= 1.25 * 20_101 + 256

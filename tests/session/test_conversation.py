@@ -117,6 +117,8 @@ def test_a_template_does_not_get_a_reply_that_says_nothing() -> None:
     stopped = stopped.with_message(Message(11, 10, "assistant", "", state="cancelled"))
     roles = [message["role"] for message in stopped.for_template()]
     assert roles == ["user", "assistant", "user", "assistant", "user"]
+    ended = stopped.with_message(Message(11, 10, "assistant", ""))
+    assert ended.for_template()[-1]["role"] == "assistant"  # the model did answer with nothing
     thought = stopped.with_message(Message(12, 10, "assistant", "", thinking="Hm"))
     assert thought.for_template()[-1]["reasoning_content"] == "Hm"
 

@@ -49,6 +49,7 @@ def killed(
 ) -> tuple[list[Event], float]:
     """Kill it a moment after it said this for the n-th time; what it said, and when it died."""
     assert process.stdout
+    assert process.stderr
     said: list[Event] = []
     while times and (line := process.stdout.readline()):
         said.append(json.loads(line))
@@ -56,9 +57,11 @@ def killed(
     time.sleep(wait)
     process.kill()
     died = time.monotonic()
-    rest, errors = process.communicate()
-    assert not errors
-    return said + [json.loads(line) for line in rest.splitlines()], died
+    # Not `communicate`: it forgets what was read ahead. A line without its end was being written.
+    rest = process.stdout.read().splitlines(keepends=True)
+    assert not process.stderr.read()
+    process.wait()
+    return said + [json.loads(line) for line in rest if line.endswith("\n")], died
 
 
 def whole_or_gone(folder: Path) -> int:

@@ -40,12 +40,15 @@ def start(folder: Path, seed: int, what: str, seconds: float = 60) -> subprocess
 def killed(process: subprocess.Popen[str], lines: int, wait: float = 0) -> list[dict[str, Any]]:
     """Kill it once it has said so many lines, or a moment later; what it said."""
     assert process.stdout
+    assert process.stderr
     said = [process.stdout.readline() for _ in range(lines)]
     time.sleep(wait)
     process.kill()
-    rest, errors = process.communicate()
-    assert not errors
-    return [json.loads(line) for line in "".join((*said, rest)).splitlines()]
+    # Not `communicate`: it forgets what was read ahead. A line without its end was being written.
+    said += process.stdout.read().splitlines(keepends=True)
+    assert not process.stderr.read()
+    process.wait()
+    return [json.loads(line) for line in said if line.endswith("\n")]
 
 
 class Promised:

@@ -1,0 +1,45 @@
+"""Replies of a test's choice, which the network reads token by token as if it had written them."""
+
+import time
+from collections.abc import Callable, Generator
+from itertools import chain, repeat
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.network import Network
+from qwen35_mlx.session import turn
+from qwen35_mlx.session.model import Model
+
+# A token that the tokenizer gives no text, as a padded vocabulary has many.
+SILENT = 500
+
+
+def reply_with(
+    monkeypatch: pytest.MonkeyPatch, model: Model, text: str, *, ends: bool = True, drop: int = 0
+) -> None:
+    """Let all turns reply `text` but for its last `drop` tokens.
+
+    Then they end; or go on without a word until they are stopped.
+    """
+    ids = model.tokenizer.encode(text)
+    ids = ids[: len(ids) - drop]
+    if ends:
+        end = model.tokenizer.token_id("<|im_end|>")
+        assert end in model.eos
+        ids = [*ids, end]
+
+    def decode(
+        network: Network, cache: Cache, last: int, _: Callable[..., Any]
+    ) -> Generator[int, None, None]:
+        network(mx.array([[last]]), cache)
+        for token in chain(ids, [] if ends else repeat(SILENT)):
+            network(mx.array([[token]]), cache)
+            mx.eval(cache.arrays)
+            yield token
+            if not ends:
+                time.sleep(0.01)  # so that a test can be in time
+
+    monkeypatch.setattr(turn, "decode", decode)

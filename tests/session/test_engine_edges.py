@@ -1,0 +1,132 @@
+"""An engine at its edges: cancelled in silence, beside other windows, asked for two things."""
+
+from dataclasses import replace
+
+import pytest
+
+from qwen35_mlx.session.engine import EngineThread
+from qwen35_mlx.session.events import (
+    Cancelled,
+    Done,
+    Failed,
+    Loaded,
+    Opened,
+    TurnStarted,
+    Unloaded,
+    Written,
+)
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.requests import Compact, Configure, Open, Send, Unload
+from tests.session.scripted import reply_with
+from tests.session.test_engine import SETTINGS, of_kind, wait_for
+
+
+@pytest.fixture
+def library(tmp_path):
+    with Library(tmp_path / "library") as library:
+        yield library
+
+
+@pytest.fixture
+def durable(model_folder, library):
+    settings = replace(SETTINGS, max_tokens=12)
+    engine = EngineThread(str(model_folder), settings=settings, library=library)
+    engine.start()
+    wait_for(engine, Loaded)
+    yield engine
+    engine.close()
+
+
+def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wants(library):
+    """Templates refuse messages without a question, and the count needs a rendering."""
+    engine = EngineThread("demo", settings=Configure(system="Be brief."), library=library)
+    engine.start()
+    wait_for(engine, Loaded)
+    engine.ask(Open(None))
+    opened = of_kind(wait_for(engine, Opened, Failed), Opened)
+    assert opened.conversation is None
+    assert 0 < opened.used < 20
+    number = library.create()
+    library.add_message(number, None, "assistant", "Hello")  # an imported one may begin so
+    engine.ask(Open(number))
+    assert of_kind(wait_for(engine, Opened, Failed), Opened).used == 0
+    engine.close()
+
+
+def test_cancel_is_heard_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
+    model = durable._model
+    assert model
+    durable.ask(Configure())  # no limit that a reply could end at before
+    reply_with(monkeypatch, model, "<tool_call>\n<function=f>\n<parameter=x>\n", ends=False)
+    durable.ask(Send("Question 1"))
+    events = wait_for(durable, Written)
+    durable.cancel()
+    wait_for(durable, Cancelled, Done, seen=events)
+    assert not any(isinstance(event, Done) for event in events)
+    monkeypatch.undo()
+    durable.ask(replace(SETTINGS, max_tokens=5))
+    for number in range(3):
+        durable.ask(Send(f"Question {number}"))
+        wait_for(durable, Done)
+    reply_with(monkeypatch, model, "We spoke of ", ends=False)
+    durable.ask(Compact())
+    events = wait_for(durable, Written)
+    durable.cancel()
+    wait_for(durable, Cancelled, Opened, seen=events)
+    assert not any(isinstance(event, Opened) for event in events)
+
+
+def test_settings_of_a_conversation_that_another_window_has_stay_as_they_are(durable, library):
+    durable.ask(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    durable.ask(Open(None))
+    wait_for(durable, Opened)
+    before = library.conversation(number).settings
+    with Library(library.folder) as other:
+        assert other.claim(number)
+        for _ in range(2):  # open for reading, then with the model unloaded
+            durable.ask(Open(number))
+            wait_for(durable, Opened)
+            durable.ask(Configure(system="Mine."))
+            durable.ask(Unload())
+            wait_for(durable, Unloaded)
+            assert library.conversation(number).settings == before
+    durable.ask(Configure(system="Mine."))
+    durable.ask(Unload())
+    wait_for(durable, Unloaded)
+    assert library.conversation(number).settings.system == "Mine."
+
+
+def test_two_turns_queued_are_answered_in_order_and_a_cancel_stops_both(durable, library):
+    durable.ask(Send("Question 1"))
+    durable.ask(Send("Question 2"))
+    events = wait_for(durable, Done)
+    while sum(isinstance(event, Done) for event in events) < 2:
+        events += durable.poll()
+    first, second = (event for event in events if isinstance(event, TurnStarted))
+    path = library.conversation(first.conversation).path()
+    assert [m.id for m in path] == [first.user, first.reply, second.user, second.reply]
+    durable.ask(Send("word " * 100))
+    durable.ask(Send("word " * 100))
+    durable.cancel()
+    events = wait_for(durable, Cancelled)
+    while sum(isinstance(event, Cancelled) for event in events) < 2:
+        events += durable.poll()
+    assert library.conversation(first.conversation).path() == path
+    durable.ask(Send("Question 3"))
+    wait_for(durable, Done)
+
+
+def test_a_conversation_deleted_while_it_is_open_is_missed_in_one_line(durable, library):
+    durable.ask(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    library.delete(number)  # by this window, as its screen may do
+    durable.ask(Send("Question 2"))
+    failed = wait_for(durable, Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert "was deleted" in failed.message
+    library.undelete(number)
+    durable.ask(Send("Question 3"))
+    wait_for(durable, Done)
+    contents = [m.content for m in library.conversation(number).path()]
+    assert contents[::2] == ["Question 1", "Question 3"]
