@@ -10,36 +10,34 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from qwen35_chat.options import Options
 from qwen35_chat.window import Window, app_class
 
-from qwen35_mlx.session.engine import Engine, EngineThread
+from qwen35_mlx.session.engine import Engine
 from qwen35_mlx.session.events import (
     Answer,
     Done,
     Event,
-    Failed,
     Figures,
     Loaded,
     Opened,
+    Thinking,
     TurnStarted,
 )
 from qwen35_mlx.session.library import Library
-from qwen35_mlx.session.requests import Configure, Open, Request, Send
+from qwen35_mlx.session.requests import Open, Request, Send
 
 RATE = 150.0  # tokens a second
 CODE_LINES = 300
 TICK = 0.005  # seconds between two looks at the event loop
 SAVE_SECONDS = 0.5
 COUNTING = "Count from one to one hundred."  # the demo model thinks about this without end
-REPLY_TOKENS = 400
-POLLS_PER_SECOND = 15
-STEPS = ("stream", "bare")
+WINDOW_SECONDS, SETTLE_SECONDS = 1.5, 0.2
+STEPS = ("stream", "decode")
 
 
 def code() -> str:
@@ -155,36 +153,82 @@ def stream(conversation: int) -> dict[str, Any]:
         return {"lags": lags, "tok/s": engine.rate, "cpu s": time.process_time() - cpu}
 
 
-def bare(folder: Path, questions: Sequence[str], limit: int) -> dict[str, Any]:
-    """The demo model's replies without a screen: its events are taken as often, and dropped."""
-    settings = Configure(max_tokens=limit, seed=1)
-    with Library(folder) as library:
-        engine = EngineThread("demo", settings=settings, library=library)
-        engine.start()
-        try:
-            _drain(engine, Loaded)
-            for question in questions:
-                engine.ask(Send(question))
-                _drain(engine, Done)
-        finally:
-            engine.close()
-    return {}
+class Switched:
+    """An `Engine` between an app and the real one.
+
+    Attributes:
+        on: what the engine says is passed on; else it is held back.
+        pieces: of text that the engine has given: about as many as tokens.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._held: list[Event] = []
+        self.on = True
+        self.pieces = 0
+        self.start, self.ask = engine.start, engine.ask
+        self.cancel, self.close = engine.cancel, engine.close
+
+    def take(self) -> None:
+        """Take what the engine has to say, as a bare loop does."""
+        events = self._engine.poll()
+        self.pieces += sum(isinstance(event, Answer | Thinking) for event in events)
+        self._held += events
+
+    def poll(self) -> list[Event]:
+        self.take()
+        events, self._held = self._held, []
+        return events
 
 
-def _drain(engine: Engine, last: type[Event]) -> None:
-    while True:
-        for event in engine.poll():
-            if isinstance(event, Failed):
-                raise SystemExit(event.message)
-            if isinstance(event, last):
-                return
-        time.sleep(1 / POLLS_PER_SECOND)
+def decode(windows: int) -> dict[str, Any]:
+    """Tokens a second of the demo model in stretches of time, in which the screen draws or not.
+
+    One reply in one process, so that all else is the same: what the machine does besides, and how
+    long the conversation is.
+    """
+    with Window(Options(model="demo", turn={"seed": 1})) as window:
+        engine = window.desk.engine = Switched(window.desk.engine)
+        tasks: list[asyncio.Task[list[float]]] = []
+
+        def ready() -> None:
+            gc.freeze()
+            if window.desk.loaded and not tasks:
+                tasks.append(asyncio.get_running_loop().create_task(measure()))
+
+        async def measure() -> list[float]:
+            app.chat.send(COUNTING)
+            while engine.pieces < 20:
+                await asyncio.sleep(0.1)
+            rates: list[float] = []
+            for number in range(windows):
+                engine.on = number % 2 == 0
+                await asyncio.sleep(SETTLE_SECONDS)
+                engine.take()
+                before, started = engine.pieces, time.perf_counter()
+                await asyncio.sleep(WINDOW_SECONDS)
+                engine.take()
+                rates.append((engine.pieces - before) / (time.perf_counter() - started))
+            engine.on = True
+            app.exit()
+            return rates
+
+        app = app_class()(window.desk, ready=ready)
+        draw = app.chat._drain
+
+        async def draw_or_rest() -> None:
+            if engine.on:
+                await draw()
+            else:
+                engine.take()
+
+        app.chat._drain = draw_or_rest
+        app.run()
+        rates = tasks[0].result()
+        return {"on": rates[::2], "off": rates[1::2]}
 
 
 def run(args: argparse.Namespace) -> None:
     """One process; what it found is written into its folder."""
-    if args.step == "stream":
-        found = stream(args.conversation)
-    else:
-        found = bare(args.folder, [COUNTING] * args.rounds, REPLY_TOKENS)
+    found = stream(args.conversation) if args.step == "stream" else decode(args.windows)
     (args.folder / "found.json").write_text(json.dumps(found))

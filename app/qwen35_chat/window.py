@@ -26,6 +26,7 @@ DEMO = "demo"
 # Textual waits for one or two frames after each that it draws. At its usual 60 a second, what is
 # typed while a reply streams in is late by up to 33 ms; nothing is drawn more often for this.
 FRAMES_PER_SECOND = 120
+EXIT_CLOSED = 128 + 1  # of a program that SIGHUP ended, which Windows does not know
 
 
 class Window:
@@ -112,7 +113,10 @@ class Window:
             app.run()
         finally:
             app.chat.save_draft()
-        return app.return_code or 0
+        code = app.return_code or 0
+        if code == EXIT_CLOSED:
+            _write_nowhere()
+        return code
 
     def run_plain(self, conversation: int | None) -> int:
         """The linear mode, until the input ends; the exit code."""
@@ -137,6 +141,16 @@ class Window:
     def _end_download(self) -> None:
         if self.desk.download is not None:
             self.desk.download.close()
+
+
+def _write_nowhere() -> None:
+    """Give the standard streams another end than a terminal that is gone: at its own end, Python
+    writes what is left in them, and an error then would be the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def app_class() -> "type[ChatApp]":

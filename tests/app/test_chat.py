@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from qwen35_chat.fake import done
+from qwen35_chat.pace import Pace
 
 from qwen35_mlx.session.events import (
     Answer,
@@ -257,3 +258,12 @@ async def test_a_conversation_of_another_window_can_be_read_only(home: Path) -> 
             assert other.sent == []
             assert other.typed == "me too"
             assert "Ctrl+N begins a new one" in other.text
+
+
+async def test_an_answer_to_a_request_is_shown_whatever_drawing_has_cost(home, monkeypatch) -> None:
+    monkeypatch.setattr(Pace, "due", lambda _: False)
+    async with chat(home) as at:
+        number = at.library.create(title="Old")
+        at.library.add_message(number, None, "user", "an old question")
+        at.app.chat.open_conversation(number)
+        await at.until(lambda: "an old question" in at.text)

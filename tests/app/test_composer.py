@@ -92,6 +92,17 @@ async def test_enter_completes_first_and_then_runs(home: Path) -> None:
         await at.until(lambda: "Keys and commands" in at.text)
 
 
+async def test_keys_that_outrun_the_completions_are_taken_as_typed(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press("/", "s")
+        assert at.app.chat.completions.choices
+        for key in "essions":  # and the screen hears of none of them
+            at.composer.insert(key)
+        await at.composer._on_key(events.Key("enter", None))
+        await at.until(lambda: "Conversations" in at.text)
+        assert at.typed == ""
+
+
 async def test_a_slash_that_is_no_command_is_a_message(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/etc/passwd is a file")

@@ -1,12 +1,16 @@
 """What the conversation looks like as it grows."""
 
+import threading
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from qwen35_chat.desk import merged
+from qwen35_chat.drawing.colours import coloured
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
+from qwen35_chat.drawing.markdown import Growing
 from qwen35_chat.fake import done
+from textual.content import Content
 from textual.geometry import Offset
 from textual.selection import Selection
 
@@ -288,3 +292,90 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
         Answer("e"),
         last,
     ]
+
+
+CODE = "```python\n" + "".join(f"value_{n} = call({n})\n" for n in range(200)) + "```\n"
+
+
+async def test_code_is_drawn_before_it_has_colours(home: Path, monkeypatch) -> None:
+    may_go_on, began = threading.Event(), threading.Event()
+
+    def slowly(code: str, language: str) -> list[Content] | None:
+        began.set()
+        may_go_on.wait(60)
+        return coloured(code, language)
+
+    monkeypatch.setattr("qwen35_chat.drawing.colours.coloured", slowly)
+    async with chat(home, size=(60, 20)) as at:
+
+        def styles() -> set[str]:
+            lines = at.transcript.entries[-1].lines(58)
+            return {str(span.style) for line in lines for span in line.content.spans}
+
+        await at.turn("one", CODE)
+        await at.until(began.is_set)
+        assert "value_199 = call(199)" in at.text
+        plain, before = styles(), at.text
+        await at.press(*"typed")  # nobody waits for the lexer
+        assert at.typed == "typed"
+        may_go_on.set()
+        await at.until(lambda: styles() > plain)
+        await at.press(*["backspace"] * 5)
+        assert at.text == before
+
+
+async def test_code_out_of_view_waits_for_its_colours(home: Path, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "qwen35_chat.drawing.colours.coloured", lambda code, _: asked.append(code) or None
+    )
+    async with chat(home, size=(60, 20)) as at:
+        replies = [
+            ReplyEntry(answer=f"```python\nx = {n}\n```\n" + "- so\n" * 30) for n in range(9)
+        ]
+        at.transcript.show([*replies, ReplyEntry(answer="```python\nlast = 1\n```")])
+        await at.until(lambda: "last = 1" in asked)
+        await at.pilot.pause()
+        assert "x = 0" not in asked
+        at.transcript.scroll_to(y=0, animate=False)
+        await at.until(lambda: "x = 0" in asked)
+        assert len(asked) == len(set(asked))
+
+
+async def test_a_line_of_an_open_fence_is_laid_out_once(home: Path) -> None:
+    """What a frame costs must not grow with what is written: 203 ms a frame, elsewhere."""
+    async with chat(home, size=(60, 20)) as at:
+        await at.send("one")
+        await at.shown([Answer("Look:\n\n" + "\n".join(CODE.split("\n")[:100]))])
+        entry = at.transcript.entries[-1]
+        before = entry.lines(58)[:90]
+        await at.shown([Answer("\nmore = 1\n" * 30)])
+        after = entry.lines(58)[:90]
+        assert all(one is other for one, other in zip(before, after, strict=True))
+
+
+async def test_a_reply_that_grows_lays_out_no_other_widget(home: Path, monkeypatch) -> None:
+    async with chat(home, size=(60, 20)) as at:
+        await at.send("one")
+        await at.shown([Answer("line\n\n" * 30)])
+        layouts: list[int] = []
+        reflow = at.app.screen._compositor.reflow
+        monkeypatch.setattr(
+            at.app.screen._compositor,
+            "reflow",
+            lambda *args: layouts.append(1) or reflow(*args),
+        )
+        await at.shown([Answer("line\n\n" * 30)])
+        assert at.transcript.scroll_y == at.transcript.max_scroll_y > 80
+        assert at.transcript.vertical_scrollbar.window_virtual_size > 100
+        assert not layouts
+
+
+def test_a_long_paragraph_is_parsed_in_parts_without_a_gap() -> None:
+    growing = Growing()
+    for n in range(2_000):
+        growing.feed(f"{n}, ")
+    assert len(growing._open) < 2_000
+    lines = [line.content.plain for line in growing.lines(80)]
+    assert "".join(lines).replace(" ", "") == "".join(f"{n}," for n in range(2_000))
+    assert all(lines)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
 
 # A paragraph or list that is being written is parsed again with every piece, up to this.
-OPEN_CHARACTERS = 2_000
+OPEN_CHARACTERS = 1_200
 WEB = ("https://", "http://")
 _FENCE = re.compile(
     r"^[ \t]*(?:[-*+>] |\d+[.)] )?[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE
@@ -163,6 +163,7 @@ class Growing:
         self._fence = ""  # the marker that opened it
         self._language = ""
         self._head = False  # the fence's first line is still to be drawn
+        self._apart = True  # what comes next is a paragraph of its own
         self._done: list[Block] = []
         self._lines: list[Line] = []
         self._drawn = 0  # blocks of `_done` that are in `_lines`
@@ -202,10 +203,14 @@ class Growing:
             self._close_text(self._open[: blank.start()])
             self._open = self._open[blank.end() :]
             return True
-        if len(self._open) > OPEN_CHARACTERS and (end := self._open.rfind("\n")) > 0:
-            self._close_text(self._open[:end])
-            self._open = self._open[end + 1 :]
-            return True
+        if len(self._open) > OPEN_CHARACTERS:
+            end = self._open.rfind("\n")
+            end = end if end > 0 else self._open.rfind(" ")
+            if end > 0:
+                self._close_text(self._open[:end])
+                self._open = self._open[end + 1 :]
+                self._apart = False
+                return True
         return False
 
     def _close_code(self) -> bool:
@@ -232,13 +237,14 @@ class Growing:
             self._done.append(Markdown(source))
 
     def _space(self) -> None:
-        if self._done:
+        if self._done and self._apart:
             self._done.append(Text(BLANK))
+        self._apart = True
 
     def _tail(self) -> list[Block]:
         if self._fence:
             return [Code(self._open, self._language.split(" ")[0], head=self._head)]
         if not self._open.strip():
             return []
-        space: list[Block] = [Text(BLANK)] if self._done else []
+        space: list[Block] = [Text(BLANK)] if self._done and self._apart else []
         return [*space, Markdown(self._open)]

@@ -6,26 +6,21 @@ laid out, so that a guess is put right before it can be seen, and the view stays
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import ClassVar
 
-from rich.segment import Segment
 from textual import work
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
-from textual.style import Style
 
 from qwen35_chat.drawing.entries import Entry
 from qwen35_chat.drawing.lines import BLANK, Code, Line
+from qwen35_chat.widgets.strips import Strips, within
 
 WIDEST = 110  # columns of text: longer lines are hard to read
-# Each is some twenty objects, at all of which the garbage collector looks.
-CACHED_SCREENS = 4
-FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -75,7 +70,7 @@ class Transcript(ScrollView, can_focus=True):
         self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
         self._settling = False
         self._colouring = False
-        self._strips: dict[int, tuple[Line, bool, Strip]] = {}
+        self._strips = Strips(self)
 
     # -- what is in it
 
@@ -299,48 +294,15 @@ class Transcript(ScrollView, can_focus=True):
             return Strip.blank(width, self.visual_style.rich_style)
         entry, line = found
         span = selection.get_span(at) if selection is not None else None
-        strip = self._strip(entry, line, width, span)
+        strip = self._strips.strip(
+            line,
+            indent=entry.indent,
+            columns=self._columns,
+            width=width,
+            marked=entry is self.marked,
+            selected=span,
+        )
         return strip.apply_offsets(0, at)
-
-    def _strip(self, entry: Entry, line: Line, width: int, span: tuple[int, int] | None) -> Strip:
-        marked = entry is self.marked and line.content is not BLANK
-        cached = self._strips.get(id(line))
-        if cached and cached[:2] == (line, marked) and cached[2].cell_length == width and not span:
-            return cached[2]
-        plain = self.visual_style
-        base = self._parse(line.fill) if line.fill else plain
-        content = line.content
-        if span is not None:
-            start, end = _within(span, entry, content.plain)
-            selected = self.screen.get_visual_style("screen--selection")
-            content = content.stylize(selected, max(start, line.prefix), end)
-        gutter = plain + self._parse(".mark") if marked else plain
-        segments = [
-            Segment("▌" if marked else " ", gutter.rich_style),
-            Segment(" " * entry.indent, (base if entry.indent == 1 else plain).rich_style),
-        ]
-        segments += [
-            Segment(text, (base + style).rich_style)
-            for text, style in content.render(base, end="", parse_style=self._parse)
-        ]
-        reach = min(width, self._columns + 1)
-        strip = Strip(segments).crop_extend(0, reach, base.rich_style)
-        strip = strip.crop_extend(0, width, plain.rich_style)
-        if span is None:
-            if len(self._strips) > CACHED_SCREENS * self.size.height:
-                for oldest in list(islice(self._strips, len(self._strips) // 2)):
-                    del self._strips[oldest]
-            self._strips[id(line)] = (line, marked, strip)
-        return strip
-
-    def _parse(self, style: str | Style) -> Style:
-        if isinstance(style, Style):
-            return style
-        if style.startswith("."):
-            found = self.get_visual_style(f"transcript--{style[1:]}")
-            # What is only coloured has the background of its line.
-            return found if style in FILLED else replace(found, background=None)
-        return Style.parse(style)
 
     # -- selection and clicks
 
@@ -358,7 +320,7 @@ class Transcript(ScrollView, can_focus=True):
                 continue
             entry, line = found
             text = line.content.plain
-            start, end = _within(selection.get_span(y) or (0, -1), entry, text)
+            start, end = within(selection.get_span(y) or (0, -1), entry.indent, text)
             if parts and not line.joined:
                 parts.append("\n")
             parts.append(text[max(start, line.prefix) : end])
@@ -385,10 +347,3 @@ class Transcript(ScrollView, can_focus=True):
 
     def action_open_link(self, href: str) -> None:
         self.post_message(self.Clicked("link", href))
-
-
-def _within(span: tuple[int, int], entry: Entry, text: str) -> tuple[int, int]:
-    """A selected part of a line of the screen, as a part of its text."""
-    gutter = 1 + entry.indent
-    start, end = span
-    return max(start - gutter, 0), len(text) if end == -1 else max(end - gutter, 0)

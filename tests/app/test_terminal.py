@@ -1,0 +1,193 @@
+"""The command in a real terminal: what it remembers, and what it never loses."""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.session.events import Figures
+from qwen35_mlx.session.library import Library
+from scripts.terminal import Terminal
+
+COMMAND = Path(sys.executable).with_name("qwen35-chat")
+QUIT = "\x11"
+LOADED = "F1 help"
+COUNT = "Count from one to one hundred."  # the demo model thinks about this without end
+DRAFT = "what I was about to say"
+# A reply that is written is saved within a second, a draft half a second after the last key; a
+# machine with much else to do is given twice that.
+SAVED_SECONDS = 2.0
+
+
+def chat(home: Path, *options: str, size: tuple[int, int] = (100, 30)) -> Terminal:
+    """The command, as a user starts it whose home is this folder."""
+    kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment |= {"QWEN35_HOME": str(home), "HOME": str(home), "LC_ALL": "C.UTF-8"}
+    environment |= {f"XDG_{name}_HOME": str(home / name) for name in ("DATA", "CONFIG", "CACHE")}
+    return Terminal([str(COMMAND), *options], environment=environment, folder=home, size=size)
+
+
+def stored(home: Path) -> Conversation:
+    """The only conversation."""
+    with Library(home) as library:
+        (summary,) = library.list()
+        return library.conversation(summary.id)
+
+
+def figures(message: Message) -> Figures:
+    assert message.figures is not None
+    return message.figures
+
+
+def ask(terminal: Terminal, home: Path, question: str) -> Message:
+    """Type a question, wait for the whole reply; the reply as it is stored."""
+    before = messages(home)
+    terminal.write(f"{question}\r")
+    terminal.until(lambda: messages(home) == before + 2)
+    terminal.until(lambda: stored(home).path()[-1].state == "complete")
+    answer = stored(home).path()[-1]
+    last = " ".join(answer.content.split())
+    terminal.until(lambda: last in " ".join(terminal.text.split()))
+    return answer
+
+
+def messages(home: Path) -> int:
+    with Library(home) as library:
+        return sum(summary.messages for summary in library.list())
+
+
+def left_as_it_was(terminal: Terminal, settings: list[Any]) -> bool:
+    """Whether the terminal is as the program found it."""
+    asked = {25, 7}  # the cursor is shown, lines wrap; no alternate screen, mouse, paste marks
+    return terminal.screen.modes == asked and terminal.settings == settings
+
+
+def test_a_second_start_remembers_and_reads_nothing_again(home: Path) -> None:
+    with chat(home, "--seed", "1") as terminal:
+        settings = terminal.settings
+        terminal.until(lambda: LOADED in terminal.text)
+        first = ask(terminal, home, "My name is Ada.")
+        second = ask(terminal, home, "What is my name?")
+        assert "Ada" in second.content
+        assert figures(second).cached_tokens > figures(first).prompt_tokens // 2
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+        assert left_as_it_was(terminal, settings)
+        assert terminal.text.strip() == ""
+    with chat(home, "--seed", "1", "--continue") as terminal:
+        terminal.until(lambda: "My name is Ada." in terminal.text)
+        terminal.until(lambda: re.search(r"demo · \d\d", terminal.text))  # its tokens were counted
+        third = ask(terminal, home, "What is my name?")
+        assert "Ada" in third.content
+        read = figures(third).prompt_tokens - figures(third).cached_tokens
+        asked_before = figures(second).prompt_tokens - figures(second).cached_tokens
+        # As much as the same question took without a start in between: its own tokens.
+        assert read <= asked_before + len(second.content)
+        assert figures(third).cached_tokens > figures(second).cached_tokens
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+
+
+def thinking_on(terminal: Terminal) -> str:
+    """The thinking that can be read on the screen, all of it if it does not fill it."""
+    lines = terminal.screen.lines
+    heads = [n for n, line in enumerate(lines) if "▾ Thinking" in line]
+    if not heads:
+        return ""
+    body = lines[heads[0] + 1 :]
+    end = next((n for n, line in enumerate(body) if not line.strip(" ▁▂▃▄▅▆▇█")), len(body))
+    return " ".join(" ".join(body[:end]).split())
+
+
+def in_a_reply(terminal: Terminal) -> None:
+    """Ask for a long reply, and type while it is written."""
+    terminal.until(lambda: LOADED in terminal.text)
+    terminal.write(f"{COUNT}\r")
+    terminal.until(lambda: len(thinking_on(terminal)) > 60)
+    terminal.write(DRAFT)
+    terminal.until(lambda: DRAFT in terminal.text)
+
+
+def kept(home: Path, seen: str, state: str) -> None:
+    """What was on the screen is in the library."""
+    assert len(seen) > 60
+    conversation = stored(home)
+    question, reply = conversation.path()
+    assert question.content == COUNT
+    assert reply.state == state
+    assert " ".join(reply.thinking.split()).startswith(seen)
+    assert conversation.draft == DRAFT
+
+
+@pytest.fixture
+def opened(home: Path) -> Path:
+    """A home whose settings show all thinking."""
+    (home / "settings.toml").write_text('thinking_view = "open"\n')
+    return home
+
+
+@pytest.mark.parametrize("by", ["key", "SIGTERM"])
+def test_an_end_in_a_reply_loses_nothing_and_leaves_the_terminal(opened: Path, by: str) -> None:
+    with chat(opened, "--seed", "1") as terminal:
+        settings = terminal.settings
+        in_a_reply(terminal)
+        seen = thinking_on(terminal)
+        if by == "key":
+            terminal.write(QUIT)
+        else:
+            terminal.send_signal(signal.SIGTERM)
+        assert terminal.wait() == (0 if by == "key" else 128 + signal.SIGTERM)
+        assert left_as_it_was(terminal, settings)
+        assert "Traceback" not in terminal.text
+    kept(opened, seen, "cancelled")
+
+
+def test_a_window_that_is_closed_in_a_reply_loses_nothing(opened: Path) -> None:
+    with chat(opened, "--seed", "1") as terminal:
+        in_a_reply(terminal)
+        seen = thinking_on(terminal)
+        terminal.close()
+        assert terminal.wait() == 128 + signal.SIGHUP
+    kept(opened, seen, "cancelled")
+
+
+def test_a_kill_in_a_reply_loses_a_second_of_it(opened: Path) -> None:
+    with chat(opened, "--seed", "1") as terminal:
+        in_a_reply(terminal)
+        seen, since = thinking_on(terminal), time.monotonic()
+        terminal.until(lambda: time.monotonic() - since > SAVED_SECONDS)
+        assert terminal.kill() == -signal.SIGKILL
+    kept(opened, seen, "partial")
+    with chat(opened, "--continue") as terminal:
+        terminal.until(lambda: DRAFT in terminal.text and "Cut off" in terminal.text)
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+
+
+def test_the_window_of_a_terminal_may_shrink_and_grow(home: Path) -> None:
+    with chat(home, "--fake", size=(120, 40)) as terminal:
+        terminal.until(lambda: LOADED in terminal.text)
+        terminal.write("show me\r")
+        terminal.until(lambda: "this engine plays a script" in terminal.text)
+        for columns, rows in ((50, 20), (20, 8), (120, 40)):
+            terminal.resize(columns, rows)
+            # All of it is drawn anew: the composer, and the line below it in the last row.
+            terminal.until(lambda: "Write" in terminal.text and "demo" in terminal.screen.lines[-1])
+        terminal.until(lambda: "this engine plays a script" in terminal.text)
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+
+
+def test_an_error_before_the_screen_is_one_line_on_it(home: Path) -> None:
+    with chat(home, "--continue") as terminal:
+        assert terminal.wait() == 2
+        assert terminal.text.strip().startswith("error: there is no conversation to go on with")
+        assert len(terminal.text.strip().splitlines()) <= 2
+        assert 1049 not in terminal.screen.modes
