@@ -1,10 +1,12 @@
 """Where the user writes."""
 
+from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
 from qwen35_chat.attachments import Chips
+from qwen35_chat.plain import one_cell
 from qwen35_chat.widgets.completions import Completions
 
 
@@ -49,6 +51,10 @@ class Composer(TextArea):
         # Keys of commands that act on what is typed; another table may remap them.
         self.typed_keys: dict[str, str] = {}
         self._completions = completions
+
+    def get_line(self, line_index: int) -> Text:
+        """A line as it is drawn: the text itself may hold anything."""
+        return Text(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)
 
     async def _on_key(self, event: events.Key) -> None:
         if self._completing(event.key) or self._empty_line(event.key):
