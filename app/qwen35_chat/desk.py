@@ -136,6 +136,8 @@ class Desk:
             case Unloaded():
                 self.loaded = False
             case Opened(conversation, title, used, cached, read_only):
+                if conversation != self.conversation:
+                    self.figures = None
                 self.conversation, self.title = conversation, title
                 self.used, self.cached, self.read_only = used, cached, read_only
                 if self.compacting:
