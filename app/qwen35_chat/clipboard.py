@@ -42,7 +42,8 @@ def copy(
     Returns:
         What to tell the user.
     """
-    for command in programs(environment):
+    wanted = programs(environment)
+    for command in wanted:
         if shutil.which(command[0]) is None:
             continue
         try:
@@ -62,4 +63,5 @@ def copy(
     if len(text) > LONGEST_OSC52:
         return "Not copied: it is too long for the terminal; export the conversation instead"
     write(osc52(text))
-    return "Copied, if this terminal allows it"
+    surer = f"; install {wanted[0][0]} to be sure" if wanted else ""
+    return f"Copied, if this terminal allows it{surer}"

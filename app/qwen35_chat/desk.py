@@ -137,6 +137,8 @@ class Desk:
             case Unloaded():
                 self.loaded = False
             case Opened(conversation, title, read_only):
+                if conversation != self.conversation:
+                    self.figures = None
                 self.conversation, self.title, self.read_only = conversation, title, read_only
                 self.used = self.cached = 0
                 if self.compacting:

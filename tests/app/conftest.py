@@ -1,9 +1,12 @@
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from qwen35_chat.screens import chat
 from textual import app, pilot
+
+from tests.app.linear_drive import Session
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +43,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return home
+
+
+@pytest.fixture
+def session(home: Path) -> Iterable[Session]:
+    session = Session(home)
+    yield session
+    session.library.close()

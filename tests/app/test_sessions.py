@@ -9,9 +9,11 @@ from tests.app.drive import chat, reply
 async def test_ctrl_n_begins_a_new_conversation_and_ctrl_s_finds_the_old_one(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("about rivers", "they flow")
+        assert "38 tok/s" in at.text
         await at.press("ctrl+n")
         await at.shown()
         assert "they flow" not in at.text
+        assert "tok/s" not in at.text
         await at.turn("about trees", "they grow")
         await at.press("ctrl+s")
         assert "about rivers" in at.text

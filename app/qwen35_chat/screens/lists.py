@@ -83,11 +83,9 @@ class Sessions(Picker):
             Content.assemble(
                 here,
                 (one_line(found.title) or "Untitled", "bold"),
-                (f"  {one_line(found.preview)[:200]}", "dim"),
+                (f"  {found.messages} messages, {one_line(found.preview)[:200]}", "dim"),
             ),
-            Content.styled(
-                f"{found.messages:>4} messages  {when(found.updated, self._now()):>10}", "dim"
-            ),
+            Content.styled(when(found.updated, self._now()), "dim"),
         )
 
     def _hit(self, hit: Hit) -> Row:
@@ -101,7 +99,7 @@ class Sessions(Picker):
         return Row(
             f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""),
             label,
-            Content.styled(f"{where}  {when(hit.created, self._now()):>10}", "dim"),
+            Content.styled(f"{where}  {when(hit.created, self._now()):>6}", "dim"),
         )
 
     @property

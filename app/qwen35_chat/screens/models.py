@@ -85,7 +85,8 @@ class Models(Picker):
             Content.assemble(
                 f"{size_of(known.weights):>8} ",
                 f"{size_of(known.needs(self._desk.settings.context)):>8}  ",
-                (f"{fit:<9}", FITS[fit]),
+                # Upon the mark's own colour, a terminal's might not be read.
+                (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
         )
 

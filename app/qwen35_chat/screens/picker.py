@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -15,6 +16,7 @@ from textual.widgets.option_list import Option
 
 from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
 from qwen35_chat.keys import shown_keys
+from qwen35_chat.plain import one_cell
 
 NOTHING = Content("")
 
@@ -39,6 +41,26 @@ class Row:
         if not self.right.plain:
             return label
         return label + " " * max(width - label.cell_length - self.right.cell_length, 1) + self.right
+
+
+class WritingLine(Input):
+    """A line to write in. New lines are written as \\n; control characters are only shown.
+
+    Nothing here moves by itself, not even a cursor.
+    """
+
+    def __init__(self, value: str = "", *, placeholder: str = ""):
+        super().__init__(value.replace("\n", "\\n"), placeholder=placeholder, compact=True)
+        self.cursor_blink = False
+
+    @property
+    def text(self) -> str:
+        """What is written, in as many lines as were meant."""
+        return self.value.replace("\\n", "\n")
+
+    @property
+    def _value(self) -> Text:
+        return Text(one_cell(self.value), no_wrap=True, overflow="ignore", end="")
 
 
 class Picker(ModalScreen[str | None]):
@@ -82,7 +104,7 @@ class Picker(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
             yield Static(self._title, classes="title", markup=False)
-            yield Input(self._words, placeholder=self._placeholder, compact=True)
+            yield WritingLine(self._words, placeholder=self._placeholder)
             yield OptionList(markup=False, compact=True)
             yield Static("", classes="message", markup=False)
             yield Static("", classes="hint", markup=False)
@@ -192,7 +214,7 @@ class Ask(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="ask"):
             yield Static(self._title, classes="title", markup=False)
-            yield Input(self._value, compact=True)
+            yield WritingLine(self._value)
             yield Static(self._hint, classes="hint", markup=False)
 
     def on_mount(self) -> None:
@@ -200,7 +222,7 @@ class Ask(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.dismiss(event.value)
+        self.dismiss(self.query_one(WritingLine).text)
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rich.text import Text
 from textual import events
 from textual.geometry import Region
 from textual.message import Message
@@ -9,6 +10,7 @@ from textual.strip import Strip
 from textual.widgets import TextArea
 
 from qwen35_chat.attachments import Chips
+from qwen35_chat.plain import one_cell
 from qwen35_chat.widgets.completions import Completions
 
 
@@ -58,6 +60,10 @@ class Composer(TextArea):
         self._completions = completions
         self._complete = complete
         self._styled = False
+
+    def get_line(self, line_index: int) -> Text:
+        """A line as it is drawn: the text itself may hold anything."""
+        return Text(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)
 
     async def _on_key(self, event: events.Key) -> None:
         if self._completing(event.key) or self._empty_line(event.key):

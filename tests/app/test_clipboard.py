@@ -1,0 +1,259 @@
+"""Copying, and what a terminal may and may not be made to do: colours, motion, escape sequences."""
+
+import base64
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from qwen35_chat import clipboard
+from qwen35_chat.clipboard import LONGEST_OSC52, copy, osc52, programs
+from qwen35_chat.themes import THEMES
+from textual import constants
+from textual.color import Color
+
+from qwen35_mlx.session.events import Answer, Failed, Loading, Notice
+from tests.app.drive import Driver, chat, reply
+
+WAYLAND = {"WAYLAND_DISPLAY": "wayland-0", "DISPLAY": ":0"}
+X11 = {"DISPLAY": ":0"}
+SSH = {"SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22", **WAYLAND}
+HOSTILE = "a\x1b[2J\x1b]0;t\x07\x9bH\rb"
+SHOWN = "a␛[2J␛]0;t␇\\x9bH␍b"
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "names"),
+    [
+        ({}, "darwin", ["pbcopy"]),
+        (WAYLAND, "linux", ["wl-copy", "xclip", "xsel"]),
+        (X11, "linux", ["xclip", "xsel"]),
+        ({}, "linux", []),
+        (SSH, "linux", []),
+        ({"SSH_TTY": "/dev/pts/0"}, "darwin", []),
+    ],
+)
+def test_programs_of_the_machine_that_the_user_sits_at(environment, platform, names) -> None:
+    assert [command[0] for command in programs(environment, platform)] == names
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs, and no other; what they get is in files of their names."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(clipboard.sys, "platform", "linux")
+    monkeypatch.setattr(clipboard, "programs", lambda e: programs(e, "linux"))
+    return folder
+
+
+def program(folder: Path, name: str, code: int = 0) -> Path:
+    """A program that keeps its input."""
+    kept = folder / f"{name}.txt"
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n/bin/cat > '{kept}'\nexit {code}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return kept
+
+
+def test_a_program_is_used_first_and_gets_the_text_as_it_is(path: Path) -> None:
+    kept = program(path, "wl-copy")
+    written: list[str] = []
+    assert copy("größe\n\x1b[1m", written.append, WAYLAND) == "Copied"
+    assert kept.read_text() == "größe\n\x1b[1m"
+    assert written == []
+
+
+def test_a_program_that_fails_leaves_it_to_the_next(path: Path) -> None:
+    program(path, "wl-copy", code=1)
+    kept = program(path, "xclip")
+    assert copy("text", lambda _: None, WAYLAND) == "Copied"
+    assert kept.read_text() == "text"
+
+
+def test_over_ssh_the_terminal_is_asked_even_if_there_is_a_program(path: Path) -> None:
+    kept = program(path, "wl-copy")
+    written: list[str] = []
+    assert copy("text é", written.append, SSH) == "Copied, if this terminal allows it"
+    assert written == [f"\x1b]52;c;{base64.b64encode('text é'.encode()).decode()}\a"]
+    assert not kept.exists()
+
+
+def test_without_a_program_it_says_which_one_would_make_sure(path: Path) -> None:
+    said = copy("text", lambda _: None, WAYLAND)
+    assert said == "Copied, if this terminal allows it; install wl-copy to be sure"
+    said = copy("text", lambda _: None, X11)
+    assert said == "Copied, if this terminal allows it; install xclip to be sure"
+
+
+def test_what_a_terminal_would_drop_is_not_sent_to_it(path: Path) -> None:
+    written: list[str] = []
+    said = copy("x" * (LONGEST_OSC52 + 1), written.append, {})
+    assert said == "Not copied: it is too long for the terminal; export the conversation instead"
+    assert written == []
+
+
+def test_half_a_pair_of_surrogates_can_be_copied(path: Path) -> None:
+    kept = program(path, "xclip")
+    assert copy("a\ud83db", lambda _: None, X11) == "Copied"
+    assert kept.read_text() == "a?b"
+    assert osc52("a")
+
+
+async def test_the_screen_says_how_it_was_copied(home: Path, monkeypatch) -> None:
+    monkeypatch.setattr(clipboard, "copy", lambda text, write: f"Copied {text!r}")
+    async with chat(home) as at:
+        await at.turn("one", "so")
+        await at.press("f3")
+        await at.until(lambda: "Copied 'so'" in at.text)
+
+
+# Text is text
+
+
+async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
+    Path(f"x{HOSTILE.replace('/', '')}.txt").write_text("text")
+    markup = "[red]no[/red] [@click=app.quit]x[/]"
+    async with chat(home, size=(120, 40)) as at:
+        await at.send("/view open")
+        at.app.chat.send(f"{HOSTILE} {markup}")
+        await at.shown([Notice(HOSTILE), *reply(f"{HOSTILE} {markup}", thinking=HOSTILE)])
+        at.library.rename(1, f"{HOSTILE} {markup}")
+        screens = [at.text]
+        await at.press("ctrl+s")
+        screens.append(at.text)
+        await at.press(*"red")
+        screens.append(at.text)
+        at.desk.past.add(HOSTILE)
+        await at.press("escape", "ctrl+r")
+        screens.append(at.text)
+        await at.press("escape", "f4")  # the message, to be written anew
+        screens.append(at.text)
+        await at.press("escape", "@")
+        await at.until(lambda: "␛" in at.text.rsplit("@", 1)[0])
+        screens.append(at.text)
+        at.composer.set_text("")
+        await at.send("two")
+        await at.shown([Answer("so"), Failed(f"{HOSTILE} {markup}")])
+        screens.append(at.text)
+        at.app.chat.say(f"{HOSTILE} {markup}")
+        await at.shown([Loading(f"org/{HOSTILE}")])
+        screens.append(at.text)
+        for shown in screens:
+            assert "a␛[2J" in shown
+            assert not {"\x1b", "\x07", "\x9b", "\r"} & set(shown)
+        assert screens[0].count(SHOWN) >= 3  # asked, thought, answered
+        assert screens[0].count(markup) == 2
+        assert all(markup in shown for shown in screens[6:])
+
+
+async def test_a_hostile_title_is_shown_where_it_is_asked_for(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        await at.turn("one")
+        at.library.rename(1, f"{HOSTILE} [b]x[/b]")
+        await at.press("ctrl+s", "ctrl+r")
+        assert "\x1b" not in at.text
+        assert "[b]x[/b]" in at.text
+
+
+# Colours and motion
+
+
+def luminance(colour: Color) -> float:
+    def linear(value: float) -> float:
+        return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = (linear(value / 255) for value in colour.rgb)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: Color, other: Color) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+async def test_every_text_can_be_read(home: Path, theme: str) -> None:
+    (home / "settings.toml").write_text(f'theme = "{theme}"\n')
+    async with chat(home, settings=home / "settings.toml") as at:
+        assert at.app.theme == THEMES[theme]
+        assert at.app.current_theme.dark == (theme == "dark")
+        for name in at.transcript.COMPONENT_CLASSES:
+            style = at.transcript.get_visual_style(name)
+            assert style.foreground is not None
+            assert style.background is not None
+            assert contrast(style.foreground, style.background) >= 4.5, name
+        for widget in (at.composer, at.app.chat.status, at.app.chat.activity):
+            style = widget.visual_style
+            assert contrast(style.foreground, style.background) >= 4.5, widget
+
+
+async def test_the_theme_changes_by_command_and_at_once(home: Path) -> None:
+    async with chat(home, settings=home / "settings.toml") as at:
+        await at.turn("one", "so")
+        for theme in ("light", "ansi", "dark"):
+            await at.send(f"/theme {theme}")
+            await at.until(lambda theme=theme: at.app.theme == THEMES[theme])
+            assert f"Theme {theme}" in at.text
+        await at.send("/theme blue")
+        await at.until(lambda: "'blue' is none of: dark, light, ansi" in at.text)
+
+
+def colours(at: Driver) -> set[str]:
+    """Of the screen as it is drawn, without the frame around the picture."""
+    svg = at.app.export_screenshot()
+    styles = re.findall(r"-r\d+ \{ fill: (#\w{6})", svg)
+    found = {*styles, *re.findall(r'<rect fill="(#\w{6})"', svg)}
+    return found - {"#c5c8c6"}  # the frame's own
+
+
+async def test_ansi_takes_the_colours_of_the_terminal(home: Path) -> None:
+    (home / "settings.toml").write_text('theme = "ansi"\n')
+    async with chat(home, settings=home / "settings.toml") as at:
+        await at.turn("one", "```python\nx = 1\n```", thinking="hm")
+        assert at.app.native_ansi_color
+        strips = at.app.screen._compositor.render_strips()
+        used = [s.style for strip in strips for s in strip if s.style]
+        for style in used:
+            for colour in (style.color, style.bgcolor):
+                assert colour is None or colour.triplet is None, style
+
+
+async def test_no_color_leaves_shades_of_grey(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with chat(home) as at:
+        await at.turn("one", "```python\nx = 1\n```", thinking="hm")
+        await at.send("two")
+        await at.shown([Answer("so"), Failed("out of memory")])
+        assert "Error: out of memory" in at.text  # without the colour it needs the word
+        found = colours(at)
+        assert len(found) > 2
+        assert all(c[1:3] == c[3:5] == c[5:7] for c in found)
+        await at.press("tab")
+        assert "▌" in at.text
+
+
+async def test_nothing_moves_by_itself(home: Path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "TEXTUAL_ANIMATIONS", "none")
+    async with chat(home) as at:
+        assert at.app.animation_level == "none"
+        await at.send("one")
+        await at.shown([Answer("line\n" * 60)])
+        before = at.app.export_screenshot()
+        await at.pilot.pause(0.6)  # a cursor would have blinked
+        assert at.app.export_screenshot() == before
+        await at.press("ctrl+s")
+        before = at.app.export_screenshot()
+        await at.pilot.pause(0.6)
+        assert at.app.export_screenshot() == before
+
+
+async def test_a_system_prompt_of_several_lines_stays_so(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("/system one\ntwo")
+        await at.until(lambda: at.desk.settings.system == "one\ntwo")
+        await at.send("/system")
+        await at.until(lambda: r"one\ntwo" in at.text)
+        await at.press("end", "!", "enter")
+        assert at.desk.settings.system == "one\ntwo!"

@@ -1,0 +1,175 @@
+"""Fetching a model: how it goes, stopping, going on, and what to do when it fails."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from qwen35_chat import download as download_module
+from qwen35_chat.download import Download, throttled
+
+from qwen35_mlx.session.requests import UseModel
+from tests.app.drive import Driver, chat
+from tests.app.models_drive import StartedDownload, in_cache, make, opened
+
+NINE = "mlx-community/Qwen3.5-9B-MLX-4bit"
+
+
+async def begun(at: Driver, start: Any = None) -> None:
+    opened(at, start=start)
+    await at.pilot.pause(0.02)
+    await at.press(*"9b", "enter")
+
+
+async def test_a_download_shows_how_it_goes_and_is_used_with_enter(home, tmp_path) -> None:
+    settings = home / "settings.toml"
+    settings.write_text("# mine\n")
+    async with chat(home, size=(100, 30), settings=settings) as at:
+        await begun(at)
+        fetched = StartedDownload.last
+        assert fetched.name == NINE
+        assert "Downloading Qwen3.5-9B-MLX-4bit · starting" in at.text
+        fetched.done, fetched.total, fetched.seconds_left = 2_100_000_000, 5_040_000_000, 95.0
+        await at.until(lambda: "42% · 2.1 GB of 5.0 GB · 1:35 to go" in at.text)
+        await at.press("enter")  # once is enough
+        assert StartedDownload.last is fetched
+        await at.press("escape")
+        assert "downloading Qwen3.5-9B-MLX-4bit 42%" in at.text  # it goes on behind the chat
+        opened(at)
+        await at.until(lambda: "2.1 GB of 5.0 GB" in at.text)
+        make(in_cache(tmp_path, NINE))
+        fetched.running = False
+        await at.until(lambda: "Qwen3.5-9B-MLX-4bit is here now; Enter uses it" in at.text)
+        await at.press("enter")
+        assert at.engine.calls[-1] == UseModel(NINE)
+        await at.shown()
+        assert "Qwen3.5-9B-MLX-4bit · 0 / 4,096" in at.text
+        assert settings.read_text() == f'# mine\nmodel = "{NINE}"\n'
+
+
+async def test_a_download_that_ends_behind_the_chat_is_told_there(home: Path) -> None:
+    async with chat(home) as at:
+        await begun(at)
+        await at.press("escape")
+        StartedDownload.last.running = False
+        await at.until(lambda: "Qwen3.5-9B-MLX-4bit is here now; Ctrl+L uses it" in at.text)
+        assert at.desk.download is None
+
+
+async def test_a_download_is_stopped_and_goes_on_with_enter(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        await begun(at)
+        first = StartedDownload.last
+        await at.press("ctrl+d")
+        assert first.cancelled
+        await at.until(lambda: "was stopped; Enter goes on from there" in at.text)
+        await at.press("enter")
+        assert StartedDownload.last is not first
+        assert StartedDownload.last.name == NINE
+
+
+async def test_a_download_that_fails_says_what_to_do_and_can_be_tried_again(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        await begun(at)
+        StartedDownload.last.error = f"no space left to download {NINE}: free some"
+        StartedDownload.last.running = False
+        await at.until(lambda: "no space left to download" in at.text)
+        first = StartedDownload.last
+        await at.press("enter")
+        assert StartedDownload.last is not first
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-u", "-c", text]
+
+
+def ended(download: Download) -> Download:
+    download._thread.join(20)
+    assert not download.running
+    return download
+
+
+def test_a_download_process_is_read_line_by_line() -> None:
+    lines = ['{"done": 1, "total": 4}', "not json", "3", "null", '{"folder": "/x"}']
+    download = ended(Download("org/repo", program(f"print({chr(10).join(lines)!r})")))
+    assert (download.done, download.total, download.share) == (1, 4, 0.25)
+    assert (download.folder, download.error) == ("/x", "")
+
+
+def test_a_process_that_says_nothing_has_failed() -> None:
+    download = ended(Download("org/repo", program("raise SystemExit(3)")))
+    assert download.error == "the download of org/repo ended with code 3: try again, it goes on"
+
+
+def test_a_process_is_ended_by_cancel_and_that_is_no_error() -> None:
+    text = 'import time; print(\'{"done": 1, "total": 4}\'); time.sleep(60)'
+    download = Download("org/repo", program(text))
+    for _ in range(2000):
+        if download.done:
+            break
+        time.sleep(0.01)
+    download.close()
+    assert not download.running
+    assert (download.cancelled, download.error, download.done) == (True, "", 1)
+
+
+def test_time_to_go_counts_what_was_fetched_now() -> None:
+    now = [0.0]
+    text = "import sys\nfor line in sys.stdin: pass"
+    download = Download("org/repo", program(text), clock=lambda: now[0])
+    assert download.seconds_left is None
+    download._first, download.done, download.total = (0.0, 900), 900, 1000
+    now[0] = 10.0
+    assert download.seconds_left is None  # 900 were there before
+    download.done = 950
+    assert download.seconds_left == pytest.approx(10.0)
+    download.close()
+
+
+def test_progress_is_reported_now_and_then_and_at_the_end(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(download_module.time, "monotonic", lambda: now[0])
+    said: list[Any] = []
+    progress = throttled(said.append)
+    for done in (1, 2, 3):
+        progress(done, 10, "org/repo")
+    now[0] += 0.3
+    progress(4, 10, "org/repo")
+    progress(10, 10, "org/repo")
+    assert [line["done"] for line in said] == [1, 4, 10]
+
+
+def test_the_command_fetches_and_tells(tmp_path: Path, monkeypatch, capsys) -> None:
+    def snapshot_download(name: str, *, tqdm_class: Any, **_: Any) -> str:
+        bar = tqdm_class(total=10, unit="B", desc="x")
+        bar.update(10)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert download_module.main("org/repo") == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"done": 10, "total": 10}, {"folder": str(tmp_path / "org/repo")}]
+
+
+@pytest.mark.parametrize(
+    ("error", "todo"),
+    [
+        (OSError(28, "No space left on device"), "free some, or set HF_HOME to another disk"),
+        (LocalEntryNotFoundError("offline"), "check the network"),
+        (TimeoutError("slow"), "try again, it will resume"),
+        (RuntimeError("odd"), "RuntimeError: odd"),
+    ],
+)
+def test_the_command_says_what_to_do(error: Exception, todo: str, monkeypatch, capsys) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert download_module.main("org/repo") == 2
+    said = json.loads(capsys.readouterr().out)
+    assert "org/repo" in said["error"]
+    assert todo in said["error"]
