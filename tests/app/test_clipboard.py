@@ -11,6 +11,7 @@ from qwen35_chat.clipboard import LONGEST_OSC52, copy, osc52, programs
 from qwen35_chat.themes import THEMES
 from textual import constants
 from textual.color import Color
+from textual.widgets import Input
 
 from qwen35_mlx.session.events import Answer, Failed, Loading, Notice
 from tests.app.drive import Driver, chat, reply
@@ -234,16 +235,18 @@ async def test_no_color_leaves_shades_of_grey(home: Path, monkeypatch) -> None:
         assert "▌" in at.text
 
 
-async def test_nothing_moves_by_itself(home: Path, monkeypatch) -> None:
-    monkeypatch.setattr(constants, "TEXTUAL_ANIMATIONS", "none")
+@pytest.mark.parametrize("level", ["full", "none"])
+async def test_nothing_moves_by_itself(home: Path, monkeypatch, level: str) -> None:
+    monkeypatch.setattr(constants, "TEXTUAL_ANIMATIONS", level)
     async with chat(home) as at:
-        assert at.app.animation_level == "none"
+        assert at.app.animation_level == level
         await at.send("one")
         await at.shown([Answer("line\n" * 60)])
         before = at.app.export_screenshot()
-        await at.pilot.pause(0.6)  # a cursor would have blinked
+        await at.pilot.pause(0.6)
         assert at.app.export_screenshot() == before
         await at.press("ctrl+s")
+        assert not at.app.screen.query_one(Input).cursor_blink
         before = at.app.export_screenshot()
         await at.pilot.pause(0.6)
         assert at.app.export_screenshot() == before
