@@ -5,7 +5,8 @@
 2. The demo model's decoding under the app, beside the same engine whose events a bare loop takes:
    in one reply, by turns, so that neither what else runs nor the conversation's length counts in.
 3. Opening a conversation of 2,000 messages, from Enter in the list of conversations.
-4. A key during 1, from its byte to the terminal until its character comes out of it.
+4. A key during 1, from its byte to the terminal until its character comes out of it; beside it a
+   program that echoes bytes, so what the system takes of it.
 5. A start: from the new process until the first whole frame, and beside it Python's and Textual's.
 
 The app runs on a pseudo-terminal of 120x40, whose output is read and thrown away. All bars are for
@@ -39,6 +40,7 @@ LAST = "This is the last line of it."
 # Of which each is typed once, so that it can be found in what the terminal is sent.
 KEYS = [chr(code) for code in range(0x0391, 0x0530) if chr(code).isalpha()]
 QUIT, NEW, SESSIONS = "\x11", "\x0e", "/sessions"
+ECHO = "import os, tty; tty.setraw(0)\nwhile data := os.read(0, 99): os.write(1, data)"
 WELCOME, CUE = "Enter sends", "F1 help"
 BARS = {
     "loop's lag p99 ms": 50.0,
@@ -115,11 +117,20 @@ def streaming(home: Path) -> dict[str, Any]:
     with Library(home) as library:
         number = library.add_conversation(conversation(HISTORY, "History"))
     command = step("stream", home, "--conversation", str(number))
-    with Terminal(command, environment=environment(home), size=SIZE) as terminal:
+    with (
+        Terminal([sys.executable, "-c", ECHO], environment=environment(home)) as echo,
+        Terminal(command, environment=environment(home), size=SIZE) as terminal,
+    ):
         terminal.until(lambda: LAST in terminal.text and CUE in terminal.text)
         terminal.write("Write it\r")
         terminal.until(lambda: "Writing" in terminal.text)
-        delays = typed(terminal, lambda: "Writing" in terminal.text)
+        echoes: list[float] = []
+
+        def writing() -> bool:
+            echoes.append(delay(echo, "x"))
+            return "Writing" in terminal.text
+
+        delays = typed(terminal, writing)
         after = typed(terminal, lambda: True, KEYS[len(delays) :][:20])
         terminal.write(QUIT)
         terminal.wait()
@@ -132,6 +143,8 @@ def streaming(home: Path) -> dict[str, Any]:
         "keys": len(delays),
         "key to character p50 ms": 1e3 * statistics.median(delays),
         "key to character p99 ms": 1e3 * p99(delays),
+        "of it a bare echo p50 ms": 1e3 * statistics.median(echoes),
+        "of it a bare echo p99 ms": 1e3 * p99(echoes),
         "key to character max ms": 1e3 * max(delays),
         "the same after the reply's end": 1e3 * max(after),
         "cpu s": seen["cpu s"],

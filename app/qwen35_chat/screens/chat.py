@@ -42,7 +42,7 @@ from qwen35_mlx.session.events import (
 
 # Often enough to look continuous, seldom enough to leave the interpreter to the model.
 POLLS_PER_SECOND = 15
-DRAWING_SHARE = 0.15
+DRAWING_SHARE = 0.1
 DRAFT_SECONDS = 0.5  # after the last key
 FILES_SECONDS = 10.0  # a list of files is good for so long
 SETTINGS_SECONDS = 1.0
