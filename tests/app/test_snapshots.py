@@ -184,6 +184,7 @@ async def test_an_open_fence(home: Path, pinned, same) -> None:
 async def test_finished_code(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         await at.turn("How do I find the longest line of a file?", CODE + "```\n")
+        await at.until(lambda: not at.transcript.colouring)
         assert await same(at)
 
 

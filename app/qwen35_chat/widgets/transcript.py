@@ -193,6 +193,11 @@ class Transcript(ScrollView, can_focus=True):
 
     # -- colours, which take too long to wait for
 
+    @property
+    def colouring(self) -> bool:
+        """Whether code in view has yet to get its colours."""
+        return self._colouring
+
     def _want_colours(self) -> None:
         top, height = round(self.scroll_y), self.scrollable_content_region.height
         first = max(bisect_right(self._tops, top) - 1, 0)
