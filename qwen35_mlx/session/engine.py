@@ -306,38 +306,40 @@ class EngineThread:
             self._tell_opened()
             return
         chat = self._made(conversation) if self._model is not None else None
+        title = ""
         if chat is None and conversation is not None:
             assert self._library is not None
-            self._library.conversation(conversation)
+            title = self._library.conversation(conversation).title
         if self._chat is not None:
             self._chat.close()
+        elif self._current is not None and self._library is not None:
+            self._library.release(self._current)
         self._chat, self._current = chat, conversation
-        self._tell_opened()
+        self._tell_opened(title)
 
-    def _tell_opened(self) -> None:
-        chat = self._chat
+    def _tell_opened(self, title: str = "") -> None:
+        """Args: title: of the current conversation, while there is no model and so no chat."""
         self._unmeasured = True
-        if chat is None:
-            title = ""
-            if self._current is not None and self._library is not None:
-                title = self._library.conversation(self._current).title
-            self._events.put(Opened(self._current, title))
+        if self._chat is None:
+            self._events.put(Opened(self._current, title, read_only=not self._claimed()))
             return
-        tree = chat.conversation
-        self._events.put(Opened(tree.id or None, tree.title, read_only=chat.read_only))
+        tree = self._chat.conversation
+        self._events.put(Opened(tree.id or None, tree.title, read_only=self._chat.read_only))
+
+    def _claimed(self) -> bool:
+        """Whether no other window has the current conversation: none gets it from now on."""
+        if self._library is None or self._current is None:
+            return True
+        return self._library.claim(self._current)
 
     def _configure(self, settings: Configure) -> None:
         """For new conversations, and for this one unless another window has it."""
         self._settings = settings
-        library, current = self._library, self._current
         if self._chat is not None:
             if not self._chat.read_only:
                 self._chat.configure(settings)
-        elif current is not None and library is not None and library.claim(current):
-            try:
-                library.configure(current, settings)
-            finally:
-                library.release(current)
+        elif self._current is not None and self._library is not None and self._claimed():
+            self._library.configure(self._current, settings)
 
 
 class _CancelledError(Exception):

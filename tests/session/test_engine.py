@@ -254,6 +254,28 @@ def test_a_conversation_open_elsewhere_is_read_only(durable, library):
     assert not [e for e in events if isinstance(e, Opened)][-1].read_only
 
 
+def test_it_is_read_only_before_a_model_is_there_too(library):
+    number = library.create()
+    engine = EngineThread(None, library=library)
+    engine.start()
+    with Library(library.folder) as other:
+        assert other.claim(number)
+        engine.ask(Open(number))
+        assert of_kind(wait_for(engine, Opened), Opened).read_only
+        other.release(number)
+        engine.ask(Open(None))
+        engine.ask(Open(number))
+        events = wait_for(engine, Opened)
+        while len(events) < 2:
+            events += wait_for(engine, Opened)
+        assert not of_kind(events[1:], Opened).read_only
+        assert not other.claim(number)
+        engine.ask(Open(None))
+        wait_for(engine, Opened)
+        assert other.claim(number)
+    engine.close()
+
+
 def test_unload_frees_and_the_next_turn_loads_again(durable):
     durable.ask(Send("Question 1"))
     wait_for(durable, Done)
