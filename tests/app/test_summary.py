@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen35_mlx.session.events import Cancelled, Failed, Opened, PrefillProgress
+from qwen35_mlx.session.events import Cancelled, Failed, Measured, Opened, PrefillProgress
 from qwen35_mlx.session.requests import Compact
 from tests.app.drive import Driver, chat, reply
 
@@ -25,7 +25,7 @@ async def test_it_is_shown_until_it_is_there(home: Path, monkeypatch) -> None:
         assert "Esc stops" in at.text
         await at.shown([PrefillProgress(512, 2_048, 0)])
         assert "Summing up the oldest turns · read 25%" in at.text
-        await at.shown([Opened(1, "one", 50, 0)])
+        await at.shown([Opened(1, "one"), Measured(1, 50, 0)])
         assert "Summing up" not in at.text
         assert "an answer" in at.text
         assert "50 / 4,096" in at.text
@@ -39,7 +39,7 @@ async def test_what_is_sent_meanwhile_is_sent_after_it(home: Path, monkeypatch) 
         assert "Next: two" in at.text
         await at.press("ctrl+n")
         assert "a reply is being written" in at.text
-        await at.shown([Opened(1, "one", 50, 0)])
+        await at.shown([Opened(1, "one"), Measured(1, 50, 0)])
         assert at.sent == ["one", "two"]
         await at.shown(reply("so"))
         assert "so" in at.text
