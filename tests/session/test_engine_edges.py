@@ -10,6 +10,7 @@ from qwen35_mlx.session.events import (
     Done,
     Failed,
     Loaded,
+    Measured,
     Opened,
     TurnStarted,
     Unloaded,
@@ -43,13 +44,13 @@ def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wan
     engine.start()
     wait_for(engine, Loaded)
     engine.ask(Open(None))
-    opened = of_kind(wait_for(engine, Opened, Failed), Opened)
-    assert opened.conversation is None
-    assert 0 < opened.used < 20
+    events = wait_for(engine, Measured, Failed)
+    assert of_kind(events, Opened).conversation is None
+    assert 0 < of_kind(events, Measured).used < 20
     number = library.create()
     library.add_message(number, None, "assistant", "Hello")  # an imported one may begin so
     engine.ask(Open(number))
-    assert of_kind(wait_for(engine, Opened, Failed), Opened).used == 0
+    assert of_kind(wait_for(engine, Measured, Failed), Measured).used == 0
     engine.close()
 
 
