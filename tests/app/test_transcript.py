@@ -17,6 +17,7 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
     ToolCall,
+    Written,
 )
 from tests.app.drive import Clock, chat, reply
 
@@ -275,6 +276,8 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
         Thinking("b"),
         Answer("c"),
         Answer("d"),
+        Written(5),
+        Written(6),
         Failed("x"),
         Answer("e"),
         last,
@@ -284,6 +287,7 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
         PrefillProgress(2, 2, 0),
         Thinking("ab"),
         Answer("cd"),
+        Written(6),
         Failed("x"),
         Answer("e"),
         last,
