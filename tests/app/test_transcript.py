@@ -21,6 +21,7 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
     ToolCall,
+    Written,
 )
 from tests.app.drive import Clock, chat, reply
 
@@ -279,6 +280,8 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
         Thinking("b"),
         Answer("c"),
         Answer("d"),
+        Written(5),
+        Written(6),
         Failed("x"),
         Answer("e"),
         last,
@@ -288,6 +291,7 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
         PrefillProgress(2, 2, 0),
         Thinking("ab"),
         Answer("cd"),
+        Written(6),
         Failed("x"),
         Answer("e"),
         last,

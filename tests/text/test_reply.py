@@ -272,3 +272,15 @@ def test_message_renders_back_to_the_reply(template: ChatTemplate):
 def test_parts_are_values_that_pickle():
     parts = parse([f"a</think>b{CALL}"], thinking=True)
     assert pickle.loads(pickle.dumps(parts)) == parts
+
+
+@pytest.mark.parametrize(("thinking", "text"), [case[1:3] for case in REPLIES])
+def test_what_is_held_back_is_what_the_end_would_give_and_asking_changes_nothing(
+    thinking: bool, text: str
+) -> None:
+    parser = ReplyParser(thinking=thinking)
+    parts: list[ReplyPart] = []
+    for end, char in enumerate(text, 1):
+        parts += parser.push(char)
+        assert joined([*parts, *parser.held()]) == parse([text[:end]], thinking=thinking)
+    assert joined([*parts, *parser.finish()]) == parse([text], thinking=thinking)
