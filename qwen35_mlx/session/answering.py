@@ -148,7 +148,7 @@ class Answering:
 
     def _end(self, reply: int, state: State, error: str, done: Done | None) -> None:
         turn = self._turn
-        said = turn.said
+        said = turn.said if done is None else done.message
         try:
             self._record.finish(
                 reply,

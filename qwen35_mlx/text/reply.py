@@ -107,6 +107,7 @@ class ReplyParser:
             _append(parts, ThinkingText(rest))
         elif rest:
             self._answer(rest, parts)
+        self._in = _In.ANSWER  # nothing is open any more
         return parts
 
     def _step(self, parts: list[ReplyPart]) -> bool:

@@ -101,6 +101,15 @@ def test_a_tool_call_that_is_being_written_is_saved_as_it_grows(model, library, 
     assert kept.tool_calls == ()
 
 
+@pytest.mark.parametrize("text", ["I write. <tool_call>\n", "I write. " + CALL])
+def test_a_reply_that_ends_within_a_call_is_kept_as_it_was_told(model, library, monkeypatch, text):
+    reply_with(monkeypatch, model, text)
+    chat = Chat(model, library=library, temperature=0.0)
+    done = done_of(chat.send("Write"))
+    assert done.message["content"] == text.strip()
+    assert library.conversation(chat.conversation.id).for_template()[-1] == done.message
+
+
 def test_a_question_whose_reply_has_no_place_is_not_kept_either(model, library, monkeypatch):
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))

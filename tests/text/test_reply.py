@@ -284,3 +284,4 @@ def test_what_is_held_back_is_what_the_end_would_give_and_asking_changes_nothing
         parts += parser.push(char)
         assert joined([*parts, *parser.held()]) == parse([text[:end]], thinking=thinking)
     assert joined([*parts, *parser.finish()]) == parse([text], thinking=thinking)
+    assert parser.held() == []
