@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels import portable, quantized
 from qwen35_mlx.kernels.check import choose
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import operations
@@ -46,5 +47,10 @@ def load_network(
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
-    choose(operations(network), network.choices, notice or _tell)
+    if portable.backend():
+        choose(operations(network), network.choices, notice or _tell)
+    elif not portable.switched_off() and network.dtype == mx.float32:
+        # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
+        # through a BLAS, which is never slower and may be much faster.
+        network.choices.matrix_prompt = network.choices.experts_prompt = quantized.UNPACKED
     return network

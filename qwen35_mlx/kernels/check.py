@@ -238,7 +238,7 @@ def main() -> int:
     if portable.backend() is None:
         print(
             "there is no GPU here that kernels run on: the plain references are used"
-            if os.environ.get(portable.SWITCH) != REFERENCE
+            if not portable.switched_off()
             else f"{portable.SWITCH} is '{REFERENCE}': unset it to check kernels"
         )
         return 0

@@ -118,9 +118,14 @@ class Kernel:
             ) from error
 
 
+def switched_off() -> bool:
+    """Whether the user wants nothing but references."""
+    return os.environ.get(SWITCH) == "reference"
+
+
 def backend() -> str | None:
     """The language that kernels are compiled to here; None where the references run."""
-    if os.environ.get(SWITCH) == "reference" or mx.default_device() == mx.cpu:
+    if switched_off() or mx.default_device() == mx.cpu:
         return None
     if mx.metal.is_available():
         return "metal"

@@ -109,10 +109,11 @@ def gather_plain(
     return mx.gather_mm(x, stack, rhs_indices=experts, sorted_indices=sorted_indices)
 
 
+UNPACKED = "unpacked"
 # By name, for `Choices.matrix_prompt` and `Choices.experts_prompt`.
 FORMS: dict[str, tuple[Callable[..., mx.array], Callable[..., mx.array]]] = {
     REFERENCE: (multiply, gather),
-    "unpacked": (multiply_plain, gather_plain),
+    UNPACKED: (multiply_plain, gather_plain),
 }
 # From how many rows on (for a stack: per matrix in it) unpacking may pay for itself.
 UNPACK_FROM = 256

@@ -1,13 +1,16 @@
 """The check that a machine runs on kernels before it uses them."""
 
 import json
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.kernels import check, portable
+from qwen35_mlx.kernels import check, portable, quantized
 from qwen35_mlx.kernels.check import Operation, choose
 from qwen35_mlx.kernels.choices import REFERENCE, Choices
 from qwen35_mlx.model import operations as model_operations
@@ -219,3 +222,20 @@ def test_an_operation_whose_reference_does_not_run_is_left_alone(clock, file):
     assert len(lines) == 1
     # It may be right at the next start, so nothing is kept.
     assert "experts_step" not in file.read_text()
+
+
+def test_a_cpu_unpacks_for_long_prompts_unless_it_is_told_not_to(monkeypatch):
+    monkeypatch.delenv(portable.SWITCH, raising=False)
+    if portable.backend():
+        pytest.skip("there is a GPU, which tries what is faster")
+    demo = Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo")
+    fast = load_network(demo)
+    assert fast.choices.matrix_prompt == fast.choices.experts_prompt == quantized.UNPACKED
+    # MLX's products of stacks are float32 only there.
+    assert load_network(demo, "bfloat16").choices == Choices()
+    monkeypatch.setenv(portable.SWITCH, "reference")
+    plain = load_network(demo)
+    assert plain.choices == Choices()
+    ids = mx.arange(quantized.UNPACK_FROM)[None]
+    got, want = (net.logits(net(ids, net.make_cache())) for net in (fast, plain))
+    np.testing.assert_allclose(np.array(got), np.array(want), atol=1e-4)
