@@ -23,23 +23,7 @@ from qwen35_chat.toml_text import with_value
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
-
-FILE = Path("settings.toml")
-WRITTEN = """\
-# mine
-
-model = "org/repo"  # the small one
-thinking_view = "open"
-folders = ["~/models", "/data/#1"]  # two
-
-# a bit of taste
-[sampling]
-temperature = 0.5 # warm
-top_k = 10
-
-[keys]
-new = "ctrl+y"
-"""
+from tests.app.settings_text import FILE, WRITTEN
 
 
 def test_defaults_without_a_file(tmp_path: Path) -> None:

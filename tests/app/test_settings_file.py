@@ -13,23 +13,7 @@ from qwen35_chat.settings_file import HEADER, SettingsFile
 from qwen35_chat.toml_text import line_of, with_value
 
 from qwen35_mlx.errors import Qwen35Error
-
-FILE = Path("settings.toml")
-WRITTEN = """\
-# mine
-
-model = "org/repo"  # the small one
-thinking_view = "open"
-folders = ["~/models", "/data/#1"]  # two
-
-# a bit of taste
-[sampling]
-temperature = 0.5 # warm
-top_k = 10
-
-[keys]
-new = "ctrl+y"
-"""
+from tests.app.settings_text import FILE, WRITTEN
 
 
 @pytest.mark.parametrize(
