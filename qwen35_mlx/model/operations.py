@@ -16,8 +16,8 @@ from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.network import Network
 
 PROMPT = 2048
-# Positions that a prompt's queries see: where the scores of a large model no longer fit one block.
-SEEN = 16384
+# Positions that a prompt's queries see: as many as a small machine has memory for, to try it.
+SEEN = 8192
 CHAIN = 16
 
 
