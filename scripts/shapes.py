@@ -7,11 +7,10 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.expected import trunk_tensors
-from qwen35_mlx.kernels.check import choose
+from qwen35_mlx.checkpoint.load import settle
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weights import Weights
 
 
@@ -142,7 +141,7 @@ def random_source(shape: str, bits: int = 4) -> RandomSource:
 def random_network(source: RandomSource) -> Network:
     """The network of this package, in the forms that are fastest here."""
     network = Network(source.config, Weights(source))
-    choose(operations(network), network.choices, print)
+    settle(network, print)
     return network
 
 

@@ -47,10 +47,19 @@ def load_network(
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    settle(network, notice or _tell)
+    return network
+
+
+def settle(network: Network, notice: Notice) -> None:
+    """Choose the forms of a network's operations for this machine.
+
+    Args:
+        notice: is told a line if a kernel cannot be used here.
+    """
     if portable.backend():
-        choose(operations(network), network.choices, notice or _tell)
+        choose(operations(network), network.choices, notice)
     elif not portable.switched_off() and network.dtype == mx.float32:
         # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.choices.matrix_prompt = network.choices.experts_prompt = quantized.UNPACKED
-    return network

@@ -151,14 +151,15 @@ def candidates(logits: mx.array, sampling: Sampling) -> tuple[mx.array, mx.array
     logits = logits.astype(mx.float32)
     ids = likeliest(logits, sampling.top_k)
     logprobs = logits[ids] - mx.logsumexp(logits)
-    probabilities = mx.exp(logprobs)
+    kept = logprobs
     # Filters look at the whole vocabulary's distribution before temperature, as mlx-lm's do.
-    left_out = mx.cumsum(probabilities) - probabilities >= sampling.top_p
-    if sampling.top_p == 1:
-        left_out = mx.zeros_like(left_out)
+    if sampling.top_p < 1:
+        probabilities = mx.exp(logprobs)
+        likelier = mx.cumsum(probabilities) - probabilities
+        kept = mx.where(likelier >= sampling.top_p, -mx.inf, kept)
     if sampling.min_p > 0:
-        left_out = left_out | (logprobs < logprobs[0] + math.log(sampling.min_p))
-    return ids, mx.where(left_out, -mx.inf, logprobs / sampling.temperature)
+        kept = mx.where(logprobs < logprobs[0] + math.log(sampling.min_p), -mx.inf, kept)
+    return ids, kept / sampling.temperature
 
 
 def likeliest(logits: mx.array, count: int) -> mx.array:
