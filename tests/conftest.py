@@ -14,6 +14,8 @@ from qwen35_mlx.text.tokenizer import Tokenizer
 from tests.metal_emulator import emulated, unsupported
 from tests.random_model import write_weights
 
+portable.full_float32()
+
 _CORPUS = [
     "The quick brown fox jumps over the lazy dog. def f(x):\n    return x + 1\n",
     "Grüße aus Köln, naïve café. 你好,世界。今日は良い天気です。 안녕하세요 😀👍🏽",

@@ -52,11 +52,12 @@ def load_network(
 
 
 def settle(network: Network, notice: Notice) -> None:
-    """Choose the forms of a network's operations for this machine.
+    """Choose the forms of a network's operations for this machine, and have float32 be float32.
 
     Args:
         notice: is told a line if a kernel cannot be used here.
     """
+    portable.full_float32()
     if portable.backend():
         choose(operations(network), network.choices, notice)
     elif not portable.switched_off() and network.dtype == mx.float32:

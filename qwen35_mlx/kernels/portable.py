@@ -25,6 +25,8 @@ from qwen35_mlx.errors import Qwen35Error
 SIMD = 32
 # "reference" in this variable keeps every kernel off.
 SWITCH = "QWEN35_KERNELS"
+# MLX's own: "0" in this variable computes products of float32 in float32.
+TF32 = "MLX_ENABLE_TF32"
 
 CUDA_HEADER = """
 #define threadgroup __shared__
@@ -121,6 +123,15 @@ class Kernel:
 def switched_off() -> bool:
     """Whether the user wants nothing but references."""
     return os.environ.get(SWITCH) == "reference"
+
+
+def full_float32() -> None:
+    """Have MLX compute products of float32 in float32, unless the user has said what it shall do.
+
+    By default it rounds their factors to 10 bits on a GPU whose matrix units want that: a state of
+    the delta rule is then wrong in the fourth digit. MLX looks when it first multiplies.
+    """
+    os.environ.setdefault(TF32, "0")
 
 
 def backend() -> str | None:

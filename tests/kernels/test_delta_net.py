@@ -144,7 +144,7 @@ def test_any_split_equals_the_whole(form, cut):
 
 
 LAYOUTS = [
-    *((steps, layout) for layout in [Layout(2, 16), Layout(1, 4), *STEPS.values()]),
+    *((steps, layout) for layout in [Layout(4, 16), Layout(1, 4), *STEPS.values()]),
     *((prompt, layout) for layout in [Layout(4, 16, 3), Layout(2, 4, 1), *PROMPTS.values()]),
 ]
 
