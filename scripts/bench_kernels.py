@@ -17,11 +17,12 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.generation.sampling import Sampling, make_chooser, plain_sampler
-from qwen35_mlx.kernels import add_norm, delta_net, portable
+from qwen35_mlx.kernels import add_norm, attention_inputs, delta_net, portable
 from qwen35_mlx.kernels.check import seconds
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
+from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
@@ -114,6 +115,7 @@ def _layer(source: RandomSource) -> Weights:
         weights.choices.delta_step = "one dispatch"
         weights.choices.experts_step = KERNEL
         weights.choices.add_norm = add_norm.KERNEL
+        weights.choices.attention_step = attention_inputs.KERNEL
         weights.choices.experts_prompt = weights.choices.matrix_prompt = "unpacked"
     return weights.scope("model").scope("layers").scope(0)
 
@@ -141,7 +143,7 @@ def delta(shape: str) -> list[Row]:
     source = random_source(shape)
     weights = _layer(source)
     weights.choices.compiled = portable.backend() is not None
-    layer = Layer("linear_attention", source.config, weights, lambda x, _: x)
+    layer = Layer("linear_attention", source.config, weights, make_rope(source.config))
     peer, _ = peer_layer(shape, 0)
     assert isinstance(layer.mixer, GatedDeltaNet)
     x = mx.random.normal((1, 1, source.config.hidden_size)).astype(mx.bfloat16)

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import add_norm, portable
+from qwen35_mlx.kernels import add_norm, attention_inputs, portable
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.network import Network
@@ -45,6 +45,7 @@ def ours(source: RandomSource, kind: str) -> Counter[str]:
     if portable.backend():
         weights.choices.delta_step, weights.choices.experts_step = "one dispatch", KERNEL
         weights.choices.add_norm = add_norm.KERNEL
+        weights.choices.attention_step = attention_inputs.KERNEL
         weights.choices.compiled = True
     network = Network(source.config, weights)
     index = source.config.layer_types.index(kind)

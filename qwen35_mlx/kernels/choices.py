@@ -20,6 +20,8 @@ class Choices:
         experts_step: a sparse MoE block for a few tokens; see `experts.FORMS`.
         experts_prompt: the products of sorted tokens with packed experts; see `quantized.FORMS`.
         matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
+        attention_step: queries and keys between their projection and the cache, for a few tokens;
+            see `attention_inputs`.
         attention_prompt: causal attention of many tokens; see `model.attention.FUSED`.
         add_norm: a residual sum and its RMS norm, for a few tokens; see `add_norm`.
         compiled: whether layers are compiled for a few tokens, so that a step is built by MLX
@@ -31,6 +33,7 @@ class Choices:
     experts_step: str = REFERENCE
     experts_prompt: str = REFERENCE
     matrix_prompt: str = REFERENCE
+    attention_step: str = REFERENCE
     attention_prompt: str = REFERENCE
     add_norm: str = REFERENCE
     compiled: bool = False

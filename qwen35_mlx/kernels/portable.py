@@ -42,6 +42,8 @@ namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }
 __device__ inline float rsqrt(float x) { return ::rsqrtf(x); }
+__device__ inline float sin(float x) { return ::sinf(x); }
+__device__ inline float cos(float x) { return ::cosf(x); }
 }
 #define simd_shuffle_xor(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
 __device__ inline float simd_max(float x) {

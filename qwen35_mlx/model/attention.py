@@ -1,12 +1,18 @@
 """Gated full attention: grouped queries, normalised q and k, partial RoPE, a sigmoid gate."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.kernels.attention_inputs import (
+    AttentionParameters,
+    Rope,
+    attention_inputs,
+    parts,
+)
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
@@ -22,22 +28,14 @@ FUSED = "fused"
 # MLX takes its kernel for single queries up to so many by itself.
 FEW_QUERIES = 8
 
-Rope = Callable[[mx.array, int | mx.array], mx.array]
-
 
 class Attention:
-    """One full-attention mixer.
-
-    Args:
-        rope: rotates [B, heads, T, head_dim] from a position on.
-    """
+    """One full-attention mixer."""
 
     def __init__(self, config: ModelConfig, weights: Weights, rope: Rope):
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.eps = config.rms_norm_eps
-        self.rope = rope
         self.choices = weights.choices
         hidden, queries = config.hidden_size, self.heads * self.head_dim
         self.qkv_proj = FusedLinear(
@@ -46,8 +44,15 @@ class Attention:
             weights.linear("v_proj", self.kv_heads * self.head_dim, hidden),
         )
         self.o_proj = weights.linear("o_proj", hidden, queries)
-        self.q_norm = weights.array("q_norm.weight", self.head_dim)
-        self.k_norm = weights.array("k_norm.weight", self.head_dim)
+        self.parameters = AttentionParameters(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            q_norm=weights.array("q_norm.weight", self.head_dim),
+            k_norm=weights.array("k_norm.weight", self.head_dim),
+            eps=config.rms_norm_eps,
+            rope=rope,
+        )
 
     def project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
         """x [B, T, hidden] at positions `offset` and on, a number or int32 [].
@@ -56,15 +61,10 @@ class Attention:
             q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim]; gate, in q's sizes but
             [B, T, heads, head_dim].
         """
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv_proj(x)
-        # Per head, the projection holds the query, then the gate.
-        q, gate = mx.split(q.reshape(batch, tokens, self.heads, -1), 2, axis=-1)
-        k = k.reshape(batch, tokens, self.kv_heads, -1)
-        v = v.reshape(batch, tokens, self.kv_heads, -1).swapaxes(1, 2)
-        q = mx.fast.rms_norm(q, self.q_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
-        k = mx.fast.rms_norm(k, self.k_norm, self.eps).astype(x.dtype).swapaxes(1, 2)
-        return self.rope(q, offset), self.rope(k, offset), v, gate
+        projected = self.qkv_proj.joined(x)
+        _, gate, _, v = parts(projected, self.parameters)
+        q, k = attention_inputs(projected, offset, self.parameters, self.choices)
+        return q, k, v.swapaxes(1, 2), gate
 
     def attend(
         self,
@@ -184,16 +184,7 @@ def make_rope(config: ModelConfig) -> Rope:
     magnitude = 1.0
     if config.rope.scaling is not None:
         wavelengths, magnitude = _yarn(wavelengths, config.rope.theta, config.rope.scaling)
-    wavelengths = mx.array(wavelengths.astype(np.float32))
-
-    def rope(x: mx.array, offset: int | mx.array) -> mx.array:
-        if magnitude != 1:
-            x = mx.concatenate([x[..., :dims] * magnitude, x[..., dims:]], axis=-1)
-        return mx.fast.rope(
-            x, dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=wavelengths
-        )
-
-    return rope
+    return Rope(mx.array(wavelengths.astype(np.float32)), magnitude)
 
 
 def _yarn(

@@ -5,7 +5,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import add_norm, delta_net, experts, portable, quantized
+from qwen35_mlx.kernels import add_norm, attention_inputs, delta_net, experts, portable, quantized
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.quantized import QuantizedWeight
@@ -29,7 +29,7 @@ def operations(network: Network) -> list[Operation]:
         found += _delta_net(network, mixers[0])
     attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
     if attending:
-        found.append(_attention(network, attending[0]))
+        found += [_attention_step(network, attending[0]), _attention(network, attending[0])]
     blocks = [layer.mlp for layer in network.layers if isinstance(layer.mlp, SparseMoE)]
     if blocks:
         found += _experts(network, blocks[0])
@@ -123,6 +123,28 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             )
         )
     return found
+
+
+def _attention_step(network: Network, mixer: Attention) -> Operation:
+    layer, few = mixer.parameters, attention_inputs.STEP_TOKENS
+    width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
+
+    def call(batch: int, tokens: int, position: int) -> Callable[[], Outputs]:
+        projected = _noise(network, batch, tokens, width)
+        offset = mx.array(position, mx.int32)
+        return lambda: attention_inputs.attention_inputs(projected, offset, layer, network.choices)
+
+    return Operation(
+        "attention_step",
+        f"{layer.heads}/{layer.kv_heads} heads of {layer.head_dim}, {layer.rope.dims} rotated, "
+        f"{network.dtype}",
+        [attention_inputs.KERNEL],
+        [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
+        call(1, 1, 1000),
+        CHAIN,
+        # MLX's own sines on Metal are the fast ones, of 2 ** -13, and lose more far out.
+        max(_tolerance(network), 1e-3),
+    )
 
 
 def _attention(network: Network, mixer: Attention) -> Operation:

@@ -10,7 +10,7 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import add_norm, portable
+from qwen35_mlx.kernels import add_norm, attention_inputs, portable
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.network import Network
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
@@ -26,6 +26,7 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.choices.delta_prompt = "8 lanes"
     net.choices.experts_step = KERNEL
     net.choices.add_norm = add_norm.KERNEL
+    net.choices.attention_step = attention_inputs.KERNEL
     net.choices.compiled = compiled
 
 
@@ -70,7 +71,8 @@ def test_quantised_experts_through_kernels(
     monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
     fast, fast_tokens = replies(net, prompt)
     rule = {"gated_delta", "delta_inputs", "delta_rule", "gated_norm"}
-    assert set(launched) == rule | {"add_norm", "route", "experts_up", "experts_down"}
+    experts = {"route", "experts_up", "experts_down"}
+    assert set(launched) == rule | experts | {"add_norm", "attention_inputs"}
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
 
