@@ -43,7 +43,9 @@ class Rope:
         """x [B, heads, T, head_dim] at positions `offset` and on, a number or int32 []."""
         dims = self.dims
         if self.magnitude != 1:
-            x = mx.concatenate([x[..., :dims] * self.magnitude, x[..., dims:]], axis=-1)
+            # By an array: a number would be rounded to x's dtype first, to 0.2% in bfloat16.
+            rotated = x[..., :dims] * mx.array(self.magnitude, mx.float32)
+            x = mx.concatenate([rotated.astype(x.dtype), x[..., dims:]], axis=-1)
         return mx.fast.rope(
             x, dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self.wavelengths
         )
@@ -116,8 +118,8 @@ def kernel(
     """`reference` for at most `STEP_TOKENS` tokens, in one dispatch.
 
     A head is rounded to projected's dtype after its norm, as there. Its rotation, the magnitude
-    included, is in float32 and rounded once: closer to the exact values than the reference, whose
-    magnitude is rounded to the dtype too (to 0.2% in bfloat16).
+    included, is in float32 and rounded once: closer to the exact values than the reference, which
+    rounds between the two.
     """
     batch, tokens, _ = projected.shape
     launch = Launch(
