@@ -34,6 +34,7 @@ const int head = place / PARTS % NV;
 const int batch = place / PARTS / NV;
 const int key_head = head / GROUP;
 const int tokens = static_cast<int>(length[0]);
+const int last = tokens - 1;
 
 threadgroup float4 pairs[2 * PAIRS];      // per token query | key
 threadgroup float values[2 * VALUES];
@@ -62,80 +63,93 @@ for (int start = -TILE; start < tokens; start += TILE) {
   const int buffer = start / TILE & 1;
   const int ahead = start + TILE;
 
-  // Tokens past the end are the last one again, with gates that leave the state as it is.
+  // Tokens past the end are the last one again; their gates leave the state as it is. Nothing here
+  // may depend on what is loaded, or it would be waited for.
   float4 pair[PAIRS_EACH];
   #pragma unroll
   for (int e = 0; e < PAIRS_EACH; ++e) {
     const int i = thread_index + e * THREADS;
     const int t = ahead + i / (2 * QUADS);
-    const size_t from = static_cast<size_t>(t < tokens ? t : tokens - 1) * NK * DK;
     const int quad = i % (2 * QUADS);
     auto source = quad < QUADS ? queries + quad * 4 : keys + (quad - QUADS) * 4;
-    if (i < PAIRS) pair[e] = *reinterpret_cast<const device float4*>(source + from);
+    if (PAIRS % THREADS == 0 || i < PAIRS)
+      pair[e] = *reinterpret_cast<const device float4*>(
+          source + static_cast<size_t>(t < last ? t : last) * NK * DK);
   }
   float value[VALUES_EACH];
   #pragma unroll
   for (int e = 0; e < VALUES_EACH; ++e) {
     const int i = thread_index + e * THREADS;
     const int t = ahead + i / ROWS;
-    const size_t from = static_cast<size_t>(t < tokens ? t : tokens - 1) * NV * DV;
-    if (i < VALUES) value[e] = static_cast<float>(wanted[from + i % ROWS]);
+    if (VALUES % THREADS == 0 || i < VALUES)
+      value[e] = static_cast<float>(
+          wanted[static_cast<size_t>(t < last ? t : last) * NV * DV + i % ROWS]);
   }
   float4 gate;
   if (thread_index < TILE) {
     const int t = ahead + thread_index;
-    const size_t from = first + static_cast<size_t>(t < tokens ? t : tokens - 1);
-    const float fade = static_cast<float>(decay[from * NV + head]);
-    const float rate = static_cast<float>(beta[from * NV + head]);
-    gate.x = t < tokens ? fade : 1.0f;
-    gate.y = t < tokens ? rate : 0.0f;
+    const size_t from = first + static_cast<size_t>(t < last ? t : last);
+    gate.x = static_cast<float>(decay[from * NV + head]);
+    gate.y = static_cast<float>(beta[from * NV + head]);
     gate.z = static_cast<float>(overlap[from * NK + key_head]);
     gate.w = 0.0f;
   }
 
   if (start >= 0) {
-    float4 query[RUNS];
+    float4 now = gates[buffer * TILE];
     float4 key[RUNS];
     #pragma unroll
-    for (int r = 0; r < RUNS; ++r) {
-      query[r] = pairs[buffer * PAIRS + r * LANES + column];
-      key[r] = pairs[buffer * PAIRS + QUADS + r * LANES + column];
-    }
+    for (int r = 0; r < RUNS; ++r) key[r] = pairs[buffer * PAIRS + QUADS + r * LANES + column];
     #pragma unroll
     for (int t = 0; t < TILE; ++t) {
-      const float4 now = gates[buffer * TILE + t];
-      // The next token's are asked for before they are needed.
-      const int next = (buffer * TILE + (t + 1 < TILE ? t + 1 : t)) * 2 * QUADS;
-      float4 next_query[RUNS];
-      float4 next_key[RUNS];
+      const int at_token = (buffer * TILE + t) * 2 * QUADS + column;
+      // Four sums each, since one would wait for itself at every step.
+      float4 with_key[PASSES];
+      float4 with_query[PASSES];
+      #pragma unroll
+      for (int p = 0; p < PASSES; ++p) {
+        with_key[p].x = with_key[p].y = with_key[p].z = with_key[p].w = 0.0f;
+        with_query[p].x = with_query[p].y = with_query[p].z = with_query[p].w = 0.0f;
+        #pragma unroll
+        for (int r = 0; r < RUNS; ++r) {
+          const int at = p * RUNS + r;
+          with_key[p].x += rows[at].x * key[r].x;
+          with_key[p].y += rows[at].y * key[r].y;
+          with_key[p].z += rows[at].z * key[r].z;
+          with_key[p].w += rows[at].w * key[r].w;
+        }
+      }
+      // While sums are exchanged there is time to let the state fade.
       #pragma unroll
       for (int r = 0; r < RUNS; ++r) {
-        next_query[r] = pairs[next + r * LANES + column];
-        next_key[r] = pairs[next + QUADS + r * LANES + column];
+        const float4 query = pairs[at_token + r * LANES];
+        #pragma unroll
+        for (int p = 0; p < PASSES; ++p) {
+          const int at = p * RUNS + r;
+          rows[at].x *= now.x;
+          rows[at].y *= now.x;
+          rows[at].z *= now.x;
+          rows[at].w *= now.x;
+          with_query[p].x += rows[at].x * query.x;
+          with_query[p].y += rows[at].y * query.y;
+          with_query[p].z += rows[at].z * query.z;
+          with_query[p].w += rows[at].w * query.w;
+        }
+      }
+      // The next token's are asked for before they are needed.
+      float4 next = now;
+      float4 next_key[RUNS];
+      if (t + 1 < TILE) {
+        next = gates[buffer * TILE + t + 1];
+        #pragma unroll
+        for (int r = 0; r < RUNS; ++r) next_key[r] = pairs[at_token + 3 * QUADS + r * LANES];
       }
       float recalled[PASSES];
       float out[PASSES];
       #pragma unroll
       for (int p = 0; p < PASSES; ++p) {
-        // Four sums each, since one would wait for itself at every step.
-        float4 with_key;
-        float4 with_query;
-        with_key.x = with_key.y = with_key.z = with_key.w = 0.0f;
-        with_query.x = with_query.y = with_query.z = with_query.w = 0.0f;
-        #pragma unroll
-        for (int r = 0; r < RUNS; ++r) {
-          const int at = p * RUNS + r;
-          with_key.x += rows[at].x * key[r].x;
-          with_key.y += rows[at].y * key[r].y;
-          with_key.z += rows[at].z * key[r].z;
-          with_key.w += rows[at].w * key[r].w;
-          with_query.x += rows[at].x * query[r].x;
-          with_query.y += rows[at].y * query[r].y;
-          with_query.z += rows[at].z * query[r].z;
-          with_query.w += rows[at].w * query[r].w;
-        }
-        recalled[p] = (with_key.x + with_key.y) + (with_key.z + with_key.w);
-        out[p] = (with_query.x + with_query.y) + (with_query.z + with_query.w);
+        recalled[p] = (with_key[p].x + with_key[p].y) + (with_key[p].z + with_key[p].w);
+        out[p] = (with_query[p].x + with_query[p].y) + (with_query[p].z + with_query[p].w);
       }
       #pragma unroll
       for (int step = 1; step < LANES; step *= 2) {
@@ -152,20 +166,19 @@ for (int start = -TILE; start < tokens; start += TILE) {
         #pragma unroll
         for (int r = 0; r < RUNS; ++r) {
           const int at = p * RUNS + r;
-          rows[at].x = now.x * rows[at].x + delta * key[r].x;
-          rows[at].y = now.x * rows[at].y + delta * key[r].y;
-          rows[at].z = now.x * rows[at].z + delta * key[r].z;
-          rows[at].w = now.x * rows[at].w + delta * key[r].w;
+          rows[at].x += delta * key[r].x;
+          rows[at].y += delta * key[r].y;
+          rows[at].z += delta * key[r].z;
+          rows[at].w += delta * key[r].w;
         }
-        // S q after the update, from the products with the state as it was.
+        // S q after the update, from the products with the state before it.
         if (column == 0 && start + t < tokens)
-          said[static_cast<size_t>(start + t) * NV * DV + p * ABREAST] =
-              now.x * out[p] + delta * now.z;
+          said[static_cast<size_t>(start + t) * NV * DV + p * ABREAST] = out[p] + delta * now.z;
       }
-      #pragma unroll
-      for (int r = 0; r < RUNS; ++r) {
-        query[r] = next_query[r];
-        key[r] = next_key[r];
+      if (t + 1 < TILE) {
+        now = next;
+        #pragma unroll
+        for (int r = 0; r < RUNS; ++r) key[r] = next_key[r];
       }
     }
   }
@@ -175,14 +188,20 @@ for (int start = -TILE; start < tokens; start += TILE) {
   #pragma unroll
   for (int e = 0; e < PAIRS_EACH; ++e) {
     const int i = thread_index + e * THREADS;
-    if (i < PAIRS) pairs[other * PAIRS + i] = pair[e];
+    if (PAIRS % THREADS == 0 || i < PAIRS) pairs[other * PAIRS + i] = pair[e];
   }
   #pragma unroll
   for (int e = 0; e < VALUES_EACH; ++e) {
     const int i = thread_index + e * THREADS;
-    if (i < VALUES) values[other * VALUES + i] = value[e];
+    if (VALUES % THREADS == 0 || i < VALUES) values[other * VALUES + i] = value[e];
   }
-  if (thread_index < TILE) gates[other * TILE + thread_index] = gate;
+  if (thread_index < TILE) {
+    if (ahead + thread_index > last) {
+      gate.x = 1.0f;
+      gate.y = 0.0f;
+    }
+    gates[other * TILE + thread_index] = gate;
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
