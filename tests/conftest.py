@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from qwen35_mlx.kernels import portable
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
-from tests.metal_emulator import emulated, unsupported
+from tests.metal_emulator import PLAIN, emulated, unsupported
 from tests.random_model import write_weights
 
 portable.full_float32()
@@ -77,8 +77,12 @@ def template(checkpoint: Path) -> ChatTemplate:
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator."""
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator.
+
+    An indirect parameter is the machine that is emulated.
+    """
+    machine = getattr(request, "param", PLAIN)
     monkeypatch.delenv(portable.SWITCH, raising=False)
     if portable.backend():
         return
@@ -91,6 +95,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
             input_names=list(kernel.inputs),
             output_names=list(kernel.outputs),
             source=kernel.body,
+            machine=machine,
         )
 
     monkeypatch.setattr(portable, "compiled", compiled)

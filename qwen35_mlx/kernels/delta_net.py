@@ -144,6 +144,7 @@ _RULE = Kernel(
     inputs=("q", "k", "v", "decay", "beta", "overlap", "state", "length"),
     outputs=("y", "state_out"),
 )
+_RULE_TILED = Kernel("delta_rule_tiled", inputs=_RULE.inputs, outputs=_RULE.outputs)
 _NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm", "eps", "lengths"), outputs=("y",))
 
 
@@ -155,11 +156,16 @@ class Layout:
         passes: sets of rows that each SIMD group keeps, one after the other.
         lanes: that share a row.
         ahead: tokens between asking for what a token needs and using it; of a prompt only.
+        tile: tokens that a threadgroup fetches together, in place of `ahead`; 0 for not at all.
+        simds: SIMD groups of a threadgroup, where so many divide a head's rows evenly, else the
+            next smaller power of two that does; of a prompt only.
     """
 
     passes: int = 2
     lanes: int = 8
     ahead: int = 2
+    tile: int = 0
+    simds: int = 4
 
     @property
     def rows(self) -> int:
@@ -167,11 +173,16 @@ class Layout:
         return SIMD // self.lanes * self.passes
 
     def fits(self, layer: DeltaNetParameters) -> bool:
-        """Whether a layer's heads divide evenly."""
+        """Whether a layer's heads divide evenly, and two tiles fit into threadgroup memory."""
         even = layer.value_head_dim % self.rows == 0 and layer.key_head_dim % SIMD == 0
-        return even and layer.key_head_dim % (4 * self.lanes) == 0
+        even = even and layer.key_head_dim % (4 * self.lanes) == 0
+        # Query, key and values of a token, and its gates in a run of four.
+        floats = 2 * layer.key_head_dim + self.rows * self.simds + 4
+        return even and 2 * self.tile * floats * 4 <= THREADGROUP_MEMORY
 
 
+# Bytes, on Metal.
+THREADGROUP_MEMORY = 32768
 STEP_TOKENS = 8
 STEPS = {
     "one dispatch": Layout(),
@@ -181,8 +192,10 @@ STEPS = {
 PROMPTS = {
     "8 lanes": Layout(),
     "8 lanes, 1 pass": Layout(passes=1),
-    "8 lanes, 4 ahead": Layout(ahead=4),
-    "4 lanes": Layout(passes=1, lanes=4),
+    "tiles": Layout(tile=8),
+    "tiles, 1 pass": Layout(passes=1, tile=8),
+    "tiles, 1 pass, 8 SIMD groups": Layout(passes=1, tile=8, simds=8),
+    "tiles, 1 pass, 4 lanes": Layout(passes=1, lanes=4, tile=8),
 }
 # The rule as MLX has it; on other GPUs than Apple's it is slow.
 MLX_RULE = "mx.fast"
@@ -296,7 +309,8 @@ def prompt(
         # `mx.fast.gated_delta_update` is in the library, but not in its type stubs.
         y, state = cast(Any, mx.fast).gated_delta_update(q, k, v, decay, beta, state)
     else:
-        simds = _simds(layer.value_head_dim // layout.rows)
+        simds = _simds(layer.value_head_dim // layout.rows, layout.simds)
+        fetched = {"TILE": layout.tile} if layout.tile else {"AHEAD": layout.ahead}
         rule = Launch(
             threadgroups=batch * layer.value_heads * layer.value_head_dim // layout.rows // simds,
             threads=SIMD * simds,
@@ -306,10 +320,11 @@ def prompt(
                 "SIMDS": simds,
                 "PASSES": layout.passes,
                 "LANES": layout.lanes,
-                "AHEAD": layout.ahead,
+                **fetched,
             },
         )
-        y, state = _RULE([q, k, v, decay, beta, overlap, state, length], rule)
+        kernel = _RULE_TILED if layout.tile else _RULE
+        y, state = kernel([q, k, v, decay, beta, overlap, state, length], rule)
     simds = 4
     norm = Launch(
         threadgroups=-(-batch * tokens * layer.value_heads // simds),
@@ -360,6 +375,8 @@ def _inputs_launch(projected: mx.array, conv: mx.array, layer: DeltaNetParameter
     )
 
 
-def _simds(parts: int) -> int:
-    """SIMD groups of a threadgroup, so that `parts` of them divide evenly: at most 4."""
-    return next(n for n in (4, 2, 1) if parts % n == 0)
+def _simds(parts: int, most: int) -> int:
+    """SIMD groups of a threadgroup, so that `parts` of them divide evenly: a power of two."""
+    while parts % most:
+        most //= 2
+    return most

@@ -1,6 +1,7 @@
 """The fused layer, in plain MLX and as a kernel, against float64."""
 
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +19,7 @@ from qwen35_mlx.kernels.delta_net import (
     step,
 )
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
+from tests.metal_emulator import MACHINES
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -33,7 +35,12 @@ def steps(projected, conv, state, layer, **how):
     return mx.concatenate(ys, axis=1), conv, state
 
 
-FORMS = {"reference": reference, "steps": steps, "prompt": prompt}
+FORMS = {
+    "reference": reference,
+    "steps": steps,
+    "prompt": prompt,
+    "prompt in tiles": partial(prompt, layout=PROMPTS["tiles"]),
+}
 
 
 @pytest.fixture(params=FORMS)
@@ -51,7 +58,7 @@ def check(form, case: LayerCase, y_tolerance: float = 2e-6, state_tolerance: flo
     assert relative_error(conv, want_conv) == 0
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, TILE - 1, TILE, TILE + 1, 2 * TILE + 1])
+@pytest.mark.parametrize("tokens", [1, 2, 3, TILE - 1, TILE, TILE + 1, 2 * TILE + 3])
 def test_any_length_around_a_tile(form, tokens):
     check(form, LayerCase(tokens))
 
@@ -109,8 +116,8 @@ def test_padding_on_the_left_leaves_no_trace(tokens):
     padding = [0, 2, tokens]
     valid = mx.arange(tokens) >= mx.array(padding)[:, None]
     want_y, want_conv, want_state = float64_layer(projected, conv, state, layer, padding)
-    fast = Choices(delta_step="one dispatch", delta_prompt="8 lanes")
-    for choices in (Choices(), fast):
+    fast = (Choices(delta_step="one dispatch", delta_prompt=form) for form in ("8 lanes", "tiles"))
+    for choices in (Choices(), *fast):
         y, conv_out, state_out = mix(projected, conv, state, layer, valid, choices)
         for row, count in enumerate(padding[:2]):
             assert relative_error(y[row, count:], want_y[row, count:]) < 2e-6
@@ -146,6 +153,10 @@ def test_any_split_equals_the_whole(form, cut):
 LAYOUTS = [
     *((steps, layout) for layout in [Layout(4, 16), Layout(1, 4), *STEPS.values()]),
     *((prompt, layout) for layout in [Layout(4, 16, 3), Layout(2, 4, 1), *PROMPTS.values()]),
+    # Tiles that do not divide the lengths, or the threads that fetch them.
+    (prompt, Layout(4, 16, tile=3, simds=2)),
+    (prompt, Layout(2, 4, tile=1, simds=1)),
+    (prompt, Layout(1, 8, tile=5, simds=8)),
 ]
 
 
@@ -155,6 +166,19 @@ def test_other_layouts_give_the_same(run, layout, tokens):
     case = LayerCase(tokens, dim=128, key_heads=1, value_heads=2)
     assert layout.fits(case.draw()[3])
     check(lambda *inputs: run(*inputs, layout=layout), case)
+
+
+@pytest.mark.parametrize("kernels", MACHINES, indirect=True, ids=str)
+@pytest.mark.parametrize("layout", [Layout(tile=8), Layout(1, 4, tile=2), Layout(1, tile=3)])
+def test_tiles_on_every_machine(layout):
+    case = LayerCase(2 * TILE + 3, batch=2)
+    check(lambda *inputs: prompt(*inputs, layout=layout), case)
+
+
+def test_tiles_fit_into_threadgroup_memory():
+    layer = LayerCase(1, dim=128).draw()[3]
+    assert Layout(tile=14).fits(layer)
+    assert not Layout(tile=15).fits(layer)
 
 
 def test_the_rule_as_mlx_has_it_gives_the_same():

@@ -122,6 +122,8 @@ void *emulator_threadgroup_array(ulong bytes, ulong granule, const __constant ch
 }
 
 // The emulator turns `threadgroup T name[n];` into a reference to what this returns.
+template <typename T> using Same = T;
+
 template <typename Array, typename Element>
 __local Array *threadgroup_array(const __constant char *name, uint line) {
   return (__local Array *)(ulong)emulator_threadgroup_array(

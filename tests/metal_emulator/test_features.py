@@ -246,6 +246,18 @@ def test_vectors():
     np.testing.assert_array_equal(np.array(d), (x * h).sum(1))
 
 
+def test_vectors_in_threadgroup_memory():
+    source = """
+    uint i = thread_position_in_threadgroup.x;
+    threadgroup float4 shared[32];
+    shared[i] = float4(i, 2 * i, 3 * i, 4 * i);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    y[i] = shared[31 - i].z;
+    """
+    (y,) = run(source)
+    np.testing.assert_array_equal(np.array(y), 3 * np.arange(31, -1, -1))
+
+
 def test_packed_bits():
     # Four-bit weights: eight to a uint32, or two to a byte.
     source = """

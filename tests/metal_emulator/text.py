@@ -52,7 +52,9 @@ class KernelText:
             instance = match[1]
         source = re.sub(
             r"\bthreadgroup +([\w:<>, ]*[\w>]) +(\w+) *((?:\[[^\]\n]*\])*);",
-            r'__local \1 (&\2)\3 = *emulator::threadgroup_array<\1\3, \1>("\2", __LINE__);',
+            # Same: `float4 (` would be taken for its constructor.
+            r"__local emulator::Same<\1> (&\2)\3 = "
+            r'*emulator::threadgroup_array<\1\3, \1>("\2", __LINE__);',
             source,
         )
         arguments = []
