@@ -21,7 +21,8 @@ class Choices:
         experts_prompt: the products of sorted tokens with packed experts; see `quantized.FORMS`.
         matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
         attention_prompt: causal attention of many tokens; see `model.attention.FUSED`.
-        add_norm: a residual sum and its RMS norm, for a few tokens; see `add_norm`.
+        matrix_step: a packed matrix times one token, with the norm before it and the residual sum
+            after it; see `matvec`.
         compiled: whether layers are compiled for a few tokens, so that a step is built by MLX
             from a recording and not by Python.
     """
@@ -32,5 +33,5 @@ class Choices:
     experts_prompt: str = REFERENCE
     matrix_prompt: str = REFERENCE
     attention_prompt: str = REFERENCE
-    add_norm: str = REFERENCE
+    matrix_step: str = REFERENCE
     compiled: bool = False
