@@ -17,11 +17,12 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.generation.sampling import Sampling, make_chooser, plain_sampler
-from qwen35_mlx.kernels import add_norm, attention_inputs, delta_net, portable
+from qwen35_mlx.kernels import attention_inputs, delta_net, matvec, portable
 from qwen35_mlx.kernels.check import seconds
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -114,8 +115,8 @@ def _layer(source: RandomSource) -> Weights:
     if portable.backend():
         weights.choices.delta_step = "one dispatch"
         weights.choices.experts_step = KERNEL
-        weights.choices.add_norm = add_norm.KERNEL
         weights.choices.attention_step = attention_inputs.KERNEL
+        weights.choices.matrix_step = matvec.KERNEL
         weights.choices.experts_prompt = weights.choices.matrix_prompt = "unpacked"
     return weights.scope("model").scope("layers").scope(0)
 
@@ -179,26 +180,31 @@ def delta(shape: str) -> list[Row]:
     return [row | {"ms": row["ms"] / CHAIN} for row in rows]
 
 
-def _moe(shape: str) -> tuple[SparseMoE, Any, mx.Dtype]:
+def _moe(shape: str) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]:
+    """x + the block of norm(x), ours and mlx-lm's."""
     source = random_source(shape)
-    weights = _layer(source).scope("mlp")
-    return SparseMoE(source.config, weights), peer_layer(shape, 0)[0].mlp, source.dtype
+    layer = _layer(source)
+    hidden, eps = source.config.hidden_size, source.config.rms_norm_eps
+    norm = RMSNorm(layer.array("post_attention_layernorm.weight", hidden), eps)
+    mine, peer = SparseMoE(source.config, layer.scope("mlp")), peer_layer(shape, 0)[0].mlp
+    return lambda x: mine(x, norm, x), lambda x: x + peer(norm(x))
 
 
 def experts(shape: str) -> list[Row]:
-    """A block with its residual sum at 1, 2 and 8 tokens.
+    """A block with its norm and its residual sum at 1, 2 and 8 tokens.
 
     GB/s counts the weights of the chosen experts once a token.
     """
-    mine, peer, dtype = _moe(shape)
-    config = random_source(shape).config
+    mine, peer = _moe(shape)
+    source = random_source(shape)
+    config = source.config
     inner = config.num_experts_per_tok * config.moe_intermediate_size
     inner += config.shared_expert_intermediate_size
     bandwidth = copy_bandwidth()
-    block = mx.compile(mine.__call__) if portable.backend() else mine
+    block = mx.compile(mine) if portable.backend() else mine
     found: list[Row] = []
     for tokens in (1, 2, 8):
-        x = mx.random.normal((1, tokens, config.hidden_size)).astype(dtype)
+        x = mx.random.normal((1, tokens, config.hidden_size)).astype(source.dtype)
         mx.eval(x)
 
         def chain(step: Callable[[mx.array], mx.array], x: mx.array = x) -> mx.array:
@@ -209,8 +215,8 @@ def experts(shape: str) -> list[Row]:
 
         rows = rows_of(
             {
-                "ours": functools.partial(chain, lambda y: block(y, y)),
-                "mlx-lm": functools.partial(chain, lambda y: y + peer(y)),
+                "ours": functools.partial(chain, block),
+                "mlx-lm": functools.partial(chain, peer),
             }
         )
         per_token = 3 * inner * config.hidden_size * (4 + 32 / 64) / 8
@@ -224,13 +230,14 @@ def experts(shape: str) -> list[Row]:
 
 def moe_prefill(shape: str, tokens: int) -> list[Row]:
     """A block over a long prompt."""
-    mine, peer, dtype = _moe(shape)
-    config = random_source(shape).config
-    x = mx.random.normal((1, tokens, config.hidden_size)).astype(dtype)
+    mine, peer = _moe(shape)
+    source = random_source(shape)
+    config = source.config
+    x = mx.random.normal((1, tokens, config.hidden_size)).astype(source.dtype)
     mx.eval(x)
     flops = 6 * tokens * config.hidden_size * config.moe_intermediate_size
     flops *= config.num_experts_per_tok + 1
-    rows = rows_of({"ours": lambda: mine(x, x), "mlx-lm": lambda: x + peer(x)})
+    rows = rows_of({"ours": lambda: mine(x), "mlx-lm": lambda: peer(x)})
     return [row | {"TFLOP/s": flops / row["ms"] / 1e9} for row in rows]
 
 

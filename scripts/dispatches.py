@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import add_norm, attention_inputs, portable
+from qwen35_mlx.kernels import attention_inputs, matvec, portable
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.network import Network
@@ -44,8 +44,8 @@ def ours(source: RandomSource, kind: str) -> Counter[str]:
     weights = Weights(source)
     if portable.backend():
         weights.choices.delta_step, weights.choices.experts_step = "one dispatch", KERNEL
-        weights.choices.add_norm = add_norm.KERNEL
         weights.choices.attention_step = attention_inputs.KERNEL
+        weights.choices.matrix_step = matvec.KERNEL
         weights.choices.compiled = True
     network = Network(source.config, weights)
     index = source.config.layer_types.index(kind)

@@ -23,7 +23,8 @@ class Choices:
         attention_step: queries and keys between their projection and the cache, for a few tokens;
             see `attention_inputs`.
         attention_prompt: causal attention of many tokens; see `model.attention.FUSED`.
-        add_norm: a residual sum and its RMS norm, for a few tokens; see `add_norm`.
+        matrix_step: a packed matrix times one token, with the norm before it and the residual sum
+            after it; see `matvec`.
         compiled: whether layers are compiled for a few tokens, so that a step is built by MLX
             from a recording and not by Python.
     """
@@ -35,5 +36,5 @@ class Choices:
     matrix_prompt: str = REFERENCE
     attention_step: str = REFERENCE
     attention_prompt: str = REFERENCE
-    add_norm: str = REFERENCE
+    matrix_step: str = REFERENCE
     compiled: bool = False

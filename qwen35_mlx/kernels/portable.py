@@ -7,8 +7,8 @@ header gives its names their meaning (threadgroup memory is shared memory, a SIM
 The subset: loads through `static_cast<float>`; scalars as one-element arrays; small inputs bound
 with `auto`, since Metal passes those of fewer than 8 elements in another address space; one-
 dimensional threadgroups of whole SIMD groups; `simd_sum` and the barriers of the header below;
-no dynamically indexed arrays in registers. Wide loads: `float4` through a cast pointer, its parts
-by name.
+no dynamically indexed arrays in registers. Wide loads: `float4`, `uint4` or `vec<T, 4>` through a
+cast pointer, their parts by name.
 """
 
 import os
@@ -38,6 +38,8 @@ CUDA_HEADER = """
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
 #define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
 #define ushort unsigned short
+template <typename T, int N> struct vec;
+template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }

@@ -14,6 +14,7 @@ from qwen35_mlx.kernels.attention_inputs import (
     parts,
 )
 from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
@@ -54,14 +55,16 @@ class Attention:
             rope=rope,
         )
 
-    def project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
-        """x [B, T, hidden] at positions `offset` and on, a number or int32 [].
+    def project(
+        self, x: mx.array, offset: int | mx.array, norm: RMSNorm | None = None
+    ) -> tuple[mx.array, ...]:
+        """x [B, T, hidden], normed first, at positions `offset` and on, a number or int32 [].
 
         Returns:
             q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim]; gate, in q's sizes but
             [B, T, heads, head_dim].
         """
-        projected = self.qkv_proj.joined(x)
+        projected = self.qkv_proj.joined(x, norm)
         _, gate, _, v = parts(projected, self.parameters)
         q, k = attention_inputs(projected, offset, self.parameters, self.choices)
         return q, k, v.swapaxes(1, 2), gate
@@ -84,10 +87,12 @@ class Attention:
         k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
         return attend(q, k, v, scale, left_padding, self.choices)
 
-    def output(self, attended: mx.array, gate: mx.array) -> mx.array:
-        """[B, heads, T, head_dim] and the gate -> [B, T, hidden]."""
+    def output(
+        self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
+    ) -> mx.array:
+        """[B, heads, T, head_dim] and the gate -> [B, T, hidden], onto the residual."""
         out = attended.swapaxes(1, 2) * mx.sigmoid(gate)
-        return self.o_proj(out.flatten(2))
+        return self.o_proj(out.flatten(2), residual=residual)
 
 
 def attend(

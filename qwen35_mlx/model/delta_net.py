@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from qwen35_mlx.kernels.delta_net import DeltaNetParameters, mix
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -43,15 +44,23 @@ class GatedDeltaNet:
         mx.eval(p.taps, p.decay_rate, p.dt_bias, p.norm)
 
     def __call__(
-        self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
+        self,
+        x: mx.array,
+        conv: mx.array,
+        recurrent: mx.array,
+        valid: mx.array | None = None,
+        norm: RMSNorm | None = None,
+        residual: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, mx.array]:
         """x [B, T, hidden] and the two states of `DeltaState` -> y [B, T, hidden] and new states.
 
         Args:
             valid: [B, T] bool, False at padding on the left, which then leaves no trace; None for
                 no padding.
+            norm: of x, before all else.
+            residual: [B, T, hidden], added to y.
         """
         y, conv, recurrent = mix(
-            self.in_proj.joined(x), conv, recurrent, self.parameters, valid, self.choices
+            self.in_proj.joined(x, norm), conv, recurrent, self.parameters, valid, self.choices
         )
-        return self.out_proj(y), conv, recurrent
+        return self.out_proj(y, residual=residual), conv, recurrent

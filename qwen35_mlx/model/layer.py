@@ -5,8 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.add_norm import add_norm
 from qwen35_mlx.kernels.delta_net import STEP_TOKENS
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import Attention, Rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType, ModelConfig
@@ -24,7 +24,6 @@ class Layer:
 
     def __init__(self, kind: LayerType, config: ModelConfig, weights: Weights, rope: Rope):
         self.choices = weights.choices
-        self.eps = config.rms_norm_eps
         self.mixer: Attention | GatedDeltaNet
         if kind == "full_attention":
             self.mixer = Attention(config, weights.scope("self_attn"), rope)
@@ -36,8 +35,9 @@ class Layer:
             if config.num_experts
             else MLP(config.hidden_size, config.intermediate_size, mlp)
         )
-        self.mixer_norm = weights.array("input_layernorm.weight", config.hidden_size)
-        self.mlp_norm = weights.array("post_attention_layernorm.weight", config.hidden_size)
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight", hidden), eps)
+        self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight", hidden), eps)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
     def __call__(
@@ -66,26 +66,21 @@ class Layer:
 
     def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
         assert isinstance(self.mixer, Attention)
-        return self.mixer.project(self._norm(x, self.mixer_norm), offset)
+        return self.mixer.project(x, offset, self.mixer_norm)
 
     def _finish(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._feed(x, self.mixer.output(attended, gate))
+        return self._feed(self.mixer.output(attended, gate, residual=x))
 
     def _recur(
         self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
     ) -> tuple[mx.array, mx.array, mx.array]:
         assert isinstance(self.mixer, GatedDeltaNet)
-        normed = self._norm(x, self.mixer_norm)
-        y, conv, recurrent = self.mixer(normed, conv, recurrent, valid)
-        return self._feed(x, y), conv, recurrent
+        x, conv, recurrent = self.mixer(x, conv, recurrent, valid, self.mixer_norm, residual=x)
+        return self._feed(x), conv, recurrent
 
-    def _feed(self, x: mx.array, y: mx.array) -> mx.array:
-        x, normed = add_norm(x, y, self.mlp_norm, self.eps, self.choices)
-        return self.mlp(normed, x)
-
-    def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, weight, self.eps).astype(x.dtype)
+    def _feed(self, x: mx.array) -> mx.array:
+        return self.mlp(x, self.mlp_norm, residual=x)
 
     def _compile(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name not in self._compiled:

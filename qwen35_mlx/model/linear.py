@@ -7,7 +7,9 @@ from itertools import groupby
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.kernels import matvec
 from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     QuantizedWeight,
     dequantize,
@@ -25,8 +27,22 @@ class Linear:
         self.weight = weight
         self.choices = choices or Choices()
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """x [..., in] -> [..., out]."""
+    def __call__(
+        self,
+        x: mx.array,
+        norm: RMSNorm | None = None,
+        residual: mx.array | None = None,
+        *,
+        glu: bool = False,
+    ) -> mx.array:
+        """x [..., in] -> [..., out], and what may stand around it: see `matvec.reference`."""
+        w = self.weight
+        chosen = self.choices.matrix_step == matvec.KERNEL
+        if chosen and not isinstance(w, mx.array) and matvec.fits(x, w, norm):
+            return matvec.kernel(x, w, norm, residual, glu=glu)
+        return matvec.reference(x, self._multiply, norm, residual, glu=glu)
+
+    def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight
         if isinstance(w, mx.array):
             return x @ w.T
@@ -69,6 +85,14 @@ class Linear:
         w = self.weight
         stored = w.dtype if isinstance(w, mx.array) else w.scales.dtype
         return None if stored == mx.uint8 else stored
+
+    @property
+    def width(self) -> int:
+        """Of its inputs."""
+        w = self.weight
+        if isinstance(w, mx.array):
+            return w.shape[-1]
+        return w.scales.shape[-1] * w.quantization.group_size
 
     @property
     def format(self) -> tuple[object, ...]:
@@ -136,14 +160,20 @@ class FusedLinear:
         """How many matrix products one call costs."""
         return len(self._groups)
 
-    def __call__(self, x: mx.array) -> list[mx.array]:
-        """x [..., in] -> one [..., out] per part, in the order given."""
-        return self._split(linear(x) for linear, _ in self._groups)
+    def __call__(self, x: mx.array, norm: RMSNorm | None = None) -> list[mx.array]:
+        """x [..., in], normed first -> one [..., out] per part, in the order given."""
+        return self._split(self._products(x, norm))
 
-    def joined(self, x: mx.array) -> mx.array:
-        """All outputs side by side: x [..., in] -> [..., sum of out]."""
-        products = [linear(x) for linear, _ in self._groups]
+    def joined(self, x: mx.array, norm: RMSNorm | None = None) -> mx.array:
+        """All outputs side by side: x [..., in], normed first -> [..., sum of out]."""
+        products = self._products(x, norm)
         return products[0] if len(products) == 1 else mx.concatenate(products, axis=-1)
+
+    def glu(self, x: mx.array, norm: RMSNorm | None = None) -> mx.array:
+        """silu(gate) * up, these being the two parts: x [..., in], normed first -> [..., out]."""
+        if self.single is not None:
+            return self.single(x, norm, glu=True)
+        return matvec.swiglu(*self(x, norm))
 
     def gather(
         self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False
@@ -152,6 +182,11 @@ class FusedLinear:
         return self._split(
             linear.gather(x, experts, sorted_indices=sorted_indices) for linear, _ in self._groups
         )
+
+    def _products(self, x: mx.array, norm: RMSNorm | None) -> list[mx.array]:
+        if norm is not None and len(self._groups) > 1:
+            x, norm = norm(x), None
+        return [linear(x, norm) for linear, _ in self._groups]
 
     def _split(self, products: Iterable[mx.array]) -> list[mx.array]:
         outputs: list[mx.array] = []

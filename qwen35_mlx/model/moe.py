@@ -10,16 +10,14 @@ from qwen35_mlx.kernels.experts import (
     route_reference,
     run_experts,
 )
+from qwen35_mlx.kernels.matvec import swiglu
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
-
-
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
 
 
 class MLP:
@@ -32,13 +30,11 @@ class MLP:
         )
         self.down_proj = weights.linear("down_proj", hidden, intermediate)
 
-    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        """x, residual [..., hidden] -> residual + the layer of x."""
-        return residual + self.glu(x)
-
-    def glu(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_up(x)
-        return self.down_proj(_silu(gate) * up)
+    def __call__(
+        self, x: mx.array, norm: RMSNorm | None = None, residual: mx.array | None = None
+    ) -> mx.array:
+        """[residual +] the layer of x, or of norm(x): x, residual [..., hidden]."""
+        return self.down_proj(self.gate_up.glu(x, norm), residual=residual)
 
 
 class SparseMoE:
@@ -71,8 +67,9 @@ class SparseMoE:
         )
         self.packed = ExpertWeights.of(*(m and m.weight for m in matrices), top_k=self.top_k)
 
-    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        """x, residual [B, T, hidden] -> residual + the block of x."""
+    def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
+        """x, residual [B, T, hidden] -> residual + the block of norm(x)."""
+        x = norm(x)
         logits = self.router.joined(x).flatten(0, -2)
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= STEP_TOKENS and self.choices.experts_step == KERNEL
@@ -83,18 +80,18 @@ class SparseMoE:
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)
         routed = mx.sum(self._routed(rows, experts) * weights[:, :-1, None], axis=-2)
-        shared = weights[:, -1:] * self.shared_expert.glu(rows)
+        shared = weights[:, -1:] * self.shared_expert(rows)
         return residual + (routed + shared).reshape(x.shape)
 
     def _routed(self, x: mx.array, experts: mx.array) -> mx.array:
         """x [N, hidden], experts [N, k] -> [N, k, hidden]."""
         if experts.size < SORT_FROM:
             gate, up = self.gate_up.gather(x[:, None, None], experts)
-            return self.down_proj.gather(_silu(gate) * up, experts).squeeze(-2)
+            return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat = experts.flatten()
         order = mx.argsort(flat)
         flat = flat[order]
         tokens = x[:, None][order // self.top_k]
         gate, up = self.gate_up.gather(tokens, flat, sorted_indices=True)
-        y = self.down_proj.gather(_silu(gate) * up, flat, sorted_indices=True)
+        y = self.down_proj.gather(swiglu(gate, up), flat, sorted_indices=True)
         return y[mx.argsort(order)].reshape(*experts.shape, -1)

@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import Rope
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
@@ -17,13 +18,12 @@ class MTPHead:
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, rope: Rope):
-        hidden = config.hidden_size
-        self.eps = config.rms_norm_eps
-        self.embedding_norm = weights.array("pre_fc_norm_embedding.weight", hidden)
-        self.hidden_norm = weights.array("pre_fc_norm_hidden.weight", hidden)
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.embedding_norm = RMSNorm(weights.array("pre_fc_norm_embedding.weight", hidden), eps)
+        self.hidden_norm = RMSNorm(weights.array("pre_fc_norm_hidden.weight", hidden), eps)
         self.fc = weights.linear("fc", hidden, 2 * hidden)
         self.layer = Layer("full_attention", config, weights.scope("layers").scope(0), rope)
-        self.norm = weights.array("norm.weight", hidden)
+        self.norm = RMSNorm(weights.array("norm.weight", hidden), eps)
 
     def __call__(self, hidden: mx.array, embedded_next: mx.array, cache: KVCache) -> mx.array:
         """What to feed to the output head for the token at t + 2.
@@ -38,12 +38,8 @@ class MTPHead:
         """
         x = self.fc(
             mx.concatenate(
-                [
-                    mx.fast.rms_norm(embedded_next, self.embedding_norm, self.eps),
-                    mx.fast.rms_norm(hidden, self.hidden_norm, self.eps),
-                ],
-                axis=-1,
+                [self.embedding_norm(embedded_next), self.hidden_norm(hidden)], axis=-1
             ).astype(hidden.dtype)
         )
         x = self.layer(x, cache)
-        return mx.fast.rms_norm(x, self.norm, self.eps).astype(x.dtype)
+        return self.norm(x)

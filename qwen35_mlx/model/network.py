@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.config import ModelConfig
@@ -38,8 +39,8 @@ class Network:
         self.layers = [
             Layer(kind, config, layers.scope(i), rope) for i, kind in enumerate(config.layer_types)
         ]
-        self.norm = trunk.array("norm.weight", config.hidden_size)
-        self.dtype = self.embed_tokens.dtype or self.norm.dtype
+        self.norm = RMSNorm(trunk.array("norm.weight", config.hidden_size), config.rms_norm_eps)
+        self.dtype = self.embed_tokens.dtype or self.norm.weight.dtype
         self.lm_head = (
             self.embed_tokens
             if config.tie_word_embeddings
@@ -67,7 +68,7 @@ class Network:
             if tokens >= EVALUATE_FROM:
                 mx.eval(x, entry.arrays)
         cache.offset += tokens
-        return mx.fast.rms_norm(x, self.norm, self.config.rms_norm_eps).astype(x.dtype)
+        return self.norm(x)
 
     def embed(self, ids: mx.array) -> mx.array:
         """ids [B, T] -> [B, T, hidden]."""

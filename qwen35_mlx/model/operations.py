@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import add_norm, attention_inputs, delta_net, experts, portable, quantized
+from qwen35_mlx.kernels import attention_inputs, delta_net, experts, matvec, portable, quantized
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
-from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.model import attention
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.layer import Layer
+from qwen35_mlx.model.linear import FusedLinear, Linear
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.network import Network
 
@@ -23,16 +27,16 @@ CHAIN = 16
 
 def operations(network: Network) -> list[Operation]:
     """Those of the first layer of each kind, with its own weights."""
-    found = [_add_norm(network)]
+    found = _matrix_step(network)
     mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
     if mixers:
         found += _delta_net(network, mixers[0])
     attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
     if attending:
         found += [_attention_step(network, attending[0]), _attention(network, attending[0])]
-    blocks = [layer.mlp for layer in network.layers if isinstance(layer.mlp, SparseMoE)]
-    if blocks:
-        found += _experts(network, blocks[0])
+    layer = network.layers[0]
+    if isinstance(layer.mlp, SparseMoE):
+        found += _experts(network, layer.mlp, layer.mlp_norm)
     return found
 
 
@@ -46,23 +50,53 @@ def _tolerance(network: Network) -> float:
     return 1e-4 if network.dtype == mx.float32 else 2e-2
 
 
-def _add_norm(network: Network) -> Operation:
-    layer, hidden = network.layers[0], network.config.hidden_size
-    x, y = (_noise(network, 1, add_norm.STEP_ROWS, hidden) * scale for scale in (1, -0.5))
+def _matrix_step(network: Network) -> list[Operation]:
+    """Of the first layer and the output head; on the clock, the first matrix of every layer."""
+    layer = network.layers[0]
+    block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
+    first, last = _ends(layer)
+    single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
+    if single is None or not isinstance(single.weight, QuantizedWeight):
+        return []
+    if not matvec.fits(x, single.weight, layer.mixer_norm):
+        return []
+    inner = _noise(network, 1, 1, last.width)
+    # One matrix would stay in the GPU's cache, which a whole network does not.
+    turns = cycle(network.layers)
 
-    def call(tokens: int) -> Callable[[], Outputs]:
-        a, b = x[:, :tokens], y[:, -tokens:]
-        return lambda: add_norm.add_norm(a, b, layer.mlp_norm, layer.eps, network.choices)
+    def work() -> Outputs:
+        turn = next(turns)
+        return [_ends(turn)[0].joined(x, turn.mixer_norm)]
 
-    return Operation(
-        "add_norm",
-        f"{hidden}, {network.dtype}",
-        [add_norm.KERNEL],
-        [call(1), call(3), call(add_norm.STEP_ROWS)],
-        call(1),
-        CHAIN,
-        _tolerance(network),
-    )
+    return [
+        Operation(
+            "matrix_step",
+            _matrix(network, single, single.weight.quantization),
+            [matvec.KERNEL],
+            [
+                lambda: [single(x, layer.mixer_norm)],
+                lambda: [last(inner, residual=x)],
+                lambda: [block.gate_up.glu(x, layer.mlp_norm)],
+                lambda: [network.logits(x)],
+            ],
+            work,
+            CHAIN,
+            _tolerance(network),
+        )
+    ]
+
+
+def _ends(layer: Layer) -> tuple[FusedLinear, Linear]:
+    """A mixer's projections, in and out."""
+    mixer = layer.mixer
+    if isinstance(mixer, GatedDeltaNet):
+        return mixer.in_proj, mixer.out_proj
+    return mixer.qkv_proj, mixer.o_proj
+
+
+def _matrix(network: Network, single: Linear, how: Quantization) -> str:
+    out = single.arrays[0].shape[0]
+    return f"{out} x {single.width}, {how.bits}-bit {how.mode}, {network.dtype}"
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -108,13 +142,11 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     ]
     single = mixer.in_proj.single
     if single is not None and isinstance(single.weight, QuantizedWeight):
-        matrix, how = single.weight, single.weight.quantization
         x = _noise(network, 1, PROMPT, network.config.hidden_size)
         found.append(
             Operation(
                 "matrix_prompt",
-                f"{list(matrix.scales.shape[:1])} x {x.shape[-1]}, {how.bits}-bit {how.mode}, "
-                f"{dtype}",
+                _matrix(network, single, single.weight.quantization),
                 [form for form in quantized.FORMS if form != REFERENCE],
                 [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
                 lambda: [single(x)],
@@ -177,7 +209,7 @@ def _attention(network: Network, mixer: Attention) -> Operation:
     )
 
 
-def _experts(network: Network, block: SparseMoE) -> list[Operation]:
+def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operation]:
     config, dtype = network.config, network.dtype
     x = _noise(network, 1, PROMPT, config.hidden_size)
     residual = x[:, ::-1]
@@ -191,7 +223,7 @@ def _experts(network: Network, block: SparseMoE) -> list[Operation]:
     )
 
     def call(tokens: int) -> Callable[[], Outputs]:
-        return lambda: [block(x[:, :tokens], residual[:, :tokens])]
+        return lambda: [block(x[:, :tokens], norm, residual[:, :tokens])]
 
     found: list[Operation] = []
     if block.packed is not None:

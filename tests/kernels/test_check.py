@@ -10,7 +10,7 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.kernels import check, portable, quantized
+from qwen35_mlx.kernels import check, matvec, portable, quantized
 from qwen35_mlx.kernels.check import Operation, choose
 from qwen35_mlx.kernels.choices import REFERENCE, Choices
 from qwen35_mlx.model import operations as model_operations
@@ -175,6 +175,21 @@ def test_every_form_of_a_network_is_right():
     assert {t.form for t in tried["delta_step"]} > {REFERENCE}
     assert {t.form for t in tried["delta_prompt"]} > {REFERENCE}
     assert all(t.error is not None for found in tried.values() for t in found[1:])
+
+
+@pytest.mark.usefixtures("kernels", "small_work")
+@pytest.mark.parametrize("broken", [False, True])
+def test_packed_matrices_are_tried_with_all_that_stands_around_them(monkeypatch, broken):
+    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    body = portable.Kernel.body.fget
+    wrong = ("precise::exp(-sum)", "precise::exp(sum)") if broken else ("", "")
+    monkeypatch.setattr(portable.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
+    todo = [op for op in operations(net) if op.name == "matrix_step"]
+    lines = []
+    (found,) = choose(todo, net.choices, lines.append, again=True).values()
+    assert [t.form for t in found] == [REFERENCE, matvec.KERNEL]
+    assert ("differs" in found[1].failure) == broken
+    assert len(lines) == broken
 
 
 @pytest.mark.usefixtures("kernels", "small_work")

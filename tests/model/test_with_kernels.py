@@ -1,5 +1,6 @@
 """The whole network with kernels, in the emulator, and without them."""
 
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import add_norm, attention_inputs, portable
+from qwen35_mlx.kernels import attention_inputs, matvec, portable
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.network import Network
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
@@ -25,8 +26,8 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.choices.delta_step = "one dispatch"
     net.choices.delta_prompt = "8 lanes"
     net.choices.experts_step = KERNEL
-    net.choices.add_norm = add_norm.KERNEL
     net.choices.attention_step = attention_inputs.KERNEL
+    net.choices.matrix_step = matvec.KERNEL
     net.choices.compiled = compiled
 
 
@@ -72,9 +73,32 @@ def test_quantised_experts_through_kernels(
     fast, fast_tokens = replies(net, prompt)
     rule = {"gated_delta", "delta_inputs", "delta_rule", "gated_norm"}
     experts = {"route", "experts_up", "experts_down"}
-    assert set(launched) == rule | experts | {"add_norm", "attention_inputs"}
+    assert set(launched) == rule | experts | {"matvec", "attention_inputs"}
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_dense_layer_is_five_launches(
+    bits, checkpoint: Path, tmp_path: Path, monkeypatch, request
+):
+    source, out = shutil.copytree(checkpoint, tmp_path / "source"), tmp_path / "out"
+    shutil.copytree(FOLDER / "dense", source, dirs_exist_ok=True)
+    convert(source, out, quantize=True, q_bits=bits, q_group_size=32)
+    net = load_network(Checkpoint.open(out), dtype="float32")
+    prompt = expected("dense")["prompt"][:PROMPT]
+    plain, plain_tokens = replies(net, prompt)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    launched = []
+    compiled = portable.compiled
+    monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
+    fast, fast_tokens = replies(net, prompt)
+    assert fast_tokens == plain_tokens
+    np.testing.assert_allclose(fast, plain, atol=1e-4)
+    linear = ["matvec", "gated_delta", "matvec", "matvec", "matvec"]
+    step = [*3 * linear, *4 * ["matvec"], "matvec"]  # the last one is the output head
+    assert launched[-len(step) :] == step
 
 
 def test_the_demo_in_bfloat16_says_the_same_with_kernels(request):

@@ -1,0 +1,152 @@
+// A packed matrix times one token, with what stands before and after it in a layer.
+//
+// A run is four consecutive words of a packed row. A threadgroup computes ROWS outputs: a thread
+// takes the same runs of every row, so that all it needs of them is asked for at once, and x is read
+// and normed once for all. Weights are affine: value = scale * q + bias, so that a run's share of a
+// dot product is scale * (x . q) + bias * sum(x); a run lies in one group.
+//
+// x        [IN]
+// w        [HALVES OUT, IN BITS / 32] uint32; scales, biases [HALVES OUT, IN / GS]
+// weight   [IN], eps [1] float32: of an RMS norm of x, where NORM
+// residual [OUT], where RESIDUAL
+// -> y     [OUT]   w x; or, where GLU, silu(g) * u, g above u in w x; rounded, then onto residual
+
+constexpr int THREADS = 32 * SIMDS;
+constexpr int HALVES = GLU ? 2 : 1;
+constexpr int LINES = HALVES * ROWS;      // rows of w: gates, then their ups
+constexpr int PER = 32 / BITS;            // values in a word
+constexpr int RUN = 4 * PER;
+constexpr int RUNS = IN / RUN;            // in a row
+constexpr int ROUNDS = (RUNS + THREADS - 1) / THREADS;
+constexpr int QUADS = RUN / 4;            // of x in a run; four values are loaded at once
+constexpr int GROUPS = IN / GS;
+constexpr uint32_t MASK = (1u << BITS) - 1u;
+// Quad q of run r is staged at q * STRIDE + r: neighbouring threads read neighbours, and the
+// excess of STRIDE over a multiple of 16 spreads what they write over all banks.
+constexpr int STRIDE = THREADS + 16 / QUADS;
+
+const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
+const int lane = static_cast<int>(thread_index_in_simdgroup);
+const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
+const int first = static_cast<int>(threadgroup_position_in_grid.x) * ROWS;
+
+threadgroup vec<InT, 4> staged[QUADS * STRIDE];
+threadgroup float squares[SIMDS];
+threadgroup float partial[LINES * SIMDS];
+
+// Aligned: allocations are, and a row of the matrix is a multiple of 16 bytes.
+auto packed = reinterpret_cast<const device uint4*>(w);
+auto quads = reinterpret_cast<const device vec<InT, 4>*>(x);
+auto weights = reinterpret_cast<const device vec<InT, 4>*>(weight);
+
+int row[LINES];
+float total[LINES];
+#pragma unroll
+for (int r = 0; r < LINES; ++r) {
+  const int out = first + r % ROWS;
+  row[r] = r / ROWS * OUT + (out < OUT ? out : OUT - 1);
+  total[r] = 0.0f;
+}
+float norm = 1.0f;
+
+for (int round = 0; round < ROUNDS; ++round) {
+  const int run = round * THREADS + thread_index;
+  const int at = run < RUNS ? run : RUNS - 1;
+  // Under way while x is staged: a compiler moves no load up past a store or a barrier.
+  uint4 words[LINES];
+  float scale[LINES];
+  float bias[LINES];
+  #pragma unroll
+  for (int r = 0; r < LINES; ++r) {
+    const int group = row[r] * GROUPS + at * RUN / GS;
+    words[r] = packed[row[r] * RUNS + at];
+    scale[r] = static_cast<float>(scales[group]);
+    bias[r] = static_cast<float>(biases[group]);
+  }
+
+  if (NORM && round == 0) {
+    float sum = 0.0f;
+    for (int i = thread_index; i < IN / 4; i += THREADS) {
+      const vec<InT, 4> four = quads[i];
+      const float a = static_cast<float>(four.x);
+      const float b = static_cast<float>(four.y);
+      const float c = static_cast<float>(four.z);
+      const float d = static_cast<float>(four.w);
+      sum += a * a + b * b + c * c + d * d;
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) squares[simd] = sum;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    sum = 0.0f;
+    for (int s = 0; s < SIMDS; ++s) sum += squares[s];
+    norm = precise::rsqrt(sum / static_cast<float>(IN) + static_cast<float>(eps[0]));
+  }
+
+  if (round > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
+  #pragma unroll
+  for (int q = 0; q < QUADS; ++q) {
+    const int own = q * THREADS + thread_index;
+    const int i = round * THREADS * QUADS + own;
+    if (i < IN / 4) {
+      vec<InT, 4> four = quads[i];
+      if (NORM) {
+        const vec<InT, 4> by = weights[i];
+        four.x = static_cast<InT>(static_cast<float>(four.x) * norm * static_cast<float>(by.x));
+        four.y = static_cast<InT>(static_cast<float>(four.y) * norm * static_cast<float>(by.y));
+        four.z = static_cast<InT>(static_cast<float>(four.z) * norm * static_cast<float>(by.z));
+        four.w = static_cast<InT>(static_cast<float>(four.w) * norm * static_cast<float>(by.w));
+      }
+      staged[own % QUADS * STRIDE + own / QUADS] = four;
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+
+  if (run < RUNS) {
+    float value[RUN];
+    #pragma unroll
+    for (int q = 0; q < QUADS; ++q) {
+      const vec<InT, 4> four = staged[q * STRIDE + thread_index];
+      value[4 * q] = static_cast<float>(four.x);
+      value[4 * q + 1] = static_cast<float>(four.y);
+      value[4 * q + 2] = static_cast<float>(four.z);
+      value[4 * q + 3] = static_cast<float>(four.w);
+    }
+    // A value of w stays where it lies in its word, so many powers of two too large: x is made
+    // smaller by as much, once for all rows, and no word is shifted.
+    float sum = 0.0f;
+    #pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+      sum += value[i];
+      value[i] *= 1.0f / static_cast<float>(1u << (i % PER * BITS));
+    }
+    #pragma unroll
+    for (int r = 0; r < LINES; ++r) {
+      const uint32_t word[4] = {words[r].x, words[r].y, words[r].z, words[r].w};
+      float dot = 0.0f;
+      #pragma unroll
+      for (int i = 0; i < RUN; ++i)
+        dot += value[i] * static_cast<float>(word[i / PER] & (MASK << (i % PER * BITS)));
+      total[r] += scale[r] * dot + bias[r] * sum;
+    }
+  }
+}
+
+#pragma unroll
+for (int r = 0; r < LINES; ++r) {
+  const float sum = simd_sum(total[r]);
+  if (lane == 0) partial[r * SIMDS + simd] = sum;
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+const int out = first + thread_index;
+if (thread_index < ROWS && out < OUT) {
+  float sum = 0.0f;
+  for (int s = 0; s < SIMDS; ++s) sum += partial[thread_index * SIMDS + s];
+  if (GLU) {
+    float up = 0.0f;
+    for (int s = 0; s < SIMDS; ++s) up += partial[(LINES - ROWS + thread_index) * SIMDS + s];
+    sum = sum / (1.0f + precise::exp(-sum)) * up;
+  }
+  float rounded = static_cast<float>(static_cast<InT>(sum));
+  if (RESIDUAL) rounded += static_cast<float>(residual[out]);
+  y[out] = static_cast<InT>(rounded);
+}

@@ -1,0 +1,168 @@
+"""One token through a packed matrix against float64."""
+
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.kernels import matvec, portable
+from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, multiply
+from tests.kernels.cases import relative_error
+from tests.metal_emulator import MACHINES, emulated
+
+pytestmark = pytest.mark.usefixtures("kernels")
+FORMATS = [(32, 4), (64, 4), (128, 4), (32, 8), (64, 8), (128, 8)]
+EPS = 1e-6
+
+
+def normal(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
+    return mx.array(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def packed(out: int, width: int, group: int, bits: int, dtype=mx.float32) -> QuantizedWeight:
+    w = normal(1, out, width) * width**-0.5
+    how = Quantization(group, bits)
+    return QuantizedWeight(*mx.quantize(w.astype(dtype), group, bits), how)
+
+
+def rms(width: int, dtype=mx.float32) -> RMSNorm:
+    return RMSNorm(1 + 0.2 * normal(2, width, dtype=dtype), EPS)
+
+
+def wide(x: mx.array) -> np.ndarray:
+    return np.array(x.astype(mx.float32), np.float64)
+
+
+def float64(x, w, norm=None, residual=None, *, glu=False) -> np.ndarray:
+    """`matvec.reference` without any rounding."""
+    rows = wide(x)
+    if norm is not None:
+        mean = (rows * rows).mean(-1, keepdims=True)
+        rows = rows / np.sqrt(mean + norm.eps) * wide(norm.weight)
+    y = rows @ wide(w.dequantized(mx.float32)).T
+    if glu:
+        gate, up = np.split(y, 2, axis=-1)
+        y = gate / (1 + np.exp(-gate)) * up
+    return y if residual is None else wide(residual) + y
+
+
+def plain(x, w, norm=None, residual=None, *, glu=False) -> mx.array:
+    return matvec.reference(x, partial(multiply, w=w), norm, residual, glu=glu)
+
+
+FORMS = [matvec.kernel, plain]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("group", "bits"), FORMATS)
+@pytest.mark.parametrize("out", [1, 5, 257])
+def test_every_format(form, group, bits, out):
+    x, w = normal(3, 1, 1, 2 * group), packed(out, 2 * group, group, bits)
+    got = form(x, w)
+    assert got.shape == (1, 1, out)
+    assert relative_error(got, float64(x, w)) < 2e-6
+
+
+# One run, a SIMD group's worth but one, several SIMD groups, and more than one round of them.
+@pytest.mark.parametrize("width", [32, 31 * 32, 2560, 9728])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_any_length(width, bits):
+    x, w = normal(3, 1, width), packed(9, width, 32, bits)
+    norm, residual = rms(width), normal(4, 1, 9)
+    got = matvec.kernel(x, w, norm, residual)
+    assert relative_error(got, float64(x, w, norm, residual)) < 2e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("onto", [False, True])
+@pytest.mark.parametrize("glu", [False, True])
+def test_all_that_may_stand_around_the_product(form, normed, onto, glu):
+    x, w = normal(3, 1, 320), packed(2 * 13, 320, 64, 4)
+    norm = rms(320) if normed else None
+    residual = normal(4, 1, 13 if glu else 26) if onto else None
+    got = form(x, w, norm, residual, glu=glu)
+    assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
+
+
+@pytest.mark.parametrize("out", [1, 4, 5])
+def test_gates_and_ups_of_few_rows(out):
+    x, w = normal(3, 1, 128), packed(2 * out, 128, 32, 8)
+    got = matvec.kernel(x, w, glu=True)
+    assert got.shape == (1, out)
+    assert relative_error(got, float64(x, w, glu=True)) < 2e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_near_zero_is_not_blown_up(form):
+    x, w, norm = 1e-4 * normal(3, 1, 256), packed(8, 256, 64, 4), rms(256)
+    assert relative_error(form(x, w, norm), float64(x, w, norm)) < 2e-6
+
+
+# Not of the reference, which adds up in half precision on a CPU.
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("glu", [False, True])
+def test_half_precision(dtype, glu):
+    x, w = normal(3, 1, 1, 512, dtype=dtype), packed(36, 512, 64, 4, dtype)
+    norm, residual = rms(512, dtype), normal(4, 1, 1, 18 if glu else 36, dtype=dtype)
+    got = matvec.kernel(x, w, norm, residual, glu=glu)
+    assert got.dtype == dtype
+    assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_the_product_is_rounded_before_the_residual_is_added(dtype):
+    x, w = normal(3, 1, 512, dtype=dtype), packed(257, 512, 64, 4, dtype)
+    residual = 3 * normal(4, 1, 257, dtype=dtype)
+    assert mx.array_equal(matvec.kernel(x, w, None, residual), residual + matvec.kernel(x, w))
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_the_norm_is_rounded_before_the_product(dtype):
+    # Differences of neighbours that rounding alone keeps apart, or not.
+    width = 64
+    signs = np.full((width // 2, width), 1, np.uint8)
+    pair = np.arange(width // 2)
+    signs[pair, 2 * pair], signs[pair, 2 * pair + 1] = 2, 0
+    scales = mx.ones((width // 2, width // 32), dtype)
+    w = QuantizedWeight(mx.array(signs).view(mx.uint32), scales, -scales, Quantization(32, 8))
+    x = mx.repeat(normal(3, 1, width // 2, dtype=dtype), 2, axis=-1)
+    norm = RMSNorm(mx.where(mx.arange(width) % 2, 1.0, 1 - 2**-8).astype(dtype), EPS)
+    rows = wide(x)
+    rows = rows / np.sqrt((rows * rows).mean() + EPS) * wide(norm.weight)
+    normed = wide(mx.array(rows.astype(np.float32)).astype(dtype))
+    want = normed[:, ::2] - normed[:, 1::2]
+    assert relative_error(matvec.kernel(x, w, norm), want) < 1e-2
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+@pytest.mark.parametrize("glu", [False, True])
+def test_order_and_contraction_do_not_matter(machine, glu, monkeypatch):
+    if portable.compiled.__module__ == portable.__name__:
+        pytest.skip("on a real GPU, which is one machine")
+
+    def compiled(k: portable.Kernel) -> portable.Launcher:
+        return emulated(k.name, k.inputs, k.outputs, k.body, machine=machine)
+
+    monkeypatch.setattr(portable, "compiled", compiled)
+    width = 9 * 1024 + 32  # two rounds, the last of one run less than its threads
+    x, w, norm = normal(3, 1, width), packed(10, width, 32, 4), rms(width)
+    residual = normal(4, 1, 5 if glu else 10)
+    got = matvec.kernel(x, w, norm, residual, glu=glu)
+    assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
+
+
+def test_what_the_kernel_does_not_read_is_left_to_the_reference():
+    x, w = normal(3, 1, 1, 128), packed(8, 128, 64, 4)
+    assert matvec.fits(x, w)
+    assert matvec.fits(x, w, rms(128))
+    assert not matvec.fits(normal(3, 1, 2, 128), w)
+    assert not matvec.fits(x.astype(mx.bfloat16), w)
+    assert not matvec.fits(x, w, rms(128, mx.bfloat16))
+    assert not matvec.fits(x, packed(8, 128, 64, 6))
+    fp4 = QuantizedWeight(*mx.quantize(normal(1, 8, 128), 32, 4, "mxfp4"), None,
+                          Quantization(32, 4, "mxfp4"))  # fmt: skip
+    assert not matvec.fits(x, fp4)
+    assert not matvec.fits(normal(3, 1, 32), packed(1, 32, 32, 4))
