@@ -81,6 +81,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator."""
     monkeypatch.delenv(portable.SWITCH, raising=False)
     if portable.backend():
+        # Not by name: a test may change a body.
+        monkeypatch.setattr(portable, "compiled", portable.compiled.__wrapped__)
         return
     if reason := unsupported():
         pytest.skip(reason)
