@@ -65,15 +65,25 @@ if (batch < B) {
     }
   }
 
+  // A token is asked for before the one before it is stored: a compiler moves no load across that.
+  InT fresh[EACH];
+  #pragma unroll
+  for (int e = 0; e < EACH; ++e)
+    fresh[e] = own[static_cast<size_t>(start < tokens ? start : 0) * WIDTH + channel[e]];
   for (int t = start; t < start + RUN && t < tokens; ++t) {
     const size_t token = static_cast<size_t>(batch) * tokens + t;
-    float mixed[EACH];
     #pragma unroll
     for (int e = 0; e < EACH; ++e) {
       #pragma unroll
       for (int j = 0; j < PAST; ++j) window[e * KERNEL + j] = window[e * KERNEL + j + 1];
-      window[e * KERNEL + PAST] =
-          t >= padded ? static_cast<float>(own[static_cast<size_t>(t) * WIDTH + channel[e]]) : 0.0f;
+      window[e * KERNEL + PAST] = t >= padded ? static_cast<float>(fresh[e]) : 0.0f;
+    }
+    const size_t following = static_cast<size_t>(t + 1 < tokens ? t + 1 : t) * WIDTH;
+    #pragma unroll
+    for (int e = 0; e < EACH; ++e) fresh[e] = own[following + channel[e]];
+    float mixed[EACH];
+    #pragma unroll
+    for (int e = 0; e < EACH; ++e) {
       float sum = 0.0f;
       #pragma unroll
       for (int j = 0; j < KERNEL; ++j) sum += window[e * KERNEL + j] * tap[e * KERNEL + j];

@@ -144,7 +144,6 @@ _RULE = Kernel(
     inputs=("q", "k", "v", "decay", "beta", "overlap", "state", "length"),
     outputs=("y", "state_out"),
 )
-_RULE_TILED = Kernel("delta_rule_tiled", inputs=_RULE.inputs, outputs=_RULE.outputs)
 _NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm", "eps", "lengths"), outputs=("y",))
 
 
@@ -155,16 +154,14 @@ class Layout:
     Attributes:
         passes: sets of rows that each SIMD group keeps, one after the other.
         lanes: that share a row.
-        ahead: tokens between asking for what a token needs and using it; of a prompt only.
-        tile: tokens that a threadgroup fetches together, in place of `ahead`; 0 for not at all.
+        tile: tokens that a threadgroup fetches together; of a prompt only.
         simds: SIMD groups of a threadgroup, where so many divide a head's rows evenly, else the
             next smaller power of two that does; of a prompt only.
     """
 
     passes: int = 2
     lanes: int = 8
-    ahead: int = 2
-    tile: int = 0
+    tile: int = 8
     simds: int = 4
 
     @property
@@ -185,17 +182,15 @@ class Layout:
 THREADGROUP_MEMORY = 32768
 STEP_TOKENS = 8
 STEPS = {
-    "one dispatch": Layout(),
-    # With half the threads, for a GPU whose registers do not hold 512 of them.
-    "one dispatch, 256 threads": Layout(passes=4),
+    "one dispatch": Layout(lanes=4),
+    "one dispatch, 128 threads": Layout(passes=4, lanes=4),
+    "one dispatch, 512 threads": Layout(),
 }
 PROMPTS = {
-    "8 lanes": Layout(),
-    "8 lanes, 1 pass": Layout(passes=1),
-    "tiles": Layout(tile=8),
-    "tiles, 1 pass": Layout(passes=1, tile=8),
-    "tiles, 1 pass, 8 SIMD groups": Layout(passes=1, tile=8, simds=8),
-    "tiles, 1 pass, 4 lanes": Layout(passes=1, lanes=4, tile=8),
+    "tiles": Layout(),
+    # For fewer heads, or fewer registers.
+    "tiles, 1 pass": Layout(passes=1),
+    "tiles, 4 lanes": Layout(passes=1, lanes=4),
 }
 # The rule as MLX has it; on other GPUs than Apple's it is slow.
 MLX_RULE = "mx.fast"
@@ -290,7 +285,7 @@ def prompt(
     layer: DeltaNetParameters,
     *,
     padding: mx.array | None = None,
-    layout: Layout | None = PROMPTS["8 lanes"],
+    layout: Layout | None = PROMPTS["tiles"],
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`reference` for any number of tokens, in three dispatches.
 
@@ -310,7 +305,6 @@ def prompt(
         y, state = cast(Any, mx.fast).gated_delta_update(q, k, v, decay, beta, state)
     else:
         simds = _simds(layer.value_head_dim // layout.rows, layout.simds)
-        fetched = {"TILE": layout.tile} if layout.tile else {"AHEAD": layout.ahead}
         rule = Launch(
             threadgroups=batch * layer.value_heads * layer.value_head_dim // layout.rows // simds,
             threads=SIMD * simds,
@@ -320,11 +314,10 @@ def prompt(
                 "SIMDS": simds,
                 "PASSES": layout.passes,
                 "LANES": layout.lanes,
-                **fetched,
+                "TILE": layout.tile,
             },
         )
-        kernel = _RULE_TILED if layout.tile else _RULE
-        y, state = kernel([q, k, v, decay, beta, overlap, state, length], rule)
+        y, state = _RULE([q, k, v, decay, beta, overlap, state, length], rule)
     simds = 4
     norm = Launch(
         threadgroups=-(-batch * tokens * layer.value_heads // simds),

@@ -1,5 +1,6 @@
 """A sparse MoE block for a few tokens in three dispatches, after the router's projection.
 
+The norm before the block is taken in; the router's projection has to see to its own.
 `route_reference` and `experts_reference` are the definitions in plain MLX. The kernels read affine
 4- and 8-bit weights; the shared expert rides along with the routed ones.
 """
@@ -8,15 +9,18 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 
 STEP_TOKENS = 8
 # For `Choices.experts_step`.
 KERNEL = "three dispatches"
-# Values per SIMD group, and SIMD groups per threadgroup.
-ROWS = 4
-SIMDS = 4
+# Values per threadgroup.
+UP_ROWS = 4
+DOWN_ROWS = 4
+# Of a threadgroup: as many as its memory has room for what they read.
+MOST_SIMDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class ExpertWeights:
 
 _ROUTE = Kernel("route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
-_UP = Kernel("experts_up", inputs=("x", "experts", *_PACKED), outputs=("h",))
+_UP = Kernel("experts_up", inputs=("x", "norm", "eps", "experts", *_PACKED), outputs=("h",))
 _DOWN = Kernel(
     "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
 )
@@ -104,14 +108,16 @@ def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
 
 def experts_reference(
     x: mx.array,
+    norm: RMSNorm,
     weights: mx.array,
     experts: mx.array,
     layer: ExpertWeights,
     residual: mx.array,
 ) -> mx.array:
-    """x [N, H] through its experts and the shared one, weighted and summed, onto residual [N, H].
+    """norm(x) through each token's experts and the shared one, weighted and summed, onto residual.
 
-    float32 between reading x and rounding the sum, to which residual is added.
+    x, residual [N, H]; float32 between reading norm(x) and rounding the sum, to which residual is
+    added.
     """
 
     shared_gate_up = layer.shared_gate_up.dequantized(mx.float32)
@@ -122,7 +128,7 @@ def experts_reference(
         return down @ (gate * mx.sigmoid(gate) * up)
 
     rows = []
-    for n, row in enumerate(x.astype(mx.float32)):
+    for n, row in enumerate(norm(x).astype(mx.float32)):
         total = weights[n, -1] * glu(row, shared_gate_up, shared_down)
         for k in range(layer.top_k):
             e = experts[n, k]
@@ -134,6 +140,7 @@ def experts_reference(
 
 def run_experts(
     x: mx.array,
+    norm: RMSNorm,
     weights: mx.array,
     experts: mx.array,
     layer: ExpertWeights,
@@ -143,26 +150,29 @@ def run_experts(
     tokens, hidden = x.shape
     sizes = layer.constants
     inner = sizes["K"] * sizes["I"] + sizes["IS"]
-    constants = {**sizes, "N": tokens, "ROWS": ROWS, "SIMDS": SIMDS}
+    run = 4 * 32 // sizes["BITS"]
 
-    def launch(out: int, dtype: mx.Dtype) -> Launch:
-        blocks = tokens * -(-out // ROWS)
+    def launch(out: int, rows: int, width: int, dtype: mx.Dtype) -> Launch:
+        # So that every thread reads about as many runs: one, if there is room.
+        simds = -(-width // run // SIMD)
+        simds = -(-simds // -(-simds // MOST_SIMDS))
         return Launch(
-            threadgroups=-(-blocks // SIMDS),
-            threads=SIMD * SIMDS,
+            threadgroups=tokens * -(-out // rows),
+            threads=SIMD * simds,
             outputs=[((tokens, out), dtype)],
-            constants={"InT": x.dtype, **constants},
+            constants={"InT": x.dtype, **sizes, "ROWS": rows, "SIMDS": simds},
         )
 
     def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
         return [*routed.arrays, *shared.arrays]
 
+    eps = mx.array([norm.eps], mx.float32)
     (h,) = _UP(
-        [x, experts, *packed(layer.gate_up, layer.shared_gate_up)],
-        launch(inner, mx.float32),
+        [x, norm.weight, eps, experts, *packed(layer.gate_up, layer.shared_gate_up)],
+        launch(inner, UP_ROWS, hidden, mx.float32),
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down), residual],
-        launch(hidden, x.dtype),
+        launch(hidden, DOWN_ROWS, inner, x.dtype),
     )
     return y

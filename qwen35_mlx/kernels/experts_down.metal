@@ -1,6 +1,7 @@
 // Down projections of each token's experts and of the shared one, weighted and summed.
 //
-// Each SIMD group computes ROWS outputs, over all experts. Packing as in experts_up.metal.
+// A threadgroup computes ROWS outputs, over all experts: the runs (experts_up.metal) of a row in all
+// of them, one after the other, are dealt out to its threads.
 //
 // h        [N, K I + IS] float32
 // experts  [N, K] uint32; weights [N, K + 1] float32, the last one the shared expert's
@@ -10,51 +11,88 @@
 // -> y     [N, H]   residual + the sum, rounded before
 
 constexpr int PER = 32 / BITS;
+constexpr int RUN = 4 * PER;
+constexpr int RUNS = I / RUN;             // of a routed expert's row
+constexpr int SHARED_RUNS = IS / RUN;
+constexpr int ALL = K * RUNS + SHARED_RUNS;
+constexpr int THREADS = 32 * SIMDS;
 constexpr int OUT = K * I + IS;
 constexpr int BLOCKS = (H + ROWS - 1) / ROWS;
 constexpr uint32_t MASK = (1u << BITS) - 1u;
 
+const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int block = static_cast<int>(threadgroup_position_in_grid.x) * SIMDS
-    + static_cast<int>(simdgroup_index_in_threadgroup);
-const int token = block / BLOCKS;
-const int first = block % BLOCKS * ROWS;
+const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
+const int place = static_cast<int>(threadgroup_position_in_grid.x);
+const int token = place / BLOCKS;
+const int first = place % BLOCKS * ROWS;
 
-if (token < N) {
-  float total[ROWS];
-  for (int r = 0; r < ROWS; ++r) total[r] = 0.0f;
-  for (int slot = 0; slot <= K; ++slot) {
-    const bool routed = slot < K;
-    const int words = (routed ? I : IS) / PER;
-    const int groups = (routed ? I : IS) / GS;
-    const int above = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
-    const float weight = static_cast<float>(weights[token * (K + 1) + slot]);
-    for (int word = lane; word < words; word += 32) {
-      const int group = word * PER / GS;
-      float sum = 0.0f;
-      float value[PER];
-      for (int p = 0; p < PER; ++p) {
-        value[p] = static_cast<float>(h[token * OUT + slot * I + word * PER + p]) * weight;
-        sum += value[p];
-      }
-      for (int r = 0; r < ROWS; ++r) {
-        const int row = above + (first + r < H ? first + r : H - 1);
-        const uint32_t packed = routed ? w[row * words + word] : shared_w[row * words + word];
-        float dot = 0.0f;
-        for (int p = 0; p < PER; ++p)
-          dot += value[p] * static_cast<float>((packed >> (p * BITS)) & MASK);
-        const int at = row * groups + group;
-        const float scale = static_cast<float>(routed ? scales[at] : shared_scales[at]);
-        const float bias = static_cast<float>(routed ? biases[at] : shared_biases[at]);
-        total[r] += scale * dot + bias * sum;
-      }
-    }
-  }
+threadgroup float partial[ROWS * SIMDS];
+
+float total[ROWS];
+#pragma unroll
+for (int r = 0; r < ROWS; ++r) total[r] = 0.0f;
+
+for (int at = thread_index; at < ALL; at += THREADS) {
+  const int slot = at < K * RUNS ? at / RUNS : K;
+  const bool routed = slot < K;
+  const int run = at - slot * RUNS;
+  const int runs = routed ? RUNS : SHARED_RUNS;
+  const int groups = runs * RUN / GS;
+  const int above = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
+  auto words = reinterpret_cast<const device uint4*>(routed ? w : shared_w);
+  auto scale = routed ? scales : shared_scales;
+  auto bias = routed ? biases : shared_biases;
+  auto values = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + run * RUN);
+
+  uint4 packed[ROWS];
+  float scale_of[ROWS];
+  float bias_of[ROWS];
+  #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
-    const float sum = simd_sum(total[r]);
-    const int at = token * H + first + r;
-    if (lane == 0 && first + r < H)
-      y[at] = static_cast<InT>(
-          static_cast<float>(static_cast<InT>(sum)) + static_cast<float>(residual[at]));
+    const int row = above + (first + r < H ? first + r : H - 1);
+    packed[r] = words[row * runs + run];
+    scale_of[r] = static_cast<float>(scale[row * groups + run * RUN / GS]);
+    bias_of[r] = static_cast<float>(bias[row * groups + run * RUN / GS]);
   }
+  const float weight = static_cast<float>(weights[token * (K + 1) + slot]);
+  float value[RUN];
+  #pragma unroll
+  for (int q = 0; q < RUN / 4; ++q) {
+    const float4 four = values[q];
+    value[4 * q] = four.x;
+    value[4 * q + 1] = four.y;
+    value[4 * q + 2] = four.z;
+    value[4 * q + 3] = four.w;
+  }
+  // As in experts_up.metal, no word is shifted.
+  float sum = 0.0f;
+  #pragma unroll
+  for (int i = 0; i < RUN; ++i) {
+    sum += value[i];
+    value[i] *= 1.0f / static_cast<float>(1u << (i % PER * BITS));
+  }
+  #pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const uint32_t word[4] = {packed[r].x, packed[r].y, packed[r].z, packed[r].w};
+    float dot = 0.0f;
+    #pragma unroll
+    for (int i = 0; i < RUN; ++i)
+      dot += value[i] * static_cast<float>(word[i / PER] & (MASK << (i % PER * BITS)));
+    total[r] += weight * (scale_of[r] * dot + bias_of[r] * sum);
+  }
+}
+
+#pragma unroll
+for (int r = 0; r < ROWS; ++r) {
+  const float sum = simd_sum(total[r]);
+  if (lane == 0) partial[r * SIMDS + simd] = sum;
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+if (thread_index < ROWS && first + thread_index < H) {
+  float sum = 0.0f;
+  for (int s = 0; s < SIMDS; ++s) sum += partial[thread_index * SIMDS + s];
+  const int at = token * H + first + thread_index;
+  y[at] = static_cast<InT>(
+      static_cast<float>(static_cast<InT>(sum)) + static_cast<float>(residual[at]));
 }

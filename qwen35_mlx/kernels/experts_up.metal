@@ -1,74 +1,171 @@
-// Gate and up projections of each token's experts and of the shared one, and SwiGLU.
+// RMS norm, then gate and up projections of each token's experts and of the shared one, and SwiGLU.
 //
-// Each SIMD group computes ROWS values: its lanes walk along the packed rows together, 32 words at
-// a time, and add up at the end. Weights are affine: value = scale * q + bias, so that a word's
-// share of a dot product is scale * (x . q) + bias * sum(x).
+// A run is four packed words of a row, which a thread reads at once; no run is of two groups. A
+// threadgroup computes ROWS values: each thread takes the same runs of all their rows, so that what
+// it needs of the weights is under way before it waits for anything. Weights are affine: value =
+// scale * q + bias, so that a run's share of a dot product is scale * (x . q) + bias * sum(x).
 //
-// x        [N, H]
+// x        [N, H], norm [H], eps [1] float32
 // experts  [N, K] uint32
 // w        [E, 2 I, H BITS / 32] uint32, gate rows first; scales, biases [E, 2 I, H / GS]
 // shared_w [2 IS, ...], shared_scales, shared_biases: the same for the shared expert
 // -> h     [N, K I + IS] float32: silu(gate) * up, expert by expert, then the shared one
 
-constexpr int PER = 32 / BITS;
-constexpr int WORDS = H / PER;
+constexpr int PER = 32 / BITS;            // values of a word
+constexpr int RUN = 4 * PER;
+constexpr int RUNS = H / RUN;             // of a row
+constexpr int THREADS = 32 * SIMDS;
+constexpr int ROUNDS = (RUNS + THREADS - 1) / THREADS;
 constexpr int GROUPS = H / GS;
 constexpr int OUT = K * I + IS;
 constexpr int BLOCKS = (OUT + ROWS - 1) / ROWS;
+constexpr int QUADS = RUN / 4;            // of x in a run; four values are loaded at once
+// Quad q of run r is staged at q * STRIDE + r: neighbouring threads read neighbours, and the
+// excess of STRIDE over a multiple of 16 spreads what they write over all banks.
+constexpr int STRIDE = THREADS + 16 / QUADS;
 constexpr uint32_t MASK = (1u << BITS) - 1u;
 
+const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int block = static_cast<int>(threadgroup_position_in_grid.x) * SIMDS
-    + static_cast<int>(simdgroup_index_in_threadgroup);
-const int token = block / BLOCKS;
-const int first = block % BLOCKS * ROWS;
+const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
+const int place = static_cast<int>(threadgroup_position_in_grid.x);
+const int token = place / BLOCKS;
+const int first = place % BLOCKS * ROWS;
 
-if (token < N) {
-  float gate[ROWS];
-  float up[ROWS];
-  int row_of_gate[ROWS];                  // in w, or in shared_w where `routed` is false
-  bool routed[ROWS];
+threadgroup vec<InT, 4> staged[QUADS * STRIDE];
+threadgroup float partial[2 * ROWS * SIMDS];
+threadgroup float squares[SIMDS];
+
+// Aligned: allocations are, and rows are multiples of 16 bytes.
+auto quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
+auto norms = reinterpret_cast<const device vec<InT, 4>*>(norm);
+
+int row_of_gate[ROWS];                    // in w, or in shared_w where `routed` is false
+bool routed[ROWS];
+#pragma unroll
+for (int r = 0; r < ROWS; ++r) {
+  const int out = first + r < OUT ? first + r : OUT - 1;
+  routed[r] = out < K * I;
+  row_of_gate[r] = routed[r]
+      ? static_cast<int>(experts[token * K + out / I]) * 2 * I + out % I
+      : out - K * I;
+}
+
+float total[2 * ROWS];                    // gate and up in turn
+#pragma unroll
+for (int r = 0; r < 2 * ROWS; ++r) total[r] = 0.0f;
+float scale = 0.0f;                       // of the norm
+for (int round = 0; round < ROUNDS; ++round) {
+  const int run = round * THREADS + thread_index;
+  const int there = run < RUNS ? run : RUNS - 1;
+  const int group = there * RUN / GS;
+  uint4 packed[2 * ROWS];
+  float scales_of[2 * ROWS];
+  float biases_of[2 * ROWS];
+  #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
-    gate[r] = 0.0f;
-    up[r] = 0.0f;
-    const int out = first + r < OUT ? first + r : OUT - 1;
-    routed[r] = out < K * I;
-    row_of_gate[r] = routed[r]
-        ? static_cast<int>(experts[token * K + out / I]) * 2 * I + out % I
-        : out - K * I;
+    const int g = row_of_gate[r];
+    const int u = g + (routed[r] ? I : IS);
+    auto words = reinterpret_cast<const device uint4*>(routed[r] ? w : shared_w);
+    packed[2 * r] = words[g * RUNS + there];
+    packed[2 * r + 1] = words[u * RUNS + there];
+    auto scale_row = routed[r] ? scales : shared_scales;
+    auto bias_row = routed[r] ? biases : shared_biases;
+    scales_of[2 * r] = static_cast<float>(scale_row[g * GROUPS + group]);
+    scales_of[2 * r + 1] = static_cast<float>(scale_row[u * GROUPS + group]);
+    biases_of[2 * r] = static_cast<float>(bias_row[g * GROUPS + group]);
+    biases_of[2 * r + 1] = static_cast<float>(bias_row[u * GROUPS + group]);
   }
-  for (int word = lane; word < WORDS; word += 32) {
-    const int group = word * PER / GS;
+
+  vec<InT, 4> four[QUADS];
+  vec<InT, 4> by[QUADS];
+  #pragma unroll
+  for (int q = 0; q < QUADS; ++q) {
+    const int i = (round * QUADS + q) * THREADS + thread_index;
+    four[q] = quads[i < H / 4 ? i : 0];
+    by[q] = norms[i < H / 4 ? i : 0];
+  }
+
+  if (round == 0) {
     float sum = 0.0f;
-    float value[PER];
-    for (int p = 0; p < PER; ++p) {
-      value[p] = static_cast<float>(x[token * H + word * PER + p]);
-      sum += value[p];
+    #pragma unroll
+    for (int q = 0; q < QUADS; ++q) {
+      const float a = static_cast<float>(four[q].x);
+      const float b = static_cast<float>(four[q].y);
+      const float c = static_cast<float>(four[q].z);
+      const float d = static_cast<float>(four[q].w);
+      if (q * THREADS + thread_index < H / 4) sum += a * a + b * b + c * c + d * d;
     }
-    for (int r = 0; r < ROWS; ++r) {
-      const int g = row_of_gate[r];
-      const int u = g + (routed[r] ? I : IS);
-      const uint32_t packed_gate = routed[r] ? w[g * WORDS + word] : shared_w[g * WORDS + word];
-      const uint32_t packed_up = routed[r] ? w[u * WORDS + word] : shared_w[u * WORDS + word];
-      float dot_gate = 0.0f;
-      float dot_up = 0.0f;
-      for (int p = 0; p < PER; ++p) {
-        dot_gate += value[p] * static_cast<float>((packed_gate >> (p * BITS)) & MASK);
-        dot_up += value[p] * static_cast<float>((packed_up >> (p * BITS)) & MASK);
-      }
-      const int gg = g * GROUPS + group;
-      const int ug = u * GROUPS + group;
-      const float scale_gate = static_cast<float>(routed[r] ? scales[gg] : shared_scales[gg]);
-      const float scale_up = static_cast<float>(routed[r] ? scales[ug] : shared_scales[ug]);
-      const float bias_gate = static_cast<float>(routed[r] ? biases[gg] : shared_biases[gg]);
-      const float bias_up = static_cast<float>(routed[r] ? biases[ug] : shared_biases[ug]);
-      gate[r] += scale_gate * dot_gate + bias_gate * sum;
-      up[r] += scale_up * dot_up + bias_up * sum;
+    for (int i = QUADS * THREADS + thread_index; i < H / 4; i += THREADS) {
+      const float a = static_cast<float>(quads[i].x);
+      const float b = static_cast<float>(quads[i].y);
+      const float c = static_cast<float>(quads[i].z);
+      const float d = static_cast<float>(quads[i].w);
+      sum += a * a + b * b + c * c + d * d;
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) squares[simd] = sum;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    sum = 0.0f;
+    for (int s = 0; s < SIMDS; ++s) sum += squares[s];
+    scale = precise::rsqrt(sum / static_cast<float>(H) + static_cast<float>(eps[0]));
+  }
+
+  // Over what others may be reading yet.
+  if (round > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
+  #pragma unroll
+  for (int q = 0; q < QUADS; ++q) {
+    const int own = q * THREADS + thread_index;
+    four[q].x = static_cast<InT>(static_cast<float>(four[q].x) * scale * static_cast<float>(by[q].x));
+    four[q].y = static_cast<InT>(static_cast<float>(four[q].y) * scale * static_cast<float>(by[q].y));
+    four[q].z = static_cast<InT>(static_cast<float>(four[q].z) * scale * static_cast<float>(by[q].z));
+    four[q].w = static_cast<InT>(static_cast<float>(four[q].w) * scale * static_cast<float>(by[q].w));
+    staged[own % QUADS * STRIDE + own / QUADS] = four[q];
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+
+  if (run < RUNS) {
+    float value[RUN];
+    #pragma unroll
+    for (int q = 0; q < QUADS; ++q) {
+      const vec<InT, 4> own = staged[q * STRIDE + thread_index];
+      value[4 * q] = static_cast<float>(own.x);
+      value[4 * q + 1] = static_cast<float>(own.y);
+      value[4 * q + 2] = static_cast<float>(own.z);
+      value[4 * q + 3] = static_cast<float>(own.w);
+    }
+    // A value of w stays where it lies in its word, so many powers of two too large: x is made
+    // smaller by as much, once for all rows, and no word is shifted.
+    float sum = 0.0f;
+    #pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+      sum += value[i];
+      value[i] *= 1.0f / static_cast<float>(1u << (i % PER * BITS));
+    }
+    #pragma unroll
+    for (int r = 0; r < 2 * ROWS; ++r) {
+      const uint32_t word[4] = {packed[r].x, packed[r].y, packed[r].z, packed[r].w};
+      float dot = 0.0f;
+      #pragma unroll
+      for (int i = 0; i < RUN; ++i)
+        dot += value[i] * static_cast<float>(word[i / PER] & (MASK << (i % PER * BITS)));
+      total[r] += scales_of[r] * dot + biases_of[r] * sum;
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    const float g = simd_sum(gate[r]);
-    const float u = simd_sum(up[r]);
-    if (lane == 0 && first + r < OUT) h[token * OUT + first + r] = g / (1.0f + precise::exp(-g)) * u;
+}
+
+#pragma unroll
+for (int r = 0; r < 2 * ROWS; ++r) {
+  const float sum = simd_sum(total[r]);
+  if (lane == 0) partial[r * SIMDS + simd] = sum;
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+if (thread_index < ROWS && first + thread_index < OUT) {
+  float g = 0.0f;
+  float u = 0.0f;
+  for (int s = 0; s < SIMDS; ++s) {
+    g += partial[2 * thread_index * SIMDS + s];
+    u += partial[(2 * thread_index + 1) * SIMDS + s];
   }
+  h[token * OUT + first + thread_index] = g / (1.0f + precise::exp(-g)) * u;
 }

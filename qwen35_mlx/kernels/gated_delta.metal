@@ -22,7 +22,9 @@ constexpr int OWN = 2 * DK + DV;          // channels of one head
 constexpr int ABREAST = 32 / LANES;       // rows a SIMD group works on at once
 constexpr int SIMDS = DV / (ABREAST * PASSES);
 constexpr int THREADS = 32 * SIMDS;
-constexpr int COLUMNS = DK / LANES;
+constexpr int RUNS = DK / LANES / 4;      // of four columns, so that loads are wide
+constexpr int EACH = (DV + 31) / 32;      // of a head's values to a lane
+constexpr int TURNS = (L + SIMDS - 1) / SIMDS;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
@@ -48,13 +50,44 @@ threadgroup float key_query[L];           // k . q
 // This lane's columns of its rows: runs of four, so that neighbours read neighbouring words.
 const int column = lane % LANES * 4;
 const int row = simd * ABREAST * PASSES + lane / LANES;
-float rows[PASSES * COLUMNS];
+const int above = ((batch * NV + head) * DV + row) * DK + column;
+float4 rows[PASSES * RUNS];
 #pragma unroll
 for (int p = 0; p < PASSES; ++p)
   #pragma unroll
-  for (int c = 0; c < COLUMNS; ++c)
-    rows[p * COLUMNS + c] = static_cast<float>(
-        state[((batch * NV + head) * DV + row + p * ABREAST) * DK + c / 4 * LANES * 4 + column + c % 4]);
+  for (int r = 0; r < RUNS; ++r)
+    rows[p * RUNS + r] = *reinterpret_cast<const device float4*>(
+        state + above + p * ABREAST * DK + r * LANES * 4);
+
+// What only the end needs is asked for now: the gated norm's tokens are dealt out to SIMD groups.
+float gate_of[TURNS * EACH];
+float norm_of[EACH];
+#pragma unroll
+for (int e = 0; e < EACH; ++e) {
+  const int i = lane + 32 * e;
+  norm_of[e] = i < DV ? static_cast<float>(norm[i]) : 0.0f;
+  #pragma unroll
+  for (int turn = 0; turn < TURNS; ++turn) {
+    const int t = simd + turn * SIMDS;
+    gate_of[turn * EACH + e] =
+        i < DV && t < L ? static_cast<float>(own[t * WIDTH + CHANNELS + head * DV + i]) : 0.0f;
+  }
+}
+
+// Gates, by threads that the convolution may leave idle.
+if (THREADS - 1 - thread_index < L) {
+  const int t = THREADS - 1 - thread_index;
+  const float b = static_cast<float>(own[t * WIDTH + GATES + head]);
+  const float a = static_cast<float>(own[t * WIDTH + GATES + NV + head]);
+  const float x = a + static_cast<float>(dt_bias[head]);
+  // log(1 + e) to the last digit also where e is small: what 1 + e loses, the quotient restores.
+  const float e = precise::exp(x < 0.0f ? x : -x);
+  const float u = 1.0f + e;
+  const float log1p_e = u == 1.0f ? e : precise::log(u) * e / (u - 1.0f);
+  const float softplus = (x > 0.0f ? x : 0.0f) + log1p_e;
+  decay[t] = precise::exp(-static_cast<float>(decay_rate[head]) * softplus);
+  beta[t] = 1.0f / (1.0f + precise::exp(-b));
+}
 
 for (int i = thread_index; i < OWN; i += THREADS) {
   const int channel = i < DK ? key_head * DK + i
@@ -65,9 +98,11 @@ for (int i = thread_index; i < OWN; i += THREADS) {
   for (int j = 0; j < PAST; ++j)
     input[j] = static_cast<float>(conv[(batch * PAST + j) * CHANNELS + channel]);
   #pragma unroll
-  for (int t = 0; t < L; ++t)
-    input[PAST + t] =
-        t < tokens && t >= padded ? static_cast<float>(own[t * WIDTH + channel]) : 0.0f;
+  for (int t = 0; t < L; ++t) {
+    // Read first, asked whether it counts afterwards: else one load would wait for the other.
+    const float x = static_cast<float>(own[t * WIDTH + channel]);
+    input[PAST + t] = t < tokens && t >= padded ? x : 0.0f;
+  }
   #pragma unroll
   for (int t = 0; t < L; ++t) {
     float sum = 0.0f;
@@ -86,18 +121,6 @@ for (int i = thread_index; i < OWN; i += THREADS) {
       conv_out[(batch * PAST + j) * CHANNELS + channel] = static_cast<InT>(x);
     }
   }
-}
-if (thread_index < tokens) {
-  const float b = static_cast<float>(own[thread_index * WIDTH + GATES + head]);
-  const float a = static_cast<float>(own[thread_index * WIDTH + GATES + NV + head]);
-  const float x = a + static_cast<float>(dt_bias[head]);
-  // log(1 + e) to the last digit also where e is small: what 1 + e loses, the quotient restores.
-  const float e = precise::exp(x < 0.0f ? x : -x);
-  const float u = 1.0f + e;
-  const float log1p_e = u == 1.0f ? e : precise::log(u) * e / (u - 1.0f);
-  const float softplus = (x > 0.0f ? x : 0.0f) + log1p_e;
-  decay[thread_index] = precise::exp(-static_cast<float>(decay_rate[head]) * softplus);
-  beta[thread_index] = 1.0f / (1.0f + precise::exp(-b));
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -128,25 +151,37 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 // The rule. S q after the update is decay (S q) + delta (k . q), so that both dot products are
 // with the state as it was, and one round of exchanges serves both.
 for (int t = 0; t < tokens; ++t) {
-  float query[COLUMNS];
-  float key[COLUMNS];
+  float4 query[RUNS];
+  float4 key[RUNS];
   #pragma unroll
-  for (int c = 0; c < COLUMNS; ++c) {
-    const int at = t * OWN + c / 4 * LANES * 4 + column + c % 4;
-    query[c] = mixed[at];
-    key[c] = mixed[at + DK];
+  for (int r = 0; r < RUNS; ++r) {
+    auto at = mixed + t * OWN + r * LANES * 4 + column;
+    query[r] = *reinterpret_cast<const threadgroup float4*>(at);
+    key[r] = *reinterpret_cast<const threadgroup float4*>(at + DK);
   }
   float recalled[PASSES];
   float out[PASSES];
   #pragma unroll
   for (int p = 0; p < PASSES; ++p) {
+    // Two sums each, so that one addition need not wait for the one before.
+    float recalled_more = 0.0f;
+    float out_more = 0.0f;
     recalled[p] = 0.0f;
     out[p] = 0.0f;
     #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) {
-      recalled[p] += rows[p * COLUMNS + c] * key[c];
-      out[p] += rows[p * COLUMNS + c] * query[c];
+    for (int r = 0; r < RUNS; ++r) {
+      const float4 part = rows[p * RUNS + r];
+      recalled[p] += part.x * key[r].x;
+      out[p] += part.x * query[r].x;
+      recalled_more += part.y * key[r].y;
+      out_more += part.y * query[r].y;
+      recalled[p] += part.z * key[r].z;
+      out[p] += part.z * query[r].z;
+      recalled_more += part.w * key[r].w;
+      out_more += part.w * query[r].w;
     }
+    recalled[p] += recalled_more;
+    out[p] += out_more;
   }
   #pragma unroll
   for (int step = 1; step < LANES; step *= 2) {
@@ -163,8 +198,12 @@ for (int t = 0; t < tokens; ++t) {
         (mixed[t * OWN + 2 * DK + height] - decay[t] * to_key[t] * recalled[p]) * beta[t];
     const float along = delta * to_key[t];
     #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c)
-      rows[p * COLUMNS + c] = decay[t] * rows[p * COLUMNS + c] + along * key[c];
+    for (int r = 0; r < RUNS; ++r) {
+      rows[p * RUNS + r].x = decay[t] * rows[p * RUNS + r].x + along * key[r].x;
+      rows[p * RUNS + r].y = decay[t] * rows[p * RUNS + r].y + along * key[r].y;
+      rows[p * RUNS + r].z = decay[t] * rows[p * RUNS + r].z + along * key[r].z;
+      rows[p * RUNS + r].w = decay[t] * rows[p * RUNS + r].w + along * key[r].w;
+    }
     if (lane % LANES == 0)
       values[t * DV + height] = decay[t] * to_query[t] * out[p] + delta * key_query[t];
   }
@@ -172,22 +211,29 @@ for (int t = 0; t < tokens; ++t) {
 #pragma unroll
 for (int p = 0; p < PASSES; ++p)
   #pragma unroll
-  for (int c = 0; c < COLUMNS; ++c)
-    state_out[((batch * NV + head) * DV + row + p * ABREAST) * DK + c / 4 * LANES * 4 + column + c % 4] =
-        rows[p * COLUMNS + c];
+  for (int r = 0; r < RUNS; ++r)
+    *reinterpret_cast<device float4*>(state_out + above + p * ABREAST * DK + r * LANES * 4) =
+        rows[p * RUNS + r];
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
 // RMS norm over the head, times silu(z), one SIMD group to a token.
-for (int t = simd; t < L; t += SIMDS) {
-  auto z = own + t * WIDTH + CHANNELS + head * DV;
-  float squares = 0.0f;
-  if (t < tokens)
-    for (int i = lane; i < DV; i += 32) squares += values[t * DV + i] * values[t * DV + i];
-  const float mean = simd_sum(squares) / static_cast<float>(DV);
-  const float scale = precise::rsqrt(mean + static_cast<float>(eps[0]));
-  for (int i = lane; i < DV; i += 32) {
-    const float gate = static_cast<float>(z[i]);
-    const float gated = gate / (1.0f + precise::exp(-gate)) * static_cast<float>(norm[i]);
-    said[t * NV * DV + i] = static_cast<OutT>(t < tokens ? values[t * DV + i] * scale * gated : 0.0f);
+#pragma unroll
+for (int turn = 0; turn < TURNS; ++turn) {
+  const int t = simd + turn * SIMDS;
+  if (t < L) {
+    float squares = 0.0f;
+    if (t < tokens)
+      for (int i = lane; i < DV; i += 32) squares += values[t * DV + i] * values[t * DV + i];
+    const float mean = simd_sum(squares) / static_cast<float>(DV);
+    const float scale = precise::rsqrt(mean + static_cast<float>(eps[0]));
+    #pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      const int i = lane + 32 * e;
+      const float gate = gate_of[turn * EACH + e];
+      const float gated = gate / (1.0f + precise::exp(-gate)) * norm_of[e];
+      if (i < DV)
+        said[t * NV * DV + i] =
+            static_cast<OutT>(t < tokens ? values[t * DV + i] * scale * gated : 0.0f);
+    }
   }
 }

@@ -64,14 +64,31 @@ for (int round = 0; round < ROUNDS; ++round) {
     bias[r] = static_cast<float>(biases[group]);
   }
 
+  vec<InT, 4> four[QUADS];
+  vec<InT, 4> by[QUADS];
+  #pragma unroll
+  for (int q = 0; q < QUADS; ++q) {
+    const int i = (round * QUADS + q) * THREADS + thread_index;
+    four[q] = quads[i < IN / 4 ? i : 0];
+    if (NORM) by[q] = weights[i < IN / 4 ? i : 0];
+  }
+
   if (NORM && round == 0) {
     float sum = 0.0f;
-    for (int i = thread_index; i < IN / 4; i += THREADS) {
-      const vec<InT, 4> four = quads[i];
-      const float a = static_cast<float>(four.x);
-      const float b = static_cast<float>(four.y);
-      const float c = static_cast<float>(four.z);
-      const float d = static_cast<float>(four.w);
+    #pragma unroll
+    for (int q = 0; q < QUADS; ++q)
+      if (q * THREADS + thread_index < IN / 4) {
+        const float a = static_cast<float>(four[q].x);
+        const float b = static_cast<float>(four[q].y);
+        const float c = static_cast<float>(four[q].z);
+        const float d = static_cast<float>(four[q].w);
+        sum += a * a + b * b + c * c + d * d;
+      }
+    for (int i = QUADS * THREADS + thread_index; i < IN / 4; i += THREADS) {
+      const float a = static_cast<float>(quads[i].x);
+      const float b = static_cast<float>(quads[i].y);
+      const float c = static_cast<float>(quads[i].z);
+      const float d = static_cast<float>(quads[i].w);
       sum += a * a + b * b + c * c + d * d;
     }
     sum = simd_sum(sum);
@@ -86,18 +103,13 @@ for (int round = 0; round < ROUNDS; ++round) {
   #pragma unroll
   for (int q = 0; q < QUADS; ++q) {
     const int own = q * THREADS + thread_index;
-    const int i = round * THREADS * QUADS + own;
-    if (i < IN / 4) {
-      vec<InT, 4> four = quads[i];
-      if (NORM) {
-        const vec<InT, 4> by = weights[i];
-        four.x = static_cast<InT>(static_cast<float>(four.x) * norm * static_cast<float>(by.x));
-        four.y = static_cast<InT>(static_cast<float>(four.y) * norm * static_cast<float>(by.y));
-        four.z = static_cast<InT>(static_cast<float>(four.z) * norm * static_cast<float>(by.z));
-        four.w = static_cast<InT>(static_cast<float>(four.w) * norm * static_cast<float>(by.w));
-      }
-      staged[own % QUADS * STRIDE + own / QUADS] = four;
+    if (NORM) {
+      four[q].x = static_cast<InT>(static_cast<float>(four[q].x) * norm * static_cast<float>(by[q].x));
+      four[q].y = static_cast<InT>(static_cast<float>(four[q].y) * norm * static_cast<float>(by[q].y));
+      four[q].z = static_cast<InT>(static_cast<float>(four[q].z) * norm * static_cast<float>(by[q].z));
+      four[q].w = static_cast<InT>(static_cast<float>(four[q].w) * norm * static_cast<float>(by[q].w));
     }
+    staged[own % QUADS * STRIDE + own / QUADS] = four[q];
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -105,11 +117,11 @@ for (int round = 0; round < ROUNDS; ++round) {
     float value[RUN];
     #pragma unroll
     for (int q = 0; q < QUADS; ++q) {
-      const vec<InT, 4> four = staged[q * STRIDE + thread_index];
-      value[4 * q] = static_cast<float>(four.x);
-      value[4 * q + 1] = static_cast<float>(four.y);
-      value[4 * q + 2] = static_cast<float>(four.z);
-      value[4 * q + 3] = static_cast<float>(four.w);
+      const vec<InT, 4> own = staged[q * STRIDE + thread_index];
+      value[4 * q] = static_cast<float>(own.x);
+      value[4 * q + 1] = static_cast<float>(own.y);
+      value[4 * q + 2] = static_cast<float>(own.z);
+      value[4 * q + 3] = static_cast<float>(own.w);
     }
     // A value of w stays where it lies in its word, so many powers of two too large: x is made
     // smaller by as much, once for all rows, and no word is shifted.

@@ -69,14 +69,14 @@ class SparseMoE:
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the block of norm(x)."""
-        x = norm(x)
-        logits = self.router.joined(x).flatten(0, -2)
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= STEP_TOKENS and self.choices.experts_step == KERNEL
-        if few and self.packed is not None:
-            weights, experts = route(logits, self.top_k)
+        if few and self.packed is not None and norm.weight.dtype == x.dtype:
+            weights, experts = route(self.router.joined(rows, norm), self.top_k)
             onto = residual.flatten(0, -2)
-            return run_experts(rows, weights, experts, self.packed, onto).reshape(x.shape)
+            return run_experts(rows, norm, weights, experts, self.packed, onto).reshape(x.shape)
+        rows = norm(rows)
+        logits = self.router.joined(rows)
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)
         routed = mx.sum(self._routed(rows, experts) * weights[:, :-1, None], axis=-2)

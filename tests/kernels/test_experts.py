@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.experts import (
+    MOST_SIMDS,
     ExpertWeights,
     experts_reference,
     route,
     route_reference,
     run_experts,
 )
+from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from tests.kernels.cases import relative_error
 
@@ -80,8 +82,13 @@ def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWei
     return weights
 
 
+def norm_of(hidden: int, dtype: mx.Dtype) -> RMSNorm:
+    return RMSNorm((1 + 0.2 * normal(8, hidden)).astype(dtype), 1e-6)
+
+
 def float64_experts(
     x: mx.array,
+    norm: RMSNorm,
     weights: mx.array,
     experts: mx.array,
     layer: ExpertWeights,
@@ -97,6 +104,8 @@ def float64_experts(
         return down @ (gate / (1 + np.exp(-gate)) * up)
 
     rows = np.array(x.astype(mx.float32), np.float64)
+    rows = rows / np.sqrt((rows * rows).mean(-1, keepdims=True) + norm.eps)
+    rows = rows * np.array(norm.weight.astype(mx.float32), np.float64)
     w, e = np.array(weights, np.float64), np.array(experts)
     return np.array(residual.astype(mx.float32), np.float64) + np.stack(
         [
@@ -107,37 +116,51 @@ def float64_experts(
     )
 
 
-@pytest.mark.parametrize("form", [run_experts, experts_reference])
+def check(form, layer: ExpertWeights, tokens: int, tolerance: float, scale: float = 1.0) -> None:
+    """A form against float64, on inputs of the layer's sizes and dtype."""
+    sizes, dtype = layer.constants, layer.down.scales.dtype
+    x = (scale * normal(5, tokens, sizes["H"])).astype(dtype)
+    norm, residual = norm_of(sizes["H"], dtype), normal(7, tokens, sizes["H"]).astype(dtype)
+    weights, experts = route_reference(normal(6, tokens, sizes["E"] + 1), sizes["K"])
+    got = form(x, norm, weights, experts, layer, residual)
+    want = float64_experts(x, norm, weights, experts, layer, residual)
+    assert got.dtype == dtype
+    assert relative_error(got, want) < tolerance
+
+
+@pytest.fixture(params=[run_experts, experts_reference])
+def form(request):
+    return request.param
+
+
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 @pytest.mark.parametrize(("group", "bits"), [(32, 4), (64, 4), (64, 8), (128, 8)])
 def test_experts_in_every_format(form, tokens, group, bits):
-    layer = draw(8, 128, 128, 128, 3, group, bits, mx.float32)
-    x = normal(5, tokens, 128)
-    residual = normal(7, tokens, 128)
-    weights, experts = route_reference(normal(6, tokens, 9), 3)
-    got = form(x, weights, experts, layer, residual)
-    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 2e-6
+    check(form, draw(8, 128, 128, 128, 3, group, bits, mx.float32), tokens, 2e-6)
 
 
-@pytest.mark.parametrize("form", [run_experts, experts_reference])
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_half_precision(form, dtype):
-    layer = draw(4, 128, 64, 64, 2, 64, 4, dtype)
-    x = normal(5, 2, 128).astype(dtype)
-    residual = normal(7, 2, 128).astype(dtype)
-    weights, experts = route_reference(normal(6, 2, 5), 2)
-    got = form(x, weights, experts, layer, residual)
-    assert got.dtype == dtype
-    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 1e-2
+    check(form, draw(4, 128, 64, 64, 2, 64, 4, dtype), 2, 1e-2)
 
 
 def test_widths_that_are_no_multiple_of_a_block():
-    layer = draw(3, 96, 32, 96, 2, 32, 4, mx.float32)
-    x = normal(5, 3, 96)
-    residual = normal(7, 3, 96)
-    weights, experts = route_reference(normal(6, 3, 4), 2)
-    got = run_experts(x, weights, experts, layer, residual)
-    assert relative_error(got, float64_experts(x, weights, experts, layer, residual)) < 2e-6
+    check(run_experts, draw(3, 96, 32, 96, 2, 32, 4, mx.float32), 3, 2e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_several_simd_groups_and_rounds(bits):
+    """Of x beyond what all threads read at once, and of the experts' rows together as well."""
+    run = 4 * 32 // bits
+    threads = 32 * MOST_SIMDS
+    wide = draw(2, run * (threads + 2), 64, 32, 1, 32, bits, mx.float32)
+    check(run_experts, wide, 1, 2e-6)
+    many = draw(4, 64, run * threads // 2, 64, 3, 32, bits, mx.float32)
+    check(run_experts, many, 1, 2e-6)
+
+
+def test_inputs_near_zero_are_not_blown_up():
+    check(run_experts, draw(3, 64, 32, 32, 2, 32, 4, mx.float32), 2, 2e-6, scale=1e-4)
 
 
 def test_formats_that_the_kernels_do_not_read_are_left_to_the_reference():

@@ -24,7 +24,7 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.choices.delta_step = "one dispatch"
-    net.choices.delta_prompt = "8 lanes"
+    net.choices.delta_prompt = "tiles"
     net.choices.experts_step = KERNEL
     net.choices.attention_step = attention_inputs.KERNEL
     net.choices.matrix_step = matvec.KERNEL
@@ -97,7 +97,8 @@ def test_a_quantised_dense_layer_is_five_launches(
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
     linear = ["matvec", "gated_delta", "matvec", "matvec", "matvec"]
-    step = [*3 * linear, *4 * ["matvec"], "matvec"]  # the last one is the output head
+    full = ["matvec", "attention_inputs", "matvec", "matvec", "matvec"]
+    step = [*3 * linear, *full, "matvec"]  # the last one is the output head
     assert launched[-len(step) :] == step
 
 
