@@ -1,6 +1,9 @@
 """What a cache holds as named tensors for files, and back, to the last bit."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +23,8 @@ _BITS = {2: mx.uint16, 4: mx.uint32}
 
 # By name, the file format's dtype and the bits.
 Tensors = Mapping[str, tuple[str, np.ndarray]]
+# Of rows, whatever their number: by name, the file format's dtype, the heads and the width.
+Layout = Mapping[str, tuple[str, int, int]]
 
 
 def size(tensors: Tensors) -> int:
@@ -64,30 +69,87 @@ def _copied(arrays: Mapping[str, mx.array]) -> Tensors:
     }
 
 
-def snapshot(
-    end: int,
-    buffers: dict[str, np.ndarray],
-    arrays: Mapping[str, np.ndarray],
-    kinds: Mapping[str, str],
-) -> Snapshot:
-    """Arrays read from disk as what a cache restores; empties `buffers`."""
+class Room:
+    """Keys and values of a whole conversation in MLX's own memory, to be filled by any threads.
 
-    def array(name: str, bits: np.ndarray) -> mx.array:
-        integers = np.dtype(f"u{bits.itemsize}")
-        return mx.array(bits.view(integers)).view(_DTYPES[kinds[name]])[None]
+    Args:
+        layout: of the rows.
+        end: how many rows there will be.
+        threads: how many make the memory, see `make`.
+    """
 
-    layers: dict[int, dict[str, mx.array]] = {}
-    for name in [*buffers, *arrays]:
-        bits = buffers.pop(name) if name in buffers else arrays[name]
-        made = array(name, bits)
-        mx.eval(made)
-        _, index, part = name.split(".", 2)
-        layers.setdefault(int(index), {})[part] = made
-    restored: list[KVSnapshot | DeltaState] = []
-    for _, parts in sorted(layers.items()):
-        if "recurrent" in parts:
-            restored.append(DeltaState(parts["conv"], parts["recurrent"]))
-        else:
-            rows = tuple(parts[f"rows.{i}"] for i in range(len(parts)))
-            restored.append(KVSnapshot.of_rows(rows, end))
-    return Snapshot(end, tuple(restored))
+    def __init__(self, layout: Layout, end: int, threads: int):
+        self.layout = layout
+        self._end = end
+        # Some turns more fit in, so that the next does not begin by copying everything.
+        capacity = -(-(end + end // 16 + 256) // 256) * 256
+        streams = itertools.cycle(_zeroing_streams(threads))
+        self._bits = {
+            name: mx.zeros(
+                (1, heads, capacity, width),
+                _BITS[state_file.NUMPY[kind].itemsize],
+                stream=next(streams),
+            )
+            for name, (kind, heads, width) in layout.items()
+        }
+        # One by one, since what is evaluated together is there only when all of it is.
+        for bits in self._bits.values():
+            mx.async_eval(bits)
+        self._shared: dict[str, Future[np.ndarray]] = {name: Future() for name in layout}
+
+    def make(self) -> None:
+        """Wait until all memory is there; what is there already can be filled meanwhile."""
+        try:
+            for name, bits in self._bits.items():
+                mx.eval(bits)
+                self._shared[name].set_result(np.array(bits, copy=False))
+        finally:
+            for shared in self._shared.values():
+                shared.cancel()  # nobody waits for what does not come
+
+    def parts(self, name: str, start: int, end: int) -> list[memoryview]:
+        """Where rows `start` to `end` belong: writable memory, one piece per head.
+
+        Waits for `make`, which runs in another thread.
+        """
+        rows = self._shared[name].result()[0, :, start:end]
+        return [state_file.raw(head) for head in rows]
+
+    def snapshot(self, state: Tensors) -> Snapshot:
+        """What a cache restores, once every row is filled. Nothing is written here afterwards.
+
+        Args:
+            state: recurrent and convolution states at the end.
+        """
+        # MLX writes into an array in place only if nobody else holds its memory.
+        self._shared.clear()
+        arrays = {
+            name: bits.view(_DTYPES[self.layout[name][0]]) for name, bits in self._bits.items()
+        }
+        self._bits.clear()
+        for name, (kind, array) in state.items():
+            bits = mx.array(array.view(f"u{array.itemsize}"))
+            arrays[name] = bits.view(_DTYPES[kind])[None]
+        mx.eval(arrays)
+        layers: dict[int, dict[str, mx.array]] = {}
+        for name, array in arrays.items():
+            _, index, part = name.split(".", 2)
+            layers.setdefault(int(index), {})[part] = array
+        restored: list[KVSnapshot | DeltaState] = []
+        for _, parts in sorted(layers.items()):
+            if "recurrent" in parts:
+                restored.append(DeltaState(parts["conv"], parts["recurrent"]))
+            else:
+                rows = tuple(parts[f"rows.{i}"] for i in range(len(parts)))
+                restored.append(KVSnapshot.of_rows(rows, self._end))
+        return Snapshot(self._end, tuple(restored))
+
+
+@cache
+def _zeroing_streams(count: int) -> list[mx.Stream]:
+    """Where memory is zeroed: its pages are made by that, which takes one thread seconds.
+
+    On the CPU whatever the device: what a GPU with memory of its own has made would move here and
+    back. Made once, since MLX never ends the thread of a stream.
+    """
+    return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(count)]

@@ -28,7 +28,8 @@ from qwen35_mlx.session.state_tensors import Tensors
 BUDGET = 20 * 10**9
 # Copies of states that wait for the disk; beyond that, the model waits.
 PENDING_BYTES = 2 * 10**9
-READERS = 4
+# Threads that read files: enough for a fast disk, and for checksums at a few GB/s each.
+READERS = 8
 # What states leave free on the disk: conversations need some, and must never lack it.
 RESERVE = 256 * 10**6
 
@@ -105,6 +106,8 @@ class States:
             try:
                 cache.restore(self._read(chain, ids))
             except _BadFileError as bad:
+                # Its frames hold the memory that was read into, and the next try takes as much.
+                bad.__traceback__ = None
                 self._discard(bad)
                 continue
             with suppress(OSError):
@@ -242,46 +245,47 @@ class States:
         """The snapshot at the end of a chain.
 
         Raises:
-            _BadFileError: one of its files is not what it should be.
+            _BadFileError: one of its files is not what it should be; the first one along the chain.
         """
-        end = chain[-1].end
-        # Room for some turns more, so that the next does not begin by copying everything.
-        capacity = -(-(end + end // 16 + 256) // 256) * 256
-        buffers: dict[str, np.ndarray] = {}
-        kinds: dict[str, str] = {}
+        tokens = np.asarray(ids[: chain[-1].end], dtype="<i4")
+        path = chain[0].path(ROWS)
+        with _told(path), state_file.opened(path) as (_, header):
+            self._check(chain[0], ROWS, header)
+            layout = _layout(header)
+        room = state_tensors.Room(layout, chain[-1].end, READERS)
+        # A reader has one file open at a time: chains are longer than what may be open at once.
         with ThreadPoolExecutor(READERS) as readers:
-            for node in chain:
-                path = node.path(ROWS)
-                with _told(path), state_file.opened(path) as (file, header):
-                    self._check(node, ROWS, header)
-                    entries = dict(header.tensors)
-                    tokens = state_file.read_tensor(file, entries.pop("tokens"))
-                    if tokens.tolist() != list(ids[node.start : node.end]):
-                        raise UnusableError("is of other tokens")
-                    waiting = []
-                    for name, entry in entries.items():
-                        heads, count, width = entry.shape
-                        if name not in buffers:
-                            dtype = state_file.NUMPY[entry.kind]
-                            buffers[name] = np.empty((heads, capacity, width), dtype)
-                            kinds[name] = entry.kind
-                        rows = buffers[name][:, node.start : node.end]
-                        if kinds[name] != entry.kind or rows.shape != (heads, count, width):
-                            raise UnusableError("does not fit its neighbours")
-                        parts = [state_file.raw(head) for head in rows]
-                        waiting.append(readers.submit(state_file.read_tensor, file, entry, parts))
-                    for read in waiting:
-                        read.result()
-            path = chain[-1].path(STATE)
-            with _told(path), state_file.opened(path) as (file, header):
-                self._check(chain[-1], STATE, header)
-                reads = {
-                    name: readers.submit(state_file.read_tensor, file, entry)
-                    for name, entry in header.tensors.items()
-                }
-                arrays = {name: read.result() for name, read in reads.items()}
-                kinds |= {name: entry.kind for name, entry in header.tensors.items()}
-        return state_tensors.snapshot(end, buffers, arrays, kinds)
+            reads = [readers.submit(self._read_rows, node, tokens, room) for node in chain]
+            state = readers.submit(self._read_state, chain[-1])
+            try:
+                room.make()
+                for read in reads:
+                    read.result()
+                return room.snapshot(state.result())
+            finally:
+                readers.shutdown(cancel_futures=True)
+
+    def _read_rows(self, node: Node, tokens: np.ndarray, room: state_tensors.Room) -> None:
+        path = node.path(ROWS)
+        with _told(path), state_file.opened(path) as (file, header):
+            self._check(node, ROWS, header)
+            own = state_file.read_tensor(file, header.tensors["tokens"])
+            if not np.array_equal(own, tokens[node.start : node.end]):
+                raise UnusableError("is of other tokens")
+            if _layout(header) != room.layout:
+                raise UnusableError("does not fit its neighbours")
+            for name in room.layout:
+                parts = room.parts(name, node.start, node.end)
+                state_file.read_tensor(file, header.tensors[name], parts)
+
+    def _read_state(self, node: Node) -> Tensors:
+        path = node.path(STATE)
+        with _told(path), state_file.opened(path) as (file, header):
+            self._check(node, STATE, header)
+            return {
+                name: (entry.kind, state_file.read_tensor(file, entry))
+                for name, entry in header.tensors.items()
+            }
 
     def _check(self, node: Node, kind: str, header: state_file.Header) -> None:
         stated = header.metadata
@@ -291,6 +295,15 @@ class States:
         wanted |= {"start": str(node.start), "end": str(node.end)}
         if any(stated.get(name) != value for name, value in wanted.items()):
             raise UnusableError("has another's name")
+
+
+def _layout(header: state_file.Header) -> state_tensors.Layout:
+    layout = {}
+    for name, entry in header.tensors.items():
+        if name != "tokens":
+            heads, _, width = entry.shape
+            layout[name] = (entry.kind, heads, width)
+    return layout
 
 
 class _BadFileError(Exception):
