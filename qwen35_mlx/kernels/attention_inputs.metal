@@ -5,9 +5,8 @@
 // projected   [B, L, 2 H D + 2 KV D]   of every head query and gate; then keys; then values
 // q_norm, k_norm [D]
 // wavelengths [ROTARY / 2] float32     positions per radian
-// magnitude   [1] float32              of what is rotated
 // offset      [1] int32                position of the first token
-// eps         [1] float32
+// EPS and MAGNITUDE, of the norms and of what is rotated, are bits of float32
 // -> q [B, H, L, D], k [B, KV, L, D]
 
 constexpr int WIDTH = 2 * (H + KV) * D;
@@ -31,8 +30,7 @@ auto norm = query ? q_norm : k_norm;
 
 // All loads come before the first store, since a compiler may move none across one, and waiting for
 // them is what takes the time. A lane with nothing to do reads what lane 0 does.
-const float factor = static_cast<float>(magnitude[0]);
-const float least = static_cast<float>(eps[0]);
+const float factor = as_type<float>(MAGNITUDE);
 const float position = static_cast<float>(static_cast<int>(offset[0]) + token);
 float a[TURNED];
 float b[TURNED];
@@ -71,7 +69,7 @@ for (int e = 0; e < TURNED; ++e) {
 #pragma unroll
 for (int e = 0; e < KEPT; ++e)
   if (lane + e * 32 < REST) squares += kept[e] * kept[e];
-const float scale = precise::rsqrt(simd_sum(squares) / static_cast<float>(D) + least);
+const float scale = precise::rsqrt(simd_sum(squares) / static_cast<float>(D) + as_type<float>(EPS));
 
 #pragma unroll
 for (int e = 0; e < TURNED; ++e) {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from qwen35_mlx.kernels.choices import REFERENCE, Choices
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 
 STEP_TOKENS = 8
 # For `Choices.attention_step`.
@@ -17,7 +17,7 @@ KERNEL = "one dispatch"
 
 _KERNEL = Kernel(
     "attention_inputs",
-    inputs=("projected", "q_norm", "k_norm", "wavelengths", "magnitude", "offset", "eps"),
+    inputs=("projected", "q_norm", "k_norm", "wavelengths", "offset"),
     outputs=("q", "k"),
 )
 
@@ -136,20 +136,12 @@ def kernel(
             "D": layer.head_dim,
             "ROTARY": layer.rope.dims,
             "L": tokens,
+            "EPS": float_bits(layer.eps),
+            "MAGNITUDE": float_bits(layer.rope.magnitude),
         },
     )
     if isinstance(offset, int):
         offset = mx.array(offset, mx.int32)
-    q, k = _KERNEL(
-        [
-            projected,
-            layer.q_norm,
-            layer.k_norm,
-            layer.rope.wavelengths,
-            mx.array([layer.rope.magnitude], mx.float32),
-            offset.reshape(1),
-            mx.array([layer.eps], mx.float32),
-        ],
-        launch,
-    )
+    inputs = [projected, layer.q_norm, layer.k_norm, layer.rope.wavelengths, offset.reshape(1)]
+    q, k = _KERNEL(inputs, launch)
     return q, k

@@ -7,8 +7,7 @@
 // conv       [B, KERNEL - 1, 2 NK DK + NV DV]   inputs of the convolution before these tokens
 // taps       [KERNEL, 2 NK DK + NV DV] float32
 // decay_rate [NV], dt_bias [NV]   float32
-// length     [1] int32    L
-// padding    [B] int32    tokens at the start of each row that leave no trace
+// padding    [B] int32    tokens at the start of each row that leave no trace; none where not PADDED
 // -> q, k    [B, L, NK, DK] float32, unit vectors; q times DK ** -0.5
 //    v       [B, L, NV, DV] float32
 //    decay, beta [B, L, NV] float32
@@ -28,14 +27,14 @@ const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int place = static_cast<int>(threadgroup_position_in_grid.x) * SIMDS
     + static_cast<int>(simdgroup_index_in_threadgroup);
 const int block = place % BLOCKS;
-const int tokens = static_cast<int>(length[0]);
+const int tokens = static_cast<int>(projected_shape[1]);
 const int runs = (tokens + RUN - 1) / RUN;
 const int start = place / BLOCKS % runs * RUN;
 const int batch = place / BLOCKS / runs;
 const bool keyed = block < NK;
 
 if (batch < B) {
-  const int padded = static_cast<int>(padding[batch]);
+  const int padded = PADDED ? static_cast<int>(padding[batch]) : 0;
   auto own = projected + static_cast<size_t>(batch) * tokens * WIDTH;
 
   int channel[EACH];

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.choices import REFERENCE, Choices
 from qwen35_mlx.kernels.gated_delta import gated_delta
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 
 L2_EPS = 1e-6
 
@@ -128,7 +128,6 @@ _STEP = Kernel(
         "decay_rate",
         "dt_bias",
         "norm",
-        "eps",
         "count",
         "padding",
     ),
@@ -136,15 +135,15 @@ _STEP = Kernel(
 )
 _INPUTS = Kernel(
     "delta_inputs",
-    inputs=("projected", "conv", "taps", "decay_rate", "dt_bias", "length", "padding"),
+    inputs=("projected", "conv", "taps", "decay_rate", "dt_bias", "padding"),
     outputs=("q", "k", "v", "decay", "beta", "overlap", "conv_out"),
 )
 _RULE = Kernel(
     "delta_rule",
-    inputs=("q", "k", "v", "decay", "beta", "overlap", "state", "length"),
+    inputs=("q", "k", "v", "decay", "beta", "overlap", "state"),
     outputs=("y", "state_out"),
 )
-_NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm", "eps", "lengths"), outputs=("y",))
+_NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm"), outputs=("y",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +257,12 @@ def step(
             "L": tokens,
             "PASSES": layout.passes,
             "LANES": layout.lanes,
+            "EPS": float_bits(layer.eps),
+            "COUNTED": int(count is not None),
+            "PADDED": int(padding is not None),
         },
     )
+    unread = layer.dt_bias
     y, conv, state = _STEP(
         [
             projected,
@@ -269,9 +272,8 @@ def step(
             layer.decay_rate,
             layer.dt_bias,
             layer.norm,
-            mx.array([layer.eps], mx.float32),
-            mx.array([tokens if count is None else count], mx.int32),
-            mx.array([0] * batch, mx.int32) if padding is None else padding,
+            unread if count is None else mx.array([count], mx.int32),
+            unread if padding is None else padding,
         ],
         launch,
     )
@@ -295,11 +297,12 @@ def prompt(
     """
     batch, tokens, width = projected.shape
     sizes = _sizes(layer)
-    length = mx.array([tokens], mx.int32)
-    if padding is None:
-        padding = mx.array([0] * batch, mx.int32)
-    inputs = [projected, conv, layer.taps, layer.decay_rate, layer.dt_bias, length, padding]
-    q, k, v, decay, beta, overlap, conv = _INPUTS(inputs, _inputs_launch(projected, conv, layer))
+    unread = layer.dt_bias
+    inputs = [projected, conv, layer.taps, layer.decay_rate, layer.dt_bias]
+    inputs.append(unread if padding is None else padding)
+    q, k, v, decay, beta, overlap, conv = _INPUTS(
+        inputs, _inputs_launch(projected, conv, layer, padding is not None)
+    )
     if layout is None:
         # `mx.fast.gated_delta_update` is in the library, but not in its type stubs.
         y, state = cast(Any, mx.fast).gated_delta_update(q, k, v, decay, beta, state)
@@ -317,7 +320,7 @@ def prompt(
                 "TILE": layout.tile,
             },
         )
-        y, state = _RULE([q, k, v, decay, beta, overlap, state, length], rule)
+        y, state = _RULE([q, k, v, decay, beta, overlap, state], rule)
     simds = 4
     norm = Launch(
         threadgroups=-(-batch * tokens * layer.value_heads // simds),
@@ -330,15 +333,16 @@ def prompt(
             "SIMDS": simds,
             "WIDTH": width,
             "FIRST": layer.channels,
+            "EPS": float_bits(layer.eps),
         },
     )
-    total = mx.array([batch * tokens], mx.int32)
-    eps = mx.array([layer.eps], mx.float32)
-    (y,) = _NORM([y, projected, layer.norm, eps, total], norm)
+    (y,) = _NORM([y, projected, layer.norm], norm)
     return y, conv, state
 
 
-def _inputs_launch(projected: mx.array, conv: mx.array, layer: DeltaNetParameters) -> Launch:
+def _inputs_launch(
+    projected: mx.array, conv: mx.array, layer: DeltaNetParameters, padded: bool
+) -> Launch:
     batch, tokens, _ = projected.shape
     simds, run = 4, 16
     block = 2 * layer.key_head_dim
@@ -364,6 +368,7 @@ def _inputs_launch(projected: mx.array, conv: mx.array, layer: DeltaNetParameter
             "KERNEL": layer.kernel,
             "SIMDS": simds,
             "RUN": run,
+            "PADDED": int(padded),
         },
     )
 

@@ -6,11 +6,10 @@
 // under way, so that the way to memory is waited for once in TILE tokens, if at all.
 //
 // q, k    [B, L, NK, DK] float32
-// v       [B, L, NV, DV] float32
+// v       [B, L, NV, DV] float32, L at least 1
 // decay, beta [B, L, NV] float32
 // overlap [B, L, NK] float32   k . q
 // state   [B, NV, DV, DK] float32
-// length  [1] int32    L, at least 1
 // -> y [B, L, NV, DV] float32, state_out
 
 constexpr int GROUP = NV / NK;
@@ -33,7 +32,7 @@ const int part = place % PARTS;
 const int head = place / PARTS % NV;
 const int batch = place / PARTS / NV;
 const int key_head = head / GROUP;
-const int tokens = static_cast<int>(length[0]);
+const int tokens = static_cast<int>(v_shape[1]);
 const int last = tokens - 1;
 
 threadgroup float4 pairs[2 * PAIRS];      // per token query | key

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 
 STEP_TOKENS = 8
@@ -72,7 +72,7 @@ class ExpertWeights:
 
 _ROUTE = Kernel("route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
-_UP = Kernel("experts_up", inputs=("x", "norm", "eps", "experts", *_PACKED), outputs=("h",))
+_UP = Kernel("experts_up", inputs=("x", "norm", "experts", *_PACKED), outputs=("h",))
 _DOWN = Kernel(
     "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
 )
@@ -152,7 +152,7 @@ def run_experts(
     inner = sizes["K"] * sizes["I"] + sizes["IS"]
     run = 4 * 32 // sizes["BITS"]
 
-    def launch(out: int, rows: int, width: int, dtype: mx.Dtype) -> Launch:
+    def launch(out: int, rows: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
         # So that every thread reads about as many runs: one, if there is room.
         simds = -(-width // run // SIMD)
         simds = -(-simds // -(-simds // MOST_SIMDS))
@@ -160,16 +160,15 @@ def run_experts(
             threadgroups=tokens * -(-out // rows),
             threads=SIMD * simds,
             outputs=[((tokens, out), dtype)],
-            constants={"InT": x.dtype, **sizes, "ROWS": rows, "SIMDS": simds},
+            constants={"InT": x.dtype, **sizes, "ROWS": rows, "SIMDS": simds, **more},
         )
 
     def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
         return [*routed.arrays, *shared.arrays]
 
-    eps = mx.array([norm.eps], mx.float32)
     (h,) = _UP(
-        [x, norm.weight, eps, experts, *packed(layer.gate_up, layer.shared_gate_up)],
-        launch(inner, UP_ROWS, hidden, mx.float32),
+        [x, norm.weight, experts, *packed(layer.gate_up, layer.shared_gate_up)],
+        launch(inner, UP_ROWS, hidden, mx.float32, EPS=float_bits(norm.eps)),
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down), residual],

@@ -29,6 +29,11 @@ const int first = place % BLOCKS * ROWS;
 
 threadgroup float partial[ROWS * SIMDS];
 
+// What the last step needs, asked for now too.
+const bool writes = thread_index < ROWS && first + thread_index < H;
+const int own = token * H + first + thread_index;
+const float onto = writes ? static_cast<float>(residual[own]) : 0.0f;
+
 float total[ROWS];
 #pragma unroll
 for (int r = 0; r < ROWS; ++r) total[r] = 0.0f;
@@ -89,10 +94,8 @@ for (int r = 0; r < ROWS; ++r) {
   if (lane == 0) partial[r * SIMDS + simd] = sum;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-if (thread_index < ROWS && first + thread_index < H) {
+if (writes) {
   float sum = 0.0f;
   for (int s = 0; s < SIMDS; ++s) sum += partial[thread_index * SIMDS + s];
-  const int at = token * H + first + thread_index;
-  y[at] = static_cast<InT>(
-      static_cast<float>(static_cast<InT>(sum)) + static_cast<float>(residual[at]));
+  y[own] = static_cast<InT>(static_cast<float>(static_cast<InT>(sum)) + onto);
 }

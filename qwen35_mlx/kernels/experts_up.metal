@@ -5,7 +5,7 @@
 // it needs of the weights is under way before it waits for anything. Weights are affine: value =
 // scale * q + bias, so that a run's share of a dot product is scale * (x . q) + bias * sum(x).
 //
-// x        [N, H], norm [H], eps [1] float32
+// x        [N, H], norm [H]; EPS the bits of the norm's epsilon
 // experts  [N, K] uint32
 // w        [E, 2 I, H BITS / 32] uint32, gate rows first; scales, biases [E, 2 I, H / GS]
 // shared_w [2 IS, ...], shared_scales, shared_biases: the same for the shared expert
@@ -96,11 +96,13 @@ for (int round = 0; round < ROUNDS; ++round) {
       const float d = static_cast<float>(four[q].w);
       if (q * THREADS + thread_index < H / 4) sum += a * a + b * b + c * c + d * d;
     }
+    // Of later rounds.
     for (int i = QUADS * THREADS + thread_index; i < H / 4; i += THREADS) {
-      const float a = static_cast<float>(quads[i].x);
-      const float b = static_cast<float>(quads[i].y);
-      const float c = static_cast<float>(quads[i].z);
-      const float d = static_cast<float>(quads[i].w);
+      const vec<InT, 4> later = quads[i];
+      const float a = static_cast<float>(later.x);
+      const float b = static_cast<float>(later.y);
+      const float c = static_cast<float>(later.z);
+      const float d = static_cast<float>(later.w);
       sum += a * a + b * b + c * c + d * d;
     }
     sum = simd_sum(sum);
@@ -108,19 +110,23 @@ for (int round = 0; round < ROUNDS; ++round) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     sum = 0.0f;
     for (int s = 0; s < SIMDS; ++s) sum += squares[s];
-    scale = precise::rsqrt(sum / static_cast<float>(H) + static_cast<float>(eps[0]));
+    scale = precise::rsqrt(sum / static_cast<float>(H) + as_type<float>(EPS));
   }
 
   // Over what others may be reading yet.
   if (round > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
   #pragma unroll
   for (int q = 0; q < QUADS; ++q) {
-    const int own = q * THREADS + thread_index;
-    four[q].x = static_cast<InT>(static_cast<float>(four[q].x) * scale * static_cast<float>(by[q].x));
-    four[q].y = static_cast<InT>(static_cast<float>(four[q].y) * scale * static_cast<float>(by[q].y));
-    four[q].z = static_cast<InT>(static_cast<float>(four[q].z) * scale * static_cast<float>(by[q].z));
-    four[q].w = static_cast<InT>(static_cast<float>(four[q].w) * scale * static_cast<float>(by[q].w));
-    staged[own % QUADS * STRIDE + own / QUADS] = four[q];
+    const float a = static_cast<float>(four[q].x) * scale * static_cast<float>(by[q].x);
+    const float b = static_cast<float>(four[q].y) * scale * static_cast<float>(by[q].y);
+    const float c = static_cast<float>(four[q].z) * scale * static_cast<float>(by[q].z);
+    const float d = static_cast<float>(four[q].w) * scale * static_cast<float>(by[q].w);
+    four[q].x = static_cast<InT>(a);
+    four[q].y = static_cast<InT>(b);
+    four[q].z = static_cast<InT>(c);
+    four[q].w = static_cast<InT>(d);
+    const int i = q * THREADS + thread_index;
+    staged[i % QUADS * STRIDE + i / QUADS] = four[q];
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -128,11 +134,11 @@ for (int round = 0; round < ROUNDS; ++round) {
     float value[RUN];
     #pragma unroll
     for (int q = 0; q < QUADS; ++q) {
-      const vec<InT, 4> own = staged[q * STRIDE + thread_index];
-      value[4 * q] = static_cast<float>(own.x);
-      value[4 * q + 1] = static_cast<float>(own.y);
-      value[4 * q + 2] = static_cast<float>(own.z);
-      value[4 * q + 3] = static_cast<float>(own.w);
+      const vec<InT, 4> part = staged[q * STRIDE + thread_index];
+      value[4 * q] = static_cast<float>(part.x);
+      value[4 * q + 1] = static_cast<float>(part.y);
+      value[4 * q + 2] = static_cast<float>(part.z);
+      value[4 * q + 3] = static_cast<float>(part.w);
     }
     // A value of w stays where it lies in its word, so many powers of two too large: x is made
     // smaller by as much, once for all rows, and no word is shifted.

@@ -8,9 +8,10 @@
 // conv       [B, KERNEL - 1, 2 NK DK + NV DV]   inputs of the convolution before these tokens
 // state      [B, NV, DV, DK] float32
 // taps       [KERNEL, 2 NK DK + NV DV] float32
-// decay_rate [NV], dt_bias [NV], norm [DV], eps [1]   float32
-// count      [1] int32    how many of the L tokens to take; the others leave no trace, their y is 0
-// padding    [B] int32    tokens at the start of each row that leave no trace
+// decay_rate [NV], dt_bias [NV], norm [DV] float32; EPS the bits of the norm's epsilon
+// count      [1] int32    how many of the L tokens to take; the others leave no trace, their y is 0;
+//                         all where not COUNTED
+// padding    [B] int32    tokens at the start of each row that leave no trace; none where not PADDED
 // -> y [B, L, NV DV], conv_out, state_out
 
 constexpr int GROUP = NV / NK;
@@ -33,8 +34,8 @@ const int place = static_cast<int>(threadgroup_position_in_grid.x);
 const int head = place % NV;
 const int batch = place / NV;
 const int key_head = head / GROUP;
-const int tokens = static_cast<int>(count[0]);
-const int padded = static_cast<int>(padding[batch]);
+const int tokens = COUNTED ? static_cast<int>(count[0]) : L;
+const int padded = PADDED ? static_cast<int>(padding[batch]) : 0;
 auto own = projected + static_cast<size_t>(batch) * L * WIDTH;
 auto said = y + static_cast<size_t>(batch) * L * NV * DV + head * DV;
 
@@ -225,7 +226,7 @@ for (int turn = 0; turn < TURNS; ++turn) {
     if (t < tokens)
       for (int i = lane; i < DV; i += 32) squares += values[t * DV + i] * values[t * DV + i];
     const float mean = simd_sum(squares) / static_cast<float>(DV);
-    const float scale = precise::rsqrt(mean + static_cast<float>(eps[0]));
+    const float scale = precise::rsqrt(mean + as_type<float>(EPS));
     #pragma unroll
     for (int e = 0; e < EACH; ++e) {
       const int i = lane + 32 * e;

@@ -7,7 +7,7 @@
 //
 // x        [IN]
 // w        [HALVES OUT, IN BITS / 32] uint32; scales, biases [HALVES OUT, IN / GS]
-// weight   [IN], eps [1] float32: of an RMS norm of x, where NORM
+// weight   [IN]     of an RMS norm of x, where NORM; EPS the bits of its epsilon
 // residual [OUT], where RESIDUAL
 // -> y     [OUT]   w x; or, where GLU, silu(g) * u, g above u in w x; rounded, then onto residual
 
@@ -47,12 +47,17 @@ for (int r = 0; r < LINES; ++r) {
   row[r] = r / ROWS * OUT + (out < OUT ? out : OUT - 1);
   total[r] = 0.0f;
 }
+// What the last step needs, asked for now too.
+const int own = first + thread_index;
+const bool writes = thread_index < ROWS && own < OUT;
+float onto = 0.0f;
+if (RESIDUAL && writes) onto = static_cast<float>(residual[own]);
 float norm = 1.0f;
 
 for (int round = 0; round < ROUNDS; ++round) {
   const int run = round * THREADS + thread_index;
   const int at = run < RUNS ? run : RUNS - 1;
-  // Under way while x is staged: a compiler moves no load up past a store or a barrier.
+  // Before the first barrier and the first store, past which a compiler moves no load up.
   uint4 words[LINES];
   float scale[LINES];
   float bias[LINES];
@@ -63,32 +68,30 @@ for (int round = 0; round < ROUNDS; ++round) {
     scale[r] = static_cast<float>(scales[group]);
     bias[r] = static_cast<float>(biases[group]);
   }
-
   vec<InT, 4> four[QUADS];
-  vec<InT, 4> by[QUADS];
   #pragma unroll
   for (int q = 0; q < QUADS; ++q) {
     const int i = (round * QUADS + q) * THREADS + thread_index;
-    four[q] = quads[i < IN / 4 ? i : 0];
-    if (NORM) by[q] = weights[i < IN / 4 ? i : 0];
+    four[q] = quads[i < IN / 4 ? i : IN / 4 - 1];
   }
 
   if (NORM && round == 0) {
     float sum = 0.0f;
     #pragma unroll
-    for (int q = 0; q < QUADS; ++q)
-      if (q * THREADS + thread_index < IN / 4) {
-        const float a = static_cast<float>(four[q].x);
-        const float b = static_cast<float>(four[q].y);
-        const float c = static_cast<float>(four[q].z);
-        const float d = static_cast<float>(four[q].w);
-        sum += a * a + b * b + c * c + d * d;
-      }
+    for (int q = 0; q < QUADS; ++q) {
+      const float a = static_cast<float>(four[q].x);
+      const float b = static_cast<float>(four[q].y);
+      const float c = static_cast<float>(four[q].z);
+      const float d = static_cast<float>(four[q].w);
+      if (q * THREADS + thread_index < IN / 4) sum += a * a + b * b + c * c + d * d;
+    }
+    // Of later rounds.
     for (int i = QUADS * THREADS + thread_index; i < IN / 4; i += THREADS) {
-      const float a = static_cast<float>(quads[i].x);
-      const float b = static_cast<float>(quads[i].y);
-      const float c = static_cast<float>(quads[i].z);
-      const float d = static_cast<float>(quads[i].w);
+      const vec<InT, 4> later = quads[i];
+      const float a = static_cast<float>(later.x);
+      const float b = static_cast<float>(later.y);
+      const float c = static_cast<float>(later.z);
+      const float d = static_cast<float>(later.w);
       sum += a * a + b * b + c * c + d * d;
     }
     sum = simd_sum(sum);
@@ -96,20 +99,33 @@ for (int round = 0; round < ROUNDS; ++round) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     sum = 0.0f;
     for (int s = 0; s < SIMDS; ++s) sum += squares[s];
-    norm = precise::rsqrt(sum / static_cast<float>(IN) + static_cast<float>(eps[0]));
+    norm = precise::rsqrt(sum / static_cast<float>(IN) + as_type<float>(EPS));
   }
 
+  // The norm's weights last, and yet before the first store: registers are short.
+  vec<InT, 4> by[QUADS];
+  if (NORM) {
+    #pragma unroll
+    for (int q = 0; q < QUADS; ++q) {
+      const int i = (round * QUADS + q) * THREADS + thread_index;
+      by[q] = weights[i < IN / 4 ? i : IN / 4 - 1];
+    }
+  }
   if (round > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
   #pragma unroll
   for (int q = 0; q < QUADS; ++q) {
-    const int own = q * THREADS + thread_index;
     if (NORM) {
-      four[q].x = static_cast<InT>(static_cast<float>(four[q].x) * norm * static_cast<float>(by[q].x));
-      four[q].y = static_cast<InT>(static_cast<float>(four[q].y) * norm * static_cast<float>(by[q].y));
-      four[q].z = static_cast<InT>(static_cast<float>(four[q].z) * norm * static_cast<float>(by[q].z));
-      four[q].w = static_cast<InT>(static_cast<float>(four[q].w) * norm * static_cast<float>(by[q].w));
+      const float a = static_cast<float>(four[q].x) * norm * static_cast<float>(by[q].x);
+      const float b = static_cast<float>(four[q].y) * norm * static_cast<float>(by[q].y);
+      const float c = static_cast<float>(four[q].z) * norm * static_cast<float>(by[q].z);
+      const float d = static_cast<float>(four[q].w) * norm * static_cast<float>(by[q].w);
+      four[q].x = static_cast<InT>(a);
+      four[q].y = static_cast<InT>(b);
+      four[q].z = static_cast<InT>(c);
+      four[q].w = static_cast<InT>(d);
     }
-    staged[own % QUADS * STRIDE + own / QUADS] = four[q];
+    const int i = q * THREADS + thread_index;
+    staged[i % QUADS * STRIDE + i / QUADS] = four[q];
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -117,11 +133,11 @@ for (int round = 0; round < ROUNDS; ++round) {
     float value[RUN];
     #pragma unroll
     for (int q = 0; q < QUADS; ++q) {
-      const vec<InT, 4> own = staged[q * STRIDE + thread_index];
-      value[4 * q] = static_cast<float>(own.x);
-      value[4 * q + 1] = static_cast<float>(own.y);
-      value[4 * q + 2] = static_cast<float>(own.z);
-      value[4 * q + 3] = static_cast<float>(own.w);
+      const vec<InT, 4> part = staged[q * STRIDE + thread_index];
+      value[4 * q] = static_cast<float>(part.x);
+      value[4 * q + 1] = static_cast<float>(part.y);
+      value[4 * q + 2] = static_cast<float>(part.z);
+      value[4 * q + 3] = static_cast<float>(part.w);
     }
     // A value of w stays where it lies in its word, so many powers of two too large: x is made
     // smaller by as much, once for all rows, and no word is shifted.
@@ -149,8 +165,7 @@ for (int r = 0; r < LINES; ++r) {
   if (lane == 0) partial[r * SIMDS + simd] = sum;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-const int out = first + thread_index;
-if (thread_index < ROWS && out < OUT) {
+if (writes) {
   float sum = 0.0f;
   for (int s = 0; s < SIMDS; ++s) sum += partial[thread_index * SIMDS + s];
   if (GLU) {
@@ -158,7 +173,6 @@ if (thread_index < ROWS && out < OUT) {
     for (int s = 0; s < SIMDS; ++s) up += partial[(LINES - ROWS + thread_index) * SIMDS + s];
     sum = sum / (1.0f + precise::exp(-sum)) * up;
   }
-  float rounded = static_cast<float>(static_cast<InT>(sum));
-  if (RESIDUAL) rounded += static_cast<float>(residual[out]);
-  y[out] = static_cast<InT>(rounded);
+  const InT rounded = static_cast<InT>(sum);
+  y[own] = RESIDUAL ? static_cast<InT>(static_cast<float>(rounded) + onto) : rounded;
 }

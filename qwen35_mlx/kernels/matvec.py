@@ -8,7 +8,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch
+from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.quantized import QuantizedWeight
 
 # For `Choices.matrix_step`.
@@ -21,7 +21,7 @@ SIMDS = 6
 
 _KERNEL = Kernel(
     "matvec",
-    inputs=("x", "w", "scales", "biases", "weight", "eps", "residual"),
+    inputs=("x", "w", "scales", "biases", "weight", "residual"),
     outputs=("y",),
 )
 
@@ -103,13 +103,13 @@ def kernel(
             "ROWS": rows,
             "SIMDS": simds,
             "NORM": int(norm is not None),
+            "EPS": float_bits(norm.eps if norm else 0.0),
             "RESIDUAL": int(residual is not None),
             "GLU": int(glu),
         },
     )
     # x stands in for what is not there and not read.
-    weight, eps = (x, 0.0) if norm is None else (norm.weight, norm.eps)
+    weight = x if norm is None else norm.weight
     onto = x if residual is None else residual
-    inputs = [x, *w.arrays, weight, mx.array([eps], mx.float32), onto]
-    (y,) = _KERNEL(inputs, launch)
+    (y,) = _KERNEL([x, *w.arrays, weight, onto], launch)
     return y

@@ -4,14 +4,17 @@ A body is the inside of a function in a plain subset of the Metal Shading Langua
 `.metal` file beside the module that launches it. On Metal it is compiled as it is; for CUDA a
 header gives its names their meaning (threadgroup memory is shared memory, a SIMD group is a warp).
 
-The subset: loads through `static_cast<float>`; scalars as one-element arrays; small inputs bound
-with `auto`, since Metal passes those of fewer than 8 elements in another address space; one-
-dimensional threadgroups of whole SIMD groups; `simd_sum` and the barriers of the header below;
-no dynamically indexed arrays in registers. Wide loads: `float4`, `uint4` or `vec<T, 4>` through a
-cast pointer, their parts by name.
+The subset: loads through `static_cast<float>`; scalars as constants (`float_bits`) or as shapes of
+inputs, since every thread would wait for a scalar's array, longest on CUDA, where it stays in the
+host's memory; small inputs bound with `auto`, since Metal passes those of fewer than 8 elements in
+another address space; one-dimensional threadgroups of whole SIMD groups; `simd_sum` and the
+barriers of the header below; no dynamically indexed arrays in registers. Wide loads: `float4`,
+`uint4` or `vec<T, 4>` through a cast pointer, their parts by name.
 """
 
 import os
+import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +43,7 @@ CUDA_HEADER = """
 #define ushort unsigned short
 template <typename T, int N> struct vec;
 template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
+template <typename T> __device__ inline T as_type(int x) { return __int_as_float(x); }
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }
@@ -57,6 +61,11 @@ __device__ inline float simd_sum(float x) {
   return x;
 }
 """
+
+
+def float_bits(x: float) -> int:
+    """A float32 as a constant of a kernel, which takes integers only: `as_type<float>` there."""
+    return int.from_bytes(struct.pack("<f", x), "little", signed=True)
 
 
 # What `mx.fast.metal_kernel` and `mx.fast.cuda_kernel` return.
@@ -158,4 +167,6 @@ def compiled(kernel: Kernel) -> Launcher:
     }
     if backend() == "metal":
         return cast(Launcher, mx.fast.metal_kernel(**names))
+    # At each launch MLX's CUDA backend hashes the whole text.
+    names["source"] = re.sub(r"^\s+|\s*//.*", "", kernel.body, flags=re.MULTILINE)
     return cast(Launcher, mx.fast.cuda_kernel(**names, header=CUDA_HEADER))

@@ -132,10 +132,11 @@ def test_taking_only_some_tokens_equals_never_having_had_the_others(count):
         assert mx.array_equal(conv_out, conv)
         assert mx.array_equal(state_out, state)
         return
-    want = step(projected[:, :count], conv, state, layer)
-    assert mx.array_equal(y[:, :count], want[0])
-    np.testing.assert_array_equal(np.array(conv_out), np.array(want[1]))
-    np.testing.assert_array_equal(np.array(state_out), np.array(want[2]))
+    want_y, want_conv, want_state = step(projected[:, :count], conv, state, layer)
+    # Not to the bit: another number of tokens is another kernel.
+    assert relative_error(y[:, :count], np.array(want_y, np.float64)) < 1e-6
+    assert relative_error(state_out, np.array(want_state, np.float64)) < 1e-6
+    assert mx.array_equal(conv_out, want_conv)
 
 
 @pytest.mark.parametrize("cut", [1, TILE, TILE + 3])
