@@ -43,7 +43,7 @@ CUDA_HEADER = """
 #define ushort unsigned short
 template <typename T, int N> struct vec;
 template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
-template <typename T> __device__ inline T as_type(int x) { return __int_as_float(x); }
+template <typename T> __device__ inline T as_type(unsigned x) { return __uint_as_float(x); }
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }
@@ -133,6 +133,11 @@ class Kernel:
             ) from error
 
 
+def bare(body: str) -> str:
+    """A body without comments, indentation and empty lines."""
+    return re.sub(r"^\s+", "", re.sub(r"//.*", "", body), flags=re.MULTILINE)
+
+
 def switched_off() -> bool:
     """Whether the user wants nothing but references."""
     return os.environ.get(SWITCH) == "reference"
@@ -168,5 +173,5 @@ def compiled(kernel: Kernel) -> Launcher:
     if backend() == "metal":
         return cast(Launcher, mx.fast.metal_kernel(**names))
     # At each launch MLX's CUDA backend hashes the whole text.
-    names["source"] = re.sub(r"^\s+|\s*//.*", "", kernel.body, flags=re.MULTILINE)
+    names["source"] = bare(kernel.body)
     return cast(Launcher, mx.fast.cuda_kernel(**names, header=CUDA_HEADER))

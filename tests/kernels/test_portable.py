@@ -1,4 +1,7 @@
+from importlib import resources
+
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
@@ -33,3 +36,22 @@ def test_a_kernel_that_does_not_start_is_named_with_its_shapes(monkeypatch):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in ("'route'", "logits [2, 9]", "threadgroup too large"))
+
+
+KERNELS = sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda file: file.name)
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in KERNELS if f.name.endswith(".metal")], ids=lambda f: f.name
+)
+def test_what_is_left_of_a_body_without_comments_is_its_code(file):
+    body = file.read_text()
+    code = [line.split("//")[0].strip() for line in body.splitlines()]
+    assert [line.rstrip() for line in portable.bare(body).splitlines()] == [c for c in code if c]
+
+
+@pytest.mark.parametrize("x", [0.0, 1e-6, -1.5, 1.1386, 3.4e38])
+def test_bits_of_a_float_are_an_integer_that_a_kernel_makes_a_float_again(x):
+    bits = portable.float_bits(x)
+    assert -(2**31) <= bits < 2**31
+    assert mx.array(bits, mx.int32).view(mx.float32).item() == np.float32(x)
