@@ -9,6 +9,11 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 
+# Bytes of keys and values up to which the next step is asked for while this one runs. MLX appends
+# to an array in place only if no running step still reads it, and copies all of it otherwise:
+# beyond this, copying takes longer than waiting.
+OVERLAPPED = 128 << 20
+
 
 def decode(
     network: Network,
@@ -30,6 +35,8 @@ def decode(
     reply = mx.array([], dtype=mx.int32)
 
     def step(token: mx.array) -> tuple[mx.array, mx.array]:
+        if cache.kv_nbytes > OVERLAPPED:
+            mx.synchronize()
         logits = network.logits(network(token.reshape(1, 1), cache))[0, -1]
         # Not finite as soon as one logit is NaN or infinite, and cheaper to look at than all.
         health = mx.logsumexp(logits.astype(mx.float32))

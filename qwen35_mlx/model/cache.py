@@ -229,3 +229,9 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes held, room to grow included."""
         return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Those of keys and values."""
+        layers = (layer for layer in self.layers if isinstance(layer, KVCache))
+        return sum(array.nbytes for layer in layers for array in layer.arrays)
