@@ -17,10 +17,9 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.generation.sampling import Sampling, make_chooser, plain_sampler
-from qwen35_mlx.kernels import attention_inputs, delta_net, matvec, portable
+from qwen35_mlx.kernels import delta_net, portable
 from qwen35_mlx.kernels.check import seconds
 from qwen35_mlx.kernels.choices import Choices
-from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import make_rope
@@ -30,7 +29,7 @@ from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.weights import Weights
 from scripts import dispatches, timing
-from scripts.shapes import SHAPES, RandomSource, peer_layer, random_source
+from scripts.shapes import SHAPES, RandomSource, peer_layer, random_source, take_kernels
 from tests.kernels.cases import DeltaCase, LayerCase
 
 Row = dict[str, Any]
@@ -114,12 +113,7 @@ def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
 def _layer(source: RandomSource) -> Weights:
     """The first layer's weights, with the forms that a GPU starts from."""
     weights = Weights(source)
-    if portable.backend():
-        weights.choices.delta_step = "one dispatch"
-        weights.choices.experts_step = KERNEL
-        weights.choices.attention_step = attention_inputs.KERNEL
-        weights.choices.matrix_step = matvec.KERNEL
-        weights.choices.experts_prompt = weights.choices.matrix_prompt = "unpacked"
+    take_kernels(weights.choices)
     return weights.scope("model").scope("layers").scope(0)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import attention_inputs, matvec, portable
-from qwen35_mlx.kernels.experts import KERNEL
+from qwen35_mlx.kernels import portable
+from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
-from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.config import LayerType
+from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.weights import Weights
-from scripts.shapes import RandomSource, peer_layer
+from scripts.shapes import RandomSource, peer_layer, take_kernels
 
 # These name a part of an array, or lay it out otherwise, and launch nothing at one token, where
 # every reshape is of contiguous rows.
@@ -35,21 +36,15 @@ def launches(outputs: Sequence[mx.array]) -> Counter[str]:
     return Counter(label for label in labels if label not in VIEWS)
 
 
-def ours(source: RandomSource, kind: str) -> Counter[str]:
-    """A layer's launches for one token, in the forms that a GPU starts from.
-
-    Args:
-        kind: "linear_attention" or "full_attention".
-    """
+def ours(source: RandomSource, kind: LayerType) -> Counter[str]:
+    """A layer's launches for one token, in the forms that a GPU starts from."""
     weights = Weights(source)
-    if portable.backend():
-        weights.choices.delta_step, weights.choices.experts_step = "one dispatch", KERNEL
-        weights.choices.attention_step = attention_inputs.KERNEL
-        weights.choices.matrix_step = matvec.KERNEL
-        weights.choices.compiled = True
-    network = Network(source.config, weights)
+    take_kernels(weights.choices)
+    weights.choices.compiled = portable.backend() is not None
     index = source.config.layer_types.index(kind)
-    layer, cache = network.layers[index], network.make_cache().layers[index]
+    scope = weights.scope("model").scope("layers").scope(index)
+    layer = Layer(kind, source.config, scope, make_rope(source.config))
+    cache = DeltaState() if kind == "linear_attention" else KVCache()
     x = mx.zeros((1, 1, source.config.hidden_size), source.dtype)
     mx.eval(x, layer(x, cache), cache.arrays)  # the states and buffers are there now
     outputs = [layer(x, cache)]
@@ -58,7 +53,6 @@ def ours(source: RandomSource, kind: str) -> Counter[str]:
         assert cache.recurrent is not None
         outputs += [cache.conv, cache.recurrent]
     else:
-        assert isinstance(cache, KVCache)
         outputs += cache.arrays
     return launches(outputs)
 

@@ -8,6 +8,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.expected import trunk_tensors
 from qwen35_mlx.checkpoint.load import settle
+from qwen35_mlx.kernels import attention_inputs, experts, matvec, portable, quantized
+from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
@@ -143,6 +145,16 @@ def random_network(source: RandomSource) -> Network:
     network = Network(source.config, Weights(source))
     settle(network, print)
     return network
+
+
+def take_kernels(choices: Choices) -> None:
+    """Choose the forms that a GPU starts from, untried; none where there is no GPU."""
+    if portable.backend():
+        choices.delta_step = "one dispatch"
+        choices.experts_step = experts.KERNEL
+        choices.attention_step = attention_inputs.KERNEL
+        choices.matrix_step = matvec.KERNEL
+        choices.experts_prompt = choices.matrix_prompt = quantized.UNPACKED
 
 
 def mlx_lm_model(shape: str, source: RandomSource) -> Any:
