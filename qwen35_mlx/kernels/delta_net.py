@@ -182,14 +182,13 @@ THREADGROUP_MEMORY = 32768
 STEP_TOKENS = 8
 STEPS = {
     "one dispatch": Layout(lanes=4),
-    "one dispatch, 128 threads": Layout(passes=4, lanes=4),
+    # For a GPU whose registers do not hold as many rows of a thread.
     "one dispatch, 512 threads": Layout(),
 }
 PROMPTS = {
     "tiles": Layout(),
     # For fewer heads, or fewer registers.
     "tiles, 1 pass": Layout(passes=1),
-    "tiles, 4 lanes": Layout(passes=1, lanes=4),
 }
 # The rule as MLX has it; on other GPUs than Apple's it is slow.
 MLX_RULE = "mx.fast"
