@@ -15,9 +15,9 @@ class Choices:
 
     Attributes:
         delta_step: a Gated DeltaNet layer between its projections, for a few tokens; see
-            `delta_net.FORMS`.
-        delta_prompt: the same for many tokens.
-        experts_step: a sparse MoE block for a few tokens; see `experts.FORMS`.
+            `delta_net.STEPS`.
+        delta_prompt: the same for many tokens; see `delta_net.PROMPTS`.
+        experts_step: a sparse MoE block for a few tokens; see `experts.KERNEL`.
         experts_prompt: the products of sorted tokens with packed experts; see `quantized.FORMS`.
         matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
         attention_step: queries and keys between their projection and the cache, for a few tokens;

@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.delta_net import DeltaNetParameters, mix
+from qwen35_mlx.kernels.delta_net import mix
+from qwen35_mlx.kernels.delta_reference import DeltaNetParameters
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear

@@ -14,9 +14,9 @@ from qwen35_mlx.kernels.delta_net import (
     Layout,
     mix,
     prompt,
-    reference,
     step,
 )
+from qwen35_mlx.kernels.delta_reference import reference
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 from tests.metal_emulator import MACHINES
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.choices import Choices
-from qwen35_mlx.kernels.delta_net import l2_norm
+from qwen35_mlx.kernels.delta_reference import l2_norm
 from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.config import ModelConfig, RopeConfig
 from tests.goldens import FOLDER, assert_logits, expected, network
