@@ -10,9 +10,9 @@ from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 
 # Bytes of keys and values up to which the next step is asked for while this one runs. MLX appends
-# to an array in place only if no running step still reads it, and copies all of it otherwise:
-# beyond this, copying takes longer than waiting.
-OVERLAPPED = 128 << 20
+# to an array in place only if no running step still reads it, and copies all of it otherwise. So
+# much is copied at 400 GB/s in 1.3 ms, which is about what asking for a step takes.
+OVERLAPPED = 256 << 20
 
 
 def decode(
