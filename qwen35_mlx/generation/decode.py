@@ -11,7 +11,7 @@ from qwen35_mlx.model.network import Network
 
 # Bytes of keys and values up to which the next step is asked for while this one runs. MLX appends
 # to an array in place only if no running step still reads it, and copies all of it otherwise. So
-# much is copied at 400 GB/s in 1.3 ms, which is about what asking for a step takes.
+# much is copied at 400 GB/s in 1.3 ms; asking for a step of the 4B size took 2 ms beside an H200.
 OVERLAPPED = 256 << 20
 
 
