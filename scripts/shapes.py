@@ -8,7 +8,7 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.expected import trunk_tensors
 from qwen35_mlx.checkpoint.load import settle
-from qwen35_mlx.kernels import attention_inputs, experts, matvec, portable, quantized
+from qwen35_mlx.kernels import attend, attention_inputs, experts, matvec, portable, quantized
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
@@ -153,6 +153,7 @@ def take_kernels(choices: Choices) -> None:
         choices.delta_step = "one dispatch"
         choices.experts_step = experts.KERNEL
         choices.attention_step = attention_inputs.KERNEL
+        choices.attend_step = attend.KERNEL
         choices.matrix_step = matvec.KERNEL
         choices.experts_prompt = choices.matrix_prompt = quantized.UNPACKED
 

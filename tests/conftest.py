@@ -97,6 +97,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             input_names=list(kernel.inputs),
             output_names=list(kernel.outputs),
             source=kernel.body,
+            ensure_row_contiguous=not kernel.strided,
             machine=machine,
         )
 

@@ -22,6 +22,7 @@ class Choices:
         matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
         attention_step: queries and keys between their projection and the cache, for a few tokens;
             see `attention_inputs`.
+        attend_step: attention of one token, with its gate; see `attend`.
         attention_prompt: causal attention of many tokens; see `model.attention.FUSED`.
         matrix_step: a packed matrix times one token, with the norm before it and the residual sum
             after it; see `matvec`.
@@ -35,6 +36,7 @@ class Choices:
     experts_prompt: str = REFERENCE
     matrix_prompt: str = REFERENCE
     attention_step: str = REFERENCE
+    attend_step: str = REFERENCE
     attention_prompt: str = REFERENCE
     matrix_step: str = REFERENCE
     compiled: bool = False

@@ -95,11 +95,13 @@ class Kernel:
 
     Attributes:
         name: of the `.metal` file in this folder, and of the compiled function.
+        strided: inputs may have gaps, which the body minds; else MLX copies those that do.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    strided: bool = False
 
     @property
     def body(self) -> str:
@@ -169,6 +171,7 @@ def compiled(kernel: Kernel) -> Launcher:
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
         "source": kernel.body,
+        "ensure_row_contiguous": not kernel.strided,
     }
     if backend() == "metal":
         return cast(Launcher, mx.fast.metal_kernel(**names))

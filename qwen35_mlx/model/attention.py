@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.kernels import attend as attend_step
 from qwen35_mlx.kernels.attention_inputs import (
     AttentionParameters,
     Rope,
@@ -87,12 +88,29 @@ class Attention:
         k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
         return attend(q, k, v, scale, left_padding, self.choices)
 
+    def attend_gated(
+        self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
+    ) -> mx.array:
+        """`attend` and its gate in the kernel for one token -> [B, 1, heads head_dim].
+
+        Where `gates_in_kernel`.
+        """
+        keys, values = cache.update(k, v)
+        return attend_step.kernel(q, keys, values, gate, self.head_dim**-0.5)
+
+    def gates_in_kernel(
+        self, q: mx.array, k: mx.array, cache: KVCache, left_padding: mx.array | None
+    ) -> bool:
+        """Whether the kernel for one token is chosen, and can do it."""
+        chosen = self.choices.attend_step == attend_step.KERNEL
+        plain = cache.bits is None and left_padding is None
+        return chosen and plain and attend_step.fits(q, k)
+
     def output(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
     ) -> mx.array:
         """[B, heads, T, head_dim] and the gate -> [B, T, hidden], onto the residual."""
-        out = attended.swapaxes(1, 2) * mx.sigmoid(gate)
-        return self.o_proj(out.flatten(2), residual=residual)
+        return self.o_proj(attend_step.gated(attended, gate), residual=residual)
 
 
 def attend(

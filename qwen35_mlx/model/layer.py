@@ -55,6 +55,9 @@ class Layer:
             finish = self._compile("finish", self._finish) if step else self._finish
             offset = mx.array(cache.offset, mx.int32) if step else cache.offset
             q, k, v, gate = project(x, offset)
+            if self.mixer.gates_in_kernel(q, k, cache, left_padding):
+                close = self._compile("close", self._close) if step else self._close
+                return close(x, self.mixer.attend_gated(q, k, v, gate, cache))
             return finish(x, self.mixer.attend(q, k, v, cache, left_padding), gate)
         assert isinstance(self.mixer, GatedDeltaNet)
         if cache.conv is None or cache.recurrent is None:
@@ -71,6 +74,10 @@ class Layer:
     def _finish(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
         return self._feed(self.mixer.output(attended, gate, residual=x))
+
+    def _close(self, x: mx.array, gated: mx.array) -> mx.array:
+        assert isinstance(self.mixer, Attention)
+        return self._feed(self.mixer.o_proj(gated, residual=x))
 
     def _recur(
         self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None

@@ -6,7 +6,15 @@ from itertools import cycle
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import attention_inputs, delta_net, experts, matvec, portable, quantized
+from qwen35_mlx.kernels import (
+    attend,
+    attention_inputs,
+    delta_net,
+    experts,
+    matvec,
+    portable,
+    quantized,
+)
 from qwen35_mlx.kernels.check import Operation, Outputs
 from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.norm import RMSNorm
@@ -33,7 +41,11 @@ def operations(network: Network) -> list[Operation]:
         found += _delta_net(network, mixers[0])
     attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
     if attending:
-        found += [_attention_step(network, attending[0]), _attention(network, attending[0])]
+        found += [
+            _attention_step(network, attending[0]),
+            *_attend_step(network, attending[0]),
+            _attention(network, attending[0]),
+        ]
     layer = network.layers[0]
     if isinstance(layer.mlp, SparseMoE):
         found += _experts(network, layer.mlp, layer.mlp_norm)
@@ -177,6 +189,40 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
         # MLX's own sines on Metal are the fast ones, of 2 ** -13, and lose more far out.
         max(_tolerance(network), 1e-3),
     )
+
+
+def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
+    heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
+    gated = mx.compile(attend.gated)  # as in a layer
+
+    def call(seen: int) -> Callable[[], Outputs]:
+        q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
+        k = _noise(network, 1, kv_heads, seen + 3, dim)
+        k, v = k[:, :, :seen], k[:, :, 3:]
+        scale = dim**-0.5
+
+        def run() -> Outputs:
+            if network.choices.attend_step == attend.KERNEL:
+                return [attend.kernel(q, k, v, gate, scale)]
+            out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+            return [gated(out, gate)]
+
+        return run
+
+    some = _noise(network, 1, heads, 1, dim)
+    if not attend.fits(some, some[:, :kv_heads]):
+        return []
+    return [
+        Operation(
+            "attend_step",
+            f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
+            [attend.KERNEL],
+            [call(1), call(37), call(300)],
+            call(SEEN),
+            CHAIN,
+            _tolerance(network),
+        )
+    ]
 
 
 def _attention(network: Network, mixer: Attention) -> Operation:

@@ -23,6 +23,7 @@ def run(
     header: str = "",
     init_value: float | None = None,
     machine: Machine = PLAIN,
+    contiguous: bool = True,
 ) -> list[mx.array]:
     """Run a kernel body; by default one SIMD group that writes 32 floats to `y`."""
     inputs = inputs or {}
@@ -33,6 +34,7 @@ def run(
         output_names=list(outputs),
         source=source,
         header=header,
+        ensure_row_contiguous=contiguous,
         machine=machine,
     )
     return kernel(

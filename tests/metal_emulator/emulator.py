@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from tests.metal_emulator.build import compile_kernel
 from tests.metal_emulator.errors import CompileError
@@ -30,7 +31,7 @@ def emulated(
     """What `mx.fast.metal_kernel` returns, but run by the emulator as `machine`.
 
     The returned function takes the same keywords (`stream` and `verbose` are ignored) and gives
-    evaluated arrays. All inputs are passed row-contiguous.
+    evaluated arrays. Inputs are passed row-contiguous, or as they lie if they need not be.
 
     Raises, when called:
         EmulatorError: see `errors`.
@@ -62,7 +63,8 @@ def emulated(
         except CompileError as error:
             raise CompileError(f"{text.name}: {error}") from None
         bound = []
-        values = {n: _to_numpy(x) for n, x in zip(input_names, arrays, strict=True)}
+        lay = _to_numpy if ensure_row_contiguous else _as_it_lies
+        values = {n: lay(x) for n, x in zip(input_names, arrays, strict=True)}
         outputs = {}
         for n, shape, dtype in zip(output_names, output_shapes, output_dtypes, strict=True):
             # Not through mx.full's dtype: it returns a float for a float value.
@@ -72,7 +74,7 @@ def emulated(
             if n in outputs:
                 bound.append(Bound(n, outputs[n], True, init_value is not None))
             elif n in values:
-                bound.append(Bound(n, values[n]))
+                bound.append(Bound(n, _memory(values[n])))
             elif parameter.space:
                 bound.append(Bound(n, _described(n, values)))
         launch(library, text, bound, machine)
@@ -85,6 +87,25 @@ def emulated(
 def _to_numpy(x: mx.array) -> np.ndarray:
     """A writable copy, in C order; bfloat16 as uint16."""
     return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, order="C")
+
+
+def _extent(x: np.ndarray) -> int:
+    """Elements from the first to the last, gaps included."""
+    return 1 + sum((n - 1) * step // x.itemsize for n, step in zip(x.shape, x.strides, strict=True))
+
+
+def _as_it_lies(x: mx.array) -> np.ndarray:
+    """A copy with the same strides, among values that are no numbers."""
+    seen = np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, copy=False)
+    memory = np.full(_extent(seen) * seen.itemsize, 0xFF, np.uint8).view(seen.dtype)
+    copy = as_strided(memory, seen.shape, seen.strides)
+    copy[...] = seen
+    return copy
+
+
+def _memory(x: np.ndarray) -> np.ndarray:
+    """What lies between the first and the last element, as one row."""
+    return x if x.flags.c_contiguous else as_strided(x, (_extent(x),), (x.itemsize,))
 
 
 def _described(name: str, values: dict[str, np.ndarray]) -> np.ndarray:

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.metal_emulator import EmulatorError, Machine, build, emulated
+from tests.metal_emulator import EmulatorError, Machine, OutOfBoundsError, build, emulated
 from tests.metal_emulator.cases import needs_emulator, run
 from tests.metal_emulator.text import record
 
@@ -117,6 +117,22 @@ def test_inputs_arrive_row_contiguous(dtype):
     source = "uint i = thread_position_in_grid.x; y[i] = x[i];"
     (y,) = run(source, {"x": x}, {"y": ((4, 8), dtype)})
     assert mx.array_equal(x, y).item()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
+def test_inputs_arrive_as_they_lie_where_they_need_not_be_contiguous(dtype):
+    x = mx.arange(60).reshape(3, 5, 4).astype(dtype)[:, 1:3]
+    source = """
+    uint i = thread_position_in_grid.x;
+    y[i] = x[i / 8 * x_strides[0] + i / 4 % 2 * x_strides[1] + i % 4];
+    z[i] = x[i / 4 % 2 == 1 && i < 20 ? i / 8 * x_strides[0] + 8 + i % 4 : 0];
+    """
+    outputs = {"y": (x.shape, dtype), "z": (x.shape, dtype)}
+    y, z = run(source, {"x": x}, outputs, grid=(24, 1, 1), threadgroup=(24, 1, 1), contiguous=False)
+    assert mx.array_equal(x, y).item()
+    assert mx.isnan(z[0, 1]).all().item()  # what lies between is nobody's
+    with pytest.raises(OutOfBoundsError):
+        run(source.replace("[0] +", "[0] + 8 +", 1), {"x": x}, outputs, contiguous=False)
 
 
 @pytest.mark.parametrize("dtype", [mx.bool_, mx.uint8, mx.int8, mx.int16, mx.uint32, mx.int64])

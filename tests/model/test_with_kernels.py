@@ -11,7 +11,7 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import attention_inputs, matvec, portable
+from qwen35_mlx.kernels import attend, attention_inputs, matvec, portable
 from qwen35_mlx.kernels.experts import KERNEL
 from qwen35_mlx.model.network import Network
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
@@ -27,6 +27,7 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.choices.delta_prompt = "tiles"
     net.choices.experts_step = KERNEL
     net.choices.attention_step = attention_inputs.KERNEL
+    net.choices.attend_step = attend.KERNEL
     net.choices.matrix_step = matvec.KERNEL
     net.choices.compiled = compiled
 
@@ -73,7 +74,8 @@ def test_quantised_experts_through_kernels(
     fast, fast_tokens = replies(net, prompt)
     rule = {"gated_delta", "delta_inputs", "delta_rule", "gated_norm"}
     experts = {"route", "experts_up", "experts_down"}
-    assert set(launched) == rule | experts | {"matvec", "attention_inputs"}
+    attention = {"attention_inputs", "attend_parts", "attend_join"}
+    assert set(launched) == rule | experts | attention | {"matvec"}
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
 
@@ -97,7 +99,8 @@ def test_a_quantised_dense_layer_is_five_launches(
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
     linear = ["matvec", "gated_delta", "matvec", "matvec", "matvec"]
-    full = ["matvec", "attention_inputs", "matvec", "matvec", "matvec"]
+    attention = ["attention_inputs", "attend_parts", "attend_join"]
+    full = ["matvec", *attention, "matvec", "matvec", "matvec"]
     step = [*3 * linear, *full, "matvec"]  # the last one is the output head
     assert launched[-len(step) :] == step
 
