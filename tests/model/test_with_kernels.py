@@ -43,11 +43,32 @@ def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndar
     return np.array(mx.concatenate(rows).astype(mx.float32)), tokens
 
 
+def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> Network:
+    """A network that runs no kernels: loaded where they do, it would try them all first."""
+    monkeypatch.setenv(portable.SWITCH, "reference")
+    return load_network(Checkpoint.open(path), dtype=dtype)
+
+
+def launched_by_the_same_reply(
+    net: Network, prompt: mx.array, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The kernels of a reply, one name a launch; it has to be the same without them."""
+    plain, plain_tokens = replies(net, prompt)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    launched = []
+    compiled = portable.compiled
+    monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
+    fast, fast_tokens = replies(net, prompt)
+    assert fast_tokens == plain_tokens
+    np.testing.assert_allclose(fast, plain, atol=1e-4)
+    return launched
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_kernels_give_the_reference_logits(name, request):
+def test_kernels_give_the_reference_logits(name, request, monkeypatch):
     want = expected(name)
-    net = load_network(Checkpoint.open(FOLDER / name), dtype="float32")
-    # Only now: a network that is loaded where kernels run tries them all first.
+    net = load_plain(FOLDER / name, monkeypatch)
     request.getfixturevalue("kernels")
     use_kernels(net)
     cache = net.make_cache()
@@ -63,21 +84,13 @@ def test_quantised_experts_through_kernels(
 ):
     out = tmp_path / "out"
     convert(model_folder, out, quantize=True, q_bits=bits, q_group_size=32)
-    net = load_network(Checkpoint.open(out), dtype="float32")
     prompt = expected("moe")["prompt"][:PROMPT]
-    plain, plain_tokens = replies(net, prompt)
-    request.getfixturevalue("kernels")
-    use_kernels(net)
-    launched = []
-    compiled = portable.compiled
-    monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
-    fast, fast_tokens = replies(net, prompt)
+    net = load_plain(out, monkeypatch)
+    launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
     rule = {"gated_delta", "delta_inputs", "delta_rule", "gated_norm"}
     experts = {"route", "experts_up", "experts_down"}
     attention = {"attention_inputs", "attend_parts", "attend_join"}
     assert set(launched) == rule | experts | attention | {"matvec"}
-    assert fast_tokens == plain_tokens
-    np.testing.assert_allclose(fast, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -87,17 +100,9 @@ def test_a_quantised_dense_layer_is_five_launches(
     source, out = shutil.copytree(checkpoint, tmp_path / "source"), tmp_path / "out"
     shutil.copytree(FOLDER / "dense", source, dirs_exist_ok=True)
     convert(source, out, quantize=True, q_bits=bits, q_group_size=32)
-    net = load_network(Checkpoint.open(out), dtype="float32")
     prompt = expected("dense")["prompt"][:PROMPT]
-    plain, plain_tokens = replies(net, prompt)
-    request.getfixturevalue("kernels")
-    use_kernels(net)
-    launched = []
-    compiled = portable.compiled
-    monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
-    fast, fast_tokens = replies(net, prompt)
-    assert fast_tokens == plain_tokens
-    np.testing.assert_allclose(fast, plain, atol=1e-4)
+    net = load_plain(out, monkeypatch)
+    launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
     linear = ["matvec", "gated_delta", "matvec", "matvec", "matvec"]
     attention = ["attention_inputs", "attend_parts", "attend_join"]
     full = ["matvec", *attention, "matvec", "matvec", "matvec"]
@@ -105,12 +110,12 @@ def test_a_quantised_dense_layer_is_five_launches(
     assert launched[-len(step) :] == step
 
 
-def test_the_demo_in_bfloat16_says_the_same_with_kernels(request):
+def test_the_demo_in_bfloat16_says_the_same_with_kernels(request, monkeypatch):
     """Two roundings of one model: each is off by as much, and neither changes a word."""
-    demo = qwen35_mlx.load("demo")
+    net = load_plain(DEMO, monkeypatch, "bfloat16")
+    demo = qwen35_mlx.load("demo", dtype="float32")
     question = "My name is Ada. What is 47 + 38? Then list three fruits."
     prompt = mx.array(demo.ids([{"role": "user", "content": question}]))
-    net = load_network(Checkpoint.open(DEMO), dtype="bfloat16")
     plain, plain_tokens = replies(net, prompt, DEMO_STEPS)
     request.getfixturevalue("kernels")
     use_kernels(net)
