@@ -90,8 +90,9 @@ class Record:
     def _store(self, library: Library) -> None:
         """Give a new conversation its place, held against other windows."""
         if not self.tree.id:
-            new = library.create(settings=self.tree.settings)
-            library.claim(new)
+            with library.transaction():
+                new = library.create(settings=self.tree.settings)
+                library.claim(new)  # before another window can see it
             self.tree = replace(self.tree, id=new)
 
     @contextmanager

@@ -35,7 +35,9 @@ def one_turn(library: Library, random: random.Random, conversation: int | None) 
     # Half of the time the first two messages are one transaction, as an engine may do it.
     with library.transaction() if random.random() < 0.5 else nullcontext():
         if conversation is None:
-            conversation = library.create(model="demo")
+            with library.transaction():
+                conversation = library.create(model="demo")
+                library.claim(conversation)  # before others can see it
         else:
             tree = library.conversation(conversation)
             parent = random.choice([None, *(message.id for message in tree.messages)])
@@ -107,10 +109,9 @@ def shared(folder: str, random: random.Random, until: float) -> None:
                     continue
                 before = [] if conversation is None else ids(library, conversation)
                 conversation = one_turn(library, random, conversation)
-                if conversation in known:
-                    # Claimed: nobody else has added anything meanwhile.
-                    assert len(ids(library, conversation)) == len(before) + 2
-                    library.release(conversation)
+                # Claimed: nobody else has added anything meanwhile.
+                assert len(ids(library, conversation)) == len(before) + 2
+                library.release(conversation)
                 library.save_draft(None, text(random, 3))
                 library.search("fox")
 
