@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simds_for
 
 STEP_TOKENS = 8
 # For `Choices.experts_step`.
@@ -19,8 +19,6 @@ KERNEL = "three dispatches"
 # Values per threadgroup.
 UP_ROWS = 4
 DOWN_ROWS = 4
-# Of a threadgroup: as many as its memory has room for what they read.
-MOST_SIMDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +148,9 @@ def run_experts(
     tokens, hidden = x.shape
     sizes = layer.constants
     inner = sizes["K"] * sizes["I"] + sizes["IS"]
-    run = 4 * 32 // sizes["BITS"]
 
     def launch(out: int, rows: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
-        # So that every thread reads about as many runs: one, if there is room.
-        simds = -(-width // run // SIMD)
-        simds = -(-simds // -(-simds // MOST_SIMDS))
+        simds = simds_for(width, sizes["BITS"])
         return Launch(
             threadgroups=tokens * -(-out // rows),
             threads=SIMD * simds,

@@ -9,15 +9,13 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
-from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.kernels.quantized import QuantizedWeight, simds_for
 
 # For `Choices.matrix_step`.
 KERNEL = "one dispatch"
 # Rows of the matrix per threadgroup: as many as registers hold loads of, since each threadgroup
 # reads and norms all of x.
 LINES = 8
-# SIMD groups per threadgroup, at most: what they stage of x must fit in threadgroup memory.
-SIMDS = 6
 
 _KERNEL = Kernel(
     "matvec",
@@ -87,9 +85,7 @@ def kernel(
     halves = 2 if glu else 1
     out = w.scales.shape[0] // halves
     rows = LINES // halves
-    runs = width * how.bits // 128
-    rounds = -(-runs // (SIMD * SIMDS))
-    simds = -(-runs // (SIMD * rounds))
+    simds = simds_for(width, how.bits)
     launch = Launch(
         threadgroups=-(-out // rows),
         threads=SIMD * simds,

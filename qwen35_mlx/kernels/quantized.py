@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from qwen35_mlx.kernels.choices import REFERENCE
+from qwen35_mlx.kernels.portable import SIMD
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,20 @@ class QuantizedWeight:
     def dequantized(self, dtype: mx.Dtype) -> mx.array:
         """The plain matrix, [..., out, in]."""
         return dequantize(self.weight, self.scales, self.biases, self.quantization, dtype)
+
+
+# SIMD groups of a threadgroup that reads packed rows, at most: what they stage must fit in its
+# memory.
+MOST_SIMDS = 6
+
+
+def simds_for(width: int, bits: int) -> int:
+    """SIMD groups that read a packed row of so many values, four words a thread and round.
+
+    As few rounds as `MOST_SIMDS` allow, and so many that a thread has as much to do in each.
+    """
+    groups = -(-width * bits // 128 // SIMD)
+    return -(-groups // -(-groups // MOST_SIMDS))
 
 
 def dequantize(

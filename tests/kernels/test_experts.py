@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.experts import (
-    MOST_SIMDS,
     ExpertWeights,
     experts_reference,
     route,
@@ -13,7 +12,7 @@ from qwen35_mlx.kernels.experts import (
     run_experts,
 )
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import MOST_SIMDS, Quantization, QuantizedWeight
 from tests.kernels.cases import relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
