@@ -21,7 +21,10 @@ from typing import Any
 from scripts import timing
 
 TESTS = (
-    *(f"tests/kernels/test_{name}.py" for name in ("matvec", "attention_inputs", "experts")),
+    *(
+        f"tests/kernels/test_{name}.py"
+        for name in ("matvec", "attention_inputs", "attend", "experts")
+    ),
     "tests/kernels/test_delta_net.py",
     "tests/model/test_with_kernels.py",
 )

@@ -10,10 +10,13 @@ from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 
 # For `Choices.attend_step`.
 KERNEL = "two dispatches"
-# Stretches that the keys are dealt out in, each to a threadgroup of so many SIMD groups.
-SPLITS = 32
+# Keys that a SIMD group takes in at once, and SIMD groups of a threadgroup.
+KEYS = 4
 SIMDS = 8
-# A lane keeps the columns of so many query heads.
+# Keys of a stretch, at least, and threadgroups that all stretches may take.
+SPAN = 32
+MOST_GROUPS = 256
+# Query heads to a key head, at most.
 MOST_GROUPED = 8
 
 _PARTS = Kernel("attend_parts", inputs=("q", "k", "v"), outputs=("parts", "stats"), strided=True)
@@ -49,17 +52,20 @@ def fits(q: mx.array, k: mx.array) -> bool:
 def kernel(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) -> mx.array:
     """`reference` where `fits`; float32 but for the roundings that it has."""
     batch, heads, _, dim = q.shape
-    sizes = {"H": heads, "D": dim, "SPLITS": SPLITS, "SIMDS": SIMDS}
+    kv_heads, keys = k.shape[1:3]
+    most = max(MOST_GROUPS // (batch * kv_heads), 1)
+    splits = min(-(-keys // SPAN), most)
+    sizes = {"InT": q.dtype, "H": heads, "D": dim, "SIMDS": SIMDS}
     parts, stats = _PARTS(
         [q, k, v],
         Launch(
-            threadgroups=batch * k.shape[1] * SPLITS,
+            threadgroups=batch * kv_heads * splits,
             threads=SIMD * SIMDS,
             outputs=[
-                ((batch, heads, SPLITS, dim), mx.float32),
-                ((batch, heads, SPLITS, 2), mx.float32),
+                ((batch, heads, splits, dim), mx.float32),
+                ((batch, heads, splits, 2), mx.float32),
             ],
-            constants={"InT": q.dtype, **sizes, "KV": k.shape[1], "SCALE": float_bits(scale)},
+            constants={**sizes, "KV": kv_heads, "KEYS": KEYS, "SCALE": float_bits(scale)},
         ),
     )
     (y,) = _JOIN(
@@ -68,7 +74,7 @@ def kernel(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) 
             threadgroups=batch * heads,
             threads=SIMD * SIMDS,
             outputs=[((batch, 1, heads * dim), q.dtype)],
-            constants={"InT": q.dtype, **sizes},
+            constants={**sizes, "MOST": most},
         ),
     )
     return y

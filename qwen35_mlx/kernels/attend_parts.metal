@@ -1,148 +1,221 @@
 // Attention of one token to all keys, a part of them each: the first of two dispatches.
 //
-// A threadgroup has one key head and one of SPLITS stretches of its keys; its SIMD groups take turns
-// at the keys, a key's columns spread over the lanes, for all query heads of that key head at once, so
-// that keys and values are read once.
+// A threadgroup has one key head and one stretch of its keys, of which there are as many as the grid
+// has room for. Its SIMD groups take turns at KEYS keys, a key's columns spread over the lanes, each
+// for up to four of the query heads of that key head: what more would take in registers leaves too
+// few threads to wait for memory. A lane then has a part of KEYS x heads scores; they are exchanged
+// by halves, so that every lane ends with the whole of one score and takes one exponential.
 //
 // q     [B, H, 1, D]
 // k, v  [B, KV, N, D], with gaps between heads where a buffer has room to grow
-// -> parts [B, H, SPLITS, D] float32   values, weighted by exp(score - the highest of the stretch)
-//    stats [B, H, SPLITS, 2] float32   that highest score, and the sum of those weights
+// -> parts [B, H, splits, D] float32   values, weighted by exp(score - the highest of the stretch)
+//    stats [B, H, splits, 2] float32   that highest score, and the sum of those weights
 
-constexpr int G = H / KV;                 // query heads of a key head
+constexpr int G = H / KV;                       // query heads of a key head
+constexpr int SHARES = (G + 3) / 4;
+constexpr int OWN = (G + SHARES - 1) / SHARES;  // of a SIMD group
+constexpr int WIDE = OWN == 3 ? 4 : OWN;
+constexpr int SCORES = KEYS * WIDE;
+constexpr int TURNS = SIMDS / SHARES;
 constexpr int THREADS = 32 * SIMDS;
-constexpr int QUADS = (D + 127) / 128;    // of four columns, to a lane; some lanes may have none
+constexpr int QUADS = (D + 127) / 128;          // of four columns, to a lane; some may have none
+constexpr int COLUMNS = QUADS * 128;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
+const int share = simd % SHARES;
+const int turn = simd / SHARES;
+const int splits = static_cast<int>(threadgroups_per_grid.x) / (static_cast<int>(k_shape[0]) * KV);
 const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int split = place % SPLITS;
-const int kv_head = place / SPLITS % KV;
-const int batch = place / SPLITS / KV;
+const int split = place % splits;
+const int kv_head = place / splits % KV;
+const int batch = place / splits / KV;
 const int keys = static_cast<int>(k_shape[2]);
-const int span = (keys + SPLITS - 1) / SPLITS;
+const int span = (keys + splits - 1) / splits;
 const int start = split * span;
 const int stop = start + span < keys ? start + span : keys;
 
-threadgroup float shared_most[SIMDS * G];
-threadgroup float shared_sum[SIMDS * G];
+threadgroup float shared_most[SIMDS * OWN];
+threadgroup float shared_sum[SIMDS * OWN];
 threadgroup float shared_values[SIMDS * D];
+threadgroup float4 shared_query[G * COLUMNS / 4];
 
-float4 query[G * QUADS];
-float4 total[G * QUADS];
-float most[G];
-float sum[G];
-#pragma unroll
-for (int g = 0; g < G; ++g) {
+// What a lane has too much counts for nothing.
+for (int i = thread_index; i < G * COLUMNS / 4; i += THREADS) {
+  const int g = i / (COLUMNS / 4);
+  const int column = i % (COLUMNS / 4) * 4;
   auto from = q + batch * q_strides[0] + (kv_head * G + g) * q_strides[1];
-  #pragma unroll
-  for (int c = 0; c < QUADS; ++c) {
-    const int column = (c * 32 + lane) * 4;
-    const vec<InT, 4> four =
-        *reinterpret_cast<const device vec<InT, 4>*>(from + (column < D ? column : 0));
-    // What a lane has too much counts for nothing.
-    const float scale = column < D ? as_type<float>(SCALE) : 0.0f;
-    query[g * QUADS + c].x = static_cast<float>(four.x) * scale;
-    query[g * QUADS + c].y = static_cast<float>(four.y) * scale;
-    query[g * QUADS + c].z = static_cast<float>(four.z) * scale;
-    query[g * QUADS + c].w = static_cast<float>(four.w) * scale;
-    total[g * QUADS + c].x = 0.0f;
-    total[g * QUADS + c].y = 0.0f;
-    total[g * QUADS + c].z = 0.0f;
-    total[g * QUADS + c].w = 0.0f;
-  }
-  most[g] = -INFINITY;
-  sum[g] = 0.0f;
+  const vec<InT, 4> packed =
+      *reinterpret_cast<const device vec<InT, 4>*>(from + (column < D ? column : 0));
+  const float scale = column < D ? as_type<float>(SCALE) : 0.0f;
+  float4 four;
+  four.x = static_cast<float>(packed.x) * scale;
+  four.y = static_cast<float>(packed.y) * scale;
+  four.z = static_cast<float>(packed.z) * scale;
+  four.w = static_cast<float>(packed.w) * scale;
+  shared_query[i] = four;
 }
+threadgroup_barrier(mem_flags::mem_threadgroup);
 
+float4 total[OWN * QUADS];
+#pragma unroll
+for (int i = 0; i < OWN * QUADS; ++i) {
+  total[i].x = 0.0f;
+  total[i].y = 0.0f;
+  total[i].z = 0.0f;
+  total[i].w = 0.0f;
+}
+// Of the score that a lane has: its head's highest so far, and the sum of its own weights.
+float most = -INFINITY;
+float sum = 0.0f;
+
+// Where the last share's heads are fewer, it computes some of the one before again.
+const int first_head = share * OWN < G - OWN ? share * OWN : G - OWN;
+auto asked = shared_query + first_head * COLUMNS / 4 + lane;
 auto own_k = k + batch * k_strides[0] + kv_head * k_strides[1];
 auto own_v = v + batch * v_strides[0] + kv_head * v_strides[1];
-for (int key = start + simd; key < stop; key += SIMDS) {
-  float4 a[QUADS];
-  float4 b[QUADS];
+for (int first = start + turn * KEYS; first < stop; first += TURNS * KEYS) {
+  vec<InT, 4> of_key[KEYS * QUADS];
+  vec<InT, 4> of_value[KEYS * QUADS];
   #pragma unroll
-  for (int c = 0; c < QUADS; ++c) {
-    const int column = (c * 32 + lane) * 4;
-    const size_t at = static_cast<size_t>(key) * D + (column < D ? column : 0);
-    const vec<InT, 4> of_key = *reinterpret_cast<const device vec<InT, 4>*>(own_k + at);
-    const vec<InT, 4> of_value = *reinterpret_cast<const device vec<InT, 4>*>(own_v + at);
-    a[c].x = static_cast<float>(of_key.x);
-    a[c].y = static_cast<float>(of_key.y);
-    a[c].z = static_cast<float>(of_key.z);
-    a[c].w = static_cast<float>(of_key.w);
-    b[c].x = static_cast<float>(of_value.x);
-    b[c].y = static_cast<float>(of_value.y);
-    b[c].z = static_cast<float>(of_value.z);
-    b[c].w = static_cast<float>(of_value.w);
+  for (int j = 0; j < KEYS; ++j) {
+    const int key = first + j < stop ? first + j : first;
+    #pragma unroll
+    for (int c = 0; c < QUADS; ++c) {
+      const int column = (c * 32 + lane) * 4;
+      const size_t at = static_cast<size_t>(key) * D + (column < D ? column : 0);
+      of_key[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(own_k + at);
+      of_value[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(own_v + at);
+    }
+  }
+
+  float part[SCORES];
+  #pragma unroll
+  for (int p = 0; p < SCORES; ++p) part[p] = 0.0f;
+  #pragma unroll
+  for (int j = 0; j < KEYS; ++j) {
+    #pragma unroll
+    for (int c = 0; c < QUADS; ++c) {
+      const vec<InT, 4> packed = of_key[j * QUADS + c];
+      const float x = static_cast<float>(packed.x);
+      const float y = static_cast<float>(packed.y);
+      const float z = static_cast<float>(packed.z);
+      const float w = static_cast<float>(packed.w);
+      #pragma unroll
+      for (int o = 0; o < OWN; ++o) {
+        const float4 four = asked[o * COLUMNS / 4 + c * 32];
+        part[j * WIDE + o] += four.x * x + four.y * y + four.z * z + four.w * w;
+      }
+    }
   }
   #pragma unroll
-  for (int g = 0; g < G; ++g) {
-    float dot = 0.0f;
+  for (int half_ = SCORES / 2; half_ > 0; half_ >>= 1) {
+    const bool upper = (lane & half_) != 0;
     #pragma unroll
-    for (int c = 0; c < QUADS; ++c) {
-      const float4 part = query[g * QUADS + c];
-      dot += part.x * a[c].x + part.y * a[c].y + part.z * a[c].z + part.w * a[c].w;
+    for (int p = 0; p < half_; ++p) {
+      const float given = upper ? part[p] : part[p + half_];
+      const float kept = upper ? part[p + half_] : part[p];
+      part[p] = kept + simd_shuffle_xor(given, static_cast<ushort>(half_));
     }
-    const float score = simd_sum(dot);
-    const float higher = score > most[g] ? score : most[g];
-    const float fade = precise::exp(most[g] - higher);
-    const float weight = precise::exp(score - higher);
-    most[g] = higher;
-    sum[g] = sum[g] * fade + weight;
+  }
+  float score = part[0];
+  #pragma unroll
+  for (int step = SCORES; step < 32; step <<= 1)
+    score += simd_shuffle_xor(score, static_cast<ushort>(step));
+
+  // Of key lane / WIDE and head lane % WIDE; beyond SCORES lanes they come again.
+  const bool counts = first + lane / WIDE % KEYS < stop;
+  if (!counts) score = -INFINITY;
+  float higher = score;
+  #pragma unroll
+  for (int step = WIDE; step < SCORES; step <<= 1) {
+    const float other = simd_shuffle_xor(higher, static_cast<ushort>(step));
+    higher = other > higher ? other : higher;
+  }
+  higher = higher > most ? higher : most;
+  const float fade = precise::exp(most - higher);
+  const float weight = precise::exp(score - higher);
+  most = higher;
+  sum = sum * fade + weight;
+  #pragma unroll
+  for (int o = 0; o < OWN; ++o) {
+    const float faded = simd_broadcast(fade, static_cast<ushort>(o));
     #pragma unroll
     for (int c = 0; c < QUADS; ++c) {
-      total[g * QUADS + c].x = total[g * QUADS + c].x * fade + weight * b[c].x;
-      total[g * QUADS + c].y = total[g * QUADS + c].y * fade + weight * b[c].y;
-      total[g * QUADS + c].z = total[g * QUADS + c].z * fade + weight * b[c].z;
-      total[g * QUADS + c].w = total[g * QUADS + c].w * fade + weight * b[c].w;
+      total[o * QUADS + c].x *= faded;
+      total[o * QUADS + c].y *= faded;
+      total[o * QUADS + c].z *= faded;
+      total[o * QUADS + c].w *= faded;
+    }
+  }
+  #pragma unroll
+  for (int j = 0; j < KEYS; ++j) {
+    #pragma unroll
+    for (int o = 0; o < OWN; ++o) {
+      const float weighs = simd_broadcast(weight, static_cast<ushort>(j * WIDE + o));
+      #pragma unroll
+      for (int c = 0; c < QUADS; ++c) {
+        const vec<InT, 4> packed = of_value[j * QUADS + c];
+        total[o * QUADS + c].x += weighs * static_cast<float>(packed.x);
+        total[o * QUADS + c].y += weighs * static_cast<float>(packed.y);
+        total[o * QUADS + c].z += weighs * static_cast<float>(packed.z);
+        total[o * QUADS + c].w += weighs * static_cast<float>(packed.w);
+      }
     }
   }
 }
+#pragma unroll
+for (int step = WIDE; step < SCORES; step <<= 1)
+  sum += simd_shuffle_xor(sum, static_cast<ushort>(step));
 
 // What the SIMD groups found, as one.
-#pragma unroll
-for (int g = 0; g < G; ++g) {
-  if (lane == 0) {
-    shared_most[simd * G + g] = most[g];
-    shared_sum[simd * G + g] = sum[g];
-  }
+if (lane < OWN) {
+  shared_most[simd * OWN + lane] = most;
+  shared_sum[simd * OWN + lane] = sum;
 }
 #pragma unroll
-for (int g = 0; g < G; ++g) {
+for (int o = 0; o < OWN; ++o) {
   #pragma unroll
   for (int c = 0; c < QUADS; ++c) {
     const int column = (c * 32 + lane) * 4;
     if (column < D) {
-      shared_values[simd * D + column] = total[g * QUADS + c].x;
-      shared_values[simd * D + column + 1] = total[g * QUADS + c].y;
-      shared_values[simd * D + column + 2] = total[g * QUADS + c].z;
-      shared_values[simd * D + column + 3] = total[g * QUADS + c].w;
+      shared_values[simd * D + column] = total[o * QUADS + c].x;
+      shared_values[simd * D + column + 1] = total[o * QUADS + c].y;
+      shared_values[simd * D + column + 2] = total[o * QUADS + c].z;
+      shared_values[simd * D + column + 3] = total[o * QUADS + c].w;
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  float highest = -INFINITY;
-  for (int s = 0; s < SIMDS; ++s) {
-    const float other = shared_most[s * G + g];
-    highest = other > highest ? other : highest;
-  }
-  const int head = kv_head * G + g;
-  const size_t row = (static_cast<size_t>(batch) * H + head) * SPLITS + split;
-  float weights = 0.0f;
-  // A stretch without a key has no highest score: nothing minus nothing would be no number.
-  for (int s = 0; s < SIMDS; ++s)
-    if (shared_sum[s * G + g] > 0.0f)
-      weights += shared_sum[s * G + g] * precise::exp(shared_most[s * G + g] - highest);
-  for (int i = thread_index; i < D; i += THREADS) {
+  for (int i = thread_index; i < SHARES * D; i += THREADS) {
+    const int other = i / D;
+    const int column = i % D;
+    const int g = (other * OWN < G - OWN ? other * OWN : G - OWN) + o;
+    float highest = -INFINITY;
+    for (int t = 0; t < TURNS; ++t) {
+      const float one = shared_most[(t * SHARES + other) * OWN + o];
+      highest = one > highest ? one : highest;
+    }
     float value = 0.0f;
-    for (int s = 0; s < SIMDS; ++s)
-      if (shared_sum[s * G + g] > 0.0f)
-        value += shared_values[s * D + i] * precise::exp(shared_most[s * G + g] - highest);
-    parts[row * D + i] = value;
-  }
-  if (thread_index == 0) {
-    stats[row * 2] = highest;
-    stats[row * 2 + 1] = weights;
+    float weights = 0.0f;
+    for (int t = 0; t < TURNS; ++t) {
+      const int from = t * SHARES + other;
+      const float counted = shared_sum[from * OWN + o];
+      // A turn without a key has no highest score: nothing minus nothing would be no number.
+      if (counted > 0.0f) {
+        const float kept = precise::exp(shared_most[from * OWN + o] - highest);
+        value += shared_values[from * D + column] * kept;
+        weights += counted * kept;
+      }
+    }
+    const size_t row = (static_cast<size_t>(batch) * H + kv_head * G + g) * splits + split;
+    if (g >= other * OWN) {
+      parts[row * D + column] = value;
+      if (column == 0) {
+        stats[row * 2] = highest;
+        stats[row * 2 + 1] = weights;
+      }
+    }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }

@@ -41,8 +41,8 @@ class Operation:
         shape: what figures hold for, in words: sizes and dtype.
         forms: names of the forms, the reference not among them.
         small: calls that together are compared with the reference, each as outputs.
-        work: one call at the size that matters, for the clock.
-        chain: how many calls are evaluated together when timing.
+        work: calls at the size that matters, which the clock sees evaluated together.
+        compiled: whether a network compiles it: that takes much of the time of asking for it.
         tolerance: largest difference over the largest magnitude.
     """
 
@@ -50,8 +50,8 @@ class Operation:
     shape: str
     forms: Sequence[str]
     small: Sequence[Callable[[], Outputs]]
-    work: Callable[[], Outputs]
-    chain: int
+    work: Sequence[Callable[[], Outputs]]
+    compiled: bool
     tolerance: float
 
 
@@ -71,17 +71,24 @@ class Trial:
     failure: str = ""
 
 
-def seconds(call: Callable[[], Any], chain: int = 1, runs: int = 5) -> float:
-    """Median time of one call, `chain` of them evaluated together, after a first one."""
+def seconds(call: Callable[[], Any], runs: int = 5) -> float:
+    """Median time of a call and its evaluation, after a first one."""
 
     def once() -> float:
         started = time.perf_counter()
-        mx.eval([call() for _ in range(chain)])
+        mx.eval(call())
         mx.synchronize()
-        return (time.perf_counter() - started) / chain
+        return time.perf_counter() - started
 
     once()
     return statistics.median(once() for _ in range(runs))
+
+
+def milliseconds(operation: Operation) -> float:
+    """Of one call of an operation's work, in the form that is chosen now."""
+    calls = {call: mx.compile(call) if operation.compiled else call for call in operation.work}
+    together = seconds(lambda: [calls[call]() for call in operation.work])
+    return 1000 * together / len(operation.work)
 
 
 def difference(got: Outputs, want: Outputs) -> float:
@@ -100,7 +107,7 @@ def trials(operation: Operation, choices: Choices) -> list[Trial]:
     try:
         want = [call() for call in operation.small]
         mx.eval(want)
-        found = [Trial(REFERENCE, None, 1000 * seconds(operation.work, operation.chain))]
+        found = [Trial(REFERENCE, None, milliseconds(operation))]
     except Exception as error_:  # whatever a compiler or driver may say
         # Nothing to compare with, so nothing else may run.
         return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error_)})")]
@@ -116,7 +123,7 @@ def trials(operation: Operation, choices: Choices) -> list[Trial]:
                 failure = f"differs from its reference by {error:.1e}"
                 found.append(Trial(form, error, None, failure))
                 continue
-            found.append(Trial(form, error, 1000 * seconds(operation.work, operation.chain)))
+            found.append(Trial(form, error, milliseconds(operation)))
         except Exception as error_:  # whatever a compiler or driver may say
             found.append(Trial(form, error, None, f"does not run ({_first_line(error_)})"))
     setattr(choices, operation.name, REFERENCE)

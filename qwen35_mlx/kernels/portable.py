@@ -38,6 +38,7 @@ CUDA_HEADER = """
 #define simdgroup_barrier(flags) __syncwarp()
 #define thread_position_in_threadgroup threadIdx
 #define threadgroup_position_in_grid blockIdx
+#define threadgroups_per_grid gridDim
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
 #define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
 #define ushort unsigned short
@@ -52,6 +53,7 @@ __device__ inline float sin(float x) { return ::sinf(x); }
 __device__ inline float cos(float x) { return ::cosf(x); }
 }
 #define simd_shuffle_xor(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
+#define simd_broadcast(x, lane) __shfl_sync(0xffffffffu, x, lane)
 __device__ inline float simd_max(float x) {
   for (int step = 16; step > 0; step >>= 1) x = ::fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
   return x;

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
 
 import mlx.core as mx
 
@@ -73,12 +72,9 @@ def _matrix_step(network: Network) -> list[Operation]:
     if not matvec.fits(x, single.weight, layer.mixer_norm):
         return []
     inner = _noise(network, 1, 1, last.width)
-    # One matrix would stay in the GPU's cache, which a whole network does not.
-    turns = cycle(network.layers)
 
-    def work() -> Outputs:
-        turn = next(turns)
-        return [_ends(turn)[0].joined(x, turn.mixer_norm)]
+    def of(layer: Layer) -> Callable[[], Outputs]:
+        return lambda: [_ends(layer)[0].joined(x, layer.mixer_norm)]
 
     return [
         Operation(
@@ -91,8 +87,9 @@ def _matrix_step(network: Network) -> list[Operation]:
                 lambda: [block.gate_up.glu(x, layer.mlp_norm)],
                 lambda: [network.logits(x)],
             ],
-            work,
-            CHAIN,
+            # One matrix would stay in the GPU's cache, which a whole network does not.
+            [of(layer) for layer in network.layers[:CHAIN]],
+            True,
             _tolerance(network),
         )
     ]
@@ -138,8 +135,8 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             shape,
             [name for name, layout in delta_net.STEPS.items() if layout.fits(layer)],
             [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
-            call(1, 1),
-            CHAIN,
+            [call(1, 1)] * CHAIN,
+            True,
             _tolerance(network),
         ),
         Operation(
@@ -147,8 +144,8 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             shape,
             prompts,
             [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
-            call(1, PROMPT),
-            1,
+            [call(1, PROMPT)],
+            False,
             _tolerance(network),
         ),
     ]
@@ -161,8 +158,8 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
                 _matrix(network, single, single.weight.quantization),
                 [form for form in quantized.FORMS if form != REFERENCE],
                 [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
-                lambda: [single(x)],
-                1,
+                [lambda: [single(x)]],
+                False,
                 _tolerance(network),
             )
         )
@@ -184,8 +181,8 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
         f"{network.dtype}",
         [attention_inputs.KERNEL],
         [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
-        call(1, 1, 1000),
-        CHAIN,
+        [call(1, 1, 1000)] * CHAIN,
+        True,
         # MLX's own sines on Metal are the fast ones, of 2 ** -13, and lose more far out.
         max(_tolerance(network), 1e-3),
     )
@@ -218,8 +215,8 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [attend.KERNEL],
             [call(1), call(37), call(300)],
-            call(SEEN),
-            CHAIN,
+            [call(SEEN)] * CHAIN,
+            False,
             _tolerance(network),
         )
     ]
@@ -249,8 +246,8 @@ def _attention(network: Network, mixer: Attention) -> Operation:
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
         forms,
         [call(few + 1, few + 1), call(33, 101), call(2 * few, 2 * few + 3, (0, few))],
-        call(PROMPT, SEEN),
-        1,
+        [call(PROMPT, SEEN)],
+        False,
         _tolerance(network),
     )
 
@@ -280,8 +277,8 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
                 shape,
                 [experts.KERNEL],
                 [call(1), call(3), call(few)],
-                call(1),
-                CHAIN,
+                [call(1)] * CHAIN,
+                True,
                 _tolerance(network),
             )
         )
@@ -292,8 +289,8 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
                 shape,
                 [form for form in quantized.FORMS if form != REFERENCE],
                 [call(min(PROMPT, quantized.UNPACK_STACK_FROM * config.num_experts))],
-                call(PROMPT),
-                1,
+                [call(PROMPT)],
+                False,
                 _tolerance(network),
             )
         )

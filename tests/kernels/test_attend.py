@@ -37,15 +37,21 @@ def float64(q, k, v, gate, scale) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("keys", [1, 2, attend.SIMDS + 1, 33, 300])
+@pytest.mark.parametrize("keys", [1, 2, attend.KEYS * attend.SIMDS + 1, attend.SPAN, 300])
 def test_any_number_of_keys(form, keys):
     inputs = draw(keys)
     assert relative_error(form(*inputs), float64(*inputs)) < 2e-6
 
 
-@pytest.mark.parametrize("heads", [(2, 2), (8, 1), (16, 2), (4, 4)])
+@pytest.mark.parametrize("heads", [(2, 2), (3, 1), (5, 1), (12, 2), (7, 1), (16, 2)])
 def test_query_heads_share_key_heads_in_runs(heads):
     inputs = draw(40, heads, batch=2, room=5)
+    assert relative_error(attend.kernel(*inputs), float64(*inputs)) < 2e-6
+
+
+def test_no_more_threadgroups_than_wanted(monkeypatch):
+    monkeypatch.setattr(attend, "MOST_GROUPS", 8)
+    inputs = draw(700, batch=2)
     assert relative_error(attend.kernel(*inputs), float64(*inputs)) < 2e-6
 
 

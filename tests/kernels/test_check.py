@@ -34,7 +34,7 @@ class Forms:
     @property
     def operation(self) -> Operation:
         names = [name for name in self.forms if name != REFERENCE]
-        return Operation("experts_step", "4", names, [self.run], self.run, 1, 1e-3)
+        return Operation("experts_step", "4", names, [self.run], [self.run] * 2, False, 1e-3)
 
     def choose(self, **options):
         lines = []
@@ -56,12 +56,29 @@ def clock(monkeypatch):
     monkeypatch.setattr(portable, "backend", lambda: "metal")
     times: dict[str, float] = {}
 
-    def seconds(call, chain=1, runs=5):
-        call()
-        return times[call.__self__.calls[-1]]
+    def milliseconds(operation):
+        operation.work[0]()
+        return times[operation.work[0].__self__.choices.experts_step]
 
-    monkeypatch.setattr(check, "seconds", seconds)
+    monkeypatch.setattr(check, "milliseconds", milliseconds)
     return times
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_clock_sees_all_calls_together(monkeypatch, compiled):
+    traced = []
+
+    def call(value):
+        return lambda: traced.append(value) or [ONE * value]
+
+    one, other = call(1.0), call(2.0)
+    work = [one, other, one, one]
+    operation = Operation("experts_step", "4", [], [], work, compiled, 0)
+    evaluated = []
+    monkeypatch.setattr(check, "seconds", lambda run: evaluated.extend(run()) or 8.0)
+    assert check.milliseconds(operation) == 2000
+    assert [float(y[0]) for (y,) in evaluated] == [1, 2, 1, 1]
+    assert traced == ([1, 2] if compiled else [1, 2, 1, 1])
 
 
 def test_the_fastest_of_the_right_forms_wins(clock):
@@ -163,7 +180,7 @@ def test_nothing_is_tried_without_kernels(monkeypatch, file):
 def small_work(monkeypatch):
     monkeypatch.setattr(model_operations, "PROMPT", 12)
     monkeypatch.setattr(model_operations, "CHAIN", 1)
-    monkeypatch.setattr(check, "seconds", lambda call, chain=1, runs=5: mx.eval(call()) or 1.0)
+    monkeypatch.setattr(check, "seconds", lambda call: mx.eval(call()) or 1.0)
 
 
 @pytest.mark.usefixtures("kernels", "small_work")
