@@ -41,8 +41,10 @@ PROGRAM = """
 import mlx.core as mx
 kernel = mx.fast.cuda_kernel("qwen35_planted", ["x"], ["y"], {body!r})
 x = mx.random.normal((64,))
-mx.eval(x, *kernel(inputs=[x], grid=(64, 1, 1), threadgroup=(64, 1, 1), output_shapes=[(64,)],
-                   output_dtypes=[mx.float32]))
+mx.eval(x)
+mx.eval(kernel(inputs=[x], grid=(64, 1, 1), threadgroup=(64, 1, 1), output_shapes=[(64,)],
+               output_dtypes=[mx.float32]))
+mx.synchronize()
 """
 
 

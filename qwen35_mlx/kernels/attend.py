@@ -53,8 +53,7 @@ def kernel(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) 
     """`reference` where `fits`; float32 but for the roundings that it has."""
     batch, heads, _, dim = q.shape
     kv_heads, keys = k.shape[1:3]
-    most = max(MOST_GROUPS // (batch * kv_heads), 1)
-    splits = min(-(-keys // SPAN), most)
+    splits = min(-(-keys // SPAN), max(MOST_GROUPS // (batch * kv_heads), 1))
     sizes = {"InT": q.dtype, "H": heads, "D": dim, "SIMDS": SIMDS}
     parts, stats = _PARTS(
         [q, k, v],
@@ -71,10 +70,10 @@ def kernel(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) 
     (y,) = _JOIN(
         [parts, stats, gate],
         Launch(
-            threadgroups=batch * heads,
+            threadgroups=batch * heads * -(-dim // SIMD),
             threads=SIMD * SIMDS,
             outputs=[((batch, 1, heads * dim), q.dtype)],
-            constants={**sizes, "MOST": most},
+            constants=sizes,
         ),
     )
     return y

@@ -86,6 +86,9 @@ def dequantize(
 
 def multiply(x: mx.array, w: QuantizedWeight) -> mx.array:
     """x [..., in] by a packed matrix -> [..., out]."""
+    if w.scales.shape[-1] == 1 and mx.cuda.is_available():
+        # Where a row is a single group, MLX 0.32.4's kernel for Hopper multiplies wrongly.
+        return multiply_plain(x, w)
     how = w.quantization
     return mx.quantized_matmul(
         x, w.weight, w.scales, w.biases, True, how.group_size, how.bits, how.mode
