@@ -1,8 +1,11 @@
 """Attention of one token to all before it, and its gate, in two dispatches.
 
 MLX has a kernel for this on Metal, without the gate; on CUDA it has none for heads of 256 and takes
-it apart into products and a softmax. Keys and values are read where they lie, among room to grow.
+it apart into products and a softmax. Keys and values are read where they lie, among room to grow,
+the latest of them apart from the others.
 """
+
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -19,7 +22,12 @@ MOST_GROUPS = 256
 # Query heads to a key head, at most.
 MOST_GROUPED = 8
 
-_PARTS = Kernel("attend_parts", inputs=("q", "k", "v"), outputs=("parts", "stats"), strided=True)
+_PARTS = Kernel(
+    "attend_parts",
+    inputs=("q", "k", "v", "late_k", "late_v"),
+    outputs=("parts", "stats"),
+    strided=True,
+)
 _JOIN = Kernel("attend_join", inputs=("parts", "stats", "gate"), outputs=("y",), strided=True)
 
 
@@ -49,14 +57,26 @@ def fits(q: mx.array, k: mx.array) -> bool:
     return tokens == 1 and dim % 4 == 0 and dim <= 256 and grouped <= MOST_GROUPED
 
 
-def kernel(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) -> mx.array:
-    """`reference` where `fits`; float32 but for the roundings that it has."""
+def kernel(
+    q: mx.array,
+    rows: Sequence[mx.array],
+    late: Sequence[mx.array],
+    gate: mx.array,
+    scale: float,
+) -> mx.array:
+    """`reference` where `fits`; float32 but for the roundings that it has.
+
+    Args:
+        rows, late: k and v of the first keys, and of those after them, at least one each; both may
+            have room to grow.
+    """
     batch, heads, _, dim = q.shape
-    kv_heads, keys = k.shape[1:3]
+    kv_heads = rows[0].shape[1]
+    keys = rows[0].shape[2] + late[0].shape[2]
     splits = min(-(-keys // SPAN), max(MOST_GROUPS // (batch * kv_heads), 1))
     sizes = {"InT": q.dtype, "H": heads, "D": dim, "SIMDS": SIMDS}
     parts, stats = _PARTS(
-        [q, k, v],
+        [q, *rows, *late],
         Launch(
             threadgroups=batch * kv_heads * splits,
             threads=SIMD * SIMDS,

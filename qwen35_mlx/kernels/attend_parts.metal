@@ -7,7 +7,8 @@
 // by halves, so that every lane ends with the whole of one score and takes one exponential.
 //
 // q     [B, H, 1, D]
-// k, v  [B, KV, N, D], with gaps between heads where a buffer has room to grow
+// k, v  [B, KV, N, D], late_k, late_v [B, KV, n, D] after them, with gaps between heads where a buffer
+//       has room to grow
 // -> parts [B, H, splits, D] float32   values, weighted by exp(score - the highest of the stretch)
 //    stats [B, H, splits, 2] float32   that highest score, and the sum of those weights
 
@@ -31,7 +32,8 @@ const int place = static_cast<int>(threadgroup_position_in_grid.x);
 const int split = place % splits;
 const int kv_head = place / splits % KV;
 const int batch = place / splits / KV;
-const int keys = static_cast<int>(k_shape[2]);
+const int before = static_cast<int>(k_shape[2]);
+const int keys = before + static_cast<int>(late_k_shape[2]);
 const int span = (keys + splits - 1) / splits;
 const int start = split * span;
 const int stop = start + span < keys ? start + span : keys;
@@ -75,18 +77,24 @@ const int first_head = share * OWN < G - OWN ? share * OWN : G - OWN;
 auto asked = shared_query + first_head * COLUMNS / 4 + lane;
 auto own_k = k + batch * k_strides[0] + kv_head * k_strides[1];
 auto own_v = v + batch * v_strides[0] + kv_head * v_strides[1];
+auto own_late_k = late_k + batch * late_k_strides[0] + kv_head * late_k_strides[1];
+auto own_late_v = late_v + batch * late_v_strides[0] + kv_head * late_v_strides[1];
 for (int first = start + turn * KEYS; first < stop; first += TURNS * KEYS) {
   vec<InT, 4> of_key[KEYS * QUADS];
   vec<InT, 4> of_value[KEYS * QUADS];
   #pragma unroll
   for (int j = 0; j < KEYS; ++j) {
     const int key = first + j < stop ? first + j : first;
+    const bool late = key >= before;
+    const size_t row = static_cast<size_t>(late ? key - before : key) * D;
+    auto from_k = (late ? own_late_k : own_k) + row;
+    auto from_v = (late ? own_late_v : own_v) + row;
     #pragma unroll
     for (int c = 0; c < QUADS; ++c) {
       const int column = (c * 32 + lane) * 4;
-      const size_t at = static_cast<size_t>(key) * D + (column < D ? column : 0);
-      of_key[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(own_k + at);
-      of_value[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(own_v + at);
+      const int at = column < D ? column : 0;
+      of_key[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(from_k + at);
+      of_value[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(from_v + at);
     }
   }
 

@@ -95,15 +95,15 @@ class Attention:
 
         Where `gates_in_kernel`.
         """
-        keys, values = cache.update(k, v)
-        return attend_step.kernel(q, keys, values, gate, self.head_dim**-0.5)
+        rows, late = cache.append(k, v)
+        return attend_step.kernel(q, rows, late, gate, self.head_dim**-0.5)
 
     def gates_in_kernel(
         self, q: mx.array, k: mx.array, cache: KVCache, left_padding: mx.array | None
     ) -> bool:
         """Whether the kernel for one token is chosen, and can do it."""
         chosen = self.choices.attend_step == attend_step.KERNEL
-        plain = cache.bits is None and left_padding is None
+        plain = cache.bits is None and left_padding is None and cache.offset > 0
         return chosen and plain and attend_step.fits(q, k)
 
     def output(

@@ -11,6 +11,8 @@ GROWTH = 1.25
 FIRST_CAPACITY = 256
 # Neighbours in a row that share a scale, where keys and values are quantised.
 KV_GROUP = 32
+# So many rows, at most, that came one by one are kept apart from the others: see `KVCache.append`.
+APART = 256
 
 Rows = tuple[mx.array, ...]
 
@@ -70,7 +72,48 @@ class KVCache:
     def __init__(self, bits: int | None = None) -> None:
         self.bits = bits
         self._buffer: _Buffer | None = None
+        # Rows [B, kv_heads, APART, head_dim], the first `_apart` of them filled.
+        self._tail: Rows = ()
+        self._apart = 0
         self.offset = 0
+
+    def append(self, key: mx.array, value: mx.array) -> tuple[Rows, Rows]:
+        """Add one row to a cache that has some, without touching those before it.
+
+        MLX writes into an array in place only if no running step still reads it, and copies all of
+        it otherwise: of a long conversation gigabytes for every token. Here it is a few rows.
+
+        Args:
+            key, value: [B, kv_heads, 1, head_dim], kept as they are: not where there are `bits`.
+
+        Returns:
+            keys and values [B, kv_heads, N, head_dim], and those after them, [B, kv_heads, n,
+            head_dim]: at least one each.
+        """
+        assert self._buffer is not None
+        assert self.bits is None
+        if self._apart == APART:
+            self._settle()
+        if not self._apart:
+            batch, heads, _, width = key.shape
+            self._tail = tuple(mx.zeros((batch, heads, APART, width), key.dtype) for _ in "kv")
+        for held, added in zip(self._tail, (key, value), strict=True):
+            held[..., self._apart : self._apart + 1, :] = added
+        self._apart += 1
+        self.offset += 1
+        before = self.offset - self._apart
+        return (
+            tuple(held[..., :before, :] for held in self._buffer.rows),
+            tuple(held[..., : self._apart, :] for held in self._tail),
+        )
+
+    def _settle(self) -> None:
+        """Put the rows that are apart to the others."""
+        if self._apart:
+            apart = tuple(held[..., : self._apart, :] for held in self._tail)
+            self.offset -= self._apart
+            self._tail, self._apart = (), 0
+            self._write(apart)
 
     def update(self, keys: mx.array, values: mx.array) -> Rows:
         """Append T rows and return all of them.
@@ -82,10 +125,14 @@ class KVCache:
             keys and values [B, kv_heads, offset + T, head_dim]; quantised, each of them as packed
             words, scales and biases (see `mx.quantize`).
         """
+        self._settle()
         rows = (keys, values)
         if self.bits is not None:
             rows = (*_quantize(keys, self.bits), *_quantize(values, self.bits))
-        start, end = self.offset, self.offset + keys.shape[2]
+        return self._write(rows)
+
+    def _write(self, rows: Rows) -> Rows:
+        start, end = self.offset, self.offset + rows[0].shape[2]
         buffer = self._buffer
         if buffer is None or end > buffer.capacity or not self._may_write_from(start):
             buffer = self._grown(rows, end)
@@ -132,9 +179,11 @@ class KVCache:
         return fresh
 
     def snapshot(self) -> KVSnapshot:
+        self._settle()
         return KVSnapshot(self._buffer, self.offset)
 
     def restore(self, snapshot: KVSnapshot) -> None:
+        self._tail, self._apart = (), 0
         self._hold(snapshot.buffer)
         self.offset = snapshot.offset
 
@@ -147,7 +196,12 @@ class KVCache:
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [] if self._buffer is None else list(self._buffer.rows)
+        return [*(() if self._buffer is None else self._buffer.rows), *self._tail]
+
+    @property
+    def touched(self) -> Rows:
+        """The arrays that the last row was written into."""
+        return self._tail or (() if self._buffer is None else self._buffer.rows)
 
 
 def _quantize(x: mx.array, bits: int) -> Rows:
@@ -231,7 +285,7 @@ class Cache:
         return sum(array.nbytes for array in self.arrays)
 
     @property
-    def kv_nbytes(self) -> int:
-        """Those of keys and values."""
+    def touched_nbytes(self) -> int:
+        """Those of keys and values that MLX copies for another token, if a step reads them yet."""
         layers = (layer for layer in self.layers if isinstance(layer, KVCache))
-        return sum(array.nbytes for layer in layers for array in layer.arrays)
+        return sum(array.nbytes for layer in layers for array in layer.touched)

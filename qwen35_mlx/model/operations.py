@@ -20,6 +20,7 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.model import attention
 from qwen35_mlx.model.attention import Attention
+from qwen35_mlx.model.cache import APART
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import FusedLinear, Linear
@@ -196,11 +197,13 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
         q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
         k = _noise(network, 1, kv_heads, seen + 3, dim)
         k, v = k[:, :, :seen], k[:, :, 3:]
+        late = max(seen - APART, 1)
+        rows, apart = zip(*(mx.split(x, [late], axis=2) for x in (k, v)), strict=True)
         scale = dim**-0.5
 
         def run() -> Outputs:
             if network.choices.attend_step == attend.KERNEL:
-                return [attend.kernel(q, k, v, gate, scale)]
+                return [attend.kernel(q, rows, apart, gate, scale)]
             out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
             return [gated(out, gate)]
 
@@ -214,7 +217,7 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
             "attend_step",
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [attend.KERNEL],
-            [call(1), call(37), call(300)],
+            [call(2), call(37), call(300)],
             [call(SEEN)] * CHAIN,
             False,
             _tolerance(network),

@@ -1,7 +1,7 @@
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.cache import APART, KVCache
 
 
 def rows(start: int, count: int) -> mx.array:
@@ -25,6 +25,43 @@ def test_rows_come_back_in_order_through_growth():
         keys, values = cache.update(rows(start, 50), -rows(start, 50))
     assert mx.array_equal(keys, rows(0, 2000))
     assert mx.array_equal(values, -rows(0, 2000))
+
+
+def appended(cache: KVCache, start: int, count: int) -> tuple[mx.array, mx.array]:
+    """Rows that come one by one; all keys and values after them."""
+    for i in range(start, start + count):
+        both = cache.append(rows(i, 1), -rows(i, 1))
+    assert cache.offset == start + count
+    keys, values = (mx.concatenate(parts, axis=2) for parts in zip(*both, strict=True))
+    return keys, values
+
+
+@pytest.mark.parametrize("count", [1, APART - 1, APART, APART + 1, 2 * APART + 3])
+def test_rows_that_come_one_by_one_lie_apart_and_in_order(count):
+    cache = filled(10)
+    keys, values = appended(cache, 10, count)
+    assert mx.array_equal(keys, rows(0, 10 + count))
+    assert mx.array_equal(values, -rows(0, 10 + count))
+    keys, values = cache.update(rows(10 + count, 3), -rows(10 + count, 3))
+    assert mx.array_equal(keys, rows(0, 13 + count))
+    assert mx.array_equal(values, -rows(0, 13 + count))
+
+
+def test_a_snapshot_has_the_rows_that_lay_apart_and_what_comes_later_leaves_it_alone():
+    cache = filled(10)
+    appended(cache, 10, 5)
+    at_15 = cache.snapshot()
+    appended(cache, 15, 5)
+    cache.restore(at_15)
+    assert cache.offset == 15
+    keys, _ = appended(cache, 15, 1)
+    assert mx.array_equal(keys, rows(0, 16))
+    other = KVCache()
+    other.restore(at_15)
+    other.append(rows(99, 1), rows(99, 1))
+    assert mx.array_equal(other.snapshot().rows(0)[0][..., 0], mx.array([[[*range(15), 99]]]))
+    assert mx.array_equal(cache.snapshot().rows(0)[0], rows(0, 16))
+    assert mx.array_equal(at_15.rows(0)[0], rows(0, 15))
 
 
 @pytest.mark.parametrize("used", [1, 256, 257, 5000, 20000])
