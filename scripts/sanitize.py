@@ -20,14 +20,14 @@ from typing import Any
 
 from scripts import timing
 
-TESTS = (
-    *(
-        f"tests/kernels/test_{name}.py"
-        for name in ("matvec", "attention_inputs", "attend", "experts")
-    ),
-    "tests/kernels/test_delta_net.py",
-    "tests/model/test_with_kernels.py",
-)
+FILES = ("matvec", "attention_inputs", "attend", "experts", "delta_net")
+TESTS = [f"tests/kernels/test_{name}.py" for name in FILES] + ["tests/model/test_with_kernels.py"]
+# By tool, what it cannot run: here it fails of itself ("failed to handle a hardware exception") in
+# MLX's own kernels, before any of ours.
+LEFT_OUT = {
+    "racecheck": "tests/model/test_with_kernels.py"
+    "::test_the_demo_in_bfloat16_says_the_same_with_kernels"
+}
 # By tool, a body for 64 threads with what it is to find.
 PLANTED = {
     "memcheck": "y[threadIdx.x] = x[threadIdx.x + (1 << 28)];",
@@ -41,10 +41,8 @@ PROGRAM = """
 import mlx.core as mx
 kernel = mx.fast.cuda_kernel("qwen35_planted", ["x"], ["y"], {body!r})
 x = mx.random.normal((64,))
-mx.eval(x)
-mx.eval(kernel(inputs=[x], grid=(64, 1, 1), threadgroup=(64, 1, 1), output_shapes=[(64,)],
-               output_dtypes=[mx.float32]))
-mx.synchronize()
+mx.eval(x, *kernel(inputs=[x], grid=(64, 1, 1), threadgroup=(64, 1, 1), output_shapes=[(64,)],
+                   output_dtypes=[mx.float32]))
 """
 
 
@@ -53,7 +51,10 @@ def run(tool: str, command: Sequence[str], log: Path, seconds: float) -> dict[st
     found = log.with_suffix(".found")
     sanitizer = ["compute-sanitizer", "--tool", tool, "--kernel-name", "kns=qwen35"]
     sanitizer += ["--target-processes", "all", "--log-file", str(found)]
-    # In CUDA graphs, as MLX launches by itself, racecheck was seen to miss the planted race.
+    # Its default, an analysis, has missed a race in a kernel whose inputs are evaluated with it, as
+    # those of tests are.
+    sanitizer += ["--racecheck-report", "hazard"] if tool == "racecheck" else []
+    # Outside CUDA graphs each tool was seen to find its planted error.
     environment = {**os.environ, "MLX_USE_CUDA_GRAPHS": "0"}
     with log.open("w") as file:
         try:
@@ -97,6 +98,7 @@ def main() -> int:
         tool, file = job
         pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", file]
         pytest += ["-k", args.k] if args.k else []
+        pytest += ["--deselect", LEFT_OUT[tool]] if tool in LEFT_OUT else []
         log = folder / f"{Path(file).stem}-{tool}.log"
         return {"tool": tool, "what": file, **run(tool, pytest, log, args.seconds)}
 
@@ -106,6 +108,8 @@ def main() -> int:
     timing.table([*rows, *tested])
     for tool in blind:
         print(f"{tool} does not find a planted error here: it was not asked about the tests")
+    for tool, left_out in LEFT_OUT.items():
+        print(f"{tool} was not asked about {left_out}")
     print(f"logs: {folder}")
     timing.json_line("sanitize", [*rows, *tested], blind=blind)
     clean = all(row["exit"] == 0 and row["errors"] == 0 for row in tested)
