@@ -72,7 +72,7 @@ for (int i = 0; i < OWN * QUADS; ++i) {
 float most = -INFINITY;
 float sum = 0.0f;
 
-// Where the last share's heads are fewer, it computes some of the one before again.
+// Where fewer heads are left for the last share, it has some of the one before again.
 const int first_head = share * OWN < G - OWN ? share * OWN : G - OWN;
 auto asked = shared_query + first_head * COLUMNS / 4 + lane;
 auto own_k = k + batch * k_strides[0] + kv_head * k_strides[1];
@@ -217,12 +217,10 @@ for (int o = 0; o < OWN; ++o) {
       }
     }
     const size_t row = (static_cast<size_t>(batch) * H + kv_head * G + g) * splits + split;
-    if (g >= other * OWN) {
-      parts[row * D + column] = value;
-      if (column == 0) {
-        stats[row * 2] = highest;
-        stats[row * 2 + 1] = weights;
-      }
+    parts[row * D + column] = value;
+    if (column == 0) {
+      stats[row * 2] = highest;
+      stats[row * 2 + 1] = weights;
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -69,8 +69,15 @@ def test_no_more_threadgroups_than_wanted(monkeypatch):
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
+def test_stretches_without_a_key(monkeypatch):
+    monkeypatch.setattr(attend, "MOST_GROUPS", 8)
+    monkeypatch.setattr(attend, "SPAN", 1)
+    inputs = draw(5)  # in four stretches of two
+    assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
+
+
 @pytest.mark.parametrize(
-    ("heads", "dim"), [((16, 2), 256), ((8, 2), 64), ((4, 2), 32), ((3, 1), 160)]
+    ("heads", "dim"), [((16, 2), 256), ((8, 2), 64), ((4, 2), 36), ((3, 1), 160)]
 )
 def test_heads_of_any_size_with_room_to_grow(heads, dim):
     inputs = draw(70, heads, dim, room=26)
