@@ -102,7 +102,7 @@ def summary(found: dict[str, Phases]) -> dict[str, Any]:
             rows[f"turn {number} after it: {name}"] = of(again, f"turn {number}", name)
     long, short = (first.get(f"first token, {at}", {}) for at in ("long", "short"))
     for at, timed in (("long", long), ("short", short)):
-        for name in ("tokens", "first token s", "of it attention s"):
+        for name in ("tokens", "first token s", "of it attention s", "decode tok/s"):
             rows[f"{at}: {name}"] = timed.get(name)
     rows["first token, long over short"] = ratio(
         long.get("first token s"), short.get("first token s")
@@ -116,6 +116,7 @@ def summary(found: dict[str, Phases]) -> dict[str, Any]:
         ("prefill", "prefill s"),
         ("resume", "resume s"),
         ("turn 2", "first token s"),
+        ("turn 2", "decode tok/s"),
         ("turn 2", "saved MB"),
         ("turn 2", "save s"),
     ):

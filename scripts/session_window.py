@@ -79,7 +79,7 @@ def _sampled(source: RandomSource) -> str:
 
 
 def turn_at(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[str, Any]:
-    """A turn of the tokens that the cache lacks: seconds to the first token, and the reply."""
+    """A turn of the tokens that the cache lacks: how long it takes, and the reply."""
     started = time.perf_counter()
     for _ in prefill(network, cache, ids[cache.offset : -1], chunk):
         pass
@@ -87,8 +87,9 @@ def turn_at(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[
     reply = [next(stream)]
     first = time.perf_counter() - started
     reply += [next(stream) for _ in range(REPLY - 1)]
+    rest = time.perf_counter() - started - first
     stream.close()
-    return {"first token s": first, "reply": reply}
+    return {"first token s": first, "decode tok/s": (REPLY - 1) / rest, "reply": reply}
 
 
 def attention_seconds(network: Network, cache: Cache) -> float:
@@ -109,15 +110,19 @@ def first_token(network: Network, cache: Cache, ids: list[int], chunk: int) -> d
     """Medians of a turn of `QUESTION` tokens here; the cache is as before afterwards."""
     here, turns, attention = cache.snapshot(), [], []
     for _ in range(REPEATS + 1):
-        turns.append(turn_at(network, cache, [*ids, *tokens(QUESTION)], chunk)["first token s"])
+        turns.append(turn_at(network, cache, [*ids, *tokens(QUESTION)], chunk))
         cache.restore(here)
         attention.append(attention_seconds(network, cache))
         cache.restore(here)
     # The first of each compiles, perhaps, or lets the buffers grow.
+    medians = {
+        name: statistics.median(turn[name] for turn in turns[1:])
+        for name in ("first token s", "decode tok/s")
+    }
     return {
-        "first token s": statistics.median(turns[1:]),
+        **medians,
         "of it attention s": statistics.median(attention[1:]),
-        "first token s, first time": turns[0],
+        "first token s, first time": turns[0]["first token s"],
     }
 
 
@@ -293,12 +298,14 @@ def peer(args: argparse.Namespace) -> None:
     file = args.folder / "mlx_lm.safetensors"
     args.folder.mkdir(parents=True, exist_ok=True)
 
-    def turn(ids: list[int], count: int) -> tuple[float, list[int]]:
+    def turn(ids: list[int], count: int) -> dict[str, Any]:
         started = time.perf_counter()
         stream = generate_step(mx.array(ids), network, max_tokens=count, prompt_cache=cache)
         reply = [int(next(stream)[0])]
         first = time.perf_counter() - started
-        return first, [*reply, *(int(token) for token, _ in stream)]
+        reply += [int(token) for token, _ in stream]
+        rest = time.perf_counter() - started - first
+        return {"first token s": first, "decode tok/s": (count - 1) / rest, "reply": reply}
 
     def save() -> dict[str, float]:
         started = time.perf_counter()
@@ -306,7 +313,8 @@ def peer(args: argparse.Namespace) -> None:
         took = time.perf_counter() - started
         return {"save s": took, "saved MB": file.stat().st_size / 1e6}
 
-    seconds, reply = turn(tokens(args.context), 1)
+    done = turn(tokens(args.context), 1)
+    seconds = done["first token s"]
     report(
         "prefill", tokens=args.context, **{"prefill s": seconds, "tok/s": args.context / seconds}
     )
@@ -317,8 +325,8 @@ def peer(args: argparse.Namespace) -> None:
     mx.eval([entry.state for entry in cache])
     report("resume", **{"resume s": time.perf_counter() - started})
     for number in (1, 2):
-        seconds, reply = turn([reply[-1], *tokens(QUESTION)], REPLY)
-        report(f"turn {number}", **{"first token s": seconds, **save()})
+        done = turn([done["reply"][-1], *tokens(QUESTION)], REPLY)
+        report(f"turn {number}", **done, **save())
 
 
 STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
