@@ -31,6 +31,8 @@ from qwen35_mlx.kernels.choices import REFERENCE, Choices
 
 Outputs = Sequence[mx.array]
 
+FIRST = "trying out kernels for this model on this machine, once; it may take a minute"
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -53,6 +55,11 @@ class Operation:
     work: Sequence[Callable[[], Outputs]]
     compiled: bool
     tolerance: float
+
+    @property
+    def key(self) -> str:
+        """What a winner is kept under."""
+        return f"{self.name}: {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ def choose(
     """Fill in `choices` for this machine.
 
     Args:
-        notice: is told one line for every form that had to be left out.
+        notice: is told one line for every form that had to be left out, and `FIRST` before.
         again: try also what the file knows.
 
     Returns:
@@ -157,24 +164,23 @@ def choose(
     file, machine = results_file(), fingerprint()
     known = _read(file)
     kept: dict[str, str] = {} if again else known.get(machine, {})
+    untried = [op for op in operations if kept.get(op.key) not in (REFERENCE, *op.forms)]
+    if untried and not again:
+        notice(FIRST)
     tried: dict[str, list[Trial]] = {}
+    for operation in untried:
+        found = tried[operation.name] = trials(operation, choices)
+        if found[0].milliseconds is not None:  # else it may be another time
+            kept[operation.key] = winner(found)
+        for trial in found:
+            if trial.failure:
+                notice(
+                    f"{operation.name} '{trial.form}' is off on this machine: it "
+                    f"{trial.failure}; please report it with the output of "
+                    "`python -m qwen35_mlx.kernels.check`"
+                )
     for operation in operations:
-        key = f"{operation.name}: {operation.shape}"
-        chosen = kept.get(key)
-        if chosen not in (REFERENCE, *operation.forms):
-            found = tried[operation.name] = trials(operation, choices)
-            if found[0].milliseconds is not None:  # else it may be another time
-                kept[key] = winner(found)
-            for trial in found:
-                if trial.failure:
-                    notice(
-                        f"{operation.name} '{trial.form}' is off on this machine: it "
-                        f"{trial.failure}; please report it with the output of "
-                        "`python -m qwen35_mlx.kernels.check`"
-                    )
-    for operation in operations:
-        key = f"{operation.name}: {operation.shape}"
-        setattr(choices, operation.name, kept.get(key, REFERENCE))
+        setattr(choices, operation.name, kept.get(operation.key, REFERENCE))
     choices.compiled = True
     if tried:
         _write(file, {**known, machine: {**known.get(machine, {}), **kept}})
@@ -226,7 +232,7 @@ def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> No
     for operation in operations:
         found = tried[operation.name]
         best = winner(found)
-        print(f"{operation.name}: {operation.shape}")
+        print(operation.key)
         for t in found:
             error = "" if t.error is None else f"error {t.error:.1e}"
             clock = t.failure or f"{t.milliseconds:.3f} ms"

@@ -39,7 +39,7 @@ class Forms:
     def choose(self, **options):
         lines = []
         tried = choose([self.operation], self.choices, lines.append, **options)
-        return lines, tried
+        return [line for line in lines if line != check.FIRST], tried
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +128,15 @@ def test_winners_are_kept_for_the_next_start(clock, file):
     assert later.calls == []
     assert list(file.parent.iterdir()) == [file]
     assert set(later.choose(again=True)[1]) == {"experts_step"}
+
+
+def test_the_user_is_told_before_the_first_time_only(clock):
+    clock |= {REFERENCE: 3.0, "fast": 1.0}
+    told = []
+    for again in (False, False, True):
+        forms = Forms(fast=lambda: ONE)
+        choose([forms.operation], forms.choices, told.append, again=again)
+    assert told == [check.FIRST]
 
 
 @pytest.mark.parametrize("kept", ["", "{", "[]", '{"x": 1}', "\x00"])
