@@ -13,6 +13,7 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from qwen35_mlx.kernels import attend, attention_inputs, matvec, portable
 from qwen35_mlx.kernels.experts import KERNEL
+from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
@@ -76,6 +77,29 @@ def test_kernels_give_the_reference_logits(name, request, monkeypatch):
     assert_logits(logits, want["prefill_logits"][:PROMPT])
     step = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 1], cache))[0]
     assert_logits(step, want["prefill_logits"][PROMPT : PROMPT + 1])
+
+
+def test_a_state_gives_the_same_to_the_bit_wherever_its_last_rows_lie(request, monkeypatch):
+    """Right after they came one by one, restored from a snapshot, and in another cache."""
+    prompt = expected("dense")["prompt"]
+    net = load_plain(FOLDER / "dense", monkeypatch)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+
+    def read(cache: Cache, start: int, stop: int) -> np.ndarray:
+        rows = [net.logits(net(prompt[None, i : i + 1], cache))[0] for i in range(start, stop)]
+        return np.array(mx.concatenate(rows))
+
+    cache, other = net.make_cache(), net.make_cache()
+    net(prompt[None, :PROMPT], cache)
+    read(cache, PROMPT, PROMPT + 3)
+    never_left = net.make_cache()
+    net(prompt[None, :PROMPT], never_left)
+    want = read(never_left, PROMPT, PROMPT + 6)[3:]
+    state = cache.snapshot()
+    for back in (cache, other, cache):
+        back.restore(state)
+        np.testing.assert_array_equal(read(back, PROMPT + 3, PROMPT + 6), want)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
