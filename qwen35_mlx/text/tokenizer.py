@@ -8,7 +8,9 @@ cannot be asked for at the end.)
 """
 
 import codecs
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -16,6 +18,16 @@ import tokenizers.decoders
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.files import one_line, read_json_object, read_text
+
+# Long texts are encoded in pieces of at least so many characters, some of them at once: on all
+# cores, without what the library keeps of each token until a text is done, and with pauses in which
+# other threads may run.
+PIECE = 1 << 16
+AT_ONCE = 16
+# Where a piece may end. No token of Qwen's reaches over it: line breaks end one, and a letter or
+# digit that follows begins one. Whether it is so here, `CUTS` tell.
+_CUT = re.compile(r"(?<=\n)(?=[^\W_])")
+CUTS = [f"a{breaks}b" for breaks in ("\n", "\n\n", "\n\n\n", " \n", "\r\n", ".\n\n", "\t \n \n")]
 
 
 class Tokenizer:
@@ -34,6 +46,12 @@ class Tokenizer:
         # Rendered prompts write their special tokens as text.
         backend.encode_special_tokens = False
         self._backend = backend
+        # Else the library warns on stderr, which is the chat's screen, in a process that is started
+        # after it has used several threads.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self._may_cut = all(
+            self._encoded([text]) == self._encoded(_CUT.split(text)) for text in CUTS
+        )
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
@@ -70,7 +88,16 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:
             text = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        pieces = list(_pieces(text)) if self._may_cut else [text]
+        ids: list[int] = []
+        for start in range(0, len(pieces), AT_ONCE):
+            ids += self._encoded(pieces[start : start + AT_ONCE])
+        return ids
+
+    def _encoded(self, pieces: Sequence[str]) -> list[int]:
+        """The ids of all of them, one after the other."""
+        encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        return [i for one in encoded for i in one.ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included; broken UTF-8 becomes U+FFFD."""
@@ -115,6 +142,16 @@ class StreamDecoder:
     def flush(self) -> str:
         """What remains: U+FFFD for an incomplete character, else "". Ready for a new text then."""
         return self._utf8.decode(b"", final=True)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of `PIECE` characters and more, cut where `_CUT` allows."""
+    start = 0
+    while start < len(text):
+        cut = _CUT.search(text, start + PIECE)
+        stop = cut.start() if cut else len(text)
+        yield text[start:stop]
+        start = stop
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 import tokenizers
 from tokenizers import models
+from tokenizers.pre_tokenizers import ByteLevel
 
+import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text import tokenizer as module
 from qwen35_mlx.text.tokenizer import Tokenizer
+
+DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 TEXTS = [
     "",
@@ -32,6 +37,35 @@ def test_text_survives_encoding(tokenizer: Tokenizer, text: str):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert streamed(tokenizer, ids) == text
+
+
+ALPHABET = [*"ab1_ .,'\t\u00a0\u2028{é中\u0301한", "\n", "\n", "\r\n", "'s", "<|im_end|>", "😀"]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7])
+def test_a_text_in_pieces_has_the_ids_of_the_whole(piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "PIECE", piece)
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    demo = Tokenizer.from_directory(DEMO)
+    assert demo._may_cut
+    backend = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    rng = random.Random(piece)
+    cuts = 0
+    for _ in range(300):
+        text = "".join(rng.choices(ALPHABET, k=rng.randrange(60)))
+        assert demo.encode(text) == backend.encode(text, add_special_tokens=False).ids
+        cuts += len(list(module._pieces(text))) - 1
+    assert cuts > 100
+
+
+def test_a_tokenizer_whose_tokens_reach_over_line_breaks_gets_whole_texts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(module, "PIECE", 1)
+    alphabet = {c: i for i, c in enumerate(["a", "b", "\u010a", "\u010ab"])}
+    backend = tokenizers.Tokenizer(models.BPE(alphabet, [("\u010a", "b")]))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    assert Tokenizer(backend).encode("a\nb") == [0, 3]
 
 
 def test_special_tokens_in_text_become_their_ids(tokenizer: Tokenizer):
