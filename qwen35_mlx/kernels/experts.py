@@ -70,7 +70,7 @@ class ExpertWeights:
 
 _ROUTE = Kernel("route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
-_UP = Kernel("experts_up", inputs=("x", "norm", "experts", *_PACKED), outputs=("h",))
+_UP = Kernel("experts_up", inputs=("x", "norm_weight", "experts", *_PACKED), outputs=("h",))
 _DOWN = Kernel(
     "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
 )

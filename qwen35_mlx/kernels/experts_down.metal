@@ -1,7 +1,7 @@
 // Down projections of each token's experts and of the shared one, weighted and summed.
 //
-// A threadgroup computes ROWS outputs, over all experts: the runs (experts_up.metal) of a row in all
-// of them, one after the other, are dealt out to its threads.
+// A threadgroup computes ROWS outputs, over all experts: the runs of a row in all of them, one after
+// the other, are dealt out to its threads.
 //
 // h        [N, K I + IS] float32
 // experts  [N, K] uint32; weights [N, K + 1] float32, the last one the shared expert's
@@ -10,19 +10,15 @@
 // residual [N, H]
 // -> y     [N, H]   residual + the sum, rounded before
 
-constexpr int PER = 32 / BITS;
-constexpr int RUN = 4 * PER;
+#include "packed.metal"
+
+constexpr int LINES = ROWS;
 constexpr int RUNS = I / RUN;             // of a routed expert's row
 constexpr int SHARED_RUNS = IS / RUN;
 constexpr int ALL = K * RUNS + SHARED_RUNS;
 constexpr int THREADS = 32 * SIMDS;
 constexpr int OUT = K * I + IS;
 constexpr int BLOCKS = (H + ROWS - 1) / ROWS;
-constexpr int HALF = PER / 2;             // values in half a word
-constexpr uint32_t MASK = (1u << BITS) - 1u;
-// 2^23: an integer below, put into its last bits, makes a float that is larger by just that integer.
-// GPUs convert integers to floats at an eighth of the speed of this.
-constexpr uint32_t MAGIC = 0x4B000000u;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
@@ -49,22 +45,22 @@ for (int at = thread_index; at < ALL; at += THREADS) {
   const int runs = routed ? RUNS : SHARED_RUNS;
   const int groups = runs * RUN / GS;
   const int above = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
-  auto words = reinterpret_cast<const device uint4*>(routed ? w : shared_w);
-  auto scale = routed ? scales : shared_scales;
-  auto bias = routed ? biases : shared_biases;
+  auto packed = reinterpret_cast<const device uint4*>(routed ? w : shared_w);
+  auto scale_row = routed ? scales : shared_scales;
+  auto bias_row = routed ? biases : shared_biases;
   auto values = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + run * RUN);
 
-  uint4 packed[ROWS];
-  float scale_of[ROWS];
-  float bias_of[ROWS];
+  uint4 words[ROWS];
+  float scale[ROWS];
+  float bias[ROWS];
   #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     const int row = above + (first + r < H ? first + r : H - 1);
-    packed[r] = words[row * runs + run];
-    scale_of[r] = static_cast<float>(scale[row * groups + run * RUN / GS]);
-    bias_of[r] = static_cast<float>(bias[row * groups + run * RUN / GS]);
+    words[r] = packed[row * runs + run];
+    scale[r] = static_cast<float>(scale_row[row * groups + run * RUN / GS]);
+    bias[r] = static_cast<float>(bias_row[row * groups + run * RUN / GS]);
   }
-  const float weight = static_cast<float>(weights[token * (K + 1) + slot]);
+  const float weighted = static_cast<float>(weights[token * (K + 1) + slot]);
   float value[RUN];
   #pragma unroll
   for (int q = 0; q < RUN / 4; ++q) {
@@ -74,25 +70,7 @@ for (int at = thread_index; at < ALL; at += THREADS) {
     value[4 * q + 2] = four.z;
     value[4 * q + 3] = four.w;
   }
-  // As in experts_up.metal.
-  float sum = 0.0f;
-  #pragma unroll
-  for (int i = 0; i < RUN; ++i) {
-    sum += value[i];
-    value[i] *= 1.0f / static_cast<float>(1u << (i % HALF * BITS));
-  }
-  #pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    const uint32_t word[4] = {packed[r].x, packed[r].y, packed[r].z, packed[r].w};
-    float dot = 0.0f;
-    #pragma unroll
-    for (int i = 0; i < RUN; ++i) {
-      const uint32_t side = i % PER < HALF ? word[i / PER] : word[i / PER] >> 16;
-      const uint32_t own_bits = side & (MASK << (i % HALF * BITS));
-      dot += value[i] * (as_type<float>(MAGIC | own_bits) - as_type<float>(MAGIC));
-    }
-    total[r] += weight * (scale_of[r] * dot + bias_of[r] * sum);
-  }
+#include "run_dot.metal"
 }
 
 #pragma unroll

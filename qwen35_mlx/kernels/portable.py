@@ -9,7 +9,8 @@ inputs, since every thread would wait for a scalar's array, longest on CUDA, whe
 host's memory; small inputs bound with `auto`, since Metal passes those of fewer than 8 elements in
 another address space; one-dimensional threadgroups of whole SIMD groups; `simd_sum` and the
 barriers of the header below; no dynamically indexed arrays in registers. Wide loads: `float4`,
-`uint4` or `vec<T, 4>` through a cast pointer, their parts by name.
+`uint4` or `vec<T, 4>` through a cast pointer, their parts by name. `#include` stands for a piece
+that bodies share, a file of this folder.
 """
 
 import os
@@ -107,9 +108,8 @@ class Kernel:
 
     @property
     def body(self) -> str:
-        return (
-            resources.files("qwen35_mlx.kernels").joinpath(f"{self.name}.metal").read_text("utf-8")
-        )
+        """The text, with the pieces that it shares with others where it includes them."""
+        return _INCLUDE.sub(lambda found: _text(found[1]), _text(f"{self.name}.metal"))
 
     def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         """Run on the GPU.
@@ -135,6 +135,13 @@ class Kernel:
                 f"kernel '{self.name}' failed on {shapes} ({str(error).splitlines()[0]}): "
                 f"set {SWITCH}=reference to go on without kernels, and report it"
             ) from error
+
+
+_INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
+
+
+def _text(file: str) -> str:
+    return resources.files("qwen35_mlx.kernels").joinpath(file).read_text("utf-8")
 
 
 def bare(body: str) -> str:
