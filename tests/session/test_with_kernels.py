@@ -1,0 +1,38 @@
+"""Conversations whose network runs its kernels, in the emulator."""
+
+import numpy as np
+
+from qwen35_mlx.kernels import portable
+from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.model import load
+from tests.model.test_with_kernels import use_kernels
+from tests.session.durable_child import OPTIONS, done_of, logits_after
+
+
+def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
+    model_folder, tmp_path, monkeypatch, request
+):
+    monkeypatch.setenv(portable.SWITCH, "reference")
+    plain, own, later = (load(model_folder) for _ in range(3))
+    request.getfixturevalue("kernels")
+    use_kernels(own.network)
+    use_kernels(later.network)
+    with Library(tmp_path / "library") as library:
+        chat = Chat(own, library=library, **OPTIONS)
+        for turn in range(3):
+            question = f"{turn}?"
+            messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+            fresh = plain.logits(plain.render(messages, thinking=True))[-1]
+            if turn:
+                np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
+            done_of(chat.send(question, max_tokens=9))
+        want = logits_after(own, chat, "And now?")
+        # From memory, after another conversation ran.
+        done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=9))
+        np.testing.assert_array_equal(logits_after(own, chat, "And now?"), want)
+        number = chat.conversation.id
+        chat.close()
+        # From disk, with another network.
+        again = Chat(later, library=library, conversation=number)
+        np.testing.assert_array_equal(logits_after(later, again, "And now?"), want)
