@@ -78,8 +78,8 @@ class Trial:
     failure: str = ""
 
 
-def seconds(call: Callable[[], Any], runs: int = 5) -> float:
-    """Median time of a call and its evaluation, after a first one."""
+def seconds(call: Callable[[], Any]) -> float:
+    """Median time of a call and its evaluation, of five after a first one."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -88,7 +88,7 @@ def seconds(call: Callable[[], Any], runs: int = 5) -> float:
         return time.perf_counter() - started
 
     once()
-    return statistics.median(once() for _ in range(runs))
+    return statistics.median(once() for _ in range(5))
 
 
 def milliseconds(operation: Operation) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simds_for
@@ -17,8 +18,7 @@ STEP_TOKENS = 8
 # For `Choices.experts_step`.
 KERNEL = "three dispatches"
 # Values per threadgroup.
-UP_ROWS = 4
-DOWN_ROWS = 4
+ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def experts_reference(
 
     def glu(x: mx.array, gate_up: mx.array, down: mx.array) -> mx.array:
         gate, up = mx.split(gate_up @ x, 2)
-        return down @ (gate * mx.sigmoid(gate) * up)
+        return down @ swiglu(gate, up)
 
     rows = []
     for n, row in enumerate(norm(x).astype(mx.float32)):
@@ -149,13 +149,13 @@ def run_experts(
     sizes = layer.constants
     inner = sizes["K"] * sizes["I"] + sizes["IS"]
 
-    def launch(out: int, rows: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
+    def launch(out: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
         simds = simds_for(width, sizes["BITS"])
         return Launch(
-            threadgroups=tokens * -(-out // rows),
+            threadgroups=tokens * -(-out // ROWS),
             threads=SIMD * simds,
             outputs=[((tokens, out), dtype)],
-            constants={"InT": x.dtype, **sizes, "ROWS": rows, "SIMDS": simds, **more},
+            constants={"InT": x.dtype, **sizes, "ROWS": ROWS, "SIMDS": simds, **more},
         )
 
     def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
@@ -163,10 +163,10 @@ def run_experts(
 
     (h,) = _UP(
         [x, norm.weight, experts, *packed(layer.gate_up, layer.shared_gate_up)],
-        launch(inner, UP_ROWS, hidden, mx.float32, EPS=float_bits(norm.eps)),
+        launch(inner, hidden, mx.float32, EPS=float_bits(norm.eps)),
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down), residual],
-        launch(hidden, DOWN_ROWS, inner, x.dtype),
+        launch(hidden, inner, x.dtype),
     )
     return y

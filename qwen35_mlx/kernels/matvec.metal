@@ -3,9 +3,8 @@
 // A threadgroup computes ROWS outputs: a thread takes the same runs of every row, so that all it needs
 // of them is asked for at once, and x is read and normed once for all.
 //
-// x        [IN]
+// x        [IN], norm_weight [IN] of an RMS norm, where NORM; EPS the bits of its epsilon
 // w        [HALVES OUT, IN BITS / 32] uint32; scales, biases [HALVES OUT, IN / GS]
-// weight   [IN]     of an RMS norm of x, where NORM; EPS the bits of its epsilon
 // residual [OUT], where RESIDUAL
 // -> y     [OUT]   w x; or, where GLU, silu(g) * u, g above u in w x; rounded, then onto residual
 
@@ -32,7 +31,7 @@ threadgroup float partial[LINES * SIMDS];
 // Aligned: allocations are, and a row of the matrix is a multiple of 16 bytes.
 auto packed = reinterpret_cast<const device uint4*>(w);
 auto quads = reinterpret_cast<const device vec<InT, 4>*>(x);
-auto by_quads = reinterpret_cast<const device vec<InT, 4>*>(weight);
+auto by_quads = reinterpret_cast<const device vec<InT, 4>*>(norm_weight);
 
 int row[LINES];
 float total[LINES];

@@ -19,7 +19,7 @@ LINES = 8
 
 _KERNEL = Kernel(
     "matvec",
-    inputs=("x", "w", "scales", "biases", "weight", "residual"),
+    inputs=("x", "w", "scales", "biases", "norm_weight", "residual"),
     outputs=("y",),
 )
 
@@ -105,7 +105,7 @@ def kernel(
         },
     )
     # x stands in for what is not there and not read.
-    weight = x if norm is None else norm.weight
+    norm_weight = x if norm is None else norm.weight
     onto = x if residual is None else residual
-    (y,) = _KERNEL([x, *w.arrays, weight, onto], launch)
+    (y,) = _KERNEL([x, *w.arrays, norm_weight, onto], launch)
     return y

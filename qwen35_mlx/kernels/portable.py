@@ -185,5 +185,5 @@ def compiled(kernel: Kernel) -> Launcher:
     if backend() == "metal":
         return cast(Launcher, mx.fast.metal_kernel(**names))
     # At each launch MLX's CUDA backend hashes the whole text.
-    names["source"] = bare(kernel.body)
+    names["source"] = bare(names["source"])
     return cast(Launcher, mx.fast.cuda_kernel(**names, header=CUDA_HEADER))

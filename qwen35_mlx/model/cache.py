@@ -132,6 +132,7 @@ class KVCache:
         return self._write(rows)
 
     def _write(self, rows: Rows) -> Rows:
+        """`update` with rows as the buffer has them."""
         start, end = self.offset, self.offset + rows[0].shape[2]
         buffer = self._buffer
         if buffer is None or end > buffer.capacity or not self._may_write_from(start):
@@ -196,12 +197,16 @@ class KVCache:
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [*(() if self._buffer is None else self._buffer.rows), *self._tail]
+        return [*self._rows, *self._tail]
 
     @property
     def touched(self) -> Rows:
         """The arrays that the last row was written into."""
-        return self._tail or (() if self._buffer is None else self._buffer.rows)
+        return self._tail or self._rows
+
+    @property
+    def _rows(self) -> Rows:
+        return () if self._buffer is None else self._buffer.rows
 
 
 def _quantize(x: mx.array, bits: int) -> Rows:

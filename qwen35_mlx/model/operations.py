@@ -191,21 +191,20 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
 
 def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
     heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
-    gated = mx.compile(attend.gated)  # as in a layer
+    reference = mx.compile(attend.reference)  # whose gate a layer compiles
 
     def call(seen: int) -> Callable[[], Outputs]:
         q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
         k = _noise(network, 1, kv_heads, seen + 3, dim)
         k, v = k[:, :, :seen], k[:, :, 3:]
-        late = max(seen - APART, 1)
-        rows, apart = zip(*(mx.split(x, [late], axis=2) for x in (k, v)), strict=True)
+        before = max(seen - APART, 1)
+        rows, late = zip(*(mx.split(x, [before], axis=2) for x in (k, v)), strict=True)
         scale = dim**-0.5
 
         def run() -> Outputs:
             if network.choices.attend_step == attend.KERNEL:
-                return [attend.kernel(q, rows, apart, gate, scale)]
-            out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
-            return [gated(out, gate)]
+                return [attend.kernel(q, rows, late, gate, scale)]
+            return [reference(q, k, v, gate, scale)]
 
         return run
 

@@ -49,9 +49,7 @@ class Tokenizer:
         # Else the library warns on stderr, which is the chat's screen, in a process that is started
         # after it has used several threads.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        self._may_cut = all(
-            self._encoded([text]) == self._encoded(_CUT.split(text)) for text in CUTS
-        )
+        self._may_cut = all(self.separable(_CUT.split(text)) for text in CUTS)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
@@ -93,6 +91,10 @@ class Tokenizer:
         for start in range(0, len(pieces), AT_ONCE):
             ids += self._encoded(pieces[start : start + AT_ONCE])
         return ids
+
+    def separable(self, parts: Sequence[str]) -> bool:
+        """Whether these may be encoded one by one: no token reaches from one into the next."""
+        return self._encoded(parts) == self._encoded(["".join(parts)])
 
     def _encoded(self, pieces: Sequence[str]) -> list[int]:
         """The ids of all of them, one after the other."""
