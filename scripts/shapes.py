@@ -151,6 +151,7 @@ def take_kernels(choices: Choices) -> None:
     """Choose the forms that a GPU starts from, untried; none where there is no GPU."""
     if portable.backend():
         choices.delta_step = "one dispatch"
+        choices.delta_prompt = "tiles"
         choices.experts_step = experts.KERNEL
         choices.attention_step = attention_inputs.KERNEL
         choices.attend_step = attend.KERNEL

@@ -11,10 +11,11 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import attend, attention_inputs, matvec, portable
-from qwen35_mlx.kernels.experts import KERNEL
+from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
+from scripts.shapes import take_kernels
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
 PROMPT, STEPS = 20, 5
@@ -24,12 +25,8 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
-    net.choices.delta_step = "one dispatch"
-    net.choices.delta_prompt = "tiles"
-    net.choices.experts_step = KERNEL
-    net.choices.attention_step = attention_inputs.KERNEL
-    net.choices.attend_step = attend.KERNEL
-    net.choices.matrix_step = matvec.KERNEL
+    take_kernels(net.choices)
+    assert net.choices.matrix_step != REFERENCE
     net.choices.compiled = compiled
 
 

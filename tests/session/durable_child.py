@@ -27,9 +27,20 @@ def done_of(events: Iterable[TurnEvent]) -> Done:
     return last
 
 
+def asking(chat: Chat, question: str) -> list[dict[str, Any]]:
+    """The conversation so far, and `question`."""
+    return [*chat.conversation.for_template(), {"role": "user", "content": question}]
+
+
+def fresh_logits(model: Model, chat: Chat, question: str) -> np.ndarray:
+    """Logits of the first token of the reply to `question`, of the whole prompt at once."""
+    prompt = model.render(asking(chat, question), thinking=chat.settings.thinking)
+    return model.logits(prompt)[-1]
+
+
 def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
-    """Logits of the first token of the reply to `question`, computed in the pieces of a turn."""
-    messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+    """The same, computed in the pieces of a turn from what is known."""
+    messages = asking(chat, question)
     prompt = model.render(messages, thinking=chat.settings.thinking)
     cache = model.make_cache()
     chat._kept.resume(prompt, cache)

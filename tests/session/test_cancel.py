@@ -10,7 +10,7 @@ from qwen35_mlx.session import answering
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking, TurnStarted, Written
 from qwen35_mlx.session.library import Library
-from tests.session.durable_child import OPTIONS, done_of
+from tests.session.durable_child import OPTIONS, asking, done_of
 from tests.session.scripted import reply_with
 
 CALL = "<tool_call>\n<function=write>\n<parameter=text>\n" + "many words " * 20
@@ -25,8 +25,7 @@ def library(tmp_path: Path):
 
 def equal_to_fresh(model: Any, chat: Chat, question: str) -> None:
     """The next reply is what a model says that reads all of the conversation anew."""
-    messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
-    fresh = done_of(model.stream(messages, max_tokens=8, **OPTIONS))
+    fresh = done_of(model.stream(asking(chat, question), max_tokens=8, **OPTIONS))
     assert done_of(chat.send(question, max_tokens=8)).message == fresh.message
 
 

@@ -19,7 +19,7 @@ from qwen35_mlx.session.kept import common_prefix
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
 from qwen35_mlx.session.prompts import Prompts
-from tests.session.durable_child import OPTIONS, done_of, logits_after
+from tests.session.durable_child import OPTIONS, asking, done_of, fresh_logits, logits_after
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
         before: list[int] = []
         for turn in range(20):
             question = f"What is {17 + turn} + {60 - turn}?"
-            messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
+            messages = asking(chat, question)
             prompt = model.render(messages, thinking=True)
             new += len(prompt) - common_prefix(prompt, before)
             before = prompt
@@ -86,9 +86,9 @@ def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
     chat = Chat(own, library=library, **OPTIONS)
     for turn in range(20):
         question = f"{turn}?"
-        messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
-        fresh = own.logits(own.render(messages, thinking=True))[-1]
+        messages = asking(chat, question)
         if turn:
+            fresh = fresh_logits(own, chat, question)
             np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
         done = done_of(chat.send(question, max_tokens=6))
         assert done.message == done_of(own.stream(messages, max_tokens=6, **OPTIONS)).message

@@ -13,7 +13,7 @@ from qwen35_mlx.session.events import Done
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
 from tests.random_model import CONTEXT
-from tests.session.durable_child import OPTIONS, done_of, logits_after
+from tests.session.durable_child import OPTIONS, asking, done_of, logits_after
 
 
 def other_weights(folder: Path, copy: Path) -> Model:
@@ -39,8 +39,7 @@ OTHERS: dict[str, Any] = {
 def next_turn(model: Model, library: Library, number: int, question: str) -> Done:
     """Of a stored conversation; it has to be what a fresh prefill says."""
     chat = Chat(model, library=library, conversation=number)
-    messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
-    fresh = done_of(model.stream(messages, max_tokens=6, **OPTIONS))
+    fresh = done_of(model.stream(asking(chat, question), max_tokens=6, **OPTIONS))
     done = done_of(chat.send(question, max_tokens=6))
     assert done.message == fresh.message
     chat.close()

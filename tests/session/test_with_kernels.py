@@ -7,7 +7,7 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import load
 from tests.model.test_with_kernels import use_kernels
-from tests.session.durable_child import OPTIONS, done_of, logits_after
+from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after
 
 
 def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
@@ -22,9 +22,8 @@ def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
         chat = Chat(own, library=library, **OPTIONS)
         for turn in range(3):
             question = f"{turn}?"
-            messages = [*chat.conversation.for_template(), {"role": "user", "content": question}]
-            fresh = plain.logits(plain.render(messages, thinking=True))[-1]
             if turn:
+                fresh = fresh_logits(plain, chat, question)
                 np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
             done_of(chat.send(question, max_tokens=9))
         want = logits_after(own, chat, "And now?")
