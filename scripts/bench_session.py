@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import qwen35_mlx
-from scripts import session_turns, session_window, timing
-from scripts.session_window import PEER
+from scripts import session_peer, session_turns, session_window, timing
+from scripts.session_peer import PEER
 from scripts.shapes import SHAPES
 
 # Of the time for the long prompt: until prefill stops where it is, until its process has to end.
@@ -34,7 +34,7 @@ Phases = dict[str, dict[str, Any]]
 
 
 def step(name: str, args: argparse.Namespace, folder: Path, seconds: float) -> Phases:
-    """Run one process of `session_window`; its phases, those that it got to."""
+    """Run one process of `session_window`, or mlx-lm's; its phases, those that it got to."""
     command = [sys.executable, "-m", "scripts.bench_session", "--step", name]
     command += ["--shape", args.shape] if args.shape else ["--model", args.model]
     command += ["--bits", str(args.bits), "--context", str(args.context), "--folder", str(folder)]
@@ -187,7 +187,7 @@ def main() -> int:
     if args.context <= 2 * session_window.QUESTION:
         parser.error(f"--context is {args.context}: give more tokens")
     if args.step:
-        session_window.run(args)
+        (session_peer if args.step == PEER else session_window).run(args)
         return 0
     args.prefill_seconds = args.seconds * PREFILL_SHARE
     folder = args.folder or Path(tempfile.mkdtemp(prefix="bench-session-"))

@@ -36,7 +36,6 @@ REPLY = 16
 QUESTION = 50
 SHORT = 2048
 REPEATS = 3
-PEER = "mlx-lm"
 # Of every random tensor, so many bytes go into the fingerprint.
 SAMPLE = 512
 
@@ -281,54 +280,6 @@ def _drop_from_memory(folder: Path) -> bool:
     return True
 
 
-def peer(args: argparse.Namespace) -> None:
-    """mlx-lm on the same prompt: what it reads, keeps, loads, and writes again with every turn.
-
-    Its best case: the reply stays in the prompt as it was. Where a template drops the thinking of
-    old replies, its cache does not fit the next prompt, which is then read as a whole.
-    """
-    from mlx_lm import load
-    from mlx_lm.generate import generate_step
-    from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
-
-    network: Any = load(str(resolve(args.model)))[0]
-    if mx.default_device() == mx.cpu:
-        network.set_dtype(mx.float32)
-    cache: Any = make_prompt_cache(network)
-    file = args.folder / "mlx_lm.safetensors"
-    args.folder.mkdir(parents=True, exist_ok=True)
-
-    def turn(ids: list[int], count: int) -> dict[str, Any]:
-        started = time.perf_counter()
-        stream = generate_step(mx.array(ids), network, max_tokens=count, prompt_cache=cache)
-        reply = [int(next(stream)[0])]
-        first = time.perf_counter() - started
-        reply += [int(token) for token, _ in stream]
-        rest = time.perf_counter() - started - first
-        return {"first token s": first, "decode tok/s": (count - 1) / rest, "reply": reply}
-
-    def save() -> dict[str, float]:
-        started = time.perf_counter()
-        save_prompt_cache(str(file), cache)
-        took = time.perf_counter() - started
-        return {"save s": took, "saved MB": file.stat().st_size / 1e6}
-
-    done = turn(tokens(args.context), 1)
-    seconds = done["first token s"]
-    report(
-        "prefill", tokens=args.context, **{"prefill s": seconds, "tok/s": args.context / seconds}
-    )
-    report("saved", **save())
-    cache = None
-    started = time.perf_counter()
-    cache = load_prompt_cache(str(file))
-    mx.eval([entry.state for entry in cache])
-    report("resume", **{"resume s": time.perf_counter() - started})
-    for number in (1, 2):
-        done = turn([done["reply"][-1], *tokens(QUESTION)], REPLY)
-        report(f"turn {number}", **done, **save())
-
-
 STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
     "first": first,
     "again": again,
@@ -337,9 +288,6 @@ STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
 
 def run(args: argparse.Namespace) -> None:
     """The step `args.step` in this process."""
-    if args.step == PEER:
-        peer(args)
-        return
     started = time.perf_counter()
     network, weights = network_of(args)
     size = network.dtype.size

@@ -1,0 +1,62 @@
+"""mlx-lm's process of the benchmark of long prompts, beside those of `session_window`.
+
+What it reads, keeps, loads, and writes again with every turn. Its best case: the reply stays in
+the prompt as it was. Where a template drops the thinking of old replies, its cache does not fit the
+next prompt, which is then read as a whole.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import mlx.core as mx
+
+from qwen35_mlx.checkpoint.hub import resolve
+from scripts.session_window import QUESTION, REPLY, report, tokens
+
+PEER = "mlx-lm"
+
+
+def run(args: argparse.Namespace) -> None:
+    """The same prompt and turns in this process."""
+    # No other process is to wait for it.
+    from mlx_lm import load
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+
+    network: Any = load(str(resolve(args.model)))[0]
+    if mx.default_device() == mx.cpu:
+        network.set_dtype(mx.float32)
+    cache: Any = make_prompt_cache(network)
+    file = args.folder / "mlx_lm.safetensors"
+    args.folder.mkdir(parents=True, exist_ok=True)
+
+    def turn(ids: list[int], count: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        stream = generate_step(mx.array(ids), network, max_tokens=count, prompt_cache=cache)
+        reply = [int(next(stream)[0])]
+        first = time.perf_counter() - started
+        reply += [int(token) for token, _ in stream]
+        rest = time.perf_counter() - started - first
+        return {"first token s": first, "decode tok/s": (count - 1) / rest, "reply": reply}
+
+    def save() -> dict[str, float]:
+        started = time.perf_counter()
+        save_prompt_cache(str(file), cache)
+        took = time.perf_counter() - started
+        return {"save s": took, "saved MB": file.stat().st_size / 1e6}
+
+    done = turn(tokens(args.context), 1)
+    seconds = done["first token s"]
+    report(
+        "prefill", tokens=args.context, **{"prefill s": seconds, "tok/s": args.context / seconds}
+    )
+    report("saved", **save())
+    cache = None
+    started = time.perf_counter()
+    cache = load_prompt_cache(str(file))
+    mx.eval([entry.state for entry in cache])
+    report("resume", **{"resume s": time.perf_counter() - started})
+    for number in (1, 2):
+        done = turn([done["reply"][-1], *tokens(QUESTION)], REPLY)
+        report(f"turn {number}", **done, **save())
