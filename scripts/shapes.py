@@ -11,6 +11,7 @@ from qwen35_mlx.checkpoint.load import settle
 from qwen35_mlx.kernels import attend, attention_inputs, experts, matvec, portable, quantized
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights
@@ -156,7 +157,8 @@ def take_kernels(choices: Choices) -> None:
         choices.attention_step = attention_inputs.KERNEL
         choices.attend_step = attend.KERNEL
         choices.matrix_step = matvec.KERNEL
-        choices.experts_prompt = choices.matrix_prompt = quantized.UNPACKED
+        choices.experts_prompt = moe.BLOCKS
+        choices.matrix_prompt = quantized.UNPACKED
 
 
 def mlx_lm_model(shape: str, source: RandomSource) -> Any:

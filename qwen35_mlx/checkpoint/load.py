@@ -9,6 +9,7 @@ from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels import portable, quantized
 from qwen35_mlx.kernels.check import choose
+from qwen35_mlx.model import moe
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weights import DTYPES, Weights
@@ -63,4 +64,6 @@ def settle(network: Network, notice: Notice) -> None:
     elif not portable.switched_off() and network.dtype == mx.float32:
         # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
-        network.choices.matrix_prompt = network.choices.experts_prompt = quantized.UNPACKED
+        network.choices.matrix_prompt = quantized.UNPACKED
+        if moe.unpacked_nbytes(network.config, 4) <= moe.UNPACK_BUDGET:
+            network.choices.experts_prompt = quantized.UNPACKED

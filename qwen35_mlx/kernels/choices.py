@@ -18,7 +18,7 @@ class Choices:
             `delta_net.STEPS`.
         delta_prompt: the same for many tokens; see `delta_net.PROMPTS`.
         experts_step: a sparse MoE block for a few tokens; see `experts.KERNEL`.
-        experts_prompt: the products of sorted tokens with packed experts; see `quantized.FORMS`.
+        experts_prompt: how many tokens are arranged by their experts; see `model.moe.BLOCKS`.
         matrix_prompt: the product of many tokens with a packed matrix; see `quantized.FORMS`.
         attention_step: queries and keys between their projection and the cache, for a few tokens;
             see `attention_inputs`.

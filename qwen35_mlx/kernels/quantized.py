@@ -119,38 +119,17 @@ def gather(
     )
 
 
-def gather_plain(
-    x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool = False
-) -> mx.array:
-    """`gather` from the unpacked stack, all of which is unpacked."""
-    stack = w.dequantized(x.dtype).swapaxes(-1, -2)
-    return mx.gather_mm(x, stack, rhs_indices=experts, sorted_indices=sorted_indices)
-
-
 UNPACKED = "unpacked"
-# By name, for `Choices.matrix_prompt` and `Choices.experts_prompt`.
-FORMS: dict[str, tuple[Callable[..., mx.array], Callable[..., mx.array]]] = {
-    REFERENCE: (multiply, gather),
-    UNPACKED: (multiply_plain, gather_plain),
+# By name, for `Choices.matrix_prompt`.
+FORMS: dict[str, Callable[[mx.array, QuantizedWeight], mx.array]] = {
+    REFERENCE: multiply,
+    UNPACKED: multiply_plain,
 }
-# From how many rows on (for a stack: per matrix in it) unpacking may pay for itself.
+# From how many rows on unpacking may pay for itself.
 UNPACK_FROM = 256
-UNPACK_STACK_FROM = 8
-# A stack may take so many bytes unpacked.
-UNPACK_BUDGET = 2 << 30
 
 
 def product(x: mx.array, w: QuantizedWeight, form: str) -> mx.array:
     """`multiply` in the form chosen for many rows, where these are many."""
     many = x.size // x.shape[-1] >= UNPACK_FROM
-    return FORMS[form if many else REFERENCE][0](x, w)
-
-
-def gathered_product(
-    x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool, form: str
-) -> mx.array:
-    """`gather` in the form chosen for many rows, where these are many."""
-    count, out, _ = w.weight.shape
-    unpacked = count * out * x.shape[-1] * x.itemsize
-    many = experts.size >= UNPACK_STACK_FROM * count and unpacked <= UNPACK_BUDGET
-    return FORMS[form if many else REFERENCE][1](x, w, experts, sorted_indices)
+    return FORMS[form if many else REFERENCE](x, w)

@@ -13,7 +13,7 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     QuantizedWeight,
     dequantize,
-    gathered_product,
+    gather,
     product,
 )
 
@@ -56,21 +56,30 @@ class Linear:
         biases = None if w.biases is None else w.biases[ids]
         return dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, dtype)
 
-    def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
-        """Each input by the expert of its own.
+    def gather(
+        self,
+        x: mx.array,
+        experts: mx.array,
+        *,
+        sorted_indices: bool = False,
+        unpacked: bool = False,
+    ) -> mx.array:
+        """Rows of inputs, each by the expert of its own.
 
         Args:
-            x: [..., 1, in], its leading axes broadcast against `experts`.
+            x: [..., M, in], its leading axes broadcast against `experts`.
             experts: [...] indices into the stack.
             sorted_indices: whether `experts` ascends, which lets the GPU share weight reads.
+            unpacked: by the plain stack, all of which is unpacked if it is packed.
 
         Returns:
-            [..., 1, out]
+            [..., M, out]
         """
         w = self.weight
-        if not isinstance(w, mx.array):
-            form = self.choices.experts_prompt
-            return gathered_product(x, w, experts, sorted_indices, form)
+        if isinstance(w, QuantizedWeight):
+            if not unpacked:
+                return gather(x, w, experts, sorted_indices)
+            w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
             # MLX's CPU gather_mm is float32 only; cast the chosen experts, not the stack.
             chosen = w[experts].astype(mx.float32).swapaxes(-1, -2)
@@ -176,11 +185,17 @@ class FusedLinear:
         return matvec.swiglu(*self(x, norm))
 
     def gather(
-        self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False
+        self,
+        x: mx.array,
+        experts: mx.array,
+        *,
+        sorted_indices: bool = False,
+        unpacked: bool = False,
     ) -> list[mx.array]:
         """`Linear.gather` of every part."""
         return self._split(
-            linear.gather(x, experts, sorted_indices=sorted_indices) for linear, _ in self._groups
+            linear.gather(x, experts, sorted_indices=sorted_indices, unpacked=unpacked)
+            for linear, _ in self._groups
         )
 
     def _products(self, x: mx.array, norm: RMSNorm | None) -> list[mx.array]:

@@ -1,7 +1,10 @@
 """The feed-forward halves of a layer: dense SwiGLU, and sparse experts with a shared one."""
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 
+from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.experts import (
     KERNEL,
     STEP_TOKENS,
@@ -12,12 +15,66 @@ from qwen35_mlx.kernels.experts import (
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.quantized import UNPACKED
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
+# For `Choices.experts_prompt`, beside `UNPACKED`, which is blocks of the unpacked stacks.
+BLOCKS = "blocks"
+# Rows of a block: MLX's matrix kernels on Metal compute as many at once.
+BLOCK = 32
+# From how many pairs per expert on blocks are worth their padding.
+BLOCKS_FROM = 8
+# Both stacks of a layer may take so many bytes unpacked.
+UNPACK_BUDGET = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """(token, expert) pairs in blocks of rows, each block of one expert, by ascending expert.
+
+    Attributes:
+        pairs: [blocks, rows] indices of pairs; a row that pads its block repeats any pair.
+        experts: [blocks].
+        places: [pairs], each pair's row among all.
+    """
+
+    pairs: mx.array
+    experts: mx.array
+    places: mx.array
+
+    @classmethod
+    def by_expert(cls, experts: mx.array) -> "Arranged":
+        """A block for every pair: experts [pairs]."""
+        order = mx.argsort(experts)
+        return cls(order[:, None], experts[order], mx.argsort(order))
+
+    @classmethod
+    def in_blocks(cls, experts: mx.array, count: int, rows: int) -> "Arranged":
+        """As many blocks as `count` experts could need, so that nothing waits for how many do."""
+        order = mx.argsort(experts)
+        ascending = experts[order]
+        number = mx.arange(order.size)
+        ends = mx.sum(ascending <= mx.arange(count)[:, None], axis=-1)
+        starts = mx.concatenate([mx.zeros(1, ends.dtype), ends[:-1]])
+        blocks = (ends - starts + rows - 1) // rows
+        after = mx.cumsum(blocks)
+        first = after - blocks
+
+        block = mx.arange((order.size + count * (rows - 1)) // rows)
+        owner = mx.minimum(mx.sum(after <= block[:, None], axis=-1), count - 1)
+        row = (starts - first * rows)[owner] + block * rows
+        row = mx.minimum(row[:, None] + mx.arange(rows), ends[owner][:, None] - 1)
+        places = (first * rows - starts)[ascending] + number
+        return cls(order[row], owner, places[mx.argsort(order)])
+
+
+def unpacked_nbytes(config: ModelConfig, itemsize: int) -> int:
+    """Of both stacks of a layer, gate with up, and down."""
+    return 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
 
 
 class MLP:
@@ -88,10 +145,13 @@ class SparseMoE:
         if experts.size < SORT_FROM:
             gate, up = self.gate_up.gather(x[:, None, None], experts)
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
-        flat = experts.flatten()
-        order = mx.argsort(flat)
-        flat = flat[order]
-        tokens = x[:, None][order // self.top_k]
-        gate, up = self.gate_up.gather(tokens, flat, sorted_indices=True)
-        y = self.down_proj.gather(swiglu(gate, up), flat, sorted_indices=True)
-        return y[mx.argsort(order)].reshape(*experts.shape, -1)
+        flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
+        form = self.choices.experts_prompt if flat.size >= BLOCKS_FROM * count else REFERENCE
+        if form == REFERENCE:
+            arranged = Arranged.by_expert(flat)
+        else:
+            arranged = Arranged.in_blocks(flat, count, BLOCK)
+        experts_of, how = arranged.experts, {"sorted_indices": True, "unpacked": form == UNPACKED}
+        gate, up = self.gate_up.gather(x[arranged.pairs // self.top_k], experts_of, **how)
+        y = self.down_proj.gather(swiglu(gate, up), experts_of, **how)
+        return y.flatten(0, 1)[arranged.places].reshape(*experts.shape, -1)

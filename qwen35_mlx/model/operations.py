@@ -24,7 +24,7 @@ from qwen35_mlx.model.cache import APART
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import FusedLinear, Linear
-from qwen35_mlx.model.moe import SparseMoE
+from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.network import Network
 
 PROMPT = 2048
@@ -284,16 +284,16 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
                 _tolerance(network),
             )
         )
-    if isinstance(how, QuantizedWeight):
-        found.append(
-            Operation(
-                "experts_prompt",
-                shape,
-                [form for form in quantized.FORMS if form != REFERENCE],
-                [call(min(PROMPT, quantized.UNPACK_STACK_FROM * config.num_experts))],
-                [call(PROMPT)],
-                False,
-                _tolerance(network),
-            )
+    enough = -(-BLOCKS_FROM * config.num_experts // config.num_experts_per_tok)
+    found.append(
+        Operation(
+            "experts_prompt",
+            shape,
+            [BLOCKS],
+            [call(min(PROMPT, enough))],
+            [call(PROMPT)],
+            False,
+            _tolerance(network),
         )
+    )
     return found

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.kernels.quantized import UNPACK_BUDGET
 from qwen35_mlx.model.attention import SCORE_BUDGET
 from qwen35_mlx.model.cache import GROWTH, KV_GROUP
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.moe import BLOCK, UNPACK_BUDGET, unpacked_nbytes
 
 # Tokens between two progress events, and until a cancel is heard; the first that fits is taken.
 GPU_CHUNKS, CPU_CHUNKS = (2048, 1024, 512, 256), (512, 256, 128)
@@ -60,19 +60,19 @@ def estimate(
         * (config.linear_value_head_dim * config.linear_key_head_dim)
     )
     states = 6 * recurrent * (len(config.layer_types) - attention)
-    widths = [
+    pairs = chunk * config.num_experts_per_tok + config.num_experts * BLOCK
+    widest = max(
         # Projections, per head or per channel, and float32 copies of them.
-        3 * config.num_attention_heads * config.head_dim + row,
-        3 * (config.linear_conv_dim + config.linear_value_dim),
-        3 * config.intermediate_size,
-        config.num_experts_per_tok * (3 * config.moe_intermediate_size + 2 * config.hidden_size),
-    ]
-    work = chunk * (max(widths) + 4 * config.hidden_size) * (itemsize + 4)
+        chunk * (3 * config.num_attention_heads * config.head_dim + row),
+        chunk * 3 * (config.linear_conv_dim + config.linear_value_dim),
+        chunk * 3 * config.intermediate_size,
+        pairs * (3 * config.moe_intermediate_size + 2 * config.hidden_size),
+    )
+    work = (widest + chunk * 4 * config.hidden_size) * (itemsize + 4)
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
-    expert = config.moe_intermediate_size * config.hidden_size * itemsize
-    # Gate and up are one stack; a layer has both stacks at once.
-    stacks = [n * config.num_experts * expert for n in (2, 1)]
-    unpacked = sum(stack for stack in stacks if stack <= UNPACK_BUDGET)
+    unpacked = unpacked_nbytes(config, itemsize)
+    if mx.default_device() != mx.cpu or unpacked > UNPACK_BUDGET:
+        unpacked = 0  # the experts are multiplied by as they are packed
     return Estimate(kv, states, work + max(2 * scores, unpacked))
 
 

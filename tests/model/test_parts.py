@@ -2,12 +2,17 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.convert import convert
+from qwen35_mlx.kernels import quantized
+from qwen35_mlx.kernels.choices import REFERENCE, Choices
 from qwen35_mlx.kernels.delta_reference import l2_norm
 from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.config import ModelConfig, RopeConfig
@@ -29,6 +34,57 @@ def test_experts_sorted_or_not_give_the_same(monkeypatch, sort_from):
     assert_logits(logits, want["prefill_logits"])
 
 
+@pytest.mark.parametrize("form", [moe.BLOCKS, quantized.UNPACKED])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_experts_in_blocks_give_the_same(
+    form, bits, model_folder: Path, tmp_path: Path, monkeypatch
+):
+    if bits:
+        convert(model_folder, tmp_path / "out", quantize=True, q_bits=bits, q_group_size=32)
+    net = load_network(Checkpoint.open(tmp_path / "out" if bits else model_folder))
+    prompt = expected("moe")["prompt"][None]
+    net.choices.experts_prompt = REFERENCE
+    want = np.array(net.logits(net(prompt, net.make_cache())))
+    net.choices.experts_prompt = form
+    arranged, in_blocks = [], moe.Arranged.in_blocks
+    monkeypatch.setattr(moe.Arranged, "in_blocks", lambda *a: arranged.append(a) or in_blocks(*a))
+    got = np.array(net.logits(net(prompt, net.make_cache())))
+    assert len(arranged) == net.config.num_hidden_layers
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    # Too few for their number of experts.
+    monkeypatch.setattr(moe, "BLOCKS_FROM", prompt.size)
+    net(prompt, net.make_cache())
+    assert len(arranged) == net.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("rows", [1, 4, 32])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        range(8),
+        [7] * 50,
+        [0] * 33 + [7] * 31,
+        [3, 1, 3, 6, 1, 3, 3, 6, 3],
+        np.random.default_rng(0).integers(0, 8, 200).tolist(),
+        [5],
+    ],
+)
+def test_every_pair_has_a_row_in_a_block_of_its_expert(drawn, rows):
+    experts = np.array(drawn, np.uint32)
+    arranged = moe.Arranged.in_blocks(mx.array(experts), 8, rows)
+    pairs, owners, places = (
+        np.array(a) for a in (arranged.pairs, arranged.experts, arranged.places)
+    )
+    assert pairs.shape == (len(owners), rows)
+    assert len(set(places.tolist())) == len(drawn)
+    np.testing.assert_array_equal(pairs.flatten()[places], np.arange(len(drawn)))
+    np.testing.assert_array_equal(owners[places // rows], experts)
+    assert (np.diff(owners) >= 0).all()
+    assert owners.max() < 8
+    assert pairs.min() >= 0
+    assert pairs.max() < len(drawn)
+
+
 @pytest.mark.parametrize("budget", [1, 4 * 4 * 150 * 7])
 def test_attention_in_blocks_of_queries_gives_the_same(monkeypatch, budget):
     monkeypatch.setattr(attention, "SCORE_BUDGET", budget)
@@ -38,8 +94,6 @@ def test_attention_in_blocks_of_queries_gives_the_same(monkeypatch, budget):
 
 
 def test_state_and_decay_stay_float32_in_a_bfloat16_model():
-    from qwen35_mlx.checkpoint.layouts import Checkpoint
-    from qwen35_mlx.checkpoint.load import load_network
     from qwen35_mlx.model.cache import DeltaState, KVCache
 
     net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
