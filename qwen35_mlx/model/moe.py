@@ -26,8 +26,8 @@ SORT_FROM = 64
 BLOCKS = "blocks"
 # Rows of a block: MLX's matrix kernels on Metal compute as many at once.
 BLOCK = 32
-# From how many pairs per expert on blocks are worth their padding.
-BLOCKS_FROM = 8
+# From how many pairs per expert on blocks are worth their padding: at most 3 rows for a pair here.
+BLOCKS_FROM = 16
 # Both stacks of a layer may take so many bytes unpacked.
 UNPACK_BUDGET = 2 << 30
 
