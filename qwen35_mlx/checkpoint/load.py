@@ -65,5 +65,5 @@ def settle(network: Network, notice: Notice) -> None:
         # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.choices.matrix_prompt = quantized.UNPACKED
-        if moe.unpacked_nbytes(network.config, 4) <= moe.UNPACK_BUDGET:
+        if moe.unpacked_nbytes(network.config, network.dtype.size):
             network.choices.experts_prompt = quantized.UNPACKED

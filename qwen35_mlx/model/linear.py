@@ -11,6 +11,7 @@ from qwen35_mlx.kernels import matvec
 from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
+    UNPACKED,
     QuantizedWeight,
     dequantize,
     gather,
@@ -56,28 +57,21 @@ class Linear:
         biases = None if w.biases is None else w.biases[ids]
         return dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, dtype)
 
-    def gather(
-        self,
-        x: mx.array,
-        experts: mx.array,
-        *,
-        sorted_indices: bool = False,
-        unpacked: bool = False,
-    ) -> mx.array:
-        """Rows of inputs, each by the expert of its own.
+    def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
+        """Blocks of inputs, each by the expert of its own.
 
         Args:
-            x: [..., M, in], its leading axes broadcast against `experts`.
+            x: [..., M, in], its leading axes broadcast against `experts`. Blocks of more than one
+                row are multiplied by the unpacked stack, where that is chosen.
             experts: [...] indices into the stack.
             sorted_indices: whether `experts` ascends, which lets the GPU share weight reads.
-            unpacked: by the plain stack, all of which is unpacked if it is packed.
 
         Returns:
             [..., M, out]
         """
         w = self.weight
         if isinstance(w, QuantizedWeight):
-            if not unpacked:
+            if x.shape[-2] == 1 or self.choices.experts_prompt != UNPACKED:
                 return gather(x, w, experts, sorted_indices)
             w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
@@ -185,17 +179,11 @@ class FusedLinear:
         return matvec.swiglu(*self(x, norm))
 
     def gather(
-        self,
-        x: mx.array,
-        experts: mx.array,
-        *,
-        sorted_indices: bool = False,
-        unpacked: bool = False,
+        self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False
     ) -> list[mx.array]:
         """`Linear.gather` of every part."""
         return self._split(
-            linear.gather(x, experts, sorted_indices=sorted_indices, unpacked=unpacked)
-            for linear, _ in self._groups
+            linear.gather(x, experts, sorted_indices=sorted_indices) for linear, _ in self._groups
         )
 
     def _products(self, x: mx.array, norm: RMSNorm | None) -> list[mx.array]:

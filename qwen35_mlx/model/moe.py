@@ -15,14 +15,13 @@ from qwen35_mlx.kernels.experts import (
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import UNPACKED
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
-# For `Choices.experts_prompt`, beside `UNPACKED`, which is blocks of the unpacked stacks.
+# For `Choices.experts_prompt`, where `quantized.UNPACKED` means blocks by the unpacked stacks.
 BLOCKS = "blocks"
 # Rows of a block: MLX's matrix kernels on Metal compute as many at once.
 BLOCK = 32
@@ -57,7 +56,6 @@ class Arranged:
         """As many blocks as `count` experts could need, so that nothing waits for how many do."""
         order = mx.argsort(experts)
         ascending = experts[order]
-        number = mx.arange(order.size)
         ends = mx.sum(ascending <= mx.arange(count)[:, None], axis=-1)
         starts = mx.concatenate([mx.zeros(1, ends.dtype), ends[:-1]])
         blocks = (ends - starts + rows - 1) // rows
@@ -68,13 +66,14 @@ class Arranged:
         owner = mx.minimum(mx.sum(after <= block[:, None], axis=-1), count - 1)
         row = (starts - first * rows)[owner] + block * rows
         row = mx.minimum(row[:, None] + mx.arange(rows), ends[owner][:, None] - 1)
-        places = (first * rows - starts)[ascending] + number
+        places = (first * rows - starts)[ascending] + mx.arange(order.size)
         return cls(order[row], owner, places[mx.argsort(order)])
 
 
 def unpacked_nbytes(config: ModelConfig, itemsize: int) -> int:
-    """Of both stacks of a layer, gate with up, and down."""
-    return 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
+    """Bytes of both stacks of a layer as a CPU unpacks them; 0 where they stay packed."""
+    stacks = 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
+    return stacks if mx.default_device() == mx.cpu and stacks <= UNPACK_BUDGET else 0
 
 
 class MLP:
@@ -146,12 +145,11 @@ class SparseMoE:
             gate, up = self.gate_up.gather(x[:, None, None], experts)
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
-        form = self.choices.experts_prompt if flat.size >= BLOCKS_FROM * count else REFERENCE
-        if form == REFERENCE:
-            arranged = Arranged.by_expert(flat)
-        else:
+        if self.choices.experts_prompt != REFERENCE and flat.size >= BLOCKS_FROM * count:
             arranged = Arranged.in_blocks(flat, count, BLOCK)
-        experts_of, how = arranged.experts, {"sorted_indices": True, "unpacked": form == UNPACKED}
-        gate, up = self.gate_up.gather(x[arranged.pairs // self.top_k], experts_of, **how)
-        y = self.down_proj.gather(swiglu(gate, up), experts_of, **how)
+        else:
+            arranged = Arranged.by_expert(flat)
+        tokens = x[arranged.pairs // self.top_k]
+        gate, up = self.gate_up.gather(tokens, arranged.experts, sorted_indices=True)
+        y = self.down_proj.gather(swiglu(gate, up), arranged.experts, sorted_indices=True)
         return y.flatten(0, 1)[arranged.places].reshape(*experts.shape, -1)

@@ -9,7 +9,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.attention import SCORE_BUDGET
 from qwen35_mlx.model.cache import GROWTH, KV_GROUP
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.moe import BLOCK, UNPACK_BUDGET, unpacked_nbytes
+from qwen35_mlx.model.moe import BLOCK, unpacked_nbytes
 
 # Tokens between two progress events, and until a cancel is heard; the first that fits is taken.
 GPU_CHUNKS, CPU_CHUNKS = (2048, 1024, 512, 256), (512, 256, 128)
@@ -70,10 +70,7 @@ def estimate(
     )
     work = (widest + chunk * 4 * config.hidden_size) * (itemsize + 4)
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
-    unpacked = unpacked_nbytes(config, itemsize)
-    if mx.default_device() != mx.cpu or unpacked > UNPACK_BUDGET:
-        unpacked = 0  # the experts are multiplied by as they are packed
-    return Estimate(kv, states, work + max(2 * scores, unpacked))
+    return Estimate(kv, states, work + max(2 * scores, unpacked_nbytes(config, itemsize)))
 
 
 def limit() -> int:
