@@ -21,10 +21,11 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import hub, recipes
-from qwen35_mlx.checkpoint.files import FileWriter, sync_folder, write_durably
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.output import Job, plan_config, plan_files, plan_tensors
+from qwen35_mlx.checkpoint.plan import Job, plan_config, plan_files, plan_tensors
+from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 
@@ -45,7 +46,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ConversionSummary:
     """What a conversion wrote.
 
     Attributes:
@@ -80,7 +81,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     progress: Progress | None = None,
-) -> Summary:
+) -> ConversionSummary:
     """Write a checkpoint of mlx-lm's layout to the new folder `mlx_path`.
 
     Args:
@@ -130,7 +131,7 @@ def convert(
                 "another --mlx-path"
             ) from error
         raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
-    return Summary(
+    return ConversionSummary(
         path=out,
         nbytes=nbytes,
         parameters=sum(math.prod(job.shape) for job in jobs),

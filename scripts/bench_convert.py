@@ -62,8 +62,8 @@ def make(folder: Path, layout: str) -> None:
     """Write the source checkpoint: trunk experts fused (one by one in FP8), MTP's one by one."""
     import mlx.core as mx
 
-    from qwen35_mlx.checkpoint.expected import mtp_tensors, trunk_tensors
     from qwen35_mlx.model.config import ModelConfig
+    from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 
     config: dict[str, Any] = {"model_type": "qwen3_5_moe", "text_config": TEXT_CONFIG}
     if layout == "fp8":

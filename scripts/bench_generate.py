@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.network import Network
 from scripts import timing
 from scripts.shapes import SHAPES, mlx_lm_model, random_network, random_source
@@ -74,13 +74,13 @@ def measure(name: str, tokens: Tokens, prompt: list[int], count: int, warm: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
-    parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
+    parser.add_argument("--shape", selection=SHAPES, default="35b-a3b")
+    parser.add_argument("--bits", type=int, default=4, selection=(4, 8))
     parser.add_argument("--model", type=Path, help="an MLX checkpoint in place of a shape")
     parser.add_argument("--prompt", type=int, default=4096, help="tokens")
     parser.add_argument("--tokens", type=int, default=64, help="tokens to decode")
     parser.add_argument("--chunk", type=int, default=2048, help="tokens of a prefill step")
-    parser.add_argument("--only", choices=("ours", "mlx-lm"))
+    parser.add_argument("--only", selection=("ours", "mlx-lm"))
     args = parser.parse_args()
 
     def load_ours() -> Tokens:
@@ -117,7 +117,7 @@ def main() -> None:
     if len(rows) == 2:
         ratios = {k: rows[0][k] / rows[1][k] for k in ("prefill tok/s", "decode tok/s")}
         print("ours over mlx-lm: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratios.items()))
-    timing.json_line("generate", rows, model=name, kernels=portable.backend(), ratios=ratios)
+    timing.json_line("generate", rows, model=name, kernels=gpu_kernel.backend(), ratios=ratios)
 
 
 if __name__ == "__main__":

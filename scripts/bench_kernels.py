@@ -16,12 +16,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.generation.sampling import Sampling, make_chooser, plain_sampler
-from qwen35_mlx.kernels import delta_net, portable
-from qwen35_mlx.kernels.check import seconds
-from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.generation.sampler import make_sampler, plain_sampler
+from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.kernels import delta_net, gpu_kernel
+from qwen35_mlx.kernels.autotune import seconds
 from qwen35_mlx.kernels.gated_delta import gated_delta
 from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -65,10 +66,12 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
     half = [x.astype(mx.bfloat16) for x in (q, k, v)]
     mx.eval(inputs[:3], q, k, v, g, beta, state, half)
     calls: dict[str, Callable[[], Any]] = {}
-    if portable.backend():
+    if gpu_kernel.backend():
         for name in delta_net.PROMPTS:
-            choices = Choices(delta_prompt=name)
-            calls[f"ours, layer, {name}"] = functools.partial(delta_net.mix, *inputs, None, choices)
+            selection = KernelSelection(delta_prefill=name)
+            calls[f"ours, layer, {name}"] = functools.partial(
+                delta_net.mix, *inputs, None, selection
+            )
     calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
     if slow:
         from mlx_lm.models.gated_delta import gated_delta_ops
@@ -113,7 +116,7 @@ def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
 def _layer(source: RandomSource) -> Weights:
     """The first layer's weights, with the forms that a GPU starts from."""
     weights = Weights(source)
-    take_kernels(weights.choices)
+    take_kernels(weights.selection)
     return weights.scope("model").scope("layers").scope(0)
 
 
@@ -139,7 +142,7 @@ def delta(shape: str) -> list[Row]:
 
     source = random_source(shape)
     weights = _layer(source)
-    weights.choices.compiled = portable.backend() is not None
+    weights.selection.compiled = gpu_kernel.backend() is not None
     layer = Layer("linear_attention", source.config, weights, make_rope(source.config))
     peer, _ = peer_layer(shape, 0)
     assert isinstance(layer.mixer, GatedDeltaNet)
@@ -156,7 +159,7 @@ def delta(shape: str) -> list[Row]:
         return run
 
     before = DeltaState(*layer.mixer.parameters.empty(1, source.dtype))
-    mix = mx.compile(layer.mixer.__call__) if portable.backend() else layer.mixer
+    mix = mx.compile(layer.mixer.__call__) if gpu_kernel.backend() else layer.mixer
 
     def mixer(y: mx.array) -> mx.array:
         assert before.conv is not None
@@ -197,7 +200,7 @@ def experts(shape: str) -> list[Row]:
     inner = config.num_experts_per_tok * config.moe_intermediate_size
     inner += config.shared_expert_intermediate_size
     bandwidth = copy_bandwidth()
-    block = mx.compile(mine) if portable.backend() else mine
+    block = mx.compile(mine) if gpu_kernel.backend() else mine
     found: list[Row] = []
     for tokens in (1, 2, 8):
         x = mx.random.normal((1, tokens, config.hidden_size)).astype(source.dtype)
@@ -245,9 +248,9 @@ def sampling(shape: str) -> list[Row]:
     mx.eval(logits, said)
     advised = Sampling(temperature=1.0, top_p=0.95, top_k=20)
     choosers = {
-        "ours": make_chooser(advised, vocab),
+        "ours": make_sampler(advised, vocab),
         "mlx-lm": plain_sampler(advised, vocab),
-        "the likeliest": make_chooser(Sampling(temperature=0.0), vocab),
+        "the likeliest": make_sampler(Sampling(temperature=0.0), vocab),
     }
     return rows_of({n: functools.partial(choose, logits, said) for n, choose in choosers.items()})
 
@@ -255,8 +258,8 @@ def sampling(shape: str) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     sections = ("launches", "rule", "delta", "experts", "prefill", "sampling")
-    parser.add_argument("--only", choices=sections, nargs="+", default=sections)
-    parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
+    parser.add_argument("--only", selection=sections, nargs="+", default=sections)
+    parser.add_argument("--shape", selection=SHAPES, default="35b-a3b")
     parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
     parser.add_argument("--slow", action="store_true", help="also peers that take seconds")
     args = parser.parse_args()
@@ -277,7 +280,7 @@ def main() -> None:
         results[name] = jobs[name]()
         timing.table(results[name])
     rows = [{"section": name} | row for name, rows in results.items() for row in rows]
-    kernels = portable.backend()
+    kernels = gpu_kernel.backend()
     timing.json_line("kernels", rows, shape=args.shape, tokens=args.tokens, kernels=kernels)
 
 

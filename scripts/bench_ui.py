@@ -28,8 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.session.conversation import Conversation, Message
-from qwen35_mlx.session.library import Library
+from qwen35_mlx.library.conversation import Conversation, Message
+from qwen35_mlx.library.library import Library
 from scripts import timing, ui_window
 from scripts.terminal import Terminal
 from scripts.ui_window import STEPS

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType
@@ -39,8 +39,8 @@ def launches(outputs: Sequence[mx.array]) -> Counter[str]:
 def ours(source: RandomSource, kind: LayerType) -> Counter[str]:
     """A layer's launches for one token, in the forms that a GPU starts from."""
     weights = Weights(source)
-    take_kernels(weights.choices)
-    weights.choices.compiled = portable.backend() is not None
+    take_kernels(weights.selection)
+    weights.selection.compiled = gpu_kernel.backend() is not None
     index = source.config.layer_types.index(kind)
     scope = weights.scope("model").scope("layers").scope(index)
     layer = Layer(kind, source.config, scope, make_rope(source.config))

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from qwen35_chat.app import ChatApp
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.settings_file import SettingsFile
 
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import EngineThread
-from qwen35_mlx.session.library import Library
 
 PICTURE = Path(__file__).parents[1] / "docs" / "chat.svg"
 MESSAGES = ["My name is Ada.", "What is 47 + 38?", "What is my name?"]
@@ -26,15 +26,15 @@ async def draw(model: str, messages: list[str], library: Library) -> str:
     settings = SettingsFile(None, {"model": model, "sampling": {"temperature": 0.0}})
     settings.load()
     engine = EngineThread(model, library=library)
-    app = ChatApp(Desk(engine, library, settings), demo=model == "demo")
+    app = ChatApp(Controller(engine, library, settings), demo=model == "demo")
     try:
         async with app.run_test(size=SIZE) as pilot:
-            while not app.desk.loaded:
+            while not app.controller.loaded:
                 await pilot.pause(0.1)
             for message in messages:
                 app.chat.composer.set_text(message)
                 await pilot.press("enter")
-                while app.desk.busy:
+                while app.controller.busy:
                     await pilot.pause(0.1)
             await pilot.pause(0.5)
             return app.export_screenshot()

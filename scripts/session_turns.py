@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 import qwen35_mlx
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done
-from qwen35_mlx.session.library import Library
 from scripts import timing
 
 
@@ -26,10 +26,10 @@ def turns_of_ours(model: qwen35_mlx.Model, folder: Path, turns: int) -> Iterator
                 done = event if isinstance(event, Done) else done
             assert done is not None
             states.flush()
-            figures = done.figures
+            usage = done.usage
             yield {
-                "prompt": figures.prompt_tokens,
-                "prefilled": figures.prompt_tokens - figures.cached_tokens,
+                "prompt": usage.prompt_tokens,
+                "prefilled": usage.prompt_tokens - usage.cached_tokens,
                 "bytes": states.written_bytes - bytes_,
                 "seconds": states.written_seconds - seconds,
                 "message": done.message,

@@ -27,9 +27,10 @@ from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import Cache, DeltaState, KVCache
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.session import fingerprint, memory
-from qwen35_mlx.session.kept import CHECKPOINT
-from qwen35_mlx.session.states import States
+from qwen35_mlx.prompt_cache import fingerprint
+from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
+from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT
+from qwen35_mlx.session import memory
 from scripts.shapes import RandomSource, random_network, random_source
 
 REPLY = 16
@@ -49,8 +50,8 @@ def long_position(context: int) -> int:
     return context * 25 // 32
 
 
-def report(phase: str, **figures: Any) -> None:
-    print(json.dumps({"phase": phase, **figures}), flush=True)
+def report(phase: str, **usage: Any) -> None:
+    print(json.dumps({"phase": phase, **usage}), flush=True)
 
 
 def network_of(args: argparse.Namespace) -> tuple[Network, str]:
@@ -136,7 +137,7 @@ def state_checksum(cache: Cache) -> str:
 
 
 def two_turns(
-    network: Network, states: States | None, prompt: list[int], cache: Cache, chunk: int
+    network: Network, states: DiskSnapshotCache | None, prompt: list[int], cache: Cache, chunk: int
 ) -> None:
     """After `prompt`, which is in the cache; what each saved, too."""
     for number in (1, 2):
@@ -158,7 +159,9 @@ def two_turns(
         prompt = prompt[: cache.offset]
 
 
-def first(network: Network, states: States, args: argparse.Namespace, chunk: int) -> None:
+def first(
+    network: Network, states: DiskSnapshotCache, args: argparse.Namespace, chunk: int
+) -> None:
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
     prompt, cache = tokens(args.context), network.make_cache()
@@ -244,7 +247,9 @@ def _used(cache: Cache) -> int:
     )
 
 
-def again(network: Network, states: States, args: argparse.Namespace, chunk: int) -> None:
+def again(
+    network: Network, states: DiskSnapshotCache, args: argparse.Namespace, chunk: int
+) -> None:
     prompt = tokens(args.context)
     dropped = _drop_from_memory(states.folder)
     cache = network.make_cache()
@@ -280,7 +285,7 @@ def _drop_from_memory(folder: Path) -> bool:
     return True
 
 
-STEPS: dict[str, Callable[[Network, States, argparse.Namespace, int], None]] = {
+STEPS: dict[str, Callable[[Network, DiskSnapshotCache, argparse.Namespace, int], None]] = {
     "first": first,
     "again": again,
 }
@@ -308,7 +313,7 @@ def run(args: argparse.Namespace) -> None:
         chunk=chunk,
         **{"model s": made, "warm-up s": time.perf_counter() - started - made},
     )
-    states = States(args.folder, name, budget=1 << 40)
+    states = DiskSnapshotCache(args.folder, name, budget=1 << 40)
     try:
         STEPS[args.step](network, states, args, chunk)
     finally:

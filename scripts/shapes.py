@@ -6,14 +6,21 @@ from zlib import crc32
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.expected import trunk_tensors
-from qwen35_mlx.checkpoint.load import settle
-from qwen35_mlx.kernels import attend, attention_inputs, experts, matvec, portable, quantized
-from qwen35_mlx.kernels.choices import Choices
+from qwen35_mlx.kernels import (
+    decode_attention,
+    experts,
+    gpu_kernel,
+    matvec,
+    qk_norm_rope,
+    quantized,
+)
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import select_kernels
+from qwen35_mlx.model.weight_shapes import trunk_tensors
 from qwen35_mlx.model.weights import Weights
 
 
@@ -144,21 +151,21 @@ def random_source(shape: str, bits: int = 4) -> RandomSource:
 def random_network(source: RandomSource) -> Network:
     """The network of this package, in the forms that are fastest here."""
     network = Network(source.config, Weights(source))
-    settle(network, print)
+    select_kernels(network, print)
     return network
 
 
-def take_kernels(choices: Choices) -> None:
+def take_kernels(selection: KernelSelection) -> None:
     """Choose the forms that a GPU starts from, untried; none where there is no GPU."""
-    if portable.backend():
-        choices.delta_step = "one dispatch"
-        choices.delta_prompt = "tiles"
-        choices.experts_step = experts.KERNEL
-        choices.attention_step = attention_inputs.KERNEL
-        choices.attend_step = attend.KERNEL
-        choices.matrix_step = matvec.KERNEL
-        choices.experts_prompt = moe.BLOCKS
-        choices.matrix_prompt = quantized.UNPACKED
+    if gpu_kernel.backend():
+        selection.delta_decode = "one dispatch"
+        selection.delta_prefill = "tiles"
+        selection.experts_decode = experts.KERNEL
+        selection.qk_norm_rope = qk_norm_rope.KERNEL
+        selection.decode_attention = decode_attention.KERNEL
+        selection.matmul_decode = matvec.KERNEL
+        selection.experts_prefill = moe.BLOCKS
+        selection.matmul_prefill = quantized.UNPACKED
 
 
 def mlx_lm_model(shape: str, source: RandomSource) -> Any:

@@ -17,18 +17,10 @@ from typing import Any
 from qwen35_chat.options import Options
 from qwen35_chat.window import Window, app_class
 
+from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine
-from qwen35_mlx.session.events import (
-    Answer,
-    Done,
-    Event,
-    Figures,
-    Loaded,
-    Opened,
-    Thinking,
-    TurnStarted,
-)
-from qwen35_mlx.session.library import Library
+from qwen35_mlx.session.events import Answer, Done, Event, Loaded, Opened, Thinking, TurnStarted
 from qwen35_mlx.session.requests import Open, Request, Send
 
 RATE = 150.0  # tokens a second
@@ -116,8 +108,8 @@ class Producer:
         seconds = time.monotonic() - started
         self.rate = count / seconds
         library.finish_reply(reply.id, said)
-        figures = Figures(20_100, 20_000, count, 0.1, seconds, 1 << 30)
-        self._events.put(Done("stop", figures, {"role": "assistant", "content": said}))
+        usage = Usage(20_100, 20_000, count, 0.1, seconds, 1 << 30)
+        self._events.put(Done("stop", usage, {"role": "assistant", "content": said}))
 
 
 async def watch(engine: Producer, lags: list[float]) -> None:
@@ -138,7 +130,7 @@ async def watch(engine: Producer, lags: list[float]) -> None:
 def stream(conversation: int) -> dict[str, Any]:
     """The app and a producer, until it is left by its key."""
     with Window(Options(model="demo")) as window:
-        engine = window.desk.engine = Producer(window.desk.library)
+        engine = window.controller.engine = Producer(window.controller.library)
         lags: list[float] = []
         watching: list[asyncio.Task[None]] = []
 
@@ -148,7 +140,7 @@ def stream(conversation: int) -> dict[str, Any]:
                 watching.append(asyncio.get_running_loop().create_task(watch(engine, lags)))
 
         cpu = time.process_time()
-        app_class()(window.desk, conversation=conversation, ready=ready).run()
+        app_class()(window.controller, conversation=conversation, ready=ready).run()
         engine.close()
         return {"lags": lags, "tok/s": engine.rate, "cpu s": time.process_time() - cpu}
 
@@ -188,12 +180,12 @@ def decode(windows: int) -> dict[str, Any]:
     long the conversation is.
     """
     with Window(Options(model="demo", turn={"seed": 1})) as window:
-        engine = window.desk.engine = Switched(window.desk.engine)
+        engine = window.controller.engine = Switched(window.controller.engine)
         tasks: list[asyncio.Task[list[float]]] = []
 
         def ready() -> None:
             gc.freeze()
-            if window.desk.loaded and not tasks:
+            if window.controller.loaded and not tasks:
                 tasks.append(asyncio.get_running_loop().create_task(measure()))
 
         async def measure() -> list[float]:
@@ -213,7 +205,7 @@ def decode(windows: int) -> dict[str, Any]:
             app.exit()
             return rates
 
-        app = app_class()(window.desk, ready=ready)
+        app = app_class()(window.controller, ready=ready)
         draw = app.chat._drain
 
         async def draw_or_rest() -> None:

@@ -2,19 +2,22 @@
 
 import json
 import shutil
+import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.session.model import Model, load
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 from tests.metal_emulator import PLAIN, emulated, unsupported
 from tests.random_model import write_weights
 
-portable.full_float32()
+gpu_kernel.full_float32()
 
 _CORPUS = [
     "The quick brown fox jumps over the lazy dog. def f(x):\n    return x + 1\n",
@@ -83,15 +86,15 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     An indirect parameter is the machine that is emulated.
     """
     machine = getattr(request, "param", PLAIN)
-    monkeypatch.delenv(portable.SWITCH, raising=False)
-    if portable.backend():
+    monkeypatch.delenv(gpu_kernel.SWITCH, raising=False)
+    if gpu_kernel.backend():
         # Not by name: a test may change a body.
-        monkeypatch.setattr(portable, "compiled", portable.compiled.__wrapped__)
+        monkeypatch.setattr(gpu_kernel, "compiled", gpu_kernel.compiled.__wrapped__)
         return
     if reason := unsupported():
         pytest.skip(reason)
 
-    def compiled(kernel: portable.Kernel) -> portable.Launcher:
+    def compiled(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         return emulated(
             name=f"qwen35_{kernel.name}",
             input_names=list(kernel.inputs),
@@ -101,5 +104,24 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             machine=machine,
         )
 
-    monkeypatch.setattr(portable, "compiled", compiled)
-    monkeypatch.setattr(portable, "backend", lambda: "metal")
+    monkeypatch.setattr(gpu_kernel, "compiled", compiled)
+    monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> Model:
+    return load(model_folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """A disk of 4 MB, where mounting one is allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("no mount command")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.expected import mtp_tensors, trunk_tensors
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from tests.goldens import FOLDER
 
 CONTEXT = 1000

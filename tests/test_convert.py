@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model, quantize_model
 
-from qwen35_mlx.checkpoint import output
-from qwen35_mlx.checkpoint.files import FileWriter
+from qwen35_mlx.checkpoint import plan
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.convert import convert, main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import (
@@ -209,7 +209,7 @@ def test_small_pieces_give_the_same_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     convert(str(source), tmp_path / "one", quantize=True)
-    monkeypatch.setattr(output, "PIECE", 300)
+    monkeypatch.setattr(plan, "PIECE", 300)
     convert(str(source), tmp_path / "two", quantize=True)
     assert listing(tmp_path / "one") == listing(tmp_path / "two")
     for file in (tmp_path / "one").iterdir():
@@ -218,7 +218,7 @@ def test_small_pieces_give_the_same_files(
 
 def test_shards_of_limited_size(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     convert(str(source), tmp_path / "one")
-    monkeypatch.setattr(output, "SHARD_BYTES", 400_000)
+    monkeypatch.setattr(plan, "SHARD_BYTES", 400_000)
     convert(str(source), tmp_path / "many")
     shards = sorted((tmp_path / "many").glob("model*.safetensors"))
     total = len(shards)
@@ -473,14 +473,14 @@ SLOW = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored below a job in the background.
 from qwen35_mlx.convert import main
-from qwen35_mlx.checkpoint import files
-close = files.FileWriter.close
+from qwen35_mlx.checkpoint import safetensors
+close = safetensors.FileWriter.close
 def wait(self):
     close(self)
     print("written", self.path, flush=True)
     if "mtp" in self.path.name:
         sys.stdin.readline()
-files.FileWriter.close = wait
+safetensors.FileWriter.close = wait
 sys.exit(main(["--hf-path", sys.argv[1], "--mlx-path", sys.argv[2]]))
 """
 

@@ -46,7 +46,7 @@ def test_it_remembers_what_it_was_told(demo):
     said, done = answer(chat.send("What is my name?"))
     assert "Ada" in said
     assert done.finish_reason == "stop"
-    assert done.figures.cached_tokens > 0
+    assert done.usage.cached_tokens > 0
 
 
 def test_it_adds_two_digit_numbers(demo):

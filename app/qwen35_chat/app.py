@@ -13,7 +13,7 @@ from textual import work
 from textual.app import App
 
 from qwen35_chat import clipboard
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.themes import DARK, LIGHT, use_theme
 
@@ -36,7 +36,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def __init__(
         self,
-        desk: Desk,
+        controller: Controller,
         *,
         demo: bool = False,
         conversation: int | None = None,
@@ -44,11 +44,13 @@ class ChatApp(App[None], inherit_bindings=False):
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__()
-        self.desk = desk
-        self.chat = ChatScreen(desk, demo=demo, conversation=conversation, clock=clock, ready=ready)
+        self.controller = controller
+        self.chat = ChatScreen(
+            controller, demo=demo, conversation=conversation, clock=clock, ready=ready
+        )
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        use_theme(self, desk.settings)
+        use_theme(self, controller.settings)
 
     def on_mount(self) -> None:
         self.push_screen(self.chat)

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.exchange import to_json, to_markdown
+from qwen35_mlx.library.exporting import to_json, to_markdown
 
 
-def export(desk: Desk, conversation: int, name: str) -> Path:
+def export(controller: Controller, conversation: int, name: str) -> Path:
     """Write a conversation to a new file: JSON if its name ends so, else Markdown.
 
     Raises:
         Qwen35Error: the file exists, or cannot be written.
     """
-    stored = desk.library.conversation(conversation)
+    stored = controller.library.conversation(conversation)
     file = Path(name).expanduser() if name else _named(stored.title)
     text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
     try:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.library.conversation import Conversation, FinishReason, Message, Usage
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
     Done,
     Event,
     Failed,
-    Figures,
-    FinishReason,
     Loaded,
     Loading,
     Measured,
@@ -25,7 +24,6 @@ from qwen35_mlx.session.events import (
     TurnStarted,
     Unloaded,
 )
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,
@@ -46,7 +44,7 @@ Script = Callable[[str], Iterable[tuple[float, Event]]]
 
 def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -> Done:
     """The end of a turn of round figures."""
-    figures = Figures(
+    usage = Usage(
         prompt_tokens=prompt,
         cached_tokens=0,
         reply_tokens=reply,
@@ -54,7 +52,7 @@ def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -
         decode_seconds=0.5,
         peak_memory=1 << 20,
     )
-    return Done(reason, figures, {"role": "assistant", "content": ""})
+    return Done(reason, usage, {"role": "assistant", "content": ""})
 
 
 def demonstration(text: str) -> Iterable[tuple[float, Event]]:
@@ -274,8 +272,8 @@ class FakeEngine:
             case Thinking(text):
                 turn.thinking += text
                 self._library.update_reply(turn.reply, turn.answer, turn.thinking)
-            case Done(reason, figures):
-                self._finish(turn, state="complete", finish_reason=reason, figures=figures)
+            case Done(reason, usage):
+                self._finish(turn, state="complete", finish_reason=reason, usage=usage)
             case Cancelled():
                 self._finish(turn, state="cancelled")
             case Failed(message):

@@ -42,29 +42,29 @@ class Linear(Lines):
                 raise Qwen35Error(f"/{command.slash} needs the screen: start without --plain")
             command.run(self, argument)
             return
-        self.desk.send(with_files(text, Path.cwd()))
+        self.controller.send(with_files(text, Path.cwd()))
         try:
-            self.desk.save_draft("")
-            self.desk.past.add(text)
+            self.controller.save_draft("")
+            self.controller.past.add(text)
         except Qwen35Error as error:
             self.say(str(error), error=True)
         self.turn()
 
     def new(self) -> None:
-        self.desk.open(None)
+        self.controller.open(None)
         self.answered()
 
     def sessions(self, text: str = "") -> None:
         """List conversations; a number opens one of those that were listed."""
         if text.isdigit() and 1 <= int(text) <= len(self._listed):
-            self.desk.open(self._listed[int(text) - 1])
+            self.controller.open(self._listed[int(text) - 1])
             self.answered()
             return
         if text:
-            hits = self.desk.library.search(text)
+            hits = self.controller.library.search(text)
             found = {hit.conversation: (hit.title, hit.snippet.text) for hit in hits}
         else:
-            summaries = self.desk.library.list(limit=SHOWN_SESSIONS)
+            summaries = self.controller.library.list(limit=SHOWN_SESSIONS)
             found = {s.id: (s.title, s.preview) for s in summaries}
         self._listed = tuple(found)
         for number, (title, preview) in enumerate(found.values(), 1):
@@ -73,49 +73,49 @@ class Linear(Lines):
         self.line("/sessions and a number opens one." if found else "There is none.")
 
     def rename(self, title: str = "") -> None:
-        self.line(f"Renamed to {self.desk.rename(title)}")
+        self.line(f"Renamed to {self.controller.rename(title)}")
 
     def delete(self) -> None:
-        self.line(f"Deleted {self.desk.delete()}; /undo brings it back.")
+        self.line(f"Deleted {self.controller.delete()}; /undo brings it back.")
         self.answered()
 
     def undo(self) -> None:
-        self.desk.open(self.desk.undelete().id)
+        self.controller.open(self.controller.undelete().id)
         self.answered()
 
     def export(self, name: str = "") -> None:
-        if self.desk.conversation is None:
+        if self.controller.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
-        self.line(f"Written to {export(self.desk, self.desk.conversation, name)}")
+        self.line(f"Written to {export(self.controller, self.controller.conversation, name)}")
 
     def retry(self) -> None:
-        self.desk.retry()
+        self.controller.retry()
         self.turn()
 
     def edit(self, text: str = "") -> None:
-        message = self.desk.last_asked()
+        message = self.controller.last_asked()
         if not text:
             self.line(f"Your last message: {message.content}")
             self.line("/edit and a text sends that instead.")
             return
-        self.desk.edit(message.id, with_files(text, Path.cwd()))
+        self.controller.edit(message.id, with_files(text, Path.cwd()))
         self.turn()
 
     def sibling(self, step: int) -> None:
-        self.desk.sibling(step)
+        self.controller.sibling(step)
         self.answered()
 
     def compact(self) -> None:
-        self.desk.compact()
+        self.controller.compact()
         self.answered()
 
     def models(self, name: str = "") -> None:
         if name:
-            self.desk.use_model(name)
+            self.controller.use_model(name)
             self.loaded()
             return
-        tokens, memory = self.desk.settings.context, machine_memory()
-        local = local_models(self.desk.settings.folders)
+        tokens, memory = self.controller.settings.context, machine_memory()
+        local = local_models(self.controller.settings.folders)
         here = {known.name for known in local}
         for known in [*local, *(k for k in PUBLISHED if k.name not in here)]:
             place = "here" if known.folder else "to download"
@@ -123,15 +123,15 @@ class Linear(Lines):
         self.line("/model and a name uses one, and downloads it if need be.")
 
     def unload(self) -> None:
-        self.desk.unload()
-        self._until(lambda: not self.desk.loaded)
+        self.controller.unload()
+        self._until(lambda: not self.controller.loaded)
 
     def _choose(self, name: str, values: Iterable[str], text: str) -> None:
         known = tuple(values)
         if text not in known:
-            now = getattr(self.desk.settings, name)
+            now = getattr(self.controller.settings, name)
             raise Qwen35Error(f"{name} is {now}; give one of: {', '.join(known)}")
-        self.desk.configure(name, text)
+        self.controller.configure(name, text)
         self.line(f"{name}: {text}")
 
     def thinking(self, text: str = "") -> None:
@@ -143,23 +143,23 @@ class Linear(Lines):
     def preset(self, text: str = "") -> None:
         self._choose("preset", PRESETS, text)
         if text in THINKS:
-            self.desk.configure("thinking", THINKS[text])
+            self.controller.configure("thinking", THINKS[text])
 
     def system(self, text: str = "") -> None:
         if text:
-            self.desk.configure("system", text)
-        self.line(f"System prompt: {self.desk.settings.system or 'none'}")
+            self.controller.configure("system", text)
+        self.line(f"System prompt: {self.controller.settings.system or 'none'}")
 
     def settings(self, text: str = "") -> None:
         name, _, value = text.partition(" ")
         if value:
-            self.desk.configure(name, typed_value(name, value))
+            self.controller.configure(name, typed_value(name, value))
             self.line(f"{name}: kept")
             return
-        now = self.desk.settings
+        now = self.controller.settings
         for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
             self.line(f"{name}: {shown_value(now, name) or 'none'}")
-        self.line(f"/settings name value changes one. The file: {self.desk.file.file}")
+        self.line(f"/settings name value changes one. The file: {self.controller.file.file}")
 
     def copy_reply(self) -> None:
         if not self.answer:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from qwen35_chat.desk import END_NOTES, Desk
+from qwen35_chat.controller import END_NOTES, Controller
 from qwen35_chat.plain import visible
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
@@ -43,14 +43,14 @@ class Lines:
 
     def __init__(
         self,
-        desk: Desk,
+        controller: Controller,
         *,
         read: Callable[[str], str] = input,
         out: TextIO | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.desk = desk
+        self.controller = controller
         self.answer = ""  # the last one
         self._read = read
         self._out = out or sys.stdout
@@ -63,10 +63,10 @@ class Lines:
 
     def run(self, conversation: int | None = None) -> None:
         """Until the input ends, or /quit."""
-        self.line(f"qwen35-chat {__version__}, {self.desk.model}. /help lists the commands.")
-        self.desk.start(conversation)
+        self.line(f"qwen35-chat {__version__}, {self.controller.model}. /help lists the commands.")
+        self.controller.start(conversation)
         self.loaded()
-        if draft := self.desk.draft():
+        if draft := self.controller.draft():
             self.line(f"Not sent last time: {draft}")
         while not self._ended:
             try:
@@ -90,7 +90,7 @@ class Lines:
             try:
                 lines.append(self._read("More: "))
             except EOFError:
-                self.desk.save_draft("\n".join(lines))
+                self.controller.save_draft("\n".join(lines))
                 raise
         return "\n".join(lines)
 
@@ -103,11 +103,11 @@ class Lines:
         """Write the turn that was asked for, until its end; Ctrl+C stops it."""
         self.answer = ""
         self._part = ""
-        self._until(lambda: not self.desk.busy)
+        self._until(lambda: not self.controller.busy)
 
     def loaded(self) -> None:
         """Wait for the model; Ctrl+C goes on without."""
-        self._until(lambda: not self.desk.loading)
+        self._until(lambda: not self.controller.loading)
 
     def answered(self) -> None:
         """Wait for what a request that is no turn ends in."""
@@ -118,16 +118,16 @@ class Lines:
         with self._interrupts():
             while not reached():
                 over = False
-                for event in self.desk.poll():
-                    loading = self.desk.loading
-                    self.desk.take(event)
+                for event in self.controller.poll():
+                    loading = self.controller.loading
+                    self.controller.take(event)
                     self._show(event, loading)
                     over = over or isinstance(event, ends)
                 if over or reached():
                     return
                 if self._interrupted:
                     self._interrupted = False
-                    self.desk.stop()
+                    self.controller.stop()
                 self._sleep(1 / LOOKS_PER_SECOND)
 
     @contextmanager
@@ -157,7 +157,7 @@ class Lines:
                     self.line(f"Loading {what}: {fraction:.0%}")
             case Loaded(model, context):
                 self.line(f"{model} is loaded; its context is {context:,} tokens.")
-                self.desk.keep_model()
+                self.controller.keep_model()
             case Unloaded():
                 self.line("The model's memory was given back; the next message loads it again.")
             case Notice(message):
@@ -181,7 +181,7 @@ class Lines:
                 if self._due():
                     self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
-                view = self.desk.settings.thinking_view
+                view = self.controller.settings.thinking_view
                 if view == "open":
                     self._piece("Thinking", text)
                 elif view == "collapsed" and self._part != "Thinking" and text.strip():
@@ -194,13 +194,13 @@ class Lines:
                 self._part_ends()
                 shown = json.dumps(dict(arguments), ensure_ascii=False)
                 self.line(f"Asks for {name}({shown})")
-            case Done(reason, figures):
+            case Done(reason, usage):
                 self._part_ends()
                 if note := END_NOTES[reason]:
                     self.line(note)
                 self.line(
-                    f"({figures.reply_tokens:,} tokens, {figures.decode_rate:.0f} a second, "
-                    f"context {self.desk.used:,} of {self.desk.context:,})"
+                    f"({usage.reply_tokens:,} tokens, {usage.decode_rate:.0f} a second, "
+                    f"context {self.controller.used:,} of {self.controller.context:,})"
                 )
             case _:
                 pass
@@ -225,13 +225,13 @@ class Lines:
 
     def _part_ends(self) -> None:
         if self._part == "Answer" or (
-            self._part == "Thinking" and self.desk.settings.thinking_view == "open"
+            self._part == "Thinking" and self.controller.settings.thinking_view == "open"
         ):
             self._write("\n")
         self._part = ""
 
     def _opened(self) -> None:
-        stored = self.desk.stored()
+        stored = self.controller.stored()
         if stored is None:
             self.answer = ""
             self.line("A new conversation.")
@@ -244,7 +244,7 @@ class Lines:
             self.line(f"{who}{version}: {message.content}")
             if message.role == "assistant":
                 self.answer = message.content
-        if self.desk.read_only:
+        if self.controller.read_only:
             self.line("Open in another window: here it can be read only.")
 
     def line(self, text: str) -> None:

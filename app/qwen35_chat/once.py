@@ -13,8 +13,8 @@ import qwen35_mlx
 from qwen35_chat.options import Options
 from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
-from qwen35_mlx.session.library import Library
 
 # What a shell reports for a program that SIGPIPE ended.
 EXIT_BROKEN_PIPE = 141
@@ -116,8 +116,8 @@ def _write(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
             writer.answer(f"{name}({json.dumps(dict(arguments), ensure_ascii=False)})\n")
         case Notice(line):
             writer.note(f"note: {line}")
-        case Done(finish_reason="length", figures=figures):
-            writer.note(f"note: the reply was cut short after {figures.reply_tokens:,} tokens")
+        case Done(finish_reason="length", usage=usage):
+            writer.note(f"note: the reply was cut short after {usage.reply_tokens:,} tokens")
         case _:
             pass
 

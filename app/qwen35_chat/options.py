@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen35_mlx.session.requests import Configure
+from qwen35_mlx.library.conversation import ChatSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Options:
     resume: str | None = None
 
     @property
-    def settings(self) -> Configure:
+    def settings(self) -> ChatSettings:
         """The same for an engine."""
         sampling = {name: value for name, value in self.chat.items() if name not in _NO_SAMPLING}
-        return Configure(
+        return ChatSettings(
             system=self.chat.get("system"),
             thinking=self.chat.get("thinking"),
             max_tokens=self.turn.get("max_tokens"),

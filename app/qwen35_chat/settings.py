@@ -11,7 +11,7 @@ from typing import Any
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_chat.toml_text import line_of
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.requests import Configure
+from qwen35_mlx.library.conversation import ChatSettings
 
 FILE = "settings.toml"
 LARGEST = 1_000_000_000  # whole number that makes any sense
@@ -56,10 +56,10 @@ class Settings:
     sampling: Mapping[str, float] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
 
-    def configure(self, seed: int | None = None) -> Configure:
+    def chat_settings(self, seed: int | None = None) -> ChatSettings:
         """The same for an engine."""
         thinking = {"on": True, "off": False}.get(self.thinking)
-        return Configure(
+        return ChatSettings(
             system=self.system or None,
             thinking=thinking,
             max_tokens=self.max_tokens or None,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.exchange import to_json, to_markdown
-from qwen35_mlx.session.importing import from_json
-from qwen35_mlx.session.library import Library
-from qwen35_mlx.session.listing import Summary
+from qwen35_mlx.library.exporting import to_json, to_markdown
+from qwen35_mlx.library.importing import from_json
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.listing import ConversationSummary
 
 # What a shell reports for a program that SIGPIPE ended.
 EXIT_BROKEN_PIPE = 141
@@ -19,7 +19,7 @@ _PAGE = 500
 def print_list() -> int:
     """All conversations, the last changed first: id, when, messages, tokens, title."""
     with Library() as library:
-        rows: list[Summary] = []
+        rows: list[ConversationSummary] = []
         while page := library.list(_PAGE, rows[-1] if rows else None):
             rows += page
     if not rows:
@@ -36,7 +36,7 @@ def print_list() -> int:
     return _write("\n".join(lines) + "\n")
 
 
-def _cells(row: Summary) -> tuple[str, str, str, str, str]:
+def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.updated))
     title = visible(" ".join(row.title.split())) or "(untitled)"
     return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title

@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from qwen35_chat.commands import SCOPE_OF
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.history import History
 from qwen35_chat.options import Options
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine, EngineThread
-from qwen35_mlx.session.library import Library
 
 if TYPE_CHECKING:
     from qwen35_chat.app import ChatApp
@@ -52,7 +52,7 @@ class Window:
             self._stack.callback(self._engine.close)
             history = History(library.folder / "history.jsonl")
             seed = options.turn.get("seed")
-            self.desk = Desk(self._engine, library, settings, history, seed=seed)
+            self.controller = Controller(self._engine, library, settings, history, seed=seed)
             self._stack.callback(self._end_download)
             self._stack = self._stack.pop_all()
 
@@ -89,7 +89,7 @@ class Window:
         Raises:
             Qwen35Error: there is none.
         """
-        library = self.desk.library
+        library = self.controller.library
         if name is not None:
             return library.resolve(name)
         if not last:
@@ -102,8 +102,8 @@ class Window:
     def run(self, conversation: int | None) -> int:
         """The screen, until the user quits; the exit code."""
         app = app_class()(
-            self.desk,
-            demo=self.desk.model == DEMO,
+            self.controller,
+            demo=self.controller.model == DEMO,
             conversation=conversation,
             # A full collection looks at all that there is: 50 to 100 ms in which nothing is drawn.
             # Modules and the model stay as they are, so it need not look at them.
@@ -126,7 +126,7 @@ class Window:
             raise Qwen35Error("--plain needs standard input and output")
         if sys.stdin.isatty():
             self._edit_lines()
-        Linear(self.desk).run(conversation)
+        Linear(self.controller).run(conversation)
         return 0
 
     def _edit_lines(self) -> None:
@@ -135,12 +135,12 @@ class Window:
             import readline
         except ImportError:  # a Python without it reads plain lines
             return
-        for text in self.desk.past.texts:
+        for text in self.controller.past.texts:
             readline.add_history(" ".join(text.split()))
 
     def _end_download(self) -> None:
-        if self.desk.download is not None:
-            self.desk.download.close()
+        if self.controller.download is not None:
+            self.controller.download.close()
 
 
 def _write_nowhere() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.files import FileTensor, read_header
+from qwen35_mlx.checkpoint.safetensors import FileTensor, read_header
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 

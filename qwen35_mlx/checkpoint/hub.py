@@ -1,18 +1,16 @@
 """A model's name, as a user gives it, to a folder on disk."""
 
 import errno
-import importlib.resources
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 
 # Bytes fetched so far, bytes in all, what is fetched. The total grows as files are found.
 Progress = Callable[[int, int, str], None]
-
-DEMO = "demo"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -46,7 +44,7 @@ def resolve(name: str, revision: str | None = None, progress: Progress | None = 
     Raises:
         Qwen35Error: there is no such folder or repository, or it cannot be fetched.
     """
-    if name == DEMO:
+    if name == demo.NAME:
         return _demo()
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -62,7 +60,7 @@ def resolve(name: str, revision: str | None = None, progress: Progress | None = 
 
 
 def _demo() -> Path:
-    path = Path(str(importlib.resources.files("qwen35_mlx.demo")))
+    path = demo.folder()
     if not (path / "config.json").exists():
         raise Qwen35Error("this installation has no demo model: install the qwen35-mlx wheel")
     return path

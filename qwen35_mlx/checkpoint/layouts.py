@@ -14,8 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.expected import Shapes, mtp_tensors, trunk_tensors
-from qwen35_mlx.checkpoint.files import FileTensor
 from qwen35_mlx.checkpoint.folder import (
     float8_block,
     mlx_quantization,
@@ -23,10 +21,12 @@ from qwen35_mlx.checkpoint.folder import (
     weight_files,
     what_to_fetch,
 )
-from qwen35_mlx.checkpoint.sources import BlockScales, Rows, Source, Stack, Whole
+from qwen35_mlx.checkpoint.safetensors import FileTensor
+from qwen35_mlx.checkpoint.tensor_readers import BlockScales, Rows, Source, Stack, Whole
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}

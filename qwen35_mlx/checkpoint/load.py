@@ -7,11 +7,8 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.kernels import portable, quantized
-from qwen35_mlx.kernels.check import choose
-from qwen35_mlx.model import moe
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.model.operations import operations
+from qwen35_mlx.model.operations import select_kernels
 from qwen35_mlx.model.weights import DTYPES, Weights
 
 Notice = Callable[[str], None]
@@ -48,22 +45,5 @@ def load_network(
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
-    settle(network, notice or _tell)
+    select_kernels(network, notice or _tell)
     return network
-
-
-def settle(network: Network, notice: Notice) -> None:
-    """Choose the forms of a network's operations for this machine, and have float32 be float32.
-
-    Args:
-        notice: is told a line if a kernel cannot be used here.
-    """
-    portable.full_float32()
-    if portable.backend():
-        choose(operations(network), network.choices, notice)
-    elif not portable.switched_off() and network.dtype == mx.float32:
-        # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
-        # through a BLAS, which is never slower and may be much faster.
-        network.choices.matrix_prompt = quantized.UNPACKED
-        if moe.unpacked_nbytes(network.config, network.dtype.size):
-            network.choices.experts_prompt = quantized.UNPACKED

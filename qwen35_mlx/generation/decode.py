@@ -28,7 +28,7 @@ def decode(
     already computes the next, so a token that has been yielded is in the cache.
 
     Args:
-        choose: from `make_chooser`.
+        choose: from `make_sampler`.
 
     Raises:
         Qwen35Error: the logits are not finite.

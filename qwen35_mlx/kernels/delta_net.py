@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.choices import REFERENCE, Choices
-from qwen35_mlx.kernels.delta_reference import DeltaNetParameters, reference
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters, reference
+from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 
 _STEP = Kernel(
-    "gated_delta",
+    "delta_net_step",
     inputs=(
         "projected",
         "conv",
@@ -30,16 +30,16 @@ _STEP = Kernel(
     outputs=("y", "conv_out", "state_out"),
 )
 _INPUTS = Kernel(
-    "delta_inputs",
+    "delta_net_inputs",
     inputs=("projected", "conv", "taps", "decay_rate", "dt_bias", "padding"),
     outputs=("q", "k", "v", "decay", "beta", "overlap", "conv_out"),
 )
 _RULE = Kernel(
-    "delta_rule",
+    "delta_net_rule",
     inputs=("q", "k", "v", "decay", "beta", "overlap", "state"),
     outputs=("y", "state_out"),
 )
-_NORM = Kernel("gated_norm", inputs=("raw", "projected", "norm"), outputs=("y",))
+_NORM = Kernel("delta_net_norm", inputs=("raw", "projected", "norm"), outputs=("y",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ def mix(
     state: mx.array,
     layer: DeltaNetParameters,
     valid: mx.array | None,
-    choices: Choices,
+    selection: KernelSelection,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`reference` in the form chosen for so many tokens."""
     few = projected.shape[1] <= STEP_TOKENS
-    form = choices.delta_step if few else choices.delta_prompt
+    form = selection.delta_decode if few else selection.delta_prefill
     if form == REFERENCE:
         return reference(projected, conv, state, layer, valid)
     padding = None if valid is None else mx.sum(~valid, axis=1).astype(mx.int32)

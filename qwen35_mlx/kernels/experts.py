@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simds_for
 
 STEP_TOKENS = 8
-# For `Choices.experts_step`.
+# For `KernelSelection.experts_decode`.
 KERNEL = "three dispatches"
 # Values per threadgroup.
 ROWS = 4
@@ -68,7 +68,7 @@ class ExpertWeights:
         }
 
 
-_ROUTE = Kernel("route", inputs=("logits",), outputs=("weights", "experts"))
+_ROUTE = Kernel("experts_route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
 _UP = Kernel("experts_up", inputs=("x", "norm_weight", "experts", *_PACKED), outputs=("h",))
 _DOWN = Kernel(

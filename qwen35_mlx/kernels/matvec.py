@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.portable import SIMD, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.quantized import QuantizedWeight, simds_for
 
-# For `Choices.matrix_step`.
+# For `KernelSelection.matmul_decode`.
 KERNEL = "one dispatch"
 # Rows of the matrix per threadgroup: as many as registers hold loads of, since each threadgroup
 # reads and norms all of x.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.choices import REFERENCE
-from qwen35_mlx.kernels.portable import SIMD
+from qwen35_mlx.kernels.gpu_kernel import SIMD
+from qwen35_mlx.kernels.selection import REFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def gather(
 
 
 UNPACKED = "unpacked"
-# By name, for `Choices.matrix_prompt`.
+# By name, for `KernelSelection.matmul_prefill`.
 FORMS: dict[str, Callable[[mx.array, QuantizedWeight], mx.array]] = {
     REFERENCE: multiply,
     UNPACKED: multiply_plain,

@@ -7,15 +7,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.kernels import attend as attend_step
-from qwen35_mlx.kernels.attention_inputs import (
+from qwen35_mlx.kernels import decode_attention as decode_attention
+from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.qk_norm_rope import (
     AttentionParameters,
     Rope,
-    attention_inputs,
     parts,
+    qk_norm_rope,
 )
-from qwen35_mlx.kernels.choices import Choices
-from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
@@ -24,7 +24,8 @@ from qwen35_mlx.model.weights import Weights
 # Where no fused kernel runs the scores are materialised in float32. Queries are then taken in
 # blocks, so that this is the most they occupy.
 SCORE_BUDGET = 1 << 30
-# For `Choices.attention_prompt`: MLX's fused kernel also where MLX would not take it by itself, as
+# For `KernelSelection.prefill_attention`: MLX's fused kernel also where MLX would not take it by
+# itself, as
 # for many queries of head_dim 256 on most GPUs. It needs no blocks.
 FUSED = "fused"
 # MLX takes its kernel for single queries up to so many by itself.
@@ -38,7 +39,7 @@ class Attention:
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.choices = weights.choices
+        self.selection = weights.selection
         hidden, queries = config.hidden_size, self.heads * self.head_dim
         self.qkv_proj = FusedLinear(
             weights.linear("q_proj", 2 * queries, hidden),
@@ -67,7 +68,7 @@ class Attention:
         """
         projected = self.qkv_proj.joined(x, norm)
         _, gate, _, v = parts(projected, self.parameters)
-        q, k = attention_inputs(projected, offset, self.parameters, self.choices)
+        q, k = qk_norm_rope(projected, offset, self.parameters, self.selection)
         return q, k, v.swapaxes(1, 2), gate
 
     def attend(
@@ -82,11 +83,11 @@ class Attention:
         rows = cache.update(k, v)
         scale = self.head_dim**-0.5
         if cache.bits is None:
-            return attend(q, rows[0], rows[1], scale, left_padding, self.choices)
+            return attend(q, rows[0], rows[1], scale, left_padding, self.selection)
         if q.shape[2] == 1 and left_padding is None:
             return _attend_quantized(q, rows, cache.bits, scale)
         k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
-        return attend(q, k, v, scale, left_padding, self.choices)
+        return attend(q, k, v, scale, left_padding, self.selection)
 
     def attend_gated(
         self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
@@ -96,21 +97,21 @@ class Attention:
         Where `gates_in_kernel`.
         """
         rows, late = cache.append(k, v)
-        return attend_step.kernel(q, rows, late, gate, self.head_dim**-0.5)
+        return decode_attention.kernel(q, rows, late, gate, self.head_dim**-0.5)
 
     def gates_in_kernel(
         self, q: mx.array, k: mx.array, cache: KVCache, left_padding: mx.array | None
     ) -> bool:
         """Whether the kernel for one token is chosen, and can do it."""
-        chosen = self.choices.attend_step == attend_step.KERNEL
+        chosen = self.selection.decode_attention == decode_attention.KERNEL
         plain = cache.bits is None and left_padding is None and cache.offset > 0
-        return chosen and plain and attend_step.fits(q, k)
+        return chosen and plain and decode_attention.fits(q, k)
 
     def output(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
     ) -> mx.array:
         """[B, heads, T, head_dim] and the gate -> [B, T, hidden], onto the residual."""
-        return self.o_proj(attend_step.gated(attended, gate), residual=residual)
+        return self.o_proj(decode_attention.gated(attended, gate), residual=residual)
 
 
 def attend(
@@ -119,13 +120,13 @@ def attend(
     v: mx.array,
     scale: float,
     left_padding: mx.array | None,
-    choices: Choices,
+    selection: KernelSelection,
 ) -> mx.array:
     """Causal attention of the last T of L positions, in the form chosen for so many.
 
     q [B, heads, T, d]; k, v [B, kv_heads, L, d]; left_padding [B] -> [B, heads, T, d].
     """
-    if choices.attention_prompt == FUSED and q.shape[2] > FEW_QUERIES:
+    if selection.prefill_attention == FUSED and q.shape[2] > FEW_QUERIES:
         return fused(q, k, v, scale, left_padding)
     return blocks(q, k, v, scale, left_padding)
 

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from qwen35_mlx.kernels.delta_net import mix
-from qwen35_mlx.kernels.delta_reference import DeltaNetParameters
+from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
@@ -14,7 +14,7 @@ class GatedDeltaNet:
     """One linear-attention mixer."""
 
     def __init__(self, config: ModelConfig, weights: Weights):
-        self.choices = weights.choices
+        self.selection = weights.selection
         hidden, heads = config.hidden_size, config.linear_num_value_heads
         self.in_proj = FusedLinear(
             weights.linear("in_proj_qkv", config.linear_conv_dim, hidden),
@@ -62,6 +62,6 @@ class GatedDeltaNet:
             residual: [B, T, hidden], added to y.
         """
         y, conv, recurrent = mix(
-            self.in_proj.joined(x, norm), conv, recurrent, self.parameters, valid, self.choices
+            self.in_proj.joined(x, norm), conv, recurrent, self.parameters, valid, self.selection
         )
         return self.out_proj(y, residual=residual), conv, recurrent

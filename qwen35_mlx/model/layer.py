@@ -23,7 +23,7 @@ class Layer:
     """
 
     def __init__(self, kind: LayerType, config: ModelConfig, weights: Weights, rope: Rope):
-        self.choices = weights.choices
+        self.selection = weights.selection
         self.mixer: Attention | GatedDeltaNet
         if kind == "full_attention":
             self.mixer = Attention(config, weights.scope("self_attn"), rope)
@@ -48,7 +48,7 @@ class Layer:
         valid: mx.array | None = None,
     ) -> mx.array:
         """x [B, T, hidden] -> [B, T, hidden]; `left_padding` and `valid`: see `Cache`."""
-        step = self.choices.compiled and x.shape[1] <= STEP_TOKENS and valid is None
+        step = self.selection.compiled and x.shape[1] <= STEP_TOKENS and valid is None
         if isinstance(cache, KVCache):
             assert isinstance(self.mixer, Attention)
             project = self._compile("project", self._project) if step else self._project

@@ -8,7 +8,6 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.kernels import matvec
-from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     UNPACKED,
@@ -17,16 +16,19 @@ from qwen35_mlx.kernels.quantized import (
     gather,
     product,
 )
+from qwen35_mlx.kernels.selection import KernelSelection
 
 
 class Linear:
     """`x @ weight.T`, without a bias; the weight may be quantised and may be a stack of experts."""
 
-    __slots__ = ("choices", "weight")
+    __slots__ = ("selection", "weight")
 
-    def __init__(self, weight: mx.array | QuantizedWeight, choices: Choices | None = None):
+    def __init__(
+        self, weight: mx.array | QuantizedWeight, selection: KernelSelection | None = None
+    ):
         self.weight = weight
-        self.choices = choices or Choices()
+        self.selection = selection or KernelSelection()
 
     def __call__(
         self,
@@ -38,7 +40,7 @@ class Linear:
     ) -> mx.array:
         """x [..., in] -> [..., out], and what may stand around it: see `matvec.reference`."""
         w = self.weight
-        chosen = self.choices.matrix_step == matvec.KERNEL
+        chosen = self.selection.matmul_decode == matvec.KERNEL
         if chosen and not isinstance(w, mx.array) and matvec.fits(x, w, norm):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
@@ -47,7 +49,7 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return x @ w.T
-        return product(x, w, self.choices.matrix_prompt)
+        return product(x, w, self.selection.matmul_prefill)
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows of the matrix by index, as an embedding: ids [...] -> [..., in] of this dtype."""
@@ -71,7 +73,7 @@ class Linear:
         """
         w = self.weight
         if isinstance(w, QuantizedWeight):
-            if x.shape[-2] == 1 or self.choices.experts_prompt != UNPACKED:
+            if x.shape[-2] == 1 or self.selection.experts_prefill != UNPACKED:
                 return gather(x, w, experts, sorted_indices)
             w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
@@ -114,10 +116,10 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
     """Matrices of one format as one, their outputs side by side."""
     if len(parts) == 1:
         return parts[0]
-    weights, choices = [part.weight for part in parts], parts[0].choices
+    weights, selection = [part.weight for part in parts], parts[0].selection
     plain = [w for w in weights if isinstance(w, mx.array)]
     if plain:
-        return Linear(mx.concatenate(plain, axis=-2), choices)
+        return Linear(mx.concatenate(plain, axis=-2), selection)
     packed = [w for w in weights if isinstance(w, QuantizedWeight)]
     biases = [w.biases for w in packed if w.biases is not None]
     return Linear(
@@ -127,7 +129,7 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
             scales=mx.concatenate([w.scales for w in packed], axis=-2),
             biases=mx.concatenate(biases, axis=-2) if biases else None,
         ),
-        choices,
+        selection,
     )
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.choices import REFERENCE
 from qwen35_mlx.kernels.experts import (
     KERNEL,
     STEP_TOKENS,
@@ -15,13 +14,15 @@ from qwen35_mlx.kernels.experts import (
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
-# For `Choices.experts_prompt`, where `quantized.UNPACKED` means blocks by the unpacked stacks.
+# For `KernelSelection.experts_prefill`, where `quantized.UNPACKED` means blocks by the unpacked
+# stacks.
 BLOCKS = "blocks"
 # Rows of a block: MLX's matrix kernels on Metal compute as many at once.
 BLOCK = 32
@@ -32,7 +33,7 @@ UNPACK_BUDGET = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Arranged:
+class ExpertBlocks:
     """(token, expert) pairs in blocks of rows, each block of one expert, by ascending expert.
 
     Attributes:
@@ -46,13 +47,13 @@ class Arranged:
     places: mx.array
 
     @classmethod
-    def by_expert(cls, experts: mx.array) -> "Arranged":
+    def by_expert(cls, experts: mx.array) -> "ExpertBlocks":
         """A block for every pair: experts [pairs]."""
         order = mx.argsort(experts)
         return cls(order[:, None], experts[order], mx.argsort(order))
 
     @classmethod
-    def in_blocks(cls, experts: mx.array, count: int, rows: int) -> "Arranged":
+    def in_blocks(cls, experts: mx.array, count: int, rows: int) -> "ExpertBlocks":
         """As many blocks as `count` experts could need, so that nothing waits for how many do."""
         order = mx.argsort(experts)
         ascending = experts[order]
@@ -97,7 +98,7 @@ class SparseMoE:
     """Each token through its top-k experts, weighted, and through the shared expert, gated."""
 
     def __init__(self, config: ModelConfig, weights: Weights):
-        self.choices = weights.choices
+        self.selection = weights.selection
         hidden, experts = config.hidden_size, config.num_experts
         intermediate = config.moe_intermediate_size
         self.top_k = config.num_experts_per_tok
@@ -126,7 +127,7 @@ class SparseMoE:
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the block of norm(x)."""
         rows = x.flatten(0, -2)
-        few = rows.shape[0] <= STEP_TOKENS and self.choices.experts_step == KERNEL
+        few = rows.shape[0] <= STEP_TOKENS and self.selection.experts_decode == KERNEL
         if few and self.packed is not None and norm.weight.dtype == x.dtype:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
             onto = residual.flatten(0, -2)
@@ -145,10 +146,10 @@ class SparseMoE:
             gate, up = self.gate_up.gather(x[:, None, None], experts)
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
-        if self.choices.experts_prompt != REFERENCE and flat.size >= BLOCKS_FROM * count:
-            arranged = Arranged.in_blocks(flat, count, BLOCK)
+        if self.selection.experts_prefill != REFERENCE and flat.size >= BLOCKS_FROM * count:
+            arranged = ExpertBlocks.in_blocks(flat, count, BLOCK)
         else:
-            arranged = Arranged.by_expert(flat)
+            arranged = ExpertBlocks.by_expert(flat)
         tokens = x[arranged.pairs // self.top_k]
         gate, up = self.gate_up.gather(tokens, arranged.experts, sorted_indices=True)
         y = self.down_proj.gather(swiglu(gate, up), arranged.experts, sorted_indices=True)

@@ -23,7 +23,7 @@ class Network:
 
     Attributes:
         dtype: of the activations and the KV cache.
-        choices: which forms of its operations it runs; all plain to begin with.
+        selection: which forms of its operations it runs; all plain to begin with.
 
     Raises:
         Qwen35Error: a tensor is missing or of the wrong shape.
@@ -31,7 +31,7 @@ class Network:
 
     def __init__(self, config: ModelConfig, weights: Weights):
         self.config = config
-        self.choices = weights.choices
+        self.selection = weights.selection
         rope = make_rope(config)
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens", config.vocab_size, config.hidden_size)

@@ -6,19 +6,19 @@ from functools import partial
 import mlx.core as mx
 
 from qwen35_mlx.kernels import (
-    attend,
-    attention_inputs,
+    decode_attention,
     delta_net,
     experts,
+    gpu_kernel,
     matvec,
-    portable,
+    qk_norm_rope,
     quantized,
 )
-from qwen35_mlx.kernels.check import Operation, Outputs
-from qwen35_mlx.kernels.choices import REFERENCE
+from qwen35_mlx.kernels.autotune import Operation, Outputs, choose
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
-from qwen35_mlx.model import attention
+from qwen35_mlx.kernels.selection import REFERENCE
+from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import APART
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -31,6 +31,23 @@ PROMPT = 2048
 # Positions that a prompt's queries see: as many as a small machine has memory for, to try it.
 SEEN = 8192
 CHAIN = 16
+
+
+def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
+    """Choose the variants of a network's operations for this machine; keep float32 in float32.
+
+    Args:
+        notice: is told a line if a kernel cannot be used here.
+    """
+    gpu_kernel.full_float32()
+    if gpu_kernel.backend():
+        choose(operations(network), network.selection, notice)
+    elif not gpu_kernel.switched_off() and network.dtype == mx.float32:
+        # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
+        # through a BLAS, which is never slower and may be much faster.
+        network.selection.matmul_prefill = quantized.UNPACKED
+        if moe.unpacked_nbytes(network.config, network.dtype.size):
+            network.selection.experts_prefill = quantized.UNPACKED
 
 
 def operations(network: Network) -> list[Operation]:
@@ -79,7 +96,7 @@ def _matrix_step(network: Network) -> list[Operation]:
 
     return [
         Operation(
-            "matrix_step",
+            "matmul_decode",
             _matrix(network, single, single.weight.quantization),
             [matvec.KERNEL],
             [
@@ -122,17 +139,17 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
         else:
             conv = _noise(network, *conv.shape)
             state = _noise(network, *state.shape).astype(mx.float32)
-        return partial(delta_net.mix, projected, conv, state, layer, valid, network.choices)
+        return partial(delta_net.mix, projected, conv, state, layer, valid, network.selection)
 
     sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
     shape = f"{sizes}/{layer.value_head_dim}, {dtype}"
     prompts = [name for name, layout in delta_net.PROMPTS.items() if layout.fits(layer)]
-    if prompts and portable.backend() == "metal" and hasattr(mx.fast, "gated_delta_update"):
+    if prompts and gpu_kernel.backend() == "metal" and hasattr(mx.fast, "gated_delta_update"):
         prompts.append(delta_net.MLX_RULE)
     few = delta_net.STEP_TOKENS
     found = [
         Operation(
-            "delta_step",
+            "delta_decode",
             shape,
             [name for name, layout in delta_net.STEPS.items() if layout.fits(layer)],
             [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
@@ -141,7 +158,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             _tolerance(network),
         ),
         Operation(
-            "delta_prompt",
+            "delta_prefill",
             shape,
             prompts,
             [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
@@ -155,7 +172,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
         x = _noise(network, 1, PROMPT, network.config.hidden_size)
         found.append(
             Operation(
-                "matrix_prompt",
+                "matmul_prefill",
                 _matrix(network, single, single.weight.quantization),
                 [form for form in quantized.FORMS if form != REFERENCE],
                 [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
@@ -168,19 +185,19 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
 
 
 def _attention_step(network: Network, mixer: Attention) -> Operation:
-    layer, few = mixer.parameters, attention_inputs.STEP_TOKENS
+    layer, few = mixer.parameters, qk_norm_rope.STEP_TOKENS
     width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
 
     def call(batch: int, tokens: int, position: int) -> Callable[[], Outputs]:
         projected = _noise(network, batch, tokens, width)
         offset = mx.array(position, mx.int32)
-        return lambda: attention_inputs.attention_inputs(projected, offset, layer, network.choices)
+        return lambda: qk_norm_rope.qk_norm_rope(projected, offset, layer, network.selection)
 
     return Operation(
-        "attention_step",
+        "qk_norm_rope",
         f"{layer.heads}/{layer.kv_heads} heads of {layer.head_dim}, {layer.rope.dims} rotated, "
         f"{network.dtype}",
-        [attention_inputs.KERNEL],
+        [qk_norm_rope.KERNEL],
         [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
         [call(1, 1, 1000)] * CHAIN,
         True,
@@ -191,7 +208,7 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
 
 def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
     heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
-    reference = mx.compile(attend.reference)  # whose gate a layer compiles
+    reference = mx.compile(decode_attention.reference)  # whose gate a layer compiles
 
     def call(seen: int) -> Callable[[], Outputs]:
         q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
@@ -202,20 +219,20 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
         scale = dim**-0.5
 
         def run() -> Outputs:
-            if network.choices.attend_step == attend.KERNEL:
-                return [attend.kernel(q, rows, late, gate, scale)]
+            if network.selection.decode_attention == decode_attention.KERNEL:
+                return [decode_attention.kernel(q, rows, late, gate, scale)]
             return [reference(q, k, v, gate, scale)]
 
         return run
 
     some = _noise(network, 1, heads, 1, dim)
-    if not attend.fits(some, some[:, :kv_heads]):
+    if not decode_attention.fits(some, some[:, :kv_heads]):
         return []
     return [
         Operation(
-            "attend_step",
+            "decode_attention",
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
-            [attend.KERNEL],
+            [decode_attention.KERNEL],
             [call(2), call(37), call(300)],
             [call(SEEN)] * CHAIN,
             False,
@@ -236,7 +253,7 @@ def _attention(network: Network, mixer: Attention) -> Operation:
         qkv = drawn(max(len(padding), 1), tokens, seen)
         scale = mixer.head_dim**-0.5
         left_padding = mx.array(padding) if padding else None
-        return lambda: [attention.attend(*qkv, scale, left_padding, network.choices)]
+        return lambda: [attention.attend(*qkv, scale, left_padding, network.selection)]
 
     forms = [attention.FUSED]
     try:
@@ -244,7 +261,7 @@ def _attention(network: Network, mixer: Attention) -> Operation:
     except ValueError:
         forms = []  # MLX has no such kernel here, which is nothing to report
     return Operation(
-        "attention_prompt",
+        "prefill_attention",
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
         forms,
         [call(few + 1, few + 1), call(33, 101), call(2 * few, 2 * few + 3, (0, few))],
@@ -275,7 +292,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
         few = experts.STEP_TOKENS
         found.append(
             Operation(
-                "experts_step",
+                "experts_decode",
                 shape,
                 [experts.KERNEL],
                 [call(1), call(3), call(few)],
@@ -287,7 +304,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
     enough = -(-BLOCKS_FROM * config.num_experts // config.num_experts_per_tok)
     found.append(
         Operation(
-            "experts_prompt",
+            "experts_prefill",
             shape,
             [BLOCKS],
             [call(min(PROMPT, enough))],

@@ -6,8 +6,8 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.linear import Linear
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -45,11 +45,11 @@ class Weights:
         dtype: floating-point tensors are cast to this, None keeps the stored dtype.
 
     Attributes:
-        choices: what all layers made of these weights look up.
+        selection: what all layers made of these weights look up.
     """
 
     def __init__(self, source: Source, dtype: mx.Dtype | None = None):
-        self.choices = Choices()
+        self.selection = KernelSelection()
         self._source = source
         self._names = source.names()
         self._dtype = dtype
@@ -58,7 +58,7 @@ class Weights:
     def scope(self, name: str | int) -> "Weights":
         """The tensors below `name`."""
         inner = object.__new__(Weights)
-        inner.choices, inner._dtype = self.choices, self._dtype
+        inner.selection, inner._dtype = self.selection, self._dtype
         inner._source, inner._names = self._source, self._names
         inner._prefix = f"{self._prefix}{name}."
         return inner
@@ -93,7 +93,7 @@ class Weights:
         """
         how = self._source.quantization(self._prefix + name)
         if how is None:
-            return Linear(self.array(f"{name}.weight", *shape), self.choices)
+            return Linear(self.array(f"{name}.weight", *shape), self.selection)
         affine = how.mode == "affine"
         # Packed weights, and the float-8 scales of the other modes, are bits: never cast.
         parts = {
@@ -101,7 +101,7 @@ class Weights:
             for part, packed in how.packed(shape).items()
         }
         packed = QuantizedWeight(parts["weight"], parts["scales"], parts.get("biases"), how)
-        return Linear(packed, self.choices)
+        return Linear(packed, self.selection)
 
     def _read(self, name: str) -> mx.array:
         full = self._prefix + name

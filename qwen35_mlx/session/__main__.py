@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import state_file, state_folder
-from qwen35_mlx.session.home import home
-from qwen35_mlx.session.library import FILE, Library
+from qwen35_mlx.library.home import home
+from qwen35_mlx.library.library import FILE, Library
+from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import folder as state_folder
 
 STATES = "states"
 

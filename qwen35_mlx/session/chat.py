@@ -4,17 +4,16 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import compact
-from qwen35_mlx.session.answering import Answering
-from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.rows import storable
+from qwen35_mlx.library.transcript import Transcript
+from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session import compaction
+from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
-from qwen35_mlx.session.kept import Kept
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model
-from qwen35_mlx.session.prompts import Prompts
-from qwen35_mlx.session.record import Record
-from qwen35_mlx.session.requests import Configure
-from qwen35_mlx.session.rows import storable
+from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import message_from
 
@@ -55,13 +54,13 @@ class Chat:
     ):
         self.model = model
         self.tools = tools
-        given = Configure(system=system, thinking=thinking, sampling=sampling)
+        given = ChatSettings(system=system, thinking=thinking, sampling=sampling)
         # Claimed before it is read: another window may have just ended a turn of it.
         self.read_only = bool(
             library is not None and conversation is not None and not library.claim(conversation)
         )
         try:
-            self._record = Record(library, conversation, given)
+            self._record = Transcript(library, conversation, given)
         except BaseException:
             if library is not None and conversation is not None and not self.read_only:
                 library.release(conversation)
@@ -71,9 +70,9 @@ class Chat:
             self.configure(settings)
         self._library = library
         self._own_library = False
-        self._kept = Kept()
+        self._kept = SnapshotCache()
         if library is not None:
-            self._kept = Kept(model.open_states(library.folder))
+            self._kept = SnapshotCache(model.open_states(library.folder))
         self._lines: list[str] = []
 
     @classmethod
@@ -117,7 +116,7 @@ class Chat:
         return self._record.tree.path()
 
     @property
-    def settings(self) -> Configure:
+    def settings(self) -> ChatSettings:
         return self._record.tree.settings
 
     @property
@@ -135,7 +134,7 @@ class Chat:
         ids = self._ids_so_far()
         return len(ids), self._kept.longest(ids)
 
-    def configure(self, settings: Configure) -> None:
+    def configure(self, settings: ChatSettings) -> None:
         """Change how the next turns are answered."""
         self._record.configure(settings)
 
@@ -243,7 +242,7 @@ class Chat:
         """
         self._check_writable()
         path = self.conversation.path()
-        turn, cut = compact.begin(self.model, self.conversation, self.tools)
+        turn, cut = compaction.begin(self.model, self.conversation, self.tools)
         return self._compact(turn, path, cut)
 
     def _compact(
@@ -256,7 +255,7 @@ class Chat:
         summary = message_from(turn.parts)["content"]
         if not summary:
             raise Qwen35Error("the model wrote no summary: try again, or start a new conversation")
-        self._record.add_all(compact.summarised(self.settings.system, path, cut, summary))
+        self._record.add_all(compaction.summarised(self.settings.system, path, cut, summary))
 
     def notices(self) -> list[str]:
         """Lines for the user since the last call that no turn has brought."""
@@ -331,7 +330,7 @@ class Chat:
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
     ) -> Generator[TurnEvent]:
-        answering = Answering(
+        answering = TurnRecorder(
             turn, messages, self._record, self._kept, self._prompts(), self._lines
         )
         done = yield from answering.run(parent, added, self.model.name)
@@ -339,17 +338,17 @@ class Chat:
             yield Notice(line)
         yield done
 
-    def _prompts(self) -> Prompts:
-        return Prompts(self._probe, bool(self.tools))
+    def _prompts(self) -> PromptAnchors:
+        return PromptAnchors(self._probe, bool(self.tools))
 
     def _probe(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
 
 
-def _merged(stored: Configure, given: Configure) -> Configure:
+def _merged(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
     """Settings of a conversation, with those that were given in their place."""
     sampling = {**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}}
-    return Configure(
+    return ChatSettings(
         system=stored.system if given.system is None else given.system,
         thinking=stored.thinking if given.thinking is None else given.thinking,
         max_tokens=stored.max_tokens,

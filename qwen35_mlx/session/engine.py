@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.events import (
     Cancelled,
     Done,
@@ -39,8 +40,8 @@ from qwen35_mlx.session.requests import (
 )
 
 if TYPE_CHECKING:
+    from qwen35_mlx.library.library import Library
     from qwen35_mlx.session.chat import Chat
-    from qwen35_mlx.session.library import Library
     from qwen35_mlx.session.model import Model
 
 CLOSE_SECONDS = 5.0
@@ -91,14 +92,14 @@ class EngineThread:
         model: str | None,
         *,
         revision: str | None = None,
-        settings: Configure | None = None,
+        settings: ChatSettings | None = None,
         library: "Library | None" = None,
         budget: int | None = None,
         context: int | None = None,
         kv_bits: int | None = None,
     ):
         self._wanted = UseModel(model, revision) if model is not None else None
-        self._settings = settings or Configure()
+        self._settings = settings or ChatSettings()
         self._library = library
         self._budget = budget
         self._context = context
@@ -172,8 +173,8 @@ class EngineThread:
                 case Unload():
                     self._free()
                     self._events.put(Unloaded())
-                case Configure():
-                    self._configure(request)
+                case Configure(settings):
+                    self._configure(settings)
                 case Open(conversation):
                     self._open(conversation)
                 case Select(message):
@@ -223,7 +224,7 @@ class EngineThread:
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
         from qwen35_mlx.checkpoint.hub import resolve
-        from qwen35_mlx.generation.sampling import make_chooser
+        from qwen35_mlx.generation.sampler import make_sampler
         from qwen35_mlx.session.model import load
 
         resolve(request.model, revision=request.revision, progress=self._downloading)
@@ -242,7 +243,7 @@ class EngineThread:
             self._model.open_states(self._library.folder, budget=self._budget, tell=self._tell)
         # May import mlx-lm, which a first turn need not wait for.
         sampling = self._model.sampling.updated(self._settings.sampling)
-        make_chooser(sampling, self._model.network.config.vocab_size)
+        make_sampler(sampling, self._model.network.config.vocab_size)
         self._events.put(Loaded(self._model.name, self._model.context))
 
     def _downloading(self, done: int, total: int, what: str) -> None:
@@ -332,7 +333,7 @@ class EngineThread:
             return True
         return self._library.claim(self._current)
 
-    def _configure(self, settings: Configure) -> None:
+    def _configure(self, settings: ChatSettings) -> None:
         """For new conversations, and for this one unless another window has it."""
         self._settings = settings
         if self._chat is not None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+from qwen35_mlx.library.conversation import FinishReason, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,41 +122,11 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What a turn cost.
-
-    Attributes:
-        prompt_tokens: length of the rendered conversation.
-        cached_tokens: how many of them needed no prefill.
-        reply_tokens: generated, the token that ended the reply included.
-        prefill_seconds, decode_seconds: wall-clock time up to the first token, and after it.
-        peak_memory: bytes of MLX arrays at the worst moment of the turn.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    reply_tokens: int
-    prefill_seconds: float
-    decode_seconds: float
-    peak_memory: int
-
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens computed per second; cached ones do not count."""
-        return (self.prompt_tokens - self.cached_tokens) / max(self.prefill_seconds, 1e-9)
-
-    @property
-    def decode_rate(self) -> float:
-        """Tokens per second after the first."""
-        return max(self.reply_tokens - 1, 0) / max(self.decode_seconds, 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """The turn has ended by itself; `message` is the reply as chat templates take it."""
 
     finish_reason: FinishReason
-    figures: Figures
+    usage: Usage
     message: Mapping[str, Any] = field(repr=False)
 
 

@@ -16,10 +16,10 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
+from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import TurnEvent
-from qwen35_mlx.session.fingerprint import of_network, of_weights
-from qwen35_mlx.session.states import States
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
@@ -100,7 +100,7 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.kv_bits = kv_bits
-        self.states: States | None = None
+        self.states: DiskSnapshotCache | None = None
         self.context = network.config.max_position_embeddings
         self._weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         self._pieces: dict[str, list[int]] = {}
@@ -126,18 +126,18 @@ class Model:
         *,
         budget: int | None = None,
         tell: Callable[[str], None] | None = None,
-    ) -> States:
+    ) -> DiskSnapshotCache:
         """The states of this model in a folder; always the same object, opened at the first call.
 
         Args:
             folder: for the states of all models.
-            budget, tell: as for `States`.
+            budget, tell: as for `DiskSnapshotCache`.
         """
         if self.states is None:
             fingerprint = of_network(
                 of_weights(self.path), self.network.config, str(self.network.dtype), self.kv_bits
             )
-            self.states = States(folder / STATES, fingerprint, budget=budget, tell=tell)
+            self.states = DiskSnapshotCache(folder / STATES, fingerprint, budget=budget, tell=tell)
         return self.states
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:

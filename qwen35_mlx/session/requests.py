@@ -3,8 +3,9 @@
 Conversations and messages are named by their ids in the library.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from qwen35_mlx.library.conversation import ChatSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,9 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """How the next turns are answered; None leaves it to the model.
+    """Answer the next turns in this way: those of new conversations and of the current one."""
 
-    Attributes:
-        sampling: `temperature`, `top_p`, ... over the model's defaults.
-    """
-
-    system: str | None = None
-    thinking: bool | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    sampling: Mapping[str, float | None] = field(default_factory=dict)
+    settings: ChatSettings
 
 
 @dataclass(frozen=True, slots=True)

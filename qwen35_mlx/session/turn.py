@@ -9,14 +9,14 @@ import mlx.core as mx
 
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.generation.sampling import Sampling, make_chooser
+from qwen35_mlx.generation.sampler import make_sampler
+from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import (
     Answer,
     Done,
-    Figures,
-    FinishReason,
     PrefillProgress,
     Thinking,
     ToolCall,
@@ -80,7 +80,7 @@ class Turn:
         yield from self._prefill(cached)
         if self.seed is not None:
             mx.random.seed(self.seed)
-        choose = make_chooser(self.sampling, self.network.config.vocab_size)
+        choose = make_sampler(self.sampling, self.network.config.vocab_size)
         tokens = decode(self.network, self.cache, self.prompt[-1], choose)
         text = self.stop
         decoder = self.tokenizer.stream()
@@ -109,7 +109,7 @@ class Turn:
         message = message_from(self.parts)
         if reason == "stop" and message.get("tool_calls"):
             reason = "tool_calls"
-        figures = Figures(
+        usage = Usage(
             prompt_tokens=len(self.prompt),
             cached_tokens=cached,
             reply_tokens=len(self.reply),
@@ -117,7 +117,7 @@ class Turn:
             decode_seconds=ended - first_at,
             peak_memory=mx.get_peak_memory(),
         )
-        yield Done(reason, figures, message)
+        yield Done(reason, usage, message)
 
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
         """All of the prompt but its last token, which decoding begins with."""

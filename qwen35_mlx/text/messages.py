@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.text.files import one_line
+from qwen35_mlx.files import one_line
 
 
 def plain_message(message: object, index: int) -> dict[str, Any]:

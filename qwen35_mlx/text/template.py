@@ -20,7 +20,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.text.files import one_line, read_json_object, read_text
+from qwen35_mlx.files import one_line, read_json_object, read_text
 from qwen35_mlx.text.messages import plain_message, plain_tools
 
 _TURN_OPEN = "<|im_start|>"

@@ -17,7 +17,7 @@ import tokenizers
 import tokenizers.decoders
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.text.files import one_line, read_json_object, read_text
+from qwen35_mlx.files import one_line, read_json_object, read_text
 
 # Long texts are encoded in pieces of at least so many characters, some of them at once: on all
 # cores, without what the library keeps of each token until a text is done, and with pauses in which

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from qwen35_chat.app import ChatApp
 from qwen35_chat.commands import SCOPE_OF
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import Entry, ReplyEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.transcript import Transcript
+from qwen35_chat.widgets.transcript import TranscriptView
 from textual.pilot import Pilot
 
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Event, PrefillProgress, Thinking
-from qwen35_mlx.session.library import Library
 
 
 class Clock:
@@ -42,19 +42,19 @@ class Driver:
         self.app = app
         self.engine = engine
         self.clock = clock
-        self.desk = app.desk
+        self.controller = app.controller
         self.pilot: Pilot[None]
 
     @property
     def library(self) -> Library:
-        return self.desk.library
+        return self.controller.library
 
     @property
     def composer(self) -> Composer:
         return self.app.chat.composer
 
     @property
-    def transcript(self) -> Transcript:
+    def transcript(self) -> TranscriptView:
         return self.app.chat.transcript
 
     @property
@@ -135,8 +135,10 @@ def make(
     if settings is not None:
         file.load()
     clock = clock or Clock()
-    desk = Desk(engine, library, file, History(folder / "history.jsonl"))
-    return Driver(ChatApp(desk, demo=demo, conversation=conversation, clock=clock), engine, clock)
+    controller = Controller(engine, library, file, History(folder / "history.jsonl"))
+    return Driver(
+        ChatApp(controller, demo=demo, conversation=conversation, clock=clock), engine, clock
+    )
 
 
 @asynccontextmanager

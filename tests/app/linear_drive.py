@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qwen35_chat.commands import SCOPE_OF
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.fake import FakeEngine
 from qwen35_chat.history import History
 from qwen35_chat.linear import Linear
 from qwen35_chat.settings_file import SettingsFile
 
 from qwen35_mlx import __version__
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
     Event,
 )
-from qwen35_mlx.session.library import Library
 
 STARTED = f"qwen35-chat {__version__}, demo. /help lists the commands.\n"
 READY = STARTED + "demo is loaded; its context is 4,096 tokens.\n"
@@ -35,14 +35,20 @@ class Session:
         self.engine = FakeEngine(self.library, loads=loads)
         settings = SettingsFile(home / "settings.toml", commands=SCOPE_OF)
         settings.load()
-        self.desk = Desk(self.engine, self.library, settings, History(home / "history.jsonl"))
+        self.controller = Controller(
+            self.engine, self.library, settings, History(home / "history.jsonl")
+        )
         self.out = io.StringIO()
         self.prompts: list[str] = []
         self.steps: list[Callable[[], object]] = []
         self.now = 0.0
         self._typed: list[str | BaseException | list[Event]] = []
         self.linear = Linear(
-            self.desk, read=self._read, out=self.out, sleep=self._sleep, clock=lambda: self.now
+            self.controller,
+            read=self._read,
+            out=self.out,
+            sleep=self._sleep,
+            clock=lambda: self.now,
         )
 
     def run(self, *typed: str | BaseException | list[Event], at: int | None = None) -> str:

@@ -62,6 +62,6 @@ class StartedDownload:
 
 
 def opened(at: Driver, memory: int = 16 * 2**30, start: Any = None) -> Models:
-    models = Models(at.desk, memory=memory, start=start or StartedDownload)
+    models = Models(at.controller, memory=memory, start=start or StartedDownload)
     at.app.push_screen(models, at.app.chat._use_model)
     return models

@@ -5,6 +5,7 @@ from pathlib import Path
 from qwen35_chat.fake import done
 from qwen35_chat.pace import Pace
 
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
@@ -14,7 +15,6 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
 )
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.requests import Configure, Unload
 from tests.app.drive import chat, reply
 

@@ -126,7 +126,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         screens.append(at.text)
         await at.press(*"red")
         screens.append(at.text)
-        at.desk.past.add(HOSTILE)
+        at.controller.past.add(HOSTILE)
         await at.press("escape", "ctrl+r")
         screens.append(at.text)
         await at.press("escape", "f4")  # the message, to be written anew
@@ -255,8 +255,8 @@ async def test_nothing_moves_by_itself(home: Path, monkeypatch, level: str) -> N
 async def test_a_system_prompt_of_several_lines_stays_so(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/system one\ntwo")
-        await at.until(lambda: at.desk.settings.system == "one\ntwo")
+        await at.until(lambda: at.controller.settings.system == "one\ntwo")
         await at.send("/system")
         await at.until(lambda: r"one\ntwo" in at.text)
         await at.press("end", "!", "enter")
-        assert at.desk.settings.system == "one\ntwo!"
+        assert at.controller.settings.system == "one\ntwo!"

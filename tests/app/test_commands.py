@@ -191,14 +191,14 @@ async def test_a_mistyped_command_is_not_sent_to_the_model(home: Path) -> None:
 async def test_thinking_by_key_and_by_word(home: Path) -> None:
     async with chat(home, settings=home / "settings.toml") as at:
         await at.press("ctrl+t")
-        assert at.desk.settings.thinking == "off"
+        assert at.controller.settings.thinking == "off"
         assert "Thinking off, from the next message on" in at.text
         await at.press("ctrl+t")
-        assert at.desk.settings.thinking == "on"
+        assert at.controller.settings.thinking == "on"
         await at.send("/thinking auto")
-        await at.until(lambda: at.desk.settings.thinking == "auto")
+        await at.until(lambda: at.controller.settings.thinking == "auto")
         assert 'thinking = "auto"' in (home / "settings.toml").read_text()
-        assert at.engine.calls[-1].thinking is None  # type: ignore[union-attr]
+        assert at.engine.calls[-1].settings.thinking is None  # type: ignore[union-attr]
         await at.send("/thinking maybe")
         assert "'maybe' is none of: auto, on, off" in at.text
 
@@ -206,21 +206,21 @@ async def test_thinking_by_key_and_by_word(home: Path) -> None:
 async def test_a_system_prompt_by_word_and_by_line(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/system Be brief.")
-        await at.until(lambda: at.desk.settings.system == "Be brief.")
-        assert at.engine.calls[-1].system == "Be brief."  # type: ignore[union-attr]
+        await at.until(lambda: at.controller.settings.system == "Be brief.")
+        assert at.engine.calls[-1].settings.system == "Be brief."  # type: ignore[union-attr]
         await at.send("/system")
         await at.until(lambda: isinstance(at.app.screen, Ask))
         await at.press("ctrl+u", "enter")
-        assert at.desk.settings.system == ""
+        assert at.controller.settings.system == ""
         assert "No system prompt" in at.text
 
 
 async def test_a_preset_sets_thinking_and_says_what_holds(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/settings sampling.top_k 5")
-        await at.until(lambda: at.desk.settings.sampling)
+        await at.until(lambda: at.controller.settings.sampling)
         await at.send("/preset not-thinking")
-        await at.until(lambda: at.desk.settings.thinking == "off")
+        await at.until(lambda: at.controller.settings.thinking == "off")
         said = " ".join(at.text.split())
         assert "temperature 0.7, top_p 0.8, top_k 5, presence_penalty 1.5" in said
         assert "not-thinking, thinking off" in at.text
@@ -287,7 +287,7 @@ async def test_the_keys_of_the_list_of_models(home: Path, monkeypatch) -> None:
     async with chat(home) as at:
         await at.press("ctrl+l", "ctrl+d")
         assert "nothing is being downloaded" in at.text
-        at.desk.download = Endless()  # type: ignore[assignment]
+        at.controller.download = Endless()  # type: ignore[assignment]
         await at.press("ctrl+d")
         await at.until(lambda: "The download of repo was stopped" in at.text)
         await at.press("ctrl+g")

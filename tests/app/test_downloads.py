@@ -57,7 +57,7 @@ async def test_a_download_that_ends_behind_the_chat_is_told_there(home: Path) ->
         await at.press("escape")
         StartedDownload.last.running = False
         await at.until(lambda: "Qwen3.5-9B-MLX-4bit is here now; Ctrl+L uses it" in at.text)
-        assert at.desk.download is None
+        assert at.controller.download is None
 
 
 async def test_a_download_is_stopped_and_goes_on_with_enter(home: Path) -> None:

@@ -146,7 +146,7 @@ def test_ctrl_c_while_a_model_loads_goes_on_without_it(home: Path) -> None:
         ctrl_c(session, []), lambda: session.engine.play([Cancelled()]),
     ]  # fmt: skip
     assert "Stopped." in session.run("/thinking off")
-    assert session.desk.settings.thinking == "off"
+    assert session.controller.settings.thinking == "off"
 
 
 def test_ctrl_c_in_an_empty_line_asks_again(session: Session) -> None:

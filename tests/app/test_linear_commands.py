@@ -7,12 +7,12 @@ import pytest
 from qwen35_chat import clipboard
 from qwen35_chat.commands import BY_SLASH
 
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
     Cancelled,
     Event,
     Opened,
 )
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select, Unload
 from tests.app.drive import reply
 from tests.app.linear_drive import FIGURES, Session, ctrl_c
@@ -89,7 +89,7 @@ def test_a_summary_is_waited_for_however_long_it_takes(session: Session, monkeyp
     waits: list[list[Event]] = [[] for _ in range(40)]
     session.run("q", reply("so"), "/compact", *waits, [Opened(1, "q")])
     assert "q:\nYou: q\nAnswer: so\n" in session.out.getvalue()
-    assert not session.desk.busy
+    assert not session.controller.busy
 
 
 def test_a_summary_can_be_stopped(session: Session, monkeypatch) -> None:

@@ -159,7 +159,7 @@ async def test_a_model_is_changed_without_a_restart_and_the_conversation_stays(h
         await at.shown()
         assert "other · 120 / 4,096" in at.text
         assert "kept" in at.text
-        assert at.desk.conversation == 1
+        assert at.controller.conversation == 1
         assert 'model = "org/other"' in (home / "settings.toml").read_text()
         await at.press("ctrl+n")
         await at.shown()
@@ -185,7 +185,7 @@ async def test_a_model_that_is_not_found_leaves_the_old_one(home: Path, monkeypa
             "Ctrl+L chooses another." in said
         )
         assert "no model" not in at.text
-        assert at.desk.model == "demo"
+        assert at.controller.model == "demo"
         assert not (home / "settings.toml").exists()
         await at.send("still there?")
         assert at.sent == ["still there?"]
@@ -210,7 +210,7 @@ async def test_unload_and_the_next_message_loads_again(home: Path) -> None:
         assert at.engine.calls[-1] == Unload()
         await at.press("escape")
         await at.shown()
-        assert not at.desk.loaded
+        assert not at.controller.loaded
         assert "memory was given back" in " ".join(at.text.split())
         await at.send("one")
         await at.shown([Loading("demo"), Loaded("demo", 4096), Answer("so")])

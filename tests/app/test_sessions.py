@@ -23,7 +23,7 @@ async def test_ctrl_n_begins_a_new_conversation_and_ctrl_s_finds_the_old_one(hom
         await at.press("enter")
         await at.shown()
         assert "they flow" in at.text
-        assert at.desk.conversation == 1
+        assert at.controller.conversation == 1
         await at.turn("and lakes?")
         assert [m.content for m in at.library.conversation(1).path()] == [
             "about rivers",
@@ -96,7 +96,7 @@ async def test_the_versions_can_be_clicked(home: Path) -> None:
         await at.press("f5")
         await at.shown(reply("two"))
         line = next(n for n, text in enumerate(at.text.splitlines()) if "< 2/2 >" in text)
-        await at.pilot.click("Transcript", offset=(4, line))
+        await at.pilot.click("TranscriptView", offset=(4, line))
         await at.shown()
         assert "one" in at.text
 

@@ -21,6 +21,7 @@ from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.toml_text import with_value
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
 from tests.app.settings_text import FILE, WRITTEN
@@ -119,7 +120,7 @@ def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
 def test_presets_have_the_numbers_of_the_model_card(
     preset: str, temperature: float, top_p: float, top_k: int, presence: float
 ) -> None:
-    sampling = Settings(preset=preset).configure().sampling
+    sampling = Settings(preset=preset).chat_settings().sampling
     assert dict(sampling) == {
         "temperature": temperature,
         "top_p": top_p,
@@ -129,9 +130,9 @@ def test_presets_have_the_numbers_of_the_model_card(
 
 
 def test_single_values_go_over_the_preset_and_defaults_are_the_models() -> None:
-    assert Settings().configure(7) == Configure(seed=7)
+    assert Settings().chat_settings(7) == ChatSettings(seed=7)
     settings = Settings(preset="precise", sampling={"top_p": 0.5}, thinking="off", max_tokens=9)
-    assert settings.configure() == Configure(
+    assert settings.chat_settings() == ChatSettings(
         thinking=False, max_tokens=9, sampling={**PRESETS["precise"], "top_p": 0.5}
     )
     assert [shown_value(settings, f"sampling.{key}") for key in SAMPLING] == [
@@ -159,7 +160,7 @@ async def test_f2_shows_and_changes_settings_at_once(home: Path) -> None:
         assert "loaded at the start" in at.text  # a word about the marked one
         assert f"Settings, kept in {file}"[:60] in at.text
         await at.press(*"theme", "enter")
-        assert at.desk.settings.theme == "light"
+        assert at.controller.settings.theme == "light"
         assert at.app.theme == "qwen-light"
         assert "theme is kept" in at.text
         assert file.read_text() == with_value(WRITTEN, "theme", "light")
@@ -168,11 +169,11 @@ async def test_f2_shows_and_changes_settings_at_once(home: Path) -> None:
         await at.press("ctrl+u", *"hot", "enter")
         assert "must be a number, and 'hot' is none" in at.text
         await at.press("enter", "ctrl+u", *"0.25", "enter")
-        assert at.desk.settings.sampling["temperature"] == 0.25
+        assert at.controller.settings.sampling["temperature"] == 0.25
         await at.press("enter", "ctrl+u", "enter")  # back to the preset's
-        assert "temperature" not in at.desk.settings.sampling
+        assert "temperature" not in at.controller.settings.sampling
         await at.press("escape")
-        assert at.engine.calls[-1] == at.desk.settings.configure()
+        assert at.engine.calls[-1] == Configure(at.controller.settings.chat_settings())
 
 
 async def test_a_setting_by_command(home: Path) -> None:
@@ -180,7 +181,7 @@ async def test_a_setting_by_command(home: Path) -> None:
     file.write_text(WRITTEN)
     async with chat(home, settings=file) as at:
         await at.send("/settings max_tokens 1,234")
-        await at.until(lambda: at.desk.settings.max_tokens == 1234)
+        await at.until(lambda: at.controller.settings.max_tokens == 1234)
         assert "max_tokens: kept" in at.text
         await at.send("/settings colour red")
         await at.until(lambda: "colour is not a setting" in at.text)
@@ -204,7 +205,7 @@ async def test_a_change_from_outside_holds_without_a_restart(home, monkeypatch) 
         await at.press("f6")
         assert "Keys and commands" in at.text
         file.unlink()
-        await at.until(lambda: at.desk.settings == Settings())
+        await at.until(lambda: at.controller.settings == Settings())
 
 
 async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monkeypatch) -> None:
@@ -222,7 +223,7 @@ async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monke
         await at.pilot.pause(0.1)
         assert len(said) == 1
         assert "line 14: keys.help must not need Alt" in said[0]
-        assert at.desk.settings.model == "org/repo"
+        assert at.controller.settings.model == "org/repo"
         # Nor does the app write over it.
         await at.send("/theme light")
         await at.until(lambda: len(said) == 2)

@@ -251,7 +251,7 @@ async def test_the_list_of_models(home: Path, pinned, same) -> None:
 
 async def test_models_while_one_is_downloaded(home: Path, pinned, same) -> None:
     async with screen(home) as at:
-        at.desk.download = Download(PUBLISHED[2].name)  # pyright: ignore[reportAttributeAccessIssue]
+        at.controller.download = Download(PUBLISHED[2].name)  # pyright: ignore[reportAttributeAccessIssue]
         await at.press("ctrl+l", "down")
         await at.until(lambda: "2.1 GB of 5.0 GB" in at.text)
         assert await same(at)

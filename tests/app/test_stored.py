@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from qwen35_chat.main import main
 
-from qwen35_mlx.session.events import Figures
-from qwen35_mlx.session.exchange import to_json
-from qwen35_mlx.session.library import Library
+from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.exporting import to_json
+from qwen35_mlx.library.library import Library
 from tests.app.test_imports import HEAVY, loaded_after
 
 
@@ -30,8 +30,8 @@ def two(folder: Path) -> Path:
             conversation = library.create(model="demo")
             question = library.add_message(conversation, None, "user", text)
             reply = library.begin_reply(conversation, question.id, "demo")
-            figures = Figures(1200, 0, 34, 0.1, 0.1, 0)
-            library.finish_reply(reply.id, "Gern — 😀", figures=figures)
+            usage = Usage(1200, 0, 34, 0.1, 0.1, 0)
+            library.finish_reply(reply.id, "Gern — 😀", usage=usage)
     return folder
 
 

@@ -15,7 +15,7 @@ async def begun(at: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     take = at.engine._take
     monkeypatch.setattr(at.engine, "_take", lambda r: None if r == Compact() else take(r))
     await at.send("/compact")
-    await at.until(lambda: at.desk.compacting)
+    await at.until(lambda: at.controller.compacting)
 
 
 async def test_it_is_shown_until_it_is_there(home: Path, monkeypatch) -> None:
@@ -56,6 +56,6 @@ async def test_a_stop_or_a_failure_gives_back_what_waits(home: Path, monkeypatch
         await at.shown([end])
         assert at.typed == "two"
         assert at.sent == ["one"]
-        assert not at.desk.busy
+        assert not at.controller.busy
         assert ("there is nothing to summarise" in at.text) == isinstance(end, Failed)
         assert "an answer" in at.text

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.session.conversation import Conversation, Message
-from qwen35_mlx.session.events import Figures
-from qwen35_mlx.session.library import Library
+from qwen35_mlx.library.conversation import Conversation, Message, Usage
+from qwen35_mlx.library.library import Library
 from scripts.terminal import Terminal
 
 COMMAND = Path(sys.executable).with_name("qwen35-chat")
@@ -41,9 +40,9 @@ def stored(home: Path) -> Conversation:
         return library.conversation(summary.id)
 
 
-def figures(message: Message) -> Figures:
-    assert message.figures is not None
-    return message.figures
+def usage(message: Message) -> Usage:
+    assert message.usage is not None
+    return message.usage
 
 
 def ask(terminal: Terminal, home: Path, question: str) -> Message:
@@ -76,7 +75,7 @@ def test_a_second_start_remembers_and_reads_nothing_again(home: Path) -> None:
         first = ask(terminal, home, "My name is Ada.")
         second = ask(terminal, home, "What is my name?")
         assert "Ada" in second.content
-        assert figures(second).cached_tokens > figures(first).prompt_tokens // 2
+        assert usage(second).cached_tokens > usage(first).prompt_tokens // 2
         terminal.write(QUIT)
         assert terminal.wait() == 0
         assert left_as_it_was(terminal, settings)
@@ -86,11 +85,11 @@ def test_a_second_start_remembers_and_reads_nothing_again(home: Path) -> None:
         terminal.until(lambda: re.search(r"demo · \d\d", terminal.text))  # its tokens were counted
         third = ask(terminal, home, "What is my name?")
         assert "Ada" in third.content
-        read = figures(third).prompt_tokens - figures(third).cached_tokens
-        asked_before = figures(second).prompt_tokens - figures(second).cached_tokens
+        read = usage(third).prompt_tokens - usage(third).cached_tokens
+        asked_before = usage(second).prompt_tokens - usage(second).cached_tokens
         # As much as the same question took without a start in between: its own tokens.
         assert read <= asked_before + len(second.content)
-        assert figures(third).cached_tokens > figures(second).cached_tokens
+        assert usage(third).cached_tokens > usage(second).cached_tokens
         terminal.write(QUIT)
         assert terminal.wait() == 0
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from qwen35_chat.desk import merged
+from qwen35_chat.controller import merged
 from qwen35_chat.drawing.colours import coloured
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
 from qwen35_chat.drawing.markdown import Growing
@@ -125,9 +125,9 @@ async def test_only_web_pages_are_opened(home: Path, monkeypatch) -> None:
         assert "page (https://example.org)" in at.text
         assert "[file](file:///etc/passwd)" in at.text
         line = next(n for n, text in enumerate(at.text.splitlines()) if "page (" in text)
-        await at.pilot.click("Transcript", offset=(5, line))
+        await at.pilot.click("TranscriptView", offset=(5, line))
         column = at.text.splitlines()[line].index("[file]")
-        await at.pilot.click("Transcript", offset=(column, line))
+        await at.pilot.click("TranscriptView", offset=(column, line))
         await at.pilot.pause()
         for href in ("file:///etc/passwd", "-x", "javascript:x"):
             at.app.open_url(href)
@@ -234,7 +234,7 @@ async def test_a_long_message_of_the_user_is_folded_and_unfolds_on_a_click(home:
         assert "line 9\n" in at.text
         assert "line 10\n" not in at.text
         line = next(n for n, t in enumerate(at.text.splitlines()) if "30 more lines" in t)
-        await at.pilot.click("Transcript", offset=(6, line))
+        await at.pilot.click("TranscriptView", offset=(6, line))
         await at.pilot.pause()
         assert "line 39" in at.text
 

@@ -9,7 +9,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation import decode as decoding
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.generation.sampling import Sampling, make_chooser
+from qwen35_mlx.generation.sampler import make_sampler
+from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache, KVCache
 from tests.goldens import expected, network
 
@@ -22,7 +23,7 @@ def generate(name: str, count: int, sampling: Sampling = GREEDY, chunk: int = 64
     for _ in prefill(net, cache, prompt[:-1], chunk):
         pass
     mx.random.seed(seed)
-    choose = make_chooser(sampling, net.config.vocab_size)
+    choose = make_sampler(sampling, net.config.vocab_size)
     return list(islice(decode(net, cache, prompt[-1], choose), count)), cache
 
 
@@ -72,7 +73,7 @@ def test_long_keys_and_values_are_not_copied_at_every_token(apart, waits, monkey
         assert isinstance(layer, KVCache)
         layer.update(*(mx.zeros((1, 4, 50_000, 64)),) * 2)
     cache.offset = 50_000
-    choose = make_chooser(GREEDY, 8)
+    choose = make_sampler(GREEDY, 8)
     list(islice(decode(ReadsAll(apart), cache, 3, choose), 2))  # the buffers grow
     mx.synchronize()
     monkeypatch.setattr(decoding, "OVERLAPPED", 0 if waits else 1 << 60)
@@ -111,7 +112,7 @@ def test_logits_that_are_not_finite_end_in_one_line():
     norm = net.norm
     net.norm = replace(norm, weight=norm.weight * mx.nan)
     try:
-        tokens = decode(net, net.make_cache(), 5, make_chooser(GREEDY, net.config.vocab_size))
+        tokens = decode(net, net.make_cache(), 5, make_sampler(GREEDY, net.config.vocab_size))
         with pytest.raises(Qwen35Error, match="not finite at position 0"):
             next(tokens)
     finally:

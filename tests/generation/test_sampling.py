@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling import (
+from qwen35_mlx.generation.sampler import (
     MOST_CANDIDATES,
     ROW,
-    Sampling,
     candidates,
     likeliest,
-    make_chooser,
+    make_sampler,
     plain_sampler,
 )
+from qwen35_mlx.generation.sampling import Sampling
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 NOTHING_SAID = mx.array([], dtype=mx.int32)
@@ -25,7 +25,7 @@ def draws(
 ) -> set[int]:
     """All tokens that come up."""
     mx.random.seed(0)
-    choose = make_chooser(sampling, len(logits))
+    choose = make_sampler(sampling, len(logits))
     return {int(choose(mx.array(logits), reply).item()) for _ in range(count)}
 
 
@@ -93,8 +93,9 @@ def test_candidates_are_what_mlx_lm_would_draw_from(vocab, change, monkeypatch):
 def test_a_draw_among_few_does_not_wait_for_mlx_lm_to_be_imported():
     code = (
         "import sys, mlx.core as mx\n"
-        "from qwen35_mlx.generation.sampling import Sampling, make_chooser\n"
-        "choose = make_chooser(Sampling(1.0, 0.9, 20, 0.1), 5000)\n"
+        "from qwen35_mlx.generation.sampler import make_sampler\n"
+        "from qwen35_mlx.generation.sampling import Sampling\n"
+        "choose = make_sampler(Sampling(1.0, 0.9, 20, 0.1), 5000)\n"
         "choose(mx.zeros(5000), mx.array([], mx.int32)).item()\n"
         "sys.exit('mlx_lm' in sys.modules)"
     )
@@ -102,7 +103,7 @@ def test_a_draw_among_few_does_not_wait_for_mlx_lm_to_be_imported():
 
 
 def test_candidates_are_drawn_in_proportion():
-    choose = make_chooser(PLAIN.updated({"top_k": 3}), 4)
+    choose = make_sampler(PLAIN.updated({"top_k": 3}), 4)
     mx.random.seed(0)
     drawn = [int(choose(mx.array(LOGITS), NOTHING_SAID)) for _ in range(4000)]
     shares = np.bincount(drawn, minlength=4) / 4000
@@ -125,7 +126,7 @@ def test_the_likeliest_are_found_wherever_they_are(vocab, where):
 def test_fewer_tokens_that_can_come_up_than_top_k_asks_for():
     logits = mx.full((ROW + 5,), -mx.inf)
     logits[ROW + 2] = 1.0
-    choose = make_chooser(PLAIN.updated({"top_k": 20, "top_p": 0.9}), ROW + 5)
+    choose = make_sampler(PLAIN.updated({"top_k": 20, "top_p": 0.9}), ROW + 5)
     assert {int(choose(logits, NOTHING_SAID)) for _ in range(20)} == {ROW + 2}
 
 
@@ -158,7 +159,7 @@ def test_defaults_come_from_generation_config():
         ({"temperature": -1}, "temperature is -1"),
         ({"top_p": 0}, "top_p is 0"),
         ({"top_k": -5}, "top_k is -5"),
-        ({"min_p": 1.0}, "min_p is 1.0"),
+        ({"min_p": 1.5}, "min_p is 1.5"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"temprature": 1}, "'temprature' is not a sampling parameter"),
     ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.kernels.delta_reference import DeltaNetParameters
+from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters
 
 
 @dataclass(frozen=True, slots=True)

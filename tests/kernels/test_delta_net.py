@@ -6,7 +6,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.kernels.choices import Choices
 from qwen35_mlx.kernels.delta_net import (
     PROMPTS,
     STEP_TOKENS,
@@ -16,7 +15,8 @@ from qwen35_mlx.kernels.delta_net import (
     prompt,
     step,
 )
-from qwen35_mlx.kernels.delta_reference import reference
+from qwen35_mlx.kernels.delta_net_reference import reference
+from qwen35_mlx.kernels.selection import KernelSelection
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 from tests.metal_emulator import MACHINES
 
@@ -114,9 +114,9 @@ def test_padding_on_the_left_leaves_no_trace(tokens):
     padding = [0, 2, tokens]
     valid = mx.arange(tokens) >= mx.array(padding)[:, None]
     want_y, want_conv, want_state = float64_layer(projected, conv, state, layer, padding)
-    fast = Choices(delta_step="one dispatch", delta_prompt="tiles")
-    for choices in (Choices(), fast):
-        y, conv_out, state_out = mix(projected, conv, state, layer, valid, choices)
+    fast = KernelSelection(delta_decode="one dispatch", delta_prefill="tiles")
+    for selection in (KernelSelection(), fast):
+        y, conv_out, state_out = mix(projected, conv, state, layer, valid, selection)
         for row, count in enumerate(padding[:2]):
             assert relative_error(y[row, count:], want_y[row, count:]) < 2e-6
         assert relative_error(state_out, want_state) < 2e-6

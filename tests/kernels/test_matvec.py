@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.kernels import matvec, portable
+from qwen35_mlx.kernels import gpu_kernel, matvec
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, multiply
 from tests.kernels.cases import relative_error
@@ -140,13 +140,13 @@ def test_the_norm_is_rounded_before_the_product(dtype):
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 @pytest.mark.parametrize("glu", [False, True])
 def test_order_and_contraction_do_not_matter(machine, glu, monkeypatch):
-    if portable.compiled.__module__ == portable.__name__:
+    if gpu_kernel.compiled.__module__ == gpu_kernel.__name__:
         pytest.skip("on a real GPU, which is one machine")
 
-    def compiled(k: portable.Kernel) -> portable.Launcher:
+    def compiled(k: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         return emulated(k.name, k.inputs, k.outputs, k.body, machine=machine)
 
-    monkeypatch.setattr(portable, "compiled", compiled)
+    monkeypatch.setattr(gpu_kernel, "compiled", compiled)
     width = 9 * 1024 + 32  # two rounds, the last of one run less than its threads
     x, w, norm = normal(3, 1, width), packed(10, width, 32, 4), rms(width)
     residual = normal(4, 1, 5 if glu else 10)

@@ -12,8 +12,8 @@ from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from qwen35_mlx.kernels import quantized
-from qwen35_mlx.kernels.choices import REFERENCE, Choices
-from qwen35_mlx.kernels.delta_reference import l2_norm
+from qwen35_mlx.kernels.delta_net_reference import l2_norm
+from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.config import ModelConfig, RopeConfig
 from tests.goldens import FOLDER, assert_logits, expected, network
@@ -43,11 +43,13 @@ def test_experts_in_blocks_give_the_same(
         convert(model_folder, tmp_path / "out", quantize=True, q_bits=bits, q_group_size=32)
     net = load_network(Checkpoint.open(tmp_path / "out" if bits else model_folder))
     prompt = expected("moe")["prompt"][None]
-    net.choices.experts_prompt = REFERENCE
+    net.selection.experts_prefill = REFERENCE
     want = np.array(net.logits(net(prompt, net.make_cache())))
-    net.choices.experts_prompt = form
-    arranged, in_blocks = [], moe.Arranged.in_blocks
-    monkeypatch.setattr(moe.Arranged, "in_blocks", lambda *a: arranged.append(a) or in_blocks(*a))
+    net.selection.experts_prefill = form
+    arranged, in_blocks = [], moe.ExpertBlocks.in_blocks
+    monkeypatch.setattr(
+        moe.ExpertBlocks, "in_blocks", lambda *a: arranged.append(a) or in_blocks(*a)
+    )
     got = np.array(net.logits(net(prompt, net.make_cache())))
     assert len(arranged) == net.config.num_hidden_layers
     np.testing.assert_allclose(got, want, atol=1e-4)
@@ -71,7 +73,7 @@ def test_experts_in_blocks_give_the_same(
 )
 def test_every_pair_has_a_row_in_a_block_of_its_expert(drawn, rows):
     experts = np.array(drawn, np.uint32)
-    arranged = moe.Arranged.in_blocks(mx.array(experts), 8, rows)
+    arranged = moe.ExpertBlocks.in_blocks(mx.array(experts), 8, rows)
     pairs, owners, places = (
         np.array(a) for a in (arranged.pairs, arranged.experts, arranged.places)
     )
@@ -142,7 +144,7 @@ def test_the_fused_form_asks_mlx_for_its_kernel_and_needs_no_blocks(tokens, monk
     padding = mx.array([0, 35])
     want = attention.blocks(q, k, k[..., ::-1], 0.2, padding)
     asked.clear()
-    form = Choices(attention_prompt=attention.FUSED)
+    form = KernelSelection(prefill_attention=attention.FUSED)
     got = attention.attend(q, k, k[..., ::-1], 0.2, padding, form)
     few = tokens <= attention.FEW_QUERIES
     assert asked == ([False] * 2 if few else [True])

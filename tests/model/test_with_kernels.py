@@ -11,8 +11,8 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import portable
-from qwen35_mlx.kernels.choices import REFERENCE
+from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from scripts.shapes import take_kernels
@@ -25,9 +25,9 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
-    take_kernels(net.choices)
-    assert net.choices.matrix_step != REFERENCE
-    net.choices.compiled = compiled
+    take_kernels(net.selection)
+    assert net.selection.matmul_decode != REFERENCE
+    net.selection.compiled = compiled
 
 
 def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndarray, list[int]]:
@@ -43,7 +43,7 @@ def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndar
 
 def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> Network:
     """A network that runs no kernels: loaded where they do, it would try them all first."""
-    monkeypatch.setenv(portable.SWITCH, "reference")
+    monkeypatch.setenv(gpu_kernel.SWITCH, "reference")
     return load_network(Checkpoint.open(path), dtype=dtype)
 
 
@@ -55,8 +55,8 @@ def launched_by_the_same_reply(
     request.getfixturevalue("kernels")
     use_kernels(net)
     launched = []
-    compiled = portable.compiled
-    monkeypatch.setattr(portable, "compiled", lambda k: launched.append(k.name) or compiled(k))
+    compiled = gpu_kernel.compiled
+    monkeypatch.setattr(gpu_kernel, "compiled", lambda k: launched.append(k.name) or compiled(k))
     fast, fast_tokens = replies(net, prompt)
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
@@ -108,9 +108,9 @@ def test_quantised_experts_through_kernels(
     prompt = expected("moe")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
     launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
-    rule = {"gated_delta", "delta_inputs", "delta_rule", "gated_norm"}
-    experts = {"route", "experts_up", "experts_down"}
-    attention = {"attention_inputs", "attend_parts", "attend_join"}
+    rule = {"delta_net_step", "delta_net_inputs", "delta_net_rule", "delta_net_norm"}
+    experts = {"experts_route", "experts_up", "experts_down"}
+    attention = {"qk_norm_rope", "decode_attention_partial", "decode_attention_merge"}
     assert set(launched) == rule | experts | attention | {"matvec"}
 
 
@@ -124,8 +124,8 @@ def test_a_quantised_dense_layer_is_five_launches(
     prompt = expected("dense")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
     launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
-    linear = ["matvec", "gated_delta", "matvec", "matvec", "matvec"]
-    attention = ["attention_inputs", "attend_parts", "attend_join"]
+    linear = ["matvec", "delta_net_step", "matvec", "matvec", "matvec"]
+    attention = ["qk_norm_rope", "decode_attention_partial", "decode_attention_merge"]
     full = ["matvec", *attention, "matvec", "matvec", "matvec"]
     step = [*3 * linear, *full, "matvec"]  # the last one is the output head
     assert launched[-len(step) :] == step

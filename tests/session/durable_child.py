@@ -12,11 +12,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done, TurnEvent
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
-from qwen35_mlx.session.prompts import Prompts
 
 OPTIONS: dict[str, Any] = {"thinking": True, "temperature": 0.0, "presence_penalty": 0.5}
 
@@ -45,7 +45,7 @@ def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
     cache = model.make_cache()
     chat._kept.resume(prompt, cache)
     assert cache.offset > 0
-    for stop in (Prompts(chat._probe).anchor(messages, prompt), len(prompt) - 1):
+    for stop in (PromptAnchors(chat._probe).anchor(messages, prompt), len(prompt) - 1):
         if stop > cache.offset:
             model.network(mx.array([prompt[cache.offset : stop]]), cache)
     hidden = model.network(mx.array([prompt[cache.offset :]]), cache)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import answering
-from qwen35_mlx.session.conversation import Message
+from qwen35_mlx.library.conversation import ChatSettings, Message
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session import recorder
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import (
     Answer,
@@ -34,8 +35,7 @@ from qwen35_mlx.session.events import (
     Thinking,
     TurnStarted,
 )
-from qwen35_mlx.session.library import Library
-from qwen35_mlx.session.requests import Configure, Edit, Open, Request, Retry, Send
+from qwen35_mlx.session.requests import Edit, Open, Request, Retry, Send
 
 SAMPLING = {"temperature": 0.0, "presence_penalty": 0.5}
 ENDS = Done | Failed | Opened | Loaded
@@ -48,8 +48,8 @@ def say(event: str, **values: object) -> None:
     os.write(1, json.dumps({"event": event, "at": time.monotonic(), **values}).encode() + b"\n")
 
 
-def settings(tokens: int, system: str | None = None) -> Configure:
-    return Configure(system=system, max_tokens=tokens, sampling=SAMPLING)
+def settings(tokens: int, system: str | None = None) -> ChatSettings:
+    return ChatSettings(system=system, max_tokens=tokens, sampling=SAMPLING)
 
 
 @dataclass(slots=True)
@@ -97,8 +97,8 @@ def ended(engine: EngineThread) -> Outcome:
 
 def endless(model: str, library: Library, seconds_to_save: str) -> None:
     """Turns with long prompts and replies."""
-    answering.SAVE_SECONDS = float(seconds_to_save)
-    answering.CHECKPOINT = 64
+    recorder.SAVE_SECONDS = float(seconds_to_save)
+    recorder.CHECKPOINT = 64
     engine = EngineThread(model, settings=settings(60), library=library)
     engine.start()
     ended(engine)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qwen35_mlx import demo
+from qwen35_mlx.prompt_cache.snapshots import common_prefix
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.kept import common_prefix
 from qwen35_mlx.session.model import Model, load
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
@@ -45,7 +45,7 @@ def turns(model: Model, chat: Chat, questions: int = 3) -> tuple[int, int]:
         new += len(prompt) - common_prefix(prompt, before)
         before = prompt
         done = done_of(chat.send(question["content"], max_tokens=40))
-        computed += done.figures.prompt_tokens - done.figures.cached_tokens
+        computed += done.usage.prompt_tokens - done.usage.cached_tokens
     return computed, new
 
 
@@ -86,8 +86,8 @@ def test_a_stop_string_within_a_reply_costs_the_next_turn_nothing(model_folder, 
     done = done_of(again.send("Question", max_tokens=30, stop=stop))
     assert done.finish_reason == "stop"
     assert stop not in done.message["content"]
-    prompt = done.figures.prompt_tokens
-    assert done_of(again.send("Next", max_tokens=3)).figures.cached_tokens >= prompt - 1
+    prompt = done.usage.prompt_tokens
+    assert done_of(again.send("Next", max_tokens=3)).usage.cached_tokens >= prompt - 1
 
 
 @pytest.mark.parametrize("gap", ["\n", " \n\n\n"])
@@ -108,6 +108,6 @@ def test_each_answer_of_a_tool_is_read_once_whatever_the_call_looked_like(
         done = done_of(chat.send(question))
         assert done.finish_reason == "tool_calls"
         if step:
-            assert done.figures.cached_tokens >= common_prefix(before, prompt) - 1
+            assert done.usage.cached_tokens >= common_prefix(before, prompt) - 1
             assert common_prefix(before, prompt) == len(before)
         question = [{"role": "tool", "content": "the answer of the tool"}]

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import answering
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session import recorder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking, TurnStarted, Written
-from qwen35_mlx.session.library import Library
 from tests.session.durable_child import OPTIONS, asking, done_of
 from tests.session.scripted import reply_with
 
@@ -30,7 +30,7 @@ def equal_to_fresh(model: Any, chat: Chat, question: str) -> None:
 
 
 def test_stopped_after_any_event_a_turn_leaves_a_whole_conversation(model, library, monkeypatch):
-    monkeypatch.setattr(answering, "CHECKPOINT", 64)
+    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     before = chat.messages
@@ -64,7 +64,7 @@ def test_every_token_of_a_tool_call_is_a_chance_to_stop(model, monkeypatch):
     assert isinstance(done, Done)
     assert done.finish_reason == "tool_calls"
     silent = [event.tokens for event in events if isinstance(event, Written)]
-    assert silent == list(range(1, done.figures.reply_tokens - 1))
+    assert silent == list(range(1, done.usage.reply_tokens - 1))
 
 
 def test_tokens_without_any_text_are_a_chance_to_stop(model, monkeypatch):
@@ -79,7 +79,7 @@ def test_tokens_without_any_text_are_a_chance_to_stop(model, monkeypatch):
 
 
 def test_a_tool_call_that_is_being_written_is_saved_as_it_grows(model, library, monkeypatch):
-    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
     reply_with(monkeypatch, model, "I write. " + CALL + CALL_END)
     chat = Chat(model, library=library, temperature=0.0)
     events = chat.send("Write")
@@ -95,9 +95,9 @@ def test_a_tool_call_that_is_being_written_is_saved_as_it_grows(model, library, 
     assert sorted(grown, key=len) == grown
     events.close()
     # What was written stays as text, as where a reply ends within a call.
-    kept = library.message(started.reply)
-    assert kept.content.startswith(grown[-1])
-    assert kept.tool_calls == ()
+    snapshots = library.message(started.reply)
+    assert snapshots.content.startswith(grown[-1])
+    assert snapshots.tool_calls == ()
 
 
 @pytest.mark.parametrize("text", ["I write. <tool_call>\n", "I write. " + CALL])

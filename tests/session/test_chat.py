@@ -30,10 +30,10 @@ def test_a_turn_prefills_only_what_is_new_in_the_rendering(model, thinking):
     for turn in range(5):
         done = done_of(chat.send(f"Question {turn}", max_tokens=12))
         # The rendering up to the last reply is known; the reply without its thinking is new.
-        computed = done.figures.prompt_tokens - done.figures.cached_tokens
+        computed = done.usage.prompt_tokens - done.usage.cached_tokens
         if turn:
-            assert computed <= done.figures.prompt_tokens - before
-        before = done.figures.prompt_tokens - len("<think>\n\n</think>\n\n")
+            assert computed <= done.usage.prompt_tokens - before
+        before = done.usage.prompt_tokens - len("<think>\n\n</think>\n\n")
     assert len(chat.messages) == 10
 
 
@@ -45,9 +45,9 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
         fresh = done_of(
             model.stream([*said(chat), question], thinking=thinking, max_tokens=10, **OPTIONS)
         )
-        kept = done_of(chat.send(question["content"], max_tokens=10))
-        assert kept.message == fresh.message
-        assert (kept.figures.cached_tokens > 0) == (turn > 0)
+        snapshots = done_of(chat.send(question["content"], max_tokens=10))
+        assert snapshots.message == fresh.message
+        assert (snapshots.usage.cached_tokens > 0) == (turn > 0)
         ids, snapshot = chat._kept._memory[-1]
         cache = model.network.make_cache()
         cache.restore(snapshot)
@@ -69,7 +69,7 @@ def test_cancelled_reply_stays_as_far_as_it_came(model):
     assert [m.role for m in chat.messages] == ["user", "assistant"]
     assert chat.messages[1].content == text.strip()
     assert chat.messages[1].state == "cancelled"
-    assert done_of(chat.send("Go on", max_tokens=5)).figures.cached_tokens > 0
+    assert done_of(chat.send("Go on", max_tokens=5)).usage.cached_tokens > 0
 
 
 def test_cancelled_prefill_takes_the_message_back(model):
@@ -90,7 +90,7 @@ def test_a_refused_message_leaves_the_chat_as_it_was(model, text, words):
     with pytest.raises(Qwen35Error, match=words):
         chat.send(text)
     assert chat.messages == before
-    assert done_of(chat.send("Again", max_tokens=5)).figures.cached_tokens > 0
+    assert done_of(chat.send("Again", max_tokens=5)).usage.cached_tokens > 0
 
 
 def test_an_edit_starts_from_what_it_still_shares(model):
@@ -98,10 +98,10 @@ def test_an_edit_starts_from_what_it_still_shares(model):
     done_of(chat.send("Question 1", max_tokens=8))
     done_of(chat.send("Question 2", max_tokens=8))
     old = chat.messages
-    kept = done_of(chat.edit(old[2].id, "Three", max_tokens=8))
+    snapshots = done_of(chat.edit(old[2].id, "Three", max_tokens=8))
     fresh = done_of(model.stream(said(chat)[:-1], max_tokens=8, **OPTIONS))
-    assert kept.message == fresh.message
-    assert kept.figures.cached_tokens > 0
+    assert snapshots.message == fresh.message
+    assert snapshots.usage.cached_tokens > 0
     assert [m.content for m in chat.messages[:3]] == ["Question 1", old[1].content, "Three"]
     chat.select(old[3].id)
     assert chat.messages == old

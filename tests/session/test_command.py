@@ -8,9 +8,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import folder as state_folder
 from qwen35_mlx.session.__main__ import main
-from qwen35_mlx.session.library import Library
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ import pytest
 
 import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session import answering, kept, state_file
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import snapshots
+from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.session import recorder
+from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
-from qwen35_mlx.session.kept import common_prefix
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
-from qwen35_mlx.session.prompts import Prompts
 from tests.session.durable_child import OPTIONS, asking, done_of, fresh_logits, logits_after
 
 
@@ -75,7 +77,7 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
             done = done_of(chat.send(question, max_tokens=150))
             if turn == 19:
                 assert done.message == fresh.message
-            computed += done.figures.prompt_tokens - done.figures.cached_tokens
+            computed += done.usage.prompt_tokens - done.usage.cached_tokens
         assert computed <= 1.1 * new
         assert "reasoning_content" in done.message
         assert done.message["reasoning_content"]
@@ -129,7 +131,7 @@ def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     record = chat._record
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
     said = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call]}
-    ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "figures": None}
+    ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "usage": None}
     record.finish(chat.messages[-1].id, said, thinking_seconds=1.0, **ended)
     sent = done_of(chat.send([{"role": "tool", "content": "2"}], max_tokens=5))
     before = chat.conversation
@@ -147,7 +149,7 @@ def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
         probed.append(messages[-1]["role"])
         return [*range(10)]
 
-    prompts = Prompts(ids)
+    prompts = PromptAnchors(ids)
     called = {"role": "assistant", "tool_calls": [{}]}
     assert prompts.continues([called], [*range(7)])
     assert not prompts.continues([{"role": "assistant"}], [0, 1, 3])
@@ -155,17 +157,17 @@ def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
 
 
 def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkeypatch):
-    monkeypatch.setattr(answering, "SHARED_TOKENS", 50)
+    monkeypatch.setattr(recorder, "SHARED_TOKENS", 50)
     system = "Some long instructions. " * 12
     done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
     other = Chat(own, library=library, system=system, **OPTIONS)
     done = done_of(other.send("Nothing alike", max_tokens=3))
     tokens = own.count([{"role": "system", "content": system}, {"role": "user", "content": ""}])
-    assert tokens - 20 < done.figures.cached_tokens < tokens
+    assert tokens - 20 < done.usage.cached_tokens < tokens
 
 
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
-    monkeypatch.setattr(answering, "CHECKPOINT", 64)
+    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
     long = "word " * 150
     chat = Chat(own, library=library, **OPTIONS)
     for event in chat.send(long, max_tokens=3):
@@ -174,7 +176,7 @@ def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
     chat.close()
     assert chat.messages == ()
     done = done_of(Chat(own, library=library, **OPTIONS).send(long, max_tokens=3))
-    assert 192 <= done.figures.cached_tokens < done.figures.prompt_tokens
+    assert 192 <= done.usage.cached_tokens < done.usage.prompt_tokens
     fresh = done_of(own.stream(_user(long), max_tokens=3, **OPTIONS))
     assert done.message == fresh.message
 
@@ -186,7 +188,7 @@ def _user(text: str) -> list[dict[str, str]]:
 def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
     own, library, monkeypatch
 ):
-    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
     chat = Chat(own, library=library, temperature=0.0, presence_penalty=0.5)
     events = chat.send("Question 1", max_tokens=40)
     started = next(events)
@@ -206,7 +208,7 @@ def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
 
 def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
     chat = Chat(own, library=library, **OPTIONS)
-    monkeypatch.setattr(answering, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
 
     def full(*_: Any, **__: Any) -> None:
         raise Qwen35Error("the disk is full: free some space")
@@ -259,4 +261,4 @@ def test_open_finds_by_title_and_brings_the_settings(own, library):
 
 
 def test_checkpoints_are_where_other_prompts_have_them_too():
-    assert kept.CHECKPOINT % 2048 == 0  # of the chunks on a GPU, and so of all
+    assert snapshots.CHECKPOINT % 2048 == 0  # of the chunks on a GPU, and so of all

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import (
     Answer,
@@ -25,7 +27,6 @@ from qwen35_mlx.session.events import (
     TurnStarted,
     Unloaded,
 )
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,
@@ -38,7 +39,7 @@ from qwen35_mlx.session.requests import (
     UseModel,
 )
 
-SETTINGS = Configure(max_tokens=400, sampling={"temperature": 0.0, "presence_penalty": 0.5})
+SETTINGS = ChatSettings(max_tokens=400, sampling={"temperature": 0.0, "presence_penalty": 0.5})
 
 
 def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None) -> list[Event]:
@@ -160,7 +161,7 @@ def test_a_turn_of_a_new_conversation_says_where_it_is_kept(durable, library):
     done = events[-1]
     assert isinstance(done, Done)
     assert (reply.state, reply.content) == ("complete", done.message["content"])
-    assert reply.figures == done.figures
+    assert reply.usage == done.usage
     assert reply.finish_reason == done.finish_reason
 
 
@@ -198,7 +199,7 @@ def test_another_conversation_in_between_and_then_the_first_again(durable):
     durable.ask(Send("Question 3"))
     done = wait_for(durable, Done)[-1]
     assert isinstance(done, Done)
-    assert done.figures.cached_tokens >= measured.cached
+    assert done.usage.cached_tokens >= measured.cached
 
 
 def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folder, library):
@@ -287,7 +288,7 @@ def test_unload_frees_and_the_next_turn_loads_again(durable):
     assert any(isinstance(event, Loaded) for event in events)
     done = events[-1]
     assert isinstance(done, Done)
-    assert done.figures.cached_tokens > 0  # from disk
+    assert done.usage.cached_tokens > 0  # from disk
 
 
 def test_a_model_that_is_not_there_leaves_the_one_that_is(durable, tmp_path):
@@ -318,11 +319,11 @@ def test_configure_changes_this_conversation_and_new_ones(durable, library):
     durable.ask(Send("Question 1"))
     first = of_kind(wait_for(durable, Done), TurnStarted).conversation
     settings = replace(SETTINGS, system="Be brief.", max_tokens=3)
-    durable.ask(Configure(**{f: getattr(settings, f) for f in settings.__slots__}))
+    durable.ask(Configure(ChatSettings(**{f: getattr(settings, f) for f in settings.__slots__})))
     durable.ask(Send("Question 2"))
     done = wait_for(durable, Done)[-1]
     assert isinstance(done, Done)
-    assert done.figures.reply_tokens <= 3
+    assert done.usage.reply_tokens <= 3
     assert library.conversation(first).settings == settings
     durable.ask(Open(None))
     durable.ask(Send("Question 3"))
@@ -390,7 +391,7 @@ def test_damaged_states_are_told_and_computed_again(durable, library):
     assert "damaged" in of_kind(events, Notice).message
     done = events[-1]
     assert isinstance(done, Done)
-    assert done.figures.cached_tokens == 0
+    assert done.usage.cached_tokens == 0
 
 
 def test_without_a_model_everything_else_works(library):

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import (
     Cancelled,
@@ -16,7 +18,6 @@ from qwen35_mlx.session.events import (
     Unloaded,
     Written,
 )
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.requests import Compact, Configure, Open, Send, Unload
 from tests.session.scripted import reply_with
 from tests.session.test_engine import SETTINGS, of_kind, wait_for
@@ -40,7 +41,7 @@ def durable(model_folder, library):
 
 def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wants(library):
     """Templates refuse messages without a question, and the count needs a rendering."""
-    engine = EngineThread("demo", settings=Configure(system="Be brief."), library=library)
+    engine = EngineThread("demo", settings=ChatSettings(system="Be brief."), library=library)
     engine.start()
     wait_for(engine, Loaded)
     engine.ask(Open(None))
@@ -57,7 +58,7 @@ def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wan
 def test_cancel_is_heard_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
     model = durable._model
     assert model
-    durable.ask(Configure())  # no limit that a reply could end at before
+    durable.ask(Configure(ChatSettings()))  # no limit that a reply could end at before
     reply_with(monkeypatch, model, "<tool_call>\n<function=f>\n<parameter=x>\n", ends=False)
     durable.ask(Send("Question 1"))
     events = wait_for(durable, Written)
@@ -88,11 +89,11 @@ def test_settings_of_a_conversation_that_another_window_has_stay_as_they_are(dur
         for _ in range(2):  # open for reading, then with the model unloaded
             durable.ask(Open(number))
             wait_for(durable, Opened)
-            durable.ask(Configure(system="Mine."))
+            durable.ask(Configure(ChatSettings(system="Mine.")))
             durable.ask(Unload())
             wait_for(durable, Unloaded)
             assert library.conversation(number).settings == before
-    durable.ask(Configure(system="Mine."))
+    durable.ask(Configure(ChatSettings(system="Mine.")))
     durable.ask(Unload())
     wait_for(durable, Unloaded)
     assert library.conversation(number).settings.system == "Mine."

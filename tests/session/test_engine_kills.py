@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.session import state_file, state_folder
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import folder as state_folder
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import load
 from tests.session.durable_child import done_of
 
@@ -143,7 +144,7 @@ def goes_on(model_folder: Path, folder: Path) -> None:
         fresh = done_of(model.stream(messages, max_tokens=5, **options))
         done = done_of(chat.send("Question 9", max_tokens=5))
         assert done.message == fresh.message
-        assert done.figures.cached_tokens > 0
+        assert done.usage.cached_tokens > 0
         chat.close()
     assert not list((folder / "states").glob("*/*.tmp"))
 

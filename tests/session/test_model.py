@@ -48,13 +48,13 @@ def test_stream_ends_in_figures_and_a_message(model):
     text, done = reply(model)
     assert done.finish_reason == "length"
     assert done.message["content"] == text.strip()
-    figures = done.figures
-    assert figures.reply_tokens == 40
-    assert figures.prompt_tokens == len(model.render(HI))
-    assert figures.cached_tokens == 0
-    assert figures.prefill_rate > 0
-    assert figures.decode_rate > 0
-    assert figures.peak_memory > 0
+    usage = done.usage
+    assert usage.reply_tokens == 40
+    assert usage.prompt_tokens == len(model.render(HI))
+    assert usage.cached_tokens == 0
+    assert usage.prefill_rate > 0
+    assert usage.decode_rate > 0
+    assert usage.peak_memory > 0
 
 
 def test_prefill_progress_starts_at_nothing_and_ends_before_the_last_token(model):
@@ -94,7 +94,7 @@ def test_every_end_token_ends_the_reply_and_is_not_shown(model, monkeypatch):
     monkeypatch.setattr(model, "eos", frozenset([end]))
     text, done = reply(model)
     assert done.finish_reason == "stop"
-    assert done.figures.reply_tokens == ids.index(end) + 1
+    assert done.usage.reply_tokens == ids.index(end) + 1
     assert text.strip() == model.tokenizer.decode(ids[: ids.index(end)]).strip()
 
 
@@ -138,7 +138,7 @@ def test_reply_stops_where_the_context_ends(model, monkeypatch):
     assert 0 < left < 100
     done = list(model.stream(prompt, **GREEDY))[-1]
     assert isinstance(done, Done)
-    assert done.figures.reply_tokens == left
+    assert done.usage.reply_tokens == left
     assert done.finish_reason == "length"
 
 

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import Model, load
 from tests.random_model import CONTEXT
 from tests.session.durable_child import OPTIONS, asking, done_of, logits_after
@@ -55,14 +55,14 @@ def test_each_finds_its_own_states_and_no_other(model_folder, tmp_path, other):
         number = chat.conversation.id
         expected = logits_after(one, chat, "Question 2")
         chat.close()
-        assert next_turn(two, library, number, "Question 2").figures.cached_tokens == 0
-        assert next_turn(two, library, number, "Question 3").figures.cached_tokens > 0
+        assert next_turn(two, library, number, "Question 2").usage.cached_tokens == 0
+        assert next_turn(two, library, number, "Question 3").usage.cached_tokens > 0
         # The first one goes on where it was, to the bit.
         again = Chat(one, library=library, conversation=number)
         again.branch(again.messages[1].id)
         np.testing.assert_array_equal(logits_after(one, again, "Question 2"), expected)
         again.close()
-        assert next_turn(one, library, number, "Question 2").figures.cached_tokens > 0
+        assert next_turn(one, library, number, "Question 2").usage.cached_tokens > 0
 
 
 def test_yarn_by_another_factor_is_another_network(model_folder, tmp_path):
@@ -73,7 +73,7 @@ def test_yarn_by_another_factor_is_another_network(model_folder, tmp_path):
         chat.close()
         four = load(model_folder, context=4 * CONTEXT)
         done = next_turn(four, library, chat.conversation.id, "Question 2")
-        assert done.figures.cached_tokens == 0
+        assert done.usage.cached_tokens == 0
 
 
 def test_another_system_prompt_in_the_middle_reads_all_anew(model, tmp_path):
@@ -88,7 +88,7 @@ def test_another_system_prompt_in_the_middle_reads_all_anew(model, tmp_path):
         back = Chat(model, library=library, conversation=number, system="Be brief.")
         back.branch(back.messages[1].id)
         back.close()
-        assert next_turn(model, library, number, "Question 2").figures.cached_tokens > 0
+        assert next_turn(model, library, number, "Question 2").usage.cached_tokens > 0
 
 
 def test_an_edited_first_message_and_back_survive_a_restart(model, tmp_path):
@@ -105,4 +105,4 @@ def test_an_edited_first_message_and_back_survive_a_restart(model, tmp_path):
         chat.select(old[-1].id)
         assert chat.messages == old
         chat.close()
-        assert next_turn(model, library, number, "Question 3").figures.cached_tokens > 0
+        assert next_turn(model, library, number, "Question 3").usage.cached_tokens > 0

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.library import Library
 from tests.session.durable_child import OPTIONS, done_of
 
 

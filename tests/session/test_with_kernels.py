@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from qwen35_mlx.kernels import portable
+from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.library import Library
 from qwen35_mlx.session.model import load
 from tests.model.test_with_kernels import use_kernels
 from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after
@@ -13,7 +13,7 @@ from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_a
 def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
     model_folder, tmp_path, monkeypatch, request
 ):
-    monkeypatch.setenv(portable.SWITCH, "reference")
+    monkeypatch.setenv(gpu_kernel.SWITCH, "reference")
     plain, own, later = (load(model_folder) for _ in range(3))
     request.getfixturevalue("kernels")
     use_kernels(own.network)

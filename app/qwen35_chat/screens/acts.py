@@ -15,7 +15,7 @@ from qwen35_chat.screens.lists import (
     help_text,
 )
 from qwen35_chat.screens.picker import Ask, Page
-from qwen35_chat.widgets.transcript import Transcript
+from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -27,7 +27,7 @@ class Acts(Choices):
     def send_composed(self) -> None:
         text = self.composer.text.strip() and self.composer.whole
         if not text:
-            if not self.hello or self.desk.busy:
+            if not self.hello or self.controller.busy:
                 return
             text = self.hello
         try:
@@ -37,7 +37,7 @@ class Acts(Choices):
         except Qwen35Error as error:
             self.say(str(error), error=True)
             return
-        if self.desk.failed:
+        if self.controller.failed:
             said = f"There is no model to answer: {self.key('models')} chooses one"
             self.say(said, error=True)
             return
@@ -45,8 +45,8 @@ class Acts(Choices):
             whole = with_files(text, Path.cwd())
             if self.editing is not None:
                 self._send_edit(whole)
-            elif self.desk.busy:
-                self.desk.queue.append(whole)
+            elif self.controller.busy:
+                self.controller.queue.append(whole)
                 self.show_queue()
             else:
                 self.send(whole)
@@ -59,7 +59,7 @@ class Acts(Choices):
         self.composer.placeholder = "Write a message, / for commands, @ for a file"
         self.save_draft()
         try:
-            self.desk.past.add(text)
+            self.controller.past.add(text)
         except Qwen35Error as error:
             self.say(str(error), error=True)
         self.show_cue()
@@ -67,7 +67,7 @@ class Acts(Choices):
     def _send_edit(self, text: str) -> None:
         assert self.editing is not None
         message = self.editing
-        self.desk.edit(message, text)
+        self.controller.edit(message, text)
         self.cut_after(message, including=True)
         self.begin_turn(text, asked=UserEntry(text))
 
@@ -75,10 +75,10 @@ class Acts(Choices):
         self.composer.insert("\n")
 
     def stop(self) -> None:
-        if self.editing is not None and not self.desk.busy:
+        if self.editing is not None and not self.controller.busy:
             self.leave_edit()
-        elif self.desk.busy:
-            self.desk.stop()
+        elif self.controller.busy:
+            self.controller.stop()
         self.show_cue()
 
     # Versions
@@ -86,13 +86,13 @@ class Acts(Choices):
     def retry(self) -> None:
         marked = self.transcript.marked
         message = marked.message if marked is not None else None
-        user = self.desk.retry(message)
+        user = self.controller.retry(message)
         self.cut_after(user.id, including=False)
         self.composer.focus()
         self.begin_turn("", asked=None)
 
     def edit(self, text: str = "") -> None:
-        message = self.desk.last_asked()
+        message = self.controller.last_asked()
         if text:
             self.editing = message.id
             self.composer.set_text(text)
@@ -104,7 +104,7 @@ class Acts(Choices):
         marked = self.transcript.marked
         if marked is None or marked.message is None:
             raise Qwen35Error("this message is not in a conversation yet")
-        message = self.desk.last_asked(marked.message)
+        message = self.controller.last_asked(marked.message)
         self._begin_edit(message.id, message.content)
 
     def branch(self) -> None:
@@ -115,7 +115,7 @@ class Acts(Choices):
         if isinstance(marked, UserEntry):
             self.edit_marked()
             return
-        follows = self.desk.after(marked.message)
+        follows = self.controller.after(marked.message)
         if follows is None:
             self.composer.focus()
             self.say("This is the last reply: just write on")
@@ -123,7 +123,7 @@ class Acts(Choices):
         self._begin_edit(follows.id, "")
 
     def _begin_edit(self, message: int, text: str) -> None:
-        if self.desk.busy:
+        if self.controller.busy:
             raise Qwen35Error("a reply is being written: Esc stops it")
         if self.editing is None:
             self.aside = self.composer.whole
@@ -144,18 +144,18 @@ class Acts(Choices):
 
     def sibling(self, step: int) -> None:
         marked = self.transcript.marked
-        to = self.desk.sibling(step, marked.message if marked is not None else None)
+        to = self.controller.sibling(step, marked.message if marked is not None else None)
         self.mark_next = to if marked is not None else None
 
     def compact(self) -> None:
-        self.desk.compact()
+        self.controller.compact()
         self.begin_summary()
 
     # Conversations
 
     def new(self) -> None:
         self.save_draft()
-        self.desk.open(None)
+        self.controller.open(None)
 
     def sessions(self, words: str = "") -> None:
         def opened(row: str | None) -> None:
@@ -165,15 +165,15 @@ class Acts(Choices):
             self.save_draft()
             self.open_conversation(int(conversation), int(message) if message else None)
 
-        self.app.push_screen(Sessions(self.desk, words), opened)
+        self.app.push_screen(Sessions(self.controller, words), opened)
 
     def open_conversation(self, conversation: int, message: int | None = None) -> None:
         try:
             if message is not None:
-                stored = self.desk.library.conversation(conversation)
+                stored = self.controller.library.conversation(conversation)
                 if all(m.id != message for m in stored.path()):
-                    self.desk.library.select(conversation, stored.newest_leaf(message))
-            self.desk.open(conversation)
+                    self.controller.library.select(conversation, stored.newest_leaf(message))
+            self.controller.open(conversation)
         except Qwen35Error as error:
             self.say(str(error), error=True)
 
@@ -181,30 +181,30 @@ class Acts(Choices):
         def named(given: str | None) -> None:
             if given is not None:
                 try:
-                    self.say(f"Renamed to {self.desk.rename(given)}")
+                    self.say(f"Renamed to {self.controller.rename(given)}")
                 except Qwen35Error as error:
                     self.say(str(error), error=True)
 
         if title:
             named(title)
-        elif self.desk.conversation is None:
+        elif self.controller.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
         else:
             hint = "Title; empty for an automatic one"
-            self.app.push_screen(Ask(hint, self.desk.title), named)
+            self.app.push_screen(Ask(hint, self.controller.title), named)
 
     def delete(self) -> None:
-        self.say(f"Deleted {self.desk.delete()}; /undo brings it back")
+        self.say(f"Deleted {self.controller.delete()}; /undo brings it back")
 
     def undo(self) -> None:
-        back = self.desk.undelete()
-        self.desk.open(back.id)
+        back = self.controller.undelete()
+        self.controller.open(back.id)
         self.say(f"Back again: {back.title}")
 
     def export(self, name: str = "") -> None:
-        if self.desk.conversation is None:
+        if self.controller.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
-        self.say(f"Written to {export(self.desk, self.desk.conversation, name)}")
+        self.say(f"Written to {export(self.controller, self.controller.conversation, name)}")
 
     # The screen
 
@@ -239,10 +239,10 @@ class Acts(Choices):
             if name is not None:
                 self.call_later(self.action_command, name)
 
-        self.app.push_screen(Palette(self.desk.settings.keys), chosen)
+        self.app.push_screen(Palette(self.controller.settings.keys), chosen)
 
     def help(self) -> None:
-        keys = self.desk.settings.keys
+        keys = self.controller.settings.keys
         self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def quit(self) -> None:
@@ -277,7 +277,7 @@ class Acts(Choices):
     def _last(self, wanted: Callable[[Entry], object]) -> Entry | None:
         return next((e for e in reversed(self.transcript.entries) if wanted(e)), None)
 
-    def clicked(self, event: Transcript.Clicked) -> None:
+    def clicked(self, event: TranscriptView.Clicked) -> None:
         try:
             if event.name == "link":
                 self.app.open_url(str(event.argument))
@@ -286,7 +286,7 @@ class Acts(Choices):
             elif event.name == "code":
                 self.app.copy_to_clipboard(event.entry.codes[int(event.argument)])
             elif event.name == "sibling":
-                self.desk.sibling(int(event.argument), event.entry.message)
+                self.controller.sibling(int(event.argument), event.entry.message)
         except (Qwen35Error, IndexError) as error:
             self.say(str(error), error=True)
         self.composer.focus()
@@ -304,7 +304,7 @@ class Acts(Choices):
         self.composer.set_text(whole)
 
     def history(self) -> None:
-        texts = list(self.desk.past.texts)
+        texts = list(self.controller.past.texts)
 
         def chosen(row: str | None) -> None:
             if row is not None:
@@ -313,13 +313,13 @@ class Acts(Choices):
         self.app.push_screen(Past(texts), chosen)
 
     def step_history(self, direction: int) -> None:
-        if direction < 0 and self.desk.queue and not self.composer.text:
-            self.composer.set_text(self.desk.queue.pop())
+        if direction < 0 and self.controller.queue and not self.composer.text:
+            self.composer.set_text(self.controller.queue.pop())
             self.show_queue()
             return
-        if (text := self.desk.past.step(direction, self.composer.text)) is not None:
+        if (text := self.controller.past.step(direction, self.composer.text)) is not None:
             self.composer.set_text(text)
-            self.composer.browsing = self.desk.past.browsing
+            self.composer.browsing = self.controller.past.browsing
 
     def _greet(self) -> None:
         if self.hello:

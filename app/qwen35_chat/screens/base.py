@@ -6,14 +6,14 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from qwen35_chat.commands import in_scope, keys_of, parse_slash, run_command
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import ThinkingView
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.plain import visible
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.status import Activity, Status
-from qwen35_chat.widgets.transcript import Transcript
+from qwen35_chat.widgets.transcript import TranscriptView
 
 SAYING_SECONDS = 6.0
 
@@ -32,11 +32,11 @@ class ChatBase(Screen[None]):
     # A low terminal has no room to spare around the composer.
     VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-high")]  # noqa: RUF012
 
-    def __init__(self, desk: Desk, clock: Callable[[], float]):
+    def __init__(self, controller: Controller, clock: Callable[[], float]):
         super().__init__()
-        self.desk = desk
+        self.controller = controller
         self.clock = clock
-        self.transcript = Transcript()
+        self.transcript = TranscriptView()
         self.queue_line = Static("", id="queue", markup=False)
         self.completions = Completions()
         self.activity = Activity()
@@ -52,7 +52,7 @@ class ChatBase(Screen[None]):
     @property
     def view_now(self) -> ThinkingView:
         """How thinking is shown."""
-        return self.desk.settings.thinking_view  # pyright: ignore[reportReturnType]
+        return self.controller.settings.thinking_view  # pyright: ignore[reportReturnType]
 
     def turn_parts(self) -> list[str]:
         """What the turn is doing."""
@@ -89,31 +89,31 @@ class ChatBase(Screen[None]):
             self.activity.show([], said=text)
         else:
             self.activity.set_class(False, "error")
-            if self.desk.stopping:
+            if self.controller.stopping:
                 self.activity.show(["Stopping"])
-            elif self.desk.busy:
+            elif self.controller.busy:
                 self.activity.show(self.turn_parts(), f"{self.key('stop')} stops")
             elif self.editing is not None:
                 self.activity.show(["Another version of your message"], "Enter sends, Esc leaves")
             else:
                 self.activity.show([])
         self.status.update(
-            used=self.desk.used,
-            figures=self.desk.figures,
+            used=self.controller.used,
+            usage=self.controller.usage,
             live_rate=self.live_rate(),
             cue=self._cue(),
         )
 
     def _cue(self) -> str:
-        if self.desk.failed:
+        if self.controller.failed:
             return f"no model, {self.key('models')} chooses one"
         if self.loading_cue:
             return self.loading_cue
-        if (download := self.desk.download) is not None and download.running:
+        if (download := self.controller.download) is not None and download.running:
             return f"downloading {short_name(download.name)} {download.share:.0%}"
-        if self.desk.read_only:
+        if self.controller.read_only:
             return "read only"
-        settings = self.desk.settings
+        settings = self.controller.settings
         thinking = {"on": "thinking on", "off": "thinking off"}.get(settings.thinking, "")
         preset = "" if settings.preset == "model" else settings.preset
         shown = ", ".join(part for part in (preset, thinking) if part)
@@ -122,7 +122,7 @@ class ChatBase(Screen[None]):
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, for people."""
         command = next(command for command in in_scope("chat") if command.name == name)
-        keys = shown_keys(keys_of(command, self.desk.settings.keys)).split(", ")
+        keys = shown_keys(keys_of(command, self.controller.settings.keys)).split(", ")
         return " or ".join(keys[:most]) or (f"/{command.slash}" if command.slash else command.title)
 
     async def action_command(self, name: str) -> None:
@@ -139,7 +139,7 @@ class ChatBase(Screen[None]):
 
     def show_queue(self) -> None:
         """The messages that wait, above the composer."""
-        waiting = [f"Next: {' '.join(visible(text).split())}" for text in self.desk.queue]
+        waiting = [f"Next: {' '.join(visible(text).split())}" for text in self.controller.queue]
         self.queue_line.update("\n".join(waiting))
         self.queue_line.display = bool(waiting)
 

@@ -14,7 +14,7 @@ from textual.widgets import TextArea
 from qwen35_chat.attachments import files_below, read_text_file
 from qwen35_chat.commands import keymap
 from qwen35_chat.completion import commands_for, files_for, mention_before
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import Entry, NoticeEntry
 from qwen35_chat.pace import Pace
 from qwen35_chat.screens.acts import Acts
@@ -24,7 +24,7 @@ from qwen35_chat.screens.models import ended
 from qwen35_chat.themes import use_theme
 from qwen35_chat.tokens import Counter
 from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.transcript import Transcript
+from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import (
     Cancelled,
@@ -66,14 +66,14 @@ class ChatScreen(Acts):
 
     def __init__(
         self,
-        desk: Desk,
+        controller: Controller,
         *,
         demo: bool = False,
         conversation: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
-        super().__init__(desk, clock)
+        super().__init__(controller, clock)
         self._ready = ready
         self.demo = demo
         self.hello = DEMO_HELLO if demo and conversation is None else ""
@@ -95,7 +95,7 @@ class ChatScreen(Acts):
 
     def on_mount(self) -> None:
         self.queue_line.display = False
-        self.status.update(model=short_name(self.desk.model))
+        self.status.update(model=short_name(self.controller.model))
         self.bind_keys()
         self.composer.focus()
         self._welcome_or_path()
@@ -108,17 +108,17 @@ class ChatScreen(Acts):
 
     def _start(self) -> None:
         self._ready()
-        self.desk.start(self._first)
+        self.controller.start(self._first)
 
     def _welcome_or_path(self) -> None:
         self.transcript.show(self._welcome() if self._first is None else [])
 
     def _welcome(self) -> list[Entry]:
-        return welcome(self.key, demo=self.demo and self.desk.model == DEMO)
+        return welcome(self.key, demo=self.demo and self.controller.model == DEMO)
 
     def bind_keys(self) -> None:
         """Bind the keys of the table, as the settings remap them."""
-        remapped = self.desk.settings.keys
+        remapped = self.controller.settings.keys
         self._bindings = BindingsMap([Binding("ctrl+c", "interrupt", "Quit", show=False)])
         typed: dict[str, str] = {}
         quits: list[str] = []
@@ -148,7 +148,7 @@ class ChatScreen(Acts):
 
     def action_interrupt(self) -> None:
         """Stop the reply; with none, or for the second time, quit."""
-        if self.desk.busy and not self.desk.stopping:
+        if self.controller.busy and not self.controller.stopping:
             self.stop()
         else:
             self.quit()
@@ -157,14 +157,14 @@ class ChatScreen(Acts):
 
     async def _drain(self) -> None:
         # What the user has asked for is shown at once; only a reply can be slowed down by it.
-        if self.desk.busy and not self._pace.due():
+        if self.controller.busy and not self._pace.due():
             return
-        for event in self.desk.poll():
-            before = (self.desk.busy, self.desk.compacting, self.desk.loading)
-            started = self.desk.started is not None
-            self.desk.take(event)
+        for event in self.controller.poll():
+            before = (self.controller.busy, self.controller.compacting, self.controller.loading)
+            started = self.controller.started is not None
+            self.controller.take(event)
             self._take(event, *before, started=started)
-        if download := self.desk.end_of_download() if self.app.screen is self else None:
+        if download := self.controller.end_of_download() if self.app.screen is self else None:
             said, error = ended(download, self.key("models"))
             self.say(said, error=error)
         self.show_cue()
@@ -177,7 +177,7 @@ class ChatScreen(Acts):
         Args:
             busy, compacting, loading, started: what held before it.
         """
-        if loading and not self.desk.loading:
+        if loading and not self.controller.loading:
             self.loading_cue = ""
         match event:
             case Loading(what, fraction):
@@ -187,7 +187,7 @@ class ChatScreen(Acts):
                 self.status.update(model=short_name(model), context=context)
                 self._counter.use(model)
                 try:
-                    self.desk.keep_model()
+                    self.controller.keep_model()
                 except Qwen35Error as error:
                     self.say(str(error), error=True)
                 self._ready()
@@ -220,16 +220,16 @@ class ChatScreen(Acts):
     def _opened(self) -> None:
         """Another conversation, or another path of this one."""
         self.leave_edit()
-        stored = self.desk.stored()
+        stored = self.controller.stored()
         if stored is None:
             self.transcript.show(self._welcome())
         else:
             self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
-            if self.desk.read_only:
+            if self.controller.read_only:
                 notice = "Open in another window: here it can be read only."
                 self.transcript.add(NoticeEntry(notice))
         self.composer.set_text(self._stored_draft())
-        self.status.update(used=self.desk.used, figures=None)
+        self.status.update(used=self.controller.used, usage=None)
         self.transcript.follow()
         if self.focused is self.transcript:
             self.transcript.mark_message(self.mark_next)
@@ -237,7 +237,7 @@ class ChatScreen(Acts):
 
     def _stored_draft(self) -> str:
         try:
-            draft = self.desk.draft()
+            draft = self.controller.draft()
         except Qwen35Error as error:
             self.say(str(error), error=True)
             return ""
@@ -304,7 +304,7 @@ class ChatScreen(Acts):
         if text == self._saved_draft:
             return
         try:
-            self.desk.save_draft(text)
+            self.controller.save_draft(text)
             self._saved_draft = text
         except Qwen35Error as error:
             self.say(str(error), error=True)
@@ -318,14 +318,14 @@ class ChatScreen(Acts):
             self.composer.insert(event.character)
             event.stop()
 
-    def on_transcript_clicked(self, event: Transcript.Clicked) -> None:
+    def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.clicked(event)
 
     # Settings
 
     def _reload_settings(self) -> None:
         try:
-            if self.desk.reload():
+            if self.controller.reload():
                 self.settings_changed()
                 self.say("The settings were read again")
         except Qwen35Error as error:
@@ -333,7 +333,7 @@ class ChatScreen(Acts):
 
     def settings_changed(self) -> None:
         """Show the settings that hold now."""
-        use_theme(self.app, self.desk.settings)
+        use_theme(self.app, self.controller.settings)
         self.bind_keys()
         self.view_all(self.view_now)
         self.show_cue()

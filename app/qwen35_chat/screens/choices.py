@@ -13,23 +13,23 @@ class Choices(Turns):
 
     def models(self, name: str = "") -> None:
         if name:
-            self.desk.use_model(name)
+            self.controller.use_model(name)
             return
-        self.app.push_screen(Models(self.desk), self._use_model)
+        self.app.push_screen(Models(self.controller), self._use_model)
 
     def _use_model(self, name: str | None) -> None:
         if name is not None:
             try:
-                self.desk.use_model(name)
+                self.controller.use_model(name)
             except Qwen35Error as error:
                 self.say(str(error), error=True)
 
     def unload(self) -> None:
-        self.desk.unload()
+        self.controller.unload()
 
     def change(self, name: str, text: str) -> None:
         """Change a setting for good."""
-        self.desk.configure(name, typed_value(name, text))
+        self.controller.configure(name, typed_value(name, text))
         self.settings_changed()
 
     def _cycle(self, name: str, values: tuple[str, ...], now: str, text: str) -> str:
@@ -41,7 +41,7 @@ class Choices(Turns):
 
     def thinking(self, text: str = "") -> None:
         """On or off; the model's default counts as on, which it mostly is."""
-        now = self.desk.settings.thinking
+        now = self.controller.settings.thinking
         if not text:
             text = "on" if now == "off" else "off"
         to = self._cycle("thinking", THINKING, now, text)
@@ -53,10 +53,12 @@ class Choices(Turns):
         self.say(f"Thinking is shown {to}")
 
     def preset(self, text: str = "") -> None:
-        to = self._cycle("preset", tuple(PRESETS), self.desk.settings.preset, text)
+        to = self._cycle("preset", tuple(PRESETS), self.controller.settings.preset, text)
         if to in THINKS:
             self.change("thinking", THINKS[to])
-        now = self.desk.settings.configure().sampling  # single settings go over the preset's
+        now = (
+            self.controller.settings.chat_settings().sampling
+        )  # single settings go over the preset's
         values = ", ".join(f"{name} {value:g}" for name, value in now.items())
         self.say(f"Preset {to}: {values or 'as the model says'}")
 
@@ -72,10 +74,10 @@ class Choices(Turns):
         if text:
             given(text)
         else:
-            self.app.push_screen(Ask("System prompt", self.desk.settings.system), given)
+            self.app.push_screen(Ask("System prompt", self.controller.settings.system), given)
 
     def theme_to(self, text: str = "") -> None:
-        self.say(f"Theme {self._cycle('theme', THEMES, self.desk.settings.theme, text)}")
+        self.say(f"Theme {self._cycle('theme', THEMES, self.controller.settings.theme, text)}")
 
     def settings(self, text: str = "") -> None:
         name, _, value = text.partition(" ")
@@ -83,5 +85,7 @@ class Choices(Turns):
             self.change(name, value)
             self.say(f"{name}: kept")
             return
-        desk = self.desk
-        self.app.push_screen(SettingsList(lambda: desk.settings, desk.file.file, self.change))
+        controller = self.controller
+        self.app.push_screen(
+            SettingsList(lambda: controller.settings, controller.file.file, self.change)
+        )

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
-from qwen35_chat.desk import END_NOTES
+from qwen35_chat.controller import END_NOTES
 from qwen35_chat.drawing.entries import Entry, NoticeEntry, ReplyEntry, ThinkingView, UserEntry
 from qwen35_chat.screens.base import ChatBase
 from qwen35_chat.widgets.status import clock_time, prefill_parts
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.conversation import Conversation, Message
+from qwen35_mlx.library.conversation import Conversation, Message
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
@@ -121,7 +121,7 @@ class Turns(ChatBase):
 
     def send(self, text: str) -> None:
         """Ask the engine, and show it."""
-        self.desk.send(text)
+        self.controller.send(text)
         self.begin_turn(text, asked=UserEntry(text))
 
     def begin_turn(self, text: str, *, asked: UserEntry | None) -> None:
@@ -225,23 +225,23 @@ class Turns(ChatBase):
             if entry.message is None:
                 continue
             with suppress(Qwen35Error):  # not stored
-                position = self.desk.library.position(entry.message)
+                position = self.controller.library.position(entry.message)
                 if position != entry.siblings:
                     entry.siblings = position
                     entry.touch()
 
     def next_waiting(self) -> None:
         """Send what waits for the end of a turn."""
-        if self.desk.queue:
-            text = self.desk.queue.pop(0)
+        if self.controller.queue:
+            text = self.controller.queue.pop(0)
             self.show_queue()
             self.send(text)
 
     def _unqueue(self) -> None:
         """Back into the composer with what waited: its turn may never come."""
-        if self.desk.queue:
-            self.composer.put_back("\n\n".join(self.desk.queue))
-            self.desk.queue.clear()
+        if self.controller.queue:
+            self.composer.put_back("\n\n".join(self.controller.queue))
+            self.controller.queue.clear()
             self.show_queue()
 
     def _take_back(self, message: str) -> None:
@@ -256,11 +256,11 @@ class Turns(ChatBase):
         self._unqueue()
         if asked is not None and text:
             self.composer.put_back(text)
-        if self.desk.conversation is not None:
-            stored = self.desk.stored()
+        if self.controller.conversation is not None:
+            stored = self.controller.stored()
             if stored is not None:
                 self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
-        if self.desk.failed:
+        if self.controller.failed:
             self.show_not_loaded(message)
         elif message:
             self.transcript.add(NoticeEntry(message, error=True))
@@ -277,7 +277,7 @@ class Turns(ChatBase):
 
     def turn_parts(self) -> list[str]:
         now = self.clock()
-        if self.desk.compacting:
+        if self.controller.compacting:
             read = self._progress
             share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
             return ["Summing up the oldest turns", f"read {share}" if share else ""]
@@ -287,11 +287,11 @@ class Turns(ChatBase):
             return ["Thinking", clock_time(now - self._since(self._thinking_since))]
         if self._doing == "writing":
             return ["Writing"]
-        return ["Waiting" if self.desk.loaded else "Waiting for the model"]
+        return ["Waiting" if self.controller.loaded else "Waiting for the model"]
 
     def live_rate(self) -> float:
         """Pieces a second, which are about tokens; 0 if no reply is being written."""
-        if not self.desk.busy or self._first_piece is None or self.desk.pieces < 2:
+        if not self.controller.busy or self._first_piece is None or self.controller.pieces < 2:
             return 0.0
         seconds = self.clock() - self._first_piece
-        return self.desk.pieces / seconds if seconds > 0.2 else 0.0
+        return self.controller.pieces / seconds if seconds > 0.2 else 0.0

@@ -10,7 +10,7 @@ from textual.widgets import OptionList
 
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.plain import visible
@@ -25,7 +25,7 @@ from qwen35_chat.settings import (
     shown_value,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.library import Hit, Summary
+from qwen35_mlx.library.library import ConversationSummary, Hit
 
 SHOWN_SESSIONS = 200
 SHOWN_HISTORY = 100
@@ -52,32 +52,34 @@ class Sessions(Picker):
 
     SCOPE = "sessions"
 
-    def __init__(self, desk: Desk, words: str = "", now: Callable[[], float] | None = None):
+    def __init__(
+        self, controller: Controller, words: str = "", now: Callable[[], float] | None = None
+    ):
         super().__init__(
             "Conversations",
             self._found,
             words=words,
             placeholder="Search titles and everything that was said",
-            remapped=desk.settings.keys,
+            remapped=controller.settings.keys,
         )
-        self._desk = desk
+        self._controller = controller
         self._now = now or time.time
 
     def _found(self, words: str) -> Sequence[Row]:
         try:
             if words.strip():
-                return [self._hit(hit) for hit in self._desk.library.search(words)] or [
+                return [self._hit(hit) for hit in self._controller.library.search(words)] or [
                     Row("", Content("Nothing has these words"))
                 ]
-            listed = self._desk.library.list(limit=SHOWN_SESSIONS)
+            listed = self._controller.library.list(limit=SHOWN_SESSIONS)
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
         return [self._summary(found) for found in listed] or [
             Row("", Content("No conversation yet"))
         ]
 
-    def _summary(self, found: Summary) -> Row:
-        here = "• " if found.id == self._desk.conversation else "  "
+    def _summary(self, found: ConversationSummary) -> Row:
+        here = "• " if found.id == self._controller.conversation else "  "
         return Row(
             f"c{found.id}",
             Content.assemble(
@@ -119,23 +121,25 @@ class Sessions(Picker):
 
         def named(title: str | None) -> None:
             if title is not None:
-                self._do(lambda: f"Renamed to {self._desk.rename(title, at)}")
+                self._do(lambda: f"Renamed to {self._controller.rename(title, at)}")
 
-        title = self._desk.library.conversation(at).title
+        title = self._controller.library.conversation(at).title
         self.app.push_screen(Ask("Title; empty for an automatic one", title), named)
 
     def delete_marked(self) -> None:
         if (at := self._conversation) is not None:
             undo = next(c for c in COMMANDS if c.name == "session_undo")
             keys = shown_keys(keys_of(undo, self._remapped))
-            self._do(lambda: f"Deleted {self._desk.delete(at) or 'it'}; {keys} brings it back")
+            self._do(
+                lambda: f"Deleted {self._controller.delete(at) or 'it'}; {keys} brings it back"
+            )
 
     def undo(self) -> None:
-        self._do(lambda: f"Back again: {self._desk.undelete().title}")
+        self._do(lambda: f"Back again: {self._controller.undelete().title}")
 
     def export_marked(self) -> None:
         if (at := self._conversation) is not None:
-            self._do(lambda: f"Written to {export(self._desk, at, '')}")
+            self._do(lambda: f"Written to {export(self._controller, at, '')}")
 
 
 class Palette(Picker):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from textual.content import Content
 
 from qwen35_chat.completion import score
-from qwen35_chat.desk import Desk
+from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
 from qwen35_chat.models import PUBLISHED, Fit, Known, local_models, machine_memory
 from qwen35_chat.plain import visible
@@ -24,31 +24,31 @@ class Models(Picker):
 
     def __init__(
         self,
-        desk: Desk,
+        controller: Controller,
         *,
         memory: int | None = None,
         start: Callable[[str], Download] = Download,
     ):
         memory = machine_memory() if memory is None else memory
-        tokens = f"{desk.settings.context:,} tokens of context"
+        tokens = f"{controller.settings.context:,} tokens of context"
         super().__init__(
             f"Models for {memory / 2**30:.0f} GB of memory and {tokens}",
             self._found,
             placeholder="Search, or write a folder or org/repo",
             hint="Enter uses or downloads it, Esc goes back",
-            remapped=desk.settings.keys,
+            remapped=controller.settings.keys,
         )
-        self._desk = desk
+        self._controller = controller
         self._memory = memory
         self._start = start
         self._local: list[Known] = []
 
     @property
     def _download(self) -> Download | None:
-        return self._desk.download
+        return self._controller.download
 
     def on_mount(self) -> None:
-        self._local = local_models(self._desk.settings.folders)
+        self._local = local_models(self._controller.settings.folders)
         super().on_mount()
         self._look()
         self.set_interval(1 / LOOKS_PER_SECOND, self._look)
@@ -69,11 +69,11 @@ class Models(Picker):
         return rows or [_heading("No model is called so; write a folder, or org/repo")]
 
     def _fit(self, known: Known) -> Fit:
-        return known.fit(self._desk.settings.context, self._memory)
+        return known.fit(self._controller.settings.context, self._memory)
 
     def _row(self, known: Known, *, advised: bool = False) -> Row:
         fit = self._fit(known)
-        here = "• " if known.name == self._desk.model and self._desk.loaded else "  "
+        here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
         owner, _, short = known.name.rpartition("/")
         return Row(
             known.name,
@@ -84,7 +84,7 @@ class Models(Picker):
             ),
             Content.assemble(
                 f"{size_of(known.weights):>8} ",
-                f"{size_of(known.needs(self._desk.settings.context)):>8}  ",
+                f"{size_of(known.needs(self._controller.settings.context)):>8}  ",
                 # Upon the mark's own colour, a terminal's might not be read.
                 (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
@@ -99,17 +99,17 @@ class Models(Picker):
         if self._download is not None and self._download.running:
             self.say(f"{self._download.name} is being downloaded: stop it first", error=True)
             return
-        self._desk.download = self._start(row)
+        self._controller.download = self._start(row)
         self._look()
 
     def _look(self) -> None:
         """Show how the download goes."""
         if self._download is not None and self._download.running:
             self.say(" · ".join(download_parts(self._download)))
-        elif download := self._desk.end_of_download():
+        elif download := self._controller.end_of_download():
             text, error = ended(download, "Enter")
             if not error and not download.cancelled:
-                self._local = local_models(self._desk.settings.folders)
+                self._local = local_models(self._controller.settings.folders)
                 self.reload(download.name)
             self.say(text, error=error)
 
@@ -119,7 +119,7 @@ class Models(Picker):
         self._download.cancel()
 
     def unload(self) -> None:
-        self._desk.unload()
+        self._controller.unload()
         self.say("The model's memory was given back; the next message loads it again")
 
 

@@ -4,7 +4,8 @@ from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
-from qwen35_mlx.session.events import Figures, PrefillProgress
+from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.session.events import PrefillProgress
 
 SEPARATOR = " · "
 WARN_AT = 0.8  # of the context
@@ -103,7 +104,7 @@ class Status(Widget):
         self.cue = ""
         self.used = 0
         self.context = 0
-        self.figures: Figures | None = None
+        self.usage: Usage | None = None
         self.live_rate = 0.0
 
     def update(self, **values: object) -> None:
@@ -119,11 +120,11 @@ class Status(Widget):
         parts = [self.model, self._gauge()]
         if self.live_rate:
             parts.append(f"~{self.live_rate:.0f} tok/s")
-        elif self.figures and self.figures.reply_tokens > 1:
-            parts.append(f"{self.figures.decode_rate:.0f} tok/s")
-        if self.figures:
-            parts.append(f"first token {self.figures.prefill_seconds:.2f} s")
-            parts.append(size_of(self.figures.peak_memory))
+        elif self.usage and self.usage.reply_tokens > 1:
+            parts.append(f"{self.usage.decode_rate:.0f} tok/s")
+        if self.usage:
+            parts.append(f"first token {self.usage.prefill_seconds:.2f} s")
+            parts.append(size_of(self.usage.peak_memory))
         return parts
 
     def _gauge(self) -> str:

@@ -23,7 +23,7 @@ from qwen35_chat.widgets.strips import Strips, within
 WIDEST = 110  # columns of text: longer lines are hard to read
 
 
-class Transcript(ScrollView, can_focus=True):
+class TranscriptView(ScrollView, can_focus=True):
     """Messages, oldest first. Follows the end unless the user has scrolled up.
 
     With the focus, one message is marked, and keys act on it.
@@ -150,7 +150,7 @@ class Transcript(ScrollView, can_focus=True):
         The attribute would lay out the whole screen again with every line that is written; but the
         scrollbar is always there, and nothing else depends on it.
         """
-        self.set_reactive(Transcript.virtual_size, size)  # pyright: ignore[reportArgumentType]
+        self.set_reactive(TranscriptView.virtual_size, size)  # pyright: ignore[reportArgumentType]
         bar = self.vertical_scrollbar
         bar.window_virtual_size = size.height
         bar.window_size = self.scrollable_content_region.height
@@ -214,7 +214,7 @@ class Transcript(ScrollView, can_focus=True):
                 code.colour()
         self.post_message(self.Coloured([entry for entry, _ in wanted]))
 
-    def on_transcript_coloured(self, event: Coloured) -> None:
+    def on_transcript_view_coloured(self, event: Coloured) -> None:
         event.stop()
         self._colouring = False
         for entry in event.entries:

@@ -1,0 +1,53 @@
+"""Small files: read with errors of one line, written so that they survive a loss of power."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from qwen35_mlx.errors import Qwen35Error
+
+
+def read_text(file: Path) -> str:
+    """The text of `file`. Raises Qwen35Error when it is unreadable or not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Qwen35Error(
+            f"{file} cannot be read ({one_line(error)}): download it again"
+        ) from error
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; empty when there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise Qwen35Error(f"{file} is not JSON ({one_line(error)}): download it again") from error
+    if not isinstance(value, dict):
+        raise Qwen35Error(f"{file} does not hold a JSON object: download it again")
+    return value
+
+
+def one_line(error: object) -> str:
+    """An error's message without line breaks; its type's name when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def write_durably(path: Path, content: str | bytes) -> None:
+    """Write a new file, text as UTF-8, and wait until it is on disk."""
+    with path.open("xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk: a rename then survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

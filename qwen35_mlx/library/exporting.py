@@ -1,0 +1,103 @@
+"""A conversation as a file: JSON, which holds the whole tree and is read back exactly, and
+Markdown, which is the selected path to be read by people."""
+
+import json
+import re
+import time
+from dataclasses import fields
+from typing import Any
+
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
+
+FORMAT = "qwen35-chat conversation"
+VERSION = 1
+_NAMES = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
+_ENDINGS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
+
+
+def to_json(conversation: Conversation) -> str:
+    """All of a conversation but its draft. Its messages are numbered from 1."""
+    numbers = {message.id: number for number, message in enumerate(conversation.messages, 1)}
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": conversation.title,
+        "model": conversation.model,
+        "created": conversation.created,
+        "updated": conversation.updated,
+        "settings": _without_defaults(conversation.settings, ChatSettings()),
+        "selected": None if conversation.leaf is None else numbers[conversation.leaf],
+        "messages": [_message(message, numbers) for message in conversation.messages],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
+    parent = None if message.parent is None else numbers[message.parent]
+    values: dict[str, Any] = {
+        "id": numbers[message.id],
+        "parent": parent,
+        "role": message.role,
+        "content": message.content,
+    }
+    rest = _without_defaults(message, Message(0, None, "user", ""))
+    # The format calls the usage "figures".
+    rest = {"figures" if name == "usage" else name: value for name, value in rest.items()}
+    values |= {name: value for name, value in rest.items() if name not in values}
+    if message.usage is not None:
+        values["figures"] = {
+            field.name: getattr(message.usage, field.name) for field in fields(Usage)
+        }
+    if message.tool_calls:
+        values["tool_calls"] = list(message.tool_calls)
+    return values
+
+
+def _without_defaults(value: Any, default: Any) -> dict[str, Any]:
+    """The public fields of a dataclass that differ from those of another."""
+    names = [field.name for field in fields(value)]
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}
+
+
+def to_markdown(conversation: Conversation) -> str:
+    """The selected path. Thinking is quoted; an answer that opens a fence closes it."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
+    title = " ".join(conversation.title.split()) or "Untitled"
+    parts = [f"# {title}", ", ".join(part for part in (when, conversation.model) if part)]
+    path = conversation.path()
+    if conversation.settings.system is not None and (not path or path[0].role != "system"):
+        parts += ["## System", _closed(conversation.settings.system)]
+    for message in path:
+        parts += [f"## {_NAMES[message.role]}", *_body(message)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _body(message: Message) -> list[str]:
+    parts = []
+    if message.thinking:
+        quoted = "\n".join(f"> {line}".rstrip() for line in message.thinking.splitlines())
+        parts.append(f"> *Thinking*\n>\n{quoted}")
+    parts.append(_closed(message.content))
+    for call in message.tool_calls:
+        text = json.dumps(call.get("function", call), ensure_ascii=False, indent=2)
+        fence = "`" * max(3, _longest_run(text) + 1)
+        parts.append(f"{fence}json\n{text}\n{fence}")
+    if ending := _ENDINGS.get(message.state):
+        parts.append(f"*({ending}{': ' if message.error else ''}{message.error})*")
+    return parts
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def _closed(text: str) -> str:
+    """Text whose last code fence is closed, so that what follows is not taken for code."""
+    opened = ""
+    for line in text.splitlines():
+        fence = re.match(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})", line)
+        if fence and not opened:
+            opened = fence[1]
+        elif fence and fence[1].startswith(opened) and line.strip() == fence[1]:
+            opened = ""
+    return f"{text}\n{opened}" if opened else text

@@ -1,0 +1,245 @@
+"""A conversation read from JSON that anyone may have written: checked field by field."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import (
+    ChatSettings,
+    Conversation,
+    FinishReason,
+    Message,
+    Role,
+    State,
+    Usage,
+)
+from qwen35_mlx.library.exporting import FORMAT, VERSION
+from qwen35_mlx.library.rows import storable
+
+_LARGEST = 2**63 - 1  # that the library's file holds
+_DEEPEST = 60
+_REQUIRED: Any = object()
+
+
+def from_json(text: str) -> Conversation:
+    """What `exchange.to_json` wrote. Ids are those of the file; the conversation's is 0.
+
+    Raises:
+        Qwen35Error: it is something else; the line names the field.
+    """
+    try:
+        document = json.loads(
+            text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+        _check_plain(document, "")
+    except RecursionError:
+        raise Qwen35Error(
+            "the file is nested too deeply: is it an exported conversation?"
+        ) from None
+    except ValueError as error:
+        raise Qwen35Error(f"the file is not JSON ({error}): give an exported one") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise Qwen35Error(f"the field 'format' is not {FORMAT!r}: give a file of --export")
+    top = _Fields(document, "")
+    top.take("format", str)
+    version = top.take("version", int)
+    if version != VERSION:
+        raise Qwen35Error(
+            f"the field 'version' is {version}, and this version reads {VERSION}: update qwen35-mlx"
+        )
+    values = {
+        "title": top.take("title", str),
+        "model": top.take("model", str, ""),
+        "created": top.number("created"),
+        "updated": top.number("updated"),
+        "settings": _settings(_Fields(top.take("settings", dict, {}), "settings")),
+        "leaf": top.take("selected", int | None, None),
+    }
+    messages = _messages(top.take("messages", list))
+    top.end()
+    if values["leaf"] is not None and values["leaf"] not in {message.id for message in messages}:
+        raise Qwen35Error(f"the field 'selected' is {values['leaf']}: no message has that id")
+    return Conversation(id=0, messages=tuple(messages), **values)
+
+
+def _settings(fields: "_Fields") -> ChatSettings:
+    sampling = fields.take("sampling", dict, {})
+    within = _Fields(sampling, fields.name("sampling"))
+    settings = ChatSettings(
+        system=fields.take("system", str | None, None),
+        thinking=fields.take("thinking", bool | None, None),
+        max_tokens=fields.take("max_tokens", int | None, None),
+        seed=fields.take("seed", int | None, None),
+        sampling={name: within.take(name, int | float | None) for name in sampling},
+    )
+    fields.end()
+    return settings
+
+
+def _messages(values: Sequence[Any]) -> list[Message]:
+    messages: list[Message] = []
+    ids: set[int] = set()
+    for index, value in enumerate(values):
+        message = _message(value, f"messages[{index}]")
+        if message.id < 1 or message.id in ids:
+            raise Qwen35Error(
+                f"the field 'messages[{index}].id' is {message.id}: give a number of 1 or more"
+                " that no other message has"
+            )
+        if message.parent is not None and message.parent not in ids:
+            raise Qwen35Error(
+                f"the field 'messages[{index}].parent' is {message.parent}: no message before it"
+                " has that id"
+            )
+        ids.add(message.id)
+        messages.append(message)
+    return messages
+
+
+def _message(value: object, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise Qwen35Error(f"the field '{where}' is {_kind(value)}: give an object")
+    fields = _Fields(value, where)
+    usage = fields.take("figures", dict | None, None)
+    message = Message(
+        id=fields.take("id", int),
+        parent=fields.take("parent", int | None),
+        role=fields.one_of("role", get_args(Role)),
+        content=fields.take("content", str),
+        thinking=fields.take("thinking", str, ""),
+        tool_calls=_tool_calls(fields.take("tool_calls", list, []), fields.name("tool_calls")),
+        state=fields.one_of("state", get_args(State), "complete"),
+        finish_reason=fields.one_of("finish_reason", (*get_args(FinishReason), None), None),
+        error=fields.take("error", str, ""),
+        model=fields.take("model", str, ""),
+        usage=None if usage is None else _usage(_Fields(usage, fields.name("figures"))),
+        thinking_seconds=fields.number("thinking_seconds", None),
+        created=fields.number("created"),
+    )
+    fields.end()
+    return message
+
+
+def _usage(fields: "_Fields") -> Usage:
+    usage = Usage(
+        prompt_tokens=fields.take("prompt_tokens", int),
+        cached_tokens=fields.take("cached_tokens", int),
+        reply_tokens=fields.take("reply_tokens", int),
+        prefill_seconds=fields.number("prefill_seconds"),
+        decode_seconds=fields.number("decode_seconds"),
+        peak_memory=fields.take("peak_memory", int),
+    )
+    fields.end()
+    return usage
+
+
+def _tool_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    for index, call in enumerate(calls):
+        at = f"{where}[{index}]"
+        if not isinstance(call, dict):
+            raise Qwen35Error(f"the field '{at}' is {_kind(call)}: give an object")
+        function = _Fields(call, at).take("function", dict)
+        within = _Fields(function, f"{at}.function")
+        within.take("name", str)
+        within.take("arguments", dict)
+    return tuple(calls)
+
+
+class _Fields:
+    """An object's fields, taken one by one; what is left at the end is unknown."""
+
+    def __init__(self, values: dict[str, Any], where: str):
+        self._values = values
+        self._where = where
+        self._taken: set[str] = set()
+
+    def name(self, field: str) -> str:
+        return f"{self._where}.{field}" if self._where else field
+
+    def take(self, field: str, kind: Any, default: Any = _REQUIRED) -> Any:
+        self._taken.add(field)
+        if field not in self._values:
+            if default is _REQUIRED:
+                raise Qwen35Error(f"the field '{self.name(field)}' is missing: add it")
+            return default
+        value = self._values[field]
+        # A bool is an int to Python, not to JSON.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind in _NUMBERS):
+            raise Qwen35Error(
+                f"the field '{self.name(field)}' is {_kind(value)}: give {_wanted(kind)}"
+            )
+        return value
+
+    def number(self, field: str, default: Any = _REQUIRED) -> Any:
+        """A float; JSON may write it without a point."""
+        value = self.take(field, int | float | None if default is None else int | float, default)
+        return None if value is None else float(value)
+
+    def one_of(self, field: str, values: Sequence[Any], default: Any = _REQUIRED) -> Any:
+        value = self.take(field, str | None if None in values else str, default)
+        if value not in values:
+            known = ", ".join(repr(value) for value in values if value is not None)
+            raise Qwen35Error(f"the field '{self.name(field)}' is {value!r}: give one of {known}")
+        return value
+
+    def end(self) -> None:
+        for field in self._values:
+            if field not in self._taken:
+                raise Qwen35Error(f"the field '{self.name(field)}' is unknown: leave it out")
+
+
+_NUMBERS = (int, int | None, int | float, int | float | None)
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS[type(value)]
+
+
+def _wanted(kind: Any) -> str:
+    kinds = [
+        one for one in get_args(kind) or (kind,) if not (one is int and float in get_args(kind))
+    ]
+    return " or ".join(_KINDS[one] for one in kinds)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Qwen35Error(f"the field '{twice}' is there twice in one object: keep one")
+    return values
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what the library's file cannot hold exactly."""
+    if depth > _DEEPEST:
+        raise Qwen35Error(f"the field '{where[:80]}...' is nested too deeply: make it flatter")
+    if isinstance(value, str) and storable(value) != value:
+        raise Qwen35Error(f"the field '{where}' has half a surrogate pair: remove it")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_plain(name, f"{where}.(name)".lstrip("."), depth)
+            _check_plain(item, f"{where}.{name}".lstrip("."), depth + 1)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]", depth + 1)

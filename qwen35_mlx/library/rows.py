@@ -1,0 +1,93 @@
+"""Messages and conversations as rows of the library's tables."""
+
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from qwen35_mlx.library.conversation import ChatSettings, Message, Usage
+from qwen35_mlx.library.database import Damaged
+
+_USAGE_COLUMNS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "reply_tokens",
+    "prefill_seconds",
+    "decode_seconds",
+    "peak_memory",
+)
+COLUMNS = (
+    "id",
+    "parent",
+    "role",
+    "content",
+    "thinking",
+    "tool_calls",
+    "state",
+    "finish_reason",
+    "error",
+    "model",
+    *_USAGE_COLUMNS,
+    "thinking_seconds",
+    "created",
+)
+
+
+def message_of(row: tuple[Any, ...]) -> Message:
+    """A row of `COLUMNS`."""
+    values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    usage = {name: values.pop(name) for name in _USAGE_COLUMNS}
+    values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
+    values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
+    return Message(**values)
+
+
+def values_of(message: Message) -> dict[str, Any]:
+    """Column values of a message, without its id."""
+    usage = message.usage
+    return {
+        "parent": message.parent,
+        "role": message.role,
+        "content": storable(message.content),
+        "thinking": storable(message.thinking),
+        "tool_calls": as_json(list(message.tool_calls)) if message.tool_calls else "",
+        "state": message.state,
+        "finish_reason": message.finish_reason,
+        "error": storable(message.error),
+        "model": storable(message.model),
+        **{name: None if usage is None else getattr(usage, name) for name in _USAGE_COLUMNS},
+        "thinking_seconds": message.thinking_seconds,
+        "created": message.created,
+    }
+
+
+def settings_json(settings: ChatSettings) -> str:
+    return as_json({**asdict(settings), "sampling": dict(settings.sampling)})
+
+
+def settings_of(text: str) -> ChatSettings:
+    try:
+        return ChatSettings(**_read_json(text, dict))
+    except TypeError as error:
+        raise Damaged(f"settings: {error}") from None
+
+
+def _read_json(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{error}") from None
+    if not isinstance(value, kind):
+        raise Damaged(f"{text[:20]!r} is no {kind.__name__}")
+    return value
+
+
+def as_json(value: Any) -> str:
+    return storable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def storable(text: str) -> str:
+    """Text that UTF-8 can hold: half a surrogate pair, from a broken paste, becomes U+FFFD."""
+    if re.search("[\ud800-\udfff]", text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

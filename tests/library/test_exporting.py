@@ -1,0 +1,240 @@
+"""Export and import: everything comes back, and what is not an export is refused by its field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
+from qwen35_mlx.library.exporting import to_json, to_markdown
+from qwen35_mlx.library.importing import from_json
+from qwen35_mlx.library.library import Library
+
+CALL = {
+    "type": "function",
+    "function": {"name": "f", "arguments": {"x": [1, 2.5, "ü\n", None, True], "y": {}}},
+}
+FULL = Conversation(
+    id=5,
+    title="Everything — 😀",
+    messages=(
+        Message(10, None, "system", "Be brief.", created=1.25),
+        Message(11, 10, "user", "Line\nbreaks\r\n\ttabs \x1b \x00 end", created=1700000000.123456),
+        Message(
+            12,
+            11,
+            "assistant",
+            "",
+            thinking="Hm </think> 你好",
+            tool_calls=(CALL, CALL),
+            finish_reason="tool_calls",
+            model="org/m",
+            usage=Usage(10**6, 0, 2**40, 0.1, 1e-9, 0),
+            thinking_seconds=0.0,
+            created=2.0,
+        ),
+        Message(13, 12, "tool", "42", created=3.0),
+        Message(14, 13, "assistant", "Half", state="partial", created=4.0),
+        Message(15, 13, "assistant", "Stopped", state="cancelled", created=5.0),
+        Message(16, 13, "assistant", "", state="failed", error="no memory", created=6.0),
+        Message(17, None, "user", "Another start", created=7.0),
+    ),
+    leaf=15,
+    settings=ChatSettings("S", True, 100, 2**62, {"temperature": 0.1, "top_k": None, "min_p": 1}),
+    model="org/m",
+    created=0.5,
+    updated=8.0,
+)
+
+
+def test_the_round_trip_is_exact(tmp_path: Path) -> None:
+    with Library(tmp_path) as library:
+        library.create(title="so that ids differ")
+        first = library.conversation(library.add_conversation(FULL))
+        second = library.conversation(library.add_conversation(from_json(to_json(first))))
+    assert to_json(first) == to_json(second) == to_json(FULL)
+    assert from_json(to_json(first)) == from_json(to_json(FULL))
+    assert [message.id for message in second.messages] == list(range(9, 17))
+    read = from_json(to_json(FULL))
+    assert read.settings == FULL.settings
+    assert (read.title, read.model, read.leaf) == (FULL.title, FULL.model, 6)
+    for message, original in zip(read.messages, FULL.messages, strict=True):
+        assert message.usage == original.usage
+        assert message.tool_calls == original.tool_calls
+        assert message.thinking_seconds == original.thinking_seconds
+        assert (message.content, message.thinking) == (original.content, original.thinking)
+    assert [message.parent for message in read.messages] == [None, 1, 2, 3, 4, 4, 4, None]
+
+
+def test_an_empty_conversation_and_its_draft_stay_apart() -> None:
+    empty = Conversation(id=1, title="", draft="do not share")
+    assert "share" not in to_json(empty)
+    assert from_json(to_json(empty)) == Conversation(id=0, title="")
+
+
+def changed(path: str, value: Any) -> str:
+    """FULL as JSON, with one field set ("..." removes it)."""
+    document = json.loads(to_json(FULL))
+    *names, last = [int(name) if name.isdigit() else name for name in path.split(".")]
+    at: Any = document
+    for name in names:
+        at = at[name]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    return json.dumps(document)
+
+
+DEEP: Any = "x"
+for _ in range(100):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("format", ..., "'format'"),
+        ("format", "other", "'format'"),
+        ("format", 3, "'format'"),
+        ("version", ..., "'version' is missing"),
+        ("version", "1", "'version' is text: give a whole number"),
+        ("version", 2, "'version' is 2"),
+        ("version", True, "'version' is true or false"),
+        ("title", ..., "'title' is missing"),
+        ("title", None, "'title' is null: give text"),
+        ("model", 1, "'model'"),
+        ("created", "now", "'created' is text: give a number"),
+        ("created", ..., "'created' is missing"),
+        ("updated", None, "'updated'"),
+        ("updated", 10**400, "'updated' is too large"),
+        ("settings", [], "'settings' is a list: give an object"),
+        ("settings.system", 1, "'settings.system' is a whole number: give text or null"),
+        ("settings.thinking", 1, "'settings.thinking' is a whole number: give true or false or"),
+        ("settings.max_tokens", 1.5, "'settings.max_tokens' is a number"),
+        ("settings.max_tokens", True, "'settings.max_tokens'"),
+        ("settings.seed", 2**63, "'settings.seed' is too large"),
+        ("settings.sampling", 1, "'settings.sampling'"),
+        ("settings.sampling.top_p", "x", "'settings.sampling.top_p' is text: give a number or"),
+        ("settings.extra", 1, "'settings.extra' is unknown"),
+        ("selected", 99, "'selected' is 99: no message"),
+        ("selected", "1", "'selected' is text: give a whole number or null"),
+        ("selected", True, "'selected'"),
+        ("extra", 1, "'extra' is unknown"),
+        ("messages", ..., "'messages' is missing"),
+        ("messages", {}, "'messages' is an object: give a list"),
+        ("messages.0", "hi", "'messages[0]' is text: give an object"),
+        ("messages.1.id", ..., "'messages[1].id' is missing"),
+        ("messages.1.id", 1, "'messages[1].id' is 1"),
+        ("messages.1.id", 0, "'messages[1].id' is 0"),
+        ("messages.1.id", True, "'messages[1].id'"),
+        ("messages.1.id", 2.0, "'messages[1].id' is a number: give a whole number"),
+        ("messages.1.parent", ..., "'messages[1].parent' is missing"),
+        ("messages.1.parent", 2, "'messages[1].parent' is 2: no message before"),
+        ("messages.1.parent", 7, "'messages[1].parent' is 7: no message before"),
+        ("messages.1.role", ..., "'messages[1].role' is missing"),
+        ("messages.1.role", "robot", "'messages[1].role' is 'robot': give one of 'system', "),
+        ("messages.1.content", ..., "'messages[1].content' is missing"),
+        ("messages.1.content", ["part"], "'messages[1].content' is a list: give text"),
+        ("messages.1.content", "\ud800", "'messages[1].content' has half a surrogate pair"),
+        ("messages.1.created", ..., "'messages[1].created' is missing"),
+        ("messages.1.created", True, "'messages[1].created' is true or false"),
+        ("messages.2.thinking", None, "'messages[2].thinking'"),
+        ("messages.2.tool_calls", {}, "'messages[2].tool_calls'"),
+        ("messages.2.tool_calls.1", 1, "'messages[2].tool_calls[1]' is a whole number"),
+        ("messages.2.tool_calls.1.function", ..., "'messages[2].tool_calls[1].function' is miss"),
+        ("messages.2.tool_calls.1.function.name", 1, "tool_calls[1].function.name'"),
+        ("messages.2.tool_calls.1.function.arguments", "{}", "function.arguments' is text: give"),
+        ("messages.2.tool_calls.1.function.arguments.z", DEEP, "nested too deeply"),
+        ("messages.2.tool_calls.1.function.arguments.\ud800", 1, "half a surrogate pair"),
+        ("messages.2.state", "done", "'messages[2].state' is 'done'"),
+        ("messages.2.finish_reason", "tired", "'messages[2].finish_reason' is 'tired'"),
+        ("messages.2.finish_reason", 1, "'messages[2].finish_reason'"),
+        ("messages.2.figures", [], "'messages[2].figures' is a list: give an object or null"),
+        ("messages.2.figures.reply_tokens", ..., "figures.reply_tokens' is missing"),
+        ("messages.2.figures.reply_tokens", 1.5, "figures.reply_tokens' is a number"),
+        ("messages.2.figures.peak_memory", 2**70, "figures.peak_memory' is too large"),
+        ("messages.2.figures.extra", 1, "'messages[2].figures.extra' is unknown"),
+        ("messages.2.thinking_seconds", "1", "'messages[2].thinking_seconds'"),
+        ("messages.2.error", None, "'messages[2].error'"),
+        ("messages.2.extra", None, "'messages[2].extra' is unknown"),
+    ],
+)
+def test_a_malformed_field_is_named(path: str, value: Any, named: str) -> None:
+    with pytest.raises(Qwen35Error) as raised:
+        from_json(changed(path, value))
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "'format'"),
+        ("null", "'format'"),
+        ('{"format": "x", "format": "y"}', "'format' is there twice"),
+        ('{"format": NaN}', "NaN is no JSON number"),
+        ('{"format": -Infinity}', "-Infinity is no JSON number"),
+        ('{"format": 1e999}', "'format' is too large"),
+        ('{"format": ' + "9" * 10000 + "}", "not JSON"),
+        ("[" * 100000, "nested too deeply"),
+        ("[" * 500 + "]" * 500, "nested too deeply"),
+        ('{"messages": [], "format": "\\ud800"}', "'format' has half a surrogate pair"),
+    ],
+)
+def test_a_file_of_something_else(text: str, named: str) -> None:
+    with pytest.raises(Qwen35Error, match=named) as raised:
+        from_json(text)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    assert from_json("\ufeff" + to_json(FULL)).title == FULL.title
+
+
+def test_markdown_is_the_selected_path() -> None:
+    text = to_markdown(FULL)
+    assert text.startswith("# Everything — 😀\n\n")
+    assert text.index("## System\n\nBe brief.") < text.index("## You\n\nLine")
+    assert "> *Thinking*\n>\n> Hm </think> 你好\n" in text
+    assert text.count('"name": "f"') == 2
+    assert "## Tool\n\n42\n" in text
+    assert text.endswith("## Assistant\n\nStopped\n\n*(stopped)*\n")
+    for absent in ("Half", "Another start", "no memory", "## System\n\nS\n"):
+        assert absent not in text
+    assert "*(failed: no memory)*" in to_markdown(FULL.with_leaf(16))
+    assert "*(interrupted)*" in to_markdown(FULL.with_leaf(14))
+
+
+def test_markdown_begins_with_the_system_prompt_of_the_settings() -> None:
+    assert "## System\n\nS\n\n## You\n\nAnother start\n" in to_markdown(FULL.with_leaf(17))
+
+
+@pytest.mark.parametrize(
+    ("content", "end"),
+    [
+        ("```python\nx = 1", "```python\nx = 1\n```"),
+        ("```\na\n```", "```\na\n```"),
+        ("````\n```\na", "````\n```\na\n````"),
+        ("~~~\n```\na", "~~~\n```\na\n~~~"),
+        ("```\na\n```\n```js\nb\n", "```\na\n```\n```js\nb\n\n```"),
+        ("`a` and ```b```", "`a` and ```b```"),
+        ("```\n``` not the end\nx", "```\n``` not the end\nx\n```"),
+        ("```\nx\n`````", "```\nx\n`````"),
+    ],
+)
+def test_a_fence_left_open_is_closed(content: str, end: str) -> None:
+    conversation = Conversation(1, "T", (Message(1, None, "user", content),), 1)
+    assert to_markdown(conversation).endswith(f"## You\n\n{end}\n")
+
+
+def test_backticks_in_a_tool_call_stay_in_its_fence() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "````"}}}
+    message = Message(1, None, "assistant", "", tool_calls=(call,))
+    text = to_markdown(Conversation(1, "T", (message,), 1))
+    assert text.count("`````") == 2

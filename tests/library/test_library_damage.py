@@ -1,0 +1,245 @@
+"""A damaged file, a full disk, a folder that cannot be written: one line, and nothing is lost."""
+
+import random
+import sqlite3
+import stat
+import subprocess
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library import database
+from qwen35_mlx.library.library import FILE, Library
+
+
+def filled(folder: Path, conversations: int = 20) -> Path:
+    """A closed library with some conversations; its file."""
+    with Library(folder) as library:
+        for number in range(conversations):
+            conversation = library.create()
+            question = library.add_message(conversation, None, "user", f"question {number}")
+            reply = library.begin_reply(conversation, question.id, "m")
+            library.finish_reply(reply.id, "a long answer " * 100)
+    return folder / FILE
+
+
+def refused(folder: Path) -> str:
+    """The line that opening the library ends in."""
+    with pytest.raises(Qwen35Error) as raised:
+        Library(folder)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database " * 500, b"SQLite format 3\0" + b"\xff" * 5000]
+)
+def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / FILE
+    file.write_bytes(content)
+    (tmp_path / f"{FILE}-wal").write_bytes(b"its log")
+    line = refused(tmp_path)
+    assert str(file) in line
+    assert "start again for an empty library" in line
+    (aside,) = tmp_path.glob("library-damaged-*.db")
+    assert aside.name in line
+    assert aside.read_bytes() == content
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"its log"
+    with Library(tmp_path) as library:
+        assert library.count() == 0
+    assert aside.read_bytes() == content
+
+
+def test_two_damaged_files_do_not_replace_each_other(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / FILE).write_bytes(b"damaged %d " % number * 100)
+        refused(tmp_path)
+    kept = {file.read_bytes()[:9] for file in tmp_path.glob("library-damaged-*.db")}
+    assert kept == {b"damaged 0", b"damaged 1", b"damaged 2"}
+
+
+def test_a_file_cut_short_is_put_aside(tmp_path: Path) -> None:
+    content = filled(tmp_path).read_bytes()
+    (tmp_path / FILE).write_bytes(content[: len(content) // 2])
+    assert "is damaged" in refused(tmp_path)
+
+
+def use(folder: Path) -> None:
+    with Library(folder) as library:
+        for row in library.list():
+            library.conversation(row.id)
+            library.rename(row.id, "new")
+        library.search("question answer")
+        library.search("q")
+        conversation = library.create()
+        library.add_message(conversation, None, "user", "one more")
+        library.delete(conversation)
+
+
+def test_flipped_bits_end_in_a_line_or_do_no_harm(tmp_path: Path) -> None:
+    content = filled(tmp_path / "good", 6).read_bytes()
+    chance = random.Random(1)
+    lines = 0
+    for number in range(150):
+        damaged = bytearray(content)
+        for _ in range(chance.choice([1, 10, 200])):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / FILE).write_bytes(damaged)
+        # Anything but a Qwen35Error fails the test.
+        with suppress(Qwen35Error):
+            use(folder)
+            continue
+        lines += 1
+        # Whatever was there is there still.
+        assert sum(file.stat().st_size for file in folder.glob("library*.db")) >= len(content)
+    assert lines > 20
+
+
+def test_a_newer_library_is_left_alone(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA user_version = 99")
+    line = refused(tmp_path)
+    assert "newer version (its format is 99, this one knows 2): update qwen35-mlx" in line
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+        assert db.execute("SELECT count(*) FROM conversations").fetchone() == (20,)
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("CREATE TABLE conversations (x)")
+    assert "another program's database" in refused(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("conversations",)]
+
+
+def test_an_emptied_file_is_a_new_library(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+    use(tmp_path)
+
+
+def test_an_old_library_is_searched_after_its_migration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+        filled(tmp_path)
+    with Library(tmp_path) as library:
+        assert len(library.search("question 6")) == 4  # 6 and 16, titles and messages
+        assert library.count() == 20
+
+
+def test_a_migration_that_fails_leaves_the_old_version_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path)
+    bad = ("UPDATE messages SET content = ''", "DROP TABLE drafts", "SELECT no_such_function()")
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, bad))
+        with pytest.raises(Qwen35Error, match="no_such_function"):
+            Library(tmp_path)
+    with Library(tmp_path) as library:
+        assert library.conversation(1).messages[0].content == "question 0"
+        assert library.draft(None) == ""
+
+
+# A folder and a file that only their owner can read
+
+
+def test_other_users_cannot_read_it(tmp_path: Path) -> None:
+    with Library(tmp_path / "home") as library:
+        library.add_message(library.create(), None, "user", "private")
+        library.claim(1)
+        assert stat.S_IMODE(library.folder.stat().st_mode) == 0o700
+        files = [file for file in library.folder.rglob("*") if file.is_file()]
+        assert {file.name for file in files} >= {FILE, f"{FILE}-wal", f"{FILE}-shm", "1"}
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_folder_that_exists_keeps_its_permissions(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o755)
+    Library(folder).close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused(tmp_path / "file")
+    assert "set QWEN35_HOME" in line
+    assert "set QWEN35_HOME" in refused(tmp_path / "file" / "folder")
+
+
+def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "a" / "b"))
+    with Library() as library:
+        assert library.file == tmp_path / "a" / "b" / FILE
+    with Library(tmp_path / "c") as library:
+        assert library.file == tmp_path / "c" / FILE
+    monkeypatch.setenv("QWEN35_HOME", "~/x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Library() as library:
+        assert library.folder == tmp_path / "x"
+    monkeypatch.setenv("QWEN35_HOME", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with Library() as library:
+        assert library.folder.name == "qwen35-chat"
+        assert library.folder.is_relative_to(tmp_path)
+
+
+# Small disks
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    with Library(small_disk / "home") as library:
+        conversation = library.create()
+        parent = library.add_message(conversation, None, "user", "first").id
+        told = 1
+        with suppress(Qwen35Error):
+            while told < 10_000:
+                parent = library.add_message(conversation, parent, "user", f"{told} " * 500).id
+                told += 1
+        assert told < 10_000
+        assert len(library.conversation(conversation).messages) == told
+        for change in (
+            lambda: library.finish_reply(parent, "x" * 100_000),
+            lambda: library.update_reply(parent, "x" * 100_000),
+            lambda: library.save_draft(None, "x" * 100_000),
+            lambda: library.add_conversation(library.conversation(conversation)),
+        ):
+            with pytest.raises(Qwen35Error, match="disk is full"):
+                change()
+        assert len(library.conversation(conversation).messages) == told
+        assert library.count() == 1
+        assert library.draft(None) == ""
+    # Another window opens it, reads and searches.
+    with Library(small_disk / "home") as library:
+        assert len(library.conversation(conversation).messages) == told
+        assert library.search("first")
+
+
+def test_no_room_to_begin_with(small_disk: Path) -> None:
+    with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(b"x" * 4096)
+    line = refused(small_disk / "home")
+    assert "full" in line or "No space" in line
+    (small_disk / "ballast").unlink()
+    use(small_disk / "home")
+
+
+def test_a_read_only_disk(small_disk: Path) -> None:
+    filled(small_disk / "home")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    line = refused(small_disk / "home")
+    assert "Read-only" in line
+    assert "QWEN35_HOME" in line
+    assert "Read-only" in refused(small_disk / "other")
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    with Library(small_disk / "home") as library:
+        assert library.count() == 20

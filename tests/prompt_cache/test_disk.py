@@ -1,0 +1,388 @@
+"""States on disk: the longest prefix comes back bit by bit, or it is computed again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.prompt_cache import disk as states_module
+from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
+from qwen35_mlx.prompt_cache.folder import ROWS, STATE, Tree
+
+MODEL = "0" * 32
+IDS = np.random.default_rng(1).integers(0, 500, 300).tolist()
+OTHER = [*IDS[:100], *IDS[:100]]  # the same for 100 tokens
+
+
+def run(
+    model: Any, ids: list[int], *, bits: int | None = None, cache: Cache | None = None
+) -> Cache:
+    cache = cache or model.network.make_cache(kv_bits=bits)
+    for _ in prefill(model.network, cache, ids[cache.offset :], 64):
+        pass
+    return cache
+
+
+def after(model: Any, cache: Cache) -> np.ndarray:
+    """Logits of some tokens that follow, as one step and as single ones."""
+    net = model.network
+    many = net.logits(net(mx.array([[1, 2, 3, 4, 5]]), cache))
+    one = net.logits(net(mx.array([[6]]), cache))
+    return np.array(mx.concatenate([many, one], axis=1).astype(mx.float32))
+
+
+def kept(
+    model: Any, folder: Path, *stops: int, ids: list[int] = IDS, **options: Any
+) -> DiskSnapshotCache:
+    """States of `ids` at these positions, on disk."""
+    states = DiskSnapshotCache(folder, MODEL, **options)
+    cache = model.network.make_cache()
+    for stop in stops:
+        run(model, ids[:stop], cache=cache)
+        states.keep(ids[:stop], cache.snapshot())
+    states.flush()
+    return states
+
+
+def restored(model: Any, states: DiskSnapshotCache, ids: list[int]) -> tuple[int, np.ndarray]:
+    """Where it went on from, and the logits after all of `ids`."""
+    cache = model.network.make_cache()
+    position = states.restore(ids, cache)
+    assert cache.offset == position
+    return position, after(model, run(model, ids, cache=cache))
+
+
+def rows_of(folder: Path, kind: str = ROWS) -> list[Path]:
+    return sorted((folder / MODEL).glob(f"*.{kind}.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_state_comes_back_bit_by_bit(model_folder, tmp_path, dtype, bits):
+    from qwen35_mlx.session.model import load
+
+    model = load(model_folder, dtype=dtype)
+    cache = run(model, IDS[:200], bits=bits)
+    states = DiskSnapshotCache(tmp_path, MODEL)
+    states.keep(IDS[:200], cache.snapshot())
+    back = model.network.make_cache(kv_bits=bits)
+    assert states.restore(IDS, back) == 200
+    np.testing.assert_array_equal(after(model, back), after(model, cache))
+
+
+def test_the_longest_proper_prefix_is_found(model, tmp_path):
+    states = kept(model, tmp_path, 40, 100, 250)
+    for asked, found in ((300, 250), (251, 250), (250, 100), (100, 40), (40, 0), (7, 0)):
+        assert states.longest(IDS[:asked]) == found
+        assert states.restore(IDS[:asked], model.network.make_cache()) == found
+    assert states.longest(OTHER) == 100
+    assert states.longest([IDS[0] + 1, *IDS[1:]]) == 0
+
+
+def test_each_stretch_is_written_once(model, tmp_path):
+    states = kept(model, tmp_path, 100, 200)
+    before = states.written_bytes
+    kept(model, tmp_path, 100, 150, ids=OTHER).close()
+    nodes = sorted((n.start, n.end) for n in (s.node for s in state_folder.files(tmp_path / MODEL)))
+    assert nodes == sorted(2 * [(0, 100), (100, 200), (100, 150)])
+    states.keep(IDS[:100], run(model, IDS[:100]).snapshot())
+    states.flush()
+    assert states.written_bytes == before
+
+
+def test_a_branch_within_a_stretch_starts_from_the_node_before(model, tmp_path):
+    states = kept(model, tmp_path, 50, 200)
+    branch = [*IDS[:120], 9, 9, 9]
+    position, logits = restored(model, states, branch)
+    assert position == 50
+    np.testing.assert_allclose(logits, after(model, run(model, branch)), atol=1e-4)
+    states.keep(branch, run(model, branch).snapshot())
+    assert states.restore([*branch, 1], model.network.make_cache()) == len(branch)
+
+
+def test_a_turn_writes_its_own_rows_and_one_state(model, tmp_path):
+    states = kept(model, tmp_path, 100, 110)
+    rows = {p.name[:15]: p.stat().st_size for p in rows_of(tmp_path)}
+    sizes = [p.stat().st_size for p in rows_of(tmp_path, STATE)]
+    per_row = sum(a[0, :, 0].nbytes for a in run(model, IDS[:10]).layers[3].arrays)
+    layers = sum(k == "full_attention" for k in model.network.config.layer_types)
+    assert rows["0000100-0000110"] - rows["0000000-0000100"] == pytest.approx(
+        -90 * (per_row * layers + 4), abs=64
+    )
+    assert states.written_bytes == sum(rows.values()) + sum(sizes)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 4
+    path.write_bytes(data)
+
+
+def flip_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "more").touch()  # so that it is not easily deleted
+
+
+def make_unreadable(path: Path) -> None:
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+
+
+def age(path: Path) -> None:
+    """As an earlier version would have written it: whole, but of another format."""
+    with state_file.opened(path) as (file, header):
+        tensors = {n: (e.kind, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
+    older, state_file.FORMAT = state_file.FORMAT, 0
+    try:
+        state_file.write(path, {**header.metadata}, tensors)
+    finally:
+        state_file.FORMAT = older
+
+
+def exchange(path: Path) -> None:
+    """Another stretch's content under this name: whole, but not what the name says."""
+    others = [p for p in path.parent.iterdir() if p != path and p.suffixes == path.suffixes]
+    shutil.copy(others[0], path)
+
+
+DAMAGES = [
+    empty,
+    truncate,
+    flip,
+    flip_header,
+    replace_by_folder,
+    make_unreadable,
+    age,
+    exchange,
+    Path.unlink,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_file_damaged_in_turn_gives_a_rebuild_and_never_other_logits(model, tmp_path, damage):
+    original = tmp_path / "original"
+    kept(model, original, 64, 128, 256).close()
+    expected = after(model, run(model, IDS))
+    for name in [p.name for p in sorted((original / MODEL).iterdir())]:
+        folder = Path(shutil.copytree(original, tmp_path / damage.__name__ / name))
+        damage(folder / MODEL / name)
+        states = DiskSnapshotCache(folder, MODEL)
+        position, logits = restored(model, states, IDS)
+        # The grid of chunks is the same whatever the start, so even the last bit is.
+        np.testing.assert_array_equal(logits, expected)
+        end, start, last = int(name[8:15]), int(name[:7]), name.endswith("state.safetensors")
+        if last:
+            assert position == (128 if end == 256 else 256)
+        else:
+            assert position == start
+        noticed = [line for line in states.notices() if "stored state" in line]
+        touched = not last or end == 256
+        # What is gone cannot be missed: the names are all that is known of a state.
+        assert len(noticed) == (touched and damage is not Path.unlink), noticed
+        if damage is replace_by_folder:
+            assert restored(model, states, IDS)[0] == position
+            assert states.notices() == []  # once is enough
+            continue
+        # It heals: what is computed now is kept again.
+        cache = model.network.make_cache()
+        for stop in (64, 128, 256):
+            run(model, IDS[:stop], cache=cache)
+            states.keep(IDS[:stop], cache.snapshot())
+        assert restored(model, states, IDS)[0] == 256
+        assert states.notices() == []
+        states.close()
+
+
+def test_tokens_are_compared_and_not_only_their_hash(model, tmp_path, monkeypatch):
+    states = kept(model, tmp_path, 64)
+    real = state_folder.next_key
+    monkeypatch.setattr(state_folder, "next_key", lambda parent, ids: real(parent, IDS[:64]))
+    other = [5] * 64 + [1]
+    assert states.restore(other, model.network.make_cache()) == 0
+    assert "other tokens" in states.notices()[0]
+
+
+def test_states_of_another_model_are_not_seen(model, tmp_path):
+    kept(model, tmp_path, 64).close()
+    assert DiskSnapshotCache(tmp_path, "1" * 32).longest(IDS) == 0
+
+
+def test_files_moved_to_another_model_are_refused(model, tmp_path):
+    kept(model, tmp_path, 64).close()
+    other = "1" * 32
+    (tmp_path / other).mkdir()
+    for path in (tmp_path / MODEL).iterdir():
+        # Even under names that this model's tokens would have.
+        start, end, _, rest = path.name.split("-")
+        name = rest.split(".", 1)[1]
+        root = state_folder.root_key(other)
+        key = state_folder.next_key(root, IDS[:64])
+        shutil.copy(path, tmp_path / other / f"{start}-{end}-{root}-{key}.{name}")
+    states = DiskSnapshotCache(tmp_path, other)
+    assert states.longest(IDS) == 64
+    assert states.restore(IDS, model.network.make_cache()) == 0
+    assert "another model" in states.notices()[0]
+
+
+def test_a_full_disk_is_told_once_and_costs_only_the_state(model, tmp_path, monkeypatch):
+    states = kept(model, tmp_path, 40)
+
+    def full(path, metadata, tensors):
+        raise OSError(28, "No space left on device")
+
+    real = state_file.write
+    monkeypatch.setattr(state_file, "write", full)
+    states.keep(IDS[:100], run(model, IDS[:100]).snapshot())
+    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    states.flush()
+    (line,) = states.notices()
+    assert "No space left" in line
+    assert states.longest(IDS) == 40
+    monkeypatch.setattr(state_file, "write", real)
+    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    assert restored(model, states, IDS)[0] == 200
+
+
+def test_states_leave_the_disk_some_room(model, tmp_path, monkeypatch):
+    free = states_module.RESERVE + 1000
+    monkeypatch.setattr(states_module, "disk_usage", lambda _: SimpleNamespace(free=free))
+    states = kept(model, tmp_path, 40)
+    assert "256 MB are free" in states.notices()[0]
+    assert state_folder.usage(tmp_path) == 0
+
+
+def test_the_least_recently_used_go_first_and_rows_with_their_last_state(model, tmp_path):
+    kept(model, tmp_path, 100, 200).close()
+    kept(model, tmp_path, 100, 150, ids=OTHER).close()
+    for n, node in enumerate(
+        sorted({s.node for s in state_folder.files(tmp_path / MODEL)}, key=str)
+    ):
+        os.utime(node.path(STATE), (n, n))  # 0-100, 100-150, 100-200
+    tree = Tree.of(tmp_path / MODEL)
+    assert [s.node.end for s in sorted(tree.states.values(), key=lambda s: s.used)] == [
+        100,
+        150,
+        200,
+    ]
+    whole = state_folder.usage(tmp_path)
+    assert state_folder.evict(tmp_path, whole) == (0, 0)
+    dropped, freed = state_folder.evict(tmp_path, whole - 1)
+    assert (dropped, freed) == (1, whole - state_folder.usage(tmp_path))
+    left = Tree.of(tmp_path / MODEL)
+    assert sorted(s.node.end for s in left.states.values()) == [150, 200]
+    assert sorted(s.node.end for s in left.rows.values()) == [100, 150, 200]
+    state_folder.evict(tmp_path, state_folder.usage(tmp_path) - 1)
+    left = Tree.of(tmp_path / MODEL)
+    assert sorted(s.node.end for s in left.states.values()) == [200]
+    assert sorted(s.node.end for s in left.rows.values()) == [100, 200]
+    states = DiskSnapshotCache(tmp_path, MODEL)
+    assert restored(model, states, IDS)[0] == 200
+    state_folder.evict(tmp_path, 0)
+    assert list(state_folder.files(tmp_path / MODEL)) == []
+
+
+def test_the_budget_holds_while_a_chat_goes_on_and_is_told(model, tmp_path):
+    size = kept(model, tmp_path / "one", 100).written_bytes
+    budget = int(2.6 * size)
+    states = kept(model, tmp_path / "all", 50, 100, 150, 200, 250, budget=budget)
+    assert state_folder.usage(tmp_path / "all") <= budget
+    assert any("dropped" in line for line in states.notices())
+    assert states.longest(IDS) == 250
+
+
+def test_a_state_larger_than_the_budget_is_not_written_and_told(model, tmp_path):
+    states = kept(model, tmp_path, 100, 200, budget=1000)
+    (line,) = states.notices()
+    assert "more than" in line
+    assert state_folder.usage(tmp_path) == 0
+
+
+def test_cleaning_removes_what_cannot_be_used_and_nothing_else(model, tmp_path):
+    kept(model, tmp_path, 64, 128, 256).close()
+    rows_of(tmp_path)[1].unlink()  # 64-128: then 128 and 256 cannot be restored
+    (tmp_path / MODEL / "notes.txt").write_text("mine")
+    (tmp_path / MODEL / "0.kv.safetensors.1-a.tmp").write_bytes(b"half")
+    fresh = rows_of(tmp_path)[-1]
+    assert state_folder.clean(tmp_path) == 3  # two states and the temporary file
+    assert fresh.exists()  # its state may be on its way
+    os.utime(fresh, (0, 0))
+    assert state_folder.clean(tmp_path) == 1
+    names = {p.name[:15] for p in (tmp_path / MODEL).iterdir()}
+    assert names == {"0000000-0000064", "notes.txt"}
+
+
+def test_rows_dropped_by_another_process_are_written_again(model, tmp_path):
+    states = kept(model, tmp_path, 64, 128)
+    for path in (tmp_path / MODEL).iterdir():
+        path.unlink()
+    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    assert restored(model, states, IDS)[0] == 200
+
+
+KILLED = """
+import sys
+from tests.prompt_cache.test_disk import *
+from qwen35_mlx.session.model import load
+model = load(sys.argv[1])
+while True:
+    cache = model.network.make_cache()
+    states = DiskSnapshotCache(Path(sys.argv[2]), MODEL)
+    for stop in range(10, 300, 10):
+        run(model, IDS[:stop], cache=cache)
+        states.keep(IDS[:stop], cache.snapshot())
+        print(stop, flush=True)
+    states.flush()
+    state_folder.evict(Path(sys.argv[2]), 0)
+"""
+
+
+def test_a_killed_process_leaves_whole_states_or_none(model, model_folder, tmp_path):
+    seen = set()
+    for count in (1, 9, 17, 35):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(model_folder), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        for _ in range(count):
+            child.stdout.readline()
+        child.kill()
+        child.wait()
+        states = DiskSnapshotCache(tmp_path, MODEL)
+        assert not list((tmp_path / MODEL).glob("*.tmp"))
+        for stored in state_folder.files(tmp_path / MODEL):
+            state_file.verify(stored.path)
+        position, logits = restored(model, states, IDS)
+        seen.add(position)
+        np.testing.assert_allclose(logits, after(model, run(model, IDS)), atol=1e-4)
+        assert states.notices() == []
+        states.close()
+    assert len(seen) > 1

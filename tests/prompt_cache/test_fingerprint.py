@@ -1,0 +1,70 @@
+"""States are found again by the same network only."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
+from qwen35_mlx.session.model import load
+
+
+def test_a_copy_has_the_same_and_changed_weights_another(model_folder, tmp_path):
+    copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    assert of_weights(copy) == of_weights(model_folder)
+    file = copy / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert of_weights(copy) != of_weights(model_folder)
+
+
+def test_every_tensor_is_sampled(model_folder, tmp_path):
+    copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    file = copy / "model.safetensors"
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    for name, entry in list(header.items())[:30]:
+        if name == "__metadata__":
+            continue
+        damaged = bytearray(whole)
+        damaged[8 + length + entry["data_offsets"][0]] ^= 1
+        file.write_bytes(damaged)
+        assert of_weights(copy) != of_weights(model_folder), name
+
+
+def test_how_it_computes_counts_too(model):
+    config = model.network.config
+    ones = {
+        of_network("w", config, "float32", None),
+        of_network("x", config, "float32", None),
+        of_network("w", config, "bfloat16", None),
+        of_network("w", config, "float32", 8),
+        of_network("w", config.with_context(4 * config.max_position_embeddings), "float32", None),
+        of_network("w", replace(config, rms_norm_eps=1e-5), "float32", None),
+    }
+    assert len(ones) == 6
+
+
+@pytest.mark.parametrize("bits", [3, 4, 16])
+def test_other_kv_bits_are_refused(model_folder, bits):
+    with pytest.raises(Qwen35Error, match=f"kv_bits is {bits}"):
+        load(model_folder, kv_bits=bits)
+
+
+def test_eight_bit_keys_and_values_stay_close_and_take_less(model_folder, model):
+    packed = load(model_folder, kv_bits=8)
+    ids = [(7 * i) % 300 for i in range(200)]
+    difference = abs(packed.logits(ids) - model.logits(ids)).max()
+    assert 0 < difference < 0.1
+    sizes = []
+    for one in (packed, model):
+        cache = one.make_cache()
+        one.network(mx.array([ids]), cache)
+        sizes.append(sum(a.nbytes for layer in cache.layers[3::4] for a in layer.arrays))
+    assert sizes[0] < 0.4 * sizes[1]
