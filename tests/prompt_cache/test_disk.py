@@ -14,11 +14,11 @@ import pytest
 
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.model.cache import Cache
-from qwen35_mlx.prompt_cache import disk as states_module
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import disk
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.folder import ROWS, STATE, Tree
+from qwen35_mlx.prompt_cache.folder import KV, STATE, PrefixTree
 
 MODEL = "0" * 32
 IDS = np.random.default_rng(1).integers(0, 500, 300).tolist()
@@ -50,7 +50,7 @@ def kept(
     cache = model.network.make_cache()
     for stop in stops:
         run(model, ids[:stop], cache=cache)
-        states.keep(ids[:stop], cache.snapshot())
+        states.add(ids[:stop], cache.snapshot())
     states.flush()
     return states
 
@@ -63,7 +63,7 @@ def restored(model: Any, states: DiskSnapshotCache, ids: list[int]) -> tuple[int
     return position, after(model, run(model, ids, cache=cache))
 
 
-def rows_of(folder: Path, kind: str = ROWS) -> list[Path]:
+def rows_of(folder: Path, kind: str = KV) -> list[Path]:
     return sorted((folder / MODEL).glob(f"*.{kind}.safetensors"))
 
 
@@ -75,7 +75,7 @@ def test_a_state_comes_back_bit_by_bit(model_folder, tmp_path, dtype, bits):
     model = load(model_folder, dtype=dtype)
     cache = run(model, IDS[:200], bits=bits)
     states = DiskSnapshotCache(tmp_path, MODEL)
-    states.keep(IDS[:200], cache.snapshot())
+    states.add(IDS[:200], cache.snapshot())
     back = model.network.make_cache(kv_bits=bits)
     assert states.restore(IDS, back) == 200
     np.testing.assert_array_equal(after(model, back), after(model, cache))
@@ -84,19 +84,22 @@ def test_a_state_comes_back_bit_by_bit(model_folder, tmp_path, dtype, bits):
 def test_the_longest_proper_prefix_is_found(model, tmp_path):
     states = kept(model, tmp_path, 40, 100, 250)
     for asked, found in ((300, 250), (251, 250), (250, 100), (100, 40), (40, 0), (7, 0)):
-        assert states.longest(IDS[:asked]) == found
+        assert states.longest_prefix(IDS[:asked]) == found
         assert states.restore(IDS[:asked], model.network.make_cache()) == found
-    assert states.longest(OTHER) == 100
-    assert states.longest([IDS[0] + 1, *IDS[1:]]) == 0
+    assert states.longest_prefix(OTHER) == 100
+    assert states.longest_prefix([IDS[0] + 1, *IDS[1:]]) == 0
 
 
 def test_each_stretch_is_written_once(model, tmp_path):
     states = kept(model, tmp_path, 100, 200)
     before = states.written_bytes
     kept(model, tmp_path, 100, 150, ids=OTHER).close()
-    nodes = sorted((n.start, n.end) for n in (s.node for s in state_folder.files(tmp_path / MODEL)))
+    nodes = sorted(
+        (n.start, n.end)
+        for n in (s.segment for s in snapshot_folder.stored_files(tmp_path / MODEL))
+    )
     assert nodes == sorted(2 * [(0, 100), (100, 200), (100, 150)])
-    states.keep(IDS[:100], run(model, IDS[:100]).snapshot())
+    states.add(IDS[:100], run(model, IDS[:100]).snapshot())
     states.flush()
     assert states.written_bytes == before
 
@@ -107,7 +110,7 @@ def test_a_branch_within_a_stretch_starts_from_the_node_before(model, tmp_path):
     position, logits = restored(model, states, branch)
     assert position == 50
     np.testing.assert_allclose(logits, after(model, run(model, branch)), atol=1e-4)
-    states.keep(branch, run(model, branch).snapshot())
+    states.add(branch, run(model, branch).snapshot())
     assert states.restore([*branch, 1], model.network.make_cache()) == len(branch)
 
 
@@ -157,13 +160,15 @@ def make_unreadable(path: Path) -> None:
 
 def age(path: Path) -> None:
     """As an earlier version would have written it: whole, but of another format."""
-    with state_file.opened(path) as (file, header):
-        tensors = {n: (e.kind, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
-    older, state_file.FORMAT = state_file.FORMAT, 0
+    with snapshot_file.opened(path) as (file, header):
+        tensors = {
+            n: (e.kind, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
+        }
+    older, snapshot_file.FORMAT = snapshot_file.FORMAT, 0
     try:
-        state_file.write(path, {**header.metadata}, tensors)
+        snapshot_file.write(path, {**header.metadata}, tensors)
     finally:
-        state_file.FORMAT = older
+        snapshot_file.FORMAT = older
 
 
 def exchange(path: Path) -> None:
@@ -214,7 +219,7 @@ def test_every_file_damaged_in_turn_gives_a_rebuild_and_never_other_logits(model
         cache = model.network.make_cache()
         for stop in (64, 128, 256):
             run(model, IDS[:stop], cache=cache)
-            states.keep(IDS[:stop], cache.snapshot())
+            states.add(IDS[:stop], cache.snapshot())
         assert restored(model, states, IDS)[0] == 256
         assert states.notices() == []
         states.close()
@@ -222,8 +227,8 @@ def test_every_file_damaged_in_turn_gives_a_rebuild_and_never_other_logits(model
 
 def test_tokens_are_compared_and_not_only_their_hash(model, tmp_path, monkeypatch):
     states = kept(model, tmp_path, 64)
-    real = state_folder.next_key
-    monkeypatch.setattr(state_folder, "next_key", lambda parent, ids: real(parent, IDS[:64]))
+    real = snapshot_folder.child_key
+    monkeypatch.setattr(snapshot_folder, "child_key", lambda parent, ids: real(parent, IDS[:64]))
     other = [5] * 64 + [1]
     assert states.restore(other, model.network.make_cache()) == 0
     assert "other tokens" in states.notices()[0]
@@ -231,7 +236,7 @@ def test_tokens_are_compared_and_not_only_their_hash(model, tmp_path, monkeypatc
 
 def test_states_of_another_model_are_not_seen(model, tmp_path):
     kept(model, tmp_path, 64).close()
-    assert DiskSnapshotCache(tmp_path, "1" * 32).longest(IDS) == 0
+    assert DiskSnapshotCache(tmp_path, "1" * 32).longest_prefix(IDS) == 0
 
 
 def test_files_moved_to_another_model_are_refused(model, tmp_path):
@@ -242,11 +247,11 @@ def test_files_moved_to_another_model_are_refused(model, tmp_path):
         # Even under names that this model's tokens would have.
         start, end, _, rest = path.name.split("-")
         name = rest.split(".", 1)[1]
-        root = state_folder.root_key(other)
-        key = state_folder.next_key(root, IDS[:64])
+        root = snapshot_folder.root_key(other)
+        key = snapshot_folder.child_key(root, IDS[:64])
         shutil.copy(path, tmp_path / other / f"{start}-{end}-{root}-{key}.{name}")
     states = DiskSnapshotCache(tmp_path, other)
-    assert states.longest(IDS) == 64
+    assert states.longest_prefix(IDS) == 64
     assert states.restore(IDS, model.network.make_cache()) == 0
     assert "another model" in states.notices()[0]
 
@@ -257,71 +262,71 @@ def test_a_full_disk_is_told_once_and_costs_only_the_state(model, tmp_path, monk
     def full(path, metadata, tensors):
         raise OSError(28, "No space left on device")
 
-    real = state_file.write
-    monkeypatch.setattr(state_file, "write", full)
-    states.keep(IDS[:100], run(model, IDS[:100]).snapshot())
-    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    real = snapshot_file.write
+    monkeypatch.setattr(snapshot_file, "write", full)
+    states.add(IDS[:100], run(model, IDS[:100]).snapshot())
+    states.add(IDS[:200], run(model, IDS[:200]).snapshot())
     states.flush()
     (line,) = states.notices()
     assert "No space left" in line
-    assert states.longest(IDS) == 40
-    monkeypatch.setattr(state_file, "write", real)
-    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    assert states.longest_prefix(IDS) == 40
+    monkeypatch.setattr(snapshot_file, "write", real)
+    states.add(IDS[:200], run(model, IDS[:200]).snapshot())
     assert restored(model, states, IDS)[0] == 200
 
 
 def test_states_leave_the_disk_some_room(model, tmp_path, monkeypatch):
-    free = states_module.RESERVE + 1000
-    monkeypatch.setattr(states_module, "disk_usage", lambda _: SimpleNamespace(free=free))
+    free = disk.RESERVE + 1000
+    monkeypatch.setattr(disk, "disk_usage", lambda _: SimpleNamespace(free=free))
     states = kept(model, tmp_path, 40)
     assert "256 MB are free" in states.notices()[0]
-    assert state_folder.usage(tmp_path) == 0
+    assert snapshot_folder.total_bytes(tmp_path) == 0
 
 
 def test_the_least_recently_used_go_first_and_rows_with_their_last_state(model, tmp_path):
     kept(model, tmp_path, 100, 200).close()
     kept(model, tmp_path, 100, 150, ids=OTHER).close()
     for n, node in enumerate(
-        sorted({s.node for s in state_folder.files(tmp_path / MODEL)}, key=str)
+        sorted({s.segment for s in snapshot_folder.stored_files(tmp_path / MODEL)}, key=str)
     ):
         os.utime(node.path(STATE), (n, n))  # 0-100, 100-150, 100-200
-    tree = Tree.of(tmp_path / MODEL)
-    assert [s.node.end for s in sorted(tree.states.values(), key=lambda s: s.used)] == [
+    tree = PrefixTree.of(tmp_path / MODEL)
+    assert [s.segment.end for s in sorted(tree.states.values(), key=lambda s: s.used)] == [
         100,
         150,
         200,
     ]
-    whole = state_folder.usage(tmp_path)
-    assert state_folder.evict(tmp_path, whole) == (0, 0)
-    dropped, freed = state_folder.evict(tmp_path, whole - 1)
-    assert (dropped, freed) == (1, whole - state_folder.usage(tmp_path))
-    left = Tree.of(tmp_path / MODEL)
-    assert sorted(s.node.end for s in left.states.values()) == [150, 200]
-    assert sorted(s.node.end for s in left.rows.values()) == [100, 150, 200]
-    state_folder.evict(tmp_path, state_folder.usage(tmp_path) - 1)
-    left = Tree.of(tmp_path / MODEL)
-    assert sorted(s.node.end for s in left.states.values()) == [200]
-    assert sorted(s.node.end for s in left.rows.values()) == [100, 200]
+    whole = snapshot_folder.total_bytes(tmp_path)
+    assert snapshot_folder.evict(tmp_path, whole) == (0, 0)
+    dropped, freed = snapshot_folder.evict(tmp_path, whole - 1)
+    assert (dropped, freed) == (1, whole - snapshot_folder.total_bytes(tmp_path))
+    left = PrefixTree.of(tmp_path / MODEL)
+    assert sorted(s.segment.end for s in left.states.values()) == [150, 200]
+    assert sorted(s.segment.end for s in left.kv.values()) == [100, 150, 200]
+    snapshot_folder.evict(tmp_path, snapshot_folder.total_bytes(tmp_path) - 1)
+    left = PrefixTree.of(tmp_path / MODEL)
+    assert sorted(s.segment.end for s in left.states.values()) == [200]
+    assert sorted(s.segment.end for s in left.kv.values()) == [100, 200]
     states = DiskSnapshotCache(tmp_path, MODEL)
     assert restored(model, states, IDS)[0] == 200
-    state_folder.evict(tmp_path, 0)
-    assert list(state_folder.files(tmp_path / MODEL)) == []
+    snapshot_folder.evict(tmp_path, 0)
+    assert list(snapshot_folder.stored_files(tmp_path / MODEL)) == []
 
 
 def test_the_budget_holds_while_a_chat_goes_on_and_is_told(model, tmp_path):
     size = kept(model, tmp_path / "one", 100).written_bytes
     budget = int(2.6 * size)
     states = kept(model, tmp_path / "all", 50, 100, 150, 200, 250, budget=budget)
-    assert state_folder.usage(tmp_path / "all") <= budget
+    assert snapshot_folder.total_bytes(tmp_path / "all") <= budget
     assert any("dropped" in line for line in states.notices())
-    assert states.longest(IDS) == 250
+    assert states.longest_prefix(IDS) == 250
 
 
 def test_a_state_larger_than_the_budget_is_not_written_and_told(model, tmp_path):
     states = kept(model, tmp_path, 100, 200, budget=1000)
     (line,) = states.notices()
     assert "more than" in line
-    assert state_folder.usage(tmp_path) == 0
+    assert snapshot_folder.total_bytes(tmp_path) == 0
 
 
 def test_cleaning_removes_what_cannot_be_used_and_nothing_else(model, tmp_path):
@@ -330,10 +335,10 @@ def test_cleaning_removes_what_cannot_be_used_and_nothing_else(model, tmp_path):
     (tmp_path / MODEL / "notes.txt").write_text("mine")
     (tmp_path / MODEL / "0.kv.safetensors.1-a.tmp").write_bytes(b"half")
     fresh = rows_of(tmp_path)[-1]
-    assert state_folder.clean(tmp_path) == 3  # two states and the temporary file
+    assert snapshot_folder.remove_garbage(tmp_path) == 3  # two states and the temporary file
     assert fresh.exists()  # its state may be on its way
     os.utime(fresh, (0, 0))
-    assert state_folder.clean(tmp_path) == 1
+    assert snapshot_folder.remove_garbage(tmp_path) == 1
     names = {p.name[:15] for p in (tmp_path / MODEL).iterdir()}
     assert names == {"0000000-0000064", "notes.txt"}
 
@@ -342,7 +347,7 @@ def test_rows_dropped_by_another_process_are_written_again(model, tmp_path):
     states = kept(model, tmp_path, 64, 128)
     for path in (tmp_path / MODEL).iterdir():
         path.unlink()
-    states.keep(IDS[:200], run(model, IDS[:200]).snapshot())
+    states.add(IDS[:200], run(model, IDS[:200]).snapshot())
     assert restored(model, states, IDS)[0] == 200
 
 
@@ -356,10 +361,10 @@ while True:
     states = DiskSnapshotCache(Path(sys.argv[2]), MODEL)
     for stop in range(10, 300, 10):
         run(model, IDS[:stop], cache=cache)
-        states.keep(IDS[:stop], cache.snapshot())
+        states.add(IDS[:stop], cache.snapshot())
         print(stop, flush=True)
     states.flush()
-    state_folder.evict(Path(sys.argv[2]), 0)
+    snapshot_folder.evict(Path(sys.argv[2]), 0)
 """
 
 
@@ -378,8 +383,8 @@ def test_a_killed_process_leaves_whole_states_or_none(model, model_folder, tmp_p
         child.wait()
         states = DiskSnapshotCache(tmp_path, MODEL)
         assert not list((tmp_path / MODEL).glob("*.tmp"))
-        for stored in state_folder.files(tmp_path / MODEL):
-            state_file.verify(stored.path)
+        for stored in snapshot_folder.stored_files(tmp_path / MODEL):
+            snapshot_file.verify(stored.path)
         position, logits = restored(model, states, IDS)
         seen.add(position)
         np.testing.assert_allclose(logits, after(model, run(model, IDS)), atol=1e-4)

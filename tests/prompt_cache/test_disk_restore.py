@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.model.cache import Cache, KVCache
-from qwen35_mlx.prompt_cache import disk as states_module
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import tensors as state_tensors
+from qwen35_mlx.prompt_cache import disk
+from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.folder import ROWS, STATE
+from qwen35_mlx.prompt_cache.folder import KV, STATE
+from qwen35_mlx.prompt_cache.tensors import RestoreBuffer
 from tests.prompt_cache.test_disk import IDS, MODEL, flip, kept, rows_of, run
 
 STOPS = range(10, 300, 10)
@@ -48,7 +48,7 @@ def test_every_array_is_restored_from_many_files_to_the_bit(model_folder, tmp_pa
     states = DiskSnapshotCache(tmp_path, MODEL)
     for stop in (1, 70, 75, 200, 290):
         run(model, IDS[:stop], cache=cache)
-        states.keep(IDS[:stop], cache.snapshot())
+        states.add(IDS[:stop], cache.snapshot())
     back = model.network.make_cache(kv_bits=kv_bits)
     assert states.restore(IDS, back) == 290
     expected = held(cache)
@@ -75,7 +75,7 @@ def test_the_first_rows_after_a_restore_are_written_in_place(model, tmp_path):
 
 def watched(monkeypatch: pytest.MonkeyPatch, enter: Any) -> None:
     """Call `enter` with the path of every file that is opened, while it is open."""
-    real = state_file.opened
+    real = snapshot_file.opened
 
     @contextmanager
     def opened(path):
@@ -83,7 +83,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, enter: Any) -> None:
             enter(path)
             yield both
 
-    monkeypatch.setattr(state_file, "opened", opened)
+    monkeypatch.setattr(snapshot_file, "opened", opened)
 
 
 def count(folder: str) -> int:
@@ -106,7 +106,7 @@ def test_no_more_files_are_open_than_readers(model, tmp_path, monkeypatch):
     watched(monkeypatch, note)
     assert states.restore(IDS, model.network.make_cache()) == STOPS[-1]
     assert len(counts) > len(STOPS)
-    assert 1 < max(counts) - before <= states_module.READERS
+    assert 1 < max(counts) - before <= disk.READERS
     assert count("/dev/fd") == before
 
 
@@ -140,8 +140,10 @@ def test_of_two_damaged_files_the_first_is_told_though_it_is_read_last(
 def test_a_whole_file_that_does_not_fit_its_neighbours_is_refused(model, tmp_path, what):
     states = kept(model, tmp_path, 50, 100, 150)
     path = rows_of(tmp_path)[1]
-    with state_file.opened(path) as (file, header):
-        tensors = {n: (e.kind, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
+    with snapshot_file.opened(path) as (file, header):
+        tensors = {
+            n: (e.kind, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
+        }
     name = next(n for n in tensors if n != "tokens")
     kind, array = tensors.pop(name)
     heads, count, width = array.shape
@@ -153,7 +155,7 @@ def test_a_whole_file_that_does_not_fit_its_neighbours_is_refused(model, tmp_pat
         "rows": {name: (kind, np.ascontiguousarray(array[:, 1:]))},
     }
     assert kind == "F32"
-    state_file.write(path, header.metadata, {**tensors, **other[what]})
+    snapshot_file.write(path, header.metadata, {**tensors, **other[what]})
     assert states.restore(IDS, model.network.make_cache()) == 50
     (line,) = states.notices()
     assert path.name[:15] in line
@@ -175,22 +177,22 @@ def test_readers_do_not_wait_for_memory_that_does_not_come(model, tmp_path, monk
 def test_a_try_that_failed_holds_no_memory_while_the_next_runs(model, tmp_path, monkeypatch):
     states = kept(model, tmp_path, 50, 100, 150)
     flip(rows_of(tmp_path)[2])
-    rooms: list[weakref.ref[Any]] = []
+    buffers: list[weakref.ref[Any]] = []
 
-    class Watched(state_tensors.Room):
+    class Watched(RestoreBuffer):
         def __init__(self, *args: Any):
-            assert not [room for room in rooms if room() is not None]
+            assert not [buffer for buffer in buffers if buffer() is not None]
             super().__init__(*args)
-            rooms.append(weakref.ref(self))
+            buffers.append(weakref.ref(self))
 
-    monkeypatch.setattr(state_tensors, "Room", Watched)
+    monkeypatch.setattr(disk, "RestoreBuffer", Watched)
     gc.collect()
     gc.disable()
     try:
         assert states.restore(IDS, model.network.make_cache()) == 100
     finally:
         gc.enable()
-    assert len(rooms) == 2
+    assert len(buffers) == 2
 
 
 def test_restoring_again_and_again_starts_no_more_threads(model, tmp_path):
@@ -199,12 +201,12 @@ def test_restoring_again_and_again_starts_no_more_threads(model, tmp_path):
     for _ in range(12):
         assert states.restore(IDS, model.network.make_cache()) == 100
         counts.append(count("/proc/self/task"))
-    assert counts[-1] < counts[0] + states_module.READERS, counts  # some may be ending still
+    assert counts[-1] < counts[0] + disk.READERS, counts  # some may be ending still
 
 
 def test_the_state_s_own_file_is_told_after_all_rows(model, tmp_path):
     states = kept(model, tmp_path, 50, 100)
-    rows, state = rows_of(tmp_path, ROWS)[1], rows_of(tmp_path, STATE)[1]
+    rows, state = rows_of(tmp_path, KV)[1], rows_of(tmp_path, STATE)[1]
     flip(rows)
     flip(state)
     assert states.restore(IDS, model.network.make_cache()) == 50

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import disk as states_module
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import disk
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import Done, Event, Failed, Loaded, Notice
 from qwen35_mlx.session.requests import Send
@@ -21,7 +21,7 @@ from tests.session.test_engine import SETTINGS, wait_for
 @pytest.fixture(autouse=True)
 def no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     """States are written to the last byte of a disk, as if another program took the rest."""
-    monkeypatch.setattr(states_module, "RESERVE", -(10**9))
+    monkeypatch.setattr(disk, "RESERVE", -(10**9))
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
@@ -42,15 +42,15 @@ def test_states_that_do_not_fit_leave_whole_ones_only(model: Any, small_disk: Pa
     (line,) = states.notices()
     assert "No space left" in line
     assert not list((small_disk / "states" / MODEL).glob("*.tmp"))
-    stored = list(state_folder.files(small_disk / "states" / MODEL))
+    stored = list(snapshot_folder.stored_files(small_disk / "states" / MODEL))
     assert stored
     for one in stored:
-        state_file.verify(one.path)
+        snapshot_file.verify(one.path)
     position, logits = restored(model, states, IDS)
     assert 0 < position < 280
     np.testing.assert_allclose(logits, after(model, run(model, IDS)), atol=1e-4)
     ballast.unlink()
-    states.keep(IDS[:280], run(model, IDS[:280]).snapshot())
+    states.add(IDS[:280], run(model, IDS[:280]).snapshot())
     assert restored(model, states, IDS)[0] == 280
     states.close()
 
@@ -80,5 +80,7 @@ def test_turns_on_a_full_disk(model_folder: Path, small_disk: Path) -> None:
         assert path[: len(before)] == before
         assert path[-2] == "Question 9"
         engine.close()
-    for state in state_folder.files(next(iter(state_folder.models(small_disk / "home/states")))):
-        state_file.verify(state.path)
+    for state in snapshot_folder.stored_files(
+        next(iter(snapshot_folder.model_folders(small_disk / "home/states")))
+    ):
+        snapshot_file.verify(state.path)

@@ -43,9 +43,9 @@ def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
     messages = asking(chat, question)
     prompt = model.render(messages, thinking=chat.settings.thinking)
     cache = model.make_cache()
-    chat._kept.resume(prompt, cache)
+    chat._snapshots.restore(prompt, cache)
     assert cache.offset > 0
-    for stop in (PromptAnchors(chat._probe).anchor(messages, prompt), len(prompt) - 1):
+    for stop in (PromptAnchors(chat._render).anchor(messages, prompt), len(prompt) - 1):
         if stop > cache.offset:
             model.network(mx.array([prompt[cache.offset : stop]]), cache)
     hidden = model.network(mx.array([prompt[cache.offset :]]), cache)

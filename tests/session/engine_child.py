@@ -98,7 +98,7 @@ def ended(engine: EngineThread) -> Outcome:
 def endless(model: str, library: Library, seconds_to_save: str) -> None:
     """Turns with long prompts and replies."""
     recorder.SAVE_SECONDS = float(seconds_to_save)
-    recorder.CHECKPOINT = 64
+    recorder.CHECKPOINT_TOKENS = 64
     engine = EngineThread(model, settings=settings(60), library=library)
     engine.start()
     ended(engine)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx import demo
-from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import Model, load
 from tests.session.durable_child import done_of
@@ -42,7 +42,7 @@ def turns(model: Model, chat: Chat, questions: int = 3) -> tuple[int, int]:
     for turn in range(questions):
         question = {"role": "user", "content": f"Question {turn} and more words"}
         prompt = model.render([*chat.conversation.for_template(), question])
-        new += len(prompt) - common_prefix(prompt, before)
+        new += len(prompt) - common_prefix_length(prompt, before)
         before = prompt
         done = done_of(chat.send(question["content"], max_tokens=40))
         computed += done.usage.prompt_tokens - done.usage.cached_tokens
@@ -108,6 +108,6 @@ def test_each_answer_of_a_tool_is_read_once_whatever_the_call_looked_like(
         done = done_of(chat.send(question))
         assert done.finish_reason == "tool_calls"
         if step:
-            assert done.usage.cached_tokens >= common_prefix(before, prompt) - 1
-            assert common_prefix(before, prompt) == len(before)
+            assert done.usage.cached_tokens >= common_prefix_length(before, prompt) - 1
+            assert common_prefix_length(before, prompt) == len(before)
         question = [{"role": "tool", "content": "the answer of the tool"}]

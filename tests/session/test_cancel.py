@@ -30,7 +30,7 @@ def equal_to_fresh(model: Any, chat: Chat, question: str) -> None:
 
 
 def test_stopped_after_any_event_a_turn_leaves_a_whole_conversation(model, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
+    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     before = chat.messages

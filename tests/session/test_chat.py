@@ -48,7 +48,7 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
         snapshots = done_of(chat.send(question["content"], max_tokens=10))
         assert snapshots.message == fresh.message
         assert (snapshots.usage.cached_tokens > 0) == (turn > 0)
-        ids, snapshot = chat._kept._memory[-1]
+        ids, snapshot = chat._snapshots._memory[-1]
         cache = model.network.make_cache()
         cache.restore(snapshot)
         probe = mx.array([[7]])
@@ -111,7 +111,7 @@ def test_only_the_last_states_are_kept(model):
     chat = Chat(model, **OPTIONS)
     for turn in range(5):
         done_of(chat.send(f"Question {turn}", max_tokens=3))
-    assert len(chat._kept._memory) == 4
+    assert len(chat._snapshots._memory) == 4
 
 
 def test_a_retry_is_another_reply_to_the_same_question(model):
@@ -183,14 +183,18 @@ def test_encoding_piece_by_piece_is_encoding_the_whole(model):
         {"role": "user", "content": "a  "},
     ]
     rendered = model.template.render(messages)
-    assert model._splits
+    assert model._encoder.per_message
     assert model.ids(messages) == model.tokenizer.encode(rendered) == model.ids(messages)
 
 
 def test_remembered_pieces_are_bounded(model):
     for number in range(40):
         model.ids([{"role": "user", "content": f"{number} " * 100}])
-    assert sum(map(len, model._pieces.values())) == model._known <= 2 * model.context
+    assert (
+        sum(map(len, model._encoder._remembered.values()))
+        == model._encoder._remembered_tokens
+        <= 2 * model.context
+    )
 
 
 def test_compacting_puts_a_summary_before_the_newest_turns(model):

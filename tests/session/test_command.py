@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.__main__ import main
 
 
@@ -21,12 +21,12 @@ def folder(tmp_path):
         library.create(title="Ada")
     model = tmp_path / "states" / ("0" * 32)
     model.mkdir(parents=True)
-    parent = state_folder.root_key("0" * 32)
+    parent = snapshot_folder.root_key("0" * 32)
     for start in (0, 10):
-        key = state_folder.next_key(parent, [start])
-        node = state_folder.Node(model, start, start + 10, parent, key)
-        for kind in (state_folder.ROWS, state_folder.STATE):
-            state_file.write(node.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
+        key = snapshot_folder.child_key(parent, [start])
+        node = snapshot_folder.Segment(model, start, start + 10, parent, key)
+        for kind in (snapshot_folder.KV, snapshot_folder.STATE):
+            snapshot_file.write(node.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
         parent = key
     return tmp_path
 

@@ -13,9 +13,9 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import snapshots
-from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session import recorder
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
@@ -65,7 +65,7 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
             question = f"What is {17 + turn} + {60 - turn}?"
             messages = asking(chat, question)
             prompt = model.render(messages, thinking=True)
-            new += len(prompt) - common_prefix(prompt, before)
+            new += len(prompt) - common_prefix_length(prompt, before)
             before = prompt
             if turn == 19:
                 np.testing.assert_allclose(
@@ -128,7 +128,7 @@ def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path
 def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     chat = Chat(own, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=5))
-    record = chat._record
+    record = chat._transcript
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
     said = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call]}
     ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "usage": None}
@@ -157,7 +157,7 @@ def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
 
 
 def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "SHARED_TOKENS", 50)
+    monkeypatch.setattr(recorder, "MIN_SHARED_TOKENS", 50)
     system = "Some long instructions. " * 12
     done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
     other = Chat(own, library=library, system=system, **OPTIONS)
@@ -167,7 +167,7 @@ def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkey
 
 
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
+    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
     long = "word " * 150
     chat = Chat(own, library=library, **OPTIONS)
     for event in chat.send(long, max_tokens=3):
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
 
     for name in ("update_reply", "finish_reply"):
         monkeypatch.setattr(library, name, full)
-    monkeypatch.setattr(state_file, "write", _no_space)
+    monkeypatch.setattr(snapshot_file, "write", _no_space)
     events = list(chat.send("Question 1", max_tokens=20))
     assert isinstance(events[-1], Done)
     lines = [event.message for event in events if isinstance(event, Notice)]
@@ -261,4 +261,4 @@ def test_open_finds_by_title_and_brings_the_settings(own, library):
 
 
 def test_checkpoints_are_where_other_prompts_have_them_too():
-    assert snapshots.CHECKPOINT % 2048 == 0  # of the chunks on a GPU, and so of all
+    assert snapshots.CHECKPOINT_TOKENS % 2048 == 0  # of the chunks on a GPU, and so of all

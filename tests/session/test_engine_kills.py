@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import load
 from tests.session.durable_child import done_of
@@ -70,9 +70,13 @@ def whole_or_gone(folder: Path) -> int:
     with closing(sqlite3.connect(folder / "library.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-    stored = [s for m in state_folder.models(folder / "states") for s in state_folder.files(m)]
+    stored = [
+        s
+        for m in snapshot_folder.model_folders(folder / "states")
+        for s in snapshot_folder.stored_files(m)
+    ]
     for state in stored:
-        state_file.verify(state.path)
+        snapshot_file.verify(state.path)
     return len(stored)
 
 
@@ -172,4 +176,4 @@ def test_two_engines_on_one_library_lose_nothing(model_folder: Path, tmp_path: P
         stored = [m for tree in trees for m in tree.messages if m.role == "assistant"]
         assert len(stored) == replies > 0
     whole_or_gone(tmp_path)
-    assert state_folder.usage(tmp_path / "states") <= 3_000_000
+    assert snapshot_folder.total_bytes(tmp_path / "states") <= 3_000_000
