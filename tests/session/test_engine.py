@@ -1,3 +1,5 @@
+"""The engine thread: requests in, events out, with and without a library or a model."""
+
 import shutil
 import subprocess
 import sys
@@ -43,7 +45,7 @@ SETTINGS = ChatSettings(max_tokens=400, sampling={"temperature": 0.0, "presence_
 
 
 def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None) -> list[Event]:
-    """All events up to the first of these kinds."""
+    """All events up to the first of these types; fails on `Failed` unless it is among them."""
     events = seen if seen is not None else []
     deadline = time.monotonic() + 60
     while not any(isinstance(event, kinds) for event in events):
@@ -65,7 +67,7 @@ def engine(model_folder):
     engine.close()
 
 
-def test_loads_then_replies_then_replies_again(engine):
+def test_the_engine_loads_once_and_replies_twice(engine):
     events = wait_for(engine, Loaded)
     assert isinstance(events[0], Loading)
     for _ in range(2):
@@ -85,7 +87,7 @@ def test_cancel_ends_the_turn_and_the_next_one_runs(engine):
     wait_for(engine, Done)
 
 
-def test_cancel_reaches_a_turn_that_has_not_begun_and_no_later_one(engine):
+def test_cancel_reaches_queued_turns_but_no_later_one(engine):
     engine.ask(Send("Hello"))
     engine.cancel()
     wait_for(engine, Cancelled)
@@ -103,7 +105,7 @@ def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Done)
 
 
-def test_a_model_that_is_not_there_fails_in_one_line(tmp_path):
+def test_a_missing_model_fails_with_one_line(tmp_path):
     engine = EngineThread(str(tmp_path / "nothing"))
     engine.start()
     failed = wait_for(engine, Failed)[-1]
@@ -139,12 +141,12 @@ def durable(model_folder, library):
 
 
 def of_kind(events: list[Event], kind: type) -> Any:
-    """The only event of a kind."""
+    """The only event of a type."""
     (found,) = [event for event in events if isinstance(event, kind)]
     return found
 
 
-def test_a_turn_of_a_new_conversation_says_where_it_is_kept(durable, library):
+def test_a_turn_of_a_new_conversation_reports_its_ids(durable, library):
     durable.ask(Open(None))
     opened = of_kind(wait_for(durable, Opened), Opened)
     assert opened == Opened(None)
@@ -182,7 +184,7 @@ def test_retry_edit_and_select_go_through_the_tree(durable, library):
     assert library.conversation(started.conversation).leaf == started.reply
 
 
-def test_another_conversation_in_between_and_then_the_first_again(durable):
+def test_a_conversation_is_reopened_after_a_turn_of_another(durable):
     durable.ask(Send("Question 1 " * 20))
     first = of_kind(wait_for(durable, Done), TurnStarted).conversation
     durable.ask(Open(None))
@@ -216,19 +218,19 @@ def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folde
     assert of_kind(events, Measured).used > 20
 
 
-def test_whoever_leafs_through_conversations_waits_for_no_measure(durable, library, monkeypatch):
+def test_opening_conversations_in_a_row_measures_only_the_last(durable, library, monkeypatch):
     numbers = [library.create(title=str(n)) for n in range(3)]
-    all_asked = threading.Event()
+    all_submitted = threading.Event()
     opened = durable._open
 
     def slow(conversation: int | None) -> None:
-        all_asked.wait(60)
+        all_submitted.wait(60)
         opened(conversation)
 
     monkeypatch.setattr(durable, "_open", slow)
     for number in numbers:
         durable.ask(Open(number))
-    all_asked.set()
+    all_submitted.set()
     events = wait_for(durable, Measured)
     assert [e.conversation for e in events if isinstance(e, Opened)] == numbers
     assert of_kind(events, Measured).conversation == numbers[-1]
@@ -255,7 +257,7 @@ def test_a_conversation_open_elsewhere_is_read_only(durable, library):
     assert not [e for e in events if isinstance(e, Opened)][-1].read_only
 
 
-def test_it_is_read_only_before_a_model_is_there_too(library):
+def test_a_conversation_open_elsewhere_is_read_only_without_a_model_too(library):
     number = library.create()
     engine = EngineThread(None, library=library)
     engine.start()
@@ -277,7 +279,7 @@ def test_it_is_read_only_before_a_model_is_there_too(library):
     engine.close()
 
 
-def test_unload_frees_and_the_next_turn_loads_again(durable):
+def test_the_next_turn_after_unload_loads_again(durable):
     durable.ask(Send("Question 1"))
     wait_for(durable, Done)
     durable.ask(Unload())
@@ -291,7 +293,7 @@ def test_unload_frees_and_the_next_turn_loads_again(durable):
     assert done.usage.cached_tokens > 0  # from disk
 
 
-def test_a_model_that_is_not_there_leaves_the_one_that_is(durable, tmp_path):
+def test_a_missing_model_leaves_the_loaded_one(durable, tmp_path):
     durable.ask(UseModel(str(tmp_path / "nothing")))
     failed = wait_for(durable, Failed)[-1]
     assert isinstance(failed, Failed)
@@ -348,7 +350,7 @@ def test_compacting_opens_the_new_path(durable, library):
     assert "nothing to summarise" in failed.message
 
 
-def test_a_cancelled_turn_with_nothing_said_is_taken_back(durable, library):
+def test_a_turn_cancelled_before_its_reply_is_taken_back(durable, library):
     durable.ask(Send("word " * 150))
     events = wait_for(durable, PrefillProgress)
     durable.cancel()
@@ -378,7 +380,7 @@ def test_an_error_within_a_turn_ends_the_turn_only(durable, library, monkeypatch
     wait_for(durable, Done)
 
 
-def test_damaged_states_are_told_and_computed_again(durable, library):
+def test_damaged_states_are_reported_and_computed_again(durable, library):
     durable.ask(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
     durable.ask(Open(None))

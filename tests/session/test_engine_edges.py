@@ -1,4 +1,4 @@
-"""An engine at its edges: cancelled in silence, beside other windows, asked for two things."""
+"""Edges of the engine: silent cancels, other windows, several requests at once."""
 
 from dataclasses import replace
 
@@ -39,8 +39,8 @@ def durable(model_folder, library):
     engine.close()
 
 
-def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wants(library):
-    """Templates refuse messages without a question, and the count needs a rendering."""
+def test_conversations_without_a_question_are_measured(library):
+    """Templates reject messages without a question, and measuring needs a rendering."""
     engine = EngineThread("demo", settings=ChatSettings(system="Be brief."), library=library)
     engine.start()
     wait_for(engine, Loaded)
@@ -49,16 +49,16 @@ def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wan
     assert of_kind(events, Opened).conversation is None
     assert 0 < of_kind(events, Measured).used < 20
     number = library.create()
-    library.add_message(number, None, "assistant", "Hello")  # an imported one may begin so
+    library.add_message(number, None, "assistant", "Hello")  # as an imported conversation may begin
     engine.ask(Open(number))
     assert of_kind(wait_for(engine, Measured, Failed), Measured).used == 0
     engine.close()
 
 
-def test_cancel_is_heard_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
+def test_cancel_works_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
     model = durable._model
     assert model
-    durable.ask(Configure(ChatSettings()))  # no limit that a reply could end at before
+    durable.ask(Configure(ChatSettings()))  # no token limit that could end the reply first
     reply_with(monkeypatch, model, "<tool_call>\n<function=f>\n<parameter=x>\n", ends=False)
     durable.ask(Send("Question 1"))
     events = wait_for(durable, Written)
@@ -78,7 +78,7 @@ def test_cancel_is_heard_within_a_tool_call_and_within_a_summary(durable, monkey
     assert not any(isinstance(event, Opened) for event in events)
 
 
-def test_settings_of_a_conversation_that_another_window_has_stay_as_they_are(durable, library):
+def test_settings_of_a_conversation_open_elsewhere_are_not_changed(durable, library):
     durable.ask(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
     durable.ask(Open(None))
@@ -99,7 +99,7 @@ def test_settings_of_a_conversation_that_another_window_has_stay_as_they_are(dur
     assert library.conversation(number).settings.system == "Mine."
 
 
-def test_two_turns_queued_are_answered_in_order_and_a_cancel_stops_both(durable, library):
+def test_queued_turns_run_in_order_and_one_cancel_stops_both(durable, library):
     durable.ask(Send("Question 1"))
     durable.ask(Send("Question 2"))
     events = wait_for(durable, Done)
@@ -119,7 +119,7 @@ def test_two_turns_queued_are_answered_in_order_and_a_cancel_stops_both(durable,
     wait_for(durable, Done)
 
 
-def test_a_conversation_deleted_while_it_is_open_is_missed_in_one_line(durable, library):
+def test_a_conversation_deleted_while_open_fails_with_one_line(durable, library):
     durable.ask(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
     library.delete(number)  # by this window, as its screen may do
