@@ -57,7 +57,7 @@ class Engine(Protocol):
         """Begin to load the model: `Loading` events, then `Loaded` or `Failed`."""
         ...
 
-    def ask(self, request: Request) -> None:
+    def submit(self, request: Request) -> None:
         """Queue a request. `session.requests` lists the events it ends in; a turn ends in `Done`,
         `Cancelled` or `Failed`."""
         ...
@@ -120,10 +120,10 @@ class EngineThread:
 
     def start(self) -> None:
         if self._model_request is not None:
-            self.ask(self._model_request)
+            self.submit(self._model_request)
         self._thread.start()
 
-    def ask(self, request: Request) -> None:
+    def submit(self, request: Request) -> None:
         self._submitted += 1
         self._requests.put((self._submitted, request))
 

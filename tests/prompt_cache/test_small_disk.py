@@ -67,13 +67,13 @@ def test_turns_on_a_full_disk(model_folder: Path, small_disk: Path) -> None:
         engine = EngineThread(str(model_folder), settings=SETTINGS, library=library)
         engine.start()
         wait_for(engine, Loaded)
-        engine.ask(Send("Question 1"))
+        engine.submit(Send("Question 1"))
         wait_for(engine, Done)
         before = [m.content for m in library.conversation(1).messages]
         ballast = fill(small_disk)
         lines: list[str] = []
         for turn in range(60):  # until the database log has no room either
-            engine.ask(Send(f"Question {turn} " + "word " * 100))
+            engine.submit(Send(f"Question {turn} " + "word " * 100))
             events: list[Event] = wait_for(engine, Done, Failed)
             lines += [e.message for e in events if isinstance(e, Notice | Failed)]
             if isinstance(events[-1], Failed) or any(isinstance(e, Failed) for e in events):
@@ -81,7 +81,7 @@ def test_turns_on_a_full_disk(model_folder: Path, small_disk: Path) -> None:
         assert any("disk is full" in line for line in lines), lines
         assert not any("internal error" in line or "\n" in line for line in lines)
         ballast.unlink()
-        engine.ask(Send("Question 9"))
+        engine.submit(Send("Question 9"))
         wait_for(engine, Done)
         path = [m.content for m in library.conversation(1).path()]
         assert path[: len(before)] == before

@@ -61,7 +61,7 @@ class Outcome:
 
 
 def submit_and_wait(engine: EngineThread, request: Request) -> Outcome:
-    engine.ask(request)
+    engine.submit(request)
     return wait_for_end(engine)
 
 
