@@ -11,8 +11,7 @@ from qwen35_mlx.library.home import home
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import folder as snapshot_folder
-
-STATES = "states"
+from qwen35_mlx.prompt_cache.folder import STATES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("info", help="what is stored, and how large it is")
     command = commands.add_parser("prune", help="drop model states; no conversation is touched")
     command.add_argument(
-        "--budget", type=float, default=0.0, metavar="GB", help="keep so many; default: none"
+        "--budget", type=float, default=0.0, metavar="GB", help="gigabytes to keep; default: 0"
     )
     command = commands.add_parser("verify", help="read everything and compare its checksums")
     command.add_argument("--delete", action="store_true", help="delete states that are damaged")

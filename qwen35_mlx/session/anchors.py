@@ -54,7 +54,7 @@ class PromptAnchors:
             return 0
         try:
             probe = self.render([*messages, _PROBE_TOOL_CALL, _PROBE_TOOL_RESULT])
-        except Qwen35Error:  # the template knows no tools
+        except Qwen35Error:  # the template does not support tools
             return 0
         return common_prefix_length(prompt, probe)
 

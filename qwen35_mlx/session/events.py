@@ -146,7 +146,7 @@ class Reply(ReplyContent):
     Attributes:
         text: the answer.
         thinking: "" if there was none.
-        tool_calls: the calls that the model asks for, in order.
+        tool_calls: in the order in which the model wrote them.
     """
 
     usage: Usage

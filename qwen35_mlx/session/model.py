@@ -17,6 +17,7 @@ from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
+from qwen35_mlx.prompt_cache.folder import STATES
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.events import Done, Reply, TurnEvent
@@ -30,8 +31,6 @@ END_NAMES = ("<|im_end|>", "<|endoftext|>")
 KV_BITS = (None, 8)
 # Tokens of encoded messages to remember, in full contexts.
 ENCODED_CONTEXTS = 2
-# The folder of stored states, inside the library's folder.
-STATES = "states"
 
 
 def load(

@@ -175,7 +175,7 @@ def age(path: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """Put another segment's content under this name: whole, but not what the name says."""
+    """Put another segment's content under this name: whole, but under the wrong name."""
     others = [p for p in path.parent.iterdir() if p != path and p.suffixes == path.suffixes]
     shutil.copy(others[0], path)
 

@@ -178,27 +178,6 @@ def test_context_used_is_the_length_of_the_rendering(model):
     assert 0 < chat.context_cached <= chat.context_used
 
 
-def test_encoding_message_by_message_equals_encoding_the_whole(model):
-    messages = [
-        {"role": "user", "content": "  a <|im_start|> b\n\n<|im_start|>"},
-        {"role": "assistant", "content": "Grüße \n ñ  "},
-        {"role": "user", "content": "a  "},
-    ]
-    rendered = model.template.render(messages)
-    assert model._encoder.per_message
-    assert model.ids(messages) == model.tokenizer.encode(rendered) == model.ids(messages)
-
-
-def test_the_encoded_messages_remembered_are_bounded(model):
-    for number in range(40):
-        model.ids([{"role": "user", "content": f"{number} " * 100}])
-    assert (
-        sum(map(len, model._encoder._remembered.values()))
-        == model._encoder._remembered_tokens
-        <= 2 * model.context
-    )
-
-
 def test_compacting_puts_a_summary_before_the_newest_turns(model):
     chat = Chat(model, system="Be brief.", **OPTIONS)
     for turn in range(4):

@@ -105,7 +105,7 @@ def test_another_process_goes_on_with_the_same_bits(own, model_folder, library, 
     number = chat.conversation.id
     chat.close()
     file = tmp_path / "logits.npy"
-    said = finished(
+    replies = finished(
         child(model_folder, library.folder, "resume", str(number), "Question 9", str(file))
     )
     np.testing.assert_array_equal(np.load(file), expected)
@@ -119,7 +119,7 @@ def test_another_process_goes_on_with_the_same_bits(own, model_folder, library, 
     chat = Chat(own, library=library, conversation=number)
     chat.branch(chat.messages[-3].id)
     np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
-    assert [here(chat)] == said
+    assert [here(chat)] == replies
     np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
     done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=20))
     np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
@@ -197,12 +197,12 @@ def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
         assert other.message(started.user).content == "Question 1"
         assert other.message(started.reply).state == "partial"
         assert next(events) == Titled(started.conversation, "Question 1")
-        said = ""
+        shown = ""
         for event in events:
             if isinstance(event, Answer):
-                said += event.text
-                assert other.message(started.reply).content == said.strip()
-        assert said.strip()
+                shown += event.text
+                assert other.message(started.reply).content == shown.strip()
+        assert shown.strip()
         assert other.message(started.reply).state == "complete"
 
 
