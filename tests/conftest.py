@@ -88,7 +88,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     machine = getattr(request, "param", PLAIN)
     monkeypatch.delenv(gpu_kernel.SWITCH, raising=False)
     if gpu_kernel.backend():
-        # Not cached by name: a test may change a kernel's body.
+        # Not by name: a test may change a body.
         monkeypatch.setattr(gpu_kernel, "compiled", gpu_kernel.compiled.__wrapped__)
         return
     if reason := unsupported():
