@@ -1,5 +1,5 @@
 // Attention of one token to all keys: the first of two dispatches (flash decoding). The keys are
-// cut into splits, each computed here by itself; decode_attention_merge.metal merges them.
+// cut into splits, each of which is computed here by itself; decode_attention_merge.metal merges them.
 //
 // Launch: B * KV * splits threadgroups of SIMD_GROUPS SIMD groups, one KV head and one split each.
 // The SIMD groups take turns at tiles of KEY_TILE keys, for up to four of the query heads that

@@ -1,4 +1,4 @@
-"""The RMS norm before a projection."""
+"""RMS norm."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class RMSNorm:
     """x / rms(x) * weight.
 
     Attributes:
-        weight: [H], without the 1 that checkpoints may leave out.
+        weight: [H]; a checkpoint's `1 + weight` is already added up.
         eps: added to the mean of the squares.
     """
 
