@@ -40,7 +40,7 @@ class ExpertWeights:
 
     @classmethod
     def from_matrices(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
-        """The four matrices in the order of the attributes; None if the kernels cannot read them."""
+        """The matrices in the order of the attributes; None if the kernels cannot read them."""
         packed = [w for w in weights if isinstance(w, QuantizedWeight)]
         formats = {(w.quantization, w.scales.dtype) for w in packed}
         if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD_WIDTH:

@@ -23,7 +23,7 @@ IMPLEMENTATIONS = [kernel, decode_attention.reference]
 
 
 def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0):
-    """q, k, v, gate and scale; k and v are views of buffers with `room` more rows, gate of 2 dim."""
+    """q, k, v, gate and scale; k and v are views of buffers with `room` more rows."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> mx.array:

@@ -84,7 +84,7 @@ def test_slow_decay_over_4096_tokens(mix):
     assert relative_error(last, want_state) < 1e-5
 
 
-def test_vectors_near_zero_are_not_blown_up(mix):
+def test_vectors_near_zero_keep_their_precision(mix):
     projected, conv, state, layer = LayerCase(6).draw()
     keys = 2 * layer.key_dim
     small = mx.concatenate([projected[..., :keys] * 1e-4, projected[..., keys:]], axis=-1)

@@ -95,7 +95,7 @@ def test_gates_and_ups_of_few_rows(out):
 
 
 @pytest.mark.parametrize("compute", IMPLEMENTATIONS)
-def test_a_row_near_zero_keeps_its_precision(form):
+def test_a_row_near_zero_keeps_its_precision(compute):
     x, w, norm = 1e-4 * normal(3, 1, 256), packed(8, 256, 64, 4), rms(256)
     assert relative_error(compute(x, w, norm), float64(x, w, norm)) < 2e-6
 
