@@ -103,8 +103,8 @@ static void wait_at(u32 operation, const char *name, u32 flags, u32 line, u32 co
   back_to_scheduler();
 }
 
-// The functions that the shim calls. Lanes read one round's exchange while others fill the next:
-// two.
+// The functions that the shim calls. There are two exchanges, since lanes read the one of a round
+// while others fill that of the next.
 const Exchange *emulator_exchange(const char *name, const void *value, u32 size, u32 line,
                                   u32 column) {
   Simd *simd = &simds[self % MAX_THREADS / SIMD];
