@@ -10,7 +10,7 @@ class RMSNorm:
     """x / rms(x) * weight.
 
     Attributes:
-        weight: [H]; a checkpoint's `1 + weight` is already added up.
+        weight: [H]; if the checkpoint stores weight - 1, the 1 is already added.
         eps: added to the mean of the squares.
     """
 

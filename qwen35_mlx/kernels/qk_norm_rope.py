@@ -39,10 +39,7 @@ class Rope:
         return 2 * self.wavelengths.size
 
     def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """Rotate x [B, heads, T, head_dim], the first token at position `offset`.
-
-        offset: a number or int32 [].
-        """
+        """x [B, heads, T, head_dim], rotated; `offset` (int or int32 []) is its first position."""
         dims = self.dims
         if self.magnitude != 1:
             # As an array, since MLX rounds a Python number to x's dtype: by up to 0.2% in bfloat16.

@@ -20,7 +20,7 @@ class KernelSelection:
             `delta_net.DECODE_VARIANTS`.
         delta_prefill: the same for many tokens; see `delta_net.PREFILL_VARIANTS`.
         experts_decode: a sparse MoE layer for a few tokens; see `experts`.
-        experts_prefill: how many tokens are grouped by their experts; see `model.moe`.
+        experts_prefill: the same for many tokens, grouped by their experts; see `model.moe`.
         matmul_prefill: many tokens times a quantised matrix; see `quantized.PREFILL_VARIANTS`.
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
         decode_attention: attention of one token, with its gate; see `decode_attention`.

@@ -6,20 +6,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.kernels import delta_net
 from qwen35_mlx.kernels.delta_net import (
     DECODE_VARIANTS,
+    MLX_RULE,
     PREFILL_VARIANTS,
     StateTiling,
     decode,
     prefill,
 )
 from qwen35_mlx.kernels.delta_net_reference import reference
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
 from tests.kernels.cases import LayerCase, float64_layer, relative_error
 from tests.metal_emulator import MACHINES
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
+# Also the tile of `PREFILL_VARIANTS`.
 TILE = MAX_DECODE_TOKENS
 
 
@@ -171,3 +174,23 @@ def test_mlx_own_rule_gives_the_same():
     """With heads of 128, the only size that it supports on a GPU."""
     case = LayerCase(TILE + 3, dim=128, key_heads=1, value_heads=2)
     check(lambda *inputs: prefill(*inputs, tiling=None), case)
+
+
+@pytest.mark.parametrize(
+    ("variant", "tiling"), [*PREFILL_VARIANTS.items(), (MLX_RULE, None), (REFERENCE, None)]
+)
+@pytest.mark.parametrize("tokens", [1, MAX_DECODE_TOKENS, MAX_DECODE_TOKENS + 1])
+def test_mix_runs_the_selected_variant(monkeypatch, tokens, variant, tiling):
+    calls = []
+    monkeypatch.setattr(delta_net, "reference", lambda *_: calls.append(("reference", None)))
+    for name in ("decode", "prefill"):
+        monkeypatch.setattr(
+            delta_net, name, lambda *_, tiling, name=name: calls.append((name, tiling))
+        )
+    (name, decode_tiling), *_ = DECODE_VARIANTS.items()
+    selection = KernelSelection(delta_decode=name, delta_prefill=variant)
+    delta_net.mix(*LayerCase(tokens).draw(), selection)
+    delta_net.mix(*LayerCase(tokens).draw(), KernelSelection())
+    prefilled = ("reference", None) if variant == REFERENCE else ("prefill", tiling)
+    selected = ("decode", decode_tiling) if tokens <= MAX_DECODE_TOKENS else prefilled
+    assert calls == [selected, ("reference", None)]
