@@ -1,7 +1,7 @@
 """Check the kernels on this machine: `python -m qwen35_mlx.check [--model FOLDER_OR_NAME]`.
 
-Every variant of every operation is compared with its reference and timed; the fastest that agrees
-is kept for later starts.
+Compares every variant of every operation with its reference, times it, stores the fastest that
+agrees for later starts, and prints a table.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.kernels.autotune import Operation, Trial, choose, fingerprint, winner
+from qwen35_mlx.kernels.autotune import Operation, Trial, fastest_variant, machine_key, tune
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.operations import operations
 from qwen35_mlx.session.model import load
@@ -21,30 +21,30 @@ from qwen35_mlx.session.model import load
 def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> None:
     """Print a table, then one JSON line."""
     for operation in operations:
-        found = tried[operation.name]
-        best = winner(found)
+        trials = tried[operation.name]
+        fastest = fastest_variant(trials)
         print(operation.key)
-        for t in found:
+        for t in trials:
             error = "" if t.error is None else f"error {t.error:.1e}"
-            clock = t.failure or f"{t.milliseconds:.3f} ms"
-            print(f"  {'*' if t.form == best else ' '} {t.form:28} {error:16} {clock}")
-    results = {name: [asdict(t) for t in found] for name, found in tried.items()}
-    print(json.dumps({"check": "kernels", "machine": fingerprint(), "results": results}))
+            result = t.failure or f"{t.milliseconds:.3f} ms"
+            print(f"  {'*' if t.variant == fastest else ' '} {t.variant:28} {error:16} {result}")
+    results = {name: [asdict(t) for t in trials] for name, trials in tried.items()}
+    print(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
 
 
 def main() -> int:
-    """Run the command; its exit code: 0, 1 if a kernel failed, 2 for bad input."""
+    """Run the command and return its exit code: 0, 1 if a kernel failed, 2 on invalid input."""
     parser = argparse.ArgumentParser(
-        prog="python -m qwen35_mlx.kernels.autotune",
+        prog="python -m qwen35_mlx.check",
         description="Check every kernel against its reference, time it, and keep the fastest.",
     )
-    parser.add_argument("--model", default="demo", help="folder or name; the demo if left out")
+    parser.add_argument("--model", default="demo", help="folder or name; default: the demo")
     args = parser.parse_args()
     if gpu_kernel.backend() is None:
         print(
             "there is no GPU here that kernels run on: the plain references are used"
-            if not gpu_kernel.switched_off()
-            else f"{gpu_kernel.SWITCH} is '{REFERENCE}': unset it to check kernels"
+            if not gpu_kernel.kernels_disabled()
+            else f"{gpu_kernel.KERNELS_ENV} is '{REFERENCE}': unset it to check kernels"
         )
         return 0
     try:
@@ -53,9 +53,9 @@ def main() -> int:
         print(f"qwen35: {error}", file=sys.stderr)
         return 2
     todo = operations(network)
-    tried = choose(todo, network.selection, lambda line: print(line, file=sys.stderr), again=True)
+    tried = tune(todo, network.selection, lambda line: print(line, file=sys.stderr), retry=True)
     report(todo, tried)
-    return 1 if any(t.failure for found in tried.values() for t in found) else 0
+    return 1 if any(t.failure for trials in tried.values() for t in trials) else 0
 
 
 if __name__ == "__main__":

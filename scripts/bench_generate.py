@@ -74,13 +74,13 @@ def measure(name: str, tokens: Tokens, prompt: list[int], count: int, warm: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--shape", selection=SHAPES, default="35b-a3b")
-    parser.add_argument("--bits", type=int, default=4, selection=(4, 8))
+    parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
+    parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
     parser.add_argument("--model", type=Path, help="an MLX checkpoint in place of a shape")
     parser.add_argument("--prompt", type=int, default=4096, help="tokens")
     parser.add_argument("--tokens", type=int, default=64, help="tokens to decode")
     parser.add_argument("--chunk", type=int, default=2048, help="tokens of a prefill step")
-    parser.add_argument("--only", selection=("ours", "mlx-lm"))
+    parser.add_argument("--only", choices=("ours", "mlx-lm"))
     args = parser.parse_args()
 
     def load_ours() -> Tokens:

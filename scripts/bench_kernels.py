@@ -19,8 +19,8 @@ import numpy as np
 from qwen35_mlx.generation.sampler import make_sampler, plain_sampler
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.kernels import delta_net, gpu_kernel
-from qwen35_mlx.kernels.autotune import seconds
-from qwen35_mlx.kernels.gated_delta import gated_delta
+from qwen35_mlx.kernels.autotune import median_seconds
+from qwen35_mlx.kernels.delta_net_reference import gated_delta_rule
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.attention import make_rope
@@ -43,7 +43,7 @@ def copy_bandwidth() -> float:
     """Bytes per second of a large copy, read and written."""
     x = mx.zeros((1 << 28,), mx.float32)
     mx.eval(x)
-    return 2 * 4 * x.nbytes / seconds(lambda: [x + i for i in range(4)])
+    return 2 * 4 * x.nbytes / median_seconds(lambda: [x + i for i in range(4)])
 
 
 def rows_of(calls: dict[str, Callable[[], Any]]) -> list[Row]:
@@ -51,7 +51,7 @@ def rows_of(calls: dict[str, Callable[[], Any]]) -> list[Row]:
     found: list[Row] = []
     for name, call in calls.items():
         try:
-            found.append({"what": name, "ms": 1000 * seconds(call)})
+            found.append({"what": name, "ms": 1000 * median_seconds(call)})
         except Exception as error:  # a peer that does not run here is no reason to stop
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
     return found
@@ -67,12 +67,10 @@ def rule(tokens: int, key_heads: int, value_heads: int, slow: bool) -> list[Row]
     mx.eval(inputs[:3], q, k, v, g, beta, state, half)
     calls: dict[str, Callable[[], Any]] = {}
     if gpu_kernel.backend():
-        for name in delta_net.PROMPTS:
+        for name in delta_net.PREFILL_VARIANTS:
             selection = KernelSelection(delta_prefill=name)
-            calls[f"ours, layer, {name}"] = functools.partial(
-                delta_net.mix, *inputs, None, selection
-            )
-    calls["ours, chunked, plain MLX"] = lambda: gated_delta(q, k, v, g, beta, state)
+            calls[f"ours, layer, {name}"] = functools.partial(delta_net.mix, *inputs, selection)
+    calls["ours, chunked, plain MLX"] = lambda: gated_delta_rule(q, k, v, g, beta, state)
     if slow:
         from mlx_lm.models.gated_delta import gated_delta_ops
 
@@ -258,8 +256,8 @@ def sampling(shape: str) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     sections = ("launches", "rule", "delta", "experts", "prefill", "sampling")
-    parser.add_argument("--only", selection=sections, nargs="+", default=sections)
-    parser.add_argument("--shape", selection=SHAPES, default="35b-a3b")
+    parser.add_argument("--only", choices=sections, nargs="+", default=sections)
+    parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
     parser.add_argument("--slow", action="store_true", help="also peers that take seconds")
     args = parser.parse_args()

@@ -172,8 +172,8 @@ def long_prompt(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any],
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="demo", help="a folder, or a repository on the Hub")
-    parser.add_argument("--shape", selection=SHAPES, help="random weights in place of a model")
-    parser.add_argument("--bits", type=int, default=4, selection=(4, 8), help="of random weights")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights in place of a model")
+    parser.add_argument("--bits", type=int, default=4, choices=(4, 8), help="of random weights")
     parser.add_argument("--context", type=int, default=32768, help="tokens of the long prompt")
     parser.add_argument("--turns", type=int, default=20, help="of the chat; 0 leaves it out")
     parser.add_argument("--no-peer", action="store_true", help="leave mlx-lm out")
@@ -182,7 +182,7 @@ def main() -> int:
         "--seconds", type=float, default=3600, help="that the long prompt may take, all in all"
     )
     parser.add_argument("--prefill-seconds", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--step", selection=[*session_window.STEPS, PEER], help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=[*session_window.STEPS, PEER], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.context <= 2 * session_window.QUESTION:
         parser.error(f"--context is {args.context}: give more tokens")

@@ -20,7 +20,7 @@ from typing import Any
 
 from scripts import timing
 
-FILES = ("matvec", "qk_norm_rope", "attend", "experts", "delta_net")
+FILES = ("matvec", "qk_norm_rope", "decode_attention", "experts", "delta_net")
 TESTS = [f"tests/kernels/test_{name}.py" for name in FILES] + ["tests/model/test_with_kernels.py"]
 # By tool, what it cannot run: here it fails of itself ("failed to handle a hardware exception") in
 # MLX's own kernels, before any of ours.

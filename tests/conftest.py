@@ -6,18 +6,20 @@ import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.kernels import autotune, gpu_kernel
+from qwen35_mlx.model import operations
 from qwen35_mlx.session.model import Model, load
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 from tests.metal_emulator import PLAIN, emulated, unsupported
 from tests.random_model import write_weights
 
-gpu_kernel.full_float32()
+gpu_kernel.disable_tf32()
 
 _CORPUS = [
     "The quick brown fox jumps over the lazy dog. def f(x):\n    return x + 1\n",
@@ -86,15 +88,15 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     An indirect parameter is the machine that is emulated.
     """
     machine = getattr(request, "param", PLAIN)
-    monkeypatch.delenv(gpu_kernel.SWITCH, raising=False)
+    monkeypatch.delenv(gpu_kernel.KERNELS_ENV, raising=False)
     if gpu_kernel.backend():
         # Not by name: a test may change a body.
-        monkeypatch.setattr(gpu_kernel, "compiled", gpu_kernel.compiled.__wrapped__)
+        monkeypatch.setattr(gpu_kernel, "make_launcher", gpu_kernel.make_launcher.__wrapped__)
         return
     if reason := unsupported():
         pytest.skip(reason)
 
-    def compiled(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
+    def make_launcher(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         return emulated(
             name=f"qwen35_{kernel.name}",
             input_names=list(kernel.inputs),
@@ -104,8 +106,24 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             machine=machine,
         )
 
-    monkeypatch.setattr(gpu_kernel, "compiled", compiled)
+    monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
+
+
+@pytest.fixture
+def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are tuned at small sizes, and every call takes one second."""
+    monkeypatch.setattr(operations, "PROMPT", 12)
+    monkeypatch.setattr(operations, "CHAIN", 1)
+    monkeypatch.setattr(autotune, "median_seconds", lambda call: mx.eval(call()) or 1.0)
+
+
+@pytest.fixture
+def results_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file of the test's own that the fastest variants are stored in."""
+    path = tmp_path / "deep" / "kernels.json"
+    monkeypatch.setattr(autotune, "results_file", lambda: path)
+    return path
 
 
 @pytest.fixture(scope="session")

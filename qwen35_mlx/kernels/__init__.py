@@ -1,1 +1,1 @@
-"""The delta recurrence and the experts: references, and the kernels beside them."""
+"""Operations with plain references in MLX, GPU kernels that compute the same, and the choice."""

@@ -1,9 +1,9 @@
-"""Which variants of the operations are right on this machine, and which of these is fastest.
+"""Finds out which variants of the operations are right and fastest on this machine.
 
-At the first use of a model on a GPU every variant of every operation runs on small inputs and is
-compared with its reference. Those that agree are timed at the model's shapes, and the winners are
-kept in a file, so that the next start costs nothing. A variant that differs or does not compile is
-left out, and one line says so. `python -m qwen35_mlx.check` does the same and prints the table.
+When a model is first used on a GPU, every variant of every operation runs on small inputs and is
+compared with its reference. Those that agree are timed at the model's shapes, and the fastest is
+stored in a file for later starts. A variant that differs or does not run is disabled, with a notice
+of one line. `python -m qwen35_mlx.check` does the same and prints a table.
 """
 
 import json
@@ -27,170 +27,180 @@ from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 
 Outputs = Sequence[mx.array]
 
-FIRST = "trying out kernels for this model on this machine, once; it may take a minute"
+TUNING_NOTICE = "trying out kernels for this model on this machine, once; it may take a minute"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Something that a network does in one of several forms.
+    """Something a network computes, and that has several variants.
 
     Attributes:
-        name: of the field of `KernelSelection`.
-        shape: what figures hold for, in words: sizes and dtype.
-        forms: names of the forms, the reference not among them.
-        small: calls that together are compared with the reference, each as outputs.
-        work: calls at the size that matters, which the clock sees evaluated together.
-        compiled: whether a network compiles it: that takes much of the time of asking for it.
-        tolerance: largest difference over the largest magnitude.
+        name: a field of `KernelSelection`.
+        shape: the sizes and dtype that timings hold for, in words.
+        variants: names of all variants but the reference.
+        check_calls: calls on small inputs, whose outputs are compared with the reference's.
+        timed_calls: calls at the model's sizes, evaluated and timed together.
+        compiled: whether a network runs the operation through `mx.compile`, which takes away much
+            of the launch overhead.
+        tolerance: largest difference from the reference, relative to its largest magnitude.
     """
 
     name: str
     shape: str
-    forms: Sequence[str]
-    small: Sequence[Callable[[], Outputs]]
-    work: Sequence[Callable[[], Outputs]]
+    variants: Sequence[str]
+    check_calls: Sequence[Callable[[], Outputs]]
+    timed_calls: Sequence[Callable[[], Outputs]]
     compiled: bool
     tolerance: float
 
     @property
     def key(self) -> str:
-        """What a winner is kept under."""
+        """The key of the fastest variant in the results file."""
         return f"{self.name}: {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How one form did.
+    """The result of one variant.
 
     Attributes:
-        error: against the reference; None for the reference itself, or if it did not run.
+        error: difference from the reference; None for the reference, and if it did not run.
         milliseconds: of one call; None if it was not timed.
-        failure: why it must not be used; empty if it may.
+        failure: why the variant must not be used; empty if it may.
     """
 
-    form: str
+    variant: str
     error: float | None
     milliseconds: float | None
     failure: str = ""
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Median time of a call and its evaluation, of five after a first one."""
+def median_seconds(call: Callable[[], Any]) -> float:
+    """Median time of a call and its evaluation, over five runs after a first one."""
 
-    def once() -> float:
+    def run() -> float:
         started = time.perf_counter()
         mx.eval(call())
         mx.synchronize()
         return time.perf_counter() - started
 
-    once()
-    return statistics.median(once() for _ in range(5))
+    run()
+    return statistics.median(run() for _ in range(5))
 
 
-def milliseconds(operation: Operation) -> float:
-    """Of one call of an operation's work, in the form that is chosen now."""
-    calls = {call: mx.compile(call) if operation.compiled else call for call in operation.work}
-    together = seconds(lambda: [calls[call]() for call in operation.work])
-    return 1000 * together / len(operation.work)
+def milliseconds_per_call(operation: Operation) -> float:
+    """Time of one of the operation's timed calls, by the variant selected now."""
+    calls = {
+        call: mx.compile(call) if operation.compiled else call for call in operation.timed_calls
+    }
+    total = median_seconds(lambda: [calls[call]() for call in operation.timed_calls])
+    return 1000 * total / len(operation.timed_calls)
 
 
-def difference(got: Outputs, want: Outputs) -> float:
-    """The largest over all outputs, each relative to its largest magnitude; NaN counts as inf."""
-    worst = 0.0
+def relative_difference(got: Outputs, want: Outputs) -> float:
+    """The largest over all outputs, relative to each one's largest magnitude; inf if NaN occurs."""
+    largest = 0.0
     for a, b in zip(got, want, strict=True):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
         error = float(mx.max(mx.abs(a - b)) / mx.maximum(mx.max(mx.abs(b)), 1e-30))
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
+        largest = max(largest, error if error == error else float("inf"))
+    return largest
 
 
-def trials(operation: Operation, selection: KernelSelection) -> list[Trial]:
-    """Try every form, the reference first. `selection` is what the operation looks up."""
+def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial]:
+    """Check and time every variant, the reference first.
+
+    Args:
+        selection: the one that the operation's calls read; left at the reference.
+    """
     setattr(selection, operation.name, REFERENCE)
     try:
-        want = [call() for call in operation.small]
-        mx.eval(want)
-        found = [Trial(REFERENCE, None, milliseconds(operation))]
-    except Exception as error_:  # whatever a compiler or driver may say
-        # Nothing to compare with, so nothing else may run.
-        return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error_)})")]
-    for form in operation.forms:
-        setattr(selection, operation.name, form)
-        error = None
-        try:
-            error = max(
-                difference(call(), wanted)
-                for call, wanted in zip(operation.small, want, strict=True)
-            )
-            if error > operation.tolerance:
-                failure = f"differs from its reference by {error:.1e}"
-                found.append(Trial(form, error, None, failure))
-                continue
-            found.append(Trial(form, error, milliseconds(operation)))
-        except Exception as error_:  # whatever a compiler or driver may say
-            found.append(Trial(form, error, None, f"does not run ({_first_line(error_)})"))
+        references = [call() for call in operation.check_calls]
+        mx.eval(references)
+        trials = [Trial(REFERENCE, None, milliseconds_per_call(operation))]
+    except Exception as error:  # compilers and drivers raise anything
+        # Without a reference nothing can be checked, so no variant may run.
+        return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error)})")]
+    for variant in operation.variants:
+        setattr(selection, operation.name, variant)
+        trials.append(_try_variant(operation, variant, references))
     setattr(selection, operation.name, REFERENCE)
-    return found
+    return trials
 
 
-def winner(found: Sequence[Trial]) -> str:
-    """The fastest form that may be used; the reference if none may."""
-    timed = [(t.milliseconds, t.form) for t in found if t.milliseconds is not None]
+def _try_variant(operation: Operation, variant: str, references: Sequence[Outputs]) -> Trial:
+    difference = None
+    try:
+        difference = max(
+            relative_difference(call(), want)
+            for call, want in zip(operation.check_calls, references, strict=True)
+        )
+        if difference > operation.tolerance:
+            failure = f"differs from its reference by {difference:.1e}"
+            return Trial(variant, difference, None, failure)
+        return Trial(variant, difference, milliseconds_per_call(operation))
+    except Exception as error:  # compilers and drivers raise anything
+        return Trial(variant, difference, None, f"does not run ({_first_line(error)})")
+
+
+def fastest_variant(trials: Sequence[Trial]) -> str:
+    """The fastest variant that may be used; the reference if none may."""
+    timed = [(t.milliseconds, t.variant) for t in trials if t.milliseconds is not None]
     return min(timed, default=(0.0, REFERENCE))[1]
 
 
-def choose(
+def tune(
     operations: Sequence[Operation],
     selection: KernelSelection,
     notice: Callable[[str], None],
     *,
-    again: bool = False,
+    retry: bool = False,
 ) -> dict[str, list[Trial]]:
-    """Fill in `selection` for this machine.
+    """Select the fastest variant of each operation on this machine, from the results file or anew.
 
     Args:
-        notice: is told one line for every form that had to be left out, and `FIRST` before.
-        again: try also what the file knows.
+        notice: called with `TUNING_NOTICE` before variants are tried, and with one line for every
+            variant that fails.
+        retry: try all variants, whatever the results file holds, and without `TUNING_NOTICE`.
 
     Returns:
-        What was tried now, by operation.
+        The trials made now, by operation.
     """
     if gpu_kernel.backend() is None:
         return {}
-    file, machine = results_file(), fingerprint()
-    known = _read(file)
-    kept: dict[str, str] = {} if again else known.get(machine, {})
-    untried = [op for op in operations if kept.get(op.key) not in (REFERENCE, *op.forms)]
-    if untried and not again:
-        notice(FIRST)
+    file, machine = results_file(), machine_key()
+    results = _read_results(file)
+    fastest: dict[str, str] = {} if retry else results.get(machine, {})
+    untried = [op for op in operations if fastest.get(op.key) not in (REFERENCE, *op.variants)]
+    if untried and not retry:
+        notice(TUNING_NOTICE)
     tried: dict[str, list[Trial]] = {}
     for operation in untried:
-        found = tried[operation.name] = trials(operation, selection)
-        if found[0].milliseconds is not None:  # else it may be another time
-            kept[operation.key] = winner(found)
-        for trial in found:
+        trials = tried[operation.name] = try_variants(operation, selection)
+        if trials[0].milliseconds is not None:  # a reference that failed may run at the next start
+            fastest[operation.key] = fastest_variant(trials)
+        for trial in trials:
             if trial.failure:
                 notice(
-                    f"{operation.name} '{trial.form}' is off on this machine: it "
+                    f"{operation.name} '{trial.variant}' is off on this machine: it "
                     f"{trial.failure}; please report it with the output of "
-                    "`python -m qwen35_mlx.kernels.autotune`"
+                    "`python -m qwen35_mlx.check`"
                 )
     for operation in operations:
-        setattr(selection, operation.name, kept.get(operation.key, REFERENCE))
+        setattr(selection, operation.name, fastest.get(operation.key, REFERENCE))
     selection.compiled = True
     if tried:
-        _write(file, {**known, machine: {**known.get(machine, {}), **kept}})
+        _write_results(file, {**results, machine: {**results.get(machine, {}), **fastest}})
     return tried
 
 
 def results_file() -> Path:
-    """Where winners are kept."""
+    """The JSON file of the fastest variants, by machine and operation."""
     return platformdirs.user_cache_path("qwen35-mlx") / "kernels.json"
 
 
-def fingerprint() -> str:
-    """Machine, MLX version and kernels: what winners hold for."""
-
+def machine_key() -> str:
+    """What results hold for: GPU, MLX version and a digest of the kernels' sources."""
     digest = blake2b(digest_size=6)
     for file in sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda f: f.name):
         if file.name.endswith((".metal", ".py")):
@@ -199,25 +209,25 @@ def fingerprint() -> str:
     return f"{name}, {gpu_kernel.backend()}, MLX {version('mlx')}, {digest.hexdigest()}"
 
 
-def _read(file: Path) -> dict[str, dict[str, str]]:
-    """What is kept; nothing if the file is missing or not what was written."""
+def _read_results(file: Path) -> dict[str, dict[str, str]]:
+    """The file's content; empty if it is missing or damaged."""
     with suppress(OSError, ValueError):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and all(isinstance(v, dict) for v in found.values()):
-            return found
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(results, dict) and all(isinstance(v, dict) for v in results.values()):
+            return results
     return {}
 
 
-def _write(file: Path, known: dict[str, dict[str, str]]) -> None:
-    """Whole or not at all; a folder that cannot be written costs the time of the next check."""
+def _write_results(file: Path, results: dict[str, dict[str, str]]) -> None:
+    """Replace the file atomically. If that fails, the next start tries the variants again."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         partial.replace(file)
 
 
 def _first_line(error: BaseException) -> str:
-    error = error.__cause__ or error  # a kernel's own error is for those who use it
+    error = error.__cause__ or error  # what `Kernel` raises is worded for users
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

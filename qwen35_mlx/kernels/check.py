@@ -1,4 +1,4 @@
-"""`python -m qwen35_mlx.kernels.check`: the earlier name of `python -m qwen35_mlx.check`."""
+"""The former name of `python -m qwen35_mlx.check`, kept working."""
 
 import runpy
 

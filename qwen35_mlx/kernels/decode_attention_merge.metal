@@ -1,56 +1,60 @@
-// Attention of one token, from its parts (attend_parts.metal), times the sigmoid of its gate. A
-// threadgroup has 32 columns of a head: a lane for each, and the parts dealt out to its SIMD groups.
+// Attention of one token to all keys: the second of two dispatches. Merges the splits of
+// decode_attention_partial.metal and multiplies by the sigmoid of the gate.
 //
-// parts [B, H, splits, D], stats [B, H, splits, 2] float32
-// gate  [B, 1, H, D], with gaps between heads
-// -> y  [B, 1, H D], rounded before the gate and after
+// Launch: B * H * ceil(D / 32) threadgroups of SIMD_GROUPS SIMD groups: 32 columns of a head, one
+// per lane; the splits are dealt out to the SIMD groups.
+//
+// partial_acc [B, H, splits, D], partial_ml [B, H, splits, 2] float32
+// gate        [B, 1, H, D]; heads may lie apart
+// -> y        [B, 1, H D], rounded before the gate and after
 
-constexpr int BLOCKS = (D + 31) / 32;
+constexpr int COLUMN_BLOCKS = (D + 31) / 32;
 
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int column = place % BLOCKS * 32 + lane;
-const int row = place / BLOCKS;
+const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int column = threadgroup_index % COLUMN_BLOCKS * 32 + lane;
+const int row = threadgroup_index / COLUMN_BLOCKS;
 const int head = row % H;
 const int batch = row / H;
-const int splits = static_cast<int>(parts_shape[2]);
-// Lanes without a column read the first one's.
-auto own = parts + static_cast<size_t>(row) * splits * D + (column < D ? column : 0);
-auto about = stats + row * splits * 2;
+const int splits = static_cast<int>(partial_acc_shape[2]);
+// Lanes without a column read the first.
+auto acc_row = partial_acc + static_cast<size_t>(row) * splits * D + (column < D ? column : 0);
+auto ml_row = partial_ml + row * splits * 2;
 
-threadgroup float values[SIMDS * 32];
-threadgroup float weights[SIMDS];
+threadgroup float shared_acc[SIMD_GROUPS * 32];
+threadgroup float shared_l[SIMD_GROUPS];
 
-// Every SIMD group for itself.
-float highest = -INFINITY;
+// Each SIMD group finds the maximum of all splits.
+float m = -INFINITY;
 for (int s = lane; s < splits; s += 32) {
-  const float one = static_cast<float>(about[2 * s]);
-  highest = one > highest ? one : highest;
+  const float m_split = static_cast<float>(ml_row[2 * s]);
+  m = m_split > m ? m_split : m;
 }
-highest = simd_max(highest);
+m = simd_max(m);
 
-float value = 0.0f;
-float weight = 0.0f;
-for (int s = simd; s < splits; s += SIMDS) {
-  const float kept = precise::exp(static_cast<float>(about[2 * s]) - highest);
-  weight += static_cast<float>(about[2 * s + 1]) * kept;
-  value += static_cast<float>(own[s * D]) * kept;
+float acc = 0.0f;
+float l = 0.0f;
+for (int s = simd_group; s < splits; s += SIMD_GROUPS) {
+  const float rescale = precise::exp(static_cast<float>(ml_row[2 * s]) - m);
+  l += static_cast<float>(ml_row[2 * s + 1]) * rescale;
+  acc += static_cast<float>(acc_row[s * D]) * rescale;
 }
-values[simd * 32 + lane] = value;
-if (lane == 0) weights[simd] = weight;
+shared_acc[simd_group * 32 + lane] = acc;
+if (lane == 0) shared_l[simd_group] = l;
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
-if (simd == 0 && column < D) {
-  const float opened =
+if (simd_group == 0 && column < D) {
+  const float gate_logit =
       static_cast<float>(gate[batch * gate_strides[0] + head * gate_strides[2] + column]);
-  value = 0.0f;
-  weight = 0.0f;
-  for (int s = 0; s < SIMDS; ++s) {
-    value += values[s * 32 + lane];
-    weight += weights[s];
+  acc = 0.0f;
+  l = 0.0f;
+  for (int s = 0; s < SIMD_GROUPS; ++s) {
+    acc += shared_acc[s * 32 + lane];
+    l += shared_l[s];
   }
-  const InT attended = static_cast<InT>(value / weight);
-  const InT open = static_cast<InT>(1.0f / (1.0f + precise::exp(-opened)));
-  y[row * D + column] = static_cast<InT>(static_cast<float>(attended) * static_cast<float>(open));
+  const InT attended = static_cast<InT>(acc / l);
+  const InT gate_value = static_cast<InT>(1.0f / (1.0f + precise::exp(-gate_logit)));
+  y[row * D + column] =
+      static_cast<InT>(static_cast<float>(attended) * static_cast<float>(gate_value));
 }

@@ -1,226 +1,233 @@
-// Attention of one token to all keys, a part of them each: the first of two dispatches.
+// Attention of one token to all keys: the first of two dispatches (flash decoding). The keys are
+// cut into splits, each of which is computed here by itself; decode_attention_merge.metal merges them.
 //
-// A threadgroup has one key head and one stretch of its keys, of which there are as many as the grid
-// has room for. Its SIMD groups take turns at KEYS keys, a key's columns spread over the lanes, each
-// for up to four of the query heads of that key head: what more would take in registers leaves too
-// few threads to wait for memory. A lane then has a part of KEYS x heads scores; they are exchanged
-// by halves, so that every lane ends with the whole of one score and takes one exponential.
+// Launch: B * KV * splits threadgroups of SIMD_GROUPS SIMD groups, one KV head and one split each.
+// The SIMD groups take turns at tiles of KEY_TILE keys, for up to four of the query heads that
+// share the KV head: with more, registers leave too few threads to hide the latency of memory. The
+// columns of a key are spread over the lanes, so that each lane has a part of KEY_TILE x heads
+// scores. Lanes exchange these by halves until every lane has one whole score, and one exponential
+// to compute.
 //
-// q     [B, H, 1, D]
-// k, v  [B, KV, N, D], late_k, late_v [B, KV, n, D] after them, with gaps between heads where a buffer
-//       has room to grow
-// -> parts [B, H, splits, D] float32   values, weighted by exp(score - the highest of the stretch)
-//    stats [B, H, splits, 2] float32   that highest score, and the sum of those weights
+// q              [B, H, 1, D]
+// k, v           [B, KV, N, D]; heads may lie apart, since a buffer has room to grow
+// k_tail, v_tail [B, KV, n, D], the rows after those, likewise
+// SCALE          bits of the float32 that scores are multiplied by
+// -> partial_acc [B, H, splits, D] float32   sum of exp(score - m) v over the keys of a split
+//    partial_ml  [B, H, splits, 2] float32   m, the highest score, and l, the sum of exp(score - m)
 
-constexpr int G = H / KV;                       // query heads of a key head
-constexpr int SHARES = (G + 3) / 4;
-constexpr int OWN = (G + SHARES - 1) / SHARES;  // of a SIMD group
-constexpr int WIDE = OWN == 3 ? 4 : OWN;
-constexpr int SCORES = KEYS * WIDE;
-constexpr int TURNS = SIMDS / SHARES;
-constexpr int THREADS = 32 * SIMDS;
-constexpr int QUADS = (D + 127) / 128;          // of four columns, to a lane; some may have none
-constexpr int COLUMNS = QUADS * 128;
+constexpr int GROUP = H / KV;                       // query heads that share a KV head
+constexpr int HEAD_BLOCKS = (GROUP + 3) / 4;
+constexpr int BLOCK_HEADS = (GROUP + HEAD_BLOCKS - 1) / HEAD_BLOCKS;  // query heads of a SIMD group
+constexpr int SCORE_HEADS = BLOCK_HEADS == 3 ? 4 : BLOCK_HEADS;
+constexpr int SCORES = KEY_TILE * SCORE_HEADS;
+constexpr int KEY_GROUPS = SIMD_GROUPS / HEAD_BLOCKS;
+constexpr int THREADS = 32 * SIMD_GROUPS;
+constexpr int QUADS = (D + 127) / 128;  // of four columns, per lane; some lanes may have none
+constexpr int PADDED_D = QUADS * 128;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
-const int share = simd % SHARES;
-const int turn = simd / SHARES;
+const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
+const int head_block = simd_group % HEAD_BLOCKS;
+const int key_group = simd_group / HEAD_BLOCKS;
 const int splits = static_cast<int>(threadgroups_per_grid.x) / (static_cast<int>(k_shape[0]) * KV);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int split = place % splits;
-const int kv_head = place / splits % KV;
-const int batch = place / splits / KV;
-const int before = static_cast<int>(k_shape[2]);
-const int keys = before + static_cast<int>(late_k_shape[2]);
-const int span = (keys + splits - 1) / splits;
-const int start = split * span;
-const int stop = start + span < keys ? start + span : keys;
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int split = threadgroup_index % splits;
+const int kv_head = threadgroup_index / splits % KV;
+const int batch = threadgroup_index / splits / KV;
+const int prefix_keys = static_cast<int>(k_shape[2]);
+const int keys = prefix_keys + static_cast<int>(k_tail_shape[2]);
+const int split_keys = (keys + splits - 1) / splits;
+const int start = split * split_keys;
+const int stop = start + split_keys < keys ? start + split_keys : keys;
 
-threadgroup float shared_most[SIMDS * OWN];
-threadgroup float shared_sum[SIMDS * OWN];
-threadgroup float shared_values[SIMDS * D];
-threadgroup float4 shared_query[G * COLUMNS / 4];
+threadgroup float shared_m[SIMD_GROUPS * BLOCK_HEADS];
+threadgroup float shared_l[SIMD_GROUPS * BLOCK_HEADS];
+threadgroup float shared_acc[SIMD_GROUPS * D];
+threadgroup float4 shared_q[GROUP * PADDED_D / 4];
 
-// What a lane has too much counts for nothing.
-for (int i = thread_index; i < G * COLUMNS / 4; i += THREADS) {
-  const int g = i / (COLUMNS / 4);
-  const int column = i % (COLUMNS / 4) * 4;
-  auto from = q + batch * q_strides[0] + (kv_head * G + g) * q_strides[1];
-  const vec<InT, 4> packed =
-      *reinterpret_cast<const device vec<InT, 4>*>(from + (column < D ? column : 0));
+// Columns past D are zero: they add nothing to a score.
+for (int i = thread_index; i < GROUP * PADDED_D / 4; i += THREADS) {
+  const int g = i / (PADDED_D / 4);
+  const int column = i % (PADDED_D / 4) * 4;
+  auto q_row = q + batch * q_strides[0] + (kv_head * GROUP + g) * q_strides[1];
+  const vec<InT, 4> raw =
+      *reinterpret_cast<const device vec<InT, 4>*>(q_row + (column < D ? column : 0));
   const float scale = column < D ? as_type<float>(SCALE) : 0.0f;
-  float4 four;
-  four.x = static_cast<float>(packed.x) * scale;
-  four.y = static_cast<float>(packed.y) * scale;
-  four.z = static_cast<float>(packed.z) * scale;
-  four.w = static_cast<float>(packed.w) * scale;
-  shared_query[i] = four;
+  float4 q_quad;
+  q_quad.x = static_cast<float>(raw.x) * scale;
+  q_quad.y = static_cast<float>(raw.y) * scale;
+  q_quad.z = static_cast<float>(raw.z) * scale;
+  q_quad.w = static_cast<float>(raw.w) * scale;
+  shared_q[i] = q_quad;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
-float4 total[OWN * QUADS];
+float4 acc[BLOCK_HEADS * QUADS];
 #pragma unroll
-for (int i = 0; i < OWN * QUADS; ++i) {
-  total[i].x = 0.0f;
-  total[i].y = 0.0f;
-  total[i].z = 0.0f;
-  total[i].w = 0.0f;
+for (int i = 0; i < BLOCK_HEADS * QUADS; ++i) {
+  acc[i].x = 0.0f;
+  acc[i].y = 0.0f;
+  acc[i].z = 0.0f;
+  acc[i].w = 0.0f;
 }
-// Of the score that a lane has: its head's highest so far, and the sum of its own weights.
-float most = -INFINITY;
-float sum = 0.0f;
+// The running maximum of the head whose score this lane has, and this lane's part of the sum.
+float m = -INFINITY;
+float l = 0.0f;
 
-// Where fewer heads are left for the last share, it has some of the one before again.
-const int first_head = share * OWN < G - OWN ? share * OWN : G - OWN;
-auto asked = shared_query + first_head * COLUMNS / 4 + lane;
-auto own_k = k + batch * k_strides[0] + kv_head * k_strides[1];
-auto own_v = v + batch * v_strides[0] + kv_head * v_strides[1];
-auto own_late_k = late_k + batch * late_k_strides[0] + kv_head * late_k_strides[1];
-auto own_late_v = late_v + batch * late_v_strides[0] + kv_head * late_v_strides[1];
-for (int first = start + turn * KEYS; first < stop; first += TURNS * KEYS) {
-  vec<InT, 4> of_key[KEYS * QUADS];
-  vec<InT, 4> of_value[KEYS * QUADS];
+// If too few heads are left for the last block, it overlaps the one before.
+const int first_head = head_block * BLOCK_HEADS < GROUP - BLOCK_HEADS ? head_block * BLOCK_HEADS
+                                                                      : GROUP - BLOCK_HEADS;
+auto q_quads = shared_q + first_head * PADDED_D / 4 + lane;
+auto k_rows = k + batch * k_strides[0] + kv_head * k_strides[1];
+auto v_rows = v + batch * v_strides[0] + kv_head * v_strides[1];
+auto k_tail_rows = k_tail + batch * k_tail_strides[0] + kv_head * k_tail_strides[1];
+auto v_tail_rows = v_tail + batch * v_tail_strides[0] + kv_head * v_tail_strides[1];
+for (int first_key = start + key_group * KEY_TILE; first_key < stop;
+     first_key += KEY_GROUPS * KEY_TILE) {
+  vec<InT, 4> k_tile[KEY_TILE * QUADS];
+  vec<InT, 4> v_tile[KEY_TILE * QUADS];
   #pragma unroll
-  for (int j = 0; j < KEYS; ++j) {
-    const int key = first + j < stop ? first + j : first;
-    const bool late = key >= before;
-    const size_t row = static_cast<size_t>(late ? key - before : key) * D;
-    auto from_k = (late ? own_late_k : own_k) + row;
-    auto from_v = (late ? own_late_v : own_v) + row;
+  for (int j = 0; j < KEY_TILE; ++j) {
+    const int key = first_key + j < stop ? first_key + j : first_key;
+    const bool in_tail = key >= prefix_keys;
+    const size_t row = static_cast<size_t>(in_tail ? key - prefix_keys : key) * D;
+    auto k_row = (in_tail ? k_tail_rows : k_rows) + row;
+    auto v_row = (in_tail ? v_tail_rows : v_rows) + row;
     #pragma unroll
     for (int c = 0; c < QUADS; ++c) {
       const int column = (c * 32 + lane) * 4;
-      const int at = column < D ? column : 0;
-      of_key[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(from_k + at);
-      of_value[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(from_v + at);
+      const int safe_column = column < D ? column : 0;
+      k_tile[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(k_row + safe_column);
+      v_tile[j * QUADS + c] = *reinterpret_cast<const device vec<InT, 4>*>(v_row + safe_column);
     }
   }
 
-  float part[SCORES];
+  float score_part[SCORES];
   #pragma unroll
-  for (int p = 0; p < SCORES; ++p) part[p] = 0.0f;
+  for (int p = 0; p < SCORES; ++p) score_part[p] = 0.0f;
   #pragma unroll
-  for (int j = 0; j < KEYS; ++j) {
+  for (int j = 0; j < KEY_TILE; ++j) {
     #pragma unroll
     for (int c = 0; c < QUADS; ++c) {
-      const vec<InT, 4> packed = of_key[j * QUADS + c];
-      const float x = static_cast<float>(packed.x);
-      const float y = static_cast<float>(packed.y);
-      const float z = static_cast<float>(packed.z);
-      const float w = static_cast<float>(packed.w);
+      const vec<InT, 4> raw = k_tile[j * QUADS + c];
+      const float x = static_cast<float>(raw.x);
+      const float y = static_cast<float>(raw.y);
+      const float z = static_cast<float>(raw.z);
+      const float w = static_cast<float>(raw.w);
       #pragma unroll
-      for (int o = 0; o < OWN; ++o) {
-        const float4 four = asked[o * COLUMNS / 4 + c * 32];
-        part[j * WIDE + o] += four.x * x + four.y * y + four.z * z + four.w * w;
+      for (int h = 0; h < BLOCK_HEADS; ++h) {
+        const float4 q_quad = q_quads[h * PADDED_D / 4 + c * 32];
+        score_part[j * SCORE_HEADS + h] +=
+            q_quad.x * x + q_quad.y * y + q_quad.z * z + q_quad.w * w;
       }
     }
   }
   #pragma unroll
-  for (int half_ = SCORES / 2; half_ > 0; half_ >>= 1) {
-    const bool upper = (lane & half_) != 0;
+  for (int half_count = SCORES / 2; half_count > 0; half_count >>= 1) {
+    const bool upper = (lane & half_count) != 0;
     #pragma unroll
-    for (int p = 0; p < half_; ++p) {
-      const float given = upper ? part[p] : part[p + half_];
-      const float kept = upper ? part[p + half_] : part[p];
-      part[p] = kept + simd_shuffle_xor(given, static_cast<ushort>(half_));
+    for (int p = 0; p < half_count; ++p) {
+      const float sent_part = upper ? score_part[p] : score_part[p + half_count];
+      const float kept_part = upper ? score_part[p + half_count] : score_part[p];
+      score_part[p] = kept_part + simd_shuffle_xor(sent_part, static_cast<ushort>(half_count));
     }
   }
-  float score = part[0];
+  float score = score_part[0];
   #pragma unroll
-  for (int step = SCORES; step < 32; step <<= 1)
-    score += simd_shuffle_xor(score, static_cast<ushort>(step));
+  for (int distance = SCORES; distance < 32; distance <<= 1)
+    score += simd_shuffle_xor(score, static_cast<ushort>(distance));
 
-  // Of key lane / WIDE and head lane % WIDE; beyond SCORES lanes they come again.
-  const bool counts = first + lane / WIDE % KEYS < stop;
-  if (!counts) score = -INFINITY;
-  float higher = score;
+  // Of key lane / SCORE_HEADS and head lane % SCORE_HEADS; from lane SCORES on they repeat.
+  const bool in_range = first_key + lane / SCORE_HEADS % KEY_TILE < stop;
+  if (!in_range) score = -INFINITY;
+  float m_new = score;
   #pragma unroll
-  for (int step = WIDE; step < SCORES; step <<= 1) {
-    const float other = simd_shuffle_xor(higher, static_cast<ushort>(step));
-    higher = other > higher ? other : higher;
+  for (int distance = SCORE_HEADS; distance < SCORES; distance <<= 1) {
+    const float other = simd_shuffle_xor(m_new, static_cast<ushort>(distance));
+    m_new = other > m_new ? other : m_new;
   }
-  higher = higher > most ? higher : most;
-  const float fade = precise::exp(most - higher);
-  const float weight = precise::exp(score - higher);
-  most = higher;
-  sum = sum * fade + weight;
+  m_new = m_new > m ? m_new : m;
+  const float rescale = precise::exp(m - m_new);
+  const float weight = precise::exp(score - m_new);
+  m = m_new;
+  l = l * rescale + weight;
   #pragma unroll
-  for (int o = 0; o < OWN; ++o) {
-    const float faded = simd_broadcast(fade, static_cast<ushort>(o));
+  for (int h = 0; h < BLOCK_HEADS; ++h) {
+    const float head_rescale = simd_broadcast(rescale, static_cast<ushort>(h));
     #pragma unroll
     for (int c = 0; c < QUADS; ++c) {
-      total[o * QUADS + c].x *= faded;
-      total[o * QUADS + c].y *= faded;
-      total[o * QUADS + c].z *= faded;
-      total[o * QUADS + c].w *= faded;
+      acc[h * QUADS + c].x *= head_rescale;
+      acc[h * QUADS + c].y *= head_rescale;
+      acc[h * QUADS + c].z *= head_rescale;
+      acc[h * QUADS + c].w *= head_rescale;
     }
   }
   #pragma unroll
-  for (int j = 0; j < KEYS; ++j) {
+  for (int j = 0; j < KEY_TILE; ++j) {
     #pragma unroll
-    for (int o = 0; o < OWN; ++o) {
-      const float weighs = simd_broadcast(weight, static_cast<ushort>(j * WIDE + o));
+    for (int h = 0; h < BLOCK_HEADS; ++h) {
+      const float key_weight = simd_broadcast(weight, static_cast<ushort>(j * SCORE_HEADS + h));
       #pragma unroll
       for (int c = 0; c < QUADS; ++c) {
-        const vec<InT, 4> packed = of_value[j * QUADS + c];
-        total[o * QUADS + c].x += weighs * static_cast<float>(packed.x);
-        total[o * QUADS + c].y += weighs * static_cast<float>(packed.y);
-        total[o * QUADS + c].z += weighs * static_cast<float>(packed.z);
-        total[o * QUADS + c].w += weighs * static_cast<float>(packed.w);
+        const vec<InT, 4> raw = v_tile[j * QUADS + c];
+        acc[h * QUADS + c].x += key_weight * static_cast<float>(raw.x);
+        acc[h * QUADS + c].y += key_weight * static_cast<float>(raw.y);
+        acc[h * QUADS + c].z += key_weight * static_cast<float>(raw.z);
+        acc[h * QUADS + c].w += key_weight * static_cast<float>(raw.w);
       }
     }
   }
 }
 #pragma unroll
-for (int step = WIDE; step < SCORES; step <<= 1)
-  sum += simd_shuffle_xor(sum, static_cast<ushort>(step));
+for (int distance = SCORE_HEADS; distance < SCORES; distance <<= 1)
+  l += simd_shuffle_xor(l, static_cast<ushort>(distance));
 
-// What the SIMD groups found, as one.
-if (lane < OWN) {
-  shared_most[simd * OWN + lane] = most;
-  shared_sum[simd * OWN + lane] = sum;
+// Merge the results of the SIMD groups.
+if (lane < BLOCK_HEADS) {
+  shared_m[simd_group * BLOCK_HEADS + lane] = m;
+  shared_l[simd_group * BLOCK_HEADS + lane] = l;
 }
 #pragma unroll
-for (int o = 0; o < OWN; ++o) {
+for (int h = 0; h < BLOCK_HEADS; ++h) {
   #pragma unroll
   for (int c = 0; c < QUADS; ++c) {
     const int column = (c * 32 + lane) * 4;
     if (column < D) {
-      shared_values[simd * D + column] = total[o * QUADS + c].x;
-      shared_values[simd * D + column + 1] = total[o * QUADS + c].y;
-      shared_values[simd * D + column + 2] = total[o * QUADS + c].z;
-      shared_values[simd * D + column + 3] = total[o * QUADS + c].w;
+      shared_acc[simd_group * D + column] = acc[h * QUADS + c].x;
+      shared_acc[simd_group * D + column + 1] = acc[h * QUADS + c].y;
+      shared_acc[simd_group * D + column + 2] = acc[h * QUADS + c].z;
+      shared_acc[simd_group * D + column + 3] = acc[h * QUADS + c].w;
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (int i = thread_index; i < SHARES * D; i += THREADS) {
-    const int other = i / D;
+  for (int i = thread_index; i < HEAD_BLOCKS * D; i += THREADS) {
+    const int block = i / D;
     const int column = i % D;
-    const int g = (other * OWN < G - OWN ? other * OWN : G - OWN) + o;
-    float highest = -INFINITY;
-    for (int t = 0; t < TURNS; ++t) {
-      const float one = shared_most[(t * SHARES + other) * OWN + o];
-      highest = one > highest ? one : highest;
+    const int g = (block * BLOCK_HEADS < GROUP - BLOCK_HEADS ? block * BLOCK_HEADS
+                                                             : GROUP - BLOCK_HEADS) + h;
+    float m_all = -INFINITY;
+    for (int t = 0; t < KEY_GROUPS; ++t) {
+      const float m_part = shared_m[(t * HEAD_BLOCKS + block) * BLOCK_HEADS + h];
+      m_all = m_part > m_all ? m_part : m_all;
     }
-    float value = 0.0f;
-    float weights = 0.0f;
-    for (int t = 0; t < TURNS; ++t) {
-      const int from = t * SHARES + other;
-      const float counted = shared_sum[from * OWN + o];
-      // A turn without a key has no highest score: nothing minus nothing would be no number.
-      if (counted > 0.0f) {
-        const float kept = precise::exp(shared_most[from * OWN + o] - highest);
-        value += shared_values[from * D + column] * kept;
-        weights += counted * kept;
+    float acc_sum = 0.0f;
+    float l_sum = 0.0f;
+    for (int t = 0; t < KEY_GROUPS; ++t) {
+      const int source = t * HEAD_BLOCKS + block;
+      const float l_part = shared_l[source * BLOCK_HEADS + h];
+      // m of a SIMD group without a key is -inf, and -inf - (-inf) would be NaN.
+      if (l_part > 0.0f) {
+        const float rescale = precise::exp(shared_m[source * BLOCK_HEADS + h] - m_all);
+        acc_sum += shared_acc[source * D + column] * rescale;
+        l_sum += l_part * rescale;
       }
     }
-    const size_t row = (static_cast<size_t>(batch) * H + kv_head * G + g) * splits + split;
-    parts[row * D + column] = value;
+    const size_t row = (static_cast<size_t>(batch) * H + kv_head * GROUP + g) * splits + split;
+    partial_acc[row * D + column] = acc_sum;
     if (column == 0) {
-      stats[row * 2] = highest;
-      stats[row * 2 + 1] = weights;
+      partial_ml[row * 2] = m_all;
+      partial_ml[row * 2 + 1] = l_sum;
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,205 +1,211 @@
-// The delta rule over many tokens: for each, S = decay S + ((v - decay S k) beta) k^T and y = S q.
+// The second of three dispatches of a Gated DeltaNet layer over many tokens: the delta rule,
+// S = decay S + ((v - decay S k) beta) k^T and y = S q, one token after the other.
 //
-// A threadgroup has SIMDS SIMD groups of one value head; each keeps PASSES * 32 / LANES rows of its
-// state in registers, LANES lanes to a row. What TILE tokens need is fetched by all threads together
-// into threadgroup memory, in two buffers: while one is computed from, the loads for the other are
-// under way, so that the way to memory is waited for once in TILE tokens, if at all.
+// Launch: B * NV * DV / ROWS threadgroups of SIMD_GROUPS SIMD groups, ROWS rows of one value head's
+// state each. A SIMD group has PASSES * 32 / LANES rows in registers, LANES lanes to a row. All
+// threads together load the inputs of a tile of TILE tokens into threadgroup memory, which has two
+// buffers: the next tile is loaded while this one is computed, to hide the latency of memory.
 //
-// q, k    [B, L, NK, DK] float32
-// v       [B, L, NV, DV] float32, L at least 1
+// q, k        [B, L, NK, DK] float32
+// v           [B, L, NV, DV] float32, L at least 1
 // decay, beta [B, L, NV] float32
-// overlap [B, L, NK] float32   k . q
-// state   [B, NV, DV, DK] float32
-// -> y [B, L, NV, DV] float32, state_out
+// overlap     [B, L, NK] float32   k . q
+// state       [B, NV, DV, DK] float32
+// -> y        [B, L, NV, DV] float32
+//    state_out
 
 constexpr int GROUP = NV / NK;
-constexpr int THREADS = 32 * SIMDS;
-constexpr int ABREAST = 32 / LANES;       // rows a SIMD group works on at once
-constexpr int OWN = ABREAST * PASSES;     // rows of a SIMD group
-constexpr int ROWS = OWN * SIMDS;         // rows of a threadgroup
-constexpr int PARTS = DV / ROWS;
-constexpr int QUADS = DK / 4;             // of a token's query, or key
-constexpr int RUNS = QUADS / LANES;       // of these, a lane's
-constexpr int PAIRS = TILE * 2 * QUADS;
+constexpr int THREADS = 32 * SIMD_GROUPS;
+constexpr int ROWS_PER_PASS = 32 / LANES;       // rows that a SIMD group computes at once
+constexpr int SIMD_ROWS = ROWS_PER_PASS * PASSES;
+constexpr int ROWS = SIMD_ROWS * SIMD_GROUPS;
+constexpr int ROW_BLOCKS = DV / ROWS;
+constexpr int HEAD_QUADS = DK / 4;              // quads: four columns, for wide loads
+constexpr int LANE_QUADS = HEAD_QUADS / LANES;
+constexpr int QK_QUADS = TILE * 2 * HEAD_QUADS;
 constexpr int VALUES = TILE * ROWS;
-constexpr int PAIRS_EACH = (PAIRS + THREADS - 1) / THREADS;
-constexpr int VALUES_EACH = (VALUES + THREADS - 1) / THREADS;
+constexpr int QK_PER_THREAD = (QK_QUADS + THREADS - 1) / THREADS;
+constexpr int VALUES_PER_THREAD = (VALUES + THREADS - 1) / THREADS;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int part = place % PARTS;
-const int head = place / PARTS % NV;
-const int batch = place / PARTS / NV;
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int row_block = threadgroup_index % ROW_BLOCKS;
+const int head = threadgroup_index / ROW_BLOCKS % NV;
+const int batch = threadgroup_index / ROW_BLOCKS / NV;
 const int key_head = head / GROUP;
 const int tokens = static_cast<int>(v_shape[1]);
 const int last = tokens - 1;
 
-threadgroup float4 pairs[2 * PAIRS];      // per token query | key
-threadgroup float values[2 * VALUES];
-threadgroup float4 gates[2 * TILE];       // decay, beta, overlap
+threadgroup float4 qk_tiles[2 * QK_QUADS];      // q | k of each token
+threadgroup float v_tiles[2 * VALUES];
+threadgroup float4 gate_tiles[2 * TILE];       // decay, beta, overlap
 
-// This lane's columns of its rows: runs of four, so that neighbours read neighbouring words.
+// This lane's columns of its rows: quads, so that neighbouring lanes read neighbouring words.
 const int column = lane % LANES;
-const int row = static_cast<int>(simdgroup_index_in_threadgroup) * OWN + lane / LANES;
-const size_t first = static_cast<size_t>(batch) * tokens;
-const size_t own = (static_cast<size_t>(batch) * NV + head) * DV + part * ROWS + row;
-auto queries = q + (first * NK + key_head) * DK;
-auto keys = k + (first * NK + key_head) * DK;
-auto wanted = v + (first * NV + head) * DV + part * ROWS;
-auto said = y + (first * NV + head) * DV + part * ROWS + row;
+const int row = static_cast<int>(simdgroup_index_in_threadgroup) * SIMD_ROWS + lane / LANES;
+const size_t first_token = static_cast<size_t>(batch) * tokens;
+const size_t state_row = (static_cast<size_t>(batch) * NV + head) * DV + row_block * ROWS + row;
+auto q_head = q + (first_token * NK + key_head) * DK;
+auto k_head = k + (first_token * NK + key_head) * DK;
+auto v_rows = v + (first_token * NV + head) * DV + row_block * ROWS;
+auto y_rows = y + (first_token * NV + head) * DV + row_block * ROWS + row;
 
-float4 rows[PASSES * RUNS];
+float4 S[PASSES * LANE_QUADS];
 #pragma unroll
 for (int p = 0; p < PASSES; ++p)
   #pragma unroll
-  for (int r = 0; r < RUNS; ++r)
-    rows[p * RUNS + r] = *reinterpret_cast<const device float4*>(
-        state + (own + p * ABREAST) * DK + (r * LANES + column) * 4);
+  for (int r = 0; r < LANE_QUADS; ++r)
+    S[p * LANE_QUADS + r] = *reinterpret_cast<const device float4*>(
+        state + (state_row + p * ROWS_PER_PASS) * DK + (r * LANES + column) * 4);
 
-// A tile is filled one round before it is computed from; the first round only fills.
+// A tile is loaded one round before it is computed; the first round only loads.
 for (int start = -TILE; start < tokens; start += TILE) {
   const int buffer = start / TILE & 1;
-  const int ahead = start + TILE;
+  const int load_start = start + TILE;
 
-  // Tokens past the end are the last one again; their gates leave the state as it is. Nothing here
-  // may depend on what is loaded, or it would be waited for.
-  float4 pair[PAIRS_EACH];
+  // Tokens past the end repeat the last one; their gates (below) leave the state as it is. Nothing
+  // here may depend on a loaded value, or the thread would wait for it.
+  float4 qk_loaded[QK_PER_THREAD];
   #pragma unroll
-  for (int e = 0; e < PAIRS_EACH; ++e) {
+  for (int e = 0; e < QK_PER_THREAD; ++e) {
     const int i = thread_index + e * THREADS;
-    const int t = ahead + i / (2 * QUADS);
-    const int quad = i % (2 * QUADS);
-    auto source = quad < QUADS ? queries + quad * 4 : keys + (quad - QUADS) * 4;
-    if (PAIRS % THREADS == 0 || i < PAIRS)
-      pair[e] = *reinterpret_cast<const device float4*>(
+    const int t = load_start + i / (2 * HEAD_QUADS);
+    const int quad = i % (2 * HEAD_QUADS);
+    auto source = quad < HEAD_QUADS ? q_head + quad * 4 : k_head + (quad - HEAD_QUADS) * 4;
+    if (QK_QUADS % THREADS == 0 || i < QK_QUADS)
+      qk_loaded[e] = *reinterpret_cast<const device float4*>(
           source + static_cast<size_t>(t < last ? t : last) * NK * DK);
   }
-  float value[VALUES_EACH];
+  float v_loaded[VALUES_PER_THREAD];
   #pragma unroll
-  for (int e = 0; e < VALUES_EACH; ++e) {
+  for (int e = 0; e < VALUES_PER_THREAD; ++e) {
     const int i = thread_index + e * THREADS;
-    const int t = ahead + i / ROWS;
+    const int t = load_start + i / ROWS;
     if (VALUES % THREADS == 0 || i < VALUES)
-      value[e] = static_cast<float>(
-          wanted[static_cast<size_t>(t < last ? t : last) * NV * DV + i % ROWS]);
+      v_loaded[e] = static_cast<float>(
+          v_rows[static_cast<size_t>(t < last ? t : last) * NV * DV + i % ROWS]);
   }
-  float4 gate;
+  float4 gate_loaded;
   if (thread_index < TILE) {
-    const int t = ahead + thread_index;
-    const size_t from = first + static_cast<size_t>(t < last ? t : last);
-    gate.x = static_cast<float>(decay[from * NV + head]);
-    gate.y = static_cast<float>(beta[from * NV + head]);
-    gate.z = static_cast<float>(overlap[from * NK + key_head]);
-    gate.w = 0.0f;
+    const int t = load_start + thread_index;
+    const size_t token = first_token + static_cast<size_t>(t < last ? t : last);
+    gate_loaded.x = static_cast<float>(decay[token * NV + head]);
+    gate_loaded.y = static_cast<float>(beta[token * NV + head]);
+    gate_loaded.z = static_cast<float>(overlap[token * NK + key_head]);
+    gate_loaded.w = 0.0f;
   }
 
   if (start >= 0) {
-    float4 now = gates[buffer * TILE];
-    float4 key[RUNS];
+    float4 gate = gate_tiles[buffer * TILE];
+    float4 k_quad[LANE_QUADS];
     #pragma unroll
-    for (int r = 0; r < RUNS; ++r) key[r] = pairs[buffer * PAIRS + QUADS + r * LANES + column];
+    for (int r = 0; r < LANE_QUADS; ++r)
+      k_quad[r] = qk_tiles[buffer * QK_QUADS + HEAD_QUADS + r * LANES + column];
     #pragma unroll
     for (int t = 0; t < TILE; ++t) {
-      const int at_token = (buffer * TILE + t) * 2 * QUADS + column;
-      // Four sums each, since one would wait for itself at every step.
-      float4 with_key[PASSES];
-      float4 with_query[PASSES];
+      const int token_offset = (buffer * TILE + t) * 2 * HEAD_QUADS + column;
+      // Four accumulators each, to shorten the chain of dependent additions.
+      float4 s_k_quad[PASSES];
+      float4 s_q_quad[PASSES];
       #pragma unroll
       for (int p = 0; p < PASSES; ++p) {
-        with_key[p].x = with_key[p].y = with_key[p].z = with_key[p].w = 0.0f;
-        with_query[p].x = with_query[p].y = with_query[p].z = with_query[p].w = 0.0f;
+        s_k_quad[p].x = s_k_quad[p].y = s_k_quad[p].z = s_k_quad[p].w = 0.0f;
+        s_q_quad[p].x = s_q_quad[p].y = s_q_quad[p].z = s_q_quad[p].w = 0.0f;
         #pragma unroll
-        for (int r = 0; r < RUNS; ++r) {
-          const int at = p * RUNS + r;
-          with_key[p].x += rows[at].x * key[r].x;
-          with_key[p].y += rows[at].y * key[r].y;
-          with_key[p].z += rows[at].z * key[r].z;
-          with_key[p].w += rows[at].w * key[r].w;
+        for (int r = 0; r < LANE_QUADS; ++r) {
+          const int i = p * LANE_QUADS + r;
+          s_k_quad[p].x += S[i].x * k_quad[r].x;
+          s_k_quad[p].y += S[i].y * k_quad[r].y;
+          s_k_quad[p].z += S[i].z * k_quad[r].z;
+          s_k_quad[p].w += S[i].w * k_quad[r].w;
         }
       }
-      // While sums are exchanged there is time to let the state fade.
+      // The state decays here, between the dot products, to overlap with their latency.
       #pragma unroll
-      for (int r = 0; r < RUNS; ++r) {
-        const float4 query = pairs[at_token + r * LANES];
+      for (int r = 0; r < LANE_QUADS; ++r) {
+        const float4 q_quad = qk_tiles[token_offset + r * LANES];
         #pragma unroll
         for (int p = 0; p < PASSES; ++p) {
-          const int at = p * RUNS + r;
-          rows[at].x *= now.x;
-          rows[at].y *= now.x;
-          rows[at].z *= now.x;
-          rows[at].w *= now.x;
-          with_query[p].x += rows[at].x * query.x;
-          with_query[p].y += rows[at].y * query.y;
-          with_query[p].z += rows[at].z * query.z;
-          with_query[p].w += rows[at].w * query.w;
+          const int i = p * LANE_QUADS + r;
+          S[i].x *= gate.x;
+          S[i].y *= gate.x;
+          S[i].z *= gate.x;
+          S[i].w *= gate.x;
+          s_q_quad[p].x += S[i].x * q_quad.x;
+          s_q_quad[p].y += S[i].y * q_quad.y;
+          s_q_quad[p].z += S[i].z * q_quad.z;
+          s_q_quad[p].w += S[i].w * q_quad.w;
         }
       }
-      // The next token's are asked for before they are needed.
-      float4 next = now;
-      float4 next_key[RUNS];
+      // Load the next token's key and gates before they are needed.
+      float4 next_gate = gate;
+      float4 next_k_quad[LANE_QUADS];
       if (t + 1 < TILE) {
-        next = gates[buffer * TILE + t + 1];
+        next_gate = gate_tiles[buffer * TILE + t + 1];
         #pragma unroll
-        for (int r = 0; r < RUNS; ++r) next_key[r] = pairs[at_token + 3 * QUADS + r * LANES];
+        for (int r = 0; r < LANE_QUADS; ++r)
+          next_k_quad[r] = qk_tiles[token_offset + 3 * HEAD_QUADS + r * LANES];
       }
-      float recalled[PASSES];
-      float out[PASSES];
+      float s_k[PASSES];
+      float s_q[PASSES];
       #pragma unroll
       for (int p = 0; p < PASSES; ++p) {
-        recalled[p] = (with_key[p].x + with_key[p].y) + (with_key[p].z + with_key[p].w);
-        out[p] = (with_query[p].x + with_query[p].y) + (with_query[p].z + with_query[p].w);
+        s_k[p] = (s_k_quad[p].x + s_k_quad[p].y) + (s_k_quad[p].z + s_k_quad[p].w);
+        s_q[p] = (s_q_quad[p].x + s_q_quad[p].y) + (s_q_quad[p].z + s_q_quad[p].w);
       }
       #pragma unroll
-      for (int step = 1; step < LANES; step *= 2) {
+      for (int distance = 1; distance < LANES; distance *= 2) {
         #pragma unroll
         for (int p = 0; p < PASSES; ++p) {
-          recalled[p] += simd_shuffle_xor(recalled[p], static_cast<ushort>(step));
-          out[p] += simd_shuffle_xor(out[p], static_cast<ushort>(step));
+          s_k[p] += simd_shuffle_xor(s_k[p], static_cast<ushort>(distance));
+          s_q[p] += simd_shuffle_xor(s_q[p], static_cast<ushort>(distance));
         }
       }
       #pragma unroll
       for (int p = 0; p < PASSES; ++p) {
-        const float target = values[(buffer * TILE + t) * ROWS + row + p * ABREAST];
-        const float delta = (target - now.x * recalled[p]) * now.y;
+        const float target = v_tiles[(buffer * TILE + t) * ROWS + row + p * ROWS_PER_PASS];
+        const float delta = (target - gate.x * s_k[p]) * gate.y;
         #pragma unroll
-        for (int r = 0; r < RUNS; ++r) {
-          const int at = p * RUNS + r;
-          rows[at].x += delta * key[r].x;
-          rows[at].y += delta * key[r].y;
-          rows[at].z += delta * key[r].z;
-          rows[at].w += delta * key[r].w;
+        for (int r = 0; r < LANE_QUADS; ++r) {
+          const int i = p * LANE_QUADS + r;
+          S[i].x += delta * k_quad[r].x;
+          S[i].y += delta * k_quad[r].y;
+          S[i].z += delta * k_quad[r].z;
+          S[i].w += delta * k_quad[r].w;
         }
-        // S q after the update, from the products with the state before it.
+        // S q after the update, from the product with the state before it.
         if (column == 0 && start + t < tokens)
-          said[static_cast<size_t>(start + t) * NV * DV + p * ABREAST] = out[p] + delta * now.z;
+          y_rows[static_cast<size_t>(start + t) * NV * DV + p * ROWS_PER_PASS] =
+              s_q[p] + delta * gate.z;
       }
       if (t + 1 < TILE) {
-        now = next;
+        gate = next_gate;
         #pragma unroll
-        for (int r = 0; r < RUNS; ++r) key[r] = next_key[r];
+        for (int r = 0; r < LANE_QUADS; ++r) k_quad[r] = next_k_quad[r];
       }
     }
   }
 
-  // All have done with the other buffer since the last barrier.
-  const int other = 1 - buffer;
+  // Since the last barrier no thread reads the other buffer.
+  const int other_buffer = 1 - buffer;
   #pragma unroll
-  for (int e = 0; e < PAIRS_EACH; ++e) {
+  for (int e = 0; e < QK_PER_THREAD; ++e) {
     const int i = thread_index + e * THREADS;
-    if (PAIRS % THREADS == 0 || i < PAIRS) pairs[other * PAIRS + i] = pair[e];
+    if (QK_QUADS % THREADS == 0 || i < QK_QUADS)
+      qk_tiles[other_buffer * QK_QUADS + i] = qk_loaded[e];
   }
   #pragma unroll
-  for (int e = 0; e < VALUES_EACH; ++e) {
+  for (int e = 0; e < VALUES_PER_THREAD; ++e) {
     const int i = thread_index + e * THREADS;
-    if (VALUES % THREADS == 0 || i < VALUES) values[other * VALUES + i] = value[e];
+    if (VALUES % THREADS == 0 || i < VALUES) v_tiles[other_buffer * VALUES + i] = v_loaded[e];
   }
   if (thread_index < TILE) {
-    if (ahead + thread_index > last) {
-      gate.x = 1.0f;
-      gate.y = 0.0f;
+    if (load_start + thread_index > last) {
+      gate_loaded.x = 1.0f;
+      gate_loaded.y = 0.0f;
     }
-    gates[other * TILE + thread_index] = gate;
+    gate_tiles[other_buffer * TILE + thread_index] = gate_loaded;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
@@ -207,6 +213,7 @@ for (int start = -TILE; start < tokens; start += TILE) {
 #pragma unroll
 for (int p = 0; p < PASSES; ++p)
   #pragma unroll
-  for (int r = 0; r < RUNS; ++r)
+  for (int r = 0; r < LANE_QUADS; ++r)
     *reinterpret_cast<device float4*>(
-        state_out + (own + p * ABREAST) * DK + (r * LANES + column) * 4) = rows[p * RUNS + r];
+        state_out + (state_row + p * ROWS_PER_PASS) * DK + (r * LANES + column) * 4) =
+        S[p * LANE_QUADS + r];

@@ -1,33 +1,34 @@
-"""A sparse MoE block for a few tokens in three dispatches, after the router's projection.
+"""A sparse MoE layer for a few tokens in three dispatches, after the router's projection.
 
-The norm before the block is taken in; the router's projection has to see to its own.
-`route_reference` and `experts_reference` are the definitions in plain MLX. The kernels read affine
-4- and 8-bit weights; the shared expert rides along with the routed ones.
+`route` finds the experts of each token; `run_experts` computes the RMS norm, the routed and shared
+experts and the residual sum. `route_reference` and `experts_reference` are their definitions in
+plain MLX. The kernels read affine 4- and 8-bit weights.
 """
 
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simds_for
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simd_groups_for
 
-STEP_TOKENS = 8
 # For `KernelSelection.experts_decode`.
 KERNEL = "three dispatches"
-# Values per threadgroup.
-ROWS = 4
+# Outputs of one token per threadgroup.
+OUTPUTS_PER_THREADGROUP = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """All experts of one layer, in one affine format of 4 or 8 bits.
+    """All experts of a layer, in one affine format of 4 or 8 bits.
 
     Attributes:
-        gate_up: [E, 2 I, H], gate rows first; down: [E, H, I].
-        shared_gate_up: [2 IS, H]; shared_down: [H, IS].
+        gate_up: [E, 2 I, H], gate rows first.
+        down: [E, H, I].
+        shared_gate_up: [2 IS, H], of the shared expert.
+        shared_down: [H, IS].
         top_k: experts per token.
     """
 
@@ -38,14 +39,14 @@ class ExpertWeights:
     top_k: int
 
     @classmethod
-    def of(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
-        """These four, if the kernels can read them."""
+    def from_matrices(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
+        """The matrices in the order of the attributes; None if the kernels cannot read them."""
         packed = [w for w in weights if isinstance(w, QuantizedWeight)]
         formats = {(w.quantization, w.scales.dtype) for w in packed}
-        if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD:
+        if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD_WIDTH:
             return None
-        how = packed[0].quantization
-        if how.mode != "affine" or how.bits not in (4, 8):
+        quantization = packed[0].quantization
+        if quantization.mode != "affine" or quantization.bits not in (4, 8):
             return None
         return cls(*packed, top_k=top_k)
 
@@ -55,12 +56,12 @@ class ExpertWeights:
 
     @property
     def constants(self) -> dict[str, int]:
-        """The sizes as the kernels name them."""
-        experts, both, _ = self.gate_up.scales.shape
+        """Sizes under their names in the kernel bodies."""
+        experts, gate_up_rows, _ = self.gate_up.scales.shape
         return {
             "H": self.down.scales.shape[1],
             "E": experts,
-            "I": both // 2,
+            "I": gate_up_rows // 2,
             "IS": self.shared_gate_up.scales.shape[0] // 2,
             "K": self.top_k,
             "BITS": self.quantization.bits,
@@ -77,11 +78,11 @@ _DOWN = Kernel(
 
 
 def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
-    """The router: logits [N, E + 1], the last one the shared expert's gate.
+    """The experts of each token, from logits [N, E + 1], the last of which gates the shared expert.
 
     Returns:
-        weights [N, k + 1] float32, those of the routed experts summing to 1, then the shared
-        expert's; and the routed experts' indices [N, k] uint32, in no particular order.
+        weights [N, k + 1] float32: those of the routed experts, which sum to 1, then the shared
+        expert's; and the indices of the routed experts [N, k] uint32, in no particular order.
     """
     logits = logits.astype(mx.float32)
     probabilities = mx.softmax(logits[:, :-1], axis=-1)
@@ -92,11 +93,11 @@ def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
 
 
 def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
-    """`route_reference` in one dispatch, likeliest first; equals go to the lower index."""
+    """`route_reference` in one dispatch; likeliest expert first, then lowest index."""
     tokens, width = logits.shape
     launch = Launch(
         threadgroups=tokens,
-        threads=SIMD,
+        threads=SIMD_WIDTH,
         outputs=[((tokens, top_k + 1), mx.float32), ((tokens, top_k), mx.uint32)],
         constants={"E": width - 1, "K": top_k},
     )
@@ -112,12 +113,16 @@ def experts_reference(
     layer: ExpertWeights,
     residual: mx.array,
 ) -> mx.array:
-    """norm(x) through each token's experts and the shared one, weighted and summed, onto residual.
+    """residual + the weighted sum of each token's experts and of the shared one, of norm(x).
 
-    x, residual [N, H]; float32 between reading norm(x) and rounding the sum, to which residual is
-    added.
+    Args:
+        x, residual: [N, H]
+        weights, experts: from `route_reference`.
+
+    Returns:
+        [N, H] in x's dtype: float32 from norm(x) to the sum, which is rounded before the residual
+        is added.
     """
-
     shared_gate_up = layer.shared_gate_up.dequantized(mx.float32)
     shared_down = layer.shared_down.dequantized(mx.float32)
 
@@ -147,15 +152,21 @@ def run_experts(
     """`experts_reference` in two dispatches, for a few tokens."""
     tokens, hidden = x.shape
     sizes = layer.constants
-    inner = sizes["K"] * sizes["I"] + sizes["IS"]
+    intermediate = sizes["K"] * sizes["I"] + sizes["IS"]
 
     def launch(out: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
-        simds = simds_for(width, sizes["BITS"])
+        simd_groups = simd_groups_for(width, sizes["BITS"])
         return Launch(
-            threadgroups=tokens * -(-out // ROWS),
-            threads=SIMD * simds,
+            threadgroups=tokens * -(-out // OUTPUTS_PER_THREADGROUP),
+            threads=SIMD_WIDTH * simd_groups,
             outputs=[((tokens, out), dtype)],
-            constants={"InT": x.dtype, **sizes, "ROWS": ROWS, "SIMDS": simds, **more},
+            constants={
+                "InT": x.dtype,
+                **sizes,
+                "OUTPUTS": OUTPUTS_PER_THREADGROUP,
+                "SIMD_GROUPS": simd_groups,
+                **more,
+            },
         )
 
     def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
@@ -163,10 +174,10 @@ def run_experts(
 
     (h,) = _UP(
         [x, norm.weight, experts, *packed(layer.gate_up, layer.shared_gate_up)],
-        launch(inner, hidden, mx.float32, EPS=float_bits(norm.eps)),
+        launch(intermediate, hidden, mx.float32, EPS=float_bits(norm.eps)),
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down), residual],
-        launch(hidden, inner, x.dtype),
+        launch(hidden, intermediate, x.dtype),
     )
     return y

@@ -1,86 +1,89 @@
-// Down projections of each token's experts and of the shared one, weighted and summed.
+// The down projections of each token's experts and of the shared one, weighted, summed, and added
+// to the residual.
 //
-// A threadgroup computes ROWS outputs, over all experts: the runs of a row in all of them, one after
-// the other, are dealt out to its threads.
+// Launch: N * ceil(H / OUTPUTS) threadgroups of SIMD_GROUPS SIMD groups, OUTPUTS outputs of one
+// token each. The chunks of a row in all experts, one expert after the other, are dealt out to the
+// threads.
 //
-// h        [N, K I + IS] float32
-// experts  [N, K] uint32; weights [N, K + 1] float32, the last one the shared expert's
+// h        [N, K I + IS] float32, from experts_up.metal
+// experts  [N, K] uint32
+// weights  [N, K + 1] float32, the last one the shared expert's
 // w        [E, H, I BITS / 32] uint32; scales, biases [E, H, I / GS]
-// shared_w [H, IS BITS / 32], shared_scales, shared_biases
+// shared_w [H, IS BITS / 32] uint32; shared_scales, shared_biases [H, IS / GS]
 // residual [N, H]
-// -> y     [N, H]   residual + the sum, rounded before
+// -> y     [N, H]   residual + the sum, which is rounded before
 
-#include "packed.metal"
+#include "include_packed_format.metal"
 
-constexpr int LINES = ROWS;
-constexpr int RUNS = I / RUN;             // of a routed expert's row
-constexpr int SHARED_RUNS = IS / RUN;
-constexpr int ALL = K * RUNS + SHARED_RUNS;
-constexpr int THREADS = 32 * SIMDS;
+constexpr int ROWS = OUTPUTS;             // of w, in a threadgroup
+constexpr int CHUNKS = I / CHUNK;         // in a routed expert's row
+constexpr int SHARED_CHUNKS = IS / CHUNK;
+constexpr int TOTAL_CHUNKS = K * CHUNKS + SHARED_CHUNKS;
+constexpr int THREADS = 32 * SIMD_GROUPS;
 constexpr int OUT = K * I + IS;
-constexpr int BLOCKS = (H + ROWS - 1) / ROWS;
+constexpr int BLOCKS = (H + OUTPUTS - 1) / OUTPUTS;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int token = place / BLOCKS;
-const int first = place % BLOCKS * ROWS;
+const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int token = threadgroup_index / BLOCKS;
+const int first_output = threadgroup_index % BLOCKS * OUTPUTS;
 
-threadgroup float partial[ROWS * SIMDS];
+threadgroup float shared_acc[OUTPUTS * SIMD_GROUPS];
 
-// What the last step needs, asked for now too.
-const bool writes = thread_index < ROWS && first + thread_index < H;
-const int own = token * H + first + thread_index;
-const float onto = writes ? static_cast<float>(residual[own]) : 0.0f;
+// The residual is loaded early, to hide its latency.
+const bool has_output = thread_index < OUTPUTS && first_output + thread_index < H;
+const int output_index = token * H + first_output + thread_index;
+const float residual_value = has_output ? static_cast<float>(residual[output_index]) : 0.0f;
 
-float total[ROWS];
+float acc[OUTPUTS];
 #pragma unroll
-for (int r = 0; r < ROWS; ++r) total[r] = 0.0f;
+for (int r = 0; r < OUTPUTS; ++r) acc[r] = 0.0f;
 
-for (int at = thread_index; at < ALL; at += THREADS) {
-  const int slot = at < K * RUNS ? at / RUNS : K;
+for (int item = thread_index; item < TOTAL_CHUNKS; item += THREADS) {
+  const int slot = item < K * CHUNKS ? item / CHUNKS : K;
   const bool routed = slot < K;
-  const int run = at - slot * RUNS;
-  const int runs = routed ? RUNS : SHARED_RUNS;
-  const int groups = runs * RUN / GS;
-  const int above = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
+  const int chunk = item - slot * CHUNKS;
+  const int row_chunks = routed ? CHUNKS : SHARED_CHUNKS;
+  const int row_groups = row_chunks * CHUNK / GS;
+  const int first_row = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
   auto packed = reinterpret_cast<const device uint4*>(routed ? w : shared_w);
   auto scale_row = routed ? scales : shared_scales;
   auto bias_row = routed ? biases : shared_biases;
-  auto values = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + run * RUN);
+  auto h_quads = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + chunk * CHUNK);
 
-  uint4 words[ROWS];
-  float scale[ROWS];
-  float bias[ROWS];
+  uint4 words[OUTPUTS];
+  float scale[OUTPUTS];
+  float bias[OUTPUTS];
   #pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    const int row = above + (first + r < H ? first + r : H - 1);
-    words[r] = packed[row * runs + run];
-    scale[r] = static_cast<float>(scale_row[row * groups + run * RUN / GS]);
-    bias[r] = static_cast<float>(bias_row[row * groups + run * RUN / GS]);
+  for (int r = 0; r < OUTPUTS; ++r) {
+    const int row = first_row + (first_output + r < H ? first_output + r : H - 1);
+    words[r] = packed[row * row_chunks + chunk];
+    scale[r] = static_cast<float>(scale_row[row * row_groups + chunk * CHUNK / GS]);
+    bias[r] = static_cast<float>(bias_row[row * row_groups + chunk * CHUNK / GS]);
   }
-  const float weighted = static_cast<float>(weights[token * (K + 1) + slot]);
-  float value[RUN];
+  const float dot_weight = static_cast<float>(weights[token * (K + 1) + slot]);
+  float values[CHUNK];
   #pragma unroll
-  for (int q = 0; q < RUN / 4; ++q) {
-    const float4 four = values[q];
-    value[4 * q] = four.x;
-    value[4 * q + 1] = four.y;
-    value[4 * q + 2] = four.z;
-    value[4 * q + 3] = four.w;
+  for (int q = 0; q < CHUNK / 4; ++q) {
+    const float4 quad = h_quads[q];
+    values[4 * q] = quad.x;
+    values[4 * q + 1] = quad.y;
+    values[4 * q + 2] = quad.z;
+    values[4 * q + 3] = quad.w;
   }
-#include "run_dot.metal"
+#include "include_packed_dot.metal"
 }
 
 #pragma unroll
-for (int r = 0; r < ROWS; ++r) {
-  const float sum = simd_sum(total[r]);
-  if (lane == 0) partial[r * SIMDS + simd] = sum;
+for (int r = 0; r < OUTPUTS; ++r) {
+  const float sum = simd_sum(acc[r]);
+  if (lane == 0) shared_acc[r * SIMD_GROUPS + simd_group] = sum;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-if (writes) {
+if (has_output) {
   float sum = 0.0f;
-  for (int s = 0; s < SIMDS; ++s) sum += partial[thread_index * SIMDS + s];
-  y[own] = static_cast<InT>(static_cast<float>(static_cast<InT>(sum)) + onto);
+  for (int s = 0; s < SIMD_GROUPS; ++s) sum += shared_acc[thread_index * SIMD_GROUPS + s];
+  y[output_index] = static_cast<InT>(static_cast<float>(static_cast<InT>(sum)) + residual_value);
 }

@@ -1,52 +1,53 @@
-// The k experts of each token and their weights: softmax, top-k, renormalisation, and the sigmoid
-// of the shared expert's gate.
+// The router of a sparse MoE layer: the top K experts of each token and their renormalised softmax
+// weights, and the sigmoid of the shared expert's gate.
 //
-// One SIMD group per token, each lane holding every 32nd expert.
+// Launch: one SIMD group (a threadgroup of its own) per token; each lane has every 32nd expert.
 //
-// logits  [N, E + 1]    the router's, then the shared expert's gate
+// logits     [N, E + 1], the router's, then the shared expert's gate
 // -> weights [N, K + 1] float32, the last one the shared expert's
-// -> experts [N, K] uint32, likeliest first; of equals the one with the lower index
+//    experts [N, K] uint32, likeliest first; equal logits in the order of their indices
 
-constexpr int OWN = (E + 31) / 32;
+constexpr int LANE_EXPERTS = (E + 31) / 32;
 
 const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int token = static_cast<int>(threadgroup_position_in_grid.x);
 
-float own[OWN];
-float highest = -INFINITY;
-for (int i = 0; i < OWN; ++i) {
+float lane_logits[LANE_EXPERTS];
+float max_logit = -INFINITY;
+for (int i = 0; i < LANE_EXPERTS; ++i) {
   const int expert = lane + 32 * i;
-  own[i] = expert < E ? static_cast<float>(logits[token * (E + 1) + expert]) : -INFINITY;
-  highest = own[i] > highest ? own[i] : highest;
+  lane_logits[i] = expert < E ? static_cast<float>(logits[token * (E + 1) + expert]) : -INFINITY;
+  max_logit = lane_logits[i] > max_logit ? lane_logits[i] : max_logit;
 }
-highest = simd_max(highest);
+max_logit = simd_max(max_logit);
 
-// The softmax's sum over all experts cancels against the renormalisation's.
+// The softmax's denominator over all experts cancels in the renormalisation.
 float total = 0.0f;
-float chosen = 0.0f;                      // lane i keeps the i-th weight
+float lane_weight = 0.0f;                 // lane i has the weight of the i-th expert
 for (int k = 0; k < K; ++k) {
-  float best = -INFINITY;
-  int at = E;
-  for (int i = 0; i < OWN; ++i) {
-    if (own[i] > best) {
-      best = own[i];
-      at = lane + 32 * i;
+  float lane_best = -INFINITY;
+  int best_expert = E;
+  for (int i = 0; i < LANE_EXPERTS; ++i) {
+    if (lane_logits[i] > lane_best) {
+      lane_best = lane_logits[i];
+      best_expert = lane + 32 * i;
     }
   }
-  const float winner = simd_max(best);
-  // Indices are exact as floats up to 2^24; the lowest is the highest negated.
-  const int lowest = -static_cast<int>(simd_max(best == winner ? -static_cast<float>(at) : -16777216.0f));
-  // Of logits that are no numbers there is no likeliest: the next kernels must find an expert yet.
-  const int expert = lowest < E ? lowest : E - 1;
-  for (int i = 0; i < OWN; ++i) {
-    if (lane + 32 * i == expert) own[i] = -INFINITY;
+  const float best_logit = simd_max(lane_best);
+  // The lowest index with that logit: simd_max of negated indices, exact as floats up to 2^24.
+  const int best_index = -static_cast<int>(
+      simd_max(lane_best == best_logit ? -static_cast<float>(best_expert) : -16777216.0f));
+  // If all logits are NaN or -inf there is no best: clamp, for the next kernels index by it.
+  const int expert = best_index < E ? best_index : E - 1;
+  for (int i = 0; i < LANE_EXPERTS; ++i) {
+    if (lane + 32 * i == expert) lane_logits[i] = -INFINITY;
   }
-  const float weight = precise::exp(winner - highest);
+  const float weight = precise::exp(best_logit - max_logit);
   total += weight;
-  if (lane == k) chosen = weight;
+  if (lane == k) lane_weight = weight;
   if (lane == 0) experts[token * K + k] = static_cast<uint32_t>(expert);
 }
-if (lane < K) weights[token * (K + 1) + lane] = chosen / total;
+if (lane < K) weights[token * (K + 1) + lane] = lane_weight / total;
 if (lane == K) {
   const float gate = static_cast<float>(logits[token * (E + 1) + E]);
   weights[token * (K + 1) + K] = 1.0f / (1.0f + precise::exp(-gate));

@@ -1,101 +1,104 @@
-// RMS norm, then gate and up projections of each token's experts and of the shared one, and SwiGLU.
+// RMS norm, then the gate and up projections of each token's experts and of the shared one, and
+// SwiGLU.
 //
-// A threadgroup computes ROWS values: each thread takes the same runs of all their rows, so that what
-// it needs of the weights is under way before it waits for anything.
+// Launch: N * ceil((K I + IS) / OUTPUTS) threadgroups of SIMD_GROUPS SIMD groups, OUTPUTS outputs
+// of one token each. A thread reads the same chunks of all rows, so that all its loads are in
+// flight at once.
 //
-// x        [N, H], norm_weight [H]; EPS the bits of the norm's epsilon
-// experts  [N, K] uint32
-// w        [E, 2 I, H BITS / 32] uint32, gate rows first; scales, biases [E, 2 I, H / GS]
-// shared_w [2 IS, ...], shared_scales, shared_biases: the same for the shared expert
-// -> h     [N, K I + IS] float32: silu(gate) * up, expert by expert, then the shared one
+// x           [N, H]
+// norm_weight [H], of the RMS norm of x; EPS: bits of its epsilon
+// experts     [N, K] uint32
+// w           [E, 2 I, H BITS / 32] uint32, gate rows first; scales, biases [E, 2 I, H / GS]
+// shared_w    [2 IS, H BITS / 32] uint32; shared_scales, shared_biases [2 IS, H / GS]
+// -> h        [N, K I + IS] float32   silu(gate) * up of each expert, then of the shared one
 
-#include "packed.metal"
+#include "include_packed_format.metal"
 
 constexpr int IN = H;
 constexpr bool NORM = true;
-constexpr int LINES = 2 * ROWS;           // rows of w: gate and up in turn
-constexpr int RUNS = H / RUN;             // of a row
-constexpr int THREADS = 32 * SIMDS;
-constexpr int ROUNDS = (RUNS + THREADS - 1) / THREADS;
+constexpr int ROWS = 2 * OUTPUTS;         // of w, in a threadgroup: gate and up in turn
+constexpr int CHUNKS = H / CHUNK;         // in a row
+constexpr int THREADS = 32 * SIMD_GROUPS;
+constexpr int ROUNDS = (CHUNKS + THREADS - 1) / THREADS;
 constexpr int GROUPS = H / GS;
 constexpr int OUT = K * I + IS;
-constexpr int BLOCKS = (OUT + ROWS - 1) / ROWS;
-constexpr int QUADS = RUN / 4;            // of x in a run; four values are loaded at once
+constexpr int BLOCKS = (OUT + OUTPUTS - 1) / OUTPUTS;
+constexpr int QUADS = CHUNK / 4;          // of x in a chunk; four values are loaded at once
 constexpr int STRIDE = THREADS + 16 / QUADS;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int simd = static_cast<int>(simdgroup_index_in_threadgroup);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int token = place / BLOCKS;
-const int first = place % BLOCKS * ROWS;
+const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int token = threadgroup_index / BLOCKS;
+const int first_output = threadgroup_index % BLOCKS * OUTPUTS;
 
 threadgroup vec<InT, 4> staged[QUADS * STRIDE];
-threadgroup float partial[LINES * SIMDS];
-threadgroup float squares[SIMDS];
+threadgroup float shared_acc[ROWS * SIMD_GROUPS];
+threadgroup float shared_squares[SIMD_GROUPS];
 
-// Aligned: allocations are, and rows are multiples of 16 bytes.
-auto quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
-auto by_quads = reinterpret_cast<const device vec<InT, 4>*>(norm_weight);
+// Aligned, since allocations are and rows are multiples of 16 bytes.
+auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
+auto norm_quads = reinterpret_cast<const device vec<InT, 4>*>(norm_weight);
 
-int row_of_gate[ROWS];                    // in w, or in shared_w where `routed` is false
-bool routed[ROWS];
+int gate_rows[OUTPUTS];                   // in w if routed, else in shared_w
+bool routed[OUTPUTS];
 #pragma unroll
-for (int r = 0; r < ROWS; ++r) {
-  const int out = first + r < OUT ? first + r : OUT - 1;
+for (int r = 0; r < OUTPUTS; ++r) {
+  const int out = first_output + r < OUT ? first_output + r : OUT - 1;
   routed[r] = out < K * I;
-  row_of_gate[r] = routed[r]
+  gate_rows[r] = routed[r]
       ? static_cast<int>(experts[token * K + out / I]) * 2 * I + out % I
       : out - K * I;
 }
 
-float total[LINES];
+float acc[ROWS];
 #pragma unroll
-for (int r = 0; r < LINES; ++r) total[r] = 0.0f;
-float norm = 1.0f;
+for (int r = 0; r < ROWS; ++r) acc[r] = 0.0f;
+float rms_scale = 1.0f;
 for (int round = 0; round < ROUNDS; ++round) {
-  const int run = round * THREADS + thread_index;
-  const int there = run < RUNS ? run : RUNS - 1;
-  const int group = there * RUN / GS;
-  uint4 words[LINES];
-  float scale[LINES];
-  float bias[LINES];
+  const int chunk = round * THREADS + thread_index;
+  const int safe_chunk = chunk < CHUNKS ? chunk : CHUNKS - 1;
+  const int group = safe_chunk * CHUNK / GS;
+  uint4 words[ROWS];
+  float scale[ROWS];
+  float bias[ROWS];
   #pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    const int g = row_of_gate[r];
-    const int u = g + (routed[r] ? I : IS);
+  for (int r = 0; r < OUTPUTS; ++r) {
+    const int gate = gate_rows[r];
+    const int up = gate + (routed[r] ? I : IS);
     auto packed = reinterpret_cast<const device uint4*>(routed[r] ? w : shared_w);
-    words[2 * r] = packed[g * RUNS + there];
-    words[2 * r + 1] = packed[u * RUNS + there];
+    words[2 * r] = packed[gate * CHUNKS + safe_chunk];
+    words[2 * r + 1] = packed[up * CHUNKS + safe_chunk];
     auto scale_row = routed[r] ? scales : shared_scales;
     auto bias_row = routed[r] ? biases : shared_biases;
-    scale[2 * r] = static_cast<float>(scale_row[g * GROUPS + group]);
-    scale[2 * r + 1] = static_cast<float>(scale_row[u * GROUPS + group]);
-    bias[2 * r] = static_cast<float>(bias_row[g * GROUPS + group]);
-    bias[2 * r + 1] = static_cast<float>(bias_row[u * GROUPS + group]);
+    scale[2 * r] = static_cast<float>(scale_row[gate * GROUPS + group]);
+    scale[2 * r + 1] = static_cast<float>(scale_row[up * GROUPS + group]);
+    bias[2 * r] = static_cast<float>(bias_row[gate * GROUPS + group]);
+    bias[2 * r + 1] = static_cast<float>(bias_row[up * GROUPS + group]);
   }
 
-#include "normed_runs.metal"
+#include "include_stage_normed_x.metal"
 
-  if (run < RUNS) {
-    const float weighted = 1.0f;
-#include "staged_run.metal"
-#include "run_dot.metal"
+  if (chunk < CHUNKS) {
+    const float dot_weight = 1.0f;
+#include "include_load_staged_x.metal"
+#include "include_packed_dot.metal"
   }
 }
 
 #pragma unroll
-for (int r = 0; r < LINES; ++r) {
-  const float sum = simd_sum(total[r]);
-  if (lane == 0) partial[r * SIMDS + simd] = sum;
+for (int r = 0; r < ROWS; ++r) {
+  const float sum = simd_sum(acc[r]);
+  if (lane == 0) shared_acc[r * SIMD_GROUPS + simd_group] = sum;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-if (thread_index < ROWS && first + thread_index < OUT) {
-  float g = 0.0f;
-  float u = 0.0f;
-  for (int s = 0; s < SIMDS; ++s) {
-    g += partial[2 * thread_index * SIMDS + s];
-    u += partial[(2 * thread_index + 1) * SIMDS + s];
+if (thread_index < OUTPUTS && first_output + thread_index < OUT) {
+  float gate = 0.0f;
+  float up = 0.0f;
+  for (int s = 0; s < SIMD_GROUPS; ++s) {
+    gate += shared_acc[2 * thread_index * SIMD_GROUPS + s];
+    up += shared_acc[(2 * thread_index + 1) * SIMD_GROUPS + s];
   }
-  h[token * OUT + first + thread_index] = g / (1.0f + precise::exp(-g)) * u;
+  h[token * OUT + first_output + thread_index] = gate / (1.0f + precise::exp(-gate)) * up;
 }

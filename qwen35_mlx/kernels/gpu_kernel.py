@@ -1,16 +1,21 @@
 """One kernel body for two GPU languages.
 
-A body is the inside of a function in a plain subset of the Metal Shading Language, kept in a
-`.metal` file beside the module that launches it. On Metal it is compiled as it is; for CUDA a
-header gives its names their meaning (threadgroup memory is shared memory, a SIMD group is a warp).
+A body is the inside of a function in a plain subset of the Metal Shading Language, in a `.metal`
+file named after the module that launches it. Metal compiles it as it is; for CUDA a header defines
+Metal's names (threadgroup memory is shared memory, a SIMD group is a warp). Files `include_*.metal`
+are no kernels: bodies `#include` them.
 
-The subset: loads through `static_cast<float>`; scalars as constants (`float_bits`) or as shapes of
-inputs, since every thread would wait for a scalar's array, longest on CUDA, where it stays in the
-host's memory; small inputs bound with `auto`, since Metal passes those of fewer than 8 elements in
-another address space; one-dimensional threadgroups of whole SIMD groups; `simd_sum` and the
-barriers of the header below; no dynamically indexed arrays in registers. Wide loads: `float4`,
-`uint4` or `vec<T, 4>` through a cast pointer, their parts by name. `#include` stands for a piece
-that bodies share, a file of this folder.
+The subset:
+
+- Load through `static_cast<float>`.
+- Scalars are constants (`float_bits`) or taken from the shapes of inputs. An array of one element
+  would make every thread wait for it, longest on CUDA, where it stays in host memory.
+- Bind small inputs with `auto`: Metal passes those of fewer than 8 elements in another address
+  space.
+- Threadgroups are one-dimensional and made of whole SIMD groups.
+- Of SIMD operations, `simd_sum`, `simd_max`, `simd_shuffle_xor`, `simd_broadcast` and barriers.
+- Register arrays are indexed by constants only, after unrolling.
+- Wide loads are `float4`, `uint4` or `vec<T, 4>` through a cast pointer, with members by name.
 """
 
 import os
@@ -26,11 +31,12 @@ import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
 
-SIMD = 32
-# "reference" in this variable keeps every kernel off.
-SWITCH = "QWEN35_KERNELS"
-# MLX's own: "0" in this variable computes products of float32 in float32.
-TF32 = "MLX_ENABLE_TF32"
+# Threads of a SIMD group.
+SIMD_WIDTH = 32
+# An environment variable; "reference" disables all kernels.
+KERNELS_ENV = "QWEN35_KERNELS"
+# An environment variable of MLX; "0" disables TF32 in float32 matrix products.
+TF32_ENV = "MLX_ENABLE_TF32"
 
 CUDA_HEADER = """
 #define threadgroup __shared__
@@ -67,7 +73,10 @@ __device__ inline float simd_sum(float x) {
 
 
 def float_bits(x: float) -> int:
-    """A float32 as a constant of a kernel, which takes integers only: `as_type<float>` there."""
+    """The bits of a float32, for a kernel's constant, which must be an integer.
+
+    The body gets the float back with `as_type<float>`.
+    """
     return int.from_bytes(struct.pack("<f", x), "little", signed=True)
 
 
@@ -77,13 +86,13 @@ Launcher = Callable[..., list[mx.array]]
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How one call is laid out.
+    """Geometry, outputs and constants of one launch.
 
     Attributes:
-        threadgroups: how many, along x.
-        threads: in each, a multiple of 32.
-        outputs: shape and dtype of each.
-        constants: dtypes and integers that the body is compiled for.
+        threadgroups: number along x.
+        threads: per threadgroup, a multiple of `SIMD_WIDTH`.
+        outputs: shape and dtype of each output.
+        constants: dtypes and integers that the body is compiled with.
     """
 
     threadgroups: int
@@ -94,11 +103,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A body and the names of its arrays.
+    """A kernel body and the names of its arrays.
 
     Attributes:
         name: of the `.metal` file in this folder, and of the compiled function.
-        strided: inputs may have gaps, which the body minds; else MLX copies those that do.
+        strided: the body reads inputs by their strides; else MLX copies inputs that are not
+            row-contiguous.
     """
 
     name: str
@@ -108,17 +118,17 @@ class Kernel:
 
     @property
     def body(self) -> str:
-        """The text, with the pieces that it shares with others where it includes them."""
-        return _INCLUDE.sub(lambda found: _text(found[1]), _text(f"{self.name}.metal"))
+        """The source text, with included files in place."""
+        return _INCLUDE.sub(lambda match: _read(match[1]), _read(f"{self.name}.metal"))
 
     def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         """Run on the GPU.
 
         Raises:
-            Qwen35Error: the kernel does not compile for, or does not fit, this GPU.
+            Qwen35Error: the kernel does not compile for this GPU or exceeds its limits.
         """
         try:
-            return compiled(self)(
+            return make_launcher(self)(
                 inputs=list(inputs),
                 template=list(launch.constants.items()),
                 grid=(launch.threadgroups * launch.threads, 1, 1),
@@ -133,39 +143,40 @@ class Kernel:
             )
             raise Qwen35Error(
                 f"kernel '{self.name}' failed on {shapes} ({str(error).splitlines()[0]}): "
-                f"set {SWITCH}=reference to go on without kernels, and report it"
+                f"set {KERNELS_ENV}=reference to go on without kernels, and report it"
             ) from error
 
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
 
-def _text(file: str) -> str:
+def _read(file: str) -> str:
     return resources.files("qwen35_mlx.kernels").joinpath(file).read_text("utf-8")
 
 
-def bare(body: str) -> str:
+def strip_comments(body: str) -> str:
     """A body without comments, indentation and empty lines."""
     return re.sub(r"^\s+", "", re.sub(r"//.*", "", body), flags=re.MULTILINE)
 
 
-def switched_off() -> bool:
-    """Whether the user wants nothing but references."""
-    return os.environ.get(SWITCH) == "reference"
+def kernels_disabled() -> bool:
+    """Whether the environment disables all kernels."""
+    return os.environ.get(KERNELS_ENV) == "reference"
 
 
-def full_float32() -> None:
-    """Have MLX compute products of float32 in float32, unless the user has said what it shall do.
+def disable_tf32() -> None:
+    """Make MLX compute float32 matrix products in float32, unless the environment says otherwise.
 
-    By default it rounds their factors to 10 bits on a GPU whose matrix units want that: a state of
-    the delta rule is then wrong in the fourth digit. MLX looks when it first multiplies.
+    By default MLX uses TF32 on GPUs that have it, which rounds factors to 10 bits: the state of the
+    delta rule is then wrong in the fourth digit. Call it before the first matrix product, when MLX
+    reads the variable.
     """
-    os.environ.setdefault(TF32, "0")
+    os.environ.setdefault(TF32_ENV, "0")
 
 
 def backend() -> str | None:
-    """The language that kernels are compiled to here; None where the references run."""
-    if switched_off() or mx.default_device() == mx.cpu:
+    """The language kernels are compiled to, "metal" or "cuda"; None if only references run."""
+    if kernels_disabled() or mx.default_device() == mx.cpu:
         return None
     if mx.metal.is_available():
         return "metal"
@@ -173,9 +184,9 @@ def backend() -> str | None:
 
 
 @cache
-def compiled(kernel: Kernel) -> Launcher:
-    """The kernel for this machine's GPU; MLX compiles it at the first launch of each variant."""
-    names: dict[str, Any] = {
+def make_launcher(kernel: Kernel) -> Launcher:
+    """MLX's launcher of the kernel, which compiles it at the first launch with given constants."""
+    options: dict[str, Any] = {
         "name": f"qwen35_{kernel.name}",
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
@@ -183,7 +194,7 @@ def compiled(kernel: Kernel) -> Launcher:
         "ensure_row_contiguous": not kernel.strided,
     }
     if backend() == "metal":
-        return cast(Launcher, mx.fast.metal_kernel(**names))
-    # At each launch MLX's CUDA backend hashes the whole text.
-    names["source"] = bare(names["source"])
-    return cast(Launcher, mx.fast.cuda_kernel(**names, header=CUDA_HEADER))
+        return cast(Launcher, mx.fast.metal_kernel(**options))
+    # MLX's CUDA backend hashes the whole text at each launch, so a shorter one saves time.
+    options["source"] = strip_comments(options["source"])
+    return cast(Launcher, mx.fast.cuda_kernel(**options, header=CUDA_HEADER))

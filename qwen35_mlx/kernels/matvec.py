@@ -1,21 +1,22 @@
-"""One token through a packed matrix, with the norm before it and the sum after it in one dispatch.
+"""One token times a quantised matrix, with the norm before it and the residual sum after it.
 
-At one token a layer is bound by its launches and by how fast its matrices are read.
+Launch overhead and reading the matrices dominate a layer at one token, so all of it is one
+dispatch.
 """
 
 from collections.abc import Callable
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import QuantizedWeight, simds_for
+from qwen35_mlx.kernels.quantized import QuantizedWeight, simd_groups_for
 
 # For `KernelSelection.matmul_decode`.
 KERNEL = "one dispatch"
-# Rows of the matrix per threadgroup: as many as registers hold loads of, since each threadgroup
-# reads and norms all of x.
-LINES = 8
+# Rows of the matrix per threadgroup. Each threadgroup reads and norms all of x, so as many as there
+# are registers for.
+ROWS_PER_THREADGROUP = 8
 
 _KERNEL = Kernel(
     "matvec",
@@ -37,14 +38,14 @@ def reference(
     *,
     glu: bool = False,
 ) -> mx.array:
-    """[residual +] multiply([norm](x)), in plain MLX and for any number of tokens.
+    """[residual +] multiply([norm](x)) in plain MLX, for any number of tokens.
 
     Args:
         x: [..., in]
         multiply: by a matrix: [..., in] -> [..., out].
         residual: [..., out], of x's dtype.
-        glu: the product is two halves, a gate and what it lets through: silu(gate) * up is taken
-            for it, [..., out / 2].
+        glu: take the product as gate and up, half of it each, and return silu(gate) * up,
+            [..., out / 2].
     """
     y = multiply(x if norm is None else norm(x))
     if glu:
@@ -52,18 +53,18 @@ def reference(
     return y if residual is None else residual + y
 
 
-def fits(x: mx.array, w: QuantizedWeight, norm: RMSNorm | None = None) -> bool:
-    """Whether `kernel` can do it: one token, and an affine matrix of 4 or 8 bits."""
-    how = w.quantization
+def supports(x: mx.array, w: QuantizedWeight, norm: RMSNorm | None = None) -> bool:
+    """Whether `kernel` can compute it: one token, and an affine matrix of 4 or 8 bits."""
+    q = w.quantization
     return (
         x.size == x.shape[-1]
         and w.weight.ndim == 2
-        and how.mode == "affine"
-        and how.bits in (4, 8)
-        and how.group_size in (32, 64, 128)
+        and q.mode == "affine"
+        and q.bits in (4, 8)
+        and q.group_size in (32, 64, 128)
         and w.scales.dtype == x.dtype
         and (norm is None or norm.weight.dtype == x.dtype)
-        # Metal passes fewer words in another address space, where wide loads have another type.
+        # Metal passes fewer words in the constant address space, which the body's casts rule out.
         and w.weight.size >= 8
     )
 
@@ -76,36 +77,37 @@ def kernel(
     *,
     glu: bool = False,
 ) -> mx.array:
-    """`reference` by this matrix, where `fits`; float32 between the norm and the rounded product.
+    """`reference` with this matrix, if it `supports` it; float32 from the norm to the product.
 
-    x must begin at a multiple of 4 values of its allocation; all that a layer computes does.
+    The offset of x in its buffer must be a multiple of 4 values, as it is for all that a layer
+    computes.
     """
     width = x.shape[-1]
-    how = w.quantization
+    q = w.quantization
     halves = 2 if glu else 1
     out = w.scales.shape[0] // halves
-    rows = LINES // halves
-    simds = simds_for(width, how.bits)
+    outputs = ROWS_PER_THREADGROUP // halves
+    simd_groups = simd_groups_for(width, q.bits)
     launch = Launch(
-        threadgroups=-(-out // rows),
-        threads=SIMD * simds,
+        threadgroups=-(-out // outputs),
+        threads=SIMD_WIDTH * simd_groups,
         outputs=[((*x.shape[:-1], out), x.dtype)],
         constants={
             "InT": x.dtype,
             "IN": width,
             "OUT": out,
-            "BITS": how.bits,
-            "GS": how.group_size,
-            "ROWS": rows,
-            "SIMDS": simds,
+            "BITS": q.bits,
+            "GS": q.group_size,
+            "OUTPUTS": outputs,
+            "SIMD_GROUPS": simd_groups,
             "NORM": int(norm is not None),
             "EPS": float_bits(norm.eps if norm else 0.0),
             "RESIDUAL": int(residual is not None),
             "GLU": int(glu),
         },
     )
-    # x stands in for what is not there and not read.
+    # An input that the body does not read still needs an array: x.
     norm_weight = x if norm is None else norm.weight
-    onto = x if residual is None else residual
-    (y,) = _KERNEL([x, *w.arrays, norm_weight, onto], launch)
+    residual = x if residual is None else residual
+    (y,) = _KERNEL([x, *w.arrays, norm_weight, residual], launch)
     return y

@@ -1,4 +1,4 @@
-"""The RMS norm before a projection."""
+"""RMS norm."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class RMSNorm:
     """x / rms(x) * weight.
 
     Attributes:
-        weight: [H], without the 1 that checkpoints may leave out.
+        weight: [H]; if the checkpoint stores weight - 1, the 1 is already added.
         eps: added to the mean of the squares.
     """
 

@@ -1,90 +1,93 @@
-// What stands between the joined projection of full attention and its cache, for a few tokens: RMS
-// norm of every query and key head, and rotation of its first ROTARY dimensions. One SIMD group to
-// a token's head.
+// Queries and keys of full attention between their joint projection and the cache, for a few
+// tokens: RMS norm of every query and key head, then rotation of its first ROTARY dimensions.
 //
-// projected   [B, L, 2 H D + 2 KV D]   of every head query and gate; then keys; then values
-// q_norm, k_norm [D]
-// wavelengths [ROTARY / 2] float32     positions per radian
-// offset      [1] int32                position of the first token
-// EPS and MAGNITUDE, of the norms and of what is rotated, are bits of float32
+// Launch: one SIMD group (a threadgroup of its own) per token and head, B * L * (H + KV) in all.
+//
+// projected      [B, L, 2 H D + 2 KV D]   query and gate of each head; then keys; then values
+// q_norm, k_norm [D]; EPS: bits of the norms' epsilon
+// wavelengths    [ROTARY / 2] float32     positions per radian
+// offset         [1] int32                position of the first token
+// MAGNITUDE      bits of the float32 that rotated dimensions are multiplied by
 // -> q [B, H, L, D], k [B, KV, L, D]
 
 constexpr int WIDTH = 2 * (H + KV) * D;
-constexpr int PAIRS = ROTARY / 2;         // dimension i turns with i + PAIRS
-constexpr int REST = D - ROTARY;
-constexpr int TURNED = (PAIRS + 31) / 32; // pairs of a lane
-constexpr int KEPT = REST > 0 ? (REST + 31) / 32 : 1;
+constexpr int PAIRS = ROTARY / 2;         // dimension i rotates with i + PAIRS
+constexpr int UNROTATED = D - ROTARY;
+constexpr int LANE_PAIRS = (PAIRS + 31) / 32;
+constexpr int LANE_UNROTATED = UNROTATED > 0 ? (UNROTATED + 31) / 32 : 1;
 
 const int lane = static_cast<int>(thread_index_in_simdgroup);
-const int place = static_cast<int>(threadgroup_position_in_grid.x);
-const int head = place % (H + KV);
-const int row = place / (H + KV);
+const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
+const int head = threadgroup_index % (H + KV);
+const int row = threadgroup_index / (H + KV);
 const int batch = row / L;
 const int token = row % L;
-const bool query = head < H;
+const bool is_query = head < H;
 
-auto from = projected + row * WIDTH + (query ? 2 * head * D : (H + head) * D);
-auto to = query ? q + ((batch * H + head) * L + token) * D
-                : k + ((batch * KV + head - H) * L + token) * D;
-auto norm = query ? q_norm : k_norm;
+auto head_in = projected + row * WIDTH + (is_query ? 2 * head * D : (H + head) * D);
+auto head_out = is_query ? q + ((batch * H + head) * L + token) * D
+                         : k + ((batch * KV + head - H) * L + token) * D;
+auto norm_weight = is_query ? q_norm : k_norm;
 
-// All loads come before the first store, since a compiler may move none across one, and waiting for
-// them is what takes the time. A lane with nothing to do reads what lane 0 does.
-const float factor = as_type<float>(MAGNITUDE);
+// All loads come before the first store, since a compiler moves none across a store and their
+// latency dominates. A lane without a pair reads the first.
+const float magnitude = as_type<float>(MAGNITUDE);
 const float position = static_cast<float>(static_cast<int>(offset[0]) + token);
-float a[TURNED];
-float b[TURNED];
-float a_norm[TURNED];
-float b_norm[TURNED];
-float wavelength[TURNED];
+float a[LANE_PAIRS];
+float b[LANE_PAIRS];
+float a_norm[LANE_PAIRS];
+float b_norm[LANE_PAIRS];
+float wavelength[LANE_PAIRS];
 #pragma unroll
-for (int e = 0; e < TURNED; ++e) {
+for (int e = 0; e < LANE_PAIRS; ++e) {
   const int i = lane + e * 32 < PAIRS ? lane + e * 32 : 0;
-  a[e] = static_cast<float>(from[i]);
-  b[e] = static_cast<float>(from[i + PAIRS]);
-  a_norm[e] = static_cast<float>(norm[i]);
-  b_norm[e] = static_cast<float>(norm[i + PAIRS]);
+  a[e] = static_cast<float>(head_in[i]);
+  b[e] = static_cast<float>(head_in[i + PAIRS]);
+  a_norm[e] = static_cast<float>(norm_weight[i]);
+  b_norm[e] = static_cast<float>(norm_weight[i + PAIRS]);
   wavelength[e] = static_cast<float>(wavelengths[i]);
 }
-float kept[KEPT];
-float kept_norm[KEPT];
+float unrotated[LANE_UNROTATED];
+float unrotated_norm[LANE_UNROTATED];
 #pragma unroll
-for (int e = 0; e < KEPT; ++e) {
-  const int i = lane + e * 32 < REST ? ROTARY + lane + e * 32 : 0;
-  kept[e] = static_cast<float>(from[i]);
-  kept_norm[e] = static_cast<float>(norm[i]);
+for (int e = 0; e < LANE_UNROTATED; ++e) {
+  const int i = lane + e * 32 < UNROTATED ? ROTARY + lane + e * 32 : 0;
+  unrotated[e] = static_cast<float>(head_in[i]);
+  unrotated_norm[e] = static_cast<float>(norm_weight[i]);
 }
 
-float cosine[TURNED];
-float sine[TURNED];
-float squares = 0.0f;
+float cosine[LANE_PAIRS];
+float sine[LANE_PAIRS];
+float square_sum = 0.0f;
 #pragma unroll
-for (int e = 0; e < TURNED; ++e) {
-  // Rounded as MLX does it: far out, another rounding is another angle.
+for (int e = 0; e < LANE_PAIRS; ++e) {
+  // Rounded as MLX rounds it: at far positions another rounding is another angle.
   const float angle = position * (1.0f / wavelength[e]);
   cosine[e] = precise::cos(angle);
   sine[e] = precise::sin(angle);
-  if (lane + e * 32 < PAIRS) squares += a[e] * a[e] + b[e] * b[e];
+  if (lane + e * 32 < PAIRS) square_sum += a[e] * a[e] + b[e] * b[e];
 }
 #pragma unroll
-for (int e = 0; e < KEPT; ++e)
-  if (lane + e * 32 < REST) squares += kept[e] * kept[e];
-const float scale = precise::rsqrt(simd_sum(squares) / static_cast<float>(D) + as_type<float>(EPS));
+for (int e = 0; e < LANE_UNROTATED; ++e)
+  if (lane + e * 32 < UNROTATED) square_sum += unrotated[e] * unrotated[e];
+const float scale =
+    precise::rsqrt(simd_sum(square_sum) / static_cast<float>(D) + as_type<float>(EPS));
 
 #pragma unroll
-for (int e = 0; e < TURNED; ++e) {
+for (int e = 0; e < LANE_PAIRS; ++e) {
   const int i = lane + e * 32;
   if (i < PAIRS) {
     const InT x = static_cast<InT>(a[e] * scale * a_norm[e]);
     const InT y = static_cast<InT>(b[e] * scale * b_norm[e]);
-    const float grown_x = static_cast<float>(x) * factor;
-    const float grown_y = static_cast<float>(y) * factor;
-    to[i] = static_cast<InT>(grown_x * cosine[e] - grown_y * sine[e]);
-    to[i + PAIRS] = static_cast<InT>(grown_x * sine[e] + grown_y * cosine[e]);
+    const float scaled_x = static_cast<float>(x) * magnitude;
+    const float scaled_y = static_cast<float>(y) * magnitude;
+    head_out[i] = static_cast<InT>(scaled_x * cosine[e] - scaled_y * sine[e]);
+    head_out[i + PAIRS] = static_cast<InT>(scaled_x * sine[e] + scaled_y * cosine[e]);
   }
 }
 #pragma unroll
-for (int e = 0; e < KEPT; ++e) {
+for (int e = 0; e < LANE_UNROTATED; ++e) {
   const int i = lane + e * 32;
-  if (i < REST) to[ROTARY + i] = static_cast<InT>(kept[e] * scale * kept_norm[e]);
+  if (i < UNROTATED)
+    head_out[ROTARY + i] = static_cast<InT>(unrotated[e] * scale * unrotated_norm[e]);
 }

@@ -1,17 +1,16 @@
-"""Queries and keys of full attention as they leave their projection, made ready for the cache.
+"""RMS norm and rotary embedding of queries and keys, between their projection and the cache.
 
-Each head gets an RMS norm, and its first dimensions are rotated by the token's position: two norms,
-two rotations and copies of what is strided, or one dispatch.
+Plain MLX takes two norms, two rotations and copies of strided arrays for it; the kernel takes one
+dispatch.
 """
 
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.gpu_kernel import SIMD, Kernel, Launch, float_bits
-from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
 
-STEP_TOKENS = 8
 # For `KernelSelection.qk_norm_rope`.
 KERNEL = "one dispatch"
 
@@ -24,11 +23,11 @@ _KERNEL = Kernel(
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary embedding of a head's first dimensions: i turns with i + dims / 2.
+    """Rotary embedding of a head's first dimensions: i rotates with i + dims / 2.
 
     Attributes:
         wavelengths: [dims / 2] float32, positions per radian.
-        magnitude: what rotated dimensions are multiplied by.
+        magnitude: factor of the rotated dimensions.
     """
 
     wavelengths: mx.array
@@ -36,14 +35,14 @@ class Rope:
 
     @property
     def dims(self) -> int:
-        """That are rotated."""
+        """Number of rotated dimensions."""
         return 2 * self.wavelengths.size
 
     def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """x [B, heads, T, head_dim] at positions `offset` and on, a number or int32 []."""
+        """x [B, heads, T, head_dim], rotated; `offset` (int or int32 []) is its first position."""
         dims = self.dims
         if self.magnitude != 1:
-            # By an array: a number would be rounded to x's dtype first, to 0.2% in bfloat16.
+            # As an array, since MLX rounds a Python number to x's dtype: by up to 0.2% in bfloat16.
             rotated = x[..., :dims] * mx.array(self.magnitude, mx.float32)
             x = mx.concatenate([rotated.astype(x.dtype), x[..., dims:]], axis=-1)
         return mx.fast.rope(
@@ -53,10 +52,11 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class AttentionParameters:
-    """What a full-attention layer does to queries and keys.
+    """Sizes and small weights of a full-attention layer.
 
     Attributes:
-        heads, kv_heads: of queries; of keys and values.
+        heads: query heads.
+        kv_heads: key and value heads.
         q_norm, k_norm: [head_dim], of one dtype.
         eps: of the norms.
     """
@@ -76,23 +76,23 @@ def qk_norm_rope(
     layer: AttentionParameters,
     selection: KernelSelection,
 ) -> tuple[mx.array, mx.array]:
-    """Queries and keys, normalised and rotated, in the form chosen for so many tokens.
+    """Queries and keys, normalised and rotated, by the selected variant.
 
     Args:
-        projected: [B, T, 2 heads head_dim + 2 kv_heads head_dim]: of each head the query, then its
-            gate; then the keys; then the values.
+        projected: [B, T, 2 heads head_dim + 2 kv_heads head_dim]: query and gate of each head,
+            then the keys, then the values.
         offset: position of the first token, a number or int32 [].
 
     Returns:
         q [B, heads, T, head_dim] and k [B, kv_heads, T, head_dim], in projected's dtype.
     """
-    few = projected.shape[1] <= STEP_TOKENS
-    form = reference if selection.qk_norm_rope == REFERENCE or not few else kernel
-    return form(projected, offset, layer)
+    decoding = projected.shape[1] <= MAX_DECODE_TOKENS
+    variant = kernel if decoding and selection.qk_norm_rope != REFERENCE else reference
+    return variant(projected, offset, layer)
 
 
-def parts(projected: mx.array, layer: AttentionParameters) -> tuple[mx.array, ...]:
-    """Views of what `qk_norm_rope` takes, as they lie: q, gate, k, v.
+def split_projection(projected: mx.array, layer: AttentionParameters) -> tuple[mx.array, ...]:
+    """Views of q, gate, k and v in the `projected` of `qk_norm_rope`.
 
     projected [B, T, ...] -> q, gate [B, T, heads, head_dim]; k, v [B, T, kv_heads, head_dim].
     """
@@ -101,15 +101,15 @@ def parts(projected: mx.array, layer: AttentionParameters) -> tuple[mx.array, ..
     keys = layer.kv_heads * layer.head_dim
     q, k, v = mx.split(projected, [queries, queries + keys], axis=-1)
     q, gate = mx.split(q.reshape(batch, tokens, layer.heads, -1), 2, axis=-1)
-    own = (batch, tokens, layer.kv_heads, layer.head_dim)
-    return q, gate, k.reshape(own), v.reshape(own)
+    kv_shape = (batch, tokens, layer.kv_heads, layer.head_dim)
+    return q, gate, k.reshape(kv_shape), v.reshape(kv_shape)
 
 
 def reference(
     projected: mx.array, offset: int | mx.array, layer: AttentionParameters
 ) -> tuple[mx.array, mx.array]:
     """`qk_norm_rope` in plain MLX, for any number of tokens."""
-    q, _, k, _ = parts(projected, layer)
+    q, _, k, _ = split_projection(projected, layer)
     q = mx.fast.rms_norm(q, layer.q_norm, layer.eps).astype(projected.dtype).swapaxes(1, 2)
     k = mx.fast.rms_norm(k, layer.k_norm, layer.eps).astype(projected.dtype).swapaxes(1, 2)
     return layer.rope(q, offset), layer.rope(k, offset)
@@ -118,16 +118,15 @@ def reference(
 def kernel(
     projected: mx.array, offset: int | mx.array, layer: AttentionParameters
 ) -> tuple[mx.array, mx.array]:
-    """`reference` for at most `STEP_TOKENS` tokens, in one dispatch.
+    """`reference` for at most `MAX_DECODE_TOKENS` tokens, in one dispatch.
 
-    A head is rounded to projected's dtype after its norm, as there. Its rotation, the magnitude
-    included, is in float32 and rounded once: closer to the exact values than the reference, which
-    rounds between the two.
+    Like the reference it rounds a head to projected's dtype after the norm. Rotation and magnitude
+    are computed in float32 and rounded once, where the reference rounds between the two.
     """
     batch, tokens, _ = projected.shape
     launch = Launch(
         threadgroups=batch * tokens * (layer.heads + layer.kv_heads),
-        threads=SIMD,
+        threads=SIMD_WIDTH,
         outputs=[
             ((batch, layer.heads, tokens, layer.head_dim), projected.dtype),
             ((batch, layer.kv_heads, tokens, layer.head_dim), projected.dtype),

@@ -1,11 +1,11 @@
-"""Quantised matrices, as `mx.quantize` makes them."""
+"""Quantised matrices in the layout of `mx.quantize`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.gpu_kernel import SIMD
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.selection import REFERENCE
 
 
@@ -24,7 +24,7 @@ class Quantization:
     mode: str = "affine"
 
     def packed(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors that stand for a plain matrix [..., in], by their last name."""
+        """Shapes of the tensors that replace a plain matrix [..., in], by the end of their name."""
         *rows, columns = shape
         weight = (*rows, columns * self.bits // 32)
         scales = (*rows, columns // self.group_size)
@@ -35,9 +35,9 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """A matrix [..., out, in] packed by `mx.quantize`.
+    """A matrix [..., out, in] packed by `mx.quantize`; a stack of matrices if it has more axes.
 
-    Shapes: `Quantization.packed`; biases are None but in affine mode.
+    Shapes: `Quantization.packed`. `biases` is None unless the mode is affine.
     """
 
     weight: mx.array
@@ -59,52 +59,51 @@ class QuantizedWeight:
         return dequantize(self.weight, self.scales, self.biases, self.quantization, dtype)
 
 
-# SIMD groups of a threadgroup that reads packed rows, at most: what they stage must fit in its
-# memory.
-MOST_SIMDS = 6
+# SIMD groups of a threadgroup that reads packed rows, at most: its threadgroup memory has to hold
+# what they stage.
+MAX_SIMD_GROUPS = 6
 
 
-def simds_for(width: int, bits: int) -> int:
-    """SIMD groups that read a packed row of so many values, four words a thread and round.
+def simd_groups_for(width: int, bits: int) -> int:
+    """SIMD groups that read a packed row of `width` values, four words per thread and round.
 
-    As few rounds as `MOST_SIMDS` allow, and so many that a thread has as much to do in each.
+    As few rounds as `MAX_SIMD_GROUPS` allows, with the work spread evenly over them.
     """
-    groups = -(-width * bits // 128 // SIMD)
-    return -(-groups // -(-groups // MOST_SIMDS))
+    needed = -(-width * bits // 128 // SIMD_WIDTH)
+    return -(-needed // -(-needed // MAX_SIMD_GROUPS))
 
 
 def dequantize(
     weight: mx.array,
     scales: mx.array,
     biases: mx.array | None,
-    how: Quantization,
+    quantization: Quantization,
     dtype: mx.Dtype,
 ) -> mx.array:
-    """Rows packed by `mx.quantize`, plain again."""
-    return mx.dequantize(weight, scales, biases, how.group_size, how.bits, how.mode, dtype=dtype)
+    """Rows packed by `mx.quantize` -> plain rows."""
+    q = quantization
+    return mx.dequantize(weight, scales, biases, q.group_size, q.bits, q.mode, dtype=dtype)
 
 
-def multiply(x: mx.array, w: QuantizedWeight) -> mx.array:
-    """x [..., in] by a packed matrix -> [..., out]."""
+def quantized_matmul(x: mx.array, w: QuantizedWeight) -> mx.array:
+    """x [..., in] times a packed matrix -> [..., out]."""
     if w.scales.shape[-1] == 1 and mx.cuda.is_available():
-        # Where a row is a single group, MLX 0.32.4's kernel for Hopper multiplies wrongly.
-        return multiply_plain(x, w)
-    how = w.quantization
-    return mx.quantized_matmul(
-        x, w.weight, w.scales, w.biases, True, how.group_size, how.bits, how.mode
-    )
+        # Wrong result where a row is a single group: MLX 0.32.4's kernel for Hopper.
+        return unpacked_matmul(x, w)
+    q = w.quantization
+    return mx.quantized_matmul(x, w.weight, w.scales, w.biases, True, q.group_size, q.bits, q.mode)
 
 
-def multiply_plain(x: mx.array, w: QuantizedWeight) -> mx.array:
-    """`multiply` by the unpacked matrix: reading it once more is little beside many products."""
+def unpacked_matmul(x: mx.array, w: QuantizedWeight) -> mx.array:
+    """`quantized_matmul` by the dequantised matrix: with many rows, unpacking it costs little."""
     return x @ w.dequantized(x.dtype).T
 
 
-def gather(
+def gather_matmul(
     x: mx.array, w: QuantizedWeight, experts: mx.array, sorted_indices: bool = False
 ) -> mx.array:
-    """Each input by a packed matrix of its own; see `Linear.gather`."""
-    how = w.quantization
+    """Each input times the packed matrix of its expert; see `Linear.gather`."""
+    q = w.quantization
     return mx.gather_qmm(
         x,
         w.weight,
@@ -112,24 +111,24 @@ def gather(
         w.biases,
         rhs_indices=experts,
         transpose=True,
-        group_size=how.group_size,
-        bits=how.bits,
-        mode=how.mode,
+        group_size=q.group_size,
+        bits=q.bits,
+        mode=q.mode,
         sorted_indices=sorted_indices,
     )
 
 
 UNPACKED = "unpacked"
 # By name, for `KernelSelection.matmul_prefill`.
-FORMS: dict[str, Callable[[mx.array, QuantizedWeight], mx.array]] = {
-    REFERENCE: multiply,
-    UNPACKED: multiply_plain,
+PREFILL_VARIANTS: dict[str, Callable[[mx.array, QuantizedWeight], mx.array]] = {
+    REFERENCE: quantized_matmul,
+    UNPACKED: unpacked_matmul,
 }
-# From how many rows on unpacking may pay for itself.
-UNPACK_FROM = 256
+# Fewer rows than this are always multiplied by the packed matrix.
+MIN_UNPACKED_ROWS = 256
 
 
-def product(x: mx.array, w: QuantizedWeight, form: str) -> mx.array:
-    """`multiply` in the form chosen for many rows, where these are many."""
-    many = x.size // x.shape[-1] >= UNPACK_FROM
-    return FORMS[form if many else REFERENCE](x, w)
+def matmul(x: mx.array, w: QuantizedWeight, prefill_variant: str) -> mx.array:
+    """`quantized_matmul`, from `MIN_UNPACKED_ROWS` rows on in the given variant."""
+    many = x.size // x.shape[-1] >= MIN_UNPACKED_ROWS
+    return PREFILL_VARIANTS[prefill_variant if many else REFERENCE](x, w)

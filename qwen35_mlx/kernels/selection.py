@@ -1,33 +1,34 @@
-"""Which form of each operation a network runs.
+"""Which variant of each operation a network runs.
 
-An operation has a plain reference and other forms that are faster somewhere. What is faster, and
-whether it is right, only the machine at hand can tell: `check` tries them there.
+An operation has a reference in plain MLX, and variants that may be faster. Which of them is right
+and fastest depends on the machine: `autotune` finds out there.
 """
 
 from dataclasses import dataclass
 
 REFERENCE = "reference"
+# Up to this many tokens the decode variants run: one token, or a few speculated ones.
+MAX_DECODE_TOKENS = 8
 
 
 @dataclass(slots=True)
 class KernelSelection:
-    """The form of each operation, by name; shared by all layers of a network.
+    """The variant of each operation, by name; shared by all layers of a network.
 
     Attributes:
         delta_decode: a Gated DeltaNet layer between its projections, for a few tokens; see
-            `delta_net.STEPS`.
-        delta_prefill: the same for many tokens; see `delta_net.PROMPTS`.
-        experts_decode: a sparse MoE block for a few tokens; see `experts.KERNEL`.
-        experts_prefill: how many tokens are arranged by their experts; see `model.moe.BLOCKS`.
-        matmul_prefill: the product of many tokens with a packed matrix; see `quantized.FORMS`.
-        qk_norm_rope: queries and keys between their projection and the cache, for a few tokens;
-            see `qk_norm_rope`.
-        decode_attention: attention of one token, with its gate; see `attend`.
-        prefill_attention: causal attention of many tokens; see `model.attention.FUSED`.
-        matmul_decode: a packed matrix times one token, with the norm before it and the residual sum
-            after it; see `matvec`.
-        compiled: whether layers are compiled for a few tokens, so that a step is built by MLX
-            from a recording and not by Python.
+            `delta_net.DECODE_VARIANTS`.
+        delta_prefill: the same for many tokens; see `delta_net.PREFILL_VARIANTS`.
+        experts_decode: a sparse MoE layer for a few tokens; see `experts`.
+        experts_prefill: the same for many tokens, grouped by their experts; see `model.moe`.
+        matmul_prefill: many tokens times a quantised matrix; see `quantized.PREFILL_VARIANTS`.
+        qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
+        decode_attention: attention of one token, with its gate; see `decode_attention`.
+        prefill_attention: causal attention of many tokens; see `model.attention`.
+        matmul_decode: one token times a quantised matrix, with the norm before it and the residual
+            sum after it; see `matvec`.
+        compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
+            graph instead of building it in Python.
     """
 
     delta_decode: str = REFERENCE

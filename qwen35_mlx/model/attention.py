@@ -12,8 +12,8 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.qk_norm_rope import (
     AttentionParameters,
     Rope,
-    parts,
     qk_norm_rope,
+    split_projection,
 )
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
@@ -67,7 +67,7 @@ class Attention:
             [B, T, heads, head_dim].
         """
         projected = self.qkv_proj.joined(x, norm)
-        _, gate, _, v = parts(projected, self.parameters)
+        _, gate, _, v = split_projection(projected, self.parameters)
         q, k = qk_norm_rope(projected, offset, self.parameters, self.selection)
         return q, k, v.swapaxes(1, 2), gate
 
@@ -105,13 +105,13 @@ class Attention:
         """Whether the kernel for one token is chosen, and can do it."""
         chosen = self.selection.decode_attention == decode_attention.KERNEL
         plain = cache.bits is None and left_padding is None and cache.offset > 0
-        return chosen and plain and decode_attention.fits(q, k)
+        return chosen and plain and decode_attention.supports(q, k)
 
     def output(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
     ) -> mx.array:
         """[B, heads, T, head_dim] and the gate -> [B, T, hidden], onto the residual."""
-        return self.o_proj(decode_attention.gated(attended, gate), residual=residual)
+        return self.o_proj(decode_attention.apply_gate(attended, gate), residual=residual)
 
 
 def attend(

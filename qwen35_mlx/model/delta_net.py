@@ -62,6 +62,6 @@ class GatedDeltaNet:
             residual: [B, T, hidden], added to y.
         """
         y, conv, recurrent = mix(
-            self.in_proj.joined(x, norm), conv, recurrent, self.parameters, valid, self.selection
+            self.in_proj.joined(x, norm), conv, recurrent, self.parameters, self.selection
         )
         return self.out_proj(y, residual=residual), conv, recurrent

@@ -5,8 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.kernels.delta_net import STEP_TOKENS
 from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
 from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType, ModelConfig
@@ -48,7 +48,7 @@ class Layer:
         valid: mx.array | None = None,
     ) -> mx.array:
         """x [B, T, hidden] -> [B, T, hidden]; `left_padding` and `valid`: see `Cache`."""
-        step = self.selection.compiled and x.shape[1] <= STEP_TOKENS and valid is None
+        step = self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS and valid is None
         if isinstance(cache, KVCache):
             assert isinstance(self.mixer, Attention)
             project = self._compile("project", self._project) if step else self._project

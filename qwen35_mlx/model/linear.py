@@ -13,8 +13,8 @@ from qwen35_mlx.kernels.quantized import (
     UNPACKED,
     QuantizedWeight,
     dequantize,
-    gather,
-    product,
+    gather_matmul,
+    matmul,
 )
 from qwen35_mlx.kernels.selection import KernelSelection
 
@@ -41,7 +41,7 @@ class Linear:
         """x [..., in] -> [..., out], and what may stand around it: see `matvec.reference`."""
         w = self.weight
         chosen = self.selection.matmul_decode == matvec.KERNEL
-        if chosen and not isinstance(w, mx.array) and matvec.fits(x, w, norm):
+        if chosen and not isinstance(w, mx.array) and matvec.supports(x, w, norm):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
 
@@ -49,7 +49,7 @@ class Linear:
         w = self.weight
         if isinstance(w, mx.array):
             return x @ w.T
-        return product(x, w, self.selection.matmul_prefill)
+        return matmul(x, w, self.selection.matmul_prefill)
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows of the matrix by index, as an embedding: ids [...] -> [..., in] of this dtype."""
@@ -74,7 +74,7 @@ class Linear:
         w = self.weight
         if isinstance(w, QuantizedWeight):
             if x.shape[-2] == 1 or self.selection.experts_prefill != UNPACKED:
-                return gather(x, w, experts, sorted_indices)
+                return gather_matmul(x, w, experts, sorted_indices)
             w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
             # MLX's CPU gather_mm is float32 only; cast the chosen experts, not the stack.

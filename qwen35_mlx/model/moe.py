@@ -6,7 +6,6 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.experts import (
     KERNEL,
-    STEP_TOKENS,
     ExpertWeights,
     route,
     route_reference,
@@ -14,7 +13,7 @@ from qwen35_mlx.kernels.experts import (
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.selection import REFERENCE
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -122,12 +121,14 @@ class SparseMoE:
             self.shared_expert.gate_up.single,
             self.shared_expert.down_proj,
         )
-        self.packed = ExpertWeights.of(*(m and m.weight for m in matrices), top_k=self.top_k)
+        self.packed = ExpertWeights.from_matrices(
+            *(m and m.weight for m in matrices), top_k=self.top_k
+        )
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the block of norm(x)."""
         rows = x.flatten(0, -2)
-        few = rows.shape[0] <= STEP_TOKENS and self.selection.experts_decode == KERNEL
+        few = rows.shape[0] <= MAX_DECODE_TOKENS and self.selection.experts_decode == KERNEL
         if few and self.packed is not None and norm.weight.dtype == x.dtype:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
             onto = residual.flatten(0, -2)

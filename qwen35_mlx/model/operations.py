@@ -1,4 +1,4 @@
-"""What of a network comes in several forms, for `kernels.check` to try."""
+"""The operations of a network that have several variants, for `kernels.autotune` to try."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,10 @@ from qwen35_mlx.kernels import (
     qk_norm_rope,
     quantized,
 )
-from qwen35_mlx.kernels.autotune import Operation, Outputs, choose
+from qwen35_mlx.kernels.autotune import Operation, Outputs, tune
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
-from qwen35_mlx.kernels.selection import REFERENCE
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model import attention, moe
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import APART
@@ -39,10 +39,10 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
     Args:
         notice: is told a line if a kernel cannot be used here.
     """
-    gpu_kernel.full_float32()
+    gpu_kernel.disable_tf32()
     if gpu_kernel.backend():
-        choose(operations(network), network.selection, notice)
-    elif not gpu_kernel.switched_off() and network.dtype == mx.float32:
+        tune(operations(network), network.selection, notice)
+    elif not gpu_kernel.kernels_disabled() and network.dtype == mx.float32:
         # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.selection.matmul_prefill = quantized.UNPACKED
@@ -87,7 +87,7 @@ def _matrix_step(network: Network) -> list[Operation]:
     single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
     if single is None or not isinstance(single.weight, QuantizedWeight):
         return []
-    if not matvec.fits(x, single.weight, layer.mixer_norm):
+    if not matvec.supports(x, single.weight, layer.mixer_norm):
         return []
     inner = _noise(network, 1, 1, last.width)
 
@@ -130,29 +130,27 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     layer, dtype = mixer.parameters, network.dtype
     width = layer.channels + layer.value_dim + 2 * layer.value_heads
 
-    def call(batch: int, tokens: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
+    def call(batch: int, tokens: int) -> Callable[[], Outputs]:
         projected = _noise(network, batch, tokens, width)
         conv, state = layer.empty(batch, dtype)
-        valid = None
-        if padding:
-            valid = mx.arange(tokens) >= mx.array(padding)[:, None]
-        else:
-            conv = _noise(network, *conv.shape)
-            state = _noise(network, *state.shape).astype(mx.float32)
-        return partial(delta_net.mix, projected, conv, state, layer, valid, network.selection)
+        conv = _noise(network, *conv.shape)
+        state = _noise(network, *state.shape).astype(mx.float32)
+        return partial(delta_net.mix, projected, conv, state, layer, network.selection)
 
     sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
     shape = f"{sizes}/{layer.value_head_dim}, {dtype}"
-    prompts = [name for name, layout in delta_net.PROMPTS.items() if layout.fits(layer)]
+    prompts = [
+        name for name, tiling in delta_net.PREFILL_VARIANTS.items() if tiling.supports(layer)
+    ]
     if prompts and gpu_kernel.backend() == "metal" and hasattr(mx.fast, "gated_delta_update"):
         prompts.append(delta_net.MLX_RULE)
-    few = delta_net.STEP_TOKENS
+    few = MAX_DECODE_TOKENS
     found = [
         Operation(
             "delta_decode",
             shape,
-            [name for name, layout in delta_net.STEPS.items() if layout.fits(layer)],
-            [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
+            [name for name, tiling in delta_net.DECODE_VARIANTS.items() if tiling.supports(layer)],
+            [call(1, 1), call(2, 3), call(1, few), call(2, few)],
             [call(1, 1)] * CHAIN,
             True,
             _tolerance(network),
@@ -161,7 +159,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             "delta_prefill",
             shape,
             prompts,
-            [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
+            [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few)],
             [call(1, PROMPT)],
             False,
             _tolerance(network),
@@ -174,8 +172,8 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             Operation(
                 "matmul_prefill",
                 _matrix(network, single, single.weight.quantization),
-                [form for form in quantized.FORMS if form != REFERENCE],
-                [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
+                [name for name in quantized.PREFILL_VARIANTS if name != REFERENCE],
+                [lambda: [single(x[:, : quantized.MIN_UNPACKED_ROWS])]],
                 [lambda: [single(x)]],
                 False,
                 _tolerance(network),
@@ -185,7 +183,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
 
 
 def _attention_step(network: Network, mixer: Attention) -> Operation:
-    layer, few = mixer.parameters, qk_norm_rope.STEP_TOKENS
+    layer, few = mixer.parameters, MAX_DECODE_TOKENS
     width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
 
     def call(batch: int, tokens: int, position: int) -> Callable[[], Outputs]:
@@ -226,7 +224,7 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
         return run
 
     some = _noise(network, 1, heads, 1, dim)
-    if not decode_attention.fits(some, some[:, :kv_heads]):
+    if not decode_attention.supports(some, some[:, :kv_heads]):
         return []
     return [
         Operation(
@@ -289,7 +287,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
 
     found: list[Operation] = []
     if block.packed is not None:
-        few = experts.STEP_TOKENS
+        few = MAX_DECODE_TOKENS
         found.append(
             Operation(
                 "experts_decode",

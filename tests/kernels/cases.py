@@ -1,4 +1,4 @@
-"""Seeded inputs of the delta rule, and the rule in float64, for tests and benchmarks alike."""
+"""Seeded inputs of the delta rule and of its layer, and both in float64."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters
 
 @dataclass(frozen=True, slots=True)
 class DeltaCase:
-    """Shapes as in `gated_delta`; decay per step drawn between the two bounds."""
+    """Shapes as in `gated_delta_rule`; the decay of a token is drawn between the two bounds."""
 
     tokens: int
     batch: int = 1
@@ -63,14 +63,14 @@ def to_mlx(drawn: dict[str, np.ndarray]) -> dict[str, mx.array]:
 
 
 def relative_error(got: mx.array, want: np.ndarray) -> float:
-    """Largest difference over the largest magnitude wanted."""
+    """The largest difference, relative to the largest magnitude of `want`."""
     difference = np.array(got.astype(mx.float32), np.float64) - want
     return float(np.abs(difference).max() / max(np.abs(want).max(), 1e-30))
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCase:
-    """A Gated DeltaNet layer's inputs between its projections."""
+    """Inputs of a Gated DeltaNet layer between its projections."""
 
     tokens: int
     batch: int = 1
@@ -113,7 +113,6 @@ def float64_layer(
     conv: mx.array,
     state: mx.array,
     layer: DeltaNetParameters,
-    padding: list[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`delta_net.mix` in float64: y [B, T, value_dim], conv and state."""
 
@@ -130,8 +129,6 @@ def float64_layer(
     gates = layer.channels + layer.value_dim
     bounds = [layer.channels, gates, gates + layer.value_heads]
     qkv, z, b, a = np.split(wide(projected), bounds, axis=-1)
-    for row, count in enumerate(padding or []):
-        qkv[row, :count] = 0
     window = np.concatenate([wide(conv), qkv], axis=1)
     taps = wide(layer.taps)
     mixed = sum(window[:, i : i + tokens] * taps[i] for i in range(layer.kernel))

@@ -11,17 +11,19 @@ from tests.metal_emulator import MACHINES
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def kernel(q, k, v, gate, scale, late=1):
-    """The last keys and values apart from the others."""
-    rows, apart = zip(*(mx.split(x, [k.shape[2] - late], axis=2) for x in (k, v)), strict=True)
-    return decode_attention.kernel(q, rows, apart, gate, scale)
+def kernel(q, k, v, gate, scale, tail_rows=1):
+    """The kernel, with the last keys and values as its tail."""
+    prefix, tail = zip(
+        *(mx.split(x, [k.shape[2] - tail_rows], axis=2) for x in (k, v)), strict=True
+    )
+    return decode_attention.kernel(q, prefix, tail, gate, scale)
 
 
-FORMS = [kernel, decode_attention.reference]
+IMPLEMENTATIONS = [kernel, decode_attention.reference]
 
 
 def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0):
-    """q, k, v, gate and scale; keys and values with room to grow, the gate beside its query."""
+    """q, k, v, gate and scale; k and v are views of buffers with `room` more rows."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> mx.array:
@@ -35,8 +37,8 @@ def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0)
 
 def float64(q, k, v, gate, scale) -> np.ndarray:
     q, k, v, gate = (np.array(x.astype(mx.float32), np.float64) for x in (q, k, v, gate))
-    grouped = q.shape[1] // k.shape[1]
-    k, v = (np.repeat(x, grouped, axis=1) for x in (k, v))
+    group = q.shape[1] // k.shape[1]
+    k, v = (np.repeat(x, group, axis=1) for x in (k, v))
     scores = scale * (q @ k.swapaxes(-1, -2))
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     out = (weights / weights.sum(-1, keepdims=True)) @ v
@@ -44,37 +46,43 @@ def float64(q, k, v, gate, scale) -> np.ndarray:
     return out.reshape(*out.shape[:2], -1)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attend", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
-    "keys", [2, decode_attention.KEYS * decode_attention.SIMDS + 1, decode_attention.SPAN, 300]
+    "keys",
+    [
+        2,
+        decode_attention.KEY_TILE * decode_attention.SIMD_GROUPS + 1,
+        decode_attention.MIN_SPLIT_KEYS,
+        300,
+    ],
 )
-def test_any_number_of_keys(form, keys):
+def test_any_number_of_keys(attend, keys):
     inputs = draw(keys)
-    assert relative_error(form(*inputs), float64(*inputs)) < 2e-6
+    assert relative_error(attend(*inputs), float64(*inputs)) < 2e-6
 
 
 @pytest.mark.parametrize("heads", [(2, 2), (3, 1), (5, 1), (12, 2), (7, 1), (16, 2)])
-def test_query_heads_share_key_heads_in_runs(heads):
+def test_groups_of_query_heads_share_a_kv_head(heads):
     inputs = draw(40, heads, batch=2, room=5)
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
-@pytest.mark.parametrize("late", [1, 4, 37, 69])
-def test_the_latest_keys_may_lie_apart(late):
+@pytest.mark.parametrize("tail_rows", [1, 4, 37, 69])
+def test_any_length_of_the_tail(tail_rows):
     inputs = draw(70, (4, 2), room=5)
-    assert relative_error(kernel(*inputs, late=late), float64(*inputs)) < 2e-6
+    assert relative_error(kernel(*inputs, tail_rows=tail_rows), float64(*inputs)) < 2e-6
 
 
-def test_no_more_threadgroups_than_wanted(monkeypatch):
-    monkeypatch.setattr(decode_attention, "MOST_GROUPS", 8)
+def test_splits_are_limited_by_the_number_of_threadgroups(monkeypatch):
+    monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 8)
     inputs = draw(700, batch=2)
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
-def test_stretches_without_a_key(monkeypatch):
-    monkeypatch.setattr(decode_attention, "MOST_GROUPS", 8)
-    monkeypatch.setattr(decode_attention, "SPAN", 1)
-    inputs = draw(5)  # in four stretches of two
+def test_splits_without_a_key(monkeypatch):
+    monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 8)
+    monkeypatch.setattr(decode_attention, "MIN_SPLIT_KEYS", 1)
+    inputs = draw(5)  # in four splits of two
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
@@ -86,17 +94,17 @@ def test_heads_of_any_size_with_room_to_grow(heads, dim):
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attend", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision(form, dtype):
+def test_half_precision(attend, dtype):
     inputs = draw(90, dtype=dtype)
-    got = form(*inputs)
+    got = attend(*inputs)
     assert got.dtype == dtype
     assert relative_error(got, float64(*inputs)) < 1e-2
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_what_is_attended_is_rounded_before_the_gate(dtype):
+def test_the_result_is_rounded_before_the_gate(dtype):
     q, k, v, gate, scale = draw(90, dtype=dtype)
     open_gate = mx.full(gate.shape, 60, dtype)
     share = mx.sigmoid(gate.astype(mx.float32)).astype(dtype).flatten(2)
@@ -116,9 +124,9 @@ def test_order_and_contraction_do_not_matter(kernels):
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
-def test_what_the_kernel_does_not_do_is_left_to_mlx():
+def test_unsupported_shapes_are_left_to_mlx():
     q, k, *_ = draw(3)
-    assert decode_attention.fits(q, k)
-    assert not decode_attention.fits(mx.concatenate([q, q], axis=2), k)
-    assert not decode_attention.fits(q[..., :66], k)
-    assert not decode_attention.fits(mx.zeros((1, 32, 1, 128)), k)
+    assert decode_attention.supports(q, k)
+    assert not decode_attention.supports(mx.concatenate([q, q], axis=2), k)
+    assert not decode_attention.supports(q[..., :66], k)
+    assert not decode_attention.supports(mx.zeros((1, 32, 1, 128)), k)

@@ -1,4 +1,4 @@
-"""The three kernels of a sparse MoE block against float64."""
+"""The three kernels of a sparse MoE layer against float64."""
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +12,7 @@ from qwen35_mlx.kernels.experts import (
     run_experts,
 )
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import MOST_SIMDS, Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import MAX_SIMD_GROUPS, Quantization, QuantizedWeight
 from tests.kernels.cases import relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -23,20 +23,20 @@ def normal(seed: int, *shape: int) -> mx.array:
 
 
 def by_expert(weights: mx.array, experts: mx.array) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and indices, each row in the order of the indices; the shared one stays last."""
+    """Weights and indices, each row sorted by index; the shared expert's weight stays last."""
     w, e = np.array(weights), np.array(experts)
     order = np.argsort(e, axis=1)
     routed = np.take_along_axis(w[:, :-1], order, axis=1)
     return np.concatenate([routed, w[:, -1:]], axis=1), np.take_along_axis(e, order, axis=1)
 
 
-@pytest.mark.parametrize("form", [route, route_reference])
+@pytest.mark.parametrize("route_", [route, route_reference])
 @pytest.mark.parametrize(
     ("tokens", "experts", "top_k"), [(1, 8, 2), (3, 40, 8), (8, 256, 8), (2, 512, 10), (2, 4, 4)]
 )
-def test_route_takes_the_likeliest_and_renormalises(form, tokens, experts, top_k):
+def test_route_takes_the_likeliest_and_renormalises(route_, tokens, experts, top_k):
     logits = 3 * normal(0, tokens, experts + 1)
-    weights, chosen = by_expert(*form(logits, top_k))
+    weights, chosen = by_expert(*route_(logits, top_k))
     for row, logit in enumerate(np.array(logits, np.float64)):
         best = np.sort(np.argsort(-logit[:-1], kind="stable")[:top_k])
         np.testing.assert_array_equal(chosen[row], best)
@@ -45,7 +45,7 @@ def test_route_takes_the_likeliest_and_renormalises(form, tokens, experts, top_k
         np.testing.assert_allclose(weights[row, -1], 1 / (1 + np.exp(-logit[-1])), rtol=1e-6)
 
 
-def test_route_gives_equals_to_the_lower_index():
+def test_route_prefers_the_lower_index_of_equal_logits():
     logits = mx.zeros((1, 41))
     weights, chosen = route(logits, 3)
     assert chosen.tolist() == [[0, 1, 2]]
@@ -53,7 +53,7 @@ def test_route_gives_equals_to_the_lower_index():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
-def test_route_of_logits_that_are_no_numbers_names_experts_that_exist(bad):
+def test_route_of_nan_and_inf_returns_valid_indices(bad):
     logits = mx.where(mx.arange(41) < 39, bad, normal(1, 2, 41))
     weights, chosen = route(logits, 3)
     assert np.array(chosen).max() < 40
@@ -64,13 +64,13 @@ def test_route_of_logits_that_are_no_numbers_names_experts_that_exist(bad):
 
 
 def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWeights:
-    how = Quantization(group, bits)
+    quantization = Quantization(group, bits)
 
     def packed(seed: int, *shape: int) -> QuantizedWeight:
         w = (normal(seed, *shape) * shape[-1] ** -0.5).astype(dtype)
-        return QuantizedWeight(*mx.quantize(w, group, bits), how)
+        return QuantizedWeight(*mx.quantize(w, group, bits), quantization)
 
-    weights = ExpertWeights.of(
+    weights = ExpertWeights.from_matrices(
         packed(1, experts, 2 * inner, hidden),
         packed(2, experts, hidden, inner),
         packed(3, 2 * shared, hidden),
@@ -115,58 +115,58 @@ def float64_experts(
     )
 
 
-def check(form, layer: ExpertWeights, tokens: int, tolerance: float, scale: float = 1.0) -> None:
-    """A form against float64, on inputs of the layer's sizes and dtype."""
+def check(run, layer: ExpertWeights, tokens: int, tolerance: float, scale: float = 1.0) -> None:
+    """An implementation against float64, on inputs of the layer's sizes and dtype."""
     sizes, dtype = layer.constants, layer.down.scales.dtype
     x = (scale * normal(5, tokens, sizes["H"])).astype(dtype)
     norm, residual = norm_of(sizes["H"], dtype), normal(7, tokens, sizes["H"]).astype(dtype)
     weights, experts = route_reference(normal(6, tokens, sizes["E"] + 1), sizes["K"])
-    got = form(x, norm, weights, experts, layer, residual)
+    got = run(x, norm, weights, experts, layer, residual)
     want = float64_experts(x, norm, weights, experts, layer, residual)
     assert got.dtype == dtype
     assert relative_error(got, want) < tolerance
 
 
 @pytest.fixture(params=[run_experts, experts_reference])
-def form(request):
+def implementation(request):
     return request.param
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 @pytest.mark.parametrize(("group", "bits"), [(32, 4), (64, 4), (64, 8), (128, 8)])
-def test_experts_in_every_format(form, tokens, group, bits):
-    check(form, draw(8, 128, 128, 128, 3, group, bits, mx.float32), tokens, 2e-6)
+def test_experts_in_every_format(implementation, tokens, group, bits):
+    check(implementation, draw(8, 128, 128, 128, 3, group, bits, mx.float32), tokens, 2e-6)
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision(form, dtype):
-    check(form, draw(4, 128, 64, 64, 2, 64, 4, dtype), 2, 1e-2)
+def test_half_precision(implementation, dtype):
+    check(implementation, draw(4, 128, 64, 64, 2, 64, 4, dtype), 2, 1e-2)
 
 
-def test_widths_that_are_no_multiple_of_a_block():
+def test_widths_that_do_not_divide_into_threadgroups():
     check(run_experts, draw(3, 96, 32, 96, 2, 32, 4, mx.float32), 3, 2e-6)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rows_of_several_simd_groups_and_rounds(bits):
-    """Of x beyond what all threads read at once, and of the experts' rows together as well."""
+    """Rows of x, and the rows of all experts together, longer than all threads load at once."""
     run = 4 * 32 // bits
-    threads = 32 * MOST_SIMDS
+    threads = 32 * MAX_SIMD_GROUPS
     wide = draw(2, run * (threads + 2), 64, 32, 1, 32, bits, mx.float32)
     check(run_experts, wide, 1, 2e-6)
     many = draw(4, 64, run * threads // 2, 64, 3, 32, bits, mx.float32)
     check(run_experts, many, 1, 2e-6)
 
 
-def test_inputs_near_zero_are_not_blown_up():
+def test_inputs_near_zero_keep_their_precision():
     check(run_experts, draw(3, 64, 32, 32, 2, 32, 4, mx.float32), 2, 2e-6, scale=1e-4)
 
 
-def test_formats_that_the_kernels_do_not_read_are_left_to_the_reference():
+def test_unsupported_formats_are_left_to_the_reference():
     layer = draw(3, 64, 64, 64, 2, 64, 4, mx.float32)
     four = (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
-    assert ExpertWeights.of(*four, top_k=2) is not None
-    assert ExpertWeights.of(*four, top_k=40) is None
-    assert ExpertWeights.of(*four[:3], mx.zeros((64, 64)), top_k=2) is None
+    assert ExpertWeights.from_matrices(*four, top_k=2) is not None
+    assert ExpertWeights.from_matrices(*four, top_k=40) is None
+    assert ExpertWeights.from_matrices(*four[:3], mx.zeros((64, 64)), top_k=2) is None
     other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
-    assert ExpertWeights.of(*four[:3], other, top_k=2) is None
+    assert ExpertWeights.from_matrices(*four[:3], other, top_k=2) is None

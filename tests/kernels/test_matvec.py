@@ -1,4 +1,4 @@
-"""One token through a packed matrix against float64."""
+"""One token times a quantised matrix, with norm and residual, against float64."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import pytest
 
 from qwen35_mlx.kernels import gpu_kernel, matvec
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, multiply
+from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, quantized_matmul
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES, emulated
 
@@ -23,8 +23,7 @@ def normal(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
 
 def packed(out: int, width: int, group: int, bits: int, dtype=mx.float32) -> QuantizedWeight:
     w = normal(1, out, width) * width**-0.5
-    how = Quantization(group, bits)
-    return QuantizedWeight(*mx.quantize(w.astype(dtype), group, bits), how)
+    return QuantizedWeight(*mx.quantize(w.astype(dtype), group, bits), Quantization(group, bits))
 
 
 def rms(width: int, dtype=mx.float32) -> RMSNorm:
@@ -49,23 +48,23 @@ def float64(x, w, norm=None, residual=None, *, glu=False) -> np.ndarray:
 
 
 def plain(x, w, norm=None, residual=None, *, glu=False) -> mx.array:
-    return matvec.reference(x, partial(multiply, w=w), norm, residual, glu=glu)
+    return matvec.reference(x, partial(quantized_matmul, w=w), norm, residual, glu=glu)
 
 
-FORMS = [matvec.kernel, plain]
+IMPLEMENTATIONS = [matvec.kernel, plain]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("group", "bits"), FORMATS)
 @pytest.mark.parametrize("out", [1, 5, 257])
-def test_every_format(form, group, bits, out):
+def test_every_format(compute, group, bits, out):
     x, w = normal(3, 1, 1, 2 * group), packed(out, 2 * group, group, bits)
-    got = form(x, w)
+    got = compute(x, w)
     assert got.shape == (1, 1, out)
     assert relative_error(got, float64(x, w)) < 2e-6
 
 
-# One run, a SIMD group's worth but one, several SIMD groups, and more than one round of them.
+# One chunk, one less than a SIMD group takes, several SIMD groups, and several rounds of them.
 @pytest.mark.parametrize("width", [32, 31 * 32, 2560, 9728])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rows_of_any_length(width, bits):
@@ -75,15 +74,15 @@ def test_rows_of_any_length(width, bits):
     assert relative_error(got, float64(x, w, norm, residual)) < 2e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize("onto", [False, True])
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("glu", [False, True])
-def test_all_that_may_stand_around_the_product(form, normed, onto, glu):
+def test_norm_residual_and_glu(compute, normed, added, glu):
     x, w = normal(3, 1, 320), packed(2 * 13, 320, 64, 4)
     norm = rms(320) if normed else None
-    residual = normal(4, 1, 13 if glu else 26) if onto else None
-    got = form(x, w, norm, residual, glu=glu)
+    residual = normal(4, 1, 13 if glu else 26) if added else None
+    got = compute(x, w, norm, residual, glu=glu)
     assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
 
 
@@ -95,13 +94,13 @@ def test_gates_and_ups_of_few_rows(out):
     assert relative_error(got, float64(x, w, glu=True)) < 2e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_row_near_zero_is_not_blown_up(form):
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
+def test_a_row_near_zero_keeps_its_precision(compute):
     x, w, norm = 1e-4 * normal(3, 1, 256), packed(8, 256, 64, 4), rms(256)
-    assert relative_error(form(x, w, norm), float64(x, w, norm)) < 2e-6
+    assert relative_error(compute(x, w, norm), float64(x, w, norm)) < 2e-6
 
 
-# Not of the reference, which adds up in half precision on a CPU.
+# The kernel only: on a CPU the reference accumulates in half precision.
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 @pytest.mark.parametrize("glu", [False, True])
 def test_half_precision(dtype, glu):
@@ -121,7 +120,7 @@ def test_the_product_is_rounded_before_the_residual_is_added(dtype):
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_the_norm_is_rounded_before_the_product(dtype):
-    # Differences of neighbours that rounding alone keeps apart, or not.
+    # Differences of neighbours, which depend on the rounding alone.
     width = 64
     signs = np.full((width // 2, width), 1, np.uint8)
     pair = np.arange(width // 2)
@@ -140,29 +139,29 @@ def test_the_norm_is_rounded_before_the_product(dtype):
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 @pytest.mark.parametrize("glu", [False, True])
 def test_order_and_contraction_do_not_matter(machine, glu, monkeypatch):
-    if gpu_kernel.compiled.__module__ == gpu_kernel.__name__:
-        pytest.skip("on a real GPU, which is one machine")
+    if gpu_kernel.make_launcher.__module__ == gpu_kernel.__name__:
+        pytest.skip("machines vary in the emulator only")
 
-    def compiled(k: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
+    def make_launcher(k: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         return emulated(k.name, k.inputs, k.outputs, k.body, machine=machine)
 
-    monkeypatch.setattr(gpu_kernel, "compiled", compiled)
-    width = 9 * 1024 + 32  # two rounds, the last of one run less than its threads
+    monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
+    width = 9 * 1024 + 32  # two rounds, the last one chunk short
     x, w, norm = normal(3, 1, width), packed(10, width, 32, 4), rms(width)
     residual = normal(4, 1, 5 if glu else 10)
     got = matvec.kernel(x, w, norm, residual, glu=glu)
     assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
 
 
-def test_what_the_kernel_does_not_read_is_left_to_the_reference():
+def test_unsupported_inputs_are_left_to_the_reference():
     x, w = normal(3, 1, 1, 128), packed(8, 128, 64, 4)
-    assert matvec.fits(x, w)
-    assert matvec.fits(x, w, rms(128))
-    assert not matvec.fits(normal(3, 1, 2, 128), w)
-    assert not matvec.fits(x.astype(mx.bfloat16), w)
-    assert not matvec.fits(x, w, rms(128, mx.bfloat16))
-    assert not matvec.fits(x, packed(8, 128, 64, 6))
+    assert matvec.supports(x, w)
+    assert matvec.supports(x, w, rms(128))
+    assert not matvec.supports(normal(3, 1, 2, 128), w)
+    assert not matvec.supports(x.astype(mx.bfloat16), w)
+    assert not matvec.supports(x, w, rms(128, mx.bfloat16))
+    assert not matvec.supports(x, packed(8, 128, 64, 6))
     fp4 = QuantizedWeight(*mx.quantize(normal(1, 8, 128), 32, 4, "mxfp4"), None,
                           Quantization(32, 4, "mxfp4"))  # fmt: skip
-    assert not matvec.fits(x, fp4)
-    assert not matvec.fits(normal(3, 1, 32), packed(1, 32, 32, 4))
+    assert not matvec.supports(x, fp4)
+    assert not matvec.supports(normal(3, 1, 32), packed(1, 32, 32, 4))

@@ -1,4 +1,4 @@
-"""Queries and keys on their way into the cache, in plain MLX and as a kernel, against float64."""
+"""RMS norm and rotation of queries and keys, in plain MLX and as a kernel, against float64."""
 
 from dataclasses import dataclass, replace
 
@@ -9,12 +9,11 @@ import pytest
 from qwen35_mlx.kernels import gpu_kernel, qk_norm_rope
 from qwen35_mlx.kernels.qk_norm_rope import (
     KERNEL,
-    STEP_TOKENS,
     AttentionParameters,
     Rope,
     kernel,
 )
-from qwen35_mlx.kernels.selection import KernelSelection
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, KernelSelection
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES, emulated
 
@@ -24,14 +23,14 @@ pytestmark = pytest.mark.usefixtures("kernels")
 def reference(
     projected: mx.array, offset: int | mx.array, layer: AttentionParameters
 ) -> tuple[mx.array, ...]:
-    """On the CPU: what MLX takes for sines on Metal is fast and not this exact."""
+    """On the CPU: MLX's sines on Metal are fast and not this exact."""
     with mx.stream(mx.cpu):
         return qk_norm_rope.reference(projected, offset, layer)
 
 
-FORMS = [kernel, reference]
+IMPLEMENTATIONS = [kernel, reference]
 PUBLISHED = (256, 64)
-# head_dim and how many of it are rotated: pairs of one lane, of lanes a shuffle would not find,
+# head_dim and rotated dimensions: pairs within a lane, pairs whose lanes no power of two separates,
 # more pairs than lanes, and the widths of small models.
 SIZES = [PUBLISHED, (64, 16), (128, 128), (64, 24), (96, 80), (32, 8)]
 FAR = 262_000
@@ -70,10 +69,10 @@ class Case:
 def float64(
     projected: mx.array, offset: int, layer: AttentionParameters, *, rounded_angle: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """q and k, written out a head at a time.
+    """q and k, one head at a time.
 
     Args:
-        rounded_angle: take the angle that float32 makes of position and wavelength.
+        rounded_angle: compute the angle in float32, from position and wavelength.
     """
 
     def wide(x: mx.array) -> np.ndarray:
@@ -105,77 +104,77 @@ def float64(
     return q, k
 
 
-def check(form, case: Case, offset: int, tolerance: float = 2e-6, **how) -> None:
+def check(compute, case: Case, offset: int, tolerance: float = 2e-6, **options) -> None:
     projected, layer = case.draw()
-    got, want = form(projected, offset, layer), float64(projected, offset, layer, **how)
+    got, want = compute(projected, offset, layer), float64(projected, offset, layer, **options)
     for x, y in zip(got, want, strict=True):
         assert (x.dtype, x.shape) == (case.dtype, y.shape)
         assert relative_error(x, y) < tolerance
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_sizes_around_a_simd_group(form, size):
-    check(form, Case(3, size=size), 5)
+def test_sizes_around_a_simd_group(compute, size):
+    check(compute, Case(3, size=size), 5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("heads", [(24, 4), (16, 2), (16, 4), (8, 2), (2, 2)], ids=str)
-def test_heads_of_published_size(form, heads):
-    check(form, Case(2, heads=heads, size=PUBLISHED), 1)
+def test_heads_of_published_size(compute, heads):
+    check(compute, Case(2, heads=heads, size=PUBLISHED), 1)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("tokens", [1, 2, 3, STEP_TOKENS])
-def test_tokens_of_a_batch(form, tokens, batch):
-    check(form, Case(tokens, batch, heads=(4, 2)), 77)
+@pytest.mark.parametrize("tokens", [1, 2, 3, MAX_DECODE_TOKENS])
+def test_tokens_of_a_batch(compute, tokens, batch):
+    check(compute, Case(tokens, batch, heads=(4, 2)), 77)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("offset", [0, 1, 8191, FAR])
-def test_positions_near_and_far(form, offset):
-    check(form, Case(2, size=PUBLISHED), offset)
+def test_near_and_far_positions(compute, offset):
+    check(compute, Case(2, size=PUBLISHED), offset)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("offset", [0, 1, 7])
-def test_angles_near_the_start_are_the_exact_ones(form, offset):
-    check(form, Case(1, size=PUBLISHED), offset, rounded_angle=False)
+def test_angles_near_the_start_are_the_exact_ones(compute, offset):
+    check(compute, Case(1, size=PUBLISHED), offset, rounded_angle=False)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("norms", ["own", "float32"])
-def test_half_precision(form, dtype, norms):
-    case = Case(3, 2, size=PUBLISHED, dtype=dtype, norms=dtype if norms == "own" else mx.float32)
+@pytest.mark.parametrize("norms", ["same", "float32"])
+def test_half_precision(compute, dtype, norms):
+    case = Case(3, 2, size=PUBLISHED, dtype=dtype, norms=dtype if norms == "same" else mx.float32)
     for offset in (0, 8191, FAR):
-        check(form, case, offset, 1e-2)
+        check(compute, case, offset, 1e-2)
 
 
 def test_a_head_is_rounded_between_its_norm_and_its_rotation():
     projected, layer = Case(3, size=(64, 64), dtype=mx.bfloat16).draw()
-    # At position 0 nothing turns: what comes out is what the norm gave.
+    # At position 0 nothing rotates: the result is that of the norm.
     q, k = (x[:, :, :1] for x in kernel(projected, 0, layer))
     with mx.stream(mx.cpu):
         want = [layer.rope(x.astype(mx.float32), 9).astype(mx.bfloat16) for x in (q, k)]
     for x, y in zip(kernel(projected[:, :1], 9, layer), want, strict=True):
-        # But for the last rounding of a float32 that differs in its own last digit.
+        # The float32 before the last rounding may differ in its last digit.
         assert mx.mean(x == y).item() > 0.95
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_yarn_magnitude_scales_what_is_rotated(form, dtype):
+def test_yarn_magnitude_scales_the_rotated_dimensions(compute, dtype):
     tolerance = 2e-6 if dtype == mx.float32 else 1e-2
-    check(form, Case(2, size=PUBLISHED, dtype=dtype, magnitude=1.1386), 4000, tolerance)
+    check(compute, Case(2, size=PUBLISHED, dtype=dtype, magnitude=1.1386), 4000, tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_magnitude_is_not_rounded_to_half_precision(form):
-    """Rounding of single values averages out; that of the magnitude, by 0.18%, would not."""
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
+def test_a_magnitude_is_not_rounded_to_half_precision(compute):
+    """Rounding errors of single values average out; the magnitude's, of 0.18%, would not."""
     projected, layer = Case(8, 3, size=(64, 64), dtype=mx.bfloat16, magnitude=1.1386).draw()
-    (got, _), (want, _) = form(projected, 50, layer), float64(projected, 50, layer)
+    (got, _), (want, _) = compute(projected, 50, layer), float64(projected, 50, layer)
     wide = np.array(got.astype(mx.float32), np.float64)
     assert abs((wide * want).sum() / (want * want).sum() - 1) < 5e-4
 
@@ -191,7 +190,7 @@ def test_the_kernel_agrees_with_the_reference(size, offset, dtype):
         assert relative_error(x, np.array(y.astype(mx.float32), np.float64)) < tolerance
 
 
-def test_heads_near_zero_are_not_blown_up():
+def test_heads_near_zero_keep_their_precision():
     projected, layer = Case(1).draw()
     projected = 1e-4 * projected
     for x, y in zip(kernel(projected, 3, layer), float64(projected, 3, layer), strict=True):
@@ -199,34 +198,34 @@ def test_heads_near_zero_are_not_blown_up():
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_any_machine_within_tolerance(monkeypatch, machine):
+def test_every_machine_within_tolerance(monkeypatch, machine):
     if mx.default_device() != mx.cpu:
-        pytest.skip("there is one machine here")
+        pytest.skip("machines vary in the emulator only")
 
-    def compiled(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
+    def make_launcher(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         names = {"input_names": list(kernel.inputs), "output_names": list(kernel.outputs)}
         return emulated(name=kernel.name, source=kernel.body, machine=machine, **names)
 
-    monkeypatch.setattr(gpu_kernel, "compiled", compiled)
+    monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     for size in SIZES:
         check(kernel, Case(3, 2, size=size, magnitude=1.1386), 8191)
     check(kernel, Case(3, 2, dtype=mx.bfloat16), 8191, 1e-2)
 
 
-@pytest.mark.parametrize("tokens", [1, STEP_TOKENS, STEP_TOKENS + 1])
-def test_the_form_of_few_tokens_is_chosen(tokens, monkeypatch):
+@pytest.mark.parametrize("tokens", [1, MAX_DECODE_TOKENS, MAX_DECODE_TOKENS + 1])
+def test_the_selected_variant_runs_for_a_few_tokens(tokens, monkeypatch):
     called = []
     for name in ("kernel", "reference"):
         monkeypatch.setattr(qk_norm_rope, name, lambda *_, name=name: called.append(name))
     projected, layer = Case(tokens).draw()
-    for form in (KernelSelection().qk_norm_rope, KERNEL):
-        selection = replace(KernelSelection(), qk_norm_rope=form)
+    for variant in (KernelSelection().qk_norm_rope, KERNEL):
+        selection = replace(KernelSelection(), qk_norm_rope=variant)
         qk_norm_rope.qk_norm_rope(projected, 0, layer, selection)
-    assert called == ["reference", "kernel" if tokens <= STEP_TOKENS else "reference"]
+    assert called == ["reference", "kernel" if tokens <= MAX_DECODE_TOKENS else "reference"]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_position_is_a_number_or_an_array(form):
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
+def test_the_offset_is_a_number_or_an_array(compute):
     projected, layer = Case(2).draw()
-    numbers, arrays = form(projected, 6, layer), form(projected, mx.array(6, mx.int32), layer)
+    numbers, arrays = compute(projected, 6, layer), compute(projected, mx.array(6, mx.int32), layer)
     assert all(mx.array_equal(x, y) for x, y in zip(numbers, arrays, strict=True))

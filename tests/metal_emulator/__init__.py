@@ -1,17 +1,22 @@
-"""An emulator of Metal on a CPU, for the kernels that `mx.fast.metal_kernel` would compile.
+"""Runs Metal kernels on a CPU and finds what is wrong with them, without a Mac.
 
-`emulated` stands in for `mx.fast.metal_kernel`. MLX itself generates the text (`text`); clang
-compiles it as C++ for OpenCL, which has Metal's address spaces, with a header of Metal's names
-(`build`, shim.h); every thread runs as a fiber, 32 meeting at each operation of their SIMD group
-(schedule.c); every access to a buffer or threadgroup array is checked (memory.c). What is wrong
-raises an `EmulatorError` that names kernel, line, buffer, index and thread. Run a kernel under
-`MACHINES` too: there the order of threads and sums, contraction and subnormals differ.
+`emulated` replaces `mx.fast.metal_kernel`. A test that passes with it shows, for its inputs, that
+the body compiles within a strict subset of Metal (from the text that MLX itself generates, see
+`text`), computes the right result, and has no race, no access out of bounds, no read of unwritten
+memory and no diverging barrier. An error names kernel, line, buffer, index and thread.
 
-Stricter than a GPU: SIMD operations do not order memory, barriers do only for the memory in their
-flags, and lanes of a SIMD group that have not left must be at the same operation. Lenient: two
-threads may write the same value to one element. Not seen: a read outside a thread's own array
-through a pointer, a value read but never used, arrays that Metal would align less, more registers
-than a GPU has, and anything about speed. Functions are the host's, not within Metal's error bounds.
+How: clang compiles the text as C++ for OpenCL, which has Metal's address spaces, with a header of
+Metal's names (`build`, shim.h). Each thread is a fiber; the 32 lanes of a SIMD group meet at each
+of its operations (schedule.c). Every access to a buffer or threadgroup array is checked (memory.c).
+`MACHINES` vary what GPUs may do differently: the order of threads and of sums, contraction to FMA,
+subnormals. Run a kernel's tests under all of them.
+
+It is stricter than a GPU: SIMD operations do not order memory, barriers order only the memory in
+their flags, and all lanes of a SIMD group that have not returned must be at the same operation. It
+is laxer in one way: two threads may write the same value to one element. It does not see reads
+through a pointer outside a thread's own array, values that are read and never used, alignment that
+Metal requires of arrays, register limits, or speed. Math functions are the host's and do not have
+Metal's error bounds.
 """
 
 from tests.metal_emulator.build import unsupported

@@ -1,4 +1,4 @@
-"""Compiles translated kernels with the clang of the `ziglang` package, cached by content."""
+"""Compiles translated kernels with the clang of the `ziglang` package; results are cached."""
 
 import hashlib
 import importlib.util
@@ -23,16 +23,17 @@ COMMON = ("-fPIC", f"-I{HERE}", "-mfma", "-mf16c", "-Werror")
 RUNTIME_FLAGS = ("-x", "c", "-std=gnu17", "-O2", "-ffreestanding", "-fvisibility=hidden")
 KERNEL_FLAGS = (
     *("-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-O1", "-gline-tables-only"),
-    # Only half: no double, and no generic address space, so that a pointer without one is wrong.
+    # Half as the only extension: no double, and no generic address space, so that a pointer without
+    # an address space is an error.
     *("-Xclang", "-cl-ext=-all,+cl_khr_fp16"),
-    # Each operation rounds to its type.
+    # Each operation is rounded to its type.
     *("-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none"),
-    # Every access calls the runtime. Wider ones than 16 bytes would not: no automatic vectors.
+    # Every access calls the runtime, up to 16 bytes wide: hence no automatic vectors.
     "-fsanitize=thread,array-bounds,integer-divide-by-zero",
     *("-fno-vectorize", "-fno-slp-vectorize"),
     *("-mllvm", "-tsan-instrument-read-before-write"),
     *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
-    # Fibers have small stacks. Metal's own attributes are unknown to clang.
+    # Fibers have small stacks. Clang does not know Metal's attributes.
     "-Wframe-larger-than=16384",
     *("-Wuninitialized", "-Wsometimes-uninitialized", "-Wno-unknown-attributes"),
 )
@@ -50,13 +51,13 @@ def unsupported() -> str | None:
 
 
 def compile_kernel(translated: str, contract: bool) -> Path:
-    """The shared library of a kernel, runtime included; from the cache if it is there.
+    """The shared library of a kernel with the runtime, from the cache if possible.
 
     Args:
-        contract: whether a product and a sum may become one FMA, across statements too.
+        contract: whether a product and a sum become one FMA, across statements too.
 
     Raises:
-        CompileError: with clang's words; its lines count within MLX's text.
+        CompileError: clang's message, with line numbers of MLX's text.
     """
     contraction = f"-ffp-contract={'fast' if contract else 'off'}"
     objects = [_object(translated, (*KERNEL_FLAGS, contraction))]
@@ -82,12 +83,12 @@ def _object(source: str, flags: tuple[str, ...]) -> Path:
 
 
 def _with_lines(assembly: str) -> str:
-    """Before each call of the runtime's checks, a note of the kernel's line it comes from."""
+    """Store the kernel's line number before each call of the runtime's checks."""
     lines = []
     number = 0
     for line in assembly.splitlines():
-        if place := re.search(r"\.loc\t.*# kernel:(\d+):", line):
-            number = int(place[1]) or number
+        if location := re.search(r"\.loc\t.*# kernel:(\d+):", line):
+            number = int(location[1]) or number
         if "callq\t__tsan_" in line:
             lines.append(f"\tmovl\t${number}, emulator_line(%rip)")
         lines.append(line)
@@ -95,9 +96,13 @@ def _with_lines(assembly: str) -> str:
 
 
 def _cached(suffix: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The file made from `key`. A rename puts it there whole, whoever else makes it meanwhile."""
-    place = os.environ.get("QWEN35_EMULATOR_CACHE")
-    folder = Path(place) if place else platformdirs.user_cache_path("qwen35-mlx") / "metal-emulator"
+    """The cached file for `key`, made if missing; a rename makes it appear atomically."""
+    configured = os.environ.get("QWEN35_EMULATOR_CACHE")
+    folder = (
+        Path(configured)
+        if configured
+        else platformdirs.user_cache_path("qwen35-mlx") / "metal-emulator"
+    )
     path = folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + suffix)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def _zig(*command: str | Path, text: str = "") -> str:
     assert spec
     assert spec.origin
     zig = Path(spec.origin).parent / "zig"
-    done = subprocess.run([zig, *command], input=text, capture_output=True, text=True)
-    if done.returncode:
-        raise CompileError(done.stderr.strip())
-    return done.stdout
+    result = subprocess.run([zig, *command], input=text, capture_output=True, text=True)
+    if result.returncode:
+        raise CompileError(result.stderr.strip())
+    return result.stdout

@@ -1,4 +1,4 @@
-"""One call for a test's kernel, and skipping where the emulator does not run."""
+"""Runs a test's kernel in one call, and skips tests where the emulator is not supported."""
 
 from collections.abc import Mapping, Sequence
 

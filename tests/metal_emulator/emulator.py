@@ -1,4 +1,4 @@
-"""A drop-in for `mx.fast.metal_kernel` that runs on the CPU and checks what it runs."""
+"""A drop-in replacement of `mx.fast.metal_kernel` that runs kernels on the CPU and checks them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from tests.metal_emulator.text import record
 Scalar = bool | int | float
 Launcher = Callable[..., list[mx.array]]
 
-# Taken now, since a test may put `emulated` in its place.
+# Bound at import, since tests may replace it by `emulated`.
 _metal_kernel: Any = mx.fast.metal_kernel
 
 
@@ -28,10 +28,10 @@ def emulated(
     ensure_row_contiguous: bool = True,
     machine: Machine = PLAIN,
 ) -> Launcher:
-    """What `mx.fast.metal_kernel` returns, but run by the emulator as `machine`.
+    """Like `mx.fast.metal_kernel`, but the kernel runs in the emulator, as on `machine`.
 
-    The returned function takes the same keywords (`stream` and `verbose` are ignored) and gives
-    evaluated arrays. Inputs are passed row-contiguous, or as they lie if they need not be.
+    The returned function takes the same keywords (`stream` and `verbose` are ignored) and returns
+    evaluated arrays. Inputs are made row-contiguous, or keep their strides if they need not be.
 
     Raises, when called:
         EmulatorError: see `errors`.
@@ -63,20 +63,20 @@ def emulated(
         except CompileError as error:
             raise CompileError(f"{text.name}: {error}") from None
         bound = []
-        lay = _to_numpy if ensure_row_contiguous else _as_it_lies
-        values = {n: lay(x) for n, x in zip(input_names, arrays, strict=True)}
+        copy_input = _to_numpy if ensure_row_contiguous else _with_strides
+        values = {n: copy_input(x) for n, x in zip(input_names, arrays, strict=True)}
         outputs = {}
         for n, shape, dtype in zip(output_names, output_shapes, output_dtypes, strict=True):
-            # Not through mx.full's dtype: it returns a float for a float value.
+            # With a float value mx.full returns floats whatever its dtype, hence astype.
             outputs[n] = _to_numpy(mx.full(shape, init_value or 0.0).astype(dtype))
         for parameter in text.parameters():
             n = parameter.name
             if n in outputs:
                 bound.append(Bound(n, outputs[n], True, init_value is not None))
             elif n in values:
-                bound.append(Bound(n, _memory(values[n])))
+                bound.append(Bound(n, _flat_memory(values[n])))
             elif parameter.space:
-                bound.append(Bound(n, _described(n, values)))
+                bound.append(Bound(n, _shape_parameter(n, values)))
         launch(library, text, bound, machine)
         results = zip(outputs.values(), output_dtypes, strict=True)
         return [mx.array(x).view(dtype) for x, dtype in results]
@@ -85,33 +85,33 @@ def emulated(
 
 
 def _to_numpy(x: mx.array) -> np.ndarray:
-    """A writable copy, in C order; bfloat16 as uint16."""
+    """A writable copy in C order; bfloat16 as uint16."""
     return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, order="C")
 
 
 def _extent(x: np.ndarray) -> int:
-    """Elements from the first to the last, gaps included."""
+    """The number of elements from the first to the last in memory, with gaps."""
     return 1 + sum((n - 1) * step // x.itemsize for n, step in zip(x.shape, x.strides, strict=True))
 
 
-def _as_it_lies(x: mx.array) -> np.ndarray:
-    """A copy with the same strides, among values that are no numbers."""
-    seen = np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, copy=False)
-    memory = np.full(_extent(seen) * seen.itemsize, 0xFF, np.uint8).view(seen.dtype)
-    copy = as_strided(memory, seen.shape, seen.strides)
-    copy[...] = seen
+def _with_strides(x: mx.array) -> np.ndarray:
+    """A copy with the same strides, whose gaps are NaN."""
+    view = np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, copy=False)
+    memory = np.full(_extent(view) * view.itemsize, 0xFF, np.uint8).view(view.dtype)
+    copy = as_strided(memory, view.shape, view.strides)
+    copy[...] = view
     return copy
 
 
-def _memory(x: np.ndarray) -> np.ndarray:
-    """What lies between the first and the last element, as one row."""
+def _flat_memory(x: np.ndarray) -> np.ndarray:
+    """The memory from the first to the last element, with gaps, as one row."""
     return x if x.flags.c_contiguous else as_strided(x, (_extent(x),), (x.itemsize,))
 
 
-def _described(name: str, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The parameters that MLX adds to a body which names them: `x_shape`, `x_strides`, `x_ndim`."""
-    of, _, what = name.rpartition("_")
-    x = values[of]
+def _shape_parameter(name: str, values: dict[str, np.ndarray]) -> np.ndarray:
+    """A parameter that MLX adds if the body mentions it: `x_shape`, `x_strides` or `x_ndim`."""
+    array, _, what = name.rpartition("_")
+    x = values[array]
     strides = [s // x.itemsize for s in x.strides]
-    found = {"shape": x.shape, "strides": strides, "ndim": x.ndim}[what]
-    return np.array(found, np.int64 if what == "strides" else np.int32)
+    value = {"shape": x.shape, "strides": strides, "ndim": x.ndim}[what]
+    return np.array(value, np.int64 if what == "strides" else np.int32)

@@ -1,12 +1,12 @@
-"""What the emulator finds wrong with a kernel."""
+"""The errors that the emulator finds in a kernel."""
 
 
 class EmulatorError(Exception):
-    """A kernel that is wrong, or outside the subset. The message names kernel, place and thread."""
+    """A kernel is wrong or outside the subset. The message names kernel, line and thread."""
 
 
 class CompileError(EmulatorError):
-    """The text does not compile: wrong address space, double, a name outside the subset."""
+    """The text does not compile: a wrong address space, a double, a name outside the subset."""
 
 
 class OutOfBoundsError(EmulatorError):
@@ -14,15 +14,15 @@ class OutOfBoundsError(EmulatorError):
 
 
 class RaceError(EmulatorError):
-    """Two threads touch one element without a barrier in between, and one of them changes it."""
+    """Two threads access an element without a barrier in between, and one of them changes it."""
 
 
 class UnwrittenError(EmulatorError):
-    """A read of memory that nobody wrote, or an output element never written."""
+    """A read of memory that was never written, or an output element that was not."""
 
 
 class DivergenceError(EmulatorError):
-    """Threads that should meet at one barrier or SIMD operation do not."""
+    """Threads do not meet at the same barrier or SIMD operation."""
 
 
 class UndefinedError(EmulatorError):
@@ -30,4 +30,4 @@ class UndefinedError(EmulatorError):
 
 
 class LimitError(EmulatorError):
-    """More threads or threadgroup memory than Metal gives."""
+    """More threads or threadgroup memory than Metal allows."""

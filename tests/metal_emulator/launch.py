@@ -1,4 +1,4 @@
-"""Runs a compiled kernel on arrays, and puts what the runtime reports into words."""
+"""Runs a compiled kernel on arrays, and turns the runtime's report into an error."""
 
 import ctypes
 from collections.abc import Sequence
@@ -47,13 +47,13 @@ class _Report(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a GPU may do one way or another: a kernel's results must not depend on it, beyond
-    rounding.
+    """What GPUs may do differently; a kernel's results may depend on it in their rounding only.
 
-    seed: the order of threadgroups, SIMD groups and lanes; 0 ascending, 1 descending, else mixed.
-    sums: how simd_sum adds; 0 neighbours first, 1 halves first, 2 one after the other.
-    contract: a product and a sum become one FMA.
-    flush: subnormal floats become zero.
+    Attributes:
+        seed: order of threadgroups, SIMD groups and lanes; 0 ascending, 1 descending, else mixed.
+        sums: order of simd_sum; 0 neighbours first, 1 halves first, 2 one after the other.
+        contract: whether a product and a sum become one FMA.
+        flush: whether subnormal floats become zero.
     """
 
     seed: int = 0
@@ -62,8 +62,8 @@ class Machine:
     flush: bool = True
 
 
-# Every choice taken both ways: enough to run a kernel's tests under.
 PLAIN = Machine()
+# Each choice both ways: enough to run a kernel's tests on.
 MACHINES = (
     PLAIN,
     Machine(seed=1, sums=1, contract=False, flush=False),
@@ -74,7 +74,7 @@ MACHINES = (
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A buffer as the kernel gets it: `data` is C-contiguous; outputs are written in place."""
+    """A buffer argument: `data` is C-contiguous; an output is written in place."""
 
     name: str
     data: np.ndarray
@@ -83,12 +83,12 @@ class Bound:
 
 
 def launch(library: Path, text: KernelText, buffers: Sequence[Bound], machine: Machine) -> None:
-    """Run the kernel; the data of the output buffers holds its results.
+    """Run the kernel, which writes its results to the data of the output buffers.
 
     Raises:
-        EmulatorError: of the kind found, with kernel, buffer, index and thread in its message.
+        EmulatorError: the first error found, with kernel, buffer, index and thread.
     """
-    # As MLX does: a threadgroup is never larger than the grid.
+    # A threadgroup is never larger than the grid, as in MLX.
     group = [min(pair) for pair in zip(text.grid, text.threadgroup, strict=True)]
     if np.prod(group) > 1024:
         raise errors.LimitError(f"{text.name}: a threadgroup of {group}: over 1024 threads")
@@ -96,7 +96,7 @@ def launch(library: Path, text: KernelText, buffers: Sequence[Bound], machine: M
         raise errors.LimitError(f"{text.name}: {len(buffers)} buffers: over 31")
     if np.prod([-(-n // m) for n, m in zip(text.grid, group, strict=True)]) >= 1 << 22:
         raise errors.LimitError(f"{text.name}: grid {text.grid}: over 4 million threadgroups")
-    # An empty array has no address: give it one, of no length.
+    # An empty array has no address: pass one of no length.
     memory = [b.data if b.data.size else np.zeros(1, b.data.dtype) for b in buffers]
     table = (_Buffer * len(buffers))(
         *(
@@ -126,38 +126,41 @@ def _error(report: _Report, text: KernelText, names: list[str]) -> errors.Emulat
         return f"line {line}, `{lines[line].strip()}`" if line else lines[0]
 
     name = report.name.decode()
-    thread, other = (f"thread {tuple(place)}" for place in (report.thread, report.other))
-    place, other_place = where(report.line), where(report.other_line)
+    thread, other = (f"thread {tuple(position)}" for position in (report.thread, report.other))
+    location, other_location = where(report.line), where(report.other_line)
     buffer = names[report.slot] if report.slot < len(names) else f"threadgroup array {name}"
     element = f"{buffer}[{report.index}]"
     access = f"{thread} {'writes' if report.write else 'reads'}"
     others = other + (" and others" if report.several else "")
     earlier = f"{others} {'wrote' if report.other_write else 'read'}"
     kinds = {
-        1: (errors.OutOfBoundsError, f"{access} {element}, out of bounds ({place})"),
-        2: (errors.OutOfBoundsError, f"{access} {element} misaligned ({place})"),
-        3: (errors.OutOfBoundsError, f"{thread} writes the input {element} ({place})"),
+        1: (errors.OutOfBoundsError, f"{access} {element}, out of bounds ({location})"),
+        2: (errors.OutOfBoundsError, f"{access} {element} misaligned ({location})"),
+        3: (errors.OutOfBoundsError, f"{thread} writes the input {element} ({location})"),
         4: (
             errors.RaceError,
-            f"race on {element}: {access} it ({place}) and {earlier} it ({other_place}), "
+            f"race on {element}: {access} it ({location}) and {earlier} it ({other_location}), "
             "without a barrier in between",
         ),
-        5: (errors.UnwrittenError, f"{thread} reads {element}, which nobody wrote ({place})"),
+        5: (
+            errors.UnwrittenError,
+            f"{thread} reads {element}, which was never written ({location})",
+        ),
         6: (errors.UnwrittenError, f"output element {element} was never written"),
         7: (
             errors.DivergenceError,
-            f"{thread} waits at {name} ({place}) but {other} is at {other_place}",
+            f"{thread} waits at {name} ({location}) but {other} is at {other_location}",
         ),
         8: (
             errors.DivergenceError,
-            f"{thread} wants a value of lane {report.index}, which takes no part ({place})",
+            f"{thread} reads from lane {report.index}, which takes no part ({location})",
         ),
         9: (errors.LimitError, "over 32768 bytes of threadgroup memory"),
         10: (
             errors.OutOfBoundsError,
-            f"{thread} uses index {report.index}, outside its array ({place})",
+            f"{thread} uses index {report.index}, outside its array ({location})",
         ),
-        11: (errors.UndefinedError, f"{thread} divides by zero ({place})"),
+        11: (errors.UndefinedError, f"{thread} divides by zero ({location})"),
     }
     kind, message = kinds[report.kind]
     return kind(f"{text.name}: {message}")

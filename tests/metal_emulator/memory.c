@@ -1,6 +1,6 @@
-// Memory of a launch: every access by a kernel comes here first, through the calls that clang
-// places for its thread sanitizer. Each buffer lies in the middle of 64 GiB of reserved addresses
-// of its own, so a wrong index of any 32-bit kind still tells which buffer it meant.
+// The memory of a launch. Clang's thread sanitizer inserts a call into this file before every
+// access of a kernel. Each buffer lies in the middle of its own 64 GiB of reserved addresses, so
+// that any wrong 32-bit index still identifies the buffer.
 #include "runtime.h"
 
 void *mmap(void *, u64, int, int, int, long);
@@ -11,8 +11,8 @@ int strcmp(const char *, const char *);
 enum { SLOT_BITS = 36, PAGE = 4096, NO_ACCESS = 0, READ_WRITE = 3, ANONYMOUS_LAZY = 0x4022 };
 #define ARENA ((u64)MAX_SLOTS << SLOT_BITS)
 
-// Who touched an element last. `reach` is how far the touching threads are apart: a mark of
-// several readers names one of them, and is ordered only by what orders all.
+// The last access to an element. `reach` is how far apart the accessing threads are: a mark of
+// several readers names one of them, and only what orders all of them orders the mark.
 enum Reach { NEVER, HOST, ONE_THREAD, ONE_SIMD, ONE_THREADGROUP, ANYWHERE };
 typedef struct { u32 thread, epoch, simd_epoch; unsigned short reach, line; } Mark;
 typedef struct { Mark write, read; } Cell;
@@ -20,7 +20,7 @@ typedef struct { Mark write, read; } Cell;
 typedef struct {
   u64 base, bytes;
   u32 granule, kind;  // kind: 0 device, 1 threadgroup
-  Cell *cells;        // none for inputs: nobody may write them
+  Cell *cells;        // none for inputs, which are read-only
   u32 line, column, group;
   char name[64];
 } Slot;
@@ -30,11 +30,12 @@ static void *reserved;
 static Slot slots[MAX_SLOTS];
 static u32 used, device_slots, threadgroup_bytes;
 
-// Barriers passed: by the threadgroup, and by each SIMD group alone; per kind of memory.
+// Barriers passed, by the threadgroup and by each SIMD group alone, per kind of memory.
 static u32 epoch[2], simd_epoch[MAX_THREADS / SIMD][2], group_serial;
 
-// A write over another thread's unordered write is no race if the value stays the same. That is
-// known at the next event of the (only) running thread; until then it waits here.
+// A write after another thread's unordered write is no race if the value stays the same. The new
+// value is in memory only after this check, so the comparison is made at the running thread's next
+// event.
 static struct { u8 *at; u64 size; u8 before[16]; Report race; } suspect;
 
 static u64 pages(u64 bytes) { return (bytes + PAGE) & ~(u64)(PAGE - 1); }
@@ -85,8 +86,8 @@ void memory_close(const Buffer *buffers, u32 count, int check_outputs) {
   munmap(reserved, ARENA + (1ul << SLOT_BITS));
 }
 
-// A new threadgroup finds its arrays unwritten (see `emulator_threadgroup_array`), and shares no
-// order with any other.
+// The arrays of a new threadgroup are unwritten (see `emulator_threadgroup_array`), and it is
+// ordered with no other threadgroup.
 void memory_new_threadgroup(void) {
   group_serial++;
   threadgroup_bytes = 0;
@@ -122,8 +123,8 @@ void *emulator_threadgroup_array(u64 bytes, u64 granule, const char *name, u32 l
   return (void *)slot->base;
 }
 
-// Did whatever the mark tells of happen before what the running thread does now?
-static inline int ordered(const Mark *mark, u32 kind) {
+// Whether the marked access is ordered before the running thread's current one.
+static inline int is_ordered(const Mark *mark, u32 kind) {
   if (mark->reach <= HOST) return 1;
   if (mark->reach == ONE_THREAD && mark->thread == self) return 1;
   if (mark->reach == ANYWHERE || mark->thread / MAX_THREADS != self / MAX_THREADS) return 0;
@@ -137,7 +138,7 @@ static Mark now(u32 kind) {
                 emulator_line};
 }
 
-// Where and between whom; the running thread is filled in by `fail`.
+// Reports an access and the other thread's; `fail` adds the running thread.
 static void describe(const Slot *slot, long index, int write, const Mark *other, int other_write) {
   report.slot = slot - slots;
   report.index = index;
@@ -153,7 +154,7 @@ static void describe(const Slot *slot, long index, int write, const Mark *other,
   report.several = other->reach > ONE_THREAD;
 }
 
-void memory_settle(void) {
+void memory_check_suspect(void) {
   u64 size = suspect.size;
   suspect.size = 0;
   if (!size || !memcmp(suspect.at, suspect.before, size)) return;
@@ -163,11 +164,11 @@ void memory_settle(void) {
 
 static void track_write(Slot *slot, u64 index, u64 address, u64 size) {
   Cell *cell = &slot->cells[index];
-  if (!ordered(&cell->read, slot->kind)) {
+  if (!is_ordered(&cell->read, slot->kind)) {
     describe(slot, index, 1, &cell->read, 0);
     fail(RACE);
   }
-  if (!ordered(&cell->write, slot->kind) && !suspect.size) {
+  if (!is_ordered(&cell->write, slot->kind) && !suspect.size) {
     describe(slot, index, 1, &cell->write, 1);
     suspect.at = (u8 *)address, suspect.size = size, suspect.race = report;
     memcpy(suspect.before, suspect.at, size);
@@ -179,11 +180,11 @@ static void track_write(Slot *slot, u64 index, u64 address, u64 size) {
 static void track_read(Slot *slot, u64 index) {
   Cell *cell = &slot->cells[index];
   Mark *read = &cell->read;
-  if (cell->write.reach == NEVER || !ordered(&cell->write, slot->kind)) {
+  if (cell->write.reach == NEVER || !is_ordered(&cell->write, slot->kind)) {
     describe(slot, index, 0, cell->write.reach == NEVER ? 0 : &cell->write, 1);
     fail(cell->write.reach == NEVER ? UNWRITTEN_READ : RACE);
   }
-  if (ordered(read, slot->kind)) {
+  if (is_ordered(read, slot->kind)) {
     *read = now(slot->kind);
   } else {
     u32 reach = read->thread / MAX_THREADS != self / MAX_THREADS ? ANYWHERE
@@ -196,7 +197,7 @@ static void track_read(Slot *slot, u64 index) {
 static inline __attribute__((always_inline)) void touch(u64 address, u64 size, int write) {
   u64 offset = address - arena;
   if (offset >= ARENA) return;  // a thread's own memory
-  if (suspect.size) memory_settle();
+  if (suspect.size) memory_check_suspect();
   Slot *slot = &slots[offset >> SLOT_BITS];
   long at = address - slot->base;
   if (at < 0 || at + size > slot->bytes) {
@@ -223,7 +224,7 @@ static void touch_aligned(u64 address, u64 size, int write) {
   }
 }
 
-// The names that clang calls.
+// The functions that clang calls.
 #define ACCESS(size)                                                               \
   void __tsan_read##size(u64 address) { touch_aligned(address, size, 0); }         \
   void __tsan_write##size(u64 address) { touch_aligned(address, size, 1); }        \

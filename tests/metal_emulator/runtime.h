@@ -1,5 +1,5 @@
-// Between the two halves of the runtime: memory.c checks accesses, schedule.c runs the threads.
-// Freestanding: no C headers are needed, so none have to be installed.
+// Shared by the two halves of the runtime: memory.c checks accesses, schedule.c runs the threads.
+// Freestanding, so that no C headers have to be installed.
 typedef unsigned char u8;
 typedef unsigned int u32, uint;
 typedef unsigned long u64;
@@ -20,16 +20,16 @@ enum {  // as in `launch.py`
 enum { SIMD = 32, MAX_THREADS = 1024, MAX_SLOTS = 64, MAX_THREADGROUP_BYTES = 32768 };
 enum { MEM_DEVICE = 1, MEM_THREADGROUP = 2 };  // Metal's mem_flags
 
-// The three structures below are mirrored with ctypes in `launch.py`.
+// `launch.py` mirrors the three structures below with ctypes.
 typedef struct {
-  u8 *host;     // copied in before the launch, and out after it when `output`
+  u8 *host;     // copied in before the launch, and back after it if `output`
   u64 bytes;
   u32 granule;  // bytes per element: accesses are tracked element by element
   u32 output, initialised;
 } Buffer;
 
 typedef struct {
-  u32 kind, slot, write, line, other_line, other_write, several;  // lines: 0 is the end
+  u32 kind, slot, write, line, other_line, other_write, several;  // line 0: the kernel's end
   long index;
   u32 thread[3], other[3];  // positions in the grid
   char name[64];        // of a threadgroup array or an operation
@@ -49,11 +49,12 @@ void memory_close(const Buffer *buffers, u32 count, int check_outputs);
 void memory_new_threadgroup(void);
 void memory_barrier(u32 flags);
 void memory_simd_barrier(u32 simd, u32 flags);
-void memory_settle(void);
+void memory_check_suspect(void);
 
 // schedule.c
-extern u32 emulator_line __attribute__((visibility("hidden")));  // of the kernel's text, at each access
+// The line of the kernel, set at each access.
+extern u32 emulator_line __attribute__((visibility("hidden")));
 extern u32 self;  // the running thread: threadgroup * MAX_THREADS + index in it
 extern Report report;
 void locate(u32 id, Thread *thread);
-void fail(u32 kind);  // of the running thread; does not return while a kernel runs
+void fail(u32 kind);  // reports the running thread; does not return while a kernel runs

@@ -1,6 +1,6 @@
-// Runs a kernel's threads: each is a fiber with a stack of its own, switched by hand. A SIMD
-// group's lanes run one after the other up to their next common operation, where all must stand;
-// a threadgroup's SIMD groups do the same at barriers; threadgroups run one after the other.
+// Runs a kernel's threads. Each is a fiber with its own stack. The lanes of a SIMD group run one
+// after the other up to the next operation that they share, where all must meet; so do the SIMD
+// groups of a threadgroup at barriers. Threadgroups run one after the other.
 #include "runtime.h"
 
 void *mmap(void *, u64, int, int, int, long);
@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct { Exchange exchanges[2]; u32 round; } Simd;
 
-void emulator_entry(const u64 *buffers, const Thread *thread);  // the kernel's
+void emulator_entry(const u64 *buffers, const Thread *thread);  // in the kernel
 
 u32 self, emulator_line;
 Report report;
@@ -29,12 +29,13 @@ static Launch launch;
 static u64 addresses[MAX_SLOTS];
 static Lane lanes[MAX_THREADS];
 static Simd simds[MAX_THREADS / SIMD];
-static u32 threads, running;  // of this threadgroup; whether a fiber runs
+static u32 threads;  // of this threadgroup
+static u32 running;  // whether a fiber runs
 static u32 groups[3];
 static u8 *stacks;
 static void *scheduler;
 
-// Saves the callee-saved registers on this stack, and takes the other stack with its own.
+// Saves the callee-saved registers on this stack, and restores those of the other stack.
 void emulator_switch(void **save, void *load);
 __asm__(".text\n.globl emulator_switch\n.hidden emulator_switch\nemulator_switch:\n"
         "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
@@ -57,14 +58,14 @@ void fail(u32 kind) {
 
 static void lane_main(void) {
   emulator_entry(addresses, &lane()->thread);
-  memory_settle();
+  memory_check_suspect();
   lane()->state = LEFT;
   back_to_scheduler();
 }
 
 static u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 
-// A ragged grid ends in smaller threadgroups, as dispatchThreads makes them.
+// A ragged grid ends in smaller threadgroups, as with Metal's dispatchThreads.
 void locate(u32 id, Thread *t) {
   u32 group = id / MAX_THREADS, index = id % MAX_THREADS;
   uint3 grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
@@ -86,7 +87,7 @@ void locate(u32 id, Thread *t) {
       .threads_per_simdgroup = SIMD};
 }
 
-// The i-th of n in the order that the seed asks for: a step by a prime meets all.
+// The i-th of n in the seed's order; steps of a prime visit all of them.
 static u32 pick(u32 i, u32 n) {
   static const u64 primes[] = {4294967291, 4294967279, 4294967231, 4294967197};
   if (launch.seed == 0) return i;
@@ -96,13 +97,14 @@ static u32 pick(u32 i, u32 n) {
 
 static void wait_at(u32 operation, const char *name, u32 flags, u32 line, u32 column) {
   Lane *l = lane();
-  memory_settle();
+  memory_check_suspect();
   l->state = WAITING;
   l->operation = operation, l->name = name, l->flags = flags, l->line = line, l->column = column;
   back_to_scheduler();
 }
 
-// What the shim calls. Values of one round are read while the next is filled: hence two.
+// The functions that the shim calls. There are two exchanges, since lanes read the one of a round
+// while others fill that of the next.
 const Exchange *emulator_exchange(const char *name, const void *value, u32 size, u32 line,
                                   u32 column) {
   Simd *simd = &simds[self % MAX_THREADS / SIMD];
@@ -127,8 +129,8 @@ void emulator_simdgroup_barrier(u32 flags, u32 line, u32 column) {
   wait_at(SIMD_BARRIER, "simdgroup_barrier", flags, line, column);
 }
 
-// Threads [first, last) as a group: all that have not left must wait at one place. Returns a
-// waiting one, or none. `complete` demands that nobody has left.
+// Checks that all threads of [first, last) that have not left wait at the same operation. Returns
+// one that waits, or none. With `complete` no thread may have left.
 static Lane *meet(u32 first, u32 last, int complete) {
   Lane *waiting = 0;
   for (u32 i = first; i < last && !waiting; i++)
@@ -156,7 +158,7 @@ static void release(u32 first, u32 last) {
     if (lanes[i].state == WAITING) lanes[i].state = READY;
 }
 
-// Until all lanes have left or wait at a barrier of the threadgroup.
+// Runs until all lanes have left or wait at a threadgroup barrier.
 static void run_simd(u32 index, u32 group) {
   Simd *simd = &simds[index];
   u32 first = index * SIMD, last = smaller(first + SIMD, threads);
@@ -191,7 +193,7 @@ static void run_threadgroup(u32 group) {
             place.threads_per_threadgroup.z;
   for (u32 i = 0; i < threads; i++) {
     u64 *top = (u64 *)(stacks + (u64)(i + 1) * STACK);
-    memset(top - 8, 0, 64);  // six registers, where to start, and where that would return to
+    memset(top - 8, 0, 64);  // six registers, the entry point and its return address
     top[-2] = (u64)lane_main;
     lanes[i] = (Lane){.stack_pointer = top - 8};
     locate(group * MAX_THREADS + i, &lanes[i].thread);
@@ -210,9 +212,10 @@ static void run_threadgroup(u32 group) {
   }
 }
 
-__attribute__((visibility("default"))) Report *emulator_run(const Launch *wanted, const Buffer *buffers) {
+__attribute__((visibility("default"))) Report *emulator_run(const Launch *requested,
+                                                             const Buffer *buffers) {
   memset(&report, 0, sizeof report);
-  launch = *wanted;
+  launch = *requested;
   for (u32 i = 0; i < 3; i++) groups[i] = (launch.grid[i] + launch.group[i] - 1) / launch.group[i];
   u32 count = groups[0] * groups[1] * groups[2];
   stacks = mmap(0, (u64)MAX_THREADS * STACK, 3, 0x4022, -1, 0);
@@ -226,7 +229,7 @@ __attribute__((visibility("default"))) Report *emulator_run(const Launch *wanted
   return &report;
 }
 
-// What clang's other sanitizers see, with its place in the text.
+// The functions that clang's other sanitizers call.
 typedef struct { const char *file; u32 line, column; } Source;
 void __ubsan_handle_out_of_bounds(const Source *source, long index) {
   report.line = source->line, report.index = index;
@@ -237,7 +240,7 @@ void __ubsan_handle_divrem_overflow(const Source *source) {
   fail(BAD_DIVISION);
 }
 
-// Rounding to bfloat16, to nearest even, as clang asks its support library for it.
+// Rounding to bfloat16, to nearest even: a function of clang's support library.
 __bf16 __truncsfbf2(float value) {
   u32 bits;
   __bf16 result;

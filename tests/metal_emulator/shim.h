@@ -1,5 +1,5 @@
-// The part of the Metal Shading Language that kernel bodies may use, for clang's C++ for OpenCL
-// mode: that has the address spaces and `half`. A name missing here is outside the subset.
+// The subset of the Metal Shading Language that kernel bodies may use, in clang's C++ for OpenCL,
+// which has the address spaces and `half`. A name that is missing here is outside the subset.
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #define device __global
 #define threadgroup __local
@@ -52,7 +52,7 @@ template <typename V, typename Part> void append(V &whole, int &at, Part part) {
   if constexpr (Width<Part>::n == 1) whole[at++] = part;
   else for (int i = 0; i < Width<Part>::n; i++) whole[at++] = part[i];
 }
-// `float4(...)`: one scalar for all, or parts that make up the whole, of any types.
+// `float4(...)`: one scalar for all members, or parts of any types that make up the vector.
 template <typename V, typename... Parts> V construct(Parts... parts) {
   constexpr int total = (0 + ... + Width<Parts>::n);
   V whole = {};
@@ -121,7 +121,7 @@ void *emulator_threadgroup_array(ulong bytes, ulong granule, const __constant ch
                                  uint line);
 }
 
-// The emulator turns `threadgroup T name[n];` into a reference to what this returns.
+// `text.py` turns `threadgroup T name[n];` into a reference to what this returns.
 template <typename T> using Same = T;
 
 template <typename Array, typename Element>
@@ -130,7 +130,7 @@ __local Array *threadgroup_array(const __constant char *name, uint line) {
       sizeof(Array), sizeof(Element), name, line);
 }
 
-// All lanes compute the same result from what all gave.
+// All lanes compute the same result from the values of all.
 template <typename T> UNCHECKED T from_lane(const Exchange *exchange, uint lane) {
   return *static_cast<const T *>(emulator_value(exchange, lane));
 }
@@ -146,16 +146,16 @@ template <typename T> UNCHECKED T sum_of(const Exchange *exchange) {
   else if (order == 1)  // halves first, as one of 16, 8, 4, 2, 1
     for (uint n = 16; n; n /= 2)
       for (uint i = 0; i < n; i++) part[i] = part[i] + part[i + n];
-  else  // one after the other
+  else  // one lane after the other
     for (uint i = 1; i < 32; i++) part[0] = part[0] + part[i];
   return part[0];
 }
 
 template <typename T> UNCHECKED T max_of(const Exchange *exchange) {
-  T most = *(const T *)exchange->values[__builtin_ctz(exchange->active)];
+  T largest = *(const T *)exchange->values[__builtin_ctz(exchange->active)];
   for (uint i = 0; i < 32; i++)
-    if (exchange->active >> i & 1) most = max(most, *(const T *)exchange->values[i]);
-  return most;
+    if (exchange->active >> i & 1) largest = max(largest, *(const T *)exchange->values[i]);
+  return largest;
 }
 }  // namespace emulator
 
@@ -166,7 +166,7 @@ inline void simdgroup_barrier(mem_flags flags, PLACE) {
   emulator::emulator_simdgroup_barrier(static_cast<uint>(flags), line, column);
 }
 
-// Common operations of a SIMD group: lanes meet at the place of the call.
+// Operations of a SIMD group: its lanes meet at the call.
 #define MEET(name) emulator::emulator_exchange(name, &x, sizeof(T), line, column)
 template <typename T> T simd_sum(T x, PLACE) { return emulator::sum_of<T>(MEET("simd_sum")); }
 template <typename T> T simd_max(T x, PLACE) { return emulator::max_of<T>(MEET("simd_max")); }
@@ -187,7 +187,7 @@ template <typename T> T simd_shuffle_xor(T x, ushort mask, PLACE) {
 #undef MEET
 using namespace metal;
 
-// What MLX itself puts before every kernel, as far as bodies use it.
+// Of MLX's own prelude, what bodies use.
 inline float log1p(float x) {
   float y = 1.0f + x;
   return y == 1.0f ? x : y == INFINITY ? y : x * (log(y) / (y - 1.0f));

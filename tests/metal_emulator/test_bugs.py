@@ -1,4 +1,4 @@
-"""Each kind of bug is found and named; the same kernel without it passes."""
+"""Each kind of bug raises its error; the same kernel without the bug passes."""
 
 from dataclasses import dataclass, field
 
@@ -22,18 +22,21 @@ pytestmark = needs_emulator
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """`bad` in the place of `good` must raise `error` with `words` in its message."""
+    """With `bad` for the @ in `body` the kernel raises `error`, whose message matches `message`.
+
+    With `good` for the @ it passes.
+    """
 
     name: str
     body: str
     good: str
     bad: str
     error: type[Exception] | tuple[type[Exception], ...]
-    words: str
+    message: str
     options: dict = field(default_factory=dict)
 
 
-FIRST = "uint i = thread_position_in_grid.x; uint lane = thread_index_in_simdgroup;\n"
+PREAMBLE = "uint i = thread_position_in_grid.x; uint lane = thread_index_in_simdgroup;\n"
 SHARED = """
 threadgroup float s[64];
 s[i] = x[i];
@@ -110,7 +113,7 @@ BUGS = [
         r"waits at simd_sum \(line .*\) but .* `y\[i\] = simd_max"),
     Bug("value of a lane that left", "@\n y[i] = simd_shuffle_xor(x[i], 16);", "",
         "y[i] = 0.0f; if (lane >= 24) return;", DivergenceError,
-        r"wants a value of lane (2[4-9]|3[01])"),
+        r"reads from lane (2[4-9]|3[01])"),
     Bug("threadgroup memory never written",
         "threadgroup float s[32];\n@ s[i] = x[i];\n y[i] = s[i];", "",
         "if (i != 5)", UnwrittenError, r"thread \(5, 0, 0\) reads threadgroup array s\[5\]"),
@@ -118,7 +121,7 @@ BUGS = [
         "threadgroup float s[32];\n@ s[lane] = x[lane];\n y[i] = s[lane];", "",
         "if (i < 32)", UnwrittenError, "reads threadgroup array s", TWO_GROUPS),
     Bug("output read first", "@ y[i] += x[i];", "y[i] = 0.0f;", "", UnwrittenError,
-        r"thread \((\d+), 0, 0\) reads y\[\1\], which nobody wrote"),
+        r"thread \((\d+), 0, 0\) reads y\[\1\], which was never written"),
     Bug("output forgotten", "@ y[i] = x[i];", "", "if (i != 7)", UnwrittenError,
         r"output element y\[7\] was never written"),
     Bug("constant as device", "@ p = x; y[i] = p[i & 3];", "auto", "device const float*",
@@ -141,8 +144,8 @@ BUGS = [
 
 @pytest.mark.parametrize("machine", MACHINES[:3], ids=["ascending", "descending", "mixed"])
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_bug_is_named_and_its_twin_passes(bug, machine):
+def test_a_bug_raises_its_error_and_the_kernel_without_it_passes(bug, machine):
     options = {"inputs": {"x": mx.arange(64, dtype=mx.float32)}, "machine": machine, **bug.options}
-    run(FIRST + bug.body.replace("@", bug.good), **options)
-    with pytest.raises(bug.error, match=bug.words):
-        run(FIRST + bug.body.replace("@", bug.bad), **options)
+    run(PREAMBLE + bug.body.replace("@", bug.good), **options)
+    with pytest.raises(bug.error, match=bug.message):
+        run(PREAMBLE + bug.body.replace("@", bug.bad), **options)

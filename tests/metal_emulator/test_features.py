@@ -1,4 +1,4 @@
-"""What bodies use works as Metal and MLX define it."""
+"""The features that kernel bodies use work as Metal and MLX define them."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_threadgroup_larger_than_the_grid_is_cut():
     assert y.tolist() == [5] * 5
 
 
-def test_places_in_simd_groups():
+def test_positions_in_simd_groups():
     source = """
     uint i = thread_index_in_threadgroup;
     y[i] = 100 * simdgroup_index_in_threadgroup + thread_index_in_simdgroup;
@@ -120,7 +120,7 @@ def test_inputs_arrive_row_contiguous(dtype):
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
-def test_inputs_arrive_as_they_lie_where_they_need_not_be_contiguous(dtype):
+def test_inputs_keep_their_strides_if_they_need_not_be_contiguous(dtype):
     x = mx.arange(60).reshape(3, 5, 4).astype(dtype)[:, 1:3]
     source = """
     uint i = thread_position_in_grid.x;
@@ -130,7 +130,7 @@ def test_inputs_arrive_as_they_lie_where_they_need_not_be_contiguous(dtype):
     outputs = {"y": (x.shape, dtype), "z": (x.shape, dtype)}
     y, z = run(source, {"x": x}, outputs, grid=(24, 1, 1), threadgroup=(24, 1, 1), contiguous=False)
     assert mx.array_equal(x, y).item()
-    assert mx.isnan(z[0, 1]).all().item()  # what lies between is nobody's
+    assert mx.isnan(z[0, 1]).all().item()  # the gaps are NaN
     with pytest.raises(OutOfBoundsError):
         run(source.replace("[0] +", "[0] + 8 +", 1), {"x": x}, outputs, contiguous=False)
 
@@ -160,7 +160,7 @@ def test_simd_operations(threads):
     np.testing.assert_array_equal(np.array(y), [*want, x[np.arange(threads) ^ 1]])
 
 
-def test_simd_groups_do_not_mix():
+def test_simd_groups_are_separate():
     source = "uint i = thread_position_in_grid.x; y[i] = simd_sum(x[i]) + simd_sum(1);"
     x = RNG.integers(-50, 50, 256)
     inputs, outputs = {"x": x.astype(np.int32)}, {"y": ((256,), mx.int32)}
@@ -336,7 +336,7 @@ def test_helpers_in_the_header():
     assert run(source, {"x": x}, header=header)[0].tolist() == [-8.0] * 32
 
 
-def test_init_value_fills_what_the_kernel_leaves():
+def test_init_value_fills_unwritten_elements():
     source = "uint i = thread_position_in_grid.x; if (i & 1) y[i] += 1.0f;"
     assert run(source, init_value=2.0)[0].tolist() == [2.0, 3.0] * 16
 

@@ -1,7 +1,7 @@
-"""The emulator on kernels that others wrote: mlx-lm's gated delta agrees with its plain ops.
+"""The emulator on the kernels of mlx-lm, whose gated delta rule agrees with its plain ops.
 
-The bodies are those of the installed mlx-lm: its builders are run with `emulated` in the place
-of `mx.fast.metal_kernel`.
+The bodies are those of the installed mlx-lm: its builders run with `emulated` in place of
+`mx.fast.metal_kernel`.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ Build = Callable[..., Callable[..., tuple[mx.array, mx.array]]]
 # Batch, tokens, key heads, value heads, dk, dv.
 SHAPES = [(1, 1, 1, 1, 32, 4), (2, 5, 1, 2, 64, 8), (1, 64, 2, 4, 128, 128), (1, 3, 1, 3, 256, 6)]
 DTYPES = [mx.float32, mx.bfloat16, mx.float16]
-# Of one step of each type: the ops round products to it, where the kernel keeps float32.
+# About one rounding step of each type: the ops round products to it, the kernels keep float32.
 TOLERANCE = {mx.float32: 2e-6, mx.bfloat16: 1e-2, mx.float16: 1e-3}
 
 
 @pytest.fixture
 def kernels(monkeypatch) -> Build:
-    """mlx-lm's own dispatch, with every kernel run by the given machine."""
+    """mlx-lm's own dispatch, with every kernel emulated on the given machine."""
 
     def build(machine: Machine = PLAIN, packed: bool = True):
         def metal_kernel(**text):
@@ -53,7 +53,7 @@ def kernels(monkeypatch) -> Build:
 
 
 def draw(shape, dtype=mx.float32, vector=False, masked=False) -> list:
-    """q, k, v, g, beta, state and a mask as mlx-lm takes them."""
+    """q, k, v, g, beta, state and a mask, as mlx-lm's functions take them."""
     batch, tokens, key_heads, value_heads, dk, dv = shape
     rng = np.random.default_rng(7)
 
@@ -71,7 +71,7 @@ def draw(shape, dtype=mx.float32, vector=False, masked=False) -> list:
 
 
 def assert_close(result: tuple[mx.array, mx.array], case, dtype=mx.float32) -> None:
-    """Against the ops; y only where the mask is set, for the kernel writes zeros elsewhere."""
+    """Against the ops; y only where the mask is set, since the kernel writes zeros elsewhere."""
     want_y, want_state = gated_delta.gated_delta_ops(*case)
     y, state = result
     if case[-1] is not None:
@@ -105,7 +105,7 @@ def test_packed_kernel(kernels, dtype):
 
 
 def test_packed_kernel_equals_its_comparator_bit_for_bit(kernels):
-    # What mlx-lm says of the two. Contraction is off: it may differ between two compilations.
+    # As mlx-lm documents it. Contraction is off, since it may differ between two compilations.
     *case, _ = draw((1, 9, 1, 2, 128, 16))
     packed = kernels(Machine(contract=False))(*case)
     xtree = gated_delta.gated_delta_kernel_xtree(*case)
@@ -114,13 +114,13 @@ def test_packed_kernel_equals_its_comparator_bit_for_bit(kernels):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["step", "packed"])
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_any_machine_within_tolerance(kernels, machine, packed):
+def test_every_machine_within_tolerance(kernels, machine, packed):
     case = draw((1, 16, 1, 2, 128, 32))
     assert_close(kernels(machine, packed)(*case), case)
 
 
-def test_the_order_of_a_sum_shows(kernels):
-    # Else the test above would prove nothing.
+def test_the_order_of_a_sum_changes_the_result(kernels):
+    # Otherwise the test above would prove nothing.
     *case, _ = draw((1, 4, 1, 2, 128, 32))
     results = [kernels(Machine(sums=sums), False)(*case)[0] for sums in (0, 1, 2)]
     assert not mx.array_equal(results[0], results[1]).item()

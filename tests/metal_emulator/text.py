@@ -1,7 +1,7 @@
 """The text of a kernel as MLX generates it, and its translation for the shim.
 
-MLX records custom kernels when it exports a function, on a machine without Metal too: so the
-text here is the very one that a Mac would compile, signature and template arguments included.
+MLX records custom kernels when it exports a function, even without Metal. So this is the same text
+that a Mac compiles, with signature and template arguments.
 """
 
 import re
@@ -15,7 +15,7 @@ from tests.metal_emulator.errors import EmulatorError
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of the kernel: a buffer (`space` is not empty) or an attribute."""
+    """A parameter of the kernel: a buffer, whose `space` is not empty, or an attribute."""
 
     name: str
     type: str
@@ -25,7 +25,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
-    """What MLX recorded of one call. `grid` and `threadgroup` count threads."""
+    """A call that MLX recorded. `grid` and `threadgroup` count threads."""
 
     name: str
     source: str
@@ -41,9 +41,9 @@ class KernelText:
         return [Parameter(name, kind, space, mark == "&") for space, kind, mark, name in found]
 
     def translated(self) -> str:
-        """The source for clang: threadgroup arrays from the runtime, and an entry it can call."""
+        """The source for clang: the runtime provides threadgroup arrays and calls the entry."""
         source, instance = self.source, self.name
-        # Clang takes no attributes on an explicit instantiation; the entry instantiates anyway.
+        # Clang accepts no attributes on an explicit instantiation; the entry instantiates as well.
         head, separator, tail = source.partition("\ntemplate [[host_name(")
         if separator:
             source = head + "\n"
@@ -52,7 +52,7 @@ class KernelText:
             instance = match[1]
         source = re.sub(
             r"\bthreadgroup +([\w:<>, ]*[\w>]) +(\w+) *((?:\[[^\]\n]*\])*);",
-            # Same: `float4 (` would be taken for its constructor.
+            # `Same`, because `float4 (` would be parsed as a constructor.
             r"__local emulator::Same<\1> (&\2)\3 = "
             r'*emulator::threadgroup_array<\1\3, \1>("\2", __LINE__);',
             source,
@@ -81,11 +81,11 @@ def record(call: Callable[..., Sequence[mx.array]], inputs: Sequence[mx.array]) 
     """
     kernels: list[list] = []
 
-    def note(step: dict) -> None:
+    def on_step(step: dict) -> None:
         if step["type"] == "primitive" and step["name"] == "CustomKernel":
             kernels.append(step["arguments"])
 
-    mx.export_function(note, call, *inputs)
+    mx.export_function(on_step, call, *inputs)
     if len(kernels) != 1:
         raise EmulatorError(f"expected one custom kernel in the call, found {len(kernels)}")
     name, source, *sizes = kernels[0][:8]

@@ -43,7 +43,7 @@ def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndar
 
 def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> Network:
     """A network that runs no kernels: loaded where they do, it would try them all first."""
-    monkeypatch.setenv(gpu_kernel.SWITCH, "reference")
+    monkeypatch.setenv(gpu_kernel.KERNELS_ENV, "reference")
     return load_network(Checkpoint.open(path), dtype=dtype)
 
 
@@ -55,8 +55,8 @@ def launched_by_the_same_reply(
     request.getfixturevalue("kernels")
     use_kernels(net)
     launched = []
-    compiled = gpu_kernel.compiled
-    monkeypatch.setattr(gpu_kernel, "compiled", lambda k: launched.append(k.name) or compiled(k))
+    make = gpu_kernel.make_launcher
+    monkeypatch.setattr(gpu_kernel, "make_launcher", lambda k: launched.append(k.name) or make(k))
     fast, fast_tokens = replies(net, prompt)
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
@@ -108,7 +108,7 @@ def test_quantised_experts_through_kernels(
     prompt = expected("moe")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
     launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
-    rule = {"delta_net_step", "delta_net_inputs", "delta_net_rule", "delta_net_norm"}
+    rule = {"delta_net_decode", "delta_net_inputs", "delta_net_rule", "delta_net_norm"}
     experts = {"experts_route", "experts_up", "experts_down"}
     attention = {"qk_norm_rope", "decode_attention_partial", "decode_attention_merge"}
     assert set(launched) == rule | experts | attention | {"matvec"}
@@ -124,7 +124,7 @@ def test_a_quantised_dense_layer_is_five_launches(
     prompt = expected("dense")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
     launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
-    linear = ["matvec", "delta_net_step", "matvec", "matvec", "matvec"]
+    linear = ["matvec", "delta_net_decode", "matvec", "matvec", "matvec"]
     attention = ["qk_norm_rope", "decode_attention_partial", "decode_attention_merge"]
     full = ["matvec", *attention, "matvec", "matvec", "matvec"]
     step = [*3 * linear, *full, "matvec"]  # the last one is the output head

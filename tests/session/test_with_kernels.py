@@ -13,7 +13,7 @@ from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_a
 def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
     model_folder, tmp_path, monkeypatch, request
 ):
-    monkeypatch.setenv(gpu_kernel.SWITCH, "reference")
+    monkeypatch.setenv(gpu_kernel.KERNELS_ENV, "reference")
     plain, own, later = (load(model_folder) for _ in range(3))
     request.getfixturevalue("kernels")
     use_kernels(own.network)
