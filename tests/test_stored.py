@@ -71,7 +71,8 @@ def test_versions_and_settings(home):
         tree = library.conversation(1)
         edited, settings = library.conversation(1).siblings(3), library.conversation(2).settings
     assert len(edited) == 2
-    assert [tree.position(message.id) for message in tree.path()] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    positions = [tree.position(message.id) for message in tree.path()]
+    assert positions == [(1, 1), (1, 1), (2, 2), (2, 2)]
     assert tree.settings.system == "You are Robin."
     assert settings.thinking is True
     assert settings.sampling["top_k"] == 12
