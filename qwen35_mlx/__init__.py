@@ -3,11 +3,17 @@
     import qwen35_mlx
 
     model = qwen35_mlx.load("demo")
+    print(model.generate([{"role": "user", "content": "What is 17 + 25?"}]).text)
+
     chat = qwen35_mlx.Chat(model)
     for event in chat.send("My name is Ada."):
-        ...
+        if isinstance(event, qwen35_mlx.Answer):
+            print(event.text, end="", flush=True)
 
-Names are imported on first use, so that `import qwen35_mlx` costs nothing.
+A turn of a chat yields `TurnEvent`s: `PrefillProgress`, then `Thinking`, `Answer`, `ToolCall` and
+`Written`, at the end `Notice` and `Done`; in a library also `TurnStarted` and `Titled`.
+
+Names are imported on first use, so `import qwen35_mlx` costs nothing, and events import no mlx.
 """
 
 import sys
@@ -16,35 +22,87 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qwen35_mlx.convert import convert as convert
-    from qwen35_mlx.errors import Qwen35Error as Qwen35Error
-    from qwen35_mlx.session.chat import Chat as Chat
-    from qwen35_mlx.session.model import Model as Model
-    from qwen35_mlx.session.model import load as load
+    from qwen35_mlx.convert import convert
+    from qwen35_mlx.errors import Qwen35Error
+    from qwen35_mlx.library.conversation import Usage
+    from qwen35_mlx.session.chat import Chat
+    from qwen35_mlx.session.events import (
+        Answer,
+        Cancelled,
+        Done,
+        Event,
+        Failed,
+        Loaded,
+        Loading,
+        Measured,
+        Notice,
+        Opened,
+        PrefillProgress,
+        Reply,
+        Thinking,
+        Titled,
+        ToolCall,
+        TurnEvent,
+        TurnStarted,
+        Unloaded,
+        Written,
+    )
+    from qwen35_mlx.session.model import Model, load
 
 __version__ = "0.1.0"
 
-_HOMES = {
+__all__ = [
+    "Answer",
+    "Cancelled",
+    "Chat",
+    "Done",
+    "Event",
+    "Failed",
+    "Loaded",
+    "Loading",
+    "Measured",
+    "Model",
+    "Notice",
+    "Opened",
+    "PrefillProgress",
+    "Qwen35Error",
+    "Reply",
+    "Thinking",
+    "Titled",
+    "ToolCall",
+    "TurnEvent",
+    "TurnStarted",
+    "Unloaded",
+    "Usage",
+    "Written",
+    "convert",
+    "load",
+]
+
+# The modules of names that are not events.
+_MODULES = {
     "Chat": "session.chat",
     "Model": "session.model",
     "Qwen35Error": "errors",
+    "Usage": "library.conversation",
     "convert": "convert",
     "load": "session.model",
 }
-__all__ = ["Chat", "Model", "Qwen35Error", "convert", "load"]
 
 
 class _Package(ModuleType):
-    """`qwen35_mlx.convert` is the function, also once the module of that name is imported."""
+    """Imports names on first use. `qwen35_mlx.convert` is the function, never the module."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
+        # Importing the module `qwen35_mlx.convert` sets an attribute of that name.
+        if not (name in __all__ and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
+        if name not in __all__:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        module = import_module(f"{__name__}.{_MODULES.get(name, 'session.events')}")
+        value = getattr(module, name)
         setattr(self, name, value)
         return value
 

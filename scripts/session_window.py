@@ -29,7 +29,7 @@ from qwen35_mlx.model.cache import Cache, DeltaState, KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache import fingerprint
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT
+from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS
 from qwen35_mlx.session import memory
 from scripts.shapes import RandomSource, random_network, random_source
 
@@ -147,7 +147,7 @@ def two_turns(
         bytes_ = states.written_bytes if states else 0
         started = time.perf_counter()
         if states:
-            states.keep(prompt[: cache.offset], cache.snapshot())
+            states.add(prompt[: cache.offset], cache.snapshot())
             turn["save s, engine waits"] = time.perf_counter() - started
             states.flush()
             turn["save s, on disk"] = time.perf_counter() - started
@@ -166,7 +166,7 @@ def first(
     mx.reset_peak_memory()
     prompt, cache = tokens(args.context), network.make_cache()
     long_at = long_position(args.context)
-    kept = {*range(CHECKPOINT, args.context, CHECKPOINT), args.context}
+    kept = {*range(CHECKPOINT_TOKENS, args.context, CHECKPOINT_TOKENS), args.context}
     reading = waiting = 0.0
     timed: set[str] = set()
 
@@ -177,7 +177,7 @@ def first(
 
     def keep() -> float:
         started = time.perf_counter()
-        states.keep(prompt[: cache.offset], cache.snapshot())
+        states.add(prompt[: cache.offset], cache.snapshot())
         return time.perf_counter() - started
 
     for end in sorted(kept | {long_at} | ({SHORT} if long_at > SHORT else set())):

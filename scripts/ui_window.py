@@ -66,7 +66,7 @@ class Producer:
     def start(self) -> None:
         self._events.put(Loaded("producer", 262_144))
 
-    def ask(self, request: Request) -> None:
+    def submit(self, request: Request) -> None:
         if isinstance(request, Open):
             self._conversation = request.conversation
             self._events.put(Opened(request.conversation, "Bench"))
@@ -158,7 +158,7 @@ class Switched:
         self._held: list[Event] = []
         self.on = True
         self.pieces = 0
-        self.start, self.ask = engine.start, engine.ask
+        self.start, self.submit = engine.start, engine.submit
         self.cancel, self.close = engine.cancel, engine.close
 
     def take(self) -> None:

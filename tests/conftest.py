@@ -1,4 +1,4 @@
-"""Fixtures of many rooms: a tiny tokenizer, trained on the spot, a template, a random model."""
+"""Shared fixtures: a tiny tokenizer, trained on the spot, a template, a small random model."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole checkpoint: the small random model with this tokenizer and template."""
+    """A complete checkpoint: the small random model with this tokenizer and template."""
     path = shutil.copytree(checkpoint, tmp_path_factory.mktemp("model") / "model")
     write_weights(path)
     return path
@@ -70,7 +70,7 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def backend(checkpoint: Path) -> tokenizers.Tokenizer:
-    """The library's own view of the same file."""
+    """The same file, loaded by the `tokenizers` library itself."""
     return tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
 
 
@@ -81,14 +81,14 @@ def template(checkpoint: Path) -> ChatTemplate:
 
 @pytest.fixture
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are used: on the GPU where there is one, elsewhere as on Metal in the emulator.
+    """Use the kernels: on the GPU if there is one, else as on Metal, in the emulator.
 
     An indirect parameter is the machine that is emulated.
     """
     machine = getattr(request, "param", PLAIN)
     monkeypatch.delenv(gpu_kernel.SWITCH, raising=False)
     if gpu_kernel.backend():
-        # Not by name: a test may change a body.
+        # Not cached by name: a test may change a kernel's body.
         monkeypatch.setattr(gpu_kernel, "compiled", gpu_kernel.compiled.__wrapped__)
         return
     if reason := unsupported():
@@ -115,7 +115,7 @@ def model(model_folder: Path) -> Model:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
-    """A disk of 4 MB, where mounting one is allowed."""
+    """A disk of 4 MB; skips the test where mounting one is not allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if shutil.which("mount") is None:

@@ -118,9 +118,9 @@ class Controller:
 
     def start(self, conversation: int | None = None) -> None:
         """Load the model, and open a conversation if one is named."""
-        self.engine.ask(Configure(self.settings.chat_settings(self._seed)))
+        self.engine.submit(Configure(self.settings.chat_settings(self._seed)))
         if conversation is not None:
-            self.engine.ask(Open(conversation))
+            self.engine.submit(Open(conversation))
         self.loading = True
         self.engine.start()
 
@@ -195,7 +195,7 @@ class Controller:
             raise Qwen35Error("a reply is being written: Esc stops it")
         self.busy = True
         self.pieces = 0
-        self.engine.ask(request)
+        self.engine.submit(request)
 
     def send(self, text: str) -> None:
         self._turn(Send(text))
@@ -213,7 +213,7 @@ class Controller:
         self._before = self.model if self.loaded else self._before
         self._to_keep = model
         self.model, self.loading, self.loaded, self.failed = model, True, False, False
-        self.engine.ask(UseModel(model))
+        self.engine.submit(UseModel(model))
 
     def keep_model(self) -> None:
         """Begin with this model the next time, too, if it was chosen here and is there now.
@@ -234,19 +234,19 @@ class Controller:
 
     def unload(self) -> None:
         self._must_be_idle()
-        self.engine.ask(UnloadRequest())
+        self.engine.submit(UnloadRequest())
 
     def compact(self) -> None:
         self._must_be_idle()
         if self.conversation is None:
             raise Qwen35Error("there is nothing to compact yet")
         self.busy = self.compacting = True
-        self.engine.ask(Compact())
+        self.engine.submit(Compact())
 
     def configure(self, name: str, value: object) -> Settings:
         """Change a setting for good. Errors: `SettingsFile.set`."""
         settings = self.file.set(name, value)
-        self.engine.ask(Configure(settings.chat_settings(self._seed)))
+        self.engine.submit(Configure(settings.chat_settings(self._seed)))
         return settings
 
     def reload(self) -> bool:
@@ -257,14 +257,14 @@ class Controller:
         """
         if not self.file.changed():
             return False
-        self.engine.ask(Configure(self.file.load().chat_settings(self._seed)))
+        self.engine.submit(Configure(self.file.load().chat_settings(self._seed)))
         return True
 
     # Conversations
 
     def open(self, conversation: int | None) -> None:
         self._must_be_idle()
-        self.engine.ask(Open(conversation))
+        self.engine.submit(Open(conversation))
 
     def stored(self) -> Conversation | None:
         """The conversation as the library has it; None for a new one."""
@@ -321,7 +321,7 @@ class Controller:
         if not 0 <= to < len(versions):
             which, total = stored.position(message)
             raise Qwen35Error(f"this is version {which} of {total}")
-        self.engine.ask(Select(versions[to]))
+        self.engine.submit(Select(versions[to]))
         return versions[to]
 
     def rename(self, title: str, conversation: int | None = None) -> str:

@@ -154,7 +154,7 @@ class FakeEngine:
         if self._loads:
             self.play([Loaded(self._model, CONTEXT)])
 
-    def ask(self, request: Request) -> None:
+    def submit(self, request: Request) -> None:
         self.calls.append(request)
         try:
             self._take(request)

@@ -1,17 +1,18 @@
-"""Model states on disk: what the network remembers of a prompt, kept under the prompt's tokens.
+"""Snapshots on disk, stored under the tokens they belong to.
 
-Keys and values are written in stretches, each turn only its own; the recurrent state is written
-whole at every position that is kept. Nothing on disk is trusted: every byte read is checked, the
-tokens themselves are compared, and what does not fit is deleted, told and computed again.
+Keys and values are written in segments: each turn writes only its own. The recurrent state is
+written whole at every stored position. Nothing on disk is trusted: every byte read is checked, the
+tokens themselves are compared, and a file that cannot be used is deleted, reported and computed
+again.
 """
 
 import errno
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import utime
 from pathlib import Path
@@ -20,44 +21,44 @@ from shutil import disk_usage
 import numpy as np
 
 from qwen35_mlx.model.cache import Cache, Snapshot
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
-from qwen35_mlx.prompt_cache import tensors as state_tensors
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
+from qwen35_mlx.prompt_cache import tensors as snapshot_tensors
 from qwen35_mlx.prompt_cache.file import UnusableError
-from qwen35_mlx.prompt_cache.folder import ROWS, STATE, Node, Stored, Tree
-from qwen35_mlx.prompt_cache.tensors import Tensors
+from qwen35_mlx.prompt_cache.folder import KV, STATE, PrefixTree, Segment, StoredFile
+from qwen35_mlx.prompt_cache.tensors import KVLayout, RestoreBuffer, Tensors
 
 BUDGET = 20 * 10**9
-# Copies of states that wait for the disk; beyond that, the model waits.
+# Bytes of copied snapshots that wait to be written. Beyond that the engine waits.
 PENDING_BYTES = 2 * 10**9
 # Threads that read files: enough for a fast disk, and for checksums at a few GB/s each.
 READERS = 8
-# What states leave free on the disk: conversations need some, and must never lack it.
+# Free space that snapshots leave on the disk, so that conversations can always be saved.
 RESERVE = 256 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """Files of one position that are to be written, rows before state."""
+class _Write:
+    """Files of one segment to be written, by kind; keys and values come before the state."""
 
-    node: Node
-    parts: Mapping[str, Tensors]
+    segment: Segment
+    files: Mapping[str, Tensors]
     size: int
 
 
 class DiskSnapshotCache:
-    """The states of one network in one folder, which other processes may share.
+    """The snapshots of one network in a folder that other processes may share.
 
-    Belongs to the engine's thread, but for the one that writes.
+    Use it only in the engine's thread; a thread of its own does the writing.
 
     Args:
         folder: of all models; it is made if it is missing.
         model: the network's fingerprint.
-        budget: bytes that the states of all models may take together; None for `BUDGET`.
-        tell: takes lines for the user, in any thread; without it they wait for `notices`.
+        budget: bytes that the files of all models may take together; None for `BUDGET`.
+        notice: called with lines for the user, in any thread; without it, `notices` returns them.
 
     Attributes:
-        written_bytes, written_seconds: so far, for figures.
+        written_bytes, written_seconds: totals so far.
     """
 
     def __init__(
@@ -66,24 +67,24 @@ class DiskSnapshotCache:
         model: str,
         *,
         budget: int | None = None,
-        tell: Callable[[str], None] | None = None,
+        notice: Callable[[str], None] | None = None,
     ):
         self.folder = folder
         self.model = model
         self.budget = BUDGET if budget is None else budget
         self.written_bytes = 0
         self.written_seconds = 0.0
-        self._own = folder / model
-        self._root = state_folder.root_key(model)
+        self._model_folder = folder / model
+        self._root = snapshot_folder.root_key(model)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._tell = tell or self._notices.put
-        self._bad: set[Path] = set()  # unusable, and not to be deleted either
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._pending: dict[str, _Job] = {}
-        self._changed = threading.Condition()
-        self._troubled = False  # the last write failed, and that was told
-        state_folder.clean(folder)
-        self._writer = threading.Thread(target=self._write_all, name="states", daemon=True)
+        self._notify = notice or self._notices.put
+        self._ignored: set[Path] = set()  # files that can be neither used nor deleted
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._pending: dict[str, _Write] = {}
+        self._pending_changed = threading.Condition()
+        self._failure_reported = False  # since the last write that succeeded
+        snapshot_folder.remove_garbage(folder)
+        self._writer = threading.Thread(target=self._write_all, name="snapshots", daemon=True)
         self._writer.start()
 
     def notices(self) -> list[str]:
@@ -94,212 +95,237 @@ class DiskSnapshotCache:
                 lines.append(self._notices.get_nowait())
         return lines
 
-    def longest(self, ids: Sequence[int]) -> int:
-        """How many tokens `restore` would bring back, unless files turn out to be damaged."""
-        return max((node.end for node in self._candidates(ids)), default=0)
+    def longest_prefix(self, ids: Sequence[int]) -> int:
+        """Number of tokens that `restore` would restore, unless files turn out to be damaged."""
+        return max((segment.end for segment in self._candidates(ids)), default=0)
 
     def restore(self, ids: Sequence[int], cache: Cache) -> int:
-        """Bring the cache to the longest stored proper prefix of `ids`; its length, 0 for none."""
+        """Restore the longest stored proper prefix of `ids` into the cache.
+
+        Returns:
+            the length of the prefix; 0 for none, and the cache stays as it is.
+        """
         self.flush()
         while candidates := self._candidates(ids):
-            node = candidates[-1]
-            chain = self._tree().chain(node)
+            segment = candidates[-1]
+            chain = self._tree().chain(segment)
             assert chain is not None
             try:
                 cache.restore(self._read(chain, ids))
-            except _BadFileError as bad:
-                # Its frames hold the memory that was read into, and the next try takes as much.
-                bad.__traceback__ = None
-                self._discard(bad)
+            except _UnusableFileError as error:
+                # Its frames hold the memory that was read into; the next attempt needs as much.
+                error.__traceback__ = None
+                self._discard(error)
                 continue
             with suppress(OSError):
-                utime(node.path(STATE))
-            return node.end
+                utime(segment.path(STATE))
+            return segment.end
         return 0
 
-    def keep(self, ids: Sequence[int], snapshot: Snapshot) -> None:
-        """Write the state after `ids`, unless it is there. Returns before it is on disk."""
+    def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:
+        """Write the snapshot after `ids`, unless it is stored. Returns before it is on disk."""
         assert snapshot.offset == len(ids)
         assert ids
         tree = self._tree()
-        along = tree.along(ids, self._root)
-        nearest = along[-1] if along else None
+        matching = tree.matching(ids, self._root)
+        nearest = matching[-1] if matching else None
         if nearest is not None and nearest.end == len(ids):
             if nearest.key in tree.states:
                 with suppress(OSError):
                     utime(nearest.path(STATE))
-                return
-            parts = {STATE: state_tensors.of_state(snapshot)}
-            self._queue(nearest, parts)
+            else:
+                self._queue(nearest, {STATE: snapshot_tensors.state_tensors(snapshot)})
             return
         start, parent = (nearest.end, nearest.key) if nearest else (0, self._root)
-        node = Node(self._own, start, len(ids), parent, state_folder.next_key(parent, ids[start:]))
-        chained = sum(tree.rows[n.key].size for n in tree.chain(nearest) or []) if nearest else 0
-        rows, state = state_tensors.of_rows(snapshot, start, ids), state_tensors.of_state(snapshot)
-        self._queue(node, {ROWS: rows, STATE: state}, chained)
+        key = snapshot_folder.child_key(parent, ids[start:])
+        segment = Segment(self._model_folder, start, len(ids), parent, key)
+        chain = tree.chain(nearest) if nearest else None
+        chain_bytes = sum(tree.kv[earlier.key].size for earlier in chain or [])
+        kv = snapshot_tensors.kv_tensors(snapshot, start, ids)
+        state = snapshot_tensors.state_tensors(snapshot)
+        self._queue(segment, {KV: kv, STATE: state}, chain_bytes)
 
     def flush(self) -> None:
-        """Wait until all that was kept is on disk, or has failed to get there."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._pending)
+        """Wait until every snapshot added is on disk, or its write has failed."""
+        with self._pending_changed:
+            self._pending_changed.wait_for(lambda: not self._pending)
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what is waiting, and end the thread."""
-        self._jobs.put(None)
+        """Write what is pending and end the thread; wait at most `timeout` seconds for that."""
+        self._writes.put(None)
         self._writer.join(timeout)
 
-    def _tree(self) -> Tree:
-        # What waits first: it may be on disk the next moment, and must be in one of the two.
-        with self._changed:
-            jobs = list(self._pending.values())
-        stored = [s for s in state_folder.files(self._own) if s.path not in self._bad]
-        there = {(s.node.key, s.kind) for s in stored}
-        for job in jobs:
-            for kind, tensors in job.parts.items():
-                if (job.node.key, kind) not in there:
-                    stored.append(Stored(job.node, kind, state_tensors.size(tensors), time.time()))
-        return Tree(self._own, stored)
+    def _tree(self) -> PrefixTree:
+        """What is on disk or about to be."""
+        # Pending writes are listed first: one may finish before the folder is listed, and must
+        # then be in one of the two.
+        with self._pending_changed:
+            pending = list(self._pending.values())
+        stored = [
+            file
+            for file in snapshot_folder.stored_files(self._model_folder)
+            if file.path not in self._ignored
+        ]
+        on_disk = {(file.segment.key, file.kind) for file in stored}
+        for write in pending:
+            for kind, tensors in write.files.items():
+                if (write.segment.key, kind) not in on_disk:
+                    size = snapshot_tensors.nbytes(tensors)
+                    stored.append(StoredFile(write.segment, kind, size, time.time()))
+        return PrefixTree(self._model_folder, stored)
 
-    def _candidates(self, ids: Sequence[int]) -> list[Node]:
+    def _candidates(self, ids: Sequence[int]) -> list[Segment]:
+        """The segments at whose end a proper prefix of `ids` can be restored, shortest first."""
         tree = self._tree()
-        along = tree.along(ids, self._root)
-        return [node for node in along if node.key in tree.states and node.end < len(ids)]
+        matching = tree.matching(ids, self._root)
+        return [seg for seg in matching if seg.key in tree.states and seg.end < len(ids)]
 
-    def _queue(self, node: Node, parts: Mapping[str, Tensors], chained: int = 0) -> None:
-        size = sum(map(state_tensors.size, parts.values()))
-        if chained + size > self.budget:
-            self._tell_once(
-                f"the conversation's state takes {(chained + size) / 1e9:.1f} GB, more than the "
-                f"{self.budget / 1e9:.1f} GB for states: it is not kept on disk"
+    def _queue(self, segment: Segment, files: Mapping[str, Tensors], chain_bytes: int = 0) -> None:
+        size = sum(map(snapshot_tensors.nbytes, files.values()))
+        if chain_bytes + size > self.budget:
+            self._report_failure(
+                f"the conversation's state takes {(chain_bytes + size) / 1e9:.1f} GB, more than "
+                f"the {self.budget / 1e9:.1f} GB for states: it is not kept on disk"
             )
             return
-        job = _Job(node, parts, size)
-        with self._changed:
-            self._changed.wait_for(
-                lambda: sum(j.size for j in self._pending.values()) <= PENDING_BYTES
+        write = _Write(segment, files, size)
+        with self._pending_changed:
+            self._pending_changed.wait_for(
+                lambda: sum(pending.size for pending in self._pending.values()) <= PENDING_BYTES
             )
-            self._pending[node.key] = job
-        self._jobs.put(job)
+            self._pending[segment.key] = write
+        self._writes.put(write)
 
     def _write_all(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        """The writer thread."""
+        while (write := self._writes.get()) is not None:
             try:
                 started = time.perf_counter()
-                self._check_room(job)
-                self._write(job)
+                self._check_free_space(write)
+                self._write(write)
                 self.written_seconds += time.perf_counter() - started
-                self._troubled = False
-                dropped, freed = state_folder.evict(self.folder, self.budget)
+                self._failure_reported = False
+                dropped, freed = snapshot_folder.evict(self.folder, self.budget)
                 if dropped:
-                    self._tell(
+                    self._notify(
                         f"{dropped} stored state{'s' * (dropped > 1)} of older turns dropped "
                         f"({freed / 1e9:.2f} GB), to stay within {self.budget / 1e9:.1f} GB"
                     )
-            except Exception as error:  # whatever it is, the next one is written
+            except Exception as error:  # whatever it is, the next snapshot is written
                 why = error.strerror if isinstance(error, OSError) else None
-                self._tell_once(
+                self._report_failure(
                     f"the conversation's state cannot be saved in {self.folder} "
                     f"({why or error or type(error).__name__}): opening it again will read it anew"
                 )
             finally:
-                with self._changed:
-                    self._pending.pop(job.node.key, None)
-                    self._changed.notify_all()
+                with self._pending_changed:
+                    self._pending.pop(write.segment.key, None)
+                    self._pending_changed.notify_all()
 
-    def _check_room(self, job: _Job) -> None:
-        job.node.folder.mkdir(parents=True, exist_ok=True)
+    def _check_free_space(self, write: _Write) -> None:
+        write.segment.folder.mkdir(parents=True, exist_ok=True)
         free = disk_usage(self.folder).free
-        if free - job.size < RESERVE:
+        if free - write.size < RESERVE:
             raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free on the disk")
 
-    def _write(self, job: _Job) -> None:
-        node = job.node
-        about = {
+    def _write(self, write: _Write) -> None:
+        segment = write.segment
+        for kind, tensors in write.files.items():
+            path = segment.path(kind)
+            if not path.exists() or path in self._ignored:
+                metadata = self._metadata(segment, kind)
+                self.written_bytes += snapshot_file.write(path, metadata, tensors)
+                self._ignored.discard(path)
+
+    def _metadata(self, segment: Segment, kind: str) -> dict[str, str]:
+        return {
+            "kind": kind,
             "model": self.model,
-            "parent": node.parent,
-            "key": node.key,
-            "start": str(node.start),
-            "end": str(node.end),
+            "parent": segment.parent,
+            "key": segment.key,
+            "start": str(segment.start),
+            "end": str(segment.end),
         }
-        for kind, tensors in job.parts.items():
-            path = node.path(kind)
-            if not path.exists() or path in self._bad:
-                self.written_bytes += state_file.write(path, {"kind": kind, **about}, tensors)
-                self._bad.discard(path)
 
-    def _tell_once(self, line: str) -> None:
-        if not self._troubled:
-            self._troubled = True
-            self._tell(line)
+    def _report_failure(self, line: str) -> None:
+        """Report the first of several failures in a row."""
+        if not self._failure_reported:
+            self._failure_reported = True
+            self._notify(line)
 
-    def _discard(self, bad: "_BadFileError") -> None:
-        """Delete a file that cannot be used, or at least never look at it again."""
-        self._tell(
-            f"a stored state {bad.reason} ({bad.path.name[:15]}... in {bad.path.parent}): "
+    def _discard(self, error: "_UnusableFileError") -> None:
+        """Delete a file that cannot be used, or at least ignore it from now on."""
+        path = error.path
+        self._notify(
+            f"a stored state {error.reason} ({path.name[:15]}... in {path.parent}): "
             "that part of the conversation is read anew"
         )
         try:
-            bad.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError:
-            self._bad.add(bad.path)
+            self._ignored.add(path)
 
-    def _read(self, chain: Sequence[Node], ids: Sequence[int]) -> Snapshot:
+    def _read(self, chain: Sequence[Segment], ids: Sequence[int]) -> Snapshot:
         """The snapshot at the end of a chain.
 
         Raises:
-            _BadFileError: one of its files is not what it should be; the first one along the chain.
+            _UnusableFileError: for the first file along the chain that cannot be used.
         """
         tokens = np.asarray(ids[: chain[-1].end], dtype="<i4")
-        path = chain[0].path(ROWS)
-        with _told(path), state_file.opened(path) as (_, header):
-            self._check(chain[0], ROWS, header)
-            layout = _layout(header)
-        room = state_tensors.Room(layout, chain[-1].end, READERS)
-        # A reader has one file open at a time: chains are longer than what may be open at once.
+        path = chain[0].path(KV)
+        with _attributed_to(path), snapshot_file.opened(path) as (_, header):
+            self._check(chain[0], KV, header)
+            layout = _kv_layout(header)
+        buffer = RestoreBuffer(layout, chain[-1].end, READERS)
+        # Each reader has one file open at a time: a chain may be longer than the limit of open
+        # files.
         with ThreadPoolExecutor(READERS) as readers:
-            reads = [readers.submit(self._read_rows, node, tokens, room) for node in chain]
+            reads = [readers.submit(self._read_kv, segment, tokens, buffer) for segment in chain]
             state = readers.submit(self._read_state, chain[-1])
             try:
-                room.make()
+                buffer.allocate()
                 for read in reads:
                     read.result()
-                return room.snapshot(state.result())
+                return buffer.snapshot(state.result())
             finally:
                 readers.shutdown(cancel_futures=True)
 
-    def _read_rows(self, node: Node, tokens: np.ndarray, room: state_tensors.Room) -> None:
-        path = node.path(ROWS)
-        with _told(path), state_file.opened(path) as (file, header):
-            self._check(node, ROWS, header)
-            own = state_file.read_tensor(file, header.tensors["tokens"])
-            if not np.array_equal(own, tokens[node.start : node.end]):
+    def _read_kv(self, segment: Segment, tokens: np.ndarray, buffer: RestoreBuffer) -> None:
+        path = segment.path(KV)
+        with _attributed_to(path), snapshot_file.opened(path) as (file, header):
+            self._check(segment, KV, header)
+            own = snapshot_file.read_tensor(file, header.tensors["tokens"])
+            if not np.array_equal(own, tokens[segment.start : segment.end]):
                 raise UnusableError("is of other tokens")
-            if _layout(header) != room.layout:
+            if _kv_layout(header) != buffer.layout:
                 raise UnusableError("does not fit its neighbours")
-            for name in room.layout:
-                parts = room.parts(name, node.start, node.end)
-                state_file.read_tensor(file, header.tensors[name], parts)
+            for name in buffer.layout:
+                rows = buffer.rows(name, segment.start, segment.end)
+                snapshot_file.read_tensor(file, header.tensors[name], rows)
 
-    def _read_state(self, node: Node) -> Tensors:
-        path = node.path(STATE)
-        with _told(path), state_file.opened(path) as (file, header):
-            self._check(node, STATE, header)
+    def _read_state(self, segment: Segment) -> Tensors:
+        path = segment.path(STATE)
+        with _attributed_to(path), snapshot_file.opened(path) as (file, header):
+            self._check(segment, STATE, header)
             return {
-                name: (entry.kind, state_file.read_tensor(file, entry))
+                name: (entry.kind, snapshot_file.read_tensor(file, entry))
                 for name, entry in header.tensors.items()
             }
 
-    def _check(self, node: Node, kind: str, header: state_file.Header) -> None:
-        stated = header.metadata
-        if stated.get("model") != self.model:
+    def _check(self, segment: Segment, kind: str, header: snapshot_file.Header) -> None:
+        """Check that a file's metadata belongs to its name.
+
+        Raises:
+            UnusableError: it does not.
+        """
+        if header.metadata.get("model") != self.model:
             raise UnusableError("is of another model")
-        wanted = {"kind": kind, "parent": node.parent, "key": node.key}
-        wanted |= {"start": str(node.start), "end": str(node.end)}
-        if any(stated.get(name) != value for name, value in wanted.items()):
+        expected = self._metadata(segment, kind)
+        if any(header.metadata.get(name) != value for name, value in expected.items()):
             raise UnusableError("has another's name")
 
 
-def _layout(header: state_file.Header) -> state_tensors.Layout:
+def _kv_layout(header: snapshot_file.Header) -> KVLayout:
     layout = {}
     for name, entry in header.tensors.items():
         if name != "tokens":
@@ -308,24 +334,25 @@ def _layout(header: state_file.Header) -> state_tensors.Layout:
     return layout
 
 
-class _BadFileError(Exception):
+class _UnusableFileError(Exception):
+    """One file of a chain cannot be used.
+
+    Attributes:
+        reason: a predicate such as "is damaged".
+    """
+
     def __init__(self, path: Path, reason: str):
         super().__init__(reason)
         self.path = path
         self.reason = reason
 
 
-class _told:  # noqa: N801 - reads as a statement
-    """Whatever is unusable within is so because of this file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, UnusableError):
-            raise _BadFileError(self.path, str(error)) from None
-        if isinstance(error, KeyError | ValueError):
-            raise _BadFileError(self.path, "is incomplete") from None
+@contextmanager
+def _attributed_to(path: Path) -> Iterator[None]:
+    """Raise errors about a file's content as `_UnusableFileError` of this path."""
+    try:
+        yield
+    except UnusableError as error:
+        raise _UnusableFileError(path, str(error)) from None
+    except (KeyError, ValueError):
+        raise _UnusableFileError(path, "is incomplete") from None

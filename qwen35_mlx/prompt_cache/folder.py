@@ -1,12 +1,12 @@
-"""Which model states a folder holds: a tree of token prefixes, told by file names alone.
+"""The files of stored states in a folder: a tree of token prefixes, built from file names alone.
 
     <folder>/<model>/<start>-<end>-<parent>-<key>.kv.safetensors      keys and values, start to end
     <folder>/<model>/<start>-<end>-<parent>-<key>.state.safetensors   recurrent state at end
 
-A key is a hash of all tokens up to `end`, chained through its parent's, so that equal prefixes are
-stored once. There is no index to go wrong: a file is there completely or not at all, and the time
-of its last use is the file's. A position can be restored if its state is there and the keys and
-values of its whole chain.
+A key is a hash of all tokens up to `end`, chained through its parent's key, so equal prefixes are
+stored once. There is no index that could be wrong: a file is complete or absent, and its
+modification time is the time of its last use. A position can be restored if its state is there and
+the keys and values of its whole chain.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ import numpy as np
 
 from qwen35_mlx.prompt_cache.file import remove_abandoned
 
-ROWS, STATE = "kv", "state"
-# A process that has written keys and values is about to write the state that needs them.
+# The kinds of file, as in their names.
+KV, STATE = "kv", "state"
+# Keys and values without a state are left alone for this long: the process that wrote them may be
+# about to write the state.
 GRACE_SECONDS = 3600.0
 
-_NAME = re.compile(
-    rf"(\d+)-(\d+)-([0-9a-f]{{32}})-([0-9a-f]{{32}})\.({ROWS}|{STATE})\.safetensors$"
-)
+_NAME = re.compile(rf"(\d+)-(\d+)-([0-9a-f]{{32}})-([0-9a-f]{{32}})\.({KV}|{STATE})\.safetensors$")
 
 
 @dataclass(frozen=True)
-class Node:
-    """A stretch of tokens after its parent's: `start` to `end` of every prompt that has this key.
+class Segment:
+    """A run of tokens, `start` to `end`, after all those of its parent.
 
     Attributes:
         parent, key: hashes of the first `start` and of the first `end` tokens.
@@ -51,22 +51,28 @@ class Node:
         return f"{self.start:07d}-{self.end:07d}-{self.parent}-{self.key}"
 
     def path(self, kind: str) -> Path:
-        """The file of its rows (`ROWS`) or of its state (`STATE`)."""
+        """The file of keys and values (`KV`) or of the recurrent state at the end (`STATE`)."""
         return self.folder / f"{self.stem}.{kind}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A file on disk: of which node, of which kind, how large, when last used (seconds)."""
+class StoredFile:
+    """One file on disk.
 
-    node: Node
+    Attributes:
+        kind: `KV` or `STATE`.
+        size: bytes.
+        used: when it was last used, in seconds since 1970.
+    """
+
+    segment: Segment
     kind: str
     size: int
     used: float
 
     @property
     def path(self) -> Path:
-        return self.node.path(self.kind)
+        return self.segment.path(self.kind)
 
 
 def root_key(model: str) -> str:
@@ -74,160 +80,158 @@ def root_key(model: str) -> str:
     return hashlib.blake2b(model.encode(), digest_size=16).hexdigest()
 
 
-def next_key(parent: str, ids: Sequence[int] | np.ndarray) -> str:
-    """The key of the tokens of `parent` followed by these."""
+def child_key(parent: str, ids: Sequence[int] | np.ndarray) -> str:
+    """The key of the tokens of `parent` followed by `ids`."""
     raw = np.asarray(ids, dtype="<i4").tobytes()
     return hashlib.blake2b(bytes.fromhex(parent) + raw, digest_size=16).hexdigest()
 
 
-def files(folder: Path) -> Iterator[Stored]:
-    """All states of one model; what has another name is not looked at."""
+def stored_files(folder: Path) -> Iterator[StoredFile]:
+    """All files of one model. Files with other names are ignored."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if found := _NAME.match(entry.name):
-                with suppress(OSError):  # gone by now
-                    about = entry.stat()
-                    start, end, parent, key, kind = found.groups()
-                    node = Node(folder, int(start), int(end), parent, key)
-                    yield Stored(node, kind, about.st_size, about.st_mtime)
+            if match := _NAME.match(entry.name):
+                with suppress(OSError):  # deleted meanwhile
+                    status = entry.stat()
+                    start, end, parent, key, kind = match.groups()
+                    segment = Segment(folder, int(start), int(end), parent, key)
+                    yield StoredFile(segment, kind, status.st_size, status.st_mtime)
 
 
-class Tree:
-    """The states of one model as they were on disk at a moment."""
+class PrefixTree:
+    """The segments of one model, as they were on disk at one moment.
 
-    def __init__(self, folder: Path, stored: Sequence[Stored]):
+    Attributes:
+        kv, states: the files of each kind, by key.
+    """
+
+    def __init__(self, folder: Path, stored: Sequence[StoredFile]):
         self.folder = folder
-        self.rows = {s.node.key: s for s in stored if s.kind == ROWS}
-        self.states = {s.node.key: s for s in stored if s.kind == STATE}
-        self.children: dict[str, list[Node]] = {}
-        for found in self.rows.values():
-            self.children.setdefault(found.node.parent, []).append(found.node)
+        self.kv = {file.segment.key: file for file in stored if file.kind == KV}
+        self.states = {file.segment.key: file for file in stored if file.kind == STATE}
+        self._children: dict[str, list[Segment]] = {}
+        for file in self.kv.values():
+            self._children.setdefault(file.segment.parent, []).append(file.segment)
 
     @classmethod
-    def of(cls, folder: Path) -> "Tree":
-        return cls(folder, list(files(folder)))
+    def of(cls, folder: Path) -> "PrefixTree":
+        """The tree of the files in a model's folder now."""
+        return cls(folder, list(stored_files(folder)))
 
-    def chain(self, node: Node) -> list[Node] | None:
-        """The nodes from the first token to this one's end; None if one is missing."""
-        chain: list[Node] = []
-        at: Node | None = node
-        while at is not None and len(chain) <= len(self.rows):
-            if at.key not in self.rows:
+    def chain(self, segment: Segment) -> list[Segment] | None:
+        """The segments from the first token to this one's end; None if one is missing."""
+        chain: list[Segment] = []
+        at: Segment | None = segment
+        while at is not None and len(chain) <= len(self.kv):
+            if at.key not in self.kv:
                 return None
             chain.append(at)
             if at.start == 0:
                 return chain[::-1]
-            before = self.rows.get(at.parent)
-            at = before.node if before and before.node.end == at.start else None
+            before = self.kv.get(at.parent)
+            at = before.segment if before and before.segment.end == at.start else None
         return None
 
-    def along(self, ids: Sequence[int], root: str) -> list[Node]:
-        """Every node whose tokens `ids` begin with, shortest first."""
+    def matching(self, ids: Sequence[int], root: str) -> list[Segment]:
+        """The segments whose whole prefix `ids` begins with, shortest first."""
         tokens = np.asarray(ids, dtype="<i4")
-        found: list[Node] = []
-        open_: list[tuple[str, int]] = [(root, 0)]
-        while open_:
-            key, position = open_.pop()
-            children = [n for n in self.children.get(key, ()) if n.start == position]
-            # Many children of one length are one comparison.
-            by_end: dict[int, dict[str, Node]] = {}
-            for node in children:
-                by_end.setdefault(node.end, {})[node.key] = node
-            for end, nodes in by_end.items():
+        found: list[Segment] = []
+        waiting: list[tuple[str, int]] = [(root, 0)]
+        while waiting:
+            key, position = waiting.pop()
+            # One hash decides about all children that end at the same position.
+            by_end: dict[int, dict[str, Segment]] = {}
+            for child in self._children.get(key, ()):
+                if child.start == position:
+                    by_end.setdefault(child.end, {})[child.key] = child
+            for end, children in by_end.items():
                 if position < end <= len(ids):
-                    node = nodes.get(next_key(key, tokens[position:end]))
-                    if node is not None:
-                        found.append(node)
-                        open_.append((node.key, end))
-        return sorted(found, key=lambda node: node.end)
+                    child = children.get(child_key(key, tokens[position:end]))
+                    if child is not None:
+                        found.append(child)
+                        waiting.append((child.key, end))
+        return sorted(found, key=lambda segment: segment.end)
 
-    def needed(self) -> set[str]:
-        """Keys of all rows that some state is restored from."""
+    def garbage(self, now: float) -> list[StoredFile]:
+        """States whose chain is incomplete, and old keys and values that no state needs."""
         needed: set[str] = set()
-        for stored in self.states.values():
-            chain = self.chain(stored.node)
-            if chain is not None:
-                needed.update(node.key for node in chain)
-        return needed
-
-    def useless(self, now: float) -> list[Stored]:
-        """States that lack rows, and rows that no state needs, unless one may be on its way."""
-        needed = self.needed()
-        lost = [s for s in self.states.values() if s.node.key not in needed]
-        idle = [s for s in self.rows.values() if s.node.key not in needed]
-        # A time to come is from a clock that was set back since.
-        return lost + [s for s in idle if abs(now - s.used) > GRACE_SECONDS]
+        for state in self.states.values():
+            needed.update(segment.key for segment in self.chain(state.segment) or ())
+        broken = [file for file in self.states.values() if file.segment.key not in needed]
+        unneeded = [file for file in self.kv.values() if file.segment.key not in needed]
+        # A time in the future means that the clock was set back since.
+        return broken + [file for file in unneeded if abs(now - file.used) > GRACE_SECONDS]
 
 
-def models(folder: Path) -> list[Path]:
-    """The folders of all models that have states here."""
+def model_folders(folder: Path) -> list[Path]:
+    """The folders of all models, each named after the model's fingerprint."""
     with suppress(OSError):
         return sorted(path for path in folder.iterdir() if path.is_dir())
     return []
 
 
-def usage(folder: Path) -> int:
-    """Bytes of all states of all models."""
-    return sum(stored.size for model in models(folder) for stored in files(model))
+def total_bytes(folder: Path) -> int:
+    """Bytes of all files of all models."""
+    return sum(file.size for model in model_folders(folder) for file in stored_files(model))
 
 
-def clean(folder: Path) -> int:
-    """Delete what no process will ever use: see `Tree.useless`; how many files that were."""
+def remove_garbage(folder: Path) -> int:
+    """Delete files that no process will ever use (`PrefixTree.garbage`), and count them."""
     removed = 0
-    for model in models(folder):
+    for model in model_folders(folder):
         removed += remove_abandoned(model)
-        for stored in Tree.of(model).useless(time.time()):
-            removed += delete(stored)
+        for file in PrefixTree.of(model).garbage(time.time()):
+            removed += delete(file)
     return removed
 
 
-def delete(stored: Stored) -> bool:
-    """Whether the file was there and is gone now."""
+def delete(file: StoredFile) -> bool:
+    """Delete a file; False if it is gone already or cannot be deleted."""
     with suppress(OSError):
-        stored.path.unlink()
+        file.path.unlink()
         return True
     return False
 
 
 def evict(folder: Path, budget: int) -> tuple[int, int]:
-    """Drop states, least recently used first, until all take at most `budget` bytes.
+    """Delete states, the least recently used first, until all files take at most `budget` bytes.
 
-    Rows go with the last state that needs them.
+    Keys and values are deleted with the last state that needs them.
 
     Returns:
-        how many states were dropped, and the bytes that all files took.
+        the number of deleted states, and the bytes freed in all.
     """
-    stored = [s for model in models(folder) for s in files(model)]
-    total = sum(s.size for s in stored)
+    stored = [file for model in model_folders(folder) for file in stored_files(model)]
+    total = sum(file.size for file in stored)
     if total <= budget:
         return 0, 0
     before, dropped = total, 0
     trees = {
-        model: Tree(model, [s for s in stored if s.node.folder == model])
-        for model in {s.node.folder for s in stored}
+        model: PrefixTree(model, [file for file in stored if file.segment.folder == model])
+        for model in {file.segment.folder for file in stored}
     }
-    # How many states need each stretch of rows.
+    # How many states need each segment's keys and values.
     uses: dict[tuple[Path, str], int] = {}
     for tree in trees.values():
         for state in tree.states.values():
-            for node in tree.chain(state.node) or []:
-                uses[tree.folder, node.key] = uses.get((tree.folder, node.key), 0) + 1
+            for segment in tree.chain(state.segment) or []:
+                uses[tree.folder, segment.key] = uses.get((tree.folder, segment.key), 0) + 1
     now = time.time()
-    useless = [idle for tree in trees.values() for idle in tree.useless(now)]
-    for idle in useless:
-        total -= idle.size * delete(idle)
-    gone = {idle.path for idle in useless}
+    garbage = [file for tree in trees.values() for file in tree.garbage(now)]
+    for file in garbage:
+        total -= file.size * delete(file)
+    gone = {file.path for file in garbage}
     states = [s for tree in trees.values() for s in tree.states.values() if s.path not in gone]
-    # A time to come is from a clock that was set back since: the oldest there is.
+    # A time in the future means that the clock was set back since: such a state is the oldest.
     for state in sorted(states, key=lambda s: s.used if s.used <= now + GRACE_SECONDS else 0.0):
         if total <= budget:
             break
         dropped += 1
         total -= state.size * delete(state)
-        tree = trees[state.node.folder]
-        for node in tree.chain(state.node) or []:
-            uses[tree.folder, node.key] -= 1
-            if not uses[tree.folder, node.key]:
-                rows = tree.rows[node.key]
-                total -= rows.size * delete(rows)
+        tree = trees[state.segment.folder]
+        for segment in tree.chain(state.segment) or []:
+            uses[tree.folder, segment.key] -= 1
+            if not uses[tree.folder, segment.key]:
+                kv = tree.kv[segment.key]
+                total -= kv.size * delete(kv)
     return dropped, before - total

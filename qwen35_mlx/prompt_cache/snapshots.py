@@ -1,4 +1,4 @@
-"""The states that a chat comes back to: the newest in memory, all of them on disk."""
+"""The snapshots that one conversation can go on from: the newest in memory, all of them on disk."""
 
 from collections.abc import Sequence
 
@@ -7,74 +7,78 @@ import numpy as np
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 
-# In memory. Each holds one recurrent state; they share keys and values.
-KEPT_STATES = 4
-# A long prompt is kept every so many tokens, so that one that was stopped goes on from there.
-CHECKPOINT = 8192
-# Other conversations may begin with the same system prompt and tools; a short one is as quickly
-# read as a state is loaded.
-SHARED_TOKENS = 256
+# Snapshots in memory. Each holds its own recurrent state; they share keys and values.
+MEMORY_SNAPSHOTS = 4
+# Distance between snapshots of a long prompt: a cancelled prefill goes on from the last one.
+CHECKPOINT_TOKENS = 8192
+# Shortest prefix to store for other conversations with the same system prompt and tools. Reading
+# a shorter one takes no longer than loading it.
+MIN_SHARED_TOKENS = 256
 
 
 class SnapshotCache:
-    """States of the prompts of one conversation.
+    """Snapshots of the prompts of one conversation.
 
     Args:
-        states: on disk; None for memory only.
+        disk: None for memory only.
     """
 
-    def __init__(self, states: DiskSnapshotCache | None = None):
-        self.states = states
+    def __init__(self, disk: DiskSnapshotCache | None = None):
+        self.disk = disk
         self._memory: list[tuple[list[int], Snapshot]] = []
         self._unwritten: list[tuple[list[int], Snapshot]] = []
 
-    def longest(self, ids: Sequence[int]) -> int:
-        """How many of these tokens need no prefill."""
-        on_disk = self.states.longest(ids) if self.states else 0
-        return max([on_disk, *(len(known) for known, _ in self._fitting(ids))])
+    def longest_prefix(self, ids: Sequence[int]) -> int:
+        """Number of these tokens that need no prefill."""
+        on_disk = self.disk.longest_prefix(ids) if self.disk else 0
+        return max([on_disk, *(len(prefix) for prefix, _ in self._prefixes(ids))])
 
-    def resume(self, ids: Sequence[int], cache: Cache) -> None:
-        """Bring the cache to the longest proper prefix of `ids` that is known."""
-        fitting = self._fitting(ids)
-        known, snapshot = max(fitting, key=lambda state: len(state[0]), default=([], None))
-        if self.states is not None:
-            # The others are on disk, and would hold keys and values that this turn replaces.
-            self._memory = fitting
-            if self.states.longest(ids) > len(known):
-                restored = self.states.restore(ids, cache)
-                if restored > len(known):
+    def restore(self, ids: Sequence[int], cache: Cache) -> None:
+        """Restore the longest stored proper prefix of `ids`; no prefix leaves the cache as it is.
+
+        With a disk, snapshots of other prompts are dropped from memory.
+        """
+        prefixes = self._prefixes(ids)
+        prefix, snapshot = max(prefixes, key=lambda entry: len(entry[0]), default=([], None))
+        if self.disk is not None:
+            # Those are on disk too, and would keep keys and values alive that this turn replaces.
+            self._memory = prefixes
+            if self.disk.longest_prefix(ids) > len(prefix):
+                restored = self.disk.restore(ids, cache)
+                if restored > len(prefix):
                     self._remember(list(ids[:restored]), cache.snapshot())
                     return
         if snapshot is not None:
             cache.restore(snapshot)
 
-    def keep(self, ids: Sequence[int], snapshot: Snapshot) -> None:
-        """Remember a state; `write` brings it to disk."""
+    def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:
+        """Store the snapshot after `ids` in memory; `write` brings it to disk."""
         assert snapshot.offset == len(ids)
         self._remember(list(ids), snapshot)
-        if self.states is not None:
+        if self.disk is not None:
             self._unwritten.append((list(ids), snapshot))
 
     def write(self) -> None:
-        """Hand what was kept since the last call to the thread that writes."""
-        waiting, self._unwritten = self._unwritten, []
-        for ids, snapshot in waiting:
-            assert self.states is not None
-            self.states.keep(ids, snapshot)
+        """Hand the snapshots added since the last call to the writer thread."""
+        unwritten, self._unwritten = self._unwritten, []
+        for ids, snapshot in unwritten:
+            assert self.disk is not None
+            self.disk.add(ids, snapshot)
 
     def _remember(self, ids: list[int], snapshot: Snapshot) -> None:
-        self._memory = [*self._memory[1 - KEPT_STATES :], (ids, snapshot)]
+        self._memory = [*self._memory[1 - MEMORY_SNAPSHOTS :], (ids, snapshot)]
 
-    def _fitting(self, ids: Sequence[int]) -> list[tuple[list[int], Snapshot]]:
+    def _prefixes(self, ids: Sequence[int]) -> list[tuple[list[int], Snapshot]]:
+        """The snapshots in memory whose tokens are a proper prefix of `ids`."""
         return [
-            (known, snapshot)
-            for known, snapshot in self._memory
-            if len(known) < len(ids) and list(ids[: len(known)]) == known
+            (prefix, snapshot)
+            for prefix, snapshot in self._memory
+            if len(prefix) < len(ids) and list(ids[: len(prefix)]) == prefix
         ]
 
 
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of tokens that both begin with."""
     length = min(len(one), len(other))
     differ = np.flatnonzero(np.asarray(one[:length]) != np.asarray(other[:length]))
     return int(differ[0]) if differ.size else length

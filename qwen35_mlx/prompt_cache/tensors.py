@@ -1,4 +1,4 @@
-"""What a cache holds as named tensors for files, and back, to the last bit."""
+"""Snapshots as named tensors for files, and back, bit by bit."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,32 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.model.cache import DeltaState, KVSnapshot, Snapshot
-from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import file as snapshot_file
 
-_KINDS = {
+_FILE_DTYPES = {
     mx.int32: "I32",
     mx.uint32: "U32",
     mx.float32: "F32",
     mx.float16: "F16",
     mx.bfloat16: "BF16",
 }
-_DTYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+_MLX_DTYPES = {name: dtype for dtype, name in _FILE_DTYPES.items()}
+# Unsigned types by their size in bytes: numpy has no bfloat16, so bits are copied as these.
 _BITS = {2: mx.uint16, 4: mx.uint32}
 
-# By name, the file format's dtype and the bits.
 Tensors = Mapping[str, tuple[str, np.ndarray]]
-# Of rows, whatever their number: by name, the file format's dtype, the heads and the width.
-Layout = Mapping[str, tuple[str, int, int]]
+"""tensor name -> dtype of the file format, bits"""
+KVLayout = Mapping[str, tuple[str, int, int]]
+"""tensor name -> dtype of the file format, heads, width; the tensors are [heads, rows, width]"""
 
 
-def size(tensors: Tensors) -> int:
-    """Bytes of all of them."""
+def nbytes(tensors: Tensors) -> int:
+    """Bytes of all tensors."""
     return sum(array.nbytes for _, array in tensors.values())
 
 
-def of_rows(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
-    """Keys and values of every attention layer from `start` on, and the tokens they are of."""
+def kv_tensors(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
+    """Keys and values of every attention layer from position `start` on, and their tokens."""
     arrays = {
         f"layers.{index}.rows.{part}": rows[0]
         for index, layer in enumerate(snapshot.layers)
@@ -44,7 +45,7 @@ def of_rows(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
     return {"tokens": ("I32", tokens), **_copied(arrays)}
 
 
-def of_state(snapshot: Snapshot) -> Tensors:
+def state_tensors(snapshot: Snapshot) -> Tensors:
     """Recurrent and convolution states of every delta layer."""
     arrays: dict[str, mx.array] = {}
     for index, layer in enumerate(snapshot.layers):
@@ -60,76 +61,74 @@ def _copied(arrays: Mapping[str, mx.array]) -> Tensors:
     """Copies of the bits, which any thread may read."""
     bits = {name: array.view(_BITS[array.itemsize]) for name, array in arrays.items()}
     mx.eval(list(bits.values()))
-    return {
-        name: (
-            _KINDS[arrays[name].dtype],
-            np.array(array).view(state_file.NUMPY[_KINDS[arrays[name].dtype]]),
-        )
-        for name, array in bits.items()
-    }
+    tensors = {}
+    for name, array in bits.items():
+        dtype = _FILE_DTYPES[arrays[name].dtype]
+        tensors[name] = (dtype, np.array(array).view(snapshot_file.NUMPY[dtype]))
+    return tensors
 
 
-class Room:
-    """Keys and values of a whole conversation in MLX's own memory, to be filled by any threads.
+class RestoreBuffer:
+    """Keys and values of a whole conversation in MLX's own memory, filled by any threads.
 
     Args:
-        layout: of the rows.
-        end: how many rows there will be.
-        threads: how many make the memory, see `make`.
+        layout: of the tensors.
+        end: number of rows.
+        threads: how many allocate the memory; see `allocate`.
     """
 
-    def __init__(self, layout: Layout, end: int, threads: int):
+    def __init__(self, layout: KVLayout, end: int, threads: int):
         self.layout = layout
         self._end = end
-        # Some turns more fit in, so that the next does not begin by copying everything.
+        # There is room for a few more turns: otherwise the next one begins by copying everything.
         capacity = -(-(end + end // 16 + 256) // 256) * 256
         streams = itertools.cycle(_zeroing_streams(threads))
         self._bits = {
             name: mx.zeros(
                 (1, heads, capacity, width),
-                _BITS[state_file.NUMPY[kind].itemsize],
+                _BITS[snapshot_file.NUMPY[dtype].itemsize],
                 stream=next(streams),
             )
-            for name, (kind, heads, width) in layout.items()
+            for name, (dtype, heads, width) in layout.items()
         }
-        # One by one, since what is evaluated together is there only when all of it is.
+        # Evaluated one by one: arrays of one evaluation become available only all together.
         for bits in self._bits.values():
             mx.async_eval(bits)
-        self._shared: dict[str, Future[np.ndarray]] = {name: Future() for name in layout}
+        self._memory: dict[str, Future[np.ndarray]] = {name: Future() for name in layout}
 
-    def make(self) -> None:
-        """Wait until all memory is there; what is there already can be filled meanwhile."""
+    def allocate(self) -> None:
+        """Wait until all memory is there; tensors that are there can be filled meanwhile."""
         try:
             for name, bits in self._bits.items():
                 mx.eval(bits)
-                self._shared[name].set_result(np.array(bits, copy=False))
+                self._memory[name].set_result(np.array(bits, copy=False))
         finally:
-            for shared in self._shared.values():
-                shared.cancel()  # nobody waits for what does not come
+            for memory in self._memory.values():
+                memory.cancel()  # after an error, no thread waits for what does not come
 
-    def parts(self, name: str, start: int, end: int) -> list[memoryview]:
-        """Where rows `start` to `end` belong: writable memory, one piece per head.
+    def rows(self, name: str, start: int, end: int) -> list[memoryview]:
+        """Writable memory of rows `start` to `end` of a tensor, one piece per head.
 
-        Waits for `make`, which runs in another thread.
+        Waits for `allocate`, which runs in another thread.
         """
-        rows = self._shared[name].result()[0, :, start:end]
-        return [state_file.raw(head) for head in rows]
+        rows = self._memory[name].result()[0, :, start:end]
+        return [snapshot_file.raw(head) for head in rows]
 
     def snapshot(self, state: Tensors) -> Snapshot:
-        """What a cache restores, once every row is filled. Nothing is written here afterwards.
+        """The snapshot, once every row is filled. The buffer is empty afterwards.
 
         Args:
             state: recurrent and convolution states at the end.
         """
-        # MLX writes into an array in place only if nobody else holds its memory.
-        self._shared.clear()
+        # MLX writes into an array in place only if nothing else holds its memory.
+        self._memory.clear()
         arrays = {
-            name: bits.view(_DTYPES[self.layout[name][0]]) for name, bits in self._bits.items()
+            name: bits.view(_MLX_DTYPES[self.layout[name][0]]) for name, bits in self._bits.items()
         }
         self._bits.clear()
-        for name, (kind, array) in state.items():
+        for name, (dtype, array) in state.items():
             bits = mx.array(array.view(f"u{array.itemsize}"))
-            arrays[name] = bits.view(_DTYPES[kind])[None]
+            arrays[name] = bits.view(_MLX_DTYPES[dtype])[None]
         mx.eval(arrays)
         layers: dict[int, dict[str, mx.array]] = {}
         for name, array in arrays.items():
@@ -147,9 +146,9 @@ class Room:
 
 @cache
 def _zeroing_streams(count: int) -> list[mx.Stream]:
-    """Where memory is zeroed: its pages are made by that, which takes one thread seconds.
+    """Streams that zero new memory. Zeroing maps its pages, which takes one thread seconds.
 
-    On the CPU whatever the device: what a GPU with memory of its own has made would move here and
-    back. Made once, since MLX never ends the thread of a stream.
+    They are on the CPU whatever the device: memory allocated by a GPU with its own would be moved
+    here and back. They are made once, since MLX never ends the thread of a stream.
     """
     return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(count)]

@@ -1,1 +1,1 @@
-"""Conversations: events, the chat, the model handle that Python users hold."""
+"""A model in use: `Model`, `Chat`, the engine thread, turns, events and requests."""

@@ -9,14 +9,18 @@ from pathlib import Path
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.home import home
 from qwen35_mlx.library.library import FILE, Library
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 
 STATES = "states"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code: 0, 1 if something is damaged, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        the exit code: 0, 1 if something is damaged, 2 for bad input.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m qwen35_mlx.session",
         description="Look after stored conversations and the model states beside them.",
@@ -24,27 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", help="in place of $QWEN35_HOME or the usual one")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what is stored, and how large it is")
-    prune = commands.add_parser("prune", help="drop model states; no conversation is touched")
-    prune.add_argument(
+    command = commands.add_parser("prune", help="drop model states; no conversation is touched")
+    command.add_argument(
         "--budget", type=float, default=0.0, metavar="GB", help="keep so many; default: none"
     )
-    verify = commands.add_parser("verify", help="read everything and compare its checksums")
-    verify.add_argument("--delete", action="store_true", help="delete states that are damaged")
+    command = commands.add_parser("verify", help="read everything and compare its checksums")
+    command.add_argument("--delete", action="store_true", help="delete states that are damaged")
     args = parser.parse_args(argv)
     try:
         folder = home(args.folder or None)
         if args.command == "info":
             return info(folder)
         if args.command == "prune":
-            return drop(folder, args.budget)
-        return check(folder, args.delete)
+            return prune(folder, args.budget)
+        return verify(folder, args.delete)
     except Qwen35Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def info(folder: Path) -> int:
-    """Print sizes: the library's, and each model's states'."""
+    """Print the sizes of the library and of each model's states."""
     if (folder / FILE).exists():
         with Library(folder) as library:
             count = _count(library.count(), "conversation")
@@ -52,72 +56,72 @@ def info(folder: Path) -> int:
     else:
         print(f"{folder}: no conversations yet")
     states = folder / STATES
-    print(f"{states}: {_size(state_folder.usage(states))}")
-    for model in state_folder.models(states):
-        tree = state_folder.Tree.of(model)
-        stored = [*tree.rows.values(), *tree.states.values()]
-        if not stored:
+    print(f"{states}: {_size(snapshot_folder.total_bytes(states))}")
+    for model in snapshot_folder.model_folders(states):
+        tree = snapshot_folder.PrefixTree.of(model)
+        if not tree.kv and not tree.states:
             continue
-        longest = max((s.node.end for s in tree.states.values()), default=0)
+        longest = max((file.segment.end for file in tree.states.values()), default=0)
+        kv_bytes = sum(file.size for file in tree.kv.values())
+        state_bytes = sum(file.size for file in tree.states.values())
         print(
             f"  {model.name}: {_count(len(tree.states), 'position')}, "
             f"the furthest at {longest:,} tokens; "
-            f"{_size(sum(s.size for s in tree.rows.values()))} of keys and values, "
-            f"{_size(sum(s.size for s in stored))} in all"
+            f"{_size(kv_bytes)} of keys and values, {_size(kv_bytes + state_bytes)} in all"
         )
     return 0
 
 
-def drop(folder: Path, budget: float) -> int:
-    """Drop states, least recently used first, down to `budget` GB."""
+def prune(folder: Path, budget: float) -> int:
+    """Delete states, the least recently used first, down to `budget` GB."""
     if not 0 <= budget < math.inf:
         raise Qwen35Error(f"--budget is {budget}: give gigabytes, 0 or more")
     states = folder / STATES
-    removed = state_folder.clean(states)
-    dropped, freed = state_folder.evict(states, int(budget * 1e9))
+    removed = snapshot_folder.remove_garbage(states)
+    dropped, freed = snapshot_folder.evict(states, int(budget * 1e9))
     print(
         f"{_count(dropped, 'state')} dropped, {_size(freed)} freed; "
         f"{_count(removed, 'file')} removed that nothing could use; "
-        f"{_size(state_folder.usage(states))} left"
+        f"{_size(snapshot_folder.total_bytes(states))} left"
     )
     return 0
 
 
-def check(folder: Path, delete: bool) -> int:
-    """Verify the library and every state file, and say what is damaged."""
-    wrong = _check_library(folder)
-    count = size = bad = 0
-    for model in state_folder.models(folder / STATES):
-        for stored in state_folder.files(model):
+def verify(folder: Path, delete: bool) -> int:
+    """Verify the library and every state file, and print what is damaged."""
+    library_damaged = _check_library(folder)
+    count = size = damaged = 0
+    for model in snapshot_folder.model_folders(folder / STATES):
+        for file in snapshot_folder.stored_files(model):
             count += 1
-            size += stored.size
+            size += file.size
             try:
-                state_file.verify(stored.path)
-            except state_file.UnusableError as error:
-                bad += 1
-                done = ""
+                snapshot_file.verify(file.path)
+            except snapshot_file.UnusableError as error:
+                damaged += 1
+                outcome = ""
                 if delete:
-                    gone = state_folder.delete(stored)
-                    done = ": deleted" if gone else ": cannot be deleted, remove it by hand"
-                print(f"{stored.path} {error}{done}")
-    found = f"{bad} cannot be used" if bad else "all whole"
+                    deleted = snapshot_folder.delete(file)
+                    outcome = ": deleted" if deleted else ": cannot be deleted, remove it by hand"
+                print(f"{file.path} {error}{outcome}")
+    found = f"{damaged} cannot be used" if damaged else "all whole"
     print(f"{_count(count, 'file')} of model states, {_size(size)}: {found}")
-    return 1 if bad or wrong else 0
+    return 1 if damaged or library_damaged else 0
 
 
 def _check_library(folder: Path) -> bool:
-    """Whether something is wrong with the conversations, which is printed."""
+    """Check the conversations and print the result; True if they are damaged."""
     if not (folder / FILE).exists():
         print(f"{folder}: no conversations yet")
         return False
     with Library(folder) as library, library.reading() as db:
-        found = [line for (line,) in db.execute("PRAGMA integrity_check(3)")]
-        whole = found == ["ok"]
+        lines = [line for (line,) in db.execute("PRAGMA integrity_check(3)")]
+        damaged = lines != ["ok"]
         count = _count(library.count(), "conversation")
-        print(f"{library.file}: {f'{count}, all whole' if whole else '; '.join(found)}")
-    if not whole:
+        print(f"{library.file}: {'; '.join(lines) if damaged else f'{count}, all whole'}")
+    if damaged:
         print(f"close every window and rescue it with: sqlite3 '{library.file}' .recover")
-    return not whole
+    return damaged
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,7 @@
-"""Where the prompts of one turn and of the next part: what of a state will be of use again.
+"""Anchors: the positions in a prompt up to which later prompts will be the same.
 
-No template is taken apart for this. What would come next is rendered, and its tokens compared.
+No template is parsed for this. A probe, such as what the next turn may look like, is rendered and
+its tokens are compared with the prompt's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 
 Messages = Sequence[Mapping[str, Any]]
 
-_ANYTHING = {"role": "user", "content": "."}
-_CALLING = {
+_PROBE_QUESTION = {"role": "user", "content": "."}
+_PROBE_REPLY = {"role": "assistant", "content": "."}
+_PROBE_TOOL_RESULT = {"role": "tool", "content": "."}
+_PROBE_TOOL_CALL = {
     "role": "assistant",
     "content": "",
     "reasoning_content": ".",
@@ -23,59 +26,63 @@ _CALLING = {
 
 @dataclass(frozen=True, slots=True)
 class PromptAnchors:
-    """How messages become prompts in one conversation.
+    """The anchors of one conversation's prompts.
 
     Attributes:
-        ids: the prompt that asks for a reply to messages.
-        tools: whether it begins with tools, even without a system message.
+        render: the token ids of the prompt for a reply to messages.
+        has_tools: whether prompts describe tools, even without a system message.
     """
 
-    ids: Callable[[Messages], list[int]]
-    tools: bool = False
+    render: Callable[[Messages], list[int]]
+    has_tools: bool = False
 
     def anchor(self, messages: Messages, prompt: Sequence[int]) -> int:
-        """How many tokens of this prompt the next turn's will begin with.
+        """Number of tokens of `prompt` that the next turn's prompt will begin with.
 
-        The prompt's end is not among them: templates drop old thinking, and what the generation
-        prompt opens for it.
+        The end of the prompt is usually not among them: templates drop old thinking, along with
+        what the generation prompt opens for it.
         """
-        reply = {"role": "assistant", "content": "."}
-        return common_prefix(prompt, self.ids([*messages, reply, _ANYTHING]))
+        probe = self.render([*messages, _PROBE_REPLY, _PROBE_QUESTION])
+        return common_prefix_length(prompt, probe)
 
-    def call_anchor(self, messages: Messages, prompt: Sequence[int]) -> int:
-        """The same where the reply is a tool call, and the next turn brings the tool's answer.
+    def tool_call_anchor(self, messages: Messages, prompt: Sequence[int]) -> int:
+        """The anchor if the reply is a tool call, and the next turn brings the tool's result.
 
-        More, as a rule: the thinking stays until the user asks again.
+        It usually lies further on: templates keep the thinking until the user's next message.
         """
-        if not self.tools and not any(message["role"] == "tool" for message in messages):
+        if not self.has_tools and not any(message["role"] == "tool" for message in messages):
             return 0
         try:
-            following = self.ids([*messages, _CALLING, {"role": "tool", "content": "."}])
-        except Qwen35Error:  # a template without tools
+            probe = self.render([*messages, _PROBE_TOOL_CALL, _PROBE_TOOL_RESULT])
+        except Qwen35Error:  # the template knows no tools
             return 0
-        return common_prefix(prompt, following)
+        return common_prefix_length(prompt, probe)
 
-    def shared(self, messages: Messages, prompt: Sequence[int]) -> int:
-        """How many tokens another conversation with this system prompt and tools begins with."""
+    def system_anchor(self, messages: Messages, prompt: Sequence[int]) -> int:
+        """Number of tokens that other conversations with this system prompt and tools share."""
         system = [message for message in messages[:1] if message["role"] == "system"]
-        if not system and not self.tools:
+        if not system and not self.has_tools:
             return 0
-        return common_prefix(prompt, self.ids([*system, _ANYTHING]))
+        return common_prefix_length(prompt, self.render([*system, _PROBE_QUESTION]))
 
-    def opening(self, system: Messages) -> list[int]:
-        """What every conversation begins with that has only these messages, of role "system"."""
+    def system_prefix(self, system: Messages) -> list[int]:
+        """The tokens that all conversations with these messages, of role "system", begin with."""
         questions = ({"role": "user", "content": text} for text in ".a")
-        one, other = (self.ids([*system, question]) for question in questions)
-        return one[: common_prefix(one, other)]
+        one, other = (self.render([*system, question]) for question in questions)
+        return one[: common_prefix_length(one, other)]
 
     def continues(self, messages: Messages, ids: Sequence[int]) -> bool:
-        """Whether the next turn's prompt begins with `ids`, the prompt and the whole reply.
+        """Whether the next turn's prompt begins with all of `ids`.
 
-        It does where tool calls are answered, and where the template drops nothing.
+        It does after tool calls, and with templates that drop nothing.
+
+        Args:
+            messages: the conversation including the newest reply.
+            ids: the tokens of the prompt and of the reply.
         """
         role = "tool" if messages[-1].get("tool_calls") else "user"
         try:
-            following = self.ids([*messages, {"role": role, "content": "."}])
+            probe = self.render([*messages, {"role": role, "content": "."}])
         except Qwen35Error:
             return False
-        return common_prefix(ids, following) == len(ids)
+        return common_prefix_length(ids, probe) == len(ids)

@@ -1,4 +1,4 @@
-"""A conversation whose turns cost only their own tokens, and which survives its process."""
+"""`Chat`: a conversation in which each turn costs only its own tokens, stored in a library."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -15,27 +15,31 @@ from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Writte
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.turn import Turn
-from qwen35_mlx.text.reply import message_from
 
 
 class Chat:
     """A conversation with one model.
 
-    The network's state is kept after each turn under the token ids that led to it. The next
-    turn renders the whole conversation, and goes on from the longest of these prefixes, so that
-    it equals a fresh prefill by construction.
+        chat = qwen35_mlx.Chat(qwen35_mlx.load("demo"))
+        for event in chat.send("My name is Ada."):
+            if isinstance(event, qwen35_mlx.Answer):
+                print(event.text, end="")
+
+    A snapshot of the network's cache is stored after each turn, under the token ids that led to
+    it. The next turn renders the whole conversation, restores the snapshot of the longest prefix
+    and prefills the rest, so it equals a fresh prefill by construction.
 
     Args:
-        library: where the conversation is kept, its states beside it; None for memory only.
-        conversation: a stored one's id; None for a new one.
+        library: where the conversation and its snapshots are stored; None for memory only.
+        conversation: the id of a stored one; None for a new one.
         system: the system prompt.
-        thinking: whether the model thinks before it answers; None leaves it to its template.
+        thinking: whether the model thinks before it answers; None leaves it to the template.
         tools: function descriptions in JSON schema; they are not stored.
-        sampling: over the model's defaults. A stored conversation brings its own settings; what
-            is given here takes their place.
+        sampling: in place of the model's defaults. A stored conversation has its own settings;
+            those given here replace them.
 
     Attributes:
-        read_only: another window holds the conversation; turns are refused.
+        read_only: another window has the conversation open, and turns are refused.
 
     Raises:
         Qwen35Error: the library cannot be used, or has no such conversation.
@@ -55,12 +59,12 @@ class Chat:
         self.model = model
         self.tools = tools
         given = ChatSettings(system=system, thinking=thinking, sampling=sampling)
-        # Claimed before it is read: another window may have just ended a turn of it.
+        # Claimed before it is read: another window may have finished a turn of it just now.
         self.read_only = bool(
             library is not None and conversation is not None and not library.claim(conversation)
         )
         try:
-            self._record = Transcript(library, conversation, given)
+            self._transcript = Transcript(library, conversation, given)
         except BaseException:
             if library is not None and conversation is not None and not self.read_only:
                 library.release(conversation)
@@ -70,10 +74,10 @@ class Chat:
             self.configure(settings)
         self._library = library
         self._own_library = False
-        self._kept = SnapshotCache()
+        self._snapshots = SnapshotCache()
         if library is not None:
-            self._kept = SnapshotCache(model.open_states(library.folder))
-        self._lines: list[str] = []
+            self._snapshots = SnapshotCache(model.open_states(library.folder))
+        self._notices: list[str] = []
 
     @classmethod
     def open(
@@ -84,9 +88,10 @@ class Chat:
         library: Library | None = None,
         **options: Any,
     ) -> "Chat":
-        """A stored conversation by its id, its title or how that begins; None: a new one.
+        """Open a stored conversation.
 
         Args:
+            name: its id, its title or the start of its title; None for a new conversation.
             library: None for the user's own, which is closed with the chat.
             options: as for `Chat`.
 
@@ -107,36 +112,36 @@ class Chat:
 
     @property
     def conversation(self) -> Conversation:
-        """The whole tree as it is now; its id is 0 if it is in no library (yet)."""
-        return self._record.tree
+        """The whole tree as it is now. Its id is 0 if it is not in a library (yet)."""
+        return self._transcript.tree
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The selected path, without the system prompt of the settings."""
-        return self._record.tree.path()
+        return self._transcript.tree.path()
 
     @property
     def settings(self) -> ChatSettings:
-        return self._record.tree.settings
+        return self._transcript.tree.settings
 
     @property
     def context_used(self) -> int:
-        """Tokens of the conversation so far, of `model.context`."""
+        """Number of tokens of the conversation so far; at most `model.context` fit."""
         return self.measured()[0]
 
     @property
     def context_cached(self) -> int:
-        """How many of these are in memory or on disk."""
+        """How many of these are in the prompt cache, in memory or on disk."""
         return self.measured()[1]
 
     def measured(self) -> tuple[int, int]:
-        """`context_used` and `context_cached`, for which the conversation is rendered once."""
+        """`context_used` and `context_cached`, with a single rendering."""
         ids = self._ids_so_far()
-        return len(ids), self._kept.longest(ids)
+        return len(ids), self._snapshots.longest_prefix(ids)
 
     def configure(self, settings: ChatSettings) -> None:
-        """Change how the next turns are answered."""
-        self._record.configure(settings)
+        """Change the settings of the next turns."""
+        self._transcript.configure(settings)
 
     def send(
         self,
@@ -148,12 +153,13 @@ class Chat:
     ) -> Generator[TurnEvent]:
         """Add a message and stream the reply to it.
 
-        Stop iterating (or close the iterator) to cancel: what was said so far stays in the
-        conversation; if nothing was, the message is taken back.
+        Stop iterating (or close the iterator) to cancel. The reply so far stays in the
+        conversation; if it is empty, the message is taken back.
 
         Args:
             content: the user's text; or messages of role "tool", the results of tool calls.
-            max_tokens, seed: of this turn, in place of the settings'.
+            max_tokens, seed: for this turn, in place of the settings'.
+            stop: strings that end the reply; they do not appear in it.
 
         Raises:
             Qwen35Error: the message is empty or does not fit the context; nothing is added then.
@@ -167,10 +173,10 @@ class Chat:
     def retry(
         self, message: int | None = None, *, max_tokens: int | None = None, seed: int | None = None
     ) -> Generator[TurnEvent]:
-        """Another reply in place of one, by default of the last; the old one stays in the tree.
+        """Write another reply in place of one. The old one stays in the tree.
 
         Args:
-            message: the id of a reply.
+            message: the id of the reply; None for the last one.
 
         Raises:
             Qwen35Error: there is no such reply.
@@ -192,7 +198,7 @@ class Chat:
     def edit(
         self, message: int, text: str, *, max_tokens: int | None = None, seed: int | None = None
     ) -> Generator[TurnEvent]:
-        """Another version of a user message, and a reply to it; the old path stays in the tree.
+        """Add another version of a user message, and reply to it. The old path stays in the tree.
 
         Raises:
             Qwen35Error: there is no such message, or the text is empty or too long.
@@ -206,10 +212,10 @@ class Chat:
         return self._turn(edited.parent, [{"role": "user", "content": text}], max_tokens, seed, ())
 
     def branch(self, message: int | None) -> None:
-        """Go back: the path ends at this message now, and the next one follows it.
+        """Go back to a message: the next one sent will follow it.
 
         Args:
-            message: None for the very start.
+            message: its id; None for the start of the conversation.
 
         Raises:
             Qwen35Error: there is no such message.
@@ -217,58 +223,46 @@ class Chat:
         self._check_writable()
         if message is not None:
             self.conversation.message(message)
-        self._record.select(message)
+        self._transcript.select(message)
 
     def select(self, message: int) -> None:
-        """Go to the path through a message, as far as it was last continued.
+        """Go to the path through a message, down to its newest leaf.
 
         Raises:
             Qwen35Error: there is no such message.
         """
         leaf = self.conversation.newest_leaf(self.conversation.message(message).id)
         if self.read_only:
-            self._record.tree = self.conversation.with_leaf(leaf)
+            self._transcript.tree = self.conversation.with_leaf(leaf)
         else:
-            self._record.select(leaf)
+            self._transcript.select(leaf)
 
     def compact(self) -> Generator[PrefillProgress | Written]:
-        """Have the model summarise the oldest turns, and go on from the summary.
+        """Let the model summarise the oldest turns, and go on from the summary.
 
-        The summary and the newest turns are a path of their own; the old one stays in the tree.
-        Nothing changes before the summary is complete.
+        The summary and the newest turns become a new path; the old one stays in the tree. Nothing
+        changes before the summary is complete.
 
         Raises:
-            Qwen35Error: there is nothing to summarise, or no room for it.
+            Qwen35Error: there is nothing to summarise, or no room for the summary.
         """
         self._check_writable()
-        path = self.conversation.path()
-        turn, cut = compaction.begin(self.model, self.conversation, self.tools)
-        return self._compact(turn, path, cut)
-
-    def _compact(
-        self, turn: Turn, path: Sequence[Message], cut: int
-    ) -> Generator[PrefillProgress | Written]:
-        self._kept.resume(turn.prompt, turn.cache)
-        for event in turn.run():
-            # The summary itself shows when it is complete; each token is a chance to stop.
-            yield event if isinstance(event, PrefillProgress) else Written(len(turn.reply))
-        summary = message_from(turn.parts)["content"]
-        if not summary:
-            raise Qwen35Error("the model wrote no summary: try again, or start a new conversation")
-        self._record.add_all(compaction.summarised(self.settings.system, path, cut, summary))
+        return compaction.compact(self.model, self._transcript, self._snapshots, self.tools)
 
     def notices(self) -> list[str]:
-        """Lines for the user since the last call that no turn has brought."""
-        lines = [*self._lines, *(self._kept.states.notices() if self._kept.states else ())]
-        self._lines.clear()
+        """Lines for the user that no turn has returned as `Notice`, since the last call."""
+        lines = list(self._notices)
+        self._notices.clear()
+        if self._snapshots.disk is not None:
+            lines += self._snapshots.disk.notices()
         return lines
 
     def close(self) -> None:
-        """Finish writing, and let other windows have the conversation."""
-        if self._kept.states is not None:
-            self._kept.states.flush()
+        """Finish writing snapshots, and release the conversation for other windows."""
+        if self._snapshots.disk is not None:
+            self._snapshots.disk.flush()
         if not self.read_only:
-            self._record.close()
+            self._transcript.close()
         if self._own_library and self._library is not None:
             self._library.close()
 
@@ -284,11 +278,12 @@ class Chat:
             return []
         try:
             if all(message["role"] == "system" for message in messages):
-                return self._prompts().opening(messages)  # templates want a question
+                # Templates reject a conversation without a question.
+                return self._anchors().system_prefix(messages)
             return self.model.ids(
                 messages, thinking=self.settings.thinking, tools=self.tools, reply=False
             )
-        except Qwen35Error:  # nothing that could be sent: an imported path without a question
+        except Qwen35Error:  # an imported path without a question: nothing could be sent
             return []
 
     def _turn(
@@ -299,12 +294,14 @@ class Chat:
         seed: int | None,
         stop: str | Sequence[str],
     ) -> Generator[TurnEvent]:
-        """A reply to the path that ends at `parent`, and these messages after it."""
+        """The events of a reply to the path that ends at `parent`, followed by `added`."""
         self._check_writable()
         settings = self.settings
-        # As the library keeps it, so that a restart reads the same.
+        # The text as the library stores it, so that the tokens are the same after a restart.
         added = [{**message, "content": storable(message["content"])} for message in added]
-        before = self._start() if parent is None else self.conversation.for_template(parent)
+        before = (
+            self._system_messages() if parent is None else self.conversation.for_template(parent)
+        )
         messages = [*before, *added]
         turn = self.model.turn(
             messages,
@@ -318,8 +315,8 @@ class Chat:
         )
         return self._run(turn, messages, parent, added)
 
-    def _start(self) -> list[dict[str, Any]]:
-        """What comes before a first message."""
+    def _system_messages(self) -> list[dict[str, Any]]:
+        """The messages before the first one of the path."""
         system = self.settings.system
         return [] if system is None else [{"role": "system", "content": system}]
 
@@ -330,23 +327,23 @@ class Chat:
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
     ) -> Generator[TurnEvent]:
-        answering = TurnRecorder(
-            turn, messages, self._record, self._kept, self._prompts(), self._lines
+        recorder = TurnRecorder(
+            turn, messages, self._transcript, self._snapshots, self._anchors(), self._notices
         )
-        done = yield from answering.run(parent, added, self.model.name)
+        done = yield from recorder.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)
         yield done
 
-    def _prompts(self) -> PromptAnchors:
-        return PromptAnchors(self._probe, bool(self.tools))
+    def _anchors(self) -> PromptAnchors:
+        return PromptAnchors(self._render, bool(self.tools))
 
-    def _probe(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
 
 
 def _merged(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
-    """Settings of a conversation, with those that were given in their place."""
+    """The stored settings, replaced by the given ones that are not None."""
     sampling = {**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}}
     return ChatSettings(
         system=stored.system if given.system is None else given.system,

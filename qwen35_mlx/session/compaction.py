@@ -1,17 +1,19 @@
-"""Making room: the oldest turns of a conversation as one summary."""
+"""Compaction: a summary in place of the oldest turns of a conversation, to free context."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Message
+from qwen35_mlx.library.conversation import Message
+from qwen35_mlx.library.transcript import Transcript
+from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session.events import PrefillProgress, Written
 from qwen35_mlx.session.model import Model
-from qwen35_mlx.session.turn import Turn
 
-# So many of the newest turns stay as they are.
-KEPT_TURNS = 2
-# The longest summary, as a share of the context.
-SHARE = 8
+# Newest turns that stay as they are.
+RECENT_TURNS = 2
+# The longest summary is the context's length divided by this.
+SUMMARY_SHARE = 8
 REQUEST = (
     "Summarise our conversation up to here, for yourself to go on from. Keep names, numbers, "
     "facts, decisions and open questions; leave out greetings. Write the summary only."
@@ -19,23 +21,67 @@ REQUEST = (
 HEADING = "Summary of the conversation so far:"
 
 
-def oldest(path: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> int:
-    """How many messages from the start of a path are to be summarised.
+def compact(
+    model: Model,
+    transcript: Transcript,
+    snapshots: SnapshotCache,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> Generator[PrefillProgress | Written]:
+    """Summarise the oldest turns of a transcript, and select a new path with the summary.
+
+    Raises:
+        Qwen35Error: at once, as for `summary_cut`; while iterating, if there is no summary.
+    """
+    tree = transcript.tree
+    path, longest = tree.path(), model.context // SUMMARY_SHARE
+
+    def request(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+        return [*tree.for_template(messages[-1].id), {"role": "user", "content": REQUEST}]
+
+    def fits(messages: Sequence[Message]) -> bool:
+        tokens = model.count(request(messages), thinking=False, tools=tools)
+        return tokens + longest <= model.context
+
+    cut = summary_cut(path, fits)
+    turn = model.turn(
+        request(path[:cut]),
+        model.make_cache(),
+        max_tokens=longest,
+        thinking=False,
+        tools=tools,
+        sampling=tree.settings.sampling,
+    )
+
+    def run() -> Generator[PrefillProgress | Written]:
+        snapshots.restore(turn.prompt, turn.cache)
+        for event in turn.run():
+            # The text is not shown, but every token is an event at which the turn can be cancelled.
+            yield event if isinstance(event, PrefillProgress) else Written(len(turn.reply_ids))
+        summary = turn.content.text
+        if not summary:
+            raise Qwen35Error("the model wrote no summary: try again, or start a new conversation")
+        transcript.add_all(compacted_path(tree.settings.system, path, cut, summary))
+
+    return run()
+
+
+def summary_cut(path: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> int:
+    """The number of messages, from the start of a path, to summarise: as many as possible.
 
     Args:
-        fits: whether so many messages and the request leave room for a summary.
+        fits: whether the context has room for these messages, the request and a summary.
 
     Raises:
         Qwen35Error: there is nothing that could be summarised.
     """
     turns = [i for i, message in enumerate(path) if message.role == "user"]
-    if len(turns) <= KEPT_TURNS:
+    if len(turns) <= RECENT_TURNS:
         raise Qwen35Error(
-            f"there is nothing to summarise: the newest {KEPT_TURNS} turns stay as they are, and "
+            f"there is nothing to summarise: the newest {RECENT_TURNS} turns stay as they are, and "
             f"there {'is' if len(turns) == 1 else 'are'} {len(turns)}; shorten the message or "
             "start a new conversation"
         )
-    for cut in reversed(turns[1 : len(turns) - KEPT_TURNS + 1]):
+    for cut in reversed(turns[1 : len(turns) - RECENT_TURNS + 1]):
         if fits(path[:cut]):
             return cut
     raise Qwen35Error(
@@ -43,49 +89,12 @@ def oldest(path: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -
     )
 
 
-def begin(
-    model: Model, tree: Conversation, tools: Sequence[Mapping[str, Any]] | None
-) -> tuple[Turn, int]:
-    """The turn that writes the summary, and how many messages of the path it is of.
-
-    Raises:
-        Qwen35Error: as for `oldest`.
-    """
-    path, share = tree.path(), model.context // SHARE
-
-    def asked(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
-        return request(tree.for_template(messages[-1].id))
-
-    def fits(messages: Sequence[Message]) -> bool:
-        tokens = model.count(asked(messages), thinking=False, tools=tools)
-        return tokens + share <= model.context
-
-    cut = oldest(path, fits)
-    turn = model.turn(
-        asked(path[:cut]),
-        model.make_cache(),
-        max_tokens=share,
-        thinking=False,
-        tools=tools,
-        sampling=tree.settings.sampling,
-    )
-    return turn, cut
-
-
-def summarised(
+def compacted_path(
     system: str | None, path: Sequence[Message], cut: int, summary: str
 ) -> list[Message]:
     """The new path: a system message with the summary, and the messages from `cut` on."""
-    if path[0].role == "system":  # of an earlier summary, which the model has seen
+    if path[0].role == "system":  # it has the summary of an earlier compaction, now summarised too
         system = path[0].content.partition(HEADING)[0].strip() or None
     parts = [part for part in (system, f"{HEADING}\n{summary}") if part]
     first = Message(0, None, "system", "\n\n".join(parts))
-    return [
-        first,
-        *(message for message in path[cut:] if not message.unsaid),
-    ]
-
-
-def request(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What the model is asked."""
-    return [*messages, {"role": "user", "content": REQUEST}]
+    return [first, *(message for message in path[cut:] if not message.unsaid)]

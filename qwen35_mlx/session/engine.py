@@ -1,7 +1,7 @@
-"""The one thread that MLX lives on.
+"""The engine: one thread that loads the model and runs every turn.
 
-MLX arrays, random state and compiled functions belong to the thread that made them. So one
-thread loads the model and runs every turn; what leaves it are events.
+MLX arrays, random state and compiled functions belong to the thread that made them. Requests go in
+through a queue, and only events come out.
 """
 
 import gc
@@ -45,33 +45,34 @@ if TYPE_CHECKING:
     from qwen35_mlx.session.model import Model
 
 CLOSE_SECONDS = 5.0
-# A long conversation takes a second to measure, and the interpreter from a screen that shows it.
-QUIET_SECONDS = 0.3
+# Wait for further requests before measuring a conversation: a long one takes about a second and
+# holds the GIL.
+MEASURE_DELAY_SECONDS = 0.3
 
 
 class Engine(Protocol):
-    """What a screen needs of an engine. No call blocks but `close`."""
+    """What a user interface needs of an engine. Only `close` blocks."""
 
     def start(self) -> None:
         """Begin to load the model: `Loading` events, then `Loaded` or `Failed`."""
         ...
 
-    def ask(self, request: Request) -> None:
-        """Ask for something; requests queue up. See `session.requests` for what they end in;
-        a turn ends in `Done`, `Cancelled` or `Failed`."""
+    def submit(self, request: Request) -> None:
+        """Queue a request. `session.requests` lists the events it ends in; a turn ends in `Done`,
+        `Cancelled` or `Failed`."""
         ...
 
     def cancel(self) -> None:
-        """Stop the turns and loads asked for so far: the one that is running within one chunk or
-        one token."""
+        """Cancel all turns and loads queued so far. The running one stops within one chunk of the
+        prompt or one token."""
         ...
 
     def poll(self) -> list[Event]:
-        """Events since the last call, oldest first."""
+        """The events since the last call, oldest first."""
         ...
 
     def close(self) -> None:
-        """Cancel, and wait a moment for the thread to end."""
+        """Cancel, and wait up to `CLOSE_SECONDS` for the thread to end."""
         ...
 
 
@@ -79,11 +80,11 @@ class EngineThread:
     """An `Engine` that runs a `Chat` in this process.
 
     Args:
-        model: as for `qwen35_mlx.load`; None to wait for `UseModel`.
+        model, revision: as for `qwen35_mlx.load`; None to wait for `UseModel`.
         settings: of new conversations, until `Configure` changes them.
-        library: where conversations are kept, their states beside it; None for memory only. It is
-            the caller's to close, after the engine.
-        budget: bytes of states on disk; None for the usual.
+        library: where conversations and model states are stored; None for memory only. The caller
+            closes it, after the engine.
+        budget: bytes of model states on disk; None for the default.
         context, kv_bits: as for `qwen35_mlx.load`.
     """
 
@@ -98,7 +99,7 @@ class EngineThread:
         context: int | None = None,
         kv_bits: int | None = None,
     ):
-        self._wanted = UseModel(model, revision) if model is not None else None
+        self._model_request = UseModel(model, revision) if model is not None else None
         self._settings = settings or ChatSettings()
         self._library = library
         self._budget = budget
@@ -106,28 +107,28 @@ class EngineThread:
         self._kv_bits = kv_bits
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._asked = 0
-        self._cancelled = 0  # of these, so many are not wanted any more
+        self._submitted = 0  # requests are numbered from 1
+        self._cancelled = 0  # requests up to this number are cancelled
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
-        # The engine's thread's own:
-        self._now = 0  # the number of the request that is being answered
+        # Used by the engine's thread only:
+        self._request_number = 0  # of the running request
         self._model: Model | None = None
         self._chat: Chat | None = None
-        self._current: int | None = None  # the conversation that the next turn belongs to
-        self._unmeasured = False  # and nobody was told how long it is
+        self._conversation: int | None = None  # the current one, also without a chat
+        self._measure_due = False  # a conversation was opened and not measured yet
 
     def start(self) -> None:
-        if self._wanted is not None:
-            self.ask(self._wanted)
+        if self._model_request is not None:
+            self.submit(self._model_request)
         self._thread.start()
 
-    def ask(self, request: Request) -> None:
-        self._asked += 1
-        self._requests.put((self._asked, request))
+    def submit(self, request: Request) -> None:
+        self._submitted += 1
+        self._requests.put((self._submitted, request))
 
     def cancel(self) -> None:
-        self._cancelled = self._asked
+        self._cancelled = self._submitted
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
@@ -141,80 +142,80 @@ class EngineThread:
         self.cancel()
         self._requests.put(None)
         if self._thread.is_alive():
-            # A load cannot be told; the thread dies with the process then.
+            # A load cannot be interrupted: the thread then ends with the process.
             self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
-            while (asked := self._next()) is not None and not self._closed:
-                self._now, request = asked
-                self._answer(request)
+            while (entry := self._next()) is not None and not self._closed:
+                self._request_number, request = entry
+                self._handle(request)
         finally:
-            self._free()
+            self._unload()
             if "mlx.core" in sys.modules:
                 sys.modules["mlx.core"].clear_streams()
 
     def _next(self) -> tuple[int, Request] | None:
-        """Wait for a request; None at the end."""
-        if self._unmeasured and self._model is not None:
+        """Wait for a request and its number; None at the end."""
+        if self._measure_due and self._model is not None:
             try:
-                return self._requests.get(timeout=QUIET_SECONDS)
+                return self._requests.get(timeout=MEASURE_DELAY_SECONDS)
             except queue.Empty:
                 self._measure()
         return self._requests.get()
 
-    def _answer(self, request: Request) -> None:
-        """Whatever goes wrong ends the request, not the thread."""
+    def _handle(self, request: Request) -> None:
+        """Run a request. An error ends the request, not the thread."""
         try:
             self._check_cancelled(request)
             match request:
                 case UseModel():
-                    self._use(request)
+                    self._load(request)
                 case Unload():
-                    self._free()
+                    self._unload()
                     self._events.put(Unloaded())
                 case Configure(settings):
                     self._configure(settings)
                 case Open(conversation):
                     self._open(conversation)
                 case Select(message):
-                    self._here().select(message)
-                    self._tell_opened()
+                    self._current_chat().select(message)
+                    self._emit_opened()
                 case Compact():
-                    self._stream(self._here().compact())
-                    self._tell_opened()
+                    self._stream(self._current_chat().compact())
+                    self._emit_opened()
                 case Send(text):
-                    self._stream(self._here().send(text))
+                    self._stream(self._current_chat().send(text))
                 case Retry(message):
-                    self._stream(self._here().retry(message))
+                    self._stream(self._current_chat().retry(message))
                 case Edit(message, text):
-                    self._stream(self._here().edit(message, text))
+                    self._stream(self._current_chat().edit(message, text))
         except _CancelledError:
             self._events.put(Cancelled())
         except Exception as error:
-            self._events.put(Failed(_one_line(error)))
+            self._events.put(Failed(_user_message(error)))
         if self._chat is not None:
-            self._current = self._chat.conversation.id or None
+            self._conversation = self._chat.conversation.id or None
             for line in self._chat.notices():
                 self._events.put(Notice(line))
 
     def _check_cancelled(self, request: Request | None = None) -> None:
-        """Only what takes long can be cancelled."""
+        """Raise `_CancelledError` if the running request is cancelled. Quick requests never are."""
         quick = isinstance(request, Unload | Configure | Open | Select)
-        if self._now <= self._cancelled and not quick:
+        if self._request_number <= self._cancelled and not quick:
             raise _CancelledError
 
     def _stream(self, events: Generator[Event]) -> None:
-        """Pass a turn's events on, until it ends or is cancelled."""
-        self._unmeasured = False  # the turn says how long the conversation is
+        """Emit a turn's events until it ends or is cancelled."""
+        self._measure_due = False  # the turn's usage has the length of the conversation
         for event in events:
             self._events.put(event)
-            if self._now <= self._cancelled and not isinstance(event, Done):
+            if self._request_number <= self._cancelled and not isinstance(event, Done):
                 events.close()
                 raise _CancelledError
 
-    def _use(self, request: UseModel) -> None:
-        """Load a model in place of the one that is there; which stays if this one is not found."""
+    def _load(self, request: UseModel) -> None:
+        """Load a model in place of the loaded one, which stays if the new one is not found."""
         self._events.put(Loading(request.model))
         try:
             import mlx.core  # noqa: F401
@@ -224,37 +225,35 @@ class EngineThread:
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
         from qwen35_mlx.checkpoint.hub import resolve
-        from qwen35_mlx.generation.sampler import make_sampler
         from qwen35_mlx.session.model import load
 
-        resolve(request.model, revision=request.revision, progress=self._downloading)
+        resolve(request.model, revision=request.revision, progress=self._report_download)
         self._check_cancelled()
-        self._free()
-        self._wanted = request
+        self._unload()
+        self._model_request = request
         self._model = load(
             request.model,
             revision=request.revision,
             context=self._context,
             kv_bits=self._kv_bits,
-            progress=self._downloading,
-            notice=self._tell,
+            progress=self._report_download,
+            notice=self._emit_notice,
         )
         if self._library is not None:
-            self._model.open_states(self._library.folder, budget=self._budget, tell=self._tell)
-        # May import mlx-lm, which a first turn need not wait for.
-        sampling = self._model.sampling.updated(self._settings.sampling)
-        make_sampler(sampling, self._model.network.config.vocab_size)
+            self._model.open_states(
+                self._library.folder, budget=self._budget, notice=self._emit_notice
+            )
         self._events.put(Loaded(self._model.name, self._model.context))
 
-    def _downloading(self, done: int, total: int, what: str) -> None:
+    def _report_download(self, done: int, total: int, what: str) -> None:
         self._check_cancelled()
         self._events.put(Loading(what, done / total if total else None))
 
-    def _tell(self, line: str) -> None:
+    def _emit_notice(self, line: str) -> None:
         self._events.put(Notice(line))
 
-    def _free(self) -> None:
-        """Give the model's memory back."""
+    def _unload(self) -> None:
+        """Free the model's memory."""
         if self._chat is not None:
             self._chat.close()
         model, self._model, self._chat = self._model, None, None
@@ -265,90 +264,98 @@ class EngineThread:
         if model.states is not None:
             model.states.close(CLOSE_SECONDS)
         del model
-        gc.unfreeze()  # whoever keeps the collector from what stays did not mean the model
+        gc.unfreeze()  # an application may have frozen the collector while the model was loaded
         gc.collect()
         mx.clear_cache()
 
-    def _ready(self) -> "Model":
-        """The model, loaded (again) if need be."""
+    def _loaded_model(self) -> "Model":
+        """The model, loaded (again) if necessary."""
         if self._model is None:
-            if self._wanted is None:
+            if self._model_request is None:
                 raise Qwen35Error("no model is loaded: choose one first")
-            self._use(self._wanted)
+            self._load(self._model_request)
         assert self._model is not None
         return self._model
 
-    def _here(self) -> "Chat":
+    def _current_chat(self) -> "Chat":
         """The current conversation."""
         if self._chat is None:
-            self._chat = self._made(self._current)
+            self._chat = self._make_chat(self._conversation)
         return self._chat
 
     def _measure(self) -> None:
-        """Tell how long the current conversation is; what is wrong with it is for a turn to say."""
-        self._unmeasured = False
+        """Emit the length of the current conversation. Errors are left for a turn to report."""
+        self._measure_due = False
         with suppress(Exception):
-            chat = self._here()
+            chat = self._current_chat()
             self._events.put(Measured(chat.conversation.id or None, *chat.measured()))
 
-    def _made(self, conversation: int | None) -> "Chat":
+    def _make_chat(self, conversation: int | None) -> "Chat":
         from qwen35_mlx.session.chat import Chat
 
-        chat = Chat(self._ready(), library=self._library, conversation=conversation)
+        chat = Chat(self._loaded_model(), library=self._library, conversation=conversation)
         if conversation is None:
             chat.configure(self._settings)
         return chat
 
     def _open(self, conversation: int | None) -> None:
-        """Its state is restored with the next turn, so that leafing through them is quick."""
+        """Open a conversation. Its snapshot is restored at the next turn, so opening is quick."""
         if conversation is not None and self._library is None:
             raise Qwen35Error("conversations are not kept here: give the engine a library")
-        if conversation is not None and conversation == self._current and self._chat is not None:
-            self._tell_opened()
+        if (
+            conversation is not None
+            and conversation == self._conversation
+            and self._chat is not None
+        ):
+            self._emit_opened()
             return
-        chat = self._made(conversation) if self._model is not None else None
+        chat = self._make_chat(conversation) if self._model is not None else None
         title = ""
         if chat is None and conversation is not None:
             assert self._library is not None
             title = self._library.conversation(conversation).title
         if self._chat is not None:
             self._chat.close()
-        elif self._current is not None and self._library is not None:
-            self._library.release(self._current)
-        self._chat, self._current = chat, conversation
-        self._tell_opened(title)
+        elif self._conversation is not None and self._library is not None:
+            self._library.release(self._conversation)
+        self._chat, self._conversation = chat, conversation
+        self._emit_opened(title)
 
-    def _tell_opened(self, title: str = "") -> None:
-        """Args: title: of the current conversation, while there is no model and so no chat."""
-        self._unmeasured = True
+    def _emit_opened(self, title: str = "") -> None:
+        """Emit `Opened` for the current conversation.
+
+        Args:
+            title: its title, needed only while there is no model and so no chat.
+        """
+        self._measure_due = True
         if self._chat is None:
-            self._events.put(Opened(self._current, title, read_only=not self._claimed()))
+            self._events.put(Opened(self._conversation, title, read_only=not self._claim()))
             return
         tree = self._chat.conversation
         self._events.put(Opened(tree.id or None, tree.title, read_only=self._chat.read_only))
 
-    def _claimed(self) -> bool:
-        """Whether no other window has the current conversation: none gets it from now on."""
-        if self._library is None or self._current is None:
+    def _claim(self) -> bool:
+        """Claim the current conversation for this window; False if another one has it."""
+        if self._library is None or self._conversation is None:
             return True
-        return self._library.claim(self._current)
+        return self._library.claim(self._conversation)
 
     def _configure(self, settings: ChatSettings) -> None:
-        """For new conversations, and for this one unless another window has it."""
+        """Set the settings of new conversations, and of the current one if it can be written."""
         self._settings = settings
         if self._chat is not None:
             if not self._chat.read_only:
                 self._chat.configure(settings)
-        elif self._current is not None and self._library is not None and self._claimed():
-            self._library.configure(self._current, settings)
+        elif self._conversation is not None and self._library is not None and self._claim():
+            self._library.configure(self._conversation, settings)
 
 
 class _CancelledError(Exception):
-    """The request that is being answered is not wanted any more."""
+    """The running request is cancelled."""
 
 
-def _one_line(error: Exception) -> str:
-    """What the user reads. Errors that are not for users name their type, to be reported."""
+def _user_message(error: Exception) -> str:
+    """The line for the user. An internal error names its type, for a bug report."""
     if isinstance(error, Qwen35Error):
         return str(error)
     return f"internal error, please report it: {type(error).__name__}: {error}".replace("\n", " ")

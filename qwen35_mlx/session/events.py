@@ -1,15 +1,22 @@
-"""What happens during a turn, as plain values that may cross threads and processes."""
+"""Events of a model, a conversation and a turn: plain values that may cross threads and processes.
+
+`Thinking`, `Answer` and `ToolCall` come from the reply parser as they are.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qwen35_mlx.library.conversation import FinishReason, Usage
+from qwen35_mlx.text.reply import Answer as Answer
+from qwen35_mlx.text.reply import ReplyContent
+from qwen35_mlx.text.reply import Thinking as Thinking
+from qwen35_mlx.text.reply import ToolCall as ToolCall
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A model is being fetched or read. `fraction` is None while it cannot be known."""
+    """A model is being downloaded or read. `fraction` is None while it is unknown."""
 
     what: str
     fraction: float | None = None
@@ -25,16 +32,16 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """The model's memory was given back."""
+    """The model's memory was freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A conversation is the current one; its messages are read from the library.
+    """A conversation has become the current one. Its messages are in the library.
 
     Attributes:
         conversation: its id; None for a new one, which gets an id with its first message.
-        read_only: another window holds it; turns are refused.
+        read_only: another window has it open, and turns are refused.
     """
 
     conversation: int | None
@@ -44,11 +51,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How long the current conversation is, which takes a moment and a model to find out.
+    """The length of the current conversation. Measuring takes a moment and a loaded model.
 
     Attributes:
+        conversation: its id; None if it is not in the library.
         used: tokens of its rendering.
-        cached: how many of them are in memory or on disk and need no prefill.
+        cached: how many of them are in the prompt cache and need no prefill.
     """
 
     conversation: int | None
@@ -58,7 +66,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The user's message is saved, and a reply to it begins. Ids as in the library."""
+    """The user's message is saved, and a reply to it begins.
+
+    Attributes:
+        conversation, user, reply: ids in the library, of the conversation and of both messages.
+    """
 
     conversation: int
     user: int
@@ -67,7 +79,7 @@ class TurnStarted:
 
 @dataclass(frozen=True, slots=True)
 class Titled:
-    """A conversation got its title."""
+    """A conversation has got its title."""
 
     conversation: int
     title: str
@@ -75,14 +87,14 @@ class Titled:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line that the user should see: a state was skipped, evicted or rebuilt, say."""
+    """One line for the user: a stored state was skipped, evicted or rebuilt, for instance."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """`done` of `total` prompt tokens are in the cache; `cached` of them were from the start."""
+    """`done` of `total` prompt tokens are in the cache; `cached` of them were there before."""
 
     done: int
     total: int
@@ -90,40 +102,22 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Thinking:
-    """The next piece of the reply's thinking."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The next piece of the reply's answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Written:
-    """The reply has `tokens` by now; the last of them gave no text yet.
+    """The reply has `tokens` tokens, and the last one gave no text yet.
 
-    It belongs to a tool call that is not complete, say: what may take long and must not be silent.
+    This shows progress while a long tool call is being written, for instance.
     """
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A complete call that the model asks for."""
-
-    name: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
-    """The turn has ended by itself; `message` is the reply as chat templates take it."""
+    """The turn is complete.
+
+    Attributes:
+        message: the reply as chat templates take it.
+    """
 
     finish_reason: FinishReason
     usage: Usage
@@ -132,14 +126,31 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The turn was stopped; what was said so far is kept."""
+    """The turn was cancelled; the reply so far is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The turn (or loading) ended in an error; `message` is one line for the user."""
+    """The request ended in an error; `message` is one line for the user."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(ReplyContent):
+    """A whole reply: `Model.generate` returns it.
+
+        reply = model.generate([{"role": "user", "content": "What is 17 + 25?"}])
+        print(reply.text, f"({reply.usage.reply_tokens} tokens)")
+
+    Attributes:
+        text: the answer.
+        thinking: "" if there was none.
+        tool_calls: the calls that the model asks for, in order.
+    """
+
+    usage: Usage
+    finish_reason: FinishReason
 
 
 TurnEvent = (

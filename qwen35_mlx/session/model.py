@@ -1,7 +1,5 @@
-"""A loaded model as Python users hold it."""
+"""`load` and `Model`: a loaded model as Python users hold it."""
 
-import json
-import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,15 @@ from qwen35_mlx.checkpoint.hub import Progress, resolve
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
 from qwen35_mlx.session import memory
-from qwen35_mlx.session.events import TurnEvent
+from qwen35_mlx.session.encoding import PromptEncoder
+from qwen35_mlx.session.events import Done, Reply, TurnEvent
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
@@ -28,9 +28,9 @@ from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
 KV_BITS = (None, 8)
-# Messages whose tokens are remembered, in full contexts.
-KNOWN_CONTEXTS = 2
-# In the library's folder.
+# Tokens of encoded messages to remember, in full contexts.
+ENCODED_CONTEXTS = 2
+# The folder of stored states, inside the library's folder.
 STATES = "states"
 
 
@@ -44,21 +44,24 @@ def load(
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> "Model":
-    """A model from a folder, from the Hugging Face Hub ("org/repo") or from the package ("demo").
+    """Load a model from a folder, the Hugging Face Hub ("org/repo") or the package ("demo").
+
+        model = qwen35_mlx.load("demo")
 
     Args:
         revision: branch, tag or commit on the Hub.
         dtype: "float32", "float16" or "bfloat16"; None for the checkpoint's own, float32 on a CPU.
         context: tokens that prompt and reply may have together; None for the checkpoint's own.
             More than that, up to four times, switches YaRN on.
-        kv_bits: 8 keeps keys and values in so many bits, at a small cost in exactness; None keeps
-            them as they are.
-        progress: called with (bytes so far, bytes in all, what) while files are downloaded; without
-            it bars are drawn on stderr.
-        notice: called with a line for the user where something is off; without it on stderr.
+        kv_bits: 8 quantises keys and values to 8 bits, at a small cost in accuracy; None keeps
+            them in the model's dtype.
+        progress: called with (bytes so far, bytes in all, what) while files are downloaded; by
+            default, bars are drawn on stderr.
+        notice: called with a line for the user where something is off; by default it goes to
+            stderr.
 
     Raises:
-        Qwen35Error: not found, not complete, or not a Qwen3.5 checkpoint.
+        Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint.
     """
     path = resolve(str(name), revision=revision, progress=progress)
     if kv_bits not in KV_BITS:
@@ -72,16 +75,20 @@ def load(
 
 
 class Model:
-    """A network with the text side that belongs to it.
+    """A network with its tokenizer and chat template.
 
-    Belongs to the thread that made it, as all MLX arrays do.
+        model = qwen35_mlx.load("demo")
+        reply = model.generate([{"role": "user", "content": "What is 17 + 25?"}])
+        print(reply.text)
+
+    Use it only in the thread that made it, as all MLX arrays.
 
     Attributes:
-        name: as it was asked for.
+        name: as given to `load`.
         context: tokens that prompt and reply may have together.
         sampling: the defaults of the checkpoint.
         kv_bits: as for `load`.
-        states: those on disk, once `open_states` was called.
+        states: the prompt cache on disk, once `open_states` was called.
     """
 
     def __init__(
@@ -103,10 +110,8 @@ class Model:
         self.states: DiskSnapshotCache | None = None
         self.context = network.config.max_position_embeddings
         self._weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-        self._pieces: dict[str, list[int]] = {}
-        self._known = 0  # tokens in them
-        self._splits = _splits_at_turns(tokenizer)
-        generation = _generation_config(path)
+        self._encoder = PromptEncoder(tokenizer, ENCODED_CONTEXTS * self.context)
+        generation = read_json_object(path / "generation_config.json")
         self.sampling = Sampling.from_generation_config(generation)
         named = [tokenizer.token_id(name) for name in END_NAMES]
         listed = generation.get("eos_token_id") or []
@@ -125,19 +130,21 @@ class Model:
         folder: Path,
         *,
         budget: int | None = None,
-        tell: Callable[[str], None] | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> DiskSnapshotCache:
-        """The states of this model in a folder; always the same object, opened at the first call.
+        """The prompt cache on disk. The first call opens it, later ones return the same object.
 
         Args:
-            folder: for the states of all models.
-            budget, tell: as for `DiskSnapshotCache`.
+            folder: the library's; the states of all models go into one folder inside it.
+            budget, notice: as for `DiskSnapshotCache`.
         """
         if self.states is None:
             fingerprint = of_network(
                 of_weights(self.path), self.network.config, str(self.network.dtype), self.kv_bits
             )
-            self.states = DiskSnapshotCache(folder / STATES, fingerprint, budget=budget, tell=tell)
+            self.states = DiskSnapshotCache(
+                folder / STATES, fingerprint, budget=budget, notice=notice
+            )
         return self.states
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -161,12 +168,12 @@ class Model:
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """The prompt that asks for the next reply, as token ids.
+        """Token ids of the prompt for the next reply.
 
         Raises:
-            Qwen35Error: the template refuses the messages, or the prompt fills the context.
+            Qwen35Error: the template rejects the messages, or the prompt fills the context.
         """
-        return self._checked(self.ids(messages, thinking=thinking, tools=tools))
+        return self._check_length(self.ids(messages, thinking=thinking, tools=tools))
 
     def ids(
         self,
@@ -176,12 +183,12 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         reply: bool = True,
     ) -> list[int]:
-        """As `render`, whatever the length.
+        """As `render`, but of any length.
 
         Args:
-            reply: whether a reply is asked for at the end.
+            reply: whether the prompt ends in the start of a reply.
         """
-        return self._encode(
+        return self._encoder.encode(
             self.template.render(
                 messages, thinking=thinking, tools=tools, add_generation_prompt=reply
             )
@@ -194,7 +201,7 @@ class Model:
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> int:
-        """How many tokens the prompt has that asks for the next reply."""
+        """Number of tokens of the prompt for the next reply."""
         return len(self.ids(messages, thinking=thinking, tools=tools))
 
     def stream(
@@ -210,14 +217,18 @@ class Model:
     ) -> Generator[TurnEvent]:
         """The reply to `messages` as it is written. Stop iterating to cancel.
 
+            for event in model.stream([{"role": "user", "content": "Hi"}], max_tokens=100):
+                if isinstance(event, qwen35_mlx.Answer):
+                    print(event.text, end="", flush=True)
+
         Args:
             messages: {"role": ..., "content": ...} as chat templates take them.
-            max_tokens: length of the reply; None for whatever the context leaves.
-            seed: for the same reply again, on the same device.
-            thinking: None leaves it to the model's template.
+            max_tokens: the most tokens of the reply; None for all that the context leaves.
+            seed: the same seed gives the same reply again, on the same device.
+            thinking: whether the model thinks first; None leaves it to the model's template.
             tools: function descriptions in JSON schema.
             stop: strings that end the reply; they do not appear in it.
-            sampling: `temperature`, `top_p`, ... over the model's defaults: see `Sampling`.
+            sampling: `temperature`, `top_p`, ... in place of the model's defaults: see `Sampling`.
 
         Raises:
             Qwen35Error: at once, for anything wrong with the arguments or the prompt.
@@ -234,6 +245,39 @@ class Model:
         )
         return turn.run()
 
+    def generate(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: float | None,
+    ) -> Reply:
+        """The reply to `messages`, once it is complete. Arguments and errors: `stream`.
+
+        reply = model.generate([{"role": "user", "content": "Hi"}], max_tokens=100)
+        print(reply.text, reply.finish_reason)
+        """
+        turn = self.turn(
+            messages,
+            self.make_cache(),
+            max_tokens=max_tokens,
+            seed=seed,
+            thinking=thinking,
+            tools=tools,
+            stop=stop,
+            sampling=sampling,
+        )
+        *_, done = turn.run()
+        assert isinstance(done, Done)
+        content = turn.content
+        return Reply(
+            content.text, content.thinking, content.tool_calls, done.usage, done.finish_reason
+        )
+
     def turn(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -246,11 +290,11 @@ class Model:
         stop: str | Sequence[str] = (),
         sampling: Mapping[str, float | None] | None = None,
     ) -> Turn:
-        """A turn on a cache of the caller's. Arguments and errors: `stream`."""
+        """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`."""
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
         rendered = self.template.render(messages, thinking=thinking, tools=tools)
-        prompt = self._checked(self._encode(rendered))
+        prompt = self._check_length(self._encoder.encode(rendered))
         if max_tokens is not None and max_tokens < 1:
             raise Qwen35Error(f"max_tokens is {max_tokens}: it must be 1 or more")
         room = self.context - len(prompt)
@@ -275,23 +319,7 @@ class Model:
             seed=seed,
         )
 
-    def _encode(self, rendered: str) -> list[int]:
-        """The ids of a rendering; messages that were in an earlier one are not encoded again."""
-        if not self._splits:
-            return self.tokenizer.encode(rendered)
-        ids: list[int] = []
-        for piece in _TURNS.split(rendered):
-            encoded = self._pieces.pop(piece, None)
-            if encoded is None:
-                encoded = self.tokenizer.encode(piece)
-                self._known += len(encoded)
-            self._pieces[piece] = encoded  # the last used is last
-            ids += encoded
-        while self._known > KNOWN_CONTEXTS * self.context:
-            self._known -= len(self._pieces.pop(next(iter(self._pieces))))
-        return ids
-
-    def _checked(self, ids: list[int]) -> list[int]:
+    def _check_length(self, ids: list[int]) -> list[int]:
         if not ids:
             raise Qwen35Error("the prompt is empty: give at least one message")
         if len(ids) >= self.context:
@@ -301,26 +329,3 @@ class Model:
                 "turns become a summary) or start a new one"
             )
         return ids
-
-
-_TURNS = re.compile(r"(?=<\|im_start\|>)")
-
-
-def _splits_at_turns(tokenizer: Tokenizer) -> bool:
-    """Whether text may be encoded turn by turn: the mark is one token, and takes nothing before
-    it along."""
-    mark = "<|im_start|>"
-    return tokenizer.token_id(mark) is not None and tokenizer.separable(["a. \n", f"{mark}user\n"])
-
-
-def _generation_config(path: Path) -> dict[str, Any]:
-    file = path / "generation_config.json"
-    if not file.exists():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Qwen35Error(f"{file} cannot be read ({error}): fetch it again") from None
-    if not isinstance(config, dict):
-        raise Qwen35Error(f"{file} is not a JSON object: fetch it again")
-    return config

@@ -8,7 +8,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Role, State
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.model.cache import Snapshot
-from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT, SHARED_TOKENS, SnapshotCache
+from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS, MIN_SHARED_TOKENS, SnapshotCache
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.events import (
     Answer,
@@ -78,7 +78,7 @@ class TurnRecorder:
                 if isinstance(event, Done):
                     done = event
                     break
-                if turn.reply and time.monotonic() - saved > SAVE_SECONDS:
+                if turn.reply_ids and time.monotonic() - saved > SAVE_SECONDS:
                     self._save(reply)
                     saved = time.monotonic()
                 yield event
@@ -110,31 +110,31 @@ class TurnRecorder:
         """Go on from what is known, and say where to keep states."""
         turn, prompts = self._turn, self._prompts
         prompt = turn.prompt
-        self._kept.resume(prompt, turn.cache)
+        self._kept.restore(prompt, turn.cache)
         # The last token is not read but decoded from.
         anchor = min(prompts.anchor(self._messages, prompt), len(prompt) - 1)
-        stops = {*range(CHECKPOINT, len(prompt), CHECKPOINT), anchor}
-        shared = prompts.shared(self._messages, prompt)
-        if shared >= SHARED_TOKENS:
+        stops = {*range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS), anchor}
+        shared = prompts.system_anchor(self._messages, prompt)
+        if shared >= MIN_SHARED_TOKENS:
             stops.add(shared)
-        call = min(prompts.call_anchor(self._messages, prompt), len(prompt) - 1)
-        turn.stops = sorted({*stops, call})
+        call = min(prompts.tool_call_anchor(self._messages, prompt), len(prompt) - 1)
+        turn.snapshot_at = sorted({*stops, call})
 
         def at_stop() -> None:
             position = turn.cache.offset
             if position == call:
                 self._before_call = turn.cache.snapshot()
             if position in stops:
-                self._kept.keep(prompt[:position], turn.cache.snapshot())
-            if position % CHECKPOINT == 0:
+                self._kept.add(prompt[:position], turn.cache.snapshot())
+            if position % CHECKPOINT_TOKENS == 0:
                 self._kept.write()
 
-        turn.at_stop = at_stop
+        turn.take_snapshot = at_stop
 
     def _save(self, reply: int) -> None:
         """The partial reply; a full disk does not end it."""
         try:
-            self._record.update(reply, self._turn.said, self._clock.seconds)
+            self._record.update(reply, self._turn.content.for_template(), self._clock.seconds)
         except Qwen35Error as error:
             if (line := f"the reply is not saved yet: {error}") not in self._lines:
                 self._lines.append(line)
@@ -148,7 +148,7 @@ class TurnRecorder:
 
     def _end(self, reply: int, state: State, error: str, done: Done | None) -> None:
         turn = self._turn
-        said = turn.said if done is None else done.message
+        said = turn.content.for_template() if done is None else done.message
         try:
             self._record.finish(
                 reply,
@@ -161,19 +161,19 @@ class TurnRecorder:
             )
         except Qwen35Error as failure:
             self._lines.append(f"the reply could not be saved: {failure}")
-        if state != "failed" and turn.reply:
+        if state != "failed" and turn.reply_ids:
             self._keep_end(said)
         self._kept.write()
 
     def _keep_end(self, said: Mapping[str, Any]) -> None:
         """Where the next prompt may go on: after this reply, or at least before it."""
         turn, before = self._turn, self._before_call
-        ids = [*turn.prompt, *turn.reply]
+        ids = [*turn.prompt, *turn.reply_ids]
         if turn.cache.offset == len(ids) and self._prompts.continues([*self._messages, said], ids):
-            self._kept.keep(ids, turn.cache.snapshot())
+            self._kept.add(ids, turn.cache.snapshot())
         elif before is not None and said.get("tool_calls"):
             # A call that templates do not write as the model did.
-            self._kept.keep(turn.prompt[: before.offset], before)
+            self._kept.add(turn.prompt[: before.offset], before)
 
 
 class _ThinkingClock:

@@ -1,6 +1,6 @@
-"""What may be asked of an engine, as plain values that may cross threads and processes.
+"""Requests to an engine: plain values that may cross threads and processes.
 
-Conversations and messages are named by their ids in the library.
+Conversations and messages are given by their ids in the library.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from qwen35_mlx.library.conversation import ChatSettings
 
 @dataclass(frozen=True, slots=True)
 class UseModel:
-    """Load a model in place of the one that is loaded: `Loading`, then `Loaded` or `Failed`."""
+    """Load a model in place of the loaded one: `Loading`, then `Loaded` or `Failed`."""
 
     model: str
     revision: str | None = None
@@ -18,12 +18,12 @@ class UseModel:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Give the model's memory back: `Unloaded`. The next turn loads it again."""
+    """Free the model's memory: `Unloaded`. The next turn loads it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Answer the next turns in this way: those of new conversations and of the current one."""
+    """Change the settings of the next turns, in new conversations and in the current one."""
 
     settings: ChatSettings
 
@@ -44,14 +44,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Another reply to the user message that this reply answers."""
+    """Write another reply in place of this one. The old one stays in the tree."""
 
     message: int
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Another version of a user message, and a reply to it. The old path stays."""
+    """Add another version of a user message, and reply to it. The old path stays."""
 
     message: int
     text: str
@@ -59,7 +59,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Go to the path through a message: to its newest leaf. `Opened`."""
+    """Go to the path through a message, down to its newest leaf: `Opened`."""
 
     message: int
 

@@ -1,9 +1,8 @@
-"""One turn: a rendered prompt into a reply, as events."""
+"""One turn: from a rendered prompt to a reply, as events."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import mlx.core as mx
 
@@ -14,38 +13,26 @@ from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.session.events import (
-    Answer,
-    Done,
-    PrefillProgress,
-    Thinking,
-    ToolCall,
-    TurnEvent,
-    Written,
-)
-from qwen35_mlx.text.reply import (
-    AnswerText,
-    ReplyParser,
-    ReplyPart,
-    ThinkingText,
-    message_from,
-)
+from qwen35_mlx.session.events import Done, PrefillProgress, TurnEvent, Written
+from qwen35_mlx.text.reply import ReplyContent, ReplyEvent, ReplyParser, join_events
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 
 @dataclass(slots=True)
 class Turn:
-    """A turn to run: what is asked, and, as it runs, what has been said.
+    """A turn that can be run once, and the reply as far as it is written.
 
     Attributes:
         prompt: the rendered conversation; `cache` already holds its first `cache.offset` tokens.
-        stops: positions in `prompt`, ascending, at which `at_stop` is called, once the cache holds
-            exactly that many tokens; not called for those that it starts at or beyond.
         eos: tokens that end the reply.
-        stop: ends the reply too, at some text.
-        reply: the tokens generated so far, all of them in the cache.
-        parts: the same as text, split.
+        stop: strings that end the reply.
+        max_tokens: length of the reply.
+        chunk: tokens of prefill between two events.
+        snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
+            the initial `cache.offset`, when the cache holds exactly this number of tokens.
+        reply_ids: the tokens generated so far, all of them in the cache.
+        reply_events: their text, parsed.
     """
 
     network: Network
@@ -59,15 +46,15 @@ class Turn:
     max_tokens: int
     chunk: int
     seed: int | None = None
-    stops: Sequence[int] = ()
-    at_stop: Callable[[], None] = lambda: None
-    reply: list[int] = field(default_factory=list)
-    parts: list[ReplyPart] = field(default_factory=list)
+    snapshot_at: Sequence[int] = ()
+    take_snapshot: Callable[[], None] = lambda: None
+    reply_ids: list[int] = field(default_factory=list)
+    reply_events: list[ReplyEvent] = field(default_factory=list)
 
     @property
-    def said(self) -> dict[str, Any]:
-        """The message so far, with what the parser holds back: of a tool call, say."""
-        return message_from([*self.parts, *self.parser.held()])
+    def content(self) -> ReplyContent:
+        """The reply so far, including what the parser holds back, such as an open tool call."""
+        return join_events([*self.reply_events, *self.parser.pending()])
 
     def run(self) -> Generator[TurnEvent]:
         """Prefill, then decode to the end of the reply. Closing the iterator cancels.
@@ -80,69 +67,60 @@ class Turn:
         yield from self._prefill(cached)
         if self.seed is not None:
             mx.random.seed(self.seed)
-        choose = make_sampler(self.sampling, self.network.config.vocab_size)
-        tokens = decode(self.network, self.cache, self.prompt[-1], choose)
-        text = self.stop
+        sampler = make_sampler(self.sampling, self.network.config.vocab_size)
+        tokens = decode(self.network, self.cache, self.prompt[-1], sampler)
         decoder = self.tokenizer.stream()
-        first_at = started
+        first_token_at = started
         reason: FinishReason = "length"
         for token in tokens:
-            self.reply.append(token)
-            if len(self.reply) == 1:
-                first_at = time.perf_counter()
+            self.reply_ids.append(token)
+            if len(self.reply_ids) == 1:
+                first_token_at = time.perf_counter()
             if token in self.eos:
                 reason = "stop"
                 break
-            said = yield from self._say(text.push(decoder.push(token)))
-            if text.stopped:
+            events = self._parse(self.stop.push(decoder.push(token)))
+            yield from events
+            if self.stop.stopped:
                 reason = "stop"
                 break
-            if not said:
-                yield Written(len(self.reply))
-            if len(self.reply) == self.max_tokens:
+            if not events:
+                yield Written(len(self.reply_ids))
+            if len(self.reply_ids) == self.max_tokens:
                 break
         tokens.close()
         ended = time.perf_counter()
-        if not text.stopped:
-            yield from self._say(text.push(decoder.flush()) + text.flush())
-        yield from self._take(self.parser.finish())
-        message = message_from(self.parts)
-        if reason == "stop" and message.get("tool_calls"):
+        if not self.stop.stopped:
+            yield from self._parse(self.stop.push(decoder.flush()) + self.stop.flush())
+        yield from self._add(self.parser.finish())
+        content = self.content
+        if reason == "stop" and content.tool_calls:
             reason = "tool_calls"
         usage = Usage(
             prompt_tokens=len(self.prompt),
             cached_tokens=cached,
-            reply_tokens=len(self.reply),
-            prefill_seconds=first_at - started,
-            decode_seconds=ended - first_at,
+            reply_tokens=len(self.reply_ids),
+            prefill_seconds=first_token_at - started,
+            decode_seconds=ended - first_token_at,
             peak_memory=mx.get_peak_memory(),
         )
-        yield Done(reason, usage, message)
+        yield Done(reason, usage, content.for_template())
 
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
-        """All of the prompt but its last token, which decoding begins with."""
+        """Read all of the prompt but its last token, which decoding begins with."""
         total = len(self.prompt)
         yield PrefillProgress(cached, total, cached)
-        stops = [stop for stop in self.stops if cached < stop < total]
-        for stop in sorted({*stops, total - 1}):
+        snapshot_at = [position for position in self.snapshot_at if cached < position < total]
+        for end in sorted({*snapshot_at, total - 1}):
             start = self.cache.offset
-            for done in prefill(self.network, self.cache, self.prompt[start:stop], self.chunk):
+            for done in prefill(self.network, self.cache, self.prompt[start:end], self.chunk):
                 yield PrefillProgress(start + done, total, cached)
-            if stop in stops:
-                self.at_stop()
+            if end in snapshot_at:
+                self.take_snapshot()
 
-    def _say(self, text: str) -> Generator[TurnEvent, None, bool]:
-        """What a text gives; whether that was anything."""
-        parts = self.parser.push(text) if text else []
-        yield from self._take(parts)
-        return bool(parts)
+    def _parse(self, text: str) -> list[ReplyEvent]:
+        return self._add(self.parser.push(text) if text else [])
 
-    def _take(self, parts: Sequence[ReplyPart]) -> Generator[TurnEvent]:
-        for part in parts:
-            self.parts.append(part)
-            if isinstance(part, ThinkingText):
-                yield Thinking(part.text)
-            elif isinstance(part, AnswerText):
-                yield Answer(part.text)
-            else:
-                yield ToolCall(part.name, part.arguments)
+    def _add(self, events: list[ReplyEvent]) -> list[ReplyEvent]:
+        self.reply_events += events
+        return events

@@ -6,7 +6,7 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, title_from
-from qwen35_mlx.text.reply import AnswerText, ThinkingText, ToolCallText, message_from
+from qwen35_mlx.text.reply import Answer, Thinking, ToolCall, join_events
 
 #   1 user ── 2 reply ── 3 user ── 4 reply
 #          └─ 5 reply          └─ 8 reply
@@ -80,9 +80,8 @@ def test_what_is_not_there() -> None:
 
 
 def test_a_template_gets_what_the_reply_parser_made() -> None:
-    made = message_from(
-        [ThinkingText("Hm."), AnswerText("Yes."), ToolCallText("f", {"x": 1}, "<raw>")]
-    )
+    events = [Thinking("Hm."), Answer("Yes."), ToolCall("f", {"x": 1})]
+    made = join_events(events).for_template()
     stored = Message(
         2,
         1,
@@ -92,7 +91,7 @@ def test_a_template_gets_what_the_reply_parser_made() -> None:
         tool_calls=tuple(made["tool_calls"]),
     )
     assert stored.for_template() == made
-    plain = message_from([AnswerText("Yes.")])
+    plain = join_events([Answer("Yes.")]).for_template()
     assert Message(2, 1, "assistant", "Yes.").for_template() == plain
     assert Message(3, 2, "tool", "42").for_template() == {"role": "tool", "content": "42"}
 

@@ -1,4 +1,4 @@
-"""A process of its own that takes turns, for tests that go on where another ended.
+"""A child process that runs turns, for tests that go on where another process ended.
 
 python -m tests.session.durable_child MODEL FOLDER COMMAND [ARGUMENT ...]
 """
@@ -22,30 +22,31 @@ OPTIONS: dict[str, Any] = {"thinking": True, "temperature": 0.0, "presence_penal
 
 
 def done_of(events: Iterable[TurnEvent]) -> Done:
+    """Run a turn to its end; its last event."""
     *_, last = events
     assert isinstance(last, Done)
     return last
 
 
-def asking(chat: Chat, question: str) -> list[dict[str, Any]]:
-    """The conversation so far, and `question`."""
+def messages_with(chat: Chat, question: str) -> list[dict[str, Any]]:
+    """The conversation so far, followed by `question`."""
     return [*chat.conversation.for_template(), {"role": "user", "content": question}]
 
 
 def fresh_logits(model: Model, chat: Chat, question: str) -> np.ndarray:
-    """Logits of the first token of the reply to `question`, of the whole prompt at once."""
-    prompt = model.render(asking(chat, question), thinking=chat.settings.thinking)
+    """Logits of the reply's first token, computed from the whole prompt at once: [vocab]."""
+    prompt = model.render(messages_with(chat, question), thinking=chat.settings.thinking)
     return model.logits(prompt)[-1]
 
 
 def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
-    """The same, computed in the pieces of a turn from what is known."""
-    messages = asking(chat, question)
+    """The same logits, computed as a turn does it, from the prompt cache: [1, vocab]."""
+    messages = messages_with(chat, question)
     prompt = model.render(messages, thinking=chat.settings.thinking)
     cache = model.make_cache()
-    chat._kept.resume(prompt, cache)
+    chat._snapshots.restore(prompt, cache)
     assert cache.offset > 0
-    for stop in (PromptAnchors(chat._probe).anchor(messages, prompt), len(prompt) - 1):
+    for stop in (PromptAnchors(chat._render).anchor(messages, prompt), len(prompt) - 1):
         if stop > cache.offset:
             model.network(mx.array([prompt[cache.offset : stop]]), cache)
     hidden = model.network(mx.array([prompt[cache.offset :]]), cache)
@@ -53,11 +54,11 @@ def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
 
 
 def resume(model: Model, library: Library, number: str, question: str, file: str) -> None:
-    """Save the logits that the next turn begins with, after some more that it has forgotten."""
+    """Save the logits that the next turn begins with, and print its reply."""
     chat = Chat(model, library=library, conversation=int(number))
     np.save(file, logits_after(model, chat, question))
-    said = [done_of(chat.send(question, max_tokens=10)).message["content"]]
-    print(json.dumps(said))
+    replies = [done_of(chat.send(question, max_tokens=10)).message["content"]]
+    print(json.dumps(replies))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Replies of a test's choice, which the network reads token by token as if it had written them."""
+"""Scripted replies: the network reads them token by token as if it had generated them."""
 
 import time
 from collections.abc import Callable, Generator
@@ -13,16 +13,16 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.session import turn
 from qwen35_mlx.session.model import Model
 
-# A token that the tokenizer gives no text, as a padded vocabulary has many.
+# A token without text: padded vocabularies have many.
 SILENT = 500
 
 
 def reply_with(
     monkeypatch: pytest.MonkeyPatch, model: Model, text: str, *, ends: bool = True, drop: int = 0
 ) -> None:
-    """Let all turns reply `text` but for its last `drop` tokens.
+    """Let all turns reply `text`, without its last `drop` tokens.
 
-    Then they end; or go on without a word until they are stopped.
+    Then they end, or go on with tokens that have no text until they are cancelled.
     """
     ids = model.tokenizer.encode(text)
     ids = ids[: len(ids) - drop]
@@ -40,6 +40,6 @@ def reply_with(
             mx.eval(cache.arrays)
             yield token
             if not ends:
-                time.sleep(0.01)  # so that a test can be in time
+                time.sleep(0.01)  # leaves the test time to cancel
 
     monkeypatch.setattr(turn, "decode", decode)

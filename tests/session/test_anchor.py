@@ -1,4 +1,4 @@
-"""Whatever a template makes of a reply, the next turn reads only what is new in it."""
+"""Whatever a template does to a reply, the next turn prefills only what is new in the rendering."""
 
 import shutil
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from qwen35_mlx import demo
-from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import Model, load
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
 
-# Nothing is opened for thinking: all of the prompt is the beginning of the next one.
+# Opens no thinking block, so the whole prompt is a prefix of the next one.
 PLAIN = """
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -23,8 +23,7 @@ PLAIN = """
 {% endif -%}
 """
 
-
-# Thinking stays until the user asks again, and calls are written in one form only.
+# Thinking stays until the next user message, and calls are written in one form only.
 KEEPS_THINKING = (Path(demo.__file__).parent / "chat_template.jinja").read_text()
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
@@ -36,13 +35,13 @@ def with_template(folder: Path, copy: Path, source: str) -> Model:
 
 
 def turns(model: Model, chat: Chat, questions: int = 3) -> tuple[int, int]:
-    """Tokens that were read over some turns, and that were new in their prompts."""
+    """Numbers of tokens over some turns: computed, and new in the prompts."""
     computed = new = 0
     before: list[int] = []
     for turn in range(questions):
         question = {"role": "user", "content": f"Question {turn} and more words"}
         prompt = model.render([*chat.conversation.for_template(), question])
-        new += len(prompt) - common_prefix(prompt, before)
+        new += len(prompt) - common_prefix_length(prompt, before)
         before = prompt
         done = done_of(chat.send(question["content"], max_tokens=40))
         computed += done.usage.prompt_tokens - done.usage.cached_tokens
@@ -64,7 +63,7 @@ REPLIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("cut", ["", "| trim"])
 @pytest.mark.parametrize("reply", REPLIES)
-def test_a_turn_reads_what_is_new_whatever_was_replied(
+def test_a_turn_prefills_what_is_new_whatever_the_reply_was(
     model_folder, tmp_path, monkeypatch, reply, cut
 ):
     model = with_template(model_folder, tmp_path / "model", PLAIN.replace("CUT", cut))
@@ -73,11 +72,11 @@ def test_a_turn_reads_what_is_new_whatever_was_replied(
     chat = Chat(model, temperature=0.0)
     computed, new = turns(model, chat)
     assert ("\ufffd" in chat.messages[-1].content) == broken
-    # One token a turn is decoded from, and read again with the next turn.
+    # Each turn decodes from the last token of its prompt, which the next turn reads again.
     assert computed <= new + 3
 
 
-def test_a_stop_string_within_a_reply_costs_the_next_turn_nothing(model_folder, tmp_path):
+def test_a_stop_string_costs_the_next_turn_nothing(model_folder, tmp_path):
     model = with_template(model_folder, tmp_path / "model", PLAIN.replace("CUT", ""))
     chat = Chat(model, temperature=0.0, presence_penalty=0.5)
     done = done_of(chat.send("Question", max_tokens=30))
@@ -91,7 +90,7 @@ def test_a_stop_string_within_a_reply_costs_the_next_turn_nothing(model_folder, 
 
 
 @pytest.mark.parametrize("gap", ["\n", " \n\n\n"])
-def test_each_answer_of_a_tool_is_read_once_whatever_the_call_looked_like(
+def test_each_tool_result_is_prefilled_once_whatever_the_call_looked_like(
     model_folder, tmp_path, monkeypatch, gap
 ):
     model = with_template(model_folder, tmp_path / "model", KEEPS_THINKING)
@@ -108,6 +107,6 @@ def test_each_answer_of_a_tool_is_read_once_whatever_the_call_looked_like(
         done = done_of(chat.send(question))
         assert done.finish_reason == "tool_calls"
         if step:
-            assert done.usage.cached_tokens >= common_prefix(before, prompt) - 1
-            assert common_prefix(before, prompt) == len(before)
+            assert done.usage.cached_tokens >= common_prefix_length(before, prompt) - 1
+            assert common_prefix_length(before, prompt) == len(before)
         question = [{"role": "tool", "content": "the answer of the tool"}]

@@ -1,4 +1,4 @@
-"""A turn can be stopped at any event, and there is one after every chunk and every token."""
+"""A turn can be cancelled at any event, and there is one after every chunk and every token."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import recorder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking, TurnStarted, Written
-from tests.session.durable_child import OPTIONS, asking, done_of
+from tests.session.durable_child import OPTIONS, done_of, messages_with
 from tests.session.scripted import reply_with
 
 CALL = "<tool_call>\n<function=write>\n<parameter=text>\n" + "many words " * 20
@@ -24,18 +24,18 @@ def library(tmp_path: Path):
 
 
 def equal_to_fresh(model: Any, chat: Chat, question: str) -> None:
-    """The next reply is what a model says that reads all of the conversation anew."""
-    fresh = done_of(model.stream(asking(chat, question), max_tokens=8, **OPTIONS))
+    """The next reply equals one after a fresh prefill of the whole conversation."""
+    fresh = done_of(model.stream(messages_with(chat, question), max_tokens=8, **OPTIONS))
     assert done_of(chat.send(question, max_tokens=8)).message == fresh.message
 
 
-def test_stopped_after_any_event_a_turn_leaves_a_whole_conversation(model, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
+def test_a_turn_cancelled_after_any_event_leaves_a_whole_conversation(model, library, monkeypatch):
+    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     before = chat.messages
     long = "word " * 120
-    # The first pieces: started, progress at 0, at each checkpoint and chunk, then the reply's.
+    # Events: started, progress at 0 and at each checkpoint and chunk, then those of the reply.
     for number in range(14):
         events = chat.send(long, max_tokens=5)
         for _ in range(number + 1):
@@ -45,10 +45,10 @@ def test_stopped_after_any_event_a_turn_leaves_a_whole_conversation(model, libra
             break
         reply = chat.conversation.messages[-1]
         assert reply.state == "cancelled"
-        said = bool(reply.content or reply.thinking)
-        assert said or not isinstance(event, Answer | Thinking)
+        has_text = bool(reply.content or reply.thinking)
+        assert has_text or not isinstance(event, Answer | Thinking)
         assert chat.messages[: len(before)] == before
-        assert len(chat.messages) == len(before) + 2 * said
+        assert len(chat.messages) == len(before) + 2 * has_text
         stored = library.conversation(chat.conversation.id)
         assert stored.path() == chat.messages
         equal_to_fresh(model, chat, f"Question {number}")
@@ -56,7 +56,7 @@ def test_stopped_after_any_event_a_turn_leaves_a_whole_conversation(model, libra
     assert number > 8
 
 
-def test_every_token_of_a_tool_call_is_a_chance_to_stop(model, monkeypatch):
+def test_every_token_of_a_tool_call_is_an_event(model, monkeypatch):
     reply_with(monkeypatch, model, CALL + CALL_END)
     chat = Chat(model, temperature=0.0)
     events = list(chat.send("Write"))
@@ -67,7 +67,7 @@ def test_every_token_of_a_tool_call_is_a_chance_to_stop(model, monkeypatch):
     assert silent == list(range(1, done.usage.reply_tokens - 1))
 
 
-def test_tokens_without_any_text_are_a_chance_to_stop(model, monkeypatch):
+def test_tokens_without_text_are_events(model, monkeypatch):
     reply_with(monkeypatch, model, "Well", ends=False)
     chat = Chat(model, temperature=0.0)
     events = chat.send("Write")
@@ -78,7 +78,7 @@ def test_tokens_without_any_text_are_a_chance_to_stop(model, monkeypatch):
     assert chat.messages[-1].state == "cancelled"
 
 
-def test_a_tool_call_that_is_being_written_is_saved_as_it_grows(model, library, monkeypatch):
+def test_a_growing_tool_call_is_saved_as_text(model, library, monkeypatch):
     monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
     reply_with(monkeypatch, model, "I write. " + CALL + CALL_END)
     chat = Chat(model, library=library, temperature=0.0)
@@ -94,14 +94,14 @@ def test_a_tool_call_that_is_being_written_is_saved_as_it_grows(model, library, 
     assert grown[-1].startswith("I write. <tool_call>\n<function=write>\n<parameter=text>\nmany")
     assert sorted(grown, key=len) == grown
     events.close()
-    # What was written stays as text, as where a reply ends within a call.
-    snapshots = library.message(started.reply)
-    assert snapshots.content.startswith(grown[-1])
-    assert snapshots.tool_calls == ()
+    # An unfinished call stays as text, as in a reply that ends within a call.
+    stored = library.message(started.reply)
+    assert stored.content.startswith(grown[-1])
+    assert stored.tool_calls == ()
 
 
 @pytest.mark.parametrize("text", ["I write. <tool_call>\n", "I write. " + CALL])
-def test_a_reply_that_ends_within_a_call_is_kept_as_it_was_told(model, library, monkeypatch, text):
+def test_a_reply_that_ends_within_a_call_is_stored_as_text(model, library, monkeypatch, text):
     reply_with(monkeypatch, model, text)
     chat = Chat(model, library=library, temperature=0.0)
     done = done_of(chat.send("Write"))
@@ -109,7 +109,7 @@ def test_a_reply_that_ends_within_a_call_is_kept_as_it_was_told(model, library, 
     assert library.conversation(chat.conversation.id).for_template()[-1] == done.message
 
 
-def test_a_question_whose_reply_has_no_place_is_not_kept_either(model, library, monkeypatch):
+def test_a_question_is_not_stored_without_its_reply(model, library, monkeypatch):
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     before, real = chat.conversation, library.add_message
@@ -128,7 +128,7 @@ def test_a_question_whose_reply_has_no_place_is_not_kept_either(model, library, 
     done_of(chat.send("Question 2", max_tokens=4))
 
 
-def test_a_new_conversation_that_could_not_begin_leaves_nothing(model, library, monkeypatch):
+def test_a_new_conversation_that_cannot_be_stored_leaves_nothing(model, library, monkeypatch):
     chat = Chat(model, library=library, **OPTIONS)
 
     def full(*_: Any, **__: Any):
@@ -146,7 +146,7 @@ def test_a_new_conversation_that_could_not_begin_leaves_nothing(model, library, 
         assert not other.claim(chat.conversation.id)
 
 
-def test_a_message_that_cannot_be_taken_back_ends_in_a_line(model, library, monkeypatch):
+def test_a_message_that_cannot_be_taken_back_is_reported(model, library, monkeypatch):
     chat = Chat(model, library=library, **OPTIONS)
     events = chat.send("word " * 100)
     next(events)

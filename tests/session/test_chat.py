@@ -1,4 +1,4 @@
-"""Turns of a chat cost only their own tokens, and equal a fresh prefill."""
+"""Turns of a chat compute only their own tokens, and equal a fresh prefill."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Written
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "presence_penalty": 0.5}
 
 
-def said(chat: Chat) -> list[dict[str, Any]]:
+def template_messages(chat: Chat) -> list[dict[str, Any]]:
     return chat.conversation.for_template()
 
 
@@ -29,7 +29,7 @@ def test_a_turn_prefills_only_what_is_new_in_the_rendering(model, thinking):
     before = 0
     for turn in range(5):
         done = done_of(chat.send(f"Question {turn}", max_tokens=12))
-        # The rendering up to the last reply is known; the reply without its thinking is new.
+        # Cached up to the last reply; the reply itself, without its thinking, is new.
         computed = done.usage.prompt_tokens - done.usage.cached_tokens
         if turn:
             assert computed <= done.usage.prompt_tokens - before
@@ -43,12 +43,14 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
     for turn in range(4):
         question = {"role": "user", "content": f"Question {turn}, and some words"}
         fresh = done_of(
-            model.stream([*said(chat), question], thinking=thinking, max_tokens=10, **OPTIONS)
+            model.stream(
+                [*template_messages(chat), question], thinking=thinking, max_tokens=10, **OPTIONS
+            )
         )
-        snapshots = done_of(chat.send(question["content"], max_tokens=10))
-        assert snapshots.message == fresh.message
-        assert (snapshots.usage.cached_tokens > 0) == (turn > 0)
-        ids, snapshot = chat._kept._memory[-1]
+        continued = done_of(chat.send(question["content"], max_tokens=10))
+        assert continued.message == fresh.message
+        assert (continued.usage.cached_tokens > 0) == (turn > 0)
+        ids, snapshot = chat._snapshots._memory[-1]
         cache = model.network.make_cache()
         cache.restore(snapshot)
         probe = mx.array([[7]])
@@ -56,7 +58,7 @@ def test_every_turn_equals_a_fresh_prefill(model, thinking):
         np.testing.assert_allclose(np.array(got), model.logits([*ids, 7])[-1], atol=1e-4)
 
 
-def test_cancelled_reply_stays_as_far_as_it_came(model):
+def test_a_cancelled_reply_stays_in_part(model):
     chat = Chat(model, **OPTIONS)
     events = chat.send("Hello", max_tokens=50)
     text = ""
@@ -83,7 +85,7 @@ def test_cancelled_prefill_takes_the_message_back(model):
 @pytest.mark.parametrize(
     ("text", "words"), [("", "empty"), (" \n", "empty"), ("x " * 2000, "context")]
 )
-def test_a_refused_message_leaves_the_chat_as_it_was(model, text, words):
+def test_a_refused_message_leaves_the_chat_unchanged(model, text, words):
     chat = Chat(model, **OPTIONS)
     done_of(chat.send("Hello", max_tokens=5))
     before = chat.messages
@@ -93,25 +95,25 @@ def test_a_refused_message_leaves_the_chat_as_it_was(model, text, words):
     assert done_of(chat.send("Again", max_tokens=5)).usage.cached_tokens > 0
 
 
-def test_an_edit_starts_from_what_it_still_shares(model):
+def test_an_edit_restores_what_it_still_shares(model):
     chat = Chat(model, system="Be brief.", **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=8))
     done_of(chat.send("Question 2", max_tokens=8))
     old = chat.messages
-    snapshots = done_of(chat.edit(old[2].id, "Three", max_tokens=8))
-    fresh = done_of(model.stream(said(chat)[:-1], max_tokens=8, **OPTIONS))
-    assert snapshots.message == fresh.message
-    assert snapshots.usage.cached_tokens > 0
+    continued = done_of(chat.edit(old[2].id, "Three", max_tokens=8))
+    fresh = done_of(model.stream(template_messages(chat)[:-1], max_tokens=8, **OPTIONS))
+    assert continued.message == fresh.message
+    assert continued.usage.cached_tokens > 0
     assert [m.content for m in chat.messages[:3]] == ["Question 1", old[1].content, "Three"]
     chat.select(old[3].id)
     assert chat.messages == old
 
 
-def test_only_the_last_states_are_kept(model):
+def test_only_the_newest_snapshots_stay_in_memory(model):
     chat = Chat(model, **OPTIONS)
     for turn in range(5):
         done_of(chat.send(f"Question {turn}", max_tokens=3))
-    assert len(chat._kept._memory) == 4
+    assert len(chat._snapshots._memory) == 4
 
 
 def test_a_retry_is_another_reply_to_the_same_question(model):
@@ -150,12 +152,12 @@ def test_a_branch_goes_on_from_the_middle(model):
         (lambda chat: chat.compact(), "nothing to summarise"),
     ],
 )
-def test_what_is_not_there_is_named(model, call, words):
+def test_a_missing_message_is_named(model, call, words):
     with pytest.raises(Qwen35Error, match=words):
         call(Chat(model, **OPTIONS))
 
 
-def test_roles_are_not_mixed_up(model):
+def test_retry_needs_a_reply_and_edit_a_user_message(model):
     chat = Chat(model, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=5))
     question, reply = chat.messages
@@ -171,26 +173,30 @@ def test_context_used_is_the_length_of_the_rendering(model):
     chat = Chat(model, system="Be brief.", **OPTIONS)
     empty = chat.context_used
     done_of(chat.send("Question 1", max_tokens=5))
-    rendered = model.template.render(said(chat), add_generation_prompt=False)
+    rendered = model.template.render(template_messages(chat), add_generation_prompt=False)
     assert chat.context_used == len(model.tokenizer.encode(rendered)) > empty > 0
     assert 0 < chat.context_cached <= chat.context_used
 
 
-def test_encoding_piece_by_piece_is_encoding_the_whole(model):
+def test_encoding_message_by_message_equals_encoding_the_whole(model):
     messages = [
         {"role": "user", "content": "  a <|im_start|> b\n\n<|im_start|>"},
         {"role": "assistant", "content": "Grüße \n ñ  "},
         {"role": "user", "content": "a  "},
     ]
     rendered = model.template.render(messages)
-    assert model._splits
+    assert model._encoder.per_message
     assert model.ids(messages) == model.tokenizer.encode(rendered) == model.ids(messages)
 
 
-def test_remembered_pieces_are_bounded(model):
+def test_the_encoded_messages_remembered_are_bounded(model):
     for number in range(40):
         model.ids([{"role": "user", "content": f"{number} " * 100}])
-    assert sum(map(len, model._pieces.values())) == model._known <= 2 * model.context
+    assert (
+        sum(map(len, model._encoder._remembered.values()))
+        == model._encoder._remembered_tokens
+        <= 2 * model.context
+    )
 
 
 def test_compacting_puts_a_summary_before_the_newest_turns(model):
@@ -201,13 +207,13 @@ def test_compacting_puts_a_summary_before_the_newest_turns(model):
     progress = list(chat.compact())
     assert all(isinstance(event, PrefillProgress | Written) for event in progress)
     assert isinstance(progress[0], PrefillProgress)
-    assert progress[0].cached > 0  # what is summarised is known
+    assert progress[0].cached > 0  # the summarised turns are in the prompt cache
     first, *rest = chat.messages
     assert first.role == "system"
     assert first.content.startswith("Be brief.\n\nSummary of the conversation so far:\n")
     assert [(m.role, m.content) for m in rest] == [(m.role, m.content) for m in old[4:]]
     done_of(chat.send("Next", max_tokens=5))
-    # Again: the old summary is not repeated, the system prompt is.
+    # The second compaction repeats the system prompt, but not the old summary.
     done_of(chat.send("And next", max_tokens=5))
     list(chat.compact())
     assert chat.messages[0].content.count("Summary of the conversation") == 1
@@ -222,7 +228,7 @@ def test_a_cancelled_summary_changes_nothing(model):
         done_of(chat.send(f"Question {turn}", max_tokens=5))
     before = chat.conversation
     events = chat.compact()
-    while not isinstance(next(events), Written):  # while the summary is written
+    while not isinstance(next(events), Written):  # then the summary is being written
         pass
     events.close()
     assert chat.conversation == before

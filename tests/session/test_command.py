@@ -1,4 +1,4 @@
-"""`python -m qwen35_mlx.session`: what is stored, and looking after it."""
+"""`python -m qwen35_mlx.session`: info, prune and verify."""
 
 import sqlite3
 import subprocess
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.__main__ import main
 
 
@@ -21,21 +21,21 @@ def folder(tmp_path):
         library.create(title="Ada")
     model = tmp_path / "states" / ("0" * 32)
     model.mkdir(parents=True)
-    parent = state_folder.root_key("0" * 32)
+    parent = snapshot_folder.root_key("0" * 32)
     for start in (0, 10):
-        key = state_folder.next_key(parent, [start])
-        node = state_folder.Node(model, start, start + 10, parent, key)
-        for kind in (state_folder.ROWS, state_folder.STATE):
-            state_file.write(node.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
+        key = snapshot_folder.child_key(parent, [start])
+        segment = snapshot_folder.Segment(model, start, start + 10, parent, key)
+        for kind in (snapshot_folder.KV, snapshot_folder.STATE):
+            snapshot_file.write(segment.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
         parent = key
     return tmp_path
 
 
 def test_info_names_sizes_and_positions(folder, capsys):
     assert main(["--folder", str(folder), "info"]) == 0
-    said = capsys.readouterr().out
-    assert "1 conversation, " in said
-    assert "2 positions, the furthest at 20 tokens" in said
+    output = capsys.readouterr().out
+    assert "1 conversation, " in output
+    assert "2 positions, the furthest at 20 tokens" in output
 
 
 def test_verify_names_the_damaged_file_and_deletes_on_request(folder, capsys):
@@ -57,7 +57,7 @@ def test_verify_reads_the_library_too(folder, capsys):
     assert f"{file}: 1 conversation, all whole" in capsys.readouterr().out
     with closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA writable_schema = ON")
-        # An index that lacks what its table has.
+        # An index without the entries of its table.
         (root,) = db.execute(
             "SELECT rootpage FROM sqlite_schema WHERE name = 'messages_by_parent'"
         ).fetchone()
@@ -66,15 +66,15 @@ def test_verify_reads_the_library_too(folder, capsys):
         )
         db.commit()
     assert main(["--folder", str(folder), "verify"]) == 1
-    said = capsys.readouterr().out
-    assert "missing from index conversations_by_time" in said
-    assert ".recover" in said
+    output = capsys.readouterr().out
+    assert "missing from index conversations_by_time" in output
+    assert ".recover" in output
     file.write_bytes(b"rubbish" * 999)
     assert main(["--folder", str(folder), "verify"]) == 2
     assert "was put aside as library-damaged-" in capsys.readouterr().err
 
 
-def test_what_cannot_be_deleted_is_told(folder, capsys):
+def test_a_file_that_cannot_be_deleted_is_reported(folder, capsys):
     damaged = sorted((folder / "states").glob("*/*"))[0]
     damaged.unlink()
     damaged.mkdir()
@@ -104,8 +104,8 @@ def test_prune_leaves_the_conversations(folder, capsys):
 def test_a_bad_budget_is_one_line(folder, capsys):
     for given, shown in (("-1", "-1.0"), ("nan", "nan"), ("inf", "inf")):
         assert main(["--folder", str(folder), "prune", "--budget", given]) == 2
-        said = capsys.readouterr().err
-        assert said == f"error: --budget is {shown}: give gigabytes, 0 or more\n"
+        output = capsys.readouterr().err
+        assert output == f"error: --budget is {shown}: give gigabytes, 0 or more\n"
 
 
 def test_the_command_imports_no_mlx(tmp_path):

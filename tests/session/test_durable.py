@@ -1,4 +1,4 @@
-"""Conversations that survive their process: turns cost themselves, and nothing said is lost."""
+"""Conversations that survive their process: turns stay cheap, and no message is lost."""
 
 import json
 import subprocess
@@ -13,20 +13,20 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
+from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import snapshots
-from qwen35_mlx.prompt_cache.snapshots import common_prefix
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session import recorder
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
 from qwen35_mlx.session.model import Model, load
-from tests.session.durable_child import OPTIONS, asking, done_of, fresh_logits, logits_after
+from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after, messages_with
 
 
 @pytest.fixture
 def own(model_folder) -> Model:
-    """A model whose states no other test has opened."""
+    """A model whose disk cache no other test has opened."""
     return load(model_folder)
 
 
@@ -49,7 +49,7 @@ def child(model: Path, folder: Path, *arguments: str, **options: Any) -> subproc
 
 
 def finished(process: subprocess.Popen[str]) -> Any:
-    """What a child printed last."""
+    """The last line that a child printed, parsed."""
     out, err = process.communicate()
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
@@ -63,9 +63,9 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
         before: list[int] = []
         for turn in range(20):
             question = f"What is {17 + turn} + {60 - turn}?"
-            messages = asking(chat, question)
+            messages = messages_with(chat, question)
             prompt = model.render(messages, thinking=True)
-            new += len(prompt) - common_prefix(prompt, before)
+            new += len(prompt) - common_prefix_length(prompt, before)
             before = prompt
             if turn == 19:
                 np.testing.assert_allclose(
@@ -84,11 +84,11 @@ def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefil
 
 
 def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
-    """The same with a small model, whose prompts are quickly read, at every turn."""
+    """Every turn is compared, with a small model that is quick to prefill."""
     chat = Chat(own, library=library, **OPTIONS)
     for turn in range(20):
         question = f"{turn}?"
-        messages = asking(chat, question)
+        messages = messages_with(chat, question)
         if turn:
             fresh = fresh_logits(own, chat, question)
             np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
@@ -97,7 +97,7 @@ def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
     assert chat.context_used > 300
 
 
-def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path):
+def test_another_process_goes_on_with_the_same_bits(own, model_folder, library, tmp_path):
     chat = Chat(own, library=library, system="Be brief.", **OPTIONS)
     for turn in range(3):
         done_of(chat.send(f"Question {turn}", max_tokens=15))
@@ -115,7 +115,7 @@ def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path
         chat.branch(chat.messages[-3].id)
         return reply
 
-    # The same from memory, after a branch, and after another conversation ran.
+    # The same bits from memory, after a branch, and after a turn of another conversation.
     chat = Chat(own, library=library, conversation=number)
     chat.branch(chat.messages[-3].id)
     np.testing.assert_array_equal(logits_after(own, chat, "Question 9"), expected)
@@ -128,7 +128,7 @@ def test_another_process_goes_on_bit_by_bit(own, model_folder, library, tmp_path
 def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     chat = Chat(own, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=5))
-    record = chat._record
+    record = chat._transcript
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
     said = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call]}
     ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "usage": None}
@@ -142,7 +142,7 @@ def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     assert sent.message["content"] == again.messages[-1].content
 
 
-def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
+def test_a_reply_continues_where_the_next_prompt_begins_with_it():
     probed: list[str] = []
 
     def ids(messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -156,8 +156,8 @@ def test_the_end_is_kept_where_the_next_prompt_begins_with_it():
     assert probed == ["tool", "user"]
 
 
-def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "SHARED_TOKENS", 50)
+def test_a_system_prompt_is_prefilled_once_for_all_conversations(own, library, monkeypatch):
+    monkeypatch.setattr(recorder, "MIN_SHARED_TOKENS", 50)
     system = "Some long instructions. " * 12
     done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
     other = Chat(own, library=library, system=system, **OPTIONS)
@@ -167,7 +167,7 @@ def test_a_system_prompt_is_read_once_for_all_conversations(own, library, monkey
 
 
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT", 64)
+    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
     long = "word " * 150
     chat = Chat(own, library=library, **OPTIONS)
     for event in chat.send(long, max_tokens=3):
@@ -206,7 +206,7 @@ def test_the_question_is_on_disk_before_the_first_event_and_the_reply_grows(
         assert other.message(started.reply).state == "complete"
 
 
-def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
+def test_a_full_disk_ends_no_reply_and_is_reported(own, library, monkeypatch):
     chat = Chat(own, library=library, **OPTIONS)
     monkeypatch.setattr(recorder, "SAVE_SECONDS", 0.0)
 
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_no_reply_and_is_told(own, library, monkeypatch):
 
     for name in ("update_reply", "finish_reply"):
         monkeypatch.setattr(library, name, full)
-    monkeypatch.setattr(state_file, "write", _no_space)
+    monkeypatch.setattr(snapshot_file, "write", _no_space)
     events = list(chat.send("Question 1", max_tokens=20))
     assert isinstance(events[-1], Done)
     lines = [event.message for event in events if isinstance(event, Notice)]
@@ -244,7 +244,7 @@ def test_a_question_that_cannot_be_saved_is_not_answered(own, library, monkeypat
     assert chat.messages == ()
 
 
-def test_open_finds_by_title_and_brings_the_settings(own, library):
+def test_open_finds_a_conversation_by_title_with_its_settings(own, library):
     chat = Chat(own, library=library, system="Be brief.", temperature=0.0, top_k=3)
     done_of(chat.send("My name is Ada", max_tokens=3))
     chat.close()
@@ -260,5 +260,5 @@ def test_open_finds_by_title_and_brings_the_settings(own, library):
         Chat.open(own, "Bob", library=library)
 
 
-def test_checkpoints_are_where_other_prompts_have_them_too():
-    assert snapshots.CHECKPOINT % 2048 == 0  # of the chunks on a GPU, and so of all
+def test_checkpoints_are_at_ends_of_chunks():
+    assert snapshots.CHECKPOINT_TOKENS % 2048 == 0  # the largest chunk, a multiple of all others

@@ -1,3 +1,5 @@
+"""The engine thread: requests in, events out, with and without a library or a model."""
+
 import shutil
 import subprocess
 import sys
@@ -43,7 +45,7 @@ SETTINGS = ChatSettings(max_tokens=400, sampling={"temperature": 0.0, "presence_
 
 
 def wait_for(engine: EngineThread, *kinds: type, seen: list[Event] | None = None) -> list[Event]:
-    """All events up to the first of these kinds."""
+    """All events up to the first of these types; fails on `Failed` unless it is among them."""
     events = seen if seen is not None else []
     deadline = time.monotonic() + 60
     while not any(isinstance(event, kinds) for event in events):
@@ -65,45 +67,45 @@ def engine(model_folder):
     engine.close()
 
 
-def test_loads_then_replies_then_replies_again(engine):
+def test_the_engine_loads_once_and_replies_twice(engine):
     events = wait_for(engine, Loaded)
     assert isinstance(events[0], Loading)
     for _ in range(2):
-        engine.ask(Send("Hello"))
+        engine.submit(Send("Hello"))
         events = wait_for(engine, Done)
         assert any(isinstance(event, Answer) for event in events)
 
 
 def test_cancel_ends_the_turn_and_the_next_one_runs(engine):
     wait_for(engine, Loaded)
-    engine.ask(Send("Hello"))
+    engine.submit(Send("Hello"))
     wait_for(engine, Answer)
     engine.cancel()
     events = wait_for(engine, Cancelled, Done)
     assert any(isinstance(event, Cancelled) for event in events)
-    engine.ask(Send("Again"))
+    engine.submit(Send("Again"))
     wait_for(engine, Done)
 
 
-def test_cancel_reaches_a_turn_that_has_not_begun_and_no_later_one(engine):
-    engine.ask(Send("Hello"))
+def test_cancel_reaches_queued_turns_but_no_later_one(engine):
+    engine.submit(Send("Hello"))
     engine.cancel()
     wait_for(engine, Cancelled)
-    engine.ask(Send("Again"))
+    engine.submit(Send("Again"))
     assert not any(isinstance(event, Cancelled) for event in wait_for(engine, Done))
 
 
 def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Loaded)
-    engine.ask(Send("x " * 3000))
+    engine.submit(Send("x " * 3000))
     failed = wait_for(engine, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "context" in failed.message
-    engine.ask(Send("Hello"))
+    engine.submit(Send("Hello"))
     wait_for(engine, Done)
 
 
-def test_a_model_that_is_not_there_fails_in_one_line(tmp_path):
+def test_a_missing_model_fails_with_one_line(tmp_path):
     engine = EngineThread(str(tmp_path / "nothing"))
     engine.start()
     failed = wait_for(engine, Failed)[-1]
@@ -115,7 +117,7 @@ def test_a_model_that_is_not_there_fails_in_one_line(tmp_path):
 
 def test_closing_while_a_reply_is_written_returns(engine):
     wait_for(engine, Loaded)
-    engine.ask(Send("Hello"))
+    engine.submit(Send("Hello"))
     wait_for(engine, Answer)
     engine.close()
     assert not engine._thread.is_alive()
@@ -139,16 +141,16 @@ def durable(model_folder, library):
 
 
 def of_kind(events: list[Event], kind: type) -> Any:
-    """The only event of a kind."""
+    """The only event of a type."""
     (found,) = [event for event in events if isinstance(event, kind)]
     return found
 
 
-def test_a_turn_of_a_new_conversation_says_where_it_is_kept(durable, library):
-    durable.ask(Open(None))
+def test_a_turn_of_a_new_conversation_reports_its_ids(durable, library):
+    durable.submit(Open(None))
     opened = of_kind(wait_for(durable, Opened), Opened)
     assert opened == Opened(None)
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     events = wait_for(durable, Done)
     started = of_kind(events, TurnStarted)
     assert events.index(started) < min(
@@ -166,37 +168,37 @@ def test_a_turn_of_a_new_conversation_says_where_it_is_kept(durable, library):
 
 
 def test_retry_edit_and_select_go_through_the_tree(durable, library):
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     started = of_kind(wait_for(durable, Done), TurnStarted)
-    durable.ask(Retry(started.reply))
+    durable.submit(Retry(started.reply))
     again = of_kind(wait_for(durable, Done), TurnStarted)
     assert (again.conversation, again.user) == (started.conversation, started.user)
     assert again.reply != started.reply
-    durable.ask(Edit(started.user, "Question 2"))
+    durable.submit(Edit(started.user, "Question 2"))
     edited = of_kind(wait_for(durable, Done), TurnStarted)
     tree = library.conversation(started.conversation)
     assert tree.siblings(edited.user) == (started.user, edited.user)
     assert tree.siblings(again.reply) == (started.reply, again.reply)
-    durable.ask(Select(started.reply))
+    durable.submit(Select(started.reply))
     assert of_kind(wait_for(durable, Measured), Measured).used > 0
     assert library.conversation(started.conversation).leaf == started.reply
 
 
-def test_another_conversation_in_between_and_then_the_first_again(durable):
-    durable.ask(Send("Question 1 " * 20))
+def test_a_conversation_is_reopened_after_a_turn_of_another(durable):
+    durable.submit(Send("Question 1 " * 20))
     first = of_kind(wait_for(durable, Done), TurnStarted).conversation
-    durable.ask(Open(None))
+    durable.submit(Open(None))
     wait_for(durable, Opened)
-    durable.ask(Send("Question 2"))
+    durable.submit(Send("Question 2"))
     assert of_kind(wait_for(durable, Done), TurnStarted).conversation != first
-    durable.ask(Open(first))
+    durable.submit(Open(first))
     events = wait_for(durable, Measured)
     opened = of_kind(events, Opened)
     assert (opened.conversation, opened.read_only) == (first, False)
     measured = of_kind(events, Measured)
     assert measured.conversation == first
     assert 0 < measured.cached <= measured.used
-    durable.ask(Send("Question 3"))
+    durable.submit(Send("Question 3"))
     done = wait_for(durable, Done)[-1]
     assert isinstance(done, Done)
     assert done.usage.cached_tokens >= measured.cached
@@ -207,7 +209,7 @@ def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folde
     asked = library.add_message(number, None, "user", "Question 1 " * 20)
     library.add_message(number, asked.id, "assistant", "so")
     engine = EngineThread(str(model_folder), settings=SETTINGS, library=library)
-    engine.ask(Open(number))
+    engine.submit(Open(number))
     engine.start()
     events = wait_for(engine, Measured)
     engine.close()
@@ -216,74 +218,74 @@ def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folde
     assert of_kind(events, Measured).used > 20
 
 
-def test_whoever_leafs_through_conversations_waits_for_no_measure(durable, library, monkeypatch):
+def test_opening_conversations_in_a_row_measures_only_the_last(durable, library, monkeypatch):
     numbers = [library.create(title=str(n)) for n in range(3)]
-    all_asked = threading.Event()
+    all_submitted = threading.Event()
     opened = durable._open
 
     def slow(conversation: int | None) -> None:
-        all_asked.wait(60)
+        all_submitted.wait(60)
         opened(conversation)
 
     monkeypatch.setattr(durable, "_open", slow)
     for number in numbers:
-        durable.ask(Open(number))
-    all_asked.set()
+        durable.submit(Open(number))
+    all_submitted.set()
     events = wait_for(durable, Measured)
     assert [e.conversation for e in events if isinstance(e, Opened)] == numbers
     assert of_kind(events, Measured).conversation == numbers[-1]
 
 
 def test_a_conversation_open_elsewhere_is_read_only(durable, library):
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
-    durable.ask(Open(None))
+    durable.submit(Open(None))
     wait_for(durable, Opened)
     with Library(library.folder) as other:
         assert other.claim(number)
-        durable.ask(Open(number))
+        durable.submit(Open(number))
         assert of_kind(wait_for(durable, Opened), Opened).read_only
-        durable.ask(Send("Question 2"))
+        durable.submit(Send("Question 2"))
         failed = wait_for(durable, Failed)[-1]
         assert isinstance(failed, Failed)
         assert "another window" in failed.message
-    durable.ask(Open(None))
-    durable.ask(Open(number))
+    durable.submit(Open(None))
+    durable.submit(Open(number))
     events: list[Event] = []
     while sum(isinstance(event, Opened) for event in events) < 2:
         events += durable.poll()
     assert not [e for e in events if isinstance(e, Opened)][-1].read_only
 
 
-def test_it_is_read_only_before_a_model_is_there_too(library):
+def test_a_conversation_open_elsewhere_is_read_only_without_a_model_too(library):
     number = library.create()
     engine = EngineThread(None, library=library)
     engine.start()
     with Library(library.folder) as other:
         assert other.claim(number)
-        engine.ask(Open(number))
+        engine.submit(Open(number))
         assert of_kind(wait_for(engine, Opened), Opened).read_only
         other.release(number)
-        engine.ask(Open(None))
-        engine.ask(Open(number))
+        engine.submit(Open(None))
+        engine.submit(Open(number))
         events = wait_for(engine, Opened)
         while len(events) < 2:
             events += wait_for(engine, Opened)
         assert not of_kind(events[1:], Opened).read_only
         assert not other.claim(number)
-        engine.ask(Open(None))
+        engine.submit(Open(None))
         wait_for(engine, Opened)
         assert other.claim(number)
     engine.close()
 
 
-def test_unload_frees_and_the_next_turn_loads_again(durable):
-    durable.ask(Send("Question 1"))
+def test_the_next_turn_after_unload_loads_again(durable):
+    durable.submit(Send("Question 1"))
     wait_for(durable, Done)
-    durable.ask(Unload())
+    durable.submit(Unload())
     wait_for(durable, Unloaded)
     assert durable._model is None
-    durable.ask(Send("Question 2"))
+    durable.submit(Send("Question 2"))
     events = wait_for(durable, Done)
     assert any(isinstance(event, Loaded) for event in events)
     done = events[-1]
@@ -291,23 +293,23 @@ def test_unload_frees_and_the_next_turn_loads_again(durable):
     assert done.usage.cached_tokens > 0  # from disk
 
 
-def test_a_model_that_is_not_there_leaves_the_one_that_is(durable, tmp_path):
-    durable.ask(UseModel(str(tmp_path / "nothing")))
+def test_a_missing_model_leaves_the_loaded_one(durable, tmp_path):
+    durable.submit(UseModel(str(tmp_path / "nothing")))
     failed = wait_for(durable, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "nothing" in failed.message
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     assert not any(isinstance(event, Loading) for event in wait_for(durable, Done))
 
 
 def test_another_model_goes_on_with_the_conversation(durable, library, model_folder, tmp_path):
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
     other = tmp_path / "other"
     shutil.copytree(model_folder, other)
-    durable.ask(UseModel(str(other)))
+    durable.submit(UseModel(str(other)))
     assert of_kind(wait_for(durable, Loaded), Loaded).model == str(other)
-    durable.ask(Send("Question 2"))
+    durable.submit(Send("Question 2"))
     assert of_kind(wait_for(durable, Done), TurnStarted).conversation == number
     assert [m.model for m in library.conversation(number).path()[1::2]] == [
         str(model_folder),
@@ -316,40 +318,40 @@ def test_another_model_goes_on_with_the_conversation(durable, library, model_fol
 
 
 def test_configure_changes_this_conversation_and_new_ones(durable, library):
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     first = of_kind(wait_for(durable, Done), TurnStarted).conversation
     settings = replace(SETTINGS, system="Be brief.", max_tokens=3)
-    durable.ask(Configure(ChatSettings(**{f: getattr(settings, f) for f in settings.__slots__})))
-    durable.ask(Send("Question 2"))
+    durable.submit(Configure(ChatSettings(**{f: getattr(settings, f) for f in settings.__slots__})))
+    durable.submit(Send("Question 2"))
     done = wait_for(durable, Done)[-1]
     assert isinstance(done, Done)
     assert done.usage.reply_tokens <= 3
     assert library.conversation(first).settings == settings
-    durable.ask(Open(None))
-    durable.ask(Send("Question 3"))
+    durable.submit(Open(None))
+    durable.submit(Send("Question 3"))
     second = of_kind(wait_for(durable, Done), TurnStarted).conversation
     assert library.conversation(second).settings == settings
 
 
 def test_compacting_opens_the_new_path(durable, library):
     for number in range(3):
-        durable.ask(Send(f"Question {number}"))
+        durable.submit(Send(f"Question {number}"))
         events = wait_for(durable, Done)
     number = of_kind(events, TurnStarted).conversation
     before = library.conversation(number).leaf
-    durable.ask(Compact())
+    durable.submit(Compact())
     wait_for(durable, Opened)
     tree = library.conversation(number)
     assert tree.leaf != before
     assert tree.path()[0].role == "system"
-    durable.ask(Compact())
+    durable.submit(Compact())
     failed = wait_for(durable, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "nothing to summarise" in failed.message
 
 
-def test_a_cancelled_turn_with_nothing_said_is_taken_back(durable, library):
-    durable.ask(Send("word " * 150))
+def test_a_turn_cancelled_before_its_reply_is_taken_back(durable, library):
+    durable.submit(Send("word " * 150))
     events = wait_for(durable, PrefillProgress)
     durable.cancel()
     wait_for(durable, Cancelled, seen=events)
@@ -366,7 +368,7 @@ def test_an_error_within_a_turn_ends_the_turn_only(durable, library, monkeypatch
         yield
 
     monkeypatch.setattr(turn, "decode", broken)
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     events = wait_for(durable, Failed)
     failed = events[-1]
     assert isinstance(failed, Failed)
@@ -374,19 +376,19 @@ def test_an_error_within_a_turn_ends_the_turn_only(durable, library, monkeypatch
     tree = library.conversation(of_kind(events, TurnStarted).conversation)
     assert [(m.state, m.error) for m in tree.messages][1] == ("failed", "two lines")
     monkeypatch.undo()
-    durable.ask(Send("Question 2"))
+    durable.submit(Send("Question 2"))
     wait_for(durable, Done)
 
 
-def test_damaged_states_are_told_and_computed_again(durable, library):
-    durable.ask(Send("Question 1"))
+def test_damaged_states_are_reported_and_computed_again(durable, library):
+    durable.submit(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
-    durable.ask(Open(None))
+    durable.submit(Open(None))
     wait_for(durable, Opened)
     for path in (library.folder / "states").glob("*/*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    durable.ask(Open(number))
-    durable.ask(Send("Question 2"))
+    durable.submit(Open(number))
+    durable.submit(Send("Question 2"))
     events = wait_for(durable, Done)
     assert "damaged" in of_kind(events, Notice).message
     done = events[-1]
@@ -398,9 +400,9 @@ def test_without_a_model_everything_else_works(library):
     engine = EngineThread(None, library=library)
     engine.start()
     number = library.create(title="Old")
-    engine.ask(Open(number))
+    engine.submit(Open(number))
     assert of_kind(wait_for(engine, Opened), Opened) == Opened(number, "Old")
-    engine.ask(Send("Hello"))
+    engine.submit(Send("Hello"))
     failed = wait_for(engine, Failed)[-1]
     engine.close()
     assert isinstance(failed, Failed)

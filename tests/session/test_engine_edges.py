@@ -1,4 +1,4 @@
-"""An engine at its edges: cancelled in silence, beside other windows, asked for two things."""
+"""Edges of the engine: silent cancels, other windows, several requests at once."""
 
 from dataclasses import replace
 
@@ -39,96 +39,96 @@ def durable(model_folder, library):
     engine.close()
 
 
-def test_a_new_conversation_with_a_system_prompt_opens_whatever_the_template_wants(library):
-    """Templates refuse messages without a question, and the count needs a rendering."""
+def test_conversations_without_a_question_are_measured(library):
+    """Templates reject messages without a question, and measuring needs a rendering."""
     engine = EngineThread("demo", settings=ChatSettings(system="Be brief."), library=library)
     engine.start()
     wait_for(engine, Loaded)
-    engine.ask(Open(None))
+    engine.submit(Open(None))
     events = wait_for(engine, Measured, Failed)
     assert of_kind(events, Opened).conversation is None
     assert 0 < of_kind(events, Measured).used < 20
     number = library.create()
-    library.add_message(number, None, "assistant", "Hello")  # an imported one may begin so
-    engine.ask(Open(number))
+    library.add_message(number, None, "assistant", "Hello")  # as an imported conversation may begin
+    engine.submit(Open(number))
     assert of_kind(wait_for(engine, Measured, Failed), Measured).used == 0
     engine.close()
 
 
-def test_cancel_is_heard_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
+def test_cancel_works_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
     model = durable._model
     assert model
-    durable.ask(Configure(ChatSettings()))  # no limit that a reply could end at before
+    durable.submit(Configure(ChatSettings()))  # no token limit that could end the reply first
     reply_with(monkeypatch, model, "<tool_call>\n<function=f>\n<parameter=x>\n", ends=False)
-    durable.ask(Send("Question 1"))
+    durable.submit(Send("Question 1"))
     events = wait_for(durable, Written)
     durable.cancel()
     wait_for(durable, Cancelled, Done, seen=events)
     assert not any(isinstance(event, Done) for event in events)
     monkeypatch.undo()
-    durable.ask(replace(SETTINGS, max_tokens=5))
+    durable.submit(replace(SETTINGS, max_tokens=5))
     for number in range(3):
-        durable.ask(Send(f"Question {number}"))
+        durable.submit(Send(f"Question {number}"))
         wait_for(durable, Done)
     reply_with(monkeypatch, model, "We spoke of ", ends=False)
-    durable.ask(Compact())
+    durable.submit(Compact())
     events = wait_for(durable, Written)
     durable.cancel()
     wait_for(durable, Cancelled, Opened, seen=events)
     assert not any(isinstance(event, Opened) for event in events)
 
 
-def test_settings_of_a_conversation_that_another_window_has_stay_as_they_are(durable, library):
-    durable.ask(Send("Question 1"))
+def test_settings_of_a_conversation_open_elsewhere_are_not_changed(durable, library):
+    durable.submit(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
-    durable.ask(Open(None))
+    durable.submit(Open(None))
     wait_for(durable, Opened)
     before = library.conversation(number).settings
     with Library(library.folder) as other:
         assert other.claim(number)
         for _ in range(2):  # open for reading, then with the model unloaded
-            durable.ask(Open(number))
+            durable.submit(Open(number))
             wait_for(durable, Opened)
-            durable.ask(Configure(ChatSettings(system="Mine.")))
-            durable.ask(Unload())
+            durable.submit(Configure(ChatSettings(system="Mine.")))
+            durable.submit(Unload())
             wait_for(durable, Unloaded)
             assert library.conversation(number).settings == before
-    durable.ask(Configure(ChatSettings(system="Mine.")))
-    durable.ask(Unload())
+    durable.submit(Configure(ChatSettings(system="Mine.")))
+    durable.submit(Unload())
     wait_for(durable, Unloaded)
     assert library.conversation(number).settings.system == "Mine."
 
 
-def test_two_turns_queued_are_answered_in_order_and_a_cancel_stops_both(durable, library):
-    durable.ask(Send("Question 1"))
-    durable.ask(Send("Question 2"))
+def test_queued_turns_run_in_order_and_one_cancel_stops_both(durable, library):
+    durable.submit(Send("Question 1"))
+    durable.submit(Send("Question 2"))
     events = wait_for(durable, Done)
     while sum(isinstance(event, Done) for event in events) < 2:
         events += durable.poll()
     first, second = (event for event in events if isinstance(event, TurnStarted))
     path = library.conversation(first.conversation).path()
     assert [m.id for m in path] == [first.user, first.reply, second.user, second.reply]
-    durable.ask(Send("word " * 100))
-    durable.ask(Send("word " * 100))
+    durable.submit(Send("word " * 100))
+    durable.submit(Send("word " * 100))
     durable.cancel()
     events = wait_for(durable, Cancelled)
     while sum(isinstance(event, Cancelled) for event in events) < 2:
         events += durable.poll()
     assert library.conversation(first.conversation).path() == path
-    durable.ask(Send("Question 3"))
+    durable.submit(Send("Question 3"))
     wait_for(durable, Done)
 
 
-def test_a_conversation_deleted_while_it_is_open_is_missed_in_one_line(durable, library):
-    durable.ask(Send("Question 1"))
+def test_a_conversation_deleted_while_open_fails_with_one_line(durable, library):
+    durable.submit(Send("Question 1"))
     number = of_kind(wait_for(durable, Done), TurnStarted).conversation
     library.delete(number)  # by this window, as its screen may do
-    durable.ask(Send("Question 2"))
+    durable.submit(Send("Question 2"))
     failed = wait_for(durable, Failed)[-1]
     assert isinstance(failed, Failed)
     assert "was deleted" in failed.message
     library.undelete(number)
-    durable.ask(Send("Question 3"))
+    durable.submit(Send("Question 3"))
     wait_for(durable, Done)
     contents = [m.content for m in library.conversation(number).path()]
     assert contents[::2] == ["Question 1", "Question 3"]

@@ -1,4 +1,4 @@
-"""Killed at any moment of a turn, an engine loses nothing that it said; two lose nothing of both.
+"""An engine killed at any moment of a turn loses nothing it showed; two engines lose nothing.
 
 The number of kills is small here. The full count, and the long run of two processes:
 
@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import file as state_file
-from qwen35_mlx.prompt_cache import folder as state_folder
+from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import load
 from tests.session.durable_child import done_of
@@ -29,7 +29,7 @@ from tests.session.durable_child import done_of
 KILLS = int(os.environ.get("QWEN35_KILLS", "8"))
 SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
 
-# What it may have said last when it is killed, and how many times by then at most.
+# Events after which it is killed, and the greatest number of them to wait for.
 MOMENTS = (("started", 4), ("prefill", 12), ("partial", 150), ("done", 4))
 
 Event = dict[str, Any]
@@ -48,36 +48,40 @@ def start(model: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def killed(
     process: subprocess.Popen[str], event: str, times: int, wait: float
 ) -> tuple[list[Event], float]:
-    """Kill it a moment after it said this for the n-th time; what it said, and when it died."""
+    """Kill the process `wait` seconds after the n-th such event; its events, and when it died."""
     assert process.stdout
     assert process.stderr
-    said: list[Event] = []
+    events: list[Event] = []
     while times and (line := process.stdout.readline()):
-        said.append(json.loads(line))
-        times -= said[-1]["event"] == event
+        events.append(json.loads(line))
+        times -= events[-1]["event"] == event
     time.sleep(wait)
     process.kill()
     died = time.monotonic()
-    # Not `communicate`: it forgets what was read ahead. A line without its end was being written.
+    # Not `communicate`, which drops what was read ahead. A line without its end is incomplete.
     rest = process.stdout.read().splitlines(keepends=True)
     assert not process.stderr.read()
     process.wait()
-    return said + [json.loads(line) for line in rest if line.endswith("\n")], died
+    return events + [json.loads(line) for line in rest if line.endswith("\n")], died
 
 
-def whole_or_gone(folder: Path) -> int:
-    """The database is sound, and every state is whole; how many there are."""
+def check_stored_files(folder: Path) -> int:
+    """Check the database and every state file; the number of state files."""
     with closing(sqlite3.connect(folder / "library.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-    stored = [s for m in state_folder.models(folder / "states") for s in state_folder.files(m)]
+    stored = [
+        s
+        for m in snapshot_folder.model_folders(folder / "states")
+        for s in snapshot_folder.stored_files(m)
+    ]
     for state in stored:
-        state_file.verify(state.path)
+        snapshot_file.verify(state.path)
     return len(stored)
 
 
 def turns_of(events: list[Event]) -> list[dict[str, Any]]:
-    """Each turn that began: its reply's id, and the events of it."""
+    """Each turn that began: its ids and its events."""
     turns: list[dict[str, Any]] = []
     for event in events:
         if event["event"] == "started":
@@ -90,7 +94,7 @@ def turns_of(events: list[Event]) -> list[dict[str, Any]]:
 
 
 def unsaved_seconds(library: Library, turn: dict[str, Any], died: float) -> float:
-    """How old the oldest piece was that was shown and is not in the library."""
+    """Age of the oldest text that was shown but is not in the library, when the process died."""
     stored = library.message(turn["id"])
     for event in turn["partial"]:
         for name in ("thinking", "content"):
@@ -100,41 +104,43 @@ def unsaved_seconds(library: Library, turn: dict[str, Any], died: float) -> floa
 
 
 @pytest.mark.parametrize("seconds_to_save", [0.0, 0.5])
-def test_kills_at_any_moment_lose_nothing_that_was_said(
+def test_kills_at_any_moment_lose_nothing_that_was_shown(
     model_folder: Path, tmp_path: Path, seconds_to_save: float
 ) -> None:
-    chance = random.Random(f"{KILLS} {seconds_to_save}")
+    rng = random.Random(f"{KILLS} {seconds_to_save}")
     phases: Counter[str] = Counter()
-    told, lost = 0, [0.0]
+    finished, lost = 0, [0.0]
     for _ in range(KILLS // 2):
         process = start(model_folder, tmp_path, "endless", str(seconds_to_save))
-        # States are written while the prompt is read, and after the reply.
-        event, often = chance.choice(MOMENTS)
-        events, died = killed(process, event, chance.randint(1, often), chance.uniform(0, 0.02))
+        # States are written during prefill and after the reply.
+        event, often = rng.choice(MOMENTS)
+        events, died = killed(process, event, rng.randint(1, often), rng.uniform(0, 0.02))
         phases[events[-1]["event"]] += 1
         with Library(tmp_path) as library:
             for turn in turns_of(events):
-                asked, reply = library.message(turn["user"]), library.message(turn["id"])
-                assert asked.content.startswith("Question")
+                question, reply = library.message(turn["user"]), library.message(turn["id"])
+                assert question.content.startswith("Question")
                 if turn["done"]:
-                    told += 1
+                    finished += 1
                     assert reply.state == "complete"
                     assert reply.content == turn["done"]["content"]
                     assert reply.thinking == turn["done"]["thinking"]
                 else:
                     lost.append(unsaved_seconds(library, turn, died))
             newest = library.list(1)[0]
-            assert library.claim(newest.id)  # nobody has it open any more
-        whole_or_gone(tmp_path)
+            assert library.claim(newest.id)  # no process has it open any more
+        check_stored_files(tmp_path)
     if seconds_to_save == 0:
-        # What is shown was saved before: an exact rule, where the usual one is of half a second.
+        # Every event is saved before it is shown; the usual rule allows half a second.
         assert max(lost) == 0
-    print(f"\nkilled after {dict(phases)}; {told} replies done; {max(lost):.3f} s of a reply lost")
-    goes_on(model_folder, tmp_path)
+    print(
+        f"\nkilled after {dict(phases)}; {finished} replies done; {max(lost):.3f} s of a reply lost"
+    )
+    check_next_turn(model_folder, tmp_path)
 
 
-def goes_on(model_folder: Path, folder: Path) -> None:
-    """The newest conversation is answered as if nothing had happened."""
+def check_next_turn(model_folder: Path, folder: Path) -> None:
+    """The next turn of the newest conversation is as if nothing had happened."""
     model = load(model_folder)
     with Library(folder) as library:
         chat = Chat(model, library=library, conversation=library.list(1)[0].id)
@@ -171,5 +177,5 @@ def test_two_engines_on_one_library_lose_nothing(model_folder: Path, tmp_path: P
         trees = [library.conversation(row.id) for row in library.list(10**6)]
         stored = [m for tree in trees for m in tree.messages if m.role == "assistant"]
         assert len(stored) == replies > 0
-    whole_or_gone(tmp_path)
-    assert state_folder.usage(tmp_path / "states") <= 3_000_000
+    check_stored_files(tmp_path)
+    assert snapshot_folder.total_bytes(tmp_path / "states") <= 3_000_000

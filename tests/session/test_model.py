@@ -1,3 +1,6 @@
+"""`Model`: logits, streams and whole replies, and what is refused."""
+
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -8,9 +11,10 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking
+from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Reply, Thinking, ToolCall
 from qwen35_mlx.session.model import Model, load
 from tests.random_model import CONTEXT
+from tests.session.scripted import reply_with
 
 HI = [{"role": "user", "content": "Hi"}]
 GREEDY: dict[str, Any] = {"temperature": 0.0}
@@ -44,7 +48,7 @@ def test_logits_refuse_bad_ids(model, ids, words):
         model.logits(ids)
 
 
-def test_stream_ends_in_figures_and_a_message(model):
+def test_a_stream_ends_in_usage_and_a_message(model):
     text, done = reply(model)
     assert done.finish_reason == "length"
     assert done.message["content"] == text.strip()
@@ -114,6 +118,53 @@ def test_stop_string_ends_the_reply_before_it(model):
     assert short == text[: text.index(stop)]
 
 
+def test_generate_returns_what_stream_yields(model):
+    options: dict[str, Any] = {"thinking": True, "max_tokens": 40, **GREEDY}
+    events = list(model.stream(HI, **options))
+    done = events[-1]
+    assert isinstance(done, Done)
+    reply = model.generate(HI, **options)
+    assert isinstance(reply, Reply)
+    assert reply.thinking == "".join(e.text for e in events if isinstance(e, Thinking)).strip()
+    assert reply.text == done.message["content"]
+    assert reply.for_template() == done.message
+    assert reply.finish_reason == done.finish_reason == "length"
+    assert reply.tool_calls == ()
+    assert (reply.usage.prompt_tokens, reply.usage.reply_tokens) == (
+        len(model.render(HI, thinking=True)),
+        40,
+    )
+
+
+def test_generate_takes_the_arguments_of_stream(model):
+    stream, generate = (inspect.signature(method) for method in (model.stream, model.generate))
+    assert generate.parameters == stream.parameters
+
+
+def test_generate_brings_thinking_text_and_tool_calls(model, monkeypatch):
+    call = "<tool_call>\n<function=f>\n<parameter=x>\n7\n</parameter>\n</function>\n</tool_call>"
+    reply_with(monkeypatch, model, f"why\n</think>\n\nLet me.\n\n{call}")
+    tools = [{"name": "f", "parameters": {"properties": {"x": {"type": "integer"}}}}]
+    reply = model.generate(HI, thinking=True, tools=tools)
+    assert (reply.thinking, reply.text) == ("why", "Let me.")
+    assert reply.tool_calls == (ToolCall("f", {"x": 7}),)
+    assert reply.finish_reason == "tool_calls"
+
+
+def test_generate_brings_what_the_parser_held_back(model, monkeypatch):
+    reply_with(monkeypatch, model, "Well <tool_call>\n<function=f>\n<para")
+    reply = model.generate(HI)
+    assert reply.text == "Well <tool_call>\n<function=f>\n<para"
+    assert (reply.tool_calls, reply.finish_reason) == ((), "stop")
+
+
+def test_generate_stops_at_a_stop_string(model):
+    text = model.generate(HI, max_tokens=40, **GREEDY).text
+    reply = model.generate(HI, max_tokens=40, stop=text[6:9], **GREEDY)
+    assert reply.finish_reason == "stop"
+    assert reply.text == text[: text.index(text[6:9])].strip()
+
+
 @pytest.mark.parametrize(
     ("messages", "options", "words"),
     [
@@ -129,6 +180,8 @@ def test_stop_string_ends_the_reply_before_it(model):
 def test_bad_arguments_are_refused_at_once(model, messages, options, words):
     with pytest.raises(Qwen35Error, match=words):
         model.stream(messages, **options)
+    with pytest.raises(Qwen35Error, match=words):
+        model.generate(messages, **options)
 
 
 def test_reply_stops_where_the_context_ends(model, monkeypatch):

@@ -1,4 +1,4 @@
-"""Another model, or the same computing otherwise, goes on with a conversation; and back again."""
+"""A conversation goes on with another model or other settings of the network, and back again."""
 
 import shutil
 from pathlib import Path
@@ -13,11 +13,11 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done
 from qwen35_mlx.session.model import Model, load
 from tests.random_model import CONTEXT
-from tests.session.durable_child import OPTIONS, asking, done_of, logits_after
+from tests.session.durable_child import OPTIONS, done_of, logits_after, messages_with
 
 
 def other_weights(folder: Path, copy: Path) -> Model:
-    """The same shapes, one matrix turned around."""
+    """A model of the same shapes, with one matrix reversed."""
     shutil.copytree(folder, copy)
     file = copy / "model.safetensors"
     tensors = mx.load(str(file))
@@ -37,9 +37,9 @@ OTHERS: dict[str, Any] = {
 
 
 def next_turn(model: Model, library: Library, number: int, question: str) -> Done:
-    """Of a stored conversation; it has to be what a fresh prefill says."""
+    """The next turn of a stored conversation; it must equal a fresh prefill."""
     chat = Chat(model, library=library, conversation=number)
-    fresh = done_of(model.stream(asking(chat, question), max_tokens=6, **OPTIONS))
+    fresh = done_of(model.stream(messages_with(chat, question), max_tokens=6, **OPTIONS))
     done = done_of(chat.send(question, max_tokens=6))
     assert done.message == fresh.message
     chat.close()
@@ -47,7 +47,7 @@ def next_turn(model: Model, library: Library, number: int, question: str) -> Don
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_each_finds_its_own_states_and_no_other(model_folder, tmp_path, other):
+def test_each_network_restores_only_its_own_snapshots(model_folder, tmp_path, other):
     one, two = load(model_folder), OTHERS[other](model_folder, tmp_path / "other")
     with Library(tmp_path / "library") as library:
         chat = Chat(one, library=library, **OPTIONS)
@@ -57,7 +57,7 @@ def test_each_finds_its_own_states_and_no_other(model_folder, tmp_path, other):
         chat.close()
         assert next_turn(two, library, number, "Question 2").usage.cached_tokens == 0
         assert next_turn(two, library, number, "Question 3").usage.cached_tokens > 0
-        # The first one goes on where it was, to the bit.
+        # The first model goes on from its own snapshot, bit by bit.
         again = Chat(one, library=library, conversation=number)
         again.branch(again.messages[1].id)
         np.testing.assert_array_equal(logits_after(one, again, "Question 2"), expected)
@@ -76,7 +76,7 @@ def test_yarn_by_another_factor_is_another_network(model_folder, tmp_path):
         assert done.usage.cached_tokens == 0
 
 
-def test_another_system_prompt_in_the_middle_reads_all_anew(model, tmp_path):
+def test_a_changed_system_prompt_is_followed_and_the_old_one_still_cached(model, tmp_path):
     with Library(tmp_path) as library:
         chat = Chat(model, library=library, system="Be brief.", **OPTIONS)
         done_of(chat.send("Question 1", max_tokens=6))
@@ -91,7 +91,7 @@ def test_another_system_prompt_in_the_middle_reads_all_anew(model, tmp_path):
         assert next_turn(model, library, number, "Question 2").usage.cached_tokens > 0
 
 
-def test_an_edited_first_message_and_back_survive_a_restart(model, tmp_path):
+def test_both_paths_of_an_edited_first_message_survive_a_restart(model, tmp_path):
     with Library(tmp_path) as library:
         chat = Chat(model, library=library, **OPTIONS)
         done_of(chat.send("Question 1", max_tokens=6))

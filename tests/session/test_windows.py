@@ -1,4 +1,4 @@
-"""One conversation in several windows: one writes, the others read and are told so."""
+"""One conversation in several windows: one writes, the others are read-only."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def library(tmp_path: Path):
         yield library
 
 
-def test_a_turn_that_another_window_ends_while_this_one_opens_is_seen(model, library, monkeypatch):
+def test_a_turn_finished_by_another_window_while_opening_is_included(model, library, monkeypatch):
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     number = chat.conversation.id
@@ -25,7 +25,7 @@ def test_a_turn_that_another_window_ends_while_this_one_opens_is_seen(model, lib
     real = library.claim
 
     def claim(conversation: int) -> bool:
-        """The other window lets go just before."""
+        """Another window finishes a turn just before."""
         with Library(library.folder) as other:
             theirs = Chat(model, library=other, conversation=conversation)
             done_of(theirs.send("Question 2", max_tokens=4))
@@ -37,7 +37,7 @@ def test_a_turn_that_another_window_ends_while_this_one_opens_is_seen(model, lib
     assert [m.content for m in again.messages[::2]] == ["Question 1", "Question 2"]
 
 
-def test_a_conversation_that_is_not_there_is_not_held(model, library):
+def test_a_missing_conversation_is_not_claimed(model, library):
     with pytest.raises(Qwen35Error, match="not there"):
         Chat(model, library=library, conversation=7)
     with Library(library.folder) as other:
@@ -54,8 +54,8 @@ def test_a_conversation_that_is_not_there_is_not_held(model, library):
         lambda chat, message: chat.compact(),
     ],
 )
-def test_what_only_the_other_window_may_do_says_so(model, library, act: Any):
-    """Whatever it is about: messages that this window has not seen yet, too."""
+def test_a_read_only_chat_refuses_every_change(model, library, act: Any):
+    """That goes for messages that this window has not seen yet, too."""
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     with Library(library.folder) as other:
@@ -68,11 +68,11 @@ def test_what_only_the_other_window_may_do_says_so(model, library, act: Any):
                 act(theirs, message)
         assert theirs.conversation == before
         theirs.close()
-        assert not other.claim(chat.conversation.id)  # which lets nothing go
+        assert not other.claim(chat.conversation.id)  # closing a read-only chat releases nothing
 
 
-def test_half_a_character_is_the_same_here_and_in_the_library(model, library):
-    """Broken pastes bring surrogates; a restart has to read the same tokens."""
+def test_surrogates_are_replaced_as_in_the_library(model, library):
+    """Broken pastes contain surrogates; the tokens must be the same after a restart."""
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("a\ud83d\ude00b \ud800 \0 end", max_tokens=4))
     assert chat.messages[0].content == "a😀b \ufffd \0 end"

@@ -1,4 +1,4 @@
-"""Conversations whose network runs its kernels, in the emulator."""
+"""Conversations with the kernels in use, on a GPU or in the emulator."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
                 np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
             done_of(chat.send(question, max_tokens=9))
         want = logits_after(own, chat, "And now?")
-        # From memory, after another conversation ran.
+        # From memory, after a turn of another conversation.
         done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=9))
         np.testing.assert_array_equal(logits_after(own, chat, "And now?"), want)
         number = chat.conversation.id

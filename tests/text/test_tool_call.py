@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwen35_mlx.text.reply import ReplyParser, ToolCallText
+from qwen35_mlx.text.reply import ReplyParser, ToolCall
 from qwen35_mlx.text.tool_call import ParsedCall, Unfinished, parameter_schemas, parse_call
 
 
@@ -155,5 +155,5 @@ def test_the_reply_parser_uses_the_tools():
     parser = ReplyParser(thinking=False, tools=tools)
     text = body("<parameter=a>", "7", "</parameter>", "</function>")
     (part,) = parser.push(f"<tool_call>{text}</tool_call>")
-    assert isinstance(part, ToolCallText)
+    assert isinstance(part, ToolCall)
     assert part.arguments == {"a": 7}
