@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from qwen35_chat.options import Options
 from qwen35_chat.window import Window, app_class
 
-from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.conversation import Message, Usage
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine
 from qwen35_mlx.session.events import Answer, Done, Event, Loaded, Opened, Thinking, TurnStarted
@@ -90,8 +91,8 @@ class Producer:
         library, here = self._library, self._conversation
         assert here is not None
         leaf = library.conversation(here).leaf
-        user = library.add_message(here, leaf, "user", text)
-        reply = library.begin_reply(here, user.id, "producer")
+        user = library.add_message(here, Message(0, leaf, "user", text))
+        reply = library.add_message(here, Message(0, user.id, "assistant", "", state="partial"))
         self._events.put(TurnStarted(here, user.id, reply.id))
         said, count = "", 0
         started = saved = time.monotonic()
@@ -102,12 +103,12 @@ class Producer:
             said += piece
             self._events.put(Answer(piece))
             if time.monotonic() - saved > SAVE_SECONDS:
-                library.update_reply(reply.id, said)
+                library.save(replace(reply, content=said), durable=False)
                 saved = time.monotonic()
         self.writing = False
         seconds = time.monotonic() - started
         self.rate = count / seconds
-        library.finish_reply(reply.id, said)
+        library.save(replace(reply, content=said, state="complete"))
         usage = Usage(20_100, 20_000, count, 0.1, seconds, 1 << 30)
         self._events.put(Done("stop", usage, {"role": "assistant", "content": said}))
 

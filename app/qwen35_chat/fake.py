@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation, FinishReason, Message, Usage
@@ -95,15 +95,6 @@ def greet(name: str) -> str:
     yield 0.02, done(prompt=1024, reply=len(answer) // 4)
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A turn that is being played, as far as it has come."""
-
-    reply: int
-    answer: str = ""
-    thinking: str = ""
-
-
 class FakeEngine:
     """Plays scripts on time, or what a test puts in with `play`.
 
@@ -136,7 +127,7 @@ class FakeEngine:
         self._timed: deque[tuple[float, Event]] = deque()
         self._waiting: deque[Request] = deque()
         self._conversation: int | None = None
-        self._turn: _Turn | None = None
+        self._partial: Message | None = None  # the reply that is being written
 
     @property
     def sent(self) -> list[str]:
@@ -175,7 +166,7 @@ class FakeEngine:
         events = list(self._ready)
         self._ready.clear()
         for event in events:
-            self._keep(event)
+            self._record(event)
         return events
 
     def close(self) -> None:
@@ -239,7 +230,7 @@ class FakeEngine:
         if self._conversation is None:
             self._conversation = self._library.create(model=self._model)
             self._library.claim(self._conversation)
-        user: Message = self._library.add_message(self._conversation, parent, "user", text)
+        user = self._library.add_message(self._conversation, Message(0, parent, "user", text))
         if new:
             self.play([Titled(self._conversation, self._stored().title)])
         self._begin(text, user.id)
@@ -247,8 +238,9 @@ class FakeEngine:
     def _begin(self, text: str, user: int) -> None:
         assert self._library is not None
         assert self._conversation is not None
-        reply = self._library.begin_reply(self._conversation, user, self._model)
-        self._turn = _Turn(reply.id)
+        empty = Message(0, user, "assistant", "", state="partial", model=self._model)
+        reply = self._library.add_message(self._conversation, empty)
+        self._partial = reply
         self.play([TurnStarted(self._conversation, user, reply.id)])
         self._schedule(text)
 
@@ -260,28 +252,28 @@ class FakeEngine:
             at += seconds
             self._timed.append((at, event))
 
-    def _keep(self, event: Event) -> None:
-        """Write down what a turn has said."""
-        turn = self._turn
-        if turn is None or self._library is None:
+    def _record(self, event: Event) -> None:
+        """Write an event of the turn into the library."""
+        reply = self._partial
+        if reply is None or self._library is None:
             return
         match event:
             case Answer(text):
-                turn.answer += text
-                self._library.update_reply(turn.reply, turn.answer, turn.thinking)
+                self._partial = replace(reply, content=reply.content + text)
+                self._library.save(self._partial, durable=False)
             case Thinking(text):
-                turn.thinking += text
-                self._library.update_reply(turn.reply, turn.answer, turn.thinking)
+                self._partial = replace(reply, thinking=reply.thinking + text)
+                self._library.save(self._partial, durable=False)
             case Done(reason, usage):
-                self._finish(turn, state="complete", finish_reason=reason, usage=usage)
+                self._finish(replace(reply, state="complete", finish_reason=reason, usage=usage))
             case Cancelled():
-                self._finish(turn, state="cancelled")
+                self._finish(replace(reply, state="cancelled"))
             case Failed(message):
-                self._finish(turn, state="failed", error=message)
+                self._finish(replace(reply, state="failed", error=message))
             case _:
                 pass
 
-    def _finish(self, turn: _Turn, **how: object) -> None:
+    def _finish(self, reply: Message) -> None:
         assert self._library is not None
-        self._library.finish_reply(turn.reply, turn.answer, turn.thinking, **how)  # pyright: ignore[reportArgumentType]
-        self._turn = None
+        self._library.save(reply)
+        self._partial = None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from qwen35_mlx.errors import Qwen35Error
 
 Role = Literal["system", "user", "assistant", "tool"]
-State = Literal["complete", "partial", "cancelled", "failed"]
+MessageState = Literal["complete", "partial", "cancelled", "failed"]
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -82,7 +82,7 @@ class Message:
     content: str
     thinking: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
-    state: State = "complete"
+    state: MessageState = "complete"
     finish_reason: FinishReason | None = None
     error: str = ""
     model: str = ""
@@ -96,12 +96,12 @@ class Message:
         return not (self.content or self.thinking or self.tool_calls)
 
     @property
-    def unsaid(self) -> bool:
+    def abandoned(self) -> bool:
         """Whether it is a reply that did not come to say anything."""
         return self.role == "assistant" and self.state != "complete" and self.empty
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates take it: what `text.reply.message_from` made it of."""
+        """The message as chat templates take it: the inverse of what the recorder stores."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.role == "assistant":
             message["reasoning_content"] = self.thinking
@@ -207,7 +207,7 @@ class Conversation:
         role "system", which then stands in its place. Replies that were stopped before they said
         anything are left out; one that ended by itself stays, said it nothing.
         """
-        path = [message for message in self.path(to) if not message.unsaid]
+        path = [message for message in self.path(to) if not message.abandoned]
         messages = [message.for_template() for message in path]
         if self.settings.system is not None and (not path or path[0].role != "system"):
             messages.insert(0, {"role": "system", "content": self.settings.system})

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +10,16 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import (
     ChatSettings,
     Conversation,
-    FinishReason,
     Message,
-    Role,
-    State,
-    Usage,
     title_from,
 )
 from qwen35_mlx.library.rows import (
     COLUMNS,
-    message_of,
+    message_from_row,
+    replace_surrogates,
+    row_from_message,
+    settings_from_json,
     settings_json,
-    settings_of,
-    storable,
-    values_of,
 )
 from qwen35_mlx.library.store import Database
 
@@ -52,22 +48,22 @@ class ConversationStore(Database):
     def add_conversation(self, conversation: Conversation) -> int:
         """Store a whole conversation under new ids, all of it or nothing; its id."""
         with self.transaction() as db:
-            new = inserted(
+            new = insert(
                 db,
                 "conversations",
                 {
-                    "title": storable(conversation.title),
-                    "model": storable(conversation.model),
+                    "title": replace_surrogates(conversation.title),
+                    "model": replace_surrogates(conversation.model),
                     "settings": settings_json(conversation.settings),
-                    "draft": storable(conversation.draft),
+                    "draft": replace_surrogates(conversation.draft),
                     "created": conversation.created,
                     "updated": conversation.updated,
                 },
             )
             ids: dict[int | None, int | None] = {None: None}
             for message in conversation.messages:
-                values = values_of(replace(message, parent=ids[message.parent]))
-                ids[message.id] = inserted(db, "messages", {"conversation": new, **values})
+                values = row_from_message(replace(message, parent=ids[message.parent]))
+                ids[message.id] = insert(db, "messages", {"conversation": new, **values})
             db.execute(
                 "UPDATE conversations SET leaf = ? WHERE id = ?", (ids[conversation.leaf], new)
             )
@@ -86,11 +82,11 @@ class ConversationStore(Database):
                 (conversation,),
             ).fetchone()
             if row is None:
-                raise missing(conversation)
+                raise no_such_conversation(conversation)
             title, leaf, settings, *rest = row
-            settings = settings_of(settings)
+            settings = settings_from_json(settings)
             found = db.execute(f"{_MESSAGE} WHERE conversation = ? ORDER BY id", (conversation,))
-            messages = tuple(message_of(row) for row in found)
+            messages = tuple(message_from_row(row) for row in found)
         return Conversation(conversation, title, messages, leaf, settings, *rest)
 
     def rename(self, conversation: int, title: str) -> str:
@@ -104,7 +100,7 @@ class ConversationStore(Database):
                     (conversation,),
                 ).fetchone()
                 title = title_from(asked[0]) if asked else ""
-            self.set_columns(conversation, title=storable(title))
+            self.set_columns(conversation, title=replace_surrogates(title))
         return title
 
     def configure(self, conversation: int, settings: ChatSettings) -> None:
@@ -113,12 +109,12 @@ class ConversationStore(Database):
 
     def use_model(self, conversation: int, model: str) -> None:
         """Keep which model it was last used with."""
-        self.set_columns(conversation, model=storable(model))
+        self.set_columns(conversation, model=replace_surrogates(model))
 
     def select(self, conversation: int, leaf: int | None) -> None:
         """Make the path to `leaf` the selected one."""
         with self.transaction() as db:
-            _must_have(db, conversation, leaf)
+            _require(db, conversation, leaf)
             self.set_columns(conversation, leaf=leaf)
 
     def set_columns(self, conversation: int, *, durable: bool = True, **values: Any) -> None:
@@ -130,102 +126,57 @@ class ConversationStore(Database):
                 {**values, "id": conversation},
             )
             if not changed.rowcount:
-                raise missing(conversation)
+                raise no_such_conversation(conversation)
 
     # Messages
 
-    def add_message(
-        self,
-        conversation: int,
-        parent: int | None,
-        role: Role,
-        content: str,
-        *,
-        thinking: str = "",
-        tool_calls: Sequence[Mapping[str, Any]] = (),
-        state: State = "complete",
-        model: str = "",
-    ) -> Message:
-        """Add a message after `parent` and select it.
+    def add_message(self, conversation: int, message: Message) -> Message:
+        """Add a message after its parent and select it.
 
         The first user message gives the conversation its title, if it has none.
+
+        Args:
+            message: its id is ignored; `created` is now if it is 0.
+
+        Returns:
+            the message as it is stored.
         """
-        new = Message(
-            id=0,
-            parent=parent,
-            role=role,
-            content=content,
-            thinking=thinking,
-            tool_calls=tuple(tool_calls),
-            state=state,
-            model=model,
-            created=time.time(),
-        )
+        new = replace(message, created=message.created or time.time())
         with self.transaction() as db:
-            _must_have(db, conversation, parent)
-            values = values_of(new)
-            new = replace(
-                new, id=inserted(db, "messages", {"conversation": conversation, **values})
-            )
+            _require(db, conversation, new.parent)
+            values = {"conversation": conversation, **row_from_message(new)}
+            new = replace(new, id=insert(db, "messages", values))
             self.set_columns(conversation, leaf=new.id, updated=new.created)
-            if role == "user":
+            if new.role == "user":
                 db.execute(
                     "UPDATE conversations SET title = ? WHERE id = ? AND title = ''",
-                    (storable(title_from(content)), conversation),
+                    (replace_surrogates(title_from(new.content)), conversation),
                 )
         return new
 
-    def begin_reply(self, conversation: int, parent: int, model: str) -> Message:
-        """Add an empty reply after `parent`, in the state "partial", and select it."""
-        return self.add_message(conversation, parent, "assistant", "", state="partial", model=model)
+    def save(self, message: Message, *, durable: bool = True) -> None:
+        """Write what a stored message has become: all but its place, role, model and time.
 
-    def update_reply(
-        self,
-        message: int,
-        content: str,
-        thinking: str = "",
-        tool_calls: Sequence[Mapping[str, Any]] = (),
-        thinking_seconds: float | None = None,
-    ) -> None:
-        """Keep how far a reply has come: all of it, not what is new. Cheap; call it each second."""
-        changes = Message(0, None, "assistant", content, thinking, tuple(tool_calls))
-        changes = replace(changes, state="partial", thinking_seconds=thinking_seconds)
-        self._change(message, changes, durable=False)
-
-    def finish_reply(
-        self,
-        message: int,
-        content: str,
-        thinking: str = "",
-        tool_calls: Sequence[Mapping[str, Any]] = (),
-        *,
-        state: State = "complete",
-        finish_reason: FinishReason | None = None,
-        error: str = "",
-        usage: Usage | None = None,
-        thinking_seconds: float | None = None,
-    ) -> None:
-        """Keep a whole reply, or as much of it as there was when it was cancelled or failed."""
-        changes = Message(
-            id=0,
-            parent=None,
-            role="assistant",
-            content=content,
-            thinking=thinking,
-            tool_calls=tuple(tool_calls),
-            state=state,
-            finish_reason=finish_reason,
-            error=error,
-            usage=usage,
-            thinking_seconds=thinking_seconds,
-        )
-        with self.transaction() as db:
-            self._change(message, changes)
-            db.execute(
-                "UPDATE conversations SET updated = ?"
-                " WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
-                (time.time(), message),
+        Args:
+            durable: False while a reply is being written. Such a save does not wait for the disk,
+                and the conversation does not count as changed.
+        """
+        values = row_from_message(message)
+        for name in ("parent", "role", "model", "created"):
+            del values[name]
+        names = ", ".join(f"{name} = :{name}" for name in values)
+        with self.transaction(durable=durable) as db:
+            changed = db.execute(
+                f"UPDATE messages SET {names} WHERE id = :id", {**values, "id": message.id}
             )
+            if not changed.rowcount:
+                raise Qwen35Error(f"message {message.id} is not there (any more): it was deleted")
+            if durable:
+                db.execute(
+                    "UPDATE conversations SET updated = ?"
+                    " WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
+                    (time.time(), message.id),
+                )
 
     def message(self, message: int) -> Message:
         """A message by its id."""
@@ -233,7 +184,7 @@ class ConversationStore(Database):
             row = db.execute(f"{_MESSAGE} WHERE id = ?", (message,)).fetchone()
         if row is None:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
-        return message_of(row)
+        return message_from_row(row)
 
     def position(self, message: int) -> tuple[int, int]:
         """Which version of how many a message is, as `Conversation.position` without the rest."""
@@ -248,21 +199,8 @@ class ConversationStore(Database):
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
         return row[0], row[1]
 
-    def _change(self, message: int, changes: Message, *, durable: bool = True) -> None:
-        """Write what a reply changes: all but its place, role, model and time."""
-        values = values_of(changes)
-        for name in ("parent", "role", "model", "created"):
-            del values[name]
-        names = ", ".join(f"{name} = :{name}" for name in values)
-        with self.transaction(durable=durable) as db:
-            changed = db.execute(
-                f"UPDATE messages SET {names} WHERE id = :id", {**values, "id": message}
-            )
-            if not changed.rowcount:
-                raise Qwen35Error(f"message {message} is not there (any more): it was deleted")
 
-
-def inserted(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> int:
+def insert(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> int:
     names = ", ".join(values)
     places = ", ".join(f":{name}" for name in values)
     new = db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", values).lastrowid
@@ -270,12 +208,12 @@ def inserted(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> i
     return new
 
 
-def _must_have(db: sqlite3.Connection, conversation: int, message: int | None) -> None:
+def _require(db: sqlite3.Connection, conversation: int, message: int | None) -> None:
     found = db.execute(
         "SELECT 1 FROM conversations WHERE id = ? AND deleted IS NULL", (conversation,)
     )
     if found.fetchone() is None:
-        raise missing(conversation)
+        raise no_such_conversation(conversation)
     if message is not None:
         found = db.execute(
             "SELECT 1 FROM messages WHERE conversation = ? AND id = ?", (conversation, message)
@@ -286,7 +224,7 @@ def _must_have(db: sqlite3.Connection, conversation: int, message: int | None) -
             )
 
 
-def missing(conversation: int) -> Qwen35Error:
+def no_such_conversation(conversation: int) -> Qwen35Error:
     return Qwen35Error(
         f"conversation {conversation} is not there, or was deleted: see qwen35-chat --list"
     )

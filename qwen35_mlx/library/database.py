@@ -17,7 +17,7 @@ from qwen35_mlx.library.locks import locked
 # How long to wait for another window's transaction; each takes milliseconds.
 BUSY_SECONDS = 30.0
 # "Qw35": so that another program's database is not taken for ours.
-APPLICATION = 0x51773335
+APPLICATION_ID = 0x51773335
 
 # Ids are never used again (AUTOINCREMENT): lock files and model states are named after them. The
 # keys over two columns keep a parent and a leaf within their own conversation.
@@ -112,15 +112,15 @@ def prepare(file: Path) -> None:
                 f"{file} cannot be written ({error.strerror}): "
                 "set QWEN35_HOME to a folder that you may write to"
             ) from None
-        with told(file), closing(_opened(file)) as db:
+        with translate_errors(file), closing(_open(file)) as db:
             try:
-                _set_up(db)
+                _configure_connection(db)
                 _migrate(db, file)
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
                 # Before it is closed: with the last connection SQLite would remove the log.
-                aside = _put_aside(file)
+                aside = _quarantine(file)
                 raise Qwen35Error(
                     f"{file} is damaged ({error}) and was put aside as {aside.name}: start again"
                     f" for an empty library, or rescue it with: sqlite3 '{aside}' .recover"
@@ -129,22 +129,22 @@ def prepare(file: Path) -> None:
 
 def connect(file: Path) -> sqlite3.Connection:
     """A connection in autocommit mode, to be used by one thread at a time."""
-    db = _opened(file)
+    db = _open(file)
     try:
-        _set_up(db)
+        _configure_connection(db)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _opened(file: Path) -> sqlite3.Connection:
+def _open(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
 
 
-def _set_up(db: sqlite3.Connection) -> None:
+def _configure_connection(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA foreign_keys = ON")
     # macOS: an fsync that reaches the disk. No cost elsewhere.
@@ -154,9 +154,9 @@ def _set_up(db: sqlite3.Connection) -> None:
 
 
 def _migrate(db: sqlite3.Connection, file: Path) -> None:
-    version = _number(db, "user_version")
+    version = _read_pragma(db, "user_version")
     tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if tables and _number(db, "application_id") != APPLICATION:
+    if tables and _read_pragma(db, "application_id") != APPLICATION_ID:
         raise Qwen35Error(
             f"{file} is another program's database: set QWEN35_HOME to another folder"
         )
@@ -170,7 +170,7 @@ def _migrate(db: sqlite3.Connection, file: Path) -> None:
         try:
             for statement in statements:
                 db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {number}")
             db.execute("COMMIT")
         except BaseException:
@@ -179,7 +179,7 @@ def _migrate(db: sqlite3.Connection, file: Path) -> None:
             raise
 
 
-def _put_aside(file: Path) -> Path:
+def _quarantine(file: Path) -> Path:
     """Rename the database and its log; both, since the log may hold what the file does not."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = file.with_name(f"{file.stem}-damaged-{stamp}{file.suffix}")
@@ -194,23 +194,23 @@ def _put_aside(file: Path) -> Path:
     return aside
 
 
-class Damaged(sqlite3.DatabaseError):
+class DamagedError(sqlite3.DatabaseError):
     """What was read is not what was written."""
 
 
 @contextmanager
-def told(file: Path) -> Generator[None]:
+def translate_errors(file: Path) -> Generator[None]:
     """SQLite's errors as lines for the user. Those of a misused Python module pass."""
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        line = _line(error, file)
+        line = _explain(error, file)
         if line is None:
             raise
         raise Qwen35Error(line) from error
 
 
-def _line(error: Exception, file: Path) -> str | None:
+def _explain(error: Exception, file: Path) -> str | None:
     if _is_damage(error):
         return (
             f"{file} is damaged ({error}): close every window, move it elsewhere, and rescue"
@@ -239,7 +239,7 @@ def _is_damage(error: Exception) -> bool:
         return True
     # Python's own complaints about text that is not UTF-8: in a column, in an error's message.
     undecodable = isinstance(error, sqlite3.OperationalError) and not _primary(error)
-    return undecodable or isinstance(error, Damaged | UnicodeDecodeError)
+    return undecodable or isinstance(error, DamagedError | UnicodeDecodeError)
 
 
 def _primary(error: Exception) -> int:
@@ -247,5 +247,5 @@ def _primary(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _number(db: sqlite3.Connection, pragma: str) -> int:
+def _read_pragma(db: sqlite3.Connection, pragma: str) -> int:
     return db.execute(f"PRAGMA {pragma}").fetchone()[0]

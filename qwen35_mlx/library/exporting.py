@@ -66,7 +66,7 @@ def to_markdown(conversation: Conversation) -> str:
     parts = [f"# {title}", ", ".join(part for part in (when, conversation.model) if part)]
     path = conversation.path()
     if conversation.settings.system is not None and (not path or path[0].role != "system"):
-        parts += ["## System", _closed(conversation.settings.system)]
+        parts += ["## System", _with_closed_fence(conversation.settings.system)]
     for message in path:
         parts += [f"## {_NAMES[message.role]}", *_body(message)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -77,7 +77,7 @@ def _body(message: Message) -> list[str]:
     if message.thinking:
         quoted = "\n".join(f"> {line}".rstrip() for line in message.thinking.splitlines())
         parts.append(f"> *Thinking*\n>\n{quoted}")
-    parts.append(_closed(message.content))
+    parts.append(_with_closed_fence(message.content))
     for call in message.tool_calls:
         text = json.dumps(call.get("function", call), ensure_ascii=False, indent=2)
         fence = "`" * max(3, _longest_run(text) + 1)
@@ -91,7 +91,7 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
-def _closed(text: str) -> str:
+def _with_closed_fence(text: str) -> str:
     """Text whose last code fence is closed, so that what follows is not taken for code."""
     opened = ""
     for line in text.splitlines():

@@ -11,12 +11,12 @@ from qwen35_mlx.library.conversation import (
     Conversation,
     FinishReason,
     Message,
+    MessageState,
     Role,
-    State,
     Usage,
 )
 from qwen35_mlx.library.exporting import FORMAT, VERSION
-from qwen35_mlx.library.rows import storable
+from qwen35_mlx.library.rows import replace_surrogates
 
 _LARGEST = 2**63 - 1  # that the library's file holds
 _DEEPEST = 60
@@ -110,7 +110,7 @@ def _message(value: object, where: str) -> Message:
         content=fields.take("content", str),
         thinking=fields.take("thinking", str, ""),
         tool_calls=_tool_calls(fields.take("tool_calls", list, []), fields.name("tool_calls")),
-        state=fields.one_of("state", get_args(State), "complete"),
+        state=fields.one_of("state", get_args(MessageState), "complete"),
         finish_reason=fields.one_of("finish_reason", (*get_args(FinishReason), None), None),
         error=fields.take("error", str, ""),
         model=fields.take("model", str, ""),
@@ -230,7 +230,7 @@ def _check_plain(value: Any, where: str, depth: int = 0) -> None:
     """Refuse what the library's file cannot hold exactly."""
     if depth > _DEEPEST:
         raise Qwen35Error(f"the field '{where[:80]}...' is nested too deeply: make it flatter")
-    if isinstance(value, str) and storable(value) != value:
+    if isinstance(value, str) and replace_surrogates(value) != value:
         raise Qwen35Error(f"the field '{where}' has half a surrogate pair: remove it")
     if isinstance(value, float) and not math.isfinite(value):
         raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")

@@ -20,18 +20,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversations import ConversationStore, inserted, missing
+from qwen35_mlx.library.conversations import ConversationStore, insert, no_such_conversation
 from qwen35_mlx.library.home import home
 from qwen35_mlx.library.listing import ConversationSummary, all_deleted, page, resolve
-from qwen35_mlx.library.locks import Claims
-from qwen35_mlx.library.rows import storable
+from qwen35_mlx.library.locks import NamedLocks
+from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.search import Hit, find, parse
 
 FILE = "library.db"
 # Deleted in a window that was killed: so long it can still be brought back.
 KEEP_DELETED_SECONDS = 24 * 3600.0
 # What a conversation is held for.
-_OPEN, _DELETED, _DRAFT, _LOOK = "open", "deleted", "draft", "look"
+OPEN, DELETED, DRAFT, PROBE = "open", "deleted", "draft", "look"
 
 
 class Library(ConversationStore):
@@ -48,7 +48,7 @@ class Library(ConversationStore):
     def __init__(self, folder: str | Path | None = None):
         self.folder = home(folder)
         super().__init__(self.folder / FILE)
-        self._claims = Claims(self.folder / "open")
+        self._locks = NamedLocks(self.folder / "open")
         self._new_draft: int | None = None
         self._drafting = threading.Lock()
 
@@ -67,7 +67,7 @@ class Library(ConversationStore):
         with suppress(Qwen35Error):
             self._purge()
         super().close()
-        self._claims.close()
+        self._locks.close()
 
     # Finding
 
@@ -119,7 +119,7 @@ class Library(ConversationStore):
                 return (found.fetchone() or ("",))[0]
         with self._drafting, self.reading() as db:
             for number, text in db.execute("SELECT id, text FROM drafts ORDER BY id DESC"):
-                if self._new_draft is None and self._claims.hold(f"draft-{number}", _DRAFT):
+                if self._new_draft is None and self._locks.acquire(f"draft-{number}", DRAFT):
                     self._new_draft = number
                 if self._new_draft == number:
                     return text
@@ -127,7 +127,7 @@ class Library(ConversationStore):
 
     def save_draft(self, conversation: int | None, text: str) -> None:
         """Keep what was typed; "" once it was sent. Cheap; call it as often as you like."""
-        text = storable(text)
+        text = replace_surrogates(text)
         if conversation is not None:
             self.set_columns(conversation, durable=False, draft=text)
             return
@@ -136,9 +136,9 @@ class Library(ConversationStore):
                 self._change_draft(self._new_draft, text)
             elif text:
                 with self.transaction(durable=False) as db:
-                    number = inserted(db, "drafts", {"text": text})
+                    number = insert(db, "drafts", {"text": text})
                     # Before anyone else can see it.
-                    self._claims.hold(f"draft-{number}", _DRAFT)
+                    self._locks.acquire(f"draft-{number}", DRAFT)
                 self._new_draft = number
 
     def _change_draft(self, number: int, text: str) -> None:
@@ -149,7 +149,7 @@ class Library(ConversationStore):
                 db.execute("DELETE FROM drafts WHERE id = ?", (number,))
         if not text:
             self._new_draft = None
-            self._claims.drop(f"draft-{number}", _DRAFT)
+            self._locks.release(f"draft-{number}", DRAFT)
 
     # Windows
 
@@ -158,11 +158,11 @@ class Library(ConversationStore):
 
         It stays claimed until `release` or `close`, or until the process ends, however it does.
         """
-        return self._claims.hold(str(conversation), _OPEN)
+        return self._locks.acquire(str(conversation), OPEN)
 
     def release(self, conversation: int) -> None:
         """Let other windows write to a conversation."""
-        self._claims.drop(str(conversation), _OPEN)
+        self._locks.release(str(conversation), OPEN)
 
     # Deleting
 
@@ -175,19 +175,19 @@ class Library(ConversationStore):
         Raises:
             Qwen35Error: it is open in another window.
         """
-        if not self._claims.hold(str(conversation), _DELETED):
+        if not self._locks.acquire(str(conversation), DELETED):
             raise Qwen35Error(
                 f"conversation {conversation} is open in another window: close it there first"
             )
         try:
             self.set_columns(conversation, deleted=time.time())
         except BaseException:
-            self._claims.drop(str(conversation), _DELETED)
+            self._locks.release(str(conversation), DELETED)
             raise
 
     def undelete(self, conversation: int) -> None:
         """Bring back what `deleted` lists."""
-        if not self._claims.hold(str(conversation), _DELETED):
+        if not self._locks.acquire(str(conversation), DELETED):
             raise Qwen35Error(
                 f"conversation {conversation} was deleted in another window: undo it there"
             )
@@ -195,19 +195,19 @@ class Library(ConversationStore):
             changed = db.execute(
                 "UPDATE conversations SET deleted = NULL WHERE id = ?", (conversation,)
             )
-        self._claims.drop(str(conversation), _DELETED)
+        self._locks.release(str(conversation), DELETED)
         if not changed.rowcount:
-            raise missing(conversation)
+            raise no_such_conversation(conversation)
 
     def deleted(self) -> Sequence[ConversationSummary]:
         """What can be brought back: deleted by this window, or by one that was killed."""
         with self.reading() as db:
             found = all_deleted(db)
-        return [summary for summary in found if self._mine_or_nobodys(summary.id)]
+        return [summary for summary in found if self._is_restorable(summary.id)]
 
-    def _mine_or_nobodys(self, conversation: int) -> bool:
-        free = self._claims.hold(str(conversation), _LOOK)
-        self._claims.drop(str(conversation), _LOOK)
+    def _is_restorable(self, conversation: int) -> bool:
+        free = self._locks.acquire(str(conversation), PROBE)
+        self._locks.release(str(conversation), PROBE)
         return free
 
     def _purge(self) -> None:
@@ -216,8 +216,8 @@ class Library(ConversationStore):
         with self.reading() as db:
             old = db.execute("SELECT id FROM conversations WHERE deleted < ?", (long_ago,))
             for (conversation,) in old:
-                self._claims.hold(str(conversation), _DELETED)
-        if gone := self._claims.held(_DELETED):
+                self._locks.acquire(str(conversation), DELETED)
+        if gone := self._locks.names(DELETED):
             with self.transaction() as db:
                 db.executemany(
                     "DELETE FROM conversations WHERE id = ? AND deleted IS NOT NULL",

@@ -45,7 +45,7 @@ def try_lock(file: Path) -> Lock | None:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(file, descriptor):
+                if _is_same_file(file, descriptor):
                     return Lock(file, descriptor)
             except BlockingIOError:
                 os.close(descriptor)
@@ -58,7 +58,7 @@ def try_lock(file: Path) -> Lock | None:
         raise _cannot_lock(file, error) from None
 
 
-class Claims:
+class NamedLocks:
     """The named locks of one window, whose threads may each hold one for their own reasons.
 
     Args:
@@ -71,7 +71,7 @@ class Claims:
         self._reasons: dict[str, set[str]] = {}
         self._guard = threading.Lock()
 
-    def hold(self, name: str, reason: str) -> bool:
+    def acquire(self, name: str, reason: str) -> bool:
         """Lock a name, or keep it locked, for one reason more; False if another window has it."""
         with self._guard:
             if name not in self._locks:
@@ -86,7 +86,7 @@ class Claims:
             self._reasons.setdefault(name, set()).add(reason)
             return True
 
-    def drop(self, name: str, reason: str) -> None:
+    def release(self, name: str, reason: str) -> None:
         """Take one reason away; with the last one the lock goes."""
         with self._guard:
             reasons = self._reasons.get(name, set())
@@ -94,7 +94,7 @@ class Claims:
             if not reasons and name in self._locks:
                 self._locks.pop(name).release()
 
-    def held(self, reason: str) -> set[str]:
+    def names(self, reason: str) -> set[str]:
         """The names that are locked for a reason."""
         with self._guard:
             return {name for name, reasons in self._reasons.items() if reason in reasons}
@@ -125,7 +125,7 @@ def locked(file: Path, seconds: float) -> Generator[None]:
         lock.release()
 
 
-def _is(file: Path, descriptor: int) -> bool:
+def _is_same_file(file: Path, descriptor: int) -> bool:
     """Whether the open file is still the one that has this name."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from qwen35_mlx.library.conversation import ChatSettings, Message, Usage
-from qwen35_mlx.library.database import Damaged
+from qwen35_mlx.library.database import DamagedError
 
 _USAGE_COLUMNS = (
     "prompt_tokens",
@@ -33,7 +33,7 @@ COLUMNS = (
 )
 
 
-def message_of(row: tuple[Any, ...]) -> Message:
+def message_from_row(row: tuple[Any, ...]) -> Message:
     """A row of `COLUMNS`."""
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     usage = {name: values.pop(name) for name in _USAGE_COLUMNS}
@@ -42,19 +42,19 @@ def message_of(row: tuple[Any, ...]) -> Message:
     return Message(**values)
 
 
-def values_of(message: Message) -> dict[str, Any]:
+def row_from_message(message: Message) -> dict[str, Any]:
     """Column values of a message, without its id."""
     usage = message.usage
     return {
         "parent": message.parent,
         "role": message.role,
-        "content": storable(message.content),
-        "thinking": storable(message.thinking),
-        "tool_calls": as_json(list(message.tool_calls)) if message.tool_calls else "",
+        "content": replace_surrogates(message.content),
+        "thinking": replace_surrogates(message.thinking),
+        "tool_calls": to_json_text(list(message.tool_calls)) if message.tool_calls else "",
         "state": message.state,
         "finish_reason": message.finish_reason,
-        "error": storable(message.error),
-        "model": storable(message.model),
+        "error": replace_surrogates(message.error),
+        "model": replace_surrogates(message.model),
         **{name: None if usage is None else getattr(usage, name) for name in _USAGE_COLUMNS},
         "thinking_seconds": message.thinking_seconds,
         "created": message.created,
@@ -62,31 +62,31 @@ def values_of(message: Message) -> dict[str, Any]:
 
 
 def settings_json(settings: ChatSettings) -> str:
-    return as_json({**asdict(settings), "sampling": dict(settings.sampling)})
+    return to_json_text({**asdict(settings), "sampling": dict(settings.sampling)})
 
 
-def settings_of(text: str) -> ChatSettings:
+def settings_from_json(text: str) -> ChatSettings:
     try:
         return ChatSettings(**_read_json(text, dict))
     except TypeError as error:
-        raise Damaged(f"settings: {error}") from None
+        raise DamagedError(f"settings: {error}") from None
 
 
 def _read_json(text: str, kind: type) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise Damaged(f"{error}") from None
+        raise DamagedError(f"{error}") from None
     if not isinstance(value, kind):
-        raise Damaged(f"{text[:20]!r} is no {kind.__name__}")
+        raise DamagedError(f"{text[:20]!r} is no {kind.__name__}")
     return value
 
 
-def as_json(value: Any) -> str:
-    return storable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+def to_json_text(value: Any) -> str:
+    return replace_surrogates(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
-def storable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Text that UTF-8 can hold: half a surrogate pair, from a broken paste, becomes U+FFFD."""
     if re.search("[\ud800-\udfff]", text) is None:
         return text

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qwen35_mlx.library.conversation import Role
 
 # The index knows runs of this length; what is shorter is looked for in the text itself.
-INDEXED = 3
+TRIGRAM = 3
 # Nobody types more; a pasted page would only be slow.
 LONGEST_QUERY = 400
 _FOUND = (
@@ -73,19 +73,19 @@ def parse(text: str) -> Query:
     text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:LONGEST_QUERY])
     found = [phrase or word for phrase, word in re.findall(r'"([^"]*)"?|(\S+)', text)]
     terms = tuple(dict.fromkeys(term for term in found if term.strip()))
-    quoted = ['"' + term.replace('"', '""') + '"' for term in terms if len(term) >= INDEXED]
-    short = tuple(_spellings(term) for term in terms if len(term) < INDEXED)
+    quoted = ['"' + term.replace('"', '""') + '"' for term in terms if len(term) >= TRIGRAM]
+    short = tuple(_case_variants(term) for term in terms if len(term) < TRIGRAM)
     return Query(terms, " AND ".join(quoted), short)
 
 
-def _spellings(term: str) -> tuple[str, ...]:
+def _case_variants(term: str) -> tuple[str, ...]:
     cases = [dict.fromkeys((char, char.lower(), char.upper())) for char in term]
     return tuple("".join(chars) for chars in product(*cases))
 
 
 def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     """Titles, then messages on any path, that have all the terms; the newest first."""
-    hits = _titles(db, query)[:limit]
+    hits = _title_hits(db, query)[:limit]
     conditions, values = ["c.deleted IS NULL"], list[Any]()
     if query.match:
         # The index gives its rows newest first, too, so the first few are found at once.
@@ -114,7 +114,7 @@ def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     return hits
 
 
-def _titles(db: sqlite3.Connection, query: Query) -> list[Hit]:
+def _title_hits(db: sqlite3.Connection, query: Query) -> list[Hit]:
     wanted = [term.casefold() for term in query.terms]
     rows = db.execute(
         "SELECT id, title, updated FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"

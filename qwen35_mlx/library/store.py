@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.database import connect, prepare, told
+from qwen35_mlx.library.database import connect, prepare, translate_errors
 
 
 class Database:
@@ -24,15 +24,15 @@ class Database:
     def __init__(self, file: Path):
         self.file = file
         prepare(file)
-        self._here = threading.local()
+        self._local = threading.local()
         self._connections: set[sqlite3.Connection] = set()
         self._opening = threading.Lock()
-        self._closed = False
+        self._with_closed_fence = False
 
     def close(self) -> None:
         """No other thread may be in a call, and no call may follow."""
         with self._opening:
-            self._closed = True
+            self._with_closed_fence = True
             while self._connections:
                 self._connections.pop().close()
 
@@ -46,7 +46,7 @@ class Database:
         Args:
             durable: whether the disk has it at the end, and not the operating system only.
         """
-        with told(self.file):
+        with translate_errors(self.file):
             db = self._connection()
             if db.in_transaction:
                 yield db
@@ -57,13 +57,13 @@ class Database:
                 yield db
                 db.execute("COMMIT")
             except BaseException:
-                self._take_back(db)
+                self._roll_back(db)
                 raise
 
     @contextmanager
     def reading(self) -> Generator[sqlite3.Connection]:
         """Several reads that see the same moment."""
-        with told(self.file):
+        with translate_errors(self.file):
             db = self._connection()
             if db.in_transaction:
                 yield db
@@ -72,25 +72,25 @@ class Database:
             try:
                 yield db
             finally:
-                self._take_back(db)
+                self._roll_back(db)
 
     def _connection(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._here, "db", None)
-        if self._closed or db is None:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if self._with_closed_fence or db is None:
             with self._opening:
-                if self._closed:
+                if self._with_closed_fence:
                     raise Qwen35Error(f"{self.file} was closed: open it again")
-                db = self._here.db = connect(self.file)
+                db = self._local.db = connect(self.file)
                 self._connections.add(db)
         return db
 
-    def _take_back(self, db: sqlite3.Connection) -> None:
+    def _roll_back(self, db: sqlite3.Connection) -> None:
         """Roll back. SQLite may have done so itself, on a full disk, say."""
         with suppress(sqlite3.Error):
             if db.in_transaction:
                 db.execute("ROLLBACK")
         if db.in_transaction:
             # Or the next change would be taken for a part of this transaction.
-            self._here.db = None
+            self._local.db = None
             self._connections.discard(db)
             db.close()

@@ -1,28 +1,16 @@
-"""A conversation's tree of messages, in memory and, for a durable one, in a library too."""
+"""One conversation's tree of messages: in memory, and in a library if there is one."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
-from qwen35_mlx.library.conversation import (
-    ChatSettings,
-    Conversation,
-    FinishReason,
-    Message,
-    Role,
-    State,
-    Usage,
-    title_from,
-)
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, title_from
 from qwen35_mlx.library.library import Library
 
 
 class Transcript:
-    """What was said, and which path through it is selected.
-
-    Every change reaches the library before it shows here. Errors are the library's.
+    """The messages of one conversation and the selected path. Errors are the library's.
 
     Args:
         library: None for a conversation that ends with the process.
@@ -31,7 +19,7 @@ class Transcript:
         settings: of a new conversation; a stored one has its own.
 
     Attributes:
-        tree: the conversation now; its id is 0 as long as it is in no library.
+        tree: the conversation now; its id is 0 while it is in no library.
     """
 
     def __init__(
@@ -45,66 +33,53 @@ class Transcript:
 
     @property
     def id(self) -> int | None:
-        """Of the conversation in the library; None if it is not there."""
+        """The conversation's id in the library; None if it is not stored."""
         return self.tree.id or None
 
     @property
     def durable(self) -> bool:
+        """Whether there is a library."""
         return self._library is not None
 
-    def add(
-        self,
-        parent: int | None,
-        role: Role,
-        content: str,
-        *,
-        thinking: str = "",
-        tool_calls: Sequence[Mapping[str, Any]] = (),
-        state: State = "complete",
-        model: str = "",
-    ) -> Message:
-        """Add a message after `parent` and select it."""
+    def add(self, message: Message) -> Message:
+        """Add a message after its parent and select it.
+
+        Returns:
+            the message with its id and time.
+        """
         library = self._library
         if library is not None:
             self._store(library)
-            new = library.add_message(
-                self.tree.id,
-                parent,
-                role,
-                content,
-                thinking=thinking,
-                tool_calls=tool_calls,
-                state=state,
-                model=model,
-            )
+            new = library.add_message(self.tree.id, message)
         else:
-            new = Message(
-                id=max((m.id for m in self.tree.messages), default=0) + 1,
-                parent=parent,
-                role=role,
-                content=content,
-                thinking=thinking,
-                tool_calls=tuple(tool_calls),
-                state=state,
-                model=model,
-                created=time.time(),
-            )
+            last = max((m.id for m in self.tree.messages), default=0)
+            new = replace(message, id=last + 1, created=time.time())
         self.tree = self.tree.with_message(new)
-        if role == "user" and not self.tree.title:
-            self.tree = replace(self.tree, title=title_from(content))
+        if new.role == "user" and not self.tree.title:
+            self.tree = replace(self.tree, title=title_from(new.content))
         return new
 
     def _store(self, library: Library) -> None:
-        """Give a new conversation its place, held against other windows."""
+        """Create a new conversation in the library, claimed for this window."""
         if not self.tree.id:
             with library.transaction():
                 new = library.create(settings=self.tree.settings)
                 library.claim(new)  # before another window can see it
             self.tree = replace(self.tree, id=new)
 
+    def save(self, message: Message, *, durable: bool = True) -> None:
+        """Replace the message of this id, in memory even if the library fails.
+
+        Args:
+            durable: see `Library.save`.
+        """
+        self.tree = self.tree.with_message(message)
+        if self._library is not None:
+            self._library.save(message, durable=durable)
+
     @contextmanager
     def all_or_nothing(self) -> Generator[None]:
-        """Several changes as one: after an error all is as before."""
+        """Several changes as one; an error undoes all of them."""
         before = self.tree
         try:
             if self._library is None:
@@ -114,97 +89,47 @@ class Transcript:
                     yield
         except BaseException:
             if self._library is not None and self.tree.id and not before.id:
-                self._library.release(self.tree.id)  # of a conversation that is not there
+                self._library.release(self.tree.id)  # it was rolled back
             self.tree = before
             raise
 
     def add_all(self, messages: Sequence[Message]) -> None:
-        """A path of its own, from a first message on; all of it or nothing."""
+        """Add a path that begins with a first message: all of it or nothing."""
         with self.all_or_nothing():
-            self._add_all(messages)
-
-    def _add_all(self, messages: Sequence[Message]) -> None:
-        parent: int | None = None
-        for message in messages:
-            parent = self.add(
-                parent,
-                message.role,
-                message.content,
-                thinking=message.thinking,
-                tool_calls=message.tool_calls,
-                state=message.state,
-                model=message.model,
-            ).id
-
-    def update(
-        self, reply: int, message: Mapping[str, Any], thinking_seconds: float | None
-    ) -> None:
-        """Keep how far a reply has come, of which `message` is the whole, for templates."""
-        self._replace(reply, message, state="partial", thinking_seconds=thinking_seconds)
-        if self._library is not None:
-            self._library.update_reply(reply, *_said(message), thinking_seconds)
-
-    def finish(
-        self,
-        reply: int,
-        message: Mapping[str, Any],
-        *,
-        state: State,
-        finish_reason: FinishReason | None,
-        error: str,
-        usage: Usage | None,
-        thinking_seconds: float | None,
-    ) -> None:
-        """Keep a reply as it is at its end."""
-        ended: dict[str, Any] = {
-            "state": state,
-            "finish_reason": finish_reason,
-            "error": error,
-            "usage": usage,
-            "thinking_seconds": thinking_seconds,
-        }
-        self._replace(reply, message, **ended)
-        if self._library is not None:
-            self._library.finish_reply(reply, *_said(message), **ended)
-
-    def _replace(self, reply: int, message: Mapping[str, Any], **changes: Any) -> None:
-        content, thinking, calls = _said(message)
-        changed = replace(
-            self.tree.message(reply),
-            content=content,
-            thinking=thinking,
-            tool_calls=tuple(calls),
-            **changes,
-        )
-        self.tree = self.tree.with_message(changed)
+            parent: int | None = None
+            for message in messages:
+                # What a turn cost stays with the message that it belongs to.
+                copy = Message(
+                    id=0,
+                    parent=parent,
+                    role=message.role,
+                    content=message.content,
+                    thinking=message.thinking,
+                    tool_calls=message.tool_calls,
+                    state=message.state,
+                    model=message.model,
+                )
+                parent = self.add(copy).id
 
     def select(self, leaf: int | None) -> None:
-        """Make the path to `leaf` the selected one."""
+        """Select the path to `leaf`."""
         if self._library is not None and self.tree.id:
             self._library.select(self.tree.id, leaf)
         self.tree = self.tree.with_leaf(leaf)
 
     def configure(self, settings: ChatSettings) -> None:
-        """Change how the next turns are answered."""
+        """Change the settings of the next turns."""
         if self._library is not None and self.tree.id:
             self._library.configure(self.tree.id, settings)
         self.tree = replace(self.tree, settings=settings)
 
     def use_model(self, model: str) -> None:
-        """Keep which model replies."""
+        """Record which model replies."""
         if self._library is not None and self.tree.id and self.tree.model != model:
             self._library.use_model(self.tree.id, model)
         self.tree = replace(self.tree, model=model)
 
     def close(self) -> None:
-        """Let other windows write to it."""
+        """Let other windows write to the conversation."""
         if self._library is not None and self.tree.id:
             self._library.release(self.tree.id)
-
-
-def _said(message: Mapping[str, Any]) -> tuple[str, str, Sequence[Mapping[str, Any]]]:
-    return (
-        message["content"],
-        message.get("reasoning_content", ""),
-        message.get("tool_calls", ()),
-    )

@@ -6,7 +6,7 @@ from typing import Any
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.library.rows import storable
+from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
@@ -298,7 +298,9 @@ class Chat:
         self._check_writable()
         settings = self.settings
         # The text as the library stores it, so that the tokens are the same after a restart.
-        added = [{**message, "content": storable(message["content"])} for message in added]
+        added = [
+            {**message, "content": replace_surrogates(message["content"])} for message in added
+        ]
         before = (
             self._system_messages() if parent is None else self.conversation.for_template(parent)
         )

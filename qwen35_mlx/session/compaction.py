@@ -97,4 +97,4 @@ def compacted_path(
         system = path[0].content.partition(HEADING)[0].strip() or None
     parts = [part for part in (system, f"{HEADING}\n{summary}") if part]
     first = Message(0, None, "system", "\n\n".join(parts))
-    return [first, *(message for message in path[cut:] if not message.unsaid)]
+    return [first, *(message for message in path[cut:] if not message.abandoned)]

@@ -109,7 +109,7 @@ class EngineThread:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._submitted = 0  # requests are numbered from 1
         self._cancelled = 0  # requests up to this number are cancelled
-        self._closed = False
+        self._with_closed_fence = False
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         # Used by the engine's thread only:
         self._request_number = 0  # of the running request
@@ -138,7 +138,7 @@ class EngineThread:
         return events
 
     def close(self) -> None:
-        self._closed = True
+        self._with_closed_fence = True
         self.cancel()
         self._requests.put(None)
         if self._thread.is_alive():
@@ -147,7 +147,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            while (entry := self._next()) is not None and not self._closed:
+            while (entry := self._next()) is not None and not self._with_closed_fence:
                 self._request_number, request = entry
                 self._handle(request)
         finally:

@@ -1,11 +1,12 @@
-"""One turn of a conversation: the question and the reply recorded, the states kept."""
+"""Records one turn of a conversation: the question, the reply as it grows, and snapshots."""
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Role, State
+from qwen35_mlx.library.conversation import Message, MessageState, Role
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.model.cache import Snapshot
 from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS, MIN_SHARED_TOKENS, SnapshotCache
@@ -20,66 +21,66 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.turn import Turn
 
-# A partial reply is saved so often.
+# Between two saves of a partial reply.
 SAVE_SECONDS = 0.5
 
 
 class TurnRecorder:
-    """A reply as it is written into a conversation.
+    """Runs a turn and records it in a transcript and in the prompt cache.
 
     Args:
-        turn: not begun yet.
-        messages: that the turn replies to.
-        lines: takes lines for the user.
+        turn: not started yet.
+        messages: the rendered conversation that the turn replies to.
+        notices: receives lines for the user.
     """
 
     def __init__(
         self,
         turn: Turn,
         messages: Sequence[Mapping[str, Any]],
-        record: Transcript,
-        kept: SnapshotCache,
-        prompts: PromptAnchors,
-        lines: list[str],
+        transcript: Transcript,
+        snapshots: SnapshotCache,
+        anchors: PromptAnchors,
+        notices: list[str],
     ):
         self._turn = turn
         self._messages = messages
-        self._record = record
-        self._kept = kept
-        self._prompts = prompts
-        self._lines = lines
+        self._transcript = transcript
+        self._snapshots = snapshots
+        self._anchors = anchors
+        self._notices = notices
         self._clock = _ThinkingClock()
-        self._before_call: Snapshot | None = None
+        self._before_tool_call: Snapshot | None = None
 
     def run(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
     ) -> Generator[TurnEvent, None, Done]:
-        """The turn's events but for the last, which it returns.
+        """Yield the turn's events but the last, which is returned.
 
         Args:
             parent: the message that the new ones follow; None at the start.
             added: messages that are not in the conversation yet.
             model: its name.
         """
-        record, turn, clock = self._record, self._turn, self._clock
-        before, title = record.tree.leaf, record.tree.title
+        transcript, turn = self._transcript, self._turn
+        before, title = transcript.tree.leaf, transcript.tree.title
         parent, reply = self._begin(parent, added, model)
-        state: State = "cancelled"
+        state: MessageState = "cancelled"
         error, done = "", None
         try:
-            if record.durable:
-                yield TurnStarted(record.tree.id, parent, reply)
-                if record.tree.title != title:
-                    yield Titled(record.tree.id, record.tree.title)
-            self._prepare()
+            if transcript.durable:
+                yield TurnStarted(transcript.tree.id, parent, reply)
+                if transcript.tree.title != title:
+                    yield Titled(transcript.tree.id, transcript.tree.title)
+            self._restore()
             saved = time.monotonic()
             for event in turn.run():
-                clock.take(event)
+                self._clock.observe(event)
                 if isinstance(event, Done):
                     done = event
                     break
                 if turn.reply_ids and time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(reply)
+                    self._save_partial(reply)
                     saved = time.monotonic()
                 yield event
             state = "complete"
@@ -87,104 +88,121 @@ class TurnRecorder:
             state, error = "failed", " ".join(str(failure).split())
             raise
         finally:
-            self._end(reply, state, error, done)
-            if record.tree.message(reply).unsaid:
-                self._take_back(before)
+            self._finish(reply, state, error, done)
+            if transcript.tree.message(reply).abandoned:
+                self._select(before)
         assert done is not None
         return done
 
     def _begin(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
     ) -> tuple[int, int]:
-        """Record the question and an empty reply, or nothing at all; their ids."""
-        record = self._record
-        with record.all_or_nothing():
+        """Record the question and an empty reply, or nothing at all.
+
+        Returns:
+            the ids of the last question and of the reply.
+        """
+        transcript = self._transcript
+        with transcript.all_or_nothing():
             for message in added:
-                parent = record.add(parent, cast(Role, message["role"]), message["content"]).id
+                role = cast(Role, message["role"])
+                parent = transcript.add(Message(0, parent, role, message["content"])).id
             assert parent is not None
-            record.use_model(model)
-            reply = record.add(parent, "assistant", "", state="partial", model=model).id
+            transcript.use_model(model)
+            empty = Message(0, parent, "assistant", "", state="partial", model=model)
+            reply = transcript.add(empty).id
         return parent, reply
 
-    def _prepare(self) -> None:
-        """Go on from what is known, and say where to keep states."""
-        turn, prompts = self._turn, self._prompts
+    def _restore(self) -> None:
+        """Restore the longest cached prefix, and plan where the turn takes snapshots."""
+        turn, anchors = self._turn, self._anchors
         prompt = turn.prompt
-        self._kept.restore(prompt, turn.cache)
-        # The last token is not read but decoded from.
-        anchor = min(prompts.anchor(self._messages, prompt), len(prompt) - 1)
-        stops = {*range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS), anchor}
-        shared = prompts.system_anchor(self._messages, prompt)
+        self._snapshots.restore(prompt, turn.cache)
+        # The last prompt token is not prefilled: decoding begins with it.
+        last = len(prompt) - 1
+        kept = {*range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS)}
+        kept.add(min(anchors.anchor(self._messages, prompt), last))
+        shared = anchors.system_anchor(self._messages, prompt)
         if shared >= MIN_SHARED_TOKENS:
-            stops.add(shared)
-        call = min(prompts.tool_call_anchor(self._messages, prompt), len(prompt) - 1)
-        turn.snapshot_at = sorted({*stops, call})
+            kept.add(shared)
+        tool_call = min(anchors.tool_call_anchor(self._messages, prompt), last)
+        turn.snapshot_at = sorted({*kept, tool_call})
 
-        def at_stop() -> None:
+        def take_snapshot() -> None:
             position = turn.cache.offset
-            if position == call:
-                self._before_call = turn.cache.snapshot()
-            if position in stops:
-                self._kept.add(prompt[:position], turn.cache.snapshot())
+            if position == tool_call:
+                self._before_tool_call = turn.cache.snapshot()
+            if position in kept:
+                self._snapshots.add(prompt[:position], turn.cache.snapshot())
             if position % CHECKPOINT_TOKENS == 0:
-                self._kept.write()
+                self._snapshots.write()
 
-        turn.take_snapshot = at_stop
+        turn.take_snapshot = take_snapshot
 
-    def _save(self, reply: int) -> None:
-        """The partial reply; a full disk does not end it."""
+    def _message(self, reply: int) -> Message:
+        """The reply as far as it is written."""
+        content = self._turn.content
+        return replace(
+            self._transcript.tree.message(reply),
+            content=content.text,
+            thinking=content.thinking,
+            tool_calls=tuple(call.for_template() for call in content.tool_calls),
+            thinking_seconds=self._clock.seconds,
+        )
+
+    def _save_partial(self, reply: int) -> None:
+        """Save the partial reply. The turn goes on if the disk is full."""
         try:
-            self._record.update(reply, self._turn.content.for_template(), self._clock.seconds)
+            self._transcript.save(self._message(reply), durable=False)
         except Qwen35Error as error:
-            if (line := f"the reply is not saved yet: {error}") not in self._lines:
-                self._lines.append(line)
+            if (line := f"the reply is not saved yet: {error}") not in self._notices:
+                self._notices.append(line)
 
-    def _take_back(self, before: int | None) -> None:
-        """Nothing was said: go on from where the path ended before."""
+    def _select(self, before: int | None) -> None:
+        """Select the path of before the turn, which added nothing."""
         try:
-            self._record.select(before)
+            self._transcript.select(before)
         except Qwen35Error as failure:
-            self._lines.append(f"the message could not be taken back: {failure}")
+            self._notices.append(f"the message could not be taken back: {failure}")
 
-    def _end(self, reply: int, state: State, error: str, done: Done | None) -> None:
-        turn = self._turn
-        said = turn.content.for_template() if done is None else done.message
+    def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
+        """Save the reply as it ended, and the snapshots of the turn."""
+        message = replace(
+            self._message(reply),
+            state=state,
+            finish_reason=done.finish_reason if done else None,
+            error=error,
+            usage=done.usage if done else None,
+        )
         try:
-            self._record.finish(
-                reply,
-                said,
-                state=state,
-                finish_reason=done.finish_reason if done else None,
-                error=error,
-                usage=done.usage if done else None,
-                thinking_seconds=self._clock.seconds,
-            )
+            self._transcript.save(message)
         except Qwen35Error as failure:
-            self._lines.append(f"the reply could not be saved: {failure}")
-        if state != "failed" and turn.reply_ids:
-            self._keep_end(said)
-        self._kept.write()
+            self._notices.append(f"the reply could not be saved: {failure}")
+        if state != "failed" and self._turn.reply_ids:
+            self._snapshot_end(message)
+        self._snapshots.write()
 
-    def _keep_end(self, said: Mapping[str, Any]) -> None:
-        """Where the next prompt may go on: after this reply, or at least before it."""
-        turn, before = self._turn, self._before_call
+    def _snapshot_end(self, reply: Message) -> None:
+        """Snapshot where the next prompt continues: after the reply, or before its tool call."""
+        turn, before = self._turn, self._before_tool_call
         ids = [*turn.prompt, *turn.reply_ids]
-        if turn.cache.offset == len(ids) and self._prompts.continues([*self._messages, said], ids):
-            self._kept.add(ids, turn.cache.snapshot())
-        elif before is not None and said.get("tool_calls"):
-            # A call that templates do not write as the model did.
-            self._kept.add(turn.prompt[: before.offset], before)
+        messages = [*self._messages, reply.for_template()]
+        if turn.cache.offset == len(ids) and self._anchors.continues(messages, ids):
+            self._snapshots.add(ids, turn.cache.snapshot())
+        elif before is not None and reply.tool_calls:
+            # Templates may write a call otherwise than the model did.
+            self._snapshots.add(turn.prompt[: before.offset], before)
 
 
 class _ThinkingClock:
-    """Seconds from the first piece of thinking to what follows it."""
+    """Measures the seconds from the first piece of thinking to the answer."""
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self._began: float | None = None
         self._over = False
 
-    def take(self, event: TurnEvent) -> None:
+    def observe(self, event: TurnEvent) -> None:
         if isinstance(event, Thinking) and self._began is None:
             self._began = time.monotonic()
         if self._began is not None and not self._over:

@@ -17,6 +17,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import Configure, Unload
 from tests.app.drive import chat, reply
+from tests.library.messages import add_message
 
 
 async def test_the_model_is_loaded_once_the_screen_is_there(home: Path) -> None:
@@ -264,6 +265,6 @@ async def test_an_answer_to_a_request_is_shown_whatever_drawing_has_cost(home, m
     monkeypatch.setattr(Pace, "due", lambda _: False)
     async with chat(home) as at:
         number = at.library.create(title="Old")
-        at.library.add_message(number, None, "user", "an old question")
+        add_message(at.library, number, None, "user", "an old question")
         at.app.chat.open_conversation(number)
         await at.until(lambda: "an old question" in at.text)

@@ -21,6 +21,7 @@ from qwen35_mlx.session.events import (
 from qwen35_mlx.session.requests import UseModel
 from tests.app.drive import reply
 from tests.app.linear_drive import FIGURES, STARTED, Session, ctrl_c
+from tests.library.messages import add_message, begin_reply, update_reply
 
 BOXES = re.compile("[\u2500-\u257f\u2580-\u259f\u2800-\u28ff]")
 
@@ -178,9 +179,9 @@ def test_the_end_of_the_input_amid_a_message_keeps_it_as_a_draft(home: Path) -> 
 def test_a_conversation_goes_on_with_its_draft_and_its_cut_off_reply(home: Path) -> None:
     first = Session(home)
     conversation = first.library.create(model="demo")
-    user = first.library.add_message(conversation, None, "user", "one")
-    first.library.update_reply(
-        first.library.begin_reply(conversation, user.id, "demo").id, "half of it"
+    user = add_message(first.library, conversation, None, "user", "one")
+    update_reply(
+        first.library, begin_reply(first.library, conversation, user.id, "demo").id, "half of it"
     )
     first.library.save_draft(conversation, "and then")
     first.library.close()

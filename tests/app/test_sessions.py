@@ -4,6 +4,7 @@ from pathlib import Path
 
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select
 from tests.app.drive import chat, reply
+from tests.library.messages import add_message, begin_reply, update_reply
 
 
 async def test_ctrl_n_begins_a_new_conversation_and_ctrl_s_finds_the_old_one(home: Path) -> None:
@@ -296,9 +297,9 @@ async def test_compact_asks_the_engine_and_shows_its_answer(home: Path) -> None:
 async def test_a_conversation_is_opened_at_the_start_and_a_cut_off_reply_is_marked(home) -> None:
     async with chat(home) as at:
         await at.turn("one", "an answer")
-        user = at.library.add_message(1, 2, "user", "two")
-        cut = at.library.begin_reply(1, user.id, "demo")
-        at.library.update_reply(cut.id, "half of it")
+        user = add_message(at.library, 1, 2, "user", "two")
+        cut = begin_reply(at.library, 1, user.id, "demo")
+        update_reply(at.library, cut.id, "half of it")
         at.library.close()
     async with chat(home, conversation=1) as at:
         assert Open(1) in at.engine.calls

@@ -12,6 +12,7 @@ from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.library.exporting import to_json
 from qwen35_mlx.library.library import Library
 from tests.app.test_imports import HEAVY, loaded_after
+from tests.library.messages import add_message, begin_reply, finish_reply
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,10 @@ def two(folder: Path) -> Path:
     with Library(folder) as library:
         for text in ("Tea for two", "Tea\x1b[31m for one"):
             conversation = library.create(model="demo")
-            question = library.add_message(conversation, None, "user", text)
-            reply = library.begin_reply(conversation, question.id, "demo")
+            question = add_message(library, conversation, None, "user", text)
+            reply = begin_reply(library, conversation, question.id, "demo")
             usage = Usage(1200, 0, 34, 0.1, 0.1, 0)
-            library.finish_reply(reply.id, "Gern — 😀", usage=usage)
+            finish_reply(library, reply.id, "Gern — 😀", usage=usage)
     return folder
 
 

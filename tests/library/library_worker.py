@@ -13,8 +13,9 @@ from collections.abc import Generator
 from contextlib import nullcontext
 
 from qwen35_mlx.library import database
-from qwen35_mlx.library.conversation import Message, State, Usage
+from qwen35_mlx.library.conversation import Message, MessageState, Usage
 from qwen35_mlx.library.library import Library
+from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 FIGURES = Usage(12, 3, 45, 0.25, 1.5, 10**9)
 WORDS = ["the", "quick", "brown", "fox", "Grüße", "你好", "世界", "😀", "naïve", "café", "\n"]
@@ -40,18 +41,18 @@ def one_turn(library: Library, random: random.Random, conversation: int | None) 
         else:
             tree = library.conversation(conversation)
             parent = random.choice([None, *(message.id for message in tree.messages)])
-        question = library.add_message(conversation, parent, "user", text(random, 30))
-        reply = library.begin_reply(conversation, question.id, "demo")
+        question = add_message(library, conversation, parent, "user", text(random, 30))
+        reply = begin_reply(library, conversation, question.id, "demo")
     say("message", conversation=conversation, id=question.id, content=question.content)
     say("begun", conversation=conversation, id=reply.id)
     content = ""
     for _ in range(random.randrange(12)):
         content += text(random, 40)
-        library.update_reply(reply.id, content, "Hm.", thinking_seconds=0.5)
+        update_reply(library, reply.id, content, "Hm.", thinking_seconds=0.5)
         say("update", conversation=conversation, id=reply.id, content=content)
-    states: list[State] = ["complete", "complete", "cancelled", "failed"]
+    states: list[MessageState] = ["complete", "complete", "cancelled", "failed"]
     state = random.choice(states)
-    library.finish_reply(reply.id, content, "Hm.", state=state, usage=FIGURES)
+    finish_reply(library, reply.id, content, "Hm.", state=state, usage=FIGURES)
     say("message", conversation=conversation, id=reply.id, content=content)
     return conversation
 

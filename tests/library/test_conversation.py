@@ -98,12 +98,12 @@ def test_a_template_gets_what_the_reply_parser_made() -> None:
 
 def test_the_system_prompt_comes_first() -> None:
     system = {"role": "system", "content": "Be brief."}
-    told = replace(TREE, settings=ChatSettings(system="Be brief."))
-    assert told.for_template(1) == [system, {"role": "user", "content": "a"}]
+    instructed = replace(TREE, settings=ChatSettings(system="Be brief."))
+    assert instructed.for_template(1) == [system, {"role": "user", "content": "a"}]
     assert TREE.for_template(1) == [{"role": "user", "content": "a"}]
-    assert told.with_leaf(None).for_template() == [system]
+    assert instructed.with_leaf(None).for_template() == [system]
     own = replace(
-        told,
+        instructed,
         messages=(Message(1, None, "system", "Mine."), Message(2, 1, "user", "a")),
         leaf=2,
     )

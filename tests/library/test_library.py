@@ -11,8 +11,9 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import library as library_module
-from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, State, Usage
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, MessageState, Usage
 from qwen35_mlx.library.library import Library
+from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 FIGURES = Usage(100, 40, 20, 0.5, 1.25, 1 << 30)
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, "ü", None]}}}
@@ -27,7 +28,7 @@ def library(tmp_path: Path) -> Generator[Library]:
 def asked(library: Library, text: str = "What is up?", **options) -> tuple[int, int]:
     """A conversation with one question; the ids of both."""
     conversation = library.create(**options)
-    return conversation, library.add_message(conversation, None, "user", text).id
+    return conversation, add_message(library, conversation, None, "user", text).id
 
 
 def ids(library: Library) -> list[int]:
@@ -40,12 +41,13 @@ def ids(library: Library) -> list[int]:
 def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
     settings = ChatSettings("Be brief.", False, 10, 3, {"temperature": 0.5, "top_k": None})
     conversation, question = asked(library, model="m", settings=settings)
-    reply = library.begin_reply(conversation, question, "m").id
-    library.update_reply(reply, "Not", "Hm", thinking_seconds=0.5)
+    reply = begin_reply(library, conversation, question, "m").id
+    update_reply(library, reply, "Not", "Hm", thinking_seconds=0.5)
     partial = library.message(reply)
     assert (partial.state, partial.content, partial.thinking) == ("partial", "Not", "Hm")
     assert partial.thinking_seconds == 0.5
-    library.finish_reply(
+    finish_reply(
+        library,
         reply,
         "Not much.",
         "Hm.",
@@ -69,10 +71,10 @@ def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
 
 def test_a_reply_that_failed_or_was_stopped(library: Library) -> None:
     conversation, question = asked(library)
-    ends: list[tuple[State, str]] = [("failed", "no memory"), ("cancelled", "")]
+    ends: list[tuple[MessageState, str]] = [("failed", "no memory"), ("cancelled", "")]
     for state, error in ends:
-        reply = library.begin_reply(conversation, question, "m").id
-        library.finish_reply(reply, "As far as", state=state, error=error)
+        reply = begin_reply(library, conversation, question, "m").id
+        finish_reply(library, reply, "As far as", state=state, error=error)
         read = library.message(reply)
         assert (read.state, read.error, read.content) == (state, error, "As far as")
         assert (read.finish_reason, read.usage) == (None, None)
@@ -80,8 +82,8 @@ def test_a_reply_that_failed_or_was_stopped(library: Library) -> None:
 
 def test_a_message_is_returned_as_it_is_stored(library: Library) -> None:
     conversation = library.create()
-    tool = library.add_message(
-        conversation, None, "assistant", "x", thinking="y", tool_calls=[CALL], model="m"
+    tool = add_message(
+        library, conversation, None, "assistant", "x", thinking="y", tool_calls=(CALL,), model="m"
     )
     assert library.message(tool.id) == tool
     assert library.conversation(conversation).messages == (tool,)
@@ -89,9 +91,9 @@ def test_a_message_is_returned_as_it_is_stored(library: Library) -> None:
 
 def test_other_versions_keep_the_old_path(library: Library) -> None:
     conversation, question = asked(library)
-    first = library.begin_reply(conversation, question, "m").id
-    retry = library.begin_reply(conversation, question, "m").id
-    edit = library.add_message(conversation, None, "user", "Or so?").id
+    first = begin_reply(library, conversation, question, "m").id
+    retry = begin_reply(library, conversation, question, "m").id
+    edit = add_message(library, conversation, None, "user", "Or so?").id
     tree = library.conversation(conversation)
     assert tree.leaf == edit
     assert tree.siblings(first) == (first, retry)
@@ -113,13 +115,13 @@ def test_what_is_not_there_is_named_and_changes_nothing(library: Library) -> Non
     other, elsewhere = asked(library, "other")
     before = library.conversation(conversation)
     calls: list[tuple[Callable[[], object], str]] = [
-        (lambda: library.add_message(99, None, "user", "x"), "conversation 99"),
-        (lambda: library.add_message(conversation, 99, "user", "x"), "no message 99"),
-        (lambda: library.add_message(conversation, elsewhere, "user", "x"), "no message"),
+        (lambda: add_message(library, 99, None, "user", "x"), "conversation 99"),
+        (lambda: add_message(library, conversation, 99, "user", "x"), "no message 99"),
+        (lambda: add_message(library, conversation, elsewhere, "user", "x"), "no message"),
         (lambda: library.select(conversation, elsewhere), "no message"),
         (lambda: library.select(99, question), "conversation 99"),
-        (lambda: library.update_reply(99, "x"), "message 99"),
-        (lambda: library.finish_reply(99, "x"), "message 99"),
+        (lambda: update_reply(library, 99, "x"), "message 99"),
+        (lambda: finish_reply(library, 99, "x"), "message 99"),
         (lambda: library.message(99), "message 99"),
         (lambda: library.position(99), "message 99"),
         (lambda: library.conversation(99), "conversation 99"),
@@ -142,9 +144,9 @@ def test_what_is_not_there_is_named_and_changes_nothing(library: Library) -> Non
 def test_text_that_is_no_unicode_is_stored_all_the_same(library: Library) -> None:
     conversation, question = asked(library, "broken \ud83d paste \ud83d\ude00 \x00 end")
     assert library.message(question).content == "broken \ufffd paste 😀 \x00 end"
-    reply = library.begin_reply(conversation, question, "m").id
+    reply = begin_reply(library, conversation, question, "m").id
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "\udc00"}}}
-    library.finish_reply(reply, "\udc00", "\udc00", [call], state="failed", error="\udc00")
+    finish_reply(library, reply, "\udc00", "\udc00", [call], state="failed", error="\udc00")
     library.rename(conversation, "\udc00")
     library.save_draft(conversation, "\udc00")
     library.save_draft(None, "\udc00")
@@ -157,7 +159,7 @@ def test_several_changes_are_one(library: Library) -> None:
     def fail() -> None:
         with library.transaction():
             conversation, question = asked(library)
-            library.begin_reply(conversation, question, "m")
+            begin_reply(library, conversation, question, "m")
             assert library.count() == 1
             raise KeyboardInterrupt
 
@@ -189,11 +191,11 @@ def test_an_added_conversation_is_whole_or_not_there(library: Library) -> None:
 
 def test_the_first_question_makes_the_title(library: Library) -> None:
     conversation = library.create()
-    system = library.add_message(conversation, None, "system", "Be brief.").id
+    system = add_message(library, conversation, None, "system", "Be brief.").id
     assert library.conversation(conversation).title == ""
-    question = library.add_message(conversation, system, "user", "  What is\tup?\nMore").id
+    question = add_message(library, conversation, system, "user", "  What is\tup?\nMore").id
     assert library.conversation(conversation).title == "What is up?"
-    library.add_message(conversation, question, "user", "Second")
+    add_message(library, conversation, question, "user", "Second")
     assert library.conversation(conversation).title == "What is up?"
     assert library.rename(conversation, " A  better\none ") == "A better one"
     assert library.conversation(conversation).title == "A better one"
@@ -207,15 +209,15 @@ def test_a_list_has_what_changed_last_first(library: Library) -> None:
     first, question = asked(library, "first")
     second, _ = asked(library, "second")
     assert ids(library) == [second, first]
-    reply = library.begin_reply(first, question, "m").id
+    reply = begin_reply(library, first, question, "m").id
     assert ids(library) == [first, second]
     third, _ = asked(library, "third")
-    library.update_reply(reply, "so far")
+    update_reply(library, reply, "so far")
     library.save_draft(first, "not sent")
     library.select(second, None)
     library.rename(second, "2nd")
     assert ids(library) == [third, first, second]
-    library.finish_reply(reply, "x" * 1000, usage=FIGURES)
+    finish_reply(library, reply, "x" * 1000, usage=FIGURES)
     assert ids(library) == [first, third, second]
     summary = library.list()[0]
     assert summary.preview == "x" * 200
@@ -290,7 +292,7 @@ def test_deleting_is_undone(library: Library) -> None:
     with pytest.raises(Qwen35Error, match="was deleted"):
         library.conversation(conversation)
     with pytest.raises(Qwen35Error, match="was deleted"):
-        library.add_message(conversation, None, "user", "x")
+        add_message(library, conversation, None, "user", "x")
     assert [summary.id for summary in library.deleted()] == [conversation]
     library.undelete(conversation)
     assert not library.deleted()
@@ -392,8 +394,8 @@ def test_a_second_window_reads_only(library: Library) -> None:
 def test_a_window_sees_what_another_wrote(library: Library) -> None:
     with Library(library.folder) as other:
         conversation, question = asked(library)
-        reply = library.begin_reply(conversation, question, "m").id
-        library.update_reply(reply, "so far")
+        reply = begin_reply(library, conversation, question, "m").id
+        update_reply(library, reply, "so far")
         assert other.message(reply).content == "so far"
 
 
@@ -404,7 +406,7 @@ def test_a_screen_reads_while_an_engine_writes(library: Library) -> None:
     def engine() -> None:
         try:
             with library.transaction():
-                library.begin_reply(conversation, question, "m")
+                begin_reply(library, conversation, question, "m")
                 reading.wait(30)
         except BaseException as error:
             errors.append(error)
@@ -427,8 +429,8 @@ def test_threads_write_at_once(library: Library) -> None:
     def work() -> None:
         try:
             for number in range(10):
-                reply = library.begin_reply(conversation, question, "m").id
-                library.update_reply(reply, f"{number}")
+                reply = begin_reply(library, conversation, question, "m").id
+                update_reply(library, reply, f"{number}")
                 library.save_draft(None, f"{number}")
                 library.search("What")
         except BaseException as error:
@@ -449,7 +451,7 @@ def test_a_closed_library_says_so(library: Library) -> None:
     library.save_draft(None, "x")
     library.close()
     library.close()
-    for call in (library.list, lambda: library.update_reply(question, "x")):
+    for call in (library.list, lambda: update_reply(library, question, "x")):
         with pytest.raises(Qwen35Error, match="was closed"):
             call()
     assert sorted(file.name for file in library.folder.rglob("*")) == ["library.db", "open"]

@@ -12,6 +12,7 @@ import pytest
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import database
 from qwen35_mlx.library.library import FILE, Library
+from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 
 def filled(folder: Path, conversations: int = 20) -> Path:
@@ -19,9 +20,9 @@ def filled(folder: Path, conversations: int = 20) -> Path:
     with Library(folder) as library:
         for number in range(conversations):
             conversation = library.create()
-            question = library.add_message(conversation, None, "user", f"question {number}")
-            reply = library.begin_reply(conversation, question.id, "m")
-            library.finish_reply(reply.id, "a long answer " * 100)
+            question = add_message(library, conversation, None, "user", f"question {number}")
+            reply = begin_reply(library, conversation, question.id, "m")
+            finish_reply(library, reply.id, "a long answer " * 100)
     return folder / FILE
 
 
@@ -74,7 +75,7 @@ def use(folder: Path) -> None:
         library.search("question answer")
         library.search("q")
         conversation = library.create()
-        library.add_message(conversation, None, "user", "one more")
+        add_message(library, conversation, None, "user", "one more")
         library.delete(conversation)
 
 
@@ -153,7 +154,7 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(
 
 def test_other_users_cannot_read_it(tmp_path: Path) -> None:
     with Library(tmp_path / "home") as library:
-        library.add_message(library.create(), None, "user", "private")
+        add_message(library, library.create(), None, "user", "private")
         library.claim(1)
         assert stat.S_IMODE(library.folder.stat().st_mode) == 0o700
         files = [file for file in library.folder.rglob("*") if file.is_file()]
@@ -198,28 +199,28 @@ def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_full_disk(small_disk: Path) -> None:
     with Library(small_disk / "home") as library:
         conversation = library.create()
-        parent = library.add_message(conversation, None, "user", "first").id
-        told = 1
+        parent = add_message(library, conversation, None, "user", "first").id
+        written = 1
         with suppress(Qwen35Error):
-            while told < 10_000:
-                parent = library.add_message(conversation, parent, "user", f"{told} " * 500).id
-                told += 1
-        assert told < 10_000
-        assert len(library.conversation(conversation).messages) == told
+            while written < 10_000:
+                parent = add_message(library, conversation, parent, "user", f"{written} " * 500).id
+                written += 1
+        assert written < 10_000
+        assert len(library.conversation(conversation).messages) == written
         for change in (
-            lambda: library.finish_reply(parent, "x" * 100_000),
-            lambda: library.update_reply(parent, "x" * 100_000),
+            lambda: finish_reply(library, parent, "x" * 100_000),
+            lambda: update_reply(library, parent, "x" * 100_000),
             lambda: library.save_draft(None, "x" * 100_000),
             lambda: library.add_conversation(library.conversation(conversation)),
         ):
             with pytest.raises(Qwen35Error, match="disk is full"):
                 change()
-        assert len(library.conversation(conversation).messages) == told
+        assert len(library.conversation(conversation).messages) == written
         assert library.count() == 1
         assert library.draft(None) == ""
     # Another window opens it, reads and searches.
     with Library(small_disk / "home") as library:
-        assert len(library.conversation(conversation).messages) == told
+        assert len(library.conversation(conversation).messages) == written
         assert library.search("first")
 
 

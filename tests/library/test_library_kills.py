@@ -22,6 +22,7 @@ import pytest
 
 from qwen35_mlx.library import database
 from qwen35_mlx.library.library import FILE, Library
+from tests.library.messages import add_message
 
 KILLS = int(os.environ.get("QWEN35_KILLS", "16"))
 SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
@@ -91,8 +92,8 @@ class Promised:
         gone = {summary.id for summary in library.deleted()}
         assert gone ^ self.deleted <= {self.unsure}
         self.deleted = gone
-        told = {number for number, _ in [*self.messages.values(), *self.partial.values()]}
-        trees = {number: library.conversation(number) for number in told - gone}
+        known = {number for number, _ in [*self.messages.values(), *self.partial.values()]}
+        trees = {number: library.conversation(number) for number in known - gone}
         for message, (number, content) in self.messages.items():
             if number in trees:
                 found = trees[number].message(message)
@@ -155,7 +156,7 @@ def old_library(folder: Path, messages: int) -> None:
             conversation, parent = library.create(), None
             for number in range(messages):
                 text = f"message {number} " + "of many words " * 40
-                parent = library.add_message(conversation, parent, "user", text).id
+                parent = add_message(library, conversation, parent, "user", text).id
 
 
 def check_migrated(folder: Path, versions: set[int]) -> None:

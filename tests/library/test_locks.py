@@ -10,7 +10,8 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import FILE, Library
-from qwen35_mlx.library.locks import Claims, locked, try_lock
+from qwen35_mlx.library.locks import NamedLocks, locked, try_lock
+from tests.library.messages import add_message
 
 HOLD = """
 import sys, time
@@ -101,26 +102,26 @@ def test_waiting_has_an_end(tmp_path: Path) -> None:
 
 
 def test_a_claim_lasts_as_long_as_one_reason_does(tmp_path: Path) -> None:
-    mine, other = Claims(tmp_path / "open"), Claims(tmp_path / "open")
-    assert mine.hold("1", "a")
-    assert mine.hold("1", "b")
-    assert mine.hold("1", "b")
-    mine.drop("1", "b")
-    mine.drop("2", "b")
-    assert not other.hold("1", "a")
-    assert mine.held("a") == {"1"}
-    assert mine.held("b") == set()
-    mine.drop("1", "a")
-    assert other.hold("1", "a")
+    mine, other = NamedLocks(tmp_path / "open"), NamedLocks(tmp_path / "open")
+    assert mine.acquire("1", "a")
+    assert mine.acquire("1", "b")
+    assert mine.acquire("1", "b")
+    mine.release("1", "b")
+    mine.release("2", "b")
+    assert not other.acquire("1", "a")
+    assert mine.names("a") == {"1"}
+    assert mine.names("b") == set()
+    mine.release("1", "a")
+    assert other.acquire("1", "a")
     other.close()
-    assert other.held("a") == set()
-    assert mine.hold("1", "a")
+    assert other.names("a") == set()
+    assert mine.acquire("1", "a")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Qwen35Error, match="cannot be locked"):
-        Claims(tmp_path / "file" / "open").hold("1", "a")
+        NamedLocks(tmp_path / "file" / "open").acquire("1", "a")
     with pytest.raises(Qwen35Error, match="cannot be locked"):
         try_lock(tmp_path / "no" / "lock")
 
@@ -147,7 +148,7 @@ def test_a_second_window_in_this_process_leaves_the_first_ones_locks_alone(tmp_p
         conversation = first.create()
         Library(tmp_path).close()
         assert counted() == "0"
-        first.add_message(conversation, None, "user", "after that")
+        add_message(first, conversation, None, "user", "after that")
         assert counted() == "1"
     with Library(tmp_path) as again:
         assert len(again.conversation(conversation).messages) == 1

@@ -6,6 +6,7 @@ import pytest
 
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.search import parse, snippet
+from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 TEXTS = {
     "plain": "The quick brown fox",
@@ -27,7 +28,7 @@ TEXTS = {
 def library(tmp_path_factory: pytest.TempPathFactory):
     with Library(tmp_path_factory.mktemp("search")) as library:
         for name, text in TEXTS.items():
-            library.add_message(library.create(title=name), None, "user", text)
+            add_message(library, library.create(title=name), None, "user", text)
         yield library
 
 
@@ -117,7 +118,7 @@ def test_a_pasted_page_is_no_error(library: Library) -> None:
 def test_titles_are_found_too(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         first = library.create(title="Straße nach Köln")
-        library.add_message(first, None, "user", "nothing of it")
+        add_message(library, first, None, "user", "nothing of it")
         (hit,) = library.search("KÖLN stra")
         assert (hit.conversation, hit.message, hit.where) == (first, None, "title")
         assert [hit.snippet.text[a:b] for a, b in hit.snippet.spans] == ["Stra", "Köln"]
@@ -128,9 +129,9 @@ def test_titles_are_found_too(tmp_path: Path) -> None:
 def test_thinking_is_found_and_called_so(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create()
-        question = library.add_message(conversation, None, "user", "Why?")
-        reply = library.begin_reply(conversation, question.id, "m")
-        library.finish_reply(reply.id, "Because.", "The user wants a reason.")
+        question = add_message(library, conversation, None, "user", "Why?")
+        reply = begin_reply(library, conversation, question.id, "m")
+        finish_reply(library, reply.id, "Because.", "The user wants a reason.")
         for query in ("reason", "a", "wants Because"):
             hits = library.search(query)
             assert hits[0].message == reply.id
@@ -141,11 +142,11 @@ def test_thinking_is_found_and_called_so(tmp_path: Path) -> None:
 def test_a_reply_is_found_as_it_is_now(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create()
-        question = library.add_message(conversation, None, "user", "Why?")
-        reply = library.begin_reply(conversation, question.id, "m")
-        library.update_reply(reply.id, "first words")
+        question = add_message(library, conversation, None, "user", "Why?")
+        reply = begin_reply(library, conversation, question.id, "m")
+        update_reply(library, reply.id, "first words")
         assert found(library, "first") == ["Why?"]
-        library.finish_reply(reply.id, "last words")
+        finish_reply(library, reply.id, "last words")
         assert found(library, "first") == []
         assert found(library, "last") == ["Why?"]
 
@@ -153,7 +154,7 @@ def test_a_reply_is_found_as_it_is_now(tmp_path: Path) -> None:
 def test_the_newest_come_first_and_no_more_than_asked(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create(title="all words")
-        ids = [library.add_message(conversation, None, "user", "words").id for _ in range(5)]
+        ids = [add_message(library, conversation, None, "user", "words").id for _ in range(5)]
         for query in ("words", "wo"):
             hits = library.search(query, limit=4)
             assert [hit.message for hit in hits] == [None, *reversed(ids[2:])]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import recorder
 from qwen35_mlx.session.chat import Chat
@@ -114,10 +115,10 @@ def test_a_question_is_not_stored_without_its_reply(model, library, monkeypatch)
     done_of(chat.send("Question 1", max_tokens=4))
     before, real = chat.conversation, library.add_message
 
-    def full(conversation: int, parent: int, role: Any, *rest: Any, **more: Any):
-        if role == "assistant":
+    def full(conversation: int, message: Message) -> Message:
+        if message.role == "assistant":
             raise Qwen35Error("the disk is full: make room")
-        return real(conversation, parent, role, *rest, **more)
+        return real(conversation, message)
 
     monkeypatch.setattr(library, "add_message", full)
     with pytest.raises(Qwen35Error, match="disk is full"):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,18 @@ def test_another_process_goes_on_with_the_same_bits(own, model_folder, library, 
 def test_tool_calls_and_thinking_are_there_after_a_restart(own, library):
     chat = Chat(own, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=5))
-    record = chat._transcript
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
     said = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [call]}
-    ended = {"state": "complete", "finish_reason": "tool_calls", "error": "", "usage": None}
-    record.finish(chat.messages[-1].id, said, thinking_seconds=1.0, **ended)
+    reply = replace(
+        chat.messages[-1],
+        content="",
+        thinking="so",
+        tool_calls=(call,),
+        finish_reason="tool_calls",
+        usage=None,
+        thinking_seconds=1.0,
+    )
+    chat._transcript.save(reply)
     sent = done_of(chat.send([{"role": "tool", "content": "2"}], max_tokens=5))
     before = chat.conversation
     chat.close()
@@ -213,8 +221,7 @@ def test_a_full_disk_ends_no_reply_and_is_reported(own, library, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise Qwen35Error("the disk is full: free some space")
 
-    for name in ("update_reply", "finish_reply"):
-        monkeypatch.setattr(library, name, full)
+    monkeypatch.setattr(library, "save", full)
     monkeypatch.setattr(snapshot_file, "write", _no_space)
     events = list(chat.send("Question 1", max_tokens=20))
     assert isinstance(events[-1], Done)

@@ -40,6 +40,7 @@ from qwen35_mlx.session.requests import (
     Unload,
     UseModel,
 )
+from tests.library.messages import add_message
 
 SETTINGS = ChatSettings(max_tokens=400, sampling={"temperature": 0.0, "presence_penalty": 0.5})
 
@@ -206,8 +207,8 @@ def test_a_conversation_is_reopened_after_a_turn_of_another(durable):
 
 def test_a_conversation_opened_before_the_model_is_measured_after_it(model_folder, library):
     number = library.create(title="Old")
-    asked = library.add_message(number, None, "user", "Question 1 " * 20)
-    library.add_message(number, asked.id, "assistant", "so")
+    asked = add_message(library, number, None, "user", "Question 1 " * 20)
+    add_message(library, number, asked.id, "assistant", "so")
     engine = EngineThread(str(model_folder), settings=SETTINGS, library=library)
     engine.submit(Open(number))
     engine.start()

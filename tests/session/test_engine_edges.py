@@ -19,6 +19,7 @@ from qwen35_mlx.session.events import (
     Written,
 )
 from qwen35_mlx.session.requests import Compact, Configure, Open, Send, Unload
+from tests.library.messages import add_message
 from tests.session.scripted import reply_with
 from tests.session.test_engine import SETTINGS, of_kind, wait_for
 
@@ -49,7 +50,9 @@ def test_conversations_without_a_question_are_measured(library):
     assert of_kind(events, Opened).conversation is None
     assert 0 < of_kind(events, Measured).used < 20
     number = library.create()
-    library.add_message(number, None, "assistant", "Hello")  # as an imported conversation may begin
+    add_message(
+        library, number, None, "assistant", "Hello"
+    )  # as an imported conversation may begin
     engine.submit(Open(number))
     assert of_kind(wait_for(engine, Measured, Failed), Measured).used == 0
     engine.close()
