@@ -96,7 +96,7 @@ def ended(download: Download) -> Download:
 def test_a_download_process_is_read_line_by_line() -> None:
     lines = ['{"done": 1, "total": 4}', "not json", "3", "null", '{"folder": "/x"}']
     download = ended(Download("org/repo", program(f"print({chr(10).join(lines)!r})")))
-    assert (download.done, download.total, download.share) == (1, 4, 0.25)
+    assert (download.done, download.total, download.fraction) == (1, 4, 0.25)
     assert (download.folder, download.error) == ("/x", "")
 
 

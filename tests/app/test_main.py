@@ -4,7 +4,7 @@ import io
 import sys
 
 import pytest
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.main import main
 
 from qwen35_mlx import __version__
@@ -15,7 +15,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def start_turn(*_: object) -> None:
         raise AssertionError("the model was asked")
 
-    monkeypatch.setattr(once, "start_turn", start_turn)
+    monkeypatch.setattr(one_shot, "start_turn", start_turn)
 
 
 def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -27,12 +27,12 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     [
         (["-p", "hi", "--top-p", "0"], "--top-p: '0' is not a number above 0 and at most 1"),
         (["-p", "hi", "--top-p", "1.5"], "--top-p"),
-        (["-p", "hi", "--top-k", "-1"], "--top-k: '-1' is not a number of 0 or more"),
+        (["-p", "hi", "--top-k", "-1"], "--top-k: '-1' is not a whole number of 0 or more"),
         (["-p", "hi", "--top-k", "2.5"], "--top-k"),
         (["-p", "hi", "--temperature", "nan"], "--temperature"),
         (["-p", "hi", "--temperature", "inf"], "--temperature"),
         (["-p", "hi", "--temperature", "-0.1"], "--temperature"),
-        (["-p", "hi", "--max-tokens", "0"], "--max-tokens: '0' is not a number of 1 or more"),
+        (["-p", "hi", "--max-tokens", "0"], "--max-tokens: '0' is not a whole number of 1 or more"),
         (["-p", "hi", "--max-tokens", "many"], "--max-tokens"),
         (["-p", "hi", "--seed", "-1"], "--seed"),
         (["-p", "hi", "--seed", str(1 << 64)], "--seed"),

@@ -13,12 +13,11 @@ from qwen35_chat.settings import (
     PRESETS,
     SAMPLING,
     Settings,
-    parse,
+    display_value,
+    parse_settings,
     settings_file,
-    shown_value,
 )
-from qwen35_chat.settings_file import SettingsFile
-from qwen35_chat.toml_text import with_value
+from qwen35_chat.settings_file import SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -35,7 +34,7 @@ def test_defaults_without_a_file(tmp_path: Path) -> None:
 
 
 def test_everything_that_can_be_set() -> None:
-    assert parse(WRITTEN, FILE, SCOPE_OF) == Settings(
+    assert parse_settings(WRITTEN, FILE, SCOPE_OF) == Settings(
         model="org/repo",
         thinking_view="open",
         folders=("~/models", "/data/#1"),
@@ -94,7 +93,7 @@ def test_everything_that_can_be_set() -> None:
 )
 def test_a_mistake_is_named_with_its_line(text: str, named: str) -> None:
     with pytest.raises(Qwen35Error) as error:
-        parse(text, FILE, SCOPE_OF)
+        parse_settings(text, FILE, SCOPE_OF)
     assert str(error.value).startswith("settings.toml")
     assert named in str(error.value)
     assert "\n" not in str(error.value)
@@ -102,11 +101,11 @@ def test_a_mistake_is_named_with_its_line(text: str, named: str) -> None:
 
 def test_the_same_key_may_act_in_different_places() -> None:
     text = '[keys]\nnew = "f7"\nmark_copy = "f7"\nsession_delete = "f7"\n'
-    assert parse(text, FILE, SCOPE_OF).keys["mark_copy"] == "f7"
+    assert parse_settings(text, FILE, SCOPE_OF).keys["mark_copy"] == "f7"
 
 
 def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
-    assert parse('[keys]\nmark_copy = "x"\n', FILE, SCOPE_OF).keys == {"mark_copy": "x"}
+    assert parse_settings('[keys]\nmark_copy = "x"\n', FILE, SCOPE_OF).keys == {"mark_copy": "x"}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_single_values_go_over_the_preset_and_defaults_are_the_models() -> None:
     assert settings.chat_settings() == ChatSettings(
         thinking=False, max_tokens=9, sampling={**PRESETS["precise"], "top_p": 0.5}
     )
-    assert [shown_value(settings, f"sampling.{key}") for key in SAMPLING] == [
+    assert [display_value(settings, f"sampling.{key}") for key in SAMPLING] == [
         "0.6", "0.5", "20", "", "0", "",
     ]  # fmt: skip
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.settings import (
-    parse,
-    typed_value,
+    line_of,
+    parse_settings,
+    parse_value,
 )
-from qwen35_chat.settings_file import HEADER, SettingsFile
-from qwen35_chat.toml_text import line_of, with_value
+from qwen35_chat.settings_file import HEADER, SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
 from tests.app.settings_text import FILE, WRITTEN
@@ -66,15 +66,15 @@ def test_only_one_value_changes(name: str, value: object, old: str, new: str) ->
             0.9,
             "sampling.top_k = 3\nsampling.top_p = 0.9\n[keys]\n",
         ),
-        ("sampling = { top_k = 3 } # x\n", "sampling.top_k", 4, 'sampling = { "top_k" = 4 } # x\n'),
-        ("sampling = {}\n", "sampling.top_k", 4, 'sampling = { "top_k" = 4 }\n'),
+        ("sampling = { top_k = 3 } # x\n", "sampling.top_k", 4, "sampling = { top_k = 4 } # x\n"),
+        ("sampling = {}\n", "sampling.top_k", 4, "sampling = {top_k = 4}\n"),
         ('"theme" = "dark"\n', "theme", "light", '"theme" = "light"\n'),
     ],
 )
 def test_a_value_is_put_where_it_belongs(text: str, name: str, value: object, after: str) -> None:
     assert with_value(text, name, value) == after
     table, _, key = name.rpartition(".")
-    parsed = parse(after, FILE)
+    parsed = parse_settings(after, FILE)
     assert (getattr(parsed, table)[key] if table else getattr(parsed, key)) == value
 
 
@@ -207,10 +207,10 @@ def test_the_command_line_holds_until_the_app_changes_that_value(tmp_path: Path)
     ],
 )
 def test_what_a_user_types_for_a_setting(name: str, text: str, value: object) -> None:
-    assert typed_value(name, text) == value
+    assert parse_value(name, text) == value
 
 
 @pytest.mark.parametrize("text", ["five", "1.5", "9" * 5000])
 def test_what_is_typed_and_is_no_number(text: str) -> None:
     with pytest.raises(Qwen35Error, match="max_tokens must be a whole number"):
-        typed_value("max_tokens", text)
+        parse_value("max_tokens", text)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator
 from types import MappingProxyType
 
 import pytest
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.fake import done
 from qwen35_chat.main import main
-from qwen35_chat.options import Options
+from qwen35_chat.options import CommandOptions
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import (
@@ -23,7 +23,7 @@ from qwen35_mlx.session.events import (
     TurnEvent,
 )
 
-Asked = list[tuple[str, Options]]
+Asked = list[tuple[str, CommandOptions]]
 
 
 class Terminal(io.StringIO):
@@ -39,7 +39,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
         asked: Asked = []
 
         def start_turn(
-            prompt: str, options: Options, progress: Callable[[int, int, str], None]
+            prompt: str, options: CommandOptions, progress: Callable[[int, int, str], None]
         ) -> Generator[TurnEvent]:
             asked.append((prompt, options))
             progress(500_000_000, 2_000_000_000, "model.safetensors")
@@ -48,7 +48,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
                     raise event
                 yield event
 
-        monkeypatch.setattr(once, "start_turn", start_turn)
+        monkeypatch.setattr(one_shot, "start_turn", start_turn)
         return asked
 
     return install
@@ -137,7 +137,7 @@ def test_options_reach_the_model(script) -> None:
             "Ada",
         ]
     )
-    assert asked[0][1] == Options(
+    assert asked[0][1] == CommandOptions(
         model="org/repo",
         revision="abc",
         chat={
@@ -236,7 +236,7 @@ def test_characters_that_the_output_cannot_encode_do_not_end_the_answer(
 
 STUB = """
 import signal, sys, time
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.main import main
 from qwen35_mlx.session.events import Answer
 
@@ -250,7 +250,7 @@ def start_turn(*_):
 
 # What runs in the background of a script is started with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-once.start_turn = start_turn
+one_shot.start_turn = start_turn
 sys.exit(main(["-p", "hi"]))
 """
 
