@@ -7,6 +7,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from qwen35_chat import exit_codes
@@ -38,14 +39,11 @@ def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
     number = int if bounds.whole else float
 
     def parse(text: str) -> float:
-        try:
+        with suppress(ValueError, OverflowError):
             value = number(text)
-            accepted = bounds.contains(value)
-        except (ValueError, OverflowError):
-            accepted = False
-        if not accepted:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {description or bounds}")
-        return value
+            if bounds.contains(value):
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {description or bounds}")
 
     return parse
 

@@ -1,4 +1,4 @@
-"""Checkpoints and downloads that are none, for the tests of models."""
+"""Fake checkpoints and downloads, for the tests of models."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from qwen35_chat.screens.models import Models
 
 from tests.app.drive import Driver
 
-# Of the 4B model: 8 of 32 layers have a KV cache.
+# The shape of the 4B model: 8 of its 32 layers have a KV cache.
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_5",
     "vocab_size": 248_320,
@@ -41,7 +41,7 @@ def in_cache(tmp_path: Path, name: str, commit: str = "abc") -> Path:
 
 
 class StartedDownload:
-    """A download that the test moves on."""
+    """A download whose progress the test sets."""
 
     last: "StartedDownload"
 

@@ -1,4 +1,4 @@
-"""The settings file: what it may say, what the app changes in it, and what a mistake leads to."""
+"""Settings: valid values, errors with their lines, and changes in the app and in the file."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -30,10 +30,10 @@ def test_defaults_without_a_file(tmp_path: Path) -> None:
     file = SettingsFile(tmp_path / "none" / "settings.toml")
     assert file.load() == Settings()
     assert file.settings.model == "demo"
-    assert not (tmp_path / "none").exists()  # reading makes nothing
+    assert not (tmp_path / "none").exists()  # reading creates nothing
 
 
-def test_everything_that_can_be_set() -> None:
+def test_every_kind_of_setting_is_read() -> None:
     assert parse_settings(WRITTEN, FILE, SCOPE_OF) == Settings(
         model="org/repo",
         thinking_view="open",
@@ -99,12 +99,12 @@ def test_a_mistake_is_named_with_its_line(text: str, named: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_same_key_may_act_in_different_places() -> None:
+def test_one_key_may_have_a_command_in_each_scope() -> None:
     text = '[keys]\nnew = "f7"\nmark_copy = "f7"\nsession_delete = "f7"\n'
     assert parse_settings(text, FILE, SCOPE_OF).keys["mark_copy"] == "f7"
 
 
-def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
+def test_a_letter_is_a_valid_key_where_nothing_is_typed() -> None:
     assert parse_settings('[keys]\nmark_copy = "x"\n', FILE, SCOPE_OF).keys == {"mark_copy": "x"}
 
 
@@ -116,7 +116,7 @@ def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
         ("not-thinking", 0.7, 0.8, 20, 1.5),
     ],
 )
-def test_presets_have_the_numbers_of_the_model_card(
+def test_presets_have_the_values_of_the_model_card(
     preset: str, temperature: float, top_p: float, top_k: int, presence: float
 ) -> None:
     sampling = Settings(preset=preset).chat_settings().sampling
@@ -128,7 +128,7 @@ def test_presets_have_the_numbers_of_the_model_card(
     }
 
 
-def test_single_values_go_over_the_preset_and_defaults_are_the_models() -> None:
+def test_single_values_override_the_preset_and_defaults_are_the_models_own() -> None:
     assert Settings().chat_settings(7) == ChatSettings(seed=7)
     settings = Settings(preset="precise", sampling={"top_p": 0.5}, thinking="off", max_tokens=9)
     assert settings.chat_settings() == ChatSettings(
@@ -188,7 +188,7 @@ async def test_a_setting_by_command(home: Path) -> None:
         assert file.read_text() == with_value(WRITTEN, "max_tokens", 1234)
 
 
-async def test_a_change_from_outside_holds_without_a_restart(home, monkeypatch) -> None:
+async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch) -> None:
     monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
@@ -207,7 +207,7 @@ async def test_a_change_from_outside_holds_without_a_restart(home, monkeypatch) 
         await at.until(lambda: at.controller.settings == Settings())
 
 
-async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monkeypatch) -> None:
+async def test_a_broken_file_keeps_the_old_settings_and_is_reported_once(home, monkeypatch) -> None:
     monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
@@ -232,7 +232,7 @@ async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monke
         await at.until(lambda: "The settings were read again" in said)
 
 
-def test_a_broken_file_at_the_start_is_said_on_one_line(home, capsys) -> None:
+def test_a_broken_file_at_the_start_is_a_one_line_error(home, capsys) -> None:
     (home / "settings.toml").write_text("theme = 3\n")
     assert main(["--plain"]) == 2
     err = capsys.readouterr().err
