@@ -115,28 +115,28 @@ def _parser() -> argparse.ArgumentParser:
         "--seed",
         type=_number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
         metavar="N",
-        help="for the same reply again, on the same machine",
+        help="makes replies reproducible on the same machine",
     )
     add(
         "--context",
         type=_number_in(_POSITIVE),
         metavar="N",
-        help="tokens of prompt and reply together; above the model's own, to four times as much: "
-        "with YaRN",
+        help="tokens of prompt and reply together; YaRN extends the model's own limit up to four "
+        "times",
     )
     add(
         "--kv-bits",
         type=int,
         choices=(8,),
-        help="keep keys and values in so many bits, for less memory and a little less exactness",
+        help="quantise keys and values to 8 bits: about half their memory, slightly less exact",
     )
-    add("--plain", action="store_true", help="the chat as lines of text, for screen readers")
+    add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
     stored.add_argument(
-        "--continue", dest="latest", action="store_true", help="go on with the last one"
+        "--continue", dest="latest", action="store_true", help="continue the last one"
     )
-    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="go on with this one")
+    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="continue this one")
     stored.add_argument("--list", action="store_true", help="list them and exit")
     stored.add_argument(
         "--export", metavar="ID|TITLE", help="write one to standard output and exit"
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--format",
         choices=("md", "json"),
-        help="of --export: md has the selected path to be read, json has all; default: md",
+        help="of --export: md is the selected path, for reading; json is everything; default: md",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     return parser

@@ -15,11 +15,13 @@ from qwen35_chat.settings import (
     Settings,
     display_value,
     parse_settings,
+    setting_problem,
     settings_file,
 )
 from qwen35_chat.settings_file import SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.sampling import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
@@ -97,6 +99,14 @@ def test_a_mistake_is_named_with_its_line(text: str, named: str) -> None:
     assert str(error.value).startswith("settings.toml")
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "bounds"), RANGES.items())
+def test_settings_accept_what_the_sampler_accepts(name: str, bounds: Range) -> None:
+    for value in (-3, -2, 0, 1, 2, 10, 11, 99, 100) + (() if bounds.whole else (0.5, 1.01)):
+        setting = f"sampling.{name}"
+        assert (setting_problem(setting, value) == "") == bounds.contains(value)
+    assert setting_problem("sampling.min_p", 1) == ""
 
 
 def test_one_key_may_have_a_command_in_each_scope() -> None:
