@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from qwen35_chat.options import Options
-from qwen35_chat.window import Window, app_class
+from qwen35_chat.options import CommandOptions
+from qwen35_chat.runtime import ChatRuntime, app_class
 
 from qwen35_mlx.library.conversation import Message, Usage
 from qwen35_mlx.library.library import Library
@@ -130,7 +130,7 @@ async def watch(engine: Producer, lags: list[float]) -> None:
 
 def stream(conversation: int) -> dict[str, Any]:
     """The app and a producer, until it is left by its key."""
-    with Window(Options(model="demo")) as window:
+    with ChatRuntime(CommandOptions(model="demo")) as window:
         engine = window.controller.engine = Producer(window.controller.library)
         lags: list[float] = []
         watching: list[asyncio.Task[None]] = []
@@ -180,7 +180,7 @@ def decode(windows: int) -> dict[str, Any]:
     One reply in one process, so that all else is the same: what the machine does besides, and how
     long the conversation is.
     """
-    with Window(Options(model="demo", turn={"seed": 1})) as window:
+    with ChatRuntime(CommandOptions(model="demo", turn={"seed": 1})) as window:
         engine = window.controller.engine = Switched(window.controller.engine)
         tasks: list[asyncio.Task[list[float]]] = []
 

@@ -1,7 +1,7 @@
-"""Fetching a model in a process of its own: it can be ended at any time, and goes on later.
+"""Downloading a model in a process of its own, which can be cancelled at any time and resumed.
 
-Run as `python -m qwen35_chat.download ORG/REPO`, it prints one JSON object a line: bytes so far
-and in all, and at last the folder, or an error.
+`python -m qwen35_chat.download ORG/REPO` prints one JSON object per line: progress as
+{"done": BYTES, "total": BYTES}, and at the end {"folder": PATH} or {"error": LINE}.
 """
 
 import json
@@ -11,22 +11,24 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Thread
 
+from qwen35_chat import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 
 REPORTS_PER_SECOND = 5
 
 
 class Download:
-    """A download that runs.
+    """A download in progress, or finished.
 
     Args:
         name: the repository.
-        command: what runs; the tests have another one.
+        command: the process to start; the default is this module's.
 
     Attributes:
-        done, total: bytes; 0 of 0 before anything is known.
-        folder: where it is, once all is there.
-        error: one line, if it failed.
+        done, total: bytes; both 0 until they are known.
+        folder: of the checkpoint, once it is complete; "" until then.
+        error: one line if it failed; "" if not.
+        cancelled: whether `cancel` was called.
     """
 
     def __init__(
@@ -42,14 +44,14 @@ class Download:
         self.folder = ""
         self.error = ""
         self.cancelled = False
-        self._first: tuple[float, int] | None = None  # when something was first known, and what
+        self._first: tuple[float, int] | None = None  # time and bytes of the first report
         self._process = subprocess.Popen(
             command or [sys.executable, "-m", "qwen35_chat.download", name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl+C in the terminal is for the app
+            start_new_session=True,  # so that Ctrl+C in the terminal reaches only the app
         )
         self._thread = Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -59,27 +61,29 @@ class Download:
         return self._thread.is_alive()
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
+        """From 0 to 1; 0 until the total is known."""
         return self.done / self.total if self.total else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far; None while it cannot be said."""
+        """At the average rate so far; None while there is too little to go by."""
         if self._first is None:
             return None
-        since, before = self._first  # what is there from an earlier time has cost nothing now
-        passed, fetched = self._clock() - since, self.done - before
-        if fetched <= 0 or passed < 1:
+        # The first report counts the bytes of earlier, interrupted downloads.
+        start, resumed_at = self._first
+        seconds, fetched = self._clock() - start, self.done - resumed_at
+        if fetched <= 0 or seconds < 1:
             return None
-        return (self.total - self.done) * passed / fetched
+        return (self.total - self.done) * seconds / fetched
 
     def cancel(self) -> None:
-        """End it; what is there stays, and the next download goes on from there."""
+        """Stop it; the next download resumes where this one ends."""
         self.cancelled = True
         self._process.terminate()
 
     def close(self) -> None:
-        """Cancel, and wait for its end."""
+        """Cancel it and wait until it has stopped."""
         self.cancel()
         self._thread.join(5)
 
@@ -87,16 +91,16 @@ class Download:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             try:
-                said = json.loads(line)
+                report = json.loads(line)
             except ValueError:
                 continue
-            if not isinstance(said, dict):
+            if not isinstance(report, dict):
                 continue
-            if "done" in said:
-                self.done, self.total = int(said["done"]), int(said["total"])
+            if "done" in report:
+                self.done, self.total = int(report["done"]), int(report["total"])
                 self._first = self._first or (self._clock(), self.done)
-            self.folder = said.get("folder", self.folder)
-            self.error = said.get("error", self.error)
+            self.folder = report.get("folder", self.folder)
+            self.error = report.get("error", self.error)
         self._process.wait()
         if not (self.folder or self.error or self.cancelled):
             code = self._process.returncode
@@ -106,7 +110,10 @@ class Download:
 
 
 def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int, str], None]:
-    """A progress function that reports a few times a second only."""
+    """A progress callback of `resolve` that reports `REPORTS_PER_SECOND` times a second at most.
+
+    The last report, of a complete download, is never left out.
+    """
     last = 0.0
 
     def progress(done: int, total: int, _: str) -> None:
@@ -120,17 +127,17 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
 
 
 def main(name: str) -> int:
-    """Fetch `name`, telling standard output how it goes."""
+    """Download `name` and report on standard output. Returns the exit code."""
     from qwen35_mlx.checkpoint.hub import resolve
 
-    def report(said: dict[str, object]) -> None:
-        print(json.dumps(said), flush=True)
+    def report(fields: dict[str, object]) -> None:
+        print(json.dumps(fields), flush=True)
 
     try:
         folder = resolve(name, progress=throttled(report))
     except Qwen35Error as error:
         report({"error": str(error)})
-        return 2
+        return exit_codes.BAD_INPUT
     report({"folder": str(folder)})
     return 0
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import replace_file
 
 KEPT = 1_000
 
@@ -60,9 +61,7 @@ class History:
             if len(self.texts) > 2 * KEPT:
                 self.texts = self.texts[-KEPT:]
                 lines = "".join(json.dumps(text) + "\n" for text in self.texts)
-                temporary = self._file.with_name(self._file.name + ".new")
-                temporary.write_text(lines, encoding="utf-8")
-                temporary.replace(self._file)
+                replace_file(self._file, lines)
                 return
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(text) + "\n")

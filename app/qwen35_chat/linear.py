@@ -15,13 +15,13 @@ from qwen35_chat.linear_lines import Lines
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.settings import (
     FIELDS,
+    PRESET_THINKING,
     PRESETS,
     SAMPLING,
     THINKING,
-    THINKS,
     VIEWS,
-    shown_value,
-    typed_value,
+    display_value,
+    parse_value,
 )
 from qwen35_mlx.errors import Qwen35Error
 
@@ -119,7 +119,7 @@ class Linear(Lines):
         here = {known.name for known in local}
         for known in [*local, *(k for k in PUBLISHED if k.name not in here)]:
             place = "here" if known.folder else "to download"
-            self.line(f"{known.name}: {known.fit(tokens, memory)}, {place}")
+            self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
         self.line("/model and a name uses one, and downloads it if need be.")
 
     def unload(self) -> None:
@@ -142,8 +142,8 @@ class Linear(Lines):
 
     def preset(self, text: str = "") -> None:
         self._choose("preset", PRESETS, text)
-        if text in THINKS:
-            self.controller.configure("thinking", THINKS[text])
+        if text in PRESET_THINKING:
+            self.controller.configure("thinking", PRESET_THINKING[text])
 
     def system(self, text: str = "") -> None:
         if text:
@@ -153,12 +153,12 @@ class Linear(Lines):
     def settings(self, text: str = "") -> None:
         name, _, value = text.partition(" ")
         if value:
-            self.controller.configure(name, typed_value(name, value))
+            self.controller.configure(name, parse_value(name, value))
             self.line(f"{name}: kept")
             return
         now = self.controller.settings
         for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
-            self.line(f"{name}: {shown_value(now, name) or 'none'}")
+            self.line(f"{name}: {display_value(now, name) or 'none'}")
         self.line(f"/settings name value changes one. The file: {self.controller.file.file}")
 
     def copy_reply(self) -> None:

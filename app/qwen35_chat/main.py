@@ -1,23 +1,24 @@
 """The command `qwen35-chat`: a chat on the terminal, or with `-p` one answer.
 
-Nothing heavy is imported before it is needed: `--help` costs neither MLX nor Textual.
+Heavy modules are imported where they are used, so that `--help` loads neither MLX nor Textual.
 """
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
-from qwen35_chat.options import Options
+from qwen35_chat import exit_codes
+from qwen35_chat.options import CommandOptions
 from qwen35_chat.plain import visible
-from qwen35_mlx import __version__
+from qwen35_mlx import __version__, demo
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.sampling import RANGES, Range
 
-DEMO = "demo"
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+_POSITIVE = Range(1, whole=True)
+_SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
 Text on standard input is a prompt as well; with -p it follows the prompt's text.
 Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
@@ -25,29 +26,30 @@ Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line instead of usage and a line."""
+        """Raise a one-line error instead of printing the usage."""
         raise Qwen35Error(f"{message}; see {self.prog} --help")
 
 
-def _number(
-    kind: Callable[[str], float], ok: Callable[[float], bool], want: str
-) -> Callable[[str], float]:
-    """An argparse type: `kind` of the text, refused unless `ok`."""
+def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
+    """An argparse type for the numbers of a range.
+
+    Args:
+        description: of the range, for the error; the default is the range's own.
+    """
+    number = int if bounds.whole else float
 
     def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not ok(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {want}")
-        return value
+        with suppress(ValueError, OverflowError):
+            value = number(text)
+            if bounds.contains(value):
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {description or bounds}")
 
     return parse
 
 
 def _text(text: str) -> str:
-    """An argparse type: text that can be encoded, which bytes of another encoding cannot."""
+    """An argparse type: text, refused if it holds bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -87,54 +89,54 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-tokens",
-        type=_number(int, lambda n: n >= 1, "a number of 1 or more"),
+        type=_number_in(_POSITIVE),
         metavar="N",
         help="the longest reply; default: whatever the context leaves",
     )
     add(
         "--temperature",
-        type=_number(float, lambda x: 0 <= x < math.inf, "a number of 0 or more"),
+        type=_number_in(RANGES["temperature"]),
         metavar="X",
         help="0 always takes the likeliest token; default, as for the next two: the model's",
     )
     add(
         "--top-p",
-        type=_number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
+        type=_number_in(RANGES["top_p"]),
         metavar="X",
         help="sample among the likeliest tokens that have this probability together",
     )
     add(
         "--top-k",
-        type=_number(int, lambda n: n >= 0, "a number of 0 or more"),
+        type=_number_in(RANGES["top_k"]),
         metavar="N",
         help="sample among the N likeliest tokens; 0: among all",
     )
     add(
         "--seed",
-        type=_number(int, lambda n: 0 <= n < 1 << 64, "a number from 0 to 2**64 - 1"),
+        type=_number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
         metavar="N",
-        help="for the same reply again, on the same machine",
+        help="makes replies reproducible on the same machine",
     )
     add(
         "--context",
-        type=_number(int, lambda n: n >= 1, "a number of 1 or more"),
+        type=_number_in(_POSITIVE),
         metavar="N",
-        help="tokens of prompt and reply together; above the model's own, to four times as much: "
-        "with YaRN",
+        help="tokens of prompt and reply together; YaRN extends the model's own limit up to four "
+        "times",
     )
     add(
         "--kv-bits",
         type=int,
         choices=(8,),
-        help="keep keys and values in so many bits, for less memory and a little less exactness",
+        help="quantise keys and values to 8 bits: about half their memory, slightly less exact",
     )
-    add("--plain", action="store_true", help="the chat as lines of text, for screen readers")
-    add("--fake", action="store_true", help=argparse.SUPPRESS)  # plays a script, keeps nothing
+    add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
+    add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
     stored.add_argument(
-        "--continue", dest="latest", action="store_true", help="go on with the last one"
+        "--continue", dest="latest", action="store_true", help="continue the last one"
     )
-    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="go on with this one")
+    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="continue this one")
     stored.add_argument("--list", action="store_true", help="list them and exit")
     stored.add_argument(
         "--export", metavar="ID|TITLE", help="write one to standard output and exit"
@@ -145,14 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--format",
         choices=("md", "json"),
-        help="of --export: md has the selected path to be read, json has all; default: md",
+        help="of --export: md is the selected path, for reading; json is everything; default: md",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     return parser
 
 
 def _standard_input() -> str:
-    """What was piped in; nothing if it is a terminal or closed."""
+    """The text on standard input; "" if that is a terminal or closed."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     try:
@@ -167,8 +169,7 @@ def _standard_input() -> str:
 
 def _prompt(text: str | None, plain: bool) -> str | None:
     """The prompt from `-p` and standard input; None to open the chat instead."""
-    asked = text is not None or not (sys.stdin is not None and sys.stdin.isatty())
-    if not asked or (plain and text is None):
+    if text is None and (plain or (sys.stdin is not None and sys.stdin.isatty())):
         return None
     prompt = "\n\n".join(part for part in (text or "", _standard_input()) if part.strip())
     if not prompt:
@@ -176,13 +177,13 @@ def _prompt(text: str | None, plain: bool) -> str | None:
     return prompt
 
 
-def _options(args: argparse.Namespace) -> Options:
+def _options(args: argparse.Namespace) -> CommandOptions:
     if args.model is not None and not args.model.strip():
         raise Qwen35Error("--model is empty: name a folder or an org/repo, or leave it out")
     sampling = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
-    return Options(
-        model=args.model or DEMO,
-        named=args.model is not None,
+    return CommandOptions(
+        model=args.model or demo.NAME,
+        model_given=args.model is not None,
         revision=args.revision,
         chat={"system": args.system, "thinking": args.thinking, **sampling},
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
@@ -196,19 +197,18 @@ def _run(argv: Sequence[str] | None) -> int:
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or args.export is not None or args.import_file is not None:
-        return _stored(args)
+        return _run_library_command(args)
     if args.resume is not None and not args.resume.strip():
         raise Qwen35Error("--resume is empty: name a conversation, or use --continue")
     options = _options(args)
     prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
-        from qwen35_chat.once import print_answer
+        from qwen35_chat import one_shot
 
-        return print_answer(prompt, options, show_thinking=args.show_thinking)
-    if args.plain:
-        return _chat(options, args)
+        return one_shot.run(prompt, options, show_thinking=args.show_thinking)
     # Textual draws on standard error.
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+    streams = (sys.stdout, sys.stderr)
+    if not args.plain and not all(stream is not None and stream.isatty() for stream in streams):
         raise Qwen35Error(
             "the chat needs a terminal for its output and its errors: use -p for an answer "
             "in a file or a pipe"
@@ -216,40 +216,40 @@ def _run(argv: Sequence[str] | None) -> int:
     return _chat(options, args)
 
 
-def _stored(args: argparse.Namespace) -> int:
-    from qwen35_chat import stored
+def _run_library_command(args: argparse.Namespace) -> int:
+    from qwen35_chat import library_commands
 
     if args.prompt is not None:
         raise Qwen35Error("-p asks a model, and --list, --export and --import do not: choose one")
     if args.list:
-        return stored.print_list()
+        return library_commands.print_list()
     if args.export is not None:
-        return stored.export(args.export, args.format or "md")
+        return library_commands.export(args.export, args.format or "md")
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
-    return stored.import_file(args.import_file)
+    return library_commands.import_file(args.import_file)
 
 
-def _chat(options: Options, args: argparse.Namespace) -> int:
-    """The screen or the linear mode, with the model on a thread of its own."""
-    from qwen35_chat.window import Window
+def _chat(options: CommandOptions, args: argparse.Namespace) -> int:
+    """Run the chat, on the whole terminal or in plain mode."""
+    from qwen35_chat.runtime import ChatRuntime
 
-    with Window(options, fake=args.fake) as window:
-        conversation = window.conversation(last=args.latest, name=args.resume)
-        return window.run_plain(conversation) if args.plain else window.run(conversation)
+    with ChatRuntime(options, fake=args.fake) as runtime:
+        conversation = runtime.conversation(last=args.latest, name=args.resume)
+        return runtime.run_plain(conversation) if args.plain else runtime.run_screen(conversation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
-    if sys.stderr is None:  # closed by the caller: print would turn to standard output
+    """Run the command and return its exit code."""
+    if sys.stderr is None:  # closed by the caller; `print` would write to standard output
         sys.stderr = io.StringIO()
     try:
         return _run(argv)
     except Qwen35Error as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return exit_codes.BAD_INPUT
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return exit_codes.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,57 +1,62 @@
-"""Which models there are, on this machine and to download, and whether they fit its memory."""
+"""The models on this machine and those to download, and whether they fit into memory."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qwen35_chat.tokens import config_of
+from qwen35_mlx import demo
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
+from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
 
-DEMO = "demo"
-Fit = Literal["fits", "tight", "too large"]
-# Of the machine's memory: beyond the first the rest of the system gets slow, and beyond the second
-# a Mac refuses it to the GPU.
-COMFORTABLE, AT_MOST = 0.6, 0.75
-OVERHEAD = 500_000_000  # bytes for what is not weights or cache
-_REPOSITORY = re.compile(r"models--([^/]+?)--(.+)")
+MemoryFit = Literal["fits", "tight", "too large"]
+# Shares of the machine's memory. Above the first, other programs get slow; above the second, a Mac
+# does not give the memory to its GPU.
+COMFORTABLE_SHARE, GPU_SHARE = 0.6, 0.75
+OVERHEAD_BYTES = 500_000_000  # everything but weights and cache
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A model that can be run.
+class ModelEntry:
+    """A model in the list of models.
 
     Attributes:
-        name: what `--model` takes.
-        weights: bytes in memory.
-        per_token: bytes of KV cache for one token.
-        state: bytes of recurrent and convolution state, whatever the length.
+        name: as `--model` takes it.
+        weight_bytes: in memory.
+        kv_bytes_per_token: of the KV cache.
+        state_bytes: recurrent and convolution state, for any number of tokens.
         folder: where it is on this machine; None if it has to be downloaded.
-        title: for people.
-        context: tokens it can take; 0 if unknown.
+        title: for people; "" for the name.
+        max_context: the most tokens that it takes; 0 if unknown.
     """
 
     name: str
-    weights: int
-    per_token: int
-    state: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    state_bytes: int
     folder: Path | None = None
     title: str = ""
-    context: int = 0
+    max_context: int = 0
 
-    def needs(self, tokens: int) -> int:
-        """Bytes of memory with so many tokens of context."""
-        tokens = min(tokens, self.context) if self.context else tokens
-        return self.weights + self.per_token * tokens + self.state + OVERHEAD
+    def memory_needed(self, context: int) -> int:
+        """Bytes of memory with a context of `context` tokens, or of `max_context` if shorter."""
+        tokens = min(context, self.max_context) if self.max_context else context
+        cache = self.kv_bytes_per_token * tokens + self.state_bytes
+        return self.weight_bytes + cache + OVERHEAD_BYTES
 
-    def fit(self, tokens: int, memory: int) -> Fit:
-        share = self.needs(tokens) / max(memory, 1)
-        return "fits" if share <= COMFORTABLE else "tight" if share <= AT_MOST else "too large"
+    def memory_fit(self, context: int, memory: int) -> MemoryFit:
+        """Whether it fits into `memory` bytes, shared with the rest of the system."""
+        share = self.memory_needed(context) / max(memory, 1)
+        if share <= COMFORTABLE_SHARE:
+            return "fits"
+        return "tight" if share <= GPU_SHARE else "too large"
 
 
-# Name after "", size, GB of weights, bytes of KV a token, of recurrent and of
-# convolution state. 4 bits a weight, group 64; sizes as computed from the published shapes.
+# Repository name after "mlx-community/Qwen3.5-", size, GB of weights at 4 bits in groups of 64, and
+# bytes of KV cache per token, recurrent state and convolution state.
 _PUBLISHED: tuple[tuple[str, str, float, int, int, int], ...] = (
     ("0.8B-MLX-4bit", "0.8B", 0.42, 12_288, 18_874_368, 663_552),
     ("4B-MLX-4bit", "4B", 2.37, 32_768, 50_331_648, 1_179_648),
@@ -61,115 +66,115 @@ _PUBLISHED: tuple[tuple[str, str, float, int, int, int], ...] = (
     ("122B-A10B-4bit", "122B-A10B", 68.71, 24_576, 150_994_944, 2_654_208),
 )  # fmt: skip
 PUBLISHED = tuple(
-    Known(
+    ModelEntry(
         f"mlx-community/Qwen3.5-{name}",
         round(gigabytes * 1e9),
-        per_token,
-        recurrent + conv,
+        kv_bytes,
+        recurrent + convolution,
         title=f"Qwen3.5 {size}",
-        context=262_144,
+        max_context=262_144,
     )
-    for name, size, gigabytes, per_token, recurrent, conv in _PUBLISHED
+    for name, size, gigabytes, kv_bytes, recurrent, convolution in _PUBLISHED
 )
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has; 0 if it does not say."""
+    """Bytes of memory of this machine; 0 if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The download cache of huggingface_hub."""
-    if named := environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(named).expanduser()
-    if home := environment.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
-
-
-def folder_of(name: str) -> Path | None:
-    """Where a model is on this machine, found without the network; None if it is not there."""
-    if name == DEMO:
-        import qwen35_mlx.demo
-
-        return Path(next(iter(qwen35_mlx.demo.__path__)))
+def local_folder(name: str) -> Path | None:
+    """The folder of a model on this machine, found without the network; None if there is none."""
+    if name == demo.NAME:
+        return demo.folder()
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if name.count("/") == 1:
-        return _snapshot(cache_folder() / ("models--" + name.replace("/", "--")))
-    return None
+    return _cached_snapshots().get(name) if name.count("/") == 1 else None
 
 
-def local_models(folders: tuple[str, ...] = ()) -> list[Known]:
-    """The Qwen3.5 checkpoints here: in the package, download cache, `folders`."""
-    found: list[Known] = []
-    demo = folder_of(DEMO)
-    if demo is not None and (known := checkpoint(DEMO, demo)):
-        found.append(known)
-    for entry in _children(cache_folder()):
-        match = _REPOSITORY.fullmatch(entry.name)
-        snapshot = _snapshot(entry) if match else None
-        if match and snapshot and (known := checkpoint("/".join(match.groups()), snapshot)):
-            found.append(known)
+def local_models(folders: tuple[str, ...] = ()) -> list[ModelEntry]:
+    """The Qwen3.5 checkpoints on this machine.
+
+    The first call imports huggingface_hub, which takes about 0.1 s.
+
+    Args:
+        folders: checkpoints, or folders with checkpoints, besides the download cache.
+    """
+    candidates = [(demo.NAME, demo.folder()), *sorted(_cached_snapshots().items())]
     for folder in folders:
         path = Path(folder).expanduser()
-        for entry in [path, *_children(path)]:
-            if known := checkpoint(str(entry), entry):
-                found.append(known)
-    return found
+        candidates += [(str(entry), entry) for entry in [path, *_subfolders(path)]]
+    entries = [read_checkpoint(name, folder) for name, folder in candidates]
+    return [entry for entry in entries if entry is not None]
 
 
-def _children(folder: Path) -> Iterator[Path]:
+def read_checkpoint(name: str, folder: Path) -> ModelEntry | None:
+    """The entry of a checkpoint folder; None if it has no complete Qwen3.5 checkpoint."""
+    if not _is_complete(folder):
+        return None
+    try:
+        config = read_json_object(folder / "config.json")
+        shape = ModelConfig.from_dict(config)
+        dtype = config.get("text_config", config).get("dtype") or config.get("dtype")
+        itemsize = 4 if dtype == "float32" else 2
+        return ModelEntry(
+            name,
+            sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            kv_bytes_per_token(shape, itemsize),
+            state_bytes(shape, itemsize),
+            folder,
+            max_context=shape.max_position_embeddings,
+        )
+    except (Qwen35Error, TypeError, ValueError, OverflowError, OSError):
+        return None  # a config.json of another model, or a damaged one
+
+
+def _subfolders(folder: Path) -> Iterator[Path]:
     try:
         yield from sorted(entry for entry in folder.iterdir() if entry.is_dir())
     except OSError:
         return
 
 
-def _snapshot(repository: Path) -> Path | None:
-    """The newest complete snapshot of a repository in the cache."""
-    snapshots = [entry for entry in _children(repository / "snapshots") if _complete(entry)]
-    return max(snapshots, key=lambda path: path.stat().st_mtime, default=None)
+def _cached_snapshots() -> dict[str, Path]:
+    """For each repository in the download cache, the newest complete snapshot."""
+    from huggingface_hub import constants, scan_cache_dir  # takes about 0.1 s
+    from huggingface_hub.errors import CacheNotFound
 
-
-def _complete(folder: Path) -> bool:
-    """Whether the files that the index names are there; a broken download lacks some."""
-    if not (folder / "config.json").exists():
-        return False
-    weights = list(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        named = set(re.findall(r"[\w.-]+\.safetensors(?=\")", index.read_text(errors="replace")))
-        return named <= {file.name for file in weights}
-    return bool(weights)
-
-
-def checkpoint(name: str, folder: Path) -> Known | None:
-    """What a checkpoint in a folder needs; None if it is no Qwen3.5 checkpoint."""
-    config = config_of(folder)
-    text = config.get("text_config", config)
-    if not str(config.get("model_type", "")).startswith("qwen3_5") or not _complete(folder):
-        return None
     try:
-        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        layers = int(text["num_hidden_layers"])
-        types = text.get("layer_types")
-        every = int(text.get("full_attention_interval", 4))
-        full = types.count("full_attention") if types else layers // every
-        head = int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
-        itemsize = 4 if (text.get("dtype") or config.get("dtype")) == "float32" else 2
-        per_token = full * 2 * int(text["num_key_value_heads"]) * head * itemsize
-        keys = int(text["linear_num_key_heads"]) * int(text["linear_key_head_dim"])
-        values = int(text["linear_num_value_heads"]) * int(text["linear_value_head_dim"])
-        conv = (int(text.get("linear_conv_kernel_dim", 4)) - 1) * (2 * keys + values) * itemsize
-        recurrent = values * int(text["linear_key_head_dim"]) * 4
-        state = (layers - full) * (recurrent + conv)
-        context = int(text.get("max_position_embeddings", 0))
-    except (KeyError, TypeError, ValueError, OSError):
-        return None
-    return Known(name, weights, per_token, state, folder, context=context)
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, OSError, ValueError):
+        return {}
+    found: dict[str, Path] = {}
+    for repository in repositories:
+        if repository.repo_type != "model":
+            continue
+        snapshots = (revision.snapshot_path for revision in repository.revisions)
+        complete = [(_modified(path), path) for path in snapshots if _is_complete(path)]
+        if complete:
+            # Not `repo_id`, in which every "--" has become "/".
+            name = repository.repo_path.name.removeprefix("models--").replace("--", "/", 1)
+            found[name] = max(complete)[1]
+    return found
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed since
+        return 0.0
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder has a config and all weights; an interrupted download does not."""
+    try:
+        weights = {file.name for file in folder.glob("*.safetensors")}
+        index = read_json_object(folder / "model.safetensors.index.json")
+        expected = set(index.get("weight_map", {}).values())
+        return (folder / "config.json").exists() and bool(weights) and expected <= weights
+    except (Qwen35Error, AttributeError, TypeError, OSError):
+        return False

@@ -1,4 +1,4 @@
-"""What a command line asked for."""
+"""The options of the command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,37 +8,49 @@ from qwen35_mlx.library.conversation import ChatSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """A model and how to talk to it.
+class CommandOptions:
+    """A model and how to chat with it. The options that were not given are None.
 
     Attributes:
         model, revision: as for `qwen35_mlx.load`.
-        chat: keyword arguments for `qwen35_mlx.Chat`.
-        named: whether the command line names the model.
-        turn: keyword arguments for every `Chat.send`.
-        load: further keyword arguments for `qwen35_mlx.load`.
-        resume: a stored conversation to go on with, by id or title; "" for the last one.
+        model_given: whether the command line names the model; if not, `model` is the default.
+        chat: keyword arguments of `qwen35_mlx.Chat`: system, thinking and sampling values.
+        turn: keyword arguments of every `Chat.send`.
+        load: further keyword arguments of `qwen35_mlx.load`.
+        resume: the stored conversation to continue, by id or title; "" for the last one.
     """
 
     model: str
     revision: str | None = None
-    named: bool = True
+    model_given: bool = True
     chat: Mapping[str, Any] = field(default_factory=dict)
     turn: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
     resume: str | None = None
 
     @property
-    def settings(self) -> ChatSettings:
-        """The same for an engine."""
-        sampling = {name: value for name, value in self.chat.items() if name not in _NO_SAMPLING}
+    def chat_settings(self) -> ChatSettings:
+        """The part of the options that the engine uses."""
         return ChatSettings(
             system=self.chat.get("system"),
             thinking=self.chat.get("thinking"),
             max_tokens=self.turn.get("max_tokens"),
             seed=self.turn.get("seed"),
-            sampling=sampling,
+            sampling=self._sampling(),
         )
 
+    @property
+    def setting_overrides(self) -> dict[str, object]:
+        """The options that override settings of the settings file, by their names there."""
+        thinking = self.chat.get("thinking")
+        overrides = {
+            "model": self.model if self.model_given else None,
+            "system": self.chat.get("system"),
+            "thinking": None if thinking is None else "on" if thinking else "off",
+            "max_tokens": self.turn.get("max_tokens"),
+            "sampling": {k: v for k, v in self._sampling().items() if v is not None} or None,
+        }
+        return {name: value for name, value in overrides.items() if value is not None}
 
-_NO_SAMPLING = ("system", "thinking")
+    def _sampling(self) -> dict[str, float | None]:
+        return {k: v for k, v in self.chat.items() if k not in ("system", "thinking")}

@@ -1,4 +1,4 @@
-"""What a user has chosen, in a TOML file that people can read and edit."""
+"""The user's settings: their names, defaults and valid values, read from a TOML file."""
 
 import os
 import tomllib
@@ -9,42 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_chat.keys import key_names, key_problem, shown_keys
-from qwen35_chat.toml_text import line_of
+from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.sampling import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
 
-FILE = "settings.toml"
-LARGEST = 1_000_000_000  # whole number that makes any sense
+FILE_NAME = "settings.toml"
+MAX_NUMBER = 1_000_000_000  # catches slips in settings that have no bound of their own
 THEMES = ("dark", "light", "ansi")
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
-# As the model card of Qwen3.5 gives them. "model" is what the checkpoint's own files say.
+# The sampling values of the Qwen3.5 model card. "model" uses the checkpoint's own defaults.
 PRESETS: Mapping[str, Mapping[str, float]] = {
     "model": {},
     "thinking": {"temperature": 1.0, "top_p": 0.95, "top_k": 20, "presence_penalty": 1.5},
     "precise": {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "presence_penalty": 0.0},
     "not-thinking": {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "presence_penalty": 1.5},
 }
-THINKS = {"thinking": "on", "precise": "on", "not-thinking": "off"}
+# The `thinking` setting that each preset is meant for.
+PRESET_THINKING = {"thinking": "on", "precise": "on", "not-thinking": "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be chosen; each name is a key of the file.
+    """All settings. Each attribute is a key of the file.
 
     Attributes:
+        model: a folder, "org/repo" on the Hub, or "demo".
         system: the system prompt; "" for none.
-        thinking: "auto" leaves it to the model.
+        thinking: one of `THINKING`; "auto" leaves it to the model.
         preset: one of `PRESETS`.
-        sampling: single values over the preset's.
-        max_tokens: of a reply; 0 for whatever the context leaves.
-        context: tokens that the list of models reckons memory for.
-        thinking_view: how the thinking of replies is shown.
-        folders: where models are looked for, besides the download cache.
-        keys: command to its keys, separated by commas; "" for no key.
+        max_tokens: limit of a reply; 0 for whatever the context leaves.
+        context: tokens for which the list of models estimates memory.
+        theme: one of `THEMES`.
+        thinking_view: one of `VIEWS`, how the thinking in replies is shown.
+        folders: searched for models, besides the download cache.
+        sampling: values that override the preset's; the names are those of `RANGES`.
+        keys: for each command, its keys separated by commas; "" for no key.
     """
 
-    model: str = "demo"
+    model: str = demo.NAME
     system: str = ""
     thinking: str = "auto"
     preset: str = "model"
@@ -57,7 +61,7 @@ class Settings:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def chat_settings(self, seed: int | None = None) -> ChatSettings:
-        """The same for an engine."""
+        """The part of the settings that the engine uses."""
         thinking = {"on": True, "off": False}.get(self.thinking)
         return ChatSettings(
             system=self.system or None,
@@ -69,14 +73,15 @@ class Settings:
 
 
 def settings_file() -> Path:
-    """Where the settings are: $QWEN35_HOME, or the platform's folder for settings."""
+    """Path of the settings file: in $QWEN35_HOME, or the platform's folder for settings."""
     if named := os.environ.get("QWEN35_HOME"):
-        return Path(named).expanduser() / FILE
-    from platformdirs import user_config_path  # a few ms that a named folder need not cost
+        return Path(named).expanduser() / FILE_NAME
+    from platformdirs import user_config_path  # takes a few ms, which $QWEN35_HOME saves
 
-    return user_config_path("qwen35-chat") / FILE
+    return user_config_path("qwen35-chat") / FILE_NAME
 
 
+# A predicate, and the description of what it accepts.
 Check = tuple[Callable[[Any], bool], str]
 
 
@@ -84,25 +89,35 @@ def _one_of(names: tuple[str, ...]) -> Check:
     return lambda value: value in names, "one of " + ", ".join(f'"{name}"' for name in names)
 
 
-def _whole(least: int) -> Check:
+def _whole_number(least: int) -> Check:
     return (
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= LARGEST,
-        f"a whole number from {least} to {LARGEST:,}",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= MAX_NUMBER,
+        f"a whole number from {least} to {MAX_NUMBER:,}",
     )
 
 
-def _number(ok: Callable[[float], bool], want: str) -> Check:
-    # A whole number of any length can be compared, but not be made a float.
-    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and ok(v), want
+def _number_in(bounds: Range) -> Check:
+    types = int if bounds.whole else int | float
+
+    def accepts(value: Any) -> bool:
+        # MAX_NUMBER first: an integer of any length can be compared, but not made a float.
+        return (
+            isinstance(value, types)
+            and not isinstance(value, bool)
+            and abs(value) <= MAX_NUMBER
+            and bounds.contains(value)
+        )
+
+    return accepts, str(bounds)
 
 
-_FIELDS: Mapping[str, Check] = {
+_CHECKS: Mapping[str, Check] = {
     "model": (lambda value: isinstance(value, str) and bool(value.strip()), "a name in quotes"),
     "system": (lambda value: isinstance(value, str), "text in quotes"),
     "thinking": _one_of(THINKING),
     "preset": _one_of(tuple(PRESETS)),
-    "max_tokens": _whole(0),
-    "context": _whole(1),
+    "max_tokens": _whole_number(0),
+    "context": _whole_number(1),
     "theme": _one_of(THEMES),
     "thinking_view": _one_of(VIEWS),
     "folders": (
@@ -110,47 +125,42 @@ _FIELDS: Mapping[str, Check] = {
         'a list of folders, such as ["~/models"]',
     ),
 }
-_SAMPLING: Mapping[str, Check] = {
-    "temperature": _number(lambda x: 0 <= x < 100, "a number from 0 to below 100"),
-    "top_p": _number(lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
-    "top_k": _whole(0),
-    "min_p": _number(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "presence_penalty": _number(lambda x: -2 <= x <= 2, "a number from -2 to 2"),
-    "repetition_penalty": _number(lambda x: 0 < x <= 10, "a number above 0 and at most 10"),
+_SAMPLING_CHECKS: Mapping[str, Check] = {
+    name: _number_in(bounds) for name, bounds in RANGES.items()
 }
-FIELDS, SAMPLING = tuple(_FIELDS), tuple(_SAMPLING)
+FIELDS, SAMPLING = tuple(_CHECKS), tuple(_SAMPLING_CHECKS)
 
 
-def problem(name: str, value: object, commands: Mapping[str, str] | None = None) -> str:
+def setting_problem(name: str, value: object, commands: Mapping[str, str] | None = None) -> str:
     """Why a setting cannot have this value; "" if it can.
 
     Args:
         name: a setting, or `table.key`.
-        commands: the names that `[keys]` may have, and where each command acts; None lets any
-            pass.
+        commands: the names that `[keys]` may contain, and the scope of each command; None accepts
+            any name.
     """
     table, _, key = name.partition(".")
     if table == "keys" and key:
-        return _key_problem(key, value, commands)
+        return _keys_problem(key, value, commands)
     if table == "sampling" and key:
-        check = _SAMPLING.get(key)
-        known = ", ".join(_SAMPLING)
+        check = _SAMPLING_CHECKS.get(key)
+        known = ", ".join(_SAMPLING_CHECKS)
     elif name in ("sampling", "keys"):
         return "" if isinstance(value, dict) else f"must be a table, [{name}]"
     else:
-        check = _FIELDS.get(name)
-        known = ", ".join([*_FIELDS, "sampling", "keys"])
+        check = _CHECKS.get(name)
+        known = ", ".join([*_CHECKS, "sampling", "keys"])
     if check is None:
         return f"is not a setting; these are: {known}"
-    ok, want = check
-    return "" if ok(value) else f"must be {want}"
+    accepts, description = check
+    return "" if accepts(value) else f"must be {description}"
 
 
-def _key_problem(name: str, value: object, commands: Mapping[str, str] | None) -> str:
+def _keys_problem(name: str, value: object, commands: Mapping[str, str] | None) -> str:
     if commands is not None and name not in commands:
-        like = get_close_matches(name, commands, 1)
-        meant = f"; did you mean {like[0]}?" if like else ": the README lists their names"
-        return f"is no command{meant}"
+        similar = get_close_matches(name, commands, 1)
+        hint = f"; did you mean {similar[0]}?" if similar else ": the README lists their names"
+        return f"is no command{hint}"
     if not isinstance(value, str):
         return 'must be keys in quotes, such as "ctrl+n"'
     typing = commands is not None and commands[name] != "messages"
@@ -158,37 +168,36 @@ def _key_problem(name: str, value: object, commands: Mapping[str, str] | None) -
     return next((found for found in problems if found), "")
 
 
-def parse(text: str, file: Path, commands: Mapping[str, str] | None = None) -> Settings:
-    """The settings in a file's text.
+def parse_settings(text: str, file: Path, commands: Mapping[str, str] | None = None) -> Settings:
+    """The settings in the text of a file.
 
     Args:
-        commands: as for `problem`.
+        file: its path, for messages.
+        commands: as for `setting_problem`.
 
     Raises:
-        Qwen35Error: with the file, the line and the field.
+        Qwen35Error: the text is not TOML, or a value is invalid; names the file, the line and the
+            setting.
     """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Qwen35Error(f"{file}: {error}: correct it, or remove the file") from None
-    chosen: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in data.items():
-        items = {f"{name}.{key}": item for key, item in value.items()} if _is_table(value) else {}
-        for full, item in {name: value, **items}.items():
-            if why := problem(full, item, commands):
-                raise _wrong(text, file, full, why)
-        chosen[name] = tuple(value) if isinstance(value, list) else value
-    if commands is not None and (clash := _clash(chosen.get("keys", {}), commands)):
-        raise _wrong(text, file, *clash)
-    return Settings(**chosen)
+        entries = value if isinstance(value, dict) else {}
+        nested = {f"{name}.{key}": entry for key, entry in entries.items()}
+        for full_name, entry in {name: value, **nested}.items():
+            if found := setting_problem(full_name, entry, commands):
+                raise _error_at(text, file, full_name, found)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if commands is not None and (conflict := _key_conflict(values.get("keys", {}), commands)):
+        raise _error_at(text, file, *conflict)
+    return Settings(**values)
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _clash(keys: Mapping[str, str], commands: Mapping[str, str]) -> tuple[str, str] | None:
-    """The first of [keys] that has a key of another in the same place, and what is wrong."""
+def _key_conflict(keys: Mapping[str, str], commands: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first setting whose key is taken by another command of the same scope, and why."""
     taken: dict[tuple[str, str], str] = {}
     for name, value in keys.items():
         for key in key_names(value):
@@ -198,37 +207,71 @@ def _clash(keys: Mapping[str, str], commands: Mapping[str, str]) -> tuple[str, s
     return None
 
 
-def _wrong(text: str, file: Path, name: str, what: str) -> Qwen35Error:
+def _error_at(text: str, file: Path, name: str, message: str) -> Qwen35Error:
     line = line_of(text, name)
     place = f", line {line}" if line else ""
-    return Qwen35Error(f"{file}{place}: {name} {what}")
+    return Qwen35Error(f"{file}{place}: {name} {message}")
 
 
-def typed_value(name: str, text: str) -> object:
-    """What a user wrote for a setting, as the file has it; None for the default.
+def line_of(text: str, name: str) -> int | None:
+    """The line, counted from 1, of the statement that defines a setting; None if there is none.
+
+    tomllib gives no positions, so this parses ever longer prefixes of the text: the statement
+    begins after the last prefix that is valid without it.
+
+    Args:
+        text: valid TOML.
+        name: a setting, a table, or `table.key`.
+    """
+    lines = text.split("\n")
+    start = 0
+    for end in range(1, len(lines) + 1):
+        try:
+            data = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue  # within a value of several lines
+        if _defines(data, name):
+            return start + 1
+        start = end
+    return None
+
+
+def _defines(data: Mapping[str, Any], name: str) -> bool:
+    table, _, key = name.partition(".")
+    entries = data.get(table)
+    return name in data or (isinstance(entries, dict) and key in entries)
+
+
+def parse_value(name: str, text: str) -> object:
+    """The value of a setting as a user types it, in the type that the file has.
+
+    Returns:
+        None for the default.
 
     Raises:
-        Qwen35Error: it should be a number and is none.
+        Qwen35Error: the setting is a number and the text is not.
     """
     text = text.strip()
     if not text and name != "system":
         return None
-    if name in ("max_tokens", "context", "sampling.top_k"):
-        kind, want = int, "a whole number"
-    elif name.startswith("sampling."):
-        kind, want = float, "a number"
+    if name == "folders":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    table, _, key = name.rpartition(".")
+    sampling = RANGES.get(key) if table == "sampling" else None
+    if name in ("max_tokens", "context") or (sampling and sampling.whole):
+        number, description = int, "a whole number"
+    elif table == "sampling":
+        number, description = float, "a number"
     else:
-        if name == "folders":
-            return [part.strip() for part in text.split(",") if part.strip()]
         return text
     try:
-        return kind(text.replace(",", "").replace("_", ""))
+        return number(text.replace(",", "").replace("_", ""))
     except ValueError:
-        raise Qwen35Error(f"{name} must be {want}, and {text!r} is none") from None
+        raise Qwen35Error(f"{name} must be {description}, and {text!r} is none") from None
 
 
-def shown_value(settings: Settings, name: str) -> str:
-    """The value that holds for a setting or `sampling.key`, for people; "" for none."""
+def display_value(settings: Settings, name: str) -> str:
+    """The effective value of a setting or `sampling.key`, for people; "" for none."""
     table, _, key = name.rpartition(".")
     if table:
         value = settings.sampling.get(key, PRESETS[settings.preset].get(key))

@@ -1,15 +1,19 @@
-"""The settings file: read, read again when it changes, and changed by the app."""
+"""The settings file: read, reloaded when it changes, and edited in place."""
 
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qwen35_chat.settings import FILE, Settings, parse, problem
-from qwen35_chat.toml_text import with_value
+from qwen35_chat.settings import FILE_NAME, Settings, parse_settings, setting_problem
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import replace_file
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+    from tomlkit.items import Item, Key
+
+    Body = list[tuple[Key | None, Item]]
 
 HEADER = """\
 # Settings of qwen35-chat. What is not here has its default; changes apply at once.
@@ -17,80 +21,88 @@ HEADER = """\
 
 
 class SettingsFile:
-    """The settings, as they are in the file now.
+    """The current settings and the file that they are stored in.
 
     Args:
         file: None keeps everything in memory.
-        changes: what the command line says; it holds until the end and is not written.
-        commands: as for `problem`.
+        overrides: settings from the command line. They hold until the app changes the same
+            setting, and are never written to the file.
+        commands: as for `setting_problem`.
 
     Attributes:
-        settings: the last ones that were right.
+        settings: the last valid ones.
     """
 
     def __init__(
         self,
         file: Path | None,
-        changes: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         commands: Mapping[str, str] | None = None,
     ):
         self.file = file
-        self._changes = dict(changes or {})
+        self._overrides = dict(overrides or {})
         self._commands = commands
-        self._seen: tuple[int, int] | None = None
-        self._memory = HEADER
-        self.settings = self._with_changes(Settings())
+        self._loaded_stamp: tuple[int, int] | None = None
+        self._memory = HEADER  # the text while there is no file
+        self.settings = self._with_overrides(Settings())
 
     def load(self) -> Settings:
         """Read the file.
 
         Raises:
-            Qwen35Error: something in it is wrong; the settings stay as they were.
+            Qwen35Error: it is unreadable or invalid; the settings stay as they were.
         """
-        self._seen = self._stamp()
-        text = self._text()
-        self.settings = self._with_changes(parse(text, self.file or Path(FILE), self._commands))
+        self._loaded_stamp = self._stamp()
+        self.settings = self._with_overrides(self._parse(self._text()))
         return self.settings
 
     def changed(self) -> bool:
-        """Whether the file is another than the one that was read."""
-        return self.file is not None and self._stamp() != self._seen
+        """Whether the file was changed since it was last read or written here."""
+        return self.file is not None and self._stamp() != self._loaded_stamp
 
     def set(self, name: str, value: object) -> Settings:
-        """Change one value in the file. `name`, `value`: as for `with_value`.
+        """Change one setting, in the file too.
+
+        Args:
+            name: a setting, or `table.key`.
+            value: None restores the default.
 
         Raises:
-            Qwen35Error: the value is refused, or the file cannot be written; it is as before then.
+            Qwen35Error: the value is invalid, or the file is invalid or cannot be written; the
+                file and the settings stay as they were.
         """
-        if value is not None and (why := problem(name, value, self._commands)):
-            raise Qwen35Error(f"{name} {why}")
+        if value is not None and (found := setting_problem(name, value, self._commands)):
+            raise Qwen35Error(f"{name} {found}")
         before = self._text() or HEADER
-        parse(before, self.file or Path(FILE), self._commands)  # its own mistakes, in its own lines
+        self._parse(before)  # so that mistakes are reported with the lines of the user's own text
         text = with_value(before, name, value)
-        parsed = parse(text, self.file or Path(FILE), self._commands)
+        parsed = self._parse(text)
         if self.file is None:
             self._memory = text
         else:
             try:
-                _replace(self.file, text)
+                replace_file(self.file, text)
             except OSError as error:
                 raise Qwen35Error(
                     f"{self.file} cannot be written ({error.strerror}): nothing is changed; "
                     "make the file and its folder writable"
                 ) from None
-        self._changes.pop(name, None)
+        self._overrides.pop(name, None)
         table, _, key = name.rpartition(".")
-        if table in self._changes:
-            self._changes[table] = {k: v for k, v in self._changes[table].items() if k != key}
-        self._seen = self._stamp()
-        self.settings = self._with_changes(parsed)
+        if table in self._overrides:
+            entries = self._overrides[table].items()
+            self._overrides[table] = {k: v for k, v in entries if k != key}
+        self._loaded_stamp = self._stamp()
+        self.settings = self._with_overrides(parsed)
         return self.settings
 
-    def _with_changes(self, settings: Settings) -> Settings:
+    def _parse(self, text: str) -> Settings:
+        return parse_settings(text, self.file or Path(FILE_NAME), self._commands)
+
+    def _with_overrides(self, settings: Settings) -> Settings:
         values = {f.name: getattr(settings, f.name) for f in fields(Settings)}
-        values.update({k: v for k, v in self._changes.items() if k != "sampling"})
-        if sampling := self._changes.get("sampling"):
-            values["sampling"] = {**settings.sampling, **sampling}
+        values.update(self._overrides)
+        values["sampling"] = {**settings.sampling, **self._overrides.get("sampling", {})}
         return Settings(**values)
 
     def _text(self) -> str:
@@ -107,6 +119,7 @@ class SettingsFile:
             ) from None
 
     def _stamp(self) -> tuple[int, int] | None:
+        """Modification time and size of the file; None if there is none."""
         try:
             stat = self.file.stat() if self.file else None
         except OSError:
@@ -114,19 +127,91 @@ class SettingsFile:
         return (stat.st_mtime_ns, stat.st_size) if stat else None
 
 
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that it always is either the old or the new one, whatever happens."""
-    file = file.resolve()  # a link stays one: some keep their settings elsewhere
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if file.exists():
-            shutil.copymode(file, temporary)
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def with_value(text: str, name: str, value: object) -> str:
+    """The text of a TOML file with one value changed, added or removed.
+
+    Everything else stays as it was written, the comment behind the value included.
+
+    Args:
+        text: valid TOML.
+        name: a key, or `table.key`.
+        value: a string, number, boolean or list of strings; None removes the statement.
+    """
+    import tomlkit  # only needed for a change; takes 20 ms
+
+    document = tomlkit.parse(text if text.endswith("\n") or not text else text + "\n")
+    table, _, key = name.rpartition(".")
+    values: Any = document.get(table) if table else document
+    if values is not None and key in values:
+        if value is None:
+            _remove(document, table, key)
+        else:
+            values[key] = value
+    elif value is not None:
+        _add(document, table, key, value)
+    return tomlkit.dumps(document)
+
+
+def _remove(document: "TOMLDocument", table: str, key: str) -> None:
+    """Remove a statement and leave its comment, on a line of its own."""
+    from tomlkit.items import Comment, Trivia
+
+    for body in _bodies(document, table):
+        for at, (found, item) in enumerate(body):
+            if found is not None and found.key == key:
+                trivia = item.trivia
+                comment = Comment(Trivia(indent=trivia.indent, comment=trivia.comment))
+                body[at : at + 1] = [(None, comment)] if trivia.comment else []
+                return
+    del document[table][key]  # pyright: ignore[reportIndexIssue]  # an inline table
+
+
+def _add(document: "TOMLDocument", table: str, key: str, value: object) -> None:
+    """Add a statement behind the last one of its table.
+
+    tomlkit itself would put it behind the comments there, which describe the next table.
+    """
+    import tomlkit
+    from tomlkit.items import Comment
+
+    bodies = list(_bodies(document, table))
+    if not bodies:
+        document.setdefault(table, tomlkit.table())[key] = value
+        return
+    body = bodies[-1]
+    statements = [at for at, (found, item) in enumerate(body) if _is_statement(found, item)]
+    entry = (tomlkit.key(key), tomlkit.item(value))
+    if statements:
+        body.insert(statements[-1] + 1, entry)
+    elif table:
+        body.insert(0, entry)
+    else:
+        at = next((at for at, (found, _) in enumerate(body) if found is not None), None)
+        if at is None:
+            body.append(entry)
+            return
+        while at > 0 and isinstance(body[at - 1][1], Comment):  # it describes the table
+            at -= 1
+        body[at:at] = [entry, (None, tomlkit.nl())]
+
+
+def _is_statement(key: "Key | None", item: "Item") -> bool:
+    """Whether an entry is `key = item` or `key.part = item`, not a comment or `[key]`."""
+    from tomlkit.items import Table
+
+    return key is not None and (key.is_dotted() or not isinstance(item, Table))
+
+
+def _bodies(document: "TOMLDocument", table: str) -> "Iterator[Body]":
+    """The lists of entries that a table is written in: several if its keys are dotted.
+
+    Edits of these lists are not seen by the document's mapping, only by `tomlkit.dumps`.
+    """
+    from tomlkit.items import Table
+
+    if not table:
+        yield document.body
+        return
+    for key, item in document.body:
+        if key is not None and key.key == table and isinstance(item, Table):
+            yield item.value.body

@@ -1,16 +1,16 @@
-"""How many tokens a text has."""
+"""Counting the tokens of a text before it is sent."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
-CHARACTERS_PER_TOKEN = 4  # of English; good enough until a tokenizer is there
+from qwen35_chat.models import local_folder
+
+CHARACTERS_PER_TOKEN = 4  # in English; for an estimate
 
 
-class Counter:
-    """Counts with the tokenizer of the model, once that is known and loaded. For one thread.
+class TokenCounter:
+    """Counts with the tokenizer of a model, loaded at the first count. Not thread-safe.
 
-    A model that cannot be found without the network is not looked for: then it is an estimate.
+    Estimates if there is no model, or none on this machine: nothing is downloaded.
     """
 
     def __init__(self) -> None:
@@ -18,12 +18,12 @@ class Counter:
         self._encode: Callable[[str], list[int]] | None = None
         self._tried = False
 
-    def use(self, model: str) -> None:
-        """From now on count as this model does."""
+    def use_model(self, model: str) -> None:
+        """Count with this model's tokenizer from now on."""
         self._model, self._encode, self._tried = model, None, False
 
-    def count(self, text: str) -> str:
-        """The count for people; "about" says that it is an estimate."""
+    def describe(self, text: str) -> str:
+        """The number of tokens for people, such as "12 tokens", or "about 12 tokens"."""
         if not self._tried:
             self._tried = True
             self._load()
@@ -32,23 +32,12 @@ class Counter:
         return f"{len(self._encode(text)):,} tokens"
 
     def _load(self) -> None:
-        from qwen35_chat.models import folder_of
-
-        folder: Path | None = folder_of(self._model) if self._model else None
+        folder = local_folder(self._model) if self._model else None
         if folder is None:
             return
         try:
             from qwen35_mlx.text.tokenizer import Tokenizer
 
             self._encode = Tokenizer.from_directory(folder).encode
-        except Exception:  # an estimate does as well
+        except Exception:  # an estimate is good enough
             self._encode = None
-
-
-def config_of(folder: Path) -> dict:
-    """A checkpoint's config.json; empty if there is none that can be read."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}

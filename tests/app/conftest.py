@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from qwen35_chat.screens import chat
 from textual import app, pilot
@@ -38,7 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("QWEN35_HOME", str(home))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # for processes that a test starts
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -1,4 +1,4 @@
-"""Checkpoints and downloads that are none, for the tests of models."""
+"""Fake checkpoints and downloads, for the tests of models."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,15 @@ from qwen35_chat.screens.models import Models
 
 from tests.app.drive import Driver
 
-# Of the 4B model: 8 of 32 layers have a KV cache.
+# The shape of the 4B model: 8 of its 32 layers have a KV cache.
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_5",
+    "vocab_size": 248_320,
     "dtype": "bfloat16",
     "num_hidden_layers": 32,
     "full_attention_interval": 4,
     "hidden_size": 2560,
+    "intermediate_size": 9216,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
     "head_dim": 256,
@@ -39,7 +41,7 @@ def in_cache(tmp_path: Path, name: str, commit: str = "abc") -> Path:
 
 
 class StartedDownload:
-    """A download that the test moves on."""
+    """A download whose progress the test sets."""
 
     last: "StartedDownload"
 
@@ -52,7 +54,7 @@ class StartedDownload:
         self.seconds_left: float | None = None
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         return self.done / self.total if self.total else 0.0
 
     def cancel(self) -> None:

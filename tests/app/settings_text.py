@@ -1,4 +1,4 @@
-"""A settings file as a user may have written it."""
+"""A settings file as a user may write it."""
 
 from pathlib import Path
 

@@ -276,7 +276,7 @@ async def test_ctrl_c_stops_a_reply_first_and_leaves_a_list(home: Path) -> None:
 
 async def test_the_keys_of_the_list_of_models(home: Path, monkeypatch) -> None:
     class Endless:
-        name, done, total, folder, error, share = "org/repo", 1, 4, "", "", 0.25
+        name, done, total, folder, error, fraction = "org/repo", 1, 4, "", "", 0.25
         seconds_left = None
         running = True
         cancelled = False

@@ -1,4 +1,4 @@
-"""Fetching a model: how it goes, stopping, going on, and what to do when it fails."""
+"""Downloading a model: progress, cancelling, resuming, and errors with the next step."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ async def begun(at: Driver, start: Any = None) -> None:
     await at.press(*"9b", "enter")
 
 
-async def test_a_download_shows_how_it_goes_and_is_used_with_enter(home, tmp_path) -> None:
+async def test_a_download_shows_its_progress_and_enter_uses_the_model(home, tmp_path) -> None:
     settings = home / "settings.toml"
     settings.write_text("# mine\n")
     async with chat(home, size=(100, 30), settings=settings) as at:
@@ -51,7 +51,7 @@ async def test_a_download_shows_how_it_goes_and_is_used_with_enter(home, tmp_pat
         assert settings.read_text() == f'# mine\nmodel = "{NINE}"\n'
 
 
-async def test_a_download_that_ends_behind_the_chat_is_told_there(home: Path) -> None:
+async def test_a_download_that_ends_behind_the_chat_is_reported_there(home: Path) -> None:
     async with chat(home) as at:
         await begun(at)
         await at.press("escape")
@@ -60,7 +60,7 @@ async def test_a_download_that_ends_behind_the_chat_is_told_there(home: Path) ->
         assert at.controller.download is None
 
 
-async def test_a_download_is_stopped_and_goes_on_with_enter(home: Path) -> None:
+async def test_a_cancelled_download_is_resumed_with_enter(home: Path) -> None:
     async with chat(home, size=(100, 30)) as at:
         await begun(at)
         first = StartedDownload.last
@@ -72,7 +72,7 @@ async def test_a_download_is_stopped_and_goes_on_with_enter(home: Path) -> None:
         assert StartedDownload.last.name == NINE
 
 
-async def test_a_download_that_fails_says_what_to_do_and_can_be_tried_again(home: Path) -> None:
+async def test_a_failed_download_shows_the_next_step_and_can_be_retried(home: Path) -> None:
     async with chat(home, size=(100, 30)) as at:
         await begun(at)
         StartedDownload.last.error = f"no space left to download {NINE}: free some"
@@ -93,19 +93,19 @@ def ended(download: Download) -> Download:
     return download
 
 
-def test_a_download_process_is_read_line_by_line() -> None:
+def test_reports_of_the_process_are_read_line_by_line() -> None:
     lines = ['{"done": 1, "total": 4}', "not json", "3", "null", '{"folder": "/x"}']
     download = ended(Download("org/repo", program(f"print({chr(10).join(lines)!r})")))
-    assert (download.done, download.total, download.share) == (1, 4, 0.25)
+    assert (download.done, download.total, download.fraction) == (1, 4, 0.25)
     assert (download.folder, download.error) == ("/x", "")
 
 
-def test_a_process_that_says_nothing_has_failed() -> None:
+def test_a_process_without_a_report_has_failed() -> None:
     download = ended(Download("org/repo", program("raise SystemExit(3)")))
     assert download.error == "the download of org/repo ended with code 3: try again, it goes on"
 
 
-def test_a_process_is_ended_by_cancel_and_that_is_no_error() -> None:
+def test_cancel_ends_the_process_and_is_no_error() -> None:
     text = 'import time; print(\'{"done": 1, "total": 4}\'); time.sleep(60)'
     download = Download("org/repo", program(text))
     for _ in range(2000):
@@ -117,33 +117,33 @@ def test_a_process_is_ended_by_cancel_and_that_is_no_error() -> None:
     assert (download.cancelled, download.error, download.done) == (True, "", 1)
 
 
-def test_time_to_go_counts_what_was_fetched_now() -> None:
+def test_the_time_left_ignores_what_an_earlier_download_fetched() -> None:
     now = [0.0]
     text = "import sys\nfor line in sys.stdin: pass"
     download = Download("org/repo", program(text), clock=lambda: now[0])
     assert download.seconds_left is None
     download._first, download.done, download.total = (0.0, 900), 900, 1000
     now[0] = 10.0
-    assert download.seconds_left is None  # 900 were there before
+    assert download.seconds_left is None  # an earlier download had fetched 900
     download.done = 950
     assert download.seconds_left == pytest.approx(10.0)
     download.close()
 
 
-def test_progress_is_reported_now_and_then_and_at_the_end(monkeypatch) -> None:
+def test_progress_is_throttled_but_not_at_the_end(monkeypatch) -> None:
     now = [100.0]
     monkeypatch.setattr(download_module.time, "monotonic", lambda: now[0])
-    said: list[Any] = []
-    progress = throttled(said.append)
+    reports: list[Any] = []
+    progress = throttled(reports.append)
     for done in (1, 2, 3):
         progress(done, 10, "org/repo")
     now[0] += 0.3
     progress(4, 10, "org/repo")
     progress(10, 10, "org/repo")
-    assert [line["done"] for line in said] == [1, 4, 10]
+    assert [line["done"] for line in reports] == [1, 4, 10]
 
 
-def test_the_command_fetches_and_tells(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_downloads_and_reports(tmp_path: Path, monkeypatch, capsys) -> None:
     def snapshot_download(name: str, *, tqdm_class: Any, **_: Any) -> str:
         bar = tqdm_class(total=10, unit="B", desc="x")
         bar.update(10)
@@ -164,7 +164,9 @@ def test_the_command_fetches_and_tells(tmp_path: Path, monkeypatch, capsys) -> N
         (RuntimeError("odd"), "RuntimeError: odd"),
     ],
 )
-def test_the_command_says_what_to_do(error: Exception, todo: str, monkeypatch, capsys) -> None:
+def test_the_command_reports_errors_with_the_next_step(
+    error: Exception, todo: str, monkeypatch, capsys
+) -> None:
     def snapshot_download(*_: Any, **__: Any) -> str:
         raise error
 

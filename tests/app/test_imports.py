@@ -1,11 +1,14 @@
-"""Starting must not wait for what is heavy, so importing must not bring it in."""
+"""A quick start: heavy modules are imported only where they are used."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-HEAVY = {"mlx", "mlx_lm", "numpy", "transformers", "tokenizers", "huggingface_hub", "torch"}
+HEAVY = {
+    "mlx", "mlx_lm", "numpy", "transformers", "tokenizers", "huggingface_hub", "torch", "tomlkit",
+}  # fmt: skip
 
 
 def loaded_after(code: str) -> set[str]:
@@ -21,13 +24,27 @@ def test_the_app_never_imports_mlx() -> None:
     assert not loaded_after("import qwen35_chat.app") & HEAVY
 
 
+def test_reading_the_settings_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text('theme = "light"\n')
+    code = f"""
+from pathlib import Path
+from qwen35_chat.settings_file import SettingsFile
+assert SettingsFile(Path({str(tmp_path)!r}) / "settings.toml").load().theme == "light"
+"""
+    assert not loaded_after(code) & HEAVY
+
+
+def test_the_modules_of_the_model_list_import_nothing_heavy() -> None:
+    assert not loaded_after("import qwen35_chat.models, qwen35_chat.tokens") & HEAVY
+
+
 def test_the_engine_imports_mlx_on_its_own_thread_only() -> None:
     code = "from qwen35_mlx.session.engine import EngineThread; EngineThread('demo')"
     assert not loaded_after(code) & HEAVY
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_questions_about_the_command_import_neither_mlx_nor_textual(option: str) -> None:
+def test_help_and_version_import_neither_mlx_nor_textual(option: str) -> None:
     code = f"""
 from qwen35_chat.main import main
 try:

@@ -1,10 +1,10 @@
-"""Bad command lines: one line on standard error, exit code 2, and no model is loaded."""
+"""Invalid command lines: one line on standard error, exit code 2, and no model is loaded."""
 
 import io
 import sys
 
 import pytest
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.main import main
 
 from qwen35_mlx import __version__
@@ -13,9 +13,9 @@ from qwen35_mlx import __version__
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def start_turn(*_: object) -> None:
-        raise AssertionError("the model was asked")
+        raise AssertionError("the model was used")
 
-    monkeypatch.setattr(once, "start_turn", start_turn)
+    monkeypatch.setattr(one_shot, "start_turn", start_turn)
 
 
 def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -27,15 +27,23 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     [
         (["-p", "hi", "--top-p", "0"], "--top-p: '0' is not a number above 0 and at most 1"),
         (["-p", "hi", "--top-p", "1.5"], "--top-p"),
-        (["-p", "hi", "--top-k", "-1"], "--top-k: '-1' is not a number of 0 or more"),
+        (["-p", "hi", "--top-k", "-1"], "--top-k: '-1' is not a whole number of 0 or more"),
         (["-p", "hi", "--top-k", "2.5"], "--top-k"),
         (["-p", "hi", "--temperature", "nan"], "--temperature"),
         (["-p", "hi", "--temperature", "inf"], "--temperature"),
         (["-p", "hi", "--temperature", "-0.1"], "--temperature"),
-        (["-p", "hi", "--max-tokens", "0"], "--max-tokens: '0' is not a number of 1 or more"),
+        (
+            ["-p", "hi", "--temperature", "100"],
+            "--temperature: '100' is not a number from 0 to below 100",
+        ),
+        (["-p", "hi", "--max-tokens", "0"], "--max-tokens: '0' is not a whole number of 1 or more"),
         (["-p", "hi", "--max-tokens", "many"], "--max-tokens"),
         (["-p", "hi", "--seed", "-1"], "--seed"),
-        (["-p", "hi", "--seed", str(1 << 64)], "--seed"),
+        (
+            ["-p", "hi", "--seed", str(1 << 64)],
+            "--seed: '18446744073709551616' is not a number from",
+        ),
+        (["-p", "hi", "--seed", "1" + 400 * "0"], "--seed"),
         (["-p", "hi", "--model", ""], "--model is empty"),
         (["-p"], "-p/--prompt"),
         (["-p", "hi", "--temp", "1"], "--temp"),
@@ -44,7 +52,7 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
         (["-p", "hi", "--system", "\udcff"], "the text is not UTF-8"),
     ],
 )
-def test_a_bad_option_is_named(argv, names, monkeypatch, capsys) -> None:
+def test_an_invalid_option_is_named(argv, names, monkeypatch, capsys) -> None:
     set_stdin(monkeypatch, b"")
     assert main(argv) == 2
     out, err = capsys.readouterr()

@@ -1,17 +1,19 @@
-"""Models: what is here, what fits, and how one is fetched, used and given back."""
+"""Models: which are on this machine, which fit into memory, and how one is used and unloaded."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from qwen35_chat.models import (
-    COMFORTABLE,
+    COMFORTABLE_SHARE,
     PUBLISHED,
-    cache_folder,
-    checkpoint,
-    folder_of,
+    local_folder,
     local_models,
     machine_memory,
+    read_checkpoint,
 )
 
 from qwen35_mlx.session.events import Answer, Failed, Loaded, Loading
@@ -19,7 +21,7 @@ from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import chat
 from tests.app.models_drive import CONFIG, in_cache, make, opened
 
-# What is here
+# On this machine
 
 
 def test_models_are_found_in_the_package_the_cache_and_folders(tmp_path: Path) -> None:
@@ -39,64 +41,115 @@ def test_models_are_found_in_the_package_the_cache_and_folders(tmp_path: Path) -
     ]
 
 
-def test_a_download_that_broke_off_is_not_here(tmp_path: Path) -> None:
+def test_an_incomplete_download_is_not_listed(tmp_path: Path) -> None:
     folder = make(in_cache(tmp_path, "org/repo"))
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert [known.name for known in local_models()] == ["demo"]
-    assert folder_of("org/repo") is None
+    assert local_folder("org/repo") is None
     (folder / "model-2.safetensors").write_bytes(b"")
-    assert folder_of("org/repo") == folder
+    assert local_folder("org/repo") == folder
     (folder / "config.json").unlink()
-    assert folder_of("org/repo") is None
+    assert local_folder("org/repo") is None
 
 
-def test_a_name_is_a_folder_a_repository_or_nothing(tmp_path: Path) -> None:
-    demo = folder_of("demo")
+def test_the_local_folder_of_a_name(tmp_path: Path) -> None:
+    demo = local_folder("demo")
     assert demo is not None
     assert (demo / "config.json").exists()
-    assert folder_of(str(tmp_path)) == tmp_path
-    assert folder_of("org/none") is None
-    assert folder_of("no/such/folder") is None
+    assert local_folder(str(tmp_path)) == tmp_path
+    assert local_folder("org/none") is None
+    assert local_folder("no/such/folder") is None
 
 
-def test_where_the_cache_is(tmp_path: Path) -> None:
-    assert cache_folder({"HF_HUB_CACHE": "/a"}) == Path("/a")
-    assert cache_folder({"HF_HOME": "/b"}) == Path("/b/hub")
-    assert cache_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")
-    assert cache_folder({}) == Path.home() / ".cache/huggingface/hub"
+@pytest.mark.parametrize(
+    ("variable", "cache"),
+    [
+        ("HF_HUB_CACHE", "."),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+        ("HOME", ".cache/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_the_environment_puts_it(
+    variable: str, cache: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / cache / "models--org--repo" / "snapshots" / "abc")
+    others = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    others.pop("HF_HOME", None)
+    result = subprocess.run(
+        [sys.executable, "-c", "from qwen35_chat import models; print(models.local_models()[1])"],
+        env={**others, variable: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"PosixPath({str(folder)!r})" in result.stdout
 
 
-# What fits
+def test_without_a_cache_there_is_the_demo(tmp_path: Path) -> None:
+    assert not (tmp_path / "hub").exists()
+    assert [entry.name for entry in local_models()] == ["demo"]
+    (tmp_path / "hub").write_text("not a folder")
+    assert [entry.name for entry in local_models()] == ["demo"]
 
 
-def test_memory_by_hand() -> None:
+def test_the_newest_complete_snapshot_is_used(tmp_path: Path) -> None:
+    names = ("b-old", "a-new", "c-newest")
+    folders = [make(in_cache(tmp_path, "org/repo", name)) for name in names]
+    for seconds, folder in enumerate(folders):
+        os.utime(folder, (seconds, seconds))
+    assert local_folder("org/repo") == folders[2]
+    (folders[2] / "model.safetensors").unlink()
+    os.utime(folders[2], (9, 9))
+    assert local_folder("org/repo") == folders[1]
+
+
+def test_a_broken_cache_entry_does_not_hide_the_others(tmp_path: Path) -> None:
+    good = make(in_cache(tmp_path, "org/good"))
+    (make(in_cache(tmp_path, "org/dangling")) / "more.safetensors").symlink_to("../../blobs/none")
+    make(in_cache(tmp_path, "org/moved"))
+    refs = tmp_path / "hub" / "models--org--moved" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("a commit of which nothing was downloaded")
+    (tmp_path / "hub" / "models--org--empty").mkdir()
+    (tmp_path / "hub" / "something else").mkdir()
+    (tmp_path / "hub" / "models--org--file").write_text("")
+    make(tmp_path / "hub" / "datasets--org--data" / "snapshots" / "abc")
+    assert [(entry.name, entry.folder) for entry in local_models()][1:] == [("org/good", good)]
+
+
+# Memory
+
+
+def test_memory_needed_by_hand() -> None:
     known = next(k for k in PUBLISHED if k.title == "Qwen3.5 4B")
     # KV: 8 layers x keys and values x 4 heads x 256 x 2 bytes = 32,768 a token.
     # State: 24 layers x 32 heads x 128 x 128 x 4 bytes + 24 x 3 steps x 8,192 channels x 2.
     expected = 2_370_000_000 + 32_768 * 32_768 + 50_331_648 + 1_179_648 + 500_000_000
-    assert known.needs(32_768) == expected == 3_995_253_120
-    assert known.needs(10**9) == known.needs(262_144)  # beyond its context there is no cache
+    assert known.memory_needed(32_768) == expected == 3_995_253_120
+    # There is no cache beyond its context.
+    assert known.memory_needed(10**9) == known.memory_needed(262_144)
 
 
-def test_a_checkpoint_needs_what_the_published_one_does(tmp_path: Path) -> None:
+def test_a_checkpoint_needs_what_the_published_table_says(tmp_path: Path) -> None:
     published = next(k for k in PUBLISHED if k.title == "Qwen3.5 4B")
-    known = checkpoint("x", make(tmp_path / "x", weights=5000))
+    known = read_checkpoint("x", make(tmp_path / "x", weights=5000))
     assert known is not None
-    assert (known.weights, known.per_token, known.state, known.context) == (
+    assert (known.weight_bytes, known.kv_bytes_per_token, known.state_bytes, known.max_context) == (
         5000,
-        published.per_token,
-        published.state,
+        published.kv_bytes_per_token,
+        published.state_bytes,
         262_144,
     )
     nested = {"model_type": "qwen3_5", "text_config": {**CONFIG, "dtype": "float32"}}
-    wide = checkpoint("y", make(tmp_path / "y", nested))
+    wide = read_checkpoint("y", make(tmp_path / "y", nested))
     assert wide is not None
-    assert wide.per_token == 2 * published.per_token
+    assert wide.kv_bytes_per_token == 2 * published.kv_bytes_per_token
     kinds = ["full_attention"] * 2 + ["linear_attention"] * 30
-    other = checkpoint("z", make(tmp_path / "z", {**CONFIG, "layer_types": kinds}))
+    other = read_checkpoint("z", make(tmp_path / "z", {**CONFIG, "layer_types": kinds}))
     assert other is not None
-    assert other.per_token == published.per_token // 4
+    assert other.kv_bytes_per_token == published.kv_bytes_per_token // 4
 
 
 @pytest.mark.parametrize(
@@ -111,15 +164,15 @@ def test_a_checkpoint_needs_what_the_published_one_does(tmp_path: Path) -> None:
 )
 def test_fits_tight_and_too_large(memory: int, fit: str) -> None:
     known = next(k for k in PUBLISHED if k.title == "Qwen3.5 4B")
-    assert known.fit(32_768, memory) == fit
-    assert COMFORTABLE == 0.6
+    assert known.memory_fit(32_768, memory) == fit
+    assert COMFORTABLE_SHARE == 0.6
 
 
-def test_this_machine_has_memory() -> None:
+def test_this_machine_reports_its_memory() -> None:
     assert machine_memory() > 1 << 28
 
 
-async def test_the_list_says_what_fits_and_advises_the_largest_that_does(home, tmp_path) -> None:
+async def test_the_list_marks_what_fits_and_advises_the_largest_that_does(home, tmp_path) -> None:
     make(in_cache(tmp_path, "mlx-community/Qwen3.5-0.8B-MLX-4bit"))
     async with chat(home, size=(100, 30)) as at:
         opened(at)
@@ -140,7 +193,7 @@ async def test_the_list_says_what_fits_and_advises_the_largest_that_does(home, t
         assert "No model is called so; write a folder, or org/repo" in at.text
 
 
-async def test_a_longer_context_needs_more(home: Path) -> None:
+async def test_a_longer_context_needs_more_memory(home: Path) -> None:
     async with chat(home, size=(100, 30)) as at:
         await at.send("/settings context 262144")
         opened(at)
@@ -152,7 +205,7 @@ async def test_a_longer_context_needs_more(home: Path) -> None:
 # Using
 
 
-async def test_a_model_is_changed_without_a_restart_and_the_conversation_stays(home) -> None:
+async def test_another_model_continues_the_conversation_without_a_restart(home) -> None:
     async with chat(home, demo=True, settings=home / "settings.toml") as at:
         await at.turn("one", "kept")
         await at.send("/model org/other")
@@ -166,7 +219,7 @@ async def test_a_model_is_changed_without_a_restart_and_the_conversation_stays(h
         assert "demonstration" not in at.text
 
 
-async def test_a_folder_or_repository_can_be_written(home: Path) -> None:
+async def test_a_folder_or_repository_can_be_typed(home: Path) -> None:
     async with chat(home) as at:
         await at.press("ctrl+l", *"~/some/folder")
         assert "Use ~/some/folder" in at.text
@@ -174,7 +227,7 @@ async def test_a_folder_or_repository_can_be_written(home: Path) -> None:
         assert at.engine.calls[-1] == UseModel("~/some/folder")
 
 
-async def test_a_model_that_is_not_found_leaves_the_old_one(home: Path, monkeypatch) -> None:
+async def test_a_model_that_is_not_found_keeps_the_old_one(home: Path, monkeypatch) -> None:
     async with chat(home, settings=home / "settings.toml") as at:
         monkeypatch.setattr(at.engine, "_take", lambda _: None)
         await at.send("/model org/wrong")
@@ -191,7 +244,7 @@ async def test_a_model_that_is_not_found_leaves_the_old_one(home: Path, monkeypa
         assert at.sent == ["still there?"]
 
 
-async def test_a_load_that_fails_twice_is_told_once(home: Path) -> None:
+async def test_a_load_that_fails_twice_is_reported_once(home: Path) -> None:
     async with chat(home, loads=False) as at:
         at.engine._library = None
         await at.send("early")
@@ -204,7 +257,7 @@ async def test_a_load_that_fails_twice_is_told_once(home: Path) -> None:
         assert "no model" not in at.text
 
 
-async def test_unload_and_the_next_message_loads_again(home: Path) -> None:
+async def test_the_next_message_reloads_an_unloaded_model(home: Path) -> None:
     async with chat(home) as at:
         await at.press("ctrl+l", "ctrl+g")
         assert at.engine.calls[-1] == Unload()
@@ -217,7 +270,7 @@ async def test_unload_and_the_next_message_loads_again(home: Path) -> None:
         assert "so" in at.text
 
 
-async def test_a_model_is_not_changed_amid_a_reply(home: Path) -> None:
+async def test_the_model_cannot_change_during_a_reply(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.press("ctrl+l", *"demo", "enter")

@@ -1,4 +1,4 @@
-"""The settings file: what it may say, what the app changes in it, and what a mistake leads to."""
+"""Settings: valid values, errors with their lines, and changes in the app and in the file."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -13,14 +13,15 @@ from qwen35_chat.settings import (
     PRESETS,
     SAMPLING,
     Settings,
-    parse,
+    display_value,
+    parse_settings,
+    setting_problem,
     settings_file,
-    shown_value,
 )
-from qwen35_chat.settings_file import SettingsFile
-from qwen35_chat.toml_text import with_value
+from qwen35_chat.settings_file import SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.sampling import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
@@ -31,11 +32,11 @@ def test_defaults_without_a_file(tmp_path: Path) -> None:
     file = SettingsFile(tmp_path / "none" / "settings.toml")
     assert file.load() == Settings()
     assert file.settings.model == "demo"
-    assert not (tmp_path / "none").exists()  # reading makes nothing
+    assert not (tmp_path / "none").exists()  # reading creates nothing
 
 
-def test_everything_that_can_be_set() -> None:
-    assert parse(WRITTEN, FILE, SCOPE_OF) == Settings(
+def test_every_kind_of_setting_is_read() -> None:
+    assert parse_settings(WRITTEN, FILE, SCOPE_OF) == Settings(
         model="org/repo",
         thinking_view="open",
         folders=("~/models", "/data/#1"),
@@ -94,19 +95,27 @@ def test_everything_that_can_be_set() -> None:
 )
 def test_a_mistake_is_named_with_its_line(text: str, named: str) -> None:
     with pytest.raises(Qwen35Error) as error:
-        parse(text, FILE, SCOPE_OF)
+        parse_settings(text, FILE, SCOPE_OF)
     assert str(error.value).startswith("settings.toml")
     assert named in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_the_same_key_may_act_in_different_places() -> None:
+@pytest.mark.parametrize(("name", "bounds"), RANGES.items())
+def test_settings_accept_what_the_sampler_accepts(name: str, bounds: Range) -> None:
+    for value in (-3, -2, 0, 1, 2, 10, 11, 99, 100) + (() if bounds.whole else (0.5, 1.01)):
+        setting = f"sampling.{name}"
+        assert (setting_problem(setting, value) == "") == bounds.contains(value)
+    assert setting_problem("sampling.min_p", 1) == ""
+
+
+def test_one_key_may_have_a_command_in_each_scope() -> None:
     text = '[keys]\nnew = "f7"\nmark_copy = "f7"\nsession_delete = "f7"\n'
-    assert parse(text, FILE, SCOPE_OF).keys["mark_copy"] == "f7"
+    assert parse_settings(text, FILE, SCOPE_OF).keys["mark_copy"] == "f7"
 
 
-def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
-    assert parse('[keys]\nmark_copy = "x"\n', FILE, SCOPE_OF).keys == {"mark_copy": "x"}
+def test_a_letter_is_a_valid_key_where_nothing_is_typed() -> None:
+    assert parse_settings('[keys]\nmark_copy = "x"\n', FILE, SCOPE_OF).keys == {"mark_copy": "x"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ def test_a_letter_may_be_a_key_where_nothing_is_typed() -> None:
         ("not-thinking", 0.7, 0.8, 20, 1.5),
     ],
 )
-def test_presets_have_the_numbers_of_the_model_card(
+def test_presets_have_the_values_of_the_model_card(
     preset: str, temperature: float, top_p: float, top_k: int, presence: float
 ) -> None:
     sampling = Settings(preset=preset).chat_settings().sampling
@@ -129,13 +138,13 @@ def test_presets_have_the_numbers_of_the_model_card(
     }
 
 
-def test_single_values_go_over_the_preset_and_defaults_are_the_models() -> None:
+def test_single_values_override_the_preset_and_defaults_are_the_models_own() -> None:
     assert Settings().chat_settings(7) == ChatSettings(seed=7)
     settings = Settings(preset="precise", sampling={"top_p": 0.5}, thinking="off", max_tokens=9)
     assert settings.chat_settings() == ChatSettings(
         thinking=False, max_tokens=9, sampling={**PRESETS["precise"], "top_p": 0.5}
     )
-    assert [shown_value(settings, f"sampling.{key}") for key in SAMPLING] == [
+    assert [display_value(settings, f"sampling.{key}") for key in SAMPLING] == [
         "0.6", "0.5", "20", "", "0", "",
     ]  # fmt: skip
 
@@ -189,7 +198,7 @@ async def test_a_setting_by_command(home: Path) -> None:
         assert file.read_text() == with_value(WRITTEN, "max_tokens", 1234)
 
 
-async def test_a_change_from_outside_holds_without_a_restart(home, monkeypatch) -> None:
+async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch) -> None:
     monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
@@ -208,7 +217,7 @@ async def test_a_change_from_outside_holds_without_a_restart(home, monkeypatch) 
         await at.until(lambda: at.controller.settings == Settings())
 
 
-async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monkeypatch) -> None:
+async def test_a_broken_file_keeps_the_old_settings_and_is_reported_once(home, monkeypatch) -> None:
     monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
@@ -233,7 +242,7 @@ async def test_a_broken_file_keeps_the_old_settings_and_says_so_once(home, monke
         await at.until(lambda: "The settings were read again" in said)
 
 
-def test_a_broken_file_at_the_start_is_said_on_one_line(home, capsys) -> None:
+def test_a_broken_file_at_the_start_is_a_one_line_error(home, capsys) -> None:
     (home / "settings.toml").write_text("theme = 3\n")
     assert main(["--plain"]) == 2
     err = capsys.readouterr().err

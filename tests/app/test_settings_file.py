@@ -1,4 +1,4 @@
-"""The settings file as it is changed by the app: one value, in one step, and nothing else."""
+"""The settings file as the app edits it: one value at a time, atomically, and nothing else."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,27 @@ from pathlib import Path
 import pytest
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.settings import (
-    parse,
-    typed_value,
+    line_of,
+    parse_settings,
+    parse_value,
 )
-from qwen35_chat.settings_file import HEADER, SettingsFile
-from qwen35_chat.toml_text import line_of, with_value
+from qwen35_chat.settings_file import HEADER, SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
 from tests.app.settings_text import FILE, WRITTEN
+
+SEVERAL_LINES = '''
+folders = [
+  "a",
+  # theme = 1
+]
+system = """
+theme = 2
+"""
+theme = 3
+sampling = { top_p = 1, top_k = [
+] }
+'''
 
 
 @pytest.mark.parametrize(
@@ -41,10 +54,10 @@ def test_only_one_value_changes(name: str, value: object, old: str, new: str) ->
         ("", "theme", "light", 'theme = "light"\n'),
         (HEADER, "theme", "light", HEADER + 'theme = "light"\n'),
         (HEADER, "sampling.top_p", 0.9, HEADER + "\n[sampling]\ntop_p = 0.9\n"),
-        # A comment right above a table belongs to it.
+        # A comment right above a table describes it.
         ("# keys\n[keys]\n", "theme", "light", 'theme = "light"\n\n# keys\n[keys]\n'),
         ("[keys] # none\n", "keys.new", "f7", '[keys] # none\nnew = "f7"\n'),
-        # What looks like a table in a text is none.
+        # A line of a string that looks like a table.
         (
             'system = """\n[sampling]\ntop_p = 1\n"""\n[keys]\n',
             "sampling.top_p",
@@ -66,25 +79,66 @@ def test_only_one_value_changes(name: str, value: object, old: str, new: str) ->
             0.9,
             "sampling.top_k = 3\nsampling.top_p = 0.9\n[keys]\n",
         ),
-        ("sampling = { top_k = 3 } # x\n", "sampling.top_k", 4, 'sampling = { "top_k" = 4 } # x\n'),
-        ("sampling = {}\n", "sampling.top_k", 4, 'sampling = { "top_k" = 4 }\n'),
+        ("sampling = { top_k = 3 } # x\n", "sampling.top_k", 4, "sampling = { top_k = 4 } # x\n"),
+        ("sampling = {}\n", "sampling.top_k", 4, "sampling = {top_k = 4}\n"),
+        # Comments that describe the next table, or nothing.
+        (
+            "[sampling]\ntop_k = 3 # a\n\n# mine\n[keys]\n",
+            "sampling.top_p",
+            0.9,
+            "[sampling]\ntop_k = 3 # a\ntop_p = 0.9\n\n# mine\n[keys]\n",
+        ),
+        (
+            "[sampling]\n\n# mine\n[keys]\n",
+            "sampling.top_p",
+            0.9,
+            "[sampling]\ntop_p = 0.9\n\n# mine\n[keys]\n",
+        ),
+        (
+            "sampling.top_k = 3 # a\nsampling.min_p = 0\n",
+            "sampling.top_p",
+            0.9,
+            "sampling.top_k = 3 # a\nsampling.min_p = 0\nsampling.top_p = 0.9\n",
+        ),
+        # A file that does not end in a newline.
+        ('theme = "dark"', "system", "x", 'theme = "dark"\nsystem = "x"\n'),
         ('"theme" = "dark"\n', "theme", "light", '"theme" = "light"\n'),
     ],
 )
-def test_a_value_is_put_where_it_belongs(text: str, name: str, value: object, after: str) -> None:
+def test_a_value_is_inserted_where_it_belongs(
+    text: str, name: str, value: object, after: str
+) -> None:
     assert with_value(text, name, value) == after
     table, _, key = name.rpartition(".")
-    parsed = parse(after, FILE)
+    parsed = parse_settings(after, FILE)
     assert (getattr(parsed, table)[key] if table else getattr(parsed, key)) == value
 
 
-def test_the_line_of_a_value_is_found_behind_longer_ones() -> None:
+def test_the_line_of_a_setting() -> None:
     assert line_of(WRITTEN, "sampling.top_k") == 10
     assert line_of(WRITTEN, "keys") == 12
     assert line_of(WRITTEN, "theme") is None
+    assert line_of(SEVERAL_LINES, "folders") == 2
+    assert line_of(SEVERAL_LINES, "system") == 6
+    assert line_of(SEVERAL_LINES, "theme") == 9
+    assert line_of(SEVERAL_LINES, "sampling.top_k") == 10
 
 
-def test_a_refused_value_changes_nothing_and_names_no_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("sampling.top_k = 3 # a\nsampling.min_p = 0\n", "# a\nsampling.min_p = 0\n"),
+        ("sampling.top_k = 3\n", ""),
+        ("  [sampling]\n  top_k = 3 #a\n", "  [sampling]\n  #a\n"),
+        ("sampling = { top_k = 3, min_p = 0 } # a\n", "sampling = {  min_p = 0 } # a\n"),
+    ],
+)
+def test_a_removed_value_leaves_its_comment(text: str, after: str) -> None:
+    assert with_value(text, "sampling.top_k", None) == after
+    assert parse_settings(after, FILE).sampling in ({}, {"min_p": 0})
+
+
+def test_an_invalid_value_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(WRITTEN)
     file = SettingsFile(path, commands=SCOPE_OF)
@@ -101,7 +155,7 @@ def test_a_refused_value_changes_nothing_and_names_no_line(tmp_path: Path) -> No
     assert file.settings.theme == "dark"
 
 
-def test_a_change_replaces_the_file_in_one_step(tmp_path: Path, monkeypatch) -> None:
+def test_a_change_replaces_the_file_atomically(tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "config"
     folder.mkdir()
     path = folder / "settings.toml"
@@ -125,7 +179,7 @@ def test_a_change_replaces_the_file_in_one_step(tmp_path: Path, monkeypatch) -> 
     assert list(folder.iterdir()) == [path]
 
 
-def test_a_link_to_the_file_stays_one(tmp_path: Path) -> None:
+def test_a_symbolic_link_to_the_file_is_kept(tmp_path: Path) -> None:
     real = tmp_path / "dotfiles" / "chat.toml"
     real.parent.mkdir()
     real.write_text(WRITTEN)
@@ -138,7 +192,7 @@ def test_a_link_to_the_file_stays_one(tmp_path: Path) -> None:
     assert 'theme = "light"' in real.read_text()
 
 
-def test_the_first_change_makes_the_file_with_a_word_about_it(tmp_path: Path) -> None:
+def test_the_first_change_creates_the_file_with_a_header(tmp_path: Path) -> None:
     path = tmp_path / "new" / "settings.toml"
     file = SettingsFile(path)
     file.load()
@@ -148,7 +202,7 @@ def test_the_first_change_makes_the_file_with_a_word_about_it(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads and writes everything")
-def test_a_file_that_may_not_be_read_or_written(tmp_path: Path) -> None:
+def test_a_file_without_read_permission(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(WRITTEN)
     path.chmod(0)
@@ -172,13 +226,15 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
         SettingsFile(path).load()
 
 
-def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(b'\xef\xbb\xbftheme = "light"\r\n')
     assert SettingsFile(path).load().theme == "light"
 
 
-def test_the_command_line_holds_until_the_app_changes_that_value(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_until_the_app_changes_that_setting(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "settings.toml"
     changes = {"model": "org/named", "sampling": {"temperature": 0.1, "top_k": 1}}
     file = SettingsFile(path, changes)
@@ -206,11 +262,11 @@ def test_the_command_line_holds_until_the_app_changes_that_value(tmp_path: Path)
         ("folders", "a, ~/b c ,", ["a", "~/b c"]),
     ],
 )
-def test_what_a_user_types_for_a_setting(name: str, text: str, value: object) -> None:
-    assert typed_value(name, text) == value
+def test_the_value_of_what_a_user_types(name: str, text: str, value: object) -> None:
+    assert parse_value(name, text) == value
 
 
 @pytest.mark.parametrize("text", ["five", "1.5", "9" * 5000])
-def test_what_is_typed_and_is_no_number(text: str) -> None:
+def test_typed_text_that_is_not_a_number(text: str) -> None:
     with pytest.raises(Qwen35Error, match="max_tokens must be a whole number"):
-        typed_value("max_tokens", text)
+        parse_value("max_tokens", text)

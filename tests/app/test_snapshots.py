@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from qwen35_chat.fake import done
-from qwen35_chat.models import PUBLISHED, Known
+from qwen35_chat.models import PUBLISHED, ModelEntry
 from qwen35_chat.screens import conversation, models
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
@@ -47,10 +47,10 @@ TABLE = """| river | length | basin | source | mouth | what it is known for |
 | Drammenselva | 48 km | 17,034 km² | Tyrifjorden | Drammen | paper mills |
 """
 LOCAL = [
-    Known("demo", 15 * 10**6, 2_048, 500_000, Path("/demo"), context=8_192),
-    Known(
+    ModelEntry("demo", 15 * 10**6, 2_048, 500_000, Path("/demo"), max_context=8_192),
+    ModelEntry(
         "mlx-community/Qwen3.5-4B-MLX-4bit", 2_370 * 10**6, 32_768, 51_511_296, Path("/hub/4b"),
-        context=262_144,
+        max_context=262_144,
     ),
 ]  # fmt: skip
 
@@ -71,7 +71,7 @@ class Download:
         self.folder = self.error = ""
         self.cancelled = False
         self.running = True
-        self.share = self.done / self.total
+        self.fraction = self.done / self.total
         self.seconds_left = 95.0
 
     def close(self) -> None:

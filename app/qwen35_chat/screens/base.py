@@ -110,7 +110,7 @@ class ChatBase(Screen[None]):
         if self.loading_cue:
             return self.loading_cue
         if (download := self.controller.download) is not None and download.running:
-            return f"downloading {short_name(download.name)} {download.share:.0%}"
+            return f"downloading {short_name(download.name)} {download.fraction:.0%}"
         if self.controller.read_only:
             return "read only"
         settings = self.controller.settings

@@ -22,7 +22,7 @@ from qwen35_chat.screens.base import short_name
 from qwen35_chat.screens.conversation import DEMO, DEMO_HELLO, entries_of, welcome
 from qwen35_chat.screens.models import ended
 from qwen35_chat.themes import use_theme
-from qwen35_chat.tokens import Counter
+from qwen35_chat.tokens import TokenCounter
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx.errors import Qwen35Error
@@ -81,7 +81,7 @@ class ChatScreen(Acts):
         self._pace = Pace(DRAWING_SHARE)
         self._files: list[str] = []
         self._files_at: float | None = None
-        self._counter = Counter()
+        self._counter = TokenCounter()
         self._draft_timer = None
         self._saved_draft: str | None = None
 
@@ -185,7 +185,7 @@ class ChatScreen(Acts):
                 self.loading_cue = f"loading {short_name(what)}{share}"
             case Loaded(model, context):
                 self.status.update(model=short_name(model), context=context)
-                self._counter.use(model)
+                self._counter.use_model(model)
                 try:
                     self.controller.keep_model()
                 except Qwen35Error as error:
@@ -293,7 +293,7 @@ class ChatScreen(Acts):
     @work(thread=True, exclusive=True, group="count")
     def _count(self, name: str) -> None:
         try:
-            hint = self._counter.count(read_text_file(Path(name)))
+            hint = self._counter.describe(read_text_file(Path(name)))
         except Qwen35Error as error:
             hint = str(error).removeprefix(f"{name} ")
         self.app.call_from_thread(self.completions.hint, name, hint)

@@ -4,7 +4,7 @@ from qwen35_chat.screens.conversation import Turns
 from qwen35_chat.screens.lists import SettingsList
 from qwen35_chat.screens.models import Models
 from qwen35_chat.screens.picker import Ask
-from qwen35_chat.settings import PRESETS, THEMES, THINKING, THINKS, VIEWS, typed_value
+from qwen35_chat.settings import PRESET_THINKING, PRESETS, THEMES, THINKING, VIEWS, parse_value
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -29,7 +29,7 @@ class Choices(Turns):
 
     def change(self, name: str, text: str) -> None:
         """Change a setting for good."""
-        self.controller.configure(name, typed_value(name, text))
+        self.controller.configure(name, parse_value(name, text))
         self.settings_changed()
 
     def _cycle(self, name: str, values: tuple[str, ...], now: str, text: str) -> str:
@@ -54,8 +54,8 @@ class Choices(Turns):
 
     def preset(self, text: str = "") -> None:
         to = self._cycle("preset", tuple(PRESETS), self.controller.settings.preset, text)
-        if to in THINKS:
-            self.change("thinking", THINKS[to])
+        if to in PRESET_THINKING:
+            self.change("thinking", PRESET_THINKING[to])
         now = (
             self.controller.settings.chat_settings().sampling
         )  # single settings go over the preset's

@@ -22,7 +22,7 @@ from qwen35_chat.settings import (
     THINKING,
     VIEWS,
     Settings,
-    shown_value,
+    display_value,
 )
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary, Hit
@@ -232,7 +232,7 @@ class SettingsList(Picker):
         names = [*HELP, *(f"sampling.{name}" for name in SAMPLING)]
         rows: list[Row] = []
         for name in ranked(words, names, most=len(names)):
-            value = shown_value(now, name)
+            value = display_value(now, name)
             shown = one_line(value) if value else Content.styled("none", "dim")
             rows.append(Row(name, Content.assemble((f"{name:<29}", "bold"), shown)))
         if not words:
@@ -249,7 +249,7 @@ class SettingsList(Picker):
         if row in CHOICES:
             values = CHOICES[row]
             self._set(
-                row, values[(values.index(shown_value(self._settings(), row)) + 1) % len(values)]
+                row, values[(values.index(display_value(self._settings(), row)) + 1) % len(values)]
             )
             return
 
@@ -258,7 +258,7 @@ class SettingsList(Picker):
                 self._set(row, text)
 
         hint = "Enter keeps it, Esc goes back; empty for the default"
-        self.app.push_screen(Ask(row, shown_value(self._settings(), row), hint), given)
+        self.app.push_screen(Ask(row, display_value(self._settings(), row), hint), given)
 
     def _set(self, name: str, text: str) -> None:
         try:

@@ -7,7 +7,7 @@ from textual.content import Content
 from qwen35_chat.completion import score
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
-from qwen35_chat.models import PUBLISHED, Fit, Known, local_models, machine_memory
+from qwen35_chat.models import PUBLISHED, MemoryFit, ModelEntry, local_models, machine_memory
 from qwen35_chat.plain import visible
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_chat.widgets.status import clock_time, size_of
@@ -41,7 +41,7 @@ class Models(Picker):
         self._controller = controller
         self._memory = memory
         self._start = start
-        self._local: list[Known] = []
+        self._local: list[ModelEntry] = []
 
     @property
     def _download(self) -> Download | None:
@@ -62,16 +62,16 @@ class Models(Picker):
         if others:
             rows.append(_heading("To download", "" if rows else "size    needs           "))
             fitting = [k for k in others if self._fit(k) == "fits"]
-            best = max(fitting, key=lambda known: known.weights, default=None)
+            best = max(fitting, key=lambda known: known.weight_bytes, default=None)
             rows += [self._row(known, advised=known is best) for known in others]
         if "/" in words.strip() and not any(row.id == words.strip() for row in rows):
             rows.append(Row(words.strip(), Content(f"Use {visible(words.strip())}")))
         return rows or [_heading("No model is called so; write a folder, or org/repo")]
 
-    def _fit(self, known: Known) -> Fit:
-        return known.fit(self._controller.settings.context, self._memory)
+    def _fit(self, known: ModelEntry) -> MemoryFit:
+        return known.memory_fit(self._controller.settings.context, self._memory)
 
-    def _row(self, known: Known, *, advised: bool = False) -> Row:
+    def _row(self, known: ModelEntry, *, advised: bool = False) -> Row:
         fit = self._fit(known)
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
         owner, _, short = known.name.rpartition("/")
@@ -83,8 +83,8 @@ class Models(Picker):
                 ("  advised", "$text-accent") if advised else (f"  {visible(owner)}", "dim"),
             ),
             Content.assemble(
-                f"{size_of(known.weights):>8} ",
-                f"{size_of(known.needs(self._controller.settings.context)):>8}  ",
+                f"{size_of(known.weight_bytes):>8} ",
+                f"{size_of(known.memory_needed(self._controller.settings.context)):>8}  ",
                 # Upon the mark's own colour, a terminal's might not be read.
                 (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
@@ -129,7 +129,7 @@ def download_parts(download: Download) -> list[str]:
     if not download.total:
         return [f"Downloading {name}", "starting"]
     parts = [
-        f"Downloading {name} {download.share:.0%}",
+        f"Downloading {name} {download.fraction:.0%}",
         f"{size_of(download.done)} of {size_of(download.total)}",
     ]
     if (left := download.seconds_left) is not None:
@@ -155,5 +155,5 @@ def _heading(text: str, right: str = "") -> Row:
     return Row("", Content(text), Content(right))
 
 
-def _wanted(words: str, known: Known) -> bool:
+def _wanted(words: str, known: ModelEntry) -> bool:
     return score(words.replace(" ", ""), f"{known.name} {known.title}".replace(" ", "")) is not None

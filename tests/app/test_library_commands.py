@@ -19,7 +19,7 @@ from tests.library.messages import add_message, begin_reply, finish_reply
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TZ", "UTC")
-    # Reading it would hang, or be taken for a prompt.
+    # These commands must not read it as a prompt.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"not for us")))
     return tmp_path / "home"
 
@@ -48,7 +48,7 @@ def test_a_list_is_a_plain_table(two: Path, capsys) -> None:
     assert len(lines) == 3
 
 
-def test_a_list_of_many_has_all_of_them(folder: Path, capsys) -> None:
+def test_a_long_list_is_complete(folder: Path, capsys) -> None:
     with Library(folder) as library, library.transaction():
         for _ in range(1001):
             library.create()
@@ -56,12 +56,12 @@ def test_a_list_of_many_has_all_of_them(folder: Path, capsys) -> None:
     assert capsys.readouterr().out.count("(untitled)") == 1001
 
 
-def test_nothing_is_there_yet(capsys) -> None:
+def test_an_empty_library(capsys) -> None:
     assert main(["--list"]) == 0
     assert capsys.readouterr() == ("", "no conversations yet\n")
 
 
-def test_an_export_is_imported_again(two: Path, tmp_path: Path, capsysbinary) -> None:
+def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> None:
     assert main(["--export", "tea for t", "--format", "json"]) == 0
     exported = capsysbinary.readouterr().out
     file = tmp_path / "file.json"
@@ -92,7 +92,7 @@ def test_an_export_is_imported_again(two: Path, tmp_path: Path, capsysbinary) ->
         (["--format", "json"], "--format"),
     ],
 )
-def test_a_bad_command_line(argv: list[str], named: str, two: Path, capsys) -> None:
+def test_an_invalid_command_line(argv: list[str], named: str, two: Path, capsys) -> None:
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -110,7 +110,9 @@ def test_a_bad_command_line(argv: list[str], named: str, two: Path, capsys) -> N
         (b"", "is not JSON"),
     ],
 )
-def test_a_bad_file_is_named(content: bytes, named: str, tmp_path: Path, folder, capsys) -> None:
+def test_an_invalid_file_is_named(
+    content: bytes, named: str, tmp_path: Path, folder, capsys
+) -> None:
     file = tmp_path / "file.json"
     file.write_bytes(content)
     assert main(["--import", str(file)]) == 2
@@ -121,7 +123,7 @@ def test_a_bad_file_is_named(content: bytes, named: str, tmp_path: Path, folder,
         assert library.count() == 0
 
 
-def test_a_damaged_library_is_told_once(folder: Path, capsys) -> None:
+def test_a_damaged_library_is_reported_once(folder: Path, capsys) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "library.db").write_bytes(b"damaged" * 1000)
     assert main(["--list"]) == 2
@@ -129,7 +131,7 @@ def test_a_damaged_library_is_told_once(folder: Path, capsys) -> None:
     assert main(["--list"]) == 0
 
 
-def test_a_reader_that_has_had_enough(two: Path) -> None:
+def test_a_reader_that_closes_the_pipe(two: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "qwen35_chat.main", "--list"],
         stdout=subprocess.PIPE,
@@ -149,7 +151,9 @@ def test_a_quick_start(two: Path, argv: list[str]) -> None:
     assert not loaded_after(code) & (HEAVY | {"textual", "rich"})
 
 
-def test_a_terminal_obeys_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_do_not_reach_a_terminal(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

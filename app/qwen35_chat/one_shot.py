@@ -1,4 +1,4 @@
-"""One prompt, one answer: `qwen35-chat -p`."""
+"""One prompt and its answer: `qwen35-chat -p`."""
 
 import json
 import os
@@ -10,24 +10,26 @@ from io import TextIOWrapper
 from typing import TextIO, cast
 
 import qwen35_mlx
-from qwen35_chat.options import Options
+from qwen35_chat import exit_codes
+from qwen35_chat.options import CommandOptions
 from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
 
-# What a shell reports for a program that SIGPIPE ended.
-EXIT_BROKEN_PIPE = 141
-DIM, PLAIN, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
+DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 
 
 def start_turn(
-    prompt: str, options: Options, progress: Callable[[int, int, str], None]
+    prompt: str, options: CommandOptions, progress: Callable[[int, int, str], None]
 ) -> Generator[TurnEvent]:
-    """Load the model and ask it.
+    """Load the model and start a turn with the prompt.
+
+    Args:
+        progress: as for `qwen35_mlx.load`.
 
     Raises:
-        Qwen35Error: MLX, the model or the prompt cannot be used.
+        Qwen35Error: MLX, the model, the conversation or the prompt cannot be used.
     """
     try:
         import mlx.core  # noqa: F401
@@ -46,23 +48,24 @@ def start_turn(
     if options.resume is None:
         chat = qwen35_mlx.Chat(load(), **options.chat)
         return cast("Generator[TurnEvent]", chat.send(prompt, **options.turn))
-    return _resumed(prompt, options, load)
+    return _continue_stored(prompt, options, load)
 
 
-def _resumed(
-    prompt: str, options: Options, load: Callable[[], "qwen35_mlx.Model"]
+def _continue_stored(
+    prompt: str, options: CommandOptions, load: Callable[[], "qwen35_mlx.Model"]
 ) -> Generator[TurnEvent]:
-    """A turn of a stored conversation, which is closed again."""
+    """One turn of the stored conversation that the options name."""
     with Library() as library:
-        # Before the model: a name that is not there should not cost a load.
-        number = _named(options.resume or "", library)
+        # Found before the model is loaded: a wrong name should fail at once.
+        conversation = _find_conversation(options.resume or "", library)
         with closing(
-            qwen35_mlx.Chat(load(), library=library, conversation=number, **options.chat)
+            qwen35_mlx.Chat(load(), library=library, conversation=conversation, **options.chat)
         ) as chat:
             yield from chat.send(prompt, **options.turn)
 
 
-def _named(name: str, library: Library) -> int:
+def _find_conversation(name: str, library: Library) -> int:
+    """The id of a conversation; of the last one if `name` is empty."""
     if name:
         return library.resolve(name)
     newest = library.list(1)
@@ -71,31 +74,31 @@ def _named(name: str, library: Library) -> int:
     return newest[0].id
 
 
-def print_answer(prompt: str, options: Options, *, show_thinking: bool = False) -> int:
-    """Write the answer to standard output as it comes, and nothing else; the exit code.
+def run(prompt: str, options: CommandOptions, *, show_thinking: bool = False) -> int:
+    """Write the answer alone to standard output, as it is generated. Returns the exit code.
 
-    Standard error gets what is worth saying besides: the thinking if it is asked for, a note
-    if the answer is cut short, and on a terminal a cue that something is going on.
+    Standard error gets the rest: the thinking on request, a note if the answer is cut short, and
+    on a terminal a line about the work in progress.
 
     Raises:
         Qwen35Error: as for `start_turn`.
     """
     if sys.stdout is None:
         raise Qwen35Error("standard output is closed: there is nowhere to write the answer")
-    # A character that the terminal's encoding lacks should not end the answer.
+    # A character that the stream's encoding lacks must not abort the answer.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     writer = _Writer(sys.stdout, sys.stderr)
     try:
         writer.cue(f"loading {options.model} ...")
-        with closing(start_turn(prompt, options, writer.fetched)) as events:
+        with closing(start_turn(prompt, options, writer.download_progress)) as events:
             writer.cue("reading ...")
             for event in events:
-                _write(event, writer, show_thinking)
+                _write_event(event, writer, show_thinking)
         writer.end()
     except BrokenPipeError:
-        return EXIT_BROKEN_PIPE  # whoever read this has had enough
+        return exit_codes.BROKEN_PIPE  # the reader has closed its end
     except BaseException:
         with suppress(OSError, Qwen35Error):
             writer.end()
@@ -103,7 +106,7 @@ def print_answer(prompt: str, options: Options, *, show_thinking: bool = False) 
     return 0
 
 
-def _write(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
+def _write_event(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
     match event:
         case Thinking(text):
             if show_thinking:
@@ -123,53 +126,57 @@ def _write(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:
 
 
 class _Writer:
-    """The two streams, which often are one terminal: each part begins on a line of its own."""
+    """Standard output and standard error, which may be one terminal.
+
+    Each kind of text begins on a new line.
+    """
 
     def __init__(self, out: TextIO, err: TextIO):
         self._out = out
         self._err = err
-        self._cues = err.isatty()
+        self._shows_cues = err.isatty()
         self._cue = ""
         self._dim = err.isatty() and not os.environ.get("NO_COLOR")
-        self._open: TextIO | None = None  # the stream whose last line has no end yet
+        self._unfinished: TextIO | None = None  # the stream whose last line has no newline yet
 
     def cue(self, text: str) -> None:
-        """What is going on, until anything else is written. Only for a terminal."""
-        if self._cues and text != self._cue and self._open is None:
-            self._clear()
+        """Show what is in progress, until anything else is written. Only on a terminal."""
+        if self._shows_cues and text != self._cue and self._unfinished is None:
+            self._clear_cue()
             self._cue = text
             self._put(self._err, visible(text))
 
-    def fetched(self, done: int, total: int, _: str) -> None:
-        """A download's progress, in bytes, as a cue."""
+    def download_progress(self, done: int, total: int, _: str) -> None:
+        """Show the progress of a download, in bytes."""
         self.cue(f"downloading ... {done / max(total, 1):.0%} of {total / 1e9:.1f} GB")
 
     def answer(self, text: str) -> None:
         self._begin(self._out)
         self._put(self._out, visible(text) if self._out.isatty() else text)
-        self._open = None if text.endswith("\n") else self._out
+        self._unfinished = None if text.endswith("\n") else self._out
 
     def thinking(self, text: str) -> None:
         self._begin(self._err)
         shown = visible(text) if self._err.isatty() else text
-        self._put(self._err, f"{DIM}{shown}{PLAIN}" if self._dim else shown)
-        self._open = None if text.endswith("\n") else self._err
+        self._put(self._err, f"{DIM}{shown}{NOT_DIM}" if self._dim else shown)
+        self._unfinished = None if text.endswith("\n") else self._err
 
     def note(self, text: str) -> None:
         self._begin(None)
         self._put(self._err, f"{text}\n")
 
     def end(self) -> None:
-        """Complete the last line."""
+        """Finish the last line."""
         self._begin(None)
 
     def _begin(self, stream: TextIO | None) -> None:
-        self._clear()
-        if self._open not in (None, stream):
-            self._put(cast(TextIO, self._open), "\n")
-            self._open = None
+        """Prepare for text of one stream: finish the line of the other."""
+        self._clear_cue()
+        if self._unfinished not in (None, stream):
+            self._put(cast(TextIO, self._unfinished), "\n")
+            self._unfinished = None
 
-    def _clear(self) -> None:
+    def _clear_cue(self) -> None:
         if self._cue:
             self._put(self._err, CLEAR_LINE)
             self._cue = ""

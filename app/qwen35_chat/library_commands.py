@@ -1,9 +1,10 @@
-"""Stored conversations from the command line: `--list`, `--export` and `--import`."""
+"""The commands for stored conversations: `--list`, `--export` and `--import`."""
 
 import sys
 import time
 from pathlib import Path
 
+from qwen35_chat import exit_codes
 from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.exporting import to_json, to_markdown
@@ -11,16 +12,14 @@ from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.listing import ConversationSummary
 
-# What a shell reports for a program that SIGPIPE ended.
-EXIT_BROKEN_PIPE = 141
-_PAGE = 500
+_PAGE_SIZE = 500
 
 
 def print_list() -> int:
-    """All conversations, the last changed first: id, when, messages, tokens, title."""
+    """Print a table of all conversations, the last changed first. Returns the exit code."""
     with Library() as library:
         rows: list[ConversationSummary] = []
-        while page := library.list(_PAGE, rows[-1] if rows else None):
+        while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
             rows += page
     if not rows:
         print("no conversations yet", file=sys.stderr)
@@ -43,14 +42,19 @@ def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
 
 
 def export(name: str, kind: str) -> int:
-    """Write a conversation to standard output, as "md" or "json"."""
+    """Write a conversation to standard output. Returns the exit code.
+
+    Args:
+        name: its id or title.
+        kind: "md" or "json".
+    """
     with Library() as library:
         conversation = library.conversation(library.resolve(name))
     return _write(to_json(conversation) if kind == "json" else to_markdown(conversation))
 
 
 def import_file(name: str) -> int:
-    """Add an exported conversation to the library, and say which it is now."""
+    """Add an exported conversation to the library and print its new id. Returns the exit code."""
     file = Path(name)
     try:
         text = file.read_text(encoding="utf-8")
@@ -68,7 +72,10 @@ def import_file(name: str) -> int:
 
 
 def _write(text: str) -> int:
-    """To standard output: in UTF-8 to a file or a pipe, with nothing to obey to a terminal."""
+    """Write to standard output: UTF-8 for a file or a pipe, no control characters for a terminal.
+
+    Returns the exit code.
+    """
     if sys.stdout is None:
         raise Qwen35Error("standard output is closed: there is nowhere to write")
     try:
@@ -80,7 +87,7 @@ def _write(text: str) -> int:
             sys.stdout.buffer.write(text.encode())
             sys.stdout.buffer.flush()
     except BrokenPipeError:
-        return EXIT_BROKEN_PIPE  # whoever read this has had enough
+        return exit_codes.BROKEN_PIPE  # the reader has closed its end
     except OSError as error:
         raise Qwen35Error(f"standard output cannot be written: {error.strerror}") from None
     return 0

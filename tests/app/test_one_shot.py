@@ -1,4 +1,4 @@
-"""`qwen35-chat -p`, with a script in place of the model."""
+"""`qwen35-chat -p`, with scripted events in place of a model."""
 
 import io
 import signal
@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator
 from types import MappingProxyType
 
 import pytest
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.fake import done
 from qwen35_chat.main import main
-from qwen35_chat.options import Options
+from qwen35_chat.options import CommandOptions
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import (
@@ -23,7 +23,7 @@ from qwen35_mlx.session.events import (
     TurnEvent,
 )
 
-Asked = list[tuple[str, Options]]
+StartedTurns = list[tuple[str, CommandOptions]]
 
 
 class Terminal(io.StringIO):
@@ -32,24 +32,24 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
-    """Call it with the events of the turn; it returns the list of what will be asked."""
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartedTurns]:
+    """A function that takes the events of the turn and returns the list of turns started."""
 
-    def install(*events: TurnEvent | Exception) -> Asked:
-        asked: Asked = []
+    def install(*events: TurnEvent | Exception) -> StartedTurns:
+        started: StartedTurns = []
 
         def start_turn(
-            prompt: str, options: Options, progress: Callable[[int, int, str], None]
+            prompt: str, options: CommandOptions, progress: Callable[[int, int, str], None]
         ) -> Generator[TurnEvent]:
-            asked.append((prompt, options))
+            started.append((prompt, options))
             progress(500_000_000, 2_000_000_000, "model.safetensors")
             for event in events:
                 if isinstance(event, Exception):
                     raise event
                 yield event
 
-        monkeypatch.setattr(once, "start_turn", start_turn)
-        return asked
+        monkeypatch.setattr(one_shot, "start_turn", start_turn)
+        return started
 
     return install
 
@@ -80,34 +80,34 @@ def test_the_answer_alone_goes_to_standard_output(script, capsys) -> None:
     assert capsys.readouterr() == ("Hello there\n", "")
 
 
-def test_an_answer_that_ends_its_line_gets_no_second_end(script, capsys) -> None:
+def test_an_answer_that_ends_in_a_newline_gets_no_second_one(script, capsys) -> None:
     script(Answer("Hello\n"), done())
     main(["-p", "hi"])
     assert capsys.readouterr().out == "Hello\n"
 
 
-def test_each_piece_is_written_when_it_comes(script, capsys) -> None:
+def test_each_piece_is_written_as_it_is_generated(script, capsys) -> None:
     script(Answer("first"), Qwen35Error("then it broke"))
     assert main(["-p", "hi"]) == 2
     assert capsys.readouterr() == ("first\n", "error: then it broke\n")
 
 
 def test_prompt_then_standard_input(script, stdin) -> None:
-    asked = script(done())
+    started = script(done())
     stdin("le texte : é\n".encode())
     main(["-p", "translate this"])
-    assert asked[0][0] == "translate this\n\nle texte : é\n"
+    assert started[0][0] == "translate this\n\nle texte : é\n"
 
 
 def test_standard_input_alone_is_a_prompt(script, stdin) -> None:
-    asked = script(done())
+    started = script(done())
     stdin(b"hi")
     assert main([]) == 0
-    assert asked[0][0] == "hi"
+    assert started[0][0] == "hi"
 
 
 def test_options_reach_the_model(script) -> None:
-    asked = script(done())
+    started = script(done())
     main(
         [
             "-p",
@@ -137,7 +137,7 @@ def test_options_reach_the_model(script) -> None:
             "Ada",
         ]
     )
-    assert asked[0][1] == Options(
+    assert started[0][1] == CommandOptions(
         model="org/repo",
         revision="abc",
         chat={
@@ -154,14 +154,14 @@ def test_options_reach_the_model(script) -> None:
 
 
 def test_without_options_the_demo_and_the_models_own_defaults(script) -> None:
-    asked = script(done())
+    started = script(done())
     main(["-p", "hi"])
-    options = asked[0][1]
+    options = started[0][1]
     assert options.model == "demo"
     assert {*options.chat.values(), *options.turn.values()} == {None}
 
 
-def test_thinking_is_shown_on_request_and_apart_from_the_answer(script, capsys) -> None:
+def test_thinking_is_shown_on_request_on_standard_error(script, capsys) -> None:
     script(Thinking("let me "), Thinking("see"), Answer("42"), done())
     main(["-p", "hi", "--show-thinking"])
     assert capsys.readouterr() == ("42\n", "let me see\n")
@@ -175,7 +175,7 @@ def test_on_a_terminal_thinking_is_dim(script, monkeypatch) -> None:
     assert "\x1b[2mhm\x1b[22m\n" in err.getvalue()
 
 
-def test_no_color_leaves_out_the_dimming(script, monkeypatch) -> None:
+def test_no_color_disables_dimming(script, monkeypatch) -> None:
     _, err = terminals(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     script(Thinking("hm"), Answer("42"), done())
@@ -183,9 +183,7 @@ def test_no_color_leaves_out_the_dimming(script, monkeypatch) -> None:
     assert "\x1b[2m" not in err.getvalue()
 
 
-def test_a_terminal_is_told_what_goes_on_and_the_cue_is_gone_before_the_answer(
-    script, monkeypatch
-) -> None:
+def test_a_terminal_shows_what_is_in_progress_until_the_answer_begins(script, monkeypatch) -> None:
     out, err = terminals(monkeypatch)
     script(PrefillProgress(0, 9, 0), Thinking("hm"), Answer("42"), done())
     main(["-p", "hi"])
@@ -195,7 +193,7 @@ def test_a_terminal_is_told_what_goes_on_and_the_cue_is_gone_before_the_answer(
     assert out.getvalue() == "42\n"
 
 
-def test_a_terminal_is_shown_escapes_a_pipe_gets_them_as_they_are(
+def test_escape_sequences_are_made_visible_on_a_terminal_and_kept_in_a_pipe(
     script, monkeypatch, capsys
 ) -> None:
     script(Thinking("\x1b[2J"), Answer("\x1b[31mred"), done())
@@ -222,7 +220,7 @@ def test_a_tool_call_is_written_as_a_call(script, capsys) -> None:
     assert capsys.readouterr().out == 'weather({"city": "Zürich"})\n'
 
 
-def test_characters_that_the_output_cannot_encode_do_not_end_the_answer(
+def test_characters_that_the_output_cannot_encode_do_not_abort_the_answer(
     script, monkeypatch
 ) -> None:
     raw = io.BytesIO()
@@ -232,11 +230,11 @@ def test_characters_that_the_output_cannot_encode_do_not_end_the_answer(
     assert raw.getvalue() == b"na?ve\n"
 
 
-# What needs real pipes and signals.
+# With real pipes and signals
 
 STUB = """
 import signal, sys, time
-from qwen35_chat import once
+from qwen35_chat import one_shot
 from qwen35_chat.main import main
 from qwen35_mlx.session.events import Answer
 
@@ -248,9 +246,9 @@ def start_turn(*_):
     finally:
         print("turn closed", file=sys.stderr)
 
-# What runs in the background of a script is started with Ctrl-C ignored.
+# A background process of a shell script starts with Ctrl+C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-once.start_turn = start_turn
+one_shot.start_turn = start_turn
 sys.exit(main(["-p", "hi"]))
 """
 
@@ -276,7 +274,7 @@ def test_ctrl_c_ends_the_turn_without_a_traceback() -> None:
     assert out.endswith("\n")
 
 
-def test_a_reader_that_leaves_ends_the_turn_quietly() -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_turn_quietly() -> None:
     with start(stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(20)
@@ -286,7 +284,7 @@ def test_a_reader_that_leaves_ends_the_turn_quietly() -> None:
     assert process.wait(timeout=20) == 141
 
 
-def test_an_output_that_takes_nothing_is_one_clear_line(tmp_path) -> None:
+def test_an_output_that_cannot_be_written_is_a_one_line_error(tmp_path) -> None:
     path = tmp_path / "read only"
     path.touch()
     with path.open() as unwritable, start(stdout=unwritable) as process:
@@ -295,7 +293,7 @@ def test_an_output_that_takes_nothing_is_one_clear_line(tmp_path) -> None:
     assert err == "turn closed\nerror: the answer cannot be written: Bad file descriptor\n"
 
 
-def test_an_installation_without_a_backend_says_what_to_install(monkeypatch, capsys) -> None:
+def test_without_a_backend_the_error_names_what_to_install(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "mlx.core", None)
     assert main(["-p", "hi"]) == 2
     assert "qwen35-mlx[cpu]" in capsys.readouterr().err

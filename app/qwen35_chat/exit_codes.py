@@ -1,0 +1,6 @@
+"""Exit codes of `qwen35-chat`; those from 128 on are what a shell reports for a signal."""
+
+BAD_INPUT = 2
+CLOSED = 128 + 1  # SIGHUP, which `signal` lacks on Windows
+INTERRUPTED = 128 + 2  # SIGINT
+BROKEN_PIPE = 128 + 13  # SIGPIPE
