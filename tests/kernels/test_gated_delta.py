@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.gated_delta import CHUNK, chunked, gated_delta, recurrent
-from tests.kernels.cases import DeltaCase, float64_rule, relative_error, to_mlx
+from scripts.support.delta_inputs import DeltaCase
+from tests.kernels.cases import float64_rule, relative_error, to_mlx
 
 FORMS = [recurrent, chunked, gated_delta]
 LENGTHS = [1, 2, 3, 8, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]
