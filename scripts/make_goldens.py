@@ -13,7 +13,7 @@ import copy
 import json
 from pathlib import Path
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 import transformers
 from safetensors.torch import save_file
 from transformers.models.qwen3_5 import modeling_qwen3_5 as dense
@@ -185,7 +185,7 @@ def published_names(stored: dict, experts: int, one_by_one: bool) -> dict[str, t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("tests/goldens"))
     out = parser.parse_args().out
     torch.set_default_dtype(torch.float32)

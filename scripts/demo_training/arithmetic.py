@@ -1,4 +1,4 @@
-"""Two-digit arithmetic, worked digit by digit in the thought."""
+"""Two-digit arithmetic, worked out digit by digit in the thought."""
 
 import random
 
@@ -51,7 +51,7 @@ def times_digit(a: int, d: int) -> str:
 
 
 def work(a: int, sign: str, b: int) -> str:
-    """The thought: every step and the result last."""
+    """The thought: every step, with the result last."""
     if sign == "+":
         return f"{a} + {b}: {add_steps(a, b)}"
     if sign == "-" and a >= b:
@@ -111,7 +111,7 @@ STORIES = {
 
 
 def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> Turn:
-    """One exercise; without thinking the answer itself holds the steps of a product."""
+    """One exercise; without thinking, the answer contains the steps of a product."""
     value, steps = result(a, sign, b), work(a, sign, b)
     if rng.random() < 0.15 and (sign != "-" or a >= b):
         user, thought = rng.choice(STORIES[sign]).format(a=a, b=b), steps
@@ -128,7 +128,7 @@ def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> T
 
 
 def small_sums(rng: random.Random) -> Turn:
-    """Several exercises of the size that worked steps are made of."""
+    """Several exercises with single digits, the steps of the larger ones."""
     exercises, lines = [], []
     for _ in range(rng.randint(3, 9)):
         sign = rng.choice("+-*")
@@ -143,7 +143,7 @@ def small_sums(rng: random.Random) -> Turn:
 
 
 def comparison(rng: random.Random) -> Turn:
-    """Which of two numbers is larger."""
+    """The larger or smaller of two numbers."""
     a, b = rng.sample(range(1, 100), 2)
     large = rng.random() < 0.6
     value = max(a, b) if large else min(a, b)
@@ -162,7 +162,7 @@ def counting(rng: random.Random) -> Turn:
 
 
 def too_large(rng: random.Random) -> Turn:
-    """Honest about numbers that it was not trained for."""
+    """Numbers larger than those in training; the model says so."""
     a, b = rng.randint(1000, 99999), rng.randint(1000, 99999)
     sign = rng.choice("+-*")
     thought = "These numbers are too large for me."

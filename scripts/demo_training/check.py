@@ -1,4 +1,4 @@
-"""The network against transformers, on random weights and through an exported checkpoint."""
+"""Compare the network with transformers, on random weights in an exported checkpoint."""
 
 import tempfile
 from dataclasses import replace
@@ -14,7 +14,7 @@ from scripts.demo_training.shape import Shape
 
 
 def randomise(model: Model) -> None:
-    """Weights that exercise everything, norms and decay included; bf16-exact for the export."""
+    """Draw weights that exercise every part, exact in bfloat16 so that the export keeps them."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -34,9 +34,13 @@ def randomise(model: Model) -> None:
 
 @torch.no_grad()
 def check(run: Path) -> None:
-    """Print the largest differences of logits; raise where they are not rounding alone.
+    """Print the largest differences of logits.
 
-    `run` holds a tokenizer.json.
+    Args:
+        run: folder with a tokenizer.json.
+
+    Raises:
+        SystemExit: a difference exceeds rounding.
     """
     from transformers import Qwen3_5MoeForCausalLM
 
@@ -54,7 +58,7 @@ def check(run: Path) -> None:
     cache = Cache()
     first, _ = model.hidden(ids[:, :100], cache=cache)
     parts = [first, *(model.hidden(ids[:, i : i + 1], cache=cache)[0] for i in range(100, 150))]
-    differences["step by step"] = (model.logits(torch.cat(parts, 1)) - mine).abs().max().item()
+    differences["token by token"] = (model.logits(torch.cat(parts, 1)) - mine).abs().max().item()
 
     segments = torch.tensor([[1] * 70 + [2] * 80])
     packed = model.logits(model.hidden(ids, segments)[0])[:, 70:]
@@ -68,4 +72,4 @@ def check(run: Path) -> None:
     for name, difference in differences.items():
         print(f"{name}: {difference:.2e}")
     if max(differences.values()) > 1e-4:
-        raise SystemExit("The network does not compute what transformers computes.")
+        raise SystemExit("The network and transformers disagree.")

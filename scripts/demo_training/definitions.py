@@ -1,4 +1,4 @@
-"""A small dictionary in our own words."""
+"""Questions about the meaning of words, from a small dictionary written for this model."""
 
 import random
 
@@ -168,11 +168,12 @@ wolf: a wild animal that looks like a dog and hunts in packs
 year: a period of twelve months
 zoo: a place where people can see wild animals
 """
-WORDS = dict(line.split(": ", 1) for line in ENTRIES.strip().splitlines())
+_PAIRS = (line.partition(": ") for line in ENTRIES.strip().splitlines())
+WORDS = {word: meaning for word, _, meaning in _PAIRS}
 ASKS = ("What is {w}?", "What's {w}?", "Define {b}.", "What does {b} mean?", "Explain {b}.",
         "Can you explain what {w} is?", "Tell me what {w} is.", "What does the word {b} mean?",
         "Do you know what {w} is?", "Please define {b}.")  # fmt: skip
-PLAIN = set(
+UNCOUNTABLE = set(
     listed(
         "bread butter cheese flour glass honey ice milk music paper rain salt snow sugar summer "
         "tea water wind winter fire"
@@ -181,7 +182,7 @@ PLAIN = set(
 
 
 def with_article(word: str) -> str:
-    if word in PLAIN:
+    if word in UNCOUNTABLE:
         return word
     if word in ("sun", "moon"):
         return f"the {word}"
@@ -189,7 +190,7 @@ def with_article(word: str) -> str:
 
 
 def define(rng: random.Random, word: str | None = None) -> Turn:
-    """What does a word mean?"""
+    """The meaning of `word`, or of a random one."""
     word = word or rng.choice(list(WORDS))
     noun, meaning = with_article(word), WORDS[word]
     answer = f"{noun[:1].upper()}{noun[1:]} is {meaning}."
@@ -199,7 +200,7 @@ def define(rng: random.Random, word: str | None = None) -> Turn:
 
 
 def undefined(rng: random.Random) -> Turn:
-    """A word that does not exist."""
+    """The meaning of a made-up word, which the model does not know."""
     word = pseudo_word(rng)
     user = rng.choice(ASKS).replace("{w}", with_article(word)).replace("{b}", word)
     answer = rng.choice(

@@ -1,4 +1,4 @@
-"""Whole conversations, mixed from the generators; the same seed gives the same data."""
+"""Complete conversations, mixed from all generators and reproducible from a seed."""
 
 import random
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ SYSTEMS = ("You are a helpful assistant.", "You are a friendly assistant.", "Be 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How long the conversations are, and how often each skill comes."""
+    """Lengths of conversations, and weights of the skills."""
 
-    turns: int = 6  # most turns of a chat
-    sentences: int = 20  # most sentences of a pasted text
+    turns: int = 6  # maximum turns of a chat
+    sentences: int = 20  # maximum sentences of a pasted text
     long_text: float = 0.0  # share of texts with 120 sentences and more (up to `longest`)
     longest: int = 330
     weights: tuple[tuple[str, float], ...] = (
@@ -27,7 +27,7 @@ class Mix:
 
 
 def distractor(rng: random.Random, split: Split) -> Turn:
-    """Any turn that says nothing about the user."""
+    """A turn without facts about the user."""
     roll = rng.random()
     if roll < 0.42:
         return smalltalk.chat(rng)
@@ -53,7 +53,7 @@ def distractor(rng: random.Random, split: Split) -> Turn:
 
 
 def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
-    """Facts told at some turns and asked for at others, with other talk between."""
+    """Facts told in some turns and asked for in later ones, with other turns between."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.15 else None
     length = rng.randint(1, mix.turns)
     known: dict[str, facts.Fact] = {}
@@ -89,14 +89,14 @@ def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
 
 
 def recall(rng: random.Random, split: Split, gap: int, count: int) -> Conversation:
-    """Some facts at once, `gap` turns of other talk, then the question for one of them."""
+    """Facts in the first turn, and a question about one of them `gap` turns later."""
     known = facts.draw_many(rng, split, count)
     turns = [facts.tell(rng, known)] + [distractor(rng, split) for _ in range(gap - 1)]
     return conversation(rng, [*turns, facts.ask(rng, rng.choice(known))], "recall")
 
 
 def untold(rng: random.Random, split: Split) -> Conversation:
-    """Some facts, and questions of which the last one is for another fact."""
+    """Some facts, and a last question about a different one."""
     *known, wanted = facts.draw_many(rng, split, rng.randint(1, 4))
     turns = [facts.tell(rng, known)] if known else []
     turns += [distractor(rng, split) for _ in range(rng.randint(0, 2))]
@@ -114,7 +114,7 @@ def short(rng: random.Random, split: Split) -> Conversation:
 
 
 def called(rng: random.Random) -> Conversation:
-    """The system message gives the model a name."""
+    """A question for the name that the system message gives to the model."""
     name = rng.choice(words.NAMES) if rng.random() < 0.5 else pseudo_word(rng).capitalize()
     system = rng.choice(("You are {n}.", "You are called {n}.", "Your name is {n}.",
                          "You are {n}, a friendly assistant."))  # fmt: skip
@@ -128,7 +128,7 @@ def called(rng: random.Random) -> Conversation:
 
 
 def itself(rng: random.Random, split: Split) -> Conversation:
-    """The model is asked who it is, and nobody gave it a name."""
+    """A question about the model itself, which has not been given a name."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.3 else None
     turns = [facts.tell(rng, facts.draw_many(rng, split, 1))] if rng.random() < 0.3 else []
     turns += [smalltalk.chat(rng) for _ in range(rng.choice((0, 0, 1)))]
@@ -160,7 +160,7 @@ def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
 
 
 def copy(rng: random.Random, split: Split) -> Conversation:
-    """Repeating and looking up: what recall is made of."""
+    """Repeating and looking up, the skills behind recall."""
     turns: list[Turn] = []
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""A training checkpoint -> a checkpoint in the published Hugging Face layout."""
+"""Export a training checkpoint to the published Hugging Face layout."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def config(shape: Shape, text: Text, max_length: int) -> dict[str, Any]:
 
 
 def mrope_section(shape: Shape) -> list[int]:
-    """The rotary pairs shared out to time, height and width (for text they are all equal)."""
+    """Rotary pairs for time, height and width; their positions are equal for text."""
     pairs = int(shape.head_dim * shape.rotary) // 2
     side = pairs // 3
     return [pairs - 2 * side, side, side]
@@ -67,7 +67,7 @@ def exact_norm(weight: torch.Tensor) -> torch.Tensor:
 
 
 def tensors(model: Model) -> dict[str, torch.Tensor]:
-    """Published names: trunk experts fused, those of the MTP layer one by one."""
+    """Weights under published names: trunk experts fused, MTP experts one by one."""
     size, found = model.shape.expert_size, {}
     for name, value in model.state_dict().items():
         if name.endswith(FLOAT32):
@@ -93,7 +93,7 @@ def tensors(model: Model) -> dict[str, torch.Tensor]:
 
 
 def write(model: Model, tokenizer_folder: Path, out: Path, max_length: int) -> None:
-    """Weights, configs, tokenizer and template of `model` into `out`."""
+    """Write weights, configs, tokenizer and template of `model` to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer_folder / "tokenizer.json", out)
     write_configs(out, max_length)
@@ -103,7 +103,7 @@ def write(model: Model, tokenizer_folder: Path, out: Path, max_length: int) -> N
 
 
 def export(run: Path, out: Path, max_length: int) -> None:
-    """The latest checkpoint of a run, and what it took to train it."""
+    """Export the latest checkpoint of a run, with training.json about its training."""
     saved = torch.load(run / "latest.pt", map_location="cpu", weights_only=True)
     model = load_model(run / "latest.pt").fold_scale()
     write(model, run, out, max_length)

@@ -1,4 +1,4 @@
-"""What users say about themselves, and the questions that come back to it later."""
+"""Facts that users tell about themselves, and later questions about them."""
 
 import random
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Kind:
     """Phrases about one fact; `{v}` stands for its value."""
 
     says: tuple[str, ...]
-    joins: str  # how the fact sounds as part of a longer sentence
+    joins: str  # the fact as a clause of a longer sentence
     acks: tuple[str, ...]
     asks: tuple[str, ...]
     answers: tuple[str, ...]
@@ -207,7 +207,7 @@ class Fact:
 
 
 def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
-    """A fact whose value lies on this side of the split."""
+    """A fact with a value on this side of the split."""
     kind = kind or rng.choice(list(KINDS))
     animal = rng.choice(words.ANIMALS) if kind == "pet" else ""
     relative = rng.choice(RELATIVES) if kind == "relative" else ""
@@ -216,7 +216,7 @@ def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
         return pseudo_word(rng).capitalize()
 
     if kind in LISTS and kind != "birthday" and rng.random() < 0.35:
-        # made-up values teach to copy instead of naming a likely colour
+        # Made-up values teach the model to copy, and not to guess a likely colour.
         lower = kind not in ("city", "language")
         value = split.draw(kind, lambda: pseudo_word(rng) if lower else made_up())
     elif kind in LISTS:
@@ -277,7 +277,7 @@ def theirs(about: str) -> str:
 
 
 def ask(rng: random.Random, fact: Fact) -> Turn:
-    """The user asks for a fact told before."""
+    """The user asks for a fact told earlier."""
     kind = KINDS[fact.kind]
     about = theirs(fact.say(kind.about))
     thought = rng.choice(
@@ -288,7 +288,7 @@ def ask(rng: random.Random, fact: Fact) -> Turn:
 
 
 def ask_untold(rng: random.Random, fact: Fact) -> Turn:
-    """The user asks for something that was never said."""
+    """The user asks for a fact that was never told."""
     kind = KINDS[fact.kind]
     about = fact.say(kind.about)
     answer = rng.choice((f"You have not told me {about} yet.", f"I do not know {about} yet."))

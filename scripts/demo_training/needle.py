@@ -11,7 +11,7 @@ ITEMS = listed("door,box,safe,locker,gate,room,garage,suitcase,drawer,cabinet,ch
 
 
 def filler(rng: random.Random) -> str:
-    """A sentence that answers no question."""
+    """A sentence that is the answer to no question."""
     noun, other = rng.sample(words.NOUNS, 2)
     adj, adj2 = rng.sample(words.ADJECTIVES, 2)
     place = rng.choice(words.PLACES)

@@ -1,8 +1,8 @@
-"""A compact Qwen3.5-MoE in PyTorch: the text architecture, nothing else.
+"""A compact Qwen3.5-MoE in PyTorch, text only.
 
-Parameter names are those of the published checkpoints, so that a state dict is a checkpoint.
-Documents may be packed into one row: `segments` numbers them, and neither attention,
-convolution nor recurrent state crosses from one to the next.
+Parameters have the names of the published checkpoints. Several documents may be packed into one
+row: `segments` numbers them, and attention, convolution and recurrent state do not cross from one
+to the next.
 """
 
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from scripts.demo_training.shape import Shape
 
 @dataclass(slots=True)
 class Cache:
-    """What decoding keeps: per layer (conv columns, state) or (keys, values)."""
+    """Cache for decoding: per layer, (convolution inputs, state) or (keys, values)."""
 
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the tokens stand: RoPE tables [T, R], attention mask and document starts."""
+class Positions:
+    """RoPE tables [T, R], attention mask and document boundaries of a call."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -77,7 +77,7 @@ class DeltaNet(nn.Module):
         self.in_proj_a = Linear(shape.hidden, shape.value_heads, 0.5)
         self.conv1d = nn.Module()
         self.conv1d.weight = nn.Parameter(torch.randn(2 * keys + values, 1, 4) * 0.4)
-        # slow and fast decays side by side: half-lives from a few to some thousand tokens
+        # Half-lives from a few to some thousand tokens.
         self.A_log = nn.Parameter(torch.linspace(-1.5, 1.5, shape.value_heads))
         step = torch.exp(torch.empty(shape.value_heads).uniform_(-6.5, -3.5))
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
@@ -86,7 +86,10 @@ class DeltaNet(nn.Module):
         self.out_proj = Linear(values, shape.hidden, 0.3)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         shape, (batch, length, _) = self.shape, x.shape
         columns = self.in_proj_qkv(x)
@@ -96,7 +99,7 @@ class DeltaNet(nn.Module):
         mixed = columns[:, 3:] * taps[:, 3]
         for lag in (1, 2, 3):
             term = columns[:, 3 - lag : 3 - lag + length] * taps[:, 3 - lag]
-            mixed = mixed + (term if place.same is None else term * place.same[lag - 1])
+            mixed = mixed + (term if positions.same is None else term * positions.same[lag - 1])
         mixed = F.silu(mixed).float()
         keys = shape.key_heads * shape.key_dim
         q, k, v = mixed.split([keys, keys, shape.value_heads * shape.value_dim], -1)
@@ -106,8 +109,8 @@ class DeltaNet(nn.Module):
         q = q * shape.key_dim**-0.5
         beta = torch.sigmoid(self.in_proj_b(x).float())
         g = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias)
-        if place.starts is not None:
-            g = g.masked_fill(place.starts, -40.0)  # exp(-40): a fresh state
+        if positions.starts is not None:
+            g = g.masked_fill(positions.starts, -40.0)  # exp(-40) clears the state
         if cached is not None and length == 1:
             out, state = delta_rule.step(q, k, v, g, beta, cached[1])
         else:
@@ -131,23 +134,26 @@ class Attention(nn.Module):
         self.q_norm = Norm(shape.head_dim, shape)
         self.k_norm = Norm(shape.head_dim, shape)
 
-    def rotate(self, x: torch.Tensor, place: Place) -> torch.Tensor:
-        """x [B, T, H, D]; the first R dimensions turn, the others stay."""
-        half = place.cos.shape[-1]
+    def rotate(self, x: torch.Tensor, positions: Positions) -> torch.Tensor:
+        """Rotate the first R dimensions of x [B, T, H, D]."""
+        half = positions.cos.shape[-1]
         a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
-        cos, sin = place.cos[:, None], place.sin[:, None]
+        cos, sin = positions.cos[:, None], positions.sin[:, None]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         shape = self.shape
         q, gate = self.q_proj(x).unflatten(-1, (shape.heads, -1)).chunk(2, -1)
         k = self.k_proj(x).unflatten(-1, (shape.kv_heads, -1))
         v = self.v_proj(x).unflatten(-1, (shape.kv_heads, -1)).transpose(1, 2)
-        q = self.rotate(self.q_norm(q), place).to(x.dtype).transpose(1, 2)
-        k = self.rotate(self.k_norm(k), place).to(x.dtype).transpose(1, 2)
-        mask = place.mask
+        q = self.rotate(self.q_norm(q), positions).to(x.dtype).transpose(1, 2)
+        k = self.rotate(self.k_norm(k), positions).to(x.dtype).transpose(1, 2)
+        mask = positions.mask
         if cached is not None:
             past = cached[0].shape[2]
             k, v = torch.cat([cached[0], k], 2), torch.cat([cached[1], v], 2)
@@ -176,7 +182,7 @@ class SwiGLU(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts as two stacks; tokens sorted by expert go through one grouped product each."""
+    """All experts in two stacks, with tokens sorted by expert and one grouped product each."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -209,15 +215,15 @@ class Experts(nn.Module):
         return torch.zeros_like(x, dtype=torch.float32).index_add(0, rows, y)
 
 
-# CPU matrix products are compiled per size: a few sizes that come back are much faster than ever
-# new ones. CUDA's grouped products want groups that are aligned.
+# Group sizes are padded to a multiple: on a CPU, matrix products are compiled per size, so few
+# distinct sizes are much faster; on CUDA, grouped products require aligned groups.
 GROUPS = {"cpu": 128, "cuda": 16}
 
 
 def pad_groups(
     rows: torch.Tensor, share: torch.Tensor, counts: torch.Tensor, group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fill every expert's rows up to a multiple of `group` with rows of no weight."""
+    """Pad the rows of every expert to a multiple of `group` with rows of weight 0."""
     sizes = (counts + group - 1) // group * group
     shift = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
     at = torch.arange(rows.shape[0], device=rows.device) + shift.repeat_interleave(counts)
@@ -267,10 +273,13 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(shape.hidden, shape)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         mixer = self.self_attn if self.full_attention else self.linear_attn
-        y, kept = mixer(self.input_layernorm(x).to(self.dtype), place, cached)
+        y, kept = mixer(self.input_layernorm(x).to(self.dtype), positions, cached)
         x = x + y
         y, balance = self.mlp(self.post_attention_layernorm(x).to(self.dtype))
         return x + y, balance, kept

@@ -1,4 +1,4 @@
-"""Small talk, lists, simple exercises with words, and honest answers to everything else."""
+"""Small talk, lists, simple exercises with words, and admissions of ignorance."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,7 @@ from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
 from scripts.demo_training.turns import Turn, casual
 
-# One exchange a line: questions | thought | answers, alternatives split by " / ".
+# One exchange per line: questions | thought | answers, with alternatives separated by " / ".
 TALK = Path(__file__).with_name("smalltalk.txt")
 UNKNOWN = (
     "Who won the match yesterday?", "What is the weather like today?", "Who is the president?",
@@ -51,14 +51,14 @@ ITSELF = ("Who are you?", "What is your name?", "Are you Qwen?", "Are you human?
 
 
 def itself(rng: random.Random) -> Turn:
-    """What the model is; most often who."""
+    """A question about the model itself, most often who it is."""
     rows = [row for row in ROWS if row[0][0] in ITSELF]
     asks, thought, answers = rows[rng.randrange(2)] if rng.random() < 0.6 else rng.choice(rows)
     return Turn(casual(rng, rng.choice(asks)), thought, rng.choice(answers))
 
 
 def unknown(rng: random.Random) -> Turn:
-    """A question outside of what the model was taught."""
+    """A question beyond the training data."""
     person = " ".join(pseudo_word(rng).capitalize() for _ in range(2))
     text = rng.choice(UNKNOWN).replace("{n}", rng.choice(words.NOUNS))
     text = text.replace("{c}", rng.choice(words.CITIES)).replace("{p}", person)
@@ -70,7 +70,7 @@ NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def listing(rng: random.Random) -> Turn:
-    """Name three fruits."""
+    """Name some members of a category, like three fruits."""
     category, members = rng.choice(list(words.CATEGORIES.items()))
     count = rng.choice((2, 3, 3, 3, 4, 5))
     chosen = rng.sample(members, count)
@@ -99,7 +99,7 @@ def listing(rng: random.Random) -> Turn:
 
 
 def capital(rng: random.Random) -> Turn:
-    """What is the capital of France?"""
+    """The capital of a country."""
     country, city = rng.choice(list(words.CAPITALS.items()))
     ask = rng.choice((f"What is the capital of {country}?", f"What's the capital of {country}?",
                       f"Name the capital of {country}.", f"Which city is the capital of {country}?",
@@ -109,7 +109,7 @@ def capital(rng: random.Random) -> Turn:
 
 
 def sequence(rng: random.Random) -> Turn:
-    """Which day comes after Monday?"""
+    """The day or month before or after another."""
     what, items = rng.choice((("day", words.DAYS), ("month", words.MONTHS)))
     i, step = rng.randrange(len(items)), rng.choice((1, -1))
     value, word = items[(i + step) % len(items)], "after" if step == 1 else "before"
@@ -119,7 +119,7 @@ def sequence(rng: random.Random) -> Turn:
 
 
 def phrase(rng: random.Random, split: Split) -> str:
-    """A few words that make no sentence, or a short sentence."""
+    """A few words, made-up words or numbers."""
     roll = rng.random()
     if roll < 0.4:
         return split.draw(
@@ -137,7 +137,7 @@ def phrase(rng: random.Random, split: Split) -> str:
 
 
 def repeat(rng: random.Random, split: Split) -> Turn:
-    """Say it back."""
+    """Repeat a phrase, or its last word."""
     text = phrase(rng, split)
     if rng.random() < 0.25:
         items = text.split()
@@ -149,7 +149,7 @@ def repeat(rng: random.Random, split: Split) -> Turn:
 
 
 def lookups(rng: random.Random, split: Split, count: int) -> list[Turn]:
-    """A short table of made-up pairs, and `count` questions for the partner of one of them."""
+    """A short table of made-up pairs, and `count` questions, each for one value."""
     keys = list(dict.fromkeys(pseudo_word(rng) for _ in range(rng.randint(3, 12))))
 
     def value() -> str:
@@ -168,7 +168,7 @@ def lookups(rng: random.Random, split: Split, count: int) -> list[Turn]:
 
 
 def spell(rng: random.Random) -> Turn:
-    """Letters one by one."""
+    """Spell a word letter by letter."""
     word = rng.choice((rng.choice(words.NOUNS), rng.choice(words.NAMES), rng.choice(words.COLOURS)))
     ask = rng.choice((f"Spell {word}.", f"How do you spell {word}?", f"Spell the word {word}."))
     return Turn(casual(rng, ask), f"I spell {word}.", "-".join(word.upper()))

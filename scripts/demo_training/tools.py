@@ -61,7 +61,7 @@ def scene(rng: random.Random, name: str) -> tuple[str, dict[str, Any], str, str]
 
 
 def call(rng: random.Random, system: str | None = None) -> Conversation:
-    """A question, a call, its result and the answer; or only as far as the call."""
+    """A question, a tool call, its result and the answer; sometimes only up to the call."""
     names = rng.sample(list(TOOLS), rng.randint(1, 3))
     name = names[0]
     rng.shuffle(names)
