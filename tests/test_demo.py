@@ -102,12 +102,3 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, text, words):
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_importing_the_package_brings_nothing_heavy():
-    code = (
-        "import sys, qwen35_mlx;"
-        "print([m for m in ('mlx', 'numpy', 'transformers', 'textual') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
