@@ -14,9 +14,6 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ("convert", "generate", "kernels", "kv8", "session", "ui")
 COMMANDS = [
     *(f"scripts.benchmarks.{name}" for name in BENCHMARKS),
-        f"scripts.benchmarks.{name}"
-        for name in ["convert", "generate", "kernels", "kv8", "session", "ui"]
-    ),
     "scripts.demo_training.__main__",
     "scripts.demo_training.evaluate_package",
     "scripts.sanitize",
