@@ -7,6 +7,7 @@ import pytest
 
 from scripts.demo_training.dialogues import Mix, generate
 from scripts.demo_training.text import PLAIN, SPECIAL, Text, train_tokenizer
+from scripts.demo_training.turns import Conversation
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +16,13 @@ def text() -> Text:
     return Text(train_tokenizer(corpus, 400))
 
 
-def test_added_tokens_close_the_vocabulary_in_order(text: Text) -> None:
+def test_added_tokens_are_the_last_of_the_vocabulary_in_order(text: Text) -> None:
     ids = [text.tokenizer.token_to_id(t) for t in [*SPECIAL, *PLAIN]]
     assert ids == list(range(ids[0], ids[0] + 26))
     assert ids[-1] == text.tokenizer.get_vocab_size() - 1
 
 
-def test_digits_stand_alone(text: Text) -> None:
+def test_every_digit_is_a_token(text: Text) -> None:
     assert len(text.tokenizer.encode("4821").ids) == 4
 
 
@@ -47,8 +48,6 @@ def test_learned_tokens_are_the_replies(text: Text) -> None:
         {"role": "user", "content": "Three"},
         {"role": "assistant", "content": "Four", "reasoning_content": "why"},
     ]
-    from scripts.demo_training.turns import Conversation
-
     sample = text.sample(Conversation(messages, True, "chat"))
     learned = [i for i, wanted in zip(sample.ids, sample.learn, strict=True) if wanted]
     assert text.decode(learned) == "Two<|im_end|>why\n</think>\n\nFour<|im_end|>"
@@ -96,6 +95,6 @@ def test_tool_calls_and_results(text: Text) -> None:
     ],
     ids=["empty", "no user", "late system", "unknown role", "image"],
 )
-def test_bad_messages_raise(text: Text, messages: list) -> None:
+def test_invalid_messages_raise(text: Text, messages: list) -> None:
     with pytest.raises(jinja2.TemplateError):
         text.render(messages)
