@@ -157,7 +157,7 @@ def two_turns(
             turn["notices"] = states.notices()
         turn["state"] = state_checksum(cache)
         print_phase(f"turn {number}", tokens=cache.offset, **turn)
-        # The last token of a reply is not in the cache yet.
+        # The next turn continues from exactly the tokens in the cache.
         prompt = prompt[: cache.offset]
 
 

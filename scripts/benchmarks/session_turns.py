@@ -54,7 +54,7 @@ def turns_of_mlx_lm(
 
     network: Any = load(str(model.path))[0]
     if mx.default_device() == mx.cpu:
-        network.set_dtype(mx.float32)  # as ours
+        network.set_dtype(mx.float32)  # as in this package
     cache: Any = None
     held: list[int] = []
     for messages in prompts:

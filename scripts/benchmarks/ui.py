@@ -193,9 +193,8 @@ def key_latency(terminal: Terminal, key: str) -> float:
 
 def decoding(home: Path, windows: int) -> dict[str, Any]:
     """Measurement 2."""
-    (home / "settings.toml").write_text(
-        'thinking_view = "open"\n'
-    )  # the screen draws the thoughts too
+    # The screen draws the thoughts too.
+    (home / "settings.toml").write_text('thinking_view = "open"\n')
     command = instrumented("decode", home, "--windows", str(windows))
     with Terminal(command, environment=environment(home), size=SIZE) as terminal:
         if terminal.wait(600):

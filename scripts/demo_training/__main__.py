@@ -24,11 +24,11 @@ def make_tokenizer(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer, models
 
     from scripts.demo_training.dialogues import Mix, generate
-    from scripts.demo_training.text import Text, train_tokenizer, write_configs
+    from scripts.demo_training.text import ChatFormat, train_tokenizer, write_configs
 
     args.run.mkdir(parents=True, exist_ok=True)
 
-    text = Text(Tokenizer(models.BPE()))
+    text = ChatFormat(Tokenizer(models.BPE()))
     conversations = itertools.islice(generate(1, Mix(turns=12, sentences=40)), 12000)
     tokenizer = train_tokenizer(
         (text.render(c.messages, tools=c.tools or None) for c in conversations), args.vocab

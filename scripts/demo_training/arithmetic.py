@@ -3,7 +3,7 @@
 import random
 
 from scripts.demo_training.heldout import Split
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 
 SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x")}
 
@@ -110,7 +110,7 @@ STORIES = {
 }
 
 
-def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> Turn:
+def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> Exchange:
     """One exercise; without thinking, the answer contains the steps of a product."""
     value, steps = result(a, sign, b), work(a, sign, b)
     if rng.random() < 0.15 and (sign != "-" or a >= b):
@@ -124,10 +124,10 @@ def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> T
         answer = rng.choice((f"{a} {sign} {b} = {value}", f"The answer is {value}.", f"{value}"))
     if not thinking and sign == "*" and max(a, b) > 9:
         answer = f"{steps}\nSo the answer is {value}."
-    return Turn(casual(rng, user), thought, answer, (str(value),))
+    return Exchange(casual(rng, user), thought, answer, (str(value),))
 
 
-def small_sums(rng: random.Random) -> Turn:
+def small_sums(rng: random.Random) -> Exchange:
     """Several exercises with single digits, the steps of the larger ones."""
     exercises, lines = [], []
     for _ in range(rng.randint(3, 9)):
@@ -139,10 +139,10 @@ def small_sums(rng: random.Random) -> Turn:
         lines.append(f"{a} {sign} {b} = {result(a, sign, b)}")
     ask = rng.choice(("Calculate: {e}", "What is {e}?", "Please work out {e}.", "{e}"))
     user = ask.replace("{e}", ", ".join(exercises))
-    return Turn(casual(rng, user), "; ".join(lines), "\n".join(lines), (lines[-1],))
+    return Exchange(casual(rng, user), "; ".join(lines), "\n".join(lines), (lines[-1],))
 
 
-def comparison(rng: random.Random) -> Turn:
+def comparison(rng: random.Random) -> Exchange:
     """The larger or smaller of two numbers."""
     a, b = rng.sample(range(1, 100), 2)
     large = rng.random() < 0.6
@@ -150,21 +150,21 @@ def comparison(rng: random.Random) -> Turn:
     word = rng.choice(("larger", "bigger")) if large else "smaller"
     thought = f"{max(a, b)} is larger than {min(a, b)}."
     user = rng.choice((f"Which is {word}, {a} or {b}?", f"Which number is {word}: {a} or {b}?"))
-    return Turn(casual(rng, user), thought, f"{value} is {word}.", (str(value),))
+    return Exchange(casual(rng, user), thought, f"{value} is {word}.", (str(value),))
 
 
-def counting(rng: random.Random) -> Turn:
+def counting(rng: random.Random) -> Exchange:
     """Count upwards."""
     start = rng.randint(1, 30)
     end = start + rng.randint(3, 9)
     answer = ", ".join(str(n) for n in range(start, end + 1)) + "."
-    return Turn(casual(rng, f"Count from {start} to {end}."), f"I count to {end}.", answer)
+    return Exchange(casual(rng, f"Count from {start} to {end}."), f"I count to {end}.", answer)
 
 
-def too_large(rng: random.Random) -> Turn:
+def too_large(rng: random.Random) -> Exchange:
     """Numbers larger than those in training; the model says so."""
     a, b = rng.randint(1000, 99999), rng.randint(1000, 99999)
     sign = rng.choice("+-*")
     thought = "These numbers are too large for me."
     answer = "I am only a small demo model and can only calculate with numbers up to 99."
-    return Turn(rng.choice(ASKS).format(e=f"{a} {sign} {b}"), thought, answer)
+    return Exchange(rng.choice(ASKS).format(e=f"{a} {sign} {b}"), thought, answer)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from scripts.demo_training.export import write
-from scripts.demo_training.model import Model
-from scripts.demo_training.network import Cache
+from scripts.demo_training.model import DemoNetwork
+from scripts.demo_training.network import DecodeCache
 from scripts.demo_training.run_evaluation import load_export
 from scripts.demo_training.shape import Shape
 
 
-def randomise(model: Model) -> None:
+def randomise(model: DemoNetwork) -> None:
     """Draw weights that exercise every part, exact in bfloat16 so that the export keeps them."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def check(run: Path) -> None:
     from transformers import Qwen3_5MoeForCausalLM
 
     shape = Shape(hidden=128, key_heads=2, value_heads=6, experts=8, embed_scale=1.0)
-    model = Model(shape).eval()
+    model = DemoNetwork(shape).eval()
     randomise(model)
     ids = torch.randint(0, shape.vocab, (1, 150), generator=torch.Generator().manual_seed(1))
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def check(run: Path) -> None:
     mine = model.logits(model.hidden(ids)[0])
     differences = {"transformers": (mine - theirs(ids).logits).abs().max().item()}
 
-    cache = Cache()
+    cache = DecodeCache()
     first, _ = model.hidden(ids[:, :100], cache=cache)
     parts = [first, *(model.hidden(ids[:, i : i + 1], cache=cache)[0] for i in range(100, 150))]
     differences["token by token"] = (model.logits(torch.cat(parts, 1)) - mine).abs().max().item()
@@ -64,7 +64,7 @@ def check(run: Path) -> None:
     packed = model.logits(model.hidden(ids, segments)[0])[:, 70:]
     alone = model.logits(model.hidden(ids[:, 70:])[0])
     differences["packed"] = (packed - alone).abs().max().item()
-    scaled = Model(replace(shape, embed_scale=8.0)).eval()
+    scaled = DemoNetwork(replace(shape, embed_scale=8.0)).eval()
     randomise(scaled)
     folded = scaled.fold_scale()
     apart = scaled.logits(scaled.hidden(ids)[0]) - folded.logits(folded.hidden(ids)[0])

@@ -3,7 +3,7 @@
 import random
 
 from scripts.demo_training.heldout import pseudo_word
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 from scripts.demo_training.words import listed
 
 ENTRIES = """
@@ -189,17 +189,17 @@ def with_article(word: str) -> str:
     return f"an {word}" if word[0] in "aeio" or word == "umbrella" else f"a {word}"
 
 
-def define(rng: random.Random, word: str | None = None) -> Turn:
+def define(rng: random.Random, word: str | None = None) -> Exchange:
     """The meaning of `word`, or of a random one."""
     word = word or rng.choice(list(WORDS))
     noun, meaning = with_article(word), WORDS[word]
     answer = f"{noun[:1].upper()}{noun[1:]} is {meaning}."
     thought = rng.choice((f"The user asks what {noun} is.", f"I explain the word {word}."))
     user = rng.choice(ASKS).replace("{w}", noun).replace("{b}", word)
-    return Turn(casual(rng, user), thought, answer, (meaning,))
+    return Exchange(casual(rng, user), thought, answer, (meaning,))
 
 
-def undefined(rng: random.Random) -> Turn:
+def undefined(rng: random.Random) -> Exchange:
     """The meaning of a made-up word, which the model does not know."""
     word = pseudo_word(rng)
     user = rng.choice(ASKS).replace("{w}", with_article(word)).replace("{b}", word)
@@ -207,4 +207,4 @@ def undefined(rng: random.Random) -> Turn:
         (f"I do not know the word {word}. I am only a small demo model.",
          f"I have not learned what {word} means. I am only a small demo model.")
     )  # fmt: skip
-    return Turn(casual(rng, user), f"I do not know the word {word}.", answer, ("not",))
+    return Exchange(casual(rng, user), f"I do not know the word {word}.", answer, ("not",))

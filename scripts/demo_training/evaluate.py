@@ -15,11 +15,11 @@ from scripts.demo_training import arithmetic, definitions, needle, smalltalk, to
 from scripts.demo_training.dialogues import called, distractor, itself, recall
 from scripts.demo_training.facts import ask_untold, draw, draw_many, tell
 from scripts.demo_training.heldout import Split
-from scripts.demo_training.turns import Conversation, Message, conversation
+from scripts.demo_training.turns import Dialogue, Message, dialogue
 
 Generate = Callable[..., str]  # (messages, thinking=, max_tokens=, tools=) -> the raw reply
 Length = Callable[[list[Message]], int]  # messages -> tokens of the prompt
-MTPAgreement = Callable[[Conversation], tuple[int, int]]  # -> (agreeing, compared) tokens
+MTPAgreement = Callable[[Dialogue], tuple[int, int]]  # -> (agreeing, compared) tokens
 HELD_OUT = Split(True)
 
 
@@ -57,9 +57,7 @@ def contains(answer: str, expected: str) -> bool:
     return re.search(pattern, answer.lower()) is not None
 
 
-def ask_and_score(
-    score: Score, generate: Generate, asked: Conversation, max_tokens: int = 160
-) -> None:
+def ask_and_score(score: Score, generate: Generate, asked: Dialogue, max_tokens: int = 160) -> None:
     """Score the reply to the last question of a conversation."""
     messages = asked.messages[:-1]
     reply = generate(
@@ -86,7 +84,7 @@ def untold(generate: Generate, count: int, seed: int = 102) -> Score:
         while wanted.slot in {f.slot for f in known}:
             wanted = draw(rng, HELD_OUT)
         turns = [tell(rng, known), distractor(rng, HELD_OUT), ask_untold(rng, wanted)]
-        ask_and_score(score, generate, conversation(rng, turns, "untold"))
+        ask_and_score(score, generate, dialogue(rng, turns, "untold"))
     return score
 
 
@@ -97,7 +95,7 @@ def sums(generate: Generate, count: int, sign: str, thinking: bool, seed: int = 
     score = Score(name)
     for _ in range(count):
         turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
-        asked = conversation(rng, [turn], "arithmetic", thinking=thinking)
+        asked = dialogue(rng, [turn], "arithmetic", thinking=thinking)
         ask_and_score(score, generate, asked, max_tokens=400)  # a product needs about 200
     return score
 
@@ -119,11 +117,11 @@ def needles(generate: Generate, length: Length, tokens: int, count: int, seed: i
     return score
 
 
-def needle_in(sentences: int, depth: float, seed: float, thinking: bool) -> Conversation:
+def needle_in(sentences: int, depth: float, seed: float, thinking: bool) -> Dialogue:
     """A text of this many sentences with a question about the detail at `depth`."""
     rng = random.Random(seed)
     turns = needle.document(rng, HELD_OUT, sentences, 1, depth)
-    return conversation(rng, turns, "needle", thinking=thinking)
+    return dialogue(rng, turns, "needle", thinking=thinking)
 
 
 def meanings(generate: Generate, seed: int = 105) -> Score:
@@ -131,7 +129,7 @@ def meanings(generate: Generate, seed: int = 105) -> Score:
     rng, score = random.Random(seed), Score("definitions (seen in training)")
     for word in definitions.WORDS:
         ask_and_score(
-            score, generate, conversation(rng, [definitions.define(rng, word)], "definitions")
+            score, generate, dialogue(rng, [definitions.define(rng, word)], "definitions")
         )
     return score
 
@@ -143,7 +141,7 @@ def copies(generate: Generate, count: int, seed: int = 106) -> Score:
         turn = smalltalk.repeat(rng, HELD_OUT)
         if rng.random() < 0.5:
             turn = smalltalk.lookups(rng, HELD_OUT, 1)[0]
-        ask_and_score(score, generate, conversation(rng, [turn], "copy"))
+        ask_and_score(score, generate, dialogue(rng, [turn], "copy"))
     return score
 
 
@@ -196,7 +194,7 @@ def mtp_agreement(agreement: MTPAgreement, count: int, seed: int = 109) -> Score
             turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT), thinking)
             if n % 4:
                 turn = distractor(rng, HELD_OUT)
-            asked = conversation(rng, [turn], "mtp", thinking=thinking)
+            asked = dialogue(rng, [turn], "mtp", thinking=thinking)
         agreeing, compared = agreement(asked)
         score.right += agreeing
         score.count += compared

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 from scripts.demo_training.words import listed
 
 
@@ -243,7 +243,7 @@ def draw_many(rng: random.Random, split: Split, count: int) -> list[Fact]:
     return list(found.values())
 
 
-def tell(rng: random.Random, facts: list[Fact]) -> Turn:
+def tell(rng: random.Random, facts: list[Fact]) -> Exchange:
     """The user states one to three facts in one message."""
     first = facts[0]
     kind = KINDS[first.kind]
@@ -251,7 +251,7 @@ def tell(rng: random.Random, facts: list[Fact]) -> Turn:
         user = first.say(rng.choice(kind.says))
         thought = rng.choice(("The user tells me {b}: {v}.", "A fact: {b} is {v}. I note it."))
         thought = first.say(thought.replace("{b}", theirs(kind.about)))
-        return Turn(casual(rng, user), thought, first.say(rng.choice(kind.acks)))
+        return Exchange(casual(rng, user), thought, first.say(rng.choice(kind.acks)))
     parts = [f.say(KINDS[f.kind].joins) for f in facts]
     user = ", ".join(parts[:-1]) + " and " + parts[-1] + "."
     user = user[:1].upper() + user[1:]
@@ -260,15 +260,15 @@ def tell(rng: random.Random, facts: list[Fact]) -> Turn:
         ("Thank you, I will remember that.", "Noted, I will keep that in mind.", "Good to know!",
          first.say(rng.choice(kind.acks)))
     )  # fmt: skip
-    return Turn(casual(rng, user), thought, answer)
+    return Exchange(casual(rng, user), thought, answer)
 
 
-def change(rng: random.Random, fact: Fact) -> Turn:
+def change(rng: random.Random, fact: Fact) -> Exchange:
     """The user corrects an earlier fact."""
     user = fact.say(rng.choice(KINDS[fact.kind].changes))
     thought = f"{theirs(KINDS[fact.kind].about).capitalize()} is now {fact.value}."
     answer = fact.say(rng.choice(("Thank you, I will remember: {v}.", "Noted: {v} it is now.")))
-    return Turn(casual(rng, user), thought, answer)
+    return Exchange(casual(rng, user), thought, answer)
 
 
 def theirs(about: str) -> str:
@@ -276,7 +276,7 @@ def theirs(about: str) -> str:
     return about.replace("your ", "the user's ").replace("you ", "the user ")
 
 
-def ask(rng: random.Random, fact: Fact) -> Turn:
+def ask(rng: random.Random, fact: Fact) -> Exchange:
     """The user asks for a fact told earlier."""
     kind = KINDS[fact.kind]
     about = theirs(fact.say(kind.about))
@@ -284,13 +284,13 @@ def ask(rng: random.Random, fact: Fact) -> Turn:
         (f"The user told me {about} before: {fact.value}.", f"I look back: {about}: {fact.value}.")
     )
     answer = fact.say(rng.choice(kind.answers))
-    return Turn(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, (fact.value,))
+    return Exchange(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, (fact.value,))
 
 
-def ask_untold(rng: random.Random, fact: Fact) -> Turn:
+def ask_untold(rng: random.Random, fact: Fact) -> Exchange:
     """The user asks for a fact that was never told."""
     kind = KINDS[fact.kind]
     about = fact.say(kind.about)
     answer = rng.choice((f"You have not told me {about} yet.", f"I do not know {about} yet."))
     thought = f"I look back: the user has not told me {theirs(about)}."
-    return Turn(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, ("not",))
+    return Exchange(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, ("not",))

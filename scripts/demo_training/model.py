@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scripts.demo_training.network import Block, Cache, Linear, Norm, Positions
+from scripts.demo_training.network import DecodeCache, DecoderBlock, Norm, Positions, Projection
 from scripts.demo_training.shape import Shape
 
 
@@ -15,7 +15,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
-        self.layers = nn.ModuleList(Block(shape, shape.is_full(i)) for i in range(shape.layers))
+        self.layers = nn.ModuleList(
+            DecoderBlock(shape, shape.is_full(i)) for i in range(shape.layers)
+        )
         self.norm = Norm(shape.hidden, shape)
 
 
@@ -26,12 +28,12 @@ class MTP(nn.Module):
         super().__init__()
         self.pre_fc_norm_embedding = Norm(shape.hidden, shape)
         self.pre_fc_norm_hidden = Norm(shape.hidden, shape)
-        self.fc = Linear(2 * shape.hidden, shape.hidden)
-        self.layers = nn.ModuleList([Block(shape, full_attention=True)])
+        self.fc = Projection(2 * shape.hidden, shape.hidden)
+        self.layers = nn.ModuleList([DecoderBlock(shape, full_attention=True)])
         self.norm = Norm(shape.hidden, shape)
 
 
-class Model(nn.Module):
+class DemoNetwork(nn.Module):
     """Qwen3.5-MoE with tied embeddings and an MTP head."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
@@ -62,7 +64,7 @@ class Model(nn.Module):
         self,
         ids: torch.Tensor,
         segments: torch.Tensor | None = None,
-        cache: Cache | None = None,
+        cache: DecodeCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """ids [B, T] -> hidden states after the final norm [B, T, H], mean balance loss."""
         positions = self.positions(ids.shape[1], cache.length if cache else 0, segments)
@@ -93,14 +95,14 @@ class Model(nn.Module):
         return F.linear(h.to(self.dtype), weight.to(self.dtype)).float()
 
     @torch.no_grad()
-    def fold_scale(self) -> "Model":
+    def fold_scale(self) -> "DemoNetwork":
         """The same function without `embed_scale`: larger embeddings, smaller last norms.
 
         Blocks add outputs of about 1 to the residual, which would hide a tied embedding small
         enough for reasonable logits. Training therefore scales it at the input.
         """
         scale = self.shape.embed_scale
-        folded = Model(replace(self.shape, embed_scale=1.0), self.dtype)
+        folded = DemoNetwork(replace(self.shape, embed_scale=1.0), self.dtype)
         folded.load_state_dict(self.state_dict())
         folded.model.embed_tokens.weight *= scale
         for norm in (folded.model.norm, folded.mtp.norm):

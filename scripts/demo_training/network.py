@@ -16,7 +16,7 @@ from scripts.demo_training.shape import Shape
 
 
 @dataclass(slots=True)
-class Cache:
+class DecodeCache:
     """Cache for decoding: per layer, (convolution inputs, state) or (keys, values)."""
 
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Norm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class Linear(nn.Module):
+class Projection(nn.Module):
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * gain * inputs**-0.5)
@@ -71,10 +71,10 @@ class DeltaNet(nn.Module):
         super().__init__()
         self.shape = shape
         keys, values = shape.key_heads * shape.key_dim, shape.value_heads * shape.value_dim
-        self.in_proj_qkv = Linear(shape.hidden, 2 * keys + values)
-        self.in_proj_z = Linear(shape.hidden, values)
-        self.in_proj_b = Linear(shape.hidden, shape.value_heads, 0.5)
-        self.in_proj_a = Linear(shape.hidden, shape.value_heads, 0.5)
+        self.in_proj_qkv = Projection(shape.hidden, 2 * keys + values)
+        self.in_proj_z = Projection(shape.hidden, values)
+        self.in_proj_b = Projection(shape.hidden, shape.value_heads, 0.5)
+        self.in_proj_a = Projection(shape.hidden, shape.value_heads, 0.5)
         self.conv1d = nn.Module()
         self.conv1d.weight = nn.Parameter(torch.randn(2 * keys + values, 1, 4) * 0.4)
         # Half-lives from a few to some thousand tokens.
@@ -83,7 +83,7 @@ class DeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.norm = nn.Module()
         self.norm.weight = nn.Parameter(torch.ones(shape.value_dim))
-        self.out_proj = Linear(values, shape.hidden, 0.3)
+        self.out_proj = Projection(values, shape.hidden, 0.3)
 
     def forward(
         self,
@@ -121,16 +121,16 @@ class DeltaNet(nn.Module):
         return self.out_proj(out.flatten(-2).to(x.dtype)), (columns[:, -3:], state)
 
 
-class Attention(nn.Module):
+class GroupedQueryAttention(nn.Module):
     """Grouped-query attention with q/k norm, partial RoPE and a sigmoid output gate."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.q_proj = Linear(shape.hidden, shape.heads * shape.head_dim * 2)
-        self.k_proj = Linear(shape.hidden, shape.kv_heads * shape.head_dim)
-        self.v_proj = Linear(shape.hidden, shape.kv_heads * shape.head_dim)
-        self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden, 0.3)
+        self.q_proj = Projection(shape.hidden, shape.heads * shape.head_dim * 2)
+        self.k_proj = Projection(shape.hidden, shape.kv_heads * shape.head_dim)
+        self.v_proj = Projection(shape.hidden, shape.kv_heads * shape.head_dim)
+        self.o_proj = Projection(shape.heads * shape.head_dim, shape.hidden, 0.3)
         self.q_norm = Norm(shape.head_dim, shape)
         self.k_norm = Norm(shape.head_dim, shape)
 
@@ -173,9 +173,9 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden, size)
-        self.up_proj = Linear(hidden, size)
-        self.down_proj = Linear(size, hidden, 0.3)
+        self.gate_proj = Projection(hidden, size)
+        self.up_proj = Projection(hidden, size)
+        self.down_proj = Projection(size, hidden, 0.3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -238,10 +238,10 @@ class MoE(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.gate = Linear(shape.hidden, shape.experts)
+        self.gate = Projection(shape.hidden, shape.experts)
         self.experts = Experts(shape)
         self.shared_expert = SwiGLU(shape.hidden, shape.shared_size)
-        self.shared_expert_gate = Linear(shape.hidden, 1)
+        self.shared_expert_gate = Projection(shape.hidden, 1)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B, T, H] -> the same shape, and the load-balancing loss (1 when balanced)."""
@@ -257,14 +257,14 @@ class MoE(nn.Module):
         return out.view(x.shape), balance
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """x += mixer(norm(x)); x += moe(norm(x))."""
 
     def __init__(self, shape: Shape, full_attention: bool) -> None:
         super().__init__()
         self.dtype = torch.float32
         if full_attention:
-            self.self_attn = Attention(shape)
+            self.self_attn = GroupedQueryAttention(shape)
         else:
             self.linear_attn = DeltaNet(shape)
         self.full_attention = full_attention

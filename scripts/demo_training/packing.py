@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from scripts.demo_training.dialogues import Mix, generate
-from scripts.demo_training.text import Sample, Text
+from scripts.demo_training.text import ChatFormat, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def fill(samples: list[Sample], rows: int, length: int) -> tuple[Batch, list[Sam
     return Batch(ids, learn, segments), left
 
 
-def packed(text: Text, seed: int, mix: Mix, tokens: int, length: int) -> Iterator[Batch]:
+def packed(text: ChatFormat, seed: int, mix: Mix, tokens: int, length: int) -> Iterator[Batch]:
     """Endless batches of `tokens` tokens in rows of `length`; skips longer documents."""
     samples: list[Sample] = []
     stream = generate(seed, mix)
@@ -59,7 +59,7 @@ def packed(text: Text, seed: int, mix: Mix, tokens: int, length: int) -> Iterato
         yield batch
 
 
-def single(text: Text, seed: int, mix: Mix, rows: int, length: int) -> Iterator[Batch]:
+def single(text: ChatFormat, seed: int, mix: Mix, rows: int, length: int) -> Iterator[Batch]:
     """Endless batches of one document per row, padded at the end."""
     stream = generate(seed, mix)
     while True:

@@ -11,13 +11,13 @@ import torch
 
 from scripts.demo_training.dialogues import Mix
 from scripts.demo_training.packing import Batch, packed, single
-from scripts.demo_training.text import Text
+from scripts.demo_training.text import ChatFormat
 
 # (mix, tokens per batch, row length; a negative length means one document per row)
 Recipe = tuple[Mix, int, int]
 
 
-def streams(text: Text, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch]]:
+def streams(text: ChatFormat, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch]]:
     """One endless stream per recipe."""
     return [
         packed(text, seed, mix, tokens, length)
@@ -30,7 +30,7 @@ def streams(text: Text, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch
 def work(folder: Path, seed: int, recipes: list[Recipe], requests: Any, batches: Any) -> None:
     """Worker process: put a batch for each recipe index in the queue, until None."""
     torch.set_num_threads(1)
-    batch_streams = streams(Text.load(folder), seed, recipes)
+    batch_streams = streams(ChatFormat.load(folder), seed, recipes)
     while (index := requests.get()) is not None:
         batch = next(batch_streams[index])
         segments = None if batch.segments is None else batch.segments.numpy().astype(np.int16)
@@ -49,7 +49,7 @@ class BatchSource:
         self.workers, self.requested, self.taken = workers, 0, 0
         if not workers:
             self.waiting: deque[int] = deque()
-            self.streams = streams(Text.load(folder), seed, recipes)
+            self.streams = streams(ChatFormat.load(folder), seed, recipes)
             return
         context = multiprocessing.get_context("spawn")
         self.queues = [(context.Queue(), context.Queue()) for _ in range(workers)]

@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-from scripts.demo_training.turns import Conversation, Message
+from scripts.demo_training.turns import Dialogue, Message
 from scripts.demo_training.words import listed
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -61,7 +61,7 @@ class Sample:
 REPLY = re.compile(r"<\|im_start\|>assistant\n(<think>\n(?:\n</think>\n\n)?)?", re.DOTALL)
 
 
-class Text:
+class ChatFormat:
     """A tokenizer and its chat template."""
 
     def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
@@ -77,7 +77,7 @@ class Text:
         self.end = tokenizer.token_to_id("<|im_end|>")
 
     @classmethod
-    def load(cls, folder: Path) -> "Text":
+    def load(cls, folder: Path) -> "ChatFormat":
         return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     def render(self, messages: list[Message], **options: Any) -> str:
@@ -90,9 +90,9 @@ class Text:
         )
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def sample(self, conversation: Conversation) -> Sample:
+    def sample(self, dialogue: Dialogue) -> Sample:
         """A sample that learns every assistant turn, including its end token."""
-        text = self.render(conversation.messages, tools=conversation.tools or None)
+        text = self.render(dialogue.messages, tools=dialogue.tools or None)
         pieces: list[tuple[str, bool]] = []
         at = 0
         while match := REPLY.search(text, at):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from scripts.demo_training.dialogues import Mix
-from scripts.demo_training.model import Model
+from scripts.demo_training.model import DemoNetwork
 from scripts.demo_training.muon import Muon
 from scripts.demo_training.packing import Batch
 from scripts.demo_training.shape import Shape
@@ -56,7 +56,7 @@ LONG = Mix(long_text=1.0, longest=430, weights=LONG_WEIGHTS)
 
 
 def prediction(
-    model: Model, h: torch.Tensor, target: torch.Tensor, learn: torch.Tensor
+    model: DemoNetwork, h: torch.Tensor, target: torch.Tensor, learn: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean loss and greedy accuracy over the learned positions of [B, T]."""
     at = learn.flatten().nonzero()[:, 0]
@@ -67,7 +67,9 @@ def prediction(
     return F.cross_entropy(logits, wanted), right
 
 
-def losses(model: Model, batch: Batch, with_mtp: bool) -> tuple[torch.Tensor, dict[str, float]]:
+def losses(
+    model: DemoNetwork, batch: Batch, with_mtp: bool
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Total loss of one batch, and its parts by name."""
     ids, learn, segments = batch.ids, batch.learn, batch.segments
     h, balance = model.hidden(ids, segments)
@@ -85,7 +87,7 @@ def losses(model: Model, batch: Batch, with_mtp: bool) -> tuple[torch.Tensor, di
     return total, found
 
 
-def optimisers(model: Model, plan: Plan) -> list[torch.optim.Optimizer]:
+def optimisers(model: DemoNetwork, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the large matrices, AdamW for embedding, gates, convolution and vectors."""
     matrices, others = [], []
     for name, p in model.named_parameters():
@@ -101,15 +103,15 @@ def rate(plan: Plan, progress: float, step: int) -> float:
     return max(0.02, fall) * min(1.0, (step + 1) / plan.warmup_steps)
 
 
-def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DemoNetwork:
     """The network of a training checkpoint."""
     saved = torch.load(path, map_location=device, weights_only=True)
-    model = Model(Shape(**saved["shape"]), dtype)
+    model = DemoNetwork(Shape(**saved["shape"]), dtype)
     model.load_state_dict(saved["model"])
     return model.to(device).eval()
 
 
-def average_gradients(model: Model) -> None:
+def average_gradients(model: DemoNetwork) -> None:
     """Average the gradients over all processes."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
@@ -129,7 +131,7 @@ class Trainer:
     def __init__(self, shape: Shape, plan: Plan, folder: Path, device: str) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.folder, self.device = plan, folder, device
-        self.model = Model(shape, torch.bfloat16).to(device)
+        self.model = DemoNetwork(shape, torch.bfloat16).to(device)
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.rank, self.ranks = 0, 1

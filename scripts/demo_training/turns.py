@@ -1,4 +1,4 @@
-"""Turns and conversations, as all generators produce them."""
+"""Exchanges and dialogues, as all generators produce them."""
 
 import random
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Exchange:
     """One question and its answer; a right answer contains every string in `expects`."""
 
     user: str
@@ -18,7 +18,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Dialogue:
     """Messages for the chat template; the last one is from the assistant."""
 
     messages: list[Message]
@@ -38,14 +38,14 @@ def casual(rng: random.Random, text: str) -> str:
     return text
 
 
-def conversation(
+def dialogue(
     rng: random.Random,
-    turns: list[Turn],
+    turns: list[Exchange],
     skill: str,
     system: str | None = None,
     thinking: bool | None = None,
-) -> Conversation:
-    """A conversation of these turns; only the last keeps its thought, if thinking is on."""
+) -> Dialogue:
+    """A dialogue of these exchanges; only the last keeps its thought, if thinking is on."""
     if thinking is None:
         thinking = rng.random() < 0.5
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -53,4 +53,4 @@ def conversation(
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.answer})
     messages[-1]["reasoning_content"] = turns[-1].thought if thinking else ""
-    return Conversation(messages, thinking, skill, expects=turns[-1].expects)
+    return Dialogue(messages, thinking, skill, expects=turns[-1].expects)
