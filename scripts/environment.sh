@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: makes the checkout's environment, .venv, and keeps it.
-# Plain enough for bash 3.2, which is what macOS has.
+# Sourced by the other scripts: creates the virtual environment .venv, and reuses it if it is current.
+# Works with bash 3.2, the version of macOS.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 venv="$root/.venv"
@@ -11,11 +11,11 @@ fail() {
   exit 2
 }
 
-# make_environment use|dev: .venv with this checkout and what it takes to use it, or to work on it.
+# make_environment use|dev: install this checkout into .venv, with its development tools for dev.
 make_environment() {
   local backend extras
   case "$(uname -s)" in
-    Darwin) backend=metal ;; # comes with mlx itself
+    Darwin) backend=metal ;; # included in mlx
     *) backend="${QWEN35_BACKEND:-cpu}" ;;
   esac
   case "$1 $backend" in
@@ -26,14 +26,15 @@ make_environment() {
     *) fail "QWEN35_BACKEND is '$backend': it must be cpu or cuda" ;;
   esac
 
-  # What is there is kept while nothing that it was made from has changed.
+  # Reuse .venv unless the backend, the folder or the requirements have changed.
   if [ -x "$python" ] && { is_made "$1" "$backend" || is_made dev "$backend"; }; then
     return
   fi
   if [ -e "$venv" ] && [ ! -f "$venv/made-for" ]; then
-    fail "$venv was not made by this script: move it away"
+    fail "$venv was not created by this script: move it away"
   fi
-  # The two backends of Linux install the same files, and an environment cannot be moved.
+  # Start over for another backend, since both Linux backends install the same files, and after the
+  # checkout has moved, since an environment contains absolute paths.
   if [ ! -x "$python" ] || [ "$(cat "$venv/made-for")" != "$backend $root" ]; then
     create_venv "$backend $root"
   fi
@@ -48,21 +49,22 @@ make_environment() {
   fingerprint "$backend" >"$venv/made-$1"
 }
 
-# create_venv MARK: an empty environment, marked as ours before anything else is in it.
+# create_venv MARK: an empty environment. MARK is written first, so that an interrupted run is
+# recognised as ours.
 create_venv() {
   local base=""
   if ! command -v uv >/dev/null 2>&1; then
-    base="$(find_python)" || fail "there is no Python 3.11 or newer here: install it, or uv"
+    base="$(find_python)" || fail "no Python 3.11 or newer found: install it, or uv"
   fi
   rm -rf "$venv"
   mkdir "$venv"
   echo "$1" >"$venv/made-for"
   if [ -z "$base" ]; then
     uv venv --quiet --allow-existing --python '>=3.11' "$venv" ||
-      fail "uv could not make an environment: see above"
+      fail "uv could not create an environment: see above"
   else
     "$base" -m venv "$venv" ||
-      fail "$base could not make an environment: see above, or install uv"
+      fail "$base could not create an environment: see above, or install uv"
   fi
 }
 

@@ -1,11 +1,11 @@
-"""Make tests/goldens: small random checkpoints and what transformers computes from them.
+"""Make tests/goldens: small random checkpoints and the outputs of transformers for them.
 
-    pip install torch transformers==5.23.0 safetensors && python scripts/make_goldens.py
+    pip install torch transformers==5.23.0 safetensors && python -m scripts.make_goldens
 
-Only this script needs torch. Each case is a checkpoint as it is published (bfloat16 values, so
-that the files stay small; A_log and the DeltaNet norm float32) and the float32 outputs of the
-reference implementation: logits of a prompt, of 64 greedy steps with its cache, and of the MTP
-head, which transformers does not run, wired here by hand from its own layers.
+Each case is a checkpoint in the published layout (bfloat16, which keeps the files small; A_log and
+the DeltaNet norm float32) with float32 outputs of the reference implementation: the logits of a
+prompt, of 64 greedy tokens decoded with its cache, and of the MTP head. transformers does not run
+that head, so it is assembled here from its layers.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import copy
 import json
 from pathlib import Path
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 import transformers
 from safetensors.torch import save_file
 from transformers.models.qwen3_5 import modeling_qwen3_5 as dense
@@ -64,7 +64,7 @@ YARN = BASE["rope_parameters"] | {
     "original_max_position_embeddings": 64,
 }
 
-# name: (text config, tied, MTP experts stored one by one)
+# name: (text config, tied embeddings, MTP experts stored one by one)
 CASES = {
     "dense": (BASE | DENSE, False, False),
     "dense-tied-wide-heads": (BASE | DENSE | WIDE_HEADS, True, False),
@@ -75,7 +75,7 @@ CASES = {
 
 
 def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random values that exercise every part; the default ones all but switch the state off."""
+    """Random values that exercise every part; the default ones nearly disable the state."""
     normal = torch.randn(parameter.shape, generator=generator)
     uniform = torch.rand(parameter.shape, generator=generator)
     if name.endswith("A_log"):
@@ -91,7 +91,7 @@ def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torc
 
 
 def build(text: dict, tied: bool):
-    """The reference model and its MTP head, float32, with weights as `draw` gives them."""
+    """The reference model, its MTP head, both float32, its config and the weights from `draw`."""
     sparse = "num_experts" in text
     module, prefix = (moe, "Qwen3_5Moe") if sparse else (dense, "Qwen3_5")
     config = getattr(transformers, f"{prefix}TextConfig")(**text, tie_word_embeddings=tied)
@@ -126,7 +126,11 @@ def build(text: dict, tied: bool):
 
 @torch.no_grad()
 def references(model, mtp) -> dict[str, torch.Tensor]:
-    """Prompt ids [PROMPT], greedy ids [STEPS], and the logits named in the module's docstring."""
+    """The outputs described above.
+
+    Returns:
+        prompt [P] and greedy [S] ids; prefill [P, V], decode [S, V] and mtp [P - 1, V] logits.
+    """
     trunk, head = model.model, model.lm_head
     ids = torch.randint(0, 250, (1, PROMPT), generator=torch.Generator().manual_seed(1))
     prompt = trunk(input_ids=ids, use_cache=True)
@@ -161,7 +165,7 @@ def references(model, mtp) -> dict[str, torch.Tensor]:
 
 
 def published_names(stored: dict, experts: int, one_by_one: bool) -> dict[str, torch.Tensor]:
-    """Names as in multimodal checkpoints, MTP experts one by one where asked."""
+    """Names as in multimodal checkpoints; with `one_by_one`, one tensor per MTP expert."""
     result = {}
     for name, value in stored.items():
         if one_by_one and name.startswith("mtp.") and ".experts." in name:
@@ -181,7 +185,7 @@ def published_names(stored: dict, experts: int, one_by_one: bool) -> dict[str, t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("tests/goldens"))
     out = parser.parse_args().out
     torch.set_default_dtype(torch.float32)

@@ -1,6 +1,6 @@
-"""Draw docs/chat.svg, the picture of the app in the README: a real chat with a model.
+"""Draw docs/chat.svg, the picture in the README, from a real chat with a model.
 
-scripts/chat --version && .venv/bin/python scripts/make_picture.py [MODEL] [MESSAGE...]
+scripts/chat --version && .venv/bin/python -m scripts.make_picture [MODEL] [MESSAGE...]
 """
 
 import asyncio
@@ -22,7 +22,7 @@ SIZE = (80, 26)
 
 
 async def draw(model: str, messages: list[str], library: Library) -> str:
-    """The screen after these messages were answered, as SVG."""
+    """The screen as SVG, after the model has replied to each message."""
     settings = SettingsFile(None, {"model": model, "sampling": {"temperature": 0.0}})
     settings.load()
     engine = EngineThread(model, library=library)
@@ -46,7 +46,7 @@ def main() -> None:
     model, *messages = sys.argv[1:] or ["demo"]
     with tempfile.TemporaryDirectory() as folder, Library(Path(folder)) as library:
         svg = asyncio.run(draw(model, messages or MESSAGES, library))
-    # Pages that show the picture do not load fonts from elsewhere.
+    # Pages that embed the picture do not load fonts from other servers.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(svg, encoding="utf-8")

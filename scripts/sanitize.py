@@ -1,8 +1,9 @@
 """The kernels' tests under compute-sanitizer, on CUDA: `python -m scripts.sanitize`.
 
-First each tool has to find an error that is planted in a kernel launched through MLX: one that does
-not would find none of ours either. Then every file of tests runs under it in a process of its own,
-at most `--jobs` at once. Prints a table and ends in one JSON line; the logs stay in `--folder`.
+First each tool must find an error planted in a kernel that is launched through MLX; a tool that
+misses it cannot find errors in our kernels either, and runs no tests. Then each test file runs in a
+process of its own, at most `--jobs` at once. Prints a table and ends in one JSON line; the logs
+stay in `--folder`.
 """
 
 import argparse
@@ -18,17 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from scripts import timing
+from scripts.support import report
 
 FILES = ("matvec", "qk_norm_rope", "decode_attention", "experts", "delta_net")
 TESTS = [f"tests/kernels/test_{name}.py" for name in FILES] + ["tests/model/test_with_kernels.py"]
-# By tool, what it cannot run: here it fails of itself ("failed to handle a hardware exception") in
-# MLX's own kernels, before any of ours.
-LEFT_OUT = {
+# By tool, a test that it cannot run: it aborts ("failed to handle a hardware exception") in one of
+# MLX's own kernels, before the first of ours.
+EXCLUDED = {
     "racecheck": "tests/model/test_with_kernels.py"
     "::test_the_demo_in_bfloat16_says_the_same_with_kernels"
 }
-# By tool, a body for 64 threads with what it is to find.
+# By tool, a kernel body for 64 threads with an error that it must find.
 PLANTED = {
     "memcheck": "y[threadIdx.x] = x[threadIdx.x + (1 << 28)];",
     "racecheck": """
@@ -47,14 +48,21 @@ mx.eval(x, *kernel(inputs=[x], grid=(64, 1, 1), threadgroup=(64, 1, 1), output_s
 
 
 def run(tool: str, command: Sequence[str], log: Path, seconds: float) -> dict[str, Any]:
-    """One program under one tool, which looks at this package's kernels only."""
-    found = log.with_suffix(".found")
+    """Run Python with these arguments under one tool, limited to the kernels of this package.
+
+    Args:
+        log: file for the output; the tool writes its own findings beside it, as `.found`.
+
+    Returns:
+        "exit": the exit code, None after `seconds`; "errors": their number, None if not reported.
+    """
+    findings = log.with_suffix(".found")
     sanitizer = ["compute-sanitizer", "--tool", tool, "--kernel-name", "kns=qwen35"]
-    sanitizer += ["--target-processes", "all", "--log-file", str(found)]
-    # Its default, an analysis, has missed a race in a kernel whose inputs are evaluated with it, as
-    # those of tests are.
+    sanitizer += ["--target-processes", "all", "--log-file", str(findings)]
+    # The default report, "analysis", misses a race in a kernel that is evaluated together with its
+    # inputs, as in the tests.
     sanitizer += ["--racecheck-report", "hazard"] if tool == "racecheck" else []
-    # Outside CUDA graphs each tool was seen to find its planted error.
+    # Without CUDA graphs, each tool is known to find its planted error.
     environment = {**os.environ, "MLX_USE_CUDA_GRAPHS": "0"}
     with log.open("w") as file:
         try:
@@ -68,19 +76,21 @@ def run(tool: str, command: Sequence[str], log: Path, seconds: float) -> dict[st
             ).returncode
         except subprocess.TimeoutExpired:
             code = None
-    said = found.read_text() if found.exists() else ""
-    counts = re.findall(r"(?:ERROR SUMMARY: |displayed \()(\d+) errors?", said)
+    text = findings.read_text() if findings.exists() else ""
+    counts = re.findall(r"(?:ERROR SUMMARY: |displayed \()(\d+) errors?", text)
     return {"exit": code, "errors": sum(map(int, counts)) if counts else None}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("tests", nargs="*", default=TESTS, help="files; all of the kernels")
+    parser.add_argument(
+        "tests", nargs="*", default=TESTS, help="test files; default: all of the kernels"
+    )
     parser.add_argument("--tools", choices=PLANTED, nargs="+", default=list(PLANTED))
-    parser.add_argument("-k", default="", help="as pytest takes it")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at once")
-    parser.add_argument("--seconds", type=float, default=1800, help="that each may take")
-    parser.add_argument("--folder", type=Path, help="for logs; default: a temporary one")
+    parser.add_argument("-k", default="", help="expression for pytest")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
+    parser.add_argument("--seconds", type=float, default=1800, help="time limit of each process")
+    parser.add_argument("--folder", type=Path, help="folder for logs; default: a temporary one")
     args = parser.parse_args()
     if shutil.which("compute-sanitizer") is None:
         parser.error("compute-sanitizer is not on the PATH: it comes with the CUDA toolkit")
@@ -98,20 +108,20 @@ def main() -> int:
         tool, file = job
         pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", file]
         pytest += ["-k", args.k] if args.k else []
-        pytest += ["--deselect", LEFT_OUT[tool]] if tool in LEFT_OUT else []
+        pytest += ["--deselect", EXCLUDED[tool]] if tool in EXCLUDED else []
         log = folder / f"{Path(file).stem}-{tool}.log"
         return {"tool": tool, "what": file, **run(tool, pytest, log, args.seconds)}
 
     jobs = itertools.product([tool for tool in args.tools if tool not in blind], args.tests)
     with ThreadPoolExecutor(args.jobs) as pool:
         tested = list(pool.map(test, jobs))
-    timing.table([*rows, *tested])
+    report.print_table([*rows, *tested])
     for tool in blind:
-        print(f"{tool} does not find a planted error here: it was not asked about the tests")
-    for tool in set(args.tools) & set(LEFT_OUT):
-        print(f"{tool} was not asked about {LEFT_OUT[tool]}")
+        print(f"{tool} does not find its planted error on this machine: no tests were run with it")
+    for tool in set(args.tools) & set(EXCLUDED):
+        print(f"not run with {tool}: {EXCLUDED[tool]}")
     print(f"logs: {folder}")
-    timing.json_line("sanitize", [*rows, *tested], blind=blind)
+    report.print_json("sanitize", [*rows, *tested], blind=blind)
     clean = all(row["exit"] == 0 and row["errors"] == 0 for row in tested)
     return 0 if clean and not blind else 1
 

@@ -1,1 +1,1 @@
-"""How the demo model that ships with the package is made: data, tokenizer, network, training."""
+"""Training of the demo model that ships with the package: data, tokenizer, network, evaluation."""

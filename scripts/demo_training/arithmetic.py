@@ -1,9 +1,9 @@
-"""Two-digit arithmetic, worked digit by digit in the thought."""
+"""Two-digit arithmetic, worked out digit by digit in the thought."""
 
 import random
 
 from scripts.demo_training.heldout import Split
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 
 SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x")}
 
@@ -51,7 +51,7 @@ def times_digit(a: int, d: int) -> str:
 
 
 def work(a: int, sign: str, b: int) -> str:
-    """The thought: every step and the result last."""
+    """The thought: every step, with the result last."""
     if sign == "+":
         return f"{a} + {b}: {add_steps(a, b)}"
     if sign == "-" and a >= b:
@@ -110,8 +110,8 @@ STORIES = {
 }
 
 
-def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> Turn:
-    """One exercise; without thinking the answer itself holds the steps of a product."""
+def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> Exchange:
+    """One exercise; without thinking, the answer contains the steps of a product."""
     value, steps = result(a, sign, b), work(a, sign, b)
     if rng.random() < 0.15 and (sign != "-" or a >= b):
         user, thought = rng.choice(STORIES[sign]).format(a=a, b=b), steps
@@ -124,11 +124,11 @@ def question(rng: random.Random, a: int, sign: str, b: int, thinking: bool) -> T
         answer = rng.choice((f"{a} {sign} {b} = {value}", f"The answer is {value}.", f"{value}"))
     if not thinking and sign == "*" and max(a, b) > 9:
         answer = f"{steps}\nSo the answer is {value}."
-    return Turn(casual(rng, user), thought, answer, (str(value),))
+    return Exchange(casual(rng, user), thought, answer, (str(value),))
 
 
-def small_sums(rng: random.Random) -> Turn:
-    """Several exercises of the size that worked steps are made of."""
+def small_sums(rng: random.Random) -> Exchange:
+    """Several exercises with single digits, the steps of the larger ones."""
     exercises, lines = [], []
     for _ in range(rng.randint(3, 9)):
         sign = rng.choice("+-*")
@@ -139,32 +139,32 @@ def small_sums(rng: random.Random) -> Turn:
         lines.append(f"{a} {sign} {b} = {result(a, sign, b)}")
     ask = rng.choice(("Calculate: {e}", "What is {e}?", "Please work out {e}.", "{e}"))
     user = ask.replace("{e}", ", ".join(exercises))
-    return Turn(casual(rng, user), "; ".join(lines), "\n".join(lines), (lines[-1],))
+    return Exchange(casual(rng, user), "; ".join(lines), "\n".join(lines), (lines[-1],))
 
 
-def comparison(rng: random.Random) -> Turn:
-    """Which of two numbers is larger."""
+def comparison(rng: random.Random) -> Exchange:
+    """The larger or smaller of two numbers."""
     a, b = rng.sample(range(1, 100), 2)
     large = rng.random() < 0.6
     value = max(a, b) if large else min(a, b)
     word = rng.choice(("larger", "bigger")) if large else "smaller"
     thought = f"{max(a, b)} is larger than {min(a, b)}."
     user = rng.choice((f"Which is {word}, {a} or {b}?", f"Which number is {word}: {a} or {b}?"))
-    return Turn(casual(rng, user), thought, f"{value} is {word}.", (str(value),))
+    return Exchange(casual(rng, user), thought, f"{value} is {word}.", (str(value),))
 
 
-def counting(rng: random.Random) -> Turn:
+def counting(rng: random.Random) -> Exchange:
     """Count upwards."""
     start = rng.randint(1, 30)
     end = start + rng.randint(3, 9)
     answer = ", ".join(str(n) for n in range(start, end + 1)) + "."
-    return Turn(casual(rng, f"Count from {start} to {end}."), f"I count to {end}.", answer)
+    return Exchange(casual(rng, f"Count from {start} to {end}."), f"I count to {end}.", answer)
 
 
-def too_large(rng: random.Random) -> Turn:
-    """Honest about numbers that it was not trained for."""
+def too_large(rng: random.Random) -> Exchange:
+    """Numbers larger than those in training; the model says so."""
     a, b = rng.randint(1000, 99999), rng.randint(1000, 99999)
     sign = rng.choice("+-*")
     thought = "These numbers are too large for me."
     answer = "I am only a small demo model and can only calculate with numbers up to 99."
-    return Turn(rng.choice(ASKS).format(e=f"{a} {sign} {b}"), thought, answer)
+    return Exchange(rng.choice(ASKS).format(e=f"{a} {sign} {b}"), thought, answer)

@@ -1,4 +1,4 @@
-"""The network against transformers, on random weights and through an exported checkpoint."""
+"""Compare the network with transformers, on random weights in an exported checkpoint."""
 
 import tempfile
 from dataclasses import replace
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from scripts.demo_training.export import write
-from scripts.demo_training.model import Model
-from scripts.demo_training.network import Cache
+from scripts.demo_training.model import DemoNetwork
+from scripts.demo_training.network import DecodeCache
 from scripts.demo_training.run_evaluation import load_export
 from scripts.demo_training.shape import Shape
 
 
-def randomise(model: Model) -> None:
-    """Weights that exercise everything, norms and decay included; bf16-exact for the export."""
+def randomise(model: DemoNetwork) -> None:
+    """Draw weights that exercise every part, exact in bfloat16 so that the export keeps them."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -34,14 +34,18 @@ def randomise(model: Model) -> None:
 
 @torch.no_grad()
 def check(run: Path) -> None:
-    """Print the largest differences of logits; raise where they are not rounding alone.
+    """Print the largest differences of logits.
 
-    `run` holds a tokenizer.json.
+    Args:
+        run: folder with a tokenizer.json.
+
+    Raises:
+        SystemExit: a difference exceeds rounding.
     """
     from transformers import Qwen3_5MoeForCausalLM
 
     shape = Shape(hidden=128, key_heads=2, value_heads=6, experts=8, embed_scale=1.0)
-    model = Model(shape).eval()
+    model = DemoNetwork(shape).eval()
     randomise(model)
     ids = torch.randint(0, shape.vocab, (1, 150), generator=torch.Generator().manual_seed(1))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,16 +55,16 @@ def check(run: Path) -> None:
     mine = model.logits(model.hidden(ids)[0])
     differences = {"transformers": (mine - theirs(ids).logits).abs().max().item()}
 
-    cache = Cache()
+    cache = DecodeCache()
     first, _ = model.hidden(ids[:, :100], cache=cache)
     parts = [first, *(model.hidden(ids[:, i : i + 1], cache=cache)[0] for i in range(100, 150))]
-    differences["step by step"] = (model.logits(torch.cat(parts, 1)) - mine).abs().max().item()
+    differences["token by token"] = (model.logits(torch.cat(parts, 1)) - mine).abs().max().item()
 
     segments = torch.tensor([[1] * 70 + [2] * 80])
     packed = model.logits(model.hidden(ids, segments)[0])[:, 70:]
     alone = model.logits(model.hidden(ids[:, 70:])[0])
     differences["packed"] = (packed - alone).abs().max().item()
-    scaled = Model(replace(shape, embed_scale=8.0)).eval()
+    scaled = DemoNetwork(replace(shape, embed_scale=8.0)).eval()
     randomise(scaled)
     folded = scaled.fold_scale()
     apart = scaled.logits(scaled.hidden(ids)[0]) - folded.logits(folded.hidden(ids)[0])
@@ -68,4 +72,4 @@ def check(run: Path) -> None:
     for name, difference in differences.items():
         print(f"{name}: {difference:.2e}")
     if max(differences.values()) > 1e-4:
-        raise SystemExit("The network does not compute what transformers computes.")
+        raise SystemExit("The network and transformers disagree.")

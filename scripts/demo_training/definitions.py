@@ -1,9 +1,9 @@
-"""A small dictionary in our own words."""
+"""Questions about the meaning of words, from a small dictionary written for this model."""
 
 import random
 
 from scripts.demo_training.heldout import pseudo_word
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 from scripts.demo_training.words import listed
 
 ENTRIES = """
@@ -168,11 +168,12 @@ wolf: a wild animal that looks like a dog and hunts in packs
 year: a period of twelve months
 zoo: a place where people can see wild animals
 """
-WORDS = dict(line.split(": ", 1) for line in ENTRIES.strip().splitlines())
+_PAIRS = (line.partition(": ") for line in ENTRIES.strip().splitlines())
+WORDS = {word: meaning for word, _, meaning in _PAIRS}
 ASKS = ("What is {w}?", "What's {w}?", "Define {b}.", "What does {b} mean?", "Explain {b}.",
         "Can you explain what {w} is?", "Tell me what {w} is.", "What does the word {b} mean?",
         "Do you know what {w} is?", "Please define {b}.")  # fmt: skip
-PLAIN = set(
+UNCOUNTABLE = set(
     listed(
         "bread butter cheese flour glass honey ice milk music paper rain salt snow sugar summer "
         "tea water wind winter fire"
@@ -181,29 +182,29 @@ PLAIN = set(
 
 
 def with_article(word: str) -> str:
-    if word in PLAIN:
+    if word in UNCOUNTABLE:
         return word
     if word in ("sun", "moon"):
         return f"the {word}"
     return f"an {word}" if word[0] in "aeio" or word == "umbrella" else f"a {word}"
 
 
-def define(rng: random.Random, word: str | None = None) -> Turn:
-    """What does a word mean?"""
+def define(rng: random.Random, word: str | None = None) -> Exchange:
+    """The meaning of `word`, or of a random one."""
     word = word or rng.choice(list(WORDS))
     noun, meaning = with_article(word), WORDS[word]
     answer = f"{noun[:1].upper()}{noun[1:]} is {meaning}."
     thought = rng.choice((f"The user asks what {noun} is.", f"I explain the word {word}."))
     user = rng.choice(ASKS).replace("{w}", noun).replace("{b}", word)
-    return Turn(casual(rng, user), thought, answer, (meaning,))
+    return Exchange(casual(rng, user), thought, answer, (meaning,))
 
 
-def undefined(rng: random.Random) -> Turn:
-    """A word that does not exist."""
+def undefined(rng: random.Random) -> Exchange:
+    """The meaning of a made-up word, which the model does not know."""
     word = pseudo_word(rng)
     user = rng.choice(ASKS).replace("{w}", with_article(word)).replace("{b}", word)
     answer = rng.choice(
         (f"I do not know the word {word}. I am only a small demo model.",
          f"I have not learned what {word} means. I am only a small demo model.")
     )  # fmt: skip
-    return Turn(casual(rng, user), f"I do not know the word {word}.", answer, ("not",))
+    return Exchange(casual(rng, user), f"I do not know the word {word}.", answer, ("not",))

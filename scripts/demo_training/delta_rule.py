@@ -1,8 +1,8 @@
-"""The gated delta rule in PyTorch: a chunked form for training, one step for decoding.
+"""The gated delta rule in PyTorch: a chunked version for training, one step for decoding.
 
 Per head, with state S [Dk, Dv]:  S *= exp(g);  S += k (x) beta * (v - S^T k);  o = S^T q.
-The chunked form solves the in-chunk dependencies as one unit triangular system, so that only
-the state is carried from chunk to chunk.
+The chunked version solves the dependencies within a chunk as one unit triangular system, so that
+only the state is carried from chunk to chunk.
 """
 
 import torch
@@ -35,7 +35,7 @@ def chunked(
     heads, value_heads = q.shape[2], v.shape[2]
     repeat = value_heads // heads
     pad = -length % CHUNK
-    if pad:  # beta = 0 and g = 0 leave the state alone
+    if pad:  # beta = 0 and g = 0 leave the state unchanged
         q, k, v = (F.pad(x, (0, 0, 0, 0, 0, pad)) for x in (q, k, v))
         g, beta = (F.pad(x, (0, 0, 0, pad)) for x in (g, beta))
 

@@ -1,4 +1,4 @@
-"""Whole conversations, mixed from the generators; the same seed gives the same data."""
+"""Complete conversations, mixed from all generators and reproducible from a seed."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scripts.demo_training import arithmetic, definitions, facts, needle, smalltalk, tools, words
 from scripts.demo_training.heldout import Split, pseudo_word
-from scripts.demo_training.turns import Conversation, Turn, conversation
+from scripts.demo_training.turns import Dialogue, Exchange, dialogue
 
 SYSTEMS = ("You are a helpful assistant.", "You are a friendly assistant.", "Be brief.",
            "You are a small demo model.", "Answer in short sentences.")  # fmt: skip
@@ -14,10 +14,10 @@ SYSTEMS = ("You are a helpful assistant.", "You are a friendly assistant.", "Be 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How long the conversations are, and how often each skill comes."""
+    """Lengths of conversations, and weights of the skills."""
 
-    turns: int = 6  # most turns of a chat
-    sentences: int = 20  # most sentences of a pasted text
+    turns: int = 6  # maximum turns of a chat
+    sentences: int = 20  # maximum sentences of a pasted text
     long_text: float = 0.0  # share of texts with 120 sentences and more (up to `longest`)
     longest: int = 330
     weights: tuple[tuple[str, float], ...] = (
@@ -26,8 +26,8 @@ class Mix:
     )  # fmt: skip
 
 
-def distractor(rng: random.Random, split: Split) -> Turn:
-    """Any turn that says nothing about the user."""
+def distractor(rng: random.Random, split: Split) -> Exchange:
+    """A turn without facts about the user."""
     roll = rng.random()
     if roll < 0.42:
         return smalltalk.chat(rng)
@@ -52,12 +52,12 @@ def distractor(rng: random.Random, split: Split) -> Turn:
     return arithmetic.question(rng, *arithmetic.draw(rng, split, 1, rng.choice("+-")), False)
 
 
-def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
-    """Facts told at some turns and asked for at others, with other talk between."""
+def chat(rng: random.Random, split: Split, mix: Mix) -> Dialogue:
+    """Facts told in some turns and asked for in later ones, with other turns between."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.15 else None
     length = rng.randint(1, mix.turns)
     known: dict[str, facts.Fact] = {}
-    turns: list[Turn] = []
+    turns: list[Exchange] = []
     while len(turns) < length:
         roll, left = rng.random(), length - len(turns)
         if known and (roll < 0.35 or (left == 1 and roll < 0.85)):
@@ -85,36 +85,36 @@ def chat(rng: random.Random, split: Split, mix: Mix) -> Conversation:
                 turns.append(facts.change(rng, new_fact))
         else:
             turns.append(distractor(rng, split))
-    return conversation(rng, turns, "chat", system)
+    return dialogue(rng, turns, "chat", system)
 
 
-def recall(rng: random.Random, split: Split, gap: int, count: int) -> Conversation:
-    """Some facts at once, `gap` turns of other talk, then the question for one of them."""
+def recall(rng: random.Random, split: Split, gap: int, count: int) -> Dialogue:
+    """Facts in the first turn, and a question about one of them `gap` turns later."""
     known = facts.draw_many(rng, split, count)
     turns = [facts.tell(rng, known)] + [distractor(rng, split) for _ in range(gap - 1)]
-    return conversation(rng, [*turns, facts.ask(rng, rng.choice(known))], "recall")
+    return dialogue(rng, [*turns, facts.ask(rng, rng.choice(known))], "recall")
 
 
-def untold(rng: random.Random, split: Split) -> Conversation:
-    """Some facts, and questions of which the last one is for another fact."""
+def untold(rng: random.Random, split: Split) -> Dialogue:
+    """Some facts, and a last question about a different one."""
     *known, wanted = facts.draw_many(rng, split, rng.randint(1, 4))
     turns = [facts.tell(rng, known)] if known else []
     turns += [distractor(rng, split) for _ in range(rng.randint(0, 2))]
     if known and rng.random() < 0.5:
         turns.append(facts.ask(rng, rng.choice(known)))
-    return conversation(rng, [*turns, facts.ask_untold(rng, wanted)], "untold")
+    return dialogue(rng, [*turns, facts.ask_untold(rng, wanted)], "untold")
 
 
-def short(rng: random.Random, split: Split) -> Conversation:
+def short(rng: random.Random, split: Split) -> Dialogue:
     """One or two turns of anything."""
     turns = [distractor(rng, split) for _ in range(rng.choice((1, 1, 2)))]
     if rng.random() < 0.06:
         turns.append(arithmetic.too_large(rng))
-    return conversation(rng, turns, "short")
+    return dialogue(rng, turns, "short")
 
 
-def called(rng: random.Random) -> Conversation:
-    """The system message gives the model a name."""
+def called(rng: random.Random) -> Dialogue:
+    """A question for the name that the system message gives to the model."""
     name = rng.choice(words.NAMES) if rng.random() < 0.5 else pseudo_word(rng).capitalize()
     system = rng.choice(("You are {n}.", "You are called {n}.", "Your name is {n}.",
                          "You are {n}, a friendly assistant."))  # fmt: skip
@@ -123,32 +123,32 @@ def called(rng: random.Random) -> Conversation:
     answer = rng.choice((f"My name is {name}.", f"I am {name}."))
     turns = [smalltalk.chat(rng) for _ in range(rng.choice((0, 0, 1, 2)))]
     turns = [t for t in turns if "demo" not in t.answer]
-    turn = Turn(ask, f"The system message says that I am {name}.", answer, (name,))
-    return conversation(rng, [*turns, turn], "called", system.replace("{n}", name))
+    turn = Exchange(ask, f"The system message says that I am {name}.", answer, (name,))
+    return dialogue(rng, [*turns, turn], "called", system.replace("{n}", name))
 
 
-def itself(rng: random.Random, split: Split) -> Conversation:
-    """The model is asked who it is, and nobody gave it a name."""
+def itself(rng: random.Random, split: Split) -> Dialogue:
+    """A question about the model itself, which has not been given a name."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.3 else None
     turns = [facts.tell(rng, facts.draw_many(rng, split, 1))] if rng.random() < 0.3 else []
     turns += [smalltalk.chat(rng) for _ in range(rng.choice((0, 0, 1)))]
-    return conversation(rng, [*turns, smalltalk.itself(rng)], "itself", system)
+    return dialogue(rng, [*turns, smalltalk.itself(rng)], "itself", system)
 
 
-def exercise(rng: random.Random, split: Split) -> Conversation:
+def exercise(rng: random.Random, split: Split) -> Dialogue:
     """Arithmetic, mostly with thinking; sometimes after some talk."""
     if rng.random() < 0.3:
         turns = [arithmetic.small_sums(rng) for _ in range(rng.randint(1, 3))]
-        return conversation(rng, turns, "arithmetic", thinking=rng.random() < 0.3)
+        return dialogue(rng, turns, "arithmetic", thinking=rng.random() < 0.3)
     thinking = rng.random() < 0.8
     low = rng.choice((10, 10, 10, 1))
     drawn = arithmetic.draw(rng, split, low)
     turns = [distractor(rng, split) for _ in range(rng.choice((0, 0, 0, 0, 1, 2)))]
     turns.append(arithmetic.question(rng, *drawn, thinking))
-    return conversation(rng, turns, "arithmetic", thinking=thinking)
+    return dialogue(rng, turns, "arithmetic", thinking=thinking)
 
 
-def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
+def text(rng: random.Random, split: Split, mix: Mix) -> Dialogue:
     """A pasted text with questions."""
     if rng.random() < mix.long_text:
         size = rng.randint(120, mix.longest)
@@ -156,21 +156,21 @@ def text(rng: random.Random, split: Split, mix: Mix) -> Conversation:
         size = min(rng.randint(1, mix.sentences), rng.randint(1, mix.sentences) + 2)
     questions = rng.choice((1, 2, 3, 4, 6)) if size < 40 else rng.randint(4, 10)
     turns = needle.document(rng, split, size, questions)
-    return conversation(rng, turns, "needle")
+    return dialogue(rng, turns, "needle")
 
 
-def copy(rng: random.Random, split: Split) -> Conversation:
-    """Repeating and looking up: what recall is made of."""
-    turns: list[Turn] = []
+def copy(rng: random.Random, split: Split) -> Dialogue:
+    """Repeating and looking up, the skills behind recall."""
+    turns: list[Exchange] = []
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.5:
             turns.append(smalltalk.repeat(rng, split))
         else:
             turns += smalltalk.lookups(rng, split, rng.randint(1, 5))
-    return conversation(rng, turns, "copy")
+    return dialogue(rng, turns, "copy")
 
 
-def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Conversation]:
+def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Dialogue]:
     """An endless stream of conversations."""
     rng, split = random.Random(seed), Split(held_out)
     names, weights = zip(*mix.weights, strict=True)

@@ -1,30 +1,31 @@
 """Held-out questions, one function per skill, for any model behind a `generate` callable.
 
-Fact values, operand pairs and details are drawn from the side of the split that training never
-saw (`heldout.is_held_out`), with seeds of their own. Earlier turns of a conversation carry the
-reference answers, so that every question is the same for every model.
+Fact values, operand pairs and details come from the held-out side of the split, which training
+never uses (`heldout.is_held_out`), with seeds of their own. Earlier turns of a conversation carry
+the reference answers, so that all models get the same questions.
 """
 
 import random
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from scripts.demo_training import arithmetic, definitions, needle, smalltalk, tools
 from scripts.demo_training.dialogues import called, distractor, itself, recall
 from scripts.demo_training.facts import ask_untold, draw, draw_many, tell
 from scripts.demo_training.heldout import Split
-from scripts.demo_training.turns import Conversation, Message, conversation
+from scripts.demo_training.turns import Dialogue, Message, dialogue
 
 Generate = Callable[..., str]  # (messages, thinking=, max_tokens=, tools=) -> the raw reply
 Length = Callable[[list[Message]], int]  # messages -> tokens of the prompt
-Choices = Callable[[Conversation], tuple[int, int]]  # -> (agreeing, compared) next-next tokens
+MTPAgreement = Callable[[Dialogue], tuple[int, int]]  # -> (agreeing, compared) tokens
 HELD_OUT = Split(True)
 
 
 @dataclass(slots=True)
 class Score:
-    """Right answers of `count`; `misses` keeps a few of the wrong ones to look at."""
+    """Right answers out of `count`; `misses` describes the first few wrong ones."""
 
     skill: str
     right: int = 0
@@ -41,23 +42,23 @@ class Score:
     def share(self) -> float:
         return self.right / max(1, self.count)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"share": round(self.share, 4)}
 
 
 def answer_of(reply: str) -> str:
-    """What follows the thought, without the end token."""
+    """The reply without its thought and end token."""
     return reply.rsplit("</think>", 1)[-1].replace("<|im_end|>", "").strip()
 
 
 def contains(answer: str, expected: str) -> bool:
-    """The value as a whole word or number, in any case."""
+    """Whether `answer` has `expected` as a whole word or number, in any case."""
     pattern = rf"(?<![\w]){re.escape(expected.lower())}(?![\w])"
     return re.search(pattern, answer.lower()) is not None
 
 
-def put(score: Score, generate: Generate, asked: Conversation, max_tokens: int = 160) -> None:
-    """Ask the last question of a conversation and score the reply."""
+def ask_and_score(score: Score, generate: Generate, asked: Dialogue, max_tokens: int = 160) -> None:
+    """Score the reply to the last question of a conversation."""
     messages = asked.messages[:-1]
     reply = generate(
         messages, thinking=asked.thinking, max_tokens=max_tokens, tools=asked.tools or None
@@ -67,15 +68,15 @@ def put(score: Score, generate: Generate, asked: Conversation, max_tokens: int =
 
 
 def facts_over_turns(generate: Generate, count: int, gap: int = 20, seed: int = 101) -> Score:
-    """One to three facts in the first message, asked for `gap` turns later."""
+    """One to three facts in the first message, and a question about one `gap` turns later."""
     rng, score = random.Random(seed), Score(f"recall over {gap} turns")
     for _ in range(count):
-        put(score, generate, recall(rng, HELD_OUT, gap, rng.choice((1, 2, 3))))
+        ask_and_score(score, generate, recall(rng, HELD_OUT, gap, rng.choice((1, 2, 3))))
     return score
 
 
 def untold(generate: Generate, count: int, seed: int = 102) -> Score:
-    """Asked for a fact that was never told, the model must say so."""
+    """Questions about facts that were never told; the model must say so."""
     rng, score = random.Random(seed), Score("says when a fact was not told")
     for _ in range(count):
         known = draw_many(rng, HELD_OUT, 2)
@@ -83,19 +84,19 @@ def untold(generate: Generate, count: int, seed: int = 102) -> Score:
         while wanted.slot in {f.slot for f in known}:
             wanted = draw(rng, HELD_OUT)
         turns = [tell(rng, known), distractor(rng, HELD_OUT), ask_untold(rng, wanted)]
-        put(score, generate, conversation(rng, turns, "untold"))
+        ask_and_score(score, generate, dialogue(rng, turns, "untold"))
     return score
 
 
 def sums(generate: Generate, count: int, sign: str, thinking: bool, seed: int = 103) -> Score:
-    """Two-digit operands; pairs that training never saw."""
+    """Two-digit arithmetic with held-out pairs of operands."""
     rng = random.Random(seed + ord(sign) + thinking)
     name = f"arithmetic {sign}" + ("" if thinking else " without thinking")
     score = Score(name)
     for _ in range(count):
         turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
-        asked = conversation(rng, [turn], "arithmetic", thinking=thinking)
-        put(score, generate, asked, max_tokens=400)  # a product takes some 200
+        asked = dialogue(rng, [turn], "arithmetic", thinking=thinking)
+        ask_and_score(score, generate, asked, max_tokens=400)  # a product needs about 200
     return score
 
 
@@ -103,49 +104,57 @@ def needles(generate: Generate, length: Length, tokens: int, count: int, seed: i
     """One detail of a text of about `tokens` tokens (95 to 100 %), at evenly spread depths."""
     rng, score = random.Random(seed + tokens), Score(f"needle in {tokens} tokens")
     for n in range(count):
-        depth, start = n / max(1, count - 1), rng.random()
-        thinking, sentences = rng.random() < 0.5, tokens // 10
-        for _ in range(20):
-            inner = random.Random(start)
-            turns = needle.document(inner, HELD_OUT, sentences, 1, depth)
-            asked = conversation(inner, turns, "needle", thinking=thinking)
+        depth, text_seed, thinking = n / max(1, count - 1), rng.random(), rng.random() < 0.5
+        sentences = tokens // 10
+        asked = needle_in(sentences, depth, text_seed, thinking)
+        for _ in range(19):
             size = length(asked.messages[:-1])
             if 0.95 * tokens <= size <= tokens:
                 break
             sentences = round(sentences * 0.975 * tokens / size)
-        put(score, generate, asked)
+            asked = needle_in(sentences, depth, text_seed, thinking)
+        ask_and_score(score, generate, asked)
     return score
 
 
+def needle_in(sentences: int, depth: float, seed: float, thinking: bool) -> Dialogue:
+    """A text of this many sentences with a question about the detail at `depth`."""
+    rng = random.Random(seed)
+    turns = needle.document(rng, HELD_OUT, sentences, 1, depth)
+    return dialogue(rng, turns, "needle", thinking=thinking)
+
+
 def meanings(generate: Generate, seed: int = 105) -> Score:
-    """Every word of the dictionary once (learned by heart: not held out)."""
+    """Every word of the dictionary once. These are memorised, not held out."""
     rng, score = random.Random(seed), Score("definitions (seen in training)")
     for word in definitions.WORDS:
-        put(score, generate, conversation(rng, [definitions.define(rng, word)], "definitions"))
+        ask_and_score(
+            score, generate, dialogue(rng, [definitions.define(rng, word)], "definitions")
+        )
     return score
 
 
 def copies(generate: Generate, count: int, seed: int = 106) -> Score:
-    """Repeat made-up words, or look one up in a table."""
+    """Made-up words to repeat, or to look up in a table."""
     rng, score = random.Random(seed), Score("copying and tables")
     for _ in range(count):
         turn = smalltalk.repeat(rng, HELD_OUT)
         if rng.random() < 0.5:
             turn = smalltalk.lookups(rng, HELD_OUT, 1)[0]
-        put(score, generate, conversation(rng, [turn], "copy"))
+        ask_and_score(score, generate, dialogue(rng, [turn], "copy"))
     return score
 
 
 def names(generate: Generate, count: int, seed: int = 107) -> Score:
-    """The name that the system message gives."""
+    """The name given by the system message."""
     rng, score = random.Random(seed), Score("name from the system message")
     for _ in range(count):
-        put(score, generate, called(rng))
+        ask_and_score(score, generate, called(rng))
     return score
 
 
 def identity(generate: Generate, count: int, seed: int = 110) -> Score:
-    """Asked who it is without having been named, it must not make a name up."""
+    """Who the model is, without a name in the system message; it must not invent one."""
     rng, score = random.Random(seed), Score("says what it is")
     for _ in range(count):
         asked = itself(rng, HELD_OUT)
@@ -158,7 +167,7 @@ def identity(generate: Generate, count: int, seed: int = 110) -> Score:
 
 
 def calls(generate: Generate, count: int, seed: int = 108) -> Score:
-    """The right function with the right arguments."""
+    """Tool calls, with the right function and arguments."""
     rng, score = random.Random(seed), Score("tool calls")
     for _ in range(count):
         asked = tools.call(rng)
@@ -174,8 +183,8 @@ def calls(generate: Generate, count: int, seed: int = 108) -> Score:
     return score
 
 
-def next_next(choices: Choices, count: int, seed: int = 109) -> Score:
-    """How often the MTP head proposes what the main head then chooses, over greedy replies."""
+def mtp_agreement(agreement: MTPAgreement, count: int, seed: int = 109) -> Score:
+    """How often the MTP head and the main head agree, over greedy replies."""
     rng, score = random.Random(seed), Score("MTP agrees with the main head")
     for n in range(count):
         if n % 2:
@@ -185,17 +194,17 @@ def next_next(choices: Choices, count: int, seed: int = 109) -> Score:
             turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT), thinking)
             if n % 4:
                 turn = distractor(rng, HELD_OUT)
-            asked = conversation(rng, [turn], "mtp", thinking=thinking)
-        agreeing, compared = choices(asked)
+            asked = dialogue(rng, [turn], "mtp", thinking=thinking)
+        agreeing, compared = agreement(asked)
         score.right += agreeing
         score.count += compared
     return score
 
 
 def evaluate(
-    generate: Generate, length: Length, choices: Choices | None, count: int = 100
+    generate: Generate, length: Length, agreement: MTPAgreement | None, count: int = 100
 ) -> list[Score]:
-    """All skills, `count` questions each, printed as they come."""
+    """Score every skill with `count` questions, and print each score."""
     jobs: list[Callable[[], Score]] = [
         lambda: facts_over_turns(generate, count),
         *(lambda s=s: sums(generate, count, s, True) for s in "+-*"),
@@ -208,8 +217,8 @@ def evaluate(
         lambda: identity(generate, count),
         lambda: calls(generate, count),
     ]
-    if choices is not None:
-        jobs.append(lambda: next_next(choices, count))
+    if agreement is not None:
+        jobs.append(lambda: mtp_agreement(agreement, count))
     scores = []
     for job in jobs:
         score = job()

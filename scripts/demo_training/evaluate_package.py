@@ -1,8 +1,8 @@
-"""The same held-out questions, asked of the shipped model through the package.
+"""The held-out questions for the shipped model, through this package.
 
     python -m scripts.demo_training.evaluate_package [FOLDER] [--count 100]
 
-Greedy decoding; FOLDER is any checkpoint, and the model in the package where it is left out.
+Decodes greedily. FOLDER is any checkpoint; the default is the model in the package.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from scripts.demo_training.evaluate import evaluate
 from scripts.demo_training.turns import Message
 
 
-class Asker:
-    """Raw replies of a loaded model, put together again from its events."""
+class PackageModel:
+    """A loaded model, with replies as raw text rebuilt from its events."""
 
     def __init__(self, model: qwen35_mlx.Model) -> None:
         self.model = model
@@ -51,12 +51,12 @@ class Asker:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", default="demo")
     parser.add_argument("--count", type=int, default=100, help="questions per skill")
     args = parser.parse_args()
-    asker = Asker(qwen35_mlx.load(args.folder))
-    scores = evaluate(asker.generate, asker.length, None, args.count)
+    model = PackageModel(qwen35_mlx.load(args.folder))
+    scores = evaluate(model.generate, model.length, None, args.count)
     print(json.dumps({s.skill: [s.right, s.count] for s in scores}))
 
 

@@ -1,4 +1,4 @@
-"""A training checkpoint -> a checkpoint in the published Hugging Face layout."""
+"""Export a training checkpoint to the published Hugging Face layout."""
 
 import json
 import shutil
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from scripts.demo_training.model import Model
+from scripts.demo_training.model import DemoNetwork
 from scripts.demo_training.shape import Shape
-from scripts.demo_training.text import Text, write_configs
+from scripts.demo_training.text import ChatFormat, write_configs
 from scripts.demo_training.train import load_model
 
 FLOAT32 = ("A_log", "linear_attn.norm.weight")
 
 
-def config(shape: Shape, text: Text, max_length: int) -> dict[str, Any]:
+def config(shape: Shape, text: ChatFormat, max_length: int) -> dict[str, Any]:
     """config.json with the keys of the published Qwen3.5-MoE checkpoints, without vision."""
     token = text.tokenizer.token_to_id
     layer_types = [
@@ -55,7 +55,7 @@ def config(shape: Shape, text: Text, max_length: int) -> dict[str, Any]:
 
 
 def mrope_section(shape: Shape) -> list[int]:
-    """The rotary pairs shared out to time, height and width (for text they are all equal)."""
+    """Rotary pairs for time, height and width; their positions are equal for text."""
     pairs = int(shape.head_dim * shape.rotary) // 2
     side = pairs // 3
     return [pairs - 2 * side, side, side]
@@ -66,8 +66,8 @@ def exact_norm(weight: torch.Tensor) -> torch.Tensor:
     return ((1 + weight.float()).bfloat16().float() - 1).bfloat16()
 
 
-def tensors(model: Model) -> dict[str, torch.Tensor]:
-    """Published names: trunk experts fused, those of the MTP layer one by one."""
+def tensors(model: DemoNetwork) -> dict[str, torch.Tensor]:
+    """Weights under published names: trunk experts fused, MTP experts one by one."""
     size, found = model.shape.expert_size, {}
     for name, value in model.state_dict().items():
         if name.endswith(FLOAT32):
@@ -92,18 +92,18 @@ def tensors(model: Model) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().cpu() for name, value in found.items()}
 
 
-def write(model: Model, tokenizer_folder: Path, out: Path, max_length: int) -> None:
-    """Weights, configs, tokenizer and template of `model` into `out`."""
+def write(model: DemoNetwork, tokenizer_folder: Path, out: Path, max_length: int) -> None:
+    """Write weights, configs, tokenizer and template of `model` to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer_folder / "tokenizer.json", out)
     write_configs(out, max_length)
-    settings = config(model.shape, Text.load(out), max_length)
+    settings = config(model.shape, ChatFormat.load(out), max_length)
     (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file(tensors(model), str(out / "model.safetensors"), {"format": "pt"})
 
 
 def export(run: Path, out: Path, max_length: int) -> None:
-    """The latest checkpoint of a run, and what it took to train it."""
+    """Export the latest checkpoint of a run, with training.json about its training."""
     saved = torch.load(run / "latest.pt", map_location="cpu", weights_only=True)
     model = load_model(run / "latest.pt").fold_scale()
     write(model, run, out, max_length)

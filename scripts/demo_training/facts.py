@@ -1,11 +1,11 @@
-"""What users say about themselves, and the questions that come back to it later."""
+"""Facts that users tell about themselves, and later questions about them."""
 
 import random
 from dataclasses import dataclass
 
 from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 from scripts.demo_training.words import listed
 
 
@@ -14,7 +14,7 @@ class Kind:
     """Phrases about one fact; `{v}` stands for its value."""
 
     says: tuple[str, ...]
-    joins: str  # how the fact sounds as part of a longer sentence
+    joins: str  # the fact as a clause of a longer sentence
     acks: tuple[str, ...]
     asks: tuple[str, ...]
     answers: tuple[str, ...]
@@ -207,7 +207,7 @@ class Fact:
 
 
 def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
-    """A fact whose value lies on this side of the split."""
+    """A fact with a value on this side of the split."""
     kind = kind or rng.choice(list(KINDS))
     animal = rng.choice(words.ANIMALS) if kind == "pet" else ""
     relative = rng.choice(RELATIVES) if kind == "relative" else ""
@@ -216,7 +216,7 @@ def draw(rng: random.Random, split: Split, kind: str | None = None) -> Fact:
         return pseudo_word(rng).capitalize()
 
     if kind in LISTS and kind != "birthday" and rng.random() < 0.35:
-        # made-up values teach to copy instead of naming a likely colour
+        # Made-up values teach the model to copy, and not to guess a likely colour.
         lower = kind not in ("city", "language")
         value = split.draw(kind, lambda: pseudo_word(rng) if lower else made_up())
     elif kind in LISTS:
@@ -243,7 +243,7 @@ def draw_many(rng: random.Random, split: Split, count: int) -> list[Fact]:
     return list(found.values())
 
 
-def tell(rng: random.Random, facts: list[Fact]) -> Turn:
+def tell(rng: random.Random, facts: list[Fact]) -> Exchange:
     """The user states one to three facts in one message."""
     first = facts[0]
     kind = KINDS[first.kind]
@@ -251,7 +251,7 @@ def tell(rng: random.Random, facts: list[Fact]) -> Turn:
         user = first.say(rng.choice(kind.says))
         thought = rng.choice(("The user tells me {b}: {v}.", "A fact: {b} is {v}. I note it."))
         thought = first.say(thought.replace("{b}", theirs(kind.about)))
-        return Turn(casual(rng, user), thought, first.say(rng.choice(kind.acks)))
+        return Exchange(casual(rng, user), thought, first.say(rng.choice(kind.acks)))
     parts = [f.say(KINDS[f.kind].joins) for f in facts]
     user = ", ".join(parts[:-1]) + " and " + parts[-1] + "."
     user = user[:1].upper() + user[1:]
@@ -260,15 +260,15 @@ def tell(rng: random.Random, facts: list[Fact]) -> Turn:
         ("Thank you, I will remember that.", "Noted, I will keep that in mind.", "Good to know!",
          first.say(rng.choice(kind.acks)))
     )  # fmt: skip
-    return Turn(casual(rng, user), thought, answer)
+    return Exchange(casual(rng, user), thought, answer)
 
 
-def change(rng: random.Random, fact: Fact) -> Turn:
+def change(rng: random.Random, fact: Fact) -> Exchange:
     """The user corrects an earlier fact."""
     user = fact.say(rng.choice(KINDS[fact.kind].changes))
     thought = f"{theirs(KINDS[fact.kind].about).capitalize()} is now {fact.value}."
     answer = fact.say(rng.choice(("Thank you, I will remember: {v}.", "Noted: {v} it is now.")))
-    return Turn(casual(rng, user), thought, answer)
+    return Exchange(casual(rng, user), thought, answer)
 
 
 def theirs(about: str) -> str:
@@ -276,21 +276,21 @@ def theirs(about: str) -> str:
     return about.replace("your ", "the user's ").replace("you ", "the user ")
 
 
-def ask(rng: random.Random, fact: Fact) -> Turn:
-    """The user asks for a fact told before."""
+def ask(rng: random.Random, fact: Fact) -> Exchange:
+    """The user asks for a fact told earlier."""
     kind = KINDS[fact.kind]
     about = theirs(fact.say(kind.about))
     thought = rng.choice(
         (f"The user told me {about} before: {fact.value}.", f"I look back: {about}: {fact.value}.")
     )
     answer = fact.say(rng.choice(kind.answers))
-    return Turn(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, (fact.value,))
+    return Exchange(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, (fact.value,))
 
 
-def ask_untold(rng: random.Random, fact: Fact) -> Turn:
-    """The user asks for something that was never said."""
+def ask_untold(rng: random.Random, fact: Fact) -> Exchange:
+    """The user asks for a fact that was never told."""
     kind = KINDS[fact.kind]
     about = fact.say(kind.about)
     answer = rng.choice((f"You have not told me {about} yet.", f"I do not know {about} yet."))
     thought = f"I look back: the user has not told me {theirs(about)}."
-    return Turn(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, ("not",))
+    return Exchange(casual(rng, fact.say(rng.choice(kind.asks))), thought, answer, ("not",))

@@ -1,4 +1,4 @@
-"""What training never sees: values and operand pairs, chosen by a hash of their text."""
+"""Values and operand pairs that training never sees, selected by a hash of their text."""
 
 import random
 import zlib
@@ -12,7 +12,7 @@ CODAS = ["", "", "", "n", "r", "l", "s", "m", "k", "t", "nd", "x", "rn"]
 
 
 def is_held_out(key: str) -> bool:
-    """One key in eight belongs to the evaluation; the same key always falls the same way."""
+    """Whether a key belongs to the evaluation, as one key in eight does."""
     return zlib.crc32(key.encode()) % 8 == 0
 
 
@@ -25,7 +25,7 @@ def pseudo_word(rng: random.Random) -> str:
 
 
 class Split:
-    """Draws only from one side: the training values or the held-out ones."""
+    """One side of the split: the training values or the held-out ones."""
 
     def __init__(self, held_out: bool) -> None:
         self.held_out = held_out
@@ -41,6 +41,6 @@ class Split:
                 return value
 
     def pick(self, rng: random.Random, key: str, values: Sequence[str]) -> str:
-        """One of `values` on this side (or any, where the list has none on it)."""
+        """One of `values` on this side, or any of them if none is on it."""
         mine = [v for v in values if self.accepts(f"{key}:{v}")]
         return rng.choice(mine or list(values))

@@ -1,4 +1,4 @@
-"""The whole network: embedding, blocks, head and the multi-token-prediction layer."""
+"""The complete network: embedding, blocks, head and the multi-token-prediction layer."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scripts.demo_training.network import Block, Cache, Linear, Norm, Place
+from scripts.demo_training.network import DecodeCache, DecoderBlock, Norm, Positions, Projection
 from scripts.demo_training.shape import Shape
 
 
@@ -15,7 +15,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
-        self.layers = nn.ModuleList(Block(shape, shape.is_full(i)) for i in range(shape.layers))
+        self.layers = nn.ModuleList(
+            DecoderBlock(shape, shape.is_full(i)) for i in range(shape.layers)
+        )
         self.norm = Norm(shape.hidden, shape)
 
 
@@ -26,12 +28,12 @@ class MTP(nn.Module):
         super().__init__()
         self.pre_fc_norm_embedding = Norm(shape.hidden, shape)
         self.pre_fc_norm_hidden = Norm(shape.hidden, shape)
-        self.fc = Linear(2 * shape.hidden, shape.hidden)
-        self.layers = nn.ModuleList([Block(shape, full_attention=True)])
+        self.fc = Projection(2 * shape.hidden, shape.hidden)
+        self.layers = nn.ModuleList([DecoderBlock(shape, full_attention=True)])
         self.norm = Norm(shape.hidden, shape)
 
 
-class Model(nn.Module):
+class DemoNetwork(nn.Module):
     """Qwen3.5-MoE with tied embeddings and an MTP head."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
@@ -42,7 +44,7 @@ class Model(nn.Module):
         for block in [*self.model.layers, *self.mtp.layers]:
             block.dtype = dtype
 
-    def place(self, length: int, past: int, segments: torch.Tensor | None) -> Place:
+    def positions(self, length: int, past: int, segments: torch.Tensor | None) -> Positions:
         """RoPE tables and masks for `length` tokens after `past`; segments [B, T] or None."""
         shape, device = self.shape, self.model.embed_tokens.weight.device
         width = int(shape.head_dim * shape.rotary)
@@ -50,26 +52,26 @@ class Model(nn.Module):
         angles = torch.arange(past, past + length, device=device)[:, None] * rates
         cos, sin = angles.cos(), angles.sin()
         if segments is None:
-            return Place(cos, sin, None, None, None)
+            return Positions(cos, sin, None, None, None)
         mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
         same = []
         for lag in (1, 2, 3):
             shifted = F.pad(segments, (lag, 0), value=-1)[:, :length]
             same.append((shifted == segments)[..., None].to(self.dtype))
-        return Place(cos, sin, mask, same, same[0] == 0)
+        return Positions(cos, sin, mask, same, same[0] == 0)
 
     def hidden(
         self,
         ids: torch.Tensor,
         segments: torch.Tensor | None = None,
-        cache: Cache | None = None,
+        cache: DecodeCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """ids [B, T] -> hidden states after the final norm [B, T, H], mean balance loss."""
-        place = self.place(ids.shape[1], cache.length if cache else 0, segments)
+        positions = self.positions(ids.shape[1], cache.length if cache else 0, segments)
         x = self.model.embed_tokens(ids) * self.shape.embed_scale
         total = x.new_zeros(())
         for i, block in enumerate(self.model.layers):
-            x, balance, kept = block(x, place, cache.layers.get(i) if cache else None)
+            x, balance, kept = block(x, positions, cache.layers.get(i) if cache else None)
             total = total + balance
             if cache is not None:
                 cache.layers[i] = kept
@@ -81,10 +83,10 @@ class Model(nn.Module):
         self, h: torch.Tensor, following: torch.Tensor, segments: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """h [B, T, H] at t and the ids [B, T] at t+1 -> states that predict t+2."""
-        place = self.place(h.shape[1], 0, segments)
+        positions = self.positions(h.shape[1], 0, segments)
         e = self.mtp.pre_fc_norm_embedding(self.model.embed_tokens(following))
         x = torch.cat([e, self.mtp.pre_fc_norm_hidden(h)], -1).to(self.dtype)
-        x, balance, _ = self.mtp.layers[0](self.mtp.fc(x).float(), place, None)
+        x, balance, _ = self.mtp.layers[0](self.mtp.fc(x).float(), positions, None)
         return self.mtp.norm(x), balance
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
@@ -93,14 +95,14 @@ class Model(nn.Module):
         return F.linear(h.to(self.dtype), weight.to(self.dtype)).float()
 
     @torch.no_grad()
-    def fold_scale(self) -> "Model":
+    def fold_scale(self) -> "DemoNetwork":
         """The same function without `embed_scale`: larger embeddings, smaller last norms.
 
-        Blocks add outputs of about 1 to the residual; a tied embedding small enough for sane
-        logits would drown in them. Training therefore multiplies it on the way in.
+        Blocks add outputs of about 1 to the residual, which would hide a tied embedding small
+        enough for reasonable logits. Training therefore scales it at the input.
         """
         scale = self.shape.embed_scale
-        folded = Model(replace(self.shape, embed_scale=1.0), self.dtype)
+        folded = DemoNetwork(replace(self.shape, embed_scale=1.0), self.dtype)
         folded.load_state_dict(self.state_dict())
         folded.model.embed_tokens.weight *= scale
         for norm in (folded.model.norm, folded.mtp.norm):
@@ -108,7 +110,7 @@ class Model(nn.Module):
         return folded.eval()
 
     def count(self) -> tuple[int, int]:
-        """All parameters, and those that one token uses (chosen experts only, no MTP)."""
+        """All parameters, and those active per token (selected experts only, without MTP)."""
         total = sum(p.numel() for p in self.parameters())
         s = self.shape
         idle = s.layers * (s.experts - s.top_k) * 3 * s.hidden * s.expert_size

@@ -18,7 +18,7 @@ def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Stacks of matrices [E, M, N] are orthogonalised one by one."""
+    """Muon optimiser; orthogonalises stacks of matrices [E, M, N] one by one."""
 
     def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})

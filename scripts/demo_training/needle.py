@@ -4,14 +4,14 @@ import random
 
 from scripts.demo_training import words
 from scripts.demo_training.heldout import Split, pseudo_word
-from scripts.demo_training.turns import Turn, casual
+from scripts.demo_training.turns import Exchange, casual
 from scripts.demo_training.words import listed
 
 ITEMS = listed("door,box,safe,locker,gate,room,garage,suitcase,drawer,cabinet,chest,bike lock", ",")
 
 
 def filler(rng: random.Random) -> str:
-    """A sentence that answers no question."""
+    """A sentence that is the answer to no question."""
     noun, other = rng.sample(words.NOUNS, 2)
     adj, adj2 = rng.sample(words.ADJECTIVES, 2)
     place = rng.choice(words.PLACES)
@@ -120,7 +120,7 @@ TITLES = ("Here are my notes.", "Please read this text.", "This is my diary.", "
 
 def document(
     rng: random.Random, split: Split, sentences: int, questions: int, depth: float | None = None
-) -> list[Turn]:
+) -> list[Exchange]:
     """A text of `sentences` sentences with the first question below it, then more questions.
 
     `depth` (0 start, 1 end) places the first asked detail; without it, anywhere.
@@ -153,5 +153,5 @@ def document(
             user = f"{rng.choice(TITLES)}\n\n{text}\n\n{user}"
         elif n == 0:
             user = f"{user}\n\n{text}"
-        turns.append(Turn(user, f"The text says: {sentence}", answer, (value,)))
+        turns.append(Exchange(user, f"The text says: {sentence}", answer, (value,)))
     return turns

@@ -1,8 +1,8 @@
-"""A compact Qwen3.5-MoE in PyTorch: the text architecture, nothing else.
+"""A compact Qwen3.5-MoE in PyTorch, text only.
 
-Parameter names are those of the published checkpoints, so that a state dict is a checkpoint.
-Documents may be packed into one row: `segments` numbers them, and neither attention,
-convolution nor recurrent state crosses from one to the next.
+Parameters have the names of the published checkpoints. Several documents may be packed into one
+row: `segments` numbers them, and attention, convolution and recurrent state do not cross from one
+to the next.
 """
 
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from scripts.demo_training.shape import Shape
 
 
 @dataclass(slots=True)
-class Cache:
-    """What decoding keeps: per layer (conv columns, state) or (keys, values)."""
+class DecodeCache:
+    """Cache for decoding: per layer, (convolution inputs, state) or (keys, values)."""
 
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the tokens stand: RoPE tables [T, R], attention mask and document starts."""
+class Positions:
+    """RoPE tables [T, R], attention mask and document boundaries of a call."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -55,7 +55,7 @@ class Norm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class Linear(nn.Module):
+class Projection(nn.Module):
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * gain * inputs**-0.5)
@@ -71,22 +71,25 @@ class DeltaNet(nn.Module):
         super().__init__()
         self.shape = shape
         keys, values = shape.key_heads * shape.key_dim, shape.value_heads * shape.value_dim
-        self.in_proj_qkv = Linear(shape.hidden, 2 * keys + values)
-        self.in_proj_z = Linear(shape.hidden, values)
-        self.in_proj_b = Linear(shape.hidden, shape.value_heads, 0.5)
-        self.in_proj_a = Linear(shape.hidden, shape.value_heads, 0.5)
+        self.in_proj_qkv = Projection(shape.hidden, 2 * keys + values)
+        self.in_proj_z = Projection(shape.hidden, values)
+        self.in_proj_b = Projection(shape.hidden, shape.value_heads, 0.5)
+        self.in_proj_a = Projection(shape.hidden, shape.value_heads, 0.5)
         self.conv1d = nn.Module()
         self.conv1d.weight = nn.Parameter(torch.randn(2 * keys + values, 1, 4) * 0.4)
-        # slow and fast decays side by side: half-lives from a few to some thousand tokens
+        # Half-lives from a few to some thousand tokens.
         self.A_log = nn.Parameter(torch.linspace(-1.5, 1.5, shape.value_heads))
         step = torch.exp(torch.empty(shape.value_heads).uniform_(-6.5, -3.5))
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.norm = nn.Module()
         self.norm.weight = nn.Parameter(torch.ones(shape.value_dim))
-        self.out_proj = Linear(values, shape.hidden, 0.3)
+        self.out_proj = Projection(values, shape.hidden, 0.3)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         shape, (batch, length, _) = self.shape, x.shape
         columns = self.in_proj_qkv(x)
@@ -96,7 +99,7 @@ class DeltaNet(nn.Module):
         mixed = columns[:, 3:] * taps[:, 3]
         for lag in (1, 2, 3):
             term = columns[:, 3 - lag : 3 - lag + length] * taps[:, 3 - lag]
-            mixed = mixed + (term if place.same is None else term * place.same[lag - 1])
+            mixed = mixed + (term if positions.same is None else term * positions.same[lag - 1])
         mixed = F.silu(mixed).float()
         keys = shape.key_heads * shape.key_dim
         q, k, v = mixed.split([keys, keys, shape.value_heads * shape.value_dim], -1)
@@ -106,8 +109,8 @@ class DeltaNet(nn.Module):
         q = q * shape.key_dim**-0.5
         beta = torch.sigmoid(self.in_proj_b(x).float())
         g = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias)
-        if place.starts is not None:
-            g = g.masked_fill(place.starts, -40.0)  # exp(-40): a fresh state
+        if positions.starts is not None:
+            g = g.masked_fill(positions.starts, -40.0)  # exp(-40) clears the state
         if cached is not None and length == 1:
             out, state = delta_rule.step(q, k, v, g, beta, cached[1])
         else:
@@ -118,36 +121,39 @@ class DeltaNet(nn.Module):
         return self.out_proj(out.flatten(-2).to(x.dtype)), (columns[:, -3:], state)
 
 
-class Attention(nn.Module):
+class GroupedQueryAttention(nn.Module):
     """Grouped-query attention with q/k norm, partial RoPE and a sigmoid output gate."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.q_proj = Linear(shape.hidden, shape.heads * shape.head_dim * 2)
-        self.k_proj = Linear(shape.hidden, shape.kv_heads * shape.head_dim)
-        self.v_proj = Linear(shape.hidden, shape.kv_heads * shape.head_dim)
-        self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden, 0.3)
+        self.q_proj = Projection(shape.hidden, shape.heads * shape.head_dim * 2)
+        self.k_proj = Projection(shape.hidden, shape.kv_heads * shape.head_dim)
+        self.v_proj = Projection(shape.hidden, shape.kv_heads * shape.head_dim)
+        self.o_proj = Projection(shape.heads * shape.head_dim, shape.hidden, 0.3)
         self.q_norm = Norm(shape.head_dim, shape)
         self.k_norm = Norm(shape.head_dim, shape)
 
-    def rotate(self, x: torch.Tensor, place: Place) -> torch.Tensor:
-        """x [B, T, H, D]; the first R dimensions turn, the others stay."""
-        half = place.cos.shape[-1]
+    def rotate(self, x: torch.Tensor, positions: Positions) -> torch.Tensor:
+        """Rotate the first R dimensions of x [B, T, H, D]."""
+        half = positions.cos.shape[-1]
         a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
-        cos, sin = place.cos[:, None], place.sin[:, None]
+        cos, sin = positions.cos[:, None], positions.sin[:, None]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         shape = self.shape
         q, gate = self.q_proj(x).unflatten(-1, (shape.heads, -1)).chunk(2, -1)
         k = self.k_proj(x).unflatten(-1, (shape.kv_heads, -1))
         v = self.v_proj(x).unflatten(-1, (shape.kv_heads, -1)).transpose(1, 2)
-        q = self.rotate(self.q_norm(q), place).to(x.dtype).transpose(1, 2)
-        k = self.rotate(self.k_norm(k), place).to(x.dtype).transpose(1, 2)
-        mask = place.mask
+        q = self.rotate(self.q_norm(q), positions).to(x.dtype).transpose(1, 2)
+        k = self.rotate(self.k_norm(k), positions).to(x.dtype).transpose(1, 2)
+        mask = positions.mask
         if cached is not None:
             past = cached[0].shape[2]
             k, v = torch.cat([cached[0], k], 2), torch.cat([cached[1], v], 2)
@@ -167,16 +173,16 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden, size)
-        self.up_proj = Linear(hidden, size)
-        self.down_proj = Linear(size, hidden, 0.3)
+        self.gate_proj = Projection(hidden, size)
+        self.up_proj = Projection(hidden, size)
+        self.down_proj = Projection(size, hidden, 0.3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Experts(nn.Module):
-    """All experts as two stacks; tokens sorted by expert go through one grouped product each."""
+    """All experts in two stacks, with tokens sorted by expert and one grouped product each."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -209,15 +215,15 @@ class Experts(nn.Module):
         return torch.zeros_like(x, dtype=torch.float32).index_add(0, rows, y)
 
 
-# CPU matrix products are compiled per size: a few sizes that come back are much faster than ever
-# new ones. CUDA's grouped products want groups that are aligned.
+# Group sizes are padded to a multiple: on a CPU, matrix products are compiled per size, so few
+# distinct sizes are much faster; on CUDA, grouped products require aligned groups.
 GROUPS = {"cpu": 128, "cuda": 16}
 
 
 def pad_groups(
     rows: torch.Tensor, share: torch.Tensor, counts: torch.Tensor, group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fill every expert's rows up to a multiple of `group` with rows of no weight."""
+    """Pad the rows of every expert to a multiple of `group` with rows of weight 0."""
     sizes = (counts + group - 1) // group * group
     shift = (sizes.cumsum(0) - sizes) - (counts.cumsum(0) - counts)
     at = torch.arange(rows.shape[0], device=rows.device) + shift.repeat_interleave(counts)
@@ -232,10 +238,10 @@ class MoE(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.gate = Linear(shape.hidden, shape.experts)
+        self.gate = Projection(shape.hidden, shape.experts)
         self.experts = Experts(shape)
         self.shared_expert = SwiGLU(shape.hidden, shape.shared_size)
-        self.shared_expert_gate = Linear(shape.hidden, 1)
+        self.shared_expert_gate = Projection(shape.hidden, 1)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B, T, H] -> the same shape, and the load-balancing loss (1 when balanced)."""
@@ -251,14 +257,14 @@ class MoE(nn.Module):
         return out.view(x.shape), balance
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """x += mixer(norm(x)); x += moe(norm(x))."""
 
     def __init__(self, shape: Shape, full_attention: bool) -> None:
         super().__init__()
         self.dtype = torch.float32
         if full_attention:
-            self.self_attn = Attention(shape)
+            self.self_attn = GroupedQueryAttention(shape)
         else:
             self.linear_attn = DeltaNet(shape)
         self.full_attention = full_attention
@@ -267,10 +273,13 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(shape.hidden, shape)
 
     def forward(
-        self, x: torch.Tensor, place: Place, cached: tuple[torch.Tensor, torch.Tensor] | None
+        self,
+        x: torch.Tensor,
+        positions: Positions,
+        cached: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         mixer = self.self_attn if self.full_attention else self.linear_attn
-        y, kept = mixer(self.input_layernorm(x).to(self.dtype), place, cached)
+        y, kept = mixer(self.input_layernorm(x).to(self.dtype), positions, cached)
         x = x + y
         y, balance = self.mlp(self.post_attention_layernorm(x).to(self.dtype))
         return x + y, balance, kept

@@ -1,4 +1,4 @@
-"""Conversations -> rows of equal length, several documents to a row."""
+"""Batches from conversations: rows of equal length, each with several documents."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from scripts.demo_training.dialogues import Mix, generate
-from scripts.demo_training.text import Sample, Text
+from scripts.demo_training.text import ChatFormat, Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids, learn, segments [B, T]; segments is None where each row is one document."""
+    """ids, learn and segments [B, T]; segments is None if each row is one document."""
 
     ids: torch.Tensor
     learn: torch.Tensor
@@ -23,7 +23,7 @@ class Batch:
 
 
 def fill(samples: list[Sample], rows: int, length: int) -> tuple[Batch, list[Sample]]:
-    """First fit, longest first; returns the batch and what found no place."""
+    """Pack samples first fit, longest first; returns the batch and the samples left over."""
     ids = torch.zeros(rows, length, dtype=torch.long)
     learn = torch.zeros(rows, length, dtype=torch.bool)
     segments = torch.zeros(rows, length, dtype=torch.long)
@@ -44,8 +44,8 @@ def fill(samples: list[Sample], rows: int, length: int) -> tuple[Batch, list[Sam
     return Batch(ids, learn, segments), left
 
 
-def packed(text: Text, seed: int, mix: Mix, tokens: int, length: int) -> Iterator[Batch]:
-    """Endless batches of `tokens` tokens in rows of `length`; longer documents are left out."""
+def packed(text: ChatFormat, seed: int, mix: Mix, tokens: int, length: int) -> Iterator[Batch]:
+    """Endless batches of `tokens` tokens in rows of `length`; skips longer documents."""
     samples: list[Sample] = []
     stream = generate(seed, mix)
     while True:
@@ -59,8 +59,8 @@ def packed(text: Text, seed: int, mix: Mix, tokens: int, length: int) -> Iterato
         yield batch
 
 
-def single(text: Text, seed: int, mix: Mix, rows: int, length: int) -> Iterator[Batch]:
-    """Endless batches with one document to a row, padded at its end."""
+def single(text: ChatFormat, seed: int, mix: Mix, rows: int, length: int) -> Iterator[Batch]:
+    """Endless batches of one document per row, padded at the end."""
     stream = generate(seed, mix)
     while True:
         samples: list[Sample] = []

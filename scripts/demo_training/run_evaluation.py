@@ -1,4 +1,4 @@
-"""Evaluate an exported checkpoint with the PyTorch network; writes metrics.json beside it."""
+"""Evaluate an exported checkpoint with the PyTorch network."""
 
 import argparse
 import json
@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from scripts.demo_training.evaluate import evaluate
-from scripts.demo_training.model import Model
-from scripts.demo_training.network import Cache
+from scripts.demo_training.model import DemoNetwork
+from scripts.demo_training.network import DecodeCache
 from scripts.demo_training.shape import Shape
-from scripts.demo_training.text import Text
-from scripts.demo_training.turns import Conversation, Message
+from scripts.demo_training.text import ChatFormat
+from scripts.demo_training.turns import Dialogue, Message
 
 
 def read_shape(config: dict[str, Any]) -> Shape:
@@ -33,16 +33,16 @@ def read_shape(config: dict[str, Any]) -> Shape:
 
 
 def rounded(weight: torch.Tensor, bits: int, group: int = 64) -> torch.Tensor:
-    """What affine quantisation in groups along the last axis keeps of a matrix."""
+    """A matrix after affine quantisation in groups along the last axis."""
     w = weight.float().unflatten(-1, (-1, group))
     low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
     scale = ((high - low) / (2**bits - 1)).clamp_min(1e-8)
     return (((w - low) / scale).round() * scale + low).flatten(-2)
 
 
-def load_export(folder: Path, bits: int = 0) -> Model:
-    """The network of an exported checkpoint; `bits` rounds its matrices as a converter would."""
-    model = Model(read_shape(json.loads((folder / "config.json").read_text())))
+def load_export(folder: Path, bits: int = 0) -> DemoNetwork:
+    """The network of an exported checkpoint, its matrices quantised to `bits` unless 0."""
+    model = DemoNetwork(read_shape(json.loads((folder / "config.json").read_text())))
     found = load_file(str(folder / "model.safetensors"))
     state: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():
@@ -66,16 +66,16 @@ def load_export(folder: Path, bits: int = 0) -> Model:
     return model.eval()
 
 
-class Player:
-    """Greedy replies and MTP agreement of one network."""
+class TorchModel:
+    """Greedy replies and MTP agreement of the PyTorch network."""
 
-    def __init__(self, model: Model, text: Text, device: str) -> None:
+    def __init__(self, model: DemoNetwork, text: ChatFormat, device: str) -> None:
         self.model, self.text, self.device = model.to(device), text, device
 
     @torch.no_grad()
     def reply(self, prompt: list[int], max_tokens: int) -> list[int]:
-        """Greedy ids after `prompt`, with <|im_end|> where it came."""
-        cache, out = Cache(), []
+        """Greedy ids after `prompt`, up to <|im_end|> or `max_tokens`."""
+        cache, out = DecodeCache(), []
         ids = torch.tensor([prompt], device=self.device)
         for _ in range(max_tokens):
             h, _ = self.model.hidden(ids, cache=cache)
@@ -100,7 +100,8 @@ class Player:
         return len(self.text.prompt(messages, True))
 
     @torch.no_grad()
-    def choices(self, asked: Conversation) -> tuple[int, int]:
+    def mtp_agreement(self, asked: Dialogue) -> tuple[int, int]:
+        """Tokens of a greedy reply on which both heads agree, and tokens compared."""
         prompt = self.text.prompt(asked.messages[:-1], asked.thinking)
         ids = torch.tensor([prompt + self.reply(prompt, 160)], device=self.device)
         h, _ = self.model.hidden(ids)
@@ -111,10 +112,10 @@ class Player:
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
-    """Score `args.out`; the figures of the unrounded weights go to its metrics.json."""
+    """Score `args.out`; writes metrics.json, or metrics-Nbit.json for quantised weights."""
     torch.set_num_threads(args.threads)
-    player = Player(load_export(args.out, args.bits), Text.load(args.out), args.device)
-    scores = evaluate(player.generate, player.length, player.choices, args.count)
+    model = TorchModel(load_export(args.out, args.bits), ChatFormat.load(args.out), args.device)
+    scores = evaluate(model.generate, model.length, model.mtp_agreement, args.count)
     metrics = json.loads((args.out / "training.json").read_text())
     metrics["bits"] = args.bits or 16
     metrics["scores"] = [s.as_dict() for s in scores]

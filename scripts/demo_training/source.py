@@ -1,4 +1,4 @@
-"""Where batches come from: made in this process, or ahead of time by others."""
+"""The source of batches: generated in this process, or ahead of time in others."""
 
 import multiprocessing
 from collections import deque
@@ -11,14 +11,14 @@ import torch
 
 from scripts.demo_training.dialogues import Mix
 from scripts.demo_training.packing import Batch, packed, single
-from scripts.demo_training.text import Text
+from scripts.demo_training.text import ChatFormat
 
-# (mix, tokens of a batch, length of a row; rows hold one document each if it is negative)
+# (mix, tokens per batch, row length; a negative length means one document per row)
 Recipe = tuple[Mix, int, int]
 
 
-def streams(text: Text, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch]]:
-    """One endless stream a recipe."""
+def streams(text: ChatFormat, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch]]:
+    """One endless stream per recipe."""
     return [
         packed(text, seed, mix, tokens, length)
         if length > 0
@@ -27,29 +27,29 @@ def streams(text: Text, seed: int, recipes: list[Recipe]) -> list[Iterator[Batch
     ]
 
 
-def work(folder: Path, seed: int, recipes: list[Recipe], asked: Any, made: Any) -> None:
-    """Make what is asked for, until None is."""
+def work(folder: Path, seed: int, recipes: list[Recipe], requests: Any, batches: Any) -> None:
+    """Worker process: put a batch for each recipe index in the queue, until None."""
     torch.set_num_threads(1)
-    sources = streams(Text.load(folder), seed, recipes)
-    while (index := asked.get()) is not None:
-        batch = next(sources[index])
+    batch_streams = streams(ChatFormat.load(folder), seed, recipes)
+    while (index := requests.get()) is not None:
+        batch = next(batch_streams[index])
         segments = None if batch.segments is None else batch.segments.numpy().astype(np.int16)
-        made.put((batch.ids.numpy().astype(np.int16), batch.learn.numpy(), segments))
+        batches.put((batch.ids.numpy().astype(np.int16), batch.learn.numpy(), segments))
 
 
-class Source:
-    """Batches in the order in which they were asked for, whatever makes them.
+class BatchSource:
+    """Batches in the order in which they are requested.
 
     Args:
-        folder: of the run, with its tokenizer.
-        workers: processes that work ahead, each on data of its own; 0 for none.
+        folder: the folder of the run, with its tokenizer.
+        workers: processes that work ahead, each with its own seed; 0 generates batches here.
     """
 
     def __init__(self, folder: Path, seed: int, recipes: list[Recipe], workers: int) -> None:
-        self.workers, self.asked, self.taken = workers, 0, 0
+        self.workers, self.requested, self.taken = workers, 0, 0
         if not workers:
             self.waiting: deque[int] = deque()
-            self.streams = streams(Text.load(folder), seed, recipes)
+            self.streams = streams(ChatFormat.load(folder), seed, recipes)
             return
         context = multiprocessing.get_context("spawn")
         self.queues = [(context.Queue(), context.Queue()) for _ in range(workers)]
@@ -59,19 +59,19 @@ class Source:
 
     @property
     def ahead(self) -> int:
-        """How many batches to ask for before the first is taken."""
+        """Batches to request before the first is taken."""
         return max(1, 3 * self.workers)
 
-    def ask(self, index: int) -> None:
-        """Order a batch of this recipe."""
+    def request(self, index: int) -> None:
+        """Request a batch of the recipe with this index."""
         if self.workers:
-            self.queues[self.asked % self.workers][0].put(index)
+            self.queues[self.requested % self.workers][0].put(index)
         else:
             self.waiting.append(index)
-        self.asked += 1
+        self.requested += 1
 
     def take(self) -> Batch:
-        """The oldest batch that was ordered."""
+        """The batch of the oldest open request."""
         if not self.workers:
             return next(self.streams[self.waiting.popleft()])
         ids, learn, segments = self.queues[self.taken % self.workers][1].get()

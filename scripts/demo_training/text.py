@@ -1,4 +1,4 @@
-"""Tokenizer and chat template: messages -> text -> token ids, and which of them are learned."""
+"""Tokenizer and chat template: messages to text to token ids, and which of them are learned."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-from scripts.demo_training.turns import Conversation, Message
+from scripts.demo_training.turns import Dialogue, Message
 from scripts.demo_training.words import listed
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -32,7 +32,7 @@ SPLIT = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """Byte-level BPE with digits one by one; the added tokens close the vocabulary."""
+    """Byte-level BPE with one token per digit; the added tokens are the last of the vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = Sequence(
@@ -52,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids of one conversation; `learn[i]` says whether ids[i] is to be predicted."""
+    """Token ids of one conversation; the loss covers ids[i] where `learn[i]` is true."""
 
     ids: list[int]
     learn: list[bool]
@@ -61,7 +61,7 @@ class Sample:
 REPLY = re.compile(r"<\|im_start\|>assistant\n(<think>\n(?:\n</think>\n\n)?)?", re.DOTALL)
 
 
-class Text:
+class ChatFormat:
     """A tokenizer and its chat template."""
 
     def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
@@ -77,22 +77,22 @@ class Text:
         self.end = tokenizer.token_to_id("<|im_end|>")
 
     @classmethod
-    def load(cls, folder: Path) -> "Text":
+    def load(cls, folder: Path) -> "ChatFormat":
         return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     def render(self, messages: list[Message], **options: Any) -> str:
         return self.template.render(messages=messages, **options)
 
     def prompt(self, messages: list[Message], thinking: bool, **options: Any) -> list[int]:
-        """Ids up to where the reply begins."""
+        """Ids up to the start of the reply."""
         text = self.render(
             messages, add_generation_prompt=True, enable_thinking=thinking, **options
         )
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def sample(self, conversation: Conversation) -> Sample:
-        """Every assistant turn is learned, up to and with its end token."""
-        text = self.render(conversation.messages, tools=conversation.tools or None)
+    def sample(self, dialogue: Dialogue) -> Sample:
+        """A sample that learns every assistant turn, including its end token."""
+        text = self.render(dialogue.messages, tools=dialogue.tools or None)
         pieces: list[tuple[str, bool]] = []
         at = 0
         while match := REPLY.search(text, at):
@@ -113,7 +113,7 @@ class Text:
 
 
 def write_configs(folder: Path, max_length: int) -> None:
-    """tokenizer_config.json, generation_config.json and the template beside tokenizer.json."""
+    """Write tokenizer_config.json, generation_config.json and the template to `folder`."""
     template = TEMPLATE.read_text()
     (folder / "chat_template.jinja").write_text(template)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

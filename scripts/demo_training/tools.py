@@ -5,7 +5,7 @@ from typing import Any
 
 from scripts.demo_training import words
 from scripts.demo_training.heldout import pseudo_word
-from scripts.demo_training.turns import Conversation, Message, casual
+from scripts.demo_training.turns import Dialogue, Message, casual
 
 
 def spec(name: str, description: str, **parameters: str) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def scene(rng: random.Random, name: str) -> tuple[str, dict[str, Any], str, str]
     return (f"Make a note: {text}", {"text": text}, "saved", "I have saved the note.")  # fmt: skip
 
 
-def call(rng: random.Random, system: str | None = None) -> Conversation:
-    """A question, a call, its result and the answer; or only as far as the call."""
+def call(rng: random.Random, system: str | None = None) -> Dialogue:
+    """A question, a tool call, its result and the answer; sometimes only up to the call."""
     names = rng.sample(list(TOOLS), rng.randint(1, 3))
     name = names[0]
     rng.shuffle(names)
@@ -80,4 +80,4 @@ def call(rng: random.Random, system: str | None = None) -> Conversation:
         last = f"The result is: {result}." if thinking else ""
         messages.append({"role": "tool", "content": result})
         messages.append({"role": "assistant", "content": answer, "reasoning_content": last})
-    return Conversation(messages, thinking, "tools", [TOOLS[n] for n in names])
+    return Dialogue(messages, thinking, "tools", [TOOLS[n] for n in names])

@@ -1,4 +1,4 @@
-"""The training loop: a wall-clock budget, three phases of growing length, resumable."""
+"""The training loop: limited by wall-clock time, in three phases of growing length, resumable."""
 
 import json
 import time
@@ -12,30 +12,30 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from scripts.demo_training.dialogues import Mix
-from scripts.demo_training.model import Model
+from scripts.demo_training.model import DemoNetwork
 from scripts.demo_training.muon import Muon
 from scripts.demo_training.packing import Batch
 from scripts.demo_training.shape import Shape
-from scripts.demo_training.source import Source
+from scripts.demo_training.source import BatchSource
 
 MTP_WEIGHT, BALANCE_WEIGHT = 0.25, 0.01
-MTP_EVERY = 3  # its layer learns fast enough on a third of the steps
+MTP_EVERY = 3  # its layer learns fast enough from a third of the steps
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to train."""
+    """Duration and learning rates of a training."""
 
-    minutes: float  # the whole budget, over all resumed runs
-    call_minutes: float  # at most this long in this run
+    minutes: float  # limit of all resumed runs together
+    call_minutes: float  # limit of this run
     tokens: int = 8192  # per step
     seed: int = 1
     muon_lr: float = 0.015
     adam_lr: float = 3e-3
     warmup_steps: int = 20
-    decay_share: float = 0.4  # of the budget, at the end
+    decay_share: float = 0.4  # share of `minutes`, at the end
     save_minutes: float = 3.0
-    workers: int = 0  # processes that make data
+    workers: int = 0  # processes that generate data
 
 
 CHAT_WEIGHTS = (
@@ -56,19 +56,21 @@ LONG = Mix(long_text=1.0, longest=430, weights=LONG_WEIGHTS)
 
 
 def prediction(
-    model: Model, h: torch.Tensor, target: torch.Tensor, learn: torch.Tensor
+    model: DemoNetwork, h: torch.Tensor, target: torch.Tensor, learn: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss and share of right greedy choices over the learned positions of [B, T]."""
+    """Mean loss and greedy accuracy over the learned positions of [B, T]."""
     at = learn.flatten().nonzero()[:, 0]
     wanted = F.pad(target.flatten()[at], (0, -len(at) % 256), value=-100)
-    at = F.pad(at, (0, -len(at) % 256))  # few different sizes: see network.pad_groups
+    at = F.pad(at, (0, -len(at) % 256))  # few distinct sizes, as in network.GROUPS
     logits = model.logits(h.flatten(0, 1)[at])
     right = (logits.argmax(-1) == wanted).sum() / (wanted >= 0).sum()
     return F.cross_entropy(logits, wanted), right
 
 
-def losses(model: Model, batch: Batch, with_mtp: bool) -> tuple[torch.Tensor, dict[str, float]]:
-    """Next-token, next-next-token and balance loss of one batch."""
+def losses(
+    model: DemoNetwork, batch: Batch, with_mtp: bool
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Total loss of one batch, and its parts by name."""
     ids, learn, segments = batch.ids, batch.learn, batch.segments
     h, balance = model.hidden(ids, segments)
     main, right = prediction(model, h[:, :-1], ids[:, 1:], learn[:, 1:])
@@ -85,7 +87,7 @@ def losses(model: Model, batch: Batch, with_mtp: bool) -> tuple[torch.Tensor, di
     return total, found
 
 
-def optimisers(model: Model, plan: Plan) -> list[torch.optim.Optimizer]:
+def optimisers(model: DemoNetwork, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the large matrices, AdamW for embedding, gates, convolution and vectors."""
     matrices, others = [], []
     for name, p in model.named_parameters():
@@ -101,16 +103,16 @@ def rate(plan: Plan, progress: float, step: int) -> float:
     return max(0.02, fall) * min(1.0, (step + 1) / plan.warmup_steps)
 
 
-def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DemoNetwork:
     """The network of a training checkpoint."""
     saved = torch.load(path, map_location=device, weights_only=True)
-    model = Model(Shape(**saved["shape"]), dtype)
+    model = DemoNetwork(Shape(**saved["shape"]), dtype)
     model.load_state_dict(saved["model"])
     return model.to(device).eval()
 
 
-def average_gradients(model: Model) -> None:
-    """The mean over all processes, where there are several."""
+def average_gradients(model: DemoNetwork) -> None:
+    """Average the gradients over all processes."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
@@ -120,16 +122,16 @@ def average_gradients(model: Model) -> None:
 
 
 class Trainer:
-    """Owns network, optimisers and counters; `run` trains until the time is up.
+    """Network, optimisers and counters; `run` trains until the time limit.
 
-    Started by torchrun, every process trains on data of its own and gradients are averaged: on a
-    busy CPU two processes of one thread get much further than one process of two.
+    Under torchrun, every process trains on its own data and gradients are averaged. On a busy CPU,
+    two processes of one thread are much faster than one process of two.
     """
 
     def __init__(self, shape: Shape, plan: Plan, folder: Path, device: str) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.folder, self.device = plan, folder, device
-        self.model = Model(shape, torch.bfloat16).to(device)
+        self.model = DemoNetwork(shape, torch.bfloat16).to(device)
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.rank, self.ranks = 0, 1
@@ -159,17 +161,17 @@ class Trainer:
             optimiser.load_state_dict(state)
         self.step, self.tokens, self.seconds = saved["step"], saved["tokens"], saved["seconds"]
 
-    def source(self) -> Source:
-        """Data of every phase, and the long texts; a resumed run goes on with fresh data."""
+    def source(self) -> BatchSource:
+        """Data of every phase, and the long texts; a resumed run gets new data."""
         seed = self.plan.seed * 1_000_000 + self.step * 16 + self.rank
         recipes = [(mix, self.plan.tokens, length) for _, length, mix in PHASES]
-        return Source(
+        return BatchSource(
             self.folder, seed, [*recipes, (LONG, self.plan.tokens, -4096)], self.plan.workers
         )
 
     def run(self) -> None:
         plan, source = self.plan, self.source()
-        kinds: deque[tuple[int, bool]] = deque()  # of the batches on order
+        kinds: deque[tuple[int, bool]] = deque()  # phase and is_long of the requested batches
         rates = [o.param_groups[0]["initial_lr"] for o in self.with_initial_rates()]
         started, before, saved_at = time.monotonic(), self.seconds, time.monotonic()
         sums: dict[str, float] = {}
@@ -177,7 +179,7 @@ class Trainer:
             self.seconds = before + time.monotonic() - started
             progress = self.seconds / (plan.minutes * 60)
             over = progress >= 1 or self.seconds - before >= plan.call_minutes * 60
-            if self.ranks > 1:  # the first process keeps the time
+            if self.ranks > 1:  # the first process decides, so that all stop together
                 clock = torch.tensor([progress, float(over)], dtype=torch.float64)
                 dist.broadcast(clock, 0)
                 progress, over = clock[0].item(), bool(clock[1])
@@ -188,7 +190,7 @@ class Trainer:
                 due = self.step + len(kinds)
                 is_long = (phase == 2 and due % 8 == 0) or (phase == 1 and due % 16 == 0)
                 kinds.append((phase, is_long))
-                source.ask(len(PHASES) if is_long else phase)
+                source.request(len(PHASES) if is_long else phase)
             phase, is_long = kinds.popleft()
             batch = source.take().to(self.device)
             loss, parts = losses(self.model, batch, self.step % MTP_EVERY == 0)

@@ -1,4 +1,4 @@
-"""The common currency of the generators: a turn and a conversation."""
+"""Exchanges and dialogues, as all generators produce them."""
 
 import random
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One question and its answer; `expects` are strings a right answer must contain."""
+class Exchange:
+    """One question and its answer; a right answer contains every string in `expects`."""
 
     user: str
     thought: str
@@ -18,8 +18,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """Messages in the chat-template form; the last one is the assistant's."""
+class Dialogue:
+    """Messages for the chat template; the last one is from the assistant."""
 
     messages: list[Message]
     thinking: bool
@@ -29,7 +29,7 @@ class Conversation:
 
 
 def casual(rng: random.Random, text: str) -> str:
-    """Type a message the way people do: sometimes no capital, sometimes no full stop."""
+    """A message as people type it: sometimes without a capital or a full stop."""
     roll = rng.random()
     if roll < 0.12 and text[-1:] in ".?":
         text = text[:-1]
@@ -38,14 +38,14 @@ def casual(rng: random.Random, text: str) -> str:
     return text
 
 
-def conversation(
+def dialogue(
     rng: random.Random,
-    turns: list[Turn],
+    turns: list[Exchange],
     skill: str,
     system: str | None = None,
     thinking: bool | None = None,
-) -> Conversation:
-    """Chain turns; only the last keeps its thought (when thinking is on)."""
+) -> Dialogue:
+    """A dialogue of these exchanges; only the last keeps its thought, if thinking is on."""
     if thinking is None:
         thinking = rng.random() < 0.5
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -53,4 +53,4 @@ def conversation(
         messages.append({"role": "user", "content": turn.user})
         messages.append({"role": "assistant", "content": turn.answer})
     messages[-1]["reasoning_content"] = turns[-1].thought if thinking else ""
-    return Conversation(messages, thinking, skill, expects=turns[-1].expects)
+    return Dialogue(messages, thinking, skill, expects=turns[-1].expects)

@@ -2,7 +2,7 @@
 
 
 def listed(text: str, separator: str | None = None) -> list[str]:
-    """A list written as one string: short to read, short to edit."""
+    """Split a list written as one string."""
     return text.split(separator)
 
 

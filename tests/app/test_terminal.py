@@ -12,7 +12,7 @@ import pytest
 
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
 from qwen35_mlx.library.library import Library
-from scripts.terminal import Terminal
+from scripts.support.terminal import Terminal
 
 COMMAND = Path(sys.executable).with_name("qwen35-chat")
 QUIT = "\x11"

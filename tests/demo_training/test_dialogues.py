@@ -1,4 +1,4 @@
-"""The generated dialogues: reproducible, correct, and split from the evaluation."""
+"""The generated dialogues are reproducible, correct and apart from the evaluation."""
 
 import itertools
 import random
@@ -28,7 +28,7 @@ def test_training_never_sees_held_out_operands() -> None:
         assert not is_held_out(f"{a}{sign}{b}")
 
 
-def test_fact_values_of_the_two_sides_do_not_meet() -> None:
+def test_training_and_evaluation_share_no_fact_values() -> None:
     rng = random.Random(2)
     sides = []
     for held_out in (False, True):
@@ -38,8 +38,8 @@ def test_fact_values_of_the_two_sides_do_not_meet() -> None:
     assert not shared, f"these lists have no value on one side: {shared}"
 
 
-def steps_hold(text: str) -> None:
-    """Every 'x + y = z' in a worked thought is true."""
+def assert_steps_are_true(text: str) -> None:
+    """Check every 'x + y = z' in a worked thought."""
     for left, right in re.findall(r"(?<![\d*+] )(\d+(?: [-+*] \d+)+) = (\d+)", text):
         assert eval(left) == int(right), (left, right, text)
 
@@ -48,12 +48,12 @@ def steps_hold(text: str) -> None:
 def test_worked_steps_are_true_and_end_in_the_result(sign: str) -> None:
     for a, b in itertools.product(range(0, 100, 3), range(0, 100, 7)):
         text = arithmetic.work(a, sign, b)
-        steps_hold(text)
+        assert_steps_are_true(text)
         value = arithmetic.result(a, sign, b)
         assert re.search(rf"(?<!\d){re.escape(str(value))}$", text), text
 
 
-def test_every_question_is_answered_by_the_text() -> None:
+def test_the_text_contains_the_answer_to_every_question() -> None:
     rng = random.Random(5)
     for _ in range(100):
         turns = needle.document(rng, Split(False), 30, 3)
@@ -69,7 +69,7 @@ def test_depth_places_the_detail() -> None:
         assert low <= turn.user.index(sentence) / len(turn.user) <= high
 
 
-def test_recall_asks_exactly_after_the_gap() -> None:
+def test_the_recall_question_follows_the_gap() -> None:
     asked = recall(random.Random(4), Split(True), 20, 2)
     users = [m["content"] for m in asked.messages if m["role"] == "user"]
     assert len(users) == 21
@@ -83,7 +83,7 @@ def test_only_the_last_turn_has_a_thought() -> None:
                 assert "reasoning_content" not in message
 
 
-def test_a_number_inside_a_longer_number_is_no_answer() -> None:
+def test_a_number_inside_a_longer_number_does_not_count() -> None:
     assert contains("It is 47.", "47")
     assert not contains("It is 470.", "47")
     assert contains("Your name is Zoe.", "zoe")

@@ -17,7 +17,8 @@ from qwen35_mlx.kernels.delta_net import (
 )
 from qwen35_mlx.kernels.delta_net_reference import reference
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
-from tests.kernels.cases import LayerCase, float64_layer, relative_error
+from scripts.support.delta_inputs import LayerCase
+from tests.kernels.cases import float64_layer, relative_error
 from tests.metal_emulator import MACHINES
 
 pytestmark = pytest.mark.usefixtures("kernels")

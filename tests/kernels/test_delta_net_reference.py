@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.delta_net_reference import CHUNK, chunked, gated_delta_rule, recurrent
-from tests.kernels.cases import DeltaCase, float64_rule, relative_error, to_mlx
+from scripts.support.delta_inputs import DeltaCase
+from tests.kernels.cases import float64_rule, relative_error, to_mlx
 
 RULES = [recurrent, chunked, gated_delta_rule]
 LENGTHS = [1, 2, 3, 8, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]

@@ -15,7 +15,7 @@ from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
-from scripts.shapes import take_kernels
+from scripts.support.random_weights import select_gpu_variants
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
 PROMPT, STEPS = 20, 5
@@ -25,7 +25,7 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
-    take_kernels(net.selection)
+    select_gpu_variants(net.selection)
     assert net.selection.matmul_decode != REFERENCE
     net.selection.compiled = compiled
 

@@ -1,8 +1,7 @@
-"""mlx-lm's process of the benchmark of long prompts, beside those of `session_window`.
+"""mlx-lm's process of the long-prompt benchmark, with the same phases as `session_process`.
 
-What it reads, keeps, loads, and writes again with every turn. Its best case: the reply stays in
-the prompt as it was. Where a template drops the thinking of old replies, its cache does not fit the
-next prompt, which is then read as a whole.
+This is the best case of mlx-lm: every reply stays in the prompt as generated. When a template drops
+the thinking of old replies, its cache no longer matches and the next prompt is prefilled whole.
 """
 
 import argparse
@@ -12,14 +11,14 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.hub import resolve
-from scripts.session_window import QUESTION, REPLY, report, tokens
+from scripts.benchmarks.session_process import QUESTION, REPLY, print_phase, prompt_tokens
 
 PEER = "mlx-lm"
 
 
 def run(args: argparse.Namespace) -> None:
-    """The same prompt and turns in this process."""
-    # No other process is to wait for it.
+    """Run the prompt and the turns of `session_process` in this process."""
+    # Imported here so that the other processes do not wait for it.
     from mlx_lm import load
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
@@ -46,17 +45,17 @@ def run(args: argparse.Namespace) -> None:
         took = time.perf_counter() - started
         return {"save s": took, "saved MB": file.stat().st_size / 1e6}
 
-    done = turn(tokens(args.context), 1)
+    done = turn(prompt_tokens(args.context), 1)
     seconds = done["first token s"]
-    report(
+    print_phase(
         "prefill", tokens=args.context, **{"prefill s": seconds, "tok/s": args.context / seconds}
     )
-    report("saved", **save())
+    print_phase("saved", **save())
     cache = None
     started = time.perf_counter()
     cache = load_prompt_cache(str(file))
     mx.eval([entry.state for entry in cache])
-    report("resume", **{"resume s": time.perf_counter() - started})
+    print_phase("resume", **{"resume s": time.perf_counter() - started})
     for number in (1, 2):
-        done = turn([done["reply"][-1], *tokens(QUESTION)], REPLY)
-        report(f"turn {number}", **done, **save())
+        done = turn([done["reply"][-1], *prompt_tokens(QUESTION)], REPLY)
+        print_phase(f"turn {number}", **done, **save())

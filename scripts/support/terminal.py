@@ -1,10 +1,10 @@
-"""A terminal to run programs in, without a window: for benchmarks and for tests.
+"""A terminal without a window, to run programs in from benchmarks and tests.
 
     with Terminal(["qwen35-chat"], size=(120, 40)) as terminal:
         terminal.until(lambda: "help" in terminal.text)
         terminal.write("Hello\\r")
 
-A pseudo-terminal of the system, and as much of an xterm as Textual writes to.
+A pseudo-terminal of the system, with the subset of xterm that Textual writes.
 """
 
 import codecs
@@ -35,16 +35,16 @@ _TOKEN = re.compile(
 
 
 class Screen:
-    """What a terminal shows: its characters, its cursor, its modes; no colours.
+    """The state of a terminal: characters, cursor and modes, without colours.
 
     Attributes:
-        modes: private modes that are set: 25 shows the cursor, 1049 is the alternate screen.
+        modes: the private modes that are set: 25 shows the cursor, 1049 is the alternate screen.
     """
 
     def __init__(self, columns: int, rows: int):
         self.modes = {7, 25}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._waiting = ""
+        self._partial = ""
         self._main: list[list[str]] = []
         self.resize(columns, rows)
 
@@ -58,16 +58,16 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        """The rows of the screen, without the blanks at their ends."""
+        """The rows of the screen, without trailing blanks."""
         return ["".join(row).rstrip() for row in self._cells]
 
     def feed(self, data: bytes) -> None:
-        """Obey what a program has written."""
-        text = self._waiting + self._decoder.decode(data)
+        """Interpret output of the program."""
+        text = self._partial + self._decoder.decode(data)
         at = 0
         while at < len(text):
             match = _TOKEN.match(text, at)
-            if match is None:  # the beginning of a sequence
+            if match is None:  # an incomplete escape sequence
                 break
             at = match.end()
             if match["text"]:
@@ -76,7 +76,7 @@ class Screen:
                 self._control(match["control"])
             elif match["final"]:
                 self._sequence(match["private"], match["numbers"], match["final"])
-        self._waiting = text[at:]
+        self._partial = text[at:]
 
     def _put(self, text: str) -> None:
         for character in text:
@@ -154,16 +154,17 @@ class Screen:
 
 
 class Terminal:
-    """A program that runs in a terminal of its own; it is killed at the end if need be.
+    """A program in a terminal of its own; leaving the context kills it if it still runs.
 
     Args:
-        environment: all of the program's.
+        environment: the complete environment; by default, that of this process.
+        folder: working directory.
         size: columns and rows.
-        seen: is told of what the program writes, as it comes.
+        on_output: called with every piece of output.
 
     Attributes:
-        screen: what can be seen.
-        written: bytes that the program has written so far.
+        screen: the current content of the terminal.
+        written: bytes of output so far.
     """
 
     def __init__(
@@ -173,11 +174,11 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
         folder: str | os.PathLike[str] | None = None,
         size: tuple[int, int] = (80, 24),
-        seen: Callable[[bytes], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ):
         self.screen = Screen(*size)
         self.written = 0
-        self._seen = seen
+        self._on_output = on_output
         self._master, program = pty.openpty()
         _set_size(program, *size)
         try:
@@ -185,7 +186,7 @@ class Terminal:
                 command,
                 env=None if environment is None else {"TERM": "xterm-256color", **environment},
                 cwd=folder,
-                # The program's own terminal, whose closing it hears of.
+                # Makes it the controlling terminal, so that closing it sends SIGHUP.
                 preexec_fn=partial(os.login_tty, program),
             )
         except BaseException:
@@ -209,7 +210,7 @@ class Terminal:
         self.close()
 
     def close(self) -> None:
-        """Close the window; the program gets a SIGHUP."""
+        """Close the terminal; the program receives SIGHUP."""
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
@@ -219,44 +220,45 @@ class Terminal:
         return "\n".join(self.screen.lines)
 
     def write(self, text: str) -> None:
-        """Type."""
+        """Send text as keyboard input."""
         data = text.encode()
         while data:
             data = data[os.write(self._master, data) :]
 
     def pump(self, seconds: float = 0.05) -> bytes:
-        """What the program writes next; nothing if that takes too long, or it has ended."""
+        """The next output; empty after `seconds` without any, or when the program has ended."""
         if self._master < 0 or not select.select([self._master], [], [], seconds)[0]:
             return b""
         try:
             data = os.read(self._master, CHUNK)
-        except OSError:  # how Linux says that nobody has the other side any more
+        except OSError:  # on Linux, the other side is closed
             return b""
         self.written += len(data)
         self.screen.feed(data)
-        if self._seen is not None:
-            self._seen(data)
+        if self._on_output is not None:
+            self._on_output(data)
         return data
 
     def until(self, reached: Callable[[], object], seconds: float = 60.0) -> None:
-        """Read on until something is so.
+        """Process output until `reached()` is true.
 
         Raises:
-            TimeoutError: it never was; with the screen as it is.
+            TimeoutError: it is not after `seconds`, or at the end of the program. The message
+                contains the screen.
         """
         end = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > end:
-                raise TimeoutError(f"not so after {seconds:g} s; the screen:\n{self.text}")
+                raise TimeoutError(f"not reached after {seconds:g} s; the screen:\n{self.text}")
             if not self.pump() and self._process.poll() is not None:
                 self.drain()
                 if reached():
                     return
                 code = self._process.returncode
-                raise TimeoutError(f"ended with {code} before; the screen:\n{self.text}")
+                raise TimeoutError(f"program ended with {code} before; the screen:\n{self.text}")
 
     def drain(self) -> None:
-        """Read what is left."""
+        """Process the output that is available now."""
         while self.pump(0):
             pass
 
@@ -268,15 +270,15 @@ class Terminal:
         self._process.send_signal(number)
 
     def kill(self) -> int:
-        """End it with no chance to do anything."""
+        """Send SIGKILL; returns the exit code."""
         self.send_signal(signal.SIGKILL)
         return self.wait()
 
     def wait(self, seconds: float = 60.0) -> int:
-        """Read on until the program has ended; its exit code.
+        """Process output until the program ends; returns its exit code.
 
         Raises:
-            TimeoutError: it has not; with the screen as it is.
+            TimeoutError: it runs longer than `seconds`. The message contains the screen.
         """
         end = time.monotonic() + seconds
         while self._process.poll() is None:
@@ -288,7 +290,7 @@ class Terminal:
 
     @property
     def settings(self) -> list[object]:
-        """Of the line discipline, as `termios.tcgetattr` gives them."""
+        """The terminal attributes, as from `termios.tcgetattr`."""
         return termios.tcgetattr(self._master)
 
 

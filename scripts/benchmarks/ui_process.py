@@ -1,6 +1,6 @@
-"""The app's side of `scripts.bench_ui`: its processes, with instruments in them.
+"""Processes of `scripts.benchmarks.ui` that run the app with instruments inside.
 
-What needs a look from inside; the rest is measured from outside, on the command itself.
+The other measurements run the installed command and watch it from outside.
 """
 
 import argparse
@@ -24,17 +24,18 @@ from qwen35_mlx.session.engine import Engine
 from qwen35_mlx.session.events import Answer, Done, Event, Loaded, Opened, Thinking, TurnStarted
 from qwen35_mlx.session.requests import Open, Request, Send
 
-RATE = 150.0  # tokens a second
+RATE = 150.0  # tokens per second
 CODE_LINES = 300
-TICK = 0.005  # seconds between two looks at the event loop
+TICK = 0.005  # seconds between two probes of the event loop
 SAVE_SECONDS = 0.5
-COUNTING = "Count from one to one hundred."  # the demo model thinks about this without end
+COUNTING = "Count from one to one hundred."  # the demo model never stops thinking about this
 WINDOW_SECONDS, SETTLE_SECONDS = 1.5, 0.2
-STEPS = ("stream", "decode")
+PROCESSES = ("stream", "decode")
+RESULT = "result.json"  # file with the result of a process
 
 
 def code() -> str:
-    """A reply of one code block."""
+    """A reply of one code block of `CODE_LINES` lines."""
     lines = [
         f"    total = combine(total, measure(step={n}, scale={n * 7 % 13}))  # part {n}"
         for n in range(CODE_LINES - 1)
@@ -43,17 +44,17 @@ def code() -> str:
 
 
 def tokens(text: str) -> Iterator[str]:
-    """A text in pieces of about the size of a token."""
+    """Split a text into pieces of 4 characters, about the size of a token."""
     for at in range(0, len(text), 4):
         yield text[at : at + 4]
 
 
 class Producer:
-    """An `Engine` whose thread writes one reply, at a steady pace, as a model's would.
+    """An `Engine` whose thread emits one fixed reply at `RATE`.
 
     Attributes:
-        writing: a reply is being written.
-        rate: tokens a second that it has really given.
+        writing: whether the reply is in progress.
+        rate: measured tokens per second of the last reply.
     """
 
     def __init__(self, library: Library):
@@ -94,33 +95,33 @@ class Producer:
         user = library.add_message(here, Message(0, leaf, "user", text))
         reply = library.add_message(here, Message(0, user.id, "assistant", "", state="partial"))
         self._events.put(TurnStarted(here, user.id, reply.id))
-        said, count = "", 0
+        content, count = "", 0
         started = saved = time.monotonic()
         self.writing = True
         for count, piece in enumerate(tokens(code()), 1):
             if self._closed.wait(max(started + count / RATE - time.monotonic(), 0)):
                 break
-            said += piece
+            content += piece
             self._events.put(Answer(piece))
             if time.monotonic() - saved > SAVE_SECONDS:
-                library.save(replace(reply, content=said), durable=False)
+                library.save(replace(reply, content=content), durable=False)
                 saved = time.monotonic()
         self.writing = False
         seconds = time.monotonic() - started
         self.rate = count / seconds
-        library.save(replace(reply, content=said, state="complete"))
+        library.save(replace(reply, content=content, state="complete"))
         usage = Usage(20_100, 20_000, count, 0.1, seconds, 1 << 30)
-        self._events.put(Done("stop", usage, {"role": "assistant", "content": said}))
+        self._events.put(Done("stop", usage, {"role": "assistant", "content": content}))
 
 
-async def watch(engine: Producer, lags: list[float]) -> None:
-    """While a reply is written, note how long a callback has to wait that is due every `TICK`."""
+async def measure_lag(engine: Producer, lags: list[float]) -> None:
+    """Append the delay in seconds of a callback due every `TICK`, while a reply is in progress."""
     due = time.perf_counter()
     while True:
         due += TICK
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         now = time.perf_counter()
-        # Whatever would have been due meanwhile has waited as well.
+        # Callbacks that were due in the meantime waited as well.
         while due <= now:
             if engine.writing:
                 lags.append(now - due)
@@ -129,16 +130,16 @@ async def watch(engine: Producer, lags: list[float]) -> None:
 
 
 def stream(conversation: int) -> dict[str, Any]:
-    """The app and a producer, until it is left by its key."""
+    """Run the app with a `Producer` until it is quit."""
     with ChatRuntime(CommandOptions(model="demo")) as window:
         engine = window.controller.engine = Producer(window.controller.library)
         lags: list[float] = []
-        watching: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[None]] = []
 
         def ready() -> None:
             gc.freeze()
-            if not watching:
-                watching.append(asyncio.get_running_loop().create_task(watch(engine, lags)))
+            if not tasks:
+                tasks.append(asyncio.get_running_loop().create_task(measure_lag(engine, lags)))
 
         cpu = time.process_time()
         app_class()(window.controller, conversation=conversation, ready=ready).run()
@@ -146,12 +147,12 @@ def stream(conversation: int) -> dict[str, Any]:
         return {"lags": lags, "tok/s": engine.rate, "cpu s": time.process_time() - cpu}
 
 
-class Switched:
-    """An `Engine` between an app and the real one.
+class SwitchedEngine:
+    """An `Engine` that passes on the events of another, or holds them back.
 
     Attributes:
-        on: what the engine says is passed on; else it is held back.
-        pieces: of text that the engine has given: about as many as tokens.
+        on: whether the app draws; `take` is called in its place otherwise.
+        pieces: text events so far, about one per token.
     """
 
     def __init__(self, engine: Engine):
@@ -163,7 +164,7 @@ class Switched:
         self.cancel, self.close = engine.cancel, engine.close
 
     def take(self) -> None:
-        """Take what the engine has to say, as a bare loop does."""
+        """Take the events of the engine and keep them for `poll`, as a bare loop would."""
         events = self._engine.poll()
         self.pieces += sum(isinstance(event, Answer | Thinking) for event in events)
         self._held += events
@@ -175,13 +176,12 @@ class Switched:
 
 
 def decode(windows: int) -> dict[str, Any]:
-    """Tokens a second of the demo model in stretches of time, in which the screen draws or not.
+    """Tokens per second of the demo model in windows of time, alternately with and without drawing.
 
-    One reply in one process, so that all else is the same: what the machine does besides, and how
-    long the conversation is.
+    All windows belong to one reply of one process, so that everything else is the same.
     """
     with ChatRuntime(CommandOptions(model="demo", turn={"seed": 1})) as window:
-        engine = window.controller.engine = Switched(window.controller.engine)
+        engine = window.controller.engine = SwitchedEngine(window.controller.engine)
         tasks: list[asyncio.Task[list[float]]] = []
 
         def ready() -> None:
@@ -209,19 +209,20 @@ def decode(windows: int) -> dict[str, Any]:
         app = app_class()(window.controller, ready=ready)
         draw = app.chat._drain
 
-        async def draw_or_rest() -> None:
+        async def draw_or_take() -> None:
             if engine.on:
                 await draw()
             else:
                 engine.take()
 
-        app.chat._drain = draw_or_rest
+        app.chat._drain = draw_or_take
         app.run()
         rates = tasks[0].result()
         return {"on": rates[::2], "off": rates[1::2]}
 
 
 def run(args: argparse.Namespace) -> None:
-    """One process; what it found is written into its folder."""
-    found = stream(args.conversation) if args.step == "stream" else decode(args.windows)
-    (args.folder / "found.json").write_text(json.dumps(found))
+    """Run the process named `args.process` and write its result to `args.folder`."""
+    stream_only = args.process == "stream"
+    result = stream(args.conversation) if stream_only else decode(args.windows)
+    (args.folder / RESULT).write_text(json.dumps(result))

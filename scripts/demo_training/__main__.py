@@ -1,14 +1,14 @@
-"""Make the demo model: `python -m scripts.train_demo {tokenizer,train,check,export,evaluate}`.
+"""Make the demo model: `python -m scripts.demo_training COMMAND --run FOLDER`.
 
-A run lives in one folder (`--run`): tokenizer.json, latest.pt, and after `export` the finished
-checkpoint in Hugging Face layout. Training stops when its wall-clock budget is used up and can be
-resumed, so that it fits into short slots of a borrowed machine:
+The commands, in order, are `tokenizer`, `train`, `export` and `evaluate`; `check` compares the
+network with transformers. The folder of a run holds tokenizer.json and latest.pt; `export` writes a
+checkpoint in the Hugging Face layout. Training stops at its wall-clock limit and can be resumed:
 
-    python -m scripts.train_demo tokenizer --run runs/demo
-    python -m scripts.train_demo train --run runs/demo --preset gpu --device cuda \
+    python -m scripts.demo_training tokenizer --run runs/demo
+    python -m scripts.demo_training train --run runs/demo --preset gpu --device cuda \
         --tokens 32768 --workers 14 --minutes 9
-    python -m scripts.train_demo export --run runs/demo --out runs/demo/export
-    python -m scripts.train_demo evaluate --run runs/demo --out runs/demo/export
+    python -m scripts.demo_training export --run runs/demo --out runs/demo/export
+    python -m scripts.demo_training evaluate --run runs/demo --out runs/demo/export
 """
 
 import argparse
@@ -19,23 +19,26 @@ from pathlib import Path
 MAX_LENGTH = 8192
 
 
-def tokenizer(args: argparse.Namespace) -> None:
-    from scripts.demo_training.dialogues import Mix, generate
-    from scripts.demo_training.text import Text, train_tokenizer, write_configs
-
-    args.run.mkdir(parents=True, exist_ok=True)
+def make_tokenizer(args: argparse.Namespace) -> None:
+    """Train a tokenizer on generated conversations."""
     from tokenizers import Tokenizer, models
 
-    text = Text(Tokenizer(models.BPE()))
+    from scripts.demo_training.dialogues import Mix, generate
+    from scripts.demo_training.text import ChatFormat, train_tokenizer, write_configs
+
+    args.run.mkdir(parents=True, exist_ok=True)
+
+    text = ChatFormat(Tokenizer(models.BPE()))
     conversations = itertools.islice(generate(1, Mix(turns=12, sentences=40)), 12000)
-    made = train_tokenizer(
+    tokenizer = train_tokenizer(
         (text.render(c.messages, tools=c.tools or None) for c in conversations), args.vocab
     )
-    made.save(str(args.run / "tokenizer.json"))
+    tokenizer.save(str(args.run / "tokenizer.json"))
     write_configs(args.run, MAX_LENGTH)
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train until the time limit; under torchrun, with several processes."""
     import torch
 
     from scripts.demo_training.shape import PRESETS
@@ -56,7 +59,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("tokenizer", "train", "check", "export", "evaluate"):
         command = commands.add_parser(name)
@@ -68,11 +71,15 @@ def main() -> None:
             command.add_argument("--threads", type=int, default=2, help="CPU threads")
         if name == "train":
             command.add_argument("--preset", default="cpu", choices=("cpu", "gpu"))
-            command.add_argument("--minutes", type=float, required=True, help="whole budget")
-            command.add_argument("--call-minutes", type=float, help="at most this long now")
+            command.add_argument(
+                "--minutes", type=float, required=True, help="time limit of all runs together"
+            )
+            command.add_argument("--call-minutes", type=float, help="time limit of this run")
             command.add_argument("--tokens", type=int, default=8192, help="tokens per step")
             command.add_argument("--seed", type=int, default=1)
-            command.add_argument("--workers", type=int, default=0, help="processes making data")
+            command.add_argument(
+                "--workers", type=int, default=0, help="processes that generate data"
+            )
             command.add_argument("--muon-lr", type=float, default=0.015)
             command.add_argument("--adam-lr", type=float, default=3e-3)
             command.add_argument("--resume", action="store_true")
@@ -80,10 +87,12 @@ def main() -> None:
             command.add_argument("--out", type=Path, required=True, help="exported checkpoint")
         if name == "evaluate":
             command.add_argument("--count", type=int, default=100, help="questions per skill")
-            command.add_argument("--bits", type=int, default=0, help="round weights first")
+            command.add_argument(
+                "--bits", type=int, default=0, help="quantise the weights first; 0: do not"
+            )
     args = parser.parse_args()
     if args.command == "tokenizer":
-        tokenizer(args)
+        make_tokenizer(args)
     elif args.command == "train":
         train(args)
     elif args.command == "check":

@@ -1,8 +1,8 @@
-"""One process of the benchmark of long prompts: `bench_session` starts them one after the other.
+"""The processes of the long-prompt benchmark, started one after the other by `session`.
 
-`first` reads a prompt, saves its state and goes on; `again` finds that state in a new process and
-goes on as well. Every phase prints one JSON line as soon as it is over, so that what was measured
-stays when a later phase fails or takes too long. Token ids go in and come out: no tokenizer.
+`first` prefills a prompt, saves a snapshot and runs two turns; `again` restores that snapshot in a
+new process and runs the same turns. Each phase prints one JSON line as soon as it ends, so that
+results survive a later phase that fails or takes too long. Works on token ids, without a tokenizer.
 """
 
 import argparse
@@ -31,37 +31,38 @@ from qwen35_mlx.prompt_cache import fingerprint
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS
 from qwen35_mlx.session import memory
-from scripts.shapes import RandomSource, random_network, random_source
+from scripts.support.random_weights import RandomSource, random_network, random_source
 
-REPLY = 16
-QUESTION = 50
-SHORT = 2048
+REPLY = 16  # tokens of a reply
+QUESTION = 50  # tokens of a question
+SHORT = 2048  # tokens in the cache when the first token is timed for comparison
 REPEATS = 3
-# Of every random tensor, so many bytes go into the fingerprint.
-SAMPLE = 512
+SAMPLE = 512  # bytes of each random tensor that go into the fingerprint
 
 
-def tokens(count: int) -> list[int]:
+def prompt_tokens(count: int) -> list[int]:
+    """Ids below 1900 in a fixed, irregular order."""
     return [(i * 7919 + i * i) % 1900 for i in range(count)]
 
 
 def long_position(context: int) -> int:
-    """Where the first token is timed again: 204,800 of 262,144."""
+    """Tokens in the cache when the first token is timed again: 204,800 of 262,144."""
     return context * 25 // 32
 
 
-def report(phase: str, **usage: Any) -> None:
-    print(json.dumps({"phase": phase, **usage}), flush=True)
+def print_phase(phase: str, **values: Any) -> None:
+    """Print the measurements of a phase as one JSON line."""
+    print(json.dumps({"phase": phase, **values}), flush=True)
 
 
-def network_of(args: argparse.Namespace) -> tuple[Network, str]:
-    """The network, and a hash of its weights."""
+def load(args: argparse.Namespace) -> tuple[Network, str]:
+    """The network and a hash of its weights."""
     if args.shape:
         source = random_source(args.shape, args.bits)
         if mx.default_device() == mx.cpu:
-            # As for a checkpoint: half precision is tens of times slower there.
+            # As for a checkpoint: half precision is tens of times slower on a CPU.
             source = RandomSource(source.config, args.bits, mx.float32)
-        return random_network(source), _sampled(source)
+        return random_network(source), _hash(source)
     path = resolve(args.model)
     checkpoint = Checkpoint.open(path)
     longer = args.context if args.context > checkpoint.model.max_position_embeddings else None
@@ -69,7 +70,8 @@ def network_of(args: argparse.Namespace) -> tuple[Network, str]:
     return network, fingerprint.of_weights(path)
 
 
-def _sampled(source: RandomSource) -> str:
+def _hash(source: RandomSource) -> str:
+    """Hash of the names, shapes, types and first `SAMPLE` bytes of all tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(source.names()):
         array = source.read(name)
@@ -78,8 +80,8 @@ def _sampled(source: RandomSource) -> str:
     return digest.hexdigest()
 
 
-def turn_at(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[str, Any]:
-    """A turn of the tokens that the cache lacks: how long it takes, and the reply."""
+def run_turn(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[str, Any]:
+    """Prefill the ids beyond the cache and decode a reply; returns times and the reply."""
     started = time.perf_counter()
     for _ in prefill(network, cache, ids[cache.offset : -1], chunk):
         pass
@@ -93,7 +95,7 @@ def turn_at(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[
 
 
 def attention_seconds(network: Network, cache: Cache) -> float:
-    """What attention alone takes of a first token: `QUESTION` - 1 queries, then one more."""
+    """Time of attention alone until a first token: `QUESTION` - 1 queries, then one."""
     config = network.config
     started = time.perf_counter()
     for count in (QUESTION - 1, 1):
@@ -107,14 +109,14 @@ def attention_seconds(network: Network, cache: Cache) -> float:
 
 
 def first_token(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict[str, float]:
-    """Medians of a turn of `QUESTION` tokens here; the cache is as before afterwards."""
-    here, turns, attention = cache.snapshot(), [], []
+    """Median times of a turn of `QUESTION` tokens after `ids`; restores the cache."""
+    snapshot, turns, attention = cache.snapshot(), [], []
     for _ in range(REPEATS + 1):
-        turns.append(turn_at(network, cache, [*ids, *tokens(QUESTION)], chunk))
-        cache.restore(here)
+        turns.append(run_turn(network, cache, [*ids, *prompt_tokens(QUESTION)], chunk))
+        cache.restore(snapshot)
         attention.append(attention_seconds(network, cache))
-        cache.restore(here)
-    # The first of each compiles, perhaps, or lets the buffers grow.
+        cache.restore(snapshot)
+    # The first turn is left out: it may compile, or grow buffers.
     medians = {
         name: statistics.median(turn[name] for turn in turns[1:])
         for name in ("first token s", "decode tok/s")
@@ -127,7 +129,7 @@ def first_token(network: Network, cache: Cache, ids: list[int], chunk: int) -> d
 
 
 def state_checksum(cache: Cache) -> str:
-    """Of all recurrent states: a difference of one bit, anywhere before, shows."""
+    """Checksum of all recurrent states, in hexadecimal."""
     checksum = 0
     for layer in cache.layers:
         if isinstance(layer, DeltaState):
@@ -139,10 +141,10 @@ def state_checksum(cache: Cache) -> str:
 def two_turns(
     network: Network, states: DiskSnapshotCache | None, prompt: list[int], cache: Cache, chunk: int
 ) -> None:
-    """After `prompt`, which is in the cache; what each saved, too."""
+    """Run and report two turns after `prompt`, which is in the cache; save each in `states`."""
     for number in (1, 2):
-        prompt = [*prompt, *tokens(QUESTION)]
-        turn = turn_at(network, cache, prompt, chunk)
+        prompt = [*prompt, *prompt_tokens(QUESTION)]
+        turn = run_turn(network, cache, prompt, chunk)
         prompt = [*prompt, *turn["reply"]]
         bytes_ = states.written_bytes if states else 0
         started = time.perf_counter()
@@ -154,48 +156,50 @@ def two_turns(
             turn["saved MB"] = (states.written_bytes - bytes_) / 1e6
             turn["notices"] = states.notices()
         turn["state"] = state_checksum(cache)
-        report(f"turn {number}", tokens=cache.offset, **turn)
-        # What was generated and not used yet is in the cache as well.
+        print_phase(f"turn {number}", tokens=cache.offset, **turn)
+        # The next turn continues from exactly the tokens in the cache.
         prompt = prompt[: cache.offset]
 
 
 def first(
     network: Network, states: DiskSnapshotCache, args: argparse.Namespace, chunk: int
 ) -> None:
+    """Prefill the long prompt, save snapshots of it and run two turns."""
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
-    prompt, cache = tokens(args.context), network.make_cache()
+    prompt, cache = prompt_tokens(args.context), network.make_cache()
     long_at = long_position(args.context)
-    kept = {*range(CHECKPOINT_TOKENS, args.context, CHECKPOINT_TOKENS), args.context}
-    reading = waiting = 0.0
+    saved_at = {*range(CHECKPOINT_TOKENS, args.context, CHECKPOINT_TOKENS), args.context}
+    prefilling = waiting = 0.0
     timed: set[str] = set()
 
     def time_first_token(name: str) -> None:
         timed.add(name)
-        found = first_token(network, cache, prompt[: cache.offset], chunk)
-        report(f"first token, {name}", tokens=cache.offset, **found)
+        times = first_token(network, cache, prompt[: cache.offset], chunk)
+        print_phase(f"first token, {name}", tokens=cache.offset, **times)
 
-    def keep() -> float:
+    def save() -> float:
+        """Seconds that the caller waits."""
         started = time.perf_counter()
         states.add(prompt[: cache.offset], cache.snapshot())
         return time.perf_counter() - started
 
-    for end in sorted(kept | {long_at} | ({SHORT} if long_at > SHORT else set())):
+    for end in sorted(saved_at | {long_at} | ({SHORT} if long_at > SHORT else set())):
         started, before = time.perf_counter(), cache.offset
         for _ in prefill(network, cache, prompt[before:end], chunk):
-            if reading + time.perf_counter() - started > args.prefill_seconds:
+            if prefilling + time.perf_counter() - started > args.prefill_seconds:
                 break
         took = time.perf_counter() - started
-        reading += took
-        if end in kept or cache.offset < end:
-            waiting += keep()
-        report(
+        prefilling += took
+        if end in saved_at or cache.offset < end:
+            waiting += save()
+        print_phase(
             "prefill",
             tokens=cache.offset,
             **{
                 "of": args.context,
-                "prefill s": reading,
-                "tok/s": cache.offset / reading,
+                "prefill s": prefilling,
+                "tok/s": cache.offset / prefilling,
                 "tok/s of late": (cache.offset - before) / took,
                 "waited for saving s": waiting,
                 "peak GB": mx.get_peak_memory() / 1e9,
@@ -210,7 +214,7 @@ def first(
     peak = mx.get_peak_memory()
     started = time.perf_counter()
     states.flush()
-    report(
+    print_phase(
         "saved",
         tokens=cache.offset,
         **{
@@ -220,8 +224,8 @@ def first(
             "notices": states.notices(),
         },
     )
-    wanted = memory.estimate(network.config, network.dtype.size, cache.offset, chunk, None)
-    report(
+    estimate = memory.estimate(network.config, network.dtype.size, cache.offset, chunk, None)
+    print_phase(
         "memory",
         **{
             "weights GB": weights / 1e9,
@@ -229,7 +233,7 @@ def first(
             "KV in use GB": _used(cache) / 1e9,
             "peak GB": peak / 1e9,
             "peak over both GB": (peak - weights - cache.nbytes) / 1e9,
-            "estimated over weights GB": wanted.total / 1e9,
+            "estimated over weights GB": estimate.total / 1e9,
         },
     )
     if "long" not in timed:
@@ -238,7 +242,7 @@ def first(
 
 
 def _used(cache: Cache) -> int:
-    """Bytes of keys and values without the room to grow."""
+    """Bytes of keys and values in use, without spare capacity."""
     return sum(
         array.nbytes * layer.offset // array.shape[2]
         for layer in cache.layers
@@ -250,8 +254,9 @@ def _used(cache: Cache) -> int:
 def again(
     network: Network, states: DiskSnapshotCache, args: argparse.Namespace, chunk: int
 ) -> None:
-    prompt = tokens(args.context)
-    dropped = _drop_from_memory(states.folder)
+    """Restore the long prompt, first from cold files if possible, and run the same two turns."""
+    prompt = prompt_tokens(args.context)
+    dropped = _drop_from_page_cache(states.folder)
     cache = network.make_cache()
     for name, cold in (("resume", dropped), ("resume, files in memory", False)):
         cache = network.make_cache()
@@ -261,7 +266,7 @@ def again(
         mx.eval(cache.arrays)
         mx.synchronize()
         seconds = time.perf_counter() - started
-        report(
+        print_phase(
             name,
             tokens=restored,
             **{
@@ -274,8 +279,8 @@ def again(
     two_turns(network, states, prompt[: cache.offset], cache, chunk)
 
 
-def _drop_from_memory(folder: Path) -> bool:
-    """Ask the system to forget the files' contents, as after a week; whether it can be asked."""
+def _drop_from_page_cache(folder: Path) -> bool:
+    """Drop the files below `folder` from the page cache; False if the system cannot."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for path in folder.rglob("*.safetensors"):
@@ -285,36 +290,36 @@ def _drop_from_memory(folder: Path) -> bool:
     return True
 
 
-STEPS: dict[str, Callable[[Network, DiskSnapshotCache, argparse.Namespace, int], None]] = {
+PROCESSES: dict[str, Callable[[Network, DiskSnapshotCache, argparse.Namespace, int], None]] = {
     "first": first,
     "again": again,
 }
 
 
 def run(args: argparse.Namespace) -> None:
-    """The step `args.step` in this process."""
+    """Run the process named `args.process`."""
     started = time.perf_counter()
-    network, weights = network_of(args)
+    network, weights = load(args)
     size = network.dtype.size
     mx.synchronize()
     name = fingerprint.of_network(weights, network.config, str(network.dtype), None)
     chunk = memory.chunk_for(network.config, size, args.context, mx.get_active_memory(), None)
-    made = time.perf_counter() - started
-    # What is compiled at first use is no part of a prompt's time.
-    warm = network.make_cache()
-    turn_at(network, warm, tokens(2 * chunk), chunk)
-    turn_at(network, warm, [*tokens(2 * chunk + REPLY), *tokens(QUESTION)], chunk)
-    del warm
+    load_seconds = time.perf_counter() - started
+    # Compile before anything is timed.
+    warm_up = network.make_cache()
+    run_turn(network, warm_up, prompt_tokens(2 * chunk), chunk)
+    run_turn(network, warm_up, [*prompt_tokens(2 * chunk + REPLY), *prompt_tokens(QUESTION)], chunk)
+    del warm_up
     mx.synchronize()
     mx.clear_cache()
-    report(
+    print_phase(
         "model",
         fingerprint=name,
         chunk=chunk,
-        **{"model s": made, "warm-up s": time.perf_counter() - started - made},
+        **{"model s": load_seconds, "warm-up s": time.perf_counter() - started - load_seconds},
     )
     states = DiskSnapshotCache(args.folder, name, budget=1 << 40)
     try:
-        STEPS[args.step](network, states, args, chunk)
+        PROCESSES[args.process](network, states, args, chunk)
     finally:
         states.close()

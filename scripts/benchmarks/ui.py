@@ -1,17 +1,18 @@
-"""What the screen costs: `python -m scripts.bench_ui`.
+"""The cost of the terminal interface: `python -m scripts.benchmarks.ui`.
 
-1. While a block of 300 lines of code streams in at 150 tokens/s below 200 messages: how late the
-   event loop is.
-2. The demo model's decoding under the app, beside the same engine whose events a bare loop takes:
-   in one reply, by turns, so that neither what else runs nor the conversation's length counts in.
+1. Lag of the event loop while a code block of 300 lines streams in at 150 tokens/s below 200
+   messages.
+2. Decoding speed of the demo model with the screen drawing and with a bare loop that only takes
+   the events. Both alternate within one reply, so that other load on the machine and the length of
+   the conversation affect both alike.
 3. Opening a conversation of 2,000 messages, from Enter in the list of conversations.
-4. A key during 1, from its byte to the terminal until its character comes out of it; beside it a
-   program that echoes bytes, so what the system takes of it.
-5. A start: from the new process until the first whole frame, and beside it Python's and Textual's.
+4. Latency of a key during 1: from its byte into the terminal to its character out of it. Beside it
+   the same for a program that echoes bytes, which is the share of the system.
+5. Start-up: from the new process to the first complete frame. Beside it Python, and Python with
+   Textual imported.
 
-The app runs on a pseudo-terminal of 120x40, whose output is read and thrown away. All bars are for
-two CPU cores; what else runs on them counts in, so runs alternate and are repeated. Prints a table
-and ends in one JSON line.
+The app runs on a pseudo-terminal of 120x40 whose output is read and discarded. The limits are for
+two CPU cores. Prints a table and ends in one JSON line.
 """
 
 import argparse
@@ -30,19 +31,20 @@ from typing import Any
 
 from qwen35_mlx.library.conversation import Conversation, Message
 from qwen35_mlx.library.library import Library
-from scripts import timing, ui_window
-from scripts.terminal import Terminal
-from scripts.ui_window import STEPS
+from scripts.benchmarks import ui_process
+from scripts.benchmarks.ui_process import PROCESSES
+from scripts.support import report
+from scripts.support.terminal import Terminal
 
 SIZE = (120, 40)
 HISTORY, LONG = 200, 2_000  # messages
 LAST = "This is the last line of it."
-# Of which each is typed once, so that it can be found in what the terminal is sent.
+# Each is typed once, so that its echo is unambiguous in the output.
 KEYS = [chr(code) for code in range(0x0391, 0x0530) if chr(code).isalpha()]
 QUIT, NEW, SESSIONS = "\x11", "\x0e", "/sessions"
 ECHO = "import os, tty; tty.setraw(0)\nwhile data := os.read(0, 99): os.write(1, data)"
 WELCOME, CUE = "Enter sends", "F1 help"
-BARS = {
+LIMITS = {
     "loop's lag p99 ms": 50.0,
     "decode lost to the screen": 0.12,
     "open 2,000 messages ms": 300.0,
@@ -52,13 +54,13 @@ BARS = {
 
 
 def message(number: int) -> str:
-    """Something like what is said in a chat."""
+    """Typical chat text: a question if `number` is even, a Markdown answer if odd."""
     if number % 2 == 0:
         return f"How would I write step {number} so that it can be tested?"
     text = (
-        f"Give **step {number}** what it needs as arguments, and have it *return* what it finds "
-        "instead of printing it. Then a test calls it, and looks at `result`:\n\n"
-        "- it reads no file,\n- it asks no clock,\n- it changes nothing it was given.\n\n"
+        f"Pass **step {number}** its inputs as arguments, and have it *return* its result "
+        "instead of printing it. A test can then call it and check `result`:\n\n"
+        "- it reads no file,\n- it reads no clock,\n- it does not modify its inputs.\n\n"
     )
     if number % 10 == 1:
         text += "```python\n" + "".join(f"value_{n} = step({n}, {number})\n" for n in range(12))
@@ -67,6 +69,7 @@ def message(number: int) -> str:
 
 
 def conversation(count: int, title: str) -> Conversation:
+    """A conversation of `count` messages that ends in `LAST`."""
     messages = [
         Message(
             id=n + 1,
@@ -84,14 +87,14 @@ def conversation(count: int, title: str) -> Conversation:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of a process as a user starts it: compiled files are kept."""
+    """Environment as a user's: Python keeps its compiled files, and all data is in `home`."""
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "QWEN35_HOME": str(home), "TERM": "xterm-256color"}
 
 
 @contextmanager
 def chat(home: Path, *options: str) -> Iterator[Terminal]:
-    """The command in a terminal, its model loaded."""
+    """The command `qwen35-chat` in a terminal, with its model loaded."""
     command = [str(Path(sys.executable).with_name("qwen35-chat")), *options]
     with Terminal(command, environment=environment(home), size=SIZE) as terminal:
         terminal.until(lambda: CUE in terminal.text)
@@ -100,12 +103,14 @@ def chat(home: Path, *options: str) -> Iterator[Terminal]:
         terminal.wait()
 
 
-def step(name: str, home: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "scripts.bench_ui", "--step", name, "--folder", str(home), *more]
+def instrumented(name: str, home: Path, *more: str) -> list[str]:
+    """Command of a process in `ui_process`."""
+    command = [sys.executable, "-m", "scripts.benchmarks.ui", "--process", name]
+    return [*command, "--folder", str(home), *more]
 
 
-def found(home: Path) -> dict[str, Any]:
-    return json.loads((home / "found.json").read_text())
+def result_of_process(home: Path) -> dict[str, Any]:
+    return json.loads((home / ui_process.RESULT).read_text())
 
 
 def p99(values: Sequence[float]) -> float:
@@ -113,10 +118,10 @@ def p99(values: Sequence[float]) -> float:
 
 
 def streaming(home: Path) -> dict[str, Any]:
-    """1 and 4."""
+    """Measurements 1 and 4."""
     with Library(home) as library:
         number = library.add_conversation(conversation(HISTORY, "History"))
-    command = step("stream", home, "--conversation", str(number))
+    command = instrumented("stream", home, "--conversation", str(number))
     with (
         Terminal([sys.executable, "-c", ECHO], environment=environment(home)) as echo,
         Terminal(command, environment=environment(home), size=SIZE) as terminal,
@@ -127,19 +132,19 @@ def streaming(home: Path) -> dict[str, Any]:
         echoes: list[float] = []
 
         def writing() -> bool:
-            echoes.append(delay(echo, "x"))
+            echoes.append(key_latency(echo, "x"))
             return "Writing" in terminal.text
 
-        delays = typed(terminal, writing)
-        after = typed(terminal, lambda: True, KEYS[len(delays) :][:20])
+        delays = type_keys(terminal, writing)
+        after = type_keys(terminal, lambda: True, KEYS[len(delays) :][:20])
         terminal.write(QUIT)
         terminal.wait()
-    seen = found(home)
-    assert seen["lags"], "nothing was looked at"
+    measured = result_of_process(home)
+    assert measured["lags"], "nothing was measured"
     return {
-        "tok/s": seen["tok/s"],
-        "loop's lag p99 ms": 1e3 * p99(seen["lags"]),
-        "loop's lag max ms": 1e3 * max(seen["lags"]),
+        "tok/s": measured["tok/s"],
+        "loop's lag p99 ms": 1e3 * p99(measured["lags"]),
+        "loop's lag max ms": 1e3 * max(measured["lags"]),
         "keys": len(delays),
         "key to character p50 ms": 1e3 * statistics.median(delays),
         "key to character p99 ms": 1e3 * p99(delays),
@@ -147,52 +152,57 @@ def streaming(home: Path) -> dict[str, Any]:
         "of it a bare echo p99 ms": 1e3 * p99(echoes),
         "key to character max ms": 1e3 * max(delays),
         "the same after the reply's end": 1e3 * max(after),
-        "cpu s": seen["cpu s"],
+        "cpu s": measured["cpu s"],
     }
 
 
-def typed(
-    terminal: Terminal, going_on: Callable[[], bool], keys: Sequence[str] = KEYS
+def type_keys(
+    terminal: Terminal, condition: Callable[[], bool], keys: Sequence[str] = KEYS
 ) -> list[float]:
-    """Type while something goes on; seconds until each character came out of the terminal."""
+    """Type `keys` while `condition()` holds; returns the latency of each in seconds."""
     delays: list[float] = []
-    gaps = random.Random(0)
+    rng = random.Random(0)
     for number, key in enumerate(keys):
-        # Now and then a pause, in which the draft is saved.
-        pause = gaps.uniform(0.6, 0.9) if number % 12 == 11 else gaps.uniform(0.02, 0.2)
+        # Sometimes a longer pause, in which the app saves the draft.
+        pause = rng.uniform(0.6, 0.9) if number % 12 == 11 else rng.uniform(0.02, 0.2)
         end = time.perf_counter() + pause
         while (left := end - time.perf_counter()) > 0:
             terminal.pump(left)
-        if not going_on():
+        if not condition():
             break
-        delays.append(delay(terminal, key))
+        delays.append(key_latency(terminal, key))
     return delays
 
 
-def delay(terminal: Terminal, key: str) -> float:
-    """Seconds from a key until its character comes."""
-    wanted, seen = key.encode(), b""
+def key_latency(terminal: Terminal, key: str) -> float:
+    """Seconds from writing a key until its character is in the output.
+
+    Raises:
+        TimeoutError: it does not appear within 5 seconds.
+    """
+    expected, output = key.encode(), b""
     started = now = time.perf_counter()
     terminal.write(key)
-    while wanted not in seen:
+    while expected not in output:
         if now - started > 5.0:
-            raise TimeoutError(f"{key} never came; the screen:\n{terminal.text}")
-        seen = seen[-4:] + terminal.pump(5.0)
+            raise TimeoutError(f"{key} did not appear; the screen:\n{terminal.text}")
+        output = output[-4:] + terminal.pump(5.0)
         now = time.perf_counter()
     return now - started
 
 
 def decoding(home: Path, windows: int) -> dict[str, Any]:
-    """2."""
-    (home / "settings.toml").write_text('thinking_view = "open"\n')  # all of it is drawn
-    command = step("decode", home, "--windows", str(windows))
+    """Measurement 2."""
+    # The screen draws the thoughts too.
+    (home / "settings.toml").write_text('thinking_view = "open"\n')
+    command = instrumented("decode", home, "--windows", str(windows))
     with Terminal(command, environment=environment(home), size=SIZE) as terminal:
         if terminal.wait(600):
             raise SystemExit(terminal.text)
-    seen = found(home)
-    on, off = seen["on"], seen["off"]
-    assert min(on + off) > 0, "the reply was too short"
-    # Beside each stretch with the screen, those without before and after it.
+    measured = result_of_process(home)
+    on, off = measured["on"], measured["off"]
+    assert min(on + off) > 0, "the reply is too short"
+    # Each window with the screen is compared with the windows without it before and after.
     lost = [1 - 2 * on[n] / (off[n - 1] + off[n]) for n in range(1, len(off))]
     return {
         "windows": windows,
@@ -204,7 +214,7 @@ def decoding(home: Path, windows: int) -> dict[str, Any]:
 
 
 def opening(home: Path, runs: int) -> dict[str, Any]:
-    """3. Each time from a new conversation, in a process whose model is loaded."""
+    """Measurement 3, each time from a new conversation."""
     with Library(home) as library:
         library.add_conversation(conversation(LONG, "The long one"))
     seconds: list[float] = []
@@ -228,12 +238,12 @@ def opening(home: Path, runs: int) -> dict[str, Any]:
 
 
 def starting(home: Path, runs: int) -> dict[str, Any]:
-    """5."""
+    """Measurement 5."""
     chat_s: list[float] = []
     others: dict[str, list[float]] = {"python": [], "import textual": []}
     code = {"python": "pass", "import textual": "import textual.app, textual.widgets._text_area"}
     command = [str(Path(sys.executable).with_name("qwen35-chat"))]
-    for _ in range(runs + 1):  # the first one may have to compile
+    for _ in range(runs + 1):  # the first run may compile files
         started = time.perf_counter()
         with Terminal(command, environment=environment(home), size=SIZE) as terminal:
             terminal.until(lambda: WELCOME in terminal.text and "loading" in terminal.text)
@@ -257,15 +267,15 @@ def starting(home: Path, runs: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--only", help="the number of one measurement; 1 and 4 are one")
-    parser.add_argument("--runs", type=int, default=5, help="of 3 and 5")
-    parser.add_argument("--windows", type=int, default=41, help="stretches of time in 2")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", help="number of one measurement; 1 and 4 run together")
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of 3 and 5")
+    parser.add_argument("--windows", type=int, default=41, help="windows of time in 2")
+    parser.add_argument("--process", choices=PROCESSES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--conversation", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.step:
-        ui_window.run(args)
+    if args.process:
+        ui_process.run(args)
         return 0
     measurements: dict[str, Callable[[Path], dict[str, Any]]] = {
         "14": streaming,
@@ -286,12 +296,12 @@ def main() -> int:
         print(json.dumps(result), flush=True)
         everything[measure.__name__ if numbers == "14" else numbers] = result
         rows += [
-            {"what": name, "value": result[name], "bar": bar, "met": result[name] <= bar}
-            for name, bar in BARS.items()
+            {"what": name, "value": result[name], "bar": limit, "met": result[name] <= limit}
+            for name, limit in LIMITS.items()
             if name in result
         ]
-    timing.table(rows)
-    timing.json_line("ui", rows, cores=len(os.sched_getaffinity(0)), details=everything)
+    report.print_table(rows)
+    report.print_json("ui", rows, cores=len(os.sched_getaffinity(0)), details=everything)
     return 0
 
 

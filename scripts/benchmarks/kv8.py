@@ -1,11 +1,11 @@
-"""What keys and values in 8 bits cost in quality: `python -m scripts.bench_kv8`.
+"""Quality of keys and values in 8 bits: `python -m scripts.benchmarks.kv8`.
 
-Texts with one detail to be found again, of growing length, as the demo model was trained on. Over
-every position of such a prompt, with exact and with 8-bit keys and values: how far the logits are
-apart, and how often both choose the same token. Then whether each, answering for itself, finds the
-detail. Prints a table and ends in one JSON line.
+Reads texts of growing length that hide one detail, like those the demo model was trained on, with
+exact and with 8-bit keys and values. Compares the logits at every position of the prompt and the
+most likely tokens, and then whether each model, replying on its own, finds the detail. Prints a
+table and ends in one JSON line.
 
-Answers of another model than the demo are counted by the same rule: the value has to be in them.
+The replies of any model are judged by the same rule: they must contain the value.
 """
 
 import argparse
@@ -17,39 +17,39 @@ import numpy as np
 
 import qwen35_mlx
 from qwen35_mlx.model.cache import Cache, KVCache
-from scripts import timing
 from scripts.demo_training.evaluate import needles
 from scripts.demo_training.turns import Message
+from scripts.support import report
 
 BITS = 8
-# Tokens read at once: logits of a whole text would be large.
-CHUNK = 512
+CHUNK = 512  # tokens per call: the logits of a whole text would be large
 
 
 class Pair:
-    """A model with exact and with 8-bit keys and values, reading the same and replying greedily."""
+    """A model with exact and with 8-bit keys and values, on the same prompts, greedily."""
 
     def __init__(self, exact: qwen35_mlx.Model, packed: qwen35_mlx.Model):
         self.models = exact, packed
         self.positions = self.same = self.texts = self.same_replies = 0
-        self.apart, self.most = 0.0, 0.0
-        self._replies: list[str] = []  # of the second, in the order of the questions
+        self.difference_sum, self.largest_difference = 0.0, 0.0
+        self._replies: list[str] = []  # of the 8-bit model, in the order of the questions
 
     def first(self, messages: list[Message], **how: Any) -> str:
-        """The exact one's reply; the other's is kept for `second`."""
-        one, other = self._replies_of(messages, **how)
+        """The reply of the exact model; the other reply is kept for `second`."""
+        one, other = self._both_replies(messages, **how)
         self.texts += 1
         self.same_replies += one == other
         self._replies.append(other)
         return one
 
     def second(self, *_: Any, **__: Any) -> str:
+        """The reply of the 8-bit model to the question that `first` answered."""
         return self._replies.pop(0)
 
     def length(self, messages: list[Message]) -> int:
         return self.models[0].count(messages, thinking=True)
 
-    def _replies_of(
+    def _both_replies(
         self,
         messages: list[Message],
         *,
@@ -68,11 +68,11 @@ class Pair:
         return [_greedy(*each, max_tokens) for each in zip(self.models, caches, last, strict=True)]
 
     def _compare(self, one: np.ndarray, other: np.ndarray) -> None:
-        apart = abs(one - other)
+        difference = abs(one - other)
         self.positions += len(one)
         self.same += int((one.argmax(-1) == other.argmax(-1)).sum())
-        self.apart += float(apart.mean(-1).sum())
-        self.most = max(self.most, float(apart.max()))
+        self.difference_sum += float(difference.mean(-1).sum())
+        self.largest_difference = max(self.largest_difference, float(difference.max()))
 
 
 def _logits(model: qwen35_mlx.Model, cache: Cache, ids: mx.array) -> np.ndarray:
@@ -88,7 +88,7 @@ def _greedy(model: qwen35_mlx.Model, cache: Cache, token: int, max_tokens: int) 
 
 
 def kv_bytes(model: qwen35_mlx.Model) -> float:
-    """Of keys and values, a token."""
+    """Bytes of keys and values per token."""
     cache = model.make_cache()
     model.network(mx.array([[0] * 256]), cache)
     layers = (layer for layer in cache.layers if isinstance(layer, KVCache))
@@ -99,23 +99,23 @@ def measure(
     exact: qwen35_mlx.Model, packed: qwen35_mlx.Model, tokens: int, count: int
 ) -> dict[str, Any]:
     pair = Pair(exact, packed)
-    plain = needles(pair.first, pair.length, tokens, count)
-    eight = needles(pair.second, pair.length, tokens, count)
+    exact_score = needles(pair.first, pair.length, tokens, count)
+    packed_score = needles(pair.second, pair.length, tokens, count)
     return {
         "tokens": tokens,
         "texts": count,
         "same token, %": 100 * pair.same / pair.positions,
-        "logits apart, mean": pair.apart / pair.positions,
-        "logits apart, most": pair.most,
-        "found": plain.right,
-        f"found with {BITS} bits": eight.right,
+        "logits apart, mean": pair.difference_sum / pair.positions,
+        "logits apart, most": pair.largest_difference,
+        "found": exact_score.right,
+        f"found with {BITS} bits": packed_score.right,
         "same reply": pair.same_replies,
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", default="demo", help="a folder, or a repository on the Hub")
+    parser.add_argument("--model", default="demo", help="folder, or repository on the Hub")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--count", type=int, default=5, help="texts of each length")
     args = parser.parse_args()
@@ -123,13 +123,13 @@ def main() -> int:
     rows = []
     for tokens in args.tokens:
         rows.append(measure(exact, packed, tokens, args.count))
-        timing.table(rows[-1:])
+        report.print_table(rows[-1:])
     print()
-    timing.table(rows)
+    report.print_table(rows)
     sizes = {"exact": kv_bytes(exact), f"{BITS} bits": kv_bytes(packed)}
     spread = float(np.std(exact.logits(range(256))))
     print(f"Bytes of keys and values a token: {sizes}. Logits spread by {spread:.2f}.")
-    timing.json_line("kv8", rows, model=args.model, bytes_per_token=sizes, logits_std=spread)
+    report.print_json("kv8", rows, model=args.model, bytes_per_token=sizes, logits_std=spread)
     return 0
 
 

@@ -1,12 +1,13 @@
-"""Peak memory and speed of the converter: `python scripts/bench_convert.py`.
+"""Peak memory and speed of the converter: `python -m scripts.benchmarks.convert`.
 
-Makes a sparse model of about 3 GB in a temporary folder, whose largest tensor (an expert stack of
-671 MB) is larger than what the converter may use, and converts it in processes of their own. Peak
-memory is the process's largest resident set, anonymous and file pages together, above that of an
-interpreter that has only imported the same modules. Prints a table and ends in one JSON line; exits
-with 1 if a conversion goes over the bar.
+Writes a sparse model of about 3 GB to a temporary folder and converts it, each time in a process of
+its own. Its largest tensor (an expert stack of 671 MB) is larger than the memory allowed to the
+converter. Peak memory is the largest resident set of the process, anonymous and file pages
+together, above that of an interpreter that only imports the same modules. Prints a table and ends
+in one JSON line; exits with 1 if a conversion exceeds the limit.
 
-This process must stay small, hence no MLX in it: on Linux a child's peak starts at its parent's.
+This process imports no MLX and stays small, because on Linux the peak of a child process starts at
+that of its parent.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BAR_MB = 600
+LIMIT_MB = 600
 
 TEXT_CONFIG = {
     "hidden_size": 2048,
@@ -58,8 +59,11 @@ CASES: list[tuple[str, str, list[str]]] = [
 ]
 
 
-def make(folder: Path, layout: str) -> None:
-    """Write the source checkpoint: trunk experts fused (one by one in FP8), MTP's one by one."""
+def write_checkpoint(folder: Path, layout: str) -> None:
+    """Write the source checkpoint: trunk experts fused, or one by one with layout "fp8".
+
+    The experts of the MTP head are always one by one, as published.
+    """
     import mlx.core as mx
 
     from qwen35_mlx.model.config import ModelConfig
@@ -72,19 +76,21 @@ def make(folder: Path, layout: str) -> None:
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("")
     model = ModelConfig.from_dict(config)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}  # under published names
     for name, shape in (trunk_tensors(model) | mtp_tensors(model)).items():
-        raw = name.replace("model.", "model.language_model.", 1) if "mtp" not in name else name
-        raw = raw.replace("switch_mlp", "experts")
-        if ".experts." not in raw:
-            shapes[raw] = (shape[0], 1, shape[1]) if "conv1d" in raw else shape
-        elif layout == "fp8" or "mtp" in raw:
-            base, _, kind = raw.partition(".experts.")
-            shapes |= {f"{base}.experts.{i}.{kind}": shape[1:] for i in range(shape[0])}
-        elif "down_proj" in raw:
-            shapes[raw.removesuffix(".weight")] = shape
-        elif "gate_proj" in raw:
-            fused = raw.replace("gate_proj.weight", "gate_up_proj")
+        published = (
+            name.replace("model.", "model.language_model.", 1) if "mtp" not in name else name
+        )
+        published = published.replace("switch_mlp", "experts")
+        if ".experts." not in published:
+            shapes[published] = (shape[0], 1, shape[1]) if "conv1d" in published else shape
+        elif layout == "fp8" or "mtp" in published:
+            base, _, part = published.partition(".experts.")
+            shapes |= {f"{base}.experts.{i}.{part}": shape[1:] for i in range(shape[0])}
+        elif "down_proj" in published:
+            shapes[published.removesuffix(".weight")] = shape
+        elif "gate_proj" in published:
+            fused = published.replace("gate_proj.weight", "gate_up_proj")
             shapes[fused] = (shape[0], 2 * shape[1], shape[2])
     mx.random.seed(0)
     noise = (mx.random.normal((32 << 20,)) * 0.02).astype(mx.bfloat16)
@@ -92,16 +98,16 @@ def make(folder: Path, layout: str) -> None:
     noise16 = memoryview(noise.view(mx.uint16)).cast("B")  # pyright: ignore[reportArgumentType]
     header: dict[str, Any] = {}
     begin = 0
-    plain = ("embed", "conv1d", "in_proj_a", "in_proj_b", "mtp.fc", "gate.weight")
+    not_fp8 = ("embed", "conv1d", "in_proj_a", "in_proj_b", "mtp.fc", "gate.weight")
     for name, shape in list(shapes.items()):
-        small = layout == "fp8" and len(shape) == 2 and not any(p in name for p in plain)
-        kinds = [(name, "F8_E4M3" if small else "BF16", shape)]
-        if small:
+        fp8 = layout == "fp8" and len(shape) == 2 and not any(part in name for part in not_fp8)
+        tensors = [(name, "F8_E4M3" if fp8 else "BF16", shape)]
+        if fp8:
             scales = (-(-shape[0] // 128), -(-shape[1] // 128))
-            kinds.append((name + "_scale_inv", "BF16", scales))
-        for entry, kind, size in kinds:
-            end = begin + (1 if kind == "F8_E4M3" else 2) * math.prod(size)
-            header[entry] = {"dtype": kind, "shape": size, "data_offsets": [begin, end]}
+            tensors.append((name + "_scale_inv", "BF16", scales))
+        for tensor, dtype, size in tensors:
+            end = begin + (1 if dtype == "F8_E4M3" else 2) * math.prod(size)
+            header[tensor] = {"dtype": dtype, "shape": size, "data_offsets": [begin, end]}
             begin = end
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
@@ -114,8 +120,8 @@ def make(folder: Path, layout: str) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def peak(*arguments: str) -> tuple[float, float]:
-    """Run Python with these arguments -> (peak resident set in MB, seconds)."""
+def peak_memory(*arguments: str) -> tuple[float, float]:
+    """Run Python with these arguments; returns its peak resident set in MB, and seconds."""
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -132,14 +138,14 @@ def peak(*arguments: str) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tmp", help="a folder on a disk with 9 GB free")
+    parser.add_argument("--tmp", help="folder on a disk with 9 GB free")
     parser.add_argument("--make", nargs=2, metavar=("FOLDER", "LAYOUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
-        make(Path(options.make[0]), options.make[1])
+        write_checkpoint(Path(options.make[0]), options.make[1])
         return 0
     imports = "import mlx.core as mx, tqdm, qwen35_mlx.convert; mx.eval(mx.zeros(1) + 1)"
-    baseline, _ = peak("-c", imports)
+    baseline, _ = peak_memory("-c", imports)
     rows: list[dict[str, Any]] = []
     print(f"baseline {baseline:.0f} MB\n")
     print(f"{'case':24} {'source GB':>9} {'peak MB':>8} {'above MB':>9} {'s':>7} {'GB/s':>6}")
@@ -147,22 +153,22 @@ def main() -> int:
         for case, layout, arguments in CASES:
             source, out = Path(folder) / layout, Path(folder) / "out"
             if not source.exists():
-                peak(__file__, "--make", str(source), layout)
+                peak_memory("-m", "scripts.benchmarks.convert", "--make", str(source), layout)
             command = ("--hf-path", str(source), "--mlx-path", str(out), *arguments)
-            most, seconds = peak("-m", "qwen35_mlx.convert", *command)
+            peak, seconds = peak_memory("-m", "qwen35_mlx.convert", *command)
             size = (source / "model.safetensors").stat().st_size / 1e9
-            row = {"case": case, "source_gb": size, "peak_mb": most, "above_mb": most - baseline}
+            row = {"case": case, "source_gb": size, "peak_mb": peak, "above_mb": peak - baseline}
             rows.append(row | {"seconds": seconds})
             print(
-                f"{case:24} {size:9.2f} {most:8.0f} {most - baseline:9.0f} {seconds:7.1f} "
+                f"{case:24} {size:9.2f} {peak:8.0f} {peak - baseline:9.0f} {seconds:7.1f} "
                 f"{size / seconds:6.2f}",
                 flush=True,
             )
             shutil.rmtree(out)
     worst = max(row["above_mb"] for row in rows)
-    result = {"bench": "convert", "baseline_mb": baseline, "bar_mb": BAR_MB, "cases": rows}
-    print("\n" + json.dumps(result | {"worst_mb": worst, "ok": worst < BAR_MB}))
-    return 0 if worst < BAR_MB else 1
+    result = {"bench": "convert", "baseline_mb": baseline, "bar_mb": LIMIT_MB, "cases": rows}
+    print("\n" + json.dumps(result | {"worst_mb": worst, "ok": worst < LIMIT_MB}))
+    return 0 if worst < LIMIT_MB else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole-model speed beside mlx-lm: `python -m scripts.bench_generate --shape 35b-a3b`.
+"""Whole-model speed beside mlx-lm: `python -m scripts.benchmarks.generate --shape 35b-a3b`.
 
 Both run the same random weights of a published size (or the same MLX checkpoint, `--model`) on the
 same device, one after the other in this process: prefill of a prompt, then greedy decoding. Prints
@@ -19,13 +19,14 @@ from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.network import Network
-from scripts import timing
-from scripts.shapes import SHAPES, mlx_lm_model, random_network, random_source
+from scripts.support import report
+from scripts.support.mlx_lm_peer import mlx_lm_model
+from scripts.support.random_weights import SHAPES, random_network, random_source
 
-Tokens = Callable[[list[int]], Iterator[int]]  # a prompt -> the greedy tokens after it
+Generate = Callable[[list[int]], Iterator[int]]  # a prompt -> the greedy tokens after it
 
 
-def ours(network: Network, chunk: int) -> Tokens:
+def ours(network: Network, chunk: int) -> Generate:
     def run(prompt: list[int]) -> Iterator[int]:
         cache = network.make_cache()
         for _ in prefill(network, cache, prompt[:-1], chunk):
@@ -35,7 +36,7 @@ def ours(network: Network, chunk: int) -> Tokens:
     return run
 
 
-def mlx_lm(model: Any, chunk: int) -> Tokens:
+def mlx_lm(model: Any, chunk: int) -> Generate:
     from mlx_lm.generate import generate_step
 
     def run(prompt: list[int]) -> Iterator[int]:
@@ -47,17 +48,19 @@ def mlx_lm(model: Any, chunk: int) -> Tokens:
     return run
 
 
-def measure(name: str, tokens: Tokens, prompt: list[int], count: int, warm: int) -> dict[str, Any]:
-    """Prefill and decode speed; a first run, of `warm` prompt tokens, compiles."""
-    first = list(islice(tokens(prompt[:warm]), 8))
+def measure(
+    name: str, generate: Generate, prompt: list[int], count: int, warm_up: int
+) -> dict[str, Any]:
+    """Prefill and decode speed, after a first run of `warm_up` prompt tokens that compiles."""
+    first = list(islice(generate(prompt[:warm_up]), 8))
     mx.synchronize()
     mx.reset_peak_memory()
-    before = mx.get_active_memory()
+    weights = mx.get_active_memory()
     started = time.perf_counter()
-    stream = tokens(prompt)
+    stream = generate(prompt)
     reply = [next(stream)]
     prefilled = time.perf_counter()
-    reply += list(islice(stream, 8))  # until decoding is at its pace
+    reply += list(islice(stream, 8))  # the first steps are slower
     steady = time.perf_counter()
     reply += list(islice(stream, count))
     ended = time.perf_counter()
@@ -66,8 +69,8 @@ def measure(name: str, tokens: Tokens, prompt: list[int], count: int, warm: int)
         "prefill tok/s": (len(prompt) - 1) / (prefilled - started),
         "decode tok/s": count / (ended - steady),
         "ms a token": 1000 * (ended - steady) / count,
-        "weights GB": before / 1e9,
-        "peak above GB": (mx.get_peak_memory() - before) / 1e9,
+        "weights GB": weights / 1e9,
+        "peak above GB": (mx.get_peak_memory() - weights) / 1e9,
         "reply": reply[:4] + first[:2],
     }
 
@@ -76,21 +79,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
-    parser.add_argument("--model", type=Path, help="an MLX checkpoint in place of a shape")
+    parser.add_argument("--model", type=Path, help="MLX checkpoint instead of random weights")
     parser.add_argument("--prompt", type=int, default=4096, help="tokens")
     parser.add_argument("--tokens", type=int, default=64, help="tokens to decode")
-    parser.add_argument("--chunk", type=int, default=2048, help="tokens of a prefill step")
+    parser.add_argument("--chunk", type=int, default=2048, help="tokens of one prefill chunk")
     parser.add_argument("--only", choices=("ours", "mlx-lm"))
     args = parser.parse_args()
 
-    def load_ours() -> Tokens:
+    def load_ours() -> Generate:
         if args.model:
             import qwen35_mlx
 
             return ours(qwen35_mlx.load(args.model).network, args.chunk)
         return ours(random_network(random_source(args.shape, args.bits)), args.chunk)
 
-    def load_mlx_lm() -> Tokens:
+    def load_mlx_lm() -> Generate:
         if args.model:
             from mlx_lm import load
 
@@ -99,25 +102,25 @@ def main() -> None:
 
     name = str(args.model or args.shape)
     prompt = [(i * 7919) % 1900 for i in range(args.prompt)]
-    warm = min(args.prompt, args.chunk + 1)
-    makers = {"ours": load_ours, "mlx-lm": load_mlx_lm}
+    warm_up = min(args.prompt, args.chunk + 1)
+    loaders = {"ours": load_ours, "mlx-lm": load_mlx_lm}
     rows = []
-    for which, make in makers.items():
+    for which, load in loaders.items():
         if args.only in (None, which):
             started = time.perf_counter()
-            tokens = make()
+            generate = load()
             print(f"{which}: loaded in {time.perf_counter() - started:.1f} s", flush=True)
-            rows.append(measure(which, tokens, prompt, args.tokens, warm))
-            del tokens
+            rows.append(measure(which, generate, prompt, args.tokens, warm_up))
+            del generate
             gc.collect()
             mx.clear_cache()
     print(f"{name}, {args.bits} bits, prompt of {args.prompt} tokens")
-    timing.table(rows)
+    report.print_table(rows)
     ratios = {}
     if len(rows) == 2:
         ratios = {k: rows[0][k] / rows[1][k] for k in ("prefill tok/s", "decode tok/s")}
         print("ours over mlx-lm: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratios.items()))
-    timing.json_line("generate", rows, model=name, kernels=gpu_kernel.backend(), ratios=ratios)
+    report.print_json("generate", rows, model=name, kernels=gpu_kernel.backend(), ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many times a decoding step of one layer launches work on a GPU, read off MLX's graph."""
+"""Count the GPU launches of one layer for one token, from MLX's computation graph."""
 
 import re
 import tempfile
@@ -15,10 +15,11 @@ from qwen35_mlx.model.cache import DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.weights import Weights
-from scripts.shapes import RandomSource, peer_layer, take_kernels
+from scripts.support.mlx_lm_peer import mlx_lm_layer
+from scripts.support.random_weights import RandomSource, select_gpu_variants
 
-# These name a part of an array, or lay it out otherwise, and launch nothing at one token, where
-# every reshape is of contiguous rows.
+# Primitives that only describe a view. Reshape is one of them because at one token every reshaped
+# array has contiguous rows.
 VIEWS = frozenset(
     {
         *("AsStrided", "Broadcast", "BroadcastAxes", "Depends", "ExpandDims", "Flatten", "Reshape"),
@@ -27,8 +28,8 @@ VIEWS = frozenset(
 )
 
 
-def launches(outputs: Sequence[mx.array]) -> Counter[str]:
-    """The primitives before `outputs` that are not evaluated yet and launch work, with counts."""
+def count_launches(outputs: Sequence[mx.array]) -> Counter[str]:
+    """Counts of the primitives that evaluating `outputs` will launch, by name."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.dot"
         mx.export_to_dot(str(file), *outputs)
@@ -36,17 +37,17 @@ def launches(outputs: Sequence[mx.array]) -> Counter[str]:
     return Counter(label for label in labels if label not in VIEWS)
 
 
-def ours(source: RandomSource, kind: LayerType) -> Counter[str]:
-    """A layer's launches for one token, in the forms that a GPU starts from."""
+def of_ours(source: RandomSource, kind: LayerType) -> Counter[str]:
+    """Launches of the first layer of this kind, with the variants a GPU starts from."""
     weights = Weights(source)
-    take_kernels(weights.selection)
+    select_gpu_variants(weights.selection)
     weights.selection.compiled = gpu_kernel.backend() is not None
     index = source.config.layer_types.index(kind)
     scope = weights.scope("model").scope("layers").scope(index)
     layer = Layer(kind, source.config, scope, make_rope(source.config))
     cache = DeltaState() if kind == "linear_attention" else KVCache()
     x = mx.zeros((1, 1, source.config.hidden_size), source.dtype)
-    mx.eval(x, layer(x, cache), cache.arrays)  # the states and buffers are there now
+    mx.eval(x, layer(x, cache), cache.arrays)  # allocates the states and buffers
     outputs = [layer(x, cache)]
     if isinstance(cache, DeltaState):
         assert cache.conv is not None
@@ -54,18 +55,18 @@ def ours(source: RandomSource, kind: LayerType) -> Counter[str]:
         outputs += [cache.conv, cache.recurrent]
     else:
         outputs += cache.arrays
-    return launches(outputs)
+    return count_launches(outputs)
 
 
-def mlx_lm(shape: str, index: int) -> Counter[str]:
-    """The same of mlx-lm's layer."""
+def of_mlx_lm(shape: str, index: int) -> Counter[str]:
+    """Launches of mlx-lm's layer `index`."""
     from mlx_lm.models.cache import ArraysCache
     from mlx_lm.models.cache import KVCache as PeerCache
 
-    layer, source = peer_layer(shape, index)
+    layer, source = mlx_lm_layer(shape, index)
     linear = source.config.layer_types[index] == "linear_attention"
     cache: Any = ArraysCache(size=2) if linear else PeerCache()
     x = mx.zeros((1, 1, source.config.hidden_size), source.dtype)
     mx.eval(x, layer(x, None, cache), cache.state)
     y = layer(x, None, cache)
-    return launches([y, *(cache.cache if linear else (cache.keys, cache.values))])
+    return count_launches([y, *(cache.cache if linear else (cache.keys, cache.values))])

@@ -1,4 +1,4 @@
-"""Turns of a chat with thinking, here and in mlx-lm: what each prefills and writes."""
+"""Turns of a chat with thinking, here and in mlx-lm: tokens prefilled and bytes written."""
 
 import time
 from collections.abc import Iterator
@@ -11,10 +11,11 @@ import qwen35_mlx
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done
-from scripts import timing
+from scripts.support import report
 
 
 def turns_of_ours(model: qwen35_mlx.Model, folder: Path, turns: int) -> Iterator[dict[str, Any]]:
+    """Costs and reply of each turn of a stored chat in a new library in `folder`."""
     with Library(folder) as library:
         chat = Chat(model, library=library, thinking=True, temperature=0.0)
         states = model.states
@@ -37,12 +38,15 @@ def turns_of_ours(model: qwen35_mlx.Model, folder: Path, turns: int) -> Iterator
 
 
 def turns_of_mlx_lm(
-    model: qwen35_mlx.Model, folder: Path, messages: list[list[dict[str, Any]]]
+    model: qwen35_mlx.Model, folder: Path, prompts: list[list[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """The same prompts in mlx-lm, with the cache that its chat keeps.
+    """Costs of the same prompts in mlx-lm, with the cache that its chat keeps.
 
-    A recurrent cache cannot be trimmed, so the cache serves a prompt that begins with all it holds,
-    and else starts anew.
+    A recurrent cache cannot be trimmed: it serves a prompt that begins with everything it holds,
+    and is dropped otherwise.
+
+    Args:
+        prompts: the messages before each reply.
     """
     from mlx_lm import load
     from mlx_lm.generate import generate_step
@@ -50,11 +54,11 @@ def turns_of_mlx_lm(
 
     network: Any = load(str(model.path))[0]
     if mx.default_device() == mx.cpu:
-        network.set_dtype(mx.float32)  # as ours
+        network.set_dtype(mx.float32)  # as in this package
     cache: Any = None
     held: list[int] = []
-    for asked in messages:
-        prompt = model.render(asked, thinking=True)
+    for messages in prompts:
+        prompt = model.render(messages, thinking=True)
         if cache is None or prompt[: len(held)] != held:
             if cache is not None:
                 assert not can_trim_prompt_cache(cache)
@@ -80,19 +84,20 @@ def _question(turn: int) -> str:
     return f"What is {17 + turn} + {60 - turn}?"
 
 
-def chat_flow(model: qwen35_mlx.Model, folder: Path, turns: int, peer: bool) -> dict[str, Any]:
+def compare(model: qwen35_mlx.Model, folder: Path, turns: int, peer: bool) -> dict[str, Any]:
+    """Print a table of both, or of ours alone without `peer`; returns its rows by name."""
     ours = list(turns_of_ours(model, folder, turns))
     rows = [_row("ours", ours)]
     if peer:
-        said: list[dict[str, Any]] = []
-        asked = []
+        messages: list[dict[str, Any]] = []
+        prompts = []
         for turn, one in enumerate(ours):
-            said.append({"role": "user", "content": _question(turn)})
-            asked.append(list(said))
-            said.append(one["message"])
-        rows.append(_row("mlx-lm", list(turns_of_mlx_lm(model, folder, asked))))
+            messages.append({"role": "user", "content": _question(turn)})
+            prompts.append(list(messages))
+            messages.append(one["message"])
+        rows.append(_row("mlx-lm", list(turns_of_mlx_lm(model, folder, prompts))))
     print(f"{turns} turns with thinking")
-    timing.table(rows)
+    report.print_table(rows)
     return {row["what"]: row for row in rows}
 
 

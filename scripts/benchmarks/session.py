@@ -1,14 +1,14 @@
-"""What turns and restarts cost: `python -m scripts.bench_session`.
+"""The cost of turns and restarts: `python -m scripts.benchmarks.session`.
 
-1. Twenty turns with thinking: tokens that are prefilled, beside mlx-lm with its prompt cache (the
-   conversation rendered by the same template, which drops old thinking), and bytes written a turn,
-   beside its `save_prompt_cache`. Not with `--shape`, which has no tokenizer.
-2. A long prompt: prefill, save, end the process, resume in another, two more turns in both; the
-   same in mlx-lm, which writes all of its cache every time. Not with `--shape`, to save time.
+1. A long prompt: prefill, save, end the process, resume in another, two more turns in both. mlx-lm
+   does the same, and writes its whole cache each time; it is left out with `--shape`.
+2. Twenty turns with thinking: tokens prefilled, beside mlx-lm with its prompt cache (on the
+   conversation rendered by the same template, which drops old thinking), and bytes written per
+   turn, beside its `save_prompt_cache`. Left out with `--shape`, which has no tokenizer.
 
-The demo model by default; `--shape 35b-a3b` (random weights) or `--model FOLDER` for others, and
-`--context 262144` for the full window. What was measured is printed as it comes, and counts even if
-a later phase fails or `--seconds` are over. Prints tables and ends in one JSON line.
+Runs the demo model; `--shape 35b-a3b` (random weights) or `--model FOLDER` selects another, and
+`--context 262144` the full window. Results are printed as they come, and are kept if a later phase
+fails or `--seconds` run out. Prints tables and ends in one JSON line.
 """
 
 import argparse
@@ -23,27 +23,31 @@ from pathlib import Path
 from typing import Any
 
 import qwen35_mlx
-from scripts import session_peer, session_turns, session_window, timing
-from scripts.session_peer import PEER
-from scripts.shapes import SHAPES
+from scripts.benchmarks import session_peer, session_process, session_turns
+from scripts.benchmarks.session_peer import PEER
+from scripts.support import report
+from scripts.support.random_weights import SHAPES
 
-# Of the time for the long prompt: until prefill stops where it is, until its process has to end.
+# Shares of `--seconds`: when prefill stops early, and when the first process is killed.
 PREFILL_SHARE, FIRST_SHARE = 0.55, 0.8
 
-Phases = dict[str, dict[str, Any]]
+Phases = dict[str, dict[str, Any]]  # measurements of one process, by phase
 
 
-def step(name: str, args: argparse.Namespace, folder: Path, seconds: float) -> Phases:
-    """Run one process of `session_window`, or mlx-lm's; its phases, those that it got to."""
-    command = [sys.executable, "-m", "scripts.bench_session", "--step", name]
+def run_process(name: str, args: argparse.Namespace, folder: Path, seconds: float) -> Phases:
+    """Run one process, `name` in `session_process.PROCESSES` or PEER, for at most `seconds`.
+
+    Returns the phases it completed, and one called "process" with its exit code.
+    """
+    command = [sys.executable, "-m", "scripts.benchmarks.session", "--process", name]
     command += ["--shape", args.shape] if args.shape else ["--model", args.model]
     command += ["--bits", str(args.bits), "--context", str(args.context), "--folder", str(folder)]
     command += ["--prefill-seconds", str(args.prefill_seconds)]
-    found: Phases = {}
+    phases: Phases = {}
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    late = threading.Timer(max(seconds, 1), process.kill)
-    late.start()
+    timeout = threading.Timer(max(seconds, 1), process.kill)
+    timeout.start()
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -51,31 +55,32 @@ def step(name: str, args: argparse.Namespace, folder: Path, seconds: float) -> P
             print(f"{name} {passed:6.1f} s  {line}", end="", flush=True)
             if line.startswith('{"phase"'):
                 phase = json.loads(line)
-                found[phase.pop("phase")] = phase
+                phases[phase.pop("phase")] = phase
         code = process.wait()
     finally:
-        late.cancel()
+        timeout.cancel()
         if process.poll() is None:
             process.kill()
     passed = time.perf_counter() - started
-    found["process"] = {"s": passed, "exit code": code, "out of time": passed >= seconds}
-    return found
+    phases["process"] = {"s": passed, "exit code": code, "out of time": passed >= seconds}
+    return phases
 
 
-def restart(args: argparse.Namespace, folder: Path) -> dict[str, Phases]:
+def run_processes(args: argparse.Namespace, folder: Path) -> dict[str, Phases]:
+    """The phases of each process, by its name."""
     started = time.perf_counter()
-    first = step("first", args, folder, args.seconds * FIRST_SHARE)
+    first = run_process("first", args, folder, args.seconds * FIRST_SHARE)
     left = args.seconds - (time.perf_counter() - started)
-    found = {"first": first, "again": step("again", args, folder, left)}
+    processes = {"first": first, "again": run_process("again", args, folder, left)}
     left = args.seconds - (time.perf_counter() - started)
     if not args.shape and not args.no_peer:
-        found[PEER] = step(PEER, args, folder, left)
-    return found
+        processes[PEER] = run_process(PEER, args, folder, left)
+    return processes
 
 
-def summary(found: dict[str, Phases]) -> dict[str, Any]:
-    """The figures that are to be had, and what is wrong."""
-    first, again = found["first"], found["again"]
+def summary(processes: dict[str, Phases]) -> dict[str, Any]:
+    """Results by name; None where a process did not get that far."""
+    first, again = processes["first"], processes["again"]
 
     def of(phases: Phases, phase: str, name: str) -> Any:
         return phases.get(phase, {}).get(name)
@@ -120,8 +125,8 @@ def summary(found: dict[str, Phases]) -> dict[str, Any]:
         ("turn 2", "saved MB"),
         ("turn 2", "save s"),
     ):
-        if PEER in found:
-            rows[f"{PEER}, {phase}: {name}"] = of(found[PEER], phase, name)
+        if PEER in processes:
+            rows[f"{PEER}, {phase}: {name}"] = of(processes[PEER], phase, name)
     rows["same weights"] = _same(first, again, "model", "fingerprint")
     for number in (1, 2):
         rows[f"turn {number}: reply as without a restart"] = _same(
@@ -139,10 +144,12 @@ def _same(first: Phases, again: Phases, phase: str, name: str) -> bool | None:
     return first[phase][name] == again[phase][name]
 
 
-def problems(args: argparse.Namespace, found: dict[str, Phases], rows: dict[str, Any]) -> list[str]:
-    """What did not happen as it should."""
+def problems(
+    args: argparse.Namespace, processes: dict[str, Phases], rows: dict[str, Any]
+) -> list[str]:
+    """One line per failed process, notice of the engine, or result that is wrong."""
     lines = []
-    for name, phases in found.items():
+    for name, phases in processes.items():
         process = phases["process"]
         if process["exit code"] != 0:
             why = "ran out of time" if process["out of time"] else "failed"
@@ -159,51 +166,55 @@ def problems(args: argparse.Namespace, found: dict[str, Phases], rows: dict[str,
 
 
 def long_prompt(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    found = restart(args, folder)
-    rows = summary(found)
+    """Measure the long prompt; returns the results and the problems."""
+    processes = run_processes(args, folder)
+    rows = summary(processes)
     print(f"\n{args.context:,} tokens, another process, two turns")
-    timing.table([{"what": name, "value": value} for name, value in rows.items()])
-    wrong = problems(args, found, rows)
-    for line in wrong:
+    report.print_table([{"what": name, "value": value} for name, value in rows.items()])
+    lines = problems(args, processes, rows)
+    for line in lines:
         print(f"PROBLEM: {line}")
-    return {**rows, "phases": found, "problems": wrong}, wrong
+    return {**rows, "phases": processes, "problems": lines}, lines
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", default="demo", help="a folder, or a repository on the Hub")
+    parser.add_argument("--model", default="demo", help="folder, or repository on the Hub")
     parser.add_argument("--shape", choices=SHAPES, help="random weights in place of a model")
-    parser.add_argument("--bits", type=int, default=4, choices=(4, 8), help="of random weights")
-    parser.add_argument("--context", type=int, default=32768, help="tokens of the long prompt")
-    parser.add_argument("--turns", type=int, default=20, help="of the chat; 0 leaves it out")
-    parser.add_argument("--no-peer", action="store_true", help="leave mlx-lm out")
-    parser.add_argument("--folder", type=Path, help="for states; default: a temporary one")
     parser.add_argument(
-        "--seconds", type=float, default=3600, help="that the long prompt may take, all in all"
+        "--bits", type=int, default=4, choices=(4, 8), help="bits of the random weights"
     )
+    parser.add_argument("--context", type=int, default=32768, help="tokens of the long prompt")
+    parser.add_argument("--turns", type=int, default=20, help="turns of the chat; 0 leaves it out")
+    parser.add_argument("--no-peer", action="store_true", help="leave mlx-lm out")
+    parser.add_argument("--folder", type=Path, help="for snapshots; default: a temporary one")
+    parser.add_argument("--seconds", type=float, default=3600, help="time limit of the long prompt")
     parser.add_argument("--prefill-seconds", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--step", choices=[*session_window.STEPS, PEER], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--process", choices=[*session_process.PROCESSES, PEER], help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
-    if args.context <= 2 * session_window.QUESTION:
+    if args.context <= 2 * session_process.QUESTION:
         parser.error(f"--context is {args.context}: give more tokens")
-    if args.step:
-        (session_peer if args.step == PEER else session_window).run(args)
+    if args.process:
+        (session_peer if args.process == PEER else session_process).run(args)
         return 0
     args.prefill_seconds = args.seconds * PREFILL_SHARE
     folder = args.folder or Path(tempfile.mkdtemp(prefix="bench-session-"))
-    flow: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    wrong = ["interrupted"]
+    chat: dict[str, Any] = {}
+    results: dict[str, Any] = {}
+    failures = ["interrupted"]
     try:
-        found, wrong = long_prompt(args, folder / "long")
+        results, failures = long_prompt(args, folder / "long")
         if not args.shape and args.turns:
             model = qwen35_mlx.load(args.model)
-            flow = session_turns.chat_flow(model, folder / "library", args.turns, not args.no_peer)
+            peer = not args.no_peer
+            chat = session_turns.compare(model, folder / "library", args.turns, peer)
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
-        timing.json_line("session", [found], model=args.shape or args.model, chat=flow)
-    return 1 if wrong else 0
+        report.print_json("session", [results], model=args.shape or args.model, chat=chat)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""The scripts in examples/, each run as a user runs it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+import qwen35_mlx
+from qwen35_mlx.checkpoint.hub import resolve
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+needs_generate = pytest.mark.xfail(
+    not hasattr(qwen35_mlx.Model, "generate"), reason="Model.generate is not merged yet"
+)
+needs_events = pytest.mark.xfail(
+    not hasattr(qwen35_mlx, "Done"), reason="the events at the top are not merged yet"
+)
+
+
+def run(example: str, *arguments: str | Path) -> str:
+    """What an example prints."""
+    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def half_precision_demo(tmp_path: Path) -> Path:
+    """The demo model before quantisation, in bfloat16."""
+    source, folder = Path(resolve("demo")), tmp_path / "demo"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.py"))
+    config = json.loads((folder / "config.json").read_text())
+    quantization = config.pop("quantization")
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors: dict[str, mx.array] = {}
+    for file in source.glob("*.safetensors"):
+        tensors |= mx.load(str(file))  # type: ignore[arg-type]
+    plain = {}
+    for name, array in tensors.items():
+        module, _, part = name.rpartition(".")
+        if f"{module}.scales" not in tensors:
+            plain[name] = array
+        elif part == "weight":
+            scales, biases = tensors[f"{module}.scales"], tensors[f"{module}.biases"]
+            group, bits = quantization["group_size"], quantization["bits"]
+            plain[name] = mx.dequantize(array, scales, biases, group, bits).astype(mx.bfloat16)
+    mx.save_safetensors(str(folder / "model.safetensors"), plain, {"format": "mlx"})
+    return folder
+
+
+def test_every_example_is_tested():
+    text = Path(__file__).read_text()
+    assert [file.name for file in EXAMPLES.glob("*.py") if f'run("{file.name}"' not in text] == []
+
+
+def test_every_example_is_short():
+    assert all(len(file.read_text().splitlines()) < 40 for file in EXAMPLES.glob("*.py"))
+
+
+@needs_generate
+def test_one_answer():
+    output = run("one_answer.py", "What is 23 + 45?")
+    assert "Answer: " in output
+    assert "68" in output.partition("Answer: ")[2]
+    assert "finish reason: stop" in output
+
+
+@needs_events
+def test_a_reopened_chat_prefills_its_new_tokens_only(tmp_path):
+    output = run("stored_chat.py", tmp_path)
+    turns = [tuple(map(int, pair)) for pair in re.findall(r"prompt: (\d+).*: (\d+)", output)]
+    assert len(turns) == 3
+    assert turns[0][0] == turns[0][1]
+    assert all(prefilled < prompt - 10 for prompt, prefilled in turns[1:])
+    reopened = output.partition("Reopened with 4 messages.")[2]
+    assert "Ada" in reopened
+
+
+@needs_events
+def test_the_events_of_a_tool_call_and_its_result():
+    output = run("events.py")
+    assert "[call get_weather {'city': 'Paris'}]" in output
+    call, _, after = output.partition("[tool_calls, ")
+    assert re.search(r"\[prefill \d+/\d+\]", call)
+    assert "sunny" in after
+    assert "[stop, " in after
+
+
+@needs_generate
+def test_a_converted_checkpoint_answers(half_precision_demo):
+    output = run("convert_and_load.py", half_precision_demo)
+    size = float(re.findall(r"([\d.]+) MB in 4 bits", output)[0])
+    assert 5 < size < 10
+    assert "Paris" in output
+
+
+def test_logits_rank_fruits_above_vegetables():
+    output = run("logits.py")
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", output)]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    fruits, vegetables = map(float, re.findall(r"(\d\.\de-\d+)", output))
+    assert fruits > 1000 * vegetables
