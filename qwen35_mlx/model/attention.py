@@ -16,14 +16,12 @@ from qwen35_mlx.kernels.qk_norm_rope import (
     qk_norm_rope,
 )
 from qwen35_mlx.kernels.selection import KernelSelection
-from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
+from qwen35_mlx.model.cache import KVCache, Rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
+from qwen35_mlx.model.memory import KV_GROUP, SCORE_BUDGET
 from qwen35_mlx.model.weights import Weights
 
-# Where no fused kernel runs the scores are materialised in float32. Queries are then taken in
-# blocks, so that this is the most they occupy.
-SCORE_BUDGET = 1 << 30
 # For `KernelSelection.prefill_attention`: MLX's fused kernel also where MLX would not take it by
 # itself, as
 # for many queries of head_dim 256 on most GPUs. It needs no blocks.

@@ -6,11 +6,9 @@ from weakref import WeakSet
 import mlx.core as mx
 
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.memory import KV_GROUP, KV_GROWTH
 
-GROWTH = 1.25
 FIRST_CAPACITY = 256
-# Neighbours in a row that share a scale, where keys and values are quantised.
-KV_GROUP = 32
 # So many rows, at most, that came one by one are kept apart from the others: see `KVCache.append`.
 APART = 256
 
@@ -158,7 +156,7 @@ class KVCache:
         old = self._buffer
         # Of what is used, not of the old room: a branch from the start of a long conversation
         # does not take as much as that does.
-        capacity = max(int(self.offset * GROWTH), end)
+        capacity = max(int(self.offset * KV_GROWTH), end)
         capacity = -(-capacity // FIRST_CAPACITY) * FIRST_CAPACITY
 
         def room(like: mx.array, kept: mx.array | None) -> mx.array:

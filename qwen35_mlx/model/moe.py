@@ -17,6 +17,7 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
+from qwen35_mlx.model.memory import EXPERT_BLOCK_ROWS
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
@@ -24,12 +25,8 @@ SORT_FROM = 64
 # For `KernelSelection.experts_prefill`, where `quantized.UNPACKED` means blocks by the unpacked
 # stacks.
 BLOCKS = "blocks"
-# Rows of a block: MLX's matrix kernels on Metal compute as many at once.
-BLOCK = 32
 # From how many pairs per expert on blocks are worth their padding: at most 3 rows for a pair here.
 BLOCKS_FROM = 16
-# Both stacks of a layer may take so many bytes unpacked.
-UNPACK_BUDGET = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +66,6 @@ class ExpertBlocks:
         row = mx.minimum(row[:, None] + mx.arange(rows), ends[owner][:, None] - 1)
         places = (first * rows - starts)[ascending] + mx.arange(order.size)
         return cls(order[row], owner, places[mx.argsort(order)])
-
-
-def unpacked_nbytes(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of both stacks of a layer as a CPU unpacks them; 0 where they stay packed."""
-    stacks = 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
-    return stacks if mx.default_device() == mx.cpu and stacks <= UNPACK_BUDGET else 0
 
 
 class MLP:
@@ -147,7 +138,7 @@ class SparseMoE:
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
         if self.selection.experts_prefill != REFERENCE and flat.size >= BLOCKS_FROM * count:
-            arranged = ExpertBlocks.in_blocks(flat, count, BLOCK)
+            arranged = ExpertBlocks.in_blocks(flat, count, EXPERT_BLOCK_ROWS)
         else:
             arranged = ExpertBlocks.by_expert(flat)
         tokens = x[arranged.pairs // self.top_k]

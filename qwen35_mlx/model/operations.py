@@ -18,12 +18,13 @@ from qwen35_mlx.kernels.autotune import Operation, Outputs, choose
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import REFERENCE
-from qwen35_mlx.model import attention, moe
+from qwen35_mlx.model import attention
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import APART
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import FusedLinear, Linear
+from qwen35_mlx.model.memory import unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.network import Network
 
@@ -46,7 +47,7 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
         # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.selection.matmul_prefill = quantized.UNPACKED
-        if moe.unpacked_nbytes(network.config, network.dtype.size):
+        if unpacked_expert_bytes(network.config, network.dtype.size):
             network.selection.experts_prefill = quantized.UNPACKED
 
 
