@@ -115,7 +115,7 @@ def fla_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
 
 def _layer(source: RandomSource) -> Weights:
     """The first layer's weights, with the forms that a GPU starts from."""
-    weights = Weights(source)
+    weights = Weights(source.config, source)
     take_kernels(weights.selection)
     return weights.scope("model").scope("layers").scope(0)
 
@@ -183,8 +183,8 @@ def _moe(shape: str) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array
     """x + the block of norm(x), ours and mlx-lm's."""
     source = random_source(shape)
     layer = _layer(source)
-    hidden, eps = source.config.hidden_size, source.config.rms_norm_eps
-    norm = RMSNorm(layer.array("post_attention_layernorm.weight", hidden), eps)
+    eps = source.config.rms_norm_eps
+    norm = RMSNorm(layer.array("post_attention_layernorm.weight"), eps)
     mine, peer = SparseMoE(source.config, layer.scope("mlp")), peer_layer(shape, 0)[0].mlp
     return lambda x: mine(x, norm, x), lambda x: x + peer(norm(x))
 

@@ -38,7 +38,7 @@ def launches(outputs: Sequence[mx.array]) -> Counter[str]:
 
 def ours(source: RandomSource, kind: LayerType) -> Counter[str]:
     """A layer's launches for one token, in the forms that a GPU starts from."""
-    weights = Weights(source)
+    weights = Weights(source.config, source)
     take_kernels(weights.selection)
     weights.selection.compiled = gpu_kernel.backend() is not None
     index = source.config.layer_types.index(kind)

@@ -150,7 +150,7 @@ def random_source(shape: str, bits: int = 4) -> RandomSource:
 
 def random_network(source: RandomSource) -> Network:
     """The network of this package, in the forms that are fastest here."""
-    network = Network(source.config, Weights(source))
+    network = Network(source.config, Weights(source.config, source))
     select_kernels(network, print)
     return network
 

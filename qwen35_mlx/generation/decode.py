@@ -36,7 +36,7 @@ def decode(
     reply = mx.array([], dtype=mx.int32)
 
     def step(token: mx.array) -> tuple[mx.array, mx.array]:
-        if cache.touched_nbytes > OVERLAPPED:
+        if cache.append_target_nbytes > OVERLAPPED:
             mx.synchronize()
         logits = network.logits(network(token.reshape(1, 1), cache))[0, -1]
         # Not finite as soon as one logit is NaN or infinite, and cheaper to look at than all.

@@ -95,11 +95,12 @@ def mix(
     conv: mx.array,
     state: mx.array,
     layer: DeltaNetParameters,
-    valid: mx.array | None,
-    selection: KernelSelection,
+    valid: mx.array | None = None,
+    selection: KernelSelection | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`reference` in the form chosen for so many tokens."""
     few = projected.shape[1] <= STEP_TOKENS
+    selection = selection or KernelSelection()
     form = selection.delta_decode if few else selection.delta_prefill
     if form == REFERENCE:
         return reference(projected, conv, state, layer, valid)

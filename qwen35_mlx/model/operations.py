@@ -1,4 +1,4 @@
-"""What of a network comes in several forms, for `kernels.check` to try."""
+"""The operations of a network that have several variants, for `kernels.autotune` to try."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model import attention
 from qwen35_mlx.model.attention import Attention
-from qwen35_mlx.model.cache import APART
+from qwen35_mlx.model.cache import TAIL_ROWS
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import FusedLinear, Linear
@@ -28,23 +28,25 @@ from qwen35_mlx.model.memory import unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.network import Network
 
-PROMPT = 2048
-# Positions that a prompt's queries see: as many as a small machine has memory for, to try it.
-SEEN = 8192
-CHAIN = 16
+# Tokens of a timed prefill.
+PROMPT_TOKENS = 2048
+# Keys of a timed attention: few enough for a small machine's memory.
+CONTEXT_TOKENS = 8192
+# Calls of a decode operation that are timed together.
+TIMED_CALLS = 16
 
 
 def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
-    """Choose the variants of a network's operations for this machine; keep float32 in float32.
+    """Select the variants of a network's operations for this machine, and full float32 matmuls.
 
     Args:
-        notice: is told a line if a kernel cannot be used here.
+        notice: called with a line for each kernel that cannot be used here.
     """
     gpu_kernel.full_float32()
     if gpu_kernel.backend():
         choose(operations(network), network.selection, notice)
     elif not gpu_kernel.switched_off() and network.dtype == mx.float32:
-        # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
+        # On a CPU MLX multiplies by packed matrices one element at a time, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.selection.matmul_prefill = quantized.UNPACKED
         if unpacked_expert_bytes(network.config, network.dtype.size):
@@ -52,17 +54,17 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
 
 
 def operations(network: Network) -> list[Operation]:
-    """Those of the first layer of each kind, with its own weights."""
-    found = _matrix_step(network)
+    """The operations of the first layer of each kind, with its own weights."""
+    found = _decode_matmul(network)
     mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
     if mixers:
         found += _delta_net(network, mixers[0])
     attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
     if attending:
         found += [
-            _attention_step(network, attending[0]),
-            *_attend_step(network, attending[0]),
-            _attention(network, attending[0]),
+            _qk_norm_rope(network, attending[0]),
+            *_decode_attention(network, attending[0]),
+            _prefill_attention(network, attending[0]),
         ]
     layer = network.layers[0]
     if isinstance(layer.mlp, SparseMoE):
@@ -80,11 +82,11 @@ def _tolerance(network: Network) -> float:
     return 1e-4 if network.dtype == mx.float32 else 2e-2
 
 
-def _matrix_step(network: Network) -> list[Operation]:
-    """Of the first layer and the output head; on the clock, the first matrix of every layer."""
+def _decode_matmul(network: Network) -> list[Operation]:
+    """Matrices of the first layer and the output head; timed is the first matrix of each layer."""
     layer = network.layers[0]
     block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
-    first, last = _ends(layer)
+    first, last = _projections(layer)
     single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
     if single is None or not isinstance(single.weight, QuantizedWeight):
         return []
@@ -93,12 +95,12 @@ def _matrix_step(network: Network) -> list[Operation]:
     inner = _noise(network, 1, 1, last.width)
 
     def of(layer: Layer) -> Callable[[], Outputs]:
-        return lambda: [_ends(layer)[0].joined(x, layer.mixer_norm)]
+        return lambda: [_projections(layer)[0].joined(x, layer.mixer_norm)]
 
     return [
         Operation(
             "matmul_decode",
-            _matrix(network, single, single.weight.quantization),
+            _matrix_shape(network, single, single.weight.quantization),
             [matvec.KERNEL],
             [
                 lambda: [single(x, layer.mixer_norm)],
@@ -106,23 +108,23 @@ def _matrix_step(network: Network) -> list[Operation]:
                 lambda: [block.gate_up.glu(x, layer.mlp_norm)],
                 lambda: [network.logits(x)],
             ],
-            # One matrix would stay in the GPU's cache, which a whole network does not.
-            [of(layer) for layer in network.layers[:CHAIN]],
+            # A single matrix would stay in the GPU's cache, unlike those of a whole network.
+            [of(layer) for layer in network.layers[:TIMED_CALLS]],
             True,
             _tolerance(network),
         )
     ]
 
 
-def _ends(layer: Layer) -> tuple[FusedLinear, Linear]:
-    """A mixer's projections, in and out."""
+def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:
+    """The input and output projections of a layer's mixer."""
     mixer = layer.mixer
     if isinstance(mixer, GatedDeltaNet):
         return mixer.in_proj, mixer.out_proj
     return mixer.qkv_proj, mixer.o_proj
 
 
-def _matrix(network: Network, single: Linear, how: Quantization) -> str:
+def _matrix_shape(network: Network, single: Linear, how: Quantization) -> str:
     out = single.arrays[0].shape[0]
     return f"{out} x {single.width}, {how.bits}-bit {how.mode}, {network.dtype}"
 
@@ -134,13 +136,9 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     def call(batch: int, tokens: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
         projected = _noise(network, batch, tokens, width)
         conv, state = layer.empty(batch, dtype)
-        valid = None
-        if padding:
-            valid = mx.arange(tokens) >= mx.array(padding)[:, None]
-        else:
-            conv = _noise(network, *conv.shape)
-            state = _noise(network, *state.shape).astype(mx.float32)
-        return partial(delta_net.mix, projected, conv, state, layer, valid, network.selection)
+        conv = _noise(network, *conv.shape)
+        state = _noise(network, *state.shape).astype(mx.float32)
+        return partial(delta_net.mix, projected, conv, state, layer, selection=network.selection)
 
     sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
     shape = f"{sizes}/{layer.value_head_dim}, {dtype}"
@@ -153,8 +151,8 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             "delta_decode",
             shape,
             [name for name, layout in delta_net.STEPS.items() if layout.fits(layer)],
-            [call(1, 1), call(2, 3), call(1, few), call(2, few, (0, 2))],
-            [call(1, 1)] * CHAIN,
+            [call(1, 1), call(2, 3), call(1, few), call(2, few)],
+            [call(1, 1)] * TIMED_CALLS,
             True,
             _tolerance(network),
         ),
@@ -162,19 +160,19 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             "delta_prefill",
             shape,
             prompts,
-            [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few, (0, few + 3))],
-            [call(1, PROMPT)],
+            [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few)],
+            [call(1, PROMPT_TOKENS)],
             False,
             _tolerance(network),
         ),
     ]
     single = mixer.in_proj.single
     if single is not None and isinstance(single.weight, QuantizedWeight):
-        x = _noise(network, 1, PROMPT, network.config.hidden_size)
+        x = _noise(network, 1, PROMPT_TOKENS, network.config.hidden_size)
         found.append(
             Operation(
                 "matmul_prefill",
-                _matrix(network, single, single.weight.quantization),
+                _matrix_shape(network, single, single.weight.quantization),
                 [form for form in quantized.FORMS if form != REFERENCE],
                 [lambda: [single(x[:, : quantized.UNPACK_FROM])]],
                 [lambda: [single(x)]],
@@ -185,7 +183,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     return found
 
 
-def _attention_step(network: Network, mixer: Attention) -> Operation:
+def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
     layer, few = mixer.parameters, qk_norm_rope.STEP_TOKENS
     width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
 
@@ -200,34 +198,34 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
         f"{network.dtype}",
         [qk_norm_rope.KERNEL],
         [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
-        [call(1, 1, 1000)] * CHAIN,
+        [call(1, 1, 1000)] * TIMED_CALLS,
         True,
-        # MLX's own sines on Metal are the fast ones, of 2 ** -13, and lose more far out.
+        # On Metal MLX uses the fast sines, good to 2 ** -13, which lose more at far positions.
         max(_tolerance(network), 1e-3),
     )
 
 
-def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
+def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
     heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
-    reference = mx.compile(decode_attention.reference)  # whose gate a layer compiles
+    reference = mx.compile(decode_attention.reference)  # as layers compile its gate
 
-    def call(seen: int) -> Callable[[], Outputs]:
+    def call(length: int) -> Callable[[], Outputs]:
         q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
-        k = _noise(network, 1, kv_heads, seen + 3, dim)
-        k, v = k[:, :, :seen], k[:, :, 3:]
-        before = max(seen - APART, 1)
-        rows, late = zip(*(mx.split(x, [before], axis=2) for x in (k, v)), strict=True)
+        k = _noise(network, 1, kv_heads, length + 3, dim)
+        k, v = k[:, :, :length], k[:, :, 3:]
+        buffered = max(length - TAIL_ROWS, 1)
+        rows, tail = zip(*(mx.split(x, [buffered], axis=2) for x in (k, v)), strict=True)
         scale = dim**-0.5
 
         def run() -> Outputs:
             if network.selection.decode_attention == decode_attention.KERNEL:
-                return [decode_attention.kernel(q, rows, late, gate, scale)]
+                return [decode_attention.kernel(q, rows, tail, gate, scale)]
             return [reference(q, k, v, gate, scale)]
 
         return run
 
-    some = _noise(network, 1, heads, 1, dim)
-    if not decode_attention.fits(some, some[:, :kv_heads]):
+    q = _noise(network, 1, heads, 1, dim)
+    if not decode_attention.fits(q, q[:, :kv_heads]):
         return []
     return [
         Operation(
@@ -235,38 +233,38 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [decode_attention.KERNEL],
             [call(2), call(37), call(300)],
-            [call(SEEN)] * CHAIN,
+            [call(CONTEXT_TOKENS)] * TIMED_CALLS,
             False,
             _tolerance(network),
         )
     ]
 
 
-def _attention(network: Network, mixer: Attention) -> Operation:
+def _prefill_attention(network: Network, mixer: Attention) -> Operation:
     few = attention.FEW_QUERIES
 
-    def drawn(batch: int, tokens: int, seen: int) -> tuple[mx.array, mx.array, mx.array]:
+    def draw(batch: int, tokens: int, length: int) -> tuple[mx.array, mx.array, mx.array]:
         q = _noise(network, batch, mixer.heads, tokens, mixer.head_dim)
-        k = _noise(network, batch, mixer.kv_heads, seen, mixer.head_dim)
+        k = _noise(network, batch, mixer.kv_heads, length, mixer.head_dim)
         return q, k, k[..., ::-1]
 
-    def call(tokens: int, seen: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
-        qkv = drawn(max(len(padding), 1), tokens, seen)
+    def call(batch: int, tokens: int, length: int) -> Callable[[], Outputs]:
+        qkv = draw(batch, tokens, length)
         scale = mixer.head_dim**-0.5
-        left_padding = mx.array(padding) if padding else None
-        return lambda: [attention.attend(*qkv, scale, left_padding, network.selection)]
+        return lambda: [attention.causal_attention(*qkv, scale, network.selection)]
 
     forms = [attention.FUSED]
     try:
-        attention.fused(*drawn(1, PROMPT, PROMPT), 1.0, None)  # not run: asked for only
+        # Never evaluated: MLX raises while it builds the graph.
+        attention.fused_attention(*draw(1, PROMPT_TOKENS, PROMPT_TOKENS), 1.0)
     except ValueError:
-        forms = []  # MLX has no such kernel here, which is nothing to report
+        forms = []  # MLX has no such kernel here, which needs no notice
     return Operation(
         "prefill_attention",
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
         forms,
-        [call(few + 1, few + 1), call(33, 101), call(2 * few, 2 * few + 3, (0, few))],
-        [call(PROMPT, SEEN)],
+        [call(1, few + 1, few + 1), call(1, 33, 101), call(2, 2 * few, 2 * few + 3)],
+        [call(1, PROMPT_TOKENS, CONTEXT_TOKENS)],
         False,
         _tolerance(network),
     )
@@ -274,7 +272,7 @@ def _attention(network: Network, mixer: Attention) -> Operation:
 
 def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operation]:
     config, dtype = network.config, network.dtype
-    x = _noise(network, 1, PROMPT, config.hidden_size)
+    x = _noise(network, 1, PROMPT_TOKENS, config.hidden_size)
     residual = x[:, ::-1]
     how = block.down_proj.weight
     packing = "plain"
@@ -297,7 +295,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
                 shape,
                 [experts.KERNEL],
                 [call(1), call(3), call(few)],
-                [call(1)] * CHAIN,
+                [call(1)] * TIMED_CALLS,
                 True,
                 _tolerance(network),
             )
@@ -308,8 +306,8 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
             "experts_prefill",
             shape,
             [BLOCKS],
-            [call(min(PROMPT, enough))],
-            [call(PROMPT)],
+            [call(min(PROMPT_TOKENS, enough))],
+            [call(PROMPT_TOKENS)],
             False,
             _tolerance(network),
         )

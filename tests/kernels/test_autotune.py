@@ -188,8 +188,8 @@ def test_nothing_is_tried_without_kernels(monkeypatch, file):
 
 @pytest.fixture
 def small_work(monkeypatch):
-    monkeypatch.setattr(model_operations, "PROMPT", 12)
-    monkeypatch.setattr(model_operations, "CHAIN", 1)
+    monkeypatch.setattr(model_operations, "PROMPT_TOKENS", 12)
+    monkeypatch.setattr(model_operations, "TIMED_CALLS", 1)
     monkeypatch.setattr(autotune, "seconds", lambda call: mx.eval(call()) or 1.0)
 
 
