@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.generation.sampler import make_sampler, plain_sampler
+from qwen35_mlx.generation.sampler import make_sampler
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.kernels import delta_net, gpu_kernel
 from qwen35_mlx.kernels.autotune import seconds
@@ -242,14 +242,22 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
 
 def sampling(shape: str) -> list[Row]:
     """A token chosen from logits as the model card advises for thinking, but for the penalty."""
+    from mlx_lm import sample_utils
+
     vocab = random_source(shape).config.vocab_size
     logits = (3 * mx.random.normal((vocab,))).astype(mx.bfloat16)
     said = mx.array([], mx.int32)
     mx.eval(logits, said)
     advised = Sampling(temperature=1.0, top_p=0.95, top_k=20)
+    peer = sample_utils.make_sampler(temp=1.0, top_p=0.95, top_k=20)
+
+    def mlx_lm(logits: mx.array, _: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)[None]
+        return peer(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
     choosers = {
         "ours": make_sampler(advised, vocab),
-        "mlx-lm": plain_sampler(advised, vocab),
+        "mlx-lm": mlx_lm,
         "the likeliest": make_sampler(Sampling(temperature=0.0), vocab),
     }
     return rows_of({n: functools.partial(choose, logits, said) for n, choose in choosers.items()})
