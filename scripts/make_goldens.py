@@ -2,10 +2,10 @@
 
     pip install torch transformers==5.23.0 safetensors && python scripts/make_goldens.py
 
-Only this script needs torch. Each case is a checkpoint as it is published (bfloat16 values, so
-that the files stay small; A_log and the DeltaNet norm float32) and the float32 outputs of the
-reference implementation: logits of a prompt, of 64 greedy steps with its cache, and of the MTP
-head, which transformers does not run, wired here by hand from its own layers.
+Only this script needs torch and transformers. Each case is a checkpoint in the published layout
+(bfloat16, so that the files stay small; A_log and the DeltaNet norm in float32) and the float32
+outputs of transformers: logits of a prompt, of 64 greedy tokens decoded with its cache, and of the
+MTP head, which transformers does not run and which is assembled here from its layers.
 """
 
 import argparse
@@ -75,7 +75,7 @@ CASES = {
 
 
 def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random values that exercise every part; the default ones all but switch the state off."""
+    """Random values under which every part matters; with the default ones the state hardly does."""
     normal = torch.randn(parameter.shape, generator=generator)
     uniform = torch.rand(parameter.shape, generator=generator)
     if name.endswith("A_log"):
@@ -91,7 +91,7 @@ def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torc
 
 
 def build(text: dict, tied: bool):
-    """The reference model and its MTP head, float32, with weights as `draw` gives them."""
+    """The reference model and its MTP head in float32, with weights from `draw`."""
     sparse = "num_experts" in text
     module, prefix = (moe, "Qwen3_5Moe") if sparse else (dense, "Qwen3_5")
     config = getattr(transformers, f"{prefix}TextConfig")(**text, tie_word_embeddings=tied)
@@ -126,7 +126,7 @@ def build(text: dict, tied: bool):
 
 @torch.no_grad()
 def references(model, mtp) -> dict[str, torch.Tensor]:
-    """Prompt ids [PROMPT], greedy ids [STEPS], and the logits named in the module's docstring."""
+    """Prompt ids [PROMPT], greedy ids [STEPS] and the logits listed in the module's docstring."""
     trunk, head = model.model, model.lm_head
     ids = torch.randint(0, 250, (1, PROMPT), generator=torch.Generator().manual_seed(1))
     prompt = trunk(input_ids=ids, use_cache=True)
@@ -161,7 +161,7 @@ def references(model, mtp) -> dict[str, torch.Tensor]:
 
 
 def published_names(stored: dict, experts: int, one_by_one: bool) -> dict[str, torch.Tensor]:
-    """Names as in multimodal checkpoints, MTP experts one by one where asked."""
+    """Names as in multimodal checkpoints; MTP experts as one stack, or as one tensor each."""
     result = {}
     for name, value in stored.items():
         if one_by_one and name.startswith("mtp.") and ".experts." in name:

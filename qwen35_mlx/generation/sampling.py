@@ -28,10 +28,14 @@ class Range:
         """Whether `value` is a finite number in this range; a boolean is not a number."""
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        if not math.isfinite(value) or (self.whole and value != int(value)):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond all floats
             return False
-        low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.below else value <= self.high)
+        if not math.isfinite(number) or (self.whole and not number.is_integer()):
+            return False
+        low = number > self.low if self.above else number >= self.low
+        return low and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
         """For messages, such as "a number above 0 and at most 1"."""

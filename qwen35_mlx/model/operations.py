@@ -56,15 +56,17 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
 def operations(network: Network) -> list[Operation]:
     """The operations of the first layer of each kind, with its own weights."""
     found = _decode_matmul(network)
-    mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
-    if mixers:
-        found += _delta_net(network, mixers[0])
-    attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
-    if attending:
+    delta_nets = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
+    if delta_nets:
+        found += _delta_net(network, delta_nets[0])
+    attention_mixers = [
+        layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)
+    ]
+    if attention_mixers:
         found += [
-            _qk_norm_rope(network, attending[0]),
-            *_decode_attention(network, attending[0]),
-            _prefill_attention(network, attending[0]),
+            _qk_norm_rope(network, attention_mixers[0]),
+            *_decode_attention(network, attention_mixers[0]),
+            _prefill_attention(network, attention_mixers[0]),
         ]
     layer = network.layers[0]
     if isinstance(layer.mlp, SparseMoE):
@@ -83,7 +85,7 @@ def _tolerance(network: Network) -> float:
 
 
 def _decode_matmul(network: Network) -> list[Operation]:
-    """Matrices of the first layer and the output head; timed is the first matrix of each layer."""
+    """Checked on the first layer and the output head; timed on the first matrix of every layer."""
     layer = network.layers[0]
     block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
     first, last = _projections(layer)
@@ -94,7 +96,7 @@ def _decode_matmul(network: Network) -> list[Operation]:
         return []
     inner = _noise(network, 1, 1, last.width)
 
-    def of(layer: Layer) -> Callable[[], Outputs]:
+    def input_projection(layer: Layer) -> Callable[[], Outputs]:
         return lambda: [_projections(layer)[0].joined(x, layer.mixer_norm)]
 
     return [
@@ -109,7 +111,7 @@ def _decode_matmul(network: Network) -> list[Operation]:
                 lambda: [network.logits(x)],
             ],
             # A single matrix would stay in the GPU's cache, unlike those of a whole network.
-            [of(layer) for layer in network.layers[:TIMED_CALLS]],
+            [input_projection(layer) for layer in network.layers[:TIMED_CALLS]],
             True,
             _tolerance(network),
         )
@@ -124,9 +126,10 @@ def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:
     return mixer.qkv_proj, mixer.o_proj
 
 
-def _matrix_shape(network: Network, single: Linear, how: Quantization) -> str:
-    out = single.arrays[0].shape[0]
-    return f"{out} x {single.width}, {how.bits}-bit {how.mode}, {network.dtype}"
+def _matrix_shape(network: Network, matrix: Linear, quantization: Quantization) -> str:
+    out = matrix.arrays[0].shape[0]
+    packing = f"{quantization.bits}-bit {quantization.mode}"
+    return f"{out} x {matrix.width}, {packing}, {network.dtype}"
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -274,10 +277,10 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
     config, dtype = network.config, network.dtype
     x = _noise(network, 1, PROMPT_TOKENS, config.hidden_size)
     residual = x[:, ::-1]
-    how = block.down_proj.weight
+    weight = block.down_proj.weight
     packing = "plain"
-    if isinstance(how, QuantizedWeight):
-        packing = f"{how.quantization.bits}-bit {how.quantization.mode}"
+    if isinstance(weight, QuantizedWeight):
+        packing = f"{weight.quantization.bits}-bit {weight.quantization.mode}"
     shape = (
         f"{config.num_experts_per_tok} of {config.num_experts} experts, {config.hidden_size} x "
         f"{config.moe_intermediate_size}, {packing}, {dtype}"

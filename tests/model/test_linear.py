@@ -19,8 +19,8 @@ FORMATS = [
 
 def quantized(weight: mx.array, mode: str, group: int, bits: int) -> Linear:
     packed, scales, *biases = mx.quantize(weight, group, bits, mode)
-    how = Quantization(group, bits, mode)
-    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, how))
+    quantization = Quantization(group, bits, mode)
+    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, quantization))
 
 
 def draw(*shape: int) -> mx.array:
