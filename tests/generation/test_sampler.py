@@ -18,6 +18,7 @@ from qwen35_mlx.generation.sampler import (
     ROW_LENGTH,
     filtered,
     make_sampler,
+    penalised,
     top_k_candidates,
     top_k_ids,
 )
@@ -64,15 +65,22 @@ def test_filters_keep_the_tokens_of_their_definition(change, left):
     assert draws(PLAIN.updated(change), LOGITS) == left
 
 
-def mlx_lm_sampler(sampling: Sampling, vocab: int) -> Any:
-    """`make_sampler`, made of mlx-lm's parts."""
+def mlx_lm_penalised(logits: mx.array, reply: mx.array, sampling: Sampling) -> mx.array:
+    """`penalised`, made of mlx-lm's parts: [1, vocab]."""
     penalty = sampling.repetition_penalty
-    processors = sample_utils.make_logits_processors(
+    logits = logits.astype(mx.float32)[None]
+    for process in sample_utils.make_logits_processors(
         repetition_penalty=None if penalty == 1 else penalty,
         repetition_context_size=1 << 30,
         presence_penalty=sampling.presence_penalty,
         presence_context_size=1 << 30,
-    )
+    ):
+        logits = process(reply, logits)
+    return logits
+
+
+def mlx_lm_sampler(sampling: Sampling, vocab: int) -> Any:
+    """`make_sampler`, made of mlx-lm's parts."""
     draw = sample_utils.make_sampler(
         temp=sampling.temperature,
         top_p=sampling.top_p,
@@ -81,9 +89,7 @@ def mlx_lm_sampler(sampling: Sampling, vocab: int) -> Any:
     )
 
     def sample(logits: mx.array, reply: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)[None]
-        for process in processors:
-            logits = process(reply, logits)
+        logits = mlx_lm_penalised(logits, reply, sampling)
         return draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).squeeze(0)
 
     return sample
@@ -132,6 +138,8 @@ def test_penalties_are_mlx_lms_to_the_bit_under_greedy_sampling(presence, repeti
     reply = mx.array([], dtype=mx.int32)
     for i in range(40):
         logits = drawn_logits(300, i % 3)
+        want = mlx_lm_penalised(logits, reply, sampling).squeeze(0)
+        assert mx.array_equal(penalised(logits, reply, sampling), want)
         token = ours(logits, reply)
         assert int(token) == int(theirs(logits, reply))
         reply = mx.concatenate([reply, token.astype(mx.int32)[None]])

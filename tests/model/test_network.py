@@ -43,7 +43,7 @@ def test_prefill(name):
     assert_logits(got, want["prefill_logits"])
 
 
-def test_64_cached_steps(name):
+def test_64_decoded_tokens(name):
     want = expected(name)
     cache = network(name).make_cache()
     logits = run(name, want["prompt"], cache)[-1:]
