@@ -188,7 +188,7 @@ class ModelConfig:
         if self.mtp_num_hidden_layers > 1:
             raise Qwen35Error(
                 f"config.json: 'mtp_num_hidden_layers' is {self.mtp_num_hidden_layers}, and this "
-                "version knows one MTP layer: look for a newer qwen35-mlx"
+                "version supports one MTP layer: look for a newer qwen35-mlx"
             )
         for name, only in (
             ("hidden_act", "silu"),
@@ -197,7 +197,7 @@ class ModelConfig:
         ):
             if text.get(name, only) != only:
                 raise Qwen35Error(
-                    f"config.json: '{name}' is {text[name]!r}, and this version knows only "
+                    f"config.json: '{name}' is {text[name]!r}, and this version supports only "
                     f"{only!r}: look for a newer qwen35-mlx"
                 )
 
