@@ -113,8 +113,8 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are tuned at small sizes, and every call takes one second."""
-    monkeypatch.setattr(operations, "PROMPT", 12)
-    monkeypatch.setattr(operations, "CHAIN", 1)
+    monkeypatch.setattr(operations, "PROMPT_TOKENS", 12)
+    monkeypatch.setattr(operations, "TIMED_CALLS", 1)
     monkeypatch.setattr(autotune, "median_seconds", lambda call: mx.eval(call()) or 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The committed references of tests/goldens, and the networks they belong to."""
+"""The committed references of tests/goldens and their networks."""
 
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,8 @@ NAMES = sorted(path.name for path in FOLDER.iterdir())
 
 
 @cache
-def network(name: str) -> Network:
-    return load_network(Checkpoint.open(FOLDER / name), dtype="float32")
+def network(name: str, mtp: bool = False) -> Network:
+    return load_network(Checkpoint.open(FOLDER / name), dtype="float32", mtp=mtp)
 
 
 @cache

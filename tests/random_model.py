@@ -1,4 +1,4 @@
-"""A small sparse model with random weights: what it says is noise, but repeatable."""
+"""A small sparse model with random weights: its replies are noise, but repeatable."""
 
 import json
 from pathlib import Path

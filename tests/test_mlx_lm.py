@@ -18,7 +18,7 @@ IDS = list(range(3, 203))
 
 
 def mlx_lm_logits(folder: Path) -> np.ndarray:
-    """Prefill of all ids but the last four, then those one by one."""
+    """Logits of all ids: a prefill of all but the last four, then those one by one."""
     model, _ = load_model(folder)
     model.set_dtype(mx.float32)
     cache: Any = model.make_cache()
@@ -37,7 +37,7 @@ def assert_agree(folder: Path) -> None:
 
 @pytest.fixture
 def published(name: str, checkpoint: Path, tmp_path: Path) -> str:
-    """A golden checkpoint with a tokenizer, as the converter wants it."""
+    """A golden checkpoint with the tokenizer that the converter requires."""
     folder = shutil.copytree(FOLDER / name, tmp_path / "published")
     shutil.copy(checkpoint / "tokenizer.json", folder)
     return str(folder)
@@ -50,9 +50,9 @@ def test_converted(published, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dense", "moe"])
-@pytest.mark.parametrize("form", [("affine", 4, 32), ("affine", 8, 64), ("mxfp4", 4, 32)])
-def test_quantised(published, form, tmp_path):
-    mode, bits, group = form
+@pytest.mark.parametrize("format", [("affine", 4, 32), ("affine", 8, 64), ("mxfp4", 4, 32)])
+def test_quantised(published, format, tmp_path):
+    mode, bits, group = format
     convert(
         published,
         tmp_path / "out",

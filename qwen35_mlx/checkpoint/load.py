@@ -24,8 +24,9 @@ def load_network(
     notice: Notice | None = None,
     *,
     context: int | None = None,
+    mtp: bool = False,
 ) -> Network:
-    """Read all weights of a checkpoint, and settle which kernels run it on this machine.
+    """Read a checkpoint's weights and select the kernels that run them on this machine.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
@@ -33,6 +34,7 @@ def load_network(
             slower.
         notice: is told a line if a kernel cannot be used here; on stderr if left out.
         context: tokens to be ready for, with YaRN beyond the checkpoint's own; None for those.
+        mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights are not what
@@ -44,6 +46,7 @@ def load_network(
         raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
+    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else None)
+    network = Network(config, weights, mtp)
     select_kernels(network, notice or _tell)
     return network

@@ -1,4 +1,4 @@
-"""Reading a prompt: chunks of tokens into a cache."""
+"""Prefill: the tokens of a prompt, many at a time."""
 
 from collections.abc import Generator, Sequence
 
@@ -9,10 +9,10 @@ from qwen35_mlx.model.network import Network
 
 
 def prefill(network: Network, cache: Cache, ids: Sequence[int], chunk: int) -> Generator[int]:
-    """Run `ids` through the network, `chunk` tokens at a time, for what they leave in the cache.
+    """Add `ids` to the cache, `chunk` tokens per call of the network.
 
-    Yields after each chunk how many of `ids` the cache now holds. Whoever stops iterating
-    cancels, and may go on from `cache.offset` later.
+    Yields the number of `ids` in the cache after each chunk. Closing the iterator cancels; a later
+    call may continue from `cache.offset`.
     """
     for start in range(0, len(ids), chunk):
         piece = ids[start : start + chunk]

@@ -1,7 +1,11 @@
-"""How the next token is chosen from logits. The methods are mlx-lm's.
+"""Sampling: the next token from logits.
 
-mlx-lm sorts the whole vocabulary twice a token and draws among all of it. With top_k, which every
-model card asks for, the same tokens in the same proportions come from the k likeliest alone.
+The methods, their order and their random draws are mlx-lm's (`mlx_lm.sample_utils`), which the
+tests compare with bit for bit: penalties on the logits, then top_p, min_p and top_k in turn, then
+temperature and the draw. They are rewritten here because importing mlx-lm takes about a second.
+
+mlx-lm sorts the whole vocabulary and draws among all of it. With a small top_k, which every model
+card recommends, the same tokens in the same proportions come from the k most likely alone.
 """
 
 import math
@@ -12,107 +16,127 @@ import mlx.core as mx
 
 from qwen35_mlx.generation.sampling import Sampling
 
+# Logits [vocab] and the reply's tokens so far [n] -> the next token.
 Sampler = Callable[[mx.array, mx.array], mx.array]
+# Logits [vocab] -> the next token.
+Draw = Callable[[mx.array], mx.array]
 
-# Up to this top_k the likeliest are looked for row by row: a GPU sorts many short rows in one
-# launch, and one long row in many.
-MOST_CANDIDATES = 64
-ROW = 2048
-# Penalties look at the whole reply. mlx-lm counts back from its end, so: further than any reply.
-_WHOLE_REPLY = 1 << 30
+# Up to this top_k only the most likely tokens are sampled from.
+MAX_CANDIDATES = 64
+# The vocabulary is searched for them in rows of this length: a GPU sorts many short rows in one
+# launch, and one long row in several.
+ROW_LENGTH = 2048
 
 
 def make_sampler(sampling: Sampling, vocab_size: int) -> Sampler:
     """Logits [vocab] and the reply's tokens so far [n] -> the next token, a lazy scalar."""
+    draw = _make_draw(sampling, vocab_size)
     if sampling.presence_penalty == 0 and sampling.repetition_penalty == 1:
-        return _make_sampler(sampling, vocab_size)
-
-    # mlx-lm imports transformers, over a second: only who needs it pays for it.
-    from mlx_lm.sample_utils import make_logits_processors
-
-    penalty = sampling.repetition_penalty
-    processors = make_logits_processors(
-        repetition_penalty=None if penalty == 1 else penalty,
-        repetition_context_size=_WHOLE_REPLY,
-        presence_penalty=sampling.presence_penalty,
-        presence_context_size=_WHOLE_REPLY,
-    )
-    sample = _make_sampler(sampling, vocab_size)
-
-    def choose(logits: mx.array, reply: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)[None]
-        for process in processors:
-            logits = process(reply, logits)
-        return sample(logits.squeeze(0), reply)
-
-    return choose
+        return lambda logits, _: draw(logits)
+    return lambda logits, reply: draw(penalised(logits, reply, sampling))
 
 
-def _make_sampler(sampling: Sampling, vocab_size: int) -> Sampler:
-    """`make_sampler` but for the penalties."""
+def _make_draw(sampling: Sampling, vocab_size: int) -> Draw:
+    """`make_sampler` without the penalties."""
     if sampling.temperature == 0:
-        return lambda logits, _: mx.argmax(logits)
-    if 0 < sampling.top_k <= min(MOST_CANDIDATES, vocab_size):
-        return _candidate_sampler(sampling)
-    return plain_sampler(sampling, vocab_size)
+        return mx.argmax
+    if 0 < sampling.top_k <= min(MAX_CANDIDATES, vocab_size):
+        return _top_k_draw(sampling)
+    return full_vocabulary_draw(sampling)
 
 
-def plain_sampler(sampling: Sampling, vocab_size: int) -> Sampler:
-    """mlx-lm's sampler: the definition, and the way for a large top_k or none."""
-    from mlx_lm.sample_utils import make_sampler
-
-    sample = make_sampler(
-        temp=sampling.temperature,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        top_k=sampling.top_k if sampling.top_k < vocab_size else 0,
-    )
-
-    def choose(logits: mx.array, _: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)[None]
-        return sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).squeeze(0)
-
-    return choose
+def full_vocabulary_draw(sampling: Sampling) -> Draw:
+    """A draw at a temperature above 0, with any top_k or none: the definition."""
+    scaled = mx.compile(partial(filtered, sampling=sampling))
+    # A batch of one, as in mlx-lm: MLX draws other numbers for an array of one axis.
+    return lambda logits: mx.random.categorical(scaled(logits)[None]).squeeze(0)
 
 
-def _candidate_sampler(sampling: Sampling) -> Sampler:
-    scaled = mx.compile(partial(candidates, sampling=sampling))
+def _top_k_draw(sampling: Sampling) -> Draw:
+    """The same distribution as `full_vocabulary_draw`, for a small top_k."""
+    scaled = mx.compile(partial(top_k_candidates, sampling=sampling))
 
-    def choose(logits: mx.array, _: mx.array) -> mx.array:
+    def draw(logits: mx.array) -> mx.array:
         ids, logprobs = scaled(logits)
         return ids[mx.random.categorical(logprobs)]
 
-    return choose
+    return draw
 
 
-def candidates(logits: mx.array, sampling: Sampling) -> tuple[mx.array, mx.array]:
-    """The tokens to draw among, by a top_k of at most `MOST_CANDIDATES`, logits [vocab].
+def penalised(logits: mx.array, reply: mx.array, sampling: Sampling) -> mx.array:
+    """Logits [vocab] float32 with both penalties for every token of the reply [n].
 
-    Returns:
-        ids [top_k], likeliest first, and their log-probabilities over the temperature [top_k]
-        float32, not normalised: -inf for those that top_p or min_p leaves out.
+    A token that occurs several times is penalised once.
     """
     logits = logits.astype(mx.float32)
-    ids = likeliest(logits, sampling.top_k)
+    if reply.size == 0:
+        return logits
+    values = logits[reply]
+    if sampling.repetition_penalty != 1:
+        penalty = sampling.repetition_penalty
+        values = mx.where(values < 0, values * penalty, values / penalty)
+    values = values - sampling.presence_penalty
+    return mx.put_along_axis(logits, reply, values, axis=-1)
+
+
+def filtered(logits: mx.array, sampling: Sampling) -> mx.array:
+    """Log-probabilities over temperature [vocab] float32, not normalised; logits [vocab].
+
+    Tokens that top_p, min_p or top_k remove are -inf.
+    """
+    logits = logits.astype(mx.float32)
+    logprobs = logits - mx.logsumexp(logits, keepdims=True)
+    if sampling.top_p < 1:
+        logprobs = _keep_top_p(logprobs, sampling.top_p)
+    if sampling.min_p > 0:
+        threshold = mx.max(logprobs) + math.log(sampling.min_p)
+        logprobs = mx.where(logprobs < threshold, -mx.inf, logprobs)
+    if 0 < sampling.top_k < logprobs.size:
+        kept = mx.argpartition(-logprobs, kth=sampling.top_k - 1)[: sampling.top_k]
+        nothing = mx.full(logprobs.shape, -mx.inf)
+        logprobs = mx.put_along_axis(nothing, kept, logprobs[kept], axis=-1)
+    return logprobs * (1 / sampling.temperature)
+
+
+def _keep_top_p(logprobs: mx.array, top_p: float) -> mx.array:
+    """The most likely tokens that together reach `top_p`, and those as likely as the last one."""
+    ascending = mx.sort(logprobs)
+    probabilities = mx.exp(ascending)
+    more_likely = mx.cumsum(probabilities, reverse=True, inclusive=False)
+    total = more_likely[0] + probabilities[0]
+    removed = mx.sum(more_likely >= top_p * total)
+    return mx.where(logprobs < ascending[removed], -mx.inf, logprobs)
+
+
+def top_k_candidates(logits: mx.array, sampling: Sampling) -> tuple[mx.array, mx.array]:
+    """The tokens to draw from, for a top_k of at most `MAX_CANDIDATES`; logits [vocab].
+
+    Returns:
+        ids [top_k], most likely first, and their log-probabilities over temperature [top_k]
+        float32, not normalised: -inf for those that top_p or min_p removes.
+    """
+    logits = logits.astype(mx.float32)
+    ids = top_k_ids(logits, sampling.top_k)
     logprobs = logits[ids] - mx.logsumexp(logits)
     kept = logprobs
-    # Filters look at the whole vocabulary's distribution before temperature, as mlx-lm's do.
+    # As in `filtered`, top_p and min_p refer to the whole vocabulary's distribution.
     if sampling.top_p < 1:
         probabilities = mx.exp(logprobs)
-        likelier = mx.cumsum(probabilities) - probabilities
-        kept = mx.where(likelier >= sampling.top_p, -mx.inf, kept)
+        more_likely = mx.cumsum(probabilities) - probabilities
+        kept = mx.where(more_likely >= sampling.top_p, -mx.inf, kept)
     if sampling.min_p > 0:
         kept = mx.where(logprobs < logprobs[0] + math.log(sampling.min_p), -mx.inf, kept)
     return ids, kept / sampling.temperature
 
 
-def likeliest(logits: mx.array, count: int) -> mx.array:
+def top_k_ids(logits: mx.array, count: int) -> mx.array:
     """Indices [count] of the largest of logits [vocab], largest first."""
     (vocab,) = logits.shape
-    if vocab <= ROW:
+    if vocab <= ROW_LENGTH:
         return mx.argsort(-logits)[:count]
-    rows = -(-vocab // ROW)
-    padded = mx.pad(logits, (0, rows * ROW - vocab), constant_values=-mx.inf).reshape(rows, ROW)
+    rows = -(-vocab // ROW_LENGTH)
+    padding = (0, rows * ROW_LENGTH - vocab)
+    padded = mx.pad(logits, padding, constant_values=-mx.inf).reshape(rows, ROW_LENGTH)
     best = mx.argpartition(-padded, kth=count - 1, axis=-1)[:, :count]
-    best = (best + ROW * mx.arange(rows, dtype=best.dtype)[:, None]).flatten()
+    best = (best + ROW_LENGTH * mx.arange(rows, dtype=best.dtype)[:, None]).flatten()
     return best[mx.argsort(-padded.flatten()[best])[:count]]

@@ -1,8 +1,9 @@
-"""Sampling parameters and their ranges. Never imports mlx: settings and command lines read this."""
+"""Sampling parameters and the one table of their ranges. Never imports mlx."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
@@ -10,11 +11,11 @@ from qwen35_mlx.errors import Qwen35Error
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The values that a parameter may have.
+    """The allowed values of a parameter.
 
     Attributes:
         low, high: bounds, both included unless `above` or `below` excludes them.
-        whole: whole numbers only.
+        whole: whether only whole numbers are allowed.
     """
 
     low: float
@@ -23,15 +24,21 @@ class Range:
     below: bool = False
     whole: bool = False
 
-    def contains(self, value: float) -> bool:
-        """Whether `value` is a finite number of this range."""
-        if not math.isfinite(value) or (self.whole and value != int(value)):
+    def contains(self, value: object) -> bool:
+        """Whether `value` is a finite number in this range; a boolean is not a number."""
+        if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.below else value <= self.high)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond all floats
+            return False
+        if not math.isfinite(number) or (self.whole and not number.is_integer()):
+            return False
+        low = number > self.low if self.above else number >= self.low
+        return low and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
-        """Such as "a number above 0 and at most 1"."""
+        """For messages, such as "a number above 0 and at most 1"."""
         number = "a whole number" if self.whole else "a number"
         if math.isinf(self.high):
             return f"{number} of {self.low:g} or more"
@@ -40,7 +47,7 @@ class Range:
         return f"{number} from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
 
 
-# The upper bounds catch slips such as a temperature of 700; no model is used beyond them.
+# The upper bounds catch typing errors such as a temperature of 700.
 RANGES: Mapping[str, Range] = {
     "temperature": Range(0, 100, below=True),
     "top_p": Range(0, 1, above=True),
@@ -57,9 +64,12 @@ class Sampling:
 
     Attributes:
         temperature: 0 takes the most likely token.
-        top_p, top_k, min_p: filters; 1, 0 and 0 switch them off.
-        presence_penalty: subtracted from the logit of every token that the reply already has.
-        repetition_penalty: divides (or, below 0, multiplies) those logits; 1 is none.
+        top_p: keeps the most likely tokens that together have this probability; 1 keeps all.
+        top_k: keeps this many of the most likely tokens; 0 keeps all.
+        min_p: keeps tokens with at least this share of the highest probability; 0 keeps all.
+        presence_penalty: subtracted from the logit of every token in the reply so far.
+        repetition_penalty: divides the positive and multiplies the negative of those logits; 1 is
+            off.
 
     Raises:
         Qwen35Error: a value is out of its range.
@@ -76,10 +86,12 @@ class Sampling:
         for name, bounds in RANGES.items():
             value = getattr(self, name)
             if not bounds.contains(value):
-                raise Qwen35Error(f"{name} is {value}: it must be {bounds}")
+                raise Qwen35Error(f"{name} is {value!r}: it must be {bounds}")
+            if bounds.whole:
+                object.__setattr__(self, name, int(value))
 
     def updated(self, changes: Mapping[str, Any]) -> "Sampling":
-        """With the values of `changes` that are not None.
+        """A copy with the values of `changes` that are not None.
 
         Raises:
             Qwen35Error: a name is unknown, or a value is out of its range.
@@ -93,7 +105,11 @@ class Sampling:
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> "Sampling":
-        """The defaults that a checkpoint's generation_config.json asks for."""
+        """The defaults in a checkpoint's generation_config.json.
+
+        Raises:
+            Qwen35Error: a value is out of its range.
+        """
         if config.get("do_sample") is False:
             return cls(temperature=0.0)
         known = {field.name for field in fields(cls)}

@@ -1,4 +1,4 @@
-"""Gated full attention: grouped queries, normalised q and k, partial RoPE, a sigmoid gate."""
+"""Gated full attention: grouped queries, q and k norms, partial RoPE and a sigmoid output gate."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.kernels import decode_attention as decode_attention
+from qwen35_mlx.kernels import decode_attention
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.qk_norm_rope import (
     AttentionParameters,
@@ -16,43 +16,37 @@ from qwen35_mlx.kernels.qk_norm_rope import (
     split_projection,
 )
 from qwen35_mlx.kernels.selection import KernelSelection
-from qwen35_mlx.model.cache import KV_GROUP, KVCache, Rows
+from qwen35_mlx.model.cache import KVArrays, KVCache
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
+from qwen35_mlx.model.memory import KV_GROUP, SCORE_BUDGET
 from qwen35_mlx.model.weights import Weights
 
-# Where no fused kernel runs the scores are materialised in float32. Queries are then taken in
-# blocks, so that this is the most they occupy.
-SCORE_BUDGET = 1 << 30
-# For `KernelSelection.prefill_attention`: MLX's fused kernel also where MLX would not take it by
-# itself, as
-# for many queries of head_dim 256 on most GPUs. It needs no blocks.
+# For `KernelSelection.prefill_attention`: require MLX's fused kernel. By itself MLX does not take
+# it for many queries of head_dim 256 on most GPUs.
 FUSED = "fused"
-# MLX takes its kernel for single queries up to so many by itself.
+# Up to this many queries MLX takes its decode kernel by itself.
 FEW_QUERIES = 8
 
 
 class Attention:
-    """One full-attention mixer."""
+    """The full-attention mixer of one layer."""
 
     def __init__(self, config: ModelConfig, weights: Weights, rope: Rope):
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
         self.selection = weights.selection
-        hidden, queries = config.hidden_size, self.heads * self.head_dim
         self.qkv_proj = FusedLinear(
-            weights.linear("q_proj", 2 * queries, hidden),
-            weights.linear("k_proj", self.kv_heads * self.head_dim, hidden),
-            weights.linear("v_proj", self.kv_heads * self.head_dim, hidden),
+            weights.linear("q_proj"), weights.linear("k_proj"), weights.linear("v_proj")
         )
-        self.o_proj = weights.linear("o_proj", hidden, queries)
+        self.o_proj = weights.linear("o_proj")
         self.parameters = AttentionParameters(
             heads=self.heads,
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            q_norm=weights.array("q_norm.weight", self.head_dim),
-            k_norm=weights.array("k_norm.weight", self.head_dim),
+            q_norm=weights.array("q_norm.weight"),
+            k_norm=weights.array("k_norm.weight"),
             eps=config.rms_norm_eps,
             rope=rope,
         )
@@ -60,124 +54,124 @@ class Attention:
     def project(
         self, x: mx.array, offset: int | mx.array, norm: RMSNorm | None = None
     ) -> tuple[mx.array, ...]:
-        """x [B, T, hidden], normed first, at positions `offset` and on, a number or int32 [].
+        """Queries, keys, values and the output gate.
+
+        Args:
+            x: [B, T, hidden].
+            offset: position of the first token, a number or int32 [].
+            norm: applied to x first.
 
         Returns:
-            q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim]; gate, in q's sizes but
-            [B, T, heads, head_dim].
+            q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim];
+            gate [B, T, heads, head_dim].
         """
         projected = self.qkv_proj.joined(x, norm)
         _, gate, _, v = split_projection(projected, self.parameters)
         q, k = qk_norm_rope(projected, offset, self.parameters, self.selection)
         return q, k, v.swapaxes(1, 2), gate
 
-    def attend(
-        self,
-        q: mx.array,
-        k: mx.array,
-        v: mx.array,
-        cache: KVCache,
-        left_padding: mx.array | None = None,
-    ) -> mx.array:
+    def attend(self, q: mx.array, k: mx.array, v: mx.array, cache: KVCache) -> mx.array:
         """Append k and v to the cache and attend to all of it -> [B, heads, T, head_dim]."""
         rows = cache.update(k, v)
         scale = self.head_dim**-0.5
         if cache.bits is None:
-            return attend(q, rows[0], rows[1], scale, left_padding, self.selection)
-        if q.shape[2] == 1 and left_padding is None:
-            return _attend_quantized(q, rows, cache.bits, scale)
-        k, v = (_dequantized(part, cache.bits, q.dtype) for part in (rows[:3], rows[3:]))
-        return attend(q, k, v, scale, left_padding, self.selection)
+            return causal_attention(q, rows[0], rows[1], scale, self.selection)
+        if q.shape[2] == 1:
+            return _quantized_decode_attention(q, rows, cache.bits, scale)
+        k, v = (_dequantize(half, cache.bits, q.dtype) for half in (rows[:3], rows[3:]))
+        return causal_attention(q, k, v, scale, self.selection)
 
     def attend_gated(
         self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
     ) -> mx.array:
-        """`attend` and its gate in the kernel for one token -> [B, 1, heads head_dim].
+        """`attend` and the output gate in the decode kernel -> [B, 1, heads head_dim].
 
-        Where `gates_in_kernel`.
+        Only where `uses_decode_kernel`.
         """
-        rows, late = cache.append(k, v)
-        return decode_attention.kernel(q, rows, late, gate, self.head_dim**-0.5)
+        rows, tail = cache.append_to_tail(k, v)
+        return decode_attention.kernel(q, rows, tail, gate, self.head_dim**-0.5)
 
-    def gates_in_kernel(
-        self, q: mx.array, k: mx.array, cache: KVCache, left_padding: mx.array | None
-    ) -> bool:
-        """Whether the kernel for one token is chosen, and can do it."""
-        chosen = self.selection.decode_attention == decode_attention.KERNEL
-        plain = cache.bits is None and left_padding is None and cache.offset > 0
-        return chosen and plain and decode_attention.supports(q, k)
+    def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
+        """Whether the decode kernel is selected and supports these shapes and this cache."""
+        selected = self.selection.decode_attention == decode_attention.KERNEL
+        appendable = cache.bits is None and cache.offset > 0
+        return selected and appendable and decode_attention.supports(q, k)
 
-    def output(
+    def gate_and_project(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
     ) -> mx.array:
-        """[B, heads, T, head_dim] and the gate -> [B, T, hidden], onto the residual."""
+        """The output gate, then `o_proj`.
+
+        Args:
+            attended: [B, heads, T, head_dim].
+            gate: [B, T, heads, head_dim].
+            residual: [B, T, hidden], added to the output.
+
+        Returns:
+            [B, T, hidden]
+        """
         return self.o_proj(decode_attention.apply_gate(attended, gate), residual=residual)
 
 
-def attend(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    scale: float,
-    left_padding: mx.array | None,
-    selection: KernelSelection,
+def causal_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, selection: KernelSelection
 ) -> mx.array:
-    """Causal attention of the last T of L positions, in the form chosen for so many.
+    """Causal attention of the last T of L positions, in the selected variant.
 
-    q [B, heads, T, d]; k, v [B, kv_heads, L, d]; left_padding [B] -> [B, heads, T, d].
+    q [B, heads, T, d]; k, v [B, kv_heads, L, d] -> [B, heads, T, d].
     """
     if selection.prefill_attention == FUSED and q.shape[2] > FEW_QUERIES:
-        return fused(q, k, v, scale, left_padding)
-    return blocks(q, k, v, scale, left_padding)
+        return fused_attention(q, k, v, scale)
+    return blockwise_attention(q, k, v, scale)
 
 
-def blocks(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, left_padding: mx.array | None
-) -> mx.array:
-    """`attend`, a block of queries at a time, as MLX does it by itself."""
+def blockwise_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    """`causal_attention` with MLX's own choice of kernel, one block of queries at a time.
+
+    The scores of a block take at most `SCORE_BUDGET` bytes.
+    """
     batch, heads, tokens, _ = q.shape
     length = k.shape[2]
     block = max(1, SCORE_BUDGET // (4 * batch * heads * length))
     outputs = []
     for start in range(0, tokens, block):
         stop = min(start + block, tokens)
-        seen = length - tokens + stop
+        visible = length - tokens + stop
         out = mx.fast.scaled_dot_product_attention(
             q[:, :, start:stop],
-            k[:, :, :seen],
-            v[:, :, :seen],
+            k[:, :, :visible],
+            v[:, :, :visible],
             scale=scale,
-            mask=_mask(stop - start, seen, left_padding),
+            mask=None if stop - start == 1 else "causal",
         )
         if block < tokens:
-            # Else the scores of all blocks are allocated before the first is computed.
+            # Otherwise MLX allocates the scores of all blocks before it computes the first.
             mx.eval(out)
         outputs.append(out)
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
 
 
-def fused(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, left_padding: mx.array | None
-) -> mx.array:
-    """`attend` in MLX's fused kernel, which keeps no scores.
+def fused_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    """`causal_attention` of two or more queries in MLX's fused kernel, which stores no scores.
 
     Raises:
-        ValueError: MLX has none for these shapes on this device; it is told at once, before
-            anything runs.
+        ValueError: MLX has no such kernel for these shapes on this device; raised at once, before
+            anything is computed.
     """
-    mask = _mask(q.shape[2], k.shape[2], left_padding)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, force_fused=True)
+    return mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=scale, mask="causal", force_fused=True
+    )
 
 
-def _attend_quantized(q: mx.array, rows: Rows, bits: int, scale: float) -> mx.array:
-    """Attention of one position to all, keys and values read as they are stored.
+def _quantized_decode_attention(q: mx.array, rows: KVArrays, bits: int, scale: float) -> mx.array:
+    """Attention of one position to all, on keys and values in their quantised form.
 
     q [B, heads, 1, d]; rows: packed words, scales and biases of keys, then of values,
     [B, kv_heads, L, ...] each -> [B, heads, 1, d].
     """
     batch, heads, _, dim = q.shape
     kv_heads = rows[0].shape[1]
-    # The query heads of one key head are the rows of one product.
+    # The query heads that share a key head are the rows of one matrix product.
     grouped = (q * scale).reshape(batch, kv_heads, heads // kv_heads, dim)
     scores = mx.quantized_matmul(grouped, *rows[:3], transpose=True, group_size=KV_GROUP, bits=bits)
     weights = mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype)
@@ -185,25 +179,15 @@ def _attend_quantized(q: mx.array, rows: Rows, bits: int, scale: float) -> mx.ar
     return out.reshape(batch, heads, 1, dim)
 
 
-def _dequantized(part: Rows, bits: int, dtype: mx.Dtype) -> mx.array:
-    return mx.dequantize(*part, group_size=KV_GROUP, bits=bits).astype(dtype)
-
-
-def _mask(tokens: int, length: int, left_padding: mx.array | None) -> str | mx.array | None:
-    if left_padding is None:
-        return None if tokens == 1 else "causal"
-    keys = mx.arange(length)
-    queries = mx.arange(length - tokens, length)[:, None]
-    visible = (keys <= queries) & (keys >= left_padding[:, None, None, None])
-    # A padding position sees itself: a row without any key would be NaN.
-    return visible | (keys == queries)
+def _dequantize(packed: KVArrays, bits: int, dtype: mx.Dtype) -> mx.array:
+    return mx.dequantize(*packed, group_size=KV_GROUP, bits=bits).astype(dtype)
 
 
 def make_rope(config: ModelConfig) -> Rope:
     """Rotary embedding of the first `config.rotary_dim` dimensions of each head."""
     dims = config.rotary_dim
-    # Wavelengths in float64: what the kernel would derive from theta in float32 is off by
-    # 1e-7, which position 262,144 turns into a visible angle.
+    # Wavelengths in float64: derived from theta in float32, as the kernel would, they are off by
+    # 1e-7, which at position 262,144 is a visible angle.
     wavelengths = config.rope.theta ** (np.arange(0, dims, 2) / dims)
     magnitude = 1.0
     if config.rope.scaling is not None:
@@ -214,34 +198,37 @@ def make_rope(config: ModelConfig) -> Rope:
 def _yarn(
     wavelengths: np.ndarray, theta: float, scaling: Mapping[str, Any]
 ) -> tuple[np.ndarray, float]:
-    """YaRN (https://arxiv.org/abs/2309.00071): long wavelengths are stretched, short ones are not.
+    """YaRN (https://arxiv.org/abs/2309.00071): stretch long wavelengths and leave short ones.
 
     Args:
         wavelengths: [dims / 2], positions per radian without scaling.
         scaling: `rope_parameters` of config.json.
 
     Returns:
-        wavelengths with scaling, and what queries and keys are multiplied by.
+        scaled wavelengths, and the factor (`Rope.magnitude`) of rotated queries and keys.
     """
     factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
     pairs = len(wavelengths)
 
-    def pair(turns: float) -> float:
-        """Which pair of dimensions turns so often over the original context."""
+    def pair_index(turns: float) -> float:
+        """The pair of dimensions, not rounded, that turns `turns` times in that context."""
         return pairs * math.log(original / (turns * 2 * math.pi)) / math.log(theta)
 
-    low, high = pair(scaling.get("beta_fast") or 32), pair(scaling.get("beta_slow") or 1)
+    low = pair_index(scaling.get("beta_fast") or 32)
+    high = pair_index(scaling.get("beta_slow") or 1)
     if scaling.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, 2 * pairs - 1)
     stretched = np.clip((np.arange(pairs) - low) / max(high - low, 1e-3), 0, 1)
     scaled = 1 / ((1 - stretched) / wavelengths + stretched / (factor * wavelengths))
 
-    def magnitude(weight: float) -> float:
+    def magnitude_of(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
-    given = scaling.get("attention_factor")
-    over, under = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    if given is None:
-        given = magnitude(over) / magnitude(under) if over and under else magnitude(1)
-    return scaled, float(given)
+    magnitude = scaling.get("attention_factor")
+    if magnitude is None:
+        mscale, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        magnitude = (
+            magnitude_of(mscale) / magnitude_of(all_dim) if mscale and all_dim else magnitude_of(1)
+        )
+    return scaled, float(magnitude)

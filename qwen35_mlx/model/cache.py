@@ -1,4 +1,4 @@
-"""What the network remembers of the tokens so far, and how to come back to a point in it."""
+"""The network's state after a number of tokens, with snapshots to return to."""
 
 from dataclasses import dataclass, field
 from weakref import WeakSet
@@ -6,27 +6,26 @@ from weakref import WeakSet
 import mlx.core as mx
 
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.memory import KV_GROUP, KV_GROWTH
 
-GROWTH = 1.25
 FIRST_CAPACITY = 256
-# Neighbours in a row that share a scale, where keys and values are quantised.
-KV_GROUP = 32
-# So many rows, at most, that came one by one are kept apart from the others: see `KVCache.append`.
-APART = 256
+# Capacity of the tail, which holds the latest rows of a decode: see `KVCache.append_to_tail`.
+TAIL_ROWS = 256
 
-Rows = tuple[mx.array, ...]
+# Keys, then values; where they are quantised, packed words, scales and biases of each.
+KVArrays = tuple[mx.array, ...]
 
 
 class _Buffer:
-    """Rows of one layer: arrays [B, kv_heads, capacity, ...], filled to `written`.
+    """Rows of one layer: arrays [B, kv_heads, capacity, ...], of which `filled` rows are in use.
 
-    Several holders (caches and snapshots) may read one buffer up to a length of their own.
-    Rows that a holder has are never overwritten: see `KVCache.update`.
+    Several holders (caches and snapshots) may share one buffer, each up to its own offset. A row
+    below the offset of any holder is never overwritten: see `KVCache.update`.
     """
 
-    def __init__(self, rows: Rows, written: int):
+    def __init__(self, rows: KVArrays, filled: int):
         self.rows = rows
-        self.written = written
+        self.filled = filled
         self.holders: WeakSet[KVCache | KVSnapshot] = WeakSet()
 
     @property
@@ -35,7 +34,7 @@ class _Buffer:
 
 
 class KVSnapshot:
-    """The first `offset` rows of a buffer, kept from being overwritten while this lives."""
+    """The first `offset` rows of a buffer, protected from being overwritten while this lives."""
 
     __slots__ = ("__weakref__", "buffer", "offset")
 
@@ -46,17 +45,17 @@ class KVSnapshot:
             buffer.holders.add(self)
 
     @classmethod
-    def of_rows(cls, rows: Rows, offset: int) -> "KVSnapshot":
-        """A snapshot of rows that were kept elsewhere.
+    def of_rows(cls, rows: KVArrays, offset: int) -> "KVSnapshot":
+        """A snapshot of stored rows.
 
         Args:
-            rows: arrays [B, kv_heads, capacity, ...] as a cache of the same kind holds them.
-            offset: how many of the rows are filled.
+            rows: arrays [B, kv_heads, capacity, ...], as a cache with the same `bits` holds them.
+            offset: number of filled rows.
         """
         return cls(_Buffer(rows, offset), offset)
 
-    def rows(self, start: int) -> Rows:
-        """Rows `start` to `offset`, [B, kv_heads, offset - start, ...] each."""
+    def rows(self, start: int) -> KVArrays:
+        """Rows `start` to `offset`, [B, kv_heads, offset - start, ...] each; () if empty."""
         if self.buffer is None:
             return ()
         return tuple(a[..., start : self.offset, :] for a in self.buffer.rows)
@@ -66,110 +65,115 @@ class KVCache:
     """Keys and values of one full-attention layer; grows geometrically.
 
     Args:
-        bits: keys and values are quantised to so many; None keeps them as they are.
+        bits: of a quantised key or value; None stores them unquantised.
     """
 
     def __init__(self, bits: int | None = None) -> None:
         self.bits = bits
         self._buffer: _Buffer | None = None
-        # Rows [B, kv_heads, APART, head_dim], the first `_apart` of them filled.
-        self._tail: Rows = ()
-        self._apart = 0
+        # Keys and values [B, kv_heads, TAIL_ROWS, head_dim], `_tail_length` rows filled.
+        self._tail: KVArrays = ()
+        self._tail_length = 0
         self.offset = 0
 
-    def append(self, key: mx.array, value: mx.array) -> tuple[Rows, Rows]:
-        """Add one row to a cache that has some, without touching those before it.
+    def append_to_tail(self, key: mx.array, value: mx.array) -> tuple[KVArrays, KVArrays]:
+        """Append one row without writing to the buffer.
 
-        MLX writes into an array in place only if no running step still reads it, and copies all of
-        it otherwise: of a long conversation gigabytes for every token. Here it is a few rows.
+        MLX writes into an array in place only if no pending computation still reads it; otherwise
+        it copies the whole array, which for a long conversation is gigabytes per token. The tail
+        is small enough to copy.
 
         Args:
-            key, value: [B, kv_heads, 1, head_dim], kept as they are: not where there are `bits`.
+            key, value: [B, kv_heads, 1, head_dim].
 
         Returns:
-            keys and values [B, kv_heads, N, head_dim], and those after them, [B, kv_heads, n,
-            head_dim]: at least one each.
+            keys and values of the buffer, [B, kv_heads, N, head_dim] each, and of the tail,
+            [B, kv_heads, n, head_dim] each, with N and n at least 1.
+
+        The cache must hold a row already and must not be quantised.
         """
         assert self._buffer is not None
         assert self.bits is None
-        if self._apart == APART:
-            self._settle()
-        if not self._apart:
+        if self._tail_length == TAIL_ROWS:
+            self._flush_tail()
+        if not self._tail_length:
             batch, heads, _, width = key.shape
-            self._tail = tuple(mx.zeros((batch, heads, APART, width), key.dtype) for _ in "kv")
-        for held, added in zip(self._tail, (key, value), strict=True):
-            held[..., self._apart : self._apart + 1, :] = added
-        self._apart += 1
+            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), key.dtype) for _ in "kv")
+        start = self._tail_length
+        for array, added in zip(self._tail, (key, value), strict=True):
+            array[..., start : start + 1, :] = added
+        self._tail_length += 1
         self.offset += 1
-        before = self.offset - self._apart
+        buffered = self.offset - self._tail_length
         return (
-            tuple(held[..., :before, :] for held in self._buffer.rows),
-            tuple(held[..., : self._apart, :] for held in self._tail),
+            tuple(array[..., :buffered, :] for array in self._buffer.rows),
+            tuple(array[..., : self._tail_length, :] for array in self._tail),
         )
 
-    def _settle(self) -> None:
-        """Put the rows that are apart to the others."""
-        if self._apart:
-            apart = tuple(held[..., : self._apart, :] for held in self._tail)
-            self.offset -= self._apart
-            self._tail, self._apart = (), 0
-            self._write(apart)
+    def _flush_tail(self) -> None:
+        """Move the tail's rows into the buffer."""
+        if self._tail_length:
+            rows = tuple(array[..., : self._tail_length, :] for array in self._tail)
+            self.offset -= self._tail_length
+            self._tail, self._tail_length = (), 0
+            self._write(rows)
 
-    def update(self, keys: mx.array, values: mx.array) -> Rows:
+    def update(self, keys: mx.array, values: mx.array) -> KVArrays:
         """Append T rows and return all of them.
 
         Args:
             keys, values: [B, kv_heads, T, head_dim].
 
         Returns:
-            keys and values [B, kv_heads, offset + T, head_dim]; quantised, each of them as packed
-            words, scales and biases (see `mx.quantize`).
+            keys and values [B, kv_heads, offset + T, head_dim]; where they are quantised, packed
+            words, scales and biases of the keys, then of the values (see `mx.quantize`).
         """
-        self._settle()
+        self._flush_tail()
         rows = (keys, values)
         if self.bits is not None:
             rows = (*_quantize(keys, self.bits), *_quantize(values, self.bits))
         return self._write(rows)
 
-    def _write(self, rows: Rows) -> Rows:
-        """`update` with rows as the buffer has them."""
+    def _write(self, rows: KVArrays) -> KVArrays:
+        """`update` with rows in the buffer's format."""
         start, end = self.offset, self.offset + rows[0].shape[2]
         buffer = self._buffer
         if buffer is None or end > buffer.capacity or not self._may_write_from(start):
             buffer = self._grown(rows, end)
-        for held, added in zip(buffer.rows, rows, strict=True):
-            held[..., start:end, :] = added
-        buffer.written = self.offset = end
-        return tuple(held[..., :end, :] for held in buffer.rows)
+        for array, added in zip(buffer.rows, rows, strict=True):
+            array[..., start:end, :] = added
+        buffer.filled = self.offset = end
+        return tuple(array[..., :end, :] for array in buffer.rows)
 
     def _may_write_from(self, start: int) -> bool:
-        """Whether nobody else still needs the rows from `start` on."""
+        """Whether no other holder needs a row at or after `start`."""
         buffer = self._buffer
         assert buffer is not None
-        if start == buffer.written:
+        if start == buffer.filled:
             return True
         return all(holder.offset <= start for holder in buffer.holders if holder is not self)
 
-    def _grown(self, added: Rows, end: int) -> _Buffer:
-        """A buffer with the rows so far and room for `end`.
+    def _grown(self, added: KVArrays, end: int) -> _Buffer:
+        """A new buffer with a copy of the rows so far and capacity for at least `end`.
 
-        Snapshots of no more than these rows move along, so that the old buffer can be freed.
+        Snapshots that these rows cover move to it, so that the old buffer can be freed.
         """
         old = self._buffer
-        # Of what is used, not of the old room: a branch from the start of a long conversation
-        # does not take as much as that does.
-        capacity = max(int(self.offset * GROWTH), end)
+        # Capacity follows the rows in use, not the old capacity: a short branch of a long
+        # conversation stays small.
+        capacity = max(int(self.offset * KV_GROWTH), end)
         capacity = -(-capacity // FIRST_CAPACITY) * FIRST_CAPACITY
 
-        def room(like: mx.array, kept: mx.array | None) -> mx.array:
+        def grow(like: mx.array, rows: mx.array | None) -> mx.array:
             batch, heads, _, width = like.shape
             grown = mx.zeros((batch, heads, capacity, width), like.dtype)
-            if kept is not None:
-                grown[..., : self.offset, :] = kept[..., : self.offset, :]
+            if rows is not None:
+                grown[..., : self.offset, :] = rows[..., : self.offset, :]
             return grown
 
-        kept = old.rows if old is not None else (None,) * len(added)
-        fresh = _Buffer(tuple(room(a, k) for a, k in zip(added, kept, strict=True)), self.offset)
+        existing = old.rows if old is not None else (None,) * len(added)
+        arrays = tuple(grow(a, rows) for a, rows in zip(added, existing, strict=True))
+        fresh = _Buffer(arrays, self.offset)
         if old is not None:
             for holder in list(old.holders):
                 if isinstance(holder, KVSnapshot) and holder.offset <= self.offset:
@@ -180,11 +184,11 @@ class KVCache:
         return fresh
 
     def snapshot(self) -> KVSnapshot:
-        self._settle()
+        self._flush_tail()
         return KVSnapshot(self._buffer, self.offset)
 
     def restore(self, snapshot: KVSnapshot) -> None:
-        self._tail, self._apart = (), 0
+        self._tail, self._tail_length = (), 0
         self._hold(snapshot.buffer)
         self.offset = snapshot.offset
 
@@ -200,28 +204,29 @@ class KVCache:
         return [*self._rows, *self._tail]
 
     @property
-    def touched(self) -> Rows:
+    def append_target(self) -> KVArrays:
         """The arrays that the last row was written into."""
         return self._tail or self._rows
 
     @property
-    def _rows(self) -> Rows:
+    def _rows(self) -> KVArrays:
         return () if self._buffer is None else self._buffer.rows
 
 
-def _quantize(x: mx.array, bits: int) -> Rows:
+def _quantize(x: mx.array, bits: int) -> KVArrays:
     return tuple(mx.quantize(x, group_size=KV_GROUP, bits=bits))
 
 
 @dataclass(slots=True)
 class DeltaState:
-    """What a Gated DeltaNet layer remembers, whatever the number of tokens.
+    """State of a Gated DeltaNet layer; its size does not depend on the number of tokens.
 
     Attributes:
-        conv: the last inputs of the causal convolution, [B, kernel - 1, channels].
-        recurrent: the delta rule's state, [B, nv, dv, dk] float32.
+        conv: the last inputs of the causal convolution, [B, kernel - 1, channels]; None at first.
+        recurrent: the delta rule's state, [B, value heads, value head dim, key head dim] float32;
+            None at first.
 
-    Both are replaced at every step, never written into, so a snapshot is two references.
+    Both are replaced at every call, never written into, so a snapshot is two references.
     """
 
     conv: mx.array | None = None
@@ -240,57 +245,53 @@ class DeltaState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the network remembers at token position `offset`; costs references only."""
+    """The network's state after `offset` tokens. It shares arrays with the cache."""
 
     offset: int
     layers: tuple[KVSnapshot | DeltaState, ...] = field(repr=False)
 
 
 class Cache:
-    """One entry per layer, and the number of tokens seen.
+    """State of all layers.
 
     Args:
-        config: the network's shape.
-        left_padding: [B] int32, how many tokens at the start of each row of the batch are
-            padding; None for none.
+        config: the network's sizes.
         kv_bits: as `KVCache.bits`.
+
+    Attributes:
+        layers: one entry per layer.
+        offset: number of tokens seen.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        left_padding: mx.array | None = None,
-        kv_bits: int | None = None,
-    ):
+    def __init__(self, config: ModelConfig, kv_bits: int | None = None):
         self.layers: list[KVCache | DeltaState] = [
             KVCache(kv_bits) if kind == "full_attention" else DeltaState()
             for kind in config.layer_types
         ]
-        self.left_padding = left_padding
         self.offset = 0
 
     def snapshot(self) -> Snapshot:
-        """The state now. What is generated afterwards never changes it."""
+        """The current state. Later tokens never change it."""
         return Snapshot(self.offset, tuple(layer.snapshot() for layer in self.layers))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back (or forth) to a snapshot of this cache or of another for the same network."""
+        """Return to a snapshot of this cache, or of another one of the same network."""
         for layer, saved in zip(self.layers, snapshot.layers, strict=True):
             layer.restore(saved)  # type: ignore[arg-type]
         self.offset = snapshot.offset
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All arrays held, for one `mx.eval`."""
+        """All arrays, for one `mx.eval`."""
         return [array for layer in self.layers for array in layer.arrays]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, room to grow included."""
+        """Bytes of all arrays, spare capacity included."""
         return sum(array.nbytes for array in self.arrays)
 
     @property
-    def touched_nbytes(self) -> int:
-        """Those of keys and values that MLX copies for another token, if a step reads them yet."""
+    def append_target_nbytes(self) -> int:
+        """Bytes that MLX copies to append a row of keys and values that a step still reads."""
         layers = (layer for layer in self.layers if isinstance(layer, KVCache))
-        return sum(array.nbytes for layer in layers for array in layer.touched)
+        return sum(array.nbytes for layer in layers for array in layer.append_target)

@@ -1,4 +1,4 @@
-"""The network's shape, read from config.json of Qwen3.5, 3.6 and 3.8 checkpoints."""
+"""Sizes of the network, from config.json of Qwen3.5, 3.6 and 3.8 checkpoints. No MLX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from qwen35_mlx.errors import Qwen35Error
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 
-# As far as YaRN is known to stretch the trained context.
+# YaRN is known to work up to this multiple of the trained context.
 YARN_LIMIT = 4
 
 LayerType = Literal["linear_attention", "full_attention"]
@@ -34,7 +34,7 @@ class ModelConfig:
     """Sizes of one text network. The names are config.json's own.
 
     `num_experts` is 0 in a dense model; `intermediate_size` is 0 in a sparse one.
-    `mtp_num_hidden_layers` is what the config announces: the checkpoint may still lack the head.
+    `mtp_num_hidden_layers` is config.json's value: the checkpoint may still lack the MTP head.
     """
 
     model_type: str
@@ -68,12 +68,12 @@ class ModelConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """Dimensions of each attention head that are rotated."""
+        """Number of rotated dimensions of an attention head."""
         return int(self.head_dim * self.rope.partial_rotary_factor)
 
     @property
     def linear_key_dim(self) -> int:
-        """Width of all DeltaNet query heads together, and of all key heads."""
+        """Width of all DeltaNet key heads together; that of the query heads is the same."""
         return self.linear_num_key_heads * self.linear_key_head_dim
 
     @property
@@ -87,13 +87,13 @@ class ModelConfig:
         return 2 * self.linear_key_dim + self.linear_value_dim
 
     def with_context(self, tokens: int) -> "ModelConfig":
-        """The same network for prompts and replies of `tokens` together.
+        """The same network with a context of `tokens`, for prompt and reply together.
 
-        Beyond what it was trained for, positions are scaled by YaRN, which costs a little quality
-        on short texts too. The factor is a whole number, as published configs have it.
+        Beyond the trained context, positions are scaled by YaRN, which costs a little quality on
+        short texts too. The factor is a whole number, as in published configs.
 
         Raises:
-            Qwen35Error: `tokens` is more than YaRN is known to be good for.
+            Qwen35Error: `tokens` is below 1 or more than YaRN is known to be good for.
         """
         trained, scaling = self.max_position_embeddings, self.rope.scaling
         if scaling is not None:
@@ -135,7 +135,7 @@ class ModelConfig:
             raise Qwen35Error("config.json: 'text_config' is not an object: fetch the file again")
         fields = _Fields(text)
         layers = fields.positive("num_hidden_layers")
-        # The released configs say it in both places; hand-made ones in either.
+        # Released configs have it in both places, hand-made ones in either.
         tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
         sparse = bool(text.get("num_experts"))
         result = cls(
@@ -170,7 +170,7 @@ class ModelConfig:
         return result
 
     def _check(self, text: Mapping[str, Any]) -> None:
-        """Refuse what this network would compute wrongly."""
+        """Refuse configs that this network would compute wrongly."""
         for parts, whole in (
             ("num_key_value_heads", "num_attention_heads"),
             ("linear_num_key_heads", "linear_num_value_heads"),
@@ -188,7 +188,7 @@ class ModelConfig:
         if self.mtp_num_hidden_layers > 1:
             raise Qwen35Error(
                 f"config.json: 'mtp_num_hidden_layers' is {self.mtp_num_hidden_layers}, and this "
-                "version knows one MTP layer: look for a newer qwen35-mlx"
+                "version supports one MTP layer: look for a newer qwen35-mlx"
             )
         for name, only in (
             ("hidden_act", "silu"),
@@ -197,13 +197,13 @@ class ModelConfig:
         ):
             if text.get(name, only) != only:
                 raise Qwen35Error(
-                    f"config.json: '{name}' is {text[name]!r}, and this version knows only "
+                    f"config.json: '{name}' is {text[name]!r}, and this version supports only "
                     f"{only!r}: look for a newer qwen35-mlx"
                 )
 
 
 class _Fields:
-    """config.json's fields by name, each checked as it is read."""
+    """Fields of config.json, each checked as it is read."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
@@ -241,7 +241,7 @@ def _layer_types(text: Mapping[str, Any], layers: int) -> tuple[LayerType, ...]:
 
 
 def _rope(text: Mapping[str, Any]) -> RopeConfig:
-    """`rope_parameters` of today, or the older `rope_theta`, `rope_scaling` side by side."""
+    """From `rope_parameters`, or from the older `rope_theta` and `rope_scaling`."""
     parameters = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
     for name, default in (("rope_theta", 1e7), ("partial_rotary_factor", 0.25)):
         parameters.setdefault(name, text.get(name, default))

@@ -1,4 +1,4 @@
-"""One block: a mixer over tokens, then a feed-forward, each behind a norm and added back."""
+"""One decoder layer: a mixer over tokens, then a feed-forward, each with a norm and a residual."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +18,8 @@ from qwen35_mlx.model.weights import Weights
 class Layer:
     """x += mixer(norm(x)); x += mlp(norm(x)).
 
-    Everything but the KV cache is in functions of arrays alone, which can be compiled: for a few
-    tokens Python takes longer to ask for a layer than a GPU to compute it.
+    Everything except the KV cache is in functions of arrays alone, so that `mx.compile` can record
+    them: during decode, launch overhead dominates.
     """
 
     def __init__(self, kind: LayerType, config: ModelConfig, weights: Weights, rope: Rope):
@@ -30,66 +30,61 @@ class Layer:
         else:
             self.mixer = GatedDeltaNet(config, weights.scope("linear_attn"))
         mlp = weights.scope("mlp")
-        self.mlp = (
-            SparseMoE(config, mlp)
-            if config.num_experts
-            else MLP(config.hidden_size, config.intermediate_size, mlp)
-        )
-        hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight", hidden), eps)
-        self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight", hidden), eps)
+        self.mlp = SparseMoE(config, mlp) if config.num_experts else MLP(mlp)
+        eps = config.rms_norm_eps
+        self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
+        self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
-    def __call__(
-        self,
-        x: mx.array,
-        cache: KVCache | DeltaState,
-        left_padding: mx.array | None = None,
-        valid: mx.array | None = None,
-    ) -> mx.array:
-        """x [B, T, hidden] -> [B, T, hidden]; `left_padding` and `valid`: see `Cache`."""
-        step = self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS and valid is None
+    def __call__(self, x: mx.array, cache: KVCache | DeltaState) -> mx.array:
+        """x [B, T, hidden] -> [B, T, hidden]; the tokens are added to `cache`."""
+        compiled = self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS
         if isinstance(cache, KVCache):
-            assert isinstance(self.mixer, Attention)
-            project = self._compile("project", self._project) if step else self._project
-            finish = self._compile("finish", self._finish) if step else self._finish
-            offset = mx.array(cache.offset, mx.int32) if step else cache.offset
-            q, k, v, gate = project(x, offset)
-            if self.mixer.gates_in_kernel(q, k, cache, left_padding):
-                close = self._compile("close", self._close) if step else self._close
-                return close(x, self.mixer.attend_gated(q, k, v, gate, cache))
-            return finish(x, self.mixer.attend(q, k, v, cache, left_padding), gate)
+            return self._attend(x, cache, compiled)
         assert isinstance(self.mixer, GatedDeltaNet)
         if cache.conv is None or cache.recurrent is None:
             cache.conv, cache.recurrent = self.mixer.parameters.empty(x.shape[0], x.dtype)
-        recur = self._compile("recur", self._recur) if step else self._recur
-        padded = () if valid is None else (valid,)
-        x, cache.conv, cache.recurrent = recur(x, cache.conv, cache.recurrent, *padded)
+        run = self._compile(self._delta_net_layer) if compiled else self._delta_net_layer
+        x, cache.conv, cache.recurrent = run(x, cache.conv, cache.recurrent)
         return x
+
+    def _attend(self, x: mx.array, cache: KVCache, compiled: bool) -> mx.array:
+        """A full-attention layer: compiled functions before and after the cache update."""
+        assert isinstance(self.mixer, Attention)
+        project = self._compile(self._project) if compiled else self._project
+        # A compiled function would be recorded anew for every Python number.
+        offset = mx.array(cache.offset, mx.int32) if compiled else cache.offset
+        q, k, v, gate = project(x, offset)
+        if self.mixer.uses_decode_kernel(q, k, cache):
+            finish = self._compile(self._after_gated) if compiled else self._after_gated
+            return finish(x, self.mixer.attend_gated(q, k, v, gate, cache))
+        finish = self._compile(self._after_attention) if compiled else self._after_attention
+        return finish(x, self.mixer.attend(q, k, v, cache), gate)
 
     def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
         assert isinstance(self.mixer, Attention)
         return self.mixer.project(x, offset, self.mixer_norm)
 
-    def _finish(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
+    def _after_attention(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._feed(self.mixer.output(attended, gate, residual=x))
+        return self._add_mlp(self.mixer.gate_and_project(attended, gate, residual=x))
 
-    def _close(self, x: mx.array, gated: mx.array) -> mx.array:
+    def _after_gated(self, x: mx.array, gated: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._feed(self.mixer.o_proj(gated, residual=x))
+        return self._add_mlp(self.mixer.o_proj(gated, residual=x))
 
-    def _recur(
-        self, x: mx.array, conv: mx.array, recurrent: mx.array, valid: mx.array | None = None
+    def _delta_net_layer(
+        self, x: mx.array, conv: mx.array, recurrent: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
         assert isinstance(self.mixer, GatedDeltaNet)
-        x, conv, recurrent = self.mixer(x, conv, recurrent, valid, self.mixer_norm, residual=x)
-        return self._feed(x), conv, recurrent
+        x, conv, recurrent = self.mixer(x, conv, recurrent, self.mixer_norm, residual=x)
+        return self._add_mlp(x), conv, recurrent
 
-    def _feed(self, x: mx.array) -> mx.array:
+    def _add_mlp(self, x: mx.array) -> mx.array:
         return self.mlp(x, self.mlp_norm, residual=x)
 
-    def _compile(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
         if name not in self._compiled:
             self._compiled[name] = mx.compile(function)
         return self._compiled[name]

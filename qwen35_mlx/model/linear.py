@@ -1,4 +1,4 @@
-"""Matrices, plain or quantised, and several of them over one input as one."""
+"""Matrices, plain or quantised, and several matrices of one input fused into one."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -38,10 +38,10 @@ class Linear:
         *,
         glu: bool = False,
     ) -> mx.array:
-        """x [..., in] -> [..., out], and what may stand around it: see `matvec.reference`."""
+        """x [..., in] -> [..., out]. `norm`, `residual` and `glu`: see `matvec.reference`."""
         w = self.weight
-        chosen = self.selection.matmul_decode == matvec.KERNEL
-        if chosen and not isinstance(w, mx.array) and matvec.supports(x, w, norm):
+        selected = self.selection.matmul_decode == matvec.KERNEL
+        if selected and not isinstance(w, mx.array) and matvec.supports(x, w, norm):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
 
@@ -52,7 +52,7 @@ class Linear:
         return matmul(x, w, self.selection.matmul_prefill)
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
-        """Rows of the matrix by index, as an embedding: ids [...] -> [..., in] of this dtype."""
+        """Rows of the matrix by index, as for an embedding: ids [...] -> [..., in] of `dtype`."""
         w = self.weight
         if isinstance(w, mx.array):
             return w[ids].astype(dtype)
@@ -60,13 +60,13 @@ class Linear:
         return dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, dtype)
 
     def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
-        """Blocks of inputs, each by the expert of its own.
+        """Blocks of rows, each multiplied by the matrix of its expert.
 
         Args:
             x: [..., M, in], its leading axes broadcast against `experts`. Blocks of more than one
-                row are multiplied by the unpacked stack, where that is chosen.
+                row are multiplied by the unpacked stack, where that is selected.
             experts: [...] indices into the stack.
-            sorted_indices: whether `experts` ascends, which lets the GPU share weight reads.
+            sorted_indices: whether `experts` is ascending, which lets the GPU share weight reads.
 
         Returns:
             [..., M, out]
@@ -77,23 +77,23 @@ class Linear:
                 return gather_matmul(x, w, experts, sorted_indices)
             w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
-            # MLX's CPU gather_mm is float32 only; cast the chosen experts, not the stack.
-            chosen = w[experts].astype(mx.float32).swapaxes(-1, -2)
-            return (x.astype(mx.float32) @ chosen).astype(x.dtype)
+            # MLX's CPU gather_mm is float32 only: cast the gathered experts, not the stack.
+            gathered = w[experts].astype(mx.float32).swapaxes(-1, -2)
+            return (x.astype(mx.float32) @ gathered).astype(x.dtype)
         return mx.gather_mm(
             x, w.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=sorted_indices
         )
 
     @property
     def dtype(self) -> mx.Dtype | None:
-        """Of the activations it was stored for; None where the format leaves that open."""
+        """Dtype of the activations it was stored for; None where the format does not fix one."""
         w = self.weight
         stored = w.dtype if isinstance(w, mx.array) else w.scales.dtype
         return None if stored == mx.uint8 else stored
 
     @property
     def width(self) -> int:
-        """Of its inputs."""
+        """Size of its inputs."""
         w = self.weight
         if isinstance(w, mx.array):
             return w.shape[-1]
@@ -101,7 +101,7 @@ class Linear:
 
     @property
     def format(self) -> tuple[object, ...]:
-        """Matrices of the same format can be joined into one."""
+        """Matrices of equal format can be joined into one."""
         w = self.weight
         if isinstance(w, mx.array):
             return ("plain", w.dtype)
@@ -113,7 +113,7 @@ class Linear:
 
 
 def stack_rows(parts: Sequence[Linear]) -> Linear:
-    """Matrices of one format as one, their outputs side by side."""
+    """Matrices of one format joined into one, whose outputs are theirs side by side."""
     if len(parts) == 1:
         return parts[0]
     weights, selection = [part.weight for part in parts], parts[0].selection
@@ -134,9 +134,9 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
 
 
 class FusedLinear:
-    """Several projections of one input, as few matmuls as their formats allow.
+    """Several projections of one input in as few matmuls as their formats allow.
 
-    A launch costs more than a small matrix does, so neighbours of the same format are joined
+    Launching a small matmul costs more than computing it, so neighbours of equal format are joined
     when the network is built. The joined matrices are evaluated at once, so that the parts can
     be freed before the next layer is read.
     """
@@ -157,25 +157,25 @@ class FusedLinear:
 
     @property
     def single(self) -> Linear | None:
-        """All of it as one matrix, if that is what it came to."""
+        """The joined matrix, if all parts are in one; else None."""
         return self._groups[0][0] if len(self._groups) == 1 else None
 
     @property
     def matmuls(self) -> int:
-        """How many matrix products one call costs."""
+        """Number of matrix products per call."""
         return len(self._groups)
 
     def __call__(self, x: mx.array, norm: RMSNorm | None = None) -> list[mx.array]:
-        """x [..., in], normed first -> one [..., out] per part, in the order given."""
+        """x [..., in], after `norm` -> one [..., out] per part, in order."""
         return self._split(self._products(x, norm))
 
     def joined(self, x: mx.array, norm: RMSNorm | None = None) -> mx.array:
-        """All outputs side by side: x [..., in], normed first -> [..., sum of out]."""
+        """All outputs side by side: x [..., in], after `norm` -> [..., sum of out]."""
         products = self._products(x, norm)
         return products[0] if len(products) == 1 else mx.concatenate(products, axis=-1)
 
     def glu(self, x: mx.array, norm: RMSNorm | None = None) -> mx.array:
-        """silu(gate) * up, these being the two parts: x [..., in], normed first -> [..., out]."""
+        """silu(gate) * up, the two parts: x [..., in], after `norm` -> [..., out]."""
         if self.single is not None:
             return self.single(x, norm, glu=True)
         return matvec.swiglu(*self(x, norm))

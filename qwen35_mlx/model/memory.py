@@ -1,26 +1,121 @@
-"""Bytes that the caches of a network take. Never imports mlx."""
+"""Memory that a network needs beside its weights, and the budgets it keeps. Never imports mlx."""
+
+from dataclasses import dataclass
 
 from qwen35_mlx.model.config import ModelConfig
 
-KV_GROUP = 32  # values that share a scale and a bias in a quantised KV cache
+# Attention without a fused kernel materialises its scores in float32. Queries are then taken in
+# blocks, so that the scores stay below this many bytes.
+SCORE_BUDGET = 1 << 30
+# Factor by which a full buffer of keys and values grows.
+KV_GROWTH = 1.25
+# Neighbours in a row that share a scale, where keys and values are quantised.
+KV_GROUP = 32
+# Rows of a block of one expert's inputs: MLX's matrix kernels on Metal compute as many at once.
+EXPERT_BLOCK_ROWS = 32
+# The expert stacks of a layer are unpacked only if they take at most this many bytes.
+UNPACK_BUDGET = 2 << 30
+# Recurrent states held at the same time: the current one and those of snapshots.
+_STATES_HELD = 6
 
 
-def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:
-    """Bytes of keys and values for one token, in all full-attention layers together.
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes that reading a prompt takes beside the weights.
+
+    Attributes:
+        kv: keys and values, with room to grow.
+        states: recurrent states, those of snapshots included.
+        work: temporary arrays of one chunk.
+    """
+
+    kv: int
+    states: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        return self.kv + self.states + self.work
+
+
+def estimate(
+    config: ModelConfig,
+    itemsize: int,
+    tokens: int,
+    chunk: int,
+    kv_bits: int | None,
+    *,
+    unpacks_experts: bool = False,
+) -> Estimate:
+    """Peak memory of a prompt and its reply.
 
     Args:
         itemsize: bytes of an activation.
-        kv_bits: bits of a quantised key or value; None if they are not quantised.
+        tokens: of prompt and reply together.
+        chunk: tokens per prefill chunk.
+        kv_bits: bits of a stored key or value; None for unquantised ones.
+        unpacks_experts: whether the network unpacks quantised experts, as on a CPU.
+    """
+    attention = config.layer_types.count("full_attention")
+    row = _kv_values(config)
+    layer = int(_kv_row_bytes(config, itemsize, kv_bits) * tokens * KV_GROWTH)
+    # While one layer's buffer grows, its old one is still there.
+    kv = layer * attention + layer
+    if kv_bits is not None:
+        kv += row * itemsize * tokens  # one layer's, unpacked for a chunk
+    states = _STATES_HELD * _recurrent_bytes(config) * (len(config.layer_types) - attention)
+    expert_rows = chunk * config.num_experts_per_tok + config.num_experts * EXPERT_BLOCK_ROWS
+    widest = max(
+        # Projections, per head or per channel, and float32 copies of them.
+        chunk * (3 * config.num_attention_heads * config.head_dim + row),
+        chunk * 3 * (config.linear_conv_dim + config.linear_value_dim),
+        chunk * 3 * config.intermediate_size,
+        expert_rows * (3 * config.moe_intermediate_size + 2 * config.hidden_size),
+    )
+    work = (widest + chunk * 4 * config.hidden_size) * (itemsize + 4)
+    scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
+    unpacked = unpacked_expert_bytes(config, itemsize) if unpacks_experts else 0
+    return Estimate(kv, states, work + max(2 * scores, unpacked))
+
+
+def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:
+    """Bytes of keys and values that one token adds to the cache, over all layers.
+
+    Args:
+        itemsize: bytes of an activation.
+        kv_bits: bits of a stored key or value; None for unquantised ones.
     """
     layers = config.layer_types.count("full_attention")
-    values = 2 * config.num_key_value_heads * config.head_dim
-    bytes_per_value = itemsize if kv_bits is None else kv_bits / 8 + 2 * itemsize / KV_GROUP
-    return int(layers * values * bytes_per_value)
+    return int(layers * _kv_row_bytes(config, itemsize, kv_bits))
 
 
 def state_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of recurrent state (float32) and convolution state of all DeltaNet layers together."""
+    """Bytes of one recurrent state, over all layers, whatever the number of tokens.
+
+    The delta rule's state is float32; the convolution's inputs have `itemsize` bytes each.
+    """
     layers = config.layer_types.count("linear_attention")
-    recurrent = config.linear_value_dim * config.linear_key_head_dim * 4
-    convolution = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim * itemsize
-    return layers * (recurrent + convolution)
+    conv = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim * itemsize
+    return layers * (_recurrent_bytes(config) + conv)
+
+
+def unpacked_expert_bytes(config: ModelConfig, itemsize: int) -> int:
+    """Bytes of one layer's expert stacks, unpacked; 0 for those beyond `UNPACK_BUDGET`."""
+    stacks = 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
+    return stacks if stacks <= UNPACK_BUDGET else 0
+
+
+def _kv_values(config: ModelConfig) -> int:
+    """Keys and values of one token in one layer."""
+    return 2 * config.num_key_value_heads * config.head_dim
+
+
+def _kv_row_bytes(config: ModelConfig, itemsize: int, kv_bits: int | None) -> float:
+    """Bytes of one token's keys and values in one layer, scales and biases included."""
+    per_value = itemsize if kv_bits is None else kv_bits / 8 + 2 * itemsize / KV_GROUP
+    return _kv_values(config) * per_value
+
+
+def _recurrent_bytes(config: ModelConfig) -> int:
+    """Bytes of one layer's delta-rule state."""
+    return 4 * config.linear_value_dim * config.linear_key_head_dim

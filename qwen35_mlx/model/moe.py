@@ -1,4 +1,4 @@
-"""The feed-forward halves of a layer: dense SwiGLU, and sparse experts with a shared one."""
+"""The feed-forward part of a layer: a dense SwiGLU, or sparse experts with a shared expert."""
 
 from dataclasses import dataclass
 
@@ -16,105 +16,89 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
+from qwen35_mlx.model.memory import EXPERT_BLOCK_ROWS
 from qwen35_mlx.model.weights import Weights
 
-# From this many (token, expert) pairs on, sorting them by expert pays for itself.
+# From this many (token, expert) assignments on, sorting them by expert pays off.
 SORT_FROM = 64
-# For `KernelSelection.experts_prefill`, where `quantized.UNPACKED` means blocks by the unpacked
-# stacks.
+# For `KernelSelection.experts_prefill`, where `quantized.UNPACKED` means blocks that are multiplied
+# by the unpacked stacks.
 BLOCKS = "blocks"
-# Rows of a block: MLX's matrix kernels on Metal compute as many at once.
-BLOCK = 32
-# From how many pairs per expert on blocks are worth their padding: at most 3 rows for a pair here.
+# From this many assignments per expert on, blocks are worth their padding: here at most 3 rows are
+# computed per assignment.
 BLOCKS_FROM = 16
-# Both stacks of a layer may take so many bytes unpacked.
-UNPACK_BUDGET = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertBlocks:
-    """(token, expert) pairs in blocks of rows, each block of one expert, by ascending expert.
+    """(token, expert) assignments in blocks of rows, each block of one expert, experts ascending.
 
     Attributes:
-        pairs: [blocks, rows] indices of pairs; a row that pads its block repeats any pair.
+        assignments: [blocks, rows], the assignment that each row computes; rows that pad their
+            block repeat another assignment.
         experts: [blocks].
-        places: [pairs], each pair's row among all.
+        inverse: [assignments], each assignment's row, counted over all blocks.
     """
 
-    pairs: mx.array
+    assignments: mx.array
     experts: mx.array
-    places: mx.array
+    inverse: mx.array
 
     @classmethod
     def by_expert(cls, experts: mx.array) -> "ExpertBlocks":
-        """A block for every pair: experts [pairs]."""
+        """One block per assignment: experts [assignments]."""
         order = mx.argsort(experts)
         return cls(order[:, None], experts[order], mx.argsort(order))
 
     @classmethod
     def in_blocks(cls, experts: mx.array, count: int, rows: int) -> "ExpertBlocks":
-        """As many blocks as `count` experts could need, so that nothing waits for how many do."""
+        """Blocks of `rows` rows: experts [assignments], each below `count`.
+
+        The number of blocks is the most that `count` experts can need, so that it is known without
+        evaluating `experts`.
+        """
         order = mx.argsort(experts)
         ascending = experts[order]
         ends = mx.sum(ascending <= mx.arange(count)[:, None], axis=-1)
         starts = mx.concatenate([mx.zeros(1, ends.dtype), ends[:-1]])
         blocks = (ends - starts + rows - 1) // rows
-        after = mx.cumsum(blocks)
-        first = after - blocks
+        block_ends = mx.cumsum(blocks)
+        block_starts = block_ends - blocks
 
         block = mx.arange((order.size + count * (rows - 1)) // rows)
-        owner = mx.minimum(mx.sum(after <= block[:, None], axis=-1), count - 1)
-        row = (starts - first * rows)[owner] + block * rows
+        owner = mx.minimum(mx.sum(block_ends <= block[:, None], axis=-1), count - 1)
+        row = (starts - block_starts * rows)[owner] + block * rows
         row = mx.minimum(row[:, None] + mx.arange(rows), ends[owner][:, None] - 1)
-        places = (first * rows - starts)[ascending] + mx.arange(order.size)
-        return cls(order[row], owner, places[mx.argsort(order)])
-
-
-def unpacked_nbytes(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of both stacks of a layer as a CPU unpacks them; 0 where they stay packed."""
-    stacks = 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
-    return stacks if mx.default_device() == mx.cpu and stacks <= UNPACK_BUDGET else 0
+        inverse = (block_starts * rows - starts)[ascending] + mx.arange(order.size)
+        return cls(order[row], owner, inverse[mx.argsort(order)])
 
 
 class MLP:
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, hidden: int, intermediate: int, weights: Weights):
-        self.gate_up = FusedLinear(
-            weights.linear("gate_proj", intermediate, hidden),
-            weights.linear("up_proj", intermediate, hidden),
-        )
-        self.down_proj = weights.linear("down_proj", hidden, intermediate)
+    def __init__(self, weights: Weights):
+        self.gate_up = FusedLinear(weights.linear("gate_proj"), weights.linear("up_proj"))
+        self.down_proj = weights.linear("down_proj")
 
     def __call__(
         self, x: mx.array, norm: RMSNorm | None = None, residual: mx.array | None = None
     ) -> mx.array:
-        """[residual +] the layer of x, or of norm(x): x, residual [..., hidden]."""
+        """[residual +] the MLP of x, or of norm(x): x, residual [..., hidden]."""
         return self.down_proj(self.gate_up.glu(x, norm), residual=residual)
 
 
 class SparseMoE:
-    """Each token through its top-k experts, weighted, and through the shared expert, gated."""
+    """The weighted sum of each token's top-k experts, plus the gated shared expert."""
 
     def __init__(self, config: ModelConfig, weights: Weights):
         self.selection = weights.selection
-        hidden, experts = config.hidden_size, config.num_experts
-        intermediate = config.moe_intermediate_size
         self.top_k = config.num_experts_per_tok
         # The router's logits and the shared expert's gate, one small matrix.
-        self.router = FusedLinear(
-            weights.linear("gate", experts, hidden),
-            weights.linear("shared_expert_gate", 1, hidden),
-        )
+        self.router = FusedLinear(weights.linear("gate"), weights.linear("shared_expert_gate"))
         stacks = weights.scope("switch_mlp")
-        self.gate_up = FusedLinear(
-            stacks.linear("gate_proj", experts, intermediate, hidden),
-            stacks.linear("up_proj", experts, intermediate, hidden),
-        )
-        self.down_proj = stacks.linear("down_proj", experts, hidden, intermediate)
-        self.shared_expert = MLP(
-            hidden, config.shared_expert_intermediate_size, weights.scope("shared_expert")
-        )
+        self.gate_up = FusedLinear(stacks.linear("gate_proj"), stacks.linear("up_proj"))
+        self.down_proj = stacks.linear("down_proj")
+        self.shared_expert = MLP(weights.scope("shared_expert"))
         matrices = (
             self.gate_up.single,
             self.down_proj,
@@ -126,13 +110,14 @@ class SparseMoE:
         )
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
-        """x, residual [B, T, hidden] -> residual + the block of norm(x)."""
+        """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= MAX_DECODE_TOKENS and self.selection.experts_decode == KERNEL
         if few and self.packed is not None and norm.weight.dtype == x.dtype:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
-            onto = residual.flatten(0, -2)
-            return run_experts(rows, norm, weights, experts, self.packed, onto).reshape(x.shape)
+            residual = residual.flatten(0, -2)
+            y = run_experts(rows, norm, weights, experts, self.packed, residual)
+            return y.reshape(x.shape)
         rows = norm(rows)
         logits = self.router.joined(rows)
         weights, experts = route_reference(logits, self.top_k)
@@ -148,10 +133,10 @@ class SparseMoE:
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
         if self.selection.experts_prefill != REFERENCE and flat.size >= BLOCKS_FROM * count:
-            arranged = ExpertBlocks.in_blocks(flat, count, BLOCK)
+            blocks = ExpertBlocks.in_blocks(flat, count, EXPERT_BLOCK_ROWS)
         else:
-            arranged = ExpertBlocks.by_expert(flat)
-        tokens = x[arranged.pairs // self.top_k]
-        gate, up = self.gate_up.gather(tokens, arranged.experts, sorted_indices=True)
-        y = self.down_proj.gather(swiglu(gate, up), arranged.experts, sorted_indices=True)
-        return y.flatten(0, 1)[arranged.places].reshape(*experts.shape, -1)
+            blocks = ExpertBlocks.by_expert(flat)
+        tokens = x[blocks.assignments // self.top_k]
+        gate, up = self.gate_up.gather(tokens, blocks.experts, sorted_indices=True)
+        y = self.down_proj.gather(swiglu(gate, up), blocks.experts, sorted_indices=True)
+        return y.flatten(0, 1)[blocks.inverse].reshape(*experts.shape, -1)

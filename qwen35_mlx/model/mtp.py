@@ -1,4 +1,4 @@
-"""The multi-token-prediction head: one layer that guesses the token after the next."""
+"""The multi-token-prediction (MTP) head: one layer that predicts the token after the next."""
 
 import mlx.core as mx
 
@@ -11,26 +11,26 @@ from qwen35_mlx.model.weights import Weights
 
 
 class MTPHead:
-    """fc(norm(embedding of t + 1), norm(hidden of t)) through one full-attention layer.
+    """fc(norm(embedding of token t + 1), norm(hidden at t)) through one full-attention layer.
 
-    Embedding and output head are the network's own: this takes embeddings and gives hidden
-    states for `Network.logits`. It needs a `KVCache` of its own.
+    The network's embedding and output head are shared: inputs are embeddings, outputs are hidden
+    states for `Network.logits`. The head has a `KVCache` of its own.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, rope: Rope):
-        hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.embedding_norm = RMSNorm(weights.array("pre_fc_norm_embedding.weight", hidden), eps)
-        self.hidden_norm = RMSNorm(weights.array("pre_fc_norm_hidden.weight", hidden), eps)
-        self.fc = weights.linear("fc", hidden, 2 * hidden)
+        eps = config.rms_norm_eps
+        self.embedding_norm = RMSNorm(weights.array("pre_fc_norm_embedding.weight"), eps)
+        self.hidden_norm = RMSNorm(weights.array("pre_fc_norm_hidden.weight"), eps)
+        self.fc = weights.linear("fc")
         self.layer = Layer("full_attention", config, weights.scope("layers").scope(0), rope)
-        self.norm = RMSNorm(weights.array("norm.weight", hidden), eps)
+        self.norm = RMSNorm(weights.array("norm.weight"), eps)
 
     def __call__(self, hidden: mx.array, embedded_next: mx.array, cache: KVCache) -> mx.array:
-        """What to feed to the output head for the token at t + 2.
+        """Input of the output head for the token at t + 2.
 
         Args:
             hidden: [B, T, hidden], the network's output at t, after its final norm; or this
-                head's own output, to guess one token further.
+                head's own output, to predict one token further.
             embedded_next: [B, T, hidden], embedding of the token at t + 1.
 
         Returns:

@@ -18,50 +18,55 @@ from qwen35_mlx.kernels.autotune import Operation, Outputs, tune
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
-from qwen35_mlx.model import attention, moe
+from qwen35_mlx.model import attention
 from qwen35_mlx.model.attention import Attention
-from qwen35_mlx.model.cache import APART
+from qwen35_mlx.model.cache import TAIL_ROWS
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import FusedLinear, Linear
+from qwen35_mlx.model.memory import unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.network import Network
 
-PROMPT = 2048
-# Positions that a prompt's queries see: as many as a small machine has memory for, to try it.
-SEEN = 8192
-CHAIN = 16
+# Tokens of a timed prefill.
+PROMPT_TOKENS = 2048
+# Keys of a timed attention: few enough for a small machine's memory.
+CONTEXT_TOKENS = 8192
+# Calls of a decode operation that are timed together.
+TIMED_CALLS = 16
 
 
 def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
-    """Choose the variants of a network's operations for this machine; keep float32 in float32.
+    """Select the variants of a network's operations for this machine, and full float32 matmuls.
 
     Args:
-        notice: is told a line if a kernel cannot be used here.
+        notice: called with a line for each kernel that cannot be used here.
     """
     gpu_kernel.disable_tf32()
     if gpu_kernel.backend():
         tune(operations(network), network.selection, notice)
     elif not gpu_kernel.kernels_disabled() and network.dtype == mx.float32:
-        # A CPU: MLX multiplies by packed matrices one element at a time there, and by plain ones
+        # On a CPU MLX multiplies by packed matrices one element at a time, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.selection.matmul_prefill = quantized.UNPACKED
-        if moe.unpacked_nbytes(network.config, network.dtype.size):
+        if unpacked_expert_bytes(network.config, network.dtype.size):
             network.selection.experts_prefill = quantized.UNPACKED
 
 
 def operations(network: Network) -> list[Operation]:
-    """Those of the first layer of each kind, with its own weights."""
-    found = _matrix_step(network)
-    mixers = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
-    if mixers:
-        found += _delta_net(network, mixers[0])
-    attending = [layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)]
-    if attending:
+    """The operations of the first layer of each kind, with its own weights."""
+    found = _decode_matmul(network)
+    delta_nets = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
+    if delta_nets:
+        found += _delta_net(network, delta_nets[0])
+    attention_mixers = [
+        layer.mixer for layer in network.layers if isinstance(layer.mixer, Attention)
+    ]
+    if attention_mixers:
         found += [
-            _attention_step(network, attending[0]),
-            *_attend_step(network, attending[0]),
-            _attention(network, attending[0]),
+            _qk_norm_rope(network, attention_mixers[0]),
+            *_decode_attention(network, attention_mixers[0]),
+            _prefill_attention(network, attention_mixers[0]),
         ]
     layer = network.layers[0]
     if isinstance(layer.mlp, SparseMoE):
@@ -79,11 +84,11 @@ def _tolerance(network: Network) -> float:
     return 1e-4 if network.dtype == mx.float32 else 2e-2
 
 
-def _matrix_step(network: Network) -> list[Operation]:
-    """Of the first layer and the output head; on the clock, the first matrix of every layer."""
+def _decode_matmul(network: Network) -> list[Operation]:
+    """Checked on the first layer and the output head; timed on the first matrix of every layer."""
     layer = network.layers[0]
     block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
-    first, last = _ends(layer)
+    first, last = _projections(layer)
     single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
     if single is None or not isinstance(single.weight, QuantizedWeight):
         return []
@@ -91,13 +96,13 @@ def _matrix_step(network: Network) -> list[Operation]:
         return []
     inner = _noise(network, 1, 1, last.width)
 
-    def of(layer: Layer) -> Callable[[], Outputs]:
-        return lambda: [_ends(layer)[0].joined(x, layer.mixer_norm)]
+    def input_projection(layer: Layer) -> Callable[[], Outputs]:
+        return lambda: [_projections(layer)[0].joined(x, layer.mixer_norm)]
 
     return [
         Operation(
             "matmul_decode",
-            _matrix(network, single, single.weight.quantization),
+            _matrix_shape(network, single, single.weight.quantization),
             [matvec.KERNEL],
             [
                 lambda: [single(x, layer.mixer_norm)],
@@ -105,25 +110,26 @@ def _matrix_step(network: Network) -> list[Operation]:
                 lambda: [block.gate_up.glu(x, layer.mlp_norm)],
                 lambda: [network.logits(x)],
             ],
-            # One matrix would stay in the GPU's cache, which a whole network does not.
-            [of(layer) for layer in network.layers[:CHAIN]],
+            # A single matrix would stay in the GPU's cache, unlike those of a whole network.
+            [input_projection(layer) for layer in network.layers[:TIMED_CALLS]],
             True,
             _tolerance(network),
         )
     ]
 
 
-def _ends(layer: Layer) -> tuple[FusedLinear, Linear]:
-    """A mixer's projections, in and out."""
+def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:
+    """The input and output projections of a layer's mixer."""
     mixer = layer.mixer
     if isinstance(mixer, GatedDeltaNet):
         return mixer.in_proj, mixer.out_proj
     return mixer.qkv_proj, mixer.o_proj
 
 
-def _matrix(network: Network, single: Linear, how: Quantization) -> str:
-    out = single.arrays[0].shape[0]
-    return f"{out} x {single.width}, {how.bits}-bit {how.mode}, {network.dtype}"
+def _matrix_shape(network: Network, matrix: Linear, quantization: Quantization) -> str:
+    out = matrix.arrays[0].shape[0]
+    packing = f"{quantization.bits}-bit {quantization.mode}"
+    return f"{out} x {matrix.width}, {packing}, {network.dtype}"
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -151,7 +157,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             shape,
             [name for name, tiling in delta_net.DECODE_VARIANTS.items() if tiling.supports(layer)],
             [call(1, 1), call(2, 3), call(1, few), call(2, few)],
-            [call(1, 1)] * CHAIN,
+            [call(1, 1)] * TIMED_CALLS,
             True,
             _tolerance(network),
         ),
@@ -160,18 +166,18 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             shape,
             prompts,
             [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few)],
-            [call(1, PROMPT)],
+            [call(1, PROMPT_TOKENS)],
             False,
             _tolerance(network),
         ),
     ]
     single = mixer.in_proj.single
     if single is not None and isinstance(single.weight, QuantizedWeight):
-        x = _noise(network, 1, PROMPT, network.config.hidden_size)
+        x = _noise(network, 1, PROMPT_TOKENS, network.config.hidden_size)
         found.append(
             Operation(
                 "matmul_prefill",
-                _matrix(network, single, single.weight.quantization),
+                _matrix_shape(network, single, single.weight.quantization),
                 [name for name in quantized.PREFILL_VARIANTS if name != REFERENCE],
                 [lambda: [single(x[:, : quantized.MIN_UNPACKED_ROWS])]],
                 [lambda: [single(x)]],
@@ -182,7 +188,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     return found
 
 
-def _attention_step(network: Network, mixer: Attention) -> Operation:
+def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
     layer, few = mixer.parameters, MAX_DECODE_TOKENS
     width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
 
@@ -197,34 +203,34 @@ def _attention_step(network: Network, mixer: Attention) -> Operation:
         f"{network.dtype}",
         [qk_norm_rope.KERNEL],
         [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
-        [call(1, 1, 1000)] * CHAIN,
+        [call(1, 1, 1000)] * TIMED_CALLS,
         True,
-        # MLX's own sines on Metal are the fast ones, of 2 ** -13, and lose more far out.
+        # On Metal MLX uses the fast sines, good to 2 ** -13, which lose more at far positions.
         max(_tolerance(network), 1e-3),
     )
 
 
-def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
+def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
     heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
-    reference = mx.compile(decode_attention.reference)  # whose gate a layer compiles
+    reference = mx.compile(decode_attention.reference)  # as layers compile its gate
 
-    def call(seen: int) -> Callable[[], Outputs]:
+    def call(length: int) -> Callable[[], Outputs]:
         q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
-        k = _noise(network, 1, kv_heads, seen + 3, dim)
-        k, v = k[:, :, :seen], k[:, :, 3:]
-        before = max(seen - APART, 1)
-        rows, late = zip(*(mx.split(x, [before], axis=2) for x in (k, v)), strict=True)
+        k = _noise(network, 1, kv_heads, length + 3, dim)
+        k, v = k[:, :, :length], k[:, :, 3:]
+        buffered = max(length - TAIL_ROWS, 1)
+        rows, tail = zip(*(mx.split(x, [buffered], axis=2) for x in (k, v)), strict=True)
         scale = dim**-0.5
 
         def run() -> Outputs:
             if network.selection.decode_attention == decode_attention.KERNEL:
-                return [decode_attention.kernel(q, rows, late, gate, scale)]
+                return [decode_attention.kernel(q, rows, tail, gate, scale)]
             return [reference(q, k, v, gate, scale)]
 
         return run
 
-    some = _noise(network, 1, heads, 1, dim)
-    if not decode_attention.supports(some, some[:, :kv_heads]):
+    q = _noise(network, 1, heads, 1, dim)
+    if not decode_attention.supports(q, q[:, :kv_heads]):
         return []
     return [
         Operation(
@@ -232,38 +238,38 @@ def _attend_step(network: Network, mixer: Attention) -> list[Operation]:
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [decode_attention.KERNEL],
             [call(2), call(37), call(300)],
-            [call(SEEN)] * CHAIN,
+            [call(CONTEXT_TOKENS)] * TIMED_CALLS,
             False,
             _tolerance(network),
         )
     ]
 
 
-def _attention(network: Network, mixer: Attention) -> Operation:
+def _prefill_attention(network: Network, mixer: Attention) -> Operation:
     few = attention.FEW_QUERIES
 
-    def drawn(batch: int, tokens: int, seen: int) -> tuple[mx.array, mx.array, mx.array]:
+    def draw(batch: int, tokens: int, length: int) -> tuple[mx.array, mx.array, mx.array]:
         q = _noise(network, batch, mixer.heads, tokens, mixer.head_dim)
-        k = _noise(network, batch, mixer.kv_heads, seen, mixer.head_dim)
+        k = _noise(network, batch, mixer.kv_heads, length, mixer.head_dim)
         return q, k, k[..., ::-1]
 
-    def call(tokens: int, seen: int, padding: tuple[int, ...] = ()) -> Callable[[], Outputs]:
-        qkv = drawn(max(len(padding), 1), tokens, seen)
+    def call(batch: int, tokens: int, length: int) -> Callable[[], Outputs]:
+        qkv = draw(batch, tokens, length)
         scale = mixer.head_dim**-0.5
-        left_padding = mx.array(padding) if padding else None
-        return lambda: [attention.attend(*qkv, scale, left_padding, network.selection)]
+        return lambda: [attention.causal_attention(*qkv, scale, network.selection)]
 
     forms = [attention.FUSED]
     try:
-        attention.fused(*drawn(1, PROMPT, PROMPT), 1.0, None)  # not run: asked for only
+        # Never evaluated: MLX raises while it builds the graph.
+        attention.fused_attention(*draw(1, PROMPT_TOKENS, PROMPT_TOKENS), 1.0)
     except ValueError:
-        forms = []  # MLX has no such kernel here, which is nothing to report
+        forms = []  # MLX has no such kernel here, which needs no notice
     return Operation(
         "prefill_attention",
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
         forms,
-        [call(few + 1, few + 1), call(33, 101), call(2 * few, 2 * few + 3, (0, few))],
-        [call(PROMPT, SEEN)],
+        [call(1, few + 1, few + 1), call(1, 33, 101), call(2, 2 * few, 2 * few + 3)],
+        [call(1, PROMPT_TOKENS, CONTEXT_TOKENS)],
         False,
         _tolerance(network),
     )
@@ -271,12 +277,12 @@ def _attention(network: Network, mixer: Attention) -> Operation:
 
 def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operation]:
     config, dtype = network.config, network.dtype
-    x = _noise(network, 1, PROMPT, config.hidden_size)
+    x = _noise(network, 1, PROMPT_TOKENS, config.hidden_size)
     residual = x[:, ::-1]
-    how = block.down_proj.weight
+    weight = block.down_proj.weight
     packing = "plain"
-    if isinstance(how, QuantizedWeight):
-        packing = f"{how.quantization.bits}-bit {how.quantization.mode}"
+    if isinstance(weight, QuantizedWeight):
+        packing = f"{weight.quantization.bits}-bit {weight.quantization.mode}"
     shape = (
         f"{config.num_experts_per_tok} of {config.num_experts} experts, {config.hidden_size} x "
         f"{config.moe_intermediate_size}, {packing}, {dtype}"
@@ -294,7 +300,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
                 shape,
                 [experts.KERNEL],
                 [call(1), call(3), call(few)],
-                [call(1)] * CHAIN,
+                [call(1)] * TIMED_CALLS,
                 True,
                 _tolerance(network),
             )
@@ -305,8 +311,8 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
             "experts_prefill",
             shape,
             [BLOCKS],
-            [call(min(PROMPT, enough))],
-            [call(PROMPT)],
+            [call(min(PROMPT_TOKENS, enough))],
+            [call(PROMPT_TOKENS)],
             False,
             _tolerance(network),
         )

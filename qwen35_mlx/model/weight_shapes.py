@@ -1,4 +1,4 @@
-"""The tensors a model of given sizes is made of."""
+"""Names and plain shapes of all tensors of a network: the only table of them."""
 
 from qwen35_mlx.model.config import ModelConfig
 
@@ -6,7 +6,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def trunk_tensors(config: ModelConfig) -> Shapes:
-    """Plain tensors of the text network, by canonical name, in the order a pass uses them."""
+    """Shapes of the text network's tensors, by canonical name, in the order of a forward pass."""
     hidden = config.hidden_size
     shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
     for i, kind in enumerate(config.layer_types):
@@ -18,9 +18,9 @@ def trunk_tensors(config: ModelConfig) -> Shapes:
 
 
 def mtp_tensors(config: ModelConfig) -> Shapes:
-    """Plain tensors of the multi-token-prediction head.
+    """Shapes of the multi-token-prediction head's tensors, by canonical name.
 
-    A checkpoint has all of them or none, whatever `mtp_num_hidden_layers` announces.
+    A checkpoint has all of them or none, whatever `mtp_num_hidden_layers` in config.json is.
     """
     hidden = config.hidden_size
     shapes: Shapes = {
@@ -85,7 +85,7 @@ def _moe(config: ModelConfig) -> Shapes:
 
 
 def _glu(prefix: str, width: int, hidden: int, *stack: int) -> Shapes:
-    """gate, up and down of a SwiGLU, or a stack of them."""
+    """gate, up and down projections of a SwiGLU, or stacks of them."""
     return {
         prefix + "gate_proj.weight": (*stack, width, hidden),
         prefix + "up_proj.weight": (*stack, width, hidden),

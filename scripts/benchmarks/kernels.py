@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.generation.sampler import make_sampler, plain_sampler
+from qwen35_mlx.generation.sampler import make_sampler
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.kernels import delta_net, gpu_kernel
 from qwen35_mlx.kernels.autotune import median_seconds
@@ -125,7 +125,7 @@ def fla_delta_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
 
 def _first_layer(source: RandomSource) -> Weights:
     """Weights of layer 0, with the variants a GPU starts from."""
-    weights = Weights(source)
+    weights = Weights(source.config, source)
     select_gpu_variants(weights.selection)
     return weights.scope("model").scope("layers").scope(0)
 
@@ -196,8 +196,8 @@ def _moe(shape: str) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array
     """x + moe(norm(x)), ours and mlx-lm's."""
     source = random_source(shape)
     layer = _first_layer(source)
-    hidden, eps = source.config.hidden_size, source.config.rms_norm_eps
-    norm = RMSNorm(layer.array("post_attention_layernorm.weight", hidden), eps)
+    eps = source.config.rms_norm_eps
+    norm = RMSNorm(layer.array("post_attention_layernorm.weight"), eps)
     mine, peer = SparseMoE(source.config, layer.scope("mlp")), mlx_lm_layer(shape, 0)[0].mlp
     return lambda x: mine(x, norm, x), lambda x: x + peer(norm(x))
 
@@ -244,14 +244,22 @@ def moe_prefill(shape: str, tokens: int) -> list[Row]:
 
 def sampling(shape: str) -> list[Row]:
     """One token sampled as the model card advises for thinking, without its presence penalty."""
+    from mlx_lm import sample_utils
+
     vocab = random_source(shape).config.vocab_size
     logits = (3 * mx.random.normal((vocab,))).astype(mx.bfloat16)
     history = mx.array([], mx.int32)
     mx.eval(logits, history)
     advised = Sampling(temperature=1.0, top_p=0.95, top_k=20)
+    peer = sample_utils.make_sampler(temp=1.0, top_p=0.95, top_k=20)
+
+    def mlx_lm(logits: mx.array, _: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)[None]
+        return peer(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
     samplers = {
         "ours": make_sampler(advised, vocab),
-        "mlx-lm": plain_sampler(advised, vocab),
+        "mlx-lm": mlx_lm,
         "the likeliest": make_sampler(Sampling(temperature=0.0), vocab),
     }
     return time_all({n: functools.partial(s, logits, history) for n, s in samplers.items()})

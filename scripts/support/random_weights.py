@@ -151,7 +151,7 @@ def random_source(shape: str, bits: int = 4) -> RandomSource:
 
 def random_network(source: RandomSource) -> Network:
     """This package's network, with the variants that are fastest on this machine."""
-    network = Network(source.config, Weights(source))
+    network = Network(source.config, Weights(source.config, source))
     select_kernels(network, print)
     return network
 

@@ -1,3 +1,5 @@
+"""Prefill and decode of the golden networks."""
+
 from dataclasses import replace
 from itertools import islice
 
@@ -23,8 +25,8 @@ def generate(name: str, count: int, sampling: Sampling = GREEDY, chunk: int = 64
     for _ in prefill(net, cache, prompt[:-1], chunk):
         pass
     mx.random.seed(seed)
-    choose = make_sampler(sampling, net.config.vocab_size)
-    return list(islice(decode(net, cache, prompt[-1], choose), count)), cache
+    sample = make_sampler(sampling, net.config.vocab_size)
+    return list(islice(decode(net, cache, prompt[-1], sample), count)), cache
 
 
 @pytest.mark.parametrize("chunk", [1000, 64, 7])
@@ -47,17 +49,17 @@ def test_a_yielded_token_is_in_the_cache(count):
 
 
 class ReadsAll:
-    """In a network's place: a layer adds a row to its keys and values and sums them all up."""
+    """In place of a network: each layer appends a row of keys and values and sums all of them."""
 
-    def __init__(self, apart: bool):
-        self.apart = apart
+    def __init__(self, tail: bool):
+        self.tail = tail
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
         x = ids.astype(mx.float32)[..., None]
         for layer in cache.layers:
             assert isinstance(layer, KVCache)
             row = mx.broadcast_to(x[:, None], (1, 4, 1, 64))
-            rows = sum(layer.append(row, row), ()) if self.apart else layer.update(row, row)
+            rows = sum(layer.append_to_tail(row, row), ()) if self.tail else layer.update(row, row)
             x = x + sum(part.sum() for part in rows)
         cache.offset += 1
         return x
@@ -66,34 +68,34 @@ class ReadsAll:
         return mx.zeros((1, 1, 8)) + hidden
 
 
-@pytest.mark.parametrize(("apart", "waits"), [(False, False), (False, True), (True, False)])
-def test_long_keys_and_values_are_not_copied_at_every_token(apart, waits, monkeypatch):
+@pytest.mark.parametrize(("tail", "waits"), [(False, False), (False, True), (True, False)])
+def test_long_keys_and_values_are_not_copied_at_every_token(tail, waits, monkeypatch):
     cache = Cache(replace(network("dense").config, layer_types=("full_attention",) * 4))
     for layer in cache.layers:
         assert isinstance(layer, KVCache)
         layer.update(*(mx.zeros((1, 4, 50_000, 64)),) * 2)
     cache.offset = 50_000
-    choose = make_sampler(GREEDY, 8)
-    list(islice(decode(ReadsAll(apart), cache, 3, choose), 2))  # the buffers grow
+    sample = make_sampler(GREEDY, 8)
+    list(islice(decode(ReadsAll(tail), cache, 3, sample), 2))  # the buffers grow
     mx.synchronize()
-    monkeypatch.setattr(decoding, "OVERLAPPED", 0 if waits else 1 << 60)
+    monkeypatch.setattr(decoding, "OVERLAP_LIMIT", 0 if waits else 1 << 60)
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    list(islice(decode(ReadsAll(apart), cache, 3, choose), 6))
+    list(islice(decode(ReadsAll(tail), cache, 3, sample), 6))
     more = mx.get_peak_memory() - before
-    # Otherwise they are: if MLX should append in place then too, there is no need for either.
-    assert more < cache.nbytes / 100 if waits or apart else more > cache.nbytes / 8
+    # Without either they are copied. If MLX ever appends in place there, both can go.
+    assert more < cache.nbytes / 100 if waits or tail else more > cache.nbytes / 8
 
 
-def test_prefill_reports_every_chunk_and_can_be_left_and_resumed():
+def test_prefill_reports_every_chunk_and_can_be_cancelled_and_resumed():
     net, want = network("dense"), expected("dense")
     prompt = want["prompt"].tolist()
     assert list(prefill(net, net.make_cache(), prompt, 40)) == [40, 80, 120, 150]
     cache = net.make_cache()
-    left = prefill(net, cache, prompt, 40)
-    next(left)
-    next(left)
-    left.close()
+    cancelled = prefill(net, cache, prompt, 40)
+    next(cancelled)
+    next(cancelled)
+    cancelled.close()
     assert cache.offset == 80
     list(prefill(net, cache, prompt[80:], 40))
     logits = net.logits(net(want["greedy"][:1][None], cache))[0]
@@ -107,7 +109,7 @@ def test_the_same_seed_gives_the_same_reply():
     assert generate("dense", 20, hot, seed=2)[0] != first
 
 
-def test_logits_that_are_not_finite_end_in_one_line():
+def test_logits_that_are_not_finite_raise_an_error_of_one_line():
     net = network("dense-tied-wide-heads")
     norm = net.norm
     net.norm = replace(norm, weight=norm.weight * mx.nan)

@@ -1,7 +1,9 @@
+"""Keys and values: growth, the tail, snapshots and branches."""
+
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.model.cache import APART, KVCache
+from qwen35_mlx.model.cache import TAIL_ROWS, KVCache
 
 
 def rows(start: int, count: int) -> mx.array:
@@ -27,19 +29,19 @@ def test_rows_come_back_in_order_through_growth():
     assert mx.array_equal(values, -rows(0, 2000))
 
 
-def appended(cache: KVCache, start: int, count: int) -> tuple[mx.array, mx.array]:
-    """Rows that come one by one; all keys and values after them."""
+def decoded(cache: KVCache, start: int, count: int) -> tuple[mx.array, mx.array]:
+    """Append rows `start` and on one by one; returns all keys and all values."""
     for i in range(start, start + count):
-        both = cache.append(rows(i, 1), -rows(i, 1))
+        both = cache.append_to_tail(rows(i, 1), -rows(i, 1))
     assert cache.offset == start + count
     keys, values = (mx.concatenate(parts, axis=2) for parts in zip(*both, strict=True))
     return keys, values
 
 
-@pytest.mark.parametrize("count", [1, APART - 1, APART, APART + 1, 2 * APART + 3])
-def test_rows_that_come_one_by_one_lie_apart_and_in_order(count):
+@pytest.mark.parametrize("count", [1, TAIL_ROWS - 1, TAIL_ROWS, TAIL_ROWS + 1, 2 * TAIL_ROWS + 3])
+def test_tail_rows_follow_the_buffer_in_order_and_move_into_it(count):
     cache = filled(10)
-    keys, values = appended(cache, 10, count)
+    keys, values = decoded(cache, 10, count)
     assert mx.array_equal(keys, rows(0, 10 + count))
     assert mx.array_equal(values, -rows(0, 10 + count))
     keys, values = cache.update(rows(10 + count, 3), -rows(10 + count, 3))
@@ -47,25 +49,25 @@ def test_rows_that_come_one_by_one_lie_apart_and_in_order(count):
     assert mx.array_equal(values, -rows(0, 13 + count))
 
 
-def test_a_snapshot_has_the_rows_that_lay_apart_and_what_comes_later_leaves_it_alone():
+def test_a_snapshot_contains_the_tail_rows_and_later_rows_do_not_change_it():
     cache = filled(10)
-    appended(cache, 10, 5)
+    decoded(cache, 10, 5)
     at_15 = cache.snapshot()
-    appended(cache, 15, 5)
+    decoded(cache, 15, 5)
     cache.restore(at_15)
     assert cache.offset == 15
-    keys, _ = appended(cache, 15, 1)
+    keys, _ = decoded(cache, 15, 1)
     assert mx.array_equal(keys, rows(0, 16))
     other = KVCache()
     other.restore(at_15)
-    other.append(rows(99, 1), rows(99, 1))
+    other.append_to_tail(rows(99, 1), rows(99, 1))
     assert mx.array_equal(other.snapshot().rows(0)[0][..., 0], mx.array([[[*range(15), 99]]]))
     assert mx.array_equal(cache.snapshot().rows(0)[0], rows(0, 16))
     assert mx.array_equal(at_15.rows(0)[0], rows(0, 15))
 
 
 @pytest.mark.parametrize("used", [1, 256, 257, 5000, 20000])
-def test_growth_is_geometric_and_wastes_at_most_a_quarter(used):
+def test_growth_is_geometric_and_spare_capacity_at_most_a_quarter(used):
     cache = KVCache()
     growths, last = 0, 0
     for start in range(0, used, 100):
@@ -76,7 +78,7 @@ def test_growth_is_geometric_and_wastes_at_most_a_quarter(used):
     assert growths < 22  # 20,000 rows in steps of 256 would be 79
 
 
-def test_going_back_reuses_the_buffer_when_nobody_needs_its_end():
+def test_restoring_reuses_the_buffer_when_no_holder_needs_its_later_rows():
     cache = filled(200)
     at_100 = KVCache()
     at_100.restore(cache.snapshot())
@@ -90,7 +92,7 @@ def test_going_back_reuses_the_buffer_when_nobody_needs_its_end():
     assert early._buffer is before
 
 
-def test_going_back_copies_when_a_later_snapshot_lives():
+def test_restoring_copies_while_a_later_snapshot_lives():
     cache = filled(100)
     start = cache.snapshot()
     cache.update(rows(100, 100), rows(100, 100))
@@ -112,7 +114,7 @@ def test_a_snapshot_of_an_empty_cache_can_be_restored():
     assert mx.array_equal(keys, rows(3, 2))
 
 
-def test_a_branch_from_the_start_takes_what_it_uses_and_not_what_the_whole_has():
+def test_a_short_branch_of_a_long_conversation_stays_small():
     cache = filled(100)
     start = cache.snapshot()
     cache.update(rows(100, 20_000), rows(100, 20_000))

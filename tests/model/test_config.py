@@ -22,7 +22,7 @@ def changed(source: dict, **fields) -> dict:
     return config
 
 
-def test_multimodal_and_text_only_say_the_same():
+def test_multimodal_and_text_only_configs_are_read_alike():
     text_only = MULTIMODAL["text_config"] | {"model_type": "qwen3_5_moe_text"}
     one, other = ModelConfig.from_dict(MULTIMODAL), ModelConfig.from_dict(text_only)
     for field in ModelConfig.__slots__:
@@ -55,7 +55,7 @@ def test_older_rope_fields():
 
 
 @pytest.mark.parametrize("where", ["text", "top"])
-def test_tied_embeddings_said_in_either_place(where):
+def test_tied_embeddings_in_either_place(where):
     config = changed(DENSE, tie_word_embeddings=None)
     config.pop("tie_word_embeddings")
     (config["text_config"] if where == "text" else config)["tie_word_embeddings"] = True

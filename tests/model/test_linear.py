@@ -1,3 +1,5 @@
+"""Plain and quantised matrices, fused projections and expert stacks."""
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -17,17 +19,17 @@ FORMATS = [
 
 def quantized(weight: mx.array, mode: str, group: int, bits: int) -> Linear:
     packed, scales, *biases = mx.quantize(weight, group, bits, mode)
-    how = Quantization(group, bits, mode)
-    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, how))
+    quantization = Quantization(group, bits, mode)
+    return Linear(QuantizedWeight(packed, scales, biases[0] if biases else None, quantization))
 
 
 def draw(*shape: int) -> mx.array:
     return mx.random.normal(shape)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_fused_projections_equal_the_parts(form):
-    parts = [quantized(draw(n, 128), *form) for n in (64, 32, 1)]
+@pytest.mark.parametrize("format", FORMATS)
+def test_fused_projections_equal_the_parts(format):
+    parts = [quantized(draw(n, 128), *format) for n in (64, 32, 1)]
     fused = FusedLinear(*parts)
     assert fused.matmuls == 1
     x = draw(2, 3, 128)
@@ -35,7 +37,7 @@ def test_fused_projections_equal_the_parts(form):
         np.testing.assert_allclose(np.array(got), np.array(part(x)), atol=1e-4)
 
 
-def test_parts_of_other_formats_stay_apart_in_order():
+def test_parts_of_different_formats_are_not_joined_and_keep_their_order():
     parts = [
         Linear(draw(8, 64)),
         Linear(draw(4, 64)),
@@ -50,10 +52,10 @@ def test_parts_of_other_formats_stay_apart_in_order():
         np.testing.assert_allclose(np.array(got), np.array(part(x)), atol=1e-4)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_embedding_rows_equal_the_matrix(form):
+@pytest.mark.parametrize("format", FORMATS)
+def test_embedding_rows_equal_the_matrix(format):
     weight = draw(10, 128)
-    linear = quantized(weight, *form)
+    linear = quantized(weight, *format)
     ids = mx.array([[3, 9], [0, 3]])
     matrix = np.array(linear(mx.eye(128)).T)
     got = np.array(linear.rows(ids, mx.float32))
@@ -61,16 +63,16 @@ def test_embedding_rows_equal_the_matrix(form):
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-@pytest.mark.parametrize("form", [None, FORMATS[0]])
-def test_gather_takes_each_input_through_its_own_expert(dtype, form):
+@pytest.mark.parametrize("format", [None, FORMATS[0]])
+def test_gather_takes_each_input_through_its_own_expert(dtype, format):
     stack = draw(4, 32, 64).astype(dtype)
-    linear = Linear(stack) if form is None else quantized(stack, *form)
+    linear = Linear(stack) if format is None else quantized(stack, *format)
     x = draw(6, 1, 64).astype(dtype)
     experts = mx.array([0, 0, 1, 2, 2, 3])
     got = linear.gather(x, experts, sorted_indices=True)
     assert got.shape == (6, 1, 32)
     assert got.dtype == dtype
     for i, e in enumerate(experts.tolist()):
-        one = Linear(stack[e]) if form is None else quantized(stack[e], *form)
+        one = Linear(stack[e]) if format is None else quantized(stack[e], *format)
         want = np.array(one(x[i]).astype(mx.float32))
         np.testing.assert_allclose(np.array(got[i].astype(mx.float32)), want, atol=0.1, rtol=0.02)

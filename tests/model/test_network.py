@@ -1,13 +1,32 @@
-"""The network against transformers' own outputs."""
+"""The network against outputs of transformers."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.model.cache import Cache, KVCache
-from tests.goldens import NAMES, assert_logits, expected, network
+from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
+from qwen35_mlx.model.weights import Weights
+from tests.goldens import FOLDER, NAMES, assert_logits, expected, network
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+class RecordingSource:
+    """A checkpoint that records which tensors are read."""
+
+    def __init__(self, name: str):
+        self.checkpoint = Checkpoint.open(FOLDER / name)
+        self.reads: list[str] = []
+        self.names = self.checkpoint.names
+        self.quantization = self.checkpoint.quantization
+
+    def read(self, name: str) -> mx.array:
+        self.reads.append(name)
+        return self.checkpoint.read(name)
 
 
 def run(name: str, ids: mx.array, cache: Cache) -> mx.array:
@@ -24,7 +43,7 @@ def test_prefill(name):
     assert_logits(got, want["prefill_logits"])
 
 
-def test_64_cached_steps(name):
+def test_64_decoded_tokens(name):
     want = expected(name)
     cache = network(name).make_cache()
     logits = run(name, want["prompt"], cache)[-1:]
@@ -48,7 +67,7 @@ def test_any_split_of_the_prompt(name, cuts):
 
 
 def test_mtp_head(name):
-    want, net = expected(name), network(name)
+    want, net = expected(name), network(name, mtp=True)
     assert net.mtp is not None
     prompt = want["prompt"][None]
     hidden = net(prompt, net.make_cache())
@@ -61,23 +80,22 @@ def test_mtp_head(name):
     assert_logits(net.logits(mx.concatenate([first, second], axis=1))[0], want["mtp_logits"])
 
 
-def test_left_padded_batch_equals_its_rows(name):
-    want = expected(name)
-    prompt = want["prompt"]
-    lengths = [150, 91, 7]
-    padding = mx.array([150 - n for n in lengths])
-    rows = [mx.concatenate([mx.zeros(150 - n, mx.int32), prompt[:n]]) for n in lengths]
-    cache = network(name).make_cache(left_padding=padding)
-    ids = mx.stack(rows)
-    # In two pieces, so that one row's first piece is nothing but padding.
-    got = mx.concatenate([run(name, ids[:, :70], cache), run(name, ids[:, 70:], cache)], axis=1)
-    for row, n in enumerate(lengths):
-        assert_logits(got[row, 150 - n :], want["prefill_logits"][:n])
-    step = run(name, mx.array([[5]] * 3), cache)
-    for row, n in enumerate(lengths):
-        alone = network(name).make_cache()
-        run(name, prompt[:n], alone)
-        assert_logits(step[row], run(name, mx.array([5]), alone))
+def test_the_mtp_head_is_read_on_request_only(name):
+    source = RecordingSource(name)
+    config = source.checkpoint.model
+    plain = Network(config, Weights(config, source))
+    assert plain.mtp is None
+    assert sorted(source.reads) == sorted(trunk_tensors(config))
+    source.reads.clear()
+    assert Network(config, Weights(config, source), mtp=True).mtp is not None
+    assert sorted(source.reads) == sorted(trunk_tensors(config) | mtp_tensors(config))
+
+
+def test_a_checkpoint_loads_without_its_mtp_head_unless_it_is_requested(name):
+    checkpoint = Checkpoint.open(FOLDER / name)
+    assert checkpoint.has_mtp
+    assert load_network(checkpoint, dtype="float32").mtp is None
+    assert load_network(checkpoint, dtype="float32", mtp=True).mtp is not None
 
 
 def test_generating_after_a_snapshot_never_changes_it(name):
@@ -88,7 +106,7 @@ def test_generating_after_a_snapshot_never_changes_it(name):
     run(name, want["prompt"][100:], cache)
     at_150 = cache.snapshot()
     for _ in range(2):
-        # Back to 100 and along another branch: neither snapshot may notice.
+        # Another branch from 100 must change neither snapshot.
         cache.restore(at_100)
         run(name, mx.arange(40), cache)
         cache.restore(at_150)
@@ -99,7 +117,7 @@ def test_generating_after_a_snapshot_never_changes_it(name):
         assert_logits(run(name, want["prompt"][100:], cache), want["prefill_logits"][100:])
 
 
-def test_two_caches_on_one_snapshot_do_not_meet(name):
+def test_two_caches_of_one_snapshot_are_independent(name):
     want = expected(name)
     net = network(name)
     first = net.make_cache()

@@ -1,4 +1,4 @@
-"""Edges of single parts that whole-network logits do not catch."""
+"""Edges of single parts that whole-network logits do not cover."""
 
 import json
 from dataclasses import replace
@@ -34,10 +34,10 @@ def test_experts_sorted_or_not_give_the_same(monkeypatch, sort_from):
     assert_logits(logits, want["prefill_logits"])
 
 
-@pytest.mark.parametrize("form", [moe.BLOCKS, quantized.UNPACKED])
+@pytest.mark.parametrize("variant", [moe.BLOCKS, quantized.UNPACKED])
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_experts_in_blocks_give_the_same(
-    form, bits, model_folder: Path, tmp_path: Path, monkeypatch
+    variant, bits, model_folder: Path, tmp_path: Path, monkeypatch
 ):
     if bits:
         convert(model_folder, tmp_path / "out", quantize=True, q_bits=bits, q_group_size=32)
@@ -45,23 +45,21 @@ def test_experts_in_blocks_give_the_same(
     prompt = expected("moe")["prompt"][None]
     net.selection.experts_prefill = REFERENCE
     want = np.array(net.logits(net(prompt, net.make_cache())))
-    net.selection.experts_prefill = form
-    arranged, in_blocks = [], moe.ExpertBlocks.in_blocks
-    monkeypatch.setattr(
-        moe.ExpertBlocks, "in_blocks", lambda *a: arranged.append(a) or in_blocks(*a)
-    )
+    net.selection.experts_prefill = variant
+    calls, in_blocks = [], moe.ExpertBlocks.in_blocks
+    monkeypatch.setattr(moe.ExpertBlocks, "in_blocks", lambda *a: calls.append(a) or in_blocks(*a))
     got = np.array(net.logits(net(prompt, net.make_cache())))
-    assert len(arranged) == net.config.num_hidden_layers
+    assert len(calls) == net.config.num_hidden_layers
     np.testing.assert_allclose(got, want, atol=1e-4)
-    # Too few for their number of experts.
+    # Too few assignments for the number of experts.
     monkeypatch.setattr(moe, "BLOCKS_FROM", prompt.size)
     net(prompt, net.make_cache())
-    assert len(arranged) == net.config.num_hidden_layers
+    assert len(calls) == net.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("rows", [1, 4, 32])
 @pytest.mark.parametrize(
-    "drawn",
+    "chosen",
     [
         range(8),
         [7] * 50,
@@ -71,20 +69,20 @@ def test_experts_in_blocks_give_the_same(
         [5],
     ],
 )
-def test_every_pair_has_a_row_in_a_block_of_its_expert(drawn, rows):
-    experts = np.array(drawn, np.uint32)
-    arranged = moe.ExpertBlocks.in_blocks(mx.array(experts), 8, rows)
-    pairs, owners, places = (
-        np.array(a) for a in (arranged.pairs, arranged.experts, arranged.places)
+def test_every_assignment_has_a_row_in_a_block_of_its_expert(chosen, rows):
+    experts = np.array(chosen, np.uint32)
+    blocks = moe.ExpertBlocks.in_blocks(mx.array(experts), 8, rows)
+    assignments, owners, inverse = (
+        np.array(a) for a in (blocks.assignments, blocks.experts, blocks.inverse)
     )
-    assert pairs.shape == (len(owners), rows)
-    assert len(set(places.tolist())) == len(drawn)
-    np.testing.assert_array_equal(pairs.flatten()[places], np.arange(len(drawn)))
-    np.testing.assert_array_equal(owners[places // rows], experts)
+    assert assignments.shape == (len(owners), rows)
+    assert len(set(inverse.tolist())) == len(chosen)
+    np.testing.assert_array_equal(assignments.flatten()[inverse], np.arange(len(chosen)))
+    np.testing.assert_array_equal(owners[inverse // rows], experts)
     assert (np.diff(owners) >= 0).all()
     assert owners.max() < 8
-    assert pairs.min() >= 0
-    assert pairs.max() < len(drawn)
+    assert assignments.min() >= 0
+    assert assignments.max() < len(chosen)
 
 
 @pytest.mark.parametrize("budget", [1, 4 * 4 * 150 * 7])
@@ -125,43 +123,42 @@ def test_scores_of_many_blocks_are_not_held_at_once(monkeypatch):
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    mx.eval(attention.blocks(q, k, k, 0.2, None))
-    # One block's scores, the softmax of them, and outputs; sixteen blocks would be 16 MB.
+    mx.eval(attention.blockwise_attention(q, k, k, 0.2))
+    # One block's scores, their softmax and the outputs; sixteen blocks would be 16 MB.
     assert mx.get_peak_memory() - before < 4 * attention.SCORE_BUDGET
 
 
 @pytest.mark.parametrize("tokens", [attention.FEW_QUERIES, attention.FEW_QUERIES + 1])
-def test_the_fused_form_asks_mlx_for_its_kernel_and_needs_no_blocks(tokens, monkeypatch):
-    plain, asked = mx.fast.scaled_dot_product_attention, []
+def test_the_fused_variant_forces_the_kernel_of_mlx_and_needs_no_blocks(tokens, monkeypatch):
+    plain, forced = mx.fast.scaled_dot_product_attention, []
 
     def kernel(*arrays, force_fused=False, **options):
-        asked.append(force_fused)
+        forced.append(force_fused)
         return plain(*arrays, **options)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", kernel)
     monkeypatch.setattr(attention, "SCORE_BUDGET", 4 * 4 * 2 * 40 * 4)  # four queries a block
     q, k = mx.random.normal((2, 4, tokens, 32)), mx.random.normal((2, 2, 40, 32))
-    padding = mx.array([0, 35])
-    want = attention.blocks(q, k, k[..., ::-1], 0.2, padding)
-    asked.clear()
-    form = KernelSelection(prefill_attention=attention.FUSED)
-    got = attention.attend(q, k, k[..., ::-1], 0.2, padding, form)
+    want = attention.blockwise_attention(q, k, k[..., ::-1], 0.2)
+    forced.clear()
+    selection = KernelSelection(prefill_attention=attention.FUSED)
+    got = attention.causal_attention(q, k, k[..., ::-1], 0.2, selection)
     few = tokens <= attention.FEW_QUERIES
-    assert asked == ([False] * 2 if few else [True])
+    assert forced == ([False] * -(-tokens // 4) if few else [True])
     np.testing.assert_allclose(np.array(got), np.array(want), atol=1e-6)
 
 
-def test_where_mlx_has_no_fused_kernel_it_says_so_before_anything_runs():
-    """What `operations` relies on; a CPU never has one."""
+def test_a_missing_fused_kernel_raises_before_anything_is_computed():
+    """`operations` relies on this. A CPU never has such a kernel."""
     if mx.default_device() != mx.cpu:
         pytest.skip("this GPU may have one")
     q = mx.zeros((1, 2, 16, 256))
     with pytest.raises(ValueError, match="no fused kernel"):
-        attention.fused(q, q, q, 1.0, None)
+        attention.fused_attention(q, q, q, 1.0)
 
 
 def test_yarn_keeps_short_wavelengths_stretches_long_ones_and_scales():
-    """The formula of the reference implementation, written out for the published sizes."""
+    """The reference implementation's formula, written out for the published sizes."""
     theta, factor, original = 1e7, 4.0, 262144
     small = ModelConfig.from_dict(json.loads((FOLDER / "dense" / "config.json").read_text()))
     scaling = {"factor": factor, "original_max_position_embeddings": original}
@@ -169,7 +166,7 @@ def test_yarn_keeps_short_wavelengths_stretches_long_ones_and_scales():
     pairs = np.arange(32)
     turns = original / (2 * np.pi * theta ** (pairs / 32))
     assert turns[0] > 32
-    # Pairs that turn more than 32 times keep their pace; below one turn they slow down by 4.
+    # Pairs with more than 32 turns keep their frequency; below one turn it is divided by 4.
     first = int(np.floor(32 * np.log(original / (32 * 2 * np.pi)) / np.log(theta)))
     last = int(np.ceil(32 * np.log(original / (2 * np.pi)) / np.log(theta)))
     share = np.clip((pairs - first) / (last - first), 0, 1)

@@ -1,4 +1,4 @@
-"""The whole network with kernels, in the emulator, and without them."""
+"""The whole network with kernels, in the emulator, against the same without."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
 
 
 def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndarray, list[int]]:
-    """Logits of the prompt and of greedy steps, and the steps' tokens."""
+    """Logits of the prompt and of the greedy reply, and the reply's tokens."""
     cache = net.make_cache()
     rows = [net.logits(net(prompt[None], cache))[0]]
     tokens = []
@@ -42,15 +42,15 @@ def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndar
 
 
 def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> Network:
-    """A network that runs no kernels: loaded where they do, it would try them all first."""
+    """A network without kernels. Loading it with kernels would first autotune them all."""
     monkeypatch.setenv(gpu_kernel.KERNELS_ENV, "reference")
     return load_network(Checkpoint.open(path), dtype=dtype)
 
 
-def launched_by_the_same_reply(
+def launches_of_the_same_reply(
     net: Network, prompt: mx.array, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """The kernels of a reply, one name a launch; it has to be the same without them."""
+    """Names of the kernels that a reply launches; checks that the reply is the same without."""
     plain, plain_tokens = replies(net, prompt)
     request.getfixturevalue("kernels")
     use_kernels(net)
@@ -76,8 +76,10 @@ def test_kernels_give_the_reference_logits(name, request, monkeypatch):
     assert_logits(step, want["prefill_logits"][PROMPT : PROMPT + 1])
 
 
-def test_a_state_gives_the_same_to_the_bit_wherever_its_last_rows_lie(request, monkeypatch):
-    """Right after they came one by one, restored from a snapshot, and in another cache."""
+def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
+    request, monkeypatch
+):
+    """Straight after decoding, restored from a snapshot, and in another cache."""
     prompt = expected("dense")["prompt"]
     net = load_plain(FOLDER / "dense", monkeypatch)
     request.getfixturevalue("kernels")
@@ -107,7 +109,7 @@ def test_quantised_experts_through_kernels(
     convert(model_folder, out, quantize=True, q_bits=bits, q_group_size=32)
     prompt = expected("moe")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
-    launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
+    launched = launches_of_the_same_reply(net, prompt, request, monkeypatch)
     rule = {"delta_net_decode", "delta_net_inputs", "delta_net_rule", "delta_net_norm"}
     experts = {"experts_route", "experts_up", "experts_down"}
     attention = {"qk_norm_rope", "decode_attention_partial", "decode_attention_merge"}
@@ -123,7 +125,7 @@ def test_a_quantised_dense_layer_is_five_launches(
     convert(source, out, quantize=True, q_bits=bits, q_group_size=32)
     prompt = expected("dense")["prompt"][:PROMPT]
     net = load_plain(out, monkeypatch)
-    launched = launched_by_the_same_reply(net, prompt, request, monkeypatch)
+    launched = launches_of_the_same_reply(net, prompt, request, monkeypatch)
     linear = ["matvec", "delta_net_decode", "matvec", "matvec", "matvec"]
     attention = ["qk_norm_rope", "decode_attention_partial", "decode_attention_merge"]
     full = ["matvec", *attention, "matvec", "matvec", "matvec"]
@@ -131,8 +133,8 @@ def test_a_quantised_dense_layer_is_five_launches(
     assert launched[-len(step) :] == step
 
 
-def test_the_demo_in_bfloat16_says_the_same_with_kernels(request, monkeypatch):
-    """Two roundings of one model: each is off by as much, and neither changes a word."""
+def test_the_demo_in_bfloat16_replies_the_same_with_kernels(request, monkeypatch):
+    """Both round the same model: equal errors, and the same tokens."""
     net = load_plain(DEMO, monkeypatch, "bfloat16")
     demo = qwen35_mlx.load("demo", dtype="float32")
     question = "My name is Ada. What is 47 + 38? Then list three fruits."
