@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.safetensors import FileTensor, read_header
+from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 
@@ -59,7 +59,7 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     files |= set(path.glob("mtp*.safetensors"))
     tensors: dict[str, FileTensor] = {}
     for file in sorted(files):
-        for name, tensor in read_header(file).items():
+        for name, tensor in list_tensors(file).items():
             if owners.get(name, file.name) != file.name:
                 continue  # A left-over copy: the index says which one counts.
             if name in tensors:

@@ -164,7 +164,7 @@ class Checkpoint:
             )
         if source.dtype not in dtypes:
             raise Qwen35Error(
-                f"{source.file.path}: tensor '{name}' has the dtype {source.file.kind}, which its "
+                f"{source.file.path}: tensor '{name}' has the dtype {source.file.stored_dtype}, which its "
                 "layout does not have there: fetch the checkpoint again or choose another"
             )
 
@@ -186,7 +186,7 @@ class Checkpoint:
         stacks: dict[str, dict[int, Rows]] = {}
         for name, tensor in tensors.items():
             scaled = tensors.get(name.removesuffix("_scale_inv"))
-            if scaled is not tensor and scaled is not None and scaled.kind == "F8_E4M3":
+            if scaled is not tensor and scaled is not None and scaled.stored_dtype == "F8_E4M3":
                 continue
             scales = self._scales(name, tensor, tensors)
             expert = _EXPERTS.fullmatch(name)
@@ -217,8 +217,8 @@ class Checkpoint:
             first, part = parts[0], parts[expert]
             if (part.shape, part.dtype) != (first.shape, first.dtype):
                 raise Qwen35Error(
-                    f"{part.file.path}: '{part.file.name}' is {part.file.kind} {list(part.shape)}, "
-                    f"expert 0 is {first.file.kind} {list(first.shape)}: fetch the file again"
+                    f"{part.file.path}: '{part.file.name}' is {part.file.stored_dtype} {list(part.shape)}, "
+                    f"expert 0 is {first.file.stored_dtype} {list(first.shape)}: fetch the file again"
                 )
         return Stack(tuple(parts[expert] for expert in sorted(parts)))
 
@@ -226,7 +226,7 @@ class Checkpoint:
         self, name: str, tensor: FileTensor, tensors: Mapping[str, FileTensor]
     ) -> BlockScales | None:
         """The block scales of a float-8 tensor."""
-        if tensor.kind != "F8_E4M3":
+        if tensor.stored_dtype != "F8_E4M3":
             return None
         scales = tensors.get(name + "_scale_inv")
         if scales is None:
@@ -239,13 +239,13 @@ class Checkpoint:
         wanted = (*stack, math.ceil(rows / high), math.ceil(columns / wide))
         if scales.shape != wanted or scales.dtype not in _FLOATS:
             raise Qwen35Error(
-                f"{scales.path}: '{scales.name}' is {scales.kind} {list(scales.shape)} where "
+                f"{scales.path}: '{scales.name}' is {scales.stored_dtype} {list(scales.shape)} where "
                 f"blocks of {high}x{wide} need floats {list(wanted)}: fetch the checkpoint again"
             )
         flat = FileTensor(
             scales.path,
             scales.name,
-            scales.kind,
+            scales.stored_dtype,
             (math.prod(wanted[:-1]), wanted[-1]),
             scales.offset,
         )

@@ -285,7 +285,7 @@ class DiskSnapshotCache:
         with _told(path), state_file.opened(path) as (file, header):
             self._check(node, STATE, header)
             return {
-                name: (entry.kind, state_file.read_tensor(file, entry))
+                name: (entry.dtype, state_file.read_tensor(file, entry))
                 for name, entry in header.tensors.items()
             }
 
@@ -304,7 +304,7 @@ def _layout(header: state_file.Header) -> state_tensors.Layout:
     for name, entry in header.tensors.items():
         if name != "tokens":
             heads, _, width = entry.shape
-            layout[name] = (entry.kind, heads, width)
+            layout[name] = (entry.dtype, heads, width)
     return layout
 
 

@@ -113,7 +113,7 @@ class Room:
         Waits for `make`, which runs in another thread.
         """
         rows = self._shared[name].result()[0, :, start:end]
-        return [state_file.raw(head) for head in rows]
+        return [state_file.byte_view(head) for head in rows]
 
     def snapshot(self, state: Tensors) -> Snapshot:
         """What a cache restores, once every row is filled. Nothing is written here afterwards.

@@ -158,7 +158,7 @@ def make_unreadable(path: Path) -> None:
 def age(path: Path) -> None:
     """As an earlier version would have written it: whole, but of another format."""
     with state_file.opened(path) as (file, header):
-        tensors = {n: (e.kind, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
+        tensors = {n: (e.dtype, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
     older, state_file.FORMAT = state_file.FORMAT, 0
     try:
         state_file.write(path, {**header.metadata}, tensors)

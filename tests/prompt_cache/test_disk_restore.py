@@ -141,7 +141,7 @@ def test_a_whole_file_that_does_not_fit_its_neighbours_is_refused(model, tmp_pat
     states = kept(model, tmp_path, 50, 100, 150)
     path = rows_of(tmp_path)[1]
     with state_file.opened(path) as (file, header):
-        tensors = {n: (e.kind, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
+        tensors = {n: (e.dtype, state_file.read_tensor(file, e)) for n, e in header.tensors.items()}
     name = next(n for n in tensors if n != "tokens")
     kind, array = tensors.pop(name)
     heads, count, width = array.shape

@@ -30,9 +30,9 @@ def path(tmp_path: Path) -> Path:
 def test_what_was_written_is_read_back(path):
     with state_file.opened(path) as (file, header):
         assert header.metadata == {"model": "m", "format": "1"}
-        for name, (kind, array) in TENSORS.items():
+        for name, (dtype, array) in TENSORS.items():
             entry = header.tensors[name]
-            assert entry.kind == kind
+            assert entry.dtype == dtype
             np.testing.assert_array_equal(state_file.read_tensor(file, entry), array)
 
 
@@ -49,7 +49,7 @@ def test_mlx_and_the_format_s_own_library_read_it(path):
 def test_a_tensor_is_read_into_pieces_of_a_larger_array(path):
     out = np.full((2, 8, 2), 99, "<u2")
     with state_file.opened(path) as (file, header):
-        parts = [state_file.raw(head) for head in out[:, 4:7]]
+        parts = [state_file.byte_view(head) for head in out[:, 4:7]]
         state_file.read_tensor(file, header.tensors["layers.0.rows.0"], parts)
     np.testing.assert_array_equal(out[:, 4:7], TENSORS["layers.0.rows.0"][1])
     assert (out[:, :4] == 99).all()
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         file.write(data[:7])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(state_file, "_write_all", full)
+    monkeypatch.setattr(state_file, "write_all", full)
     with pytest.raises(OSError, match="No space"):
         state_file.write(tmp_path / "a.safetensors", {}, TENSORS)
     assert list(tmp_path.iterdir()) == []
