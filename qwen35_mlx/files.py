@@ -82,7 +82,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's entries are on disk, so that a rename in it survives a power failure."""
+    """Wait until a folder's entries are on disk: a rename in it then survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from scripts.session_window import QUESTION, REPLY, report, tokens
 
 PEER = "mlx-lm"
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
-    network: Any = load(str(resolve(args.model)))[0]
+    network: Any = load(str(resolve_checkpoint(args.model)))[0]
     if mx.default_device() == mx.cpu:
         network.set_dtype(mx.float32)
     cache: Any = make_prompt_cache(network)

@@ -94,7 +94,7 @@ class RandomSource:
         self._how: dict[str, Quantization | None] = {}
         wanted = recipes.quantization("affine", bits)
         for name, shape in self._shapes.items():
-            self._how[name.removesuffix(".weight")] = recipes.for_tensor(name, shape, wanted)
+            self._how[name.removesuffix(".weight")] = recipes.quantization_for(name, shape, wanted)
         self._drawn: dict[tuple[int, ...], mx.array] = {}
 
     def names(self) -> frozenset[str]:

@@ -209,7 +209,7 @@ def test_small_pieces_give_the_same_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     convert(str(source), tmp_path / "one", quantize=True)
-    monkeypatch.setattr(plan, "PIECE", 300)
+    monkeypatch.setattr(plan, "CHUNK_ELEMENTS", 300)
     convert(str(source), tmp_path / "two", quantize=True)
     assert listing(tmp_path / "one") == listing(tmp_path / "two")
     for file in (tmp_path / "one").iterdir():

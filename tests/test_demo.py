@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.session.events import Answer, Done
 
@@ -36,7 +36,7 @@ def command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]
 
 
 def test_the_package_carries_at_most_16_mb_of_it():
-    assert sum(file.stat().st_size for file in Path(resolve("demo")).iterdir()) <= 16e6
+    assert sum(file.stat().st_size for file in Path(resolve_checkpoint("demo")).iterdir()) <= 16e6
 
 
 def test_it_remembers_what_it_was_told(demo):

@@ -121,13 +121,13 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
 
 def main(name: str) -> int:
     """Fetch `name`, telling standard output how it goes."""
-    from qwen35_mlx.checkpoint.hub import resolve
+    from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
     def report(said: dict[str, object]) -> None:
         print(json.dumps(said), flush=True)
 
     try:
-        folder = resolve(name, progress=throttled(report))
+        folder = resolve_checkpoint(name, progress=throttled(report))
     except Qwen35Error as error:
         report({"error": str(error)})
         return 2

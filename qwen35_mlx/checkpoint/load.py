@@ -1,4 +1,4 @@
-"""A checkpoint as a network, ready to run."""
+"""From a checkpoint to a network that is ready to run."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from qwen35_mlx.model.weights import DTYPES, Weights
 Notice = Callable[[str], None]
 
 
-def _tell(line: str) -> None:
+def _print_notice(line: str) -> None:
     print(f"qwen35: {line}", file=sys.stderr)
 
 
@@ -25,14 +25,16 @@ def load_network(
     *,
     context: int | None = None,
 ) -> Network:
-    """Read all weights of a checkpoint, and settle which kernels run it on this machine.
+    """Read the weights of a checkpoint, and select the kernels for this machine.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
             on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
-        notice: is told a line if a kernel cannot be used here; on stderr if left out.
-        context: tokens to be ready for, with YaRN beyond the checkpoint's own; None for those.
+        notice: called with a line for the user if a kernel cannot be used here; None prints it
+            on stderr.
+        context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
+            the checkpoint's own.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights are not what
@@ -45,5 +47,5 @@ def load_network(
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     network = Network(config, Weights(checkpoint, DTYPES[dtype] if dtype else None))
-    select_kernels(network, notice or _tell)
+    select_kernels(network, notice or _print_notice)
     return network

@@ -191,9 +191,7 @@ class FileWriter:
         begin = 0
         for tensor in tensors:
             end = begin + tensor.nbytes
-            entries[tensor.name] = TensorEntry(
-                _WRITABLE[tensor.dtype], tensor.shape, begin, end
-            )
+            entries[tensor.name] = TensorEntry(_WRITABLE[tensor.dtype], tensor.shape, begin, end)
             begin = end
         text = encode_header(metadata, entries, separators=(",", ":"))
         data_start = 8 + len(text)

@@ -223,11 +223,11 @@ class EngineThread:
                 f"MLX does not start ({error}): on Linux, install the extra for your machine, "
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
-        from qwen35_mlx.checkpoint.hub import resolve
+        from qwen35_mlx.checkpoint.hub import resolve_checkpoint
         from qwen35_mlx.generation.sampler import make_sampler
         from qwen35_mlx.session.model import load
 
-        resolve(request.model, revision=request.revision, progress=self._downloading)
+        resolve_checkpoint(request.model, revision=request.revision, progress=self._downloading)
         self._check_cancelled()
         self._free()
         self._wanted = request

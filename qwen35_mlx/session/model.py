@@ -1,6 +1,5 @@
 """A loaded model as Python users hold it."""
 
-import json
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.hub import Progress, resolve
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
 from qwen35_mlx.generation.sampling import Sampling
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
@@ -60,7 +60,7 @@ def load(
     Raises:
         Qwen35Error: not found, not complete, or not a Qwen3.5 checkpoint.
     """
-    path = resolve(str(name), revision=revision, progress=progress)
+    path = resolve_checkpoint(str(name), revision=revision, progress=progress)
     if kv_bits not in KV_BITS:
         raise Qwen35Error(f"kv_bits is {kv_bits}: give 8, or leave it out")
     # Small files first: a missing template should not cost the time to read gigabytes.
@@ -106,7 +106,7 @@ class Model:
         self._pieces: dict[str, list[int]] = {}
         self._known = 0  # tokens in them
         self._splits = _splits_at_turns(tokenizer)
-        generation = _generation_config(path)
+        generation = read_json_object(path / "generation_config.json")
         self.sampling = Sampling.from_generation_config(generation)
         named = [tokenizer.token_id(name) for name in END_NAMES]
         listed = generation.get("eos_token_id") or []
@@ -311,16 +311,3 @@ def _splits_at_turns(tokenizer: Tokenizer) -> bool:
     it along."""
     mark = "<|im_start|>"
     return tokenizer.token_id(mark) is not None and tokenizer.separable(["a. \n", f"{mark}user\n"])
-
-
-def _generation_config(path: Path) -> dict[str, Any]:
-    file = path / "generation_config.json"
-    if not file.exists():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Qwen35Error(f"{file} cannot be read ({error}): fetch it again") from None
-    if not isinstance(config, dict):
-        raise Qwen35Error(f"{file} is not a JSON object: fetch it again")
-    return config

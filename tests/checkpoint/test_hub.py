@@ -20,18 +20,18 @@ COMMIT = "0123456789012345678901234567890123456789"
 
 
 def test_a_folder_is_itself(tmp_path: Path):
-    assert hub.resolve(str(tmp_path)) == tmp_path
+    assert hub.resolve_checkpoint(str(tmp_path)) == tmp_path
 
 
 def test_a_folder_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "org" / "repo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert hub.resolve("org/repo") == Path("org/repo")
+    assert hub.resolve_checkpoint("org/repo") == Path("org/repo")
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert hub.resolve("~") == tmp_path
+    assert hub.resolve_checkpoint("~") == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     with pytest.raises(Qwen35Error, match="does not exist, and is no Hub repository"):
-        hub.resolve(name)
+        hub.resolve_checkpoint(name)
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path):
     (tmp_path / "model.gguf").touch()
     with pytest.raises(Qwen35Error, match="is a file, not a checkpoint folder"):
-        hub.resolve(str(tmp_path / "model.gguf"))
+        hub.resolve_checkpoint(str(tmp_path / "model.gguf"))
 
 
 def test_the_files_that_are_fetched():
@@ -80,7 +80,9 @@ def test_the_files_that_are_fetched():
         "preprocessor_config.json",
     ]
     found = filter_repo_objects(
-        wanted + unwanted, allow_patterns=list(hub._WANTED), ignore_patterns=list(hub._UNWANTED)
+        wanted + unwanted,
+        allow_patterns=list(hub._ALLOW_PATTERNS),
+        ignore_patterns=list(hub._IGNORE_PATTERNS),
     )
     assert list(found) == wanted
 
@@ -98,7 +100,7 @@ def test_a_full_disk(error: Exception, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(Qwen35Error, match="no space left to download org/repo"):
-        hub.resolve("org/repo")
+        hub.resolve_checkpoint("org/repo")
 
 
 def test_an_error_nobody_thought_of_is_still_one_line(monkeypatch: pytest.MonkeyPatch):
@@ -107,7 +109,7 @@ def test_an_error_nobody_thought_of_is_still_one_line(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(Qwen35Error, match=r"^cannot fetch org/repo \(RuntimeError: first\)"):
-        hub.resolve("org/repo")
+        hub.resolve_checkpoint("org/repo")
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -176,7 +178,7 @@ seen = []
 for name in sys.argv[1:]:
     name, _, revision = name.partition("@")
     try:
-        path = hub.resolve(name, revision or None, lambda *now: seen.append(now))
+        path = hub.resolve_checkpoint(name, revision or None, lambda *now: seen.append(now))
         print("ok", sorted(file.name for file in path.iterdir()), max(seen, default=None))
     except Qwen35Error as error:
         print(error)

@@ -60,4 +60,4 @@ MODE = Quantization(32, 4, "mxfp4")
     ],
 )
 def test_what_gets_how_many_bits(name: str, shape: tuple[int, ...], wanted: Quantization | None):
-    assert recipes.for_tensor(name, shape, MODE) == wanted
+    assert recipes.quantization_for(name, shape, MODE) == wanted
