@@ -310,4 +310,6 @@ def _splits_at_turns(tokenizer: Tokenizer) -> bool:
     """Whether text may be encoded turn by turn: the mark is one token, and takes nothing before
     it along."""
     mark = "<|im_start|>"
-    return tokenizer.token_id(mark) is not None and tokenizer.separable(["a. \n", f"{mark}user\n"])
+    return tokenizer.token_id(mark) is not None and tokenizer.encodes_separately(
+        ["a. \n", f"{mark}user\n"]
+    )

@@ -1,7 +1,7 @@
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.text.stop import StopStrings, held_back
+from qwen35_mlx.text.stop import StopStrings, partial_match_length
 
 
 def run(stops: list[str], chunks: list[str]) -> tuple[list[str], bool]:
@@ -40,4 +40,4 @@ def test_an_empty_stop_is_refused():
 
 @pytest.mark.parametrize(("text", "length"), [("a<", 1), ("a<<", 2), ("<<x", 0), ("<<", 2)])
 def test_held_back_is_the_longest_beginning(text, length):
-    assert held_back(text, "<<<") == length
+    assert partial_match_length(text, "<<<") == length

@@ -44,24 +44,24 @@ ALPHABET = [*"ab1_ .,'\t\u00a0\u2028{é中\u0301한", "\n", "\n", "\r\n", "'s", 
 
 @pytest.mark.parametrize("piece", [1, 2, 7])
 def test_a_text_in_pieces_has_the_ids_of_the_whole(piece: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "PIECE", piece)
-    monkeypatch.setattr(module, "AT_ONCE", 3)
+    monkeypatch.setattr(module, "CHUNK_CHARS", piece)
+    monkeypatch.setattr(module, "BATCH_CHUNKS", 3)
     demo = Tokenizer.from_directory(DEMO)
-    assert demo._may_cut
+    assert demo._can_chunk
     backend = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     rng = random.Random(piece)
     cuts = 0
     for _ in range(300):
         text = "".join(rng.choices(ALPHABET, k=rng.randrange(60)))
         assert demo.encode(text) == backend.encode(text, add_special_tokens=False).ids
-        cuts += len(list(module._pieces(text))) - 1
+        cuts += len(list(module._chunks(text))) - 1
     assert cuts > 100
 
 
 def test_a_tokenizer_whose_tokens_reach_over_line_breaks_gets_whole_texts(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(module, "PIECE", 1)
+    monkeypatch.setattr(module, "CHUNK_CHARS", 1)
     alphabet = {c: i for i, c in enumerate(["a", "b", "\u010a", "\u010ab"])}
     backend = tokenizers.Tokenizer(models.BPE(alphabet, [("\u010a", "b")]))
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
