@@ -32,8 +32,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def weight_files(path: Path) -> dict[str, FileTensor]:
     """The tensors of a checkpoint folder, by their names in the files.
 
-    Read are the files that the index names, or model*.safetensors if there is no index, and
-    mtp*.safetensors in either case.
+    They are in the files that the index names, or in model*.safetensors if there is no index, and
+    in mtp*.safetensors either way.
 
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
@@ -45,7 +45,7 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     else:
         files = {path / name for name in owners.values()}
     if not files:
-        found = "a GGUF file, which is not read here" if [*path.glob("*.gguf")] else "no weights"
+        found = "a GGUF file, which is not supported" if [*path.glob("*.gguf")] else "no weights"
         raise Qwen35Error(f"{path} has {found}: give a folder with model*.safetensors")
     files |= set(path.glob("mtp*.safetensors"))
     tensors: dict[str, FileTensor] = {}
@@ -106,7 +106,7 @@ def float8_block_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns that share a scale in a float-8 checkpoint; (128, 128) in any other.
 
     Raises:
-        Qwen35Error: the checkpoint is quantised by a method that is not read here.
+        Qwen35Error: the checkpoint is quantised by a method that is not supported.
     """
     text_config = config.get("text_config") or {}
     entry = config.get("quantization_config") or text_config.get("quantization_config") or {}
@@ -115,13 +115,13 @@ def float8_block_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     method = entry.get("quant_method", entry.get("quant_type"))
     if method != "fp8":
         raise Qwen35Error(
-            f"config.json: quantisation by {method!r} is not read here: "
+            f"config.json: quantisation by {method!r} is not supported: "
             "use the BF16, FP8 or MLX checkpoint of this model"
         )
     block = entry.get("weight_block_size", [128, 128])
     if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)):
         raise Qwen35Error(
-            f"config.json: FP8 with weight_block_size {block!r} is not read here: "
+            f"config.json: FP8 with weight_block_size {block!r} is not supported: "
             "use a checkpoint with blocks of 128x128, or BF16"
         )
     return block[0], block[1]

@@ -55,7 +55,7 @@ def resolve_checkpoint(
         raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
     if not _REPOSITORY.fullmatch(name):
         raise Qwen35Error(
-            f"{name!r} does not exist, and is no Hub repository such as Qwen/Qwen3.5-4B: "
+            f"{name!r} does not exist, and is not a Hub repository such as Qwen/Qwen3.5-4B: "
             "check the path"
         )
     return _download(name, revision, progress)
@@ -93,7 +93,7 @@ def _error_message(name: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):
-        return f"{name!r} does not exist and is no valid Hub repository name: check the path"
+        return f"{name!r} does not exist and is not a valid Hub repository name: check the path"
     if isinstance(error, errors.GatedRepoError):
         return (
             f"{name} is gated: accept its terms on its Hub page, log in with `hf auth login` "
@@ -114,7 +114,7 @@ def _error_message(name: str, revision: str | None, error: Exception) -> str:
         return f"no space left to download {name}: free some, or set HF_HOME to another disk"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return (
-            f"{name} is no folder here, is not (or not wholly) in the download cache, and the Hub "
+            f"{name} is not a folder here, is not completely in the download cache, and the Hub "
             "cannot be reached: check the network (and HF_HUB_OFFLINE) and try again"
         )
     if _is_network_failure(error):

@@ -67,7 +67,7 @@ def quantization_for(
 ) -> Quantization | None:
     """How to quantise one plain tensor of a canonical name; None leaves it plain.
 
-    A matrix whose row length is no multiple of the group size stays plain.
+    A matrix whose row length is not a multiple of the group size stays plain.
 
     Args:
         default: for every tensor without a rule of its own.

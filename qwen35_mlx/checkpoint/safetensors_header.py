@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 class HeaderError(Exception):
-    """A file is no intact safetensors file.
+    """A file is not an intact safetensors file.
 
     The message continues a sentence that begins with the file's name: "is truncated (...)".
 
@@ -127,7 +127,7 @@ def _parse(text: bytes, data_bytes: int) -> SafetensorsHeader:
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"has an unreadable safetensors header ({one_line(error)})") from error
     if not isinstance(header, dict):
-        raise HeaderError("has a safetensors header that is no object")
+        raise HeaderError("has a safetensors header that is not an object")
     metadata = header.pop("__metadata__", None)
     tensors = {name: _tensor_entry(name, fields) for name, fields in header.items()}
     for name, tensor in tensors.items():

@@ -166,7 +166,7 @@ def opened(path: Path) -> Iterator[tuple[FileIO, Header]]:
     """The open file and its checked header.
 
     Raises:
-        UnusableError: it cannot be read, is no file of this format, or its header is damaged.
+        UnusableError: it is gone, unreadable, not a file of this format, or its header is damaged.
     """
     try:
         file = FileIO(path, "rb")

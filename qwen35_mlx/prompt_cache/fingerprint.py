@@ -20,7 +20,7 @@ def of_weights(path: Path) -> str:
     change every matrix, which the samples show; a change of a few values in place goes unseen.
 
     Raises:
-        Qwen35Error: a file cannot be read, or is no intact safetensors file.
+        Qwen35Error: a file cannot be read, or is not an intact safetensors file.
     """
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.glob("*.safetensors")):

@@ -31,7 +31,7 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
     plain = _plain(message, where)
     role = plain.get("role")
     if not isinstance(role, str) or not role:
-        raise Qwen35Error(f"{where} has no 'role': say 'system', 'user', 'assistant' or 'tool'")
+        raise Qwen35Error(f"{where} has no 'role': give 'system', 'user', 'assistant' or 'tool'")
     if plain.get("tool_calls") is not None:
         _parse_call_arguments(plain["tool_calls"], where)
     content = plain.get("content")

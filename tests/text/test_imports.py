@@ -1,4 +1,4 @@
-"""The boundary: text handling starts without the numeric libraries."""
+"""The text room imports no numeric libraries."""
 
 import json
 import pkgutil
