@@ -55,7 +55,7 @@ def test_mlx_lm_computes_the_same_logits_from_source_and_plain_result(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "how"),
+    ("name", "quantization"),
     [
         ("dense", Quantization(64, 4)),
         ("dense", Quantization(32, 8)),
@@ -65,22 +65,24 @@ def test_mlx_lm_computes_the_same_logits_from_source_and_plain_result(tmp_path: 
         ("dense-tied-wide-heads", Quantization(16, 4, "nvfp4")),
     ],
 )
-def test_quantised_result_equals_mlx_lms(tmp_path: Path, name: str, how: Quantization):
+def test_quantised_result_equals_mlx_lms(tmp_path: Path, name: str, quantization: Quantization):
     config, tensors = golden(name)
     source = write(tmp_path / "source", config, fused(tensors))
     summary = convert(
         str(source),
         tmp_path / "out",
         quantize=True,
-        q_bits=how.bits,
-        q_group_size=how.group_size,
-        q_mode=how.mode,
+        q_bits=quantization.bits,
+        q_group_size=quantization.group_size,
+        q_mode=quantization.mode,
     )
     model, config = load_model(source)
-    quantize_model(model, config, how.group_size, how.bits, mode=how.mode)
+    quantize_model(
+        model, config, quantization.group_size, quantization.bits, mode=quantization.mode
+    )
     reloaded, _ = load_model(tmp_path / "out")
     assert mx.array_equal(model(IDS), reloaded(IDS))
-    assert summary.quantization == how
+    assert summary.quantization == quantization
     assert summary.bits_per_weight < 16  # tiny rows: scales are a large part
 
 
@@ -94,21 +96,21 @@ def test_quantised_bfloat16_result_equals_mlx_lms(tmp_path: Path):
     assert mx.array_equal(model(IDS), load_model(tmp_path / "out")[0](IDS))
 
 
-@pytest.mark.parametrize("kind", ["fused", "one by one", "text only", "mlx", "float8"])
-def test_every_layout_gives_the_same_result(tmp_path: Path, kind: str):
+@pytest.mark.parametrize("layout", ["fused", "one by one", "text only", "mlx", "float8"])
+def test_every_layout_gives_the_same_result(tmp_path: Path, layout: str):
     config, tensors = golden("moe")
     tensors = {n: v.astype(mx.bfloat16) for n, v in tensors.items()}
     stored: Any = tensors
     meant = tensors
-    if kind == "fused":
+    if layout == "fused":
         stored = fused(tensors)
-    elif kind == "one by one":
+    elif layout == "one by one":
         stored = one_by_one(tensors)
-    elif kind == "text only":
+    elif layout == "text only":
         config, stored = text_only(config, tensors)
-    elif kind == "mlx":
+    elif layout == "mlx":
         stored = mlx_layout({n: v.astype(mx.float32) for n, v in tensors.items()})
-    elif kind == "float8":
+    elif layout == "float8":
         floats = {n: v.astype(mx.float32) for n, v in one_by_one(tensors).items()}
         config, stored, meant = float8(config, floats)
         stored = {n: v.astype(mx.bfloat16) if n in tensors and isinstance(v, mx.array) else v

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,16 +110,18 @@ def test_a_broken_source_is_refused(
     assert says in line
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "dangling link"])
-def test_an_existing_path_is_not_overwritten(source: Path, tmp_path: Path, kind: str, capsys: Any):
+@pytest.mark.parametrize("existing", ["folder", "empty folder", "file", "dangling link"])
+def test_an_existing_path_is_not_overwritten(
+    source: Path, tmp_path: Path, existing: str, capsys: Any
+):
     out = tmp_path / "out"
-    if kind == "file":
+    if existing == "file":
         out.write_text("mine")
-    elif kind == "dangling link":
+    elif existing == "dangling link":
         out.symlink_to(tmp_path / "gone")
     else:
         out.mkdir()
-        if kind == "folder":
+        if existing == "folder":
             (out / "f").write_text("mine")
     line = refused(tmp_path, "--hf-path", str(source), "--mlx-path", str(out), capsys=capsys)
     assert "exists already: remove it" in line
@@ -204,6 +207,29 @@ def test_ctrl_c_leaves_nothing(
     assert main(["--hf-path", str(source), "--mlx-path", str(tmp_path / "out")]) == 130
     assert listing(tmp_path) == {"source"}
     assert capsys.readouterr().err == "interrupted: nothing was kept\n"
+
+
+@pytest.mark.parametrize(
+    ("called_as", "shown"),
+    [
+        ("/somewhere/bin/qwen35-convert", "usage: qwen35-convert [-h]"),
+        ("/somewhere/qwen35_mlx/convert.py", "usage: python -m qwen35_mlx.convert [-h]"),
+    ],
+)
+def test_help_names_the_command_as_it_was_called(
+    called_as: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(sys, "argv", [called_as])
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert " ".join(capsys.readouterr().out.split()).startswith(shown)
+
+
+def test_the_command_is_installed_as_qwen35_convert():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    module, name = project["project"]["scripts"]["qwen35-convert"].split(":")
+    assert getattr(sys.modules[module], name) is main
 
 
 def test_the_command_prints_what_it_wrote(source: Path, tmp_path: Path, capsys: Any):

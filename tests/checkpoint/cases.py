@@ -104,13 +104,15 @@ def fused(tensors: Tensors) -> Tensors:
     bases = {m[1] for name in tensors if (m := re.fullmatch(r"(.*experts)\.0\..*", name))}
     for base in bases:
         parts = {
-            kind: mx.stack(
+            projection: mx.stack(
                 [
-                    found.pop(f"{base}.{i}.{kind}.weight")
-                    for i in range(sum(bool(re.match(rf"{base}\.\d+\.{kind}", n)) for n in tensors))
+                    found.pop(f"{base}.{i}.{projection}.weight")
+                    for i in range(
+                        sum(bool(re.match(rf"{base}\.\d+\.{projection}", n)) for n in tensors)
+                    )
                 ]
             )
-            for kind in ("gate_proj", "up_proj", "down_proj")
+            for projection in ("gate_proj", "up_proj", "down_proj")
         }
         gate_up = mx.concatenate([parts["gate_proj"], parts["up_proj"]], axis=1)
         found |= {f"{base}.gate_up_proj": gate_up, f"{base}.down_proj": parts["down_proj"]}

@@ -55,7 +55,7 @@ def test_a_file_is_refused(tmp_path: Path):
 
 
 def test_which_files_are_downloaded():
-    wanted = [
+    downloaded = [
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -69,7 +69,7 @@ def test_which_files_are_downloaded():
         "merges.txt",
         "chat_template.jinja",
     ]
-    unwanted = [
+    ignored = [
         "README.md",
         "original/consolidated.00.pth",
         "original/model.safetensors",
@@ -82,11 +82,11 @@ def test_which_files_are_downloaded():
         "preprocessor_config.json",
     ]
     found = filter_repo_objects(
-        wanted + unwanted,
+        downloaded + ignored,
         allow_patterns=list(hub._ALLOW_PATTERNS),
         ignore_patterns=list(hub._IGNORE_PATTERNS),
     )
-    assert list(found) == wanted
+    assert list(found) == downloaded
 
 
 @pytest.mark.parametrize(

@@ -124,13 +124,13 @@ def test_mlx_decodes_every_float8_value_by_its_definition():
     assert np.array_equal(np.array(mx.from_fp8(mx.array(bits), mx.float32)), e4m3(bits))
 
 
-@pytest.mark.parametrize("kind", ["raw", "float8", "one by one", "mlx"])
-def test_row_ranges_are_slices_of_the_whole(tmp_path: Path, kind: str):
+@pytest.mark.parametrize("layout", ["raw", "float8", "one by one", "mlx"])
+def test_row_ranges_are_slices_of_the_whole(tmp_path: Path, layout: str):
     config, tensors = golden("moe")
-    stored: Any = fused(tensors) if kind == "raw" else one_by_one(tensors)
-    if kind == "float8":
+    stored: Any = fused(tensors) if layout == "raw" else one_by_one(tensors)
+    if layout == "float8":
         config, stored, _ = float8(config, fused(tensors), (16, 24))
-    elif kind == "mlx":
+    elif layout == "mlx":
         stored = mlx_layout(tensors)
     checkpoint = Checkpoint.open(write(tmp_path / "c", config, stored, files=2))
     rng = np.random.default_rng(0)

@@ -39,8 +39,8 @@ def by_mlx_lm(tmp_path: Path):
         source = write(tmp_path / "source", config, fused(tensors))
         model, config = load_model(source)
         if quantization:
-            how = (quantization.group_size, quantization.bits)
-            model, config = quantize_model(model, config, *how, mode=quantization.mode)
+            q = quantization
+            model, config = quantize_model(model, config, q.group_size, q.bits, mode=q.mode)
         save_model(tmp_path / "mlx", model)
         save_config(config, tmp_path / "mlx" / "config.json")
         loaded = load(tmp_path / "mlx" / "model.safetensors")
@@ -67,17 +67,19 @@ def test_a_quantised_checkpoint(by_mlx_lm: Any, mode: str):
         assert checkpoint.quantization(mlp + "shared_expert.down_proj") is None
 
 
-def requantize(path: Path, module: str, how: Quantization | None) -> None:
+def requantize(path: Path, module: str, quantization: Quantization | None) -> None:
     """Requantise a module of a checkpoint, without a change to config.json."""
     file = path / "model.safetensors"
     tensors = load(file)
     parts = [tensors.pop(f"{module}.{last}") for last in ("weight", "scales", "biases")]
     weight, scales, biases = parts
     plain = mx.dequantize(weight, scales, biases, 32, 4)
-    if how is None:
+    if quantization is None:
         tensors[f"{module}.weight"] = plain
     else:
-        packed = mx.quantize(plain, how.group_size, how.bits, mode=how.mode)
+        packed = mx.quantize(
+            plain, quantization.group_size, quantization.bits, mode=quantization.mode
+        )
         tensors |= {
             f"{module}.{k}": v for k, v in zip(("weight", "scales", "biases"), packed, strict=False)
         }
@@ -86,16 +88,18 @@ def requantize(path: Path, module: str, how: Quantization | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "quantization",
     # The first has the default's ratio of weight to scales, but another number of columns.
     [Quantization(64, 2), Quantization(64, 8), Quantization(32, 5), QUANTIZED["nvfp4"], None],
 )
-def test_a_module_whose_quantisation_is_not_in_the_config(by_mlx_lm: Any, how: Quantization | None):
+def test_a_module_whose_quantisation_is_not_in_the_config(
+    by_mlx_lm: Any, quantization: Quantization | None
+):
     path, _ = by_mlx_lm("dense", QUANTIZED["affine"])
-    requantize(path, "language_model.model.layers.3.self_attn.q_proj", how)
+    requantize(path, "language_model.model.layers.3.self_attn.q_proj", quantization)
     checkpoint = Checkpoint.open(path)
     checkpoint.verify()
-    assert checkpoint.quantization("model.layers.3.self_attn.q_proj") == how
+    assert checkpoint.quantization("model.layers.3.self_attn.q_proj") == quantization
     assert checkpoint.quantization("model.layers.3.self_attn.k_proj") == QUANTIZED["affine"]
 
 

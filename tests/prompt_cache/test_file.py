@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 from pathlib import Path
 
 import mlx.core as mx
@@ -34,6 +35,12 @@ def test_round_trip(path):
             entry = header.tensors[name]
             assert entry.dtype == dtype
             np.testing.assert_array_equal(state_file.read_tensor(file, entry), array)
+
+
+def test_the_format_never_changes(path):
+    """Bytes that an earlier version wrote for the same tensors."""
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    assert digest == "f476d893bd69d89d66e3e498e85d8e2b"
 
 
 def test_mlx_and_the_safetensors_library_read_a_file(path):

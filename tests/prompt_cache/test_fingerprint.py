@@ -23,6 +23,38 @@ def test_equal_for_a_copy_and_different_for_changed_weights(model_folder, tmp_pa
     assert of_weights(copy) != of_weights(model_folder)
 
 
+def test_never_changes_for_the_same_weights(tmp_path):
+    """Stored snapshots are found by it, also those that an earlier version stored."""
+    write_weights(tmp_path / "model.safetensors")
+    assert of_weights(tmp_path) == "d598bd0011a246856f4a4d598b3d6a5f"
+
+
+def write_weights(file):
+    header = {
+        "__metadata__": {"format": "pt"},
+        "b": {"dtype": "F32", "shape": [700], "data_offsets": [8, 2808]},
+        "a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
+    }
+    text = json.dumps(header).encode()
+    data = bytes(i % 251 for i in range(2808))
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is truncated"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        ((3).to_bytes(8, "little") + b"{ ]", "has an unreadable safetensors header"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, says):
+    write_weights(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(content)
+    with pytest.raises(Qwen35Error, match=rf"b\.safetensors {says}"):
+        of_weights(tmp_path)
+
+
 def test_every_tensor_is_sampled(model_folder, tmp_path):
     copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
     file = copy / "model.safetensors"
