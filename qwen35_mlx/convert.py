@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.folder import INDEX
-from qwen35_mlx.checkpoint.hub import resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
@@ -43,9 +43,6 @@ _COPIED_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
-
-# Bytes written, bytes in total, the name of the tensor being written.
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def convert(
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
-        progress: called after each chunk.
+        progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
         Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.

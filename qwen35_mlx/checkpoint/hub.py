@@ -9,7 +9,7 @@ from typing import Any
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 
-# Bytes downloaded, bytes in total, the repository's name. The total grows as files are found.
+# Bytes done, bytes in total, the name of what they belong to.
 Progress = Callable[[int, int, str], None]
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -39,7 +39,8 @@ def resolve_checkpoint(
     Args:
         name: a folder, "demo" for the small model of this package, or "org/repo" on the Hub.
         revision: branch, tag or commit on the Hub.
-        progress: called during a download; None lets huggingface_hub draw bars on stderr.
+        progress: called during a download with (bytes downloaded, bytes in total, repository); the
+            total grows as files are found. None lets huggingface_hub draw bars on stderr.
 
     An interrupted download resumes. A complete one in the cache needs no network.
 
@@ -118,7 +119,7 @@ def _error_message(name: str, revision: str | None, error: Exception) -> str:
             "cannot be reached: check the network (and HF_HUB_OFFLINE) and try again"
         )
     if _is_network_failure(error):
-        return f"the network broke off while fetching {name}: try again, it will resume"
+        return f"the connection broke while downloading {name}: try again, it will resume"
     reason = (str(error).strip().splitlines() or [""])[0]
     return f"cannot fetch {name} ({type(error).__name__}: {reason}): try again"
 

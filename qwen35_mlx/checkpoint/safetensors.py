@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -104,7 +104,7 @@ class FileTensor:
         bits_type, dtype = _DTYPES[self.stored_dtype]
         # In its final shape and element size: MLX counts along an axis in 31 bits, too few for
         # the bytes, or for the elements in a row, of the largest tensors.
-        bits = np.empty(shape, bits_type)
+        bits: Any = np.empty(shape, bits_type)
         try:
             with self.path.open("rb", buffering=0) as file:
                 read_exactly(file, bits.reshape(-1).view(np.uint8).data, self.offset + skip)

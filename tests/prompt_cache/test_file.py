@@ -75,6 +75,14 @@ def test_every_flipped_bit_is_found(path):
     state_file.verify(path)
 
 
+def test_white_space_in_the_header_counts(path):
+    """The same JSON in other bytes, which only a comparison with the canonical text finds."""
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b", ", b",\n", 1))
+    with pytest.raises(UnusableError, match="damaged"):
+        state_file.verify(path)
+
+
 def test_every_wrong_length_is_found(path):
     whole = path.read_bytes()
     for length in range(len(whole)):
