@@ -37,8 +37,8 @@ def load_network(
             the checkpoint's own.
 
     Raises:
-        Qwen35Error: the dtype is unknown, the context too long, or the weights are not what
-            config.json asks for.
+        Qwen35Error: the dtype is unknown, the context too long, or the weights do not
+            match config.json.
     """
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
