@@ -1,7 +1,8 @@
-"""Convert a checkpoint for MLX: `python -m qwen35_mlx.convert --hf-path Qwen/Qwen3.5-4B -q`.
+"""Convert a checkpoint for MLX: `qwen35-convert --hf-path Qwen/Qwen3.5-4B -q`.
 
-Options and the layout of the result are mlx-lm's. Two things differ: weights stream through in
-pieces, so the model need not fit in memory, and the MTP head is kept, in `mtp.safetensors`.
+`python -m qwen35_mlx.convert` is the same command. Options and the layout of the result are
+mlx-lm's, with two differences: weights are converted in chunks, so the model need not fit in
+memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
 import argparse
@@ -13,23 +14,25 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint import hub, recipes
+from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.folder import INDEX
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.plan import Job, plan_config, plan_files, plan_tensors
+from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import sync_folder, write_durably
+from qwen35_mlx.files import read_json_object, sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 
-_COPIED = (
+_COPIED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",
@@ -41,20 +44,18 @@ _COPIED = (
     "generation_config.json",
 )
 
-# Bytes written so far, bytes in all, the tensor in hand.
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What a conversion wrote.
+    """The result of a conversion.
 
     Attributes:
         path: the new folder.
-        nbytes: of all weight files.
-        parameters: of the plain model, the MTP head included.
+        nbytes: of all tensors.
+        parameters: the number of weights of the plain model, with its MTP head.
         quantization: of most matrices, None if plain.
-        plain: canonical names of matrices whose rows do not divide into groups.
+        plain: canonical names of the matrices that stay plain in a quantised model, because their
+            rows do not divide into groups.
         warnings: a line each.
     """
 
@@ -82,28 +83,29 @@ def convert(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
-    """Write a checkpoint of mlx-lm's layout to the new folder `mlx_path`.
+    """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
 
     Args:
         hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
-        quantize: with `q_bits`, `q_group_size` and `q_mode`; their defaults are mlx-lm's.
-        dtype: of everything that is not quantised (but A_log, which stays float32), and of
-            the scales; by default that of the embeddings.
+        quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
+            their defaults are mlx-lm's.
+        dtype: of everything that is not quantised (except A_log, which stays float32), and of
+            the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
-        progress: called after each piece.
+        progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
-        Qwen35Error: of bad input, a lack of space or of a network. The folder is then not there.
+        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
     """
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
-    wanted = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
-    if wanted is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
+    quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
+    if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
         raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
     out = Path(mlx_path).expanduser().absolute()
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(hub.resolve(str(hf_path), revision=revision))
+    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
     if checkpoint.default_quantization is not None:
         raise Qwen35Error(
             f"{checkpoint.path} is already quantised: use it as it is, or convert the "
@@ -112,17 +114,17 @@ def convert(
     checkpoint.verify()
     if not (checkpoint.path / "tokenizer.json").exists():
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    jobs = plan_tensors(checkpoint, wanted, DTYPES[dtype] if dtype else None)
-    shards = plan_files(jobs)
-    nbytes = sum(job.nbytes for job in jobs)
+    plans = plan_tensors(checkpoint, quantization, DTYPES[dtype] if dtype else None)
+    shards = plan_files(plans)
+    nbytes = sum(plan.nbytes for plan in plans)
     _check_space(out, nbytes)
     try:
         with _partial_folder(out) as folder:
             _write_weights(folder, checkpoint, shards, nbytes, progress)
             _copy_files(checkpoint.path, folder)
-            config = plan_config(checkpoint, jobs, wanted)
+            config = plan_config(checkpoint, plans, quantization)
             write_durably(folder / "config.json", json.dumps(config, indent=4, sort_keys=True))
-            # What is about to be called finished must open, here as for whoever uses it.
+            # Only a result that opens gets its final name.
             Checkpoint.open(folder).verify()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -134,12 +136,14 @@ def convert(
     return ConversionSummary(
         path=out,
         nbytes=nbytes,
-        parameters=sum(math.prod(job.shape) for job in jobs),
-        quantization=wanted,
+        parameters=sum(math.prod(plan.shape) for plan in plans),
+        quantization=quantization,
         plain=tuple(
-            job.name
-            for job in jobs
-            if wanted and job.packing is None and recipes.is_matrix(job.name, job.shape)
+            plan.name
+            for plan in plans
+            if quantization
+            and plan.quantization is None
+            and recipes.is_quantizable(plan.name, plan.shape)
         ),
         warnings=_warnings(checkpoint.path),
     )
@@ -148,7 +152,7 @@ def convert(
 def _check_space(out: Path, nbytes: int) -> None:
     parent = next(folder for folder in out.parents if folder.exists())
     free = shutil.disk_usage(parent).free
-    # The tokenizer, the index and the headers come on top.
+    # 64 MiB for the tokenizer, the index and the headers.
     if free < nbytes + (64 << 20):
         raise Qwen35Error(
             f"not enough space for {out}: it takes {_size(nbytes)}, {_size(free)} are "
@@ -158,7 +162,7 @@ def _check_space(out: Path, nbytes: int) -> None:
 
 @contextlib.contextmanager
 def _partial_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its name when all went well, else is removed."""
+    """A hidden folder beside `out`, renamed to it at the end; removed on any error."""
     for stale in out.parent.glob(f".{out.name}.partial-*"):
         pid = re.fullmatch(r".*\.partial-(\d+)", stale.name)
         if pid and not _is_alive(int(pid[1])):
@@ -169,7 +173,7 @@ def _partial_folder(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
         sync_folder(folder)
-        # Unlike os.replace of a file, this fails if a folder with files came to be there meanwhile.
+        # Fails if `out` has come to be a folder with files meanwhile.
         folder.rename(out)
         sync_folder(out.parent)
     except BaseException:
@@ -188,51 +192,50 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        pass  # Another user's.
+        pass  # another user's process
     return True
 
 
 def _write_weights(
     folder: Path,
     checkpoint: Checkpoint,
-    shards: dict[str, list[Job]],
+    shards: dict[str, list[TensorPlan]],
     nbytes: int,
     progress: Progress | None,
 ) -> None:
     done = 0
-    places: dict[str, str] = {}
-    for file, jobs in shards.items():
-        specs = [spec for job in jobs for spec in job.specs()]
-        places |= {spec.name: file for spec in specs}
+    owners: dict[str, str] = {}
+    for file, plans in shards.items():
+        specs = [spec for plan in plans for spec in plan.specs()]
+        owners |= {spec.name: file for spec in specs}
         with FileWriter(folder / file, specs, {"format": "mlx"}) as writer:
-            for job in jobs:
-                names = [spec.name for spec in job.specs()]
-                for values in job.pieces(checkpoint):
+            for plan in plans:
+                names = [spec.name for spec in plan.specs()]
+                for values in plan.chunks(checkpoint):
                     for name, value in zip(names, values, strict=True):
                         writer.write(name, value)
                         done += value.nbytes
                     if progress:
-                        progress(done, nbytes, job.name)
-    parameters = sum(math.prod(job.shape) for jobs in shards.values() for job in jobs)
+                        progress(done, nbytes, plan.name)
+    parameters = sum(math.prod(plan.shape) for plans in shards.values() for plan in plans)
     index = {
         "metadata": {"total_size": nbytes, "total_parameters": parameters},
-        "weight_map": dict(sorted(places.items())),
+        "weight_map": dict(sorted(owners.items())),
     }
-    write_durably(folder / "model.safetensors.index.json", json.dumps(index, indent=4))
+    write_durably(folder / INDEX, json.dumps(index, indent=4))
 
 
 def _copy_files(source: Path, folder: Path) -> None:
-    for name in _COPIED:
+    for name in _COPIED_FILES:
         if (source / name).is_file():
             write_durably(folder / name, (source / name).read_bytes())
 
 
 def _warnings(source: Path) -> tuple[str, ...]:
-    if any((source / f"chat_template.{kind}").exists() for kind in ("jinja", "json")):
+    if any((source / f"chat_template.{suffix}").exists() for suffix in ("jinja", "json")):
         return ()
-    tokenizer = source / "tokenizer_config.json"
-    with contextlib.suppress(OSError, ValueError):
-        if "chat_template" in json.loads(tokenizer.read_text(encoding="utf-8")):
+    with contextlib.suppress(Qwen35Error):
+        if "chat_template" in read_json_object(source / "tokenizer_config.json"):
             return ()
     return ("no chat template: add the model's chat_template.jinja to the folder to chat with it",)
 
@@ -242,9 +245,9 @@ def _size(nbytes: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0, 2 for an error that is told in one line, 130 after Ctrl-C."""
+    """The command. Exit codes: 0, 2 after an error line, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m qwen35_mlx.convert", description="Convert a Qwen3.5 checkpoint for MLX."
+        prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX."
     )
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
@@ -256,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     options = parser.parse_args(argv)
-    # Freed buffers are of every size and hardly fit again: kept, they would pile up.
+    # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
         with _Bar() as bar:
@@ -281,15 +284,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _program() -> str:
+    """The name of the command, as it was called."""
+    name = "qwen35-convert"
+    return name if Path(sys.argv[0]).stem == name else "python -m qwen35_mlx.convert"
+
+
 class _Bar:
-    """A progress bar on stderr that appears with the first piece."""
+    """A progress bar on stderr that appears with the first chunk."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, name: str) -> None:
         if self._bar is None:
-            from tqdm import tqdm  # Comes with huggingface_hub; only the command shows a bar.
+            from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
         self._bar.set_postfix_str(name, refresh=False)

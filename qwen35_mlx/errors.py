@@ -1,8 +1,8 @@
-"""The error every bad input ends in."""
+"""The one error for bad input and for an environment that does not fit."""
 
 
 class Qwen35Error(Exception):
-    """Bad input or a bad environment, told in one line that names the thing and the next step.
+    """Bad input or a bad environment; one line that names the cause and the next step.
 
-    Commands print the message and exit with code 2; a traceback means a bug in this project.
+    Commands print the message and exit with code 2. A traceback is a bug in this project.
     """

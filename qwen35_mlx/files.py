@@ -1,16 +1,24 @@
-"""Small files: read with errors of one line, written so that they survive a loss of power."""
+"""Reading and writing files: one-line errors for small ones, large ones in limited pieces."""
 
 import json
 import os
 import shutil
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 
+# macOS refuses a single read or write of 2 GiB or more.
+MAX_IO_BYTES = 1 << 30
+
 
 def read_text(file: Path) -> str:
-    """The text of `file`. Raises Qwen35Error when it is unreadable or not UTF-8."""
+    """The text of a file that a download may have damaged.
+
+    Raises:
+        Qwen35Error: it is unreadable or not UTF-8.
+    """
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -20,7 +28,11 @@ def read_text(file: Path) -> str:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; empty when there is no such file."""
+    """The JSON object in a file of a checkpoint; {} if there is no such file.
+
+    Raises:
+        Qwen35Error: it is unreadable, not JSON, or JSON of another type.
+    """
     if not file.is_file():
         return {}
     try:
@@ -33,12 +45,37 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def one_line(error: object) -> str:
-    """An error's message without line breaks; its type's name when it has none."""
+    """An error's message without line breaks, or the name of its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def read_exactly(file: FileIO, out: memoryview, offset: int) -> None:
+    """Fill `out` with the bytes of a file from `offset` on. Several threads may share the file.
+
+    Raises:
+        EOFError: the file ends before `out` is full.
+    """
+    while out:
+        count = os.preadv(file.fileno(), [out[:MAX_IO_BYTES]], offset)
+        if not count:
+            raise EOFError(f"{file.name} ends at byte {offset}")
+        out = out[count:]
+        offset += count
+
+
+def write_all(file: FileIO, data: memoryview) -> None:
+    """Write every byte of `data` at the file's position."""
+    while data:
+        count = file.write(data[:MAX_IO_BYTES])
+        data = data[count or 0 :]
+
+
 def write_durably(path: Path, content: str | bytes) -> None:
-    """Write a new file, text as UTF-8, and wait until it is on disk."""
+    """Write a new file, text as UTF-8, and wait until it is on disk.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+    """
     with path.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -46,7 +83,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk: a rename then survives a loss of power."""
+    """Wait until a folder's entries are on disk: a rename in it then survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.model.cache import KVCache
@@ -39,7 +39,7 @@ def command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]
 
 
 def test_its_files_take_at_most_16_mb():
-    assert sum(file.stat().st_size for file in Path(resolve("demo")).iterdir()) <= 16e6
+    assert sum(file.stat().st_size for file in Path(resolve_checkpoint("demo")).iterdir()) <= 16e6
 
 
 def test_it_recalls_a_name_from_two_turns_before(demo):

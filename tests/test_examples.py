@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 needs_generate = pytest.mark.xfail(
@@ -33,7 +33,7 @@ def run(example: str, *arguments: str | Path) -> str:
 @pytest.fixture
 def half_precision_demo(tmp_path: Path) -> Path:
     """The demo model before quantisation, in bfloat16."""
-    source, folder = Path(resolve("demo")), tmp_path / "demo"
+    source, folder = Path(resolve_checkpoint("demo")), tmp_path / "demo"
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.py"))
     config = json.loads((folder / "config.json").read_text())
     quantization = config.pop("quantization")

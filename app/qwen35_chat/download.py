@@ -128,13 +128,13 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
 
 def main(name: str) -> int:
     """Download `name` and report on standard output. Returns the exit code."""
-    from qwen35_mlx.checkpoint.hub import resolve
+    from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
     def report(fields: dict[str, object]) -> None:
         print(json.dumps(fields), flush=True)
 
     try:
-        folder = resolve(name, progress=throttled(report))
+        folder = resolve_checkpoint(name, progress=throttled(report))
     except Qwen35Error as error:
         report({"error": str(error)})
         return exit_codes.BAD_INPUT

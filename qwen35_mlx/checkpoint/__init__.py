@@ -1,1 +1,1 @@
-"""Files on disk or on the Hub, whatever their layout, to weights."""
+"""Checkpoints on disk or on the Hub, in any supported layout, read as the model's weights."""

@@ -1,67 +1,58 @@
-"""What a checkpoint folder says of itself: its config, its quantisation, its weight files."""
+"""The files of a checkpoint folder: config.json, its quantisation, the index and the weights."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.safetensors import FileTensor, read_header
+from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
+
+INDEX = "model.safetensors.index.json"
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder.
 
     Raises:
-        Qwen35Error: the folder or the file is missing, or not readable as JSON.
+        Qwen35Error: the folder or the file is missing, or the file is not a JSON object.
     """
     if not path.is_dir():
-        what = "is a file, not a checkpoint folder" if path.exists() else "does not exist"
-        raise Qwen35Error(f"{path} {what}: give a folder with config.json and *.safetensors")
+        problem = "is a file, not a checkpoint folder" if path.exists() else "does not exist"
+        raise Qwen35Error(f"{path} {problem}: give a folder with config.json and *.safetensors")
     file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?") from None
-    except (OSError, ValueError) as error:
-        raise Qwen35Error(f"cannot read {file} ({error}): fetch it again") from error
-    if not isinstance(config, dict):
-        raise Qwen35Error(f"{file} is not a JSON object: fetch it again")
-    return config
+    if not file.is_file():
+        raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?")
+    return read_json_object(file)
 
 
 def weight_files(path: Path) -> dict[str, FileTensor]:
-    """Tensors of the files the index names, else of model*.safetensors; and of mtp*.safetensors."""
-    index = path / "model.safetensors.index.json"
-    owners: dict[str, str] = {}
-    if index.exists():
-        try:
-            owners = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {path / name for name in owners.values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Qwen35Error(f"cannot read {index} ({error!r}): fetch it again") from error
-        for file in sorted(files):
-            if file.parent != path:
-                raise Qwen35Error(f"{index} names {file}, outside its folder: fetch it again")
-            if not file.exists():
-                raise Qwen35Error(
-                    f"{file} is missing, which model.safetensors.index.json names: "
-                    "fetch it, or delete the index if it is out of date"
-                )
-    else:
+    """The tensors of a checkpoint folder, by their names in the files.
+
+    They are in the files that the index names, or in model*.safetensors if there is no index, and
+    in mtp*.safetensors either way.
+
+    Raises:
+        Qwen35Error: a file is missing or damaged, or two hold the same tensor.
+    """
+    owners = _read_index(path)
+    if owners is None:
+        owners = {}
         files = set(path.glob("model*.safetensors"))
+    else:
+        files = {path / name for name in owners.values()}
     if not files:
-        kinds = "a GGUF file, which is not read here" if [*path.glob("*.gguf")] else "no weights"
-        raise Qwen35Error(f"{path} has {kinds}: give a folder with model*.safetensors")
+        found = "a GGUF file, which is not supported" if [*path.glob("*.gguf")] else "no weights"
+        raise Qwen35Error(f"{path} has {found}: give a folder with model*.safetensors")
     files |= set(path.glob("mtp*.safetensors"))
     tensors: dict[str, FileTensor] = {}
     for file in sorted(files):
-        for name, tensor in read_header(file).items():
+        for name, tensor in list_tensors(file).items():
             if owners.get(name, file.name) != file.name:
-                continue  # A left-over copy: the index says which one counts.
+                continue  # a left-over copy: the tensor is in the file that the index names
             if name in tensors:
                 raise Qwen35Error(
                     f"{tensors[name].path} and {file} both hold '{name}': "
@@ -77,42 +68,60 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     return tensors
 
 
-def what_to_fetch(path: Path) -> str:
-    """The next step when a tensor is missing: a shard of a numbered series may be."""
+def _read_index(path: Path) -> dict[str, str] | None:
+    """Tensor names to file names, from the index of a checkpoint folder; None if it has none."""
+    index = path / INDEX
+    if not index.exists():
+        return None
+    owners = read_json_object(index).get("weight_map")
+    if not isinstance(owners, dict) or not all(isinstance(name, str) for name in owners.values()):
+        raise Qwen35Error(f"{index} has no weight_map of tensors to files: fetch it again")
+    for file in sorted({path / name for name in owners.values()}):
+        if file.parent != path:
+            raise Qwen35Error(f"{index} names {file}, outside its folder: fetch it again")
+        if not file.exists():
+            raise Qwen35Error(
+                f"{file} is missing, which {INDEX} names: "
+                "fetch it, or delete the index if it is out of date"
+            )
+    return owners
+
+
+def missing_tensor_advice(path: Path) -> str:
+    """The next step when a tensor is missing: names a shard that is, if the files are numbered."""
     present = {file.name for file in path.glob("*.safetensors")}
     for name in sorted(present):
-        series = re.fullmatch(r"(.*-)(\d{5})(-of-)(\d{5})(.*)", name)
-        if series is None:
+        numbered = re.fullmatch(r"(.*-)\d{5}-of-(\d{5})(.*)", name)
+        if numbered is None:
             continue
-        head, _, of, total, tail = series.groups()
+        prefix, total, suffix = numbered.groups()
         for number in range(1, int(total) + 1):
-            shard = f"{head}{number:05d}{of}{total}{tail}"
+            shard = f"{prefix}{number:05d}-of-{total}{suffix}"
             if shard not in present:
                 return f"{shard} is missing, fetch it"
     return "fetch the checkpoint again, or check that config.json belongs to these weights"
 
 
-def float8_block(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of a float-8 block.
+def float8_block_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns that share a scale in a float-8 checkpoint; (128, 128) in any other.
 
     Raises:
-        Qwen35Error: the checkpoint is quantised by a method that is not read here.
+        Qwen35Error: the checkpoint is quantised by a method that is not supported.
     """
-    text = config.get("text_config") or {}
-    said = config.get("quantization_config") or text.get("quantization_config") or {}
-    for_mlx = "group_size" in said and "quant_method" not in said
-    if config.get("quantization") or not said or for_mlx:
+    text_config = config.get("text_config") or {}
+    entry = config.get("quantization_config") or text_config.get("quantization_config") or {}
+    if config.get("quantization") or not entry or _is_mlx_entry(entry):
         return 128, 128
-    method = said.get("quant_method", said.get("quant_type"))
+    method = entry.get("quant_method", entry.get("quant_type"))
     if method != "fp8":
         raise Qwen35Error(
-            f"config.json: quantisation by {method!r} is not read here: "
+            f"config.json: quantisation by {method!r} is not supported: "
             "use the BF16, FP8 or MLX checkpoint of this model"
         )
-    block = said.get("weight_block_size", [128, 128])
+    block = entry.get("weight_block_size", [128, 128])
     if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)):
         raise Qwen35Error(
-            f"config.json: FP8 with weight_block_size {block!r} is not read here: "
+            f"config.json: FP8 with weight_block_size {block!r} is not supported: "
             "use a checkpoint with blocks of 128x128, or BF16"
         )
     return block[0], block[1]
@@ -121,18 +130,23 @@ def float8_block(config: Mapping[str, Any]) -> tuple[int, int]:
 def mlx_quantization(
     config: Mapping[str, Any],
 ) -> tuple[Quantization | None, dict[str, Quantization | None]]:
-    """The default of a checkpoint quantised for MLX, and the modules that differ from it.
+    """The default quantisation of an MLX checkpoint, and the modules that differ from it.
 
-    Modules are named as config.json names them; None stands for one that is plain.
+    Returns:
+        None and {} for a checkpoint that is not quantised for MLX. Modules are named as in
+        config.json; None stands for one that is plain.
+
+    Raises:
+        Qwen35Error: an entry is incomplete, or MLX has no such quantisation.
     """
-    said = config.get("quantization")
-    if not said:
-        said = config.get("quantization_config") or {}
-        if "quant_method" in said or "group_size" not in said:
+    entry = config.get("quantization")
+    if not entry:
+        entry = config.get("quantization_config") or {}
+        if not _is_mlx_entry(entry):
             return None, {}
-    default = _read_quantization(said, "quantization")
+    default = _read_quantization(entry, "quantization")
     overrides: dict[str, Quantization | None] = {}
-    for key, value in said.items():
+    for key, value in entry.items():
         if value is True:
             overrides[key] = default
         elif value is False:
@@ -142,18 +156,23 @@ def mlx_quantization(
     return default, overrides
 
 
-def _read_quantization(said: Any, where: str) -> Quantization:
+def _is_mlx_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether a `quantization_config` is mlx-lm's; other methods give their name."""
+    return "group_size" in entry and "quant_method" not in entry
+
+
+def _read_quantization(entry: Any, key: str) -> Quantization:
     try:
-        group_size, bits, mode = said["group_size"], said["bits"], said.get("mode", "affine")
+        group_size, bits, mode = entry["group_size"], entry["bits"], entry.get("mode", "affine")
     except (KeyError, TypeError, AttributeError):
         raise Qwen35Error(
-            f"config.json: '{where}' does not give the group_size and bits of an MLX quantisation: "
+            f"config.json: '{key}' does not give the group_size and bits of an MLX quantisation: "
             "fetch it again"
         ) from None
     try:
         return recipes.quantization(mode, bits, group_size)
     except Qwen35Error:
         raise Qwen35Error(
-            f"config.json: '{where}' asks for {bits} bits in groups of {group_size}, mode {mode}, "
+            f"config.json: '{key}' asks for {bits} bits in groups of {group_size}, mode {mode}, "
             "which MLX does not have: fetch it again or choose another checkpoint"
         ) from None

@@ -1,12 +1,14 @@
-"""Checkpoints of any layout, seen under one set of names.
+"""Checkpoints of every supported layout, under one set of names.
 
-Read are the layouts of Hugging Face (BF16 or float-8, multimodal or text-only, experts fused or one
-by one) and of mlx-lm (plain or quantised). Canonical names are mlx-lm's without `language_model.`.
+Supported are the layouts of Hugging Face (BF16 or float-8, multimodal or text-only, experts fused
+or one by one) and of mlx-lm (plain or quantised). Canonical names are mlx-lm's, without the prefix
+`language_model.`.
 """
 
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,28 +17,39 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.folder import (
-    float8_block,
+    float8_block_shape,
+    missing_tensor_advice,
     mlx_quantization,
     read_config,
     weight_files,
-    what_to_fetch,
 )
 from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.checkpoint.tensor_readers import BlockScales, Rows, Source, Stack, Whole
+from qwen35_mlx.checkpoint.tensor_readers import (
+    ExpertStack,
+    Float8Scales,
+    RowRange,
+    RowReader,
+    WholeTensor,
+)
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 
+_FLOAT8 = "F8_E4M3"
+_SCALE_SUFFIX = "_scale_inv"
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+# Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
 
-_VISION = ("model.visual.", "visual.", "vision_tower.", "model.vision_tower.")
-_VISION += tuple("language_model." + prefix for prefix in _VISION)
+_VISION_PREFIXES = ("model.visual.", "visual.", "vision_tower.", "model.vision_tower.")
+_VISION_PREFIXES += tuple("language_model." + prefix for prefix in _VISION_PREFIXES)
 
+# Expert tensors of Hugging Face: one per expert and projection, or one for all experts in which
+# gate and up may be fused.
 _EXPERTS = re.compile(
     r"(?P<mlp>.+\.mlp)\.experts\.(?:"
-    r"(?P<expert>\d+)\.(?P<one>gate_proj|up_proj|down_proj)\.weight"
+    r"(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
     r"|(?P<fused>gate_up_proj|down_proj)(?:\.weight)?)"
 )
 
@@ -47,132 +60,168 @@ class Checkpoint:
     Attributes:
         path: the folder.
         config: config.json as it is.
-        model: the sizes it gives.
+        model: the same, parsed.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], files: Mapping[str, FileTensor]):
         self.path = path
         self.config = config
         self.model = ModelConfig.from_dict(config)
-        self._block = float8_block(config)
+        self._block_shape = float8_block_shape(config)
         self._default, overrides = mlx_quantization(config)
-        self._overrides = {_canonical_module(raw): said for raw, said in overrides.items()}
-        self._sources = self._arrange(files)
+        self._overrides = {_canonical_module(name): value for name, value in overrides.items()}
+        self._readers = self._make_readers(files)
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
-        """Read config.json and the headers of the weight files, no weights.
+        """Read config.json and the headers of the weight files, but no weights.
 
         Raises:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
-                layout or quantisation that is known here.
+                supported layout or quantisation.
         """
         config = read_config(path)
-        ModelConfig.from_dict(config)  # Before the weights: a wrong model is the better message.
+        # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
+        ModelConfig.from_dict(config)
         return cls(path, config, weight_files(path))
 
     def names(self) -> frozenset[str]:
-        """Canonical names of all tensors, without those of the vision tower."""
-        return frozenset(self._sources)
+        """Canonical names of all tensors but those of the vision tower."""
+        return frozenset(self._readers)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._sources[name].shape
+        """The shape of a tensor as `read` returns it."""
+        return self._readers[name].shape
 
     def dtype(self, name: str) -> mx.Dtype:
-        return self._sources[name].dtype
+        """The dtype of a tensor as `read` returns it."""
+        return self._readers[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> mx.array:
         """Rows [start, stop) of axis 0, evaluated; only their bytes are read.
 
-        Norms are (1 + w), as float32 where the file holds w. Float-8 comes as bfloat16.
+        A norm's weight is (1 + w): float32 where the file holds w, else as stored. Float-8
+        becomes bfloat16.
 
         Raises:
-            Qwen35Error: the file cannot be read (any more).
+            Qwen35Error: the file cannot be read.
         """
-        source = self._sources[name]
+        reader = self._readers[name]
         if stop is None:
-            stop = source.shape[0] if source.shape else 1
-        return source.read(start, stop)
+            stop = reader.shape[0] if reader.shape else 1
+        return reader.read(start, stop)
 
     @property
     def default_quantization(self) -> Quantization | None:
-        """How most matrices are quantised, None if the checkpoint is not quantised for MLX."""
+        """How most matrices are quantised; None if the checkpoint is not quantised for MLX."""
         return self._default
 
     @property
     def has_mtp(self) -> bool:
-        """Whether there is a multi-token-prediction head."""
-        return any(name.startswith("mtp.") for name in self._sources)
+        """Whether the checkpoint has a multi-token-prediction head."""
+        return any(name.startswith("mtp.") for name in self._readers)
 
     @cached_property
     def expected(self) -> Shapes:
-        """The plain tensors this model needs, those of the MTP head if it has one."""
+        """Shapes of the plain tensors that this model needs, with an MTP head if there is one."""
         return trunk_tensors(self.model) | (mtp_tensors(self.model) if self.has_mtp else {})
 
     def quantization(self, module: str) -> Quantization | None:
-        """How a canonical module path is quantised, None if it is plain."""
-        if self._default is None or f"{module}.scales" not in self._sources:
+        """How the module of a canonical name is quantised; None if it is plain."""
+        if self._default is None or f"{module}.scales" not in self._readers:
             return None
         if module in self._overrides:
             return self._overrides[module]
-        said = self._default
-        # mlx-lm's files may name only the default where a module has another: the shapes decide.
-        shape = self.expected.get(f"{module}.weight")
-        weight = self._sources.get(f"{module}.weight")
+        # mlx-lm's config.json may name only the default where a module differs: the shapes decide.
+        plain_shape = self.expected.get(f"{module}.weight")
+        packed = self._readers.get(f"{module}.weight")
         groups = self.shape(f"{module}.scales")[-1]
-        if shape is None or weight is None or not groups:
-            return said
-        bits, group_size = weight.shape[-1] * 32 // shape[-1], shape[-1] // groups
+        if plain_shape is None or packed is None or not groups:
+            return self._default
+        columns = plain_shape[-1]
+        bits, group_size = packed.shape[-1] * 32 // columns, columns // groups
         if self.dtype(f"{module}.scales") != mx.uint8:
             return Quantization(group_size, bits)
-        kinds = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
-        return Quantization(group_size, bits, kinds.get((bits, group_size), said.mode))
+        modes = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
+        return Quantization(group_size, bits, modes.get((bits, group_size), self._default.mode))
 
     def verify(self) -> None:
-        """Check that the tensors are exactly those the model needs, from the headers alone.
+        """Check from the headers alone that the tensors are exactly those that the model needs.
 
         Raises:
-            Qwen35Error: one is missing or too many, or has a wrong shape or dtype.
+            Qwen35Error: a tensor is missing, unknown, or of a wrong shape or dtype.
         """
-        extra = set(self._sources)
+        unknown = set(self._readers)
         for name, shape in self.expected.items():
             module = name.removesuffix(".weight")
-            packing = self.quantization(module) if recipes.is_matrix(name, shape) else None
+            packing = self.quantization(module) if recipes.is_quantizable(name, shape) else None
             if packing is None:
                 self._check(name, shape, _FLOATS)
-                extra.discard(name)
+                unknown.discard(name)
                 continue
-            for last, packed in packing.packed(shape).items():
-                self._check(f"{module}.{last}", packed, _PACKED[last])
-                extra.discard(f"{module}.{last}")
-        if extra:
-            first = min(extra)
-            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+            for part, packed_shape in packing.packed(shape).items():
+                self._check(f"{module}.{part}", packed_shape, _PACKED[part])
+                unknown.discard(f"{module}.{part}")
+        if unknown:
+            first = min(unknown)
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise Qwen35Error(
-                f"{self._sources[first].file.path} has the unknown tensor '{first}'{more}: "
+                f"{self._readers[first].file.path} has the unknown tensor '{first}'{more}: "
                 "are config.json and the weights of the same model?"
             )
 
     def _check(self, name: str, shape: tuple[int, ...], dtypes: tuple[mx.Dtype, ...]) -> None:
-        source = self._sources.get(name)
-        if source is None:
-            raise Qwen35Error(f"{self.path} has no tensor '{name}': {what_to_fetch(self.path)}")
-        if source.shape != shape:
+        reader = self._readers.get(name)
+        if reader is None:
+            advice = missing_tensor_advice(self.path)
+            raise Qwen35Error(f"{self.path} has no tensor '{name}': {advice}")
+        if reader.shape != shape:
             raise Qwen35Error(
-                f"{source.file.path}: tensor '{name}' has shape {list(source.shape)} where "
+                f"{reader.file.path}: tensor '{name}' has shape {list(reader.shape)} where "
                 f"config.json asks for {list(shape)}: are they of the same model?"
             )
-        if source.dtype not in dtypes:
+        if reader.dtype not in dtypes:
             raise Qwen35Error(
-                f"{source.file.path}: tensor '{name}' has the dtype {source.file.kind}, which its "
-                "layout does not have there: fetch the checkpoint again or choose another"
+                f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
+                "which its layout does not have there: fetch the checkpoint again or choose another"
             )
 
-    def _arrange(self, files: Mapping[str, FileTensor]) -> dict[str, Source]:
-        """Canonical names to sources."""
+    def _make_readers(self, files: Mapping[str, FileTensor]) -> dict[str, RowReader]:
+        """Readers by canonical name, for tensors by their names in the files."""
+        tensors = self._by_canonical_name(files)
+        zero_centred = _norms_are_zero_centred(files, tensors)
+        readers: dict[str, RowReader] = {}
+        stacks: dict[str, dict[int, RowRange]] = {}  # name -> expert -> its matrix
+        for name, tensor in tensors.items():
+            if _is_float8_scale(name, tensors):
+                continue
+            scales = self._scales(name, tensor, tensors)
+            match = _EXPERTS.fullmatch(name)
+            if match is None or len(tensor.shape) != (3 if match["fused"] else 2):
+                readers[name] = _single_reader(name, tensor, scales, zero_centred)
+                continue
+            prefix = f"{match['mlp']}.switch_mlp."
+            if match["projection"]:
+                stack = stacks.setdefault(f"{prefix}{match['projection']}.weight", {})
+                stack[int(match["expert"])] = RowRange(tensor, 0, tensor.shape[0], scales)
+            elif match["fused"] == "gate_up_proj":
+                for half, projection in enumerate(("gate_proj", "up_proj")):
+                    matrices = _expert_matrices(tensor, scales, half, halves=2)
+                    stacks[f"{prefix}{projection}.weight"] = dict(enumerate(matrices))
+            elif scales is None:
+                readers[f"{prefix}down_proj.weight"] = WholeTensor(tensor, tensor.shape)
+            else:
+                matrices = _expert_matrices(tensor, scales)
+                stacks[f"{prefix}down_proj.weight"] = dict(enumerate(matrices))
+        for name, stack in stacks.items():
+            readers[name] = self._stack(name, stack)
+        return readers
+
+    def _by_canonical_name(self, files: Mapping[str, FileTensor]) -> dict[str, FileTensor]:
+        """The tensors that the text model uses, by canonical name."""
         tensors: dict[str, FileTensor] = {}
-        for raw, tensor in files.items():
-            name = canonical_name(raw)
+        for stored_name, tensor in files.items():
+            name = canonical_name(stored_name)
             if name is None or (self.model.tie_word_embeddings and name.startswith("lm_head.")):
                 continue
             if name in tensors:
@@ -181,129 +230,117 @@ class Checkpoint:
                     "remove the files that do not belong to this checkpoint"
                 )
             tensors[name] = tensor
-        centred = _is_centred(files, tensors)
-        sources: dict[str, Source] = {}
-        stacks: dict[str, dict[int, Rows]] = {}
-        for name, tensor in tensors.items():
-            scaled = tensors.get(name.removesuffix("_scale_inv"))
-            if scaled is not tensor and scaled is not None and scaled.kind == "F8_E4M3":
-                continue
-            scales = self._scales(name, tensor, tensors)
-            expert = _EXPERTS.fullmatch(name)
-            if expert is None or len(tensor.shape) != (3 if expert["fused"] else 2):
-                sources[name] = _single(name, tensor, scales, centred)
-                continue
-            stack = f"{expert['mlp']}.switch_mlp."
-            if expert["one"]:
-                place = stacks.setdefault(f"{stack}{expert['one']}.weight", {})
-                place[int(expert["expert"])] = Rows(tensor, 0, tensor.shape[0], scales)
-            elif expert["fused"] == "down_proj" and scales is None:
-                sources[f"{stack}down_proj.weight"] = Whole(tensor, tensor.shape)
-            else:
-                both = expert["fused"] == "gate_up_proj"
-                for half, part in enumerate(("gate_proj", "up_proj") if both else ("down_proj",)):
-                    rows = _slabs(tensor, scales, half, halves=1 + both)
-                    stacks[f"{stack}{part}.weight"] = dict(enumerate(rows))
-        for name, parts in stacks.items():
-            sources[name] = self._stack(name, parts)
-        return sources
+        return tensors
 
-    def _stack(self, name: str, parts: dict[int, Rows]) -> Stack:
-        for expert in range(max(self.model.num_experts, 1 + max(parts))):
-            if expert not in parts:
+    def _stack(self, name: str, experts: dict[int, RowRange]) -> ExpertStack:
+        """The matrices of all experts, which must be there and alike."""
+        for expert in range(max(self.model.num_experts, 1 + max(experts))):
+            if expert not in experts:
+                advice = missing_tensor_advice(self.path)
+                raise Qwen35Error(f"{self.path} has no expert {expert} for '{name}': {advice}")
+            first, other = experts[0], experts[expert]
+            if (other.shape, other.dtype) != (first.shape, first.dtype):
                 raise Qwen35Error(
-                    f"{self.path} has no expert {expert} for '{name}': {what_to_fetch(self.path)}"
+                    f"{other.file.path}: '{other.file.name}' is {other.file.stored_dtype} "
+                    f"{list(other.shape)}, expert 0 is {first.file.stored_dtype} "
+                    f"{list(first.shape)}: fetch the file again"
                 )
-            first, part = parts[0], parts[expert]
-            if (part.shape, part.dtype) != (first.shape, first.dtype):
-                raise Qwen35Error(
-                    f"{part.file.path}: '{part.file.name}' is {part.file.kind} {list(part.shape)}, "
-                    f"expert 0 is {first.file.kind} {list(first.shape)}: fetch the file again"
-                )
-        return Stack(tuple(parts[expert] for expert in sorted(parts)))
+        return ExpertStack(tuple(experts[expert] for expert in sorted(experts)))
 
     def _scales(
         self, name: str, tensor: FileTensor, tensors: Mapping[str, FileTensor]
-    ) -> BlockScales | None:
-        """The block scales of a float-8 tensor."""
-        if tensor.kind != "F8_E4M3":
+    ) -> Float8Scales | None:
+        """The block scales of a float-8 tensor; None for any other tensor."""
+        if tensor.stored_dtype != _FLOAT8:
             return None
-        scales = tensors.get(name + "_scale_inv")
+        scales = tensors.get(name + _SCALE_SUFFIX)
         if scales is None:
             raise Qwen35Error(
-                f"{tensor.path}: float-8 tensor '{tensor.name}' has no '{tensor.name}_scale_inv': "
+                f"{tensor.path}: float-8 tensor '{tensor.name}' has no "
+                f"'{tensor.name}{_SCALE_SUFFIX}': "
                 "only FP8 checkpoints with scales per block are read, choose one of those or BF16"
             )
-        high, wide = self._block
-        *stack, rows, columns = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
-        wanted = (*stack, math.ceil(rows / high), math.ceil(columns / wide))
-        if scales.shape != wanted or scales.dtype not in _FLOATS:
+        block_rows, block_columns = self._block_shape
+        *leading, rows, columns = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
+        shape = (*leading, math.ceil(rows / block_rows), math.ceil(columns / block_columns))
+        if scales.shape != shape or scales.dtype not in _FLOATS:
             raise Qwen35Error(
-                f"{scales.path}: '{scales.name}' is {scales.kind} {list(scales.shape)} where "
-                f"blocks of {high}x{wide} need floats {list(wanted)}: fetch the checkpoint again"
+                f"{scales.path}: '{scales.name}' is {scales.stored_dtype} {list(scales.shape)} "
+                f"where blocks of {block_rows}x{block_columns} need floats {list(shape)}: "
+                "fetch the checkpoint again"
             )
-        flat = FileTensor(
-            scales.path,
-            scales.name,
-            scales.kind,
-            (math.prod(wanted[:-1]), wanted[-1]),
-            scales.offset,
-        )
-        return BlockScales(flat, self._block)
+        matrix = replace(scales, shape=(math.prod(shape[:-1]), shape[-1]))
+        return Float8Scales(matrix, self._block_shape)
 
 
-def canonical_name(raw: str) -> str | None:
-    """A file's tensor name as this project spells it, None for what the text model does not use."""
-    if raw.startswith(_VISION) or raw.endswith(".rotary_emb.inv_freq"):
+def canonical_name(stored_name: str) -> str | None:
+    """The canonical name of a tensor in a file; None for what the text model does not use."""
+    if stored_name.startswith(_VISION_PREFIXES) or stored_name.endswith(".rotary_emb.inv_freq"):
         return None
-    for prefix, instead in (
+    for prefix, replacement in (
         ("model.language_model.", "model."),
         ("language_model.", ""),
     ):
-        if raw.startswith(prefix):
-            return instead + raw.removeprefix(prefix)
-    return raw
+        if stored_name.startswith(prefix):
+            return replacement + stored_name.removeprefix(prefix)
+    return stored_name
 
 
-def _canonical_module(raw: str) -> str:
-    return (canonical_name(f"{raw}.weight") or raw).removesuffix(".weight")
+def _canonical_module(stored_name: str) -> str:
+    return (canonical_name(f"{stored_name}.weight") or stored_name).removesuffix(".weight")
 
 
-def _is_centred(files: Mapping[str, FileTensor], tensors: Mapping[str, FileTensor]) -> bool:
-    """Whether norms are stored as w, for (1 + w): they are exactly where convolutions are raw.
+def _is_float8_scale(name: str, tensors: Mapping[str, FileTensor]) -> bool:
+    """Whether a tensor holds the scales of another, which is read together with it."""
+    scaled = tensors.get(name.removesuffix(_SCALE_SUFFIX)) if name.endswith(_SCALE_SUFFIX) else None
+    return scaled is not None and scaled.stored_dtype == _FLOAT8
 
-    Without a convolution to look at, mlx-lm's own prefix tells.
+
+def _norms_are_zero_centred(
+    files: Mapping[str, FileTensor], tensors: Mapping[str, FileTensor]
+) -> bool:
+    """Whether the norms are stored as w, for (1 + w).
+
+    They are wherever the convolutions have the layout of PyTorch, [channels, 1, kernel]: mlx-lm
+    converts both. In a model without convolutions, mlx-lm's prefix decides.
     """
     convolutions = [t for name, t in tensors.items() if name.endswith(".conv1d.weight")]
     if convolutions:
         return any(t.shape[-1:] != (1,) for t in convolutions)
-    return not any(raw.startswith("language_model.") for raw in files)
+    return not any(stored_name.startswith("language_model.") for stored_name in files)
 
 
-def _single(name: str, tensor: FileTensor, scales: BlockScales | None, centred: bool) -> Source:
-    """The source of a tensor that is no expert."""
+def _single_reader(
+    name: str, tensor: FileTensor, scales: Float8Scales | None, zero_centred: bool
+) -> RowReader:
+    """The reader of a tensor that belongs to no expert."""
     if scales is not None and len(tensor.shape) == 2:
-        return Rows(tensor, 0, tensor.shape[0], scales)
+        return RowRange(tensor, 0, tensor.shape[0], scales)
     shape = tensor.shape
     if name.endswith(".conv1d.weight") and len(shape) == 3 and shape[1] == 1:
         shape = (shape[0], shape[2], 1)
-    norm = name.endswith(".weight") and len(shape) == 1
-    return Whole(
-        tensor, shape, centred=centred and norm and not name.endswith("linear_attn.norm.weight")
-    )
+    is_norm = name.endswith(".weight") and len(shape) == 1
+    # The gated norm of a delta-net layer multiplies by w.
+    is_gated_norm = name.endswith("linear_attn.norm.weight")
+    return WholeTensor(tensor, shape, zero_centred and is_norm and not is_gated_norm)
 
 
-def _slabs(tensor: FileTensor, scales: BlockScales | None, half: int, halves: int) -> list[Rows]:
-    """Per expert, one of the halves of the middle axis of a tensor [experts, rows, columns]."""
+def _expert_matrices(
+    tensor: FileTensor, scales: Float8Scales | None, half: int = 0, halves: int = 1
+) -> list[RowRange]:
+    """The matrix of each expert in a tensor [experts, rows, columns].
+
+    Args:
+        half: which of `halves` equal parts of the rows to take.
+    """
     experts, rows, _ = tensor.shape
     count = rows // halves
-    slabs = []
+    matrices = []
     for expert in range(experts):
-        own = scales and BlockScales(
-            scales.tensor,
-            scales.block,
-            first=expert * math.ceil(rows / scales.block[0]),
-            skipped=half * count,
+        expert_scales = scales and replace(
+            scales,
+            first_block_row=expert * math.ceil(rows / scales.block_shape[0]),
+            first_row=half * count,
         )
-        slabs.append(Rows(tensor, expert * rows + half * count, count, own))
-    return slabs
+        matrices.append(RowRange(tensor, expert * rows + half * count, count, expert_scales))
+    return matrices

@@ -1,4 +1,4 @@
-"""A checkpoint as a network, ready to run."""
+"""From a checkpoint to a network that is ready to run."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from qwen35_mlx.model.weights import DTYPES, Weights
 Notice = Callable[[str], None]
 
 
-def _tell(line: str) -> None:
+def _print_notice(line: str) -> None:
     print(f"qwen35: {line}", file=sys.stderr)
 
 
@@ -26,19 +26,21 @@ def load_network(
     context: int | None = None,
     mtp: bool = False,
 ) -> Network:
-    """Read a checkpoint's weights and select the kernels that run them on this machine.
+    """Read the weights of a checkpoint, and select the kernels for this machine.
 
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
             on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
-        notice: is told a line if a kernel cannot be used here; on stderr if left out.
-        context: tokens to be ready for, with YaRN beyond the checkpoint's own; None for those.
+        notice: called with a line for the user if a kernel cannot be used here; None prints it
+            on stderr.
+        context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
+            the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
 
     Raises:
-        Qwen35Error: the dtype is unknown, the context too long, or the weights are not what
-            config.json asks for.
+        Qwen35Error: the dtype is unknown, the context too long, or the weights do not
+            match config.json.
     """
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
@@ -48,5 +50,5 @@ def load_network(
     checkpoint.verify()
     weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else None)
     network = Network(config, weights, mtp)
-    select_kernels(network, notice or _tell)
+    select_kernels(network, notice or _print_notice)
     return network

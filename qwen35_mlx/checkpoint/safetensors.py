@@ -1,11 +1,8 @@
-"""Safetensors files, read and written a few rows at a time.
+"""Safetensors files as MLX arrays, read and written a few rows at a time.
 
-The format: a little-endian u64 with the header's length, a JSON header that gives each tensor's
-dtype, shape and byte offsets, then the bytes (https://github.com/huggingface/safetensors).
+The format is described in `safetensors_header`.
 """
 
-import itertools
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,16 +15,17 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.checkpoint.safetensors_header import (
+    HeaderError,
+    TensorEntry,
+    encode_header,
+    read_header,
+)
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_exactly, write_all
 
-# The limit of the format's reference implementation.
-MAX_HEADER_BYTES = 100_000_000
-
-# macOS refuses a single read or write of 2 GiB or more.
-MAX_IO_BYTES = 1 << 30
-
-# What each dtype of the format is read as: numpy holds the bits, MLX views them. Bytes of the
-# float-8 types stay uint8: only the layout knows the scales that go with them.
+# For each dtype of the format, the numpy type that holds its bits and the MLX dtype they are viewed
+# as. Float-8 stays uint8: its scales are another tensor, found by the checkpoint's layout.
 _DTYPES: dict[str, tuple[type[np.generic], mx.Dtype]] = {
     "BOOL": (np.bool_, mx.bool_),
     "U8": (np.uint8, mx.uint8),
@@ -46,7 +44,7 @@ _DTYPES: dict[str, tuple[type[np.generic], mx.Dtype]] = {
     "F8_E8M0": (np.uint8, mx.uint8),
 }
 
-_WRITTEN = {
+_WRITABLE = {
     mx.uint8: "U8",
     mx.uint32: "U32",
     mx.float16: "F16",
@@ -62,61 +60,58 @@ class FileTensor:
     Attributes:
         path: the file.
         name: as the file spells it.
-        kind: the format's dtype, such as "BF16".
+        stored_dtype: the format's name of the dtype, such as "BF16".
         shape: as stored.
         offset: of its first byte, counted from the start of the file.
     """
 
     path: Path
     name: str
-    kind: str
+    stored_dtype: str
     shape: tuple[int, ...]
     offset: int
 
     @property
     def dtype(self) -> mx.Dtype:
-        """What `read` returns; float-8 tensors come as uint8."""
-        return _DTYPES[self.kind][1]
+        """The dtype that `read` returns; uint8 for float-8 tensors."""
+        return _DTYPES[self.stored_dtype][1]
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.size * np.dtype(_DTYPES[self.kind][0]).itemsize
+        return self.size * np.dtype(_DTYPES[self.stored_dtype][0]).itemsize
 
     def read(self, start: int = 0, stop: int | None = None) -> mx.array:
-        """Rows [start, stop) of axis 0, and of the file no other bytes.
+        """Rows [start, stop) of axis 0, evaluated; no other bytes of the file are read.
 
         Raises:
-            Qwen35Error: the file became shorter or unreadable since its header was read.
+            Qwen35Error: the file has become shorter or unreadable since its header was read.
         """
         if not self.shape:
             return self._read((), 0)
         stop = self.shape[0] if stop is None else stop
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows {start}:{stop} of {self.name}, which has {self.shape[0]}")
-        row = self.nbytes // max(1, self.shape[0])
-        return self._read((stop - start, *self.shape[1:]), start * row)
+        row_bytes = self.nbytes // max(1, self.shape[0])
+        return self._read((stop - start, *self.shape[1:]), start * row_bytes)
 
     def _read(self, shape: tuple[int, ...], skip: int) -> mx.array:
-        kind, dtype = _DTYPES[self.kind]
+        """The elements from byte `skip` of the tensor on that fill `shape`."""
+        bits_type, dtype = _DTYPES[self.stored_dtype]
         # In its final shape and element size: MLX counts along an axis in 31 bits, too few for
         # the bytes, or for the elements in a row, of the largest tensors.
-        bits: Any = np.empty(shape, kind)
-        view = bits.reshape(-1).view(np.uint8).data
+        bits: Any = np.empty(shape, bits_type)
         try:
             with self.path.open("rb", buffering=0) as file:
-                file.seek(self.offset + skip)
-                done = 0
-                while done < len(view):
-                    got = file.readinto(view[done : done + MAX_IO_BYTES])
-                    if not got:
-                        raise Qwen35Error(
-                            f"{self.path} ends inside tensor '{self.name}': fetch it again"
-                        )
-                    done += got
+                read_exactly(file, bits.reshape(-1).view(np.uint8).data, self.offset + skip)
+        except EOFError:
+            raise Qwen35Error(
+                f"{self.path} ends inside tensor '{self.name}': fetch it again"
+            ) from None
         except OSError as error:
             raise Qwen35Error(f"cannot read {self.path}: {error.strerror or error}") from error
         array = mx.array(bits)
@@ -125,104 +120,42 @@ class FileTensor:
         return array
 
 
-def read_header(path: Path) -> dict[str, FileTensor]:
-    """The tensors of a safetensors file by name; no tensor data is read.
+def list_tensors(path: Path) -> dict[str, FileTensor]:
+    """The tensors of a safetensors file by name; only its header is read.
 
     Raises:
-        Qwen35Error: not readable, not a safetensors file, truncated, or with a header that
-            contradicts itself.
+        Qwen35Error: the file is unreadable, not a safetensors file, truncated, or has a header
+            that contradicts itself.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            if start == b"version ":
-                raise Qwen35Error(
-                    f"{path} is a Git LFS pointer, not weights: run `git lfs pull` in its folder"
-                )
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or (length <= MAX_HEADER_BYTES and 8 + length > size):
-                raise Qwen35Error(
-                    f"{path} is truncated ({size} bytes, within its header): fetch it again"
-                )
-            if length > MAX_HEADER_BYTES:
-                raise Qwen35Error(
-                    f"{path} is not a safetensors file (a header of {length} bytes): fetch it again"
-                )
-            text = file.read(length)
+        with path.open("rb", buffering=0) as file:
+            header = read_header(file)
+    except HeaderError as error:
+        raise Qwen35Error(f"{path} {error}: {error.advice}") from error
     except OSError as error:
         raise Qwen35Error(f"cannot read {path}: {error.strerror or error}") from error
-    return _parse_header(path, text, data_bytes=size - 8 - length)
-
-
-def _parse_header(path: Path, text: bytes, data_bytes: int) -> dict[str, FileTensor]:
-    try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise Qwen35Error(
-            f"{path} has an unreadable safetensors header ({error}): fetch it again"
-        ) from error
-    if not isinstance(header, dict):
-        raise Qwen35Error(f"{path} has a safetensors header that is no object: fetch it again")
-    first = 8 + len(text)
     tensors: dict[str, FileTensor] = {}
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        kind, shape, begin, end = _entry(path, name, entry)
-        tensor = FileTensor(path, name, kind, shape, first + begin)
-        if tensor.nbytes != end - begin:
+    for name, entry in header.tensors.items():
+        if entry.dtype not in _DTYPES:
             raise Qwen35Error(
-                f"{path}: tensor '{name}' of {kind} {list(shape)} takes {tensor.nbytes} bytes but "
-                f"its header gives it {end - begin}: fetch the file again"
+                f"{path}: tensor '{name}' has the dtype {entry.dtype!r}, which is not known here: "
+                "use a BF16, F16, F32, FP8 or MLX checkpoint"
             )
-        if end > data_bytes:
+        offset = header.data_start + entry.begin
+        tensor = FileTensor(path, name, entry.dtype, entry.shape, offset)
+        if tensor.nbytes != entry.end - entry.begin:
             raise Qwen35Error(
-                f"{path} is truncated: tensor '{name}' ends at byte {first + end} of "
-                f"{first + data_bytes}: fetch it again"
+                f"{path}: tensor '{name}' of {entry.dtype} {list(entry.shape)} takes "
+                f"{tensor.nbytes} bytes but its header gives it {entry.end - entry.begin}: "
+                "fetch the file again"
             )
         tensors[name] = tensor
-        if end > begin:
-            spans.append((begin, end, name))
-    spans.sort()
-    for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
-        if begin < end:
-            raise Qwen35Error(
-                f"{path}: tensors '{one}' and '{other}' overlap: fetch the file again"
-            )
     return tensors
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
-def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """dtype, shape, first and last byte + 1 of one tensor of the header."""
-    entry = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    sound = isinstance(kind, str) and _naturals(shape) and _naturals(offsets)
-    if not sound or len(offsets) != 2:
-        raise Qwen35Error(f"{path}: the header of tensor '{name}' is damaged: fetch the file again")
-    if kind not in _DTYPES:
-        raise Qwen35Error(
-            f"{path}: tensor '{name}' has the dtype {kind!r}, which is not known here: "
-            "use a BF16, F16, F32, FP8 or MLX checkpoint"
-        )
-    return kind, tuple(shape), offsets[0], offsets[1]
-
-
-def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor to be written."""
+    """A tensor to be written, before its values are known."""
 
     name: str
     dtype: mx.Dtype
@@ -234,72 +167,76 @@ class TensorSpec:
 
 
 class FileWriter:
-    """Writes one safetensors file whose tensors are known by name and shape, not by value yet.
+    """Writes one safetensors file whose tensors are known by name and shape, but not yet by value.
 
-    Each tensor is filled from its first byte on, in pieces of any size; several tensors may be
+    Each tensor is filled from its first byte on, in chunks of any size; several tensors may be
     filled in turns. Use it as a context manager: leaving it closes the file, and raises
     ValueError if a tensor is not complete.
 
+    Args:
+        path: of a file that does not exist yet.
+        tensors: in the order of the file.
+        metadata: text by name.
+
+    Attributes:
+        nbytes: the size of the finished file.
+
     Raises:
-        OSError: of the file system, such as a full disk.
+        FileExistsError: there is a file of that name.
+        OSError: from the file system, such as a full disk.
     """
 
     def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]):
-        header: dict[str, Any] = {"__metadata__": dict(metadata)}
+        entries: dict[str, TensorEntry] = {}
         begin = 0
         for tensor in tensors:
-            header[tensor.name] = {
-                "dtype": _WRITTEN[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [begin, begin + tensor.nbytes],
-            }
-            begin += tensor.nbytes
-        text = json.dumps(header, separators=(",", ":")).encode()
-        # Spaces bring the first tensor to a multiple of 8 bytes, as the format asks.
-        text += b" " * (-len(text) % 8)
+            end = begin + tensor.nbytes
+            entries[tensor.name] = TensorEntry(_WRITABLE[tensor.dtype], tensor.shape, begin, end)
+            begin = end
+        text = encode_header(metadata, entries, separators=(",", ":"))
+        data_start = 8 + len(text)
         self.path = path
-        self.nbytes = 8 + len(text) + begin
+        self.nbytes = data_start + begin
         self._specs = {tensor.name: tensor for tensor in tensors}
-        self._next = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in self._specs}
-        self._end = {name: 8 + len(text) + header[name]["data_offsets"][1] for name in self._specs}
+        self._next = {name: data_start + entry.begin for name, entry in entries.items()}
+        self._end = {name: data_start + entry.end for name, entry in entries.items()}
         self._file: FileIO = path.open("xb", buffering=0)
         try:
-            self._put(0, memoryview(len(text).to_bytes(8, "little") + text))
+            write_all(self._file, memoryview(len(text).to_bytes(8, "little") + text))
         except BaseException:
             self._file.close()
             raise
 
-    def write(self, name: str, piece: mx.array) -> None:
-        """Append the elements of `piece`, in row-major order, to the tensor `name`."""
-        spec = self._specs[name]
-        if piece.dtype != spec.dtype:
-            raise ValueError(f"{name} is {spec.dtype}, not {piece.dtype}")
-        if self._next[name] + piece.nbytes > self._end[name]:
-            raise ValueError(f"{name} is longer than {list(spec.shape)}")
-        if not piece.size:
-            return
-        # Python's buffers know no bfloat16, hence bytes.
-        raw = mx.contiguous(piece.reshape(-1)).view(mx.uint8)
-        mx.eval(raw)
-        self._put(self._next[name], np.asarray(raw).data)
-        self._next[name] += piece.nbytes
+    def write(self, name: str, chunk: mx.array) -> None:
+        """Append the elements of `chunk`, in row-major order, to the tensor `name`.
 
-    def _put(self, offset: int, data: memoryview) -> None:
-        self._file.seek(offset)
-        done = 0
-        while done < len(data):
-            done += self._file.write(data[done : done + MAX_IO_BYTES])
+        Raises:
+            ValueError: `chunk` has another dtype than the tensor, or does not fit into it.
+        """
+        spec = self._specs[name]
+        if chunk.dtype != spec.dtype:
+            raise ValueError(f"{name} is {spec.dtype}, not {chunk.dtype}")
+        if self._next[name] + chunk.nbytes > self._end[name]:
+            raise ValueError(f"{name} is longer than {list(spec.shape)}")
+        if not chunk.size:
+            return
+        # Python's buffer protocol has no bfloat16, hence bytes.
+        data = mx.contiguous(chunk.reshape(-1)).view(mx.uint8)
+        mx.eval(data)
+        self._file.seek(self._next[name])
+        write_all(self._file, np.asarray(data).data)
+        self._next[name] += chunk.nbytes
 
     def close(self) -> None:
-        """Make the file durable.
+        """Wait until the file is on disk, and close it.
 
         Raises:
             ValueError: a tensor was not written to its end.
         """
-        short = [name for name in self._specs if self._next[name] != self._end[name]]
+        incomplete = [name for name in self._specs if self._next[name] != self._end[name]]
         try:
-            if short:
-                raise ValueError(f"{self.path}: {short[0]} is not complete")
+            if incomplete:
+                raise ValueError(f"{self.path}: {incomplete[0]} is not complete")
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
@@ -309,11 +246,11 @@ class FileWriter:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if error_type is None:
             self.close()
         else:
             self._file.close()

@@ -1,4 +1,4 @@
-"""Where a canonical tensor's rows come from: one file tensor, a part of it, or many of them."""
+"""Readers of canonical tensors: one tensor of a file, rows of one, or a stack of several."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -8,12 +8,12 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 
 
-class Source(Protocol):
-    """A tensor that can be read by rows of its first axis."""
+class RowReader(Protocol):
+    """A tensor that is read by rows of its first axis."""
 
     @property
     def file(self) -> FileTensor:
-        """The tensor on disk it comes from, the first if there are several."""
+        """The tensor on disk that is read, the first if there are several."""
         ...
 
     @property
@@ -28,72 +28,74 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A file tensor as it is, but for its shape and, for a zero-centred norm, the missing 1.
+class WholeTensor:
+    """One tensor of a file, in a shape of as many elements.
 
     Attributes:
-        shape: row by row the same elements as in the file.
-        centred: the file holds w where (1 + w) is meant; the sum is made and kept in float32.
+        zero_centred: the file holds w of a norm's weight (1 + w); read in float32, as 1 + w.
     """
 
     file: FileTensor
     shape: tuple[int, ...]
-    centred: bool = False
+    zero_centred: bool = False
 
     @property
     def dtype(self) -> mx.Dtype:
-        return mx.float32 if self.centred else self.file.dtype
+        return mx.float32 if self.zero_centred else self.file.dtype
 
     def read(self, start: int, stop: int) -> mx.array:
         if not self.shape:
             return self.file.read()
         rows = self.file.read(start, stop).reshape(stop - start, *self.shape[1:])
-        if self.centred:
+        if self.zero_centred:
             rows = rows.astype(mx.float32) + 1
             mx.eval(rows)
         return rows
 
 
 @dataclass(frozen=True, slots=True)
-class BlockScales:
-    """Multipliers of a float-8 matrix, one per block.
+class Float8Scales:
+    """The scales of a float-8 matrix, or of some of its rows: one multiplier per block.
 
     Attributes:
-        tensor: [block rows, block columns].
-        block: rows and columns that share a scale.
-        first: block row of the matrix's row 0 (a stack of matrices keeps its scales in one tensor).
-        skipped: rows of that matrix before those in question.
+        tensor: [block rows, block columns]; for a stack of matrices, one after the other.
+        block_shape: rows and columns that share a scale.
+        first_block_row: the row of `tensor` that belongs to row 0 of the matrix.
+        first_row: the row of the matrix that `dequantize` counts as row 0.
     """
 
     tensor: FileTensor
-    block: tuple[int, int]
-    first: int = 0
-    skipped: int = 0
+    block_shape: tuple[int, int]
+    first_block_row: int = 0
+    first_row: int = 0
 
-    def apply(self, bits: mx.array, start: int) -> mx.array:
-        """Float-8 (e4m3) rows [rows, columns] as uint8, from row `start` on -> bfloat16."""
+    def dequantize(self, bits: mx.array, start: int) -> mx.array:
+        """Rows from `start` on: e4m3 as uint8 [rows, columns] -> bfloat16 of that shape."""
         rows, columns = bits.shape
-        start += self.skipped
-        high, wide = self.block
-        above = start // high
-        scales = self.tensor.read(self.first + above, self.first - (-(start + rows) // high))
-        scales = mx.repeat(scales.astype(mx.float32), high, axis=0)
-        scales = mx.repeat(scales, wide, axis=1)
-        offset = start - above * high
-        values = mx.from_fp8(bits, mx.float32) * scales[offset : offset + rows, :columns]
+        start += self.first_row
+        stop = start + rows
+        block_rows, block_columns = self.block_shape
+        first_block, end_block = start // block_rows, -(-stop // block_rows)
+        scales = self.tensor.read(
+            self.first_block_row + first_block, self.first_block_row + end_block
+        )
+        scales = mx.repeat(scales.astype(mx.float32), block_rows, axis=0)
+        scales = mx.repeat(scales, block_columns, axis=1)
+        skip = start - first_block * block_rows
+        values = mx.from_fp8(bits, mx.float32) * scales[skip : skip + rows, :columns]
         values = values.astype(mx.bfloat16)
         mx.eval(values)
         return values
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Neighbouring rows of a file tensor seen as [.., columns]; float-8 with its scales."""
+class RowRange:
+    """Consecutive rows of a file's tensor, seen as [rows, columns]; float-8 if it has scales."""
 
     file: FileTensor
     first: int
     count: int
-    scales: BlockScales | None = None
+    scales: Float8Scales | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,34 +107,35 @@ class Rows:
 
     def read(self, start: int, stop: int) -> mx.array:
         columns = self.file.shape[-1]
-        flat = replace(self.file, shape=(self.file.size // max(columns, 1), columns))
-        rows = flat.read(self.first + start, self.first + stop)
+        matrix = replace(self.file, shape=(self.file.size // max(columns, 1), columns))
+        rows = matrix.read(self.first + start, self.first + stop)
         if self.scales is None:
             return rows
-        return self.scales.apply(rows, start) if rows.size else rows.astype(self.dtype)
+        return self.scales.dequantize(rows, start) if rows.size else rows.astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """Matrices of one shape, one per expert."""
+class ExpertStack:
+    """Matrices of one shape, one per expert, stacked on a new first axis."""
 
-    parts: tuple[Rows, ...]
+    experts: tuple[RowRange, ...]
 
     @property
     def file(self) -> FileTensor:
-        return self.parts[0].file
+        return self.experts[0].file
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return len(self.parts), *self.parts[0].shape
+        return len(self.experts), *self.experts[0].shape
 
     @property
     def dtype(self) -> mx.Dtype:
-        return self.parts[0].dtype
+        return self.experts[0].dtype
 
     def read(self, start: int, stop: int) -> mx.array:
         if start == stop:
             return mx.zeros((0, *self.shape[1:]), self.dtype)
-        stack = mx.stack([part.read(0, part.count) for part in self.parts[start:stop]])
+        matrices = [expert.read(0, expert.count) for expert in self.experts[start:stop]]
+        stack = mx.stack(matrices)
         mx.eval(stack)
         return stack

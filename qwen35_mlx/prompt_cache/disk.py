@@ -308,7 +308,7 @@ class DiskSnapshotCache:
         with _attributed_to(path), snapshot_file.opened(path) as (file, header):
             self._check(segment, STATE, header)
             return {
-                name: (entry.kind, snapshot_file.read_tensor(file, entry))
+                name: (entry.dtype, snapshot_file.read_tensor(file, entry))
                 for name, entry in header.tensors.items()
             }
 
@@ -330,7 +330,7 @@ def _kv_layout(header: snapshot_file.Header) -> KVLayout:
     for name, entry in header.tensors.items():
         if name != "tokens":
             heads, _, width = entry.shape
-            layout[name] = (entry.kind, heads, width)
+            layout[name] = (entry.dtype, heads, width)
     return layout
 
 

@@ -1,13 +1,12 @@
-"""One file of model state: safetensors that can tell whether it is whole.
+"""One file of a stored snapshot: safetensors with checksums.
 
-Any safetensors reader opens these files. Besides tensors they carry, as metadata, a checksum of
-every tensor and one of the header itself, so that no flipped, missing or added byte goes unseen.
-They are written under a temporary name, synced and renamed: under its own name a file is complete.
-A writer locks its temporary file, so that others can tell it from one that was left behind.
+Any safetensors reader opens these files. Besides tensors they hold, as metadata, a checksum of
+every tensor and one of the header itself, so that a flipped, missing or added byte is always found.
+They are written under a temporary name, synced and renamed: a file under its final name is
+complete. A writer locks its temporary file, which sets it apart from one that was left behind.
 """
 
 import fcntl
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qwen35_mlx.files import sync_folder
+from qwen35_mlx.checkpoint import safetensors_header
+from qwen35_mlx.checkpoint.safetensors_header import HeaderError, TensorEntry, encode_header
+from qwen35_mlx.files import read_exactly, sync_folder, write_all
 
 FORMAT = 1
 TEMPORARY = ".tmp"
-# What numpy holds for each dtype of the format; it knows no bfloat16, hence its bits.
+# The numpy type that holds the bits of each dtype of the format; numpy has no bfloat16.
 NUMPY = {
     "I32": np.dtype("<i4"),
     "U32": np.dtype("<u4"),
@@ -32,9 +32,8 @@ NUMPY = {
     "BF16": np.dtype("<u2"),
 }
 MAX_HEADER_BYTES = 1 << 24
-# macOS refuses a single read or write of 2 GiB or more.
-MAX_IO_BYTES = 1 << 30
-_ZEROS = "00000000"
+# Stands in the header for its own checksum while that is computed.
+_NO_CHECKSUM = "00000000"
 
 
 class UnusableError(Exception):
@@ -43,9 +42,17 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file: `kind` is the format's dtype, `offset` counts from the file's start."""
+    """One tensor of a file.
 
-    kind: str
+    Attributes:
+        dtype: as the format spells it, a key of `NUMPY`.
+        shape: as stored.
+        offset: of its first byte, counted from the start of the file.
+        nbytes: its size.
+        checksum: CRC-32 of its bytes.
+    """
+
+    dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
@@ -54,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """The checked header of a file; `metadata` is without the checksums."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, Entry]
@@ -63,64 +70,67 @@ class Header:
 def write(
     path: Path, metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, np.ndarray]]
 ) -> int:
-    """Write a file so that it is there completely or not at all; its size.
+    """Write a file so that all of it is there or nothing.
 
     Args:
         metadata: text by name; "format", "checksums" and "header" are added.
         tensors: by name, the format's dtype and the bits.
 
+    Returns:
+        The size of the file in bytes.
+
     Raises:
-        OSError: the disk is full, say. Nothing is left behind then.
+        OSError: from the file system, such as a full disk. Nothing is left behind.
     """
-    entries: dict[str, Any] = {}
-    arrays, checksums, position = [], [], 0
-    for name, (kind, array) in tensors.items():
-        assert array.dtype == NUMPY[kind], (name, kind, array.dtype)
-        data = np.ascontiguousarray(array)
-        flat = raw(data)
-        arrays.append(flat)
-        checksums.append(f"{zlib.crc32(flat):08x}")
-        entries[name] = {
-            "dtype": kind,
-            "shape": list(data.shape),
-            "data_offsets": [position, position + flat.nbytes],
-        }
-        position += flat.nbytes
-    stated = {**metadata, "format": str(FORMAT), "checksums": " ".join(checksums)}
-    header = _header_bytes(entries, stated, _ZEROS)
-    header = _header_bytes(entries, stated, f"{zlib.crc32(header):08x}")
-    size = 8 + len(header) + position
+    entries: dict[str, TensorEntry] = {}
+    contents, checksums, position = [], [], 0
+    for name, (dtype, array) in tensors.items():
+        assert array.dtype == NUMPY[dtype], (name, dtype, array.dtype)
+        contiguous = np.ascontiguousarray(array)
+        data = byte_view(contiguous)
+        contents.append(data)
+        checksums.append(f"{zlib.crc32(data):08x}")
+        end = position + data.nbytes
+        entries[name] = TensorEntry(dtype, contiguous.shape, position, end)
+        position = end
+    complete = {**metadata, "format": str(FORMAT), "checksums": " ".join(checksums)}
+    checksum = _header_checksum(complete, entries)
+    header = encode_header({**complete, "header": checksum}, entries)
     with _temporary(path) as (file, temporary):
-        _write_all(file, memoryview(len(header).to_bytes(8, "little") + header))
-        for flat in arrays:
-            _write_all(file, flat)
+        write_all(file, memoryview(len(header).to_bytes(8, "little") + header))
+        for data in contents:
+            write_all(file, data)
         os.fsync(file.fileno())
         temporary.rename(path)
     sync_folder(path.parent)
-    return size
+    return 8 + len(header) + position
 
 
-def raw(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array, to read or to fill."""
+def byte_view(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, to be read or filled."""
     return array.reshape(-1).view(np.uint8).data
 
 
-def _header_bytes(entries: Mapping[str, Any], metadata: Mapping[str, str], own: str) -> bytes:
-    text = json.dumps({"__metadata__": {**metadata, "header": own}, **entries})
-    encoded = text.encode()
-    return encoded + b" " * (-len(encoded) % 8)
+def _header_checksum(metadata: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> str:
+    """The checksum of a header in which its own checksum is blank.
+
+    Args:
+        metadata: all of it but "header".
+    """
+    blank = encode_header({**metadata, "header": _NO_CHECKSUM}, tensors)
+    return f"{zlib.crc32(blank):08x}"
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[tuple[FileIO, Path]]:
-    """A locked new file beside `path`; removed again unless it was renamed."""
+    """A locked new file beside `path`, removed at the end unless it was renamed."""
     while True:
         temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY}")
-        file = FileIO(temporary, "xb", opener=_private)
+        file = FileIO(temporary, "xb", opener=_open_private)
         _lock(file)
         if os.fstat(file.fileno()).st_nlink:
             break
-        file.close()  # somebody cleaned up between creation and lock
+        file.close()  # `remove_abandoned` came between creation and lock
     try:
         yield file, temporary
     finally:
@@ -129,25 +139,19 @@ def _temporary(path: Path) -> Iterator[tuple[FileIO, Path]]:
         file.close()
 
 
-def _private(path: str, flags: int) -> int:
-    """Opened for its owner only: a state holds what was said."""
+def _open_private(path: str, flags: int) -> int:
+    """Open for the owner only: a snapshot reveals the conversation."""
     return os.open(path, flags, 0o600)
 
 
 def _lock(file: FileIO) -> None:
-    """Tell others that the writer lives; where files cannot be locked, nobody can ask either."""
+    """Mark a file as being written. Without locks in the file system, nobody can check either."""
     with suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _write_all(file: FileIO, data: memoryview) -> None:
-    while data:
-        done = file.write(data[:MAX_IO_BYTES])
-        data = data[done or 0 :]
-
-
 def remove_abandoned(folder: Path) -> int:
-    """Delete temporary files whose writer is gone; how many there were."""
+    """Delete temporary files whose writer is gone, and return their number."""
     removed = 0
     for path in folder.glob(f"*{TEMPORARY}"):
         with suppress(OSError), path.open("rb") as file:
@@ -162,7 +166,7 @@ def opened(path: Path) -> Iterator[tuple[FileIO, Header]]:
     """The open file and its checked header.
 
     Raises:
-        UnusableError: it cannot be read, is no file of this format, or its header is damaged.
+        UnusableError: it is gone, unreadable, not a file of this format, or its header is damaged.
     """
     try:
         file = FileIO(path, "rb")
@@ -178,57 +182,50 @@ def opened(path: Path) -> Iterator[tuple[FileIO, Header]]:
 
 
 def _read_header(file: FileIO) -> Header:
-    length = int.from_bytes(file.read(8) or b"", "little")
-    if not 2 <= length <= MAX_HEADER_BYTES:
-        raise UnusableError("is damaged")
-    text = bytearray(length)
-    _read_into(file, memoryview(text))
     try:
-        parsed = json.loads(text.decode())
-        metadata = parsed.pop("__metadata__")
-        stated_format = metadata["format"]
-        own = metadata.pop("header")
-        entries, position = parsed, 0
-        if stated_format != str(FORMAT):
-            raise UnusableError(f"has format {stated_format}, and this version reads {FORMAT}")
-        if _header_bytes(entries, metadata, own) != text:
+        header = safetensors_header.read_header(file, MAX_HEADER_BYTES)
+        metadata = dict(header.metadata)
+        found_format = metadata["format"]
+        checksum = metadata.pop("header")
+        if found_format != str(FORMAT):
+            raise UnusableError(f"has format {found_format}, and this version reads {FORMAT}")
+        # The first comparison also finds what JSON does not see, such as other white space.
+        canonical = encode_header({**metadata, "header": checksum}, header.tensors)
+        if canonical != header.text or _header_checksum(metadata, header.tensors) != checksum:
             raise UnusableError("is damaged")
-        if f"{zlib.crc32(_header_bytes(entries, metadata, _ZEROS)):08x}" != own:
-            raise UnusableError("is damaged")
-        tensors = {}
-        for (name, entry), checksum in zip(
-            entries.items(), metadata.pop("checksums").split(), strict=True
-        ):
-            begin, end = entry["data_offsets"]
-            offset = 8 + length + begin
-            tensors[name] = Entry(
-                entry["dtype"], tuple(entry["shape"]), offset, end - begin, int(checksum, 16)
-            )
-            position = end
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        checksums = [int(text, 16) for text in metadata.pop("checksums").split()]
+        tensors, position = {}, 0
+        for (name, entry), tensor_checksum in zip(header.tensors.items(), checksums, strict=True):
+            offset, nbytes = header.data_start + entry.begin, entry.end - entry.begin
+            tensors[name] = Entry(entry.dtype, entry.shape, offset, nbytes, tensor_checksum)
+            position = entry.end
+    except (HeaderError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UnusableError("is damaged") from None
-    if os.fstat(file.fileno()).st_size != 8 + length + position:
+    if os.fstat(file.fileno()).st_size != header.data_start + position:
         raise UnusableError("is damaged")
     return Header(metadata, tensors)
 
 
 def read_tensor(file: FileIO, entry: Entry, parts: Sequence[memoryview] = ()) -> np.ndarray:
-    """The bits of a tensor, checked. May run in several threads on one file.
+    """The bits of a tensor, checked. Several threads may share the file.
 
     Args:
-        parts: writable memory that the tensor is read into, piece after piece, instead of into an
-            array of its own; as many bytes as the tensor has.
+        parts: writable memory that is filled in order, in place of an array that is returned; as
+            many bytes as the tensor has.
 
     Raises:
-        UnusableError: the checksum differs.
+        UnusableError: the file is too short, or the checksum differs.
     """
-    array = np.empty(0, NUMPY[entry.kind])
+    array = np.empty(0, NUMPY[entry.dtype])
     if not parts:
-        array = np.empty(entry.shape, NUMPY[entry.kind])
-        parts = [raw(array)]
+        array = np.empty(entry.shape, NUMPY[entry.dtype])
+        parts = [byte_view(array)]
     checksum, offset = 0, entry.offset
     for part in parts:
-        _read_into(file, part, offset)
+        try:
+            read_exactly(file, part, offset)
+        except EOFError:
+            raise UnusableError("is damaged") from None
         checksum = zlib.crc32(part, checksum)
         offset += part.nbytes
     if checksum != entry.checksum or offset != entry.offset + entry.nbytes:
@@ -236,23 +233,11 @@ def read_tensor(file: FileIO, entry: Entry, parts: Sequence[memoryview] = ()) ->
     return array
 
 
-def _read_into(file: FileIO, out: memoryview, offset: int | None = None) -> None:
-    while out:
-        if offset is None:
-            done = file.readinto(out[:MAX_IO_BYTES]) or 0
-        else:
-            done = os.preadv(file.fileno(), [out[:MAX_IO_BYTES]], offset)
-            offset += done
-        if not done:
-            raise UnusableError("is damaged")
-        out = out[done:]
-
-
 def verify(path: Path) -> Header:
-    """Read everything and compare every checksum.
+    """Read all of a file and compare every checksum.
 
     Raises:
-        UnusableError: something is wrong.
+        UnusableError: it is damaged, of another format or gone.
     """
     with opened(path) as (file, header):
         for entry in header.tensors.values():

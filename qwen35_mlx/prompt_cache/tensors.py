@@ -112,7 +112,7 @@ class RestoreBuffer:
         Waits for `allocate`, which runs in another thread.
         """
         rows = self._memory[name].result()[0, :, start:end]
-        return [snapshot_file.raw(head) for head in rows]
+        return [snapshot_file.byte_view(head) for head in rows]
 
     def snapshot(self, state: Tensors) -> Snapshot:
         """The snapshot, once every row is filled. The buffer is empty afterwards.

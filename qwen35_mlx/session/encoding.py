@@ -25,7 +25,7 @@ class PromptEncoder:
         self._remembered: dict[str, list[int]] = {}  # the least recently used message first
         self._remembered_tokens = 0
         single = tokenizer.token_id(_MARK) is not None
-        self.per_message = single and tokenizer.separable(["a. \n", f"{_MARK}user\n"])
+        self.per_message = single and tokenizer.encodes_separately(["a. \n", f"{_MARK}user\n"])
 
     def encode(self, rendered: str) -> list[int]:
         """The token ids of a rendered conversation."""

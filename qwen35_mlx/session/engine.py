@@ -224,10 +224,10 @@ class EngineThread:
                 f"MLX does not start ({error}): on Linux, install the extra for your machine, "
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
-        from qwen35_mlx.checkpoint.hub import resolve
+        from qwen35_mlx.checkpoint.hub import resolve_checkpoint
         from qwen35_mlx.session.model import load
 
-        resolve(request.model, revision=request.revision, progress=self._report_download)
+        resolve_checkpoint(request.model, revision=request.revision, progress=self._report_download)
         self._check_cancelled()
         self._unload()
         self._model_request = request

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.hub import Progress, resolve
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
@@ -62,7 +62,7 @@ def load(
     Raises:
         Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint.
     """
-    path = resolve(str(name), revision=revision, progress=progress)
+    path = resolve_checkpoint(str(name), revision=revision, progress=progress)
     if kv_bits not in KV_BITS:
         raise Qwen35Error(f"kv_bits is {kv_bits}: give 8, or leave it out")
     # Small files first: a missing template should not cost the time to read gigabytes.

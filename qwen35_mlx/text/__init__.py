@@ -1,1 +1,1 @@
-"""Tokenizer, chat template, and the reply split into its parts. Never imports mlx."""
+"""Tokenizer, chat template, and the parser of replies. Never imports mlx."""

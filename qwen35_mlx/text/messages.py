@@ -1,6 +1,6 @@
-"""What a chat template is given: messages and tools, checked and in plain JSON types.
+"""Messages and tools for a chat template: checked, and copied to plain JSON types.
 
-A template comes with a download, and `tojson` prints JSON: it sees nothing else.
+A template is downloaded code, and its `tojson` needs JSON, so it gets no other types.
 """
 
 import json
@@ -14,20 +14,26 @@ from qwen35_mlx.files import one_line
 def plain_message(message: object, index: int) -> dict[str, Any]:
     """A copy of one message in plain JSON types.
 
-    Content left out beside tool calls or reasoning becomes ""; a call's `arguments` become a
-    mapping. `index` is its place in the conversation, for error lines.
+    Missing content beside tool calls or reasoning becomes ""; the `arguments` of a call become a
+    mapping.
+
+    Args:
+        index: of the message in the conversation, for error lines.
+
+    Raises:
+        Qwen35Error: the message is not what a chat template takes.
     """
     where = f"messages[{index}]"
     if not isinstance(message, Mapping):
         raise Qwen35Error(
-            f"{where} is of type {_kind(message)}: give a mapping with 'role' and 'content'"
+            f"{where} is of type {_type_name(message)}: give a mapping with 'role' and 'content'"
         )
     plain = _plain(message, where)
     role = plain.get("role")
     if not isinstance(role, str) or not role:
-        raise Qwen35Error(f"{where} has no 'role': say 'system', 'user', 'assistant' or 'tool'")
+        raise Qwen35Error(f"{where} has no 'role': give 'system', 'user', 'assistant' or 'tool'")
     if plain.get("tool_calls") is not None:
-        _settle_arguments(plain["tool_calls"], where)
+        _parse_call_arguments(plain["tool_calls"], where)
     content = plain.get("content")
     if content is None:
         if not plain.get("tool_calls") and not isinstance(plain.get("reasoning_content"), str):
@@ -35,24 +41,26 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
         plain["content"] = ""
     elif not isinstance(content, str | list):
         raise Qwen35Error(
-            f"{where} (role {role!r}) has 'content' of type {_kind(content)}: give a string or"
+            f"{where} (role {role!r}) has 'content' of type {_type_name(content)}: give a string or"
             " a list of parts"
         )
     return plain
 
 
-def _settle_arguments(calls: object, where: str) -> None:
-    """Make the `arguments` of every call a mapping, in place."""
+def _parse_call_arguments(calls: object, where: str) -> None:
+    """Turn the `arguments` of every call into a mapping, in place."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise Qwen35Error(f"{where} has 'tool_calls' that are not a list of mappings: give a list")
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise Qwen35Error(f"{where} has a tool call without a function 'name': add it")
-        function["arguments"] = _arguments(function.get("arguments"), function["name"], where)
+        function["arguments"] = _parsed_arguments(
+            function.get("arguments"), function["name"], where
+        )
 
 
-def _arguments(arguments: object, name: str, where: str) -> dict[str, Any]:
+def _parsed_arguments(arguments: object, name: str, where: str) -> dict[str, Any]:
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}
     if isinstance(arguments, str):
@@ -65,13 +73,18 @@ def _arguments(arguments: object, name: str, where: str) -> dict[str, Any]:
             ) from error
     if not isinstance(arguments, dict):
         raise Qwen35Error(
-            f"{where}: the arguments of {name!r} are of type {_kind(arguments)}: give a JSON object"
+            f"{where}: the arguments of {name!r} are of type {_type_name(arguments)}: give a JSON"
+            " object"
         )
     return arguments
 
 
 def plain_tools(tools: object) -> list[Any]:
-    """A copy of the tools' JSON schemas in plain JSON types."""
+    """A copy of the tools' JSON schemas in plain JSON types.
+
+    Raises:
+        Qwen35Error: they are no list of mappings, or hold other types than JSON has.
+    """
     plain = _plain(tools, "tools")
     if not isinstance(plain, list) or not all(isinstance(tool, dict) for tool in plain):
         raise Qwen35Error("tools is not a list of mappings: give a list of JSON schemas")
@@ -79,7 +92,7 @@ def plain_tools(tools: object) -> list[Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A deep copy in plain JSON types: what a template may see, and `tojson` can print."""
+    """A deep copy in plain JSON types. `where` names the value in error lines."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -89,9 +102,9 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise Qwen35Error(
-        f"{where} is of type {_kind(value)}: give strings, numbers, lists and mappings"
+        f"{where} is of type {_type_name(value)}: give strings, numbers, lists and mappings"
     )
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

@@ -1,26 +1,26 @@
-"""Strings that end a reply, found while it streams in."""
+"""Strings that end a reply, found in the text as it streams in."""
 
 from collections.abc import Sequence
 
 from qwen35_mlx.errors import Qwen35Error
 
 
-def held_back(text: str, tag: str) -> int:
-    """The length of the longest end of `text` that begins `tag` without completing it."""
-    for length in range(min(len(text), len(tag) - 1), 0, -1):
-        if text.endswith(tag[:length]):
+def partial_match_length(text: str, stop: str) -> int:
+    """The length of the longest suffix of `text` that is a proper prefix of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
             return length
     return 0
 
 
 class StopStrings:
-    """Text passed through up to the first of some strings; what could begin one is held back.
+    """Passes text through up to the first stop string; holds back what may be the start of one.
 
     Attributes:
-        stopped: whether one of them has come; nothing more comes out then.
+        stopped: whether a stop string was found. `push` returns "" from then on.
 
     Raises:
-        Qwen35Error: one of them is empty.
+        Qwen35Error: a stop string is empty.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -31,19 +31,20 @@ class StopStrings:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """The text that is now certain to come before any stop string."""
+        """The text that is now certain to precede any stop string."""
         if self.stopped:
             return ""
         text = self._held + text
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        self.stopped = bool(found)
-        certain = min(found, default=len(text))
-        if not found:
-            certain -= max((held_back(text, stop) for stop in self._stops), default=0)
-        self._held = "" if found else text[certain:]
-        return text[:certain]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        held = max((partial_match_length(text, stop) for stop in self._stops), default=0)
+        end = len(text) - held
+        self._held = text[end:]
+        return text[:end]
 
     def flush(self) -> str:
-        """What was held back, at the end of the reply."""
+        """The text that was held back, for the end of the reply."""
         text, self._held = self._held, ""
         return text

@@ -1,15 +1,13 @@
-"""A checkpoint's chat template: messages in, the prompt's text out.
+"""A checkpoint's chat template, which renders messages to the text of the prompt.
 
-Templates are written for the environment that `transformers` gives them (which tags, filters and
-functions exist, how whitespace is trimmed), and the model was trained on what they print, so the
-environment here does the same. They come with a download: they run in jinja2's sandbox and see only
-plain JSON values.
+Templates are written for the jinja2 environment of `transformers` (its tags, filters, functions and
+whitespace rules), and the model was trained on their output, so the environment here is the same.
+They are downloaded code: they run in jinja2's sandbox, on plain JSON values only.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,13 @@ _THINK_CLOSE = "</think>"
 class ChatTemplate:
     """A compiled chat template.
 
-    `name` is how error lines call it. `bos_token` and `eos_token` are variables that a template may
-    use; an empty one stays undefined.
+    Args:
+        source: the jinja2 text.
+        bos_token, eos_token: variables that a template may use; "" leaves one undefined.
+        name: of the template in error lines.
+
+    Raises:
+        Qwen35Error: the template does not compile.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class ChatTemplate:
                 f"{name} is broken at line {error.lineno} ({one_line(error.message or error)}):"
                 " take the chat template of the original checkpoint"
             ) from error
-        except Exception as error:  # compiling odd input also ends in plain Python errors
+        except Exception as error:  # for odd input, plain Python errors too
             raise Qwen35Error(
                 f"{name} cannot be compiled ({one_line(error)}): take the chat template of the"
                 " original checkpoint"
@@ -62,10 +65,13 @@ class ChatTemplate:
 
     @classmethod
     def from_directory(cls, path: Path) -> "ChatTemplate":
-        """The template of the checkpoint in `path`: chat_template.jinja, else chat_template.json,
-        else tokenizer_config.json. Of several named ones, the one called "default".
+        """The template of the checkpoint in the folder `path`.
 
-        Raises Qwen35Error when there is none, or when it is unreadable or broken.
+        It is in chat_template.jinja, else in chat_template.json, else in tokenizer_config.json.
+        Of several named templates, "default" is taken.
+
+        Raises:
+            Qwen35Error: there is none, or it is unreadable or does not compile.
         """
         config = read_json_object(path / "tokenizer_config.json")
         source, file = _find_source(path, config)
@@ -84,16 +90,20 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt's text for a conversation.
+        """The text of the prompt for a conversation.
 
-        messages: `{"role", "content"}`, for an assistant also `reasoning_content` and `tool_calls`.
-            `arguments` of a call may be a mapping or its JSON text: templates iterate over it.
-            Missing content is "" beside tool calls or reasoning.
-        thinking: the template's `enable_thinking`; None leaves it undefined, for the model's own
-            default.
-        tools: JSON schemas of the functions on offer.
+        Args:
+            messages: `{"role", "content"}`, for an assistant also `reasoning_content` and
+                `tool_calls`. The `arguments` of a call may be a mapping or its JSON text; templates
+                iterate over the mapping. Content may be missing beside tool calls or reasoning.
+            thinking: the template's `enable_thinking`; None leaves it undefined, which gives the
+                model's default.
+            tools: JSON schemas of the functions that the model may call.
+            add_generation_prompt: whether to end with the header of the assistant's next turn.
 
-        Raises Qwen35Error, with the template's own words when it refuses the conversation.
+        Raises:
+            Qwen35Error: a message is malformed, or the template refuses the conversation; then
+                with the template's message.
         """
         variables: dict[str, Any] = {
             "messages": [plain_message(message, index) for index, message in enumerate(messages)],
@@ -110,27 +120,26 @@ class ChatTemplate:
                 f"{self.name} refuses this conversation: {one_line(error)!r}; change the messages"
                 " to fit it"
             ) from error
-        except Exception as error:  # a template is a program: any error can come out of it
+        except Exception as error:  # a template is a program and can raise anything
             raise Qwen35Error(
                 f"{self.name} fails on this conversation ({type(error).__name__}:"
                 f" {one_line(error)}): take the chat template of the original checkpoint"
             ) from error
 
     def thinks_by_default(self) -> bool:
-        """Whether the model thinks when nobody says otherwise: small models' templates close the
-        <think> block in the prompt, larger ones' leave it open. Found by rendering, once."""
-        return self._thinks_by_default
+        """Whether the model thinks if `thinking` is None.
 
-    @cached_property
-    def _thinks_by_default(self) -> bool:
+        The templates of small models close the <think> block in the prompt, those of larger ones
+        leave it open.
+        """
         return self.opens_thinking(self.render([{"role": "user", "content": "Hello"}]))
 
     @staticmethod
     def opens_thinking(rendered: str) -> bool:
         """Whether a prompt ends inside an open <think> block, so that the reply starts in it.
 
-        Only the last turn counts, and only a block that opens it: a message may well speak of
-        <think>. A prompt without Qwen's turn marks must end with the tag.
+        Only a block at the start of the last turn counts, since a message may mention <think>. A
+        prompt without Qwen's turn marks must end with the tag.
         """
         _, mark, turn = rendered.rpartition(_TURN_OPEN)
         if not mark:
@@ -145,12 +154,14 @@ class ChatTemplate:
 
 
 class _RefusalError(jinja2.TemplateError):
-    """Raised by a template that calls `raise_exception`."""
+    """A template called `raise_exception`."""
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's own words, for training masks.
-    Here it prints its body; names set inside stay inside."""
+    """The block `{% generation %}...{% endgeneration %}`: renders its body in a scope of its own.
+
+    In training, the block marks the assistant's text.
+    """
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as a plain set
 
@@ -179,7 +190,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # jinja2's own filter escapes HTML and sorts keys; models were trained on plain JSON.
+    # jinja2's filter escapes HTML and sorts keys, but models were trained on plain JSON.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -197,22 +208,24 @@ def _strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
-def _find_source(path: Path, config: Mapping[str, Any]) -> tuple[str, Path]:
+def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path]:
+    """The text of a checkpoint's template, and the file that holds it."""
     file = path / "chat_template.jinja"
     if file.is_file():
         return read_text(file), file
-    for file, holder in (
+    for file, content in (
         (path / "chat_template.json", read_json_object(path / "chat_template.json")),
-        (path / "tokenizer_config.json", config),
+        (path / "tokenizer_config.json", tokenizer_config),
     ):
-        if holder.get("chat_template") is not None:
-            return _default_source(holder["chat_template"], file), file
+        if content.get("chat_template") is not None:
+            return _default_source(content["chat_template"], file), file
     raise Qwen35Error(
         f"{path} has no chat template: add the chat_template.jinja of the original checkpoint"
     )
 
 
 def _default_source(entry: object, file: Path) -> str:
+    """The template in a `chat_template` entry: a text, or a list of named ones."""
     if isinstance(entry, str):
         return entry
     named = {}
@@ -220,16 +233,16 @@ def _default_source(entry: object, file: Path) -> str:
         named = {item.get("name"): item.get("template") for item in entry if isinstance(item, dict)}
     source = named.get("default")
     if not isinstance(source, str):
-        there = ", ".join(sorted(map(repr, named))) or "none"
+        names = ", ".join(sorted(map(repr, named))) or "none"
         raise Qwen35Error(
-            f"{file} has no chat template called 'default' (there: {there}): add the"
+            f"{file} has no chat template called 'default' (there: {names}): add the"
             " chat_template.jinja of the original checkpoint"
         )
     return source
 
 
 def _token_text(token: object) -> str:
-    """A special token in tokenizer_config.json: its text, or a mapping with it, or null."""
+    """The text of a special token, given as a string, as a mapping that holds it, or as null."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else ""

@@ -1,10 +1,10 @@
-"""Text to token ids and back, from a checkpoint's tokenizer.json.
+"""Text to token ids and back, with a checkpoint's tokenizer.json.
 
-Encoding is left to the `tokenizers` library. Decoding is done here, on bytes: in a byte-level BPE
-every token stands for a fixed byte string, so the text of any ids is the UTF-8 decoding of their
-bytes joined, and an incremental UTF-8 decoder gives the same text token by token, in constant time.
-(`tokenizers.decoders.DecodeStream` holds everything back after one invalid byte, and what it holds
-cannot be asked for at the end.)
+The `tokenizers` library encodes. Decoding is done here, on bytes: in a byte-level BPE every token
+stands for a fixed byte string, so the text of any ids is the UTF-8 decoding of their joined bytes,
+and an incremental UTF-8 decoder gives the same text token by token, each in constant time.
+(`tokenizers.decoders.DecodeStream` holds back everything after one invalid byte, and has no way to
+flush it at the end.)
 """
 
 import codecs
@@ -19,48 +19,52 @@ import tokenizers.decoders
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line, read_json_object, read_text
 
-# Long texts are encoded in pieces of at least so many characters, some of them at once: on all
-# cores, without what the library keeps of each token until a text is done, and with pauses in which
-# other threads may run.
-PIECE = 1 << 16
-AT_ONCE = 16
-# Where a piece may end. No token of Qwen's reaches over it: line breaks end one, and a letter or
-# digit that follows begins one. Whether it is so here, `CUTS` tell.
-_CUT = re.compile(r"(?<=\n)(?=[^\W_])")
-CUTS = [f"a{breaks}b" for breaks in ("\n", "\n\n", "\n\n\n", " \n", "\r\n", ".\n\n", "\t \n \n")]
+# A long text is encoded in chunks of at least CHUNK_CHARS characters, in batches of BATCH_CHUNKS.
+# That uses all cores, bounds the memory that the library holds for a text's tokens, and gives other
+# threads a turn between batches.
+CHUNK_CHARS = 1 << 16
+BATCH_CHUNKS = 16
+# Where a chunk may end: after a line break, before a letter or digit. No token of Qwen's tokenizer
+# spans such a boundary. `_PROBES` show whether that is true of the one that was loaded.
+_BOUNDARY = re.compile(r"(?<=\n)(?=[^\W_])")
+_PROBES = [f"a{breaks}b" for breaks in ("\n", "\n\n", "\n\n\n", " \n", "\r\n", ".\n\n", "\t \n \n")]
 
 
 class Tokenizer:
     """A byte-level BPE tokenizer: `encode` and `decode` between text and ids.
 
-    Ids that name no token (a model's embedding is padded beyond its vocabulary) decode to "".
+    Ids without a token (a model's embedding is padded beyond its vocabulary) decode to "".
+
+    Attributes:
+        vocab_size: the largest id + 1, with added tokens. The model's `vocab_size` is padded, and
+            so may be larger.
     """
 
     vocab_size: int
-    """Largest id + 1, added tokens included. Smaller than the model's padded `vocab_size`."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        # A saved limit would cut long prompts without a word.
+        # A limit saved in tokenizer.json would silently truncate long prompts.
         backend.no_truncation()
         backend.no_padding()
-        # Rendered prompts write their special tokens as text.
+        # In a rendered prompt, special tokens are text.
         backend.encode_special_tokens = False
         self._backend = backend
-        # Else the library warns on stderr, which is the chat's screen, in a process that is started
-        # after it has used several threads.
+        # Without this, a process forked after the library has used threads gets a warning on
+        # stderr, in the middle of the chat's screen.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        self._may_cut = all(self.separable(_CUT.split(text)) for text in CUTS)
+        self._can_chunk = all(self.encodes_separately(_BOUNDARY.split(text)) for text in _PROBES)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
     def from_directory(cls, path: Path) -> "Tokenizer":
-        """Load `path`/tokenizer.json, plus tokens that only tokenizer_config.json lists.
+        """Load `path`/tokenizer.json, and the tokens that only tokenizer_config.json lists.
 
-        Raises Qwen35Error when the file is missing, unreadable, or not a byte-level tokenizer.
+        Raises:
+            Qwen35Error: the file is missing, unreadable, or not a byte-level tokenizer.
         """
         file = path / "tokenizer.json"
         if not file.is_file():
-            raise Qwen35Error(_missing(path))
+            raise Qwen35Error(_missing_message(path))
         source = read_text(file)
         try:
             backend = tokenizers.Tokenizer.from_str(source)
@@ -70,47 +74,48 @@ class Tokenizer:
                 f" ({one_line(error)}): download it again, or upgrade `tokenizers`"
             ) from error
         if not isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
-            kind = type(backend.decoder).__name__
+            found = type(backend.decoder).__name__
             raise Qwen35Error(
-                f"{file} has the decoder {kind} instead of ByteLevel: is this a Qwen3.5 checkpoint?"
+                f"{file} has the decoder {found} instead of ByteLevel: is this a Qwen3.5"
+                " checkpoint?"
             )
         _add_configured_tokens(backend, path / "tokenizer_config.json")
         return cls(backend)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Special tokens written in it become their ids; none are added.
+        """The ids of `text`. Special tokens in it become their ids; none are added.
 
-        Lone surrogates, which no UTF-8 has, become U+FFFD.
+        Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
         """
         try:
             text.encode()
         except UnicodeEncodeError:
             text = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-        pieces = list(_pieces(text)) if self._may_cut else [text]
+        chunks = list(_chunks(text)) if self._can_chunk else [text]
         ids: list[int] = []
-        for start in range(0, len(pieces), AT_ONCE):
-            ids += self._encoded(pieces[start : start + AT_ONCE])
+        for start in range(0, len(chunks), BATCH_CHUNKS):
+            ids += self._encode_batch(chunks[start : start + BATCH_CHUNKS])
         return ids
 
-    def separable(self, parts: Sequence[str]) -> bool:
-        """Whether these may be encoded one by one: no token reaches from one into the next."""
-        return self._encoded(parts) == self._encoded(["".join(parts)])
+    def encodes_separately(self, parts: Sequence[str]) -> bool:
+        """Whether the ids of the parts, one after the other, are those of the joined text."""
+        return self._encode_batch(parts) == self._encode_batch(["".join(parts)])
 
-    def _encoded(self, pieces: Sequence[str]) -> list[int]:
-        """The ids of all of them, one after the other."""
-        encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
-        return [i for one in encoded for i in one.ids]
+    def _encode_batch(self, texts: Sequence[str]) -> list[int]:
+        """The ids of the texts, one after the other."""
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [i for encoding in encodings for i in encoding.ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens included; broken UTF-8 becomes U+FFFD."""
+        """The text of `ids`, with special tokens; invalid UTF-8 becomes U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def token_id(self, name: str) -> int | None:
-        """The id of the token written `name`, such as "<|im_end|>"; None when there is none."""
+        """The id of a token such as "<|im_end|>"; None if there is no such token."""
         return self._backend.token_to_id(name)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; b"" for an id outside the vocabulary."""
+        """The bytes of a token; b"" for an id outside the vocabulary."""
         if not 0 <= token_id < self.vocab_size:
             return b""
         name = self._backend.id_to_token(token_id)
@@ -118,7 +123,7 @@ class Tokenizer:
             return b""
         try:
             return bytes(map(_BYTE_OF.__getitem__, name))
-        except KeyError:  # an added token is plain text, not written in the byte alphabet
+        except KeyError:  # an added token is stored as plain text, not in the byte alphabet
             return name.encode()
 
     def stream(self) -> "StreamDecoder":
@@ -127,10 +132,10 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Decodes ids as they arrive, at a cost that does not grow with the text before them.
+    """Decodes ids as they arrive, each at a cost that does not depend on the text before it.
 
-    The joined `push` results and `flush` equal `Tokenizer.decode` of all ids, for any ids. A
-    character (code point) is given out whole, with the token that completes it.
+    For any ids, the results of `push` and `flush` joined equal `Tokenizer.decode` of all ids. A
+    character (code point) is returned whole, with the token that completes it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -138,27 +143,29 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` makes certain; "" while a character is incomplete."""
+        """The text that `token_id` completes; "" while a character is incomplete."""
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
-        """What remains: U+FFFD for an incomplete character, else "". Ready for a new text then."""
+        """U+FFFD for an incomplete character, else "". The decoder can then start a new text."""
         return self._utf8.decode(b"", final=True)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of `PIECE` characters and more, cut where `_CUT` allows."""
+def _chunks(text: str) -> Iterator[str]:
+    """`text` in chunks of at least `CHUNK_CHARS` characters, the last may be shorter."""
     start = 0
     while start < len(text):
-        cut = _CUT.search(text, start + PIECE)
-        stop = cut.start() if cut else len(text)
+        boundary = _BOUNDARY.search(text, start + CHUNK_CHARS)
+        stop = boundary.start() if boundary else len(text)
         yield text[start:stop]
         start = stop
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE's alphabet, character -> byte: printable Latin-1 bytes stand for themselves,
-    the others, in order, for the characters from U+0100 on."""
+    """The alphabet of byte-level BPE, character -> byte.
+
+    A printable Latin-1 byte is written as itself, the others, in order, as U+0100 and following.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
     alphabet = {chr(byte): byte for byte in printable}
@@ -170,13 +177,13 @@ _BYTE_OF = _byte_alphabet()
 
 
 def _add_configured_tokens(backend: tokenizers.Tokenizer, config_file: Path) -> None:
-    """Add what tokenizer_config.json's `added_tokens_decoder` has and tokenizer.json has not."""
-    listed = read_json_object(config_file).get("added_tokens_decoder") or {}
+    """Add tokens of `added_tokens_decoder` in tokenizer_config.json that tokenizer.json lacks."""
+    entries = read_json_object(config_file).get("added_tokens_decoder") or {}
     try:
-        wanted = sorted((int(key), dict(entry)) for key, entry in listed.items())
+        by_id = sorted((int(key), dict(entry)) for key, entry in entries.items())
         missing = [
             (token_id, entry)
-            for token_id, entry in wanted
+            for token_id, entry in by_id
             if backend.token_to_id(entry["content"]) is None
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -191,15 +198,15 @@ def _add_configured_tokens(backend: tokenizers.Tokenizer, config_file: Path) -> 
             normalized=bool(entry.get("normalized", False)),
         )
         backend.add_tokens([token])
-        given = backend.token_to_id(entry["content"])
-        if given != token_id:
+        added_id = backend.token_to_id(entry["content"])
+        if added_id != token_id:
             raise Qwen35Error(
                 f"{config_file} gives {entry['content']!r} the id {token_id}, which does not"
-                f" follow tokenizer.json (next id {given}): take both files from one checkpoint"
+                f" follow tokenizer.json (next id {added_id}): take both files from one checkpoint"
             )
 
 
-def _missing(path: Path) -> str:
+def _missing_message(path: Path) -> str:
     if not path.is_dir():
         return f"{path} is not a directory: give the folder that holds tokenizer.json"
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():

@@ -8,7 +8,7 @@ Qwen3.5 writes
     </parameter>
     </function>
 
-where VALUE may have many lines and nothing in it is escaped. Older models write a JSON object,
+where VALUE may have several lines and nothing in it is escaped. Older models write a JSON object,
 `{"name": ..., "arguments": {...}}`.
 """
 
@@ -21,17 +21,17 @@ from typing import Any
 _FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
 _FUNCTION_CLOSE = "</function>"
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
-# A value may hold the closing tag: it counts where the format can go on after it.
+# A value may contain the closing tag, which ends it only if the format can go on after it.
 _PARAMETER_CLOSE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|\Z))")
 _CLOSED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
-Schemas = Mapping[str, Mapping[str, Any]]
-"""function name -> parameter name -> JSON schema"""
+# Function name -> parameter name -> JSON schema.
+ParameterSchemas = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """A complete body: the function's name and its arguments."""
+    """A complete call: the function's name and its arguments."""
 
     name: str
     arguments: dict[str, object]
@@ -39,21 +39,24 @@ class ParsedCall:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The body ends inside a value, so the call cannot be over."""
+    """The body ends inside a value, so the call goes on."""
 
 
-def parse_call(body: str, schemas: Schemas) -> ParsedCall | Unfinished | None:
-    """Read a body in either form; None when it fits neither.
+def parse_call(body: str, schemas: ParameterSchemas) -> ParsedCall | Unfinished | None:
+    """Parse a body in either format; None if it fits neither.
 
-    A </function> or </parameter> that the model left out at the end of the body is forgiven.
+    The last </function> or </parameter> may be missing.
     """
     body = body.strip()
     return _parse_json(body) if body.startswith("{") else _parse_function(body, schemas)
 
 
-def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> Schemas:
-    """Where each parameter's schema is, for tools as `{"type": "function", "function": {...}}` or
-    as the inner mapping alone. What does not have that shape counts as having no schema."""
+def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> ParameterSchemas:
+    """The schema of every parameter of some tools.
+
+    A tool is `{"type": "function", "function": {...}}` or the inner mapping alone. One of another
+    shape has no schemas.
+    """
     schemas = {}
     for tool in tools:
         function = tool.get("function", tool)
@@ -62,7 +65,7 @@ def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> Schemas:
     return schemas
 
 
-def _parse_function(body: str, schemas: Schemas) -> ParsedCall | Unfinished | None:
+def _parse_function(body: str, schemas: ParameterSchemas) -> ParsedCall | Unfinished | None:
     head = _FUNCTION.match(body)
     if head is None:
         return None
@@ -78,7 +81,7 @@ def _parse_function(body: str, schemas: Schemas) -> ParsedCall | Unfinished | No
             end = at = len(body) - len(_FUNCTION_CLOSE)
         else:
             return Unfinished()
-        # One newline on each side belongs to the format, all else to the value.
+        # One newline on each side belongs to the format, the rest to the value.
         value = body[key.end() : end].removeprefix("\n").removesuffix("\n")
         arguments[key[1].strip()] = _convert(value, types.get(key[1].strip()))
     if body[at:].strip() not in ("", _FUNCTION_CLOSE):
@@ -88,7 +91,7 @@ def _parse_function(body: str, schemas: Schemas) -> ParsedCall | Unfinished | No
 
 def _parse_json(body: str) -> ParsedCall | Unfinished | None:
     try:
-        # Models write raw newlines in strings: not strict.
+        # Models write raw newlines in strings, which strict JSON forbids.
         call = json.loads(body, strict=False)
         arguments = call.get("arguments", {})
         if isinstance(arguments, str):
@@ -103,9 +106,9 @@ def _parse_json(body: str) -> ParsedCall | Unfinished | None:
 
 
 def _convert(value: str, schema: object) -> object:
-    """`value` in the type that its schema names; as it is where that does not work out.
+    """`value` in the type that its schema names; unchanged if it cannot be converted.
 
-    Where a schema allows several types, null goes first, then string, then whatever JSON says.
+    If a schema allows several types, null comes first, then string, then the type that JSON gives.
     """
     types = _types(schema)
     text = value.strip()
@@ -116,7 +119,7 @@ def _convert(value: str, schema: object) -> object:
     if "boolean" in types and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        parsed = json.loads(text, parse_constant=_no_constant, strict=False)
+        parsed = json.loads(text, parse_constant=_refuse_constant, strict=False)
     except (ValueError, RecursionError):
         return value
     if isinstance(parsed, float) and "number" not in types:
@@ -133,7 +136,7 @@ def _convert(value: str, schema: object) -> object:
 
 
 def _types(schema: object) -> set[str]:
-    """Every type that a JSON schema allows; empty when it names none."""
+    """The types that a JSON schema allows; empty if it names none."""
     schema = _mapping(schema)
     named = schema.get("type")
     listed = named if isinstance(named, list) else [named]
@@ -145,7 +148,7 @@ def _types(schema: object) -> set[str]:
     return types
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 

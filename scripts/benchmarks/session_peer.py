@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from scripts.benchmarks.session_process import QUESTION, REPLY, print_phase, prompt_tokens
 
 PEER = "mlx-lm"
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
-    network: Any = load(str(resolve(args.model)))[0]
+    network: Any = load(str(resolve_checkpoint(args.model)))[0]
     if mx.default_device() == mx.cpu:
         network.set_dtype(mx.float32)
     cache: Any = make_prompt_cache(network)

@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.hub import resolve
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.generation.decode import decode
@@ -63,7 +63,7 @@ def load(args: argparse.Namespace) -> tuple[Network, str]:
             # As for a checkpoint: half precision is tens of times slower on a CPU.
             source = RandomSource(source.config, args.bits, mx.float32)
         return random_network(source), _hash(source)
-    path = resolve(args.model)
+    path = resolve_checkpoint(args.model)
     checkpoint = Checkpoint.open(path)
     longer = args.context if args.context > checkpoint.model.max_position_embeddings else None
     network = load_network(checkpoint, None, None, context=longer)

@@ -95,7 +95,7 @@ class RandomSource:
         default = recipes.quantization("affine", bits)
         for name, shape in self._shapes.items():
             module = name.removesuffix(".weight")
-            self._quantizations[module] = recipes.for_tensor(name, shape, default)
+            self._quantizations[module] = recipes.quantization_for(name, shape, default)
         self._words: dict[tuple[int, ...], mx.array] = {}
 
     def names(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Small checkpoints in every layout, from the goldens, and the tensors they must be read as."""
+"""Small checkpoints in every layout, made from the goldens, and the tensors to read from them."""
 
 import copy
 import json
@@ -9,12 +9,16 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
+
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.errors import Qwen35Error
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
 Tensors = dict[str, mx.array]
 
-_KINDS = {
+_STORED_DTYPES = {
     mx.uint8: "U8",
     mx.uint32: "U32",
     mx.float16: "F16",
@@ -25,9 +29,9 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A tensor of a dtype that MLX lacks."""
+    """A tensor of a dtype that MLX lacks, such as "F8_E4M3"."""
 
-    kind: str
+    dtype: str
     shape: tuple[int, ...]
     data: bytes
 
@@ -39,14 +43,14 @@ def load(file: Path) -> Tensors:
 
 
 def golden(name: str = "dense") -> tuple[dict[str, Any], Tensors]:
-    """A published-style checkpoint: config.json and tensors, all as float32."""
+    """config.json and tensors of a checkpoint in the published layout, all float32."""
     config = json.loads((GOLDENS / name / "config.json").read_text())
     tensors = load(GOLDENS / name / "model.safetensors")
     return config, {key: value.astype(mx.float32) for key, value in tensors.items()}
 
 
 def canonical(tensors: Tensors) -> Tensors:
-    """What a reader must make of `golden`: the rules, written a second time."""
+    """What must be read from `golden`'s tensors: the rules, implemented independently."""
     found: Tensors = {}
     experts: dict[str, dict[int, mx.array]] = {}
     for raw, value in tensors.items():
@@ -78,7 +82,7 @@ def canonical(tensors: Tensors) -> Tensors:
 
 
 def one_by_one(tensors: Tensors) -> Tensors:
-    """Every expert a tensor of its own."""
+    """The same tensors with one tensor per expert."""
     found: Tensors = {}
     for name, value in tensors.items():
         base = name.rpartition(".")[0]
@@ -95,18 +99,20 @@ def one_by_one(tensors: Tensors) -> Tensors:
 
 
 def fused(tensors: Tensors) -> Tensors:
-    """Every stack of experts one tensor, those of the MTP head too."""
+    """The same tensors with one tensor per stack of experts, also in the MTP head."""
     found = dict(tensors)
     bases = {m[1] for name in tensors if (m := re.fullmatch(r"(.*experts)\.0\..*", name))}
     for base in bases:
         parts = {
-            kind: mx.stack(
+            projection: mx.stack(
                 [
-                    found.pop(f"{base}.{i}.{kind}.weight")
-                    for i in range(sum(bool(re.match(rf"{base}\.\d+\.{kind}", n)) for n in tensors))
+                    found.pop(f"{base}.{i}.{projection}.weight")
+                    for i in range(
+                        sum(bool(re.match(rf"{base}\.\d+\.{projection}", n)) for n in tensors)
+                    )
                 ]
             )
-            for kind in ("gate_proj", "up_proj", "down_proj")
+            for projection in ("gate_proj", "up_proj", "down_proj")
         }
         gate_up = mx.concatenate([parts["gate_proj"], parts["up_proj"]], axis=1)
         found |= {f"{base}.gate_up_proj": gate_up, f"{base}.down_proj": parts["down_proj"]}
@@ -134,7 +140,11 @@ def with_vision(tensors: Tensors) -> Tensors:
 def float8(
     config: dict[str, Any], tensors: Tensors, block: tuple[int, int] = (128, 128)
 ) -> tuple[dict[str, Any], dict[str, mx.array | Raw], Tensors]:
-    """config, float-8 tensors with block scales, and what they stand for (bfloat16 as float32)."""
+    """A float-8 checkpoint with block scales.
+
+    Returns:
+        config, the tensors to store, and their values (rounded to bfloat16, as float32).
+    """
     config = copy.deepcopy(config)
     config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": list(block)}
     stored: dict[str, mx.array | Raw] = {}
@@ -158,7 +168,7 @@ def float8(
 
 
 def e4m3(bits: np.ndarray) -> np.ndarray:
-    """Float-8 bytes by their definition: 1 sign, 4 exponent (bias 7), 3 mantissa bits, no inf."""
+    """Float-8 values by definition: 1 sign, 4 exponent (bias 7) and 3 mantissa bits, no inf."""
     exponent = (bits >> 3 & 15).astype(np.int32)
     mantissa = (bits & 7).astype(np.float32)
     normal = (1 + mantissa / 8) * np.exp2(exponent - 7.0)
@@ -167,16 +177,16 @@ def e4m3(bits: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, tensors: dict[str, mx.array | Raw] | Tensors) -> None:
-    """A safetensors file, written by hand."""
+    """Write a safetensors file without the code under test."""
     header: dict[str, Any] = {}
     chunks: list[bytes] = []
     begin = 0
     for name, value in tensors.items():
         if not isinstance(value, Raw):
             flat = np.asarray(mx.contiguous(value.reshape(-1)).view(mx.uint8))
-            value = Raw(_KINDS[value.dtype], value.shape, flat.tobytes())
+            value = Raw(_STORED_DTYPES[value.dtype], value.shape, flat.tobytes())
         end = begin + len(value.data)
-        header[name] = {"dtype": value.kind, "shape": value.shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": value.dtype, "shape": value.shape, "data_offsets": [begin, end]}
         chunks.append(value.data)
         begin = end
     text = json.dumps(header).encode()
@@ -191,21 +201,57 @@ def write(
     files: int = 1,
     index: bool = True,
 ) -> Path:
-    """A checkpoint folder, with a tokenizer and a template that only look like some."""
+    """Write a checkpoint folder, with placeholders for tokenizer and template."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
     (path / "tokenizer.json").write_text('{"model": "test"}')
     (path / "chat_template.jinja").write_text("{{ messages }}")
     names = sorted(tensors)
-    places: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for i in range(files):
         part = names[i::files]
         file = (
             "model.safetensors" if files == 1 else f"model-{i + 1:05d}-of-{files:05d}.safetensors"
         )
         save(path / file, {name: tensors[name] for name in part})  # pyright: ignore[reportArgumentType]
-        places |= dict.fromkeys(part, file)
+        owners |= dict.fromkeys(part, file)
     if index:
-        text = json.dumps({"metadata": {}, "weight_map": places})
+        text = json.dumps({"metadata": {}, "weight_map": owners})
         (path / "model.safetensors.index.json").write_text(text)
     return path
+
+
+def assert_reads(path: Path, expected: Tensors) -> Checkpoint:
+    """Check that a checkpoint has exactly these tensors: names, shapes, dtypes and values."""
+    checkpoint = Checkpoint.open(path)
+    checkpoint.verify()
+    assert checkpoint.names() == set(expected)
+    for name, value in expected.items():
+        got = checkpoint.read(name)
+        assert (name, got.shape) == (name, checkpoint.shape(name)) == (name, value.shape)
+        assert got.dtype == checkpoint.dtype(name)
+        assert mx.array_equal(got.astype(mx.float32), value.astype(mx.float32)), name
+    return checkpoint
+
+
+def refused(path: Path) -> str:
+    """The one-line error of opening and verifying a checkpoint."""
+    with pytest.raises(Qwen35Error) as caught:
+        Checkpoint.open(path).verify()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "/" in message or "config.json" in message
+    return message
+
+
+def converted_weights(path: Path) -> Tensors:
+    """All tensors of a conversion, by canonical name."""
+    found: Tensors = {}
+    for file in path.glob("*.safetensors"):
+        found |= {n.removeprefix("language_model."): v for n, v in load(file).items()}
+    return found
+
+
+def listing(folder: Path) -> set[str]:
+    """The names in a folder."""
+    return {path.name for path in folder.iterdir()}

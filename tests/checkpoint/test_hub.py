@@ -1,3 +1,5 @@
+"""Model names become folders, downloads and one-line errors."""
+
 import errno
 import json
 import os
@@ -19,19 +21,19 @@ from qwen35_mlx.errors import Qwen35Error
 COMMIT = "0123456789012345678901234567890123456789"
 
 
-def test_a_folder_is_itself(tmp_path: Path):
-    assert hub.resolve(str(tmp_path)) == tmp_path
+def test_a_folder_is_returned_unchanged(tmp_path: Path):
+    assert hub.resolve_checkpoint(str(tmp_path)) == tmp_path
 
 
 def test_a_folder_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "org" / "repo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert hub.resolve("org/repo") == Path("org/repo")
+    assert hub.resolve_checkpoint("org/repo") == Path("org/repo")
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert hub.resolve("~") == tmp_path
+    assert hub.resolve_checkpoint("~") == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -42,18 +44,18 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
-    with pytest.raises(Qwen35Error, match="does not exist, and is no Hub repository"):
-        hub.resolve(name)
+    with pytest.raises(Qwen35Error, match="does not exist, and is not a Hub repository"):
+        hub.resolve_checkpoint(name)
 
 
-def test_a_file_is_no_checkpoint(tmp_path: Path):
+def test_a_file_is_refused(tmp_path: Path):
     (tmp_path / "model.gguf").touch()
     with pytest.raises(Qwen35Error, match="is a file, not a checkpoint folder"):
-        hub.resolve(str(tmp_path / "model.gguf"))
+        hub.resolve_checkpoint(str(tmp_path / "model.gguf"))
 
 
-def test_the_files_that_are_fetched():
-    wanted = [
+def test_which_files_are_downloaded():
+    downloaded = [
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -67,7 +69,7 @@ def test_the_files_that_are_fetched():
         "merges.txt",
         "chat_template.jinja",
     ]
-    unwanted = [
+    ignored = [
         "README.md",
         "original/consolidated.00.pth",
         "original/model.safetensors",
@@ -80,9 +82,11 @@ def test_the_files_that_are_fetched():
         "preprocessor_config.json",
     ]
     found = filter_repo_objects(
-        wanted + unwanted, allow_patterns=list(hub._WANTED), ignore_patterns=list(hub._UNWANTED)
+        downloaded + ignored,
+        allow_patterns=list(hub._ALLOW_PATTERNS),
+        ignore_patterns=list(hub._IGNORE_PATTERNS),
     )
-    assert list(found) == wanted
+    assert list(found) == downloaded
 
 
 @pytest.mark.parametrize(
@@ -92,26 +96,26 @@ def test_the_files_that_are_fetched():
         RuntimeError("Xet: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk(error: Exception, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(Qwen35Error, match="no space left to download org/repo"):
-        hub.resolve("org/repo")
+        hub.resolve_checkpoint("org/repo")
 
 
-def test_an_error_nobody_thought_of_is_still_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("first\nsecond")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(Qwen35Error, match=r"^cannot fetch org/repo \(RuntimeError: first\)"):
-        hub.resolve("org/repo")
+        hub.resolve_checkpoint("org/repo")
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """As much of the Hub's protocol as a download asks for, errors included."""
+    """The part of the Hub's protocol that a download uses, with its errors."""
 
     files = {"config.json": b"{}", "model.safetensors": bytes(300_000), "README.md": b"no"}  # noqa: RUF012
 
@@ -176,17 +180,17 @@ seen = []
 for name in sys.argv[1:]:
     name, _, revision = name.partition("@")
     try:
-        path = hub.resolve(name, revision or None, lambda *now: seen.append(now))
+        path = hub.resolve_checkpoint(name, revision or None, lambda *now: seen.append(now))
         print("ok", sorted(file.name for file in path.iterdir()), max(seen, default=None))
     except Qwen35Error as error:
         print(error)
 """
 
 
-def resolve_apart(cache: Path, *names: str, **environment: str) -> tuple[list[str], str]:
-    """Lines of a process of its own: huggingface_hub reads the environment once."""
-    gone = ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")
-    env = {k: v for k, v in os.environ.items() if k not in gone}
+def resolve_in_subprocess(cache: Path, *names: str, **environment: str) -> tuple[list[str], str]:
+    """Lines on stdout, and stderr, of a new process: huggingface_hub reads its environment once."""
+    removed = ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")
+    env = {k: v for k, v in os.environ.items() if k not in removed}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names],
         env=env | {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment,
@@ -199,7 +203,7 @@ def resolve_apart(cache: Path, *names: str, **environment: str) -> tuple[list[st
 
 
 def test_download_then_offline_then_errors(address: str, tmp_path: Path):
-    lines, stderr = resolve_apart(
+    lines, stderr = resolve_in_subprocess(
         tmp_path, "org/repo", "org/gated", "org/none", "org/down", "org/repo@other",
         HF_ENDPOINT=address,
     )  # fmt: skip
@@ -213,18 +217,16 @@ def test_download_then_offline_then_errors(address: str, tmp_path: Path):
     assert "Traceback" not in stderr
     assert "%|" not in stderr, "with `progress` no bar is drawn"
 
-    # The cache needs no network, whether it is switched off or does not answer.
+    # A cached model needs no network, be it switched off or unreachable.
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        lines, _ = resolve_apart(tmp_path, "org/repo", "org/other", **environment)
+        lines, _ = resolve_in_subprocess(tmp_path, "org/repo", "org/other", **environment)
         assert lines[0].startswith("ok ['config.json', 'model.safetensors']")
-        assert (
-            "org/other is no folder here, is not (or not wholly) in the download cache" in lines[1]
-        )
+        assert "org/other is not a folder here, is not completely in the download cache" in lines[1]
 
 
-def test_an_interrupted_download_is_not_taken_for_a_model(address: str, tmp_path: Path):
-    resolve_apart(tmp_path, "org/repo", HF_ENDPOINT=address)
+def test_an_interrupted_download_is_not_used_as_a_model(address: str, tmp_path: Path):
+    resolve_in_subprocess(tmp_path, "org/repo", HF_ENDPOINT=address)
     for file in (tmp_path / "hub").rglob("snapshots/*/model.safetensors"):
         file.unlink()
-    lines, _ = resolve_apart(tmp_path, "org/repo", HF_HUB_OFFLINE="1")
-    assert "org/repo is no folder here, is not (or not wholly) in the download cache" in lines[0]
+    lines, _ = resolve_in_subprocess(tmp_path, "org/repo", HF_HUB_OFFLINE="1")
+    assert "org/repo is not a folder here, is not completely in the download cache" in lines[0]

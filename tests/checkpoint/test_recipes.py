@@ -1,3 +1,5 @@
+"""Quantisation modes, and which tensors are quantised how."""
+
 import pytest
 
 from qwen35_mlx.checkpoint import recipes
@@ -15,7 +17,7 @@ def test_defaults_of_a_mode(mode: str, group_size: int, bits: int):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
-def test_what_affine_has(bits: int, group_size: int):
+def test_affine_bits_and_group_sizes(bits: int, group_size: int):
     assert recipes.quantization("affine", bits, group_size) == Quantization(group_size, bits)
 
 
@@ -31,7 +33,7 @@ def test_what_affine_has(bits: int, group_size: int):
         ("q4_k", None, None, "q-mode 'q4_k' is not known: choose one of affine"),
     ],
 )
-def test_what_mlx_does_not_have(mode: str, bits: int, group_size: int, says: str):
+def test_a_quantisation_that_mlx_lacks_is_refused(mode: str, bits: int, group_size: int, says: str):
     with pytest.raises(Qwen35Error, match=says):
         recipes.quantization(mode, bits, group_size)
 
@@ -40,7 +42,7 @@ MODE = Quantization(32, 4, "mxfp4")
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "wanted"),
+    ("name", "shape", "expected"),
     [
         ("model.embed_tokens.weight", (8, 64), MODE),
         ("lm_head.weight", (8, 64), MODE),
@@ -59,5 +61,7 @@ MODE = Quantization(32, 4, "mxfp4")
         ("model.norm.weight", (64,), None),
     ],
 )
-def test_what_gets_how_many_bits(name: str, shape: tuple[int, ...], wanted: Quantization | None):
-    assert recipes.for_tensor(name, shape, MODE) == wanted
+def test_which_tensors_are_quantised_how(
+    name: str, shape: tuple[int, ...], expected: Quantization | None
+):
+    assert recipes.quantization_for(name, shape, MODE) == expected

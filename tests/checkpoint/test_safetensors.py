@@ -1,3 +1,5 @@
+"""Safetensors files are read by rows, written in chunks, and refused if anything is wrong."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from qwen35_mlx.checkpoint import safetensors
-from qwen35_mlx.checkpoint.safetensors import FileWriter, TensorSpec, read_header
+from qwen35_mlx import files
+from qwen35_mlx.checkpoint.safetensors import FileWriter, TensorSpec, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import Raw, save
 
@@ -16,14 +18,14 @@ A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "U8", "shape": [4], "data_offsets": [24, 28]}
 
 
-def put(path: Path, header: Any, data: int = 28) -> Path:
+def write_file(path: Path, header: Any, data: int = 28) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
     return path
 
 
-def test_reads_a_valid_header(tmp_path: Path):
-    tensors = read_header(put(tmp_path / "f", {"__metadata__": {"x": "y"}, "a": A, "b": B}))
+def test_lists_the_tensors_of_a_valid_file(tmp_path: Path):
+    tensors = list_tensors(write_file(tmp_path / "f", {"__metadata__": {"x": "y"}, "a": A, "b": B}))
     assert {n: (t.shape, t.dtype, t.nbytes) for n, t in tensors.items()} == {
         "a": ((2, 3), mx.float32, 24),
         "b": ((4,), mx.uint8, 4),
@@ -37,7 +39,7 @@ def test_reads_a_valid_header(tmp_path: Path):
         ({"a": A, "b": B | {"data_offsets": [20, 24]}}, 28, "'a' and 'b' overlap"),
         ({"a": A, "b": B | {"data_offsets": [23, 27]}}, 28, "'a' and 'b' overlap"),
         ({"a": A | {"shape": [2, 4]}}, 28, "takes 32 bytes but its header gives it 24"),
-        ({"a": A | {"data_offsets": [24, 0]}}, 28, "takes 24 bytes but"),
+        ({"a": A | {"data_offsets": [24, 0]}}, 28, "tensor 'a' is damaged"),
         ({"a": A | {"data_offsets": [-24, 0]}}, 28, "tensor 'a' is damaged"),
         ({"a": A | {"data_offsets": [0]}}, 28, "tensor 'a' is damaged"),
         ({"a": A | {"shape": [2, 3.0]}}, 28, "tensor 'a' is damaged"),
@@ -45,15 +47,15 @@ def test_reads_a_valid_header(tmp_path: Path):
         ({"a": 7}, 28, "tensor 'a' is damaged"),
         ({"a": A | {"dtype": "F4"}}, 28, "dtype 'F4', which is not known"),
         ({"a": A | {"dtype": ["F32"]}}, 28, "is damaged"),
-        (b"[]", 0, "is no object"),
+        (b"[]", 0, "is not an object"),
         (b'{"a": ', 0, "unreadable safetensors header"),
         (b"\xff\xfe{}", 0, "unreadable safetensors header"),
         (b'{"a": {}, "a": {}}', 0, "a key appears twice"),
     ],
 )
-def test_refuses_a_header_that_is_wrong(tmp_path: Path, header: Any, data: int, says: str):
+def test_refuses_an_invalid_header(tmp_path: Path, header: Any, data: int, says: str):
     with pytest.raises(Qwen35Error, match=says) as caught:
-        read_header(put(tmp_path / "f.safetensors", header, data))
+        list_tensors(write_file(tmp_path / "f.safetensors", header, data))
     assert "f.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -68,22 +70,22 @@ def test_refuses_a_header_that_is_wrong(tmp_path: Path, header: Any, data: int, 
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
     ],
 )
-def test_refuses_a_file_that_is_something_else(tmp_path: Path, content: bytes, says: str):
+def test_refuses_a_file_of_another_kind(tmp_path: Path, content: bytes, says: str):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(Qwen35Error, match=says):
-        read_header(tmp_path / "f")
+        list_tensors(tmp_path / "f")
 
 
-def test_refuses_a_file_that_is_not_there(tmp_path: Path):
+def test_refuses_a_missing_file(tmp_path: Path):
     with pytest.raises(Qwen35Error, match=r"cannot read .*f: No such file"):
-        read_header(tmp_path / "f")
+        list_tensors(tmp_path / "f")
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16, mx.uint32, mx.uint8])
-def test_rows_are_the_slice_of_the_whole(tmp_path: Path, dtype: mx.Dtype):
+def test_rows_are_slices_of_the_whole_tensor(tmp_path: Path, dtype: mx.Dtype):
     value = (mx.random.uniform(shape=(7, 3, 2)) * 200).astype(dtype)
     save(tmp_path / "f", {"pad": mx.zeros((3,), mx.uint8), "x": value})
-    tensor = read_header(tmp_path / "f")["x"]
+    tensor = list_tensors(tmp_path / "f")["x"]
     for start, stop in ((0, 7), (0, 1), (2, 5), (6, 7), (3, 3)):
         got = tensor.read(start, stop)
         assert (got.dtype, got.shape) == (dtype, (stop - start, 3, 2))
@@ -94,19 +96,19 @@ def test_rows_are_the_slice_of_the_whole(tmp_path: Path, dtype: mx.Dtype):
 
 def test_scalars_and_empty_tensors(tmp_path: Path):
     save(tmp_path / "f", {"one": mx.array(3.5), "none": mx.zeros((0, 4))})
-    tensors = read_header(tmp_path / "f")
+    tensors = list_tensors(tmp_path / "f")
     assert tensors["one"].read().item() == 3.5
     assert tensors["none"].read().shape == (0, 4)
 
 
-def test_float8_comes_as_bytes(tmp_path: Path):
+def test_float8_is_read_as_bytes(tmp_path: Path):
     save(tmp_path / "f", {"x": Raw("F8_E4M3", (2, 2), b"\x01\x02\x03\x04")})
-    assert read_header(tmp_path / "f")["x"].read(1, 2).tolist() == [[3, 4]]
+    assert list_tensors(tmp_path / "f")["x"].read(1, 2).tolist() == [[3, 4]]
 
 
-def test_reads_no_other_bytes_than_those_of_the_rows(tmp_path: Path):
+def test_reads_only_the_bytes_of_the_rows(tmp_path: Path):
     save(tmp_path / "f", {"x": mx.arange(12).astype(mx.float32).reshape(4, 3)})
-    tensor = read_header(tmp_path / "f")["x"]
+    tensor = list_tensors(tmp_path / "f")["x"]
     with (tmp_path / "f").open("r+b") as file:
         file.truncate(tensor.offset + 2 * 12)
     assert tensor.read(0, 2).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -114,17 +116,17 @@ def test_reads_no_other_bytes_than_those_of_the_rows(tmp_path: Path):
         tensor.read(1, 3)
 
 
-def test_reads_and_writes_in_parts_where_the_system_limits_a_call(
+def test_reads_and_writes_larger_tensors_than_one_system_call_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(safetensors, "MAX_IO_BYTES", 5)
+    monkeypatch.setattr(files, "MAX_IO_BYTES", 5)
     value = mx.arange(9).astype(mx.float32)
     with FileWriter(tmp_path / "f", [TensorSpec("x", mx.float32, (9,))], {}) as writer:
         writer.write("x", value)
-    assert mx.array_equal(read_header(tmp_path / "f")["x"].read(), value)
+    assert mx.array_equal(list_tensors(tmp_path / "f")["x"].read(), value)
 
 
-def test_writer_round_trip_in_interleaved_pieces(tmp_path: Path):
+def test_writer_round_trip_in_interleaved_chunks(tmp_path: Path):
     specs = [
         TensorSpec("w", mx.uint32, (5, 4)),
         TensorSpec("scales", mx.bfloat16, (5, 3)),
@@ -134,7 +136,7 @@ def test_writer_round_trip_in_interleaved_pieces(tmp_path: Path):
     ]
     values = {
         "w": mx.random.randint(0, 1 << 30, (5, 4)).astype(mx.uint32),
-        "scales": mx.random.normal((3, 5)).astype(mx.bfloat16).T,  # Not contiguous.
+        "scales": mx.random.normal((3, 5)).astype(mx.bfloat16).T,  # not contiguous
         "u": mx.array([1, 2, 255], mx.uint8),
         "h": mx.array(0.5, mx.float16),
         "empty": mx.zeros((0, 2)),
@@ -154,10 +156,10 @@ def test_writer_round_trip_in_interleaved_pieces(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["x" * length for length in range(1, 9)])
-def test_tensors_begin_at_a_multiple_of_eight_bytes(tmp_path: Path, name: str):
+def test_tensor_data_begins_at_a_multiple_of_eight_bytes(tmp_path: Path, name: str):
     with FileWriter(tmp_path / "f", [TensorSpec(name, mx.float32, (1,))], {}) as writer:
         writer.write(name, mx.ones((1,)))
-    assert read_header(tmp_path / "f")[name].offset % 8 == 0
+    assert list_tensors(tmp_path / "f")[name].offset % 8 == 0
 
 
 def test_the_reference_implementation_reads_what_is_written(tmp_path: Path):
@@ -174,7 +176,7 @@ def test_writer_refuses_an_incomplete_file(tmp_path: Path):
         writer.close()
 
 
-def test_writer_refuses_what_was_not_announced(tmp_path: Path):
+def test_writer_refuses_values_that_do_not_match_the_spec(tmp_path: Path):
     with FileWriter(tmp_path / "f", [TensorSpec("x", mx.float32, (2,))], {}) as writer:
         with pytest.raises(ValueError, match="longer"):
             writer.write("x", mx.zeros((3,)))
@@ -183,7 +185,7 @@ def test_writer_refuses_what_was_not_announced(tmp_path: Path):
         writer.write("x", mx.zeros((2,)))
 
 
-def test_writer_replaces_no_file(tmp_path: Path):
+def test_writer_does_not_overwrite_a_file(tmp_path: Path):
     (tmp_path / "f").write_text("mine")
     with pytest.raises(FileExistsError):
         FileWriter(tmp_path / "f", [], {})

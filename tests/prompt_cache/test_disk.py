@@ -165,7 +165,7 @@ def age(path: Path) -> None:
     """Rewrite the file as an earlier version would have: whole, but of another format."""
     with snapshot_file.opened(path) as (file, header):
         tensors = {
-            n: (e.kind, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
+            n: (e.dtype, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
         }
     older, snapshot_file.FORMAT = snapshot_file.FORMAT, 0
     try:

@@ -142,7 +142,7 @@ def test_a_whole_file_that_does_not_fit_its_neighbours_is_refused(model, tmp_pat
     path = files_of(tmp_path)[1]
     with snapshot_file.opened(path) as (file, header):
         tensors = {
-            n: (e.kind, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
+            n: (e.dtype, snapshot_file.read_tensor(file, e)) for n, e in header.tensors.items()
         }
     name = next(n for n in tensors if n != "tokens")
     kind, array = tensors.pop(name)

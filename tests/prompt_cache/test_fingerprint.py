@@ -1,4 +1,4 @@
-"""States are found again by the same network only."""
+"""A fingerprint belongs to one network: its weights and how it computes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
 from qwen35_mlx.session.model import load
 
 
-def test_a_copy_has_the_same_and_changed_weights_another(model_folder, tmp_path):
+def test_equal_for_a_copy_and_different_for_changed_weights(model_folder, tmp_path):
     copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
     assert of_weights(copy) == of_weights(model_folder)
     file = copy / "model.safetensors"
@@ -21,6 +21,38 @@ def test_a_copy_has_the_same_and_changed_weights_another(model_folder, tmp_path)
     data[-1] ^= 1
     file.write_bytes(data)
     assert of_weights(copy) != of_weights(model_folder)
+
+
+def test_never_changes_for_the_same_weights(tmp_path):
+    """Stored snapshots are found by it, also those that an earlier version stored."""
+    write_weights(tmp_path / "model.safetensors")
+    assert of_weights(tmp_path) == "d598bd0011a246856f4a4d598b3d6a5f"
+
+
+def write_weights(file):
+    header = {
+        "__metadata__": {"format": "pt"},
+        "b": {"dtype": "F32", "shape": [700], "data_offsets": [8, 2808]},
+        "a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
+    }
+    text = json.dumps(header).encode()
+    data = bytes(i % 251 for i in range(2808))
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is truncated"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        ((3).to_bytes(8, "little") + b"{ ]", "has an unreadable safetensors header"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, says):
+    write_weights(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(content)
+    with pytest.raises(Qwen35Error, match=rf"b\.safetensors {says}"):
+        of_weights(tmp_path)
 
 
 def test_every_tensor_is_sampled(model_folder, tmp_path):
@@ -38,7 +70,7 @@ def test_every_tensor_is_sampled(model_folder, tmp_path):
         assert of_weights(copy) != of_weights(model_folder), name
 
 
-def test_how_it_computes_counts_too(model):
+def test_different_for_every_way_to_compute(model):
     config = model.network.config
     ones = {
         of_network("w", config, "float32", None),
@@ -52,12 +84,12 @@ def test_how_it_computes_counts_too(model):
 
 
 @pytest.mark.parametrize("bits", [3, 4, 16])
-def test_other_kv_bits_are_refused(model_folder, bits):
+def test_unsupported_kv_bits_are_refused(model_folder, bits):
     with pytest.raises(Qwen35Error, match=f"kv_bits is {bits}"):
         load(model_folder, kv_bits=bits)
 
 
-def test_eight_bit_keys_and_values_stay_close_and_take_less(model_folder, model):
+def test_eight_bit_keys_and_values_are_close_and_smaller(model_folder, model):
     packed = load(model_folder, kv_bits=8)
     ids = [(7 * i) % 300 for i in range(200)]
     difference = abs(packed.logits(ids) - model.logits(ids)).max()

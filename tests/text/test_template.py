@@ -1,4 +1,4 @@
-"""Rendering: the environment templates expect, what they are given, and what errors say."""
+"""Rendering: the environment of templates, their input, and errors."""
 
 import json
 import re
@@ -56,17 +56,17 @@ def test_no_generation_prompt_on_request(template: ChatTemplate):
     assert rendered == "<|im_start|>user\nHello<|im_end|>\n"
 
 
-def test_blocks_take_their_line_with_them():
+def test_a_block_tag_leaves_no_empty_line():
     assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n") == "a\nb\nc"
 
 
-def test_tojson_prints_plain_json_in_the_given_order():
+def test_tojson_keeps_the_order_and_escapes_no_html():
     tools = [{"z": "<b> & 'é'", "a": [1, None, True]}]
     expected = """{"z": "<b> & 'é'", "a": [1, null, true]}"""
     assert render("{{ tools[0] | tojson }}", tools=tools) == expected
 
 
-def test_tojson_takes_the_options_of_json():
+def test_tojson_options():
     tools = [{"b": 1, "a": 2}]
     source = "{{ tools[0] | tojson(indent=1, sort_keys=true, separators=(',', ':')) }}"
     assert render(source, tools=tools) == '{\n "a":2,\n "b":1\n}'
@@ -76,28 +76,28 @@ def test_message_text_is_not_escaped():
     assert render("{{ messages[0].content }}", [{"role": "user", "content": "<&>"}]) == "<&>"
 
 
-def test_loop_controls_are_there():
+def test_loop_controls():
     source = "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
     assert render(source) == "012"
 
 
-def test_generation_block_prints_its_body_and_keeps_its_names():
+def test_a_generation_block_renders_its_body_in_its_own_scope():
     source = "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}"
     assert render(source) == "21"
 
 
-def test_strftime_now_is_there():
+def test_strftime_now():
     assert re.fullmatch(r"\d{4}", render("{{ strftime_now('%Y') }}"))
 
 
-def test_thinking_is_three_valued():
+def test_thinking_is_true_false_or_undefined():
     source = "{{ enable_thinking if enable_thinking is defined else 'undefined' }}"
     assert render(source, thinking=True) == "True"
     assert render(source, thinking=False) == "False"
     assert render(source) == "undefined"
 
 
-def test_special_tokens_are_variables_where_set():
+def test_special_tokens_are_variables_if_set():
     source = "{{ bos_token is defined }} {{ eos_token }}"
     assert ChatTemplate(source, eos_token="<eos>").render(HELLO) == "False <eos>"
 
@@ -106,15 +106,15 @@ def test_tools_are_none_by_default():
     assert render("{{ tools is none }}") == "True"
 
 
-def test_the_sandbox_holds():
+def test_templates_run_in_a_sandbox():
     assert "SecurityError" in error_of("{{ messages.__class__.__mro__[1].__subclasses__() }}")
     assert "SecurityError" in error_of("{{ messages.append(1) }}")
 
 
-# What a template is given
+# Messages and tools
 
 
-def test_call_arguments_in_json_text_render_as_a_mapping(template: ChatTemplate):
+def test_call_arguments_as_json_text_become_a_mapping(template: ChatTemplate):
     arguments = json.dumps(CALL["function"]["arguments"])
     as_text = {"type": "function", "function": {"name": "add", "arguments": arguments}}
     asks = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [as_text]}]
@@ -141,13 +141,13 @@ def test_missing_content_is_empty_beside_calls_or_reasoning():
         assert render(source, [*HELLO, {"role": "assistant", "content": None, **extra}]) == "[]"
 
 
-def test_content_may_be_parts():
+def test_content_may_be_a_list_of_parts():
     parts = ({"type": "text", "text": "Hi"},)
     source = "{% for part in messages[0].content %}{{ part.text }}{% endfor %}"
     assert render(source, [{"role": "user", "content": parts}]) == "Hi"
 
 
-def test_any_mapping_and_string_type_reaches_the_template_plain():
+def test_any_mapping_and_string_type_becomes_plain():
     class Role(StrEnum):
         USER = "user"
 
@@ -156,7 +156,7 @@ def test_any_mapping_and_string_type_reaches_the_template_plain():
     assert render("{{ messages[0].role.name is defined }}", (message,)) == "False"
 
 
-def test_rendering_leaves_the_messages_as_they_were():
+def test_rendering_does_not_change_the_messages():
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
     before = json.dumps(messages)
@@ -167,12 +167,12 @@ def test_rendering_leaves_the_messages_as_they_were():
 # Errors
 
 
-def test_a_refusal_is_told_in_the_templates_own_words(template: ChatTemplate):
+def test_a_refusal_has_the_templates_message(template: ChatTemplate):
     with pytest.raises(Qwen35Error, match=r"chat_template\.jinja refuses .*message comes first"):
         template.render([*HELLO, {"role": "system", "content": "late"}])
 
 
-def test_a_broken_template_names_its_line():
+def test_a_syntax_error_is_named_with_its_line():
     with pytest.raises(Qwen35Error, match="broken at line 2 "):
         ChatTemplate("fine\n{% if %}")
 
@@ -187,11 +187,11 @@ def test_a_broken_template_names_its_line():
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     ],
 )
-def test_a_failing_template_is_one_line(source: str):
+def test_the_error_of_a_failing_template_is_one_line(source: str):
     assert "take the chat template of the original checkpoint" in error_of(source)
 
 
-def test_a_template_that_python_cannot_compile_is_one_line():
+def test_the_error_of_a_template_that_python_cannot_compile_is_one_line():
     with pytest.raises(Qwen35Error, match="cannot be compiled") as caught:
         ChatTemplate("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
     assert "\n" not in str(caught.value)
@@ -229,7 +229,7 @@ def test_bad_tools_are_named(tools: object):
     assert "tools is not a list of mappings" in error_of("", tools=tools)
 
 
-# Where the template is
+# Files
 
 
 def write(path: Path, **files: object) -> Path:
@@ -253,12 +253,12 @@ def test_the_jinja_file_comes_before_the_json_files(tmp_path: Path):
     assert rendered_from(tmp_path) == "jinja"
 
 
-def test_a_json_file_without_a_template_is_passed_over(tmp_path: Path):
+def test_a_json_file_without_a_template_is_skipped(tmp_path: Path):
     write(tmp_path, tokenizer_config={"chat_template": "config"}, chat_template={"other": 1})
     assert rendered_from(tmp_path) == "config"
 
 
-def test_of_named_templates_the_default_is_taken(tmp_path: Path):
+def test_the_default_of_several_named_templates_is_used(tmp_path: Path):
     named: list[Mapping[str, str]] = [
         {"name": "rag", "template": "rag"},
         {"name": "default", "template": "yes"},
@@ -267,13 +267,13 @@ def test_of_named_templates_the_default_is_taken(tmp_path: Path):
     assert rendered_from(tmp_path) == "yes"
 
 
-def test_error_lists_the_named_templates_when_none_is_the_default(tmp_path: Path):
+def test_the_error_lists_named_templates_without_a_default(tmp_path: Path):
     write(tmp_path, tokenizer_config={"chat_template": [{"name": "rag", "template": "x"}]})
     with pytest.raises(Qwen35Error, match=r"called 'default' \(there: 'rag'\)"):
         ChatTemplate.from_directory(tmp_path)
 
 
-def test_error_when_there_is_no_template(tmp_path: Path):
+def test_error_for_a_missing_template(tmp_path: Path):
     with pytest.raises(Qwen35Error, match=r"has no chat template: add the chat_template\.jinja"):
         ChatTemplate.from_directory(tmp_path)
 
@@ -293,14 +293,16 @@ def test_special_tokens_come_from_tokenizer_config(tmp_path: Path):
 # Thinking
 
 
-def test_the_default_is_found_by_rendering(template: ChatTemplate):
+def test_thinking_by_default(template: ChatTemplate):
     assert not template.thinks_by_default()
     assert ChatTemplate("<|im_start|>assistant\n<think>\n").thinks_by_default()
     assert not ChatTemplate("<|im_start|>assistant\n").thinks_by_default()
 
 
 @pytest.mark.parametrize(("thinking", "opens"), [(True, True), (False, False), (None, False)])
-def test_the_switch_opens_thinking(template: ChatTemplate, thinking: bool | None, opens: bool):
+def test_the_thinking_option_opens_a_block(
+    template: ChatTemplate, thinking: bool | None, opens: bool
+):
     assert template.opens_thinking(template.render(HELLO, thinking=thinking)) is opens
 
 
@@ -319,5 +321,5 @@ def test_the_switch_opens_thinking(template: ChatTemplate, thinking: bool | None
         ("", False),
     ],
 )
-def test_only_a_block_that_opens_the_last_turn_counts(prompt: str, opens: bool):
+def test_only_a_block_at_the_start_of_the_last_turn_counts(prompt: str, opens: bool):
     assert ChatTemplate.opens_thinking(prompt) is opens

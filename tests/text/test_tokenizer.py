@@ -33,7 +33,7 @@ def streamed(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_survives_encoding(tokenizer: Tokenizer, text: str):
+def test_decoding_restores_encoded_text(tokenizer: Tokenizer, text: str):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert streamed(tokenizer, ids) == text
@@ -42,26 +42,26 @@ def test_text_survives_encoding(tokenizer: Tokenizer, text: str):
 ALPHABET = [*"ab1_ .,'\t\u00a0\u2028{é中\u0301한", "\n", "\n", "\r\n", "'s", "<|im_end|>", "😀"]
 
 
-@pytest.mark.parametrize("piece", [1, 2, 7])
-def test_a_text_in_pieces_has_the_ids_of_the_whole(piece: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "PIECE", piece)
-    monkeypatch.setattr(module, "AT_ONCE", 3)
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+def test_a_text_in_chunks_has_the_ids_of_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(module, "BATCH_CHUNKS", 3)
     demo = Tokenizer.from_directory(DEMO)
-    assert demo._may_cut
+    assert demo._can_chunk
     backend = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
-    rng = random.Random(piece)
-    cuts = 0
+    rng = random.Random(chunk)
+    boundaries = 0
     for _ in range(300):
         text = "".join(rng.choices(ALPHABET, k=rng.randrange(60)))
         assert demo.encode(text) == backend.encode(text, add_special_tokens=False).ids
-        cuts += len(list(module._pieces(text))) - 1
-    assert cuts > 100
+        boundaries += len(list(module._chunks(text))) - 1
+    assert boundaries > 100
 
 
-def test_a_tokenizer_whose_tokens_reach_over_line_breaks_gets_whole_texts(
+def test_a_tokenizer_with_tokens_across_line_breaks_encodes_whole_texts(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(module, "PIECE", 1)
+    monkeypatch.setattr(module, "CHUNK_CHARS", 1)
     alphabet = {c: i for i, c in enumerate(["a", "b", "\u010a", "\u010ab"])}
     backend = tokenizers.Tokenizer(models.BPE(alphabet, [("\u010a", "b")]))
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -75,7 +75,7 @@ def test_special_tokens_in_text_become_their_ids(tokenizer: Tokenizer):
     assert len(ids) == 3
 
 
-def test_token_id_of_an_unknown_name_is_none(tokenizer: Tokenizer):
+def test_the_id_of_an_unknown_token_is_none(tokenizer: Tokenizer):
     assert tokenizer.token_id("<|no such token|>") is None
 
 
@@ -85,13 +85,13 @@ def test_vocab_size_is_the_largest_id_plus_one(tokenizer: Tokenizer):
     assert tokenizer.vocab_size == late + 1
 
 
-def test_a_token_only_in_tokenizer_config_is_a_token(tokenizer: Tokenizer):
+def test_a_token_that_is_only_in_tokenizer_config(tokenizer: Tokenizer):
     assert tokenizer.encode("<|late|>") == [tokenizer.token_id("<|late|>")]
     assert tokenizer.decode([tokenizer.vocab_size - 1]) == "<|late|>"
 
 
 @pytest.mark.parametrize("token_id", [-1, 10**6, 2**32, 2**70])
-def test_an_id_outside_the_vocabulary_is_no_text(tokenizer: Tokenizer, token_id: int):
+def test_an_id_outside_the_vocabulary_is_empty(tokenizer: Tokenizer, token_id: int):
     assert tokenizer.decode([token_id]) == ""
     assert streamed(tokenizer, [*tokenizer.encode("a"), token_id]) == "a"
 
@@ -112,7 +112,7 @@ def test_decoding_agrees_with_the_library_on_every_token(
 def test_stream_equals_decode_equals_library_for_random_ids(
     tokenizer: Tokenizer, backend: tokenizers.Tokenizer, seed: int
 ):
-    """Half the sequences are random ids, so mostly broken UTF-8; half are texts with damage."""
+    """Half the sequences are random ids, mostly invalid UTF-8; half are texts with errors."""
     draw = random.Random(seed)
     size = backend.get_vocab_size()
     ids = draw.choices(range(size), k=draw.randrange(40))
@@ -126,13 +126,13 @@ def test_stream_equals_decode_equals_library_for_random_ids(
     assert streamed(tokenizer, ids) == expected
 
 
-def test_stream_gives_a_character_with_its_last_byte(tokenizer: Tokenizer):
+def test_a_stream_returns_a_character_with_its_last_byte(tokenizer: Tokenizer):
     stream = tokenizer.stream()
     assert [stream.push(i) for i in byte_ids(tokenizer, "a😀b")] == ["a", "", "", "", "😀", "b"]
     assert stream.flush() == ""
 
 
-def test_stream_gives_a_broken_character_up_at_the_next_token(tokenizer: Tokenizer):
+def test_a_stream_replaces_an_incomplete_character_at_the_next_token(tokenizer: Tokenizer):
     half = byte_ids(tokenizer, "😀")[:2]
     stream = tokenizer.stream()
     end = tokenizer.token_id("<|im_end|>")
@@ -140,7 +140,7 @@ def test_stream_gives_a_broken_character_up_at_the_next_token(tokenizer: Tokeniz
     assert [stream.push(i) for i in [*half, end]] == ["", "", "\ufffd<|im_end|>"]
 
 
-def test_flush_gives_an_incomplete_character_and_starts_over(tokenizer: Tokenizer):
+def test_flush_replaces_an_incomplete_character_and_starts_over(tokenizer: Tokenizer):
     stream = tokenizer.stream()
     for token_id in byte_ids(tokenizer, "😀")[:3]:
         assert stream.push(token_id) == ""
@@ -150,12 +150,12 @@ def test_flush_gives_an_incomplete_character_and_starts_over(tokenizer: Tokenize
 
 
 def byte_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """One token for each byte of `text`, however the merges would join them."""
+    """One token per byte of `text`, without merges."""
     single = {tokenizer.token_bytes(i): i for i in reversed(range(tokenizer.vocab_size))}
     return [single[bytes([byte])] for byte in text.encode()]
 
 
-def test_a_saved_truncation_does_not_cut_a_prompt(tmp_path: Path, backend: tokenizers.Tokenizer):
+def test_a_saved_truncation_is_ignored(tmp_path: Path, backend: tokenizers.Tokenizer):
     limited = tokenizers.Tokenizer.from_str(backend.to_str())
     limited.enable_truncation(4)
     limited.enable_padding(length=64)
@@ -182,7 +182,7 @@ def test_error_names_a_missing_tokenizer_json(tmp_path: Path):
     assert "has no tokenizer.json" in error_of(tmp_path)
 
 
-def test_error_for_the_slow_format_says_what_to_add(tmp_path: Path):
+def test_error_for_the_slow_format(tmp_path: Path):
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("")
     assert "vocab.json and merges.txt but no tokenizer.json" in error_of(tmp_path)
@@ -217,6 +217,6 @@ def test_error_for_a_bad_tokenizer_config(
     assert words in error_of(tmp_path)
 
 
-def test_tokenizer_config_may_be_absent(tmp_path: Path, backend: tokenizers.Tokenizer):
+def test_tokenizer_config_may_be_missing(tmp_path: Path, backend: tokenizers.Tokenizer):
     backend.save(str(tmp_path / "tokenizer.json"))
     assert Tokenizer.from_directory(tmp_path).vocab_size == backend.get_vocab_size()

@@ -1,4 +1,4 @@
-"""The body of a tool call: both forms, the model's slips, and types from a schema."""
+"""The body of a tool call: both formats, missing tags, and types from a schema."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_call_may_be_on_one_line():
     ],
     ids=["no </function>", "no last </parameter>"],
 )
-def test_a_forgotten_end_is_forgiven(text: str):
+def test_the_last_closing_tag_may_be_missing(text: str):
     assert parse_call(text, {}) == ParsedCall("f", {"a": "x"})
 
 
@@ -76,7 +76,7 @@ def test_an_open_value_is_unfinished(text: str):
         '{"name": "f", "arguments": ' + "[" * 100_000,
     ],
 )
-def test_a_body_of_neither_form_is_none(text: str):
+def test_a_body_of_neither_format_is_none(text: str):
     assert parse_call(text, {}) is None
 
 
@@ -89,7 +89,7 @@ def test_a_body_of_neither_form_is_none(text: str):
         ('{"name": "f", "arguments": {"a": "raw\nnewline"}}', {"a": "raw\nnewline"}),
     ],
 )
-def test_the_json_form(text: str, arguments: dict[str, object]):
+def test_the_json_format(text: str, arguments: dict[str, object]):
     assert parse_call(text, {}) == ParsedCall("f", arguments)
 
 
@@ -125,7 +125,7 @@ def test_the_json_form(text: str, arguments: dict[str, object]):
         ({"anyOf": 7}, "1", "1"),
     ],
 )
-def test_a_value_takes_the_type_of_its_schema(schema: object, value: str, expected: object):
+def test_a_value_gets_the_type_of_its_schema(schema: object, value: str, expected: object):
     tool = {"name": "f", "parameters": {"properties": {"a": schema}}}
     text = body("<parameter=a>", value, "</parameter>", "</function>")
     for tools in ([tool], [{"type": "function", "function": tool}]):

@@ -1,0 +1,219 @@
+"""Which files of a checkpoint folder are read, and the errors of broken folders."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from tests.checkpoint.cases import (
+    assert_reads,
+    canonical,
+    float8,
+    golden,
+    load,
+    refused,
+    save,
+    write,
+)
+
+
+def test_the_mtp_file_is_read_without_being_in_the_index(tmp_path: Path):
+    config, tensors = golden()
+    trunk = {n: v for n, v in tensors.items() if not n.startswith("mtp.")}
+    path = write(tmp_path / "c", config, trunk, files=2)
+    save(path / "mtp.safetensors", {n: v for n, v in tensors.items() if n.startswith("mtp.")})
+    assert_reads(path, canonical(tensors))
+
+
+def test_a_file_that_is_not_in_the_index_is_not_read(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=2)
+    save(path / "model-00003-of-00003.safetensors", {"other": mx.zeros((1,))})
+    assert_reads(path, canonical(tensors))
+
+
+def test_the_index_decides_between_two_files_with_one_tensor(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=2)
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    for file in path.glob("*.safetensors"):
+        other = next(name for name in index if index[name] != file.name)
+        save(file, load(file) | {other: mx.zeros((1,))})
+    assert_reads(path, canonical(tensors))
+
+
+def test_shards_without_an_index_are_read(tmp_path: Path):
+    config, tensors = golden()
+    assert_reads(write(tmp_path / "c", config, tensors, files=3, index=False), canonical(tensors))
+
+
+def test_the_error_of_a_missing_tensor_names_the_missing_shard(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=3, index=False)
+    (path / "model-00002-of-00003.safetensors").unlink()
+    message = refused(path)
+    assert "has no tensor 'm" in message
+    assert "model-00002-of-00003.safetensors is missing, fetch it" in message
+
+
+def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=3)
+    (path / "model-00002-of-00003.safetensors").unlink()
+    message = refused(path)
+    assert "model-00002-of-00003.safetensors is missing, which model.safetensors.index" in message
+
+
+def test_an_index_that_names_the_wrong_file_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=2)
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    index["weight_map"]["mtp.fc.bias"] = "model-00001-of-00002.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "00001-of-00002.safetensors has no tensor 'mtp.fc.bias'" in refused(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {"a": 1}}'])
+def test_an_unreadable_index_is_refused(tmp_path: Path, text: str):
+    path = write(tmp_path / "c", *golden())
+    (path / "model.safetensors.index.json").write_text(text)
+    assert "index.json" in refused(path)
+
+
+def test_an_index_that_names_a_file_outside_is_refused(tmp_path: Path):
+    path = write(tmp_path / "c", *golden())
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
+    assert "outside its folder" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "lm_head.weight",
+        "model.language_model.layers.1.linear_attn.A_log",
+        "model.language_model.layers.3.self_attn.q_norm.weight",
+        "mtp.fc.weight",
+        "mtp.layers.0.mlp.up_proj.weight",
+    ],
+)
+def test_a_missing_tensor_is_named(tmp_path: Path, gone: str):
+    config, tensors = golden()
+    del tensors[gone]
+    message = refused(write(tmp_path / "c", config, tensors))
+    assert f"has no tensor '{gone.replace('language_model.', '')}'" in message
+
+
+@pytest.mark.parametrize("gone", ["0.up_proj", "3.gate_proj", "7.down_proj"])
+def test_a_missing_expert_is_named(tmp_path: Path, gone: str):
+    config, tensors = golden("moe")
+    del tensors[f"mtp.layers.0.mlp.experts.{gone}.weight"]
+    message = refused(write(tmp_path / "c", config, tensors))
+    assert f"no expert {gone[0]} for 'mtp.layers.0.mlp.switch_mlp.{gone[2:]}.weight'" in message
+
+
+def test_an_expert_of_another_shape_is_named(tmp_path: Path):
+    config, tensors = golden("moe")
+    tensors["mtp.layers.0.mlp.experts.2.up_proj.weight"] = mx.zeros((31, 64))
+    assert "experts.2.up_proj.weight' is F32 [31, 64]" in refused(
+        write(tmp_path / "c", config, tensors)
+    )
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "model.language_model.layers.4.input_layernorm.weight",
+        "model.language_model.layers.0.self_attn.q_proj.bias",
+        "mtp.layers.1.input_layernorm.weight",
+        "mtp.fc.weight_scale_inv",
+        "surprise",
+    ],
+)
+def test_an_unknown_tensor_is_named(tmp_path: Path, extra: str):
+    config, tensors = golden()
+    message = refused(write(tmp_path / "c", config, tensors | {extra: mx.zeros((64,))}))
+    assert f"unknown tensor '{extra.replace('language_model.', '')}'" in message
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path):
+    config, tensors = golden()
+    tensors["lm_head.weight"] = mx.zeros((256, 63))
+    message = refused(write(tmp_path / "c", config, tensors))
+    assert "'lm_head.weight' has shape [256, 63] where config.json asks for [256, 64]" in message
+
+
+def test_a_wrong_dtype_is_named(tmp_path: Path):
+    config, tensors = golden()
+    tensors["lm_head.weight"] = mx.zeros((256, 64), mx.uint32)
+    assert "'lm_head.weight' has the dtype U32" in refused(write(tmp_path / "c", config, tensors))
+
+
+def test_one_tensor_under_two_names_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    tensors["model.norm.weight"] = tensors["model.language_model.norm.weight"]
+    assert "both hold 'model.norm.weight'" in refused(write(tmp_path / "c", config, tensors))
+
+
+def test_one_tensor_in_two_files_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, index=False)
+    save(path / "model-2.safetensors", {"mtp.fc.weight": tensors["mtp.fc.weight"]})
+    assert "both hold 'mtp.fc.weight'" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "says"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "quantisation by 'gptq'"),
+        ({"quant_method": "awq", "bits": 4}, "quantisation by 'awq'"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "by 'bitsandbytes'"),
+        ({"quant_method": "compressed-tensors"}, "by 'compressed-tensors'"),
+        ({"quant_algo": "NVFP4"}, "is not supported"),
+        ({"quant_method": "fp8", "weight_block_size": None}, "weight_block_size None"),
+    ],
+)
+def test_an_unsupported_quantisation_is_named(
+    tmp_path: Path, quantization: dict[str, Any], says: str
+):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config | {"quantization_config": quantization}, tensors)
+    assert says in refused(path)
+
+
+def test_float8_with_missing_or_wrong_scales_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    config, stored, _ = float8(config, tensors)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    scales = stored.pop(name + "_scale_inv")
+    assert f"'{name}' has no '{name}_scale_inv'" in refused(write(tmp_path / "c", config, stored))
+    stored[name + "_scale_inv"] = mx.ones((2, 1))
+    assert "is F32 [2, 1] where blocks of 128x128 need" in refused(
+        write(tmp_path / "d", config, stored)
+    )
+    stored[name + "_scale_inv"] = scales
+    Checkpoint.open(write(tmp_path / "e", config, stored)).verify()
+
+
+def test_folders_that_are_not_checkpoints(tmp_path: Path):
+    assert "does not exist" in refused(tmp_path / "c")
+    (tmp_path / "f").touch()
+    assert "is a file" in refused(tmp_path / "f")
+    assert "has no config.json" in refused(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is not JSON" in refused(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    assert "config.json does not hold a JSON object" in refused(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(golden()[0]))
+    assert "has no weights" in refused(tmp_path)
+    (tmp_path / "m.gguf").touch()
+    assert "has a GGUF file" in refused(tmp_path)
+
+
+def test_another_model_is_refused(tmp_path: Path):
+    config, tensors = golden()
+    config = copy.deepcopy(config) | {"model_type": "llama"}
+    assert "'llama', which is not Qwen3.5" in refused(write(tmp_path / "c", config, tensors))
