@@ -27,7 +27,7 @@ TESTS = [f"tests/kernels/test_{name}.py" for name in FILES] + ["tests/model/test
 # MLX's own kernels, before the first of ours.
 EXCLUDED = {
     "racecheck": "tests/model/test_with_kernels.py"
-    "::test_the_demo_in_bfloat16_says_the_same_with_kernels"
+    "::test_the_demo_in_bfloat16_replies_the_same_with_kernels"
 }
 # By tool, a kernel body for 64 threads with an error that it must find.
 PLANTED = {
