@@ -100,7 +100,7 @@ class ConversationStore(Database):
         return Conversation(conversation, title, messages, leaf, settings, *rest)
 
     def rename(self, conversation: int, title: str) -> str:
-        """Set the title and return it. An empty title is replaced by one from the first question."""
+        """Set the title and return it; an empty one is replaced by one from the first question."""
         title = " ".join(title.split())
         with self.transaction() as db:
             if not title:

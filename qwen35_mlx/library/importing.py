@@ -24,7 +24,7 @@ _REQUIRED: Any = object()
 
 
 def from_json(text: str) -> Conversation:
-    """Read the JSON of `exporting.to_json`. Message ids are those of the file; the conversation's is 0.
+    """Read the JSON of `exporting.to_json`. The conversation's id is 0.
 
     Raises:
         Qwen35Error: a field is missing, unknown or malformed; the message names it.
@@ -32,7 +32,7 @@ def from_json(text: str) -> Conversation:
     try:
         document = json.loads(
             text.removeprefix("\ufeff"),
-            object_pairs_hook=_without_duplicate_fields,
+            object_pairs_hook=_reject_duplicates,
             parse_constant=_reject_constant,
         )
         _check_storable(document, "")
@@ -111,9 +111,7 @@ def _message(value: object, where: str) -> Message:
         role=fields.one_of("role", get_args(Role)),
         content=fields.take("content", str),
         thinking=fields.take("thinking", str, ""),
-        tool_calls=_check_tool_calls(
-            fields.take("tool_calls", list, []), fields.name("tool_calls")
-        ),
+        tool_calls=_checked_calls(fields.take("tool_calls", list, []), fields.name("tool_calls")),
         state=fields.one_of("state", get_args(MessageState), "complete"),
         finish_reason=fields.one_of("finish_reason", (*get_args(FinishReason), None), None),
         error=fields.take("error", str, ""),
@@ -139,7 +137,7 @@ def _usage(fields: "_Fields") -> Usage:
     return usage
 
 
-def _check_tool_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+def _checked_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
     for index, call in enumerate(calls):
         at = f"{where}[{index}]"
         if not isinstance(call, dict):
@@ -176,7 +174,8 @@ class _Fields:
         # In Python a bool is an int.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind in _NUMBER_TYPES):
             raise Qwen35Error(
-                f"the field '{self.name(field)}' is {_json_type(value)}: give {_accepted_types(kind)}"
+                f"the field '{self.name(field)}' is {_json_type(value)}:"
+                f" give {_accepted_types(kind)}"
             )
         return value
 
@@ -221,7 +220,7 @@ def _accepted_types(kind: Any) -> str:
     return " or ".join(_TYPE_NAMES[one] for one in kinds)
 
 
-def _without_duplicate_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

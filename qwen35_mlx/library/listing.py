@@ -7,14 +7,14 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 
-PREVIEW_CHARACTERS = 200
+PREVIEW_WIDTH = 200
 MAX_NAMED = 5
 _SELECT_SUMMARIES = f"""
     SELECT id, title, model, created, updated,
         (SELECT count(*) FROM messages WHERE conversation = c.id),
         coalesce((SELECT prompt_tokens + reply_tokens FROM messages
             WHERE conversation = c.id AND reply_tokens IS NOT NULL ORDER BY id DESC LIMIT 1), 0),
-        coalesce((SELECT substr(content, 1, {PREVIEW_CHARACTERS}) FROM messages WHERE id = c.leaf), '')
+        coalesce((SELECT substr(content, 1, {PREVIEW_WIDTH}) FROM messages WHERE id = c.leaf), '')
     FROM conversations c
 """
 

@@ -183,7 +183,7 @@ class TurnRecorder:
         self._snapshots.write()
 
     def _snapshot_end(self, reply: Message) -> None:
-        """Add a snapshot where the next prompt continues: after the reply or before its tool call."""
+        """Add a snapshot where the next prompt continues: after the reply or before a tool call."""
         turn, before = self._turn, self._before_tool_call
         ids = [*turn.prompt, *turn.reply_ids]
         messages = [*self._messages, reply.for_template()]
