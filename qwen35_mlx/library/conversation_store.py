@@ -93,10 +93,10 @@ class ConversationStore(Database):
                 raise no_such_conversation(conversation)
             title, leaf, settings, *rest = row
             settings = settings_from_json(settings)
-            found = db.execute(
+            rows = db.execute(
                 f"{_SELECT_MESSAGES} WHERE conversation = ? ORDER BY id", (conversation,)
             )
-            messages = tuple(message_from_row(row) for row in found)
+            messages = tuple(message_from_row(row) for row in rows)
         return Conversation(conversation, title, messages, leaf, settings, *rest)
 
     def rename(self, conversation: int, title: str) -> str:

@@ -22,16 +22,21 @@ from pathlib import Path
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation_store import ConversationStore, insert, no_such_conversation
 from qwen35_mlx.library.home import home
-from qwen35_mlx.library.listing import ConversationSummary, deleted_summaries, resolve, summary_page
+from qwen35_mlx.library.listing import (
+    ConversationSummary,
+    deleted_summaries,
+    find_by_name,
+    summary_page,
+)
 from qwen35_mlx.library.locks import NamedLocks
 from qwen35_mlx.library.rows import replace_surrogates
-from qwen35_mlx.library.search import Hit, find, parse
+from qwen35_mlx.library.search import Hit, find_hits, parse_query
 
 FILE = "library.db"
 # How long a deletion can be undone after its window was killed.
 KEEP_DELETED_SECONDS = 24 * 3600.0
 # The reasons for which a window locks a conversation or a draft.
-OPEN, DELETED, DRAFT, PROBE = "open", "deleted", "draft", "probe"
+CLAIMED, DELETED, DRAFT, PROBE = "claimed", "deleted", "draft", "probe"
 
 
 class Library(ConversationStore):
@@ -95,7 +100,7 @@ class Library(ConversationStore):
             Qwen35Error: no conversation matches, or several do; the message lists them.
         """
         with self.reading() as db:
-            return resolve(db, name)
+            return find_by_name(db, name)
 
     def search(self, text: str, limit: int = 50) -> Sequence[Hit]:
         """Titles, then messages on any path, that contain all words of `text`; newest first.
@@ -103,11 +108,11 @@ class Library(ConversationStore):
         Words match inside longer words and in any case; "quoted words" match as a phrase. There
         are no operators.
         """
-        query = parse(text)
+        query = parse_query(text)
         if not query.terms:
             return []
         with self.reading() as db:
-            return find(db, query, limit)
+            return find_hits(db, query, limit)
 
     # Drafts
 
@@ -163,11 +168,11 @@ class Library(ConversationStore):
 
         The claim lasts until `release` or `close`, or until the process ends for any reason.
         """
-        return self._locks.acquire(str(conversation), OPEN)
+        return self._locks.acquire(str(conversation), CLAIMED)
 
     def release(self, conversation: int) -> None:
         """Give up the claim on a conversation."""
-        self._locks.release(str(conversation), OPEN)
+        self._locks.release(str(conversation), CLAIMED)
 
     # Deleting
 

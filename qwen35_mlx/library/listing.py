@@ -66,7 +66,7 @@ def _summaries(
     return [ConversationSummary(*row) for row in db.execute(_SELECT_SUMMARIES + which, values)]
 
 
-def resolve(db: sqlite3.Connection, name: str) -> int:
+def find_by_name(db: sqlite3.Connection, name: str) -> int:
     """The id of the conversation whose id, title or beginning of the title is `name`.
 
     An exact title goes before a beginning; case and spacing do not matter.

@@ -68,7 +68,7 @@ class Hit:
     created: float
 
 
-def parse(text: str) -> Query:
+def parse_query(text: str) -> Query:
     """Parse words and "quoted phrases". Every character is literal; there are no operators."""
     text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:MAX_QUERY_CHARACTERS])
     found = [phrase or word for phrase, word in re.findall(r'"([^"]*)"?|(\S+)', text)]
@@ -83,7 +83,7 @@ def _case_variants(term: str) -> tuple[str, ...]:
     return tuple("".join(chars) for chars in product(*cases))
 
 
-def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
+def find_hits(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     """Titles, then messages on any path, that contain all terms; newest first."""
     hits = _title_hits(db, query)[:limit]
     conditions, values = ["c.deleted IS NULL"], list[Any]()
@@ -108,7 +108,7 @@ def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     pattern = query.pattern()
     for conversation, title, message, role, content, thinking, created in rows:
         in_content = pattern.search(content) or not pattern.search(thinking)
-        piece = snippet(content if in_content else thinking, query)
+        piece = make_snippet(content if in_content else thinking, query)
         where = "content" if in_content else "thinking"
         hits.append(Hit(conversation, title, message, role, where, piece, created))
     return hits
@@ -120,13 +120,13 @@ def _title_hits(db: sqlite3.Connection, query: Query) -> list[Hit]:
         "SELECT id, title, updated FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
     )
     return [
-        Hit(conversation, title, None, None, "title", snippet(title, query), updated)
+        Hit(conversation, title, None, None, "title", make_snippet(title, query), updated)
         for conversation, title, updated in rows
         if all(term in title.casefold() for term in wanted)
     ]
 
 
-def snippet(text: str, query: Query, before: int = 40, width: int = 160) -> Snippet:
+def make_snippet(text: str, query: Query, before: int = 40, width: int = 160) -> Snippet:
     """The text around the first term; without a match, the beginning of the text.
 
     Args:

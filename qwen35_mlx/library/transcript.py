@@ -40,7 +40,7 @@ class Transcript:
         return self.tree.id or None
 
     @property
-    def durable(self) -> bool:
+    def has_library(self) -> bool:
         """Whether messages are stored in a library."""
         return self._library is not None
 
@@ -81,7 +81,7 @@ class Transcript:
             self._library.save(message, durable=durable)
 
     @contextmanager
-    def all_or_nothing(self) -> Generator[None]:
+    def transaction(self) -> Generator[None]:
         """Several changes as one; an exception undoes all of them."""
         before = self.tree
         try:
@@ -98,7 +98,7 @@ class Transcript:
 
     def add_all(self, messages: Sequence[Message]) -> None:
         """Add copies of messages as a new path from the root, all of them or none."""
-        with self.all_or_nothing():
+        with self.transaction():
             parent: int | None = None
             for message in messages:
                 # Without the usage, which counts only for the original.

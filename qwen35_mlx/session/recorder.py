@@ -68,7 +68,7 @@ class TurnRecorder:
         state: MessageState = "cancelled"
         error, done = "", None
         try:
-            if transcript.durable:
+            if transcript.has_library:
                 yield TurnStarted(transcript.tree.id, parent, reply)
                 if transcript.tree.title != title:
                     yield Titled(transcript.tree.id, transcript.tree.title)
@@ -103,7 +103,7 @@ class TurnRecorder:
             the ids of the last new message and of the reply.
         """
         transcript = self._transcript
-        with transcript.all_or_nothing():
+        with transcript.transaction():
             for message in added:
                 role = cast(Role, message["role"])
                 parent = transcript.add(Message(0, parent, role, message["content"])).id

@@ -81,7 +81,7 @@ def random_change(library: Library, rng: random.Random, conversation: int) -> No
 
 
 def write_turns(folder: str, rng: random.Random, until: float) -> None:
-    """Use the library as its only process."""
+    """Run turns and random changes as the only process."""
     with Library(folder) as library:
         report("ready")
         own_conversations: list[int] = []
@@ -100,7 +100,7 @@ def write_turns(folder: str, rng: random.Random, until: float) -> None:
 
 
 def share_library(folder: str, rng: random.Random, until: float) -> None:
-    """Use the conversations of other processes too, and close and open the library often."""
+    """Run turns in conversations that other processes use too, reopening the library often."""
     report("ready")
     while time.monotonic() < until:
         with Library(folder) as library:

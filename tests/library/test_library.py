@@ -358,9 +358,7 @@ def test_a_deletion_by_a_killed_window_can_be_undone_for_a_day(
         after.undelete(conversation)
         assert ids(after) == [conversation]
     subprocess.run([sys.executable, "-c", code, str(library.folder)], check=False)
-    monkeypatch.setattr(
-        library_module, "KEEP_DELETED_SECONDS", -1.0
-    )  # at once
+    monkeypatch.setattr(library_module, "KEEP_DELETED_SECONDS", -1.0)  # at once
     Library(library.folder).close()
     with Library(library.folder) as after:
         assert not after.deleted()

@@ -92,8 +92,8 @@ class ExpectedLibrary:
         deleted = {summary.id for summary in library.deleted()}
         assert deleted ^ self.deleted <= {self.uncertain}
         self.deleted = deleted
-        stored = {number for number, _ in [*self.messages.values(), *self.partial.values()]}
-        trees = {number: library.conversation(number) for number in stored - deleted}
+        stored_ids = {number for number, _ in [*self.messages.values(), *self.partial.values()]}
+        trees = {number: library.conversation(number) for number in stored_ids - deleted}
         for message, (number, content) in self.messages.items():
             if number in trees:
                 found = trees[number].message(message)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.library.search import parse, snippet
+from qwen35_mlx.library.search import make_snippet, parse_query
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 TEXTS = {
@@ -173,12 +173,14 @@ def test_hits_are_newest_first_and_limited(tmp_path: Path) -> None:
     ],
 )
 def test_a_snippet_marks_the_terms(text, query, shown, marked) -> None:
-    piece = snippet(text, parse(query))
+    piece = make_snippet(text, parse_query(query))
     assert piece.text == shown
     assert [piece.text[start:end] for start, end in piece.spans] == marked
 
 
 def test_a_snippet_is_the_text_around_the_first_term() -> None:
-    piece = snippet("x" * 1000 + "needle" + "y" * 1000, parse("needle"), before=10, width=30)
+    piece = make_snippet(
+        "x" * 1000 + "needle" + "y" * 1000, parse_query("needle"), before=10, width=30
+    )
     assert piece.text == "…" + "x" * 10 + "needle" + "y" * 14 + "…"
     assert [piece.text[start:end] for start, end in piece.spans] == ["needle"]
