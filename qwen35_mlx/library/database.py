@@ -17,7 +17,7 @@ from qwen35_mlx.library.locks import locked
 
 # The longest wait for another window's transaction, which should take milliseconds.
 BUSY_SECONDS = 30.0
-# "Qw35"; it tells this library apart from another program's database.
+# "Qw35", to recognise the database of another program.
 APPLICATION_ID = 0x51773335
 
 # Ids are never reused (AUTOINCREMENT), because lock files are named after them. The foreign keys
