@@ -1,4 +1,4 @@
-"""Libraries and states written by earlier versions open unchanged; `stored/write.py` wrote them."""
+"""Files of earlier versions, written by `stored/write.py`, open with the current code."""
 
 import shutil
 import time
@@ -49,7 +49,7 @@ def test_a_stored_conversation_exports_to_the_same_markdown(home, version, monke
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_an_exported_conversation_is_imported_and_exported_to_the_same_bytes(
+def test_a_stored_export_is_imported_and_exported_to_the_same_bytes(
     version, tmp_path, conversation
 ):
     text = (version / f"{conversation}.json").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_an_exported_conversation_is_imported_and_exported_to_the_same_bytes(
         assert to_json(library.conversation(new)) == text
 
 
-def test_drafts_titles_and_search(home):
+def test_stored_drafts_titles_and_search(home):
     with Library(home) as library:
         assert library.draft(4) == "还没有发送\nsecond line"
         assert library.resolve("Robin and Ada") == 1
@@ -66,7 +66,7 @@ def test_drafts_titles_and_search(home):
         assert {hit.conversation for hit in library.search("carry 1")} == {2}
 
 
-def test_versions_and_settings(home):
+def test_stored_message_versions_and_settings(home):
     with Library(home) as library:
         tree = library.conversation(1)
         edited, settings = library.conversation(1).siblings(3), library.conversation(2).settings
@@ -78,15 +78,15 @@ def test_versions_and_settings(home):
     assert settings.sampling["top_k"] == 12
 
 
-def test_the_next_turn_goes_on_from_the_stored_state(home, demo):
-    """The states are found by their fingerprint, read whole, and equal a fresh prefill."""
-    question, states = "What is my name?", home / "states"
-    before = {path.name for path in states.rglob("*.safetensors")}
+def test_the_next_turn_continues_from_the_stored_snapshot(home, demo):
+    """The snapshot is found by its fingerprint and gives the same reply as a full prefill."""
+    question, snapshots = "What is my name?", home / "states"
+    before = {path.name for path in snapshots.rglob("*.safetensors")}
     with Library(home) as library:
         chat = Chat(demo, library=library, conversation=1)
         events = list(chat.send(question, max_tokens=12))
         chat.close()
-    shutil.rmtree(states)
+    shutil.rmtree(snapshots)
     with Library(home) as library:
         library.select(1, library.conversation(1).path()[3].id)
         fresh = Chat(demo, library=library, conversation=1)

@@ -1,4 +1,4 @@
-"""An engine without a model: it plays scripts, for tests and for `qwen35-chat --fake`."""
+"""An engine without a model that plays scripted events, for tests and `qwen35-chat --fake`."""
 
 import time
 from collections import deque
@@ -38,12 +38,12 @@ from qwen35_mlx.session.requests import (
 )
 
 CONTEXT = 4096
-# Seconds to wait, and the event that comes then.
+# Maps a user message to events, each with its delay in seconds after the previous one.
 Script = Callable[[str], Iterable[tuple[float, Event]]]
 
 
 def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -> Done:
-    """The end of a turn of round figures."""
+    """The last event of a turn, with made-up usage."""
     usage = Usage(
         prompt_tokens=prompt,
         cached_tokens=0,
@@ -56,9 +56,9 @@ def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -
 
 
 def demonstration(text: str) -> Iterable[tuple[float, Event]]:
-    """A reply that shows what a reply can be, at the pace of a model."""
-    for step in range(0, 1025, 128):
-        yield 0.05, PrefillProgress(step, 1024, 0)
+    """A script with prefill, thinking and a Markdown answer, at the pace of a model."""
+    for position in range(0, 1025, 128):
+        yield 0.05, PrefillProgress(position, 1024, 0)
     for word in [
         "The",
         "user",
@@ -96,15 +96,18 @@ def greet(name: str) -> str:
 
 
 class FakeEngine:
-    """Plays scripts on time, or what a test puts in with `play`.
+    """Plays a script for each message, or the events that a test passes to `play`.
 
     Args:
-        library: written to as a real engine would, if there is one.
-        script: makes the reply to each message; None leaves that to the test.
-        loads: whether the model loads by itself.
+        library: receives the messages, as with a real engine; None stores nothing.
+        script: the events of each reply; None if a test plays them.
+        loads: whether `start` loads the model at once.
+        model: the model's name.
+        clock: the current time in seconds.
 
     Attributes:
-        calls: what the screen has asked for.
+        calls: all calls of `start`, `cancel` and `close`, and all submitted requests, in order.
+        polls: the number of calls of `poll`.
     """
 
     def __init__(
@@ -125,7 +128,6 @@ class FakeEngine:
         self._clock = clock
         self._ready: deque[Event] = deque()
         self._timed: deque[tuple[float, Event]] = deque()
-        self._waiting: deque[Request] = deque()
         self._conversation: int | None = None
         self._partial: Message | None = None  # the reply that is being written
 
@@ -134,10 +136,10 @@ class FakeEngine:
         return [call.text for call in self.calls if isinstance(call, Send)]
 
     def play(self, events: Sequence[Event]) -> None:
-        """Have the next poll give these."""
+        """Return these events from the next `poll`."""
         self._ready.extend(events)
 
-    # The protocol
+    # The engine protocol
 
     def start(self) -> None:
         self.calls.append("start")
@@ -172,7 +174,7 @@ class FakeEngine:
     def close(self) -> None:
         self.calls.append("close")
 
-    # What a real engine would do
+    # Requests, with the effects on the library that a real engine has
 
     def _take(self, request: Request) -> None:
         match request:
@@ -253,7 +255,7 @@ class FakeEngine:
             self._timed.append((at, event))
 
     def _record(self, event: Event) -> None:
-        """Write an event of the turn into the library."""
+        """Apply an event of the turn to the reply in the library."""
         reply = self._partial
         if reply is None or self._library is None:
             return

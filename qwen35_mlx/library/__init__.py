@@ -1,1 +1,1 @@
-"""What was said: conversations in SQLite, search, import and export. Never imports mlx."""
+"""Stored conversations: SQLite, search, import and export. Never imports mlx."""

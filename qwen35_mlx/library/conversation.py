@@ -1,8 +1,8 @@
-"""A conversation as a tree of messages, of which one path is selected.
+"""A conversation: a tree of messages with one selected path.
 
-Nothing is ever overwritten. Another version of a question is one more child of the same parent
-(`edit`), another reply one more child of the question (`retry`), and a message in the middle can
-be selected to go on from there (`branch`): the old path stays where it was.
+Nothing is overwritten. An edited question is a new child of the same parent, a retried reply is a
+new child of the question, and any message can be selected to continue from there. The old path
+stays in the tree.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn cost.
+    """Token counts, times and peak memory of one turn.
 
     Attributes:
-        prompt_tokens: length of the rendered conversation.
-        cached_tokens: how many of them needed no prefill.
-        reply_tokens: generated, the token that ended the reply included.
-        prefill_seconds, decode_seconds: wall-clock time up to the first token, and after it.
-        peak_memory: bytes of MLX arrays at the worst moment of the turn.
+        prompt_tokens: tokens of the rendered conversation.
+        cached_tokens: prompt tokens that were restored from the prompt cache.
+        reply_tokens: generated tokens, including the one that ended the reply.
+        prefill_seconds, decode_seconds: wall-clock time before and after the first reply token.
+        peak_memory: the most bytes held by MLX arrays during the turn.
     """
 
     prompt_tokens: int
@@ -37,21 +37,22 @@ class Usage:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens computed per second; cached ones do not count."""
+        """Prefilled tokens per second, without the cached ones."""
         return (self.prompt_tokens - self.cached_tokens) / max(self.prefill_seconds, 1e-9)
 
     @property
     def decode_rate(self) -> float:
-        """Tokens per second after the first."""
+        """Reply tokens per second, without the first."""
         return max(self.reply_tokens - 1, 0) / max(self.decode_seconds, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSettings:
-    """How the next turns are answered; None leaves it to the model.
+    """Settings of the next turns. None means the model's default.
 
     Attributes:
-        sampling: `temperature`, `top_p`, ... over the model's defaults.
+        system: the system prompt.
+        sampling: `temperature`, `top_p` and so on; they override the model's defaults.
     """
 
     system: str | None = None
@@ -63,16 +64,16 @@ class ChatSettings:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a tree.
+    """One message of a conversation.
 
     Attributes:
-        id: positive, unique in the library; a later message has a greater one.
-        parent: the message it follows; None for a first one.
-        tool_calls: as chat templates take them: {"type": "function", "function": {...}}.
-        state: "partial" while a reply is being written, and for good if the writer was killed.
-        error: one line, if the state is "failed".
-        model: that wrote it; "" if nobody knows, or no model did.
-        thinking_seconds: wall-clock time of the thinking; None if there was none.
+        id: positive and unique in the library; later messages have greater ids.
+        parent: the id of the message that this one follows; None for a first message.
+        tool_calls: in the form of chat templates: {"type": "function", "function": {...}}.
+        state: "partial" while a reply is being written; it stays so if the process is killed.
+        error: one line if the state is "failed", otherwise "".
+        model: the name of the model that wrote it; "" if unknown or written by the user.
+        thinking_seconds: wall-clock time of the thinking; None if there is none.
         created: seconds since 1970, UTC.
     """
 
@@ -92,16 +93,16 @@ class Message:
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing at all, as a reply does that was stopped before its start."""
+        """Whether it has no content, thinking or tool calls."""
         return not (self.content or self.thinking or self.tool_calls)
 
     @property
     def abandoned(self) -> bool:
-        """Whether it is a reply that did not come to say anything."""
+        """Whether it is a reply that was interrupted before its first token."""
         return self.role == "assistant" and self.state != "complete" and self.empty
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates take it: the inverse of what the recorder stores."""
+        """The message as a chat template takes it."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.role == "assistant":
             message["reasoning_content"] = self.thinking
@@ -112,19 +113,19 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A tree of messages and the path through it that is selected. A value: changes make copies.
+    """A tree of messages and its selected path. Immutable: `with_message` and `with_leaf` copy it.
 
     Attributes:
-        id: positive, unique in the library, never used again.
-        messages: all of them, by id; every parent comes before its children.
-        leaf: the last message of the selected path; None where nothing is selected.
-        settings: how its turns are answered.
-        model: the one it was last used with; "" for none yet.
-        draft: what the user has typed and not sent.
-        created, updated: seconds since 1970, UTC; `updated` is when its messages last changed.
+        id: positive and unique in the library; never reused. 0 if it is not stored.
+        messages: all messages in order of id; every parent comes before its children.
+        leaf: the id of the last message of the selected path; None if no path is selected.
+        settings: the settings of its next turns.
+        model: the name of the model it was last used with; "" before the first use.
+        draft: text that was typed but not sent.
+        created, updated: seconds since 1970, UTC; `updated` is when a message last changed.
 
     Raises:
-        Qwen35Error: a parent or the leaf is not among the messages before it.
+        Qwen35Error: a message comes before its parent, or a parent or the leaf is missing.
     """
 
     id: int
@@ -157,7 +158,7 @@ class Conversation:
         object.__setattr__(self, "_children", children)
 
     def message(self, message: int) -> Message:
-        """A message by its id.
+        """The message of this id.
 
         Raises:
             Qwen35Error: the conversation has no such message.
@@ -167,7 +168,7 @@ class Conversation:
         return self._by_id[message]
 
     def path(self, to: int | None = None) -> tuple[Message, ...]:
-        """The messages from a first one to `to`; without it, the selected path."""
+        """The messages from the root to message `to`; by default, the selected path."""
         at = self.leaf if to is None else to
         path: list[Message] = []
         while at is not None:
@@ -176,22 +177,22 @@ class Conversation:
         return tuple(reversed(path))
 
     def children(self, message: int | None) -> tuple[int, ...]:
-        """What follows a message, oldest first; of None: the first messages."""
+        """Ids of the replies to a message, oldest first; for None, of the first messages."""
         if message is not None:
             self.message(message)
         return tuple(self._children[message])
 
     def siblings(self, message: int) -> tuple[int, ...]:
-        """The versions of a message, itself included, oldest first."""
+        """Ids of all versions of a message, including itself, oldest first."""
         return tuple(self._children[self.message(message).parent])
 
     def position(self, message: int) -> tuple[int, int]:
-        """Which version of how many a message is: (2, 3) for the second of three."""
+        """A message's place among its versions: (2, 3) for the second of three."""
         siblings = self.siblings(message)
         return siblings.index(message) + 1, len(siblings)
 
     def newest_leaf(self, message: int) -> int:
-        """The newest message among a message and all that follow it; always a leaf."""
+        """The id of the newest message in the subtree of a message. It is always a leaf."""
         newest = message
         waiting = [message]
         while waiting:
@@ -201,11 +202,11 @@ class Conversation:
         return newest
 
     def for_template(self, to: int | None = None) -> list[dict[str, Any]]:
-        """The path as chat templates take it.
+        """The path to message `to` as a chat template takes it; by default, the selected path.
 
         The system prompt of the settings comes first, unless the path begins with a message of
-        role "system", which then stands in its place. Replies that were stopped before they said
-        anything are left out; one that ended by itself stays, said it nothing.
+        role "system". Replies that were interrupted before their first token are left out; an
+        empty reply that is complete stays.
         """
         path = [message for message in self.path(to) if not message.abandoned]
         messages = [message.for_template() for message in path]
@@ -214,19 +215,19 @@ class Conversation:
         return messages
 
     def with_message(self, message: Message) -> "Conversation":
-        """With one more message, selected; or with a new version of the one of that id."""
+        """A copy with the message replaced if its id exists, otherwise added and selected."""
         if message.id in self._by_id:
             messages = tuple(message if m.id == message.id else m for m in self.messages)
             return replace(self, messages=messages)
         return replace(self, messages=(*self.messages, message), leaf=message.id)
 
     def with_leaf(self, leaf: int | None) -> "Conversation":
-        """With the path to `leaf` selected."""
+        """A copy with the path to `leaf` selected."""
         return replace(self, leaf=leaf)
 
 
 def title_from(text: str, width: int = 60) -> str:
-    """A title of at most `width` characters: the first line that says something, cut at a word."""
+    """A title of at most `width` characters: the first line with text, cut between words."""
     line = next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
     if len(line) <= width:
         return line

@@ -1,11 +1,12 @@
-"""The library's SQLite file: its tables, how it is opened, and what its errors mean.
+"""The library's SQLite file: schema, migrations, connections, transactions and error messages.
 
-The tables change by migrations, numbered by `PRAGMA user_version`. Each is one transaction with
-its number in it: a process that is killed in the middle leaves the old version whole.
+The schema changes by migrations, numbered by `PRAGMA user_version`. Each migration is one
+transaction that also sets the number: a process that is killed halfway leaves the old version.
 """
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
@@ -14,13 +15,13 @@ from pathlib import Path
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.locks import locked
 
-# How long to wait for another window's transaction; each takes milliseconds.
+# The longest wait for another window's transaction, which should take milliseconds.
 BUSY_SECONDS = 30.0
-# "Qw35": so that another program's database is not taken for ours.
+# "Qw35", to recognise the database of another program.
 APPLICATION_ID = 0x51773335
 
-# Ids are never used again (AUTOINCREMENT): lock files and model states are named after them. The
-# keys over two columns keep a parent and a leaf within their own conversation.
+# Ids are never reused (AUTOINCREMENT), because lock files are named after them. The foreign keys
+# over two columns keep a parent and a leaf within their own conversation.
 _TABLES = (
     """
     CREATE TABLE conversations (
@@ -65,8 +66,8 @@ _TABLES = (
     "CREATE INDEX conversations_by_time ON conversations (updated, id) WHERE deleted IS NULL",
     "CREATE TABLE drafts (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL) STRICT",
 )
-# Trigrams find any run of three characters, in scripts without spaces too; shorter ones are found
-# by reading the text. The index holds no text of its own: it follows the table by triggers.
+# A trigram index finds any substring of three or more characters, also in scripts without spaces;
+# shorter ones need a scan of the messages. It stores no text: triggers keep it equal to the table.
 _SEARCH = (
     "CREATE VIRTUAL TABLE search USING fts5"
     " (content, thinking, content='messages', content_rowid='id', tokenize='trigram')",
@@ -93,18 +94,107 @@ _SEARCH = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_TABLES, _SEARCH)
 
 
-def prepare(file: Path) -> None:
-    """Make the database, or bring it to this version. One process at a time does this.
+class Database:
+    """The database of one window. Each thread gets its own connection.
+
+    A read therefore never waits for the write of another thread.
+
+    Attributes:
+        file: the SQLite file.
 
     Raises:
-        Qwen35Error: written by a newer version, another program's, not readable or writable, or
-            damaged. A damaged file is put aside, together with its log.
+        Qwen35Error: from every method: the disk is full, or the file is damaged or locked for too
+            long. The database is then unchanged.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        prepare(file)
+        self._local = threading.local()
+        self._connections: set[sqlite3.Connection] = set()
+        self._connections_lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Close all connections. No call may run in another thread or follow."""
+        with self._connections_lock:
+            self._closed = True
+            while self._connections:
+                self._connections.pop().close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Generator[sqlite3.Connection]:
+        """Several changes as one transaction; an exception rolls all of them back.
+
+        It covers the calls of this thread. A nested transaction is part of the outer one. Keep it
+        short, since other windows wait for it.
+
+        Args:
+            durable: whether to wait until the changes are on disk. False leaves the write to the
+                operating system.
+        """
+        with translate_errors(self.file):
+            db = self._connection()
+            if db.in_transaction:
+                yield db
+                return
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                self._roll_back(db)
+                raise
+
+    @contextmanager
+    def reading(self) -> Generator[sqlite3.Connection]:
+        """Several reads of one consistent snapshot."""
+        with translate_errors(self.file):
+            db = self._connection()
+            if db.in_transaction:
+                yield db
+                return
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                self._roll_back(db)
+
+    def _connection(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if self._closed or db is None:
+            with self._connections_lock:
+                if self._closed:
+                    raise Qwen35Error(f"{self.file} was closed: open it again")
+                db = self._local.db = connect(self.file)
+                self._connections.add(db)
+        return db
+
+    def _roll_back(self, db: sqlite3.Connection) -> None:
+        """Roll back, unless SQLite already has, as it does on a full disk."""
+        with suppress(sqlite3.Error):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        if db.in_transaction:
+            # The connection cannot be used: the next change would join this transaction.
+            self._local.db = None
+            self._connections.discard(db)
+            db.close()
+
+
+def prepare(file: Path) -> None:
+    """Create the database or migrate it to this version. Only one process does so at a time.
+
+    Raises:
+        Qwen35Error: the file comes from a newer version or another program, cannot be read or
+            written, or is damaged. A damaged file is renamed together with its log.
     """
     with locked(file.with_suffix(".opening"), BUSY_SECONDS):
         try:
-            # SQLite would make it readable for all; its log files take over the permissions.
-            # One that exists is not opened here: closing it would let go of all locks that other
-            # connections of this process hold on it.
+            # SQLite would create it readable by everyone; its log files copy the permissions.
+            # An existing file is not opened here: closing it would release all POSIX locks that
+            # other connections of this process hold on it.
             if not file.exists():
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
@@ -119,7 +209,7 @@ def prepare(file: Path) -> None:
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
-                # Before it is closed: with the last connection SQLite would remove the log.
+                # Rename before closing: SQLite removes the log with the last connection.
                 aside = _quarantine(file)
                 raise Qwen35Error(
                     f"{file} is damaged ({error}) and was put aside as {aside.name}: start again"
@@ -128,7 +218,7 @@ def prepare(file: Path) -> None:
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode, to be used by one thread at a time."""
+    """A new connection in autocommit mode, for one thread at a time."""
     db = _open(file)
     try:
         _configure_connection(db)
@@ -147,9 +237,9 @@ def _open(file: Path) -> sqlite3.Connection:
 def _configure_connection(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA foreign_keys = ON")
-    # macOS: an fsync that reaches the disk. No cost elsewhere.
+    # On macOS a plain fsync does not flush the drive's cache. No effect elsewhere.
     db.execute("PRAGMA fullfsync = ON")
-    # A conversation that is deleted leaves no text in the file's free pages.
+    # Overwrites the text of deleted conversations, which would remain in free pages.
     db.execute("PRAGMA secure_delete = ON")
 
 
@@ -180,7 +270,7 @@ def _migrate(db: sqlite3.Connection, file: Path) -> None:
 
 
 def _quarantine(file: Path) -> Path:
-    """Rename the database and its log; both, since the log may hold what the file does not."""
+    """Rename the database and its log, which may hold changes that the file lacks."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = file.with_name(f"{file.stem}-damaged-{stamp}{file.suffix}")
     number = 1
@@ -195,12 +285,12 @@ def _quarantine(file: Path) -> Path:
 
 
 class DamagedError(sqlite3.DatabaseError):
-    """What was read is not what was written."""
+    """A stored value cannot be decoded."""
 
 
 @contextmanager
 def translate_errors(file: Path) -> Generator[None]:
-    """SQLite's errors as lines for the user. Those of a misused Python module pass."""
+    """Turn SQLite errors into a `Qwen35Error`. Errors of Python's sqlite3 module itself pass."""
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -216,7 +306,7 @@ def _explain(error: Exception, file: Path) -> str | None:
             f"{file} is damaged ({error}): close every window, move it elsewhere, and rescue"
             " it there with sqlite3's .recover"
         )
-    match _primary(error):
+    match _primary_code(error):
         case sqlite3.SQLITE_FULL:
             return f"the disk is full, so {file} did not change: make room and try again"
         case sqlite3.SQLITE_IOERR:
@@ -227,7 +317,7 @@ def _explain(error: Exception, file: Path) -> str | None:
             return f"{file} cannot be written ({error}): set QWEN35_HOME to a folder of yours"
         case 0:
             return None
-        case _:  # a name in the schema that is not what it was, for example
+        case _:  # for example a damaged name in the schema
             return (
                 f"{file} cannot be used ({error}): if it is not damaged, please report this as an"
                 " error of qwen35-mlx"
@@ -235,15 +325,15 @@ def _explain(error: Exception, file: Path) -> str | None:
 
 
 def _is_damage(error: Exception) -> bool:
-    if _primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return True
-    # Python's own complaints about text that is not UTF-8: in a column, in an error's message.
-    undecodable = isinstance(error, sqlite3.OperationalError) and not _primary(error)
+    # Python raises these itself for text that is not UTF-8, in a column or an error message.
+    undecodable = isinstance(error, sqlite3.OperationalError) and not _primary_code(error)
     return undecodable or isinstance(error, DamagedError | UnicodeDecodeError)
 
 
-def _primary(error: Exception) -> int:
-    """The error's code, without the details in its higher bits; 0 where SQLite gave none."""
+def _primary_code(error: Exception) -> int:
+    """SQLite's primary result code; 0 if the error has none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 

@@ -1,5 +1,4 @@
-"""A conversation as a file: JSON, which holds the whole tree and is read back exactly, and
-Markdown, which is the selected path to be read by people."""
+"""Exports conversations: the whole tree as JSON, or the selected path as Markdown."""
 
 import json
 import re
@@ -11,12 +10,12 @@ from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message,
 
 FORMAT = "qwen35-chat conversation"
 VERSION = 1
-_NAMES = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
-_ENDINGS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
+_ROLE_HEADINGS = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
+_STATE_LABELS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
 
 
 def to_json(conversation: Conversation) -> str:
-    """All of a conversation but its draft. Its messages are numbered from 1."""
+    """A conversation without its draft as JSON. Message ids count from 1."""
     numbers = {message.id: number for number, message in enumerate(conversation.messages, 1)}
     document = {
         "format": FORMAT,
@@ -41,7 +40,7 @@ def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
         "content": message.content,
     }
     rest = _without_defaults(message, Message(0, None, "user", ""))
-    # The format calls the usage "figures".
+    # The key of the usage in this format is "figures".
     rest = {"figures" if name == "usage" else name: value for name, value in rest.items()}
     values |= {name: value for name, value in rest.items() if name not in values}
     if message.usage is not None:
@@ -54,13 +53,13 @@ def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
 
 
 def _without_defaults(value: Any, default: Any) -> dict[str, Any]:
-    """The public fields of a dataclass that differ from those of another."""
+    """The fields of a dataclass that differ from those of `default`."""
     names = [field.name for field in fields(value)]
     return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(default, n)}
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """The selected path. Thinking is quoted; an answer that opens a fence closes it."""
+    """The selected path as Markdown. Thinking is quoted, and open code fences are closed."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
     title = " ".join(conversation.title.split()) or "Untitled"
     parts = [f"# {title}", ", ".join(part for part in (when, conversation.model) if part)]
@@ -68,11 +67,11 @@ def to_markdown(conversation: Conversation) -> str:
     if conversation.settings.system is not None and (not path or path[0].role != "system"):
         parts += ["## System", _with_closed_fence(conversation.settings.system)]
     for message in path:
-        parts += [f"## {_NAMES[message.role]}", *_body(message)]
+        parts += [f"## {_ROLE_HEADINGS[message.role]}", *_message_parts(message)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _body(message: Message) -> list[str]:
+def _message_parts(message: Message) -> list[str]:
     parts = []
     if message.thinking:
         quoted = "\n".join(f"> {line}".rstrip() for line in message.thinking.splitlines())
@@ -82,7 +81,7 @@ def _body(message: Message) -> list[str]:
         text = json.dumps(call.get("function", call), ensure_ascii=False, indent=2)
         fence = "`" * max(3, _longest_run(text) + 1)
         parts.append(f"{fence}json\n{text}\n{fence}")
-    if ending := _ENDINGS.get(message.state):
+    if ending := _STATE_LABELS.get(message.state):
         parts.append(f"*({ending}{': ' if message.error else ''}{message.error})*")
     return parts
 
@@ -92,12 +91,12 @@ def _longest_run(text: str) -> int:
 
 
 def _with_closed_fence(text: str) -> str:
-    """Text whose last code fence is closed, so that what follows is not taken for code."""
-    opened = ""
+    """The text with its last code fence closed, so that the next section is not part of it."""
+    open_fence = ""
     for line in text.splitlines():
         fence = re.match(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})", line)
-        if fence and not opened:
-            opened = fence[1]
-        elif fence and fence[1].startswith(opened) and line.strip() == fence[1]:
-            opened = ""
-    return f"{text}\n{opened}" if opened else text
+        if fence and not open_fence:
+            open_fence = fence[1]
+        elif fence and fence[1].startswith(open_fence) and line.strip() == fence[1]:
+            open_fence = ""
+    return f"{text}\n{open_fence}" if open_fence else text

@@ -1,4 +1,4 @@
-"""The folder that holds what a user keeps: the library, and model states beside it."""
+"""The folder of a user's data: the library and the prompt cache."""
 
 import os
 from pathlib import Path
@@ -9,19 +9,19 @@ VARIABLE = "QWEN35_HOME"
 
 
 def home(folder: str | Path | None = None) -> Path:
-    """An existing folder: `folder`, or $QWEN35_HOME, or the platform's place for user data.
+    """The data folder, created if missing: `folder`, $QWEN35_HOME or the platform's default.
 
-    A folder that is made here is closed to other users (0700), since conversations are private;
-    one that exists keeps the permissions it has.
+    A new folder has permissions 0700, since conversations are private. An existing one keeps its
+    permissions.
 
     Raises:
-        Qwen35Error: it cannot be made, or is a file.
+        Qwen35Error: it cannot be created or is a file.
     """
     named = folder or os.environ.get(VARIABLE)
     if named:
         path = Path(named).expanduser().absolute()
     else:
-        from platformdirs import user_data_path  # a few ms that a named folder need not cost
+        from platformdirs import user_data_path  # the import takes a few milliseconds
 
         path = user_data_path("qwen35-chat")
     try:

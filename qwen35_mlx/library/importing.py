@@ -1,4 +1,4 @@
-"""A conversation read from JSON that anyone may have written: checked field by field."""
+"""Imports conversations from JSON. The input is not trusted: every field is checked."""
 
 import json
 import math
@@ -18,22 +18,24 @@ from qwen35_mlx.library.conversation import (
 from qwen35_mlx.library.exporting import FORMAT, VERSION
 from qwen35_mlx.library.rows import replace_surrogates
 
-_LARGEST = 2**63 - 1  # that the library's file holds
-_DEEPEST = 60
+MAX_INTEGER = 2**63 - 1  # of SQLite
+MAX_DEPTH = 60
 _REQUIRED: Any = object()
 
 
 def from_json(text: str) -> Conversation:
-    """What `exchange.to_json` wrote. Ids are those of the file; the conversation's is 0.
+    """Read the JSON of `exporting.to_json`. The conversation's id is 0.
 
     Raises:
-        Qwen35Error: it is something else; the line names the field.
+        Qwen35Error: a field is missing, unknown or malformed; the message names it.
     """
     try:
         document = json.loads(
-            text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant
+            text.removeprefix("\ufeff"),
+            object_pairs_hook=_reject_duplicates,
+            parse_constant=_reject_constant,
         )
-        _check_plain(document, "")
+        _check_storable(document, "")
     except RecursionError:
         raise Qwen35Error(
             "the file is nested too deeply: is it an exported conversation?"
@@ -100,7 +102,7 @@ def _messages(values: Sequence[Any]) -> list[Message]:
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
-        raise Qwen35Error(f"the field '{where}' is {_kind(value)}: give an object")
+        raise Qwen35Error(f"the field '{where}' is {_json_type(value)}: give an object")
     fields = _Fields(value, where)
     usage = fields.take("figures", dict | None, None)
     message = Message(
@@ -109,7 +111,7 @@ def _message(value: object, where: str) -> Message:
         role=fields.one_of("role", get_args(Role)),
         content=fields.take("content", str),
         thinking=fields.take("thinking", str, ""),
-        tool_calls=_tool_calls(fields.take("tool_calls", list, []), fields.name("tool_calls")),
+        tool_calls=_checked_calls(fields.take("tool_calls", list, []), fields.name("tool_calls")),
         state=fields.one_of("state", get_args(MessageState), "complete"),
         finish_reason=fields.one_of("finish_reason", (*get_args(FinishReason), None), None),
         error=fields.take("error", str, ""),
@@ -135,11 +137,11 @@ def _usage(fields: "_Fields") -> Usage:
     return usage
 
 
-def _tool_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+def _checked_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ...]:
     for index, call in enumerate(calls):
         at = f"{where}[{index}]"
         if not isinstance(call, dict):
-            raise Qwen35Error(f"the field '{at}' is {_kind(call)}: give an object")
+            raise Qwen35Error(f"the field '{at}' is {_json_type(call)}: give an object")
         function = _Fields(call, at).take("function", dict)
         within = _Fields(function, f"{at}.function")
         within.take("name", str)
@@ -148,7 +150,11 @@ def _tool_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any], ..
 
 
 class _Fields:
-    """An object's fields, taken one by one; what is left at the end is unknown."""
+    """Reads the fields of a JSON object one by one, and rejects those left at the end.
+
+    Args:
+        where: the object's place in the document, for error messages; "" for the document.
+    """
 
     def __init__(self, values: dict[str, Any], where: str):
         self._values = values
@@ -165,15 +171,16 @@ class _Fields:
                 raise Qwen35Error(f"the field '{self.name(field)}' is missing: add it")
             return default
         value = self._values[field]
-        # A bool is an int to Python, not to JSON.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind in _NUMBERS):
+        # In Python a bool is an int.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind in _NUMBER_TYPES):
             raise Qwen35Error(
-                f"the field '{self.name(field)}' is {_kind(value)}: give {_wanted(kind)}"
+                f"the field '{self.name(field)}' is {_json_type(value)}:"
+                f" give {_accepted_types(kind)}"
             )
         return value
 
     def number(self, field: str, default: Any = _REQUIRED) -> Any:
-        """A float; JSON may write it without a point."""
+        """A number as a float; JSON may write it as an integer."""
         value = self.take(field, int | float | None if default is None else int | float, default)
         return None if value is None else float(value)
 
@@ -190,8 +197,8 @@ class _Fields:
                 raise Qwen35Error(f"the field '{self.name(field)}' is unknown: leave it out")
 
 
-_NUMBERS = (int, int | None, int | float, int | float | None)
-_KINDS = {
+_NUMBER_TYPES = (int, int | None, int | float, int | float | None)
+_TYPE_NAMES = {
     str: "text",
     bool: "true or false",
     int: "a whole number",
@@ -202,18 +209,18 @@ _KINDS = {
 }
 
 
-def _kind(value: object) -> str:
-    return _KINDS[type(value)]
+def _json_type(value: object) -> str:
+    return _TYPE_NAMES[type(value)]
 
 
-def _wanted(kind: Any) -> str:
+def _accepted_types(kind: Any) -> str:
     kinds = [
         one for one in get_args(kind) or (kind,) if not (one is int and float in get_args(kind))
     ]
-    return " or ".join(_KINDS[one] for one in kinds)
+    return " or ".join(_TYPE_NAMES[one] for one in kinds)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -222,24 +229,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _no_constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _check_plain(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse what the library's file cannot hold exactly."""
-    if depth > _DEEPEST:
+def _check_storable(value: Any, where: str, depth: int = 0) -> None:
+    """Reject values that the database cannot store exactly."""
+    if depth > MAX_DEPTH:
         raise Qwen35Error(f"the field '{where[:80]}...' is nested too deeply: make it flatter")
     if isinstance(value, str) and replace_surrogates(value) != value:
         raise Qwen35Error(f"the field '{where}' has half a surrogate pair: remove it")
     if isinstance(value, float) and not math.isfinite(value):
         raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
-    if isinstance(value, int) and abs(value) > _LARGEST:
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
     if isinstance(value, dict):
         for name, item in value.items():
-            _check_plain(name, f"{where}.(name)".lstrip("."), depth)
-            _check_plain(item, f"{where}.{name}".lstrip("."), depth + 1)
+            _check_storable(name, f"{where}.(name)".lstrip("."), depth)
+            _check_storable(item, f"{where}.{name}".lstrip("."), depth + 1)
     if isinstance(value, list):
         for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]", depth + 1)
+            _check_storable(item, f"{where}[{index}]", depth + 1)

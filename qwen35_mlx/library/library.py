@@ -1,16 +1,16 @@
 """All conversations of a user, in one SQLite file.
 
-Durable: when a call that adds, finishes, deletes or renames returns, the change is on disk, and
-neither a kill nor a power cut takes it back. `update_reply` and `save_draft` are called while
-someone types or a model writes, and do not wait for the disk: a kill takes nothing of them, but a
-power cut may take what was saved since the last durable change. A change is whole or not there.
+Durability: every change is atomic, and when the call returns it is on disk, safe from a kill and a
+power cut. The exceptions are `save(durable=False)` and `save_draft`, which run while a model writes
+or a user types and do not wait for the disk. Their changes survive a kill, but a power cut may lose
+those since the last durable change.
 
-Windows: any number of `Library` objects, in any number of processes, may use one folder. They wait
-for each other's transactions, which take milliseconds. Who wants to write to a conversation claims
-it first, and who does not get it reads only.
+Windows: a window is one `Library` object. Any number of them, in any number of processes, may use
+one folder. They wait for each other's transactions, which take milliseconds. A window claims a
+conversation before it writes to it; other windows may only read it.
 
-Threads: one `Library` may be used by all threads of a window. Each thread gets a connection of its
-own, so a screen that reads never waits for an engine that writes.
+Threads: all threads of a window may share one `Library`. Each thread gets its own connection, so a
+reader never waits for a writer.
 """
 
 import threading
@@ -20,29 +20,34 @@ from contextlib import suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversations import ConversationStore, insert, no_such_conversation
+from qwen35_mlx.library.conversation_store import ConversationStore, insert, no_such_conversation
 from qwen35_mlx.library.home import home
-from qwen35_mlx.library.listing import ConversationSummary, all_deleted, page, resolve
+from qwen35_mlx.library.listing import (
+    ConversationSummary,
+    deleted_summaries,
+    find_by_name,
+    summary_page,
+)
 from qwen35_mlx.library.locks import NamedLocks
 from qwen35_mlx.library.rows import replace_surrogates
-from qwen35_mlx.library.search import Hit, find, parse
+from qwen35_mlx.library.search import Hit, find_hits, parse_query
 
 FILE = "library.db"
-# Deleted in a window that was killed: so long it can still be brought back.
+# How long a deletion can be undone after its window was killed.
 KEEP_DELETED_SECONDS = 24 * 3600.0
-# What a conversation is held for.
-OPEN, DELETED, DRAFT, PROBE = "open", "deleted", "draft", "look"
+# The reasons for which a window locks a conversation or a draft.
+CLAIMED, DELETED, DRAFT, PROBE = "claimed", "deleted", "draft", "probe"
 
 
 class Library(ConversationStore):
-    """The conversations in a folder, which is made if need be. Close it at the end.
+    """The conversations in a folder. Close it after use.
 
     Args:
-        folder: None for $QWEN35_HOME, or the platform's place for user data.
+        folder: created if missing; None for $QWEN35_HOME or the platform's default.
 
     Raises:
-        Qwen35Error: from every method: the disk is full, the file damaged, or what is named is
-            not there. Nothing has changed then.
+        Qwen35Error: from every method: the disk is full, the file is damaged, or there is no
+            conversation or message of the given id. The library is then unchanged.
     """
 
     def __init__(self, folder: str | Path | None = None):
@@ -50,7 +55,7 @@ class Library(ConversationStore):
         super().__init__(self.folder / FILE)
         self._locks = NamedLocks(self.folder / "open")
         self._new_draft: int | None = None
-        self._drafting = threading.Lock()
+        self._draft_lock = threading.Lock()
 
     def __enter__(self) -> "Library":
         return self
@@ -59,65 +64,70 @@ class Library(ConversationStore):
         self.close()
 
     def close(self) -> None:
-        """Let go of everything; what this window deleted is gone for good.
+        """Purge the conversations that this window deleted and release all locks.
 
-        No other thread may be in a call, and no call may follow.
+        No call may run in another thread or follow.
         """
-        # What a full disk keeps here stays deleted, and is purged another time.
+        # If the disk is full, a later window purges them.
         with suppress(Qwen35Error):
             self._purge()
         super().close()
         self._locks.close()
 
-    # Finding
+    # Lists and search
 
     def list(
         self, limit: int = 50, after: ConversationSummary | None = None
     ) -> Sequence[ConversationSummary]:
-        """Conversations, the last changed first; `after` the last one of the page before."""
+        """Up to `limit` conversations, the last updated first.
+
+        Args:
+            after: the last summary of the previous page; None for the first page.
+        """
         with self.reading() as db:
-            return page(db, limit, after)
+            return summary_page(db, limit, after)
 
     def count(self) -> int:
-        """How many conversations there are."""
+        """The number of conversations that are not deleted."""
         with self.reading() as db:
             found = db.execute("SELECT count(*) FROM conversations WHERE deleted IS NULL")
             return found.fetchone()[0]
 
     def resolve(self, name: str) -> int:
-        """The id of the conversation that is meant: by its id, its title, or how that begins.
+        """The id of the conversation whose id, title or beginning of the title is `name`.
 
         Raises:
-            Qwen35Error: none is, or several are; these are named.
+            Qwen35Error: no conversation matches, or several do; the message lists them.
         """
         with self.reading() as db:
-            return resolve(db, name)
+            return find_by_name(db, name)
 
     def search(self, text: str, limit: int = 50) -> Sequence[Hit]:
-        """Titles, then messages on any path, that have all the words; the newest first.
+        """Titles, then messages on any path, that contain all words of `text`; newest first.
 
-        Words are found inside longer ones and whatever their case; "words in quotes" as they
-        stand. Nothing in the text is an operator.
+        Words match inside longer words and in any case; "quoted words" match as a phrase. There
+        are no operators.
         """
-        query = parse(text)
+        query = parse_query(text)
         if not query.terms:
             return []
         with self.reading() as db:
-            return find(db, query, limit)
+            return find_hits(db, query, limit)
 
     # Drafts
 
     def draft(self, conversation: int | None) -> str:
-        """What was typed and not sent; None for the new conversation.
+        """Text that was typed but not sent.
 
-        Each window has its own new conversation. One that died with a draft leaves it to the next
-        that asks.
+        Args:
+            conversation: None for a conversation that does not exist yet. Each window has its own
+                draft for that; the draft of a window that is gone passes to the next caller.
         """
         if conversation is not None:
             with self.reading() as db:
                 found = db.execute("SELECT draft FROM conversations WHERE id = ?", (conversation,))
                 return (found.fetchone() or ("",))[0]
-        with self._drafting, self.reading() as db:
+        with self._draft_lock, self.reading() as db:
             for number, text in db.execute("SELECT id, text FROM drafts ORDER BY id DESC"):
                 if self._new_draft is None and self._locks.acquire(f"draft-{number}", DRAFT):
                     self._new_draft = number
@@ -126,22 +136,22 @@ class Library(ConversationStore):
         return ""
 
     def save_draft(self, conversation: int | None, text: str) -> None:
-        """Keep what was typed; "" once it was sent. Cheap; call it as often as you like."""
+        """Save a draft; "" removes it. It does not wait for the disk, so call it freely."""
         text = replace_surrogates(text)
         if conversation is not None:
             self.set_columns(conversation, durable=False, draft=text)
             return
-        with self._drafting:
+        with self._draft_lock:
             if self._new_draft is not None:
-                self._change_draft(self._new_draft, text)
+                self._update_new_draft(self._new_draft, text)
             elif text:
                 with self.transaction(durable=False) as db:
                     number = insert(db, "drafts", {"text": text})
-                    # Before anyone else can see it.
+                    # Locked before other windows can see it.
                     self._locks.acquire(f"draft-{number}", DRAFT)
                 self._new_draft = number
 
-    def _change_draft(self, number: int, text: str) -> None:
+    def _update_new_draft(self, number: int, text: str) -> None:
         with self.transaction(durable=False) as db:
             if text:
                 db.execute("UPDATE drafts SET text = ? WHERE id = ?", (text, number))
@@ -151,29 +161,28 @@ class Library(ConversationStore):
             self._new_draft = None
             self._locks.release(f"draft-{number}", DRAFT)
 
-    # Windows
+    # Claims
 
     def claim(self, conversation: int) -> bool:
-        """Take a conversation to write to it; False if another window has it.
+        """Reserve a conversation for writing; False if another window has claimed it.
 
-        It stays claimed until `release` or `close`, or until the process ends, however it does.
+        The claim lasts until `release` or `close`, or until the process ends for any reason.
         """
-        return self._locks.acquire(str(conversation), OPEN)
+        return self._locks.acquire(str(conversation), CLAIMED)
 
     def release(self, conversation: int) -> None:
-        """Let other windows write to a conversation."""
-        self._locks.release(str(conversation), OPEN)
+        """Give up the claim on a conversation."""
+        self._locks.release(str(conversation), CLAIMED)
 
     # Deleting
 
     def delete(self, conversation: int) -> None:
-        """Delete a conversation; `undelete` brings it back until this window closes.
+        """Delete a conversation. `undelete` restores it until this window closes.
 
-        If the window is killed instead, the conversation stays deleted, and can be brought back
-        for a day: see `deleted`.
+        If the window is killed instead, other windows can restore the conversation for a day.
 
         Raises:
-            Qwen35Error: it is open in another window.
+            Qwen35Error: another window has claimed it.
         """
         if not self._locks.acquire(str(conversation), DELETED):
             raise Qwen35Error(
@@ -186,7 +195,7 @@ class Library(ConversationStore):
             raise
 
     def undelete(self, conversation: int) -> None:
-        """Bring back what `deleted` lists."""
+        """Restore a conversation that `deleted` lists."""
         if not self._locks.acquire(str(conversation), DELETED):
             raise Qwen35Error(
                 f"conversation {conversation} was deleted in another window: undo it there"
@@ -200,26 +209,26 @@ class Library(ConversationStore):
             raise no_such_conversation(conversation)
 
     def deleted(self) -> Sequence[ConversationSummary]:
-        """What can be brought back: deleted by this window, or by one that was killed."""
+        """Conversations that can be restored: deleted by this window or by one that was killed."""
         with self.reading() as db:
-            found = all_deleted(db)
+            found = deleted_summaries(db)
         return [summary for summary in found if self._is_restorable(summary.id)]
 
     def _is_restorable(self, conversation: int) -> bool:
-        free = self._locks.acquire(str(conversation), PROBE)
+        lockable = self._locks.acquire(str(conversation), PROBE)
         self._locks.release(str(conversation), PROBE)
-        return free
+        return lockable
 
     def _purge(self) -> None:
-        """Remove for good what this window deleted, and what one did that was killed long ago."""
-        long_ago = time.time() - KEEP_DELETED_SECONDS
+        """Remove what this window deleted, and old deletions of windows that were killed."""
+        expired = time.time() - KEEP_DELETED_SECONDS
         with self.reading() as db:
-            old = db.execute("SELECT id FROM conversations WHERE deleted < ?", (long_ago,))
+            old = db.execute("SELECT id FROM conversations WHERE deleted < ?", (expired,))
             for (conversation,) in old:
                 self._locks.acquire(str(conversation), DELETED)
-        if gone := self._locks.names(DELETED):
+        if names := self._locks.names(DELETED):
             with self.transaction() as db:
                 db.executemany(
                     "DELETE FROM conversations WHERE id = ? AND deleted IS NOT NULL",
-                    [(int(name),) for name in gone],
+                    [(int(name),) for name in names],
                 )

@@ -1,4 +1,4 @@
-"""Conversations as lines of a list, and which one a name means."""
+"""Lists conversations and finds one by name."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -7,26 +7,26 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 
-PREVIEW = 200
-_NAMED_AT_MOST = 5
-_SUMMARY = f"""
+PREVIEW_WIDTH = 200
+MAX_NAMED = 5
+_SELECT_SUMMARIES = f"""
     SELECT id, title, model, created, updated,
         (SELECT count(*) FROM messages WHERE conversation = c.id),
         coalesce((SELECT prompt_tokens + reply_tokens FROM messages
             WHERE conversation = c.id AND reply_tokens IS NOT NULL ORDER BY id DESC LIMIT 1), 0),
-        coalesce((SELECT substr(content, 1, {PREVIEW}) FROM messages WHERE id = c.leaf), '')
+        coalesce((SELECT substr(content, 1, {PREVIEW_WIDTH}) FROM messages WHERE id = c.leaf), '')
     FROM conversations c
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationSummary:
-    """A line of a list of conversations.
+    """A conversation without its messages, for lists.
 
     Attributes:
-        messages: how many there are, on all paths.
-        tokens: of the newest turn, prompt and reply; 0 before the first.
-        preview: how the last message of the selected path begins.
+        messages: the number of messages on all paths.
+        tokens: prompt and reply tokens of the newest turn; 0 before the first.
+        preview: the beginning of the last message of the selected path.
     """
 
     id: int
@@ -39,10 +39,14 @@ class ConversationSummary:
     preview: str
 
 
-def page(
+def summary_page(
     db: sqlite3.Connection, limit: int, after: ConversationSummary | None
 ) -> Sequence[ConversationSummary]:
-    """The last changed first; `after` the last one of the page before."""
+    """Up to `limit` conversations, the last updated first.
+
+    Args:
+        after: the last summary of the previous page; None for the first page.
+    """
     where = "deleted IS NULL"
     values: tuple[Any, ...] = ()
     if after is not None:
@@ -51,22 +55,24 @@ def page(
     return _summaries(db, f"WHERE {where} ORDER BY updated DESC, id DESC LIMIT ?", (*values, limit))
 
 
-def all_deleted(db: sqlite3.Connection) -> Sequence[ConversationSummary]:
-    """Those that are deleted and not purged yet, the last deleted first."""
+def deleted_summaries(db: sqlite3.Connection) -> Sequence[ConversationSummary]:
+    """Conversations that are deleted but not purged, the last deleted first."""
     return _summaries(db, "WHERE deleted IS NOT NULL ORDER BY deleted DESC, id DESC", ())
 
 
 def _summaries(
     db: sqlite3.Connection, which: str, values: tuple[Any, ...]
 ) -> Sequence[ConversationSummary]:
-    return [ConversationSummary(*row) for row in db.execute(_SUMMARY + which, values)]
+    return [ConversationSummary(*row) for row in db.execute(_SELECT_SUMMARIES + which, values)]
 
 
-def resolve(db: sqlite3.Connection, name: str) -> int:
-    """The id of the conversation that is meant: by its id, its title, or how that begins.
+def find_by_name(db: sqlite3.Connection, name: str) -> int:
+    """The id of the conversation whose id, title or beginning of the title is `name`.
+
+    An exact title goes before a beginning; case and spacing do not matter.
 
     Raises:
-        Qwen35Error: none is, or several are; these are named.
+        Qwen35Error: no conversation matches, or several do; the message lists them.
     """
     wanted = " ".join(name.split()).casefold()
     titles: dict[int, str] = dict(
@@ -76,14 +82,14 @@ def resolve(db: sqlite3.Connection, name: str) -> int:
     )
     if wanted.isascii() and wanted.isdigit() and int(wanted) in titles:
         return int(wanted)
-    beginning = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
-    same = [i for i in beginning if titles[i].casefold() == wanted]
-    found = same or beginning
+    matches = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
+    exact = [i for i in matches if titles[i].casefold() == wanted]
+    found = exact or matches
     if not wanted or not found:
         raise Qwen35Error(f"no conversation is called {name!r}: qwen35-chat --list shows them")
     if len(found) > 1:
-        named = ", ".join(f"{i} ({titles[i]})" for i in found[:_NAMED_AT_MOST])
-        more = ", ..." if len(found) > _NAMED_AT_MOST else ""
+        named = ", ".join(f"{i} ({titles[i]})" for i in found[:MAX_NAMED])
+        more = ", ..." if len(found) > MAX_NAMED else ""
         raise Qwen35Error(
             f"{len(found)} conversations are called {name!r}: say which by its id: {named}{more}"
         )

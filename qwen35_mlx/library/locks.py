@@ -1,8 +1,8 @@
-"""Who has a thing open: one lock file each, held with flock.
+"""Lock files, held with flock.
 
-The operating system lets go of such a lock when the process dies, however it dies, so there is
-never a stale one. It belongs to the open file, not to the process: two windows in one process
-exclude each other too.
+The operating system releases such a lock when the process ends for any reason, so locks are never
+stale. A lock belongs to the open file, not to the process: two windows of one process exclude each
+other too.
 """
 
 import fcntl
@@ -17,17 +17,17 @@ from qwen35_mlx.errors import Qwen35Error
 
 
 class Lock:
-    """A lock that is held; made by `try_lock`."""
+    """A lock that is held, from `try_lock`."""
 
     def __init__(self, file: Path, descriptor: int):
         self._file = file
         self._descriptor: int | None = descriptor
 
     def release(self) -> None:
-        """Let go, and leave no file behind. A second call does nothing."""
+        """Release the lock and remove its file. A second call does nothing."""
         if self._descriptor is None:
             return
-        # Removed while still locked: see `try_lock` for those who wait with the old file open.
+        # Remove the file before unlocking: `try_lock` detects that its open file is gone.
         with suppress(OSError):
             self._file.unlink()
         os.close(self._descriptor)
@@ -35,10 +35,10 @@ class Lock:
 
 
 def try_lock(file: Path) -> Lock | None:
-    """Lock `file`, which is made if need be; None if someone else holds it.
+    """Lock `file`, creating it if missing; None if it is locked already.
 
     Raises:
-        Qwen35Error: the file cannot be made or locked.
+        Qwen35Error: the file cannot be created or locked.
     """
     try:
         while True:
@@ -53,27 +53,27 @@ def try_lock(file: Path) -> Lock | None:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # its last holder has removed it meanwhile: take the new one
+            os.close(descriptor)  # the previous holder removed the file: try again with a new one
     except OSError as error:
         raise _cannot_lock(file, error) from None
 
 
 class NamedLocks:
-    """The named locks of one window, whose threads may each hold one for their own reasons.
+    """The named locks of one window. A lock is held as long as there is a reason for it.
 
     Args:
-        folder: of the lock files; made at first use.
+        folder: the folder of the lock files; created at first use.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._locks: dict[str, Lock] = {}
         self._reasons: dict[str, set[str]] = {}
-        self._guard = threading.Lock()
+        self._mutex = threading.Lock()
 
     def acquire(self, name: str, reason: str) -> bool:
-        """Lock a name, or keep it locked, for one reason more; False if another window has it."""
-        with self._guard:
+        """Add a reason to lock a name; False if another window has locked it."""
+        with self._mutex:
             if name not in self._locks:
                 try:
                     self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -87,21 +87,21 @@ class NamedLocks:
             return True
 
     def release(self, name: str, reason: str) -> None:
-        """Take one reason away; with the last one the lock goes."""
-        with self._guard:
+        """Remove a reason. The lock is released with the last one."""
+        with self._mutex:
             reasons = self._reasons.get(name, set())
             reasons.discard(reason)
             if not reasons and name in self._locks:
                 self._locks.pop(name).release()
 
     def names(self, reason: str) -> set[str]:
-        """The names that are locked for a reason."""
-        with self._guard:
+        """The names that are locked for this reason."""
+        with self._mutex:
             return {name for name, reasons in self._reasons.items() if reason in reasons}
 
     def close(self) -> None:
-        """Let go of all."""
-        with self._guard:
+        """Release all locks."""
+        with self._mutex:
             self._reasons.clear()
             while self._locks:
                 self._locks.popitem()[1].release()
@@ -109,10 +109,10 @@ class NamedLocks:
 
 @contextmanager
 def locked(file: Path, seconds: float) -> Generator[None]:
-    """Hold a lock, after waiting for it for some time.
+    """Hold the lock of `file`, waiting for it for up to `seconds`.
 
     Raises:
-        Qwen35Error: someone else holds it for longer.
+        Qwen35Error: it is still locked after that time.
     """
     deadline = time.monotonic() + seconds
     while (lock := try_lock(file)) is None:
@@ -126,7 +126,7 @@ def locked(file: Path, seconds: float) -> Generator[None]:
 
 
 def _is_same_file(file: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one that has this name."""
+    """Whether the open file still has this name."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:

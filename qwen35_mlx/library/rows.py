@@ -1,4 +1,4 @@
-"""Messages and conversations as rows of the library's tables."""
+"""Converts messages and chat settings to and from the columns of the database."""
 
 import json
 import re
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def message_from_row(row: tuple[Any, ...]) -> Message:
-    """A row of `COLUMNS`."""
+    """The message in a row with the columns `COLUMNS`."""
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     usage = {name: values.pop(name) for name in _USAGE_COLUMNS}
     values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
@@ -43,7 +43,7 @@ def message_from_row(row: tuple[Any, ...]) -> Message:
 
 
 def row_from_message(message: Message) -> dict[str, Any]:
-    """Column values of a message, without its id."""
+    """The column values of a message, without its id."""
     usage = message.usage
     return {
         "parent": message.parent,
@@ -61,7 +61,7 @@ def row_from_message(message: Message) -> dict[str, Any]:
     }
 
 
-def settings_json(settings: ChatSettings) -> str:
+def settings_to_json(settings: ChatSettings) -> str:
     return to_json_text({**asdict(settings), "sampling": dict(settings.sampling)})
 
 
@@ -87,7 +87,7 @@ def to_json_text(value: Any) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """Text that UTF-8 can hold: half a surrogate pair, from a broken paste, becomes U+FFFD."""
+    """Text that UTF-8 can encode: unpaired surrogates, from a broken paste, become U+FFFD."""
     if re.search("[\ud800-\udfff]", text) is None:
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""Full-text search: what a user types as a query, and what is found as pieces of text."""
+"""Full-text search: parses what a user types, and finds titles and messages."""
 
 import re
 import sqlite3
@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from qwen35_mlx.library.conversation import Role
 
-# The index knows runs of this length; what is shorter is looked for in the text itself.
+# The length of the substrings in the index. Shorter terms need a scan of the messages.
 TRIGRAM = 3
-# Nobody types more; a pasted page would only be slow.
-LONGEST_QUERY = 400
-_FOUND = (
+# The rest of a pasted page is ignored, since it would only make the search slow.
+MAX_QUERY_CHARACTERS = 400
+_SELECT_HITS = (
     "SELECT messages.conversation, c.title, messages.id, messages.role, messages.content,"
     " messages.thinking, messages.created FROM"
 )
@@ -21,11 +21,11 @@ _FOUND = (
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to find: every term, anywhere in a message, whatever its case.
+    """A parsed search: a message matches if it contains all terms, in any case.
 
     Attributes:
-        match: an FTS5 expression for the terms that the index knows; "" for none.
-        short: for each other term its spellings, one of which the text must have.
+        match: an FTS5 expression for the terms of three or more characters; "" if there are none.
+        short: all spellings in upper and lower case of each shorter term.
     """
 
     terms: tuple[str, ...]
@@ -33,17 +33,17 @@ class Query:
     short: tuple[tuple[str, ...], ...]
 
     def pattern(self) -> re.Pattern[str]:
-        """Any of the terms, the longest first."""
+        """A pattern that matches any of the terms, the longest first."""
         longest_first = sorted(self.terms, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A piece of a text on one line, and where the terms are in it.
+    """A part of a text, as one line, with the places of the search terms.
 
     Attributes:
-        spans: (start, end) in `text`, ascending.
+        spans: (start, end) of each term in `text`, ascending.
     """
 
     text: str
@@ -52,11 +52,11 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A place where a search found something.
+    """A title or message that matches a search.
 
     Attributes:
-        message, role: None if it is a title.
-        created: of the message; for a title, when the conversation last changed.
+        message, role: the message's id and role; None for a title.
+        created: when the message was created; for a title, when the conversation was updated.
     """
 
     conversation: int
@@ -68,9 +68,9 @@ class Hit:
     created: float
 
 
-def parse(text: str) -> Query:
-    """Words, and "phrases in quotes", taken literally: there are no operators to know or escape."""
-    text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:LONGEST_QUERY])
+def parse_query(text: str) -> Query:
+    """Parse words and "quoted phrases". Every character is literal; there are no operators."""
+    text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:MAX_QUERY_CHARACTERS])
     found = [phrase or word for phrase, word in re.findall(r'"([^"]*)"?|(\S+)', text)]
     terms = tuple(dict.fromkeys(term for term in found if term.strip()))
     quoted = ['"' + term.replace('"', '""') + '"' for term in terms if len(term) >= TRIGRAM]
@@ -83,12 +83,12 @@ def _case_variants(term: str) -> tuple[str, ...]:
     return tuple("".join(chars) for chars in product(*cases))
 
 
-def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
-    """Titles, then messages on any path, that have all the terms; the newest first."""
+def find_hits(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
+    """Titles, then messages on any path, that contain all terms; newest first."""
     hits = _title_hits(db, query)[:limit]
     conditions, values = ["c.deleted IS NULL"], list[Any]()
     if query.match:
-        # The index gives its rows newest first, too, so the first few are found at once.
+        # CROSS JOIN makes SQLite read the index in order, newest first, and stop at the limit.
         tables = "search CROSS JOIN messages ON messages.id = search.rowid"
         order = "search.rowid"
         conditions.append("search MATCH ?")
@@ -101,14 +101,14 @@ def find(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
         conditions.append(f"({either})")
         values.extend(spelling for _, spelling in pairs)
     rows = db.execute(
-        f"{_FOUND} {tables} CROSS JOIN conversations c ON c.id = messages.conversation"
+        f"{_SELECT_HITS} {tables} CROSS JOIN conversations c ON c.id = messages.conversation"
         f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
         (*values, limit - len(hits)),
     )
     pattern = query.pattern()
     for conversation, title, message, role, content, thinking, created in rows:
         in_content = pattern.search(content) or not pattern.search(thinking)
-        piece = snippet(content if in_content else thinking, query)
+        piece = make_snippet(content if in_content else thinking, query)
         where = "content" if in_content else "thinking"
         hits.append(Hit(conversation, title, message, role, where, piece, created))
     return hits
@@ -120,14 +120,19 @@ def _title_hits(db: sqlite3.Connection, query: Query) -> list[Hit]:
         "SELECT id, title, updated FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
     )
     return [
-        Hit(conversation, title, None, None, "title", snippet(title, query), updated)
+        Hit(conversation, title, None, None, "title", make_snippet(title, query), updated)
         for conversation, title, updated in rows
         if all(term in title.casefold() for term in wanted)
     ]
 
 
-def snippet(text: str, query: Query, before: int = 40, width: int = 160) -> Snippet:
-    """The first place where a term is found, with what is around it; else the text's start."""
+def make_snippet(text: str, query: Query, before: int = 40, width: int = 160) -> Snippet:
+    """The text around the first term; without a match, the beginning of the text.
+
+    Args:
+        before: characters before the term.
+        width: characters in total.
+    """
     pattern = query.pattern()
     first = pattern.search(text)
     start = max(0, first.start() - before) if first else 0

@@ -1,4 +1,4 @@
-"""One conversation's tree of messages: in memory, and in a library if there is one."""
+"""A conversation in use: its tree in memory, written through to a library if there is one."""
 
 import time
 from collections.abc import Generator, Sequence
@@ -10,16 +10,19 @@ from qwen35_mlx.library.library import Library
 
 
 class Transcript:
-    """The messages of one conversation and the selected path. Errors are the library's.
+    """One conversation, kept equal in memory and in the library.
 
     Args:
-        library: None for a conversation that ends with the process.
-        conversation: its id in the library; None for a new one, which is stored with its first
-            message.
-        settings: of a new conversation; a stored one has its own.
+        library: None for a conversation in memory only.
+        conversation: the id in the library; None for a new conversation, which is stored with its
+            first message.
+        settings: the settings of a new conversation; ignored for a stored one.
 
     Attributes:
-        tree: the conversation now; its id is 0 while it is in no library.
+        tree: the current conversation; its id is 0 until it is stored.
+
+    Raises:
+        Qwen35Error: from every method: see `Library`.
     """
 
     def __init__(
@@ -37,8 +40,8 @@ class Transcript:
         return self.tree.id or None
 
     @property
-    def durable(self) -> bool:
-        """Whether there is a library."""
+    def has_library(self) -> bool:
+        """Whether messages are stored in a library."""
         return self._library is not None
 
     def add(self, message: Message) -> Message:
@@ -64,11 +67,11 @@ class Transcript:
         if not self.tree.id:
             with library.transaction():
                 new = library.create(settings=self.tree.settings)
-                library.claim(new)  # before another window can see it
+                library.claim(new)  # before other windows can see it
             self.tree = replace(self.tree, id=new)
 
     def save(self, message: Message, *, durable: bool = True) -> None:
-        """Replace the message of this id, in memory even if the library fails.
+        """Update a message. In memory it is updated even if the library raises an error.
 
         Args:
             durable: see `Library.save`.
@@ -78,8 +81,8 @@ class Transcript:
             self._library.save(message, durable=durable)
 
     @contextmanager
-    def all_or_nothing(self) -> Generator[None]:
-        """Several changes as one; an error undoes all of them."""
+    def transaction(self) -> Generator[None]:
+        """Several changes as one; an exception undoes all of them."""
         before = self.tree
         try:
             if self._library is None:
@@ -89,16 +92,16 @@ class Transcript:
                     yield
         except BaseException:
             if self._library is not None and self.tree.id and not before.id:
-                self._library.release(self.tree.id)  # it was rolled back
+                self._library.release(self.tree.id)  # its row was rolled back
             self.tree = before
             raise
 
     def add_all(self, messages: Sequence[Message]) -> None:
-        """Add a path that begins with a first message: all of it or nothing."""
-        with self.all_or_nothing():
+        """Add copies of messages as a new path from the root, all of them or none."""
+        with self.transaction():
             parent: int | None = None
             for message in messages:
-                # What a turn cost stays with the message that it belongs to.
+                # Without the usage, which counts only for the original.
                 copy = Message(
                     id=0,
                     parent=parent,
@@ -124,12 +127,12 @@ class Transcript:
         self.tree = replace(self.tree, settings=settings)
 
     def use_model(self, model: str) -> None:
-        """Record which model replies."""
+        """Store the name of the model that is used now."""
         if self._library is not None and self.tree.id and self.tree.model != model:
             self._library.use_model(self.tree.id, model)
         self.tree = replace(self.tree, model=model)
 
     def close(self) -> None:
-        """Let other windows write to the conversation."""
+        """Give up the claim on the conversation."""
         if self._library is not None and self.tree.id:
             self._library.release(self.tree.id)

@@ -1,4 +1,4 @@
-"""Records one turn of a conversation: the question, the reply as it grows, and snapshots."""
+"""Records a turn: the question, the growing reply, and snapshots of the cache."""
 
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -21,7 +21,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.turn import Turn
 
-# Between two saves of a partial reply.
+# The time between two saves of a partial reply.
 SAVE_SECONDS = 0.5
 
 
@@ -29,9 +29,9 @@ class TurnRecorder:
     """Runs a turn and records it in a transcript and in the prompt cache.
 
     Args:
-        turn: not started yet.
-        messages: the rendered conversation that the turn replies to.
-        notices: receives lines for the user.
+        turn: a turn that has not started.
+        messages: the conversation that the turn replies to, in the form of chat templates.
+        notices: a list to which lines for the user are appended.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class TurnRecorder:
     def run(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
     ) -> Generator[TurnEvent, None, Done]:
-        """Yield the turn's events but the last, which is returned.
+        """Run the turn and yield its events, except `Done`, which is returned.
 
         Args:
-            parent: the message that the new ones follow; None at the start.
-            added: messages that are not in the conversation yet.
-            model: its name.
+            parent: the id of the message that the new ones follow; None for a first message.
+            added: the messages of this turn that the conversation does not hold yet.
+            model: the name of the model.
         """
         transcript, turn = self._transcript, self._turn
         before, title = transcript.tree.leaf, transcript.tree.title
@@ -68,7 +68,7 @@ class TurnRecorder:
         state: MessageState = "cancelled"
         error, done = "", None
         try:
-            if transcript.durable:
+            if transcript.has_library:
                 yield TurnStarted(transcript.tree.id, parent, reply)
                 if transcript.tree.title != title:
                     yield Titled(transcript.tree.id, transcript.tree.title)
@@ -97,13 +97,13 @@ class TurnRecorder:
     def _begin(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
     ) -> tuple[int, int]:
-        """Record the question and an empty reply, or nothing at all.
+        """Record the new messages and an empty reply, all of them or none.
 
         Returns:
-            the ids of the last question and of the reply.
+            the ids of the last new message and of the reply.
         """
         transcript = self._transcript
-        with transcript.all_or_nothing():
+        with transcript.transaction():
             for message in added:
                 role = cast(Role, message["role"])
                 parent = transcript.add(Message(0, parent, role, message["content"])).id
@@ -114,11 +114,11 @@ class TurnRecorder:
         return parent, reply
 
     def _restore(self) -> None:
-        """Restore the longest cached prefix, and plan where the turn takes snapshots."""
+        """Restore the longest cached prefix and choose where the turn takes snapshots."""
         turn, anchors = self._turn, self._anchors
         prompt = turn.prompt
         self._snapshots.restore(prompt, turn.cache)
-        # The last prompt token is not prefilled: decoding begins with it.
+        # Prefill stops before the last prompt token, which is the input of the first decode.
         last = len(prompt) - 1
         kept = {*range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS)}
         kept.add(min(anchors.anchor(self._messages, prompt), last))
@@ -140,7 +140,7 @@ class TurnRecorder:
         turn.take_snapshot = take_snapshot
 
     def _message(self, reply: int) -> Message:
-        """The reply as far as it is written."""
+        """The reply with the content generated so far."""
         content = self._turn.content
         return replace(
             self._transcript.tree.message(reply),
@@ -151,7 +151,7 @@ class TurnRecorder:
         )
 
     def _save_partial(self, reply: int) -> None:
-        """Save the partial reply. The turn goes on if the disk is full."""
+        """Save the partial reply. An error becomes a notice, and the turn continues."""
         try:
             self._transcript.save(self._message(reply), durable=False)
         except Qwen35Error as error:
@@ -159,14 +159,14 @@ class TurnRecorder:
                 self._notices.append(line)
 
     def _select(self, before: int | None) -> None:
-        """Select the path of before the turn, which added nothing."""
+        """Select the path from before the turn, since the reply is empty."""
         try:
             self._transcript.select(before)
         except Qwen35Error as failure:
             self._notices.append(f"the message could not be taken back: {failure}")
 
     def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
-        """Save the reply as it ended, and the snapshots of the turn."""
+        """Save the final reply and write the snapshots of the turn."""
         message = replace(
             self._message(reply),
             state=state,
@@ -183,19 +183,19 @@ class TurnRecorder:
         self._snapshots.write()
 
     def _snapshot_end(self, reply: Message) -> None:
-        """Snapshot where the next prompt continues: after the reply, or before its tool call."""
+        """Add a snapshot where the next prompt continues: after the reply or before a tool call."""
         turn, before = self._turn, self._before_tool_call
         ids = [*turn.prompt, *turn.reply_ids]
         messages = [*self._messages, reply.for_template()]
         if turn.cache.offset == len(ids) and self._anchors.continues(messages, ids):
             self._snapshots.add(ids, turn.cache.snapshot())
         elif before is not None and reply.tool_calls:
-            # Templates may write a call otherwise than the model did.
+            # The template may render the tool call differently from the model's own text.
             self._snapshots.add(turn.prompt[: before.offset], before)
 
 
 class _ThinkingClock:
-    """Measures the seconds from the first piece of thinking to the answer."""
+    """Measures the seconds from the first `Thinking` event to the first `Answer`."""
 
     def __init__(self) -> None:
         self.seconds: float | None = None

@@ -1,4 +1,4 @@
-"""Short ways to write messages into a library."""
+"""Helpers that write messages to a library."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ def add_message(
 
 
 def begin_reply(library: Library, conversation: int, parent: int, model: str) -> Message:
-    """An empty partial reply, as the engine adds it when a turn begins."""
+    """Add an empty partial reply, as at the beginning of a turn."""
     return add_message(library, conversation, parent, "assistant", "", state="partial", model=model)
 
 
@@ -34,6 +34,6 @@ def finish_reply(
     tool_calls: tuple[Any, ...] | list[Any] = (),
     **rest: Any,
 ) -> None:
-    """Save a reply that has ended."""
+    """Save a reply that is complete, or in the state given."""
     message = Message(reply, None, "assistant", content, thinking, tuple(tool_calls))
     library.save(replace(message, **rest))

@@ -1,4 +1,4 @@
-"""The tree: which path is selected, what its versions are, and what a template is given."""
+"""The message tree: paths, versions, and the messages for a chat template."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def ids(messages: tuple[Message, ...]) -> list[int]:
     return [message.id for message in messages]
 
 
-def test_paths() -> None:
+def test_a_path_leads_from_the_root_to_a_message() -> None:
     assert ids(TREE.path()) == [1, 2, 3, 4]
     assert ids(TREE.path(5)) == [1, 5]
     assert ids(TREE.with_leaf(6).path()) == [6]
@@ -50,26 +50,26 @@ def test_versions_of_a_message() -> None:
     assert TREE.position(3) == (1, 1)
 
 
-def test_the_newest_leaf_is_under_the_message() -> None:
+def test_the_newest_leaf_is_in_the_subtree_of_the_message() -> None:
     assert TREE.newest_leaf(1) == 8
     assert TREE.newest_leaf(2) == 8
     assert TREE.newest_leaf(5) == 5
     assert TREE.newest_leaf(6) == 7
-    # A late reply on another branch is newer than the last child's own leaf.
+    # The new message is on another branch than the last child.
     assert TREE.with_message(Message(9, 2, "user", "i")).newest_leaf(1) == 9
 
 
-def test_an_added_message_is_selected_and_a_changed_one_is_not() -> None:
+def test_adding_a_message_selects_it_and_replacing_one_does_not() -> None:
     more = TREE.with_message(Message(10, 7, "user", "more"))
     assert ids(more.path()) == [6, 7, 10]
-    assert ids(TREE.path()) == [1, 2, 3, 4]  # a value: the old one is as it was
+    assert ids(TREE.path()) == [1, 2, 3, 4]  # the original is unchanged
     changed = TREE.with_message(replace(TREE.message(7), content="other"))
     assert changed.leaf == 4
     assert changed.message(7).content == "other"
     assert changed.position(7) == (1, 1)
 
 
-def test_what_is_not_there() -> None:
+def test_a_missing_message_is_an_error() -> None:
     for call in (TREE.message, TREE.path, TREE.siblings, TREE.children, TREE.newest_leaf):
         with pytest.raises(Qwen35Error, match="no message 99"):
             call(99)
@@ -79,18 +79,18 @@ def test_what_is_not_there() -> None:
         TREE.with_message(Message(10, 11, "user", ""))
 
 
-def test_a_template_gets_what_the_reply_parser_made() -> None:
+def test_a_template_gets_the_message_of_the_reply_parser() -> None:
     events = [Thinking("Hm."), Answer("Yes."), ToolCall("f", {"x": 1})]
-    made = join_events(events).for_template()
+    parsed = join_events(events).for_template()
     stored = Message(
         2,
         1,
         "assistant",
-        made["content"],
-        thinking=made["reasoning_content"],
-        tool_calls=tuple(made["tool_calls"]),
+        parsed["content"],
+        thinking=parsed["reasoning_content"],
+        tool_calls=tuple(parsed["tool_calls"]),
     )
-    assert stored.for_template() == made
+    assert stored.for_template() == parsed
     plain = join_events([Answer("Yes.")]).for_template()
     assert Message(2, 1, "assistant", "Yes.").for_template() == plain
     assert Message(3, 2, "tool", "42").for_template() == {"role": "tool", "content": "42"}
@@ -110,13 +110,13 @@ def test_the_system_prompt_comes_first() -> None:
     assert [message["content"] for message in own.for_template()] == ["Mine.", "a"]
 
 
-def test_a_template_does_not_get_a_reply_that_says_nothing() -> None:
+def test_a_template_does_not_get_an_interrupted_empty_reply() -> None:
     stopped = TREE.with_message(Message(10, 8, "user", ""))
     stopped = stopped.with_message(Message(11, 10, "assistant", "", state="cancelled"))
     roles = [message["role"] for message in stopped.for_template()]
     assert roles == ["user", "assistant", "user", "assistant", "user"]
     ended = stopped.with_message(Message(11, 10, "assistant", ""))
-    assert ended.for_template()[-1]["role"] == "assistant"  # the model did answer with nothing
+    assert ended.for_template()[-1]["role"] == "assistant"  # complete, though empty
     thought = stopped.with_message(Message(12, 10, "assistant", "", thinking="Hm"))
     assert thought.for_template()[-1]["reasoning_content"] == "Hm"
 
@@ -136,6 +136,6 @@ def test_a_template_does_not_get_a_reply_that_says_nothing() -> None:
         ("写" * 100, "写" * 59 + "…"),
     ],
 )
-def test_titles(text: str, title: str) -> None:
+def test_a_title_is_the_first_line_with_text_cut_between_words(text: str, title: str) -> None:
     assert title_from(text) == title
     assert len(title) <= 60

@@ -1,4 +1,4 @@
-"""Export and import: everything comes back, and what is not an export is refused by its field."""
+"""Export and import: the round trip is exact, and malformed input is an error with its field."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ FULL = Conversation(
 
 def test_the_round_trip_is_exact(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
-        library.create(title="so that ids differ")
+        library.create(title="shifts the ids")
         first = library.conversation(library.add_conversation(FULL))
         second = library.conversation(library.add_conversation(from_json(to_json(first))))
     assert to_json(first) == to_json(second) == to_json(FULL)
@@ -68,23 +68,23 @@ def test_the_round_trip_is_exact(tmp_path: Path) -> None:
     assert [message.parent for message in read.messages] == [None, 1, 2, 3, 4, 4, 4, None]
 
 
-def test_an_empty_conversation_and_its_draft_stay_apart() -> None:
+def test_a_draft_is_not_exported() -> None:
     empty = Conversation(id=1, title="", draft="do not share")
     assert "share" not in to_json(empty)
     assert from_json(to_json(empty)) == Conversation(id=0, title="")
 
 
-def changed(path: str, value: Any) -> str:
-    """FULL as JSON, with one field set ("..." removes it)."""
+def export_with(path: str, value: Any) -> str:
+    """The JSON of FULL with one field set to a value, or removed if the value is `...`."""
     document = json.loads(to_json(FULL))
     *names, last = [int(name) if name.isdigit() else name for name in path.split(".")]
-    at: Any = document
+    parent: Any = document
     for name in names:
-        at = at[name]
+        parent = parent[name]
     if value is ...:
-        del at[last]
+        del parent[last]
     else:
-        at[last] = value
+        parent[last] = value
     return json.dumps(document)
 
 
@@ -94,7 +94,7 @@ for _ in range(100):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "named"),
+    ("path", "value", "message"),
     [
         ("format", ..., "'format'"),
         ("format", "other", "'format'"),
@@ -162,15 +162,15 @@ for _ in range(100):
         ("messages.2.extra", None, "'messages[2].extra' is unknown"),
     ],
 )
-def test_a_malformed_field_is_named(path: str, value: Any, named: str) -> None:
+def test_the_error_names_the_malformed_field(path: str, value: Any, message: str) -> None:
     with pytest.raises(Qwen35Error) as raised:
-        from_json(changed(path, value))
-    assert named in str(raised.value)
+        from_json(export_with(path, value))
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("", "not JSON"),
         ("{", "not JSON"),
@@ -186,18 +186,18 @@ def test_a_malformed_field_is_named(path: str, value: Any, named: str) -> None:
         ('{"messages": [], "format": "\\ud800"}', "'format' has half a surrogate pair"),
     ],
 )
-def test_a_file_of_something_else(text: str, named: str) -> None:
-    with pytest.raises(Qwen35Error, match=named) as raised:
+def test_a_file_that_is_no_export_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(Qwen35Error, match=message) as raised:
         from_json(text)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
 
 
-def test_a_byte_order_mark_does_no_harm() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert from_json("\ufeff" + to_json(FULL)).title == FULL.title
 
 
-def test_markdown_is_the_selected_path() -> None:
+def test_markdown_holds_the_selected_path() -> None:
     text = to_markdown(FULL)
     assert text.startswith("# Everything — 😀\n\n")
     assert text.index("## System\n\nBe brief.") < text.index("## You\n\nLine")
@@ -216,7 +216,7 @@ def test_markdown_begins_with_the_system_prompt_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "end"),
+    ("content", "closed"),
     [
         ("```python\nx = 1", "```python\nx = 1\n```"),
         ("```\na\n```", "```\na\n```"),
@@ -228,12 +228,12 @@ def test_markdown_begins_with_the_system_prompt_of_the_settings() -> None:
         ("```\nx\n`````", "```\nx\n`````"),
     ],
 )
-def test_a_fence_left_open_is_closed(content: str, end: str) -> None:
+def test_an_open_code_fence_is_closed(content: str, closed: str) -> None:
     conversation = Conversation(1, "T", (Message(1, None, "user", content),), 1)
-    assert to_markdown(conversation).endswith(f"## You\n\n{end}\n")
+    assert to_markdown(conversation).endswith(f"## You\n\n{closed}\n")
 
 
-def test_backticks_in_a_tool_call_stay_in_its_fence() -> None:
+def test_the_fence_of_a_tool_call_is_longer_than_its_backticks() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "````"}}}
     message = Message(1, None, "assistant", "", tool_calls=(call,))
     text = to_markdown(Conversation(1, "T", (message,), 1))

@@ -1,4 +1,4 @@
-"""The library as its windows see it."""
+"""The library: messages, lists, deletion, windows, threads and drafts."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message,
 from qwen35_mlx.library.library import Library
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
-FIGURES = Usage(100, 40, 20, 0.5, 1.25, 1 << 30)
+USAGE = Usage(100, 40, 20, 0.5, 1.25, 1 << 30)
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, "ü", None]}}}
 
 
@@ -25,8 +25,8 @@ def library(tmp_path: Path) -> Generator[Library]:
         yield library
 
 
-def asked(library: Library, text: str = "What is up?", **options) -> tuple[int, int]:
-    """A conversation with one question; the ids of both."""
+def add_question(library: Library, text: str = "What is up?", **options) -> tuple[int, int]:
+    """Create a conversation with one question; the ids of both."""
     conversation = library.create(**options)
     return conversation, add_message(library, conversation, None, "user", text).id
 
@@ -40,7 +40,7 @@ def ids(library: Library) -> list[int]:
 
 def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
     settings = ChatSettings("Be brief.", False, 10, 3, {"temperature": 0.5, "top_k": None})
-    conversation, question = asked(library, model="m", settings=settings)
+    conversation, question = add_question(library, model="m", settings=settings)
     reply = begin_reply(library, conversation, question, "m").id
     update_reply(library, reply, "Not", "Hm", thinking_seconds=0.5)
     partial = library.message(reply)
@@ -53,7 +53,7 @@ def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
         "Hm.",
         [CALL],
         finish_reason="tool_calls",
-        usage=FIGURES,
+        usage=USAGE,
         thinking_seconds=0.75,
     )
     read = library.conversation(conversation)
@@ -63,14 +63,14 @@ def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
     message = read.message(reply)
     assert (message.content, message.thinking, message.tool_calls) == ("Not much.", "Hm.", (CALL,))
     assert (message.state, message.finish_reason, message.model) == ("complete", "tool_calls", "m")
-    assert (message.usage, message.thinking_seconds) == (FIGURES, 0.75)
+    assert (message.usage, message.thinking_seconds) == (USAGE, 0.75)
     assert message.parent == question
     assert message == library.message(reply)
     assert read.updated > message.created >= read.message(question).created > read.created
 
 
-def test_a_reply_that_failed_or_was_stopped(library: Library) -> None:
-    conversation, question = asked(library)
+def test_a_failed_or_cancelled_reply_is_stored(library: Library) -> None:
+    conversation, question = add_question(library)
     ends: list[tuple[MessageState, str]] = [("failed", "no memory"), ("cancelled", "")]
     for state, error in ends:
         reply = begin_reply(library, conversation, question, "m").id
@@ -89,8 +89,8 @@ def test_a_message_is_returned_as_it_is_stored(library: Library) -> None:
     assert library.conversation(conversation).messages == (tool,)
 
 
-def test_other_versions_keep_the_old_path(library: Library) -> None:
-    conversation, question = asked(library)
+def test_a_new_version_keeps_the_old_path(library: Library) -> None:
+    conversation, question = add_question(library)
     first = begin_reply(library, conversation, question, "m").id
     retry = begin_reply(library, conversation, question, "m").id
     edit = add_message(library, conversation, None, "user", "Or so?").id
@@ -98,7 +98,7 @@ def test_other_versions_keep_the_old_path(library: Library) -> None:
     assert tree.leaf == edit
     assert tree.siblings(first) == (first, retry)
     assert tree.siblings(edit) == (question, edit)
-    asked(library, "another conversation")
+    add_question(library, "another conversation")
     for message in (question, first, retry, edit):
         assert library.position(message) == tree.position(message)
     library.select(conversation, first)
@@ -110,9 +110,9 @@ def test_other_versions_keep_the_old_path(library: Library) -> None:
     assert library.conversation(conversation).path() == ()
 
 
-def test_what_is_not_there_is_named_and_changes_nothing(library: Library) -> None:
-    conversation, question = asked(library)
-    other, elsewhere = asked(library, "other")
+def test_a_missing_id_is_an_error_and_changes_nothing(library: Library) -> None:
+    conversation, question = add_question(library)
+    other, elsewhere = add_question(library, "other")
     before = library.conversation(conversation)
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: add_message(library, 99, None, "user", "x"), "conversation 99"),
@@ -138,11 +138,11 @@ def test_what_is_not_there_is_named_and_changes_nothing(library: Library) -> Non
     assert library.conversation(conversation) == before
     assert sorted(ids(library)) == [conversation, other]
     assert len(library.search("x")) == 0
-    assert library.claim(99)  # nobody holds what is not there
+    assert library.claim(99)  # the failed calls left no lock
 
 
-def test_text_that_is_no_unicode_is_stored_all_the_same(library: Library) -> None:
-    conversation, question = asked(library, "broken \ud83d paste \ud83d\ude00 \x00 end")
+def test_unpaired_surrogates_are_replaced(library: Library) -> None:
+    conversation, question = add_question(library, "broken \ud83d paste \ud83d\ude00 \x00 end")
     assert library.message(question).content == "broken \ufffd paste 😀 \x00 end"
     reply = begin_reply(library, conversation, question, "m").id
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": "\udc00"}}}
@@ -155,10 +155,10 @@ def test_text_that_is_no_unicode_is_stored_all_the_same(library: Library) -> Non
     assert library.message(reply).tool_calls[0]["function"]["arguments"] == {"x": "\ufffd"}
 
 
-def test_several_changes_are_one(library: Library) -> None:
+def test_a_transaction_is_atomic(library: Library) -> None:
     def fail() -> None:
         with library.transaction():
-            conversation, question = asked(library)
+            conversation, question = add_question(library)
             begin_reply(library, conversation, question, "m")
             assert library.count() == 1
             raise KeyboardInterrupt
@@ -167,13 +167,13 @@ def test_several_changes_are_one(library: Library) -> None:
         fail()
     assert library.count() == 0
     with library.transaction():
-        asked(library)
+        add_question(library)
         with Library(library.folder) as other:
             assert other.count() == 0
     assert library.count() == 1
 
 
-def test_an_added_conversation_is_whole_or_not_there(library: Library) -> None:
+def test_adding_a_conversation_is_atomic(library: Library) -> None:
     messages = (Message(1, None, "user", "a"), Message(2, 1, "assistant", "b", created=2**0.5))
     good = Conversation(0, "T", messages, 2, created=1.5, updated=2.5)
     new = library.add_conversation(good)
@@ -189,7 +189,7 @@ def test_an_added_conversation_is_whole_or_not_there(library: Library) -> None:
 # Lists, titles, settings
 
 
-def test_the_first_question_makes_the_title(library: Library) -> None:
+def test_the_first_question_sets_the_title(library: Library) -> None:
     conversation = library.create()
     system = add_message(library, conversation, None, "system", "Be brief.").id
     assert library.conversation(conversation).title == ""
@@ -201,33 +201,33 @@ def test_the_first_question_makes_the_title(library: Library) -> None:
     assert library.conversation(conversation).title == "A better one"
     assert library.rename(conversation, "  ") == "What is up?"
     assert library.conversation(conversation).title == "What is up?"
-    named, _ = asked(library, "Not this", title="This")
+    named, _ = add_question(library, "Not this", title="This")
     assert library.conversation(named).title == "This"
 
 
-def test_a_list_has_what_changed_last_first(library: Library) -> None:
-    first, question = asked(library, "first")
-    second, _ = asked(library, "second")
+def test_a_list_begins_with_the_last_updated(library: Library) -> None:
+    first, question = add_question(library, "first")
+    second, _ = add_question(library, "second")
     assert ids(library) == [second, first]
     reply = begin_reply(library, first, question, "m").id
     assert ids(library) == [first, second]
-    third, _ = asked(library, "third")
+    third, _ = add_question(library, "third")
     update_reply(library, reply, "so far")
     library.save_draft(first, "not sent")
     library.select(second, None)
     library.rename(second, "2nd")
     assert ids(library) == [third, first, second]
-    finish_reply(library, reply, "x" * 1000, usage=FIGURES)
+    finish_reply(library, reply, "x" * 1000, usage=USAGE)
     assert ids(library) == [first, third, second]
     summary = library.list()[0]
     assert summary.preview == "x" * 200
     assert (summary.messages, summary.tokens) == (2, 120)
     assert (summary.title, library.list()[2].title) == ("first", "2nd")
     assert library.list()[1].tokens == 0
-    assert library.list()[2].preview == ""  # nothing is selected
+    assert library.list()[2].preview == ""  # no path is selected
 
 
-def test_pages_have_each_conversation_once(library: Library) -> None:
+def test_pages_hold_each_conversation_once(library: Library) -> None:
     moment = Conversation(0, "same time", created=5.0, updated=5.0)
     with library.transaction():
         expected = [library.add_conversation(moment) for _ in range(7)]
@@ -241,8 +241,8 @@ def test_pages_have_each_conversation_once(library: Library) -> None:
     assert library.count() == 14
 
 
-def test_settings_and_model_are_kept(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_settings_and_model_are_stored(library: Library) -> None:
+    conversation, _ = add_question(library)
     assert library.conversation(conversation).settings == ChatSettings()
     settings = ChatSettings(system="S", thinking=True, sampling={"top_p": 0.5})
     library.configure(conversation, settings)
@@ -253,7 +253,7 @@ def test_settings_and_model_are_kept(library: Library) -> None:
         assert other.list()[0].model == "org/m"
 
 
-def test_a_name_means_one_conversation(library: Library) -> None:
+def test_a_name_resolves_to_one_conversation(library: Library) -> None:
     first = library.create(title="Tea in Köln")
     second = library.create(title="Tea")
     third = library.create(title="Teatime")
@@ -282,8 +282,8 @@ def test_a_name_means_one_conversation(library: Library) -> None:
 # Deleting
 
 
-def test_deleting_is_undone(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_a_deletion_can_be_undone(library: Library) -> None:
+    conversation, _ = add_question(library)
     before = library.conversation(conversation)
     library.delete(conversation)
     assert not library.list()
@@ -300,24 +300,24 @@ def test_deleting_is_undone(library: Library) -> None:
     assert library.search("What")
 
 
-def test_closing_ends_the_undo(library: Library) -> None:
-    kept, _ = asked(library)
-    gone, message = asked(library, "unforgettable")
-    library.delete(gone)
+def test_closing_purges_deleted_conversations(library: Library) -> None:
+    kept, _ = add_question(library)
+    purged, message = add_question(library, "unforgettable")
+    library.delete(purged)
     library.close()
     assert b"unforgettable" not in library.file.read_bytes()
     with Library(library.folder) as after:
         assert ids(after) == [kept]
         assert not after.deleted()
         with pytest.raises(Qwen35Error, match="not there"):
-            after.undelete(gone)
+            after.undelete(purged)
         with pytest.raises(Qwen35Error, match="not there"):
             after.message(message)
-        assert asked(after)[0] > gone  # an id is never used again
+        assert add_question(after)[0] > purged  # ids are never reused
 
 
-def test_another_window_neither_undoes_nor_purges(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_another_window_cannot_undo_or_purge_a_deletion(library: Library) -> None:
+    conversation, _ = add_question(library)
     library.delete(conversation)
     with Library(library.folder) as other:
         assert not other.deleted()
@@ -327,25 +327,25 @@ def test_another_window_neither_undoes_nor_purges(library: Library) -> None:
     assert ids(library) == [conversation]
 
 
-def test_what_is_open_elsewhere_is_not_deleted(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_a_conversation_open_in_another_window_is_not_deleted(library: Library) -> None:
+    conversation, _ = add_question(library)
     with Library(library.folder) as other:
         assert other.claim(conversation)
         with pytest.raises(Qwen35Error, match="open in another window"):
             library.delete(conversation)
         other.release(conversation)
         library.claim(conversation)
-        library.delete(conversation)  # open here: that is no obstacle
+        library.delete(conversation)  # its own claim does not prevent it
         library.release(conversation)
-        assert not other.claim(conversation)  # deleted here: still held
+        assert not other.claim(conversation)  # the deletion keeps the lock
         library.undelete(conversation)
         assert other.claim(conversation)
 
 
-def test_a_killed_window_leaves_a_day_to_undo(
+def test_a_deletion_by_a_killed_window_can_be_undone_for_a_day(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conversation, _ = asked(library)
+    conversation, _ = add_question(library)
     code = (
         "import os, sys; from qwen35_mlx.library.library import Library;"
         f"Library(sys.argv[1]).delete({conversation}); os._exit(9)"
@@ -358,14 +358,14 @@ def test_a_killed_window_leaves_a_day_to_undo(
         after.undelete(conversation)
         assert ids(after) == [conversation]
     subprocess.run([sys.executable, "-c", code, str(library.folder)], check=False)
-    monkeypatch.setattr(library_module, "KEEP_DELETED_SECONDS", -1.0)  # the day is over
+    monkeypatch.setattr(library_module, "KEEP_DELETED_SECONDS", -1.0)  # at once
     Library(library.folder).close()
     with Library(library.folder) as after:
         assert not after.deleted()
 
 
 def test_a_long_conversation_is_deleted(library: Library) -> None:
-    """Deeper than SQLite lets triggers and cascades nest."""
+    """The tree is deeper than SQLite's limit for nested triggers and cascades."""
     messages = tuple(Message(i, i - 1 or None, "user", f"{i}") for i in range(1, 3001))
     conversation = library.add_conversation(Conversation(0, "long", messages, 3000))
     assert len(library.conversation(conversation).path()) == 3000
@@ -378,8 +378,8 @@ def test_a_long_conversation_is_deleted(library: Library) -> None:
 # Windows and threads
 
 
-def test_a_second_window_reads_only(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_only_one_window_can_claim_a_conversation(library: Library) -> None:
+    conversation, _ = add_question(library)
     assert library.claim(conversation)
     assert library.claim(conversation)
     with Library(library.folder) as other:
@@ -388,22 +388,22 @@ def test_a_second_window_reads_only(library: Library) -> None:
         library.release(conversation)
         assert other.claim(conversation)
         assert not library.claim(conversation)
-    assert library.claim(conversation)  # closed
+    assert library.claim(conversation)  # the other window is closed
 
 
-def test_a_window_sees_what_another_wrote(library: Library) -> None:
+def test_a_window_reads_what_another_wrote(library: Library) -> None:
     with Library(library.folder) as other:
-        conversation, question = asked(library)
+        conversation, question = add_question(library)
         reply = begin_reply(library, conversation, question, "m").id
         update_reply(library, reply, "so far")
         assert other.message(reply).content == "so far"
 
 
-def test_a_screen_reads_while_an_engine_writes(library: Library) -> None:
-    conversation, question = asked(library)
+def test_a_thread_reads_a_snapshot_while_another_writes(library: Library) -> None:
+    conversation, question = add_question(library)
     reading, errors = threading.Event(), []
 
-    def engine() -> None:
+    def write() -> None:
         try:
             with library.transaction():
                 begin_reply(library, conversation, question, "m")
@@ -411,8 +411,8 @@ def test_a_screen_reads_while_an_engine_writes(library: Library) -> None:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=engine)
-    with library.reading():  # from here on, this thread sees one moment
+    thread = threading.Thread(target=write)
+    with library.reading():  # all reads in here see one snapshot
         thread.start()
         assert len(library.conversation(conversation).messages) == 1
         reading.set()
@@ -422,8 +422,8 @@ def test_a_screen_reads_while_an_engine_writes(library: Library) -> None:
     assert not errors
 
 
-def test_threads_write_at_once(library: Library) -> None:
-    conversation, question = asked(library)
+def test_several_threads_write_at_the_same_time(library: Library) -> None:
+    conversation, question = add_question(library)
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -445,8 +445,8 @@ def test_threads_write_at_once(library: Library) -> None:
     assert len(library.conversation(conversation).messages) == 41
 
 
-def test_a_closed_library_says_so(library: Library) -> None:
-    conversation, question = asked(library)
+def test_a_closed_library_raises_an_error(library: Library) -> None:
+    conversation, question = add_question(library)
     library.claim(conversation)
     library.save_draft(None, "x")
     library.close()
@@ -463,7 +463,7 @@ def test_a_closed_library_says_so(library: Library) -> None:
 
 
 def test_drafts_survive_the_window(library: Library) -> None:
-    conversation, _ = asked(library)
+    conversation, _ = add_question(library)
     assert library.draft(conversation) == library.draft(None) == ""
     library.save_draft(conversation, "and")
     library.save_draft(None, "new")
@@ -472,7 +472,7 @@ def test_drafts_survive_the_window(library: Library) -> None:
     with Library(library.folder) as other:
         assert other.draft(conversation) == "and"
         assert other.conversation(conversation).draft == "and"
-        assert other.draft(None) == ""  # each window has its own
+        assert other.draft(None) == ""  # each window has its own new draft
         other.save_draft(None, "elsewhere")
         assert library.draft(None) == "newer"
     library.close()
@@ -487,23 +487,10 @@ def test_drafts_survive_the_window(library: Library) -> None:
         assert other.draft(None) == "again"
 
 
-def test_the_draft_of_a_conversation_goes_with_it(library: Library) -> None:
-    conversation, _ = asked(library)
+def test_the_draft_of_a_conversation_is_deleted_with_it(library: Library) -> None:
+    conversation, _ = add_question(library)
     library.save_draft(conversation, "and")
     library.delete(conversation)
     library.close()
     with Library(library.folder) as other:
         assert other.draft(conversation) == ""
-
-
-@pytest.mark.parametrize("module", ["conversation", "library", "exporting", "importing"])
-def test_nothing_heavy_is_imported(module: str) -> None:
-    code = (
-        f"import sys, qwen35_mlx.library.{module};"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    heavy = {"mlx", "mlx_lm", "numpy", "transformers", "tokenizers", "huggingface_hub", "jinja2"}
-    assert not heavy & set(result.stdout.split())

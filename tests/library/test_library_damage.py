@@ -1,4 +1,4 @@
-"""A damaged file, a full disk, a folder that cannot be written: one line, and nothing is lost."""
+"""Damaged files, full disks and missing permissions: a one-line error, and no data is lost."""
 
 import random
 import sqlite3
@@ -15,8 +15,8 @@ from qwen35_mlx.library.library import FILE, Library
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 
-def filled(folder: Path, conversations: int = 20) -> Path:
-    """A closed library with some conversations; its file."""
+def make_library(folder: Path, conversations: int = 20) -> Path:
+    """Write a library with some conversations; its file."""
     with Library(folder) as library:
         for number in range(conversations):
             conversation = library.create()
@@ -26,8 +26,8 @@ def filled(folder: Path, conversations: int = 20) -> Path:
     return folder / FILE
 
 
-def refused(folder: Path) -> str:
-    """The line that opening the library ends in."""
+def open_error(folder: Path) -> str:
+    """The error message of opening the library."""
     with pytest.raises(Qwen35Error) as raised:
         Library(folder)
     assert "\n" not in str(raised.value)
@@ -37,15 +37,15 @@ def refused(folder: Path) -> str:
 @pytest.mark.parametrize(
     "content", [b"not a database " * 500, b"SQLite format 3\0" + b"\xff" * 5000]
 )
-def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_renamed(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / FILE
     file.write_bytes(content)
     (tmp_path / f"{FILE}-wal").write_bytes(b"its log")
-    line = refused(tmp_path)
-    assert str(file) in line
-    assert "start again for an empty library" in line
+    message = open_error(tmp_path)
+    assert str(file) in message
+    assert "start again for an empty library" in message
     (aside,) = tmp_path.glob("library-damaged-*.db")
-    assert aside.name in line
+    assert aside.name in message
     assert aside.read_bytes() == content
     assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"its log"
     with Library(tmp_path) as library:
@@ -53,21 +53,21 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes) -> None:
     assert aside.read_bytes() == content
 
 
-def test_two_damaged_files_do_not_replace_each_other(tmp_path: Path) -> None:
+def test_damaged_files_do_not_replace_each_other(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / FILE).write_bytes(b"damaged %d " % number * 100)
-        refused(tmp_path)
+        open_error(tmp_path)
     kept = {file.read_bytes()[:9] for file in tmp_path.glob("library-damaged-*.db")}
     assert kept == {b"damaged 0", b"damaged 1", b"damaged 2"}
 
 
-def test_a_file_cut_short_is_put_aside(tmp_path: Path) -> None:
-    content = filled(tmp_path).read_bytes()
+def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
+    content = make_library(tmp_path).read_bytes()
     (tmp_path / FILE).write_bytes(content[: len(content) // 2])
-    assert "is damaged" in refused(tmp_path)
+    assert "is damaged" in open_error(tmp_path)
 
 
-def use(folder: Path) -> None:
+def use_library(folder: Path) -> None:
     with Library(folder) as library:
         for row in library.list():
             library.conversation(row.id)
@@ -79,66 +79,66 @@ def use(folder: Path) -> None:
         library.delete(conversation)
 
 
-def test_flipped_bits_end_in_a_line_or_do_no_harm(tmp_path: Path) -> None:
-    content = filled(tmp_path / "good", 6).read_bytes()
-    chance = random.Random(1)
-    lines = 0
+def test_flipped_bits_are_an_error_or_harmless(tmp_path: Path) -> None:
+    content = make_library(tmp_path / "good", 6).read_bytes()
+    rng = random.Random(1)
+    errors = 0
     for number in range(150):
         damaged = bytearray(content)
-        for _ in range(chance.choice([1, 10, 200])):
-            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        for _ in range(rng.choice([1, 10, 200])):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / FILE).write_bytes(damaged)
         # Anything but a Qwen35Error fails the test.
         with suppress(Qwen35Error):
-            use(folder)
+            use_library(folder)
             continue
-        lines += 1
-        # Whatever was there is there still.
+        errors += 1
+        # No data was removed.
         assert sum(file.stat().st_size for file in folder.glob("library*.db")) >= len(content)
-    assert lines > 20
+    assert errors > 20
 
 
-def test_a_newer_library_is_left_alone(tmp_path: Path) -> None:
-    file = filled(tmp_path)
+def test_a_library_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
+    file = make_library(tmp_path)
     with closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA user_version = 99")
-    line = refused(tmp_path)
-    assert "newer version (its format is 99, this one knows 2): update qwen35-mlx" in line
+    message = open_error(tmp_path)
+    assert "newer version (its format is 99, this one knows 2): update qwen35-mlx" in message
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (99,)
         assert db.execute("SELECT count(*) FROM conversations").fetchone() == (20,)
 
 
-def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+def test_the_database_of_another_program_is_not_changed(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
         db.execute("CREATE TABLE conversations (x)")
-    assert "another program's database" in refused(tmp_path)
+    assert "another program's database" in open_error(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
         assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("conversations",)]
 
 
-def test_an_emptied_file_is_a_new_library(tmp_path: Path) -> None:
+def test_an_empty_file_becomes_a_new_library(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    use(tmp_path)
+    use_library(tmp_path)
 
 
-def test_an_old_library_is_searched_after_its_migration(
+def test_a_migrated_library_can_be_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
-        filled(tmp_path)
+        make_library(tmp_path)
     with Library(tmp_path) as library:
         assert len(library.search("question 6")) == 4  # 6 and 16, titles and messages
         assert library.count() == 20
 
 
-def test_a_migration_that_fails_leaves_the_old_version_whole(
+def test_a_failed_migration_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled(tmp_path)
+    make_library(tmp_path)
     bad = ("UPDATE messages SET content = ''", "DROP TABLE drafts", "SELECT no_such_function()")
     with monkeypatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, bad))
@@ -149,10 +149,10 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(
         assert library.draft(None) == ""
 
 
-# A folder and a file that only their owner can read
+# Folders and permissions
 
 
-def test_other_users_cannot_read_it(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_library(tmp_path: Path) -> None:
     with Library(tmp_path / "home") as library:
         add_message(library, library.create(), None, "user", "private")
         library.claim(1)
@@ -162,21 +162,21 @@ def test_other_users_cannot_read_it(tmp_path: Path) -> None:
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_a_folder_that_exists_keeps_its_permissions(tmp_path: Path) -> None:
+def test_an_existing_folder_keeps_its_permissions(tmp_path: Path) -> None:
     folder = tmp_path / "home"
     folder.mkdir(mode=0o755)
     Library(folder).close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    line = refused(tmp_path / "file")
-    assert "set QWEN35_HOME" in line
-    assert "set QWEN35_HOME" in refused(tmp_path / "file" / "folder")
+    message = open_error(tmp_path / "file")
+    assert "set QWEN35_HOME" in message
+    assert "set QWEN35_HOME" in open_error(tmp_path / "file" / "folder")
 
 
-def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "a" / "b"))
     with Library() as library:
         assert library.file == tmp_path / "a" / "b" / FILE
@@ -196,7 +196,7 @@ def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
 # Small disks
 
 
-def test_a_full_disk(small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_loses_nothing(small_disk: Path) -> None:
     with Library(small_disk / "home") as library:
         conversation = library.create()
         parent = add_message(library, conversation, None, "user", "first").id
@@ -218,29 +218,29 @@ def test_a_full_disk(small_disk: Path) -> None:
         assert len(library.conversation(conversation).messages) == written
         assert library.count() == 1
         assert library.draft(None) == ""
-    # Another window opens it, reads and searches.
+    # Reading needs no space.
     with Library(small_disk / "home") as library:
         assert len(library.conversation(conversation).messages) == written
         assert library.search("first")
 
 
-def test_no_room_to_begin_with(small_disk: Path) -> None:
+def test_a_library_is_not_created_on_a_full_disk(small_disk: Path) -> None:
     with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(b"x" * 4096)
-    line = refused(small_disk / "home")
-    assert "full" in line or "No space" in line
+    message = open_error(small_disk / "home")
+    assert "full" in message or "No space" in message
     (small_disk / "ballast").unlink()
-    use(small_disk / "home")
+    use_library(small_disk / "home")
 
 
-def test_a_read_only_disk(small_disk: Path) -> None:
-    filled(small_disk / "home")
+def test_a_read_only_disk_is_an_error(small_disk: Path) -> None:
+    make_library(small_disk / "home")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    line = refused(small_disk / "home")
-    assert "Read-only" in line
-    assert "QWEN35_HOME" in line
-    assert "Read-only" in refused(small_disk / "other")
+    message = open_error(small_disk / "home")
+    assert "Read-only" in message
+    assert "QWEN35_HOME" in message
+    assert "Read-only" in open_error(small_disk / "other")
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     with Library(small_disk / "home") as library:
         assert library.count() == 20

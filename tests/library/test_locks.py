@@ -1,4 +1,4 @@
-"""Locks that die with their holder."""
+"""Lock files: exclusion between processes, windows and threads, and release on a kill."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.locks import NamedLocks, locked, try_lock
 from tests.library.messages import add_message
 
-HOLD = """
+HOLD_LOCK = """
 import sys, time
 from pathlib import Path
 from qwen35_mlx.library.locks import try_lock
@@ -23,10 +23,10 @@ time.sleep(600)
 """
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD_LOCK, str(file)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout
     assert process.stdout.readline() == "True\n"
@@ -37,11 +37,11 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     lock = try_lock(file)
     assert lock
     lock.release()
-    lock.release()  # twice does no harm
+    lock.release()  # a second call does nothing
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_process_excludes_itself(tmp_path: Path) -> None:
+def test_a_lock_excludes_its_own_process(tmp_path: Path) -> None:
     lock = try_lock(tmp_path / "lock")
     assert lock
     assert try_lock(tmp_path / "lock") is None
@@ -49,8 +49,10 @@ def test_one_process_excludes_itself(tmp_path: Path) -> None:
     assert try_lock(tmp_path / "lock")
 
 
-def test_a_lock_on_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder removes the file after we have opened it, and before we lock it."""
+def test_a_lock_on_a_removed_file_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder removes the file after it was opened here and before it is locked."""
     file = tmp_path / "lock"
     first = try_lock(file)
     assert first
@@ -70,7 +72,7 @@ def test_a_lock_on_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert try_lock(file) is None
 
 
-def test_only_one_of_many_threads_at_a_time(tmp_path: Path) -> None:
+def test_only_one_thread_holds_a_lock(tmp_path: Path) -> None:
     inside, most = 0, 0
 
     def work() -> None:
@@ -90,7 +92,7 @@ def test_only_one_of_many_threads_at_a_time(tmp_path: Path) -> None:
     assert most == 1
 
 
-def test_waiting_has_an_end(tmp_path: Path) -> None:
+def test_waiting_for_a_lock_times_out(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "lock", 0),
         pytest.raises(Qwen35Error, match="by another window"),
@@ -101,24 +103,24 @@ def test_waiting_has_an_end(tmp_path: Path) -> None:
         pass
 
 
-def test_a_claim_lasts_as_long_as_one_reason_does(tmp_path: Path) -> None:
-    mine, other = NamedLocks(tmp_path / "open"), NamedLocks(tmp_path / "open")
-    assert mine.acquire("1", "a")
-    assert mine.acquire("1", "b")
-    assert mine.acquire("1", "b")
-    mine.release("1", "b")
-    mine.release("2", "b")
+def test_a_named_lock_is_held_until_its_last_reason_is_removed(tmp_path: Path) -> None:
+    window, other = NamedLocks(tmp_path / "open"), NamedLocks(tmp_path / "open")
+    assert window.acquire("1", "a")
+    assert window.acquire("1", "b")
+    assert window.acquire("1", "b")
+    window.release("1", "b")
+    window.release("2", "b")
     assert not other.acquire("1", "a")
-    assert mine.names("a") == {"1"}
-    assert mine.names("b") == set()
-    mine.release("1", "a")
+    assert window.names("a") == {"1"}
+    assert window.names("b") == set()
+    window.release("1", "a")
     assert other.acquire("1", "a")
     other.close()
     assert other.names("a") == set()
-    assert mine.acquire("1", "a")
+    assert window.acquire("1", "a")
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Qwen35Error, match="cannot be locked"):
         NamedLocks(tmp_path / "file" / "open").acquire("1", "a")
@@ -126,7 +128,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         try_lock(tmp_path / "no" / "lock")
 
 
-COUNTED = """
+COUNT_MESSAGES = """
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 print(db.execute("SELECT count(*) FROM messages").fetchone()[0])
@@ -134,21 +136,22 @@ db.close()
 """
 
 
-def test_a_second_window_in_this_process_leaves_the_first_ones_locks_alone(tmp_path: Path) -> None:
-    """Were the file opened and closed for it, all locks of this process on it would be gone.
+def test_a_second_window_keeps_the_sqlite_locks_of_the_first(tmp_path: Path) -> None:
+    """Opening and closing the file by hand would release all POSIX locks of this process on it.
 
-    Another process then takes itself for the last, and removes the log from under the first.
+    Another process would then find no other connection, and remove the log that the first window
+    still uses.
     """
 
-    def counted() -> str:
-        command = [sys.executable, "-c", COUNTED, str(tmp_path / FILE)]
+    def count_messages() -> str:
+        command = [sys.executable, "-c", COUNT_MESSAGES, str(tmp_path / FILE)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     with Library(tmp_path) as first:
         conversation = first.create()
         Library(tmp_path).close()
-        assert counted() == "0"
+        assert count_messages() == "0"
         add_message(first, conversation, None, "user", "after that")
-        assert counted() == "1"
+        assert count_messages() == "1"
     with Library(tmp_path) as again:
         assert len(again.conversation(conversation).messages) == 1

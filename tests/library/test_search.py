@@ -1,11 +1,11 @@
-"""Whatever a user types is looked for as it stands."""
+"""Search: queries are literal, and hits show where the terms are."""
 
 from pathlib import Path
 
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.library.search import parse, snippet
+from qwen35_mlx.library.search import make_snippet, parse_query
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 TEXTS = {
@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory):
         yield library
 
 
-def found(library: Library, query: str) -> list[str]:
+def found_titles(library: Library, query: str) -> list[str]:
     return sorted(hit.title for hit in library.search(query) if hit.message is not None)
 
 
@@ -101,21 +101,21 @@ def found(library: Library, query: str) -> list[str]:
     ],
 )
 def test_a_query_is_taken_literally(library: Library, query: str, where: list[str]) -> None:
-    assert found(library, query) == sorted(where)
+    assert found_titles(library, query) == sorted(where)
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t", '"', '""', '" "', "\x00", '" " ""'])
-def test_nothing_is_asked(library: Library, query: str) -> None:
+def test_a_query_without_terms_finds_nothing(library: Library, query: str) -> None:
     assert library.search(query) == []
 
 
-def test_a_pasted_page_is_no_error(library: Library) -> None:
-    assert found(library, '"quick" ' * 5000) == ["plain"]
-    assert found(library, "q" * 10**6) == []
-    assert found(library, '"' * 10**5) == []
+def test_a_very_long_query_is_truncated(library: Library) -> None:
+    assert found_titles(library, '"quick" ' * 5000) == ["plain"]
+    assert found_titles(library, "q" * 10**6) == []
+    assert found_titles(library, '"' * 10**5) == []
 
 
-def test_titles_are_found_too(tmp_path: Path) -> None:
+def test_titles_are_searched(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         first = library.create(title="Straße nach Köln")
         add_message(library, first, None, "user", "nothing of it")
@@ -126,7 +126,7 @@ def test_titles_are_found_too(tmp_path: Path) -> None:
         assert not library.search("köln")
 
 
-def test_thinking_is_found_and_called_so(tmp_path: Path) -> None:
+def test_thinking_is_searched_and_marked_as_thinking(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create()
         question = add_message(library, conversation, None, "user", "Why?")
@@ -139,19 +139,19 @@ def test_thinking_is_found_and_called_so(tmp_path: Path) -> None:
         assert library.search("cause")[0].where == "content"
 
 
-def test_a_reply_is_found_as_it_is_now(tmp_path: Path) -> None:
+def test_the_index_follows_changes_of_a_reply(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create()
         question = add_message(library, conversation, None, "user", "Why?")
         reply = begin_reply(library, conversation, question.id, "m")
         update_reply(library, reply.id, "first words")
-        assert found(library, "first") == ["Why?"]
+        assert found_titles(library, "first") == ["Why?"]
         finish_reply(library, reply.id, "last words")
-        assert found(library, "first") == []
-        assert found(library, "last") == ["Why?"]
+        assert found_titles(library, "first") == []
+        assert found_titles(library, "last") == ["Why?"]
 
 
-def test_the_newest_come_first_and_no_more_than_asked(tmp_path: Path) -> None:
+def test_hits_are_newest_first_and_limited(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         conversation = library.create(title="all words")
         ids = [add_message(library, conversation, None, "user", "words").id for _ in range(5)]
@@ -172,13 +172,15 @@ def test_the_newest_come_first_and_no_more_than_asked(tmp_path: Path) -> None:
         ("👍🏽 yes", "yes", "👍🏽 yes", ["yes"]),
     ],
 )
-def test_snippets_mark_what_was_found(text, query, shown, marked) -> None:
-    piece = snippet(text, parse(query))
+def test_a_snippet_marks_the_terms(text, query, shown, marked) -> None:
+    piece = make_snippet(text, parse_query(query))
     assert piece.text == shown
     assert [piece.text[start:end] for start, end in piece.spans] == marked
 
 
-def test_a_snippet_is_a_piece_around_the_first_place() -> None:
-    piece = snippet("x" * 1000 + "needle" + "y" * 1000, parse("needle"), before=10, width=30)
+def test_a_snippet_is_the_text_around_the_first_term() -> None:
+    piece = make_snippet(
+        "x" * 1000 + "needle" + "y" * 1000, parse_query("needle"), before=10, width=30
+    )
     assert piece.text == "…" + "x" * 10 + "needle" + "y" * 14 + "…"
     assert [piece.text[start:end] for start, end in piece.spans] == ["needle"]

@@ -1,4 +1,4 @@
-"""Conversations and their messages in the library's tables."""
+"""Reads and writes conversations and messages in the library's database."""
 
 import sqlite3
 import time
@@ -13,26 +13,34 @@ from qwen35_mlx.library.conversation import (
     Message,
     title_from,
 )
+from qwen35_mlx.library.database import Database
 from qwen35_mlx.library.rows import (
     COLUMNS,
     message_from_row,
     replace_surrogates,
     row_from_message,
     settings_from_json,
-    settings_json,
+    settings_to_json,
 )
-from qwen35_mlx.library.store import Database
 
-_MESSAGE = f"SELECT {', '.join(COLUMNS)} FROM messages"
+_SELECT_MESSAGES = f"SELECT {', '.join(COLUMNS)} FROM messages"
 
 
 class ConversationStore(Database):
-    """What was said. Errors: as for `Database`, and whatever is named is not there."""
+    """Conversations and messages in a database.
+
+    Raises:
+        Qwen35Error: from every method: see `Database`; or there is no conversation or message of
+            the given id.
+    """
 
     def create(
         self, *, title: str = "", model: str = "", settings: ChatSettings | None = None
     ) -> int:
-        """A new, empty conversation; its id. Without a title it gets one from what is asked."""
+        """Add an empty conversation and return its id.
+
+        If `title` is empty, the first user message sets it.
+        """
         now = time.time()
         return self.add_conversation(
             Conversation(
@@ -46,7 +54,7 @@ class ConversationStore(Database):
         )
 
     def add_conversation(self, conversation: Conversation) -> int:
-        """Store a whole conversation under new ids, all of it or nothing; its id."""
+        """Store a conversation under new ids, in one transaction, and return its id."""
         with self.transaction() as db:
             new = insert(
                 db,
@@ -54,7 +62,7 @@ class ConversationStore(Database):
                 {
                     "title": replace_surrogates(conversation.title),
                     "model": replace_surrogates(conversation.model),
-                    "settings": settings_json(conversation.settings),
+                    "settings": settings_to_json(conversation.settings),
                     "draft": replace_surrogates(conversation.draft),
                     "created": conversation.created,
                     "updated": conversation.updated,
@@ -70,7 +78,7 @@ class ConversationStore(Database):
         return new
 
     def conversation(self, conversation: int) -> Conversation:
-        """A conversation with all its messages.
+        """The conversation of this id, with all its messages.
 
         Raises:
             Qwen35Error: there is none of that id, or it was deleted.
@@ -85,40 +93,42 @@ class ConversationStore(Database):
                 raise no_such_conversation(conversation)
             title, leaf, settings, *rest = row
             settings = settings_from_json(settings)
-            found = db.execute(f"{_MESSAGE} WHERE conversation = ? ORDER BY id", (conversation,))
-            messages = tuple(message_from_row(row) for row in found)
+            rows = db.execute(
+                f"{_SELECT_MESSAGES} WHERE conversation = ? ORDER BY id", (conversation,)
+            )
+            messages = tuple(message_from_row(row) for row in rows)
         return Conversation(conversation, title, messages, leaf, settings, *rest)
 
     def rename(self, conversation: int, title: str) -> str:
-        """Give a title, which is returned; an empty one is made from what was asked first."""
+        """Set the title and return it; an empty one is replaced by one from the first question."""
         title = " ".join(title.split())
         with self.transaction() as db:
             if not title:
-                asked = db.execute(
+                question = db.execute(
                     "SELECT content FROM messages WHERE conversation = ? AND role = 'user'"
                     " ORDER BY id LIMIT 1",
                     (conversation,),
                 ).fetchone()
-                title = title_from(asked[0]) if asked else ""
+                title = title_from(question[0]) if question else ""
             self.set_columns(conversation, title=replace_surrogates(title))
         return title
 
     def configure(self, conversation: int, settings: ChatSettings) -> None:
-        """Keep how its turns are answered."""
-        self.set_columns(conversation, settings=settings_json(settings))
+        """Store the settings of the next turns."""
+        self.set_columns(conversation, settings=settings_to_json(settings))
 
     def use_model(self, conversation: int, model: str) -> None:
-        """Keep which model it was last used with."""
+        """Store the name of the model that is used now."""
         self.set_columns(conversation, model=replace_surrogates(model))
 
     def select(self, conversation: int, leaf: int | None) -> None:
-        """Make the path to `leaf` the selected one."""
+        """Select the path to `leaf`; None selects no path."""
         with self.transaction() as db:
-            _require(db, conversation, leaf)
+            _check_exists(db, conversation, leaf)
             self.set_columns(conversation, leaf=leaf)
 
     def set_columns(self, conversation: int, *, durable: bool = True, **values: Any) -> None:
-        """Set columns of a conversation's row."""
+        """Set columns of a conversation that is not deleted."""
         names = ", ".join(f"{name} = :{name}" for name in values)
         with self.transaction(durable=durable) as db:
             changed = db.execute(
@@ -136,14 +146,14 @@ class ConversationStore(Database):
         The first user message gives the conversation its title, if it has none.
 
         Args:
-            message: its id is ignored; `created` is now if it is 0.
+            message: its id is ignored; a `created` of 0 becomes the current time.
 
         Returns:
-            the message as it is stored.
+            the message with its id and time.
         """
         new = replace(message, created=message.created or time.time())
         with self.transaction() as db:
-            _require(db, conversation, new.parent)
+            _check_exists(db, conversation, new.parent)
             values = {"conversation": conversation, **row_from_message(new)}
             new = replace(new, id=insert(db, "messages", values))
             self.set_columns(conversation, leaf=new.id, updated=new.created)
@@ -155,11 +165,11 @@ class ConversationStore(Database):
         return new
 
     def save(self, message: Message, *, durable: bool = True) -> None:
-        """Write what a stored message has become: all but its place, role, model and time.
+        """Update a stored message: everything except its parent, role, model and creation time.
 
         Args:
-            durable: False while a reply is being written. Such a save does not wait for the disk,
-                and the conversation does not count as changed.
+            durable: False while a reply is being written. The save then does not wait for the
+                disk, and `updated` of the conversation stays the same.
         """
         values = row_from_message(message)
         for name in ("parent", "role", "model", "created"):
@@ -179,15 +189,15 @@ class ConversationStore(Database):
                 )
 
     def message(self, message: int) -> Message:
-        """A message by its id."""
+        """The message of this id."""
         with self.reading() as db:
-            row = db.execute(f"{_MESSAGE} WHERE id = ?", (message,)).fetchone()
+            row = db.execute(f"{_SELECT_MESSAGES} WHERE id = ?", (message,)).fetchone()
         if row is None:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
         return message_from_row(row)
 
     def position(self, message: int) -> tuple[int, int]:
-        """Which version of how many a message is, as `Conversation.position` without the rest."""
+        """`Conversation.position`, without loading the conversation."""
         with self.reading() as db:
             row = db.execute(
                 "SELECT sum(other.id <= one.id), count(*) FROM messages one JOIN messages other"
@@ -208,7 +218,7 @@ def insert(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> int
     return new
 
 
-def _require(db: sqlite3.Connection, conversation: int, message: int | None) -> None:
+def _check_exists(db: sqlite3.Connection, conversation: int, message: int | None) -> None:
     found = db.execute(
         "SELECT 1 FROM conversations WHERE id = ? AND deleted IS NULL", (conversation,)
     )
