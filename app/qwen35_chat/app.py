@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from textual import work
 from textual.app import App
@@ -15,6 +16,7 @@ from textual.app import App
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.screens.chat import ChatScreen
+from qwen35_chat.textual_private import write_to_terminal
 from qwen35_chat.themes import DARK, LIGHT, use_theme
 
 
@@ -44,6 +46,7 @@ class ChatApp(App[None], inherit_bindings=False):
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__()
+        self._copied = ""
         self.controller = controller
         self.chat = ChatScreen(
             controller, demo=demo, conversation=conversation, clock=clock, ready=ready
@@ -68,19 +71,19 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_leave(self) -> None:
         self.chat.quit()
 
+    @property
+    def clipboard(self) -> str:
+        return self._copied
+
     def copy_to_clipboard(self, text: str) -> None:
         """Copy by a program of this machine, or else by the terminal."""
-        self._clipboard = text
+        self._copied = text
         self._copy(text)
 
     @work(thread=True, group="clipboard")
     def _copy(self, text: str) -> None:
-        said = clipboard.copy(text, self._write)
-        self.call_from_thread(self.chat.say, said)
-
-    def _write(self, sequence: str) -> None:
-        if self._driver is not None:
-            self._driver.write(sequence)
+        message = clipboard.copy(text, partial(write_to_terminal, self))
+        self.call_from_thread(self.chat.show_message, message)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
         # A model chose the address: a page may be opened, a file or a program may not.

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from qwen35_chat.control_characters import visible
 from qwen35_chat.options import Options
-from qwen35_chat.plain import visible
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
 

@@ -10,8 +10,8 @@ from io import TextIOWrapper
 from typing import TextIO, cast
 
 import qwen35_mlx
+from qwen35_chat.control_characters import visible
 from qwen35_chat.options import Options
-from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent

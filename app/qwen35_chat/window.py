@@ -120,13 +120,13 @@ class Window:
 
     def run_plain(self, conversation: int | None) -> int:
         """The linear mode, until the input ends; the exit code."""
-        from qwen35_chat.linear import Linear
+        from qwen35_chat.plain_mode import PlainMode
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
         if sys.stdin.isatty():
             self._edit_lines()
-        Linear(self.controller).run(conversation)
+        PlainMode(self.controller).run(conversation)
         return 0
 
     def _edit_lines(self) -> None:
@@ -135,7 +135,7 @@ class Window:
             import readline
         except ImportError:  # a Python without it reads plain lines
             return
-        for text in self.controller.past.texts:
+        for text in self.controller.history.texts:
             readline.add_history(" ".join(text.split()))
 
     def _end_download(self) -> None:

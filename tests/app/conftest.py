@@ -6,7 +6,7 @@ import pytest
 from qwen35_chat.screens import chat
 from textual import app, pilot
 
-from tests.app.linear_drive import Session
+from tests.app.plain_drive import Session
 
 
 @pytest.fixture(autouse=True)

@@ -135,7 +135,8 @@ def make(
     if settings is not None:
         file.load()
     clock = clock or Clock()
-    controller = Controller(engine, library, file, History(folder / "history.jsonl"))
+    history = History(folder / "history.jsonl")
+    controller = Controller(engine, library, file, history, clock=clock)
     return Driver(
         ChatApp(controller, demo=demo, conversation=conversation, clock=clock), engine, clock
     )

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.fake import done
-from qwen35_chat.pace import Pace
 
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
@@ -261,9 +261,9 @@ async def test_a_conversation_of_another_window_can_be_read_only(home: Path) -> 
 
 
 async def test_an_answer_to_a_request_is_shown_whatever_drawing_has_cost(home, monkeypatch) -> None:
-    monkeypatch.setattr(Pace, "due", lambda _: False)
+    monkeypatch.setattr(CpuBudget, "due", lambda _: False)
     async with chat(home) as at:
         number = at.library.create(title="Old")
         at.library.add_message(number, None, "user", "an old question")
-        at.app.chat.open_conversation(number)
+        at.app.chat.conversations.open(number)
         await at.until(lambda: "an old question" in at.text)

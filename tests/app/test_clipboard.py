@@ -118,7 +118,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
     markup = "[red]no[/red] [@click=app.quit]x[/]"
     async with chat(home, size=(120, 40)) as at:
         await at.send("/view open")
-        at.app.chat.send(f"{HOSTILE} {markup}")
+        at.app.chat.show(at.controller.send(f"{HOSTILE} {markup}"))
         await at.shown([Notice(HOSTILE), *reply(f"{HOSTILE} {markup}", thinking=HOSTILE)])
         at.library.rename(1, f"{HOSTILE} {markup}")
         screens = [at.text]
@@ -126,7 +126,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         screens.append(at.text)
         await at.press(*"red")
         screens.append(at.text)
-        at.controller.past.add(HOSTILE)
+        at.controller.history.add(HOSTILE)
         await at.press("escape", "ctrl+r")
         screens.append(at.text)
         await at.press("escape", "f4")  # the message, to be written anew
@@ -138,7 +138,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         await at.send("two")
         await at.shown([Answer("so"), Failed(f"{HOSTILE} {markup}")])
         screens.append(at.text)
-        at.app.chat.say(f"{HOSTILE} {markup}")
+        at.app.chat.show_message(f"{HOSTILE} {markup}")
         await at.shown([Loading(f"org/{HOSTILE}")])
         screens.append(at.text)
         for shown in screens:

@@ -1,15 +1,14 @@
 """The table of commands: what reaches each of them, what they do, and what describes them."""
 
-import re
 from pathlib import Path
 
 import pytest
 from qwen35_chat import commands
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keymap, parse_slash
 from qwen35_chat.keys import key_names, key_problem, shown_keys
-from qwen35_chat.screens import base
-from qwen35_chat.screens.lists import Palette, Sessions, SettingsList
-from qwen35_chat.screens.models import Models
+from qwen35_chat.screens import chat as chat_screen
+from qwen35_chat.screens.lists import ConversationList, Palette, SettingsList
+from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
 from textual.widgets import OptionList, Static, TextArea
 
@@ -18,7 +17,7 @@ from qwen35_mlx.session.events import Answer
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import Driver, chat
 
-README = Path(__file__).parents[2] / "README.md"
+KEY_PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 CHAT = in_scope("chat")
 # What the composer acts on itself is tested in test_composer and test_sessions.
 ITS_OWN = {"send", "newline", "older", "newer"}
@@ -61,10 +60,9 @@ def test_keys_for_writing_are_left_to_the_search_line(scope) -> None:
     assert not {"ctrl+a", "ctrl+e", "ctrl+k", "ctrl+u", "ctrl+w"} & set(keymap(scope, {}))
 
 
-def test_the_readme_has_the_table() -> None:
-    found = re.search(r"<!-- keys -->\n(.*?)\n<!-- /keys -->", README.read_text(), re.DOTALL)
-    assert found is not None
-    assert found.group(1).strip() == commands.key_table()
+def test_the_page_of_keys_is_up_to_date() -> None:
+    """`python -m qwen35_chat.commands > docs/keys.md` renews it."""
+    assert KEY_PAGE.read_text(encoding="utf-8") == commands.key_page()
 
 
 # What reaches a command
@@ -78,7 +76,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def run_command(name: str, target: object, text: str = "") -> None:
         names.append(f"{name} {text}".strip())
 
-    monkeypatch.setattr(base, "run_command", run_command)
+    monkeypatch.setattr(chat_screen, "run_command", run_command)
     return names
 
 
@@ -268,9 +266,9 @@ async def test_ctrl_c_stops_a_reply_first_and_leaves_a_list(home: Path) -> None:
         assert "cancel" in at.engine.calls
         assert at.app.is_running
         await at.press("ctrl+s")
-        assert isinstance(at.app.screen, Sessions)
+        assert isinstance(at.app.screen, ConversationList)
         await at.press("ctrl+c")
-        assert not isinstance(at.app.screen, Sessions)
+        assert not isinstance(at.app.screen, ConversationList)
         assert at.app.is_running
 
 
@@ -304,7 +302,7 @@ async def screens_open(at: Driver, key: str, kind: type) -> None:
 async def test_lists_open_by_key_and_close_by_esc(home: Path) -> None:
     async with chat(home) as at:
         for key, kind in (
-            ("ctrl+l", Models), ("f2", SettingsList), ("ctrl+p", Palette), ("ctrl+s", Sessions),
+            ("ctrl+l", ModelList), ("f2", SettingsList), ("ctrl+p", Palette), ("ctrl+s", ConversationList),
             ("f1", Page),
         ):  # fmt: skip
             await screens_open(at, key, kind)

@@ -98,7 +98,7 @@ async def test_keys_that_outrun_the_completions_are_taken_as_typed(home: Path) -
         assert at.app.chat.completions.choices
         for key in "essions":  # and the screen hears of none of them
             at.composer.insert(key)
-        await at.composer._on_key(events.Key("enter", None))
+        at.composer.on_key(events.Key("enter", None))
         await at.until(lambda: "Conversations" in at.text)
         assert at.typed == ""
 

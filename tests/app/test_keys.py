@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.keys import key_names, shown_keys
-from qwen35_chat.screens.lists import Sessions
+from qwen35_chat.screens.lists import ConversationList
 from qwen35_chat.screens.picker import Page
 
 from qwen35_mlx.session.events import Answer
@@ -21,7 +21,11 @@ async def test_a_remapped_key_acts_and_the_old_one_does_not(home: Path) -> None:
     file = settings(home, '[keys]\nsessions = "Ctrl+Y, F10"\nhelp = "ctrl+s"\nstop = ""\n')
     async with chat(home, settings=file) as at:
         assert "Ctrl+Y finds earlier conversations, Ctrl+S lists all keys" in at.text
-        for key, screen in (("ctrl+y", Sessions), ("f10", Sessions), ("ctrl+s", Page)):
+        for key, screen in (
+            ("ctrl+y", ConversationList),
+            ("f10", ConversationList),
+            ("ctrl+s", Page),
+        ):
             await at.press(key)
             assert isinstance(at.app.screen, screen), key
             await at.press("escape")

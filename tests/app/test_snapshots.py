@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qwen35_chat.drawing import messages
 from qwen35_chat.fake import done
 from qwen35_chat.models import PUBLISHED, Known
-from qwen35_chat.screens import conversation, models
+from qwen35_chat.screens import models
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from qwen35_mlx.session.events import Answer, Cancelled, Failed, Loading, PrefillProgress, Thinking
@@ -86,7 +87,7 @@ def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(time, "time", clock)
     monkeypatch.setattr(models, "machine_memory", lambda: 24 * 2**30)
     monkeypatch.setattr(models, "local_models", lambda _: LOCAL)
-    monkeypatch.setattr(conversation, "__version__", "1.2.3")
+    monkeypatch.setattr(messages, "__version__", "1.2.3")
     for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
         monkeypatch.delenv(name, raising=False)
     return clock

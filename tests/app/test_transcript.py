@@ -5,11 +5,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from qwen35_chat.controller import merged
 from qwen35_chat.drawing.colours import coloured
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
-from qwen35_chat.drawing.markdown import Growing
+from qwen35_chat.drawing.markdown import StreamingMarkdown
 from qwen35_chat.fake import done
+from qwen35_chat.merging import merged
 from textual.content import Content
 from textual.geometry import Offset
 from textual.selection import Selection
@@ -89,7 +89,7 @@ async def test_no_escape_sequence_reaches_the_terminal(home: Path) -> None:
         await at.send("/view open")
         at.composer.set_text("x")
         await at.pilot.pause()
-        at.app.chat.send(text)
+        at.app.chat.show(at.controller.send(text))
         await at.shown([Thinking(text), Answer(text), ToolCall(text, {"a": text})])
         assert at.text.count(seen) >= 4
         await at.shown([done()])
@@ -376,7 +376,7 @@ async def test_a_reply_that_grows_lays_out_no_other_widget(home: Path, monkeypat
 
 
 def test_a_long_paragraph_is_parsed_in_parts_without_a_gap() -> None:
-    growing = Growing()
+    growing = StreamingMarkdown()
     for n in range(2_000):
         growing.feed(f"{n}, ")
     assert len(growing._open) < 2_000

@@ -44,7 +44,7 @@ class Block(Protocol):
     def lines(self, width: int) -> list[Line]: ...
 
 
-def wrap(text: str, width: int) -> list[int]:
+def break_offsets(text: str, width: int) -> list[int]:
     """Offsets at which `text`, one line, is broken to fit `width` cells."""
     if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
         return []
@@ -69,7 +69,7 @@ def wrap(text: str, width: int) -> list[int]:
     return offsets
 
 
-def laid_out(
+def wrap(
     content: Content, width: int, first: str = "", rest: str = "", fill: str = ""
 ) -> list[Line]:
     """`content` in lines of at most `width` cells; its own lines begin with `rest`."""
@@ -78,7 +78,7 @@ def laid_out(
     for part in content.split("\n", allow_blank=True):
         if "\t" in part.plain:
             part = part.expand_tabs(TAB)
-        offsets = wrap(part.plain, room)
+        offsets = break_offsets(part.plain, room)
         for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
             prefix = rest if lines else first
             shown = Content.styled(prefix, ".muted") + piece if prefix else piece
@@ -100,7 +100,7 @@ class Text:
     fill: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        return laid_out(self.content, width, self.first, self.rest, self.fill)
+        return wrap(self.content, width, self.first, self.rest, self.fill)
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class Code:
             self._contents = [Content(line) for line in self._text.split("\n")]
         prefix = f"{self.rest} "
         for content in self._contents:
-            lines += laid_out(content, width - 1, prefix, prefix, ".code")
+            lines += wrap(content, width - 1, prefix, prefix, ".code")
         return lines
 
     def _header(self, width: int) -> Line:
@@ -146,7 +146,7 @@ class Code:
         return self.code.rstrip("\n")
 
     @property
-    def colourless(self) -> bool:
+    def uncoloured(self) -> bool:
         """Whether `colour` was not called yet, and may make a difference."""
         return (
             not self._looked
@@ -222,7 +222,7 @@ class Table:
         broken = []
         for n, cells_wide in enumerate(widths):
             cell = cells[n] if n < len(cells) else BLANK
-            broken.append([line.content for line in laid_out(cell, cells_wide)])
+            broken.append([line.content for line in wrap(cell, cells_wide)])
         lines: list[Line] = []
         for n in range(max(map(len, broken))):
             parts: list[Content | str] = [self.rest]
@@ -242,7 +242,7 @@ class Table:
                 lines.append(Line(BLANK))
             for name, cell in zip(self.head, row, strict=False):
                 named = Content.styled(f"{name.plain}: ", ".heading") + cell
-                lines += laid_out(named, width, self.rest, self.rest)
+                lines += wrap(named, width, self.rest, self.rest)
         return lines
 
 

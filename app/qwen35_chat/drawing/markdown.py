@@ -43,7 +43,7 @@ class Markdown:
         # Imported with the first reply, not with the app.
         from markdown_it.tree import SyntaxTreeNode
 
-        self.codes: list[str] = []
+        self.code_blocks: list[str] = []
         root = SyntaxTreeNode(_parser().parse(source))
         self._blocks = _spaced(list(self._block(node, "", "")) for node in root.children)
 
@@ -51,9 +51,9 @@ class Markdown:
         return [line for block in self._blocks for line in block.lines(width)]
 
     @property
-    def colourless(self) -> list[Code]:
+    def uncoloured(self) -> list[Code]:
         """The code that has no colours yet."""
-        return [block for block in self._blocks if isinstance(block, Code) and block.colourless]
+        return [block for block in self._blocks if isinstance(block, Code) and block.uncoloured]
 
     def _block(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
         match node.type:
@@ -67,8 +67,8 @@ class Markdown:
                     first = rest
             case "fence" | "code_block":
                 language = node.info.split()[0] if node.info.strip() else ""
-                self.codes.append(node.content)
-                yield Code(node.content, language, len(self.codes) - 1, rest=rest)
+                self.code_blocks.append(node.content)
+                yield Code(node.content, language, len(self.code_blocks) - 1, rest=rest)
             case "hr":
                 yield Rule(rest)
             case "table":
@@ -151,7 +151,7 @@ def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
             spans.append(Span(start, sum(map(len, text)), style))
 
 
-class Growing:
+class StreamingMarkdown:
     """A text that is being written: what is complete is laid out once.
 
     Blocks end at an empty line. An open fence is plain text, line by line; the rest of what is open
@@ -163,7 +163,7 @@ class Growing:
         self._fence = ""  # the marker that opened it
         self._language = ""
         self._head = False  # the fence's first line is still to be drawn
-        self._apart = True  # what comes next is a paragraph of its own
+        self._new_paragraph = True  # what comes next is a paragraph of its own
         self._done: list[Block] = []
         self._lines: list[Line] = []
         self._drawn = 0  # blocks of `_done` that are in `_lines`
@@ -209,7 +209,7 @@ class Growing:
             if end > 0:
                 self._close_text(self._open[:end])
                 self._open = self._open[end + 1 :]
-                self._apart = False
+                self._new_paragraph = False
                 return True
         return False
 
@@ -237,14 +237,14 @@ class Growing:
             self._done.append(Markdown(source))
 
     def _space(self) -> None:
-        if self._done and self._apart:
+        if self._done and self._new_paragraph:
             self._done.append(Text(BLANK))
-        self._apart = True
+        self._new_paragraph = True
 
     def _tail(self) -> list[Block]:
         if self._fence:
             return [Code(self._open, self._language.split(" ")[0], head=self._head)]
         if not self._open.strip():
             return []
-        space: list[Block] = [Text(BLANK)] if self._done and self._apart else []
+        space: list[Block] = [Text(BLANK)] if self._done and self._new_paragraph else []
         return [*space, Markdown(self._open)]

@@ -10,10 +10,10 @@ from textual.widgets import OptionList
 
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
+from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
-from qwen35_chat.plain import visible
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
     PRESETS,
@@ -47,7 +47,7 @@ def when(then: float, now: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(then))
 
 
-class Sessions(Picker):
+class ConversationList(Picker):
     """All conversations, and everything said in them."""
 
     SCOPE = "sessions"
@@ -110,9 +110,9 @@ class Sessions(Picker):
 
     def _do(self, what: Callable[[], str]) -> None:
         try:
-            self.say(what())
+            self.show_message(what())
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
         self.reload(self.marked)
 
     def rename_marked(self) -> None:
@@ -171,7 +171,7 @@ class Palette(Picker):
         return rows or [Row("", Content("No command has these letters"))]
 
 
-class Past(Picker):
+class HistoryList(Picker):
     """What was sent before, the newest first."""
 
     def __init__(self, texts: Sequence[str]):
@@ -243,7 +243,7 @@ class SettingsList(Picker):
         event.stop()
         if event.option_id is not None and event.option_id != self._explained:
             self._explained = event.option_id
-            self.say(_help(self._settings(), event.option_id))
+            self.show_message(_help(self._settings(), event.option_id))
 
     def chosen(self, row: str) -> None:
         if row in CHOICES:
@@ -263,9 +263,9 @@ class SettingsList(Picker):
     def _set(self, name: str, text: str) -> None:
         try:
             self._change(name, text)
-            self.say(f"{name} is kept, and holds from now on")
+            self.show_message(f"{name} is kept, and holds from now on")
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
         self.reload(name)
 
 

@@ -7,7 +7,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from qwen35_chat.completion import Choice
-from qwen35_chat.plain import visible
+from qwen35_chat.control_characters import visible
 
 
 class Completions(OptionList, can_focus=False):

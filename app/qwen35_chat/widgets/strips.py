@@ -15,7 +15,7 @@ KEPT_SCREENS = 4
 FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
 
 
-class Strips:
+class StripCache:
     """Makes strips in the styles of a widget; `clear` once these have changed.
 
     Args:

@@ -18,7 +18,8 @@ from textual.strip import Strip
 
 from qwen35_chat.drawing.entries import Entry
 from qwen35_chat.drawing.lines import BLANK, Code, Line
-from qwen35_chat.widgets.strips import Strips, within
+from qwen35_chat.textual_private import set_virtual_size
+from qwen35_chat.widgets.strips import StripCache, within
 
 WIDEST = 110  # columns of text: longer lines are hard to read
 
@@ -63,14 +64,14 @@ class TranscriptView(ScrollView, can_focus=True):
         self.entries: list[Entry] = []
         self.marked: Entry | None = None
         self._heights: list[int] = []
-        self._known: list[bool] = []  # whether the height is no guess
+        self._measured: list[bool] = []  # whether the height is no guess
         self._tops: list[int] = [0]
         self._columns = 0
         self._following = True
         self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
-        self._settling = False
+        self._laying_out = False
         self._colouring = False
-        self._strips = Strips(self)
+        self._strips = StripCache(self)
 
     # -- what is in it
 
@@ -79,23 +80,23 @@ class TranscriptView(ScrollView, can_focus=True):
         self.entries = list(entries)
         self.marked = None
         self._strips.clear()
-        self._guess()
+        self._estimate_heights()
         self.follow()
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
         self._heights.append(0)
-        self._known.append(False)
-        self.settle()
+        self._measured.append(False)
+        self.lay_out()
 
     def drop(self, entry: Entry) -> None:
         if entry not in self.entries:
             return
         at = self.entries.index(entry)
-        del self.entries[at], self._heights[at], self._known[at]
+        del self.entries[at], self._heights[at], self._measured[at]
         if self.marked is entry:
             self.marked = None
-        self.settle()
+        self.lay_out()
 
     def entry(self, key: int) -> Entry | None:
         return next((entry for entry in self.entries if entry.key == key), None)
@@ -103,26 +104,26 @@ class TranscriptView(ScrollView, can_focus=True):
     def follow(self) -> None:
         """Go to the end and stay there."""
         self._following = True
-        self.settle()
+        self.lay_out()
 
-    def relaid(self) -> None:
+    def forget_layout(self) -> None:
         """Many entries have changed: forget their heights."""
-        self._guess()
-        self.settle()
+        self._estimate_heights()
+        self.lay_out()
 
     # -- where it is
 
-    def settle(self) -> None:
+    def lay_out(self) -> None:
         """Lay out what is in view and near it; call it after any change."""
         size = self.scrollable_content_region.size
-        if not size.width or not size.height or self._settling:
+        if not size.width or not size.height or self._laying_out:
             return
-        self._settling = True
+        self._laying_out = True
         try:
             columns = min(size.width - 1, WIDEST)
             if columns != self._columns:
                 self._columns = columns
-                self._guess()
+                self._estimate_heights()
             if self._following:
                 self._measure_up(len(self.entries) - 1, 2 * size.height)
             else:
@@ -130,7 +131,7 @@ class TranscriptView(ScrollView, can_focus=True):
                 self._measure_down(top, above + 2 * size.height)
                 self._measure_up(top - 1, size.height)
             self._tops = [0, *accumulate(self._heights)]
-            self._grow(Size(size.width, self._tops[-1]))
+            set_virtual_size(self, Size(size.width, self._tops[-1]))
             if self._following:
                 to = self.max_scroll_y
             else:
@@ -140,30 +141,19 @@ class TranscriptView(ScrollView, can_focus=True):
             self.scroll_y = self.scroll_target_y = to
             self._keep_place()
         finally:
-            self._settling = False
-        self._want_colours()
+            self._laying_out = False
+        self._request_colours()
         self.refresh()
 
-    def _grow(self, size: Size) -> None:
-        """Have this virtual size.
-
-        The attribute would lay out the whole screen again with every line that is written; but the
-        scrollbar is always there, and nothing else depends on it.
-        """
-        self.set_reactive(TranscriptView.virtual_size, size)  # pyright: ignore[reportArgumentType]
-        bar = self.vertical_scrollbar
-        bar.window_virtual_size = size.height
-        bar.window_size = self.scrollable_content_region.height
-
-    def _guess(self) -> None:
+    def _estimate_heights(self) -> None:
         self._heights = [entry.estimate(self._columns) for entry in self.entries]
-        self._known = [False] * len(self.entries)
+        self._measured = [False] * len(self.entries)
 
     def _measure(self, at: int) -> int:
         entry = self.entries[at]
-        if entry.changed or not self._known[at]:
+        if entry.changed or not self._measured[at]:
             self._heights[at] = len(entry.lines(self._columns))
-            self._known[at] = True
+            self._measured[at] = True
         return self._heights[at]
 
     def _measure_up(self, at: int, wanted: int) -> None:
@@ -183,13 +173,13 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        if not self._settling and old_value != new_value:
+        if not self._laying_out and old_value != new_value:
             self._following = new_value >= self.max_scroll_y
             self._keep_place()
-            self.settle()
+            self.lay_out()
 
     def on_resize(self) -> None:
-        self.settle()
+        self.lay_out()
 
     # -- colours, which take too long to wait for
 
@@ -198,14 +188,14 @@ class TranscriptView(ScrollView, can_focus=True):
         """Whether code in view has yet to get its colours."""
         return self._colouring
 
-    def _want_colours(self) -> None:
+    def _request_colours(self) -> None:
         top, height = round(self.scroll_y), self.scrollable_content_region.height
         first = max(bisect_right(self._tops, top) - 1, 0)
         inside = self.entries[first : bisect_right(self._tops, top + height)]
-        wanted = [entry for entry in inside if entry.colourless]
+        wanted = [entry for entry in inside if entry.uncoloured]
         if wanted and not self._colouring:
             self._colouring = True
-            self._colour([(entry, entry.colourless) for entry in wanted])
+            self._colour([(entry, entry.uncoloured) for entry in wanted])
 
     @work(thread=True, group="colours")
     def _colour(self, wanted: Sequence[tuple[Entry, Sequence[Code]]]) -> None:
@@ -218,8 +208,8 @@ class TranscriptView(ScrollView, can_focus=True):
         event.stop()
         self._colouring = False
         for entry in event.entries:
-            entry.touch()
-        self.settle()
+            entry.invalidate()
+        self.lay_out()
 
     def scroll_page(self, direction: int) -> None:
         step = max(self.scrollable_content_region.height - 2, 1)
@@ -229,7 +219,7 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def mark(self, step: int) -> None:
         """Mark the next message in this direction; if none is marked, the last one."""
-        marks = [entry for entry in self.entries if entry.by]
+        marks = [entry for entry in self.entries if entry.author]
         if not marks:
             return
         if self.marked not in marks:
@@ -251,7 +241,7 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def mark_message(self, message: int | None) -> None:
         """Mark the message of this id, or else the last one."""
-        self.marked = next((e for e in self.entries if e.by and e.message == message), None)
+        self.marked = next((e for e in self.entries if e.author and e.message == message), None)
         self.mark(0)
 
     def on_focus(self) -> None:
@@ -345,10 +335,10 @@ class TranscriptView(ScrollView, can_focus=True):
     def action_fold(self, key: int) -> None:
         if entry := self.entry(key):
             entry.toggle()
-            self.settle()
+            self.lay_out()
 
-    def action_sibling(self, key: int, step: int) -> None:
-        self.post_message(self.Clicked("sibling", step, self.entry(key)))
+    def action_version(self, key: int, step: int) -> None:
+        self.post_message(self.Clicked("version", step, self.entry(key)))
 
     def action_open_link(self, href: str) -> None:
         self.post_message(self.Clicked("link", href))

@@ -15,7 +15,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select, Unload
 from tests.app.drive import reply
-from tests.app.linear_drive import FIGURES, Session, ctrl_c
+from tests.app.plain_drive import FIGURES, Session, ctrl_c
 
 
 def test_every_slash_name_is_listed_and_works_or_says_that_it_needs_the_screen(session) -> None:
@@ -123,7 +123,7 @@ def test_choices_are_kept_in_the_settings_file(session: Session, home: Path) -> 
 
 
 def test_models_are_listed_with_what_fits(session: Session, monkeypatch) -> None:
-    monkeypatch.setattr("qwen35_chat.linear.machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr("qwen35_chat.plain_view.machine_memory", lambda: 16 * 2**30)
     written = session.run("/model")
     assert "demo: fits, here\n" in written
     assert "mlx-community/Qwen3.5-4B-MLX-4bit: fits, to download\n" in written

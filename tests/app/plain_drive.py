@@ -1,4 +1,4 @@
-"""How the tests drive the linear mode."""
+"""How the tests drive plain mode."""
 
 import io
 import signal
@@ -9,7 +9,7 @@ from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.fake import FakeEngine
 from qwen35_chat.history import History
-from qwen35_chat.linear import Linear
+from qwen35_chat.plain_mode import PlainMode
 from qwen35_chat.settings_file import SettingsFile
 
 from qwen35_mlx import __version__
@@ -24,7 +24,7 @@ FIGURES = "(20 tokens, 38 a second, context 120 of 4,096)\n"
 
 
 class Session:
-    """A linear chat: what is typed, and what comes of it.
+    """A chat in plain mode: what is typed, and what comes of it.
 
     Attributes:
         steps: each is called when the mode waits the next time.
@@ -43,7 +43,7 @@ class Session:
         self.steps: list[Callable[[], object]] = []
         self.now = 0.0
         self._typed: list[str | BaseException | list[Event]] = []
-        self.linear = Linear(
+        self.plain = PlainMode(
             self.controller,
             read=self._read,
             out=self.out,
@@ -58,7 +58,7 @@ class Session:
             What was written since the model is there.
         """
         self._typed = list(typed)
-        self.linear.run(at)
+        self.plain.run(at)
         assert not self._typed, "not everything was read"
         return self.out.getvalue().removeprefix(READY).removesuffix("\n")
 

@@ -20,7 +20,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import UseModel
 from tests.app.drive import reply
-from tests.app.linear_drive import FIGURES, STARTED, Session, ctrl_c
+from tests.app.plain_drive import FIGURES, STARTED, Session, ctrl_c
 
 BOXES = re.compile("[\u2500-\u257f\u2580-\u259f\u2800-\u28ff]")
 
@@ -82,7 +82,7 @@ def test_a_long_prompt_and_a_slow_load_are_told_now_and_then(home: Path) -> None
         lambda: session.engine.play([PrefillProgress(1_024, 2_048, 128)]),
         lambda: session.engine.play([Answer("so"), done()]),
     ]
-    session.linear.run()
+    session.plain.run()
     assert session.out.getvalue() == (
         f"{STARTED}Loading org/repo: 50%\n"
         "org/repo is loaded; its context is 8,192 tokens.\n"
@@ -195,4 +195,4 @@ def test_a_conversation_goes_on_with_its_draft_and_its_cut_off_reply(home: Path)
 def test_quit_and_the_end_of_the_input_end_it(session: Session) -> None:
     session.run("/quit")
     assert len(session.prompts) == 1
-    assert session.linear._ended
+    assert session.plain._ended

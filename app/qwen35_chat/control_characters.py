@@ -1,4 +1,4 @@
-"""Text of a model or a user, made safe to show on a terminal."""
+"""Text made safe for a terminal: control characters are shown, never obeyed."""
 
 # C0 without newline and tab, and DEL, have pictures in Unicode; C1 has not.
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}

@@ -1,5 +1,5 @@
 import pytest
-from qwen35_chat.plain import visible
+from qwen35_chat.control_characters import visible
 
 
 @pytest.mark.parametrize(
