@@ -302,8 +302,8 @@ async def screens_open(at: Driver, key: str, kind: type) -> None:
 async def test_lists_open_by_key_and_close_by_esc(home: Path) -> None:
     async with chat(home) as at:
         for key, kind in (
-            ("ctrl+l", ModelList), ("f2", SettingsList), ("ctrl+p", Palette), ("ctrl+s", ConversationList),
-            ("f1", Page),
+            ("ctrl+l", ModelList), ("f2", SettingsList), ("ctrl+p", Palette),
+            ("ctrl+s", ConversationList), ("f1", Page),
         ):  # fmt: skip
             await screens_open(at, key, kind)
         await at.send("/model org/repo")

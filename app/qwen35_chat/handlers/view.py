@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qwen35_chat.commands import Command
-from qwen35_chat.drawing.entries import Entry
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
+
+if TYPE_CHECKING:
+    from qwen35_chat.drawing.entries import Entry  # plain mode starts without Textual
 
 
 class ChatView(Protocol):
@@ -87,10 +89,10 @@ class MessagesView(Protocol):
     """The messages of the conversation, one of which may be marked."""
 
     @property
-    def entries(self) -> Sequence[Entry]: ...
+    def entries(self) -> "Sequence[Entry]": ...
 
     @property
-    def marked(self) -> Entry | None: ...
+    def marked(self) -> "Entry | None": ...
 
     def mark(self, step: int) -> None: ...
 
