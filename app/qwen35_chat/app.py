@@ -1,7 +1,4 @@
-"""The chat on the terminal.
-
-Knows the model only as an `Engine`: nothing here imports MLX.
-"""
+"""The Textual app. It uses the model through an `Engine`, and imports no MLX."""
 
 import asyncio
 import signal
@@ -24,12 +21,12 @@ class ChatApp(App[None], inherit_bindings=False):
     """One window.
 
     Args:
-        desk: what it shows. Engine and library are closed by the caller.
-        demo: whether it begins with the demonstration model.
-        conversation: to go on with.
-        clock: seconds, for what is timed on the screen.
-        ready: called when much has been made that will stay: once the first frame is drawn, and
-            again whenever a model is loaded.
+        controller: what the window shows. The caller closes its engine and library.
+        demo: whether the demonstration model is used at the start.
+        conversation: its id in the library; None for a new one.
+        clock: seconds, the same clock as the controller's.
+        ready: called when many long-lived objects have just been made: after the first frame, and
+            after each load of a model.
     """
 
     CSS_PATH = "app.tcss"
@@ -61,10 +58,10 @@ class ChatApp(App[None], inherit_bindings=False):
             with suppress(AttributeError, NotImplementedError, ValueError, RuntimeError):
                 number = getattr(signal, name)
                 loop = asyncio.get_running_loop()
-                loop.add_signal_handler(number, self._ended_from_outside, number)
+                loop.add_signal_handler(number, self._exit_by_signal, number)
 
-    def _ended_from_outside(self, number: int) -> None:
-        """The terminal was closed, or the process is asked to end: keep what is typed, and go."""
+    def _exit_by_signal(self, number: int) -> None:
+        """Store the draft and exit; the terminal was closed, for instance."""
         self.chat.save_draft()
         self.exit(return_code=128 + number)
 
@@ -76,7 +73,7 @@ class ChatApp(App[None], inherit_bindings=False):
         return self._copied
 
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy by a program of this machine, or else by the terminal."""
+        """Copy by a program of this machine, or else by the terminal, and show which it was."""
         self._copied = text
         self._copy(text)
 
@@ -86,6 +83,6 @@ class ChatApp(App[None], inherit_bindings=False):
         self.call_from_thread(self.chat.show_message, message)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
-        # A model chose the address: a page may be opened, a file or a program may not.
+        # The model chose the address, so only web pages are opened, no files or programs.
         if url.startswith(("https://", "http://")):
             super().open_url(url, new_tab=new_tab)

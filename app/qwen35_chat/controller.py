@@ -12,6 +12,7 @@ from qwen35_chat import paths
 from qwen35_chat.download import Download
 from qwen35_chat.history import History
 from qwen35_chat.merging import merged
+from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.transitions import (
@@ -28,7 +29,6 @@ from qwen35_chat.transitions import (
     TurnRequested,
     TurnTakenBack,
 )
-from qwen35_chat.turn import Turn
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
 from qwen35_mlx.library.library import ConversationSummary, Library
@@ -75,7 +75,7 @@ class Controller:
         self.conversation: int | None = None
         self.title = ""
         self.read_only = False
-        self.turn: Turn | None = None
+        self.turn: RunningTurn | None = None
         self.queue: list[str] = []
         self.model = settings.settings.model
         self.model_status: ModelStatus = "loading"  # it is, from the start
@@ -183,7 +183,7 @@ class Controller:
                 pass
         return []
 
-    def _take_turn(self, event: events.Event, turn: Turn) -> list[Transition]:
+    def _take_turn(self, event: events.Event, turn: RunningTurn) -> list[Transition]:
         match event:
             case events.PrefillProgress(_, total, cached):
                 self.used, self.cached = total, cached
@@ -316,7 +316,7 @@ class Controller:
         self.require_idle()
         if self.conversation is None:
             raise Qwen35Error("there is nothing to compact yet")
-        self.turn = Turn(self._clock, summary=True)
+        self.turn = RunningTurn(self._clock, summary=True)
         self.engine.ask(requests.Compact())
 
     def stop(self) -> None:
@@ -332,7 +332,7 @@ class Controller:
                 "this conversation is open in another window: Ctrl+N begins a new one"
             )
         self.require_idle()
-        self.turn = Turn(self._clock, requested.text)
+        self.turn = RunningTurn(self._clock, requested.text)
         self.engine.ask(request)
         return requested
 

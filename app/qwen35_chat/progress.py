@@ -5,7 +5,7 @@ from collections.abc import Callable
 from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
-from qwen35_chat.turn import Turn
+from qwen35_chat.running_turn import RunningTurn
 from qwen35_mlx.session.events import PrefillProgress
 
 BAR_CELLS = 16
@@ -42,7 +42,7 @@ def bar(share: float) -> str:
     return "━" * full + "╌" * (BAR_CELLS - full)
 
 
-def turn_parts(turn: Turn, now: float, *, loaded: bool) -> list[str]:
+def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
     """What a turn is doing.
 
     Args:

@@ -1,4 +1,4 @@
-"""How the tests drive plain mode."""
+"""Drives plain mode in tests."""
 
 import io
 import signal
@@ -23,11 +23,11 @@ READY = STARTED + "demo is loaded; its context is 4,096 tokens.\n"
 FIGURES = "(20 tokens, 38 a second, context 120 of 4,096)\n"
 
 
-class Session:
-    """A chat in plain mode: what is typed, and what comes of it.
+class PlainChat:
+    """A chat in plain mode, its input and its output.
 
     Attributes:
-        steps: each is called when the mode waits the next time.
+        steps: each is called at one of the waits, in order.
     """
 
     def __init__(self, home: Path, *, loads: bool = True, library: Library | None = None):
@@ -52,10 +52,12 @@ class Session:
         )
 
     def run(self, *typed: str | BaseException | list[Event], at: int | None = None) -> str:
-        """All of it, to the end of the input. Events are what the engine says to the line before.
+        """Run plain mode to the end of the input.
+
+        Events are played after the line before them is read.
 
         Returns:
-            What was written since the model is there.
+            What was written since the model was loaded.
         """
         self._typed = list(typed)
         self.plain.run(at)
@@ -82,8 +84,8 @@ class Session:
         self.steps.pop(0)()
 
 
-def ctrl_c(session: Session, events: list[Event]) -> Callable[[], None]:
-    """A step: Ctrl+C comes, and these events."""
+def ctrl_c(session: PlainChat, events: list[Event]) -> Callable[[], None]:
+    """A step: Ctrl+C is pressed, and these events follow."""
 
     def step() -> None:
         signal.raise_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
-"""What the conversation on the screen is made of."""
+"""The entries of the transcript: messages, replies and notices."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import count
 from typing import Any, Literal
@@ -9,25 +10,25 @@ from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
 from qwen35_chat.control_characters import visible
-from qwen35_chat.drawing.lines import BLANK, Code, Line, Text, action, wrap
+from qwen35_chat.drawing.lines import BLANK, Code, Line, Paragraph, action, wrap
 from qwen35_chat.drawing.markdown import Markdown, StreamingMarkdown
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
-# A longer message of the user is folded: it was pasted, and is not read again.
+# A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
 _keys = count()
 
 
-class Entry:
-    """One message, or one thing that the app has to say.
+class TranscriptEntry(ABC):
+    """A message, or a notice of the app.
 
     Attributes:
-        key: its name in actions.
-        message: its id in the library, once it has one.
-        indent: columns at its left.
-        by: who wrote it; "" if it is no message.
+        key: names it in actions.
+        message: its id in the library; None before it has one.
+        indent: columns to its left.
+        author: "user", "assistant", or "" for a notice.
         version: which of how many versions of this message it is, from 1.
-        changed: since `lines` was last asked.
+        changed: its layout is out of date.
     """
 
     indent = 1
@@ -43,28 +44,28 @@ class Entry:
 
     @property
     def copy_text(self) -> str:
-        """What copying it gives."""
+        """What copying it puts on the clipboard."""
         return ""
 
     @property
     def code_blocks(self) -> list[str]:
-        """The code in it, block by block."""
+        """Its blocks of code."""
         return []
 
     @property
     def uncoloured(self) -> list[Code]:
-        """The code in it that has no colours yet, once it is laid out."""
+        """Its code without colours yet, once it has been laid out."""
         return []
 
     def invalidate(self) -> None:
-        """It has to be laid out again."""
+        """Lay it out again when it is drawn next."""
         self.changed = True
 
-    def toggle(self) -> None:
-        """Unfold what is folded, or the other way round."""
+    def toggle(self) -> None:  # noqa: B027 - most entries cannot be folded
+        """Fold or unfold it, if it can be folded."""
 
     def lines(self, width: int) -> list[Line]:
-        """Its lines, with an empty one at the end."""
+        """Its lines for a width in cells, with an empty one at the end."""
         if self.changed or width != self._width:
             self._lines = [*self._layout(max(width - self.indent, 1)), Line(BLANK)]
             self._width = width
@@ -72,11 +73,12 @@ class Entry:
         return self._lines
 
     def estimate(self, width: int) -> int:
-        """About how many lines it has, without laying it out."""
+        """Roughly its number of lines, without a layout."""
         return 2
 
+    @abstractmethod
     def _layout(self, width: int) -> list[Line]:
-        raise NotImplementedError
+        """Its lines, in `width` cells."""
 
     def _version_line(self, width: int) -> list[Line]:
         which, total = self.version
@@ -90,7 +92,7 @@ class Entry:
         return wrap(shown, width, "  " if self.indent == 1 else "")
 
 
-class UserEntry(Entry):
+class UserEntry(TranscriptEntry):
     """A message of the user."""
 
     author = "user"
@@ -125,11 +127,12 @@ class UserEntry(Entry):
         return lines + self._version_line(width)
 
 
-class ReplyEntry(Entry):
-    """A reply: thinking, answer, calls, and a last word about it.
+class ReplyEntry(TranscriptEntry):
+    """A reply: thinking, answer, tool calls, and a note at its end.
 
     Attributes:
-        seconds: that the thinking took, once it is over.
+        calls: name and arguments of each.
+        thinking_seconds: how long the thinking took, once it has ended.
         view: how thinking is shown.
     """
 
@@ -182,10 +185,6 @@ class ReplyEntry(Entry):
         texts = [self._thoughts if self.view == "open" else None, self._markdown]
         return [code for text in texts if text is not None for code in text.uncoloured]
 
-    @property
-    def blank(self) -> bool:
-        return not (self.thinking.strip() or self.answer.strip() or self.calls)
-
     def add_thinking(self, text: str) -> None:
         self.thinking += text
         self._live_thinking.feed(visible(text))
@@ -199,22 +198,16 @@ class ReplyEntry(Entry):
         self.invalidate()
 
     def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """A call that the model asks for. Nothing runs it here."""
+        """Add a tool call, which is only shown."""
         self.calls.append((name, arguments))
         self.invalidate()
-
-    def note(self, text: str, *, error: bool = False) -> None:
-        """The last line; empty text removes it."""
-        if (text, error) != (self._note, self._error):
-            self._note, self._error = text, error
-            self.invalidate()
 
     def end_thinking(self, seconds: float) -> None:
         self.thinking_seconds = seconds
         self.invalidate()
 
     def finish(self, note: str = "", *, error: bool = False) -> None:
-        """Nothing more will come."""
+        """Complete the reply."""
         self._complete = True
         self._live, self._live_thinking = StreamingMarkdown(), StreamingMarkdown()
         self._note, self._error = note, error
@@ -251,7 +244,7 @@ class ReplyEntry(Entry):
             if lines:
                 lines.append(Line(BLANK))
             style = ".error" if self._error else ".muted"
-            lines += Text(Content.styled(visible(self._note), style)).lines(width)
+            lines += Paragraph(Content.styled(visible(self._note), style)).lines(width)
         return lines + self._version_line(width)
 
     def _rendered(self) -> Markdown:
@@ -282,8 +275,8 @@ class ReplyEntry(Entry):
         return lines
 
 
-class NoticeEntry(Entry):
-    """Something that the app has to say, in a line or two."""
+class NoticeEntry(TranscriptEntry):
+    """A line or two from the app."""
 
     indent = 3
 
@@ -304,5 +297,5 @@ class NoticeEntry(Entry):
 
 
 def _estimate(text: str, width: int) -> int:
-    """Lines of a text: most of its own lines are shorter than the screen."""
+    """The lines that a text takes, if most of its own are shorter than the screen."""
     return text.count("\n") + len(text) // max(width, 1) + 1

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from qwen35_chat.drawing.entries import Entry, NoticeEntry, ReplyEntry, ThinkingView, UserEntry
+from qwen35_chat.drawing.entries import (
+    NoticeEntry,
+    ReplyEntry,
+    ThinkingView,
+    TranscriptEntry,
+    UserEntry,
+)
 from qwen35_chat.transitions import END_NOTES
 from qwen35_mlx import __version__
 from qwen35_mlx.library.conversation import Conversation, Message
@@ -15,7 +21,7 @@ DEMO_WELCOME = (
 )
 
 
-def welcome(key: Callable[..., str], *, demo: bool) -> list[Entry]:
+def welcome(key: Callable[..., str], *, demo: bool) -> list[TranscriptEntry]:
     """What an empty conversation begins with.
 
     Args:
@@ -33,7 +39,7 @@ def welcome(key: Callable[..., str], *, demo: bool) -> list[Entry]:
     return [NoticeEntry("\n\n".join(parts))]
 
 
-def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[Entry]:
+def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[TranscriptEntry]:
     """The selected path of a conversation.
 
     Args:
@@ -44,7 +50,9 @@ def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[Ent
     ]
 
 
-def entry_of(message: Message, version: tuple[int, int], view: ThinkingView, retry: str) -> Entry:
+def entry_of(
+    message: Message, version: tuple[int, int], view: ThinkingView, retry: str
+) -> TranscriptEntry:
     """One message.
 
     Args:

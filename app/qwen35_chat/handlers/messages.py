@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from qwen35_chat.controller import Controller
-from qwen35_chat.drawing.entries import Entry, ReplyEntry, UserEntry
+from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_mlx.errors import Qwen35Error
@@ -90,5 +90,5 @@ class MessageHandler:
         self._copied_block = entry.key, block
         self._view.copy(entry.code_blocks[block])
 
-    def _last(self, wanted: Callable[[Entry], object]) -> Entry | None:
+    def _last(self, wanted: Callable[[TranscriptEntry], object]) -> TranscriptEntry | None:
         return next((e for e in reversed(self._view.transcript.entries) if wanted(e)), None)

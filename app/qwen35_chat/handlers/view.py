@@ -9,7 +9,7 @@ from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
 
 if TYPE_CHECKING:
-    from qwen35_chat.drawing.entries import Entry  # plain mode starts without Textual
+    from qwen35_chat.drawing.entries import TranscriptEntry  # plain mode starts without Textual
 
 
 class ChatView(Protocol):
@@ -89,10 +89,10 @@ class MessagesView(Protocol):
     """The messages of the conversation, one of which may be marked."""
 
     @property
-    def entries(self) -> "Sequence[Entry]": ...
+    def entries(self) -> "Sequence[TranscriptEntry]": ...
 
     @property
-    def marked(self) -> "Entry | None": ...
+    def marked(self) -> "TranscriptEntry | None": ...
 
     def mark(self, step: int) -> None: ...
 

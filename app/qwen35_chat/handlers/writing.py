@@ -1,4 +1,4 @@
-"""What the user writes: sending it, other versions of earlier messages, history, pastes."""
+"""What the user writes: sending it, editing earlier messages, the history, pastes."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ class ModelList(Picker):
         tokens = f"{controller.settings.context:,} tokens of context"
         super().__init__(
             f"Models for {memory / 2**30:.0f} GB of memory and {tokens}",
-            self._found,
+            self._make_rows,
             placeholder="Search, or write a folder or org/repo",
             hint="Enter uses or downloads it, Esc goes back",
             remapped=controller.settings.keys,
@@ -60,7 +60,7 @@ class ModelList(Picker):
         self._show_download()
         self.set_interval(1 / POLLS_PER_SECOND, self._show_download)
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         here = {known.name for known in self._local}
         rows = [self._row(known) for known in self._local if _matches(words, known)]
         if rows:

@@ -87,7 +87,7 @@ class Composer(LiteralTextArea):
     def _completing(self, key: str) -> bool:
         """Let the list of completions handle a key; whether it did."""
         completions = self._completions
-        if completions.choices and completions.about != self.before_cursor:
+        if completions.choices and completions.before != self.before_cursor:
             # Keys may come faster than the messages about what they have changed.
             self._complete()
         choice = completions.chosen

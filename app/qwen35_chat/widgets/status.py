@@ -1,4 +1,4 @@
-"""The two lines about how it goes: above the composer the turn, below it the model."""
+"""The lines around the composer: the turn above it, the model and the context below it."""
 
 from textual.app import RenderResult
 from textual.content import Content
@@ -8,11 +8,14 @@ from qwen35_chat.progress import size_of
 from qwen35_mlx.library.conversation import Usage
 
 SEPARATOR = " · "
-WARN_AT = 0.8  # of the context
+WARN_AT = 0.8  # of the context, from which it is highlighted
 
 
 def fitted(parts: list[str], cue: str, width: int) -> str:
-    """`parts` at the left, `cue` at the right. Parts that do not fit go, the last one first."""
+    """One line of `width` cells: `parts` at the left, `cue` at the right.
+
+    Parts that do not fit are left out, the last one first.
+    """
     shown = [part for part in parts if part]
     while len(shown) > 1 and len(SEPARATOR.join(shown)) + len(cue) + 2 > width:
         shown.pop()
@@ -36,7 +39,7 @@ class Activity(Widget):
         self._message = ""
 
     def show(self, parts: list[str], cue: str = "", message: str = "") -> None:
-        """`parts` at the left and `cue` at the right; or `message` instead of both."""
+        """Show `parts` at the left and `cue` at the right, or `message` instead of both."""
         if (parts, cue, message) != (self._parts, self._cue, self._message):
             layout = message != self._message
             self._parts, self._cue, self._message = parts, cue, message

@@ -1,7 +1,7 @@
-"""The conversation on the screen: a list of which only the part in view is laid out.
+"""The conversation on the screen: a list of entries, of which those near the view are laid out.
 
-The height of what was never in view is a guess. Whatever lies within a screen of the view is
-laid out, so that a guess is put right before it can be seen, and the view stays where it was.
+The height of an entry that was never near is an estimate. Entries within a screen of the view are
+laid out, which corrects their heights before they can be seen; the view stays in its place.
 """
 
 from bisect import bisect_right
@@ -16,18 +16,22 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from qwen35_chat.drawing.entries import Entry
+from qwen35_chat.drawing.entries import TranscriptEntry
 from qwen35_chat.drawing.lines import BLANK, Code, Line
 from qwen35_chat.textual_private import set_virtual_size
 from qwen35_chat.widgets.strips import StripCache, within
 
-WIDEST = 110  # columns of text: longer lines are hard to read
+MAX_COLUMNS = 110  # of text; longer lines are hard to read
 
 
 class TranscriptView(ScrollView, can_focus=True):
-    """Messages, oldest first. Follows the end unless the user has scrolled up.
+    """Entries, oldest first. It follows the end unless the user has scrolled up.
 
-    With the focus, one message is marked, and keys act on it.
+    While it has the focus, one message is marked, and keys act on that.
+
+    Attributes:
+        entries: all of them. Change them by the methods, or call `lay_out` after a change.
+        marked: one of them, or None.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -44,52 +48,56 @@ class TranscriptView(ScrollView, can_focus=True):
     }
 
     class Clicked(Message):
-        """Something in an entry was clicked: `name` with `argument`."""
+        """Something in an entry was clicked.
 
-        def __init__(self, name: str, argument: str | int, entry: Entry | None = None):
+        `name` is "code", "version" or "link"; `argument` is the number of the block, the step to
+        the other version, or the address.
+        """
+
+        def __init__(self, name: str, argument: str | int, entry: TranscriptEntry | None = None):
             super().__init__()
             self.name = name
             self.argument = argument
             self.entry = entry
 
     class Coloured(Message):
-        """The code in these entries has its colours."""
+        """The code in these entries has got its colours."""
 
-        def __init__(self, entries: Sequence[Entry]):
+        def __init__(self, entries: Sequence[TranscriptEntry]):
             super().__init__()
             self.entries = entries
 
     def __init__(self) -> None:
         super().__init__()
-        self.entries: list[Entry] = []
-        self.marked: Entry | None = None
+        self.entries: list[TranscriptEntry] = []
+        self.marked: TranscriptEntry | None = None
         self._heights: list[int] = []
-        self._measured: list[bool] = []  # whether the height is no guess
+        self._measured: list[bool] = []  # whether the height is exact
         self._tops: list[int] = [0]
         self._columns = 0
         self._following = True
-        self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
+        self._anchor = (0, 0)  # the entry at the top of the view, and its lines above the view
         self._laying_out = False
         self._colouring = False
         self._strips = StripCache(self)
 
-    # -- what is in it
+    # Entries
 
-    def show(self, entries: Iterable[Entry]) -> None:
-        """These instead of all others, with the end in view."""
+    def show(self, entries: Iterable[TranscriptEntry]) -> None:
+        """Replace all entries, and go to the end."""
         self.entries = list(entries)
         self.marked = None
         self._strips.clear()
         self._estimate_heights()
         self.follow()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: TranscriptEntry) -> None:
         self.entries.append(entry)
         self._heights.append(0)
         self._measured.append(False)
         self.lay_out()
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: TranscriptEntry) -> None:
         if entry not in self.entries:
             return
         at = self.entries.index(entry)
@@ -98,7 +106,7 @@ class TranscriptView(ScrollView, can_focus=True):
             self.marked = None
         self.lay_out()
 
-    def entry(self, key: int) -> Entry | None:
+    def entry(self, key: int) -> TranscriptEntry | None:
         return next((entry for entry in self.entries if entry.key == key), None)
 
     def follow(self) -> None:
@@ -107,20 +115,20 @@ class TranscriptView(ScrollView, can_focus=True):
         self.lay_out()
 
     def forget_layout(self) -> None:
-        """Many entries have changed: forget their heights."""
+        """Lay out again after many entries have changed."""
         self._estimate_heights()
         self.lay_out()
 
-    # -- where it is
+    # Layout
 
     def lay_out(self) -> None:
-        """Lay out what is in view and near it; call it after any change."""
+        """Lay out the entries in and near the view."""
         size = self.scrollable_content_region.size
         if not size.width or not size.height or self._laying_out:
             return
         self._laying_out = True
         try:
-            columns = min(size.width - 1, WIDEST)
+            columns = min(size.width - 1, MAX_COLUMNS)
             if columns != self._columns:
                 self._columns = columns
                 self._estimate_heights()
@@ -181,11 +189,11 @@ class TranscriptView(ScrollView, can_focus=True):
     def on_resize(self) -> None:
         self.lay_out()
 
-    # -- colours, which take too long to wait for
+    # Colours of code, which take too long to wait for
 
     @property
     def colouring(self) -> bool:
-        """Whether code in view has yet to get its colours."""
+        """Whether colours are being computed for code in view."""
         return self._colouring
 
     def _request_colours(self) -> None:
@@ -198,7 +206,7 @@ class TranscriptView(ScrollView, can_focus=True):
             self._colour([(entry, entry.uncoloured) for entry in wanted])
 
     @work(thread=True, group="colours")
-    def _colour(self, wanted: Sequence[tuple[Entry, Sequence[Code]]]) -> None:
+    def _colour(self, wanted: Sequence[tuple[TranscriptEntry, Sequence[Code]]]) -> None:
         for _, codes in wanted:
             for code in codes:
                 code.colour()
@@ -215,10 +223,10 @@ class TranscriptView(ScrollView, can_focus=True):
         step = max(self.scrollable_content_region.height - 2, 1)
         self.scroll_to(y=self.scroll_y + direction * step, animate=False)
 
-    # -- the marked message
+    # The marked message
 
     def mark(self, step: int) -> None:
-        """Mark the next message in this direction; if none is marked, the last one."""
+        """Mark the message before (-1) or after (1); the last one if none is marked."""
         marks = [entry for entry in self.entries if entry.author]
         if not marks:
             return
@@ -240,7 +248,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self.refresh()
 
     def mark_message(self, message: int | None) -> None:
-        """Mark the message of this id, or else the last one."""
+        """Mark the message with this id, or else the last one."""
         self.marked = next((e for e in self.entries if e.author and e.message == message), None)
         self.mark(0)
 
@@ -252,13 +260,13 @@ class TranscriptView(ScrollView, can_focus=True):
         self.marked = None
         self.refresh()
 
-    # -- drawing
+    # Drawing
 
     def notify_style_update(self) -> None:
         self._strips.clear()
         super().notify_style_update()
 
-    def _line(self, y: int) -> tuple[Entry, Line] | None:
+    def _line(self, y: int) -> tuple[TranscriptEntry, Line] | None:
         if not 0 <= y < self._tops[-1]:
             return None
         at = bisect_right(self._tops, y) - 1
@@ -267,8 +275,11 @@ class TranscriptView(ScrollView, can_focus=True):
         return self.entries[at], lines[offset] if offset < len(lines) else Line(BLANK)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """The lines in view. They fill the widget, which has neither border nor padding: so there
-        is nothing to add to them, which Textual takes longer for than the lines do."""
+        """The lines in view.
+
+        The widget has neither border nor padding, so this leaves out the pass of Textual that adds
+        these, which takes longer than the lines themselves.
+        """
         top, width = round(self.scroll_y), self.scrollable_content_region.width
         selection = self.text_selection
         strips = [self._drawn(top + y, width, selection) for y in crop.line_range]
@@ -283,7 +294,7 @@ class TranscriptView(ScrollView, can_focus=True):
         return strips
 
     def _drawn(self, at: int, width: int, selection: Selection | None) -> Strip:
-        """The line that is `at` rows from the beginning."""
+        """The line that is `at` lines from the beginning."""
         found = self._line(at)
         if found is None:
             return Strip.blank(width, self.visual_style.rich_style)
@@ -299,7 +310,7 @@ class TranscriptView(ScrollView, can_focus=True):
         )
         return strip.apply_offsets(0, at)
 
-    # -- selection and clicks
+    # Selection and clicks
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         if not self.entries:
@@ -324,7 +335,7 @@ class TranscriptView(ScrollView, can_focus=True):
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
 
-    def _entry_at_pointer(self) -> Entry | None:
+    def _entry_at_pointer(self) -> TranscriptEntry | None:
         y = self.app.mouse_position.y - self.content_region.y + round(self.scroll_y)
         found = self._line(y)
         return found[0] if found else None

@@ -12,7 +12,7 @@ SHORTEST_RATE = 0.2  # seconds of text, before which a rate would be noise
 
 
 @dataclass(slots=True)
-class Turn:
+class RunningTurn:
     """A turn, or a summary of the oldest turns, from its request to its end.
 
     Moments are seconds on `clock`.
