@@ -30,8 +30,8 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Message, Usage
-from qwen35_mlx.library.library import ConversationSummary, Library
+from qwen35_mlx.library.conversation import Conversation, Usage
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import events, requests
 from qwen35_mlx.session.engine import Engine
 
@@ -56,6 +56,7 @@ class Controller:
         used: tokens of the conversation; cached: those of them that need no prefill.
         usage: of the last turn.
         download: of a model, while one runs.
+        deleted: conversations deleted in this window, the last one last.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Controller:
     ):
         self.engine = engine
         self.library = library
-        self.file = settings
+        self.settings_file = settings
         self.history = history or History()
         self.conversation: int | None = None
         self.title = ""
@@ -78,24 +79,24 @@ class Controller:
         self.turn: RunningTurn | None = None
         self.queue: list[str] = []
         self.model = settings.settings.model
-        self.model_status: ModelStatus = "loading"  # it is, from the start
+        self.model_status: ModelStatus = "loading"  # from the start on
         self.load_progress: events.Loading | None = None
         self.context = 0
         self.used = 0
         self.cached = 0
         self.usage: Usage | None = None
         self.download: Download | None = None
+        self.deleted: list[int] = []
         self._seed = seed
         self._clock = clock
         self._model_before = ""  # stays if the load that is running fails
         self._model_to_keep = ""  # goes into the settings once it is loaded
-        self._deleted: list[int] = []
-        self._awaited: tuple[type[events.Event], ...] = ()  # ends the request that is no turn
-        self._selected: int | None = None
+        self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
+        self._selected: int | None = None  # the message that a request goes to
 
     @property
     def settings(self) -> Settings:
-        return self.file.settings
+        return self.settings_file.settings
 
     @property
     def busy(self) -> bool:
@@ -273,7 +274,7 @@ class Controller:
         chosen, self._model_to_keep = self._model_to_keep, ""
         if chosen == self.model:
             try:
-                self.file.set("model", chosen)
+                self.settings_file.set("model", chosen)
             except Qwen35Error as error:
                 return [Problem(str(error))]
         return []
@@ -302,7 +303,7 @@ class Controller:
         Args:
             message: None for the last one.
         """
-        found = paths.reply_to_replace(paths.with_messages(self.stored()), message)
+        found = paths.reply_to_replace(self.stored_with_messages(), message)
         requested = TurnRequested(None, drop_after=found.parent)
         return self._begin(requests.Retry(found.id), requested)
 
@@ -361,7 +362,7 @@ class Controller:
 
     def configure(self, name: str, value: object) -> SettingsChanged:
         """Change a setting and store it. Errors: `SettingsFile.set`."""
-        settings = self.file.set(name, value)
+        settings = self.settings_file.set(name, value)
         self.engine.ask(requests.Configure(settings.chat_settings(self._seed)))
         return SettingsChanged()
 
@@ -371,9 +372,9 @@ class Controller:
         Raises:
             Qwen35Error: the file has a mistake; the settings stay as they were.
         """
-        if not self.file.changed():
+        if not self.settings_file.changed():
             return None
-        self.engine.ask(requests.Configure(self.file.load().chat_settings(self._seed)))
+        self.engine.ask(requests.Configure(self.settings_file.load().chat_settings(self._seed)))
         return SettingsChanged()
 
     # Conversations
@@ -388,55 +389,19 @@ class Controller:
             return None
         return self.library.conversation(self.conversation)
 
-    def last_user_message(self, up_to: int | None = None) -> Message:
-        """The last user message on the path to `up_to`, or on the selected path."""
-        return paths.last_user_message(paths.with_messages(self.stored()), up_to)
-
-    def message_after(self, message: int) -> Message | None:
-        """What follows a message on the selected path; None at its end."""
-        return paths.message_after(paths.with_messages(self.stored()), message)
+    def stored_with_messages(self) -> Conversation:
+        """The conversation as the library has it, which must have a message."""
+        stored = self.stored()
+        if stored is None or stored.leaf is None:
+            raise Qwen35Error("this conversation has no message yet")
+        return stored
 
     def select_version(self, step: int, message: int | None = None) -> None:
         """Go to the version before (-1) or after (1). `message`: see `paths.version_beside`."""
         self.require_idle()
-        to = paths.version_beside(paths.with_messages(self.stored()), step, message)
+        to = paths.version_beside(self.stored_with_messages(), step, message)
         self._selected = to
         self._request(requests.Select(to), events.Opened)
-
-    def rename(self, title: str, conversation: int | None = None) -> str:
-        """Give a conversation a title, or an automatic one for ""; returns what it has now."""
-        conversation = conversation or self.require_stored()
-        given = self.library.rename(conversation, title)
-        if conversation == self.conversation:
-            self.title = given
-        return given
-
-    def delete(self, conversation: int | None = None) -> str:
-        """Delete a conversation and return its title. A new one follows the current one."""
-        conversation = conversation or self.require_stored()
-        current = conversation == self.conversation
-        if current:
-            self.require_idle()
-            if self.read_only:
-                raise Qwen35Error("this conversation is open in another window: delete it there")
-        title = self.library.conversation(conversation).title
-        self.library.delete(conversation)
-        self._deleted.append(conversation)
-        if current:
-            self.open(None)
-        return title
-
-    def undelete(self) -> ConversationSummary:
-        """Restore the conversation that was deleted last, in this window if any was."""
-        found = list(self.library.deleted())
-        here = [s for wanted in reversed(self._deleted) for s in found if s.id == wanted]
-        if not (here or found):
-            raise Qwen35Error("nothing was deleted since the start")
-        restored = (here or found)[0]
-        self.library.undelete(restored.id)
-        if restored.id in self._deleted:
-            self._deleted.remove(restored.id)
-        return restored
 
     def save_draft(self, text: str) -> None:
         if not self.read_only:

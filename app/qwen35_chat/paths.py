@@ -1,17 +1,7 @@
-"""Questions about the message tree of a conversation. Each answer is a message.
-
-All raise `Qwen35Error` if the conversation has no message, or not the one in question.
-"""
+"""Messages of a conversation by their places in its tree. They raise `Qwen35Error` without one."""
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation, Message
-
-
-def with_messages(stored: Conversation | None) -> Conversation:
-    """The conversation, which must have a message."""
-    if stored is None or stored.leaf is None:
-        raise Qwen35Error("this conversation has no message yet")
-    return stored
 
 
 def reply_to_replace(stored: Conversation, message: int | None) -> Message:

@@ -252,4 +252,6 @@ class PlainView:
         now = self._controller.settings
         for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
             self.line(f"{name}: {shown_value(now, name) or 'none'}")
-        self.line(f"/settings name value changes one. The file: {self._controller.file.file}")
+        self.line(
+            f"/settings name value changes one. The file: {self._controller.settings_file.file}"
+        )

@@ -3,6 +3,7 @@
 from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.handlers.view import ChatView
+from qwen35_chat.library_actions import delete, rename, undelete
 
 
 class ConversationHandler:
@@ -35,14 +36,14 @@ class ConversationHandler:
             self._view.ask_title(self._controller.title, self._rename)
 
     def _rename(self, title: str) -> None:
-        self._view.show_message(f"Renamed to {self._controller.rename(title)}")
+        self._view.show_message(f"Renamed to {rename(self._controller, title)}")
 
     def delete(self) -> None:
-        self._view.show_message(f"Deleted {self._controller.delete()}; /undo brings it back")
+        self._view.show_message(f"Deleted {delete(self._controller)}; /undo brings it back")
 
     def undo(self) -> None:
         """Restore and open the conversation that was deleted last."""
-        restored = self._controller.undelete()
+        restored = undelete(self._controller)
         self._controller.open(restored.id)
         self._view.show_message(f"Back again: {restored.title}")
 

@@ -6,6 +6,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.paths import last_user_message, message_after
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -44,7 +45,9 @@ class MessageHandler:
     # Other versions of the marked message
 
     def edit(self) -> None:
-        message = self._controller.last_user_message(self._marked_in_library())
+        message = last_user_message(
+            self._controller.stored_with_messages(), self._marked_in_library()
+        )
         self._writing.begin_edit(message.id, message.content)
 
     def branch(self) -> None:
@@ -53,7 +56,7 @@ class MessageHandler:
         if isinstance(self._view.transcript.marked, UserEntry):
             self.edit()
             return
-        following = self._controller.message_after(message)
+        following = message_after(self._controller.stored_with_messages(), message)
         if following is None:
             self.leave()
             self._view.show_message("This is the last reply: just write on")

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.settings import SettingsHandler
+from qwen35_chat.library_actions import delete, undelete
 from qwen35_chat.plain_view import PlainView
 from qwen35_chat.settings import PRESETS, THINKING, THINKS, VIEWS
 from qwen35_mlx.errors import Qwen35Error
@@ -13,10 +14,10 @@ class PlainConversationHandler(ConversationHandler):
     """The conversation that is opened follows as lines, so less is said about it."""
 
     def delete(self) -> None:
-        self._view.show_message(f"Deleted {self._controller.delete()}; /undo brings it back.")
+        self._view.show_message(f"Deleted {delete(self._controller)}; /undo brings it back.")
 
     def undo(self) -> None:
-        self._controller.open(self._controller.undelete().id)
+        self._controller.open(undelete(self._controller).id)
 
 
 class PlainSettingsHandler(SettingsHandler):

@@ -2,6 +2,7 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
+from qwen35_chat.paths import last_user_message
 
 
 class VersionHandler:
@@ -16,7 +17,7 @@ class VersionHandler:
 
     def edit(self, text: str = "") -> None:
         """Send `text` instead of the last user message, or offer that message to be edited."""
-        message = self._controller.last_user_message()
+        message = last_user_message(self._controller.stored_with_messages())
         if text:
             self._view.send_edit(message, text)
         else:

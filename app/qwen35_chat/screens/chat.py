@@ -6,12 +6,11 @@ from contextlib import contextmanager
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingsMap
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static, TextArea
 
-from qwen35_chat.commands import Command, keymap, keys_for_people, run_command
+from qwen35_chat.commands import Command, keys_for_people, run_command
 from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
@@ -25,6 +24,7 @@ from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_chat.progress import download_outcome, short_name, status_cue, turn_parts
 from qwen35_chat.screens.completer import Completer
+from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.lists import (
     ConversationList,
     HistoryList,
@@ -62,7 +62,6 @@ DRAWING_SHARE = 0.1
 DRAFT_SECONDS = 0.5  # after the last key
 SETTINGS_SECONDS = 1.0
 MESSAGE_SECONDS = 6.0  # for which a line to the user stays
-QUIT_BY_CTRL_C = Binding("ctrl+c", "interrupt", "Quit", show=False)
 
 
 class ChatScreen(Screen[None]):
@@ -149,29 +148,11 @@ class ChatScreen(Screen[None]):
     # Keys and commands
 
     def _bind_keys(self) -> None:
-        """Bind the keys of the command table, as the settings remap them."""
-        remapped = self.controller.settings.keys
-        chat, messages = BindingsMap([QUIT_BY_CTRL_C]), BindingsMap()
-        typed: dict[str, str] = {}
-        quits: list[str] = []
-        for key, command in keymap("chat", remapped).items():
-            if command.typed:
-                typed[key] = command.name
-            elif command.name == "quit":
-                quits.append(key)
-            else:
-                # Before the composer has them, but for Esc: that closes a list first.
-                action = f"command('{command.name}')"
-                priority = key != "escape"
-                chat.bind(key, action, command.title, show=False, priority=priority)
-        for key, command in keymap("messages", remapped).items():
-            messages.bind(key, f"screen.command('{command.name}')", command.title, show=False)
-        self.composer.typed_keys = typed
-        set_bindings(self, chat)
-        set_bindings(self.transcript, messages)
-        # Quitting works on a list that covers the chat, too.
-        leave = [Binding(key, "leave", "Quit", show=False, priority=True) for key in quits]
-        set_bindings(self.app, BindingsMap(leave))
+        bindings = chat_bindings(self.controller.settings.keys)
+        set_bindings(self, bindings.chat)
+        set_bindings(self.transcript, bindings.messages)
+        set_bindings(self.app, bindings.app)
+        self.composer.typed_keys = bindings.typed
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""
@@ -348,7 +329,7 @@ class ChatScreen(Screen[None]):
 
     def list_settings(self, change: Callable[[str, str], None]) -> None:
         controller = self.controller
-        self._pick(SettingsList(lambda: controller.settings, controller.file.file, change))
+        self._pick(SettingsList(lambda: controller.settings, controller.settings_file.file, change))
 
     def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
         self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))

@@ -14,6 +14,7 @@ from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
+from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
     PRESETS,
@@ -130,7 +131,7 @@ class ConversationList(Picker):
 
         def named(title: str | None) -> None:
             if title is not None:
-                self._do(lambda: f"Renamed to {self._controller.rename(title, at)}")
+                self._do(lambda: f"Renamed to {rename(self._controller, title, at)}")
 
         title = self._controller.library.conversation(at).title
         self.app.push_screen(Ask("Title; empty for an automatic one", title), named)
@@ -140,11 +141,11 @@ class ConversationList(Picker):
             undo = next(c for c in COMMANDS if c.name == "session_undo")
             keys = shown_keys(keys_of(undo, self._remapped))
             self._do(
-                lambda: f"Deleted {self._controller.delete(at) or 'it'}; {keys} brings it back"
+                lambda: f"Deleted {delete(self._controller, at) or 'it'}; {keys} brings it back"
             )
 
     def undo(self) -> None:
-        self._do(lambda: f"Back again: {self._controller.undelete().title}")
+        self._do(lambda: f"Back again: {undelete(self._controller).title}")
 
     def export_marked(self) -> None:
         if (at := self._marked_conversation) is not None:

@@ -1,6 +1,6 @@
 """Where the user writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from textual import events
 from textual.message import Message
@@ -54,7 +54,7 @@ class Composer(LiteralTextArea):
         self.cursor_blink = False
         self.chips = Chips()
         self.browsing = False
-        self.typed_keys: dict[str, str] = {}
+        self.typed_keys: Mapping[str, str] = {}
         self._completions = completions
         self._complete = complete
 
