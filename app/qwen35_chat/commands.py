@@ -26,7 +26,8 @@ KEY_PAGE = """# Keys and commands
 <!-- Generated: python -m qwen35_chat.commands > docs/keys.md -->
 
 A key acts where its table says; a slash command is written in the composer. `qwen35-chat --plain`
-has the slash commands that need no screen; `/help` lists them there.
+has the slash commands that need no screen; `/help` lists them there. Ctrl+C stops the reply, and
+quits without one.
 
 Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.

@@ -3,8 +3,12 @@
 A failure names the member; `qwen35_chat.textual_private` is the only module to change.
 """
 
-import re
+import ast
+import inspect
+import sys
+from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from qwen35_chat import textual_private
@@ -141,9 +145,59 @@ async def test_the_styles_of_a_text_area_are_computed_once_and_after_a_change(
         assert computed, "notify_style_update"
 
 
+def private_names(tree: ast.AST, *, used: bool) -> set[str]:
+    """Names with one underscore: the attributes that are read or called, or what is defined."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name, ctx=context):
+                if isinstance(context, ast.Load) == used:
+                    names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if not used:
+                names.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) if not used:
+                names.add(name)
+            case ast.Assign(targets=[ast.Name(id=name)]) if not used:
+                names.add(name)
+            case _:
+                pass
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
 def test_no_other_module_uses_private_members() -> None:
-    """Attributes with an underscore belong to `self`; our own base classes have none."""
+    """Every private attribute in use is defined by the app itself."""
+    trees = {
+        file.name: ast.parse(file.read_text(encoding="utf-8"))
+        for file in APP.rglob("*.py")
+        if file.name != "textual_private.py"
+    }
+    own = {name for tree in trees.values() for name in private_names(tree, used=False)}
+    for file, tree in trees.items():
+        assert private_names(tree, used=True) <= own, file
+
+
+def classes_of_the_app() -> list[type[DOMNode]]:
     for file in APP.rglob("*.py"):
-        if file.name != "textual_private.py":
-            found = re.findall(r"\b(?!self\b|cls\b)\w+\._[a-z]\w*|super\([^)]+\)", file.read_text())
-            assert not found, (file.name, found)
+        if file.parent.name in ("screens", "widgets"):
+            import_module(f"qwen35_chat.{file.parent.name}.{file.stem}")
+    import_module("qwen35_chat.app")
+    found = {
+        value
+        for name, module in sys.modules.items()
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == name and name.startswith("qwen35_chat.")
+    }
+    nodes = [cls for cls in found if issubclass(cls, DOMNode)]
+    return sorted(
+        (cls for cls in nodes if cls.__module__ != textual_private.__name__),
+        key=lambda cls: cls.__name__,
+    )
+
+
+@pytest.mark.parametrize("cls", classes_of_the_app(), ids=lambda cls: cls.__name__)
+def test_no_class_of_the_app_overrides_a_private_member(cls: type[DOMNode]) -> None:
+    """A name of ours that Textual uses, too, would change what Textual does."""
+    base = next(base for base in cls.__mro__ if base.__module__.startswith("textual."))
+    theirs = {*dir(base), *vars(base())}
+    ours = private_names(ast.parse(dedent(inspect.getsource(cls))), used=False)
+    assert not ours & theirs
