@@ -9,6 +9,7 @@ import pytest
 from qwen35_chat import clipboard
 from qwen35_chat.clipboard import LONGEST_OSC52, copy, osc52, programs
 from qwen35_chat.themes import THEMES
+from qwen35_chat.widgets.status import Activity, Status
 from textual import constants
 from textual.color import Color
 from textual.widgets import Input
@@ -185,7 +186,7 @@ async def test_every_text_can_be_read(home: Path, theme: str) -> None:
             assert style.foreground is not None
             assert style.background is not None
             assert contrast(style.foreground, style.background) >= 4.5, name
-        for widget in (at.composer, at.app.chat.status, at.app.chat.activity):
+        for widget in (at.composer, at.app.chat.query_one(Status), at.app.chat.query_one(Activity)):
             style = widget.visual_style
             assert contrast(style.foreground, style.background) >= 4.5, widget
 

@@ -8,10 +8,9 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Static, TextArea
+from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, keys_for_people, run_command
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView
@@ -22,7 +21,7 @@ from qwen35_chat.handlers.models import ModelHandler
 from qwen35_chat.handlers.settings import ScreenSettingsHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
-from qwen35_chat.progress import download_outcome, short_name, status_cue, turn_parts
+from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.lists import (
@@ -32,8 +31,9 @@ from qwen35_chat.screens.lists import (
     SettingsList,
     help_text,
 )
-from qwen35_chat.screens.models import ModelList
+from qwen35_chat.screens.models import UNLOADED, ModelList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.textual_private import bindings_of, set_bindings
 from qwen35_chat.themes import use_theme
@@ -49,7 +49,6 @@ from qwen35_chat.transitions import (
 )
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.status import Activity, Status
 from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
@@ -61,7 +60,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 DRAFT_SECONDS = 0.5  # after the last key
 SETTINGS_SECONDS = 1.0
-MESSAGE_SECONDS = 6.0  # for which a line to the user stays
 
 
 class ChatScreen(Screen[None]):
@@ -92,11 +90,8 @@ class ChatScreen(Screen[None]):
         super().__init__()
         self.controller = controller
         self.transcript = TranscriptView()
-        self.queue_line = Static("", id="queue", markup=False)
         self.completions = Completions()
-        self.activity = Activity()
         self.composer = Composer(self.completions, self.complete)
-        self.status = Status()
         greeting = DEMO_GREETING if demo and conversation is None else ""
         self.writing = WritingHandler(controller, self, greeting)
         self.messages = MessageHandler(controller, self, self.writing)
@@ -106,26 +101,25 @@ class ChatScreen(Screen[None]):
         self.settings = ScreenSettingsHandler(controller, self)
         self._demo = demo
         self._conversation = conversation
-        self._clock = clock
         self._ready = ready
+        self._lines = ProgressLines(controller, self.key, clock)
         self._turn_entries = TurnEntries(self.transcript, self.key)
         self._completer = Completer(self, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
-        self._message: tuple[str, bool, float] | None = None  # text, error, until when
         self._draft_timer: Timer | None = None
         self._saved_draft: str | None = None
 
     def compose(self) -> ComposeResult:
         yield self.transcript
-        yield self.queue_line
+        yield self._lines.queue
         yield self.completions
-        yield self.activity
+        yield self._lines.activity
         yield self.composer
-        yield self.status
+        yield self._lines.status
 
     def on_mount(self) -> None:
-        self.queue_line.display = False
-        self.status.update(model=short_name(self.controller.model))
+        self.show_queue()
+        self._lines.status.update(model=short_name(self.controller.model))
         self._bind_keys()
         self.composer.focus()
         if self._conversation is None:
@@ -215,13 +209,11 @@ class ChatScreen(Screen[None]):
         """Render a transition."""
         match transition:
             case Loaded(model, context):
-                self.status.update(model=short_name(model), context=context)
+                self._lines.status.update(model=short_name(model), context=context)
                 self._completer.use_model(model)
                 self._ready()
             case Unloaded():
-                self.show_message(
-                    "The model's memory was given back; the next message loads it again"
-                )
+                self.show_message(UNLOADED)
             case LoadFailed(message):
                 self._turn_entries.show_load_failure(message)
             case ConversationShown():
@@ -269,41 +261,15 @@ class ChatScreen(Screen[None]):
         return self.controller.settings.thinking_view  # pyright: ignore[reportReturnType]
 
     def show_message(self, text: str, *, error: bool = False) -> None:
-        """Show one line to the user, for some seconds."""
-        self._message = (visible(text), error, self._clock() + MESSAGE_SECONDS)
+        self._lines.show_message(text, error=error)
         self.show_progress()
 
     def show_progress(self) -> None:
-        """Bring the lines above and below the composer up to date."""
-        controller = self.controller
-        turn = controller.turn
-        if self._message and self._clock() >= self._message[2]:
-            self._message = None
-        text, error, _ = self._message or ("", False, 0.0)
-        self.activity.set_class(error, "error")
-        if text:
-            self.activity.show([], message=text)
-        elif turn is not None and turn.stopping:
-            self.activity.show(["Stopping"])
-        elif turn is not None:
-            parts = turn_parts(turn, self._clock(), loaded=controller.loaded)
-            self.activity.show(parts, f"{self.key('stop')} stops")
-        elif self.writing.editing is not None:
-            self.activity.show(["Another version of your message"], "Enter sends, Esc leaves")
-        else:
-            self.activity.show([])
-        self.status.update(
-            used=controller.used,
-            usage=controller.usage,
-            live_rate=turn.rate() if turn is not None else 0.0,
-            cue=status_cue(controller, self.key),
-        )
+        """Bring the lines around the composer up to date."""
+        self._lines.update(editing=self.writing.editing is not None)
 
     def show_queue(self) -> None:
-        """Show the messages that wait, above the composer."""
-        waiting = [f"Next: {' '.join(visible(text).split())}" for text in self.controller.queue]
-        self.queue_line.update("\n".join(waiting))
-        self.queue_line.display = bool(waiting)
+        self._lines.show_queue()
 
     # What handlers need of the screen
 

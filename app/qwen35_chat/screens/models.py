@@ -14,6 +14,7 @@ from qwen35_chat.screens.picker import Picker, Row
 from qwen35_mlx.errors import Qwen35Error
 
 POLLS_PER_SECOND = 4
+UNLOADED = "The model's memory was given back; the next message loads it again"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 
@@ -128,7 +129,7 @@ class ModelList(Picker):
 
     def unload(self) -> None:
         self._controller.unload()
-        self.show_message("The model's memory was given back; the next message loads it again")
+        self.show_message(UNLOADED)
 
 
 def _heading(text: str, right: str = "") -> Row:
