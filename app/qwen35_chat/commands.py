@@ -275,7 +275,7 @@ def keys_of(command: Command, remapped: Mapping[str, str]) -> str:
     own = remapped.get(command.name, command.keys)
     if command.name in remapped:
         return own
-    # A key that the settings give to another command of the same place is lost here.
+    # A key that the settings assign to another command of the scope is lost here.
     taken = {
         key
         for other in in_scope(command.scope)

@@ -44,7 +44,7 @@ def delete(controller: Controller, conversation: int | None = None) -> str:
 def undelete(controller: Controller) -> ConversationSummary:
     """Restore the conversation that was deleted last, if possible one deleted in this window."""
     found = list(controller.library.deleted())
-    here = [s for wanted in reversed(controller.deleted) for s in found if s.id == wanted]
+    here = [s for id_ in reversed(controller.deleted) for s in found if s.id == id_]
     if not (here or found):
         raise Qwen35Error("nothing was deleted since the start")
     restored = (here or found)[0]

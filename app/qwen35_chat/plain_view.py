@@ -74,7 +74,7 @@ class PlainView:
         self._progress_at = self._clock()
 
     def show(self, transition: Transition) -> None:
-        """Write what a transition says, if anything."""
+        """Write the lines of a transition, if it has any."""
         match transition:
             case Loading(what, fraction):
                 if fraction is not None and self._progress_due():

@@ -116,7 +116,7 @@ def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
     """The right end of the status line: what matters most while no turn is the matter.
 
     Args:
-        key: gives the keys of a command, for people.
+        key: returns the first key of a command, for people.
     """
     if controller.failed:
         return f"no model, {key('models')} chooses one"

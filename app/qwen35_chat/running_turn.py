@@ -22,10 +22,10 @@ class RunningTurn:
         text: the new user message; None for another reply to a stored message.
         summary: the oldest turns are being replaced by a summary.
         stored: the messages of the turn are in the library.
-        stopping: the engine was told to cancel it.
+        stopping: it is being cancelled.
         blank: the reply has no visible text and no tool call yet.
         progress: the latest of the prefill.
-        pieces: pieces of text so far, about one a token.
+        pieces: how many pieces of text have arrived, about one a token.
         reading_since: when the prefill began.
         thinking_since: when the first visible thinking arrived.
         text_since: when the first visible text arrived.
@@ -92,7 +92,7 @@ class RunningTurn:
         return [ThinkingEnded(self.thinking_seconds)]
 
     def rate(self) -> float:
-        """Pieces of text a second, about the tokens; 0 if there is too little text to tell."""
+        """Pieces of text a second, roughly tokens; 0 while there is too little text."""
         if self.text_since is None or self.pieces < 2:
             return 0.0
         seconds = self.clock() - self.text_since

@@ -416,7 +416,7 @@ def test_a_load_that_fails_under_a_turn_takes_it_back(window: LoneController) ->
     assert window.failed
 
 
-def test_what_is_wrong_apart_from_turn_and_load_is_a_problem(window: LoneController) -> None:
+def test_a_failure_of_another_request_is_a_problem(window: LoneController) -> None:
     loaded(window).open(7)
     assert window.engine.requests == [Open(7)]
     assert window.after(Failed("there is no conversation 7")) == [
@@ -425,5 +425,5 @@ def test_what_is_wrong_apart_from_turn_and_load_is_a_problem(window: LoneControl
     assert not window.pending
 
 
-def test_a_notice_passes(window: LoneController) -> None:
+def test_a_notice_passes_unchanged(window: LoneController) -> None:
     assert window.after(Notice("a state was damaged")) == [Notice("a state was damaged")]

@@ -1,7 +1,7 @@
 from qwen35_chat.cpu_budget import CpuBudget
 
 
-def test_cheap_work_is_always_due_and_dear_work_is_made_up_for() -> None:
+def test_work_over_the_budget_has_to_be_made_up_for() -> None:
     wall, cpu = 0.0, 0.0
     budget = CpuBudget(0.25, lambda: wall, lambda: cpu)
     wall, cpu = 0.1, 0.02
@@ -14,7 +14,7 @@ def test_cheap_work_is_always_due_and_dear_work_is_made_up_for() -> None:
     assert budget.due()
 
 
-def test_a_second_is_the_longest_wait_whatever_the_work() -> None:
+def test_the_longest_wait_is_a_second() -> None:
     wall, cpu = 0.0, 0.0
     budget = CpuBudget(0.25, lambda: wall, lambda: cpu)
     wall, cpu = 0.99, 0.99

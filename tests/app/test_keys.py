@@ -66,7 +66,7 @@ async def test_quit_is_remapped_everywhere(home: Path) -> None:
         assert not at.app.is_running
 
 
-async def test_a_list_shows_and_hears_its_remapped_keys(home: Path) -> None:
+async def test_a_list_shows_and_obeys_its_remapped_keys(home: Path) -> None:
     file = settings(home, '[keys]\nsession_delete = "f7"\nsession_export = ""\n')
     async with chat(home, settings=file, size=(100, 30)) as at:
         await at.turn("one")
@@ -91,7 +91,7 @@ async def test_a_list_shows_and_hears_its_remapped_keys(home: Path) -> None:
         ("", []),
     ],
 )
-def test_keys_may_be_written_as_people_do(written: str, names: list[str]) -> None:
+def test_keys_may_be_written_as_people_write_them(written: str, names: list[str]) -> None:
     assert key_names(written) == names
 
 
@@ -99,7 +99,7 @@ def test_keys_are_shown_as_people_write_them() -> None:
     assert shown_keys("ctrl+s,f2,pageup,k,K,ctrl+end") == "Ctrl+S, F2, Page Up, k, K, Ctrl+End"
 
 
-async def test_a_key_that_is_given_away_calls_the_new_command_only(home: Path) -> None:
+async def test_a_key_given_to_another_command_calls_only_that(home: Path) -> None:
     async with chat(home, settings=settings(home, '[keys]\nhelp = "ctrl+s"\n')) as at:
         assert "/sessions finds earlier conversations, Ctrl+S lists all keys" in at.text
         await at.press("ctrl+s")

@@ -1,4 +1,4 @@
-"""`--plain`: every command by its slash name, and what it answers."""
+"""`--plain`: the commands, by their slash names, and what they write."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.app.drive import reply
 from tests.app.plain_drive import FIGURES, PlainChat, ctrl_c
 
 
-def test_every_slash_name_is_listed_and_works_or_says_that_it_needs_the_screen(session) -> None:
+def test_every_slash_name_is_listed_or_needs_the_screen(session) -> None:
     session.run("/help")
     listed = re.findall(r"^/(\w+)", session.out.getvalue(), re.MULTILINE)
     assert listed == [name for name, command in BY_SLASH.items() if not command.screen]
@@ -50,7 +50,7 @@ def test_every_slash_name_is_listed_and_works_or_says_that_it_needs_the_screen(s
         ("/code", "there is no code in the last answer"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(session: PlainChat, typed: str, why: str) -> None:
+def test_an_error_is_one_line(session: PlainChat, typed: str, why: str) -> None:
     assert session.run(typed) == f"Error: {why}\n"
     assert session.engine.sent == []
 
@@ -83,7 +83,7 @@ def test_versions_by_retry_and_edit(session: PlainChat) -> None:
     assert written.endswith(f"Answer: three\n{FIGURES}")
 
 
-def test_a_summary_is_waited_for_however_long_it_takes(session: PlainChat, monkeypatch) -> None:
+def test_a_summary_is_waited_for(session: PlainChat, monkeypatch) -> None:
     take = session.engine._take
     monkeypatch.setattr(session.engine, "_take", lambda r: None if r == Compact() else take(r))
     waits: list[list[Event]] = [[] for _ in range(40)]
@@ -104,7 +104,7 @@ def test_a_summary_can_be_stopped(session: PlainChat, monkeypatch) -> None:
     assert session.engine.calls.count("cancel") >= 1
 
 
-def test_choices_are_kept_in_the_settings_file(session: PlainChat, home: Path) -> None:
+def test_changes_are_stored_in_the_settings_file(session: PlainChat, home: Path) -> None:
     written = session.run(
         "/thinking on", "/preset not-thinking", "/system Be brief.", "/system",
         "/settings sampling.top_k 7", "/settings",

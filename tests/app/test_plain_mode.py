@@ -43,7 +43,7 @@ def test_thinking_is_written_out_or_left_out_as_the_settings_say(session: PlainC
     )
 
 
-def test_a_backslash_goes_on_in_the_next_line(session: PlainChat) -> None:
+def test_a_backslash_continues_the_message_in_the_next_line(session: PlainChat) -> None:
     session.run("one\\", "two\\", "", reply("so"))
     assert session.engine.sent == ["one\ntwo\n"]
     assert session.prompts == ["You: ", "More: ", "More: ", "You: "]
@@ -54,14 +54,14 @@ def test_blank_lines_are_not_sent(session: PlainChat) -> None:
     assert session.engine.sent == []
 
 
-def test_files_travel_with_a_message(session: PlainChat) -> None:
+def test_files_are_sent_with_a_message(session: PlainChat) -> None:
     Path("a.txt").write_text("text\n")
     session.run("see @a.txt", reply("so"), "see @.", "/quit")
     assert session.engine.sent == ['see @a.txt\n\n<file name="a.txt">\ntext\n</file>']
     assert "Error: . is a folder: attach its files one by one" in session.out.getvalue()
 
 
-def test_a_long_prompt_and_a_slow_load_are_told_now_and_then(home: Path) -> None:
+def test_a_long_prefill_and_a_slow_load_report_progress_at_intervals(home: Path) -> None:
     session = PlainChat(home, loads=False)
 
     def later(*events: Event) -> Callable[[], None]:
@@ -106,7 +106,7 @@ def test_calls_notices_limits_and_failures_are_lines(session: PlainChat) -> None
     )
 
 
-def test_nothing_is_drawn_and_nothing_is_obeyed(session: PlainChat) -> None:
+def test_no_boxes_and_no_control_characters_are_written(session: PlainChat) -> None:
     text = "a\x1b[2J\x1b]0;t\x07\x9bH\rb"
     written = session.run(
         f"{text}?", reply(text, thinking=text), f"/rename {text}", "/sessions", "/help",
@@ -118,7 +118,7 @@ def test_nothing_is_drawn_and_nothing_is_obeyed(session: PlainChat) -> None:
     assert "a␛[2J␛]0;t␇\\x9bH␍b" in written
 
 
-def test_ctrl_c_during_a_reply_stops_it_and_keeps_what_was_said(session: PlainChat) -> None:
+def test_ctrl_c_stops_a_reply_and_keeps_its_text(session: PlainChat) -> None:
     session.steps = [
         lambda: session.engine.play([Answer("Once upon")]),
         ctrl_c(session, []),
@@ -133,7 +133,7 @@ def test_ctrl_c_during_a_reply_stops_it_and_keeps_what_was_said(session: PlainCh
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_that_comes_with_the_end_loses_nothing(session: PlainChat) -> None:
+def test_ctrl_c_at_the_end_of_a_reply_loses_nothing(session: PlainChat) -> None:
     session.steps = [ctrl_c(session, [Answer("all of it"), done()])]
     written = session.run("one", "two", reply("more"))
     assert written == f"Answer: all of it\n{FIGURES}Answer: more\n{FIGURES}"
@@ -149,11 +149,11 @@ def test_ctrl_c_while_a_model_loads_goes_on_without_it(home: Path) -> None:
     assert session.controller.settings.thinking == "off"
 
 
-def test_ctrl_c_in_an_empty_line_asks_again(session: PlainChat) -> None:
+def test_ctrl_c_in_an_empty_line_prompts_again(session: PlainChat) -> None:
     assert session.run(KeyboardInterrupt(), "one", reply("so")) == f"\nAnswer: so\n{FIGURES}"
 
 
-def test_a_load_that_fails_says_what_to_do(home: Path) -> None:
+def test_a_failed_load_names_the_next_step(home: Path) -> None:
     session = PlainChat(home, loads=False)
     session.steps = [lambda: session.engine.play([Failed("nothing there")])]
     written = session.run("/model org/other")

@@ -25,8 +25,7 @@ def welcome(key: Callable[..., str], *, demo: bool) -> list[TranscriptEntry]:
     """What an empty conversation begins with.
 
     Args:
-        key: gives the keys of a command, for people: of the first ones as many as its second
-            argument says, or one.
+        key: returns the keys of a command, for people; its second argument is how many at most.
         demo: whether the demonstration model is in use.
     """
     parts = [f"qwen35-chat {__version__}"]

@@ -11,7 +11,7 @@ from qwen35_mlx.errors import Qwen35Error
 
 
 class PlainConversationHandler(ConversationHandler):
-    """The conversation that is opened follows as lines, so less is said about it."""
+    """The conversation that is opened is written out next, so the messages are shorter."""
 
     def delete(self) -> None:
         self._view.show_message(f"Deleted {delete(self._controller)}; /undo brings it back.")
@@ -21,7 +21,7 @@ class PlainConversationHandler(ConversationHandler):
 
 
 class PlainSettingsHandler(SettingsHandler):
-    """A command needs a value: going to the next one could not be seen."""
+    """A command needs a value; without a status line, cycling would be blind."""
 
     def _choose(self, name: str, values: Iterable[str], text: str) -> None:
         known = tuple(values)

@@ -169,7 +169,7 @@ class ChatScreen(Screen[None]):
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
 
-    def attempt(self, action: Callable[[], object]) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         """Do a part of a command; an error is one line for the user."""
         try:
             action()
@@ -313,7 +313,7 @@ class ChatScreen(Screen[None]):
 
         def chosen(choice: str | None) -> None:
             if choice is not None:
-                self.attempt(lambda: then(choice))
+                self._attempt(lambda: then(choice))
 
         self.app.push_screen(screen, chosen)
 
@@ -329,7 +329,7 @@ class ChatScreen(Screen[None]):
     # What is typed
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
-        self.attempt(self.writing.send)
+        self._attempt(self.writing.send)
 
     def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
         self.writing.step_history(event.direction)
@@ -377,7 +377,7 @@ class ChatScreen(Screen[None]):
             event.stop()
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
-        self.attempt(lambda: self._clicked(event))
+        self._attempt(lambda: self._clicked(event))
         self.composer.focus()
 
     def _clicked(self, event: TranscriptView.Clicked) -> None:

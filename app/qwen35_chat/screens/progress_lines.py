@@ -16,7 +16,7 @@ class ProgressLines:
     """What waits, what the turn is doing, a message to the user, and the status.
 
     Args:
-        key: gives the keys of a command, for people.
+        key: returns the first key of a command, for people.
         clock: seconds, the same clock as the controller's.
     """
 

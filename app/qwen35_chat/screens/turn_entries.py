@@ -20,7 +20,7 @@ class TurnEntries:
     """Adds a message and its reply to a transcript, and lets the reply grow.
 
     Args:
-        key: gives the keys of a command, for people.
+        key: returns the first key of a command, for people.
     """
 
     def __init__(self, transcript: TranscriptView, key: Callable[[str], str]):

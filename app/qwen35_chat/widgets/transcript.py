@@ -164,14 +164,16 @@ class TranscriptView(ScrollView, can_focus=True):
             self._measured[at] = True
         return self._heights[at]
 
-    def _measure_up(self, at: int, wanted: int) -> None:
-        while at >= 0 and wanted > 0:
-            wanted -= self._measure(at)
+    def _measure_up(self, at: int, lines: int) -> None:
+        """Measure entries from `at` upwards, until they have this many lines."""
+        while at >= 0 and lines > 0:
+            lines -= self._measure(at)
             at -= 1
 
-    def _measure_down(self, at: int, wanted: int) -> None:
-        while at < len(self.entries) and wanted > 0:
-            wanted -= self._measure(at)
+    def _measure_down(self, at: int, lines: int) -> None:
+        """Measure entries from `at` downwards, until they have this many lines."""
+        while at < len(self.entries) and lines > 0:
+            lines -= self._measure(at)
             at += 1
 
     def _keep_place(self) -> None:
@@ -200,17 +202,17 @@ class TranscriptView(ScrollView, can_focus=True):
         top, height = round(self.scroll_y), self.scrollable_content_region.height
         first = max(bisect_right(self._tops, top) - 1, 0)
         inside = self.entries[first : bisect_right(self._tops, top + height)]
-        wanted = [entry for entry in inside if entry.uncoloured]
-        if wanted and not self._colouring:
+        plain = [entry for entry in inside if entry.uncoloured]
+        if plain and not self._colouring:
             self._colouring = True
-            self._colour([(entry, entry.uncoloured) for entry in wanted])
+            self._colour([(entry, entry.uncoloured) for entry in plain])
 
     @work(thread=True, group="colours")
-    def _colour(self, wanted: Sequence[tuple[TranscriptEntry, Sequence[Code]]]) -> None:
-        for _, codes in wanted:
+    def _colour(self, plain: Sequence[tuple[TranscriptEntry, Sequence[Code]]]) -> None:
+        for _, codes in plain:
             for code in codes:
                 code.colour()
-        self.post_message(self.Coloured([entry for entry, _ in wanted]))
+        self.post_message(self.Coloured([entry for entry, _ in plain]))
 
     def on_transcript_view_coloured(self, event: Coloured) -> None:
         event.stop()
