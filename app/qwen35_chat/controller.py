@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from qwen35_chat import paths
+from qwen35_chat import message_tree
 from qwen35_chat.download import Download
 from qwen35_chat.history import History
 from qwen35_chat.merging import merged
@@ -303,7 +303,7 @@ class Controller:
         Args:
             message: None for the last one.
         """
-        found = paths.reply_to_replace(self.stored_with_messages(), message)
+        found = message_tree.reply_to_replace(self.stored_with_messages(), message)
         requested = TurnRequested(None, drop_after=found.parent)
         return self._begin(requests.Retry(found.id), requested)
 
@@ -397,9 +397,9 @@ class Controller:
         return stored
 
     def select_version(self, step: int, message: int | None = None) -> None:
-        """Go to the version before (-1) or after (1). `message`: see `paths.version_beside`."""
+        """Go to the version before (-1) or after (1). `message`: see `message_tree.version_beside`."""
         self.require_idle()
-        to = paths.version_beside(self.stored_with_messages(), step, message)
+        to = message_tree.version_beside(self.stored_with_messages(), step, message)
         self._selected = to
         self._request(requests.Select(to), events.Opened)
 

@@ -6,7 +6,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.handlers.writing import WritingHandler
-from qwen35_chat.paths import last_user_message, message_after
+from qwen35_chat.message_tree import last_user_message, message_after
 from qwen35_mlx.errors import Qwen35Error
 
 

@@ -2,7 +2,7 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
-from qwen35_chat.paths import last_user_message
+from qwen35_chat.message_tree import last_user_message
 
 
 class VersionHandler:

@@ -1,4 +1,7 @@
-"""Messages of a conversation by their places in its tree. They raise `Qwen35Error` without one."""
+"""Messages by their places in the tree of a conversation.
+
+The functions raise `Qwen35Error` if there is no such message.
+"""
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation, Message
