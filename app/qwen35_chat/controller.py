@@ -397,7 +397,7 @@ class Controller:
         return stored
 
     def select_version(self, step: int, message: int | None = None) -> None:
-        """Go to the version before (-1) or after (1). `message`: see `message_tree.version_beside`."""
+        """Go to the version before (-1) or after (1), as `message_tree.version_beside` finds it."""
         self.require_idle()
         to = message_tree.version_beside(self.stored_with_messages(), step, message)
         self._selected = to
