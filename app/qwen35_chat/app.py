@@ -1,13 +1,11 @@
-"""The chat on the terminal.
-
-Knows the model only as an `Engine`: nothing here imports MLX.
-"""
+"""The Textual app. It uses the model through an `Engine`, and imports no MLX."""
 
 import asyncio
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from textual import work
 from textual.app import App
@@ -15,6 +13,7 @@ from textual.app import App
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.screens.chat import ChatScreen
+from qwen35_chat.textual_private import write_to_terminal
 from qwen35_chat.themes import DARK, LIGHT, use_theme
 
 
@@ -22,12 +21,12 @@ class ChatApp(App[None], inherit_bindings=False):
     """One window.
 
     Args:
-        desk: what it shows. Engine and library are closed by the caller.
-        demo: whether it begins with the demonstration model.
-        conversation: to go on with.
-        clock: seconds, for what is timed on the screen.
-        ready: called when much has been made that will stay: once the first frame is drawn, and
-            again whenever a model is loaded.
+        controller: what the window shows. The caller closes its engine and library.
+        demo: whether the demonstration model is used at the start.
+        conversation: its id in the library; None for a new one.
+        clock: seconds, the same clock as the controller's.
+        ready: called when many long-lived objects have just been made: after the first frame, and
+            after each load of a model.
     """
 
     CSS_PATH = "app.tcss"
@@ -44,6 +43,7 @@ class ChatApp(App[None], inherit_bindings=False):
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__()
+        self._copied = ""
         self.controller = controller
         self.chat = ChatScreen(
             controller, demo=demo, conversation=conversation, clock=clock, ready=ready
@@ -58,31 +58,31 @@ class ChatApp(App[None], inherit_bindings=False):
             with suppress(AttributeError, NotImplementedError, ValueError, RuntimeError):
                 number = getattr(signal, name)
                 loop = asyncio.get_running_loop()
-                loop.add_signal_handler(number, self._ended_from_outside, number)
+                loop.add_signal_handler(number, self._exit_by_signal, number)
 
-    def _ended_from_outside(self, number: int) -> None:
-        """The terminal was closed, or the process is asked to end: keep what is typed, and go."""
+    def _exit_by_signal(self, number: int) -> None:
+        """Store the draft and exit; the terminal was closed, for instance."""
         self.chat.save_draft()
         self.exit(return_code=128 + number)
 
     def action_leave(self) -> None:
         self.chat.quit()
 
+    @property
+    def clipboard(self) -> str:
+        return self._copied
+
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy by a program of this machine, or else by the terminal."""
-        self._clipboard = text
+        """Copy by a program of this machine, or else by the terminal, and show which it was."""
+        self._copied = text
         self._copy(text)
 
     @work(thread=True, group="clipboard")
     def _copy(self, text: str) -> None:
-        said = clipboard.copy(text, self._write)
-        self.call_from_thread(self.chat.say, said)
-
-    def _write(self, sequence: str) -> None:
-        if self._driver is not None:
-            self._driver.write(sequence)
+        message = clipboard.copy(text, partial(write_to_terminal, self))
+        self.call_from_thread(self.chat.show_message, message)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
-        # A model chose the address: a page may be opened, a file or a program may not.
+        # The model chose the address, so only web pages are opened, no files or programs.
         if url.startswith(("https://", "http://")):
             super().open_url(url, new_tab=new_tab)

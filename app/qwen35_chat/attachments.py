@@ -1,4 +1,4 @@
-"""Files and long pastes that travel with a message."""
+"""Files and long pastes that are sent with a message."""
 
 import re
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
 
-LARGEST_FILE = 2_000_000  # bytes; beyond this a file is hardly meant
-LONG_PASTE = 12  # lines: longer ones become a chip
+LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
+LONG_PASTE = 12  # lines; a longer paste becomes a chip
 LONG_PASTE_CHARACTERS = 2_000
 MOST_FILES = 20_000  # looked at for completion
-# What a folder holds that nobody wants to attach.
+# Folders without files that anyone attaches.
 SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
 _ATTACHED = re.compile(r"\n*<file name=\"([^\"\n]*)\">\n(.*?)\n</file>(?=\n|\Z)", re.DOTALL)
 _MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
@@ -29,10 +29,13 @@ class Attached:
 
 
 def read_text_file(path: Path, name: str = "") -> str:
-    """What a file says; `name` is what errors call it.
+    """The text of a file.
+
+    Args:
+        name: for error messages; "" for the path.
 
     Raises:
-        Qwen35Error: it is no text, too large, or cannot be read.
+        Qwen35Error: the file is not text, too large, or cannot be read.
     """
     name = name or str(path)
     try:
@@ -55,9 +58,9 @@ def read_text_file(path: Path, name: str = "") -> str:
 
 
 def with_files(message: str, folder: Path) -> str:
-    """`message` with the files that it names as `@path` at its end.
+    """`message`, followed by the files that it names as `@path`.
 
-    A name that is no file stays what it is: a handle, say, or a decorator.
+    A name without a file stays text: it may be a handle or a decorator.
 
     Raises:
         Qwen35Error: a named file cannot be attached.
@@ -79,18 +82,18 @@ def with_files(message: str, folder: Path) -> str:
 
 
 def taken_apart(message: str) -> tuple[str, list[Attached]]:
-    """A message as it was written, and the files that were attached to it."""
+    """The inverse of `with_files`: a message as it was written, and its files."""
     files = [Attached(match.group(1), match.group(2)) for match in _ATTACHED.finditer(message)]
     return _ATTACHED.sub("", message) if files else message, files
 
 
 def mention(path: str) -> str:
-    """How a message names a file."""
+    """A file's name, as a message mentions it."""
     return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths of files below `folder`, the near ones first; hidden ones are left out."""
+    """Files below `folder`, as relative paths, level by level, without hidden ones."""
     found: list[str] = []
     level = [folder]
     while level and len(found) < MOST_FILES:
@@ -114,13 +117,13 @@ def files_below(folder: Path) -> list[str]:
 
 
 class Chips:
-    """Long pastes, each shown as a short name in the composer."""
+    """Long pastes, each of which the composer shows as a short name."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
     def chip(self, text: str) -> str | None:
-        """A name for `text`, or None if it is short enough to be shown."""
+        """A name for `text`; None if it is short enough to be shown itself."""
         lines = text.count("\n") + 1
         if lines <= LONG_PASTE and len(text) <= LONG_PASTE_CHARACTERS:
             return None
@@ -130,7 +133,7 @@ class Chips:
         return name
 
     def expanded(self, text: str) -> str:
-        """`text` with what its chips stand for."""
+        """`text` with the paste in place of each chip."""
         if not self._texts:
             return text
         names = "|".join(map(re.escape, self._texts))

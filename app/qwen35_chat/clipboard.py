@@ -1,4 +1,4 @@
-"""Copying to the clipboard of the machine that the user sits at."""
+"""The clipboard of the machine that the user sits at."""
 
 import base64
 import os
@@ -7,15 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-SECONDS = 3.0
-# A terminal may drop a longer sequence, and some drop all of it.
+TIMEOUT = 3.0  # seconds
+# characters; terminals drop a longer sequence, and some drop any.
 LONGEST_OSC52 = 100_000
 
 
 def programs(environment: Mapping[str, str], platform: str = sys.platform) -> list[list[str]]:
-    """Commands that take text for the clipboard, the best first; none over SSH.
+    """Commands that read text for the clipboard, the best first.
 
-    Over SSH they would fill the clipboard of the wrong machine.
+    Over SSH there are none, since they would fill the clipboard of the remote machine.
     """
     if environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"):
         return []
@@ -30,30 +30,33 @@ def programs(environment: Mapping[str, str], platform: str = sys.platform) -> li
 
 
 def osc52(text: str) -> str:
-    """The sequence that asks the terminal to do it."""
+    """The escape sequence that makes a terminal copy `text`."""
     return f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\a"
 
 
 def copy(
     text: str, write: Callable[[str], object], environment: Mapping[str, str] = os.environ
 ) -> str:
-    """Copy `text` by a program, or else by the terminal, to which `write` writes.
+    """Copy `text` by a program, or else by the terminal.
+
+    Args:
+        write: writes an escape sequence to the terminal.
 
     Returns:
-        What to tell the user.
+        A line for the user.
     """
-    wanted = programs(environment)
-    for command in wanted:
+    commands = programs(environment)
+    for command in commands:
         if shutil.which(command[0]) is None:
             continue
         try:
-            # Output is not read: xclip stays alive, and would keep a pipe open.
+            # No pipe for the output: xclip stays alive and would keep it open.
             subprocess.run(
                 command,
                 input=text.encode(errors="replace"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=SECONDS,
+                timeout=TIMEOUT,
                 check=True,
             )
         except (OSError, subprocess.SubprocessError):
@@ -63,5 +66,5 @@ def copy(
     if len(text) > LONGEST_OSC52:
         return "Not copied: it is too long for the terminal; export the conversation instead"
     write(osc52(text))
-    surer = f"; install {wanted[0][0]} to be sure" if wanted else ""
+    surer = f"; install {commands[0][0]} to be sure" if commands else ""
     return f"Copied, if this terminal allows it{surer}"

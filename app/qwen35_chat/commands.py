@@ -1,7 +1,7 @@
-"""Every command, once: its key, its slash name, its help, and what it calls.
+"""Every command, once: its key, its slash name, its help, and the handler that it calls.
 
-Completion, the palette, F1, the key bindings and the README's table all read this. `run` gets the
-screen (or the linear mode) and what was written after the slash name.
+Completion, the palette, F1, the key bindings and docs/keys.md all read this table.
+`python -m qwen35_chat.commands` prints docs/keys.md.
 """
 
 import re
@@ -21,6 +21,19 @@ SCOPES: Mapping[Scope, str] = {
     "sessions": "In the list of conversations",
     "models": "In the list of models",
 }
+KEY_PAGE = """# Keys and commands
+
+<!-- Generated: python -m qwen35_chat.commands > docs/keys.md -->
+
+A key acts where its table says; a slash command is written in the composer. `qwen35-chat --plain`
+has the slash commands that need no screen; `/help` lists them there. Ctrl+C stops the reply, and
+quits without one.
+
+Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
+`sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
+
+{tables}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +41,13 @@ class Command:
     """One command.
 
     Attributes:
-        keys: its default keys, as Textual names them; "" for none.
-        slash: what it is called in the composer, without the slash; "" if it has no such name.
-        argument: what may follow the slash name.
-        screen: it needs a screen, so the linear mode does without it.
-        typed: the composer acts on the key itself, in step with what is typed.
+        run: calls a handler. Its arguments are the view that holds the handlers (the screen,
+            plain mode or a list), and the text after the slash name.
+        keys: its default keys, in Textual's names, separated by commas; "" for none.
+        slash: its name in the composer, without the slash; "" for none.
+        argument: what may follow the slash name; "" for nothing.
+        screen: it needs the screen; plain mode does not have it.
+        typed: the composer handles the key itself, in order with what is typed.
     """
 
     name: str
@@ -49,129 +64,137 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command(
-        "send", "Send", "send the message", lambda do, _: do.send_composed(),
+        "send", "Send", "send the message", lambda do, _: do.writing.send(),
         keys="enter", screen=True, typed=True,
     ),
     Command(
-        "newline", "New line", "begin a new line", lambda do, _: do.new_line(),
+        "newline", "New line", "begin a new line", lambda do, _: do.writing.new_line(),
         keys="shift+enter,ctrl+j", screen=True, typed=True,
     ),
     Command(
-        "stop", "Stop", "stop the reply; what was said is kept", lambda do, _: do.stop(),
+        "stop", "Stop", "stop the reply; what was said is kept", lambda do, _: do.writing.stop(),
         keys="escape", screen=True,
     ),
     Command(
-        "new", "New conversation", "begin a new conversation", lambda do, _: do.new(),
+        "new", "New conversation", "begin a new conversation", lambda do, _: do.conversations.new(),
         keys="ctrl+n", slash="new",
     ),
     Command(
         "sessions", "Conversations", "find and open a conversation, by title or any words in it",
-        lambda do, text: do.sessions(text), keys="ctrl+s", slash="sessions", argument="words",
+        lambda do, text: do.conversations.list(text), keys="ctrl+s", slash="sessions",
+        argument="words",
     ),
     Command(
-        "rename", "Rename", "give this conversation a title", lambda do, text: do.rename(text),
+        "rename", "Rename", "give this conversation a title",
+        lambda do, text: do.conversations.rename(text),
         slash="rename", argument="title",
     ),
     Command(
-        "delete", "Delete", "delete this conversation", lambda do, _: do.delete(), slash="delete",
+        "delete", "Delete", "delete this conversation",
+        lambda do, _: do.conversations.delete(), slash="delete",
     ),
     Command(
         "undo", "Bring back", "bring back the conversation that was deleted last",
-        lambda do, _: do.undo(), slash="undo",
+        lambda do, _: do.conversations.undo(), slash="undo",
     ),
     Command(
         "export", "Export", "write this conversation to a file, as Markdown or JSON",
-        lambda do, text: do.export(text), slash="export", argument="file.md or file.json",
+        lambda do, text: do.conversations.export(text), slash="export",
+        argument="file.md or file.json",
     ),
     Command(
         "retry", "Retry", "ask for another reply to the same message",
-        lambda do, _: do.retry(), keys="f5", slash="retry",
+        lambda do, _: do.versions.retry(), keys="f5", slash="retry",
     ),
     Command(
         "edit", "Edit", "write another version of your last message; the old one stays",
-        lambda do, text: do.edit(text), keys="f4", slash="edit", argument="text",
+        lambda do, text: do.versions.edit(text), keys="f4", slash="edit", argument="text",
     ),
     Command(
         "older", "Version before", "go to the version before, where there are several (2/3)",
-        lambda do, _: do.sibling(-1), keys="left", slash="older", typed=True,
+        lambda do, _: do.versions.select(-1), keys="left", slash="older", typed=True,
     ),
     Command(
         "newer", "Version after", "go to the version after",
-        lambda do, _: do.sibling(1), keys="right", slash="newer", typed=True,
+        lambda do, _: do.versions.select(1), keys="right", slash="newer", typed=True,
     ),
     Command(
         "compact", "Compact", "sum up the oldest turns, to make room in the context",
-        lambda do, _: do.compact(), slash="compact",
+        lambda do, _: do.versions.compact(), slash="compact",
     ),
     Command(
         "models", "Models", "choose, download or change the model",
-        lambda do, text: do.models(text), keys="ctrl+l", slash="model", argument="name",
+        lambda do, text: do.models.choose(text), keys="ctrl+l", slash="model", argument="name",
     ),
     Command(
         "unload", "Unload", "give the model's memory back until the next message",
-        lambda do, _: do.unload(), slash="unload",
+        lambda do, _: do.models.unload(), slash="unload",
     ),
     Command(
         "thinking", "Thinking on or off", "whether the model thinks before it answers",
-        lambda do, text: do.thinking(text), keys="ctrl+t", slash="thinking",
+        lambda do, text: do.settings.thinking(text), keys="ctrl+t", slash="thinking",
         argument="on, off or auto",
     ),
     Command(
         "view", "Show thinking", "show thinking hidden, collapsed or open",
-        lambda do, text: do.view(text), keys="ctrl+o", slash="view",
+        lambda do, text: do.settings.view(text), keys="ctrl+o", slash="view",
         argument="hidden, collapsed or open",
     ),
     Command(
         "preset", "Sampling preset", "sampling as the model's card advises",
-        lambda do, text: do.preset(text), slash="preset",
+        lambda do, text: do.settings.preset(text), slash="preset",
         argument="model, thinking, precise or not-thinking",
     ),
     Command(
         "system", "System prompt", "what the model is told before everything else",
-        lambda do, text: do.system(text), slash="system", argument="text",
+        lambda do, text: do.settings.system(text), slash="system", argument="text",
     ),
     Command(
         "theme", "Theme", "dark, light, or the terminal's own colours",
-        lambda do, text: do.theme_to(text), slash="theme", argument="dark, light or ansi",
+        lambda do, text: do.settings.theme(text), slash="theme", argument="dark, light or ansi",
         screen=True,
     ),
     Command(
-        "settings", "Settings", "see and change the settings", lambda do, text: do.settings(text),
+        "settings", "Settings", "see and change the settings",
+        lambda do, text: do.settings.settings(text),
         keys="f2", slash="settings", argument="name value",
     ),
     Command(
-        "copy", "Copy", "copy the last reply", lambda do, _: do.copy_reply(), keys="f3",
+        "copy", "Copy", "copy the last reply", lambda do, _: do.messages.copy(), keys="f3",
         slash="copy",
     ),
     Command(
-        "code", "Copy code", "copy the last block of code", lambda do, _: do.copy_code(),
+        "code", "Copy code", "copy the last block of code", lambda do, _: do.messages.copy_code(),
         keys="f9", slash="code",
     ),
     Command(
         "editor", "Editor", "write the message in your editor ($VISUAL, $EDITOR)",
-        lambda do, _: do.editor(), keys="ctrl+g", slash="editor", screen=True,
+        lambda do, _: do.writing.open_editor(), keys="ctrl+g", slash="editor", screen=True,
     ),
     Command(
         "history", "Earlier messages", "search what you have sent; Up in an empty line steps back",
-        lambda do, _: do.history(), keys="ctrl+r", slash="history", screen=True,
+        lambda do, _: do.writing.search_history(), keys="ctrl+r", slash="history", screen=True,
     ),
     Command(
         "expand", "Expand paste", "put the whole text in place of [paste 1: 40 lines]",
-        lambda do, _: do.expand_paste(), keys="f8", screen=True,
+        lambda do, _: do.writing.expand_paste(), keys="f8", screen=True,
     ),
     Command(
-        "messages", "To the messages", "mark a message, to act on it", lambda do, _: do.messages(),
+        "messages", "To the messages", "mark a message, to act on it",
+        lambda do, _: do.messages.enter(),
         keys="tab", screen=True, typed=True,
     ),
     Command(
-        "page_up", "Scroll up", "scroll up", lambda do, _: do.page(-1), keys="pageup", screen=True,
+        "page_up", "Scroll up", "scroll up",
+        lambda do, _: do.messages.page(-1), keys="pageup", screen=True,
     ),
     Command(
-        "page_down", "Scroll down", "scroll down", lambda do, _: do.page(1), keys="pagedown",
+        "page_down", "Scroll down", "scroll down",
+        lambda do, _: do.messages.page(1), keys="pagedown",
         screen=True,
     ),
     Command(
-        "follow", "To the end", "go to the end and follow it", lambda do, _: do.follow(),
+        "follow", "To the end", "go to the end and follow it", lambda do, _: do.messages.follow(),
         keys="ctrl+end", screen=True,
     ),
     Command(
@@ -182,27 +205,29 @@ COMMANDS: tuple[Command, ...] = (
             slash="help"),
     Command("quit", "Quit", "quit; nothing is lost", lambda do, _: do.quit(), keys="ctrl+q",
             slash="quit"),
-    Command("mark_up", "Message before", "mark the message before", lambda do, _: do.mark(-1),
+    Command("mark_up", "Message before", "mark the message before",
+            lambda do, _: do.messages.mark(-1),
             keys="up,k", scope="messages", screen=True),
-    Command("mark_down", "Message after", "mark the message after", lambda do, _: do.mark(1),
+    Command("mark_down", "Message after", "mark the message after",
+            lambda do, _: do.messages.mark(1),
             keys="down,j", scope="messages", screen=True),
-    Command("mark_edit", "Edit", "write another version of it", lambda do, _: do.edit_marked(),
+    Command("mark_edit", "Edit", "write another version of it", lambda do, _: do.messages.edit(),
             keys="e,enter", scope="messages", screen=True),
-    Command("mark_retry", "Retry", "ask for another reply", lambda do, _: do.retry(),
+    Command("mark_retry", "Retry", "ask for another reply", lambda do, _: do.versions.retry(),
             keys="r", scope="messages", screen=True),
     Command("mark_branch", "Branch", "go on from here another way; what followed stays",
-            lambda do, _: do.branch(), keys="b", scope="messages", screen=True),
+            lambda do, _: do.messages.branch(), keys="b", scope="messages", screen=True),
     Command("mark_older", "Version before", "go to its version before",
-            lambda do, _: do.sibling(-1), keys="left", scope="messages", screen=True),
+            lambda do, _: do.versions.select(-1), keys="left", scope="messages", screen=True),
     Command("mark_newer", "Version after", "go to its version after",
-            lambda do, _: do.sibling(1), keys="right", scope="messages", screen=True),
-    Command("mark_copy", "Copy", "copy it", lambda do, _: do.copy_reply(),
+            lambda do, _: do.versions.select(1), keys="right", scope="messages", screen=True),
+    Command("mark_copy", "Copy", "copy it", lambda do, _: do.messages.copy(),
             keys="c", scope="messages", screen=True),
     Command("mark_code", "Copy code", "copy its code; again for its next block",
-            lambda do, _: do.copy_code(), keys="y", scope="messages", screen=True),
+            lambda do, _: do.messages.copy_code(), keys="y", scope="messages", screen=True),
     Command("mark_toggle", "Unfold", "unfold its thinking or its long text, or fold it again",
-            lambda do, _: do.toggle_marked(), keys="space", scope="messages", screen=True),
-    Command("mark_leave", "Back", "back to the composer", lambda do, _: do.leave_messages(),
+            lambda do, _: do.messages.toggle(), keys="space", scope="messages", screen=True),
+    Command("mark_leave", "Back", "back to the composer", lambda do, _: do.messages.leave(),
             keys="escape,tab", scope="messages", screen=True),
     Command("session_rename", "Rename", "rename it", lambda do, _: do.rename_marked(),
             keys="ctrl+r", scope="sessions", screen=True),
@@ -217,6 +242,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("model_unload", "Unload", "give the loaded model's memory back",
             lambda do, _: do.unload(), keys="ctrl+g", scope="models", screen=True),
 )  # fmt: skip
+BY_NAME: Mapping[str, Command] = {command.name: command for command in COMMANDS}
 SCOPE_OF: Mapping[str, Scope] = {command.name: command.scope for command in COMMANDS}
 BY_SLASH: Mapping[str, Command] = {c.slash: c for c in COMMANDS if c.slash}
 
@@ -249,7 +275,7 @@ def keys_of(command: Command, remapped: Mapping[str, str]) -> str:
     own = remapped.get(command.name, command.keys)
     if command.name in remapped:
         return own
-    # A key that the settings give to another command of the same place is lost here.
+    # A key that the settings assign to another command of the scope is lost here.
     taken = {
         key
         for other in in_scope(command.scope)
@@ -268,26 +294,45 @@ def keymap(scope: Scope, remapped: Mapping[str, str]) -> dict[str, Command]:
     return found
 
 
-def key_table() -> str:
-    """The README's tables of keys and commands; the names are those that `[keys]` has."""
+def keys_for_people(name: str, remapped: Mapping[str, str], most: int = 1) -> str:
+    """The first keys of a command, or else its slash name, or else its title.
+
+    Args:
+        most: keys to name at most.
+    """
+    command = BY_NAME[name]
+    keys = shown_keys(keys_of(command, remapped)).split(", ")
+    return " or ".join(keys[:most]) or (f"/{command.slash}" if command.slash else command.title)
+
+
+def key_tables() -> str:
+    """Tables of keys and commands in Markdown; the names are those of the `[keys]` setting."""
     parts: list[str] = []
     for scope, title in SCOPES.items():
-        rows = [f"{title}:", "", "| key | command | | name |", "|---|---|---|---|"]
+        rows = [f"## {title}", "", "| key | command | | name |", "|---|---|---|---|"]
         for command in in_scope(scope):
             argument = f" {command.argument}" if command.argument else ""
             slash = f"`/{command.slash}{argument}`" if command.slash else ""
             keys = shown_keys(command.keys)
-            rows.append(f"| {keys} | {slash} | {command.help} | {command.name} |")
+            rows.append(f"| {keys} | {slash} | {command.help} | `{command.name}` |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
 
-async def run_command(name: str, target: Any, text: str = "") -> None:
-    """Run a command on a screen; what goes wrong is one line there."""
-    command = next(command for command in COMMANDS if command.name == name)
+def key_page() -> str:
+    """The text of docs/keys.md."""
+    return KEY_PAGE.format(tables=key_tables())
+
+
+async def run_command(name: str, view: Any, text: str = "") -> None:
+    """Run a command on a view; an error is one line there."""
     try:
-        result = command.run(target, text)
+        result = BY_NAME[name].run(view, text)
         if isawaitable(result):
             await result
     except Qwen35Error as error:
-        target.say(str(error), error=True)
+        view.show_message(str(error), error=True)
+
+
+if __name__ == "__main__":
+    print(key_page(), end="")

@@ -1,4 +1,4 @@
-"""What may follow what is typed: commands after a slash, files after an @."""
+"""Completions of what is typed: commands after a slash, files after an @."""
 
 import re
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from qwen35_chat.attachments import mention
 from qwen35_chat.commands import BY_SLASH
 
-MOST = 8
+LIMIT = 8
 _WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Completion:
     """One completion.
 
     Attributes:
-        insert: takes the place of the last `replaces` characters before the cursor.
-        label, hint: what is shown.
+        insert: replaces the last `replaces` characters before the cursor.
+        label, hint: what the list shows.
     """
 
     insert: str
@@ -27,9 +27,10 @@ class Choice:
 
 
 def score(query: str, candidate: str) -> float | None:
-    """How well the letters of `query` are found in `candidate` in this order; None: they are not.
+    """How well `query` matches `candidate`, the higher the better.
 
-    Whole runs, beginnings of words and the file's own name count more; long candidates less.
+    The letters of the query must occur in their order, else the score is None. Runs of letters,
+    beginnings of words and the last part of a path score higher, long candidates lower.
     """
     low, text = query.casefold(), candidate.casefold()
     at, last, points = 0, -2, 0.0
@@ -50,23 +51,23 @@ def score(query: str, candidate: str) -> float | None:
     return points - len(text) / 100
 
 
-def ranked(query: str, candidates: Sequence[str], most: int = MOST) -> list[str]:
-    """The candidates that match, the best first."""
+def ranked(query: str, candidates: Sequence[str], limit: int = LIMIT) -> list[str]:
+    """The candidates that match, the best first, at most `limit`."""
     if not query:
-        return list(candidates[:most])
+        return list(candidates[:limit])
     scored = [(found, c) for c in candidates if (found := score(query, c)) is not None]
     scored.sort(key=lambda pair: -pair[0])
-    return [candidate for _, candidate in scored[:most]]
+    return [candidate for _, candidate in scored[:limit]]
 
 
-def commands_for(text: str) -> list[Choice]:
-    """Commands, if `text` up to the cursor is a slash and part of a name."""
+def commands_for(text: str) -> list[Completion]:
+    """Commands, if `text`, up to the cursor, is a slash and a part of a name."""
     match = re.fullmatch(r"/([a-z]*)", text)
     if not match:
         return []
-    names = ranked(match.group(1), list(BY_SLASH), most=len(BY_SLASH))
+    names = ranked(match.group(1), list(BY_SLASH), limit=len(BY_SLASH))
     return [
-        Choice(
+        Completion(
             f"/{name}" + (" " if BY_SLASH[name].argument else ""),
             len(text),
             f"/{name}",
@@ -77,15 +78,15 @@ def commands_for(text: str) -> list[Choice]:
 
 
 def mention_before(text: str) -> str | None:
-    """The part of a file's name after an @ at the end of `text`; None if there is no @."""
+    """The part of a file name after an @ at the end of `text`; None without an @."""
     match = _WORD.search(text)
     return match.group(1).removeprefix('"') if match else None
 
 
-def files_for(text: str, files: Sequence[str]) -> list[Choice]:
-    """Files, if `text` up to the cursor ends in an @ and part of a name."""
+def files_for(text: str, files: Sequence[str]) -> list[Completion]:
+    """Files, if `text`, up to the cursor, ends in an @ and a part of a name."""
     query = mention_before(text)
     if query is None:
         return []
     replaces = len(text) - text.rindex("@", 0, len(text) - len(query))
-    return [Choice(mention(name) + " ", replaces, name) for name in ranked(query, files)]
+    return [Completion(mention(name) + " ", replaces, name) for name in ranked(query, files)]

@@ -1,73 +1,62 @@
-"""What the screen and the linear mode have in common: an engine, the library, the settings.
+"""What the screen and plain mode have in common: an engine, the library and the settings.
 
-Knows neither Textual nor MLX. Calls come from one thread.
+The controller passes requests to the engine and turns its events into transitions, which a view
+renders. It imports neither Textual nor MLX. All calls come from one thread.
 """
 
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from typing import Literal
 
+from qwen35_chat import message_tree
 from qwen35_chat.download import Download
 from qwen35_chat.history import History
 from qwen35_chat.merging import merged
+from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.transitions import (
+    END_NOTES,
+    ConversationShown,
+    LoadFailed,
+    Problem,
+    QueueReturned,
+    ReplyStarted,
+    RequestCancelled,
+    SettingsChanged,
+    Transition,
+    TurnEnded,
+    TurnRequested,
+    TurnTakenBack,
+)
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, FinishReason, Message, Usage
-from qwen35_mlx.library.library import ConversationSummary, Library
+from qwen35_mlx.library.conversation import Conversation, Usage
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session import events, requests
 from qwen35_mlx.session.engine import Engine
-from qwen35_mlx.session.events import (
-    Answer,
-    Cancelled,
-    Done,
-    Event,
-    Failed,
-    Loaded,
-    Loading,
-    Measured,
-    Opened,
-    PrefillProgress,
-    Thinking,
-    Titled,
-    TurnStarted,
-    Unloaded,
-)
-from qwen35_mlx.session.requests import (
-    Compact,
-    Configure,
-    Edit,
-    Open,
-    Request,
-    Retry,
-    Select,
-    Send,
-    UseModel,
-)
-from qwen35_mlx.session.requests import Unload as UnloadRequest
 
-END_NOTES: dict[FinishReason, str] = {
-    "stop": "",
-    "length": "Cut short: the reply reached the limit of tokens. Ask it to go on.",
-    "tool_calls": "The model asks for a tool; this chat has none.",
-}
+ModelStatus = Literal["loading", "loaded", "absent", "failed"]
 
 
 class Controller:
     """One window: one conversation at a time, one model.
 
     Args:
-        seed: for the same replies again.
+        seed: makes replies reproducible; None for a random one.
+        clock: seconds, for what is timed in a turn.
 
     Attributes:
+        history: messages sent before.
         conversation: its id in the library; None for a new one.
-        read_only: another window has the conversation.
-        busy: a turn or a summary was asked for and has not ended.
-        compacting: it is a summary.
-        started: that turn's messages are in the library.
-        queue: messages that wait for the turn to end.
-        model, context, loading, loaded, failed: the model, and whether it is on its way, there, or
-            could not be loaded.
-        used: tokens of the conversation; cached: how many of them needed no prefill last time.
+        read_only: another window holds the conversation.
+        turn: the turn or summary that is running; None while there is none.
+        queue: messages to send after that turn.
+        model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
+        load_progress: the latest of the load that is running or was last.
+        used: tokens of the conversation; cached: those of them that need no prefill.
+        usage: of the last turn.
         download: of a model, while one runs.
-        pieces: of text that the running turn has given: about as many as tokens.
+        deleted: conversations deleted in this window, the last one last.
     """
 
     def __init__(
@@ -78,193 +67,321 @@ class Controller:
         history: History | None = None,
         *,
         seed: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.engine = engine
         self.library = library
-        self.file = settings
-        self.past = history or History()
+        self.settings_file = settings
+        self.history = history or History()
         self.conversation: int | None = None
         self.title = ""
         self.read_only = False
-        self.busy = False
-        self.compacting = False
-        self.started: TurnStarted | None = None
+        self.turn: RunningTurn | None = None
         self.queue: list[str] = []
         self.model = settings.settings.model
+        self.model_status: ModelStatus = "loading"  # from the start on
+        self.load_progress: events.Loading | None = None
         self.context = 0
-        self.loading = False
-        self.loaded = False
-        self.failed = False
         self.used = 0
         self.cached = 0
-        self.pieces = 0
         self.usage: Usage | None = None
-        self._seed = seed
         self.download: Download | None = None
-        self._before = ""  # the model that is there until the next one is
-        self._to_keep = ""  # the model that the settings are to name once it is there
-        self._deleted: list[int] = []
-        self._stopping = False
+        self.deleted: list[int] = []
+        self._seed = seed
+        self._clock = clock
+        self._model_before = ""  # stays if the load that is running fails
+        self._model_to_keep = ""  # goes into the settings once it is loaded
+        self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
+        self._selected: int | None = None  # the message that a request goes to
 
     @property
     def settings(self) -> Settings:
-        return self.file.settings
+        return self.settings_file.settings
+
+    @property
+    def busy(self) -> bool:
+        """A turn or a summary is running."""
+        return self.turn is not None
+
+    @property
+    def compacting(self) -> bool:
+        """A summary is running."""
+        return self.turn is not None and self.turn.summary
 
     @property
     def stopping(self) -> bool:
-        return self._stopping
+        return self.turn is not None and self.turn.stopping
 
-    # The engine
+    @property
+    def loading(self) -> bool:
+        return self.model_status == "loading"
+
+    @property
+    def loaded(self) -> bool:
+        return self.model_status == "loaded"
+
+    @property
+    def failed(self) -> bool:
+        """The model could not be loaded, and there is no other."""
+        return self.model_status == "failed"
+
+    @property
+    def pending(self) -> bool:
+        """The engine has yet to end a turn, a load or another request."""
+        return self.busy or self.loading or bool(self._awaited)
+
+    # Events into transitions
 
     def start(self, conversation: int | None = None) -> None:
         """Load the model, and open a conversation if one is named."""
-        self.engine.submit(Configure(self.settings.chat_settings(self._seed)))
+        self.engine.submit(requests.Configure(self.settings.chat_settings(self._seed)))
         if conversation is not None:
-            self.engine.submit(Open(conversation))
-        self.loading = True
+            self._request(requests.Open(conversation), events.Opened)
         self.engine.start()
 
-    def poll(self) -> list[Event]:
-        """What has happened since the last call, merged; this object knows of it then."""
-        if self._stopping:
-            # Again: a turn that had not begun when it was first told has not heard it.
+    def poll(self) -> list[Transition]:
+        """What has changed since the last call."""
+        if self.stopping:
+            # A turn that had not begun at the first cancel has not seen it.
             self.engine.cancel()
         raw = self.engine.poll()
-        self.pieces += sum(isinstance(event, Answer | Thinking) for event in raw)
-        return list(merged(raw))
+        if self.turn is not None:
+            self.turn.pieces += sum(isinstance(e, events.Answer | events.Thinking) for e in raw)
+        return [transition for event in merged(raw) for transition in self.take(event)]
 
-    def take(self, event: Event) -> None:
-        """Keep what an event says about the window; call it with each, in order."""
+    def take(self, event: events.Event) -> list[Transition]:
+        """Take in an event of the engine. Without a turn, what belongs to one is ignored."""
+        if isinstance(event, self._awaited):
+            self._awaited = ()
         match event:
-            case Loading():
-                self.loading, self.failed = True, False
-            case Loaded(model, context):
-                self.model, self.context = model, context
-                self.loading, self.loaded, self.failed = False, True, False
-                self._before = ""
-            case Unloaded():
-                self.loaded = False
-            case Opened(conversation, title, read_only):
-                if conversation != self.conversation:
-                    self.usage = None
-                self.conversation, self.title, self.read_only = conversation, title, read_only
-                self.used = self.cached = 0
-                if self.compacting:
-                    self._end()
-            case Measured(conversation, used, cached) if conversation == self.conversation:
+            case events.Loading():
+                self.model_status, self.load_progress = "loading", event
+                return [event]
+            case events.Loaded(model, context):
+                self.model, self.context, self.model_status = model, context, "loaded"
+                self._model_before = ""
+                return [event, *self._keep_model()]
+            case events.Unloaded():
+                self.model_status = "absent"
+                return [event]
+            case events.Notice():
+                return [event]
+            case events.Opened():
+                return self._opened(event)
+            case events.Measured(conversation, used, cached) if conversation == self.conversation:
                 self.used, self.cached = used, cached
-            case TurnStarted(conversation):
-                self.conversation = conversation
-                self.started = event
-            case Titled(conversation, title) if conversation == self.conversation:
+            case events.Titled(conversation, title) if conversation == self.conversation:
                 self.title = title
-            case PrefillProgress(_, total, cached):
-                self.used, self.cached = total, cached
-            case Done(_, usage):
-                self.usage = usage
-                self.used = usage.prompt_tokens + usage.reply_tokens
-                self._end()
-            case Cancelled():
-                self._not_loaded()
-                self._end()
-            case Failed(_):
-                if self.loading and not self._before:
-                    self.failed = True
-                self._not_loaded()
-                self._end()
+            case events.TurnStarted():
+                return self._started(event)
+            case events.Cancelled():
+                return self._cancelled()
+            case events.Failed(message):
+                return self._failed(message)
+            case _ if self.turn is not None:
+                return self._take_turn(event, self.turn)
             case _:
                 pass
+        return []
 
-    def _not_loaded(self) -> None:
-        """A load that has come to nothing leaves the model that was there, if there was one."""
-        if self.loading and self._before:
-            self.model, self.loaded = self._before, True
-        self.loading = False
-        self._before = self._to_keep = ""
+    def _take_turn(self, event: events.Event, turn: RunningTurn) -> list[Transition]:
+        match event:
+            case events.PrefillProgress(_, total, cached):
+                self.used, self.cached = total, cached
+                return turn.read(event)
+            case events.Thinking(text):
+                return turn.think(text)
+            case events.Answer(text):
+                return turn.answer(text)
+            case events.ToolCall():
+                return turn.call(event)
+            case events.Done(reason, usage):
+                self.usage = usage
+                self.used = usage.prompt_tokens + usage.reply_tokens
+                self.turn = None
+                ended = TurnEnded(END_NOTES[reason], usage=usage)
+                return [*turn.end_thinking(), ended, *self._send_next()]
+            case _:
+                return []
 
-    def _end(self) -> None:
-        self.busy = self.compacting = self._stopping = False
-        self.started = None
+    def _opened(self, event: events.Opened) -> list[Transition]:
+        if event.conversation != self.conversation:
+            self.usage = None
+        self.conversation, self.title = event.conversation, event.title
+        self.read_only = event.read_only
+        self.used = self.cached = 0
+        shown = ConversationShown(self.stored(), event.read_only, self._selected)
+        self._selected = None
+        if not self.compacting:
+            return [shown]
+        self.turn = None
+        return [shown, *self._send_next()]
 
-    def _turn(self, request: Request) -> None:
+    def _started(self, event: events.TurnStarted) -> list[Transition]:
+        self.conversation = event.conversation
+        if self.turn is None:
+            return []
+        self.turn.stored = True
+        versions = (self._version(event.user), self._version(event.reply))
+        return [ReplyStarted(event.user, event.reply, *versions)]
+
+    def _version(self, message: int) -> tuple[int, int]:
+        try:
+            return self.library.position(message)
+        except Qwen35Error:  # an engine that stores nothing
+            return 1, 1
+
+    def _cancelled(self) -> list[Transition]:
+        self._end_load("absent")
+        turn, self.turn = self.turn, None
+        if turn is None:
+            return [RequestCancelled()]
+        if turn.summary:
+            return [*self._return_queue(), RequestCancelled()]
+        if turn.stored or not turn.blank:
+            ended = TurnEnded("Stopped.", offer_retry=turn.blank)
+            return [*turn.end_thinking(), ended, *self._return_queue()]
+        return [*self._return_queue(), TurnTakenBack(turn.text, stored=self.stored())]
+
+    def _failed(self, message: str) -> list[Transition]:
+        load_failed = self._end_load("failed")
+        turn, self.turn = self.turn, None
+        if turn is None:
+            return [LoadFailed(message) if load_failed else Problem(message)]
+        if turn.summary:
+            return [*self._return_queue(), Problem(message)]
+        if turn.stored or not turn.blank:
+            ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
+            return [*turn.end_thinking(), ended, *self._return_queue()]
+        taken_back = TurnTakenBack(turn.text, message, load_failed, self.stored())
+        return [*self._return_queue(), taken_back]
+
+    def _end_load(self, status: ModelStatus) -> bool:
+        """End a load that has failed or was stopped; False if none was running.
+
+        The model before it stays, if there was one.
+        """
+        if not self.loading:
+            return False
+        self.model_status = status
+        if self._model_before:
+            self.model, self.model_status = self._model_before, "loaded"
+        self._model_before = self._model_to_keep = ""
+        return True
+
+    def _keep_model(self) -> list[Transition]:
+        """Name the model in the settings, if it was chosen here."""
+        chosen, self._model_to_keep = self._model_to_keep, ""
+        if chosen == self.model:
+            try:
+                self.settings_file.set("model", chosen)
+            except Qwen35Error as error:
+                return [Problem(str(error))]
+        return []
+
+    def _send_next(self) -> list[Transition]:
+        return [self.send(self.queue.pop(0))] if self.queue else []
+
+    def _return_queue(self) -> list[Transition]:
+        """Give up on the queue: the turn that it waits for may never come."""
+        text = "\n\n".join(self.queue)
+        self.queue.clear()
+        return [QueueReturned(text)] if text else []
+
+    # Turns
+
+    def send(self, text: str) -> TurnRequested:
+        return self._begin(requests.Send(text), TurnRequested(text))
+
+    def enqueue(self, text: str) -> None:
+        """Send a message after the turn that is running."""
+        self.queue.append(text)
+
+    def retry(self, message: int | None = None) -> TurnRequested:
+        """Request another reply instead of this reply, or to this user message.
+
+        Args:
+            message: None for the last one.
+        """
+        found = message_tree.reply_to_replace(self.stored_with_messages(), message)
+        requested = TurnRequested(None, drop_after=found.parent)
+        return self._begin(requests.Retry(found.id), requested)
+
+    def edit(self, message: int, text: str) -> TurnRequested:
+        """Send another version of a user message; the old one stays."""
+        requested = TurnRequested(text, drop_from=message)
+        return self._begin(requests.Edit(message, text), requested)
+
+    def compact(self) -> None:
+        """Replace the oldest turns by a summary."""
+        self.require_idle()
+        if self.conversation is None:
+            raise Qwen35Error("there is nothing to compact yet")
+        self.turn = RunningTurn(self._clock, summary=True)
+        self.engine.submit(requests.Compact())
+
+    def stop(self) -> None:
+        """Stop the turn, however far it is, or the load."""
+        if self.turn is not None:
+            self.turn.stopping = True
+        if self.busy or self.loading:
+            self.engine.cancel()
+
+    def _begin(self, request: requests.Request, requested: TurnRequested) -> TurnRequested:
         if self.read_only:
             raise Qwen35Error(
                 "this conversation is open in another window: Ctrl+N begins a new one"
             )
-        if self.busy:
-            raise Qwen35Error("a reply is being written: Esc stops it")
-        self.busy = True
-        self.pieces = 0
+        self.require_idle()
+        self.turn = RunningTurn(self._clock, requested.text)
         self.engine.submit(request)
+        return requested
 
-    def send(self, text: str) -> None:
-        self._turn(Send(text))
-
-    def stop(self) -> None:
-        """Stop the turn, however far it is; or the model that is being loaded."""
-        if self.busy:
-            self._stopping = True
-        if self.busy or self.loading:
-            self.engine.cancel()
+    # The model and the settings
 
     def use_model(self, model: str) -> None:
-        """Load a model instead of the present one, which stays if that comes to nothing."""
-        self._must_be_idle()
-        self._before = self.model if self.loaded else self._before
-        self._to_keep = model
-        self.model, self.loading, self.loaded, self.failed = model, True, False, False
-        self.engine.submit(UseModel(model))
+        """Load a model in place of the present one, which stays if that fails."""
+        self.require_idle()
+        self._model_before = self.model if self.loaded else self._model_before
+        self._model_to_keep = model
+        self.model, self.model_status, self.load_progress = model, "loading", None
+        self.engine.submit(requests.UseModel(model))
 
-    def keep_model(self) -> None:
-        """Begin with this model the next time, too, if it was chosen here and is there now.
+    def unload(self) -> None:
+        """Free the model's memory."""
+        self.require_idle()
+        self._request(requests.Unload(), events.Unloaded)
 
-        Raises: as `SettingsFile.set`.
-        """
-        if self._to_keep == self.model and self.loaded:
-            self._to_keep = ""
-            self.file.set("model", self.model)
-
-    def end_of_download(self) -> Download | None:
-        """The download that has ended since; it is told once."""
+    def take_ended_download(self) -> Download | None:
+        """The download, once it has ended; only the first call returns it."""
         ended = self.download
         if ended is None or ended.running:
             return None
         self.download = None
         return ended
 
-    def unload(self) -> None:
-        self._must_be_idle()
-        self.engine.submit(UnloadRequest())
+    def configure(self, name: str, value: object) -> SettingsChanged:
+        """Change a setting and store it. Errors: `SettingsFile.set`."""
+        settings = self.settings_file.set(name, value)
+        self.engine.submit(requests.Configure(settings.chat_settings(self._seed)))
+        return SettingsChanged()
 
-    def compact(self) -> None:
-        self._must_be_idle()
-        if self.conversation is None:
-            raise Qwen35Error("there is nothing to compact yet")
-        self.busy = self.compacting = True
-        self.engine.submit(Compact())
-
-    def configure(self, name: str, value: object) -> Settings:
-        """Change a setting for good. Errors: `SettingsFile.set`."""
-        settings = self.file.set(name, value)
-        self.engine.submit(Configure(settings.chat_settings(self._seed)))
-        return settings
-
-    def reload(self) -> bool:
-        """Read the settings again if the file has changed.
+    def reload(self) -> SettingsChanged | None:
+        """Read the settings again if their file has changed.
 
         Raises:
-            Qwen35Error: something in it is wrong; the settings stay as they were.
+            Qwen35Error: the file has a mistake; the settings stay as they were.
         """
-        if not self.file.changed():
-            return False
-        self.engine.submit(Configure(self.file.load().chat_settings(self._seed)))
-        return True
+        if not self.settings_file.changed():
+            return None
+        self.engine.submit(requests.Configure(self.settings_file.load().chat_settings(self._seed)))
+        return SettingsChanged()
 
     # Conversations
 
     def open(self, conversation: int | None) -> None:
-        self._must_be_idle()
-        self.engine.submit(Open(conversation))
+        self.require_idle()
+        self._request(requests.Open(conversation), events.Opened)
 
     def stored(self) -> Conversation | None:
         """The conversation as the library has it; None for a new one."""
@@ -272,91 +389,19 @@ class Controller:
             return None
         return self.library.conversation(self.conversation)
 
-    def retry(self, message: int | None = None) -> Message:
-        """Another reply instead of a reply, or to a user message; of None: the last one.
+    def stored_with_messages(self) -> Conversation:
+        """The conversation as the library has it, which must have a message."""
+        stored = self.stored()
+        if stored is None or stored.leaf is None:
+            raise Qwen35Error("this conversation has no message yet")
+        return stored
 
-        Returns:
-            The user message that is answered.
-        """
-        stored = self._must_have_messages()
-        found = stored.message(message) if message else stored.path()[-1]
-        if found.role == "user":
-            replies = stored.children(found.id)
-            if not replies:
-                raise Qwen35Error("this message has no reply yet: send it again")
-            found = stored.message(replies[-1])
-        self._turn(Retry(found.id))
-        assert found.parent is not None
-        return stored.message(found.parent)
-
-    def edit(self, message: int, text: str) -> None:
-        self._turn(Edit(message, text))
-
-    def last_asked(self, message: int | None = None) -> Message:
-        """The last user message up to `message`, or of all."""
-        stored = self._must_have_messages()
-        for found in reversed(stored.path(message)):
-            if found.role == "user":
-                return found
-        raise Qwen35Error("there is no message of yours yet")
-
-    def after(self, message: int) -> Message | None:
-        """What follows a message on the selected path."""
-        path = self._must_have_messages().path()
-        ids = [found.id for found in path]
-        at = ids.index(message) + 1 if message in ids else len(ids)
-        return path[at] if at < len(path) else None
-
-    def sibling(self, step: int, message: int | None = None) -> int:
-        """Go to another version: of `message`, or of the last that has several; its id."""
-        self._must_be_idle()
-        stored = self._must_have_messages()
-        if message is None:
-            several = [m.id for m in stored.path() if len(stored.siblings(m.id)) > 1]
-            if not several:
-                raise Qwen35Error("there is only one version of every message here")
-            message = several[-1]
-        versions = stored.siblings(message)
-        to = versions.index(message) + step
-        if not 0 <= to < len(versions):
-            which, total = stored.position(message)
-            raise Qwen35Error(f"this is version {which} of {total}")
-        self.engine.submit(Select(versions[to]))
-        return versions[to]
-
-    def rename(self, title: str, conversation: int | None = None) -> str:
-        conversation = conversation or self._must_be_stored()
-        given = self.library.rename(conversation, title)
-        if conversation == self.conversation:
-            self.title = given
-        return given
-
-    def delete(self, conversation: int | None = None) -> str:
-        """Delete a conversation; its title. If it is the open one, a new one follows."""
-        conversation = conversation or self._must_be_stored()
-        here = conversation == self.conversation
-        if here:
-            self._must_be_idle()
-            if self.read_only:
-                raise Qwen35Error("this conversation is open in another window: delete it there")
-        title = self.library.conversation(conversation).title
-        self.library.delete(conversation)
-        self._deleted.append(conversation)
-        if here:
-            self.open(None)
-        return title
-
-    def undelete(self) -> ConversationSummary:
-        """Bring back what was deleted last."""
-        found = self.library.deleted()
-        mine = [s for wanted in reversed(self._deleted) for s in found if s.id == wanted]
-        if not (mine or found):
-            raise Qwen35Error("nothing was deleted since the start")
-        back = (mine or list(found))[0]
-        self.library.undelete(back.id)
-        if back.id in self._deleted:
-            self._deleted.remove(back.id)
-        return replace(back)
+    def select_version(self, step: int, message: int | None = None) -> None:
+        """Go to the version before (-1) or after (1), as `message_tree.version_beside` finds it."""
+        self.require_idle()
+        to = message_tree.version_beside(self.stored_with_messages(), step, message)
+        self._selected = to
+        self._request(requests.Select(to), events.Opened)
 
     def save_draft(self, text: str) -> None:
         if not self.read_only:
@@ -365,17 +410,17 @@ class Controller:
     def draft(self) -> str:
         return "" if self.read_only else self.library.draft(self.conversation)
 
-    def _must_be_idle(self) -> None:
+    def _request(self, request: requests.Request, end: type[events.Event]) -> None:
+        """Ask the engine for something that is no turn and ends in an event of this type."""
+        self._awaited = (end, events.Failed, events.Cancelled)
+        self.engine.submit(request)
+
+    def require_idle(self) -> None:
         if self.busy:
             raise Qwen35Error("a reply is being written: Esc stops it")
 
-    def _must_be_stored(self) -> int:
+    def require_stored(self) -> int:
+        """The id of the conversation, which must have a message."""
         if self.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
         return self.conversation
-
-    def _must_have_messages(self) -> Conversation:
-        stored = self.stored()
-        if stored is None or stored.leaf is None:
-            raise Qwen35Error("this conversation has no message yet")
-        return stored

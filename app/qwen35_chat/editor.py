@@ -1,4 +1,4 @@
-"""Writing in the user's own editor."""
+"""Editing text in the user's own editor."""
 
 import os
 import shlex
@@ -20,13 +20,13 @@ def editor_command(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def edited(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` after the user has edited it, in a terminal that is theirs meanwhile.
+    """Let the user edit `text` in their editor, which uses the terminal meanwhile.
 
     Raises:
-        Qwen35Error: the editor does not start, or fails; the text is as before then.
+        Qwen35Error: the editor does not start, or fails.
     """
     command = editor_command(environment)
-    with tempfile.TemporaryDirectory(prefix="qwen35-") as folder:  # closed to other users
+    with tempfile.TemporaryDirectory(prefix="qwen35-") as folder:  # which other users cannot read
         file = Path(folder) / "message.md"
         file.write_text(text, encoding="utf-8", errors="replace")
         try:

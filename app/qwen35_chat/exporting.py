@@ -1,4 +1,4 @@
-"""A conversation into a file."""
+"""Export of a conversation to a file."""
 
 from pathlib import Path
 
@@ -8,13 +8,16 @@ from qwen35_mlx.library.exporting import to_json, to_markdown
 
 
 def export(controller: Controller, conversation: int, name: str) -> Path:
-    """Write a conversation to a new file: JSON if its name ends so, else Markdown.
+    """Write a conversation to a new file, as JSON if its name ends in .json, else as Markdown.
+
+    Args:
+        name: of the file; "" to name it after the conversation.
 
     Raises:
         Qwen35Error: the file exists, or cannot be written.
     """
     stored = controller.library.conversation(conversation)
-    file = Path(name).expanduser() if name else _named(stored.title)
+    file = Path(name).expanduser() if name else _file_for(stored.title)
     text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
     try:
         with file.open("x", encoding="utf-8") as out:
@@ -26,7 +29,7 @@ def export(controller: Controller, conversation: int, name: str) -> Path:
     return file
 
 
-def _named(title: str) -> Path:
+def _file_for(title: str) -> Path:
     """A file in the current folder, named after a conversation."""
     plain = "".join(c if c.isalnum() or c in " -_" else " " for c in title)
     return Path(f"{'-'.join(plain.split())[:60] or 'conversation'}.md")

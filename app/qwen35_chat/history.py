@@ -1,4 +1,4 @@
-"""What the user has sent before, for the composer."""
+"""The messages sent before, for the composer."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import replace_file
 
-KEPT = 1_000
+LIMIT = 1_000  # messages
 
 
 class History:
@@ -14,6 +14,9 @@ class History:
 
     Args:
         file: None keeps them in memory.
+
+    Attributes:
+        texts: the messages.
     """
 
     def __init__(self, file: Path | None = None):
@@ -22,30 +25,34 @@ class History:
         self._at = 0
         self._draft = ""
         if file is not None and file.is_file():
-            self.texts = _read(file)[-KEPT:]
+            self.texts = _read(file)[-LIMIT:]
         self._at = len(self.texts)
 
     @property
     def browsing(self) -> bool:
+        """`step` has gone back from the end."""
         return self._at < len(self.texts)
 
     def add(self, text: str) -> None:
-        """Remember a message.
+        """Add a message, and go back to the end.
 
         Raises:
-            Qwen35Error: the file cannot be written; it is remembered until the end only.
+            Qwen35Error: the file cannot be written; the message is kept in memory only.
         """
         if not self.texts or self.texts[-1] != text:
             self.texts.append(text)
             self._write(text)
-        self.leave()
-
-    def leave(self) -> None:
-        """Back at the end, after the newest."""
         self._at = len(self.texts)
 
     def step(self, direction: int, draft: str) -> str | None:
-        """The one before (-1) or after (1); None where there is none. After all: the draft."""
+        """Go to the message before (-1) or after (1).
+
+        Args:
+            draft: what is typed, which comes after the newest message.
+
+        Returns:
+            The message or the draft there; None if there is none.
+        """
         to = self._at + direction
         if not 0 <= to <= len(self.texts):
             return None
@@ -58,8 +65,8 @@ class History:
         if self._file is None:
             return
         try:
-            if len(self.texts) > 2 * KEPT:
-                self.texts = self.texts[-KEPT:]
+            if len(self.texts) > 2 * LIMIT:
+                self.texts = self.texts[-LIMIT:]
                 lines = "".join(json.dumps(text) + "\n" for text in self.texts)
                 replace_file(self._file, lines)
                 return
@@ -79,7 +86,7 @@ def _read(file: Path) -> list[str]:
         try:
             text = json.loads(line)
         except ValueError:
-            continue  # the last line of a process that was killed
+            continue  # cut off when the process was killed
         if isinstance(text, str):
             texts.append(text)
     return texts

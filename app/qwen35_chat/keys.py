@@ -1,4 +1,4 @@
-"""Names of keys: as people write them, and as Textual does. Knows nothing of Textual."""
+"""Names of keys, as people write them and as Textual does. Imports no Textual."""
 
 import re
 from collections.abc import Mapping
@@ -9,36 +9,37 @@ _SHOWN: Mapping[str, str] = {
     "home": "Home", "end": "End", "insert": "Insert", "delete": "Delete",
     "backspace": "Backspace", "ctrl": "Ctrl", "shift": "Shift",
 }  # fmt: skip
-_OTHERS: Mapping[str, str] = {
+_ALIASES: Mapping[str, str] = {
     "esc": "escape", "return": "enter", "del": "delete", "ins": "insert", "control": "ctrl",
     "pgup": "pageup", "pgdn": "pagedown", "pgdown": "pagedown",
 }  # fmt: skip
-# What a terminal sends for these is what it sends for another key.
+# A terminal sends the same for both.
 _SAME: Mapping[str, str] = {"ctrl+i": "tab", "ctrl+m": "enter", "ctrl+h": "backspace"}
 _FUNCTION = re.compile(r"f([1-9]|1\d|2[0-4])")
 
 
 def key_names(keys: str) -> list[str]:
-    """Keys in the names that Textual has: "Ctrl+S, Page Up" -> ["ctrl+s", "pageup"]."""
+    """Keys in Textual's names: "Ctrl+S, Page Up" -> ["ctrl+s", "pageup"]."""
     return [_name(key) for key in keys.split(",") if key.strip()]
 
 
 def _name(key: str) -> str:
     parts = [part.strip() for part in key.strip().split("+")]
     if len(parts) == 1 and len(parts[0]) == 1:
-        return parts[0]  # where a letter is a key, its case counts
+        return parts[0]  # the case of a single letter counts
     parts = ["".join(part.lower().replace("_", " ").split()) for part in parts]
-    *modifiers, last = [_OTHERS.get(part, part) for part in parts]
+    *modifiers, last = [_ALIASES.get(part, part) for part in parts]
     if modifiers == ["shift"] and len(last) == 1:
         return last.upper()
     return "+".join([*sorted(modifiers), last])
 
 
 def key_problem(key: str, *, typing: bool) -> str:
-    """Why a key, as `key_names` gives it, cannot call a command; "" if it can.
+    """Why a key cannot call a command; "" if it can.
 
     Args:
-        typing: whether text is written where the key is to act.
+        key: in Textual's name.
+        typing: whether text is written where the key acts.
     """
     *modifiers, last = key.split("+")
     if {"alt", "option", "opt", "meta"} & set(modifiers):

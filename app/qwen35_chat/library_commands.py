@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from qwen35_chat import exit_codes
-from qwen35_chat.plain import visible
+from qwen35_chat.control_characters import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json

@@ -1,4 +1,4 @@
-"""Fewer events for a screen that is drawn less often than they come."""
+"""Fewer events, for a view that is updated less often than they arrive."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -14,7 +14,7 @@ from qwen35_mlx.session.events import (
 
 
 def merged(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events: neighbouring pieces of text in one, and of progress the latest."""
+    """The events, with neighbouring pieces of text joined, and only the latest of progress."""
     for kind, neighbours in groupby(events, type):
         group = list(neighbours)
         if kind is Answer:

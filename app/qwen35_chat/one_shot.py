@@ -11,8 +11,8 @@ from typing import TextIO, cast
 
 import qwen35_mlx
 from qwen35_chat import exit_codes
+from qwen35_chat.control_characters import visible
 from qwen35_chat.options import CommandOptions
-from qwen35_chat.plain import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent

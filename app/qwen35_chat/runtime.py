@@ -126,13 +126,13 @@ class ChatRuntime:
 
     def run_plain(self, conversation: int | None) -> int:
         """Run the chat in plain mode until the input ends. Returns the exit code."""
-        from qwen35_chat.linear import Linear
+        from qwen35_chat.plain_mode import PlainMode
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
         if sys.stdin.isatty():
             self._enable_readline()
-        Linear(self.controller).run(conversation)
+        PlainMode(self.controller).run(conversation)
         return 0
 
     def _enable_readline(self) -> None:
@@ -141,7 +141,7 @@ class ChatRuntime:
             import readline
         except ImportError:  # not in every build of Python; `input` works without
             return
-        for text in self.controller.past.texts:
+        for text in self.controller.history.texts:
             readline.add_history(" ".join(text.split()))
 
     def _close_download(self) -> None:

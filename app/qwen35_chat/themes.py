@@ -1,4 +1,4 @@
-"""Colours."""
+"""The themes: dark, light, and the terminal's own colours."""
 
 from typing import Any
 
@@ -39,5 +39,5 @@ THEMES = {"dark": DARK.name, "light": LIGHT.name, "ansi": "ansi-dark"}
 
 
 def use_theme(app: App[Any], settings: Settings) -> None:
-    """Look as the settings say."""
+    """Apply the theme of the settings."""
     app.theme = THEMES[settings.theme]

@@ -190,7 +190,7 @@ def decode(windows: int) -> dict[str, Any]:
                 tasks.append(asyncio.get_running_loop().create_task(measure()))
 
         async def measure() -> list[float]:
-            app.chat.send(COUNTING)
+            app.chat.show(window.controller.send(COUNTING))
             while engine.pieces < 20:
                 await asyncio.sleep(0.1)
             rates: list[float] = []

@@ -7,7 +7,7 @@ import pytest
 from qwen35_chat.screens import chat
 from textual import app, pilot
 
-from tests.app.linear_drive import Session
+from tests.app.plain_drive import PlainChat
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +19,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Textual waits until the process computes nothing, which an app that polls never does.
+    """Replace the wait for an idle process, which an app that polls never is.
 
-    What was begun has been done once the loop has gone round a few times.
+    After some rounds of the event loop, everything that was begun is done.
     """
 
     async def rounds(*_: float) -> None:
@@ -35,7 +35,7 @@ def no_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing of the user's own is read or written, and files are looked for here."""
+    """A home and a working directory for the test, so that nothing of the user's is touched."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("QWEN35_HOME", str(home))
@@ -48,7 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def session(home: Path) -> Iterable[Session]:
-    session = Session(home)
+def session(home: Path) -> Iterable[PlainChat]:
+    session = PlainChat(home)
     yield session
     session.library.close()

@@ -1,4 +1,4 @@
-"""How the tests drive the app, and read its screen."""
+"""Drives the app in tests, and reads its screen."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from qwen35_chat.app import ChatApp
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
-from qwen35_chat.drawing.entries import Entry, ReplyEntry, UserEntry
+from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
 from qwen35_chat.settings_file import SettingsFile
@@ -20,7 +20,7 @@ from qwen35_mlx.session.events import Answer, Event, PrefillProgress, Thinking
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +36,7 @@ def reply(*pieces: str, thinking: str = "") -> list[Event]:
 
 
 class Driver:
-    """One app that runs, and what is behind it."""
+    """A running app, and what is behind it."""
 
     def __init__(self, app: ChatApp, engine: FakeEngine, clock: Clock):
         self.app = app
@@ -66,7 +66,7 @@ class Driver:
         return self.engine.sent
 
     @property
-    def messages(self) -> list[Entry]:
+    def messages(self) -> list[TranscriptEntry]:
         return [e for e in self.transcript.entries if isinstance(e, UserEntry | ReplyEntry)]
 
     @property
@@ -80,7 +80,7 @@ class Driver:
         for key in keys:
             screen = self.app.screen
             await self.pilot.press(key)
-            if self.app.screen is not screen:  # a new one is filled once it has its size
+            if self.app.screen is not screen:  # a new screen is filled once it has its size
                 await self.pilot.pause(0.02)
         await self.pilot.pause()
 
@@ -91,10 +91,10 @@ class Driver:
         await self.press("enter")
 
     async def shown(self, events: Sequence[Event] = ()) -> None:
-        """Play `events` and wait until the screen has taken them in."""
+        """Play `events` and wait until the screen has rendered them."""
         self.engine.play(events)
         seen = self.engine.polls
-        # A poll begins only after the events of the one before it are dealt with.
+        # A poll begins only after the transitions of the one before are rendered.
         for _ in range(500):
             if self.engine.polls >= seen + 2:
                 break
@@ -128,14 +128,15 @@ def make(
     settings: Path | None = None,
     library: Library | None = None,
 ) -> Driver:
-    """An app that does not run yet. Its library stays open: the folder ends with the test."""
+    """An app that does not run yet. Its library stays open, as its folder ends with the test."""
     library = library or Library(folder)
     engine = FakeEngine(library, loads=loads)
     file = SettingsFile(settings, commands=SCOPE_OF)
     if settings is not None:
         file.load()
     clock = clock or Clock()
-    controller = Controller(engine, library, file, History(folder / "history.jsonl"))
+    history = History(folder / "history.jsonl")
+    controller = Controller(engine, library, file, history, clock=clock)
     return Driver(
         ChatApp(controller, demo=demo, conversation=conversation, clock=clock), engine, clock
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qwen35_chat.screens.models import Models
+from qwen35_chat.screens.models import ModelList
 
 from tests.app.drive import Driver
 
@@ -63,7 +63,7 @@ class StartedDownload:
     close = cancel
 
 
-def opened(at: Driver, memory: int = 16 * 2**30, start: Any = None) -> Models:
-    models = Models(at.controller, memory=memory, start=start or StartedDownload)
-    at.app.push_screen(models, at.app.chat._use_model)
+def opened(at: Driver, memory: int = 16 * 2**30, start: Any = None) -> ModelList:
+    models = ModelList(at.controller, memory=memory, start=start or StartedDownload)
+    at.app.push_screen(models, lambda name: name and at.app.chat.models.choose(name))
     return models

@@ -1,9 +1,9 @@
-"""Sending, stopping and failing, as the user of the chat meets them."""
+"""Sending, stopping and failing, as the user sees them."""
 
 from pathlib import Path
 
+from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.fake import done
-from qwen35_chat.pace import Pace
 
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
@@ -20,7 +20,7 @@ from tests.app.drive import chat, reply
 from tests.library.messages import add_message
 
 
-async def test_the_model_is_loaded_once_the_screen_is_there(home: Path) -> None:
+async def test_the_model_is_loaded_after_the_first_frame(home: Path) -> None:
     async with chat(home, demo=True) as at:
         assert [type(call) for call in at.engine.calls] == [Configure, str]
         assert "a small demonstration model" in at.text
@@ -28,7 +28,7 @@ async def test_the_model_is_loaded_once_the_screen_is_there(home: Path) -> None:
         assert "demo · 0 / 4,096 (0%)" in at.text
 
 
-async def test_the_first_enter_says_hello_to_the_demo(home: Path) -> None:
+async def test_enter_sends_a_greeting_to_the_demo_once(home: Path) -> None:
     async with chat(home, demo=True) as at:
         assert "Hello! Who are you?  (Enter sends this)" in at.text
         await at.press("enter")
@@ -38,7 +38,7 @@ async def test_the_first_enter_says_hello_to_the_demo(home: Path) -> None:
         assert len(at.sent) == 1
 
 
-async def test_the_share_of_a_download_is_shown(home: Path) -> None:
+async def test_the_progress_of_a_load_is_shown(home: Path) -> None:
     async with chat(home, loads=False) as at:
         await at.shown([Loading("Qwen/Qwen3.5-4B", 0.42)])
         assert "loading Qwen3.5-4B 42%" in at.text
@@ -103,7 +103,7 @@ async def test_what_is_sent_during_a_reply_is_sent_after_it(home: Path) -> None:
         assert "Next" not in at.text
 
 
-async def test_up_takes_back_what_waits(home: Path) -> None:
+async def test_up_takes_back_a_queued_message(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.send("two")
@@ -114,7 +114,7 @@ async def test_up_takes_back_what_waits(home: Path) -> None:
         assert at.sent == ["one"]
 
 
-async def test_esc_stops_the_reply_and_keeps_it_and_what_was_typed(home: Path) -> None:
+async def test_esc_stops_the_reply_and_keeps_it_and_the_typed_text(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.shown([Answer("Once upon")])
@@ -131,7 +131,7 @@ async def test_esc_stops_the_reply_and_keeps_it_and_what_was_typed(home: Path) -
         assert (stored[-1].content, stored[-1].state) == ("Once upon", "cancelled")
 
 
-async def test_a_stop_before_the_first_word_says_how_to_ask_again(home: Path) -> None:
+async def test_a_stop_before_the_first_word_names_the_key_for_a_retry(home: Path) -> None:
     async with chat(home) as at:
         await at.send("a question")
         await at.press("escape")
@@ -143,7 +143,7 @@ async def test_a_stop_before_the_first_word_says_how_to_ask_again(home: Path) ->
         assert "Stopped" not in at.text
 
 
-async def test_a_turn_that_had_not_begun_hears_of_the_cancel_too(home: Path) -> None:
+async def test_a_turn_that_had_not_begun_is_cancelled_too(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.press("escape")
@@ -174,7 +174,7 @@ async def test_a_turn_that_never_began_gives_the_message_back(home: Path) -> Non
         assert at.sent == ["a very long story"] * 2
 
 
-async def test_a_failure_amid_a_reply_keeps_what_was_said_and_says_what_to_do(home: Path) -> None:
+async def test_a_failure_amid_a_reply_keeps_its_text_and_names_the_next_step(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.shown([Answer("Once upon"), Failed("out of memory")])
@@ -183,7 +183,7 @@ async def test_a_failure_amid_a_reply_keeps_what_was_said_and_says_what_to_do(ho
         assert at.typed == ""
 
 
-async def test_a_model_that_does_not_load_says_why_and_nothing_typed_is_lost(home: Path) -> None:
+async def test_a_failed_load_shows_its_error_and_loses_nothing_typed(home: Path) -> None:
     async with chat(home, loads=False) as at:
         at.engine._library = None
         await at.send("early")
@@ -197,7 +197,7 @@ async def test_a_model_that_does_not_load_says_why_and_nothing_typed_is_lost(hom
         assert "There is no model to answer" in at.text
 
 
-async def test_a_model_that_does_not_load_and_nothing_was_sent(home: Path) -> None:
+async def test_a_failed_load_before_anything_was_sent(home: Path) -> None:
     async with chat(home, loads=False) as at:
         await at.shown([Failed("nothing there")])
         assert "could not be loaded. nothing there. Ctrl+L chooses another." in at.text
@@ -215,7 +215,7 @@ async def test_a_notice_of_the_engine_is_shown(home: Path) -> None:
         assert "a stored state was damaged: it is computed again" in at.text
 
 
-async def test_ctrl_c_copies_a_selection_and_else_quits(home: Path) -> None:
+async def test_ctrl_c_copies_a_selection_or_quits(home: Path) -> None:
     async with chat(home) as at:
         await at.press(*"word", "ctrl+shift+left", "ctrl+c")
         assert at.app.clipboard == "word"
@@ -225,7 +225,7 @@ async def test_ctrl_c_copies_a_selection_and_else_quits(home: Path) -> None:
     assert "close" not in at.engine.calls  # whoever made the engine closes it
 
 
-async def test_unload_asks_the_engine(home: Path) -> None:
+async def test_unload_is_a_request_to_the_engine(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/unload")
         assert at.engine.calls[-1] == Unload()
@@ -261,10 +261,10 @@ async def test_a_conversation_of_another_window_can_be_read_only(home: Path) -> 
             assert "Ctrl+N begins a new one" in other.text
 
 
-async def test_an_answer_to_a_request_is_shown_whatever_drawing_has_cost(home, monkeypatch) -> None:
-    monkeypatch.setattr(Pace, "due", lambda _: False)
+async def test_without_a_turn_events_are_shown_despite_the_budget(home, monkeypatch) -> None:
+    monkeypatch.setattr(CpuBudget, "due", lambda _: False)
     async with chat(home) as at:
         number = at.library.create(title="Old")
         add_message(at.library, number, None, "user", "an old question")
-        at.app.chat.open_conversation(number)
+        at.app.chat.conversations.open(number)
         await at.until(lambda: "an old question" in at.text)

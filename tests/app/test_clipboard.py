@@ -1,4 +1,4 @@
-"""Copying, and what a terminal may and may not be made to do: colours, motion, escape sequences."""
+"""Copying, and what reaches the terminal: escape sequences, colours, motion."""
 
 import base64
 import re
@@ -9,6 +9,7 @@ import pytest
 from qwen35_chat import clipboard
 from qwen35_chat.clipboard import LONGEST_OSC52, copy, osc52, programs
 from qwen35_chat.themes import THEMES
+from qwen35_chat.widgets.status import Activity, Status
 from textual import constants
 from textual.color import Color
 from textual.widgets import Input
@@ -34,13 +35,13 @@ SHOWN = "a␛[2J␛]0;t␇\\x9bH␍b"
         ({"SSH_TTY": "/dev/pts/0"}, "darwin", []),
     ],
 )
-def test_programs_of_the_machine_that_the_user_sits_at(environment, platform, names) -> None:
+def test_clipboard_programs_are_local_only(environment, platform, names) -> None:
     assert [command[0] for command in programs(environment, platform)] == names
 
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs, and no other; what they get is in files of their names."""
+    """The only folder of programs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -50,7 +51,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def program(folder: Path, name: str, code: int = 0) -> Path:
-    """A program that keeps its input."""
+    """Make a program that writes its input to a file; that file."""
     kept = folder / f"{name}.txt"
     file = folder / name
     file.write_text(f"#!/bin/sh\n/bin/cat > '{kept}'\nexit {code}\n")
@@ -66,14 +67,14 @@ def test_a_program_is_used_first_and_gets_the_text_as_it_is(path: Path) -> None:
     assert written == []
 
 
-def test_a_program_that_fails_leaves_it_to_the_next(path: Path) -> None:
+def test_after_a_program_that_fails_the_next_is_used(path: Path) -> None:
     program(path, "wl-copy", code=1)
     kept = program(path, "xclip")
     assert copy("text", lambda _: None, WAYLAND) == "Copied"
     assert kept.read_text() == "text"
 
 
-def test_over_ssh_the_terminal_is_asked_even_if_there_is_a_program(path: Path) -> None:
+def test_over_ssh_the_terminal_copies_even_if_there_is_a_program(path: Path) -> None:
     kept = program(path, "wl-copy")
     written: list[str] = []
     assert copy("text é", written.append, SSH) == "Copied, if this terminal allows it"
@@ -81,28 +82,28 @@ def test_over_ssh_the_terminal_is_asked_even_if_there_is_a_program(path: Path) -
     assert not kept.exists()
 
 
-def test_without_a_program_it_says_which_one_would_make_sure(path: Path) -> None:
+def test_without_a_program_the_message_names_one_to_install(path: Path) -> None:
     said = copy("text", lambda _: None, WAYLAND)
     assert said == "Copied, if this terminal allows it; install wl-copy to be sure"
     said = copy("text", lambda _: None, X11)
     assert said == "Copied, if this terminal allows it; install xclip to be sure"
 
 
-def test_what_a_terminal_would_drop_is_not_sent_to_it(path: Path) -> None:
+def test_text_too_long_for_a_terminal_is_not_sent_to_it(path: Path) -> None:
     written: list[str] = []
     said = copy("x" * (LONGEST_OSC52 + 1), written.append, {})
     assert said == "Not copied: it is too long for the terminal; export the conversation instead"
     assert written == []
 
 
-def test_half_a_pair_of_surrogates_can_be_copied(path: Path) -> None:
+def test_a_lone_surrogate_can_be_copied(path: Path) -> None:
     kept = program(path, "xclip")
     assert copy("a\ud83db", lambda _: None, X11) == "Copied"
     assert kept.read_text() == "a?b"
     assert osc52("a")
 
 
-async def test_the_screen_says_how_it_was_copied(home: Path, monkeypatch) -> None:
+async def test_the_screen_shows_how_the_text_was_copied(home: Path, monkeypatch) -> None:
     monkeypatch.setattr(clipboard, "copy", lambda text, write: f"Copied {text!r}")
     async with chat(home) as at:
         await at.turn("one", "so")
@@ -113,12 +114,12 @@ async def test_the_screen_says_how_it_was_copied(home: Path, monkeypatch) -> Non
 # Text is text
 
 
-async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
+async def test_no_text_is_obeyed_by_the_terminal(home: Path) -> None:
     Path(f"x{HOSTILE.replace('/', '')}.txt").write_text("text")
     markup = "[red]no[/red] [@click=app.quit]x[/]"
     async with chat(home, size=(120, 40)) as at:
         await at.send("/view open")
-        at.app.chat.send(f"{HOSTILE} {markup}")
+        at.app.chat.show(at.controller.send(f"{HOSTILE} {markup}"))
         await at.shown([Notice(HOSTILE), *reply(f"{HOSTILE} {markup}", thinking=HOSTILE)])
         at.library.rename(1, f"{HOSTILE} {markup}")
         screens = [at.text]
@@ -126,7 +127,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         screens.append(at.text)
         await at.press(*"red")
         screens.append(at.text)
-        at.controller.past.add(HOSTILE)
+        at.controller.history.add(HOSTILE)
         await at.press("escape", "ctrl+r")
         screens.append(at.text)
         await at.press("escape", "f4")  # the message, to be written anew
@@ -138,7 +139,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         await at.send("two")
         await at.shown([Answer("so"), Failed(f"{HOSTILE} {markup}")])
         screens.append(at.text)
-        at.app.chat.say(f"{HOSTILE} {markup}")
+        at.app.chat.show_message(f"{HOSTILE} {markup}")
         await at.shown([Loading(f"org/{HOSTILE}")])
         screens.append(at.text)
         for shown in screens:
@@ -149,7 +150,7 @@ async def test_nothing_that_anyone_writes_is_obeyed(home: Path) -> None:
         assert all(markup in shown for shown in screens[6:])
 
 
-async def test_a_hostile_title_is_shown_where_it_is_asked_for(home: Path) -> None:
+async def test_a_hostile_title_is_shown_where_it_is_edited(home: Path) -> None:
     async with chat(home, size=(100, 30)) as at:
         await at.turn("one")
         at.library.rename(1, f"{HOSTILE} [b]x[/b]")
@@ -175,7 +176,7 @@ def contrast(one: Color, other: Color) -> float:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-async def test_every_text_can_be_read(home: Path, theme: str) -> None:
+async def test_every_text_has_enough_contrast(home: Path, theme: str) -> None:
     (home / "settings.toml").write_text(f'theme = "{theme}"\n')
     async with chat(home, settings=home / "settings.toml") as at:
         assert at.app.theme == THEMES[theme]
@@ -185,7 +186,7 @@ async def test_every_text_can_be_read(home: Path, theme: str) -> None:
             assert style.foreground is not None
             assert style.background is not None
             assert contrast(style.foreground, style.background) >= 4.5, name
-        for widget in (at.composer, at.app.chat.status, at.app.chat.activity):
+        for widget in (at.composer, at.app.chat.query_one(Status), at.app.chat.query_one(Activity)):
             style = widget.visual_style
             assert contrast(style.foreground, style.background) >= 4.5, widget
 
@@ -202,7 +203,7 @@ async def test_the_theme_changes_by_command_and_at_once(home: Path) -> None:
 
 
 def colours(at: Driver) -> set[str]:
-    """Of the screen as it is drawn, without the frame around the picture."""
+    """The colours of the screen, without those of the frame around its picture."""
     svg = at.app.export_screenshot()
     styles = re.findall(r"-r\d+ \{ fill: (#\w{6})", svg)
     found = {*styles, *re.findall(r'<rect fill="(#\w{6})"', svg)}

@@ -1,15 +1,15 @@
-"""The table of commands: what reaches each of them, what they do, and what describes them."""
+"""The command table: what reaches each command, what it does, and what documents it."""
 
-import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from qwen35_chat import commands
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keymap, parse_slash
 from qwen35_chat.keys import key_names, key_problem, shown_keys
-from qwen35_chat.screens import base
-from qwen35_chat.screens.lists import Palette, Sessions, SettingsList
-from qwen35_chat.screens.models import Models
+from qwen35_chat.screens import chat as chat_screen
+from qwen35_chat.screens.lists import ConversationList, Palette, SettingsList
+from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
 from textual.widgets import OptionList, Static, TextArea
 
@@ -17,8 +17,9 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import Answer
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import Driver, chat
+from tests.app.plain_drive import PlainChat
 
-README = Path(__file__).parents[2] / "README.md"
+KEY_PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 CHAT = in_scope("chat")
 # What the composer acts on itself is tested in test_composer and test_sessions.
 ITS_OWN = {"send", "newline", "older", "newer"}
@@ -61,10 +62,41 @@ def test_keys_for_writing_are_left_to_the_search_line(scope) -> None:
     assert not {"ctrl+a", "ctrl+e", "ctrl+k", "ctrl+u", "ctrl+w"} & set(keymap(scope, {}))
 
 
-def test_the_readme_has_the_table() -> None:
-    found = re.search(r"<!-- keys -->\n(.*?)\n<!-- /keys -->", README.read_text(), re.DOTALL)
-    assert found is not None
-    assert found.group(1).strip() == commands.key_table()
+def test_docs_keys_is_up_to_date() -> None:
+    """`python -m qwen35_chat.commands > docs/keys.md` renews it."""
+    assert KEY_PAGE.read_text(encoding="utf-8") == commands.key_page()
+
+
+class Handler:
+    """Stands for a view or a handler, and notes which method a command calls."""
+
+    def __init__(self, path: str, calls: list[str]):
+        self._path = path
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> "Handler":
+        return Handler(f"{self._path}.{name}".removeprefix("."), self._calls)
+
+    def __call__(self, *_: object) -> None:
+        self._calls.append(self._path)
+
+
+def called_by(command: commands.Command) -> str:
+    calls: list[str] = []
+    command.run(Handler("", calls), "text")
+    return calls[0]
+
+
+async def test_every_command_has_its_handler(home: Path, session: PlainChat) -> None:
+    async with chat(home / "screen") as at:
+        for command in [*CHAT, *in_scope("messages")]:
+            path = called_by(command)
+            assert callable(attrgetter(path)(at.app.chat)), command.name
+            if not command.screen:
+                assert callable(attrgetter(path)(session.plain)), command.name
+    for scope, kind in (("sessions", ConversationList), ("models", ModelList)):
+        for command in in_scope(scope):
+            assert callable(getattr(kind, called_by(command))), command.name
 
 
 # What reaches a command
@@ -72,13 +104,13 @@ def test_the_readme_has_the_table() -> None:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commands that are called; none of them runs."""
+    """The names of the commands that are called; none of them runs."""
     names: list[str] = []
 
     async def run_command(name: str, target: object, text: str = "") -> None:
         names.append(f"{name} {text}".strip())
 
-    monkeypatch.setattr(base, "run_command", run_command)
+    monkeypatch.setattr(chat_screen, "run_command", run_command)
     return names
 
 
@@ -135,7 +167,7 @@ async def test_the_palette_reaches_every_command(home: Path, called: list[str]) 
             assert called == [name]
 
 
-async def test_the_palette_finds_by_letters_and_says_when_there_is_none(home: Path) -> None:
+async def test_the_palette_searches_by_letters_and_shows_when_nothing_matches(home: Path) -> None:
     async with chat(home) as at:
         await at.press("ctrl+p", *"expo")
         assert "Export" in at.text
@@ -215,7 +247,7 @@ async def test_a_system_prompt_by_word_and_by_line(home: Path) -> None:
         assert "No system prompt" in at.text
 
 
-async def test_a_preset_sets_thinking_and_says_what_holds(home: Path) -> None:
+async def test_a_preset_sets_thinking_and_shows_its_sampling(home: Path) -> None:
     async with chat(home) as at:
         await at.send("/settings sampling.top_k 5")
         await at.until(lambda: at.controller.settings.sampling)
@@ -268,9 +300,9 @@ async def test_ctrl_c_stops_a_reply_first_and_leaves_a_list(home: Path) -> None:
         assert "cancel" in at.engine.calls
         assert at.app.is_running
         await at.press("ctrl+s")
-        assert isinstance(at.app.screen, Sessions)
+        assert isinstance(at.app.screen, ConversationList)
         await at.press("ctrl+c")
-        assert not isinstance(at.app.screen, Sessions)
+        assert not isinstance(at.app.screen, ConversationList)
         assert at.app.is_running
 
 
@@ -304,8 +336,8 @@ async def screens_open(at: Driver, key: str, kind: type) -> None:
 async def test_lists_open_by_key_and_close_by_esc(home: Path) -> None:
     async with chat(home) as at:
         for key, kind in (
-            ("ctrl+l", Models), ("f2", SettingsList), ("ctrl+p", Palette), ("ctrl+s", Sessions),
-            ("f1", Page),
+            ("ctrl+l", ModelList), ("f2", SettingsList), ("ctrl+p", Palette),
+            ("ctrl+s", ConversationList), ("f1", Page),
         ):  # fmt: skip
             await screens_open(at, key, kind)
         await at.send("/model org/repo")

@@ -63,7 +63,7 @@ async def test_the_history_outlives_the_window(home: Path) -> None:
         assert at.typed == "remember"
 
 
-def test_a_torn_line_of_the_history_is_left_out(tmp_path: Path) -> None:
+def test_a_line_of_the_history_that_was_cut_off_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     history = History(file)
     for text in ("one", "two\nlines", "two\nlines", "three"):
@@ -92,13 +92,13 @@ async def test_enter_completes_first_and_then_runs(home: Path) -> None:
         await at.until(lambda: "Keys and commands" in at.text)
 
 
-async def test_keys_that_outrun_the_completions_are_taken_as_typed(home: Path) -> None:
+async def test_keys_faster_than_the_completions_act_on_what_is_typed(home: Path) -> None:
     async with chat(home) as at:
         await at.press("/", "s")
         assert at.app.chat.completions.choices
         for key in "essions":  # and the screen hears of none of them
             at.composer.insert(key)
-        await at.composer._on_key(events.Key("enter", None))
+        at.composer.on_key(events.Key("enter", None))
         await at.until(lambda: "Conversations" in at.text)
         assert at.typed == ""
 
@@ -152,7 +152,7 @@ async def test_a_file_that_is_no_text_is_refused_and_the_message_stays(home: Pat
         assert "is not text" in at.text
 
 
-def test_what_cannot_be_attached_says_why(tmp_path: Path) -> None:
+def test_the_error_names_why_a_file_cannot_be_attached(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for path, why in ((folder, "is a folder"), (tmp_path / "none", "is not a file")):
@@ -164,12 +164,12 @@ def test_what_cannot_be_attached_says_why(tmp_path: Path) -> None:
         read_text_file(large)
 
 
-def test_mentions_that_are_no_files_stay(tmp_path: Path) -> None:
+def test_mentions_without_a_file_stay_text(tmp_path: Path) -> None:
     text = "ask @ada about @property, and me@example.org"
     assert with_files(text, tmp_path) == text
 
 
-def test_files_go_out_and_are_taken_apart_again(tmp_path: Path) -> None:
+def test_attached_files_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("one\ntwo\n")
     (tmp_path / "c.md").write_text("<file>\n")
     whole = with_files('see @"a b.txt" and @c.md, and @c.md.', tmp_path)
@@ -181,7 +181,7 @@ def test_files_go_out_and_are_taken_apart_again(tmp_path: Path) -> None:
     ]
 
 
-def test_hidden_and_heavy_folders_are_not_searched(tmp_path: Path) -> None:
+def test_hidden_and_build_folders_are_not_searched(tmp_path: Path) -> None:
     for name in ("a.txt", "src/b.txt", ".git/config", "node_modules/x.js"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

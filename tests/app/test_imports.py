@@ -43,6 +43,22 @@ def test_the_engine_imports_mlx_on_its_own_thread_only() -> None:
     assert not loaded_after(code) & HEAVY
 
 
+@pytest.mark.parametrize("module", ["controller", "keys", "commands", "plain_mode"])
+def test_only_the_screen_imports_textual(module: str) -> None:
+    assert not loaded_after(f"import qwen35_chat.{module}") & {*HEAVY, "textual", "rich"}
+
+
+def test_drawing_needs_neither_screens_nor_widgets() -> None:
+    code = """
+import sys
+import qwen35_chat.drawing.messages, qwen35_chat.drawing.markdown, qwen35_chat.drawing.colours
+used = [n for n in sys.modules if n.startswith(("qwen35_chat.screens", "qwen35_chat.widgets",
+    "textual.screen", "textual.app", "textual.widget"))]
+assert not used, used
+"""
+    assert loaded_after(code)
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_neither_mlx_nor_textual(option: str) -> None:
     code = f"""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.keys import key_names, shown_keys
-from qwen35_chat.screens.lists import Sessions
+from qwen35_chat.screens.lists import ConversationList
 from qwen35_chat.screens.picker import Page
 
 from qwen35_mlx.session.events import Answer
@@ -21,7 +21,11 @@ async def test_a_remapped_key_acts_and_the_old_one_does_not(home: Path) -> None:
     file = settings(home, '[keys]\nsessions = "Ctrl+Y, F10"\nhelp = "ctrl+s"\nstop = ""\n')
     async with chat(home, settings=file) as at:
         assert "Ctrl+Y finds earlier conversations, Ctrl+S lists all keys" in at.text
-        for key, screen in (("ctrl+y", Sessions), ("f10", Sessions), ("ctrl+s", Page)):
+        for key, screen in (
+            ("ctrl+y", ConversationList),
+            ("f10", ConversationList),
+            ("ctrl+s", Page),
+        ):
             await at.press(key)
             assert isinstance(at.app.screen, screen), key
             await at.press("escape")
@@ -62,7 +66,7 @@ async def test_quit_is_remapped_everywhere(home: Path) -> None:
         assert not at.app.is_running
 
 
-async def test_a_list_shows_and_hears_its_remapped_keys(home: Path) -> None:
+async def test_a_list_shows_and_obeys_its_remapped_keys(home: Path) -> None:
     file = settings(home, '[keys]\nsession_delete = "f7"\nsession_export = ""\n')
     async with chat(home, settings=file, size=(100, 30)) as at:
         await at.turn("one")
@@ -87,7 +91,7 @@ async def test_a_list_shows_and_hears_its_remapped_keys(home: Path) -> None:
         ("", []),
     ],
 )
-def test_keys_may_be_written_as_people_do(written: str, names: list[str]) -> None:
+def test_keys_may_be_written_as_people_write_them(written: str, names: list[str]) -> None:
     assert key_names(written) == names
 
 
@@ -95,7 +99,7 @@ def test_keys_are_shown_as_people_write_them() -> None:
     assert shown_keys("ctrl+s,f2,pageup,k,K,ctrl+end") == "Ctrl+S, F2, Page Up, k, K, Ctrl+End"
 
 
-async def test_a_key_that_is_given_away_calls_the_new_command_only(home: Path) -> None:
+async def test_a_key_given_to_another_command_calls_only_that(home: Path) -> None:
     async with chat(home, settings=settings(home, '[keys]\nhelp = "ctrl+s"\n')) as at:
         assert "/sessions finds earlier conversations, Ctrl+S lists all keys" in at.text
         await at.press("ctrl+s")

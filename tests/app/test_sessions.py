@@ -57,7 +57,7 @@ async def test_a_hit_on_another_path_opens_that_path(home: Path) -> None:
         assert "< 1/2 >" in at.text
 
 
-async def test_f5_asks_again_and_the_versions_are_one_key_apart(home: Path) -> None:
+async def test_f5_retries_and_left_and_right_switch_versions(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("q", "one")
         await at.press("f5")
@@ -211,7 +211,7 @@ async def test_versions_of_a_marked_message(home: Path) -> None:
         assert "> first!" in at.text
 
 
-async def test_nothing_to_retry_or_edit_is_said(home: Path) -> None:
+async def test_commands_without_a_message_show_an_error(home: Path) -> None:
     async with chat(home) as at:
         for command in ("f5", "f4", "f3", "f9"):
             await at.press(command)
@@ -285,7 +285,7 @@ async def test_export_to_json(home: Path) -> None:
         assert "cannot be written" in at.text
 
 
-async def test_compact_asks_the_engine_and_shows_its_answer(home: Path) -> None:
+async def test_compact_is_a_request_and_its_failure_is_shown(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("one")
         await at.send("/compact")

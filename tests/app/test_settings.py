@@ -223,9 +223,9 @@ async def test_a_broken_file_keeps_the_old_settings_and_is_reported_once(home, m
     file.write_text(WRITTEN)
     said: list[str] = []
     async with chat(home, settings=file) as at:
-        say = at.app.chat.say
+        show = at.app.chat.show_message
         monkeypatch.setattr(
-            at.app.chat, "say", lambda text, **how: (said.append(text), say(text, **how))
+            at.app.chat, "show_message", lambda text, **how: (said.append(text), show(text, **how))
         )
         file.write_text(WRITTEN + 'help = "alt+h"\n')
         await at.until(lambda: said)

@@ -1,4 +1,4 @@
-"""Pictures of the screen: a change that is not meant shows as a difference.
+"""Pictures of the screen, which show an unintended change as a difference.
 
 `scripts/test tests/app --snapshot-update` renews them; look at each before it is committed. Time,
 memory, version and folders are pinned, so that they are the same on any machine.
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qwen35_chat.drawing import messages
 from qwen35_chat.fake import done
 from qwen35_chat.models import PUBLISHED, ModelEntry
-from qwen35_chat.screens import conversation, models
+from qwen35_chat.screens import models
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from qwen35_mlx.session.events import Answer, Cancelled, Failed, Loading, PrefillProgress, Thinking
@@ -56,14 +57,14 @@ LOCAL = [
 
 
 class Svg(SingleFileSnapshotExtension):
-    """One picture a test, in a file that opens anywhere."""
+    """One SVG file a test."""
 
     file_extension = "svg"
     _write_mode = WriteMode.TEXT
 
 
 class Download:
-    """One that stands still."""
+    """A download that makes no progress."""
 
     def __init__(self, name: str):
         self.name = name
@@ -80,13 +81,13 @@ class Download:
 
 @pytest.fixture
 def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of day, which a test may change; memory, models and version that stay."""
+    """Pin memory, models, version and the time of day, which the test may change."""
     clock = Clock()
     clock.now = 1_764_000_000.0
     monkeypatch.setattr(time, "time", clock)
     monkeypatch.setattr(models, "machine_memory", lambda: 24 * 2**30)
     monkeypatch.setattr(models, "local_models", lambda _: LOCAL)
-    monkeypatch.setattr(conversation, "__version__", "1.2.3")
+    monkeypatch.setattr(messages, "__version__", "1.2.3")
     for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
         monkeypatch.delenv(name, raising=False)
     return clock
@@ -94,7 +95,7 @@ def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def same(snapshot: Any) -> Any:
-    """Whether the screen looks as it did."""
+    """Compares the screen with its picture."""
 
     async def compare(at: Driver) -> bool:
         await at.pilot.pause(0.05)
@@ -215,7 +216,7 @@ async def test_an_error_in_place(home: Path, pinned, same) -> None:
 
 
 async def several(at: Driver, pinned: Clock) -> None:
-    """Conversations of some days."""
+    """Conversations from several days."""
     for title, said, days in (
         ("Longest rivers of Norway", LIST, 12.0),
         ("How do I read a file line by line in Python, and how fast is it?", CODE + "```", 1.2),

@@ -3,7 +3,7 @@ from qwen35_chat.widgets.status import fitted
 PARTS = ["demo", "312 / 4,096 tokens", "48 tok/s", "first token 0.12 s"]
 
 
-def test_all_parts_and_the_cue_at_the_far_end() -> None:
+def test_all_parts_at_the_left_and_the_cue_at_the_right() -> None:
     line = fitted(PARTS, "writing", 80)
     assert line.startswith("demo · 312 / 4,096 tokens · 48 tok/s · first token 0.12 s ")
     assert line.endswith(" writing")
@@ -17,7 +17,7 @@ def test_a_narrow_line_drops_the_last_parts_first() -> None:
     assert len(line) == 48
 
 
-def test_parts_that_are_not_known_yet_leave_no_gap() -> None:
+def test_empty_parts_leave_no_gap() -> None:
     assert fitted(["demo", "", "", ""], "", 20).rstrip() == "demo"
 
 

@@ -1,4 +1,4 @@
-"""Summing up the oldest turns takes as long as a reply: it is shown, stopped and waited for."""
+"""Summing up the oldest turns takes as long as a reply, and is shown and stopped like one."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.app.drive import Driver, chat, reply
 
 
 async def begun(at: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A summary that the engine has begun."""
+    """Begin a summary."""
     await at.turn("one", "an answer")
     take = at.engine._take
     monkeypatch.setattr(at.engine, "_take", lambda r: None if r == Compact() else take(r))
@@ -18,7 +18,7 @@ async def begun(at: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     await at.until(lambda: at.controller.compacting)
 
 
-async def test_it_is_shown_until_it_is_there(home: Path, monkeypatch) -> None:
+async def test_a_summary_is_shown_until_it_ends(home: Path, monkeypatch) -> None:
     async with chat(home) as at:
         await begun(at, monkeypatch)
         assert "Summing up the oldest turns" in at.text
@@ -31,7 +31,7 @@ async def test_it_is_shown_until_it_is_there(home: Path, monkeypatch) -> None:
         assert "50 / 4,096" in at.text
 
 
-async def test_what_is_sent_meanwhile_is_sent_after_it(home: Path, monkeypatch) -> None:
+async def test_a_message_sent_during_a_summary_follows_it(home: Path, monkeypatch) -> None:
     async with chat(home) as at:
         await begun(at, monkeypatch)
         await at.send("two")
@@ -47,7 +47,7 @@ async def test_what_is_sent_meanwhile_is_sent_after_it(home: Path, monkeypatch) 
 
 
 @pytest.mark.parametrize("end", [Cancelled(), Failed("there is nothing to summarise")])
-async def test_a_stop_or_a_failure_gives_back_what_waits(home: Path, monkeypatch, end) -> None:
+async def test_a_stopped_or_failed_summary_returns_the_queue(home: Path, monkeypatch, end) -> None:
     async with chat(home) as at:
         await begun(at, monkeypatch)
         await at.send("two")

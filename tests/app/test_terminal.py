@@ -1,4 +1,4 @@
-"""The command in a real terminal: what it remembers, and what it never loses."""
+"""The command in a real terminal: what a second start remembers, and that nothing is lost."""
 
 import os
 import re
@@ -25,7 +25,7 @@ SAVED_SECONDS = 2.0
 
 
 def chat(home: Path, *options: str, size: tuple[int, int] = (100, 30)) -> Terminal:
-    """The command, as a user starts it whose home is this folder."""
+    """Start the command as a user with this home folder."""
     kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment |= {"QWEN35_HOME": str(home), "HOME": str(home), "LC_ALL": "C.UTF-8"}
@@ -46,7 +46,7 @@ def usage(message: Message) -> Usage:
 
 
 def ask(terminal: Terminal, home: Path, question: str) -> Message:
-    """Type a question, wait for the whole reply; the reply as it is stored."""
+    """Type a question, wait for the whole reply, and return it as stored."""
     before = messages(home)
     terminal.write(f"{question}\r")
     terminal.until(lambda: messages(home) == before + 2)
@@ -63,7 +63,7 @@ def messages(home: Path) -> int:
 
 
 def left_as_it_was(terminal: Terminal, settings: list[Any]) -> bool:
-    """Whether the terminal is as the program found it."""
+    """Whether the program has restored the terminal."""
     asked = {25, 7}  # the cursor is shown, lines wrap; no alternate screen, mouse, paste marks
     return terminal.screen.modes == asked and terminal.settings == settings
 
@@ -95,7 +95,7 @@ def test_a_second_start_remembers_and_reads_nothing_again(home: Path) -> None:
 
 
 def thinking_on(terminal: Terminal) -> str:
-    """The thinking that can be read on the screen, all of it if it does not fill it."""
+    """The thinking on the screen: all of it, unless it fills the screen."""
     lines = terminal.screen.lines
     heads = [n for n, line in enumerate(lines) if "▾ Thinking" in line]
     if not heads:
@@ -115,7 +115,7 @@ def in_a_reply(terminal: Terminal) -> None:
 
 
 def kept(home: Path, seen: str, state: str) -> None:
-    """What was on the screen is in the library."""
+    """Check that the library has what was on the screen."""
     assert len(seen) > 60
     conversation = stored(home)
     question, reply = conversation.path()

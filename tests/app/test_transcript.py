@@ -1,15 +1,15 @@
-"""What the conversation looks like as it grows."""
+"""The conversation on the screen, as it grows."""
 
 import threading
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from qwen35_chat.controller import merged
 from qwen35_chat.drawing.colours import coloured
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
-from qwen35_chat.drawing.markdown import Growing
+from qwen35_chat.drawing.markdown import StreamingMarkdown
 from qwen35_chat.fake import done
+from qwen35_chat.merging import merged
 from textual.content import Content
 from textual.geometry import Offset
 from textual.selection import Selection
@@ -89,7 +89,7 @@ async def test_no_escape_sequence_reaches_the_terminal(home: Path) -> None:
         await at.send("/view open")
         at.composer.set_text("x")
         await at.pilot.pause()
-        at.app.chat.send(text)
+        at.app.chat.show(at.controller.send(text))
         await at.shown([Thinking(text), Answer(text), ToolCall(text, {"a": text})])
         assert at.text.count(seen) >= 4
         await at.shown([done()])
@@ -142,7 +142,7 @@ async def test_a_tool_call_is_shown_and_not_run(home: Path) -> None:
         assert "asks for a tool; this chat has none" in at.text
 
 
-async def test_a_reply_cut_short_says_so(home: Path) -> None:
+async def test_a_reply_cut_short_has_a_note(home: Path) -> None:
     async with chat(home) as at:
         await at.send("one")
         await at.shown([Answer("Once"), done("length")])
@@ -184,8 +184,8 @@ def long_conversation(turns: int) -> list:
     return entries
 
 
-async def test_paging_up_through_guesses_shows_every_line_once(home: Path) -> None:
-    """Heights are guessed until a message is near the view; the text must not jump then."""
+async def test_paging_up_through_estimated_heights_shows_every_line_once(home: Path) -> None:
+    """Heights are estimated far from the view, and correcting them must not move text."""
     async with chat(home, size=(50, 20)) as at:
         at.transcript.show(long_conversation(60))
         await at.pilot.pause()
@@ -347,7 +347,7 @@ async def test_code_out_of_view_waits_for_its_colours(home: Path, monkeypatch) -
 
 
 async def test_a_line_of_an_open_fence_is_laid_out_once(home: Path) -> None:
-    """What a frame costs must not grow with what is written: 203 ms a frame, elsewhere."""
+    """The cost of a frame must not grow with the text: 203 ms a frame, elsewhere."""
     async with chat(home, size=(60, 20)) as at:
         await at.send("one")
         await at.shown([Answer("Look:\n\n" + "\n".join(CODE.split("\n")[:100]))])
@@ -376,7 +376,7 @@ async def test_a_reply_that_grows_lays_out_no_other_widget(home: Path, monkeypat
 
 
 def test_a_long_paragraph_is_parsed_in_parts_without_a_gap() -> None:
-    growing = Growing()
+    growing = StreamingMarkdown()
     for n in range(2_000):
         growing.feed(f"{n}, ")
     assert len(growing._open) < 2_000

@@ -1,1 +1,1 @@
-"""Text of users and models into lines for the screen."""
+"""Layout: messages into lines for the screen."""

@@ -1,4 +1,4 @@
-"""Code in colours."""
+"""Syntax highlighting of code."""
 
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
@@ -7,10 +7,10 @@ from textual.highlight import HighlightTheme
 
 
 def coloured(code: str, language: str) -> list[Content] | None:
-    """The lines of `code` with styles of the theme; None for a language that is not known.
+    """The lines of `code` in the styles of the theme; None if the language is unknown.
 
-    Line by line from the lexer: taking one long text with thousands of styles apart again
-    costs several times as much.
+    The lines are made from the lexer's tokens: splitting one long text with thousands of styles
+    takes several times as long.
     """
     try:
         lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
@@ -34,7 +34,7 @@ def coloured(code: str, language: str) -> list[Content] | None:
                         spans.append(Span(at, at + len(piece), style))
                     text.append(piece)
                     at += len(piece)
-    except Exception:  # a lexer may stumble; the code still has to be shown
+    except Exception:  # a lexer may fail, and the code must still be shown
         return None
     lines.append(Content("".join(text), spans))
     return lines if "\n".join(line.plain for line in lines) == code else None

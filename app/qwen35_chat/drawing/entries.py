@@ -1,6 +1,7 @@
-"""What the conversation on the screen is made of."""
+"""The entries of the transcript: messages, replies and notices."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import count
 from typing import Any, Literal
@@ -8,63 +9,63 @@ from typing import Any, Literal
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.drawing.lines import BLANK, Code, Line, Text, action, laid_out
-from qwen35_chat.drawing.markdown import Growing, Markdown
-from qwen35_chat.plain import visible
+from qwen35_chat.control_characters import visible
+from qwen35_chat.drawing.lines import BLANK, Code, Line, Paragraph, action, wrap
+from qwen35_chat.drawing.markdown import Markdown, StreamingMarkdown
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
-# A longer message of the user is folded: it was pasted, and is not read again.
+# A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
 _keys = count()
 
 
-class Entry:
-    """One message, or one thing that the app has to say.
+class TranscriptEntry(ABC):
+    """A message, or a notice of the app.
 
     Attributes:
-        key: its name in actions.
-        message: its id in the library, once it has one.
-        indent: columns at its left.
-        by: who wrote it; "" if it is no message.
-        siblings: (which, of how many) versions of this message.
-        changed: since `lines` was last asked.
+        key: names it in actions.
+        message: its id in the library; None before it has one.
+        indent: columns to its left.
+        author: "user", "assistant", or "" for a notice.
+        version: which of how many versions of this message it is, from 1.
+        changed: its layout is out of date.
     """
 
     indent = 1
-    by = ""
+    author = ""
 
-    def __init__(self, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
+    def __init__(self, message: int | None = None, version: tuple[int, int] = (1, 1)):
         self.key = next(_keys)
         self.message = message
-        self.siblings = siblings
+        self.version = version
         self._lines: list[Line] = []
         self._width = -1
         self.changed = True
 
     @property
-    def copied(self) -> str:
-        """What copying it gives."""
+    def copy_text(self) -> str:
+        """What copying it puts on the clipboard."""
         return ""
 
     @property
-    def codes(self) -> list[str]:
-        """The code in it, block by block."""
+    def code_blocks(self) -> list[str]:
+        """Its blocks of code."""
         return []
 
     @property
-    def colourless(self) -> list[Code]:
-        """The code in it that has no colours yet, once it is laid out."""
+    def uncoloured(self) -> list[Code]:
+        """Its code without colours yet, once it has been laid out."""
         return []
 
-    def touch(self) -> None:
-        """It has to be laid out again."""
+    def invalidate(self) -> None:
+        """Lay it out again when it is drawn next."""
         self.changed = True
 
-    def toggle(self) -> None:
-        """Unfold what is folded, or the other way round."""
+    def toggle(self) -> None:  # noqa: B027 - most entries cannot be folded
+        """Fold or unfold it, if it can be folded."""
 
     def lines(self, width: int) -> list[Line]:
-        """Its lines, with an empty one at the end."""
+        """Its lines for a width in cells, with an empty one at the end."""
         if self.changed or width != self._width:
             self._lines = [*self._layout(max(width - self.indent, 1)), Line(BLANK)]
             self._width = width
@@ -72,69 +73,71 @@ class Entry:
         return self._lines
 
     def estimate(self, width: int) -> int:
-        """About how many lines it has, without laying it out."""
+        """Roughly its number of lines, without a layout."""
         return 2
 
+    @abstractmethod
     def _layout(self, width: int) -> list[Line]:
-        raise NotImplementedError
+        """Its lines, in `width` cells."""
 
-    def _siblings_line(self, width: int) -> list[Line]:
-        which, total = self.siblings
+    def _version_line(self, width: int) -> list[Line]:
+        which, total = self.version
         if total < 2:
             return []
         shown = Content.assemble(
-            Content.styled("<", ".link").stylize(action("sibling", self.key, -1)),
+            Content.styled("<", ".link").stylize(action("version", self.key, -1)),
             (f" {which}/{total} ", ".muted"),
-            Content.styled(">", ".link").stylize(action("sibling", self.key, 1)),
+            Content.styled(">", ".link").stylize(action("version", self.key, 1)),
         )
-        return laid_out(shown, width, "  " if self.indent == 1 else "")
+        return wrap(shown, width, "  " if self.indent == 1 else "")
 
 
-class UserEntry(Entry):
+class UserEntry(TranscriptEntry):
     """A message of the user."""
 
-    by = "user"
+    author = "user"
 
-    def __init__(self, text: str, message: int | None = None, siblings: tuple[int, int] = (1, 1)):
-        super().__init__(message, siblings)
+    def __init__(self, text: str, message: int | None = None, version: tuple[int, int] = (1, 1)):
+        super().__init__(message, version)
         self.text = text
         self._folded = True
 
     @property
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         return self.text
 
     def toggle(self) -> None:
         self._folded = not self._folded
-        self.touch()
+        self.invalidate()
 
     def estimate(self, width: int) -> int:
         return min(_estimate(self.text, width), FOLD_LINES) + 1
 
     def _layout(self, width: int) -> list[Line]:
         text, files = taken_apart(self.text)
-        lines = laid_out(Content(visible(text)), width, "> ", "  ", ".user")
+        lines = wrap(Content(visible(text)), width, "> ", "  ", ".user")
         if self._folded and len(lines) > FOLD_LINES:
             more = f"… {len(lines) - FOLDED_LINES} more lines"
             shown = Content.styled(more, ".link").stylize(action("fold", self.key))
-            lines = lines[:FOLDED_LINES] + laid_out(shown, width, "  ", "  ", ".user")
+            lines = lines[:FOLDED_LINES] + wrap(shown, width, "  ", "  ", ".user")
         for file in files:
             word = "line" if file.lines == 1 else "lines"
             shown = Content.styled(f"@ {visible(file.name)}, {file.lines:,} {word}", ".muted")
-            lines += laid_out(shown, width, "  ", "  ", ".user")
-        return lines + self._siblings_line(width)
+            lines += wrap(shown, width, "  ", "  ", ".user")
+        return lines + self._version_line(width)
 
 
-class ReplyEntry(Entry):
-    """A reply: thinking, answer, calls, and a last word about it.
+class ReplyEntry(TranscriptEntry):
+    """A reply: thinking, answer, tool calls, and a note at its end.
 
     Attributes:
-        seconds: that the thinking took, once it is over.
+        calls: name and arguments of each.
+        thinking_seconds: how long the thinking took, once it has ended.
         view: how thinking is shown.
     """
 
     indent = 3
-    by = "assistant"
+    author = "assistant"
 
     def __init__(
         self,
@@ -142,25 +145,25 @@ class ReplyEntry(Entry):
         thinking: str = "",
         answer: str = "",
         calls: list[tuple[str, Mapping[str, Any]]] | None = None,
-        seconds: float | None = None,
+        thinking_seconds: float | None = None,
         note: str = "",
         error: bool = False,
         view: ThinkingView = "collapsed",
         complete: bool = True,
         message: int | None = None,
-        siblings: tuple[int, int] = (1, 1),
+        version: tuple[int, int] = (1, 1),
     ):
-        super().__init__(message, siblings)
+        super().__init__(message, version)
         self.thinking = thinking
         self.answer = answer
         self.calls = calls or []
-        self.seconds = seconds
+        self.thinking_seconds = thinking_seconds
         self.view: ThinkingView = view
         self._note = note
         self._error = error
         self._complete = complete
-        self._live = Growing()
-        self._live_thinking = Growing()
+        self._live = StreamingMarkdown()
+        self._live_thinking = StreamingMarkdown()
         self._markdown: Markdown | None = None
         self._thoughts: Markdown | None = None
         if not complete:
@@ -168,53 +171,47 @@ class ReplyEntry(Entry):
             self._live_thinking.feed(visible(thinking))
 
     @property
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         return self.answer.strip("\n")
 
     @property
-    def codes(self) -> list[str]:
-        return self._rendered().codes
+    def code_blocks(self) -> list[str]:
+        return self._rendered().code_blocks
 
     @property
-    def colourless(self) -> list[Code]:
+    def uncoloured(self) -> list[Code]:
         if not self._complete:
             return []
         texts = [self._thoughts if self.view == "open" else None, self._markdown]
-        return [code for text in texts if text is not None for code in text.colourless]
+        return [code for text in texts if text is not None for code in text.uncoloured]
 
-    @property
-    def said_nothing(self) -> bool:
-        return not (self.thinking.strip() or self.answer.strip() or self.calls)
-
-    def think(self, text: str) -> None:
+    def add_thinking(self, text: str) -> None:
         self.thinking += text
         self._live_thinking.feed(visible(text))
-        self.touch()
+        self.invalidate()
 
-    def say(self, text: str) -> None:
+    def add_answer(self, text: str) -> None:
         if not self.answer:
             text = text.lstrip("\n")
         self.answer += text
         self._live.feed(visible(text))
-        self.touch()
+        self.invalidate()
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """A call that the model asks for. Nothing runs it here."""
+    def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """Add a tool call, which is only shown."""
         self.calls.append((name, arguments))
-        self.touch()
+        self.invalidate()
 
-    def note(self, text: str, *, error: bool = False) -> None:
-        """The last line; empty text removes it."""
-        if (text, error) != (self._note, self._error):
-            self._note, self._error = text, error
-            self.touch()
+    def end_thinking(self, seconds: float) -> None:
+        self.thinking_seconds = seconds
+        self.invalidate()
 
     def finish(self, note: str = "", *, error: bool = False) -> None:
-        """Nothing more will come."""
+        """Complete the reply."""
         self._complete = True
-        self._live, self._live_thinking = Growing(), Growing()
+        self._live, self._live_thinking = StreamingMarkdown(), StreamingMarkdown()
         self._note, self._error = note, error
-        self.touch()
+        self.invalidate()
 
     def toggle(self) -> None:
         self.show_thinking("collapsed" if self.view == "open" else "open")
@@ -223,7 +220,7 @@ class ReplyEntry(Entry):
         if view != self.view:
             self.view = view
             if self.thinking.strip():
-                self.touch()
+                self.invalidate()
 
     def estimate(self, width: int) -> int:
         thinking = bool(self.thinking.strip())
@@ -242,13 +239,13 @@ class ReplyEntry(Entry):
             call = Content.assemble(
                 ("asks for  ", ".muted"), (visible(name), "bold"), f"({visible(shown)})"
             )
-            lines += laid_out(call, width, "", "  ")
+            lines += wrap(call, width, "", "  ")
         if self._note:
             if lines:
                 lines.append(Line(BLANK))
             style = ".error" if self._error else ".muted"
-            lines += Text(Content.styled(visible(self._note), style)).lines(width)
-        return lines + self._siblings_line(width)
+            lines += Paragraph(Content.styled(visible(self._note), style)).lines(width)
+        return lines + self._version_line(width)
 
     def _rendered(self) -> Markdown:
         if self._markdown is None or not self._complete:
@@ -258,12 +255,13 @@ class ReplyEntry(Entry):
     def _thinking_lines(self, width: int) -> list[Line]:
         if not self.thinking.strip() or self.view == "hidden":
             return []
-        took = "Thinking" if self.seconds is None else f"Thought for {self.seconds:.1f} s"
-        if self._complete and self.seconds is None:
-            took = "Thought"
+        if self.thinking_seconds is not None:
+            label = f"Thought for {self.thinking_seconds:.1f} s"
+        else:
+            label = "Thought" if self._complete else "Thinking"
         mark = "▾" if self.view == "open" else "▸"
-        head = Content.styled(f"{mark} {took}", ".thinking-head")
-        lines = laid_out(head.stylize(action("fold", self.key)), width)
+        head = Content.styled(f"{mark} {label}", ".thinking-head")
+        lines = wrap(head.stylize(action("fold", self.key)), width)
         if self.view == "open":
             if self._complete:
                 if self._thoughts is None:
@@ -277,8 +275,8 @@ class ReplyEntry(Entry):
         return lines
 
 
-class NoticeEntry(Entry):
-    """Something that the app has to say, in a line or two."""
+class NoticeEntry(TranscriptEntry):
+    """A line or two from the app."""
 
     indent = 3
 
@@ -288,16 +286,16 @@ class NoticeEntry(Entry):
         self._style = ".error" if error else style
 
     @property
-    def copied(self) -> str:
+    def copy_text(self) -> str:
         return self.text
 
     def estimate(self, width: int) -> int:
         return _estimate(self.text, width) + 1
 
     def _layout(self, width: int) -> list[Line]:
-        return laid_out(Content.styled(visible(self.text), self._style), width)
+        return wrap(Content.styled(visible(self.text), self._style), width)
 
 
 def _estimate(text: str, width: int) -> int:
-    """Lines of a text: most of its own lines are shorter than the screen."""
+    """The lines that a text takes, if most of its own are shorter than the screen."""
     return text.count("\n") + len(text) // max(width, 1) + 1

@@ -1,8 +1,7 @@
-"""Lines for the screen, and the blocks that they are wrapped from.
+"""Lines for the screen, and the blocks of text that are wrapped into them.
 
-A block knows its text; `lines` lays it out for a width. Styles are names: `.muted` is the
-component class `transcript--muted`, anything else is a Textual style. So a change of the theme
-costs no layout.
+Styles are names: `.muted` is the component class `transcript--muted`, and others are Textual
+styles. A change of the theme therefore needs no new layout.
 """
 
 import re
@@ -15,8 +14,8 @@ from textual.content import Content
 from textual.style import Style
 
 TAB = 4  # cells
-LONGEST_WORD = 16  # cells; where a table would break shorter words, rows become records
-LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would take the interpreter for too long
+LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
+LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
 _WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
 
@@ -26,10 +25,10 @@ class Line:
     """One line of the screen.
 
     Attributes:
-        content: the text with its styles, at most as wide as was asked for.
-        prefix: so many characters at its start are decoration, and not copied.
-        joined: it goes on with the line above, which was too long.
-        fill: a style for the whole width; its background shows.
+        content: the text with its styles.
+        prefix: characters at its start that are decoration, and are not copied.
+        joined: it continues the line above, which was too long.
+        fill: a style for the background of the whole width.
     """
 
     content: Content
@@ -38,14 +37,16 @@ class Line:
     fill: str = ""
 
 
-class Block(Protocol):
+class TextBlock(Protocol):
     """A part of a message."""
 
-    def lines(self, width: int) -> list[Line]: ...
+    def lines(self, width: int) -> list[Line]:
+        """Its lines, each at most `width` cells wide."""
+        ...
 
 
-def wrap(text: str, width: int) -> list[int]:
-    """Offsets at which `text`, one line, is broken to fit `width` cells."""
+def break_offsets(text: str, width: int) -> list[int]:
+    """Offsets at which to break `text`, which is one line, so that its parts fit `width` cells."""
     if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
         return []
     offsets: list[int] = []
@@ -57,7 +58,7 @@ def wrap(text: str, width: int) -> list[int]:
             if used:
                 offsets.append(match.start())
                 used = 0
-            if cells > width:  # longer than a line: broken anywhere
+            if cells > width:  # longer than a line, so broken anywhere
                 for at, character in enumerate(word, match.start()):
                     one = cell_len(character)
                     if used + one > width and used:
@@ -69,16 +70,21 @@ def wrap(text: str, width: int) -> list[int]:
     return offsets
 
 
-def laid_out(
+def wrap(
     content: Content, width: int, first: str = "", rest: str = "", fill: str = ""
 ) -> list[Line]:
-    """`content` in lines of at most `width` cells; its own lines begin with `rest`."""
+    """`content` in lines of at most `width` cells.
+
+    Args:
+        first, rest: before the first line, and before each other line.
+        fill: the style `Line.fill` of the lines.
+    """
     room = max(width - cell_len(rest), 1)
     lines: list[Line] = []
     for part in content.split("\n", allow_blank=True):
         if "\t" in part.plain:
             part = part.expand_tabs(TAB)
-        offsets = wrap(part.plain, room)
+        offsets = break_offsets(part.plain, room)
         for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
             prefix = rest if lines else first
             shown = Content.styled(prefix, ".muted") + piece if prefix else piece
@@ -87,12 +93,8 @@ def laid_out(
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Running text.
-
-    Attributes:
-        first, rest: what stands before its first line, and before the others.
-    """
+class Paragraph:
+    """Running text. Attributes: as the arguments of `wrap`."""
 
     content: Content
     first: str = ""
@@ -100,7 +102,7 @@ class Text:
     fill: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        return laid_out(self.content, width, self.first, self.rest, self.fill)
+        return wrap(self.content, width, self.first, self.rest, self.fill)
 
 
 @dataclass(slots=True)
@@ -108,9 +110,10 @@ class Code:
     """Code as it was written, in a box of its own colour.
 
     Attributes:
-        number: which of its message's blocks this is, for the key that copies it; None while
-            it is being written: then it cannot have colours either.
-        head: whether the line above it is drawn.
+        number: its place among the blocks of its message, for copying; None while it is being
+            written, when it gets no colours either.
+        head: whether the line above it, with its language, is drawn.
+        rest: before each line.
     """
 
     code: str
@@ -119,7 +122,7 @@ class Code:
     head: bool = True
     rest: str = ""
     _contents: list[Content] | None = field(default=None, init=False)
-    _looked: bool = field(default=False, init=False)  # for colours, whether they were found or not
+    _coloured: bool = field(default=False, init=False)
 
     def lines(self, width: int) -> list[Line]:
         lines = [self._header(width)] if self.head else []
@@ -127,7 +130,7 @@ class Code:
             self._contents = [Content(line) for line in self._text.split("\n")]
         prefix = f"{self.rest} "
         for content in self._contents:
-            lines += laid_out(content, width - 1, prefix, prefix, ".code")
+            lines += wrap(content, width - 1, prefix, prefix, ".code")
         return lines
 
     def _header(self, width: int) -> Line:
@@ -146,35 +149,35 @@ class Code:
         return self.code.rstrip("\n")
 
     @property
-    def colourless(self) -> bool:
-        """Whether `colour` was not called yet, and may make a difference."""
+    def uncoloured(self) -> bool:
+        """Whether `colour` may still make a difference."""
         return (
-            not self._looked
+            not self._coloured
             and self.number is not None
             and bool(self.language)
             and len(self.code) <= LONGEST_HIGHLIGHT
         )
 
     def colour(self) -> None:
-        """Give it colours, which lines have that are laid out from then on.
+        """Give colours to the lines that are laid out from now on.
 
-        Takes as long as a hundred frames for a long block, and may run on any thread.
+        This takes as long as a hundred frames for a long block, and may run on any thread.
         """
-        # Imported with the first code: it is much to load.
+        # Imported when first needed: pygments takes long to load.
         from qwen35_chat.drawing.colours import coloured
 
-        self._looked = True
+        self._coloured = True
         self._contents = coloured(self._text, self.language) or self._contents
 
 
 def action(name: str, *arguments: object) -> Style:
-    """A style that makes text clickable, for the transcript's action of this name."""
+    """A style that makes text clickable, for an action of the transcript."""
     return Style.from_meta({"@click": (name, arguments)})
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line across."""
+    """A horizontal line."""
 
     rest: str = ""
 
@@ -185,7 +188,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells; too narrow a screen gets one record a row instead."""
+    """Rows of cells; on a narrow screen each row becomes a record."""
 
     head: Sequence[Content]
     rows: Sequence[Sequence[Content]]
@@ -214,7 +217,7 @@ class Table:
         return [row[column].plain for row in [self.head, *self.rows] if column < len(row)]
 
     def _least(self, column: int) -> int:
-        """The cells that its longest word takes."""
+        """The cells that the longest word of a column takes."""
         words = " ".join(self._texts(column)).split()
         return min(max(map(cell_len, words), default=1), LONGEST_WORD)
 
@@ -222,7 +225,7 @@ class Table:
         broken = []
         for n, cells_wide in enumerate(widths):
             cell = cells[n] if n < len(cells) else BLANK
-            broken.append([line.content for line in laid_out(cell, cells_wide)])
+            broken.append([line.content for line in wrap(cell, cells_wide)])
         lines: list[Line] = []
         for n in range(max(map(len, broken))):
             parts: list[Content | str] = [self.rest]
@@ -242,21 +245,21 @@ class Table:
                 lines.append(Line(BLANK))
             for name, cell in zip(self.head, row, strict=False):
                 named = Content.styled(f"{name.plain}: ", ".heading") + cell
-                lines += laid_out(named, width, self.rest, self.rest)
+                lines += wrap(named, width, self.rest, self.rest)
         return lines
 
 
 def _shares(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Widths of columns: what each wants, the widest cut first, but none below `least`.
+    """Widths of columns that together fit `room`.
 
-    `room` has place for all of `least`.
+    The widest ones are cut first, and none below its `least`; `room` must have place for these.
     """
     widths = list(natural)
     while (excess := sum(widths) - room) > 0:
         wide = [n for n, cells in enumerate(widths) if cells > least[n]]
         widest = max(widths[n] for n in wide)
         top = [n for n in wide if widths[n] == widest]
-        # Down to the next one, or to where one of these may not go further.
+        # Down to the next width, or to where one of these reaches its least.
         stop = max([widths[n] for n in wide if widths[n] < widest] + [least[n] for n in top])
         cut = min(widest - stop, -(-excess // len(top)))
         for n in top:

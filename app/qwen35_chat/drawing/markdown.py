@@ -1,4 +1,4 @@
-"""Markdown into blocks: one pass when a reply is complete, and piece by piece while it grows."""
+"""Markdown into blocks: in one pass if it is complete, and piece by piece while it streams in."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from textual.content import Content, Span
 from textual.style import Style
 
-from qwen35_chat.drawing.lines import BLANK, Block, Code, Line, Rule, Table, Text, action
+from qwen35_chat.drawing.lines import BLANK, Code, Line, Paragraph, Rule, Table, TextBlock, action
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.tree import SyntaxTreeNode
 
-# A paragraph or list that is being written is parsed again with every piece, up to this.
+# An open paragraph or list is parsed again with every piece, up to this length.
 OPEN_CHARACTERS = 1_200
 WEB = ("https://", "http://")
 _FENCE = re.compile(
@@ -26,7 +26,7 @@ _STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 
 @cache
 def _parser() -> "MarkdownIt":
-    # Imported with the first reply, not with the app.
+    # Imported with the first reply: a start of the app does not wait for it.
     from markdown_it import MarkdownIt
 
     return MarkdownIt("gfm-like")
@@ -36,14 +36,13 @@ class Markdown:
     """A complete text.
 
     Attributes:
-        codes: the code in its fences, as written.
+        code_blocks: the code in it, as written.
     """
 
     def __init__(self, source: str):
-        # Imported with the first reply, not with the app.
         from markdown_it.tree import SyntaxTreeNode
 
-        self.codes: list[str] = []
+        self.code_blocks: list[str] = []
         root = SyntaxTreeNode(_parser().parse(source))
         self._blocks = _spaced(list(self._block(node, "", "")) for node in root.children)
 
@@ -51,14 +50,14 @@ class Markdown:
         return [line for block in self._blocks for line in block.lines(width)]
 
     @property
-    def colourless(self) -> list[Code]:
-        """The code that has no colours yet."""
-        return [block for block in self._blocks if isinstance(block, Code) and block.colourless]
+    def uncoloured(self) -> list[Code]:
+        """Its code without colours yet."""
+        return [block for block in self._blocks if isinstance(block, Code) and block.uncoloured]
 
-    def _block(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
+    def _block(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[TextBlock]:
         match node.type:
             case "heading":
-                yield Text(_inline(node, ".heading"), first, rest)
+                yield Paragraph(_inline(node, ".heading"), first, rest)
             case "bullet_list" | "ordered_list":
                 yield from self._list(node, first, rest)
             case "blockquote":
@@ -67,8 +66,8 @@ class Markdown:
                     first = rest
             case "fence" | "code_block":
                 language = node.info.split()[0] if node.info.strip() else ""
-                self.codes.append(node.content)
-                yield Code(node.content, language, len(self.codes) - 1, rest=rest)
+                self.code_blocks.append(node.content)
+                yield Code(node.content, language, len(self.code_blocks) - 1, rest=rest)
             case "hr":
                 yield Rule(rest)
             case "table":
@@ -79,18 +78,18 @@ class Markdown:
                 ]
                 yield Table(rows[0], rows[1:], rest)
             case "html_block":
-                yield Text(Content(node.content.rstrip("\n")), first, rest)
+                yield Paragraph(Content(node.content.rstrip("\n")), first, rest)
             case _:
-                yield Text(_inline(node), first, rest)
+                yield Paragraph(_inline(node), first, rest)
 
-    def _list(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[Block]:
+    def _list(self, node: "SyntaxTreeNode", first: str, rest: str) -> Iterator[TextBlock]:
         number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
         for item in node.children:
             mark = "• " if number is None else f"{number}. "
             indent = rest + " " * len(mark)
             head = first + mark
             if not item.children:
-                yield Text(BLANK, head, indent)
+                yield Paragraph(BLANK, head, indent)
             for child in item.children:
                 yield from self._block(child, head, indent)
                 head = indent
@@ -98,11 +97,11 @@ class Markdown:
             number = None if number is None else number + 1
 
 
-def _spaced(groups: Iterator[list[Block]]) -> list[Block]:
-    blocks: list[Block] = []
+def _spaced(groups: Iterator[list[TextBlock]]) -> list[TextBlock]:
+    blocks: list[TextBlock] = []
     for group in groups:
         if blocks:
-            blocks.append(Text(BLANK))
+            blocks.append(Paragraph(BLANK))
         blocks += group
     return blocks
 
@@ -126,7 +125,7 @@ def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
         start = sum(map(len, text))
         style: str | Style = _STYLES.get(child.type, "")
         match child.type:
-            case "softbreak" | "hardbreak":  # a model that begins a new line means it
+            case "softbreak" | "hardbreak":  # a model means the line breaks that it writes
                 text.append("\n")
             case "code_inline":
                 text.append(child.content)
@@ -138,7 +137,7 @@ def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
                 _walk(child, text, spans)
                 href = str(child.attrs.get("href", ""))
                 shown = "".join(text)[start:]
-                # The model chose the address: it is shown, and only a web page can be opened.
+                # The model chose the address, so it is shown, and only a web page can be opened.
                 if href.startswith(WEB):
                     style = action("open_link", href) + Style(underline=True)
                 if shown != href:
@@ -151,20 +150,20 @@ def _walk(node: "SyntaxTreeNode", text: list[str], spans: list[Span]) -> None:
             spans.append(Span(start, sum(map(len, text)), style))
 
 
-class Growing:
-    """A text that is being written: what is complete is laid out once.
+class StreamingMarkdown:
+    """A text that is being written. Its complete blocks are laid out once.
 
-    Blocks end at an empty line. An open fence is plain text, line by line; the rest of what is open
-    is parsed again with each piece. The last word is `Markdown`'s, when all is there.
+    A block ends at an empty line. An open fence is plain text, line by line; any other open block
+    is parsed again with each piece. A complete text is left to `Markdown`.
     """
 
     def __init__(self) -> None:
         self._open = ""
-        self._fence = ""  # the marker that opened it
+        self._fence = ""  # the marker that opened a block of code
         self._language = ""
-        self._head = False  # the fence's first line is still to be drawn
-        self._apart = True  # what comes next is a paragraph of its own
-        self._done: list[Block] = []
+        self._head = False  # the line above the code is still to be drawn
+        self._new_paragraph = True  # what comes next begins a paragraph
+        self._done: list[TextBlock] = []
         self._lines: list[Line] = []
         self._drawn = 0  # blocks of `_done` that are in `_lines`
         self._width = 0
@@ -183,7 +182,7 @@ class Growing:
         return self._lines + [line for block in self._tail() for line in block.lines(width)]
 
     def _close_one(self) -> bool:
-        """Move one block from what is open to what is done, if one is complete."""
+        """Move a block from what is open to what is done; False if none is complete."""
         if self._fence:
             return self._close_code()
         blank = _BLANK_LINE.search(self._open)
@@ -209,7 +208,7 @@ class Growing:
             if end > 0:
                 self._close_text(self._open[:end])
                 self._open = self._open[end + 1 :]
-                self._apart = False
+                self._new_paragraph = False
                 return True
         return False
 
@@ -237,14 +236,14 @@ class Growing:
             self._done.append(Markdown(source))
 
     def _space(self) -> None:
-        if self._done and self._apart:
-            self._done.append(Text(BLANK))
-        self._apart = True
+        if self._done and self._new_paragraph:
+            self._done.append(Paragraph(BLANK))
+        self._new_paragraph = True
 
-    def _tail(self) -> list[Block]:
+    def _tail(self) -> list[TextBlock]:
         if self._fence:
             return [Code(self._open, self._language.split(" ")[0], head=self._head)]
         if not self._open.strip():
             return []
-        space: list[Block] = [Text(BLANK)] if self._done and self._apart else []
+        space: list[TextBlock] = [Paragraph(BLANK)] if self._done and self._new_paragraph else []
         return [*space, Markdown(self._open)]

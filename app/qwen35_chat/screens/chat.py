@@ -1,68 +1,82 @@
 """The chat: the conversation, the composer, and the two lines about how it goes."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from textual import events as keys
-from textual import work
+from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingsMap, BindingType
+from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import TextArea
 
-from qwen35_chat.attachments import files_below, read_text_file
-from qwen35_chat.commands import keymap
-from qwen35_chat.completion import commands_for, files_for, mention_before
+from qwen35_chat.commands import Command, keys_for_people, run_command
 from qwen35_chat.controller import Controller
-from qwen35_chat.drawing.entries import Entry, NoticeEntry
-from qwen35_chat.pace import Pace
-from qwen35_chat.screens.acts import Acts
-from qwen35_chat.screens.base import short_name
-from qwen35_chat.screens.conversation import DEMO, DEMO_HELLO, entries_of, welcome
-from qwen35_chat.screens.models import ended
+from qwen35_chat.cpu_budget import CpuBudget
+from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView
+from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of, welcome
+from qwen35_chat.handlers.conversations import ConversationHandler
+from qwen35_chat.handlers.messages import MessageHandler
+from qwen35_chat.handlers.models import ModelHandler
+from qwen35_chat.handlers.settings import ScreenSettingsHandler
+from qwen35_chat.handlers.versions import VersionHandler
+from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.progress import download_outcome, short_name
+from qwen35_chat.screens.completer import Completer
+from qwen35_chat.screens.key_bindings import chat_bindings
+from qwen35_chat.screens.lists import (
+    ConversationList,
+    HistoryList,
+    Palette,
+    SettingsList,
+    help_text,
+)
+from qwen35_chat.screens.models import UNLOADED, ModelList
+from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.progress_lines import ProgressLines
+from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.textual_private import bindings_of, set_bindings
 from qwen35_chat.themes import use_theme
-from qwen35_chat.tokens import TokenCounter
+from qwen35_chat.transitions import (
+    ConversationShown,
+    LoadFailed,
+    Problem,
+    QueueReturned,
+    SettingsChanged,
+    Transition,
+    TurnRequested,
+    TurnTakenBack,
+)
+from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
+from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import (
-    Cancelled,
-    Done,
-    Event,
-    Failed,
-    Loaded,
-    Loading,
-    Notice,
-    Opened,
-    PrefillProgress,
-    Titled,
-    Unloaded,
-)
+from qwen35_mlx.library.conversation import Message
+from qwen35_mlx.session.events import Loaded, Notice, Unloaded
 
-# Often enough to look continuous, seldom enough to leave the interpreter to the model.
+# Often enough to look continuous, rarely enough to leave the GIL to the model.
 POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 DRAFT_SECONDS = 0.5  # after the last key
-FILES_SECONDS = 10.0  # a list of files is good for so long
 SETTINGS_SECONDS = 1.0
 
 
-class ChatScreen(Acts):
-    """One conversation with one model. Everything starts and ends here.
+class ChatScreen(Screen[None]):
+    """One conversation with one model.
+
+    It renders the controller's transitions, and holds the handlers of the commands.
 
     Args:
-        desk: the engine is started here, once the first frame is drawn.
+        controller: its engine is started here, once the first frame is drawn.
         demo: whether it begins with the demonstration model.
         conversation: to go on with.
         clock: seconds, for what is timed on the screen.
         ready: as for `ChatApp`.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        # Where something is selected, Ctrl+C copies it first.
-        Binding("ctrl+c", "interrupt", "Quit", show=False),
-    ]
+    # A low terminal has no room to spare around the composer.
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-high")]  # noqa: RUF012
 
     def __init__(
         self,
@@ -73,186 +87,254 @@ class ChatScreen(Acts):
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
-        super().__init__(controller, clock)
+        super().__init__()
+        self.controller = controller
+        self.transcript = TranscriptView()
+        self.completions = Completions()
+        self.composer = Composer(self.completions, self.complete)
+        greeting = DEMO_GREETING if demo and conversation is None else ""
+        self.writing = WritingHandler(controller, self, greeting)
+        self.messages = MessageHandler(controller, self, self.writing)
+        self.versions = VersionHandler(controller, self)
+        self.conversations = ConversationHandler(controller, self)
+        self.models = ModelHandler(controller, self)
+        self.settings = ScreenSettingsHandler(controller, self)
+        self._demo = demo
+        self._conversation = conversation
         self._ready = ready
-        self.demo = demo
-        self.hello = DEMO_HELLO if demo and conversation is None else ""
-        self._first = conversation
-        self._pace = Pace(DRAWING_SHARE)
-        self._files: list[str] = []
-        self._files_at: float | None = None
-        self._counter = TokenCounter()
-        self._draft_timer = None
+        self._lines = ProgressLines(controller, self.key, clock)
+        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._completer = Completer(self, self.completions)
+        self._budget = CpuBudget(DRAWING_SHARE)
+        self._draft_timer: Timer | None = None
         self._saved_draft: str | None = None
 
     def compose(self) -> ComposeResult:
         yield self.transcript
-        yield self.queue_line
+        yield self._lines.queue
         yield self.completions
-        yield self.activity
+        yield self._lines.activity
         yield self.composer
-        yield self.status
+        yield self._lines.status
 
     def on_mount(self) -> None:
-        self.queue_line.display = False
-        self.status.update(model=short_name(self.controller.model))
-        self.bind_keys()
+        self.show_queue()
+        self._lines.status.update(model=short_name(self.controller.model))
+        self._bind_keys()
         self.composer.focus()
-        self._welcome_or_path()
+        if self._conversation is None:
+            self._show_welcome()
         self.composer.set_text(self._stored_draft())
-        self._greet()
-        self.show_cue()
+        self.composer.suggest(self.writing.greeting)
+        self.show_progress()
         self.call_after_refresh(self._start)
         self.set_interval(1 / POLLS_PER_SECOND, self._drain)
         self.set_interval(SETTINGS_SECONDS, self._reload_settings)
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._first)
+        self.controller.start(self._conversation)
 
-    def _welcome_or_path(self) -> None:
-        self.transcript.show(self._welcome() if self._first is None else [])
+    def _show_welcome(self) -> None:
+        with_demo = self._demo and self.controller.model == demo.NAME
+        self.transcript.show(welcome(self.key, demo=with_demo))
 
-    def _welcome(self) -> list[Entry]:
-        return welcome(self.key, demo=self.demo and self.controller.model == DEMO)
+    # Keys and commands
 
-    def bind_keys(self) -> None:
-        """Bind the keys of the table, as the settings remap them."""
-        remapped = self.controller.settings.keys
-        self._bindings = BindingsMap([Binding("ctrl+c", "interrupt", "Quit", show=False)])
-        typed: dict[str, str] = {}
-        quits: list[str] = []
-        for key, command in keymap("chat", remapped).items():
-            if command.typed:
-                typed[key] = command.name
-            elif command.name == "quit":
-                quits.append(key)
-            else:
-                self._bindings.bind(
-                    key,
-                    f"command('{command.name}')",
-                    command.title,
-                    show=False,
-                    # Before the composer has them, but for Esc: that closes a list first.
-                    priority=key != "escape",
-                )
-        self.composer.typed_keys = typed
-        self.app._bindings = BindingsMap(  # from wherever: a list may cover the chat
-            [Binding(key, "leave", "Quit", show=False, priority=True) for key in quits]
-        )
-        self.transcript._bindings = BindingsMap()
-        for key, command in keymap("messages", remapped).items():
-            self.transcript._bindings.bind(
-                key, f"screen.command('{command.name}')", command.title, show=False
-            )
+    def _bind_keys(self) -> None:
+        bindings = chat_bindings(self.controller.settings.keys)
+        set_bindings(self, bindings.chat)
+        set_bindings(self.transcript, bindings.messages)
+        set_bindings(self.app, bindings.app)
+        self.composer.typed_keys = bindings.typed
+
+    def key(self, name: str, most: int = 1) -> str:
+        """The first keys of a command, at most `most`, for people."""
+        return keys_for_people(name, self.controller.settings.keys, most)
+
+    async def action_command(self, name: str, argument: str = "") -> None:
+        """Run a command of the table."""
+        self.save_draft()
+        await run_command(name, self, argument)
+        self.show_progress()
 
     def action_interrupt(self) -> None:
         """Stop the reply; with none, or for the second time, quit."""
         if self.controller.busy and not self.controller.stopping:
-            self.stop()
+            self.writing.stop()
+            self.show_progress()
         else:
             self.quit()
 
-    # What happens
+    def run_later(self, command: Command, argument: str) -> None:
+        self.call_later(self.action_command, command.name, argument)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Do a part of a command; an error is one line for the user."""
+        try:
+            action()
+        except Qwen35Error as error:
+            self.show_message(str(error), error=True)
+        self.show_progress()
+
+    def palette(self) -> None:
+        self._pick(Palette(self.controller.settings.keys), self._run_chosen)
+
+    def _run_chosen(self, name: str) -> None:
+        self.call_later(self.action_command, name)
+
+    def help(self) -> None:
+        keys = self.controller.settings.keys
+        self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
+
+    def quit(self) -> None:
+        self.save_draft()
+        self.app.exit()
+
+    # Transitions
 
     async def _drain(self) -> None:
-        # What the user has asked for is shown at once; only a reply can be slowed down by it.
-        if self.controller.busy and not self._pace.due():
+        # Without a turn there is no reply that drawing could slow down.
+        if self.controller.busy and not self._budget.due():
             return
-        for event in self.controller.poll():
-            before = (self.controller.busy, self.controller.compacting, self.controller.loading)
-            started = self.controller.started is not None
-            self.controller.take(event)
-            self._take(event, *before, started=started)
-        if download := self.controller.end_of_download() if self.app.screen is self else None:
-            said, error = ended(download, self.key("models"))
-            self.say(said, error=error)
-        self.show_cue()
+        for transition in self.controller.poll():
+            self.show(transition)
+        # The list of models shows the outcome of a download itself.
+        if self.app.screen is self and (download := self.controller.take_ended_download()):
+            text, error = download_outcome(download, self.key("models"))
+            self.show_message(text, error=error)
+        self.show_progress()
 
-    def _take(
-        self, event: Event, busy: bool, compacting: bool, loading: bool, *, started: bool
-    ) -> None:
-        """Show an event.
-
-        Args:
-            busy, compacting, loading, started: what held before it.
-        """
-        if loading and not self.controller.loading:
-            self.loading_cue = ""
-        match event:
-            case Loading(what, fraction):
-                share = "" if fraction is None else f" {fraction:.0%}"
-                self.loading_cue = f"loading {short_name(what)}{share}"
+    def show(self, transition: Transition) -> None:
+        """Render a transition."""
+        match transition:
             case Loaded(model, context):
-                self.status.update(model=short_name(model), context=context)
-                self._counter.use_model(model)
-                try:
-                    self.controller.keep_model()
-                except Qwen35Error as error:
-                    self.say(str(error), error=True)
+                self._lines.status.update(model=short_name(model), context=context)
+                self._completer.use_model(model)
                 self._ready()
             case Unloaded():
-                self.say("The model's memory was given back; the next message loads it again")
-            case Opened():
-                self._opened()
-                if compacting:
-                    self.next_waiting()
-            case Notice(message):
-                self.transcript.add(NoticeEntry(message))
-            case Titled():
-                pass
-            case Failed(message) if not busy or compacting:
-                if loading and not compacting:
-                    self.show_not_loaded(message)
-                else:
-                    self.say(message, error=True)
-                self._unqueue()
-            case Cancelled() if compacting:
-                self._unqueue()
-            case PrefillProgress() if compacting:
-                self._progress = event
-            case PrefillProgress() | Done() | Cancelled() | Failed() if not busy:
-                pass
+                self.show_message(UNLOADED)
+            case LoadFailed(message):
+                self._turn_entries.show_load_failure(message)
+            case ConversationShown():
+                self._show_conversation(transition)
+            case TurnRequested():
+                self.writing.greeting = ""
+                if transition.drop_after is not None:
+                    self.composer.focus()
+                self._turn_entries.begin(transition, self._thinking_view)
+                self.show_queue()
+            case TurnTakenBack(text):
+                if text is not None:
+                    self.composer.put_back(text)
+                self._turn_entries.take_back(transition, self._thinking_view)
+            case QueueReturned(text):
+                self.composer.put_back(text)
+                self.show_queue()
+            case Notice(text):
+                self.transcript.add(NoticeEntry(text))
+            case Problem(text):
+                self.show_message(text, error=True)
+            case SettingsChanged():
+                self._show_settings()
             case _:
-                self.take_turn(event, started=started)
-        self.show_cue()
+                self._turn_entries.show(transition)
+        self.show_progress()
 
-    def _opened(self) -> None:
+    def _show_conversation(self, shown: ConversationShown) -> None:
         """Another conversation, or another path of this one."""
-        self.leave_edit()
-        stored = self.controller.stored()
-        if stored is None:
-            self.transcript.show(self._welcome())
+        self.writing.leave_edit()
+        if shown.stored is None:
+            self._show_welcome()
         else:
-            self.transcript.show(entries_of(stored, self.view_now, self.key("retry")))
-            if self.controller.read_only:
+            self.transcript.show(entries_of(shown.stored, self._thinking_view, self.key("retry")))
+            if shown.read_only:
                 notice = "Open in another window: here it can be read only."
                 self.transcript.add(NoticeEntry(notice))
         self.composer.set_text(self._stored_draft())
-        self.status.update(used=self.controller.used, usage=None)
         self.transcript.follow()
         if self.focused is self.transcript:
-            self.transcript.mark_message(self.mark_next)
-        self.mark_next = None
+            self.transcript.mark_message(shown.selected)
 
-    def _stored_draft(self) -> str:
-        try:
-            draft = self.controller.draft()
-        except Qwen35Error as error:
-            self.say(str(error), error=True)
-            return ""
-        self._saved_draft = draft
-        return draft
+    @property
+    def _thinking_view(self) -> ThinkingView:
+        return self.controller.settings.thinking_view  # pyright: ignore[reportReturnType]
+
+    def show_message(self, text: str, *, error: bool = False) -> None:
+        self._lines.show_message(text, error=error)
+        self.show_progress()
+
+    def show_progress(self) -> None:
+        """Bring the lines around the composer up to date."""
+        self._lines.update(editing=self.writing.editing is not None)
+
+    def show_queue(self) -> None:
+        self._lines.show_queue()
+
+    # What handlers need of the screen
+
+    @property
+    def marked_message(self) -> int | None:
+        return self.transcript.marked.message if self.transcript.marked is not None else None
+
+    def offer_edit(self, message: Message) -> None:
+        self.writing.begin_edit(message.id, message.content)
+
+    def send_edit(self, message: Message, text: str) -> None:
+        self.writing.send_edit(message.id, text)
+
+    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
+        def opened(row: str) -> None:
+            conversation, _, message = row[1:].partition("m")
+            then(int(conversation), int(message) if message else None)
+
+        self._pick(ConversationList(self.controller, words), opened)
+
+    def list_models(self, then: Callable[[str], None]) -> None:
+        self._pick(ModelList(self.controller), then)
+
+    def list_settings(self, change: Callable[[str, str], None]) -> None:
+        controller = self.controller
+        self._pick(SettingsList(lambda: controller.settings, controller.settings_file.file, change))
+
+    def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
+        self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))
+
+    def ask(self, title: str, value: str, then: Callable[[str], None]) -> None:
+        self._pick(Ask(title, value), then)
+
+    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+        self.ask("Title; empty for an automatic one", title, then)
+
+    def _pick(
+        self, screen: Screen[str | None], then: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Cover the chat; `then` gets what was chosen there, unless the user leaves."""
+
+        def chosen(choice: str | None) -> None:
+            if choice is not None:
+                self._attempt(lambda: then(choice))
+
+        self.app.push_screen(screen, chosen)
+
+    def copy(self, text: str) -> None:
+        self.app.copy_to_clipboard(text)
+
+    @contextmanager
+    def terminal_released(self) -> Iterator[None]:
+        with self.app.suspend():
+            yield
+        self.app.refresh()
 
     # What is typed
 
-    def on_composer_sent(self, _: Composer.Sent) -> None:
-        self.send_composed()
+    def on_composer_submitted(self, _: Composer.Submitted) -> None:
+        self._attempt(self.writing.send)
 
-    def on_composer_step(self, event: Composer.Step) -> None:
-        self.step_history(event.direction)
+    def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
+        self.writing.step_history(event.direction)
 
-    async def on_composer_command(self, event: Composer.Command) -> None:
+    async def on_composer_command_key(self, event: Composer.CommandKey) -> None:
         await self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
@@ -262,78 +344,69 @@ class ChatScreen(Acts):
         self._draft_timer = self.set_timer(DRAFT_SECONDS, self.save_draft)
 
     def complete(self) -> None:
-        before = self.composer.before_cursor
-        choices = commands_for(before) if self.composer.text == before else []
-        if not choices and (query := mention_before(before)) is not None:
-            self._list_files()
-            choices = files_for(before, self._files)
-            if choices and query:
-                self._count(choices[0].label)
-        # What a whole command's name would complete to is that name.
-        self.completions.show(
-            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label], before
-        )
-
-    def _list_files(self) -> None:
-        now = time.monotonic()
-        if self._files_at is None or now - self._files_at > FILES_SECONDS:
-            self._files_at = now
-            self._find_files()
-
-    @work(thread=True, exclusive=True, group="files")
-    def _find_files(self) -> None:
-        found = files_below(Path.cwd())
-        self.app.call_from_thread(self._found_files, found)
-
-    def _found_files(self, found: list[str]) -> None:
-        if found != self._files:
-            self._files = found
-            self.complete()
-
-    @work(thread=True, exclusive=True, group="count")
-    def _count(self, name: str) -> None:
-        try:
-            hint = self._counter.describe(read_text_file(Path(name)))
-        except Qwen35Error as error:
-            hint = str(error).removeprefix(f"{name} ")
-        self.app.call_from_thread(self.completions.hint, name, hint)
+        """List what may follow what is typed."""
+        self._completer.complete(self.composer.text, self.composer.before_cursor)
 
     def save_draft(self) -> None:
-        """Keep what is typed; called often."""
-        text = self.composer.whole + (f"\n\n{self.aside}" if self.aside else "")
+        """Store what is typed, if that has changed."""
+        before_edit = self.writing.draft_before_edit
+        text = self.composer.whole + (f"\n\n{before_edit}" if before_edit else "")
         if text == self._saved_draft:
             return
         try:
             self.controller.save_draft(text)
             self._saved_draft = text
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
 
-    def on_key(self, event: keys.Key) -> None:
-        """A letter that nothing else wants belongs to the composer."""
+    def _stored_draft(self) -> str:
+        try:
+            self._saved_draft = self.controller.draft()
+        except Qwen35Error as error:
+            self.show_message(str(error), error=True)
+            return ""
+        return self._saved_draft
+
+    def on_key(self, event: events.Key) -> None:
+        """Type a letter into the composer that is no key on a message."""
         if self.focused is self.transcript and event.is_printable and event.character:
-            if event.key in self.transcript._bindings.key_to_bindings:
+            if event.key in bindings_of(self.transcript).key_to_bindings:
                 return
             self.composer.focus()
             self.composer.insert(event.character)
             event.stop()
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
-        self.clicked(event)
+        self._attempt(lambda: self._clicked(event))
+        self.composer.focus()
+
+    def _clicked(self, event: TranscriptView.Clicked) -> None:
+        if event.name == "link":
+            self.app.open_url(str(event.argument))
+        elif event.name == "code" and event.entry is not None:
+            blocks = event.entry.code_blocks
+            if int(event.argument) < len(blocks):
+                self.copy(blocks[int(event.argument)])
+        elif event.name == "version" and event.entry is not None:
+            self.controller.select_version(int(event.argument), event.entry.message)
 
     # Settings
 
     def _reload_settings(self) -> None:
         try:
-            if self.controller.reload():
-                self.settings_changed()
-                self.say("The settings were read again")
+            changed = self.controller.reload()
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
+            return
+        if changed is not None:
+            self.show(changed)
+            self.show_message("The settings were read again")
 
-    def settings_changed(self) -> None:
+    def _show_settings(self) -> None:
         """Show the settings that hold now."""
         use_theme(self.app, self.controller.settings)
-        self.bind_keys()
-        self.view_all(self.view_now)
-        self.show_cue()
+        self._bind_keys()
+        for entry in self.transcript.entries:
+            if isinstance(entry, ReplyEntry):
+                entry.show_thinking(self._thinking_view)
+        self.transcript.forget_layout()

@@ -1,4 +1,4 @@
-"""The lists that cover the chat: conversations, commands, earlier messages, settings."""
+"""The lists that cover the chat: conversations, commands, messages sent before, settings."""
 
 import textwrap
 import time
@@ -10,10 +10,11 @@ from textual.widgets import OptionList
 
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
+from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
-from qwen35_chat.plain import visible
+from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
     PRESETS,
@@ -27,16 +28,17 @@ from qwen35_chat.settings import (
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary, Hit
 
-SHOWN_SESSIONS = 200
-SHOWN_HISTORY = 100
+CONVERSATIONS_SHOWN = 200
+HISTORY_SHOWN = 100
 
 
 def one_line(text: str) -> str:
+    """`text` without line breaks and control characters."""
     return " ".join(visible(text).split())
 
 
 def when(then: float, now: float) -> str:
-    """How long ago, in a word or two."""
+    """How long ago a moment was, in a word or two; the date after 30 days."""
     seconds = max(now - then, 0)
     if seconds < 60:
         return "now"
@@ -47,8 +49,15 @@ def when(then: float, now: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(then))
 
 
-class Sessions(Picker):
-    """All conversations, and everything said in them."""
+class ConversationList(Picker):
+    """All conversations, found by their titles and messages.
+
+    A row's id is c and the conversation's id, and for a found message m and its id: "c3m17".
+
+    Args:
+        words: to search for from the start.
+        now: seconds since the epoch.
+    """
 
     SCOPE = "sessions"
 
@@ -57,7 +66,7 @@ class Sessions(Picker):
     ):
         super().__init__(
             "Conversations",
-            self._found,
+            self._make_rows,
             words=words,
             placeholder="Search titles and everything that was said",
             remapped=controller.settings.keys,
@@ -65,20 +74,20 @@ class Sessions(Picker):
         self._controller = controller
         self._now = now or time.time
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         try:
             if words.strip():
-                return [self._hit(hit) for hit in self._controller.library.search(words)] or [
+                return [self._hit_row(hit) for hit in self._controller.library.search(words)] or [
                     Row("", Content("Nothing has these words"))
                 ]
-            listed = self._controller.library.list(limit=SHOWN_SESSIONS)
+            listed = self._controller.library.list(limit=CONVERSATIONS_SHOWN)
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
-        return [self._summary(found) for found in listed] or [
+        return [self._conversation_row(found) for found in listed] or [
             Row("", Content("No conversation yet"))
         ]
 
-    def _summary(self, found: ConversationSummary) -> Row:
+    def _conversation_row(self, found: ConversationSummary) -> Row:
         here = "• " if found.id == self._controller.conversation else "  "
         return Row(
             f"c{found.id}",
@@ -90,7 +99,7 @@ class Sessions(Picker):
             Content.styled(when(found.updated, self._now()), "dim"),
         )
 
-    def _hit(self, hit: Hit) -> Row:
+    def _hit_row(self, hit: Hit) -> Row:
         text = Content(visible(hit.snippet.text))
         for start, end in hit.snippet.spans:
             text = text.stylize("bold $text-accent", start, end)
@@ -105,51 +114,52 @@ class Sessions(Picker):
         )
 
     @property
-    def _conversation(self) -> int | None:
+    def _marked_conversation(self) -> int | None:
         return int(self.marked[1:].partition("m")[0]) if self.marked else None
 
     def _do(self, what: Callable[[], str]) -> None:
+        """Do something with a conversation, and show the line that it returns."""
         try:
-            self.say(what())
+            self.show_message(what())
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
         self.reload(self.marked)
 
     def rename_marked(self) -> None:
-        if (at := self._conversation) is None:
+        if (at := self._marked_conversation) is None:
             return
 
         def named(title: str | None) -> None:
             if title is not None:
-                self._do(lambda: f"Renamed to {self._controller.rename(title, at)}")
+                self._do(lambda: f"Renamed to {rename(self._controller, title, at)}")
 
         title = self._controller.library.conversation(at).title
         self.app.push_screen(Ask("Title; empty for an automatic one", title), named)
 
     def delete_marked(self) -> None:
-        if (at := self._conversation) is not None:
+        if (at := self._marked_conversation) is not None:
             undo = next(c for c in COMMANDS if c.name == "session_undo")
             keys = shown_keys(keys_of(undo, self._remapped))
             self._do(
-                lambda: f"Deleted {self._controller.delete(at) or 'it'}; {keys} brings it back"
+                lambda: f"Deleted {delete(self._controller, at) or 'it'}; {keys} brings it back"
             )
 
     def undo(self) -> None:
-        self._do(lambda: f"Back again: {self._controller.undelete().title}")
+        self._do(lambda: f"Back again: {undelete(self._controller).title}")
 
     def export_marked(self) -> None:
-        if (at := self._conversation) is not None:
+        if (at := self._marked_conversation) is not None:
             self._do(lambda: f"Written to {export(self._controller, at, '')}")
 
 
 class Palette(Picker):
-    """Every command, by any letters of its name or its help."""
+    """Every command, found by letters of its title or its help. A row's id is its name."""
 
     def __init__(self, remapped: Mapping[str, str]):
         hint = "Enter runs it, Esc goes back"
-        super().__init__("Commands", self._found, hint=hint, remapped=remapped)
+        super().__init__("Commands", self._make_rows, hint=hint, remapped=remapped)
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         found = []
         for command in in_scope("chat"):
             title = score(words, command.title)
@@ -171,23 +181,25 @@ class Palette(Picker):
         return rows or [Row("", Content("No command has these letters"))]
 
 
-class Past(Picker):
-    """What was sent before, the newest first."""
+class HistoryList(Picker):
+    """The messages sent before, newest first. A row's id is its place in `texts`."""
 
     def __init__(self, texts: Sequence[str]):
         super().__init__(
-            "Earlier messages", self._found, hint="Enter takes it to the composer, Esc goes back"
+            "Earlier messages",
+            self._make_rows,
+            hint="Enter takes it to the composer, Esc goes back",
         )
         self._texts = texts
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         low = words.casefold().split()
         rows: list[Row] = []
         for at in range(len(self._texts) - 1, -1, -1):
             text = self._texts[at]
             if all(word in text.casefold() for word in low):
                 rows.append(Row(str(at), Content(one_line(text)[:300])))
-            if len(rows) == SHOWN_HISTORY:
+            if len(rows) == HISTORY_SHOWN:
                 break
         return rows or [Row("", Content("Nothing yet"))]
 
@@ -212,7 +224,13 @@ HELP: Mapping[str, str] = {
 
 
 class SettingsList(Picker):
-    """All settings; Enter goes to a setting's next value, or asks for it. Kept at once."""
+    """All settings. Enter goes to the next value of one, or asks for a value.
+
+    Args:
+        settings: the present ones.
+        file: where they are stored; None for nowhere.
+        change: stores a new value, given the name and what the user wrote.
+    """
 
     def __init__(
         self,
@@ -222,16 +240,16 @@ class SettingsList(Picker):
     ):
         place = f", kept in {_short(file)}" if file is not None else ""
         hint = "Enter changes it, Esc goes back"
-        super().__init__(f"Settings{place}", self._found, hint=hint)
+        super().__init__(f"Settings{place}", self._make_rows, hint=hint)
         self._settings = settings
         self._change = change
-        self._explained = ""
+        self._explained = ""  # the setting that the message line explains
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         now = self._settings()
         names = [*HELP, *(f"sampling.{name}" for name in SAMPLING)]
         rows: list[Row] = []
-        for name in ranked(words, names, most=len(names)):
+        for name in ranked(words, names, limit=len(names)):
             value = display_value(now, name)
             shown = one_line(value) if value else Content.styled("none", "dim")
             rows.append(Row(name, Content.assemble((f"{name:<29}", "bold"), shown)))
@@ -243,7 +261,7 @@ class SettingsList(Picker):
         event.stop()
         if event.option_id is not None and event.option_id != self._explained:
             self._explained = event.option_id
-            self.say(_help(self._settings(), event.option_id))
+            self.show_message(_help(self._settings(), event.option_id))
 
     def chosen(self, row: str) -> None:
         if row in CHOICES:
@@ -263,14 +281,14 @@ class SettingsList(Picker):
     def _set(self, name: str, text: str) -> None:
         try:
             self._change(name, text)
-            self.say(f"{name} is kept, and holds from now on")
+            self.show_message(f"{name} is kept, and holds from now on")
         except Qwen35Error as error:
-            self.say(str(error), error=True)
+            self.show_message(str(error), error=True)
         self.reload(name)
 
 
 def _short(file: Path) -> str:
-    """A path for people."""
+    """A path for people, with ~ for the home folder."""
     home = Path.home()
     return visible(f"~/{file.relative_to(home)}" if file.is_relative_to(home) else str(file))
 

@@ -5,20 +5,28 @@ from collections.abc import Callable, Sequence
 from textual.content import Content
 
 from qwen35_chat.completion import score
+from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
 from qwen35_chat.models import PUBLISHED, MemoryFit, ModelEntry, local_models, machine_memory
-from qwen35_chat.plain import visible
+from qwen35_chat.progress import download_outcome, download_parts, size_of
 from qwen35_chat.screens.picker import Picker, Row
-from qwen35_chat.widgets.status import clock_time, size_of
 from qwen35_mlx.errors import Qwen35Error
 
-LOOKS_PER_SECOND = 4
+POLLS_PER_SECOND = 4
+UNLOADED = "The model's memory was given back; the next message loads it again"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 
-class Models(Picker):
-    """Gives the name of the model to use: one that is here. Others are downloaded first."""
+class ModelList(Picker):
+    """Its result is the name of a model to use that is on this machine.
+
+    Choosing another one downloads it.
+
+    Args:
+        memory: bytes; None for what this machine has.
+        start: starts a download.
+    """
 
     SCOPE = "models"
 
@@ -33,7 +41,7 @@ class Models(Picker):
         tokens = f"{controller.settings.context:,} tokens of context"
         super().__init__(
             f"Models for {memory / 2**30:.0f} GB of memory and {tokens}",
-            self._found,
+            self._make_rows,
             placeholder="Search, or write a folder or org/repo",
             hint="Enter uses or downloads it, Esc goes back",
             remapped=controller.settings.keys,
@@ -50,15 +58,15 @@ class Models(Picker):
     def on_mount(self) -> None:
         self._local = local_models(self._controller.settings.folders)
         super().on_mount()
-        self._look()
-        self.set_interval(1 / LOOKS_PER_SECOND, self._look)
+        self._show_download()
+        self.set_interval(1 / POLLS_PER_SECOND, self._show_download)
 
-    def _found(self, words: str) -> Sequence[Row]:
+    def _make_rows(self, words: str) -> Sequence[Row]:
         here = {known.name for known in self._local}
-        rows = [self._row(known) for known in self._local if _wanted(words, known)]
+        rows = [self._row(known) for known in self._local if _matches(words, known)]
         if rows:
             rows.insert(0, _heading("On this machine", "size    needs           "))
-        others = [k for k in PUBLISHED if k.name not in here and _wanted(words, k)]
+        others = [k for k in PUBLISHED if k.name not in here and _matches(words, k)]
         if others:
             rows.append(_heading("To download", "" if rows else "size    needs           "))
             fitting = [k for k in others if self._fit(k) == "fits"]
@@ -85,7 +93,7 @@ class Models(Picker):
             Content.assemble(
                 f"{size_of(known.weight_bytes):>8} ",
                 f"{size_of(known.memory_needed(self._controller.settings.context)):>8}  ",
-                # Upon the mark's own colour, a terminal's might not be read.
+                # A colour of the terminal might not be readable on that of the mark.
                 (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
         )
@@ -97,21 +105,22 @@ class Models(Picker):
             self.dismiss(row)
             return
         if self._download is not None and self._download.running:
-            self.say(f"{self._download.name} is being downloaded: stop it first", error=True)
+            text = f"{self._download.name} is being downloaded: stop it first"
+            self.show_message(text, error=True)
             return
         self._controller.download = self._start(row)
-        self._look()
+        self._show_download()
 
-    def _look(self) -> None:
-        """Show how the download goes."""
+    def _show_download(self) -> None:
+        """Show how far the download is, or how it ended."""
         if self._download is not None and self._download.running:
-            self.say(" · ".join(download_parts(self._download)))
-        elif download := self._controller.end_of_download():
-            text, error = ended(download, "Enter")
+            self.show_message(" · ".join(download_parts(self._download)))
+        elif download := self._controller.take_ended_download():
+            text, error = download_outcome(download, "Enter")
             if not error and not download.cancelled:
                 self._local = local_models(self._controller.settings.folders)
                 self.reload(download.name)
-            self.say(text, error=error)
+            self.show_message(text, error=error)
 
     def cancel_download(self) -> None:
         if self._download is None:
@@ -120,40 +129,12 @@ class Models(Picker):
 
     def unload(self) -> None:
         self._controller.unload()
-        self.say("The model's memory was given back; the next message loads it again")
-
-
-def download_parts(download: Download) -> list[str]:
-    """How a download goes."""
-    name = visible(download.name.rpartition("/")[2])
-    if not download.total:
-        return [f"Downloading {name}", "starting"]
-    parts = [
-        f"Downloading {name} {download.fraction:.0%}",
-        f"{size_of(download.done)} of {size_of(download.total)}",
-    ]
-    if (left := download.seconds_left) is not None:
-        parts.append(f"{clock_time(left)} to go")
-    return parts
-
-
-def ended(download: Download, key: str) -> tuple[str, bool]:
-    """What to say of a download that has ended, and whether it failed.
-
-    Args:
-        key: what goes on with it, or uses the model.
-    """
-    name = visible(download.name.rpartition("/")[2])
-    if download.cancelled:
-        return f"The download of {name} was stopped; {key} goes on from there", False
-    if download.error:
-        return visible(download.error), True
-    return f"{name} is here now; {key} uses it", False
+        self.show_message(UNLOADED)
 
 
 def _heading(text: str, right: str = "") -> Row:
     return Row("", Content(text), Content(right))
 
 
-def _wanted(words: str, known: ModelEntry) -> bool:
+def _matches(words: str, known: ModelEntry) -> bool:
     return score(words.replace(" ", ""), f"{known.name} {known.title}".replace(" ", "")) is not None

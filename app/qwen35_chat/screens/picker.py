@@ -1,11 +1,10 @@
-"""A list to search and choose from: the one shape of everything that covers the chat."""
+"""What covers the chat: a list to search and choose from, a question, a page of text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -16,17 +15,17 @@ from textual.widgets.option_list import Option
 
 from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
 from qwen35_chat.keys import shown_keys
-from qwen35_chat.plain import one_cell
+from qwen35_chat.textual_private import LiteralInput, bindings_of
 
 NOTHING = Content("")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line to choose; a row without an id is a heading or a word about it.
+    """One line to choose; a row without an id cannot be chosen, a heading for instance.
 
     Attributes:
-        label: cut where there is no room for it.
+        label: truncated if there is no room for it.
         right: at the right end of the line, in full.
     """
 
@@ -35,7 +34,7 @@ class Row:
     right: Content = NOTHING
 
     def fitted(self, width: int) -> Content:
-        """The row in so many cells."""
+        """The row in `width` cells."""
         room = width - self.right.cell_length - (2 if self.right.plain else 0)
         label = self.label.truncate(max(room, 1), ellipsis=True)
         if not self.right.plain:
@@ -43,11 +42,8 @@ class Row:
         return label + " " * max(width - label.cell_length - self.right.cell_length, 1) + self.right
 
 
-class WritingLine(Input):
-    """A line to write in. New lines are written as \\n; control characters are only shown.
-
-    Nothing here moves by itself, not even a cursor.
-    """
+class WritingLine(LiteralInput):
+    """A line to write in, with \\n for a new line. The cursor does not blink."""
 
     def __init__(self, value: str = "", *, placeholder: str = ""):
         super().__init__(value.replace("\n", "\\n"), placeholder=placeholder, compact=True)
@@ -55,23 +51,22 @@ class WritingLine(Input):
 
     @property
     def text(self) -> str:
-        """What is written, in as many lines as were meant."""
+        """What is written, with its new lines."""
         return self.value.replace("\\n", "\n")
-
-    @property
-    def _value(self) -> Text:
-        return Text(one_cell(self.value), no_wrap=True, overflow="ignore", end="")
 
 
 class Picker(ModalScreen[str | None]):
-    """Words at the top narrow down the rows below. Gives the id of the row that was chosen.
+    """Words at the top narrow down the rows below. Its result is the id of the chosen row.
 
     Args:
-        title: what the list is.
-        rows: the rows for the words typed so far.
-        words: typed already.
+        title: names the list.
+        rows: makes the rows for the words at the top.
+        words: there from the start.
         hint: the keys, at the bottom.
         remapped: keys that the settings give to commands.
+
+    Attributes:
+        SCOPE: of the commands that it has; None for none.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -112,11 +107,12 @@ class Picker(ModalScreen[str | None]):
     def on_mount(self) -> None:
         if self.SCOPE:
             for key, command in keymap(self.SCOPE, self._remapped).items():
-                self._bindings.bind(key, f"command('{command.name}')", command.title, priority=True)
+                action = f"command('{command.name}')"
+                bindings_of(self).bind(key, action, command.title, priority=True)
         self.query_one(Input).focus()
 
     def _hints(self, width: int) -> str:
-        """The keys that matter, none of them broken over two lines."""
+        """The keys that matter, none of them broken across lines."""
         hints = self._hint.split(", ")
         for command in in_scope(self.SCOPE) if self.SCOPE else ():
             if keys := shown_keys(keys_of(command, self._remapped)):
@@ -131,7 +127,7 @@ class Picker(ModalScreen[str | None]):
         return "\n".join(line for line in lines if line)
 
     def reload(self, keep: str | None = None) -> None:
-        """Ask for the rows again; the row `keep`, or else the first, is marked."""
+        """Make the rows again, and mark the row `keep` or else the first."""
         options = self.query_one(OptionList)
         options.clear_options()
         rows = self._rows(self.query_one(Input).value)
@@ -153,7 +149,7 @@ class Picker(ModalScreen[str | None]):
             return None
         return options.get_option_at_index(options.highlighted).id
 
-    def say(self, text: str, *, error: bool = False) -> None:
+    def show_message(self, text: str, *, error: bool = False) -> None:
         line = self.query_one(".message", Static)
         line.update(text)
         line.set_class(error, "error")
@@ -199,7 +195,7 @@ class Picker(ModalScreen[str | None]):
 
 
 class Ask(ModalScreen[str | None]):
-    """One line of text to write."""
+    """A question, answered by one line of text, which is its result."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "leave", "Back", priority=True),
@@ -229,7 +225,11 @@ class Ask(ModalScreen[str | None]):
 
 
 class Page(ModalScreen[None]):
-    """Text to read and scroll. `text` makes it for a width."""
+    """A text to read and scroll.
+
+    Args:
+        text: makes it for a width in cells.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c,f1,q,enter", "leave", "Back", priority=True),

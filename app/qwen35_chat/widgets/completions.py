@@ -1,4 +1,4 @@
-"""The list above the composer: what may follow what is typed."""
+"""The list of completions above the composer."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,25 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from qwen35_chat.completion import Choice
-from qwen35_chat.plain import visible
+from qwen35_chat.completion import Completion
+from qwen35_chat.control_characters import visible
 
 
 class Completions(OptionList, can_focus=False):
     """Completions to choose from with Up, Down and Tab; hidden while there are none.
 
     Attributes:
-        about: the text that they may follow.
+        before: the text before the cursor that they complete.
     """
 
     def __init__(self) -> None:
         super().__init__(markup=False, compact=True)
-        self.choices: Sequence[Choice] = []
-        self.about = ""
+        self.choices: Sequence[Completion] = []
+        self.before = ""
         self.display = False
 
-    def show(self, choices: Sequence[Choice], about: str = "") -> None:
-        self.about = about
+    def show(self, choices: Sequence[Completion], before: str = "") -> None:
+        self.before = before
         if list(choices) == list(self.choices):
             return
         self.choices = list(choices)
@@ -43,18 +43,18 @@ class Completions(OptionList, can_focus=False):
         self.display = bool(choices)
 
     def hint(self, label: str, hint: str) -> None:
-        """Say more about a choice that is shown."""
+        """Change the hint of a completion, if it is shown."""
         if any(choice.label == label and choice.hint != hint for choice in self.choices):
             at = self.highlighted
             changed = [
-                Choice(c.insert, c.replaces, c.label, hint if c.label == label else c.hint)
+                Completion(c.insert, c.replaces, c.label, hint if c.label == label else c.hint)
                 for c in self.choices
             ]
-            self.show(changed, self.about)
+            self.show(changed, self.before)
             self.highlighted = at
 
     @property
-    def chosen(self) -> Choice | None:
+    def chosen(self) -> Completion | None:
         if not self.display or self.highlighted is None:
             return None
         return self.choices[self.highlighted]

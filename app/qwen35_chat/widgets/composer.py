@@ -1,45 +1,44 @@
 """Where the user writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from rich.text import Text
 from textual import events
-from textual.geometry import Region
 from textual.message import Message
-from textual.strip import Strip
-from textual.widgets import TextArea
 
 from qwen35_chat.attachments import Chips
-from qwen35_chat.plain import one_cell
+from qwen35_chat.textual_private import LiteralTextArea
 from qwen35_chat.widgets.completions import Completions
 
+PLACEHOLDER = "Write a message, / for commands, @ for a file"
 
-class Composer(TextArea):
+
+class Composer(LiteralTextArea):
     """A text area that grows with its text, with completion and history.
 
-    Args:
-        complete: brings the completions up to what stands before the cursor.
+    Keys that act on what is typed are handled here and not as bindings, which Textual runs after
+    the characters that are typed next.
 
-    Keys that belong to what is typed are handled here and not as bindings: those run later than
-    the characters that are typed after them.
+    Args:
+        complete: brings the completions up to date with the text before the cursor.
 
     Attributes:
         chips: the long pastes in the text.
-        sends, newlines: the keys that do so.
+        browsing: the text comes from the history, so Up and Down go on there.
+        typed_keys: each key of a command that acts on what is typed, and the command's name.
     """
 
-    class Sent(Message):
-        """The user asks to send the text, which stays in the composer until that is done."""
+    class Submitted(Message):
+        """Send the text, which stays in the composer until that is done."""
 
-    class Step(Message):
-        """The user asks for the message before (-1) or after (1) in the history."""
+    class HistoryStep(Message):
+        """Go to the message before (-1) or after (1) in the history."""
 
         def __init__(self, direction: int):
             super().__init__()
             self.direction = direction
 
-    class Command(Message):
-        """A key of the composer that stands for a command."""
+    class CommandKey(Message):
+        """Run a command whose key the composer handles."""
 
         def __init__(self, name: str):
             super().__init__()
@@ -47,7 +46,7 @@ class Composer(TextArea):
 
     def __init__(self, completions: Completions, complete: Callable[[], None]) -> None:
         super().__init__(
-            placeholder="Write a message, / for commands, @ for a file",
+            placeholder=PLACEHOLDER,
             soft_wrap=True,
             tab_behavior="focus",
             highlight_cursor_line=False,
@@ -55,47 +54,41 @@ class Composer(TextArea):
         self.cursor_blink = False
         self.chips = Chips()
         self.browsing = False
-        # Keys of commands that act on what is typed; another table may remap them.
-        self.typed_keys: dict[str, str] = {}
+        self.typed_keys: Mapping[str, str] = {}
         self._completions = completions
         self._complete = complete
-        self._styled = False
 
-    def get_line(self, line_index: int) -> Text:
-        """A line as it is drawn: the text itself may hold anything."""
-        return Text(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)
+    def on_key(self, event: events.Key) -> None:
+        if self._takes(event.key):
+            event.stop()
+            event.prevent_default()
+        elif event.key == "enter" or event.is_printable:
+            self.browsing = False
 
-    async def _on_key(self, event: events.Key) -> None:
-        if self._completing(event.key) or self._empty_line(event.key):
-            pass
-        elif event.key in ("up", "down") and self.browsing and self._at_edge(event.key):
-            self.post_message(self.Step(-1 if event.key == "up" else 1))
-        elif (name := self.typed_keys.get(event.key)) is not None:
-            if name == "newline":
+    def _takes(self, key: str) -> bool:
+        """Handle a key that means more here than in a text area; whether it was one."""
+        if self._completing(key) or self._empty_line(key):
+            return True
+        if key in ("up", "down") and self.browsing and self._at_edge(key):
+            self.post_message(self.HistoryStep(-1 if key == "up" else 1))
+            return True
+        match self.typed_keys.get(key):
+            # In a text, the keys for versions move the cursor.
+            case None | "older" | "newer":
+                return False
+            case "newline":
                 self.insert("\n")
-            elif name == "send":
-                self.post_message(self.Sent())
-            elif name in ("older", "newer"):
-                # Only in an empty line, which is dealt with above: else it moves the cursor.
-                await super()._on_key(event)
-                return
-            else:
-                self.post_message(self.Command(name))
-        else:
-            if event.key == "enter" or event.is_printable:
-                self.browsing = False
-            if event.key == "enter":
-                event.prevent_default()
-            await super()._on_key(event)
-            return
-        event.stop()
-        event.prevent_default()
+            case "send":
+                self.post_message(self.Submitted())
+            case name:
+                self.post_message(self.CommandKey(name))
+        return True
 
     def _completing(self, key: str) -> bool:
-        """Whether the list of completions took the key."""
+        """Let the list of completions handle a key; whether it did."""
         completions = self._completions
-        if completions.choices and completions.about != self.before_cursor:
-            # Keys may come faster than the screen hears of what they have changed.
+        if completions.choices and completions.before != self.before_cursor:
+            # Keys may come faster than the messages about what they have changed.
             self._complete()
         choice = completions.chosen
         if choice is None:
@@ -106,13 +99,13 @@ class Composer(TextArea):
             completions.action_cursor_down()
         elif key == "escape":
             completions.show([])
-        elif key == "tab" or (key == "enter" and not self._complete_already(choice.insert)):
+        elif key == "tab" or (key == "enter" and not self._is_complete(choice.insert)):
             self.complete(choice.insert, choice.replaces)
         else:
             return False
         return True
 
-    def _complete_already(self, insert: str) -> bool:
+    def _is_complete(self, insert: str) -> bool:
         return self.text.strip() == insert.strip()
 
     def complete(self, insert: str, replaces: int) -> None:
@@ -122,30 +115,19 @@ class Composer(TextArea):
         self.move_cursor((row, column - replaces + len(insert)))
 
     def _empty_line(self, key: str) -> bool:
+        """Handle a key that acts on the conversation while nothing is typed; whether it did."""
         if self.text:
             return False
         if key == "up":
-            self.post_message(self.Step(-1))
+            self.post_message(self.HistoryStep(-1))
         elif (name := self.typed_keys.get(key)) in ("older", "newer"):
-            self.post_message(self.Command(name))
+            self.post_message(self.CommandKey(name))
         else:
             return False
         return True
 
     def _at_edge(self, key: str) -> bool:
         return self.cursor_at_first_line if key == "up" else self.cursor_at_last_line
-
-    def notify_style_update(self) -> None:
-        self._styled = False
-        super().notify_style_update()
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """As a text area does, which looks up all of its colours each time, also for a frame in
-        which only what is above it has changed."""
-        if self._styled:
-            return super(TextArea, self).render_lines(crop)
-        self._styled = True
-        return super().render_lines(crop)
 
     @property
     def before_cursor(self) -> str:
@@ -161,16 +143,22 @@ class Composer(TextArea):
         self.text = text
         self.move_cursor(self.document.end)
 
+    def suggest(self, text: str) -> None:
+        """Show, while nothing is typed, what Enter sends; "" for the usual hint."""
+        self.placeholder = f"{text}  (Enter sends this)" if text else PLACEHOLDER
+
     def put_back(self, text: str) -> None:
-        """Offer a text again, before whatever was typed since."""
+        """Put a text before what is typed."""
         self.set_text(f"{text}\n{self.text}" if self.text.strip() else text)
 
-    async def _on_paste(self, event: events.Paste) -> None:
+    def on_paste(self, event: events.Paste) -> None:
+        """Insert pasted text, or its chip if it is long."""
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
         event.stop()
         event.prevent_default()
         self.browsing = False
+        start, end = self.selection
         shown = self.chips.chip(text) or text
-        if result := self._replace_via_keyboard(shown, *self.selection):
-            self.move_cursor(result.end_location)
-            self.focus()
+        result = self.replace(shown, start, end, maintain_selection_offset=False)
+        self.move_cursor(result.end_location)
+        self.focus()

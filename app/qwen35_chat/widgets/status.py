@@ -1,19 +1,21 @@
-"""The two lines about how it goes: above the composer the turn, below it the model."""
+"""The lines around the composer: the turn above it, the model and the context below it."""
 
 from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
+from qwen35_chat.progress import size_of
 from qwen35_mlx.library.conversation import Usage
-from qwen35_mlx.session.events import PrefillProgress
 
 SEPARATOR = " · "
-WARN_AT = 0.8  # of the context
-BAR_CELLS = 16
+WARN_AT = 0.8  # of the context, from which it is highlighted
 
 
 def fitted(parts: list[str], cue: str, width: int) -> str:
-    """`parts` at the left, `cue` at the right. Parts that do not fit go, the last one first."""
+    """One line of `width` cells: `parts` at the left, `cue` at the right.
+
+    Parts that do not fit are left out, the last one first.
+    """
     shown = [part for part in parts if part]
     while len(shown) > 1 and len(SEPARATOR.join(shown)) + len(cue) + 2 > width:
         shown.pop()
@@ -24,74 +26,28 @@ def fitted(parts: list[str], cue: str, width: int) -> str:
     return left + cue.rjust(width - len(left))
 
 
-def clock_time(seconds: float) -> str:
-    """A duration for people: 12 s, 3:05, 1:02:05."""
-    whole = max(round(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def size_of(size: float) -> str:
-    """Bytes for people, in decimal units."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return (
-                f"{size / scale:.1f} {unit}" if size < 100 * scale else f"{size / scale:.0f} {unit}"
-            )
-    return f"{size / 1e3:.0f} kB"
-
-
-def bar(share: float) -> str:
-    """A bar that is full to this share."""
-    full = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
-    return "━" * full + "╌" * (BAR_CELLS - full)
-
-
-def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
-    """Reading the prompt: a bar, the time to go, and tokens done, from before and left.
-
-    Args:
-        seconds: since the first progress of this turn.
-    """
-    share = progress.done / max(progress.total, 1)
-    computed = progress.done - progress.cached
-    left = progress.total - progress.done
-    parts = [f"Reading {bar(share)} {share:.0%}"]
-    if left and computed > 0 and seconds > 0:
-        parts.append(f"{clock_time(left * seconds / computed)} to go")
-    parts.append(f"{progress.done:,} of {progress.total:,} tokens")
-    if progress.cached:
-        parts.append(f"{progress.cached:,} from before")
-    if left:
-        parts.append(f"{left:,} left")
-    return parts
-
-
 class Activity(Widget):
-    """What the turn is doing, and the key that matters; blank while nothing runs.
+    """What the turn is doing, and the key that matters; blank without a turn.
 
-    One line, but what is said to the user takes as many as it needs.
+    This is one line, but a message to the user takes as many as it needs.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._parts: list[str] = []
         self._cue = ""
-        self._said = ""
+        self._message = ""
 
-    def show(self, parts: list[str], cue: str = "", said: str = "") -> None:
-        """`parts` at the left and `cue` at the right; or `said` instead of both."""
-        if (parts, cue, said) != (self._parts, self._cue, self._said):
-            layout = said != self._said
-            self._parts, self._cue, self._said = parts, cue, said
+    def show(self, parts: list[str], cue: str = "", message: str = "") -> None:
+        """Show `parts` at the left and `cue` at the right, or `message` instead of both."""
+        if (parts, cue, message) != (self._parts, self._cue, self._message):
+            layout = message != self._message
+            self._parts, self._cue, self._message = parts, cue, message
             self.refresh(layout=layout)
 
     def render(self) -> RenderResult:
-        if self._said:
-            return Content(self._said)
+        if self._message:
+            return Content(self._message)
         return Content(fitted(self._parts, self._cue, self.size.width))
 
 

@@ -1,4 +1,4 @@
-"""Lines of the transcript as Textual draws them, kept for as long as they may be drawn again."""
+"""Lines of the transcript as Textual draws them, in a cache."""
 
 from dataclasses import replace
 from itertools import islice
@@ -10,13 +10,13 @@ from textual.widget import Widget
 
 from qwen35_chat.drawing.lines import BLANK, Line
 
-# Each strip is some twenty objects, at all of which the garbage collector looks.
-KEPT_SCREENS = 4
+# A strip has about twenty objects, all of which the garbage collector visits.
+CACHED_SCREENS = 4
 FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
 
 
-class Strips:
-    """Makes strips in the styles of a widget; `clear` once these have changed.
+class StripCache:
+    """Makes strips in the styles of a widget. `clear` it when these change.
 
     Args:
         widget: whose component classes `transcript--…` the styles of lines name.
@@ -24,10 +24,11 @@ class Strips:
 
     def __init__(self, widget: Widget):
         self._widget = widget
-        self._kept: dict[int, tuple[Line, bool, Strip]] = {}
+        self._cache: dict[int, tuple[Line, bool, Strip]] = {}
 
     def clear(self) -> None:
-        self._kept.clear()
+        """Drop all strips."""
+        self._cache.clear()
 
     def strip(
         self,
@@ -39,18 +40,23 @@ class Strips:
         marked: bool = False,
         selected: tuple[int, int] | None = None,
     ) -> Strip:
-        """A line behind its gutter of one cell.
+        """A line, after a gutter of one cell.
 
         Args:
             indent: cells between the gutter and the line.
-            columns: of text; a fill reaches so far.
+            columns: cells of text, which a fill covers.
             width: cells of the strip.
-            selected: from where to where in the strip; -1 is its end.
+            selected: start and end of the selection in the strip; -1 for its end.
         """
         marked = marked and line.content is not BLANK
-        kept = self._kept.get(id(line))
-        if kept and kept[:2] == (line, marked) and kept[2].cell_length == width and not selected:
-            return kept[2]
+        cached = self._cache.get(id(line)) if selected is None else None
+        if (
+            cached
+            and cached[:2] == (line, marked)
+            and cached[2].cell_length == width
+            and not selected
+        ):
+            return cached[2]
         plain = self._widget.visual_style
         base = self._style(line.fill) if line.fill else plain
         content = line.content
@@ -70,10 +76,10 @@ class Strips:
         strip = Strip(segments).crop_extend(0, min(width, columns + 1), base.rich_style)
         strip = strip.crop_extend(0, width, plain.rich_style)
         if selected is None:
-            if len(self._kept) > KEPT_SCREENS * self._widget.size.height:
-                for oldest in list(islice(self._kept, len(self._kept) // 2)):
-                    del self._kept[oldest]
-            self._kept[id(line)] = (line, marked, strip)
+            if len(self._cache) > CACHED_SCREENS * self._widget.size.height:
+                for oldest in list(islice(self._cache, len(self._cache) // 2)):
+                    del self._cache[oldest]
+            self._cache[id(line)] = (line, marked, strip)
         return strip
 
     def _style(self, style: str | Style) -> Style:
@@ -81,13 +87,13 @@ class Strips:
             return style
         if style.startswith("."):
             found = self._widget.get_visual_style(f"transcript--{style[1:]}")
-            # What is only coloured has the background of its line.
+            # A style without a background of its own has that of its line.
             return found if style in FILLED else replace(found, background=None)
         return Style.parse(style)
 
 
 def within(span: tuple[int, int], indent: int, text: str) -> tuple[int, int]:
-    """A part of a strip as a part of its line's text."""
+    """A span of a strip, as a span of its line's text."""
     start, end = span
     gutter = 1 + indent
     return max(start - gutter, 0), len(text) if end == -1 else max(end - gutter, 0)

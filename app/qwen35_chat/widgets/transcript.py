@@ -1,7 +1,7 @@
-"""The conversation on the screen: a list of which only the part in view is laid out.
+"""The conversation on the screen: a list of entries, of which those near the view are laid out.
 
-The height of what was never in view is a guess. Whatever lies within a screen of the view is
-laid out, so that a guess is put right before it can be seen, and the view stays where it was.
+The height of an entry that was never near is an estimate. Entries within a screen of the view are
+laid out, which corrects their heights before they can be seen; the view stays in its place.
 """
 
 from bisect import bisect_right
@@ -16,17 +16,22 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from qwen35_chat.drawing.entries import Entry
+from qwen35_chat.drawing.entries import TranscriptEntry
 from qwen35_chat.drawing.lines import BLANK, Code, Line
-from qwen35_chat.widgets.strips import Strips, within
+from qwen35_chat.textual_private import set_virtual_size
+from qwen35_chat.widgets.strips import StripCache, within
 
-WIDEST = 110  # columns of text: longer lines are hard to read
+MAX_COLUMNS = 110  # of text; longer lines are hard to read
 
 
 class TranscriptView(ScrollView, can_focus=True):
-    """Messages, oldest first. Follows the end unless the user has scrolled up.
+    """Entries, oldest first. It follows the end unless the user has scrolled up.
 
-    With the focus, one message is marked, and keys act on it.
+    While it has the focus, one message is marked, and keys act on that.
+
+    Attributes:
+        entries: all of them. Change them by the methods, or call `lay_out` after a change.
+        marked: one of them, or None.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -43,86 +48,90 @@ class TranscriptView(ScrollView, can_focus=True):
     }
 
     class Clicked(Message):
-        """Something in an entry was clicked: `name` with `argument`."""
+        """Something in an entry was clicked.
 
-        def __init__(self, name: str, argument: str | int, entry: Entry | None = None):
+        `name` is "code", "version" or "link"; `argument` is the number of the block, the step to
+        the other version, or the address.
+        """
+
+        def __init__(self, name: str, argument: str | int, entry: TranscriptEntry | None = None):
             super().__init__()
             self.name = name
             self.argument = argument
             self.entry = entry
 
     class Coloured(Message):
-        """The code in these entries has its colours."""
+        """The code in these entries has got its colours."""
 
-        def __init__(self, entries: Sequence[Entry]):
+        def __init__(self, entries: Sequence[TranscriptEntry]):
             super().__init__()
             self.entries = entries
 
     def __init__(self) -> None:
         super().__init__()
-        self.entries: list[Entry] = []
-        self.marked: Entry | None = None
+        self.entries: list[TranscriptEntry] = []
+        self.marked: TranscriptEntry | None = None
         self._heights: list[int] = []
-        self._known: list[bool] = []  # whether the height is no guess
+        self._measured: list[bool] = []  # whether the height is exact
         self._tops: list[int] = [0]
         self._columns = 0
         self._following = True
-        self._anchor = (0, 0)  # the entry at the top of the view, and how far it is above it
-        self._settling = False
+        self._anchor = (0, 0)  # the entry at the top of the view, and its lines above the view
+        self._laying_out = False
         self._colouring = False
-        self._strips = Strips(self)
+        self._strips = StripCache(self)
 
-    # -- what is in it
+    # Entries
 
-    def show(self, entries: Iterable[Entry]) -> None:
-        """These instead of all others, with the end in view."""
+    def show(self, entries: Iterable[TranscriptEntry]) -> None:
+        """Replace all entries, and go to the end."""
         self.entries = list(entries)
         self.marked = None
         self._strips.clear()
-        self._guess()
+        self._estimate_heights()
         self.follow()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: TranscriptEntry) -> None:
         self.entries.append(entry)
         self._heights.append(0)
-        self._known.append(False)
-        self.settle()
+        self._measured.append(False)
+        self.lay_out()
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: TranscriptEntry) -> None:
         if entry not in self.entries:
             return
         at = self.entries.index(entry)
-        del self.entries[at], self._heights[at], self._known[at]
+        del self.entries[at], self._heights[at], self._measured[at]
         if self.marked is entry:
             self.marked = None
-        self.settle()
+        self.lay_out()
 
-    def entry(self, key: int) -> Entry | None:
+    def entry(self, key: int) -> TranscriptEntry | None:
         return next((entry for entry in self.entries if entry.key == key), None)
 
     def follow(self) -> None:
         """Go to the end and stay there."""
         self._following = True
-        self.settle()
+        self.lay_out()
 
-    def relaid(self) -> None:
-        """Many entries have changed: forget their heights."""
-        self._guess()
-        self.settle()
+    def forget_layout(self) -> None:
+        """Lay out again after many entries have changed."""
+        self._estimate_heights()
+        self.lay_out()
 
-    # -- where it is
+    # Layout
 
-    def settle(self) -> None:
-        """Lay out what is in view and near it; call it after any change."""
+    def lay_out(self) -> None:
+        """Lay out the entries in and near the view."""
         size = self.scrollable_content_region.size
-        if not size.width or not size.height or self._settling:
+        if not size.width or not size.height or self._laying_out:
             return
-        self._settling = True
+        self._laying_out = True
         try:
-            columns = min(size.width - 1, WIDEST)
+            columns = min(size.width - 1, MAX_COLUMNS)
             if columns != self._columns:
                 self._columns = columns
-                self._guess()
+                self._estimate_heights()
             if self._following:
                 self._measure_up(len(self.entries) - 1, 2 * size.height)
             else:
@@ -130,7 +139,7 @@ class TranscriptView(ScrollView, can_focus=True):
                 self._measure_down(top, above + 2 * size.height)
                 self._measure_up(top - 1, size.height)
             self._tops = [0, *accumulate(self._heights)]
-            self._grow(Size(size.width, self._tops[-1]))
+            set_virtual_size(self, Size(size.width, self._tops[-1]))
             if self._following:
                 to = self.max_scroll_y
             else:
@@ -140,40 +149,31 @@ class TranscriptView(ScrollView, can_focus=True):
             self.scroll_y = self.scroll_target_y = to
             self._keep_place()
         finally:
-            self._settling = False
-        self._want_colours()
+            self._laying_out = False
+        self._request_colours()
         self.refresh()
 
-    def _grow(self, size: Size) -> None:
-        """Have this virtual size.
-
-        The attribute would lay out the whole screen again with every line that is written; but the
-        scrollbar is always there, and nothing else depends on it.
-        """
-        self.set_reactive(TranscriptView.virtual_size, size)  # pyright: ignore[reportArgumentType]
-        bar = self.vertical_scrollbar
-        bar.window_virtual_size = size.height
-        bar.window_size = self.scrollable_content_region.height
-
-    def _guess(self) -> None:
+    def _estimate_heights(self) -> None:
         self._heights = [entry.estimate(self._columns) for entry in self.entries]
-        self._known = [False] * len(self.entries)
+        self._measured = [False] * len(self.entries)
 
     def _measure(self, at: int) -> int:
         entry = self.entries[at]
-        if entry.changed or not self._known[at]:
+        if entry.changed or not self._measured[at]:
             self._heights[at] = len(entry.lines(self._columns))
-            self._known[at] = True
+            self._measured[at] = True
         return self._heights[at]
 
-    def _measure_up(self, at: int, wanted: int) -> None:
-        while at >= 0 and wanted > 0:
-            wanted -= self._measure(at)
+    def _measure_up(self, at: int, lines: int) -> None:
+        """Measure entries from `at` upwards, until they have this many lines."""
+        while at >= 0 and lines > 0:
+            lines -= self._measure(at)
             at -= 1
 
-    def _measure_down(self, at: int, wanted: int) -> None:
-        while at < len(self.entries) and wanted > 0:
-            wanted -= self._measure(at)
+    def _measure_down(self, at: int, lines: int) -> None:
+        """Measure entries from `at` downwards, until they have this many lines."""
+        while at < len(self.entries) and lines > 0:
+            lines -= self._measure(at)
             at += 1
 
     def _keep_place(self) -> None:
@@ -183,53 +183,53 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        if not self._settling and old_value != new_value:
+        if not self._laying_out and old_value != new_value:
             self._following = new_value >= self.max_scroll_y
             self._keep_place()
-            self.settle()
+            self.lay_out()
 
     def on_resize(self) -> None:
-        self.settle()
+        self.lay_out()
 
-    # -- colours, which take too long to wait for
+    # Colours of code, which take too long to wait for
 
     @property
     def colouring(self) -> bool:
-        """Whether code in view has yet to get its colours."""
+        """Whether colours are being computed for code in view."""
         return self._colouring
 
-    def _want_colours(self) -> None:
+    def _request_colours(self) -> None:
         top, height = round(self.scroll_y), self.scrollable_content_region.height
         first = max(bisect_right(self._tops, top) - 1, 0)
         inside = self.entries[first : bisect_right(self._tops, top + height)]
-        wanted = [entry for entry in inside if entry.colourless]
-        if wanted and not self._colouring:
+        plain = [entry for entry in inside if entry.uncoloured]
+        if plain and not self._colouring:
             self._colouring = True
-            self._colour([(entry, entry.colourless) for entry in wanted])
+            self._colour([(entry, entry.uncoloured) for entry in plain])
 
     @work(thread=True, group="colours")
-    def _colour(self, wanted: Sequence[tuple[Entry, Sequence[Code]]]) -> None:
-        for _, codes in wanted:
+    def _colour(self, plain: Sequence[tuple[TranscriptEntry, Sequence[Code]]]) -> None:
+        for _, codes in plain:
             for code in codes:
                 code.colour()
-        self.post_message(self.Coloured([entry for entry, _ in wanted]))
+        self.post_message(self.Coloured([entry for entry, _ in plain]))
 
     def on_transcript_view_coloured(self, event: Coloured) -> None:
         event.stop()
         self._colouring = False
         for entry in event.entries:
-            entry.touch()
-        self.settle()
+            entry.invalidate()
+        self.lay_out()
 
     def scroll_page(self, direction: int) -> None:
         step = max(self.scrollable_content_region.height - 2, 1)
         self.scroll_to(y=self.scroll_y + direction * step, animate=False)
 
-    # -- the marked message
+    # The marked message
 
     def mark(self, step: int) -> None:
-        """Mark the next message in this direction; if none is marked, the last one."""
-        marks = [entry for entry in self.entries if entry.by]
+        """Mark the message before (-1) or after (1); the last one if none is marked."""
+        marks = [entry for entry in self.entries if entry.author]
         if not marks:
             return
         if self.marked not in marks:
@@ -250,8 +250,8 @@ class TranscriptView(ScrollView, can_focus=True):
         self.refresh()
 
     def mark_message(self, message: int | None) -> None:
-        """Mark the message of this id, or else the last one."""
-        self.marked = next((e for e in self.entries if e.by and e.message == message), None)
+        """Mark the message with this id, or else the last one."""
+        self.marked = next((e for e in self.entries if e.author and e.message == message), None)
         self.mark(0)
 
     def on_focus(self) -> None:
@@ -262,13 +262,13 @@ class TranscriptView(ScrollView, can_focus=True):
         self.marked = None
         self.refresh()
 
-    # -- drawing
+    # Drawing
 
     def notify_style_update(self) -> None:
         self._strips.clear()
         super().notify_style_update()
 
-    def _line(self, y: int) -> tuple[Entry, Line] | None:
+    def _line(self, y: int) -> tuple[TranscriptEntry, Line] | None:
         if not 0 <= y < self._tops[-1]:
             return None
         at = bisect_right(self._tops, y) - 1
@@ -277,8 +277,11 @@ class TranscriptView(ScrollView, can_focus=True):
         return self.entries[at], lines[offset] if offset < len(lines) else Line(BLANK)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """The lines in view. They fill the widget, which has neither border nor padding: so there
-        is nothing to add to them, which Textual takes longer for than the lines do."""
+        """The lines in view.
+
+        The widget has neither border nor padding, so this leaves out the pass of Textual that adds
+        these, which takes longer than the lines themselves.
+        """
         top, width = round(self.scroll_y), self.scrollable_content_region.width
         selection = self.text_selection
         strips = [self._drawn(top + y, width, selection) for y in crop.line_range]
@@ -293,7 +296,7 @@ class TranscriptView(ScrollView, can_focus=True):
         return strips
 
     def _drawn(self, at: int, width: int, selection: Selection | None) -> Strip:
-        """The line that is `at` rows from the beginning."""
+        """The line that is `at` lines from the beginning."""
         found = self._line(at)
         if found is None:
             return Strip.blank(width, self.visual_style.rich_style)
@@ -309,7 +312,7 @@ class TranscriptView(ScrollView, can_focus=True):
         )
         return strip.apply_offsets(0, at)
 
-    # -- selection and clicks
+    # Selection and clicks
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         if not self.entries:
@@ -334,7 +337,7 @@ class TranscriptView(ScrollView, can_focus=True):
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
 
-    def _entry_at_pointer(self) -> Entry | None:
+    def _entry_at_pointer(self) -> TranscriptEntry | None:
         y = self.app.mouse_position.y - self.content_region.y + round(self.scroll_y)
         found = self._line(y)
         return found[0] if found else None
@@ -345,10 +348,10 @@ class TranscriptView(ScrollView, can_focus=True):
     def action_fold(self, key: int) -> None:
         if entry := self.entry(key):
             entry.toggle()
-            self.settle()
+            self.lay_out()
 
-    def action_sibling(self, key: int, step: int) -> None:
-        self.post_message(self.Clicked("sibling", step, self.entry(key)))
+    def action_version(self, key: int, step: int) -> None:
+        self.post_message(self.Clicked("version", step, self.entry(key)))
 
     def action_open_link(self, href: str) -> None:
         self.post_message(self.Clicked("link", href))

@@ -1,4 +1,4 @@
-"""How the tests drive the linear mode."""
+"""Drives plain mode in tests."""
 
 import io
 import signal
@@ -9,7 +9,7 @@ from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.fake import FakeEngine
 from qwen35_chat.history import History
-from qwen35_chat.linear import Linear
+from qwen35_chat.plain_mode import PlainMode
 from qwen35_chat.settings_file import SettingsFile
 
 from qwen35_mlx import __version__
@@ -23,11 +23,11 @@ READY = STARTED + "demo is loaded; its context is 4,096 tokens.\n"
 FIGURES = "(20 tokens, 38 a second, context 120 of 4,096)\n"
 
 
-class Session:
-    """A linear chat: what is typed, and what comes of it.
+class PlainChat:
+    """A chat in plain mode, its input and its output.
 
     Attributes:
-        steps: each is called when the mode waits the next time.
+        steps: each is called at one of the waits, in order.
     """
 
     def __init__(self, home: Path, *, loads: bool = True, library: Library | None = None):
@@ -43,7 +43,7 @@ class Session:
         self.steps: list[Callable[[], object]] = []
         self.now = 0.0
         self._typed: list[str | BaseException | list[Event]] = []
-        self.linear = Linear(
+        self.plain = PlainMode(
             self.controller,
             read=self._read,
             out=self.out,
@@ -52,13 +52,15 @@ class Session:
         )
 
     def run(self, *typed: str | BaseException | list[Event], at: int | None = None) -> str:
-        """All of it, to the end of the input. Events are what the engine says to the line before.
+        """Run plain mode to the end of the input.
+
+        Events are played after the line before them is read.
 
         Returns:
-            What was written since the model is there.
+            What was written since the model was loaded.
         """
         self._typed = list(typed)
-        self.linear.run(at)
+        self.plain.run(at)
         assert not self._typed, "not everything was read"
         return self.out.getvalue().removeprefix(READY).removesuffix("\n")
 
@@ -82,8 +84,8 @@ class Session:
         self.steps.pop(0)()
 
 
-def ctrl_c(session: Session, events: list[Event]) -> Callable[[], None]:
-    """A step: Ctrl+C comes, and these events."""
+def ctrl_c(session: PlainChat, events: list[Event]) -> Callable[[], None]:
+    """A step: Ctrl+C is pressed, and these events follow."""
 
     def step() -> None:
         signal.raise_signal(signal.SIGINT)

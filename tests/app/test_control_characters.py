@@ -1,5 +1,5 @@
 import pytest
-from qwen35_chat.plain import visible
+from qwen35_chat.control_characters import visible
 
 
 @pytest.mark.parametrize(
@@ -13,11 +13,11 @@ from qwen35_chat.plain import visible
         ("half a pair \ud83d", "half a pair \ufffd"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
+def test_control_characters_are_made_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert all(character.isprintable() for character in visible(text))
 
 
-def test_newlines_tabs_and_writing_systems_stay() -> None:
+def test_newlines_tabs_and_all_scripts_stay() -> None:
     text = "a\tb\nĳ ñ 你好 👩‍🚀 עברית"
     assert visible(text) == text

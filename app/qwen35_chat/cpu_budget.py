@@ -6,15 +6,17 @@ from collections.abc import Callable
 LONGEST_WAIT = 1.0  # seconds
 
 
-class Pace:
-    """Holds work on this thread to a share of its time.
+class CpuBudget:
+    """Limits the work of this thread to a share of the wall-clock time.
 
-    Drawing takes the interpreter from the thread that the model runs on. Its cost grows with what
-    is on the screen, so a long conversation is drawn less often instead of slowing the reply.
+    Drawing holds the GIL, which the thread of the model needs too, and its cost grows with what
+    is on the screen. With a budget a long conversation is drawn less often, and the reply does
+    not slow down.
 
     Args:
-        share: of the wall-clock time that this thread may compute.
-        wall, cpu: seconds that have passed, and that this thread has computed.
+        share: of the wall-clock time, from 0 to 1.
+        wall: seconds, on any clock.
+        cpu: seconds that this thread has computed.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class Pace:
         self._last = wall(), cpu()
 
     def due(self) -> bool:
-        """Whether what was done since this was last true is made up for, or a second is up."""
+        """Whether the work since this was last true fits the budget, or a second has passed."""
         wall, cpu = self._wall(), self._cpu()
         waited = wall - self._last[0]
         if waited < LONGEST_WAIT and cpu - self._last[1] > self._share * waited:

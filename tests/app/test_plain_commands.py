@@ -1,4 +1,4 @@
-"""`--plain`: every command by its slash name, and what it answers."""
+"""`--plain`: the commands, by their slash names, and what they write."""
 
 import re
 from pathlib import Path
@@ -15,16 +15,16 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select, Unload
 from tests.app.drive import reply
-from tests.app.linear_drive import FIGURES, Session, ctrl_c
+from tests.app.plain_drive import FIGURES, PlainChat, ctrl_c
 
 
-def test_every_slash_name_is_listed_and_works_or_says_that_it_needs_the_screen(session) -> None:
+def test_every_slash_name_is_listed_or_needs_the_screen(session) -> None:
     session.run("/help")
     listed = re.findall(r"^/(\w+)", session.out.getvalue(), re.MULTILINE)
     assert listed == [name for name, command in BY_SLASH.items() if not command.screen]
     for name, command in BY_SLASH.items():
         if command.screen:
-            assert f"Error: /{name} needs the screen" in Session(session.library.folder).run(
+            assert f"Error: /{name} needs the screen" in PlainChat(session.library.folder).run(
                 f"/{name}"
             )
 
@@ -50,7 +50,7 @@ def test_every_slash_name_is_listed_and_works_or_says_that_it_needs_the_screen(s
         ("/code", "there is no code in the last answer"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(session: Session, typed: str, why: str) -> None:
+def test_an_error_is_one_line(session: PlainChat, typed: str, why: str) -> None:
     assert session.run(typed) == f"Error: {why}\n"
     assert session.engine.sent == []
 
@@ -70,7 +70,7 @@ def test_conversations_are_listed_opened_renamed_deleted_and_brought_back(sessio
     assert Open(1) in session.engine.calls
 
 
-def test_versions_by_retry_and_edit(session: Session) -> None:
+def test_versions_by_retry_and_edit(session: PlainChat) -> None:
     written = session.run(
         "q", reply("one"), "/retry", reply("two"), "/older", "/edit", "/edit r", reply("three"),
     )  # fmt: skip
@@ -83,7 +83,7 @@ def test_versions_by_retry_and_edit(session: Session) -> None:
     assert written.endswith(f"Answer: three\n{FIGURES}")
 
 
-def test_a_summary_is_waited_for_however_long_it_takes(session: Session, monkeypatch) -> None:
+def test_a_summary_is_waited_for(session: PlainChat, monkeypatch) -> None:
     take = session.engine._take
     monkeypatch.setattr(session.engine, "_take", lambda r: None if r == Compact() else take(r))
     waits: list[list[Event]] = [[] for _ in range(40)]
@@ -92,7 +92,7 @@ def test_a_summary_is_waited_for_however_long_it_takes(session: Session, monkeyp
     assert not session.controller.busy
 
 
-def test_a_summary_can_be_stopped(session: Session, monkeypatch) -> None:
+def test_a_summary_can_be_stopped(session: PlainChat, monkeypatch) -> None:
     take = session.engine._take
     monkeypatch.setattr(session.engine, "_take", lambda r: None if r == Compact() else take(r))
     session.steps = [
@@ -104,7 +104,7 @@ def test_a_summary_can_be_stopped(session: Session, monkeypatch) -> None:
     assert session.engine.calls.count("cancel") >= 1
 
 
-def test_choices_are_kept_in_the_settings_file(session: Session, home: Path) -> None:
+def test_changes_are_stored_in_the_settings_file(session: PlainChat, home: Path) -> None:
     written = session.run(
         "/thinking on", "/preset not-thinking", "/system Be brief.", "/system",
         "/settings sampling.top_k 7", "/settings",
@@ -122,15 +122,15 @@ def test_choices_are_kept_in_the_settings_file(session: Session, home: Path) -> 
     assert "folders: none\n" in written
 
 
-def test_models_are_listed_with_what_fits(session: Session, monkeypatch) -> None:
-    monkeypatch.setattr("qwen35_chat.linear.machine_memory", lambda: 16 * 2**30)
+def test_models_are_listed_with_what_fits(session: PlainChat, monkeypatch) -> None:
+    monkeypatch.setattr("qwen35_chat.plain_view.machine_memory", lambda: 16 * 2**30)
     written = session.run("/model")
     assert "demo: fits, here\n" in written
     assert "mlx-community/Qwen3.5-4B-MLX-4bit: fits, to download\n" in written
     assert "mlx-community/Qwen3.5-27B-4bit: too large, to download\n" in written
 
 
-def test_unload_copy_code_and_export(session: Session, monkeypatch) -> None:
+def test_unload_copy_code_and_export(session: PlainChat, monkeypatch) -> None:
     copied: list[str] = []
     monkeypatch.setattr(clipboard, "copy", lambda text, *_: copied.append(text) or "Copied")
     written = session.run(
@@ -144,9 +144,9 @@ def test_unload_copy_code_and_export(session: Session, monkeypatch) -> None:
     assert written.endswith("memory was given back; the next message loads it again.\n")
 
 
-def test_a_conversation_of_another_window_is_read_only(session: Session, home: Path) -> None:
+def test_a_conversation_of_another_window_is_read_only(session: PlainChat, home: Path) -> None:
     session.run("q", reply("so"))
-    other = Session(home, library=Library(home))
+    other = PlainChat(home, library=Library(home))
     other.run("me too", at=1)
     assert "Open in another window: here it can be read only.\n" in other.out.getvalue()
     assert "Error: this conversation is open in another window" in other.out.getvalue()

@@ -20,20 +20,20 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import UseModel
 from tests.app.drive import reply
-from tests.app.linear_drive import FIGURES, STARTED, Session, ctrl_c
+from tests.app.plain_drive import FIGURES, STARTED, PlainChat, ctrl_c
 from tests.library.messages import add_message, begin_reply, update_reply
 
 BOXES = re.compile("[\u2500-\u257f\u2580-\u259f\u2800-\u28ff]")
 
 
-def test_a_turn_is_a_few_lines(session: Session) -> None:
+def test_a_turn_is_a_few_lines(session: PlainChat) -> None:
     written = session.run("hello", reply("Good ", "day.", thinking="hm"))
     assert written == "Thinking.\nAnswer: Good day.\n" + FIGURES
     assert session.engine.sent == ["hello"]
     assert session.prompts == ["You: ", "You: "]
 
 
-def test_thinking_is_written_out_or_left_out_as_the_settings_say(session: Session) -> None:
+def test_thinking_is_written_out_or_left_out_as_the_settings_say(session: PlainChat) -> None:
     written = session.run(
         "/view open", "one", reply("1", thinking="\nhm\nhm"),
         "/view hidden", "two", reply("2", thinking="hm"),
@@ -44,26 +44,26 @@ def test_thinking_is_written_out_or_left_out_as_the_settings_say(session: Sessio
     )
 
 
-def test_a_backslash_goes_on_in_the_next_line(session: Session) -> None:
+def test_a_backslash_continues_the_message_in_the_next_line(session: PlainChat) -> None:
     session.run("one\\", "two\\", "", reply("so"))
     assert session.engine.sent == ["one\ntwo\n"]
     assert session.prompts == ["You: ", "More: ", "More: ", "You: "]
 
 
-def test_blank_lines_are_not_sent(session: Session) -> None:
+def test_blank_lines_are_not_sent(session: PlainChat) -> None:
     assert session.run("", "  ") == ""
     assert session.engine.sent == []
 
 
-def test_files_travel_with_a_message(session: Session) -> None:
+def test_files_are_sent_with_a_message(session: PlainChat) -> None:
     Path("a.txt").write_text("text\n")
     session.run("see @a.txt", reply("so"), "see @.", "/quit")
     assert session.engine.sent == ['see @a.txt\n\n<file name="a.txt">\ntext\n</file>']
     assert "Error: . is a folder: attach its files one by one" in session.out.getvalue()
 
 
-def test_a_long_prompt_and_a_slow_load_are_told_now_and_then(home: Path) -> None:
-    session = Session(home, loads=False)
+def test_a_long_prefill_and_a_slow_load_report_progress_at_intervals(home: Path) -> None:
+    session = PlainChat(home, loads=False)
 
     def later(*events: Event) -> Callable[[], None]:
         def step() -> None:
@@ -83,7 +83,7 @@ def test_a_long_prompt_and_a_slow_load_are_told_now_and_then(home: Path) -> None
         lambda: session.engine.play([PrefillProgress(1_024, 2_048, 128)]),
         lambda: session.engine.play([Answer("so"), done()]),
     ]
-    session.linear.run()
+    session.plain.run()
     assert session.out.getvalue() == (
         f"{STARTED}Loading org/repo: 50%\n"
         "org/repo is loaded; its context is 8,192 tokens.\n"
@@ -92,7 +92,7 @@ def test_a_long_prompt_and_a_slow_load_are_told_now_and_then(home: Path) -> None
     )
 
 
-def test_calls_notices_limits_and_failures_are_lines(session: Session) -> None:
+def test_calls_notices_limits_and_failures_are_lines(session: PlainChat) -> None:
     written = session.run(
         "one", [Notice("a state was damaged")], [ToolCall("now", {"zone": "UTC"})],
         [done("tool_calls")],
@@ -107,7 +107,7 @@ def test_calls_notices_limits_and_failures_are_lines(session: Session) -> None:
     )
 
 
-def test_nothing_is_drawn_and_nothing_is_obeyed(session: Session) -> None:
+def test_no_boxes_and_no_control_characters_are_written(session: PlainChat) -> None:
     text = "a\x1b[2J\x1b]0;t\x07\x9bH\rb"
     written = session.run(
         f"{text}?", reply(text, thinking=text), f"/rename {text}", "/sessions", "/help",
@@ -119,7 +119,7 @@ def test_nothing_is_drawn_and_nothing_is_obeyed(session: Session) -> None:
     assert "a␛[2J␛]0;t␇\\x9bH␍b" in written
 
 
-def test_ctrl_c_during_a_reply_stops_it_and_keeps_what_was_said(session: Session) -> None:
+def test_ctrl_c_stops_a_reply_and_keeps_its_text(session: PlainChat) -> None:
     session.steps = [
         lambda: session.engine.play([Answer("Once upon")]),
         ctrl_c(session, []),
@@ -134,7 +134,7 @@ def test_ctrl_c_during_a_reply_stops_it_and_keeps_what_was_said(session: Session
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_that_comes_with_the_end_loses_nothing(session: Session) -> None:
+def test_ctrl_c_at_the_end_of_a_reply_loses_nothing(session: PlainChat) -> None:
     session.steps = [ctrl_c(session, [Answer("all of it"), done()])]
     written = session.run("one", "two", reply("more"))
     assert written == f"Answer: all of it\n{FIGURES}Answer: more\n{FIGURES}"
@@ -142,7 +142,7 @@ def test_ctrl_c_that_comes_with_the_end_loses_nothing(session: Session) -> None:
 
 
 def test_ctrl_c_while_a_model_loads_goes_on_without_it(home: Path) -> None:
-    session = Session(home, loads=False)
+    session = PlainChat(home, loads=False)
     session.steps = [
         ctrl_c(session, []), lambda: session.engine.play([Cancelled()]),
     ]  # fmt: skip
@@ -150,12 +150,12 @@ def test_ctrl_c_while_a_model_loads_goes_on_without_it(home: Path) -> None:
     assert session.controller.settings.thinking == "off"
 
 
-def test_ctrl_c_in_an_empty_line_asks_again(session: Session) -> None:
+def test_ctrl_c_in_an_empty_line_prompts_again(session: PlainChat) -> None:
     assert session.run(KeyboardInterrupt(), "one", reply("so")) == f"\nAnswer: so\n{FIGURES}"
 
 
-def test_a_load_that_fails_says_what_to_do(home: Path) -> None:
-    session = Session(home, loads=False)
+def test_a_failed_load_names_the_next_step(home: Path) -> None:
+    session = PlainChat(home, loads=False)
     session.steps = [lambda: session.engine.play([Failed("nothing there")])]
     written = session.run("/model org/other")
     assert "Error: nothing there\n/model and a name chooses another model.\n" in written
@@ -164,20 +164,20 @@ def test_a_load_that_fails_says_what_to_do(home: Path) -> None:
 
 
 def test_the_end_of_the_input_amid_a_message_keeps_it_as_a_draft(home: Path) -> None:
-    first = Session(home)
+    first = PlainChat(home)
     first.run("half a thought\\")
     first.library.close()
-    second = Session(home)
+    second = PlainChat(home)
     written = second.run("whole", reply("so"))
     assert written.startswith("Not sent last time: half a thought\n")
     second.library.close()
-    third = Session(home)
+    third = PlainChat(home)
     assert "Not sent" not in third.run()
     third.library.close()
 
 
 def test_a_conversation_goes_on_with_its_draft_and_its_cut_off_reply(home: Path) -> None:
-    first = Session(home)
+    first = PlainChat(home)
     conversation = first.library.create(model="demo")
     user = add_message(first.library, conversation, None, "user", "one")
     update_reply(
@@ -185,7 +185,7 @@ def test_a_conversation_goes_on_with_its_draft_and_its_cut_off_reply(home: Path)
     )
     first.library.save_draft(conversation, "and then")
     first.library.close()
-    second = Session(home)
+    second = PlainChat(home)
     second.run(at=conversation)
     written = second.out.getvalue()
     assert "one:\nYou: one\nAnswer: half of it\n" in written
@@ -193,7 +193,7 @@ def test_a_conversation_goes_on_with_its_draft_and_its_cut_off_reply(home: Path)
     second.library.close()
 
 
-def test_quit_and_the_end_of_the_input_end_it(session: Session) -> None:
+def test_quit_and_the_end_of_the_input_end_it(session: PlainChat) -> None:
     session.run("/quit")
     assert len(session.prompts) == 1
-    assert session.linear._ended
+    assert session.plain._ended

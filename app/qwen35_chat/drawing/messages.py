@@ -1,0 +1,100 @@
+"""Stored messages, and what an empty conversation begins with, as entries."""
+
+from collections.abc import Callable
+from typing import Any
+
+from qwen35_chat.drawing.entries import (
+    NoticeEntry,
+    ReplyEntry,
+    ThinkingView,
+    TranscriptEntry,
+    UserEntry,
+)
+from qwen35_chat.transitions import END_NOTES
+from qwen35_mlx import __version__
+from qwen35_mlx.library.conversation import Conversation, Message
+
+DEMO_GREETING = "Hello! Who are you?"
+DEMO_WELCOME = (
+    "This is a small demonstration model that came with the package. It shows how everything "
+    "works, and knows very little. {models} finds one for this machine."
+)
+
+
+def welcome(key: Callable[..., str], *, demo: bool) -> list[TranscriptEntry]:
+    """What an empty conversation begins with.
+
+    Args:
+        key: returns the keys of a command, for people; its second argument is how many at most.
+        demo: whether the demonstration model is in use.
+    """
+    parts = [f"qwen35-chat {__version__}"]
+    if demo:
+        parts.append(DEMO_WELCOME.format(models=key("models")))
+    parts.append(
+        f"{key('send')} sends, {key('newline', 2)} begins a new line.\n"
+        f"{key('sessions')} finds earlier conversations, {key('help')} lists all keys."
+    )
+    return [NoticeEntry("\n\n".join(parts))]
+
+
+def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[TranscriptEntry]:
+    """The selected path of a conversation.
+
+    Args:
+        retry: the key of that command.
+    """
+    return [
+        entry_of(message, stored.position(message.id), view, retry) for message in stored.path()
+    ]
+
+
+def entry_of(
+    message: Message, version: tuple[int, int], view: ThinkingView, retry: str
+) -> TranscriptEntry:
+    """One message.
+
+    Args:
+        version: which of how many versions it is, from 1.
+    """
+    if message.role == "user":
+        return UserEntry(message.content, message.id, version)
+    if message.role != "assistant":
+        return NoticeEntry(f"{message.role}: {message.content}")
+    return ReplyEntry(
+        thinking=message.thinking,
+        answer=message.content,
+        calls=[_call(call) for call in message.tool_calls],
+        thinking_seconds=message.thinking_seconds,
+        note=_note(message, retry),
+        error=message.state == "failed",
+        view=view,
+        message=message.id,
+        version=version,
+    )
+
+
+def _note(message: Message, retry: str) -> str:
+    match message.state:
+        case "partial":
+            return with_retry("Cut off: the app ended while this was written.", retry)
+        case "cancelled":
+            return with_retry("Stopped.", retry) if message.empty else "Stopped."
+        case "failed":
+            return with_retry(f"Error: {message.error}", retry)
+        case _:
+            return END_NOTES.get(message.finish_reason or "stop", "")
+
+
+def with_retry(note: str, key: str) -> str:
+    """A note that names the key for another reply."""
+    return f"{note.rstrip('.')}. {key} asks again."
+
+
+def _call(call: Any) -> tuple[str, Any]:
+    """The name and arguments of a stored tool call."""
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, dict):
+        arguments = {"arguments": arguments}
+    return str(function.get("name", "")), arguments

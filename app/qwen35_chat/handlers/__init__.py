@@ -1,0 +1,1 @@
+"""What the commands do, by subject. Handlers use the controller, and a view by its protocol."""

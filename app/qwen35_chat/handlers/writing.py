@@ -1,0 +1,123 @@
+"""What the user writes: sending it, editing earlier messages, the history, pastes."""
+
+from pathlib import Path
+
+from qwen35_chat.attachments import taken_apart, with_files
+from qwen35_chat.commands import parse_slash
+from qwen35_chat.controller import Controller
+from qwen35_chat.editor import edited
+from qwen35_chat.handlers.view import ScreenView
+from qwen35_mlx.errors import Qwen35Error
+
+
+class WritingHandler:
+    """Commands about the text in the composer.
+
+    Attributes:
+        greeting: what Enter sends while nothing is typed; "" for nothing.
+        editing: the message that the composer has another version of; None for a new message.
+        draft_before_edit: what was in the composer before that.
+    """
+
+    def __init__(self, controller: Controller, view: ScreenView, greeting: str = ""):
+        self._controller = controller
+        self._view = view
+        self.greeting = greeting
+        self.editing: int | None = None
+        self.draft_before_edit = ""
+
+    def send(self) -> None:
+        """Send the text, queue it during a turn, or run it if it is a slash command."""
+        composer, controller = self._view.composer, self._controller
+        text = composer.text.strip() and composer.whole
+        if not text:
+            if not self.greeting or controller.busy:
+                return
+            text = self.greeting
+        if self.editing is None and (parsed := parse_slash(text)) is not None:
+            self._view.run_later(*parsed)
+            composer.clear()
+            return
+        if controller.failed:
+            key = self._view.key("models")
+            raise Qwen35Error(f"There is no model to answer: {key} chooses one")
+        whole = with_files(text, Path.cwd())
+        if self.editing is not None:
+            self._view.show(controller.edit(self.editing, whole))
+        elif controller.busy:
+            controller.enqueue(whole)
+            self._view.show_queue()
+        else:
+            self._view.show(controller.send(whole))
+        self._end_edit()
+        composer.suggest("")
+        self._view.save_draft()
+        controller.history.add(text)
+
+    def new_line(self) -> None:
+        self._view.composer.insert("\n")
+
+    def stop(self) -> None:
+        """Stop the turn; without one, leave the edit."""
+        if self._controller.busy:
+            self._controller.stop()
+        else:
+            self.leave_edit()
+
+    # Another version of a message
+
+    def send_edit(self, message: int, text: str) -> None:
+        """Send `text` as another version of a message."""
+        self.editing = message
+        self._view.composer.set_text(text)
+        self.send()
+
+    def begin_edit(self, message: int, text: str) -> None:
+        """Offer a message in the composer, to be written anew."""
+        self._controller.require_idle()
+        composer = self._view.composer
+        if self.editing is None:
+            self.draft_before_edit = composer.whole
+        self.editing = message
+        written, files = taken_apart(text)
+        # Files are attached again by their names; a file without its name stays in the text.
+        named = all(f"@{file.name}" in written or f'@"{file.name}"' in written for file in files)
+        composer.set_text(written if named else text)
+        composer.focus()
+
+    def leave_edit(self) -> None:
+        if self.editing is not None:
+            self._end_edit()
+
+    def _end_edit(self) -> None:
+        self.editing = None
+        self._view.composer.set_text(self.draft_before_edit)
+        self.draft_before_edit = ""
+
+    # Other ways to write
+
+    def open_editor(self) -> None:
+        """Write the text in the user's own editor."""
+        with self._view.terminal_released():
+            text = edited(self._view.composer.whole)
+        self._view.composer.set_text(text)
+
+    def expand_paste(self) -> None:
+        composer = self._view.composer
+        if composer.whole == composer.text:
+            raise Qwen35Error("there is no paste to expand")
+        composer.set_text(composer.whole)
+
+    def search_history(self) -> None:
+        self._view.list_history(list(self._controller.history.texts), self._view.composer.put_back)
+
+    def step_history(self, direction: int) -> None:
+        """Go to the message before (-1) or after (1); a queued one comes back first."""
+        composer, controller = self._view.composer, self._controller
+        if direction < 0 and controller.queue and not composer.text:
+            composer.set_text(controller.queue.pop())
+            self._view.show_queue()
+            return
+        if (text := controller.history.step(direction, composer.text)) is not None:
+            composer.set_text(text)
+            composer.browsing = controller.history.browsing

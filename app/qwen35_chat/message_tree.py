@@ -1,0 +1,57 @@
+"""Messages by their places in the tree of a conversation.
+
+The functions raise `Qwen35Error` if there is no such message.
+"""
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Conversation, Message
+
+
+def reply_to_replace(stored: Conversation, message: int | None) -> Message:
+    """The reply that a retry is about.
+
+    Args:
+        message: that reply or the user message before it; None for the end of the path.
+    """
+    found = stored.message(message) if message else stored.path()[-1]
+    if found.role != "user":
+        return found
+    replies = stored.children(found.id)
+    if not replies:
+        raise Qwen35Error("this message has no reply yet: send it again")
+    return stored.message(replies[-1])
+
+
+def last_user_message(stored: Conversation, up_to: int | None = None) -> Message:
+    """The last user message on the path to `up_to`, or on the selected path."""
+    for found in reversed(stored.path(up_to)):
+        if found.role == "user":
+            return found
+    raise Qwen35Error("there is no message of yours yet")
+
+
+def message_after(stored: Conversation, message: int) -> Message | None:
+    """What follows a message on the selected path; None at its end."""
+    path = stored.path()
+    ids = [found.id for found in path]
+    at = ids.index(message) + 1 if message in ids else len(ids)
+    return path[at] if at < len(path) else None
+
+
+def version_beside(stored: Conversation, step: int, message: int | None) -> int:
+    """The version before (-1) or after (1) a message, by its id.
+
+    Args:
+        message: None for the last message on the path that has several versions.
+    """
+    if message is None:
+        several = [m.id for m in stored.path() if len(stored.siblings(m.id)) > 1]
+        if not several:
+            raise Qwen35Error("there is only one version of every message here")
+        message = several[-1]
+    versions = stored.siblings(message)
+    to = versions.index(message) + step
+    if not 0 <= to < len(versions):
+        which, total = stored.position(message)
+        raise Qwen35Error(f"this is version {which} of {total}")
+    return versions[to]

@@ -1,0 +1,155 @@
+"""`qwen35-chat --plain`: the chat as lines of text, for screen readers, logs and dumb terminals.
+
+Nothing is redrawn and nothing moves. The commands are those of the screen, by their slash names.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from qwen35_chat.attachments import with_files
+from qwen35_chat.commands import BY_SLASH, parse_slash
+from qwen35_chat.controller import Controller
+from qwen35_chat.handlers.models import ModelHandler
+from qwen35_chat.handlers.plain import (
+    AnswerHandler,
+    PlainConversationHandler,
+    PlainSettingsHandler,
+)
+from qwen35_chat.handlers.versions import VersionHandler
+from qwen35_chat.plain_view import PlainView
+from qwen35_mlx import __version__
+from qwen35_mlx.errors import Qwen35Error
+
+POLLS_PER_SECOND = 15
+
+
+class PlainMode:
+    """Reads lines, sends them or runs them as commands, and waits for what they lead to.
+
+    Args:
+        read: returns the next line after a prompt; raises EOFError at the end.
+        out: as for `PlainView`.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        read: Callable[[str], str] = input,
+        out: TextIO | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.controller = controller
+        self.view = PlainView(controller, out, clock)
+        self.conversations = PlainConversationHandler(controller, self.view)
+        self.versions = VersionHandler(controller, self.view)
+        self.models = ModelHandler(controller, self.view)
+        self.settings = PlainSettingsHandler(controller, self.view)
+        self.messages = AnswerHandler(self.view)
+        self._read = read
+        self._sleep = sleep
+        self._ended = False
+        self._interrupted = False
+
+    def run(self, conversation: int | None = None) -> None:
+        """Run until the input ends, or /quit."""
+        line = self.view.line
+        line(f"qwen35-chat {__version__}, {self.controller.model}. /help lists the commands.")
+        self.controller.start(conversation)
+        self._wait()
+        if draft := self.controller.draft():
+            line(f"Not sent last time: {draft}")
+        while not self._ended:
+            try:
+                text = self._read_message()
+            except EOFError:
+                line("")
+                break
+            except KeyboardInterrupt:
+                line("")
+                continue
+            try:
+                self._take(text)
+                self._wait()
+            except Qwen35Error as error:
+                self.view.show_message(str(error), error=True)
+
+    def _read_message(self) -> str:
+        """Read a message. A line that ends in a backslash goes on in the next."""
+        lines = [self._read("You: ")]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            try:
+                lines.append(self._read("More: "))
+            except EOFError:
+                self.controller.save_draft("\n".join(lines))
+                raise
+        return "\n".join(lines)
+
+    def _take(self, text: str) -> None:
+        """Send a message, or run a command."""
+        if not text.strip():
+            return
+        if parsed := parse_slash(text):
+            command, argument = parsed
+            if command.screen:
+                raise Qwen35Error(f"/{command.slash} needs the screen: start without --plain")
+            command.run(self, argument)
+            return
+        self.view.show(self.controller.send(with_files(text, Path.cwd())))
+        try:
+            self.controller.save_draft("")
+            self.controller.history.add(text)
+        except Qwen35Error as error:
+            self.view.show_message(str(error), error=True)
+
+    def help(self) -> None:
+        for name, command in BY_SLASH.items():
+            if not command.screen:
+                argument = f" ({command.argument})" if command.argument else ""
+                self.view.line(f"/{name}{argument}: {command.help}")
+        self.view.line(
+            "A line that ends in \\ goes on in the next. Ctrl+C stops a reply, Ctrl+D quits."
+        )
+
+    def quit(self) -> None:
+        self._ended = True
+
+    # Waiting
+
+    def _wait(self) -> None:
+        """Write what happens until the engine has nothing more to do; Ctrl+C stops it."""
+        self.view.begin_wait()
+        with self._interrupts():
+            while self.controller.pending:
+                for transition in self.controller.poll():
+                    self.view.show(transition)
+                if not self.controller.pending:
+                    return
+                if self._interrupted:
+                    self._interrupted = False
+                    self.controller.stop()
+                self._sleep(1 / POLLS_PER_SECOND)
+
+    @contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        """Note Ctrl+C for the time of a wait, so that it does not break off anything."""
+        self._interrupted = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_: object) -> None:
+            self._interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,257 @@
+"""What happens, as lines of text: the view of plain mode."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from qwen35_chat import clipboard
+from qwen35_chat.attachments import with_files
+from qwen35_chat.control_characters import visible
+from qwen35_chat.controller import Controller
+from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.settings import FIELDS, SAMPLING, display_value
+from qwen35_chat.transitions import (
+    ConversationShown,
+    LoadFailed,
+    Problem,
+    RequestCancelled,
+    Transition,
+    TurnEnded,
+    TurnRequested,
+    TurnTakenBack,
+)
+from qwen35_mlx.library.conversation import Conversation, Message, Usage
+from qwen35_mlx.session.events import (
+    Answer,
+    Loaded,
+    Loading,
+    Notice,
+    PrefillProgress,
+    Thinking,
+    ToolCall,
+    Unloaded,
+)
+
+PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
+LISTED_CONVERSATIONS = 20
+
+
+class PlainView:
+    """Renders transitions as lines, and answers commands in lines.
+
+    Args:
+        out: where to write; None for standard output.
+        clock: seconds.
+
+    Attributes:
+        answer: the last answer.
+    """
+
+    marked_message: int | None = None  # nothing can be marked
+
+    def __init__(
+        self,
+        controller: Controller,
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.answer = ""
+        self._controller = controller
+        self._out = out or sys.stdout
+        self._clock = clock
+        self._part = ""  # of the reply, to which the line that is being written belongs
+        self._progress_at = 0.0
+        self._listed: tuple[int, ...] = ()  # the conversations that numbers stand for
+
+    # Transitions
+
+    def begin_wait(self) -> None:
+        """Begin to wait for the engine; the first line about progress comes some seconds later."""
+        self._progress_at = self._clock()
+
+    def show(self, transition: Transition) -> None:
+        """Write the lines of a transition, if it has any."""
+        match transition:
+            case Loading(what, fraction):
+                if fraction is not None and self._progress_due():
+                    self.line(f"Loading {what}: {fraction:.0%}")
+            case Loaded(model, context):
+                self.line(f"{model} is loaded; its context is {context:,} tokens.")
+            case Unloaded():
+                self.line("The model's memory was given back; the next message loads it again.")
+            case LoadFailed(message):
+                self._show_load_failure(message)
+            case ConversationShown(stored, read_only):
+                self._show_conversation(stored, read_only=read_only)
+            case TurnRequested():
+                self.answer = self._part = ""
+            case TurnTakenBack(_, error, load_failed):
+                self._show_taken_back(error, load_failed=load_failed)
+            case RequestCancelled():
+                self.line("Stopped.")
+            case Notice(message):
+                self.line(message)
+            case Problem(message):
+                self.show_message(message, error=True)
+            case _:
+                self._show_reply(transition)
+
+    def _show_reply(self, transition: Transition) -> None:
+        match transition:
+            case PrefillProgress(done, total, cached):
+                if self._progress_due():
+                    self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
+            case Thinking(text):
+                view = self._controller.settings.thinking_view
+                if view == "open":
+                    self._write_part("Thinking", text)
+                elif view == "collapsed" and self._part != "Thinking":
+                    self._part = "Thinking"
+                    self.line("Thinking.")
+            case Answer(text):
+                self.answer += text
+                self._write_part("Answer", text)
+            case ToolCall(name, arguments):
+                self._end_part()
+                shown = json.dumps(dict(arguments), ensure_ascii=False)
+                self.line(f"Asks for {name}({shown})")
+            case TurnEnded(note, usage=usage):
+                self._end_part()
+                if note:
+                    self.line(note)
+                if usage is not None:
+                    self._show_usage(usage)
+            case _:
+                pass
+
+    def _show_usage(self, usage: Usage) -> None:
+        self.line(
+            f"({usage.reply_tokens:,} tokens, {usage.decode_rate:.0f} a second, "
+            f"context {self._controller.used:,} of {self._controller.context:,})"
+        )
+
+    def _show_load_failure(self, message: str) -> None:
+        self.show_message(message, error=True)
+        self.line("/model and a name chooses another model.")
+
+    def _show_taken_back(self, error: str, *, load_failed: bool) -> None:
+        if load_failed:
+            self._show_load_failure(error)
+        elif error:
+            self.show_message(error, error=True)
+        else:
+            self.line("Stopped.")
+
+    def _show_conversation(self, stored: Conversation | None, *, read_only: bool) -> None:
+        if stored is None:
+            self.answer = ""
+            self.line("A new conversation.")
+            return
+        self.line(f"{stored.title or 'Untitled'}:")
+        for message in stored.path():
+            who = {"user": "You", "assistant": "Answer"}.get(message.role, message.role)
+            which, total = stored.position(message.id)
+            version = f" (version {which} of {total})" if total > 1 else ""
+            self.line(f"{who}{version}: {message.content}")
+            if message.role == "assistant":
+                self.answer = message.content
+        if read_only:
+            self.line("Open in another window: here it can be read only.")
+
+    def _progress_due(self) -> bool:
+        """Whether it is time for another line about progress."""
+        now = self._clock()
+        if now - self._progress_at < PROGRESS_SECONDS:
+            return False
+        self._progress_at = now
+        return True
+
+    # Writing
+
+    def _write_part(self, part: str, text: str) -> None:
+        """Write a piece of the thinking or of the answer."""
+        if self._part != part:
+            self._end_part()
+            self._part = part
+            self._write(f"{part}: ")
+        self._write(text)
+
+    def _end_part(self) -> None:
+        if self._part == "Answer" or (
+            self._part == "Thinking" and self._controller.settings.thinking_view == "open"
+        ):
+            self._write("\n")
+        self._part = ""
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        self._write(text + "\n")
+
+    def show_message(self, text: str, *, error: bool = False) -> None:
+        self.line(f"Error: {text}" if error else text)
+
+    def copy(self, text: str) -> None:
+        """Copy text to the clipboard."""
+        self.line(clipboard.copy(text, self._write_sequence, os.environ))
+
+    def _write_sequence(self, sequence: str) -> None:
+        if self._out.isatty():
+            self._out.write(sequence)
+
+    def _write(self, text: str) -> None:
+        self._out.write(visible(text))
+        self._out.flush()
+
+    # What command handlers need
+
+    def offer_edit(self, message: Message) -> None:
+        self.line(f"Your last message: {message.content}")
+        self.line("/edit and a text sends that instead.")
+
+    def send_edit(self, message: Message, text: str) -> None:
+        self.show(self._controller.edit(message.id, with_files(text, Path.cwd())))
+
+    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+        """A command is one line, so there is nothing to ask: the title becomes automatic."""
+        then("")
+
+    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
+        """List conversations; a number chooses one of those that were listed last."""
+        if words.isdigit() and 1 <= int(words) <= len(self._listed):
+            then(self._listed[int(words) - 1], None)
+            return
+        library = self._controller.library
+        if words:
+            hits = library.search(words)
+            found = {hit.conversation: (hit.title, hit.snippet.text) for hit in hits}
+        else:
+            summaries = library.list(limit=LISTED_CONVERSATIONS)
+            found = {s.id: (s.title, s.preview) for s in summaries}
+        self._listed = tuple(found)
+        for number, (title, preview) in enumerate(found.values(), 1):
+            shown = " ".join(title.split()) or "Untitled"
+            self.line(f"{number}. {shown}: {' '.join(preview.split())[:80]}")
+        self.line("/sessions and a number opens one." if found else "There is none.")
+
+    def list_models(self, then: Callable[[str], None]) -> None:
+        """List models; a command with a name chooses one."""
+        tokens, memory = self._controller.settings.context, machine_memory()
+        local = local_models(self._controller.settings.folders)
+        here = {known.name for known in local}
+        for known in [*local, *(k for k in PUBLISHED if k.name not in here)]:
+            place = "here" if known.folder else "to download"
+            self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
+        self.line("/model and a name uses one, and downloads it if need be.")
+
+    def list_settings(self, change: Callable[[str, str], None]) -> None:
+        """List settings; a command with a name and a value changes one."""
+        now = self._controller.settings
+        for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
+            self.line(f"{name}: {display_value(now, name) or 'none'}")
+        self.line(
+            f"/settings name value changes one. The file: {self._controller.settings_file.file}"
+        )

@@ -1,0 +1,137 @@
+"""How a turn, a prompt or a download goes, in a few words. Independent of Textual."""
+
+from collections.abc import Callable
+
+from qwen35_chat.control_characters import visible
+from qwen35_chat.controller import Controller
+from qwen35_chat.download import Download
+from qwen35_chat.running_turn import RunningTurn
+from qwen35_mlx.session.events import PrefillProgress
+
+BAR_CELLS = 16
+
+
+def clock_time(seconds: float) -> str:
+    """A duration for people: 12 s, 3:05, 1:02:05."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size_of(size: float) -> str:
+    """Bytes for people, in decimal units."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return (
+                f"{size / scale:.1f} {unit}" if size < 100 * scale else f"{size / scale:.0f} {unit}"
+            )
+    return f"{size / 1e3:.0f} kB"
+
+
+def short_name(model: str) -> str:
+    """A model's name without its folder or owner."""
+    return visible(model.rstrip("/").rpartition("/")[2])
+
+
+def bar(share: float) -> str:
+    """A bar filled to this share, from 0 to 1."""
+    full = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    return "━" * full + "╌" * (BAR_CELLS - full)
+
+
+def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
+    """What a turn is doing.
+
+    Args:
+        now: seconds, on the clock of the turn.
+        loaded: whether the model is there.
+    """
+    if turn.summary:
+        read = turn.progress
+        share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
+        return ["Summing up the oldest turns", f"read {share}" if share else ""]
+    match turn.phase:
+        case "reading" if turn.progress is not None:
+            return prefill_parts(turn.progress, now - (turn.reading_since or 0.0))
+        case "thinking":
+            return ["Thinking", clock_time(now - (turn.thinking_since or 0.0))]
+        case "writing":
+            return ["Writing"]
+        case _:
+            return ["Waiting" if loaded else "Waiting for the model"]
+
+
+def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
+    """Prefill: a bar, the time left, and the tokens done, cached and left.
+
+    Args:
+        seconds: since the first progress of this turn.
+    """
+    share = progress.done / max(progress.total, 1)
+    computed = progress.done - progress.cached
+    left = progress.total - progress.done
+    parts = [f"Reading {bar(share)} {share:.0%}"]
+    if left and computed > 0 and seconds > 0:
+        parts.append(f"{clock_time(left * seconds / computed)} to go")
+    parts.append(f"{progress.done:,} of {progress.total:,} tokens")
+    if progress.cached:
+        parts.append(f"{progress.cached:,} from before")
+    if left:
+        parts.append(f"{left:,} left")
+    return parts
+
+
+def download_parts(download: Download) -> list[str]:
+    """How far a download is."""
+    name = short_name(download.name)
+    if not download.total:
+        return [f"Downloading {name}", "starting"]
+    parts = [
+        f"Downloading {name} {download.fraction:.0%}",
+        f"{size_of(download.done)} of {size_of(download.total)}",
+    ]
+    if (left := download.seconds_left) is not None:
+        parts.append(f"{clock_time(left)} to go")
+    return parts
+
+
+def download_outcome(download: Download, key: str) -> tuple[str, bool]:
+    """One line about a download that has ended, and whether it failed.
+
+    Args:
+        key: resumes it, or uses the model.
+    """
+    name = short_name(download.name)
+    if download.cancelled:
+        return f"The download of {name} was stopped; {key} goes on from there", False
+    if download.error:
+        return visible(download.error), True
+    return f"{name} is here now; {key} uses it", False
+
+
+def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
+    """The right end of the status line: what matters most while no turn is the matter.
+
+    Args:
+        key: returns the first key of a command, for people.
+    """
+    if controller.failed:
+        return f"no model, {key('models')} chooses one"
+    if controller.loading:
+        progress = controller.load_progress
+        if progress is None:
+            return "loading"
+        share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+        return f"loading {short_name(progress.what)}{share}"
+    if (download := controller.download) is not None and download.running:
+        return f"downloading {short_name(download.name)} {download.fraction:.0%}"
+    if controller.read_only:
+        return "read only"
+    settings = controller.settings
+    thinking = {"on": "thinking on", "off": "thinking off"}.get(settings.thinking, "")
+    preset = "" if settings.preset == "model" else settings.preset
+    shown = ", ".join(part for part in (preset, thinking) if part)
+    return shown or f"{key('help')} help"

@@ -1,0 +1,103 @@
+"""The turn that is running, as far as its events have arrived."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from qwen35_chat.transitions import ThinkingEnded, Transition
+from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
+
+Phase = Literal["waiting", "reading", "thinking", "writing"]
+SHORTEST_RATE = 0.2  # seconds of text, before which a rate would be noise
+
+
+@dataclass(slots=True)
+class RunningTurn:
+    """A turn, or a summary of the oldest turns, from its request to its end.
+
+    Moments are seconds on `clock`.
+
+    Attributes:
+        clock: the present moment.
+        text: the new user message; None for another reply to a stored message.
+        summary: the oldest turns are being replaced by a summary.
+        stored: the messages of the turn are in the library.
+        stopping: it is being cancelled.
+        blank: the reply has no visible text and no tool call yet.
+        progress: the latest of the prefill.
+        pieces: how many pieces of text have arrived, about one a token.
+        reading_since: when the prefill began.
+        thinking_since: when the first visible thinking arrived.
+        text_since: when the first visible text arrived.
+        thinking_seconds: how long the thinking took, once it has ended.
+    """
+
+    clock: Callable[[], float]
+    text: str | None = None
+    summary: bool = False
+    stored: bool = False
+    stopping: bool = False
+    blank: bool = True
+    phase: Phase = "waiting"
+    progress: PrefillProgress | None = None
+    pieces: int = 0
+    reading_since: float | None = None
+    thinking_since: float | None = None
+    text_since: float | None = None
+    thinking_seconds: float | None = None
+    _answering: bool = False
+
+    def read(self, progress: PrefillProgress) -> list[Transition]:
+        """Take in progress of the prefill."""
+        self.phase, self.progress = "reading", progress
+        if self.reading_since is None:
+            self.reading_since = self.clock()
+        return [progress]
+
+    def think(self, text: str) -> list[Transition]:
+        """Take in thinking. White space before its first word is dropped."""
+        if self.thinking_since is None:
+            text = text.lstrip()
+        if not text:
+            return []
+        self.phase, self.blank = "thinking", False
+        self._text_arrives()
+        if self.thinking_since is None:
+            self.thinking_since = self.clock()
+        return [Thinking(text)]
+
+    def answer(self, text: str) -> list[Transition]:
+        """Take in a piece of the answer. Line breaks before its first word are dropped."""
+        ended = self.end_thinking()
+        self.phase = "writing"
+        self._text_arrives()
+        if not self._answering:
+            text = text.lstrip("\n")
+        if not text:
+            return ended
+        self._answering = True
+        self.blank = self.blank and not text.strip()
+        return [*ended, Answer(text)]
+
+    def call(self, call: ToolCall) -> list[Transition]:
+        """Take in a tool call."""
+        self.blank = False
+        return [*self.end_thinking(), call]
+
+    def end_thinking(self) -> list[Transition]:
+        """End the thinking, if it goes on."""
+        if self.thinking_since is None or self.thinking_seconds is not None:
+            return []
+        self.thinking_seconds = self.clock() - self.thinking_since
+        return [ThinkingEnded(self.thinking_seconds)]
+
+    def rate(self) -> float:
+        """Pieces of text a second, roughly tokens; 0 while there is too little text."""
+        if self.text_since is None or self.pieces < 2:
+            return 0.0
+        seconds = self.clock() - self.text_since
+        return self.pieces / seconds if seconds > SHORTEST_RATE else 0.0
+
+    def _text_arrives(self) -> None:
+        if self.text_since is None:
+            self.text_since = self.clock()

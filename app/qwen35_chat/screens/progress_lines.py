@@ -1,0 +1,72 @@
+"""The lines around the composer, as they follow from the controller."""
+
+from collections.abc import Callable
+
+from textual.widgets import Static
+
+from qwen35_chat.control_characters import visible
+from qwen35_chat.controller import Controller
+from qwen35_chat.progress import status_cue, turn_parts
+from qwen35_chat.widgets.status import Activity, Status
+
+MESSAGE_SECONDS = 6.0  # for which a message to the user stays
+
+
+class ProgressLines:
+    """What waits, what the turn is doing, a message to the user, and the status.
+
+    Args:
+        key: returns the first key of a command, for people.
+        clock: seconds, the same clock as the controller's.
+    """
+
+    def __init__(
+        self, controller: Controller, key: Callable[[str], str], clock: Callable[[], float]
+    ):
+        self.queue = Static("", id="queue", markup=False)
+        self.activity = Activity()
+        self.status = Status()
+        self._controller = controller
+        self._key = key
+        self._clock = clock
+        self._message: tuple[str, bool, float] | None = None  # text, error, until when
+
+    def show_message(self, text: str, *, error: bool = False) -> None:
+        """Show one line to the user, for some seconds, in place of the turn."""
+        self._message = (visible(text), error, self._clock() + MESSAGE_SECONDS)
+
+    def show_queue(self) -> None:
+        """Show the messages that wait."""
+        waiting = [f"Next: {' '.join(visible(text).split())}" for text in self._controller.queue]
+        self.queue.update("\n".join(waiting))
+        self.queue.display = bool(waiting)
+
+    def update(self, *, editing: bool) -> None:
+        """Bring the turn and the status up to date.
+
+        Args:
+            editing: the composer has another version of a message.
+        """
+        controller = self._controller
+        turn = controller.turn
+        if self._message and self._clock() >= self._message[2]:
+            self._message = None
+        text, error, _ = self._message or ("", False, 0.0)
+        self.activity.set_class(error, "error")
+        if text:
+            self.activity.show([], message=text)
+        elif turn is not None and turn.stopping:
+            self.activity.show(["Stopping"])
+        elif turn is not None:
+            parts = turn_parts(turn, self._clock(), loaded=controller.loaded)
+            self.activity.show(parts, f"{self._key('stop')} stops")
+        elif editing:
+            self.activity.show(["Another version of your message"], "Enter sends, Esc leaves")
+        else:
+            self.activity.show([])
+        self.status.update(
+            used=controller.used,
+            usage=controller.usage,
+            live_rate=turn.rate() if turn is not None else 0.0,
+            cue=status_cue(controller, self._key),
+        )

@@ -1,0 +1,102 @@
+"""The entries of the turn that is running, as its transitions change them."""
+
+from collections.abc import Callable
+
+from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView, UserEntry
+from qwen35_chat.drawing.messages import entries_of, with_retry
+from qwen35_chat.transitions import (
+    ReplyStarted,
+    ThinkingEnded,
+    Transition,
+    TurnEnded,
+    TurnRequested,
+    TurnTakenBack,
+)
+from qwen35_chat.widgets.transcript import TranscriptView
+from qwen35_mlx.session.events import Answer, Thinking, ToolCall
+
+
+class TurnEntries:
+    """Adds a message and its reply to a transcript, and lets the reply grow.
+
+    Args:
+        key: returns the first key of a command, for people.
+    """
+
+    def __init__(self, transcript: TranscriptView, key: Callable[[str], str]):
+        self._transcript = transcript
+        self._key = key
+        self._user: UserEntry | None = None  # of the turn, if it has a new message
+        self._reply: ReplyEntry | None = None
+
+    def begin(self, requested: TurnRequested, view: ThinkingView) -> None:
+        """Show a turn that was requested. `view`: how thinking is shown."""
+        transcript = self._transcript
+        dropped = requested.drop_from or requested.drop_after
+        if dropped is not None:
+            entries = transcript.entries
+            at = next((n for n, e in enumerate(entries) if e.message == dropped), len(entries))
+            transcript.show(entries[: at if requested.drop_from else at + 1])
+        self._user = UserEntry(requested.text) if requested.text is not None else None
+        if self._user is not None:
+            transcript.add(self._user)
+        self._reply = ReplyEntry(complete=False, view=view)
+        transcript.add(self._reply)
+        transcript.follow()
+
+    def show(self, transition: Transition) -> None:
+        """Render a transition of the turn; others are ignored."""
+        if self._reply is None:
+            return
+        match transition:
+            case ReplyStarted():
+                self._place(self._reply, transition)
+            case Thinking(text):
+                self._reply.add_thinking(text)
+            case ThinkingEnded(thinking_seconds):
+                self._reply.end_thinking(thinking_seconds)
+            case Answer(text):
+                self._reply.add_answer(text)
+            case ToolCall(name, arguments):
+                self._reply.add_call(name, arguments)
+            case TurnEnded(note, error, offer_retry):
+                if offer_retry:
+                    note = with_retry(note, self._key("retry"))
+                self._reply.finish(note, error=error)
+                self._user = self._reply = None
+            case _:
+                return
+        self._transcript.lay_out()
+
+    def take_back(self, turn: TurnTakenBack, view: ThinkingView) -> None:
+        """Return to what was shown before the turn."""
+        for entry in (self._reply, self._user):
+            if entry is not None:
+                self._transcript.drop(entry)
+        self._user = self._reply = None
+        if turn.stored is not None:
+            self._transcript.show(entries_of(turn.stored, view, self._key("retry")))
+        if turn.load_failed:
+            self.show_load_failure(turn.error)
+        elif turn.error:
+            self._transcript.add(NoticeEntry(turn.error, error=True))
+
+    def show_load_failure(self, message: str) -> None:
+        """Show why there is no model and what to do, unless that is the last entry already."""
+        text = f"The model could not be loaded. {message.rstrip('.')}. "
+        text += f"{self._key('models')} chooses another."
+        last = self._transcript.entries[-1] if self._transcript.entries else None
+        if not (isinstance(last, NoticeEntry) and last.text == text):
+            self._transcript.add(NoticeEntry(text, error=True))
+
+    def _place(self, reply: ReplyEntry, started: ReplyStarted) -> None:
+        """Tie the entries to their messages in the library."""
+        reply.message = started.reply
+        if self._user is not None:
+            self._user.message = started.user
+        versions = {started.user: started.user_version, started.reply: started.reply_version}
+        for entry in self._transcript.entries[-4:]:
+            version = versions.get(entry.message or 0)
+            if version is not None and version != entry.version:
+                entry.version = version
+                entry.invalidate()

@@ -1,0 +1,76 @@
+"""All that the app uses of Textual beyond its public interface.
+
+The tests of this module name the member that a new version of Textual has changed.
+"""
+
+from typing import Any
+
+from rich.text import Text
+from textual.app import App
+from textual.binding import BindingsMap
+from textual.dom import DOMNode
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.widgets import Input, TextArea
+
+from qwen35_chat.control_characters import one_cell
+
+
+def bindings_of(node: DOMNode) -> BindingsMap:
+    """The key bindings of a widget, a screen or the app, which may be changed."""
+    return node._bindings
+
+
+def set_bindings(node: DOMNode, bindings: BindingsMap) -> None:
+    """Replace the key bindings of a widget, a screen or the app."""
+    node._bindings = bindings
+
+
+def write_to_terminal(app: App[Any], sequence: str) -> None:
+    """Write an escape sequence to the terminal, if the app has one."""
+    if app._driver is not None:
+        app._driver.write(sequence)
+
+
+def set_virtual_size(view: ScrollView, size: Size) -> None:
+    """Give a scroll view this virtual size without laying out the screen again.
+
+    Assigning the attribute would do so with every line of a reply that streams in. With a
+    scrollbar that is always there, nothing else depends on it.
+    """
+    view.set_reactive(ScrollView.virtual_size, size)  # pyright: ignore[reportArgumentType]
+    bar = view.vertical_scrollbar
+    bar.window_virtual_size = size.height
+    bar.window_size = view.scrollable_content_region.height
+
+
+class LiteralInput(Input):
+    """An input whose control characters are shown, in one cell each."""
+
+    @property
+    def _value(self) -> Text:
+        return Text(one_cell(self.value), no_wrap=True, overflow="ignore", end="")
+
+
+class LiteralTextArea(TextArea):
+    """A text area whose control characters are shown, in one cell each.
+
+    It computes its styles when these have changed. A `TextArea` does so for each frame, even one
+    in which only what is above it has changed.
+    """
+
+    _styles_applied = False
+
+    def get_line(self, line_index: int) -> Text:
+        return Text(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)
+
+    def notify_style_update(self) -> None:
+        self._styles_applied = False
+        super().notify_style_update()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        if self._styles_applied:
+            return super(TextArea, self).render_lines(crop)
+        self._styles_applied = True
+        return super().render_lines(crop)

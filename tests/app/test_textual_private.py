@@ -1,0 +1,203 @@
+"""The private members of Textual that the app uses are there, and do what it needs.
+
+A failure names the member; `qwen35_chat.textual_private` is the only module to change.
+"""
+
+import ast
+import inspect
+import sys
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from qwen35_chat import textual_private
+from qwen35_chat.textual_private import (
+    LiteralInput,
+    LiteralTextArea,
+    bindings_of,
+    set_bindings,
+    set_virtual_size,
+    write_to_terminal,
+)
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingsMap
+from textual.dom import DOMNode
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.widget import Widget
+from textual.widgets import Input, TextArea
+
+APP = Path(textual_private.__file__).parent
+ESCAPE = "a\x1b[2Jb"
+
+
+class Small(App[None]):
+    """An app with each of the widgets."""
+
+    CSS = "ScrollView { height: 4; overflow-y: scroll; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pressed: list[str] = []
+        self.laid_out = 0
+
+    def compose(self) -> ComposeResult:
+        yield LiteralInput(ESCAPE)
+        yield LiteralTextArea(ESCAPE)
+        yield ScrollView()
+
+    def action_note(self, key: str) -> None:
+        self.pressed.append(key)
+
+
+def text_of(widget: Widget) -> str:
+    size = widget.size
+    return "\n".join(strip.text for strip in widget.render_lines(size.region))
+
+
+@pytest.mark.parametrize(
+    ("owner", "member"),
+    [
+        (DOMNode(), "_bindings"),
+        (App(), "_driver"),
+        (Input, "_value"),
+        (ScrollView, "virtual_size"),
+        (ScrollView, "set_reactive"),
+        (TextArea, "get_line"),
+        (TextArea, "render_lines"),
+    ],
+)
+def test_the_member_is_there(owner: object, member: str) -> None:
+    assert hasattr(owner, member), member
+
+
+async def test_bindings_can_be_replaced() -> None:
+    app = Small()
+    async with app.run_test() as pilot:
+        for node in (app, app.screen):
+            set_bindings(node, BindingsMap([Binding("f5", "app.note('f5')", priority=True)]))
+            bindings_of(node).bind("f6", "app.note('f6')", priority=True)
+            app.pressed.clear()
+            await pilot.press("f5", "f6")
+            assert app.pressed == ["f5", "f6"], "_bindings"
+            set_bindings(node, BindingsMap())
+            await pilot.press("f5")
+            assert app.pressed == ["f5", "f6"], "_bindings"
+
+
+async def test_a_sequence_reaches_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Small()
+    write_to_terminal(app, "nothing is running")
+    async with app.run_test():
+        written: list[str] = []
+        monkeypatch.setattr(app._driver, "write", written.append)
+        write_to_terminal(app, "\x1b]52;c;YQ==\a")
+        assert written == ["\x1b]52;c;YQ==\a"], "_driver.write"
+
+
+async def test_a_virtual_size_lays_out_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Small()
+    async with app.run_test() as pilot:
+        view = app.query_one(ScrollView)
+        layouts: list[object] = []
+        await pilot.pause()
+        reflow = app.screen._compositor.reflow
+        monkeypatch.setattr(
+            app.screen._compositor, "reflow", lambda *args: layouts.append(1) or reflow(*args)
+        )
+        set_virtual_size(view, Size(20, 100))
+        await pilot.pause()
+        assert view.virtual_size == Size(20, 100), "virtual_size"
+        assert view.max_scroll_y == 100 - view.scrollable_content_region.height, "max_scroll_y"
+        assert view.vertical_scrollbar.window_virtual_size == 100, "window_virtual_size"
+        assert not layouts, "set_reactive"
+
+
+@pytest.mark.parametrize("kind", [LiteralInput, LiteralTextArea])
+async def test_control_characters_are_shown_in_one_cell_each(kind: type[Widget]) -> None:
+    member = "_value" if kind is LiteralInput else "get_line"
+    app = Small()
+    async with app.run_test():
+        shown = text_of(app.query_one(kind))
+        assert "a␛[2Jb" in shown, member
+        assert "\x1b" not in shown, member
+
+
+async def test_the_styles_of_a_text_area_are_computed_once_and_after_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed: list[object] = []
+    render = TextArea.render_lines
+    monkeypatch.setattr(
+        TextArea, "render_lines", lambda self, crop: computed.append(1) or render(self, crop)
+    )
+    app = Small()
+    async with app.run_test() as pilot:
+        area = app.query_one(LiteralTextArea)
+        text_of(area)
+        computed.clear()
+        before = text_of(area)
+        assert not computed, "super(TextArea, self).render_lines"
+        app.theme = "textual-light"
+        await pilot.pause()
+        assert text_of(area) == before
+        assert computed, "notify_style_update"
+
+
+def private_names(tree: ast.AST, *, used: bool) -> set[str]:
+    """Names with one underscore: the attributes that are read or called, or what is defined."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name, ctx=context):
+                if isinstance(context, ast.Load) == used:
+                    names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if not used:
+                names.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) if not used:
+                names.add(name)
+            case ast.Assign(targets=[ast.Name(id=name)]) if not used:
+                names.add(name)
+            case _:
+                pass
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def test_no_other_module_uses_private_members() -> None:
+    """Every private attribute in use is defined by the app itself."""
+    trees = {
+        file.name: ast.parse(file.read_text(encoding="utf-8"))
+        for file in APP.rglob("*.py")
+        if file.name != "textual_private.py"
+    }
+    own = {name for tree in trees.values() for name in private_names(tree, used=False)}
+    for file, tree in trees.items():
+        assert private_names(tree, used=True) <= own, file
+
+
+def classes_of_the_app() -> list[type[DOMNode]]:
+    for file in APP.rglob("*.py"):
+        if file.parent.name in ("screens", "widgets"):
+            import_module(f"qwen35_chat.{file.parent.name}.{file.stem}")
+    import_module("qwen35_chat.app")
+    found = {
+        value
+        for name, module in sys.modules.items()
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == name and name.startswith("qwen35_chat.")
+    }
+    nodes = [cls for cls in found if issubclass(cls, DOMNode)]
+    return sorted(
+        (cls for cls in nodes if cls.__module__ != textual_private.__name__),
+        key=lambda cls: cls.__name__,
+    )
+
+
+@pytest.mark.parametrize("cls", classes_of_the_app(), ids=lambda cls: cls.__name__)
+def test_no_class_of_the_app_overrides_a_private_member(cls: type[DOMNode]) -> None:
+    """A name of ours that Textual uses, too, would change what Textual does."""
+    base = next(base for base in cls.__mro__ if base.__module__.startswith("textual."))
+    theirs = {*dir(base), *vars(base())}
+    ours = private_names(ast.parse(dedent(inspect.getsource(cls))), used=False)
+    assert not ours & theirs
