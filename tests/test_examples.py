@@ -10,16 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-import qwen35_mlx
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-needs_generate = pytest.mark.xfail(
-    not hasattr(qwen35_mlx.Model, "generate"), reason="Model.generate is not merged yet"
-)
-needs_events = pytest.mark.xfail(
-    not hasattr(qwen35_mlx, "Done"), reason="the events at the top are not merged yet"
-)
 
 
 def run(example: str, *arguments: str | Path) -> str:
@@ -64,7 +57,6 @@ def test_every_example_is_short():
     assert all(len(file.read_text().splitlines()) < 40 for file in EXAMPLES.glob("*.py"))
 
 
-@needs_generate
 def test_one_answer():
     output = run("one_answer.py", "What is 23 + 45?")
     assert "Answer: " in output
@@ -72,7 +64,6 @@ def test_one_answer():
     assert "finish reason: stop" in output
 
 
-@needs_events
 def test_a_reopened_chat_prefills_its_new_tokens_only(tmp_path):
     output = run("stored_chat.py", tmp_path)
     turns = [tuple(map(int, pair)) for pair in re.findall(r"prompt: (\d+).*: (\d+)", output)]
@@ -83,7 +74,6 @@ def test_a_reopened_chat_prefills_its_new_tokens_only(tmp_path):
     assert "Ada" in reopened
 
 
-@needs_events
 def test_the_events_of_a_tool_call_and_its_result():
     output = run("events.py")
     assert "[call get_weather {'city': 'Paris'}]" in output
@@ -93,7 +83,6 @@ def test_the_events_of_a_tool_call_and_its_result():
     assert "[stop, " in after
 
 
-@needs_generate
 def test_a_converted_checkpoint_answers(half_precision_demo):
     output = run("convert_and_load.py", half_precision_demo)
     size = float(re.findall(r"([\d.]+) MB in 4 bits", output)[0])

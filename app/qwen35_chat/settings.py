@@ -159,7 +159,7 @@ def setting_problem(name: str, value: object, commands: Mapping[str, str] | None
 def _keys_problem(name: str, value: object, commands: Mapping[str, str] | None) -> str:
     if commands is not None and name not in commands:
         similar = get_close_matches(name, commands, 1)
-        hint = f"; did you mean {similar[0]}?" if similar else ": the README lists their names"
+        hint = f"; did you mean {similar[0]}?" if similar else ": docs/keys.md lists their names"
         return f"is no command{hint}"
     if not isinstance(value, str):
         return 'must be keys in quotes, such as "ctrl+n"'

@@ -258,16 +258,16 @@ def _prefill_attention(network: Network, mixer: Attention) -> Operation:
         scale = mixer.head_dim**-0.5
         return lambda: [attention.causal_attention(*qkv, scale, network.selection)]
 
-    forms = [attention.FUSED]
+    variants = [attention.FUSED]
     try:
         # Never evaluated: MLX raises while it builds the graph.
         attention.fused_attention(*draw(1, PROMPT_TOKENS, PROMPT_TOKENS), 1.0)
     except ValueError:
-        forms = []  # MLX has no such kernel here, which needs no notice
+        variants = []  # MLX has no such kernel here, which needs no notice
     return Operation(
         "prefill_attention",
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
-        forms,
+        variants,
         [call(1, few + 1, few + 1), call(1, 33, 101), call(2, 2 * few, 2 * few + 3)],
         [call(1, PROMPT_TOKENS, CONTEXT_TOKENS)],
         False,

@@ -82,7 +82,7 @@ def test_every_kind_of_setting_is_read() -> None:
         ("sampling.top_p = 2", "line 1: sampling.top_p must be a number above 0"),
         ("\nsampling = { top_p = 2 }", "line 2: sampling.top_p must be a number above 0"),
         ('[keys]\nsesions = "f5"', "line 2: keys.sesions is no command; did you mean sessions?"),
-        ('[keys]\nxyzzy = "f5"', "line 2: keys.xyzzy is no command: the README lists their names"),
+        ('[keys]\nxyzzy = "f5"', "line 2: keys.xyzzy is no command: docs/keys.md lists their names"),
         ("[keys]\nnew = 5", "line 2: keys.new must be keys in quotes"),
         ('[keys]\nnew = "alt+n"', "line 2: keys.new must not need Alt"),
         ('[keys]\nnew = "ctrl+y, hyper+n"', "line 2: keys.new has 'hyper+n', which is no key"),

@@ -494,3 +494,32 @@ def test_the_draft_of_a_conversation_is_deleted_with_it(library: Library) -> Non
     library.close()
     with Library(library.folder) as other:
         assert other.draft(conversation) == ""
+
+
+def test_a_save_keeps_place_role_model_and_time(library: Library) -> None:
+    conversation = library.create()
+    question = add_message(library, conversation, None, "user", "Why?").id
+    reply = begin_reply(library, conversation, question, "m")
+    library.save(Message(reply.id, None, "user", "text", model="other", created=1.0))
+    expected = replace(reply, content="text", state="complete")
+    assert library.message(reply.id) == expected
+    assert library.conversation(conversation).leaf == reply.id
+
+
+def test_only_a_durable_save_waits_for_the_disk_and_updates_the_conversation(
+    library: Library,
+) -> None:
+    conversation = library.create()
+    question = add_message(library, conversation, None, "user", "Why?").id
+    reply = begin_reply(library, conversation, question, "m")
+    statements: list[str] = []
+    with library.transaction() as db:
+        db.set_trace_callback(statements.append)
+    before = library.conversation(conversation).updated
+    library.save(reply, durable=False)
+    assert "PRAGMA synchronous = NORMAL" in statements
+    assert "PRAGMA synchronous = FULL" not in statements
+    assert library.conversation(conversation).updated == before
+    library.save(reply)
+    assert "PRAGMA synchronous = FULL" in statements
+    assert library.conversation(conversation).updated > before
