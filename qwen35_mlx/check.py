@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.autotune import Operation, Trial, fastest_variant, machine_key, tune
@@ -38,7 +39,7 @@ def main() -> int:
         prog="python -m qwen35_mlx.check",
         description="Check every kernel against its reference, time it, and keep the fastest.",
     )
-    parser.add_argument("--model", default="demo", help="folder or name; default: the demo")
+    parser.add_argument("--model", default=demo.NAME, help="folder or name; default: the demo")
     args = parser.parse_args()
     if gpu_kernel.backend() is None:
         print(

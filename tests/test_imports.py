@@ -123,7 +123,7 @@ def below(package: str) -> list[str]:
                 "qwen35_mlx.errors",
                 "qwen35_mlx.files",
                 "qwen35_mlx.demo",
-                "qwen35_mlx.generation.sampling",
+                "qwen35_mlx.generation.sampling_parameters",
                 "qwen35_mlx.model.config",
                 "qwen35_mlx.session.events",
                 "qwen35_mlx.session.requests",

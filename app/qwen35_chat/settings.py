@@ -11,7 +11,7 @@ from typing import Any
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
 
 FILE_NAME = "settings.toml"

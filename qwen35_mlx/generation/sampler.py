@@ -14,7 +14,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.generation.sampling_parameters import Sampling
 
 # Logits [vocab] and the reply's tokens so far [n] -> the next token.
 Sampler = Callable[[mx.array, mx.array], mx.array]

@@ -44,7 +44,7 @@ def from_json(text: str) -> Conversation:
         raise Qwen35Error(f"the file is not JSON ({error}): give an exported one") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise Qwen35Error(f"the field 'format' is not {FORMAT!r}: give a file of --export")
-    top = _Fields(document, "")
+    top = _JsonFields(document, "")
     top.take("format", str)
     version = top.take("version", int)
     if version != VERSION:
@@ -56,7 +56,7 @@ def from_json(text: str) -> Conversation:
         "model": top.take("model", str, ""),
         "created": top.number("created"),
         "updated": top.number("updated"),
-        "settings": _settings(_Fields(top.take("settings", dict, {}), "settings")),
+        "settings": _settings(_JsonFields(top.take("settings", dict, {}), "settings")),
         "leaf": top.take("selected", int | None, None),
     }
     messages = _messages(top.take("messages", list))
@@ -66,9 +66,9 @@ def from_json(text: str) -> Conversation:
     return Conversation(id=0, messages=tuple(messages), **values)
 
 
-def _settings(fields: "_Fields") -> ChatSettings:
+def _settings(fields: "_JsonFields") -> ChatSettings:
     sampling = fields.take("sampling", dict, {})
-    within = _Fields(sampling, fields.name("sampling"))
+    within = _JsonFields(sampling, fields.name("sampling"))
     settings = ChatSettings(
         system=fields.take("system", str | None, None),
         thinking=fields.take("thinking", bool | None, None),
@@ -103,7 +103,7 @@ def _messages(values: Sequence[Any]) -> list[Message]:
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
         raise Qwen35Error(f"the field '{where}' is {_json_type(value)}: give an object")
-    fields = _Fields(value, where)
+    fields = _JsonFields(value, where)
     usage = fields.take("figures", dict | None, None)
     message = Message(
         id=fields.take("id", int),
@@ -116,7 +116,7 @@ def _message(value: object, where: str) -> Message:
         finish_reason=fields.one_of("finish_reason", (*get_args(FinishReason), None), None),
         error=fields.take("error", str, ""),
         model=fields.take("model", str, ""),
-        usage=None if usage is None else _usage(_Fields(usage, fields.name("figures"))),
+        usage=None if usage is None else _usage(_JsonFields(usage, fields.name("figures"))),
         thinking_seconds=fields.number("thinking_seconds", None),
         created=fields.number("created"),
     )
@@ -124,7 +124,7 @@ def _message(value: object, where: str) -> Message:
     return message
 
 
-def _usage(fields: "_Fields") -> Usage:
+def _usage(fields: "_JsonFields") -> Usage:
     usage = Usage(
         prompt_tokens=fields.take("prompt_tokens", int),
         cached_tokens=fields.take("cached_tokens", int),
@@ -142,14 +142,14 @@ def _checked_calls(calls: Sequence[Any], where: str) -> tuple[Mapping[str, Any],
         at = f"{where}[{index}]"
         if not isinstance(call, dict):
             raise Qwen35Error(f"the field '{at}' is {_json_type(call)}: give an object")
-        function = _Fields(call, at).take("function", dict)
-        within = _Fields(function, f"{at}.function")
+        function = _JsonFields(call, at).take("function", dict)
+        within = _JsonFields(function, f"{at}.function")
         within.take("name", str)
         within.take("arguments", dict)
     return tuple(calls)
 
 
-class _Fields:
+class _JsonFields:
     """Reads the fields of a JSON object one by one, and rejects those left at the end.
 
     Args:

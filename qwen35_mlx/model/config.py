@@ -133,7 +133,7 @@ class ModelConfig:
         text = config.get("text_config", config)
         if not isinstance(text, Mapping):
             raise Qwen35Error("config.json: 'text_config' is not an object: fetch the file again")
-        fields = _Fields(text)
+        fields = _ConfigFields(text)
         layers = fields.positive("num_hidden_layers")
         # Released configs have it in both places, hand-made ones in either.
         tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
@@ -202,7 +202,7 @@ class ModelConfig:
                 )
 
 
-class _Fields:
+class _ConfigFields:
     """Fields of config.json, each checked as it is read."""
 
     def __init__(self, values: Mapping[str, Any]):
@@ -226,7 +226,7 @@ class _Fields:
 def _layer_types(text: Mapping[str, Any], layers: int) -> tuple[LayerType, ...]:
     types = text.get("layer_types")
     if types is None:
-        interval = _Fields(text).positive("full_attention_interval", 4)
+        interval = _ConfigFields(text).positive("full_attention_interval", 4)
         return tuple(
             "linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)
         )
@@ -248,7 +248,7 @@ def _rope(text: Mapping[str, Any]) -> RopeConfig:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise Qwen35Error(f"config.json: rope_type {kind!r} is not known here: use default or yarn")
-    fields = _Fields(parameters)
+    fields = _ConfigFields(parameters)
     scaling = None
     if kind == "yarn":
         scaling = {

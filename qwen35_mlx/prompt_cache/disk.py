@@ -22,10 +22,10 @@ import numpy as np
 
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache import tensors as snapshot_tensors
 from qwen35_mlx.prompt_cache.file import UnusableError
-from qwen35_mlx.prompt_cache.folder import KV, STATE, PrefixTree, Segment, StoredFile
+from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE, PrefixTree, Segment, StoredFile
 from qwen35_mlx.prompt_cache.tensors import KVLayout, RestoreBuffer, Tensors
 
 BUDGET = 20 * 10**9
@@ -75,7 +75,7 @@ class DiskSnapshotCache:
         self.written_bytes = 0
         self.written_seconds = 0.0
         self._model_folder = folder / model
-        self._root = snapshot_folder.root_key(model)
+        self._root = prefix_tree.root_key(model)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._notify = notice or self._notices.put
         self._ignored: set[Path] = set()  # files that can be neither used nor deleted
@@ -83,7 +83,7 @@ class DiskSnapshotCache:
         self._pending: dict[str, _Write] = {}
         self._pending_changed = threading.Condition()
         self._failure_reported = False  # since the last write that succeeded
-        snapshot_folder.remove_garbage(folder)
+        prefix_tree.remove_garbage(folder)
         self._writer = threading.Thread(target=self._write_all, name="snapshots", daemon=True)
         self._writer.start()
 
@@ -137,7 +137,7 @@ class DiskSnapshotCache:
                 self._queue(nearest, {STATE: snapshot_tensors.state_tensors(snapshot)})
             return
         start, parent = (nearest.end, nearest.key) if nearest else (0, self._root)
-        key = snapshot_folder.child_key(parent, ids[start:])
+        key = prefix_tree.child_key(parent, ids[start:])
         segment = Segment(self._model_folder, start, len(ids), parent, key)
         chain = tree.chain(nearest) if nearest else None
         chain_bytes = sum(tree.kv[earlier.key].size for earlier in chain or [])
@@ -163,7 +163,7 @@ class DiskSnapshotCache:
             pending = list(self._pending.values())
         stored = [
             file
-            for file in snapshot_folder.stored_files(self._model_folder)
+            for file in prefix_tree.stored_files(self._model_folder)
             if file.path not in self._ignored
         ]
         on_disk = {(file.segment.key, file.kind) for file in stored}
@@ -205,7 +205,7 @@ class DiskSnapshotCache:
                 self._write(write)
                 self.written_seconds += time.perf_counter() - started
                 self._failure_reported = False
-                dropped, freed = snapshot_folder.evict(self.folder, self.budget)
+                dropped, freed = prefix_tree.evict(self.folder, self.budget)
                 if dropped:
                     self._notify(
                         f"{dropped} stored state{'s' * (dropped > 1)} of older turns dropped "

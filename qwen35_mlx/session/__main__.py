@@ -10,8 +10,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.home import home
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
-from qwen35_mlx.prompt_cache.folder import STATES
+from qwen35_mlx.prompt_cache import prefix_tree
+from qwen35_mlx.prompt_cache.prefix_tree import STATES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +55,9 @@ def info(folder: Path) -> int:
     else:
         print(f"{folder}: no conversations yet")
     states = folder / STATES
-    print(f"{states}: {_size(snapshot_folder.total_bytes(states))}")
-    for model in snapshot_folder.model_folders(states):
-        tree = snapshot_folder.PrefixTree.of(model)
+    print(f"{states}: {_size(prefix_tree.total_bytes(states))}")
+    for model in prefix_tree.model_folders(states):
+        tree = prefix_tree.PrefixTree.of(model)
         if not tree.kv and not tree.states:
             continue
         longest = max((file.segment.end for file in tree.states.values()), default=0)
@@ -76,12 +76,12 @@ def prune(folder: Path, budget: float) -> int:
     if not 0 <= budget < math.inf:
         raise Qwen35Error(f"--budget is {budget}: give gigabytes, 0 or more")
     states = folder / STATES
-    removed = snapshot_folder.remove_garbage(states)
-    dropped, freed = snapshot_folder.evict(states, int(budget * 1e9))
+    removed = prefix_tree.remove_garbage(states)
+    dropped, freed = prefix_tree.evict(states, int(budget * 1e9))
     print(
         f"{_count(dropped, 'state')} dropped, {_size(freed)} freed; "
         f"{_count(removed, 'file')} removed that nothing could use; "
-        f"{_size(snapshot_folder.total_bytes(states))} left"
+        f"{_size(prefix_tree.total_bytes(states))} left"
     )
     return 0
 
@@ -90,8 +90,8 @@ def verify(folder: Path, delete: bool) -> int:
     """Verify the library and every state file, and print what is damaged."""
     library_damaged = _check_library(folder)
     count = size = damaged = 0
-    for model in snapshot_folder.model_folders(folder / STATES):
-        for file in snapshot_folder.stored_files(model):
+    for model in prefix_tree.model_folders(folder / STATES):
+        for file in prefix_tree.stored_files(model):
             count += 1
             size += file.size
             try:
@@ -100,7 +100,7 @@ def verify(folder: Path, delete: bool) -> int:
                 damaged += 1
                 outcome = ""
                 if delete:
-                    deleted = snapshot_folder.delete(file)
+                    deleted = prefix_tree.delete(file)
                     outcome = ": deleted" if deleted else ": cannot be deleted, remove it by hand"
                 print(f"{file.path} {error}{outcome}")
     found = f"{damaged} cannot be used" if damaged else "all whole"

@@ -9,7 +9,7 @@ import mlx.core as mx
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import make_sampler
-from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network

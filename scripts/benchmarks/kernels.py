@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.generation.sampler import make_sampler
-from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import delta_net, gpu_kernel
 from qwen35_mlx.kernels.autotune import median_seconds
 from qwen35_mlx.kernels.delta_net_reference import gated_delta_rule

@@ -21,7 +21,7 @@ from qwen35_chat.settings import (
 from qwen35_chat.settings_file import SettingsFile, with_value
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
@@ -82,7 +82,10 @@ def test_every_kind_of_setting_is_read() -> None:
         ("sampling.top_p = 2", "line 1: sampling.top_p must be a number above 0"),
         ("\nsampling = { top_p = 2 }", "line 2: sampling.top_p must be a number above 0"),
         ('[keys]\nsesions = "f5"', "line 2: keys.sesions is no command; did you mean sessions?"),
-        ('[keys]\nxyzzy = "f5"', "line 2: keys.xyzzy is no command: docs/keys.md lists their names"),
+        (
+            '[keys]\nxyzzy = "f5"',
+            "line 2: keys.xyzzy is no command: docs/keys.md lists their names",
+        ),
         ("[keys]\nnew = 5", "line 2: keys.new must be keys in quotes"),
         ('[keys]\nnew = "alt+n"', "line 2: keys.new must not need Alt"),
         ('[keys]\nnew = "ctrl+y, hyper+n"', "line 2: keys.new has 'hyper+n', which is no key"),

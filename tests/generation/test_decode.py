@@ -12,7 +12,7 @@ from qwen35_mlx.generation import decode as decoding
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import make_sampler
-from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.cache import Cache, KVCache
 from tests.goldens import expected, network
 

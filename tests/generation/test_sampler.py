@@ -22,7 +22,7 @@ from qwen35_mlx.generation.sampler import (
     top_k_candidates,
     top_k_ids,
 )
-from qwen35_mlx.generation.sampling import Sampling
+from qwen35_mlx.generation.sampling_parameters import Sampling
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 EMPTY = mx.array([], dtype=mx.int32)
@@ -170,7 +170,7 @@ def test_sampling_does_not_import_mlx_lm():
     code = (
         "import sys, mlx.core as mx\n"
         "from qwen35_mlx.generation.sampler import make_sampler\n"
-        "from qwen35_mlx.generation.sampling import Sampling\n"
+        "from qwen35_mlx.generation.sampling_parameters import Sampling\n"
         "for sampling in (Sampling(1.0, 0.9, 20, 0.1), Sampling(1.0, 0.9, 0, 0.1, 1.5, 1.1)):\n"
         "    sample = make_sampler(sampling, 5000)\n"
         "    sample(mx.zeros(5000), mx.array([3], mx.int32)).item()\n"

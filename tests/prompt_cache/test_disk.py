@@ -14,11 +14,10 @@ import pytest
 
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.model.cache import Cache
-from qwen35_mlx.prompt_cache import disk
+from qwen35_mlx.prompt_cache import disk, prefix_tree
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.folder import KV, STATE, PrefixTree
+from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE, PrefixTree
 
 MODEL = "0" * 32
 IDS = np.random.default_rng(1).integers(0, 500, 300).tolist()
@@ -98,8 +97,7 @@ def test_each_segment_is_written_once(model, tmp_path):
     before = states.written_bytes
     store_snapshots(model, tmp_path, 100, 150, ids=OTHER).close()
     nodes = sorted(
-        (n.start, n.end)
-        for n in (s.segment for s in snapshot_folder.stored_files(tmp_path / MODEL))
+        (n.start, n.end) for n in (s.segment for s in prefix_tree.stored_files(tmp_path / MODEL))
     )
     assert nodes == sorted(2 * [(0, 100), (100, 200), (100, 150)])
     states.add(IDS[:100], prefilled(model, IDS[:100]).snapshot())
@@ -230,8 +228,8 @@ def test_any_damaged_file_is_computed_again_and_never_changes_logits(model, tmp_
 
 def test_tokens_are_compared_and_not_only_their_hash(model, tmp_path, monkeypatch):
     states = store_snapshots(model, tmp_path, 64)
-    real = snapshot_folder.child_key
-    monkeypatch.setattr(snapshot_folder, "child_key", lambda parent, ids: real(parent, IDS[:64]))
+    real = prefix_tree.child_key
+    monkeypatch.setattr(prefix_tree, "child_key", lambda parent, ids: real(parent, IDS[:64]))
     other = [5] * 64 + [1]
     assert states.restore(other, model.network.make_cache()) == 0
     assert "other tokens" in states.notices()[0]
@@ -250,8 +248,8 @@ def test_files_moved_to_another_model_are_refused(model, tmp_path):
         # Under the very names that this model's files would have.
         start, end, _, rest = path.name.split("-")
         name = rest.split(".", 1)[1]
-        root = snapshot_folder.root_key(other)
-        key = snapshot_folder.child_key(root, IDS[:64])
+        root = prefix_tree.root_key(other)
+        key = prefix_tree.child_key(root, IDS[:64])
         shutil.copy(path, tmp_path / other / f"{start}-{end}-{root}-{key}.{name}")
     states = DiskSnapshotCache(tmp_path, other)
     assert states.longest_prefix(IDS) == 64
@@ -283,14 +281,14 @@ def test_snapshots_leave_the_reserve_free(model, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "disk_usage", lambda _: SimpleNamespace(free=free))
     states = store_snapshots(model, tmp_path, 40)
     assert "256 MB are free" in states.notices()[0]
-    assert snapshot_folder.total_bytes(tmp_path) == 0
+    assert prefix_tree.total_bytes(tmp_path) == 0
 
 
 def test_eviction_takes_the_least_recently_used_and_kv_with_its_last_state(model, tmp_path):
     store_snapshots(model, tmp_path, 100, 200).close()
     store_snapshots(model, tmp_path, 100, 150, ids=OTHER).close()
     for n, node in enumerate(
-        sorted({s.segment for s in snapshot_folder.stored_files(tmp_path / MODEL)}, key=str)
+        sorted({s.segment for s in prefix_tree.stored_files(tmp_path / MODEL)}, key=str)
     ):
         os.utime(node.path(STATE), (n, n))  # 0-100, 100-150, 100-200
     tree = PrefixTree.of(tmp_path / MODEL)
@@ -299,28 +297,28 @@ def test_eviction_takes_the_least_recently_used_and_kv_with_its_last_state(model
         150,
         200,
     ]
-    whole = snapshot_folder.total_bytes(tmp_path)
-    assert snapshot_folder.evict(tmp_path, whole) == (0, 0)
-    dropped, freed = snapshot_folder.evict(tmp_path, whole - 1)
-    assert (dropped, freed) == (1, whole - snapshot_folder.total_bytes(tmp_path))
+    whole = prefix_tree.total_bytes(tmp_path)
+    assert prefix_tree.evict(tmp_path, whole) == (0, 0)
+    dropped, freed = prefix_tree.evict(tmp_path, whole - 1)
+    assert (dropped, freed) == (1, whole - prefix_tree.total_bytes(tmp_path))
     left = PrefixTree.of(tmp_path / MODEL)
     assert sorted(s.segment.end for s in left.states.values()) == [150, 200]
     assert sorted(s.segment.end for s in left.kv.values()) == [100, 150, 200]
-    snapshot_folder.evict(tmp_path, snapshot_folder.total_bytes(tmp_path) - 1)
+    prefix_tree.evict(tmp_path, prefix_tree.total_bytes(tmp_path) - 1)
     left = PrefixTree.of(tmp_path / MODEL)
     assert sorted(s.segment.end for s in left.states.values()) == [200]
     assert sorted(s.segment.end for s in left.kv.values()) == [100, 200]
     states = DiskSnapshotCache(tmp_path, MODEL)
     assert restore_and_run(model, states, IDS)[0] == 200
-    snapshot_folder.evict(tmp_path, 0)
-    assert list(snapshot_folder.stored_files(tmp_path / MODEL)) == []
+    prefix_tree.evict(tmp_path, 0)
+    assert list(prefix_tree.stored_files(tmp_path / MODEL)) == []
 
 
 def test_the_budget_holds_during_a_chat_and_evictions_are_reported(model, tmp_path):
     size = store_snapshots(model, tmp_path / "one", 100).written_bytes
     budget = int(2.6 * size)
     states = store_snapshots(model, tmp_path / "all", 50, 100, 150, 200, 250, budget=budget)
-    assert snapshot_folder.total_bytes(tmp_path / "all") <= budget
+    assert prefix_tree.total_bytes(tmp_path / "all") <= budget
     assert any("dropped" in line for line in states.notices())
     assert states.longest_prefix(IDS) == 250
 
@@ -329,7 +327,7 @@ def test_a_state_larger_than_the_budget_is_not_written_but_reported(model, tmp_p
     states = store_snapshots(model, tmp_path, 100, 200, budget=1000)
     (line,) = states.notices()
     assert "more than" in line
-    assert snapshot_folder.total_bytes(tmp_path) == 0
+    assert prefix_tree.total_bytes(tmp_path) == 0
 
 
 def test_removing_garbage_leaves_everything_usable_and_foreign_files(model, tmp_path):
@@ -338,10 +336,10 @@ def test_removing_garbage_leaves_everything_usable_and_foreign_files(model, tmp_
     (tmp_path / MODEL / "notes.txt").write_text("mine")
     (tmp_path / MODEL / "0.kv.safetensors.1-a.tmp").write_bytes(b"half")
     fresh = files_of(tmp_path)[-1]
-    assert snapshot_folder.remove_garbage(tmp_path) == 3  # two states and the temporary file
+    assert prefix_tree.remove_garbage(tmp_path) == 3  # two states and the temporary file
     assert fresh.exists()  # its state may be about to be written
     os.utime(fresh, (0, 0))
-    assert snapshot_folder.remove_garbage(tmp_path) == 1
+    assert prefix_tree.remove_garbage(tmp_path) == 1
     names = {p.name[:15] for p in (tmp_path / MODEL).iterdir()}
     assert names == {"0000000-0000064", "notes.txt"}
 
@@ -367,7 +365,7 @@ while True:
         states.add(IDS[:stop], cache.snapshot())
         print(stop, flush=True)
     states.flush()
-    snapshot_folder.evict(Path(sys.argv[2]), 0)
+    prefix_tree.evict(Path(sys.argv[2]), 0)
 """
 
 
@@ -386,7 +384,7 @@ def test_a_killed_process_leaves_only_whole_files(model, model_folder, tmp_path)
         child.wait()
         states = DiskSnapshotCache(tmp_path, MODEL)
         assert not list((tmp_path / MODEL).glob("*.tmp"))
-        for stored in snapshot_folder.stored_files(tmp_path / MODEL):
+        for stored in prefix_tree.stored_files(tmp_path / MODEL):
             snapshot_file.verify(stored.path)
         position, logits = restore_and_run(model, states, IDS)
         seen.add(position)

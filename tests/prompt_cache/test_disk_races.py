@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.folder import STATE, PrefixTree
+from qwen35_mlx.prompt_cache.prefix_tree import STATE, PrefixTree
 from tests.prompt_cache.test_disk import (
     IDS,
     MODEL,
@@ -31,14 +31,14 @@ def test_a_snapshot_written_while_the_folder_is_listed_is_found(model, tmp_path,
     listed_once, real_write, real_files = (
         threading.Event(),
         snapshot_file.write,
-        snapshot_folder.stored_files,
+        prefix_tree.stored_files,
     )
 
     def write(*arguments: Any) -> int:
         listed_once.wait(10)
         return real_write(*arguments)
 
-    def files(folder: Path) -> list[snapshot_folder.StoredFile]:
+    def files(folder: Path) -> list[prefix_tree.StoredFile]:
         found = list(real_files(folder))
         listed_once.set()
         if threading.current_thread() is not states._writer:
@@ -47,7 +47,7 @@ def test_a_snapshot_written_while_the_folder_is_listed_is_found(model, tmp_path,
 
     monkeypatch.setattr(snapshot_file, "write", write)
     states.add(IDS[:128], prefilled(model, IDS[:128]).snapshot())
-    monkeypatch.setattr(snapshot_folder, "stored_files", files)
+    monkeypatch.setattr(prefix_tree, "stored_files", files)
     assert states.longest_prefix(IDS) == 128
 
 
@@ -87,7 +87,7 @@ def test_snapshots_are_stored_where_files_cannot_be_locked(model, tmp_path, monk
 
 def set_used(model_folder: Path, moments: dict[int, float]) -> None:
     """Set the time of last use of the states at these positions."""
-    for stored in snapshot_folder.stored_files(model_folder):
+    for stored in prefix_tree.stored_files(model_folder):
         if stored.kind == STATE and stored.segment.end in moments:
             os.utime(stored.path, (moments[stored.segment.end],) * 2)
 
@@ -97,10 +97,10 @@ def test_the_newest_states_survive_a_clock_set_back(model, tmp_path):
     now = time.time()
     # The first two were used before the clock was set back by a year.
     set_used(tmp_path / MODEL, {64: now + 3e7, 128: now + 3.1e7, 192: now - 5})
-    states.budget = snapshot_folder.total_bytes(tmp_path)
+    states.budget = prefix_tree.total_bytes(tmp_path)
     states.add(IDS[:256], prefilled(model, IDS[:256]).snapshot())
     states.flush()
-    assert snapshot_folder.total_bytes(tmp_path) <= states.budget
+    assert prefix_tree.total_bytes(tmp_path) <= states.budget
     assert states.longest_prefix(IDS) == 256
     assert {s.segment.end for s in PrefixTree.of(tmp_path / MODEL).states.values()} >= {192, 256}
 
@@ -111,14 +111,14 @@ def test_unneeded_files_are_removed_after_a_clock_was_set_back(model, tmp_path):
         path.unlink()
     (kv,) = files_of(tmp_path)
     os.utime(kv, (time.time() + 3e7,) * 2)
-    snapshot_folder.remove_garbage(tmp_path)
+    prefix_tree.remove_garbage(tmp_path)
     assert not kv.exists()
 
 
 def test_garbage_is_not_counted_as_dropped(model, tmp_path):
     store_snapshots(model, tmp_path, 64, 128, 192).close()
     files_of(tmp_path)[1].unlink()  # 64-128: the states at 128 and 192 are lost
-    assert snapshot_folder.evict(tmp_path, 0)[0] == 1
+    assert prefix_tree.evict(tmp_path, 0)[0] == 1
 
 
 def test_a_snapshot_evicted_by_another_window_during_restore_is_computed_again(
@@ -128,7 +128,7 @@ def test_a_snapshot_evicted_by_another_window_during_restore_is_computed_again(
     real = states._read
 
     def evict_first(*arguments: Any) -> Any:
-        snapshot_folder.evict(tmp_path, 0)
+        prefix_tree.evict(tmp_path, 0)
         return real(*arguments)
 
     monkeypatch.setattr(states, "_read", evict_first)
@@ -144,10 +144,10 @@ def test_a_linked_folder_works_like_any_other(model, tmp_path, where):
     link.symlink_to(real if where == "folder" else real.parent, target_is_directory=True)
     folder = link if where == "folder" else link / "states"
     store_snapshots(model, folder, 64, 128).close()
-    assert snapshot_folder.total_bytes(real) > 0
+    assert prefix_tree.total_bytes(real) > 0
     assert restore_and_run(model, DiskSnapshotCache(real, MODEL), IDS)[0] == 128
-    assert snapshot_folder.evict(folder, 0)[0] == 2
-    assert snapshot_folder.total_bytes(real) == 0
+    assert prefix_tree.evict(folder, 0)[0] == 2
+    assert prefix_tree.total_bytes(real) == 0
 
 
 def test_a_file_in_the_place_of_the_folder_is_reported_once(model, tmp_path):

@@ -16,7 +16,7 @@ from qwen35_mlx.model.cache import Cache, KVCache
 from qwen35_mlx.prompt_cache import disk
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.folder import KV, STATE
+from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE
 from qwen35_mlx.prompt_cache.tensors import RestoreBuffer
 from tests.prompt_cache.test_disk import IDS, MODEL, files_of, flip, prefilled, store_snapshots
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.prompt_cache import disk
+from qwen35_mlx.prompt_cache import disk, prefix_tree
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import Done, Event, Failed, Loaded, Notice
 from qwen35_mlx.session.requests import Send
@@ -49,7 +48,7 @@ def test_a_full_disk_leaves_only_whole_files(model: Any, small_disk: Path) -> No
     (line,) = states.notices()
     assert "No space left" in line
     assert not list((small_disk / "states" / MODEL).glob("*.tmp"))
-    stored = list(snapshot_folder.stored_files(small_disk / "states" / MODEL))
+    stored = list(prefix_tree.stored_files(small_disk / "states" / MODEL))
     assert stored
     for one in stored:
         snapshot_file.verify(one.path)
@@ -87,7 +86,7 @@ def test_turns_on_a_full_disk(model_folder: Path, small_disk: Path) -> None:
         assert path[: len(before)] == before
         assert path[-2] == "Question 9"
         engine.close()
-    for state in snapshot_folder.stored_files(
-        next(iter(snapshot_folder.model_folders(small_disk / "home/states")))
+    for state in prefix_tree.stored_files(
+        next(iter(prefix_tree.model_folders(small_disk / "home/states")))
     ):
         snapshot_file.verify(state.path)

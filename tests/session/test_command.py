@@ -10,7 +10,7 @@ import pytest
 
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.session.__main__ import main
 
 
@@ -21,11 +21,11 @@ def folder(tmp_path):
         library.create(title="Ada")
     model = tmp_path / "states" / ("0" * 32)
     model.mkdir(parents=True)
-    parent = snapshot_folder.root_key("0" * 32)
+    parent = prefix_tree.root_key("0" * 32)
     for start in (0, 10):
-        key = snapshot_folder.child_key(parent, [start])
-        segment = snapshot_folder.Segment(model, start, start + 10, parent, key)
-        for kind in (snapshot_folder.KV, snapshot_folder.STATE):
+        key = prefix_tree.child_key(parent, [start])
+        segment = prefix_tree.Segment(model, start, start + 10, parent, key)
+        for kind in (prefix_tree.KV, prefix_tree.STATE):
             snapshot_file.write(segment.path(kind), {}, {"a": ("F32", np.ones(500, "<f4"))})
         parent = key
     return tmp_path

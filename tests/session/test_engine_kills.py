@@ -21,7 +21,7 @@ import pytest
 
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import folder as snapshot_folder
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import load
 from tests.session.durable_child import done_of
@@ -71,9 +71,7 @@ def check_stored_files(folder: Path) -> int:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
     stored = [
-        s
-        for m in snapshot_folder.model_folders(folder / "states")
-        for s in snapshot_folder.stored_files(m)
+        s for m in prefix_tree.model_folders(folder / "states") for s in prefix_tree.stored_files(m)
     ]
     for state in stored:
         snapshot_file.verify(state.path)
@@ -178,4 +176,4 @@ def test_two_engines_on_one_library_lose_nothing(model_folder: Path, tmp_path: P
         stored = [m for tree in trees for m in tree.messages if m.role == "assistant"]
         assert len(stored) == replies > 0
     check_stored_files(tmp_path)
-    assert snapshot_folder.total_bytes(tmp_path / "states") <= 3_000_000
+    assert prefix_tree.total_bytes(tmp_path / "states") <= 3_000_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling import RANGES, Sampling
+from qwen35_mlx.generation.sampling_parameters import RANGES, Sampling
 
 
 def test_defaults_come_from_generation_config():

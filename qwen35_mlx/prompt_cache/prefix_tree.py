@@ -1,4 +1,4 @@
-"""The files of stored states in a folder: a tree of token prefixes, built from file names alone.
+"""Stored states as a tree of token prefixes, built from file names alone; deletion and eviction.
 
     <folder>/<model>/<start>-<end>-<parent>-<key>.kv.safetensors      keys and values, start to end
     <folder>/<model>/<start>-<end>-<parent>-<key>.state.safetensors   recurrent state at end
