@@ -20,9 +20,7 @@ def ask(chat: qwen35_mlx.Chat, question: str) -> None:
     print(f"  prompt: {usage.prompt_tokens} tokens, prefilled: {new_tokens}")
 
 
-if len(sys.argv) != 2:
-    sys.exit("give a folder for the library: python examples/stored_chat.py FOLDER")
-folder = sys.argv[1]
+folder = sys.argv[1] if len(sys.argv) > 1 else sys.exit("give a folder for the library")
 
 with Library(folder) as library:
     model = qwen35_mlx.load("demo")
