@@ -7,7 +7,6 @@ of one line. `python -m qwen35_mlx.check` does the same and prints a table.
 """
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import mlx.core as mx
 import platformdirs
 
+from qwen35_mlx.files import replace_file
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 
@@ -221,10 +221,7 @@ def _read_results(file: Path) -> dict[str, dict[str, str]]:
 def _write_results(file: Path, results: dict[str, dict[str, str]]) -> None:
     """Replace the file atomically. If that fails, the next start tries the variants again."""
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        replace_file(file, json.dumps(results, indent=1) + "\n")
 
 
 def _first_line(error: BaseException) -> str:
