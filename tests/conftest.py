@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     (path / "tokenizer_config.json").write_text(json.dumps(config))
-    source = (Path(__file__).parent / "small_chat.jinja").read_text()
+    source = (Path(__file__).parent / "templates" / "qwen3_5.jinja").read_text()
     (path / "chat_template.jinja").write_text(source)
     return path
 

@@ -27,7 +27,7 @@ def decode(network: Network, cache: Cache, last: int, sample: Sampler) -> Genera
         sample: from `make_sampler`.
 
     Raises:
-        Qwen35Error: the logits are not finite.
+        Qwen35Error: `last` has no embedding, or the logits are not finite.
     """
     reply = mx.array([], dtype=mx.int32)
 
@@ -41,7 +41,7 @@ def decode(network: Network, cache: Cache, last: int, sample: Sampler) -> Genera
         mx.async_eval(sampled, logit_sum)
         return sampled, logit_sum
 
-    token, logit_sum = step(mx.array(last, dtype=mx.int32))
+    token, logit_sum = step(network.token_array([last]))
     while True:
         reply = mx.concatenate([reply, token[None]])
         following = step(token)

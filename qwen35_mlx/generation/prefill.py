@@ -13,9 +13,12 @@ def prefill(network: Network, cache: Cache, ids: Sequence[int], chunk: int) -> G
 
     Yields the number of `ids` in the cache after each chunk. Closing the iterator cancels; a later
     call may continue from `cache.offset`.
+
+    Raises:
+        Qwen35Error: an id has no embedding.
     """
     for start in range(0, len(ids), chunk):
         piece = ids[start : start + chunk]
-        network(mx.array([piece], dtype=mx.int32), cache)
+        network(network.token_array(piece), cache)
         mx.eval(cache.arrays)
         yield start + len(piece)

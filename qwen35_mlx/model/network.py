@@ -1,7 +1,11 @@
 """The text network: embedding, layers, final norm, output head and, on request, the MTP head."""
 
-import mlx.core as mx
+from collections.abc import Sequence
 
+import mlx.core as mx
+import numpy as np
+
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import Cache
@@ -78,6 +82,23 @@ class Network:
                 mx.eval(x, entry.arrays)
         cache.offset += tokens
         return self.norm(x)
+
+    def token_array(self, ids: Sequence[int]) -> mx.array:
+        """ids [T] -> [1, T] int32. MLX reads out of bounds for an id without an embedding.
+
+        Raises:
+            Qwen35Error: an id is not in the vocabulary, or not a whole number.
+        """
+        vocab = self.config.vocab_size
+        array = np.asarray(ids)
+        if (
+            array.dtype.kind not in "iu"
+            or array.min(initial=0) < 0
+            or array.max(initial=0) >= vocab
+        ):
+            bad = next((i for i in ids if not (isinstance(i, int) and 0 <= i < vocab)), ids)
+            raise Qwen35Error(f"token id {bad!r} is not in the vocabulary of {vocab:,}")
+        return mx.array(array[None].astype(np.int32))
 
     def embed(self, ids: mx.array) -> mx.array:
         """ids [B, T] -> [B, T, hidden]."""

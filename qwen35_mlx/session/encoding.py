@@ -28,14 +28,14 @@ class PromptEncoder:
         self.per_message = single and tokenizer.encodes_separately(["a. \n", f"{_MARK}user\n"])
 
     def encode(self, rendered: str) -> list[int]:
-        """The token ids of a rendered conversation."""
+        """The token ids of a rendered conversation, in which the messages' strings are quoted."""
         if not self.per_message:
-            return self._tokenizer.encode(rendered)
+            return self._tokenizer.encode_prompt(rendered)
         ids: list[int] = []
         for message in _MESSAGE_START.split(rendered):
             encoded = self._remembered.pop(message, None)
             if encoded is None:
-                encoded = self._tokenizer.encode(message)
+                encoded = self._tokenizer.encode_prompt(message)
                 self._remembered_tokens += len(encoded)
             self._remembered[message] = encoded
             ids += encoded

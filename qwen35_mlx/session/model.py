@@ -107,6 +107,7 @@ class Model:
         self.template = template
         self.kv_bits = kv_bits
         self.states: DiskSnapshotCache | None = None
+        _check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
         self._weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         self._encoder = PromptEncoder(tokenizer, ENCODED_CONTEXTS * self.context)
@@ -152,12 +153,9 @@ class Model:
         Raises:
             Qwen35Error: no ids, or one that is not in the vocabulary.
         """
-        vocab = self.network.config.vocab_size
         if len(ids) == 0:
             raise Qwen35Error("logits of an empty prompt: give at least one token id")
-        if bad := [i for i in ids if not 0 <= i < vocab]:
-            raise Qwen35Error(f"token id {bad[0]} is not in the vocabulary of {vocab}")
-        hidden = self.network(mx.array([list(ids)], dtype=mx.int32), self.make_cache())
+        hidden = self.network(self.network.token_array(list(ids)), self.make_cache())
         return np.array(self.network.logits(hidden)[0].astype(mx.float32))
 
     def render(
@@ -187,10 +185,23 @@ class Model:
         Args:
             reply: whether the prompt ends in the start of a reply.
         """
-        return self._encoder.encode(
-            self.template.render(
-                messages, thinking=thinking, tools=tools, add_generation_prompt=reply
-            )
+        return self._encoder.encode(self._render(messages, thinking, tools, reply=reply))
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        thinking: bool | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        *,
+        reply: bool = True,
+    ) -> str:
+        """The text of a prompt, in which the strings of messages and tools are quoted."""
+        return self.template.render(
+            messages,
+            thinking=thinking,
+            tools=tools,
+            add_generation_prompt=reply,
+            control_tokens=self.tokenizer.control_tokens,
         )
 
     def count(
@@ -292,7 +303,7 @@ class Model:
         """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`."""
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
-        rendered = self.template.render(messages, thinking=thinking, tools=tools)
+        rendered = self._render(messages, thinking, tools)
         prompt = self._check_length(self._encoder.encode(rendered))
         if max_tokens is not None and max_tokens < 1:
             raise Qwen35Error(f"max_tokens is {max_tokens}: it must be 1 or more")
@@ -328,3 +339,13 @@ class Model:
                 "turns become a summary) or start a new one"
             )
         return ids
+
+
+def _check_vocabulary(tokenizer: Tokenizer, embeddings: int) -> None:
+    """Refuse a tokenizer with tokens that the network has no embedding for."""
+    if tokenizer.vocab_size > embeddings:
+        last = tokenizer.vocab_size - 1
+        raise Qwen35Error(
+            f"tokenizer.json has the token {tokenizer.decode([last])!r} with the id {last}, and the"
+            f" model has {embeddings:,} embeddings: take both files from one checkpoint"
+        )

@@ -19,6 +19,7 @@ import jinja2.sandbox
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line, read_json_object, read_text
+from qwen35_mlx.text.control_tokens import MARK, ControlTokens
 from qwen35_mlx.text.messages import plain_message, plain_tools
 
 _TURN_OPEN = "<|im_start|>"
@@ -89,6 +90,7 @@ class ChatTemplate:
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        control_tokens: ControlTokens | None = None,
     ) -> str:
         """The text of the prompt for a conversation.
 
@@ -100,14 +102,21 @@ class ChatTemplate:
                 model's default.
             tools: JSON schemas of the functions that the model may call.
             add_generation_prompt: whether to end with the header of the assistant's next turn.
+            control_tokens: of the tokenizer that will encode the text. They are quoted in the
+                messages and tools, so that only the template itself can write one.
 
         Raises:
             Qwen35Error: a message is malformed, or the template refuses the conversation; then
                 with the template's message.
         """
+        plain = [plain_message(message, index) for index, message in enumerate(messages)]
+        schemas = None if tools is None else plain_tools(tools)
+        if control_tokens is not None:
+            plain = [control_tokens.quote_message(message) for message in plain]
+            schemas = control_tokens.quote_all(schemas)
         variables: dict[str, Any] = {
-            "messages": [plain_message(message, index) for index, message in enumerate(messages)],
-            "tools": None if tools is None else plain_tools(tools),
+            "messages": plain,
+            "tools": schemas,
             "add_generation_prompt": add_generation_prompt,
             **self._tokens,
         }
@@ -191,13 +200,14 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # jinja2's filter escapes HTML and sorts keys, but models were trained on plain JSON.
-    return json.dumps(
+    text = json.dumps(
         value,
         ensure_ascii=ensure_ascii,
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
     )
+    return text.replace(json.dumps(MARK)[1:-1], MARK) if ensure_ascii else text
 
 
 def _raise_exception(message: object) -> None:

@@ -10,7 +10,7 @@ flush it at the end.)
 import codecs
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -18,6 +18,7 @@ import tokenizers.decoders
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line, read_json_object, read_text
+from qwen35_mlx.text.control_tokens import ControlToken, ControlTokens
 
 # A long text is encoded in chunks of at least CHUNK_CHARS characters, in batches of BATCH_CHUNKS.
 # That uses all cores, bounds the memory that the library holds for a text's tokens, and gives other
@@ -38,6 +39,7 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id + 1, with added tokens. The model's `vocab_size` is padded, and
             so may be larger.
+        control_tokens: the added tokens that are special or written like a tag.
     """
 
     vocab_size: int
@@ -46,12 +48,12 @@ class Tokenizer:
         # A limit saved in tokenizer.json would silently truncate long prompts.
         backend.no_truncation()
         backend.no_padding()
-        # In a rendered prompt, special tokens are text.
-        backend.encode_special_tokens = False
+        self.control_tokens = _take_control_tokens(backend)
         self._backend = backend
         # Without this, a process forked after the library has used threads gets a warning on
         # stderr, in the middle of the chat's screen.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self._can_chunk = False
         self._can_chunk = all(self.encodes_separately(_BOUNDARY.split(text)) for text in _PROBES)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
@@ -83,28 +85,63 @@ class Tokenizer:
         return cls(backend)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Special tokens in it become their ids; none are added.
+        """The ids of a text. It becomes no control token, whatever it holds.
 
         Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-        chunks = list(_chunks(text)) if self._can_chunk else [text]
-        ids: list[int] = []
-        for start in range(0, len(chunks), BATCH_CHUNKS):
-            ids += self._encode_batch(chunks[start : start + BATCH_CHUNKS])
-        return ids
+        return self._encode_parts([text])
+
+    def encode_prompt(self, rendered: str) -> list[int]:
+        """The ids of a rendered prompt, in which the strings of messages are quoted.
+
+        Control tokens that the template wrote become their ids. See `ControlTokens`.
+        """
+        return self._encode_parts(self.control_tokens.split(rendered))
 
     def encodes_separately(self, parts: Sequence[str]) -> bool:
-        """Whether the ids of the parts, one after the other, are those of the joined text."""
-        return self._encode_batch(parts) == self._encode_batch(["".join(parts)])
+        """Whether the ids of parts of a prompt, one after the other, are those of the whole."""
+        apart = [i for part in parts for i in self._encode_parts(self.control_tokens.split(part))]
+        return apart == self.encode_prompt("".join(parts))
 
-    def _encode_batch(self, texts: Sequence[str]) -> list[int]:
-        """The ids of the texts, one after the other."""
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [i for encoding in encodings for i in encoding.ids]
+    def _encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+        """The ids of texts and of control tokens, one after the other."""
+        ids: list[int] = []
+        for batch in _batches(self._pieces(parts)):
+            encoded = iter(self._encode_batch([piece for piece in batch if isinstance(piece, str)]))
+            for piece in batch:
+                ids += next(encoded) if isinstance(piece, str) else [piece]
+        return ids
+
+    def _pieces(self, parts: Iterable[str | int]) -> Iterator[str | int]:
+        """The parts with the texts cut into chunks."""
+        for part in parts:
+            if isinstance(part, str):
+                yield from _chunks(_replace_surrogates(part)) if self._can_chunk else [part]
+            else:
+                yield part
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text.
+
+        Raises:
+            Qwen35Error: the tokenizer fails, or spells a text with control tokens.
+        """
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:  # a panic of the library is no Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise Qwen35Error(
+                f"the tokenizer fails on a text ({type(error).__name__}: {one_line(error)}):"
+                " download tokenizer.json again"
+            ) from None
+        ids = [encoding.ids for encoding in encodings]
+        if any(not self.control_tokens.ids.isdisjoint(one) for one in ids):
+            raise Qwen35Error(
+                "the tokenizer spells plain text with control tokens: take the tokenizer.json of"
+                " the original checkpoint"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, with special tokens; invalid UTF-8 becomes U+FFFD."""
@@ -149,6 +186,51 @@ class StreamDecoder:
     def flush(self) -> str:
         """U+FFFD for an incomplete character, else "". The decoder can then start a new text."""
         return self._utf8.decode(b"", final=True)
+
+
+def _take_control_tokens(backend: tokenizers.Tokenizer) -> ControlTokens:
+    """The control tokens of `backend`, which takes them for plain text from now on.
+
+    An added word, such as a name that a fine-tune has given one token, stays a token of the text.
+    """
+    added = backend.get_added_tokens_decoder()
+    control = {i: token for i, token in added.items() if token.special or _is_tag(token.content)}
+    # `encode_special_tokens` is about tokens that are marked as special; Qwen's <think> is not.
+    for token in control.values():
+        token.special = True
+    backend.add_special_tokens(list(control.values()))
+    backend.encode_special_tokens = True
+    return ControlTokens(
+        ControlToken(token.content, i, token.lstrip, token.rstrip)
+        for i, token in control.items()
+        if token.content
+    )
+
+
+def _is_tag(text: str) -> bool:
+    """Whether a token is written like `<think>` or `[INST]`."""
+    return (text[:1], text[-1:]) in (("<", ">"), ("[", "]"))
+
+
+def _replace_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
+
+
+def _batches(pieces: Iterable[str | int]) -> Iterator[list[str | int]]:
+    """The pieces in batches, each with about `BATCH_CHUNKS` chunks of text."""
+    batch: list[str | int] = []
+    length = 0
+    for piece in pieces:
+        batch.append(piece)
+        length += len(piece) if isinstance(piece, str) else 0
+        if length >= BATCH_CHUNKS * CHUNK_CHARS:
+            yield batch
+            batch, length = [], 0
+    yield batch
 
 
 def _chunks(text: str) -> Iterator[str]:

@@ -9,8 +9,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import tokenizers
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Reply, Thinking, ToolCall
 from qwen35_mlx.session.model import Model, load
 from tests.random_model import CONTEXT
@@ -224,3 +227,24 @@ def test_half_precision_on_request(model_folder, dtype):
 def test_unknown_dtype_is_named(model_folder):
     with pytest.raises(Qwen35Error, match="int4"):
         load(model_folder, dtype="int4")
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_tokens([f"<x{number}>" for number in range(200)])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(Qwen35Error, match="the model has 512 embeddings"):
+        load(folder)
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6, 2**31, 2**40, 2**70, 1.5, "1", None])
+def test_an_id_without_an_embedding_never_reaches_the_network(model, bad):
+    for ids in ([bad], [1, bad, 2], [1, 2, bad]):
+        with pytest.raises(Qwen35Error, match="is not in the vocabulary"):
+            model.logits(ids)
+        with pytest.raises(Qwen35Error, match="is not in the vocabulary"):
+            list(prefill(model.network, model.make_cache(), ids, 2))
+    with pytest.raises(Qwen35Error, match="is not in the vocabulary"):
+        next(decode(model.network, model.make_cache(), bad, lambda logits, _: mx.argmax(logits)))

@@ -53,7 +53,7 @@ def test_a_text_in_chunks_has_the_ids_of_the_whole(chunk: int, monkeypatch: pyte
     boundaries = 0
     for _ in range(300):
         text = "".join(rng.choices(ALPHABET, k=rng.randrange(60)))
-        assert demo.encode(text) == backend.encode(text, add_special_tokens=False).ids
+        assert demo.encode_prompt(text) == backend.encode(text, add_special_tokens=False).ids
         boundaries += len(list(module._chunks(text))) - 1
     assert boundaries > 100
 
@@ -68,9 +68,9 @@ def test_a_tokenizer_with_tokens_across_line_breaks_encodes_whole_texts(
     assert Tokenizer(backend).encode("a\nb") == [0, 3]
 
 
-def test_special_tokens_in_text_become_their_ids(tokenizer: Tokenizer):
+def test_control_tokens_in_a_prompt_become_their_ids(tokenizer: Tokenizer):
     start, end = tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>")
-    ids = tokenizer.encode("<|im_start|>x<|im_end|>")
+    ids = tokenizer.encode_prompt("<|im_start|>x<|im_end|>")
     assert (ids[0], ids[-1]) == (start, end)
     assert len(ids) == 3
 
@@ -86,7 +86,7 @@ def test_vocab_size_is_the_largest_id_plus_one(tokenizer: Tokenizer):
 
 
 def test_a_token_that_is_only_in_tokenizer_config(tokenizer: Tokenizer):
-    assert tokenizer.encode("<|late|>") == [tokenizer.token_id("<|late|>")]
+    assert tokenizer.encode_prompt("<|late|>") == [tokenizer.token_id("<|late|>")]
     assert tokenizer.decode([tokenizer.vocab_size - 1]) == "<|late|>"
 
 
