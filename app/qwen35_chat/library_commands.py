@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.listing import ConversationSummary
+from qwen35_mlx.terminal import visible
 
 _PAGE_SIZE = 500
 

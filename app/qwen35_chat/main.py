@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import NoReturn
 
 from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_chat.options import CommandOptions
 from qwen35_mlx import __version__, demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.terminal import visible
 
 _POSITIVE = Range(1, whole=True)
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)

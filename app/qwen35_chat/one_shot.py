@@ -11,11 +11,11 @@ from typing import TextIO, cast
 
 import qwen35_mlx
 from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_chat.options import CommandOptions
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
+from qwen35_mlx.terminal import visible
 
 DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 

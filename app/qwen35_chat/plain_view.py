@@ -10,7 +10,6 @@ from typing import TextIO
 
 from qwen35_chat import clipboard
 from qwen35_chat.attachments import with_files
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.settings import FIELDS, SAMPLING, display_value
@@ -35,6 +34,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     Unloaded,
 )
+from qwen35_mlx.terminal import visible
 
 PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
 LISTED_CONVERSATIONS = 20

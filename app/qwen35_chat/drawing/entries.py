@@ -9,9 +9,9 @@ from typing import Any, Literal
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.control_characters import visible
 from qwen35_chat.drawing.lines import BLANK, Code, Line, Paragraph, action, wrap
 from qwen35_chat.drawing.markdown import Markdown, StreamingMarkdown
+from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from textual.content import Content
 
 from qwen35_chat.completion import score
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
 from qwen35_chat.models import PUBLISHED, MemoryFit, ModelEntry, local_models, machine_memory
 from qwen35_chat.progress import download_outcome, download_parts, size_of
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.terminal import visible
 
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
