@@ -25,6 +25,7 @@ from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.template_process import template_process
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
@@ -65,6 +66,7 @@ def load(
     path = resolve_checkpoint(str(name), revision=revision, progress=progress)
     if kv_bits not in KV_BITS:
         raise Qwen35Error(f"kv_bits is {kv_bits}: give 8, or leave it out")
+    template_process().start()  # ready by the time that the template has been read
     # Small files first: a missing template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)

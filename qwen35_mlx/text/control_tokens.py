@@ -16,10 +16,8 @@ from typing import Any
 # A character that hardly any text holds (a sign of the Phaistos disc); where one does, it is quoted
 # as well. It is printable, since templates may print a list, and Python escapes all others there.
 MARK = "\U000101d0"
-# The tags that a reply consists of. Templates look for them in the text of earlier replies.
+# The tags in a reply as the model wrote it. Templates look for them, and drop old thinking.
 REPLY_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-# The keys of an assistant's message that hold the text of its reply.
-_REPLY_KEYS = ("content", "reasoning_content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +47,41 @@ class ControlTokens:
         self._ids = {token.text: token.id for token in longest_first}
         self.ids = frozenset(self._ids.values())
         self._token = re.compile("|".join(map(_token_pattern, longest_first)) or "(?!)")
-        self._quotable = re.compile(_quotable_pattern(self._ids))
-        tags = "|".join(map(re.escape, REPLY_TAGS))
-        self._quotable_in_reply = re.compile(f"(?!{tags})(?:{self._quotable.pattern})")
-        self._quoted = re.compile(
-            f"([{_escape_all({MARK, *(text[0] for text in self._ids)})}]){MARK}"
-        )
+        # Each string that begins a token, and how it is quoted. Letters and digits are not quoted
+        # everywhere: a mark inside "function" would hide the word from a template.
+        words = [text for text in self._ids if text[0].isalnum()]
+        signs = sorted({text[0] for text in self._ids if not text[0].isalnum()})
+        self._quotes = [
+            (MARK, MARK * 2),
+            *((word, word[0] + MARK + word[1:]) for word in words),
+            *((sign, sign + MARK) for sign in signs),
+        ]
+        self._reply_tags = [(self.quote(tag), tag) for tag in REPLY_TAGS]
 
     def quote(self, text: str) -> str:
         """`text` with a mark after every character that could begin a control token."""
-        return self._quotable.sub(rf"\g<0>{MARK}", text)
+        for begins, quoted in self._quotes:
+            text = text.replace(begins, quoted)
+        return text
 
     def quote_reply(self, text: str) -> str:
         """As `quote`, except that the tags of a reply stay control tokens."""
-        return self._quotable_in_reply.sub(rf"\g<0>{MARK}", text)
+        text = self.quote(text)
+        for quoted, tag in self._reply_tags:
+            text = text.replace(quoted, tag)
+        return text
 
     def quote_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message in plain JSON types, with all its strings quoted."""
-        reply_keys = _REPLY_KEYS if message.get("role") == "assistant" else ()
-        return {
-            self.quote(key): _map_strings(
-                self.quote_reply if key in reply_keys else self.quote, value
-            )
-            for key, value in message.items()
-        }
+        """A message in plain JSON types, with all its strings quoted.
+
+        Without `reasoning_content`, the content of an assistant's message is a reply as the model
+        wrote it, and keeps its tags.
+        """
+        parsed = isinstance(message.get("reasoning_content"), str)
+        quoted = self.quote_all(message)
+        if message.get("role") == "assistant" and not parsed and "content" in message:
+            quoted["content"] = _map_strings(self.quote_reply, message["content"])
+        return quoted
 
     def quote_all(self, value: Any) -> Any:
         """A value in plain JSON types, with all its strings quoted, keys too."""
@@ -91,29 +100,16 @@ class ControlTokens:
             yield self._unquote(rendered[start:])
 
     def _unquote(self, text: str) -> str:
-        return self._quoted.sub(r"\1", text) if MARK in text else text
+        if MARK in text:
+            for begins, quoted in reversed(self._quotes):
+                text = text.replace(quoted, begins)
+        return text
 
 
 def _token_pattern(token: ControlToken) -> str:
     """A regular expression for the token and the whitespace that it takes along."""
     left, right = (r"\s*" if strips else "" for strips in (token.strips_left, token.strips_right))
     return left + re.escape(token.text) + right
-
-
-def _quotable_pattern(tokens: Iterable[str]) -> str:
-    """A regular expression for the characters that could begin a token, and for the mark.
-
-    A letter or digit counts only where the whole token follows: a mark inside a word could hide
-    the word from a template, such as the "function" of a tool's schema.
-    """
-    words = [text for text in tokens if text[0].isalnum()]
-    others = {MARK, *(text[0] for text in tokens if not text[0].isalnum())}
-    whole = [rf"{re.escape(word[0])}(?={re.escape(word[1:])})" for word in words]
-    return "|".join([f"[{_escape_all(others)}]", *whole])
-
-
-def _escape_all(characters: Iterable[str]) -> str:
-    return "".join(re.escape(character) for character in sorted(characters))
 
 
 def _map_strings(change: Callable[[str], str], value: Any) -> Any:

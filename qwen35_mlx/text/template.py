@@ -1,35 +1,28 @@
 """A checkpoint's chat template, which renders messages to the text of the prompt.
 
-Templates are written for the jinja2 environment of `transformers` (its tags, filters, functions and
-whitespace rules), and the model was trained on their output, so the environment here is the same.
-They are downloaded code: they run in jinja2's sandbox, on plain JSON values only.
+Templates are downloaded code: they run in jinja2's sandbox, in a process with limits of time and
+memory, on plain JSON values only.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import one_line, read_json_object, read_text
-from qwen35_mlx.text.control_tokens import MARK, ControlTokens
+from qwen35_mlx.files import read_json_object, read_text
+from qwen35_mlx.text.control_tokens import ControlTokens
 from qwen35_mlx.text.messages import plain_message, plain_tools
+from qwen35_mlx.text.template_process import LimitError, Outcome, template_process
 
 _TURN_OPEN = "<|im_start|>"
 _TURN_CLOSE = "<|im_end|>"
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"
+_ADVICE = "take the chat template of the original checkpoint"
 
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template.
 
     Args:
         source: the jinja2 text.
@@ -51,18 +44,8 @@ class ChatTemplate:
         self.name = name
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {key: token for key, token in tokens.items() if token}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise Qwen35Error(
-                f"{name} is broken at line {error.lineno} ({one_line(error.message or error)}):"
-                " take the chat template of the original checkpoint"
-            ) from error
-        except Exception as error:  # for odd input, plain Python errors too
-            raise Qwen35Error(
-                f"{name} cannot be compiled ({one_line(error)}): take the chat template of the"
-                " original checkpoint"
-            ) from error
+        self._source = source
+        self._run(None)
 
     @classmethod
     def from_directory(cls, path: Path) -> "ChatTemplate":
@@ -122,26 +105,32 @@ class ChatTemplate:
         }
         if thinking is not None:
             variables["enable_thinking"] = thinking
+        return self._run(variables)
+
+    def _run(self, variables: Mapping[str, Any] | None) -> str:
+        """The rendered text; "" if `variables` is None and the template is only compiled."""
+        process = template_process()
         try:
-            return self._template.render(variables)
-        except _RefusalError as error:
-            raise Qwen35Error(
-                f"{self.name} refuses this conversation: {one_line(error)!r}; change the messages"
-                " to fit it"
-            ) from error
-        except Exception as error:  # a template is a program and can raise anything
-            raise Qwen35Error(
-                f"{self.name} fails on this conversation ({type(error).__name__}:"
-                f" {one_line(error)}): take the chat template of the original checkpoint"
-            ) from error
-
-    def thinks_by_default(self) -> bool:
-        """Whether the model thinks if `thinking` is None.
-
-        The templates of small models close the <think> block in the prompt, those of larger ones
-        leave it open.
-        """
-        return self.opens_thinking(self.render([{"role": "user", "content": "Hello"}]))
+            if variables is None:
+                outcome, text = process.compile(self._source)
+            else:
+                outcome, text = process.render(self._source, variables)
+        except LimitError as error:
+            raise Qwen35Error(f"{self.name} {error}: {_ADVICE}") from None
+        match outcome:
+            case Outcome.TEXT:
+                return text
+            case Outcome.SYNTAX_ERROR:
+                raise Qwen35Error(f"{self.name} is broken {text}: {_ADVICE}")
+            case Outcome.COMPILE_ERROR:
+                raise Qwen35Error(f"{self.name} cannot be compiled ({text}): {_ADVICE}")
+            case Outcome.REFUSAL:
+                raise Qwen35Error(
+                    f"{self.name} refuses this conversation: {text!r}; change the messages to fit"
+                    " it"
+                )
+            case Outcome.ERROR:
+                raise Qwen35Error(f"{self.name} fails on this conversation ({text}): {_ADVICE}")
 
     @staticmethod
     def opens_thinking(rendered: str) -> bool:
@@ -160,62 +149,6 @@ class ChatTemplate:
             and _THINK_CLOSE not in text
             and _TURN_CLOSE not in text
         )
-
-
-class _RefusalError(jinja2.TemplateError):
-    """A template called `raise_exception`."""
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """The block `{% generation %}...{% endgeneration %}`: renders its body in a scope of its own.
-
-    In training, the block marks the assistant's text.
-    """
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as a plain set
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        lineno = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body, lineno=lineno)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationBlock, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # jinja2's filter escapes HTML and sorts keys, but models were trained on plain JSON.
-    text = json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-    return text.replace(json.dumps(MARK)[1:-1], MARK) if ensure_ascii else text
-
-
-def _raise_exception(message: object) -> None:
-    raise _RefusalError(str(message))
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
 
 
 def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path]:

@@ -10,7 +10,8 @@ flush it at the end.)
 import codecs
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -68,21 +69,18 @@ class Tokenizer:
         if not file.is_file():
             raise Qwen35Error(_missing_message(path))
         source = read_text(file)
-        try:
+        problem = f"{file} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
+        with _guarded(problem, "download it again, or upgrade `tokenizers`"):
             backend = tokenizers.Tokenizer.from_str(source)
-        except Exception as error:  # the library raises bare Exception
-            raise Qwen35Error(
-                f"{file} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
-                f" ({one_line(error)}): download it again, or upgrade `tokenizers`"
-            ) from error
         if not isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
             found = type(backend.decoder).__name__
             raise Qwen35Error(
                 f"{file} has the decoder {found} instead of ByteLevel: is this a Qwen3.5"
                 " checkpoint?"
             )
-        _add_configured_tokens(backend, path / "tokenizer_config.json")
-        return cls(backend)
+        with _guarded(f"{file} cannot be used", "download it again"):
+            _add_configured_tokens(backend, path / "tokenizer_config.json")
+            return cls(backend)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. It becomes no control token, whatever it holds.
@@ -126,15 +124,8 @@ class Tokenizer:
         Raises:
             Qwen35Error: the tokenizer fails, or spells a text with control tokens.
         """
-        try:
+        with _guarded("the tokenizer fails on a text", "download tokenizer.json again"):
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except BaseException as error:  # a panic of the library is no Exception
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise Qwen35Error(
-                f"the tokenizer fails on a text ({type(error).__name__}: {one_line(error)}):"
-                " download tokenizer.json again"
-            ) from None
         ids = [encoding.ids for encoding in encodings]
         if any(not self.control_tokens.ids.isdisjoint(one) for one in ids):
             raise Qwen35Error(
@@ -186,6 +177,20 @@ class StreamDecoder:
     def flush(self) -> str:
         """U+FFFD for an incomplete character, else "". The decoder can then start a new text."""
         return self._utf8.decode(b"", final=True)
+
+
+@contextmanager
+def _guarded(problem: str, advice: str) -> Generator[None]:
+    """Turn any error of the `tokenizers` library into a `Qwen35Error`.
+
+    It raises bare `Exception`, and a panic of its Rust code is no `Exception` at all.
+    """
+    try:
+        yield
+    except (Qwen35Error, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise Qwen35Error(f"{problem} ({one_line(error)}): {advice}") from None
 
 
 def _take_control_tokens(backend: tokenizers.Tokenizer) -> ControlTokens:

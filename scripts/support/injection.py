@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen35_mlx.library.conversation import Conversation, Message
+
 TOKENS = (
     "<|im_start|>",
     "<|im_end|>",
@@ -76,7 +78,19 @@ def _call_argument(text: str) -> Prompt:
 
 def _answer(text: str) -> Prompt:
     """An answer in which the model repeats the text."""
-    return Prompt([_user("Repeat."), {"role": "assistant", "content": text}, _user("Thanks.")])
+    reply = {"role": "assistant", "content": text, "reasoning_content": ""}
+    return Prompt([_user("Repeat."), reply, _user("Thanks.")])
+
+
+def _title(text: str) -> Prompt:
+    question = Message(1, None, "user", "Hi")
+    return Prompt(Conversation(1, text, (question,), leaf=1).for_template())
+
+
+def _thinking(text: str) -> Prompt:
+    """Thinking, before a tool call, in which the model repeats the text."""
+    call = {**_call({"city": "Oslo"}), "reasoning_content": text}
+    return Prompt([_user("Weather?"), call, {"role": "tool", "content": "Rain"}], [_TOOL])
 
 
 PLACES: Mapping[str, Callable[[str], Prompt]] = {
@@ -88,7 +102,9 @@ PLACES: Mapping[str, Callable[[str], Prompt]] = {
     "tool result": _tool_result,
     "tool description": _tool_description,
     "argument of a call": _call_argument,
-    "repeated by the model": _answer,
+    "title": _title,
+    "repeated in an answer": _answer,
+    "repeated in thinking": _thinking,
 }
 
 

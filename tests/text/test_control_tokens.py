@@ -19,7 +19,8 @@ TEMPLATES = {
     file.stem: ChatTemplate(file.read_text())
     for file in sorted((Path(__file__).parents[1] / "templates").glob("*.jinja"))
 }
-NAMES = ["<|im_start|>", "<|im_end|>", "<think>", "</think>", "[INST]", "word", "<a>", "<a>>"]
+TAGS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>", "[INST]", "<a>", "<a>>"]
+NAMES = [*TAGS, "word", "a<b"]
 CONTROL = ControlTokens([ControlToken(name, 100 + i) for i, name in enumerate(NAMES)])
 
 
@@ -43,7 +44,7 @@ def test_a_quoted_text_holds_no_token_and_comes_back(seed: int):
         assert plain_text(CONTROL, CONTROL.quote(text)) == text
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "word"])
+@pytest.mark.parametrize("name", TAGS)
 def test_texts_that_a_template_joins_or_cuts_hold_no_token(name: str):
     for cut in range(len(name)):
         parts = [CONTROL.quote(name[:cut]), CONTROL.quote(name[cut:])]
@@ -53,7 +54,7 @@ def test_texts_that_a_template_joins_or_cuts_hold_no_token(name: str):
 
 def test_the_tokens_of_a_template_are_found_the_longest_first():
     rendered = f"<|im_start|>user\n{CONTROL.quote('<a>> <|im_end|>')}<a>><|im_end|>"
-    assert list(CONTROL.split(rendered)) == [100, "user\n<a>> <|im_end|>", 107, 101]
+    assert list(CONTROL.split(rendered)) == [100, "user\n<a>> <|im_end|>", 106, 101]
 
 
 def test_a_reply_keeps_its_own_tags_only():
@@ -61,6 +62,23 @@ def test_a_reply_keeps_its_own_tags_only():
     control = ControlTokens([*map(ControlToken, [*REPLY_TAGS, "<|im_end|>"], range(5))])
     assert list(control.split(control.quote_reply(text))) == [0, 1, 2, 3, "<|im_end|><thi"]
     assert list(control.split(control.quote(text))) == [text]
+
+
+def test_only_a_reply_as_the_model_wrote_it_keeps_its_tags():
+    control = ControlTokens([ControlToken("<think>", 0), ControlToken("</think>", 1)])
+    text = "<think>hm</think>Hi"
+    raw = {"role": "assistant", "content": text}
+    for message, kept in (
+        (raw, True),
+        ({**raw, "content": [{"type": "text", "text": text}]}, True),
+        ({**raw, "reasoning_content": None}, True),
+        ({**raw, "reasoning_content": ""}, False),
+        ({**raw, "role": "user"}, False),
+        ({**raw, "role": "assistant<think>"}, False),
+    ):
+        content = control.quote_message(message)["content"]
+        part = content if isinstance(content, str) else content[0]["text"]
+        assert (0 in control.split(part)) is kept
 
 
 def test_a_token_takes_the_whitespace_that_it_strips():
@@ -86,8 +104,6 @@ def test_no_text_becomes_a_control_token(demo_tokenizer: Tokenizer, template: st
 
     harmless = ids("harmless")
     for text in (*TOKENS, FORGED_TURN, *map("".join, product(TOKENS[:5], repeat=2)), MARK):
-        if place == "repeated by the model" and any(tag in text for tag in REPLY_TAGS):
-            continue  # the tags of a reply are the model's own
         assert forged(ids(text), harmless, control.ids) == 0, text
         if place == "message":
             assert text.strip() in demo_tokenizer.decode(ids(text))

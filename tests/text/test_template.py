@@ -293,12 +293,6 @@ def test_special_tokens_come_from_tokenizer_config(tmp_path: Path):
 # Thinking
 
 
-def test_thinking_by_default(template: ChatTemplate):
-    assert not template.thinks_by_default()
-    assert ChatTemplate("<|im_start|>assistant\n<think>\n").thinks_by_default()
-    assert not ChatTemplate("<|im_start|>assistant\n").thinks_by_default()
-
-
 @pytest.mark.parametrize(("thinking", "opens"), [(True, True), (False, False), (None, False)])
 def test_the_thinking_option_opens_a_block(
     template: ChatTemplate, thinking: bool | None, opens: bool

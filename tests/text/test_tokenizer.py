@@ -220,3 +220,30 @@ def test_error_for_a_bad_tokenizer_config(
 def test_tokenizer_config_may_be_missing(tmp_path: Path, backend: tokenizers.Tokenizer):
     backend.save(str(tmp_path / "tokenizer.json"))
     assert Tokenizer.from_directory(tmp_path).vocab_size == backend.get_vocab_size()
+
+
+class PanicException(BaseException):
+    """As the Rust code of `tokenizers` raises where it panics: no `Exception`."""
+
+
+class Panics:
+    def __init__(self, backend: tokenizers.Tokenizer):
+        self.backend = backend
+
+    def encode_batch_fast(self, *_args: object, **_options: object) -> None:
+        raise PanicException("index out\nof bounds")
+
+
+def test_a_panic_of_the_library_is_an_error_of_one_line(tokenizer: Tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "_backend", Panics(tokenizer._backend))
+    with pytest.raises(Qwen35Error, match=r"fails on a text \(index out of bounds\)"):
+        tokenizer.encode("a")
+
+
+def test_a_panic_while_loading_is_an_error_of_one_line(checkpoint: Path, monkeypatch):
+    def panic(_: str) -> None:
+        raise PanicException("no entry found for key")
+
+    monkeypatch.setattr(tokenizers.Tokenizer, "from_str", panic)
+    with pytest.raises(Qwen35Error, match="no entry found for key"):
+        Tokenizer.from_directory(checkpoint)

@@ -1,0 +1,197 @@
+"""Runs chat templates in a process of their own, within limits of time and memory.
+
+A template is a downloaded program. jinja2's sandbox keeps it from the rest of Python, but not from
+an endless loop or from `'a' * 10**12`, and only a process can be stopped in the middle of either.
+
+Requests go to the process's standard input and answers come from its standard output. Each is 4
+bytes of length, little-endian, and the data:
+
+    request   marshal of (source, None) to compile, or (source, variables) to render
+    answer    one byte, of `Outcome`, and text in UTF-8
+"""
+
+import atexit
+import marshal
+import os
+import subprocess
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import IntEnum
+from functools import cache
+from typing import IO, Any
+
+from qwen35_mlx.child_process import child_environment, python_command
+from qwen35_mlx.errors import Qwen35Error
+
+# A template takes milliseconds, also for a book. The machine may be busy.
+SECONDS = 4.0
+MAX_MEMORY = 512 << 20
+MAX_OUTPUT = 64 << 20
+
+
+class Outcome(IntEnum):
+    """What an answer's text is."""
+
+    TEXT = 0  # the rendered prompt, or nothing for a template that compiles
+    SYNTAX_ERROR = 1  # where and why the template does not compile
+    COMPILE_ERROR = 2  # why it cannot be compiled otherwise
+    REFUSAL = 3  # what it gave to `raise_exception`
+    ERROR = 4  # the error that it raised
+
+
+class LimitError(Exception):
+    """A template took too much time or memory, or wrote too much; the message says which."""
+
+
+class TemplateProcess:
+    """The process that runs templates. It starts at the first request, and again after a limit."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the process, which takes a tenth of a second, without waiting for it.
+
+        Raises:
+            Qwen35Error: it does not start.
+        """
+        with self._lock:
+            self._pipes()
+
+    def compile(self, source: str) -> tuple[Outcome, str]:
+        """Whether a template compiles: the outcome TEXT, or the kind of error and its message.
+
+        Raises:
+            LimitError: compiling takes too much time or memory.
+            Qwen35Error: the process does not start.
+        """
+        return self._answer(source, None)
+
+    def render(self, source: str, variables: Mapping[str, Any]) -> tuple[Outcome, str]:
+        """The text that a template renders, or the kind of error and its message.
+
+        Args:
+            variables: in plain JSON types.
+
+        Raises:
+            LimitError: rendering takes too much time or memory, or gives too much text.
+            Qwen35Error: the process does not start.
+        """
+        return self._answer(source, dict(variables))
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._end()
+
+    def _answer(self, source: str, variables: dict[str, Any] | None) -> tuple[Outcome, str]:
+        try:
+            request = marshal.dumps((source, variables))
+        except ValueError:
+            raise LimitError("is given messages or tools that are nested too deep") from None
+        with self._lock:
+            requests, answers = self._pipes()
+            expired = threading.Event()
+            timer = threading.Timer(SECONDS, self._expire, (self._process, expired))
+            timer.start()
+            try:
+                write_block(requests, request)
+                data = read_block(answers, MAX_OUTPUT)
+            except OverflowError:
+                self._end()
+                raise LimitError(f"writes more than {MAX_OUTPUT >> 20} MiB") from None
+            except (EOFError, BrokenPipeError):
+                self._end()
+                if expired.is_set():
+                    raise LimitError(f"does not finish within {SECONDS:g} seconds") from None
+                raise LimitError(f"takes more than {MAX_MEMORY >> 20} MiB of memory") from None
+            except BaseException:  # such as Ctrl+C: the answer is still on its way
+                self._end()
+                raise
+            finally:
+                timer.cancel()
+        return Outcome(data[0]), data[1:].decode("utf-8", "surrogatepass")
+
+    @staticmethod
+    def _expire(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
+        expired.set()
+        process.kill()
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Standard input and output of the process, which is started if need be."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            self._end()
+            process = self._process = self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return process.stdin, process.stdout
+
+    @staticmethod
+    def _start() -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                python_command("qwen35_mlx.text.template_sandbox"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=child_environment(),
+                cwd="/",
+                start_new_session=True,  # a Ctrl+C in the terminal is for the parent alone
+            )
+        except OSError as error:
+            raise Qwen35Error(
+                f"the process for chat templates does not start ({error.strerror}): close other"
+                " programs and try again"
+            ) from error
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what is left to flush finds no reader
+                    pipe.close()
+        process.wait()
+
+
+def read_block(file: IO[bytes], most: int) -> bytes:
+    """The next request or answer.
+
+    Raises:
+        EOFError: the other process has ended.
+        OverflowError: the block is longer than `most` bytes.
+    """
+    length = int.from_bytes(_read(file, 4), "little")
+    if length > most:
+        raise OverflowError(f"{length} bytes")
+    return _read(file, length)
+
+
+def _read(file: IO[bytes], count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+def write_block(file: IO[bytes], data: bytes) -> None:
+    """Send a request or an answer."""
+    file.write(len(data).to_bytes(4, "little") + data)
+    file.flush()
+
+
+def template_process() -> TemplateProcess:
+    """The one process of this program. A fork of the program gets its own."""
+    return _template_process(os.getpid())
+
+
+@cache
+def _template_process(_: int) -> TemplateProcess:
+    process = TemplateProcess()
+    atexit.register(process.close)
+    return process
