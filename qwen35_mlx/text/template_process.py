@@ -8,26 +8,32 @@ bytes of length, little-endian, and the data:
 
     request   marshal of (source, None) to compile, or (source, variables) to render
     answer    one byte, of `Outcome`, and text in UTF-8
+
+Before the first answer comes the byte `READY`.
 """
 
 import atexit
 import marshal
 import os
+import select
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import IntEnum
 from functools import cache
-from typing import IO, Any
+from typing import Any
 
 from qwen35_mlx.child_process import child_environment, python_command
 from qwen35_mlx.errors import Qwen35Error
 
 # A template takes milliseconds, also for a book. The machine may be busy.
 SECONDS = 4.0
+START_SECONDS = 30.0
 MAX_MEMORY = 512 << 20
 MAX_OUTPUT = 64 << 20
+LENGTH_BYTES = 4
+READY = b"+"
 
 
 class Outcome(IntEnum):
@@ -49,6 +55,7 @@ class TemplateProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False  # whether it has started
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -92,42 +99,58 @@ class TemplateProcess:
         except ValueError:
             raise LimitError("is given messages or tools that are nested too deep") from None
         with self._lock:
-            requests, answers = self._pipes()
-            expired = threading.Event()
-            timer = threading.Timer(SECONDS, self._expire, (self._process, expired))
-            timer.start()
             try:
-                write_block(requests, request)
-                data = read_block(answers, MAX_OUTPUT)
+                data = self._exchange(request)
+            except TimeoutError:
+                self._end()
+                raise LimitError(f"does not finish within {SECONDS:g} seconds") from None
             except OverflowError:
                 self._end()
                 raise LimitError(f"writes more than {MAX_OUTPUT >> 20} MiB") from None
             except (EOFError, BrokenPipeError):
                 self._end()
-                if expired.is_set():
-                    raise LimitError(f"does not finish within {SECONDS:g} seconds") from None
                 raise LimitError(f"takes more than {MAX_MEMORY >> 20} MiB of memory") from None
             except BaseException:  # such as Ctrl+C: the answer is still on its way
                 self._end()
                 raise
-            finally:
-                timer.cancel()
         return Outcome(data[0]), data[1:].decode("utf-8", "surrogatepass")
 
-    @staticmethod
-    def _expire(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
-        expired.set()
-        process.kill()
+    def _exchange(self, request: bytes) -> bytes:
+        """Send a request and wait for its answer, until the time is over."""
+        requests, answers = self._pipes()
+        if not self._ready:
+            _wait(answers, select.POLLIN, time.monotonic() + START_SECONDS)
+            self._ready = os.read(answers, 1) == READY
+        deadline = time.monotonic() + SECONDS
+        unsent = memoryview(len(request).to_bytes(LENGTH_BYTES, "little") + request)
+        while unsent:
+            _wait(requests, select.POLLOUT, deadline)
+            unsent = unsent[os.write(requests, unsent) :]
+        received = bytearray()
+        end = LENGTH_BYTES
+        while len(received) < end:
+            _wait(answers, select.POLLIN, deadline)
+            piece = os.read(answers, 1 << 20)
+            if not piece:
+                raise EOFError
+            received += piece
+            if end == LENGTH_BYTES <= len(received):
+                end += int.from_bytes(received[:LENGTH_BYTES], "little")
+                if end > MAX_OUTPUT:
+                    raise OverflowError
+        return bytes(received[LENGTH_BYTES:])
 
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+    def _pipes(self) -> tuple[int, int]:
         """Standard input and output of the process, which is started if need be."""
         process = self._process
         if process is None or process.poll() is not None:
             self._end()
             process = self._process = self._start()
+            self._ready = False
         assert process.stdin is not None
         assert process.stdout is not None
-        return process.stdin, process.stdout
+        os.set_blocking(process.stdin.fileno(), False)
+        return process.stdin.fileno(), process.stdout.fileno()
 
     @staticmethod
     def _start() -> subprocess.Popen[bytes]:
@@ -136,6 +159,7 @@ class TemplateProcess:
                 python_command("qwen35_mlx.text.template_sandbox"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,
                 stderr=subprocess.DEVNULL,
                 env=child_environment(),
                 cwd="/",
@@ -154,35 +178,20 @@ class TemplateProcess:
         process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what is left to flush finds no reader
-                    pipe.close()
+                pipe.close()
         process.wait()
 
 
-def read_block(file: IO[bytes], most: int) -> bytes:
-    """The next request or answer.
+def _wait(pipe: int, event: int, deadline: float) -> None:
+    """Wait until a pipe can be used.
 
     Raises:
-        EOFError: the other process has ended.
-        OverflowError: the block is longer than `most` bytes.
+        TimeoutError: the time is over.
     """
-    length = int.from_bytes(_read(file, 4), "little")
-    if length > most:
-        raise OverflowError(f"{length} bytes")
-    return _read(file, length)
-
-
-def _read(file: IO[bytes], count: int) -> bytes:
-    data = file.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
-
-
-def write_block(file: IO[bytes], data: bytes) -> None:
-    """Send a request or an answer."""
-    file.write(len(data).to_bytes(4, "little") + data)
-    file.flush()
+    poller = select.poll()
+    poller.register(pipe, event)
+    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise TimeoutError
 
 
 def template_process() -> TemplateProcess:

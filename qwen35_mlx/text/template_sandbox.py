@@ -23,7 +23,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from qwen35_mlx.text.control_tokens import MARK
-from qwen35_mlx.text.template_process import MAX_MEMORY, Outcome, read_block, write_block
+from qwen35_mlx.text.template_process import LENGTH_BYTES, MAX_MEMORY, READY, Outcome
 
 # How often the memory is measured where the system does not enforce a limit, as on macOS.
 WATCH_SECONDS = 0.02
@@ -137,10 +137,15 @@ def main() -> None:
     """Answer requests until standard input ends."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     limit_memory()
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            outcome, text = answer(*marshal.loads(read_block(requests, 1 << 32)))
-            write_block(answers, bytes([outcome]) + text.encode("utf-8", "surrogatepass"))
+    with suppress(BrokenPipeError):
+        answers.write(READY)
+        answers.flush()
+        while length := requests.read(LENGTH_BYTES):
+            request = requests.read(int.from_bytes(length, "little"))
+            outcome, text = answer(*marshal.loads(request))
+            data = bytes([outcome]) + text.encode("utf-8", "surrogatepass")
+            answers.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)
+            answers.flush()
 
 
 if __name__ == "__main__":

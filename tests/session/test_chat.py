@@ -174,7 +174,7 @@ def test_context_used_is_the_length_of_the_rendering(model):
     empty = chat.context_used
     done_of(chat.send("Question 1", max_tokens=5))
     rendered = model.template.render(template_messages(chat), add_generation_prompt=False)
-    assert chat.context_used == len(model.tokenizer.encode(rendered)) > empty > 0
+    assert chat.context_used == len(model.tokenizer.encode_prompt(rendered)) > empty > 0
     assert 0 < chat.context_cached <= chat.context_used
 
 
