@@ -29,7 +29,7 @@ FLOORS = (
     ("qwen35_mlx.model",),
     ("qwen35_mlx.kernels",),
     ("qwen35_mlx.text",),
-    ("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo"),
+    ("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo", "qwen35_mlx.untrusted_json"),
 )
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 # The earlier name of a command runs the command.

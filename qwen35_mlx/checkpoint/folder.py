@@ -1,5 +1,6 @@
 """The files of a checkpoint folder: config.json, its quantisation, the index and the weights."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,16 @@ from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.untrusted_json import Fields, shown
 
 INDEX = "model.safetensors.index.json"
+
+# A plain file name, of a length that every file system takes.
+_WEIGHT_FILE = re.compile(r"[^/\0]{1,240}\.safetensors")
+# Rows and columns of a block of a float-8 matrix are widened to this many values at most;
+# published checkpoints have 128.
+_MAX_BLOCK = 1024
+_DEFAULT_BLOCK = (128, 128)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -24,9 +33,23 @@ def read_config(path: Path) -> dict[str, Any]:
         problem = "is a file, not a checkpoint folder" if path.exists() else "does not exist"
         raise Qwen35Error(f"{path} {problem}: give a folder with config.json and *.safetensors")
     file = path / "config.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?")
     return read_json_object(file)
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of all *.safetensors files in a folder.
+
+    Raises:
+        Qwen35Error: one of them cannot be found, such as a link to nothing.
+    """
+    try:
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    except OSError as error:
+        raise Qwen35Error(
+            f"{error.filename} cannot be read ({error.strerror}): download it again"
+        ) from error
 
 
 def weight_files(path: Path) -> dict[str, FileTensor]:
@@ -71,17 +94,20 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
 def _read_index(path: Path) -> dict[str, str] | None:
     """Tensor names to file names, from the index of a checkpoint folder; None if it has none."""
     index = path / INDEX
-    if not index.exists():
+    if not os.path.lexists(index):
         return None
     owners = read_json_object(index).get("weight_map")
     if not isinstance(owners, dict) or not all(isinstance(name, str) for name in owners.values()):
         raise Qwen35Error(f"{index} has no weight_map of tensors to files: fetch it again")
-    for file in sorted({path / name for name in owners.values()}):
-        if file.parent != path:
-            raise Qwen35Error(f"{index} names {file}, outside its folder: fetch it again")
-        if not file.exists():
+    for name in sorted(set(owners.values())):
+        if not _WEIGHT_FILE.fullmatch(name) or not name.isprintable():
             raise Qwen35Error(
-                f"{file} is missing, which {INDEX} names: "
+                f"{index} names the file {shown(name)}, which is outside its folder or has no "
+                "name of a safetensors file: fetch it again"
+            )
+        if not os.path.lexists(path / name):
+            raise Qwen35Error(
+                f"{path / name} is missing, which {INDEX} names: "
                 "fetch it, or delete the index if it is out of date"
             )
     return owners
@@ -108,20 +134,29 @@ def float8_block_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         Qwen35Error: the checkpoint is quantised by a method that is not supported.
     """
-    text_config = config.get("text_config") or {}
-    entry = config.get("quantization_config") or text_config.get("quantization_config") or {}
-    if config.get("quantization") or not entry or _is_mlx_entry(entry):
-        return 128, 128
+    if config.get("quantization"):
+        return _DEFAULT_BLOCK
+    top = Fields(config, "config.json")
+    entry = (
+        top.section("quantization_config").values
+        or top.section("text_config").section("quantization_config").values
+    )
+    if not entry or _is_mlx_entry(entry):
+        return _DEFAULT_BLOCK
     method = entry.get("quant_method", entry.get("quant_type"))
     if method != "fp8":
         raise Qwen35Error(
-            f"config.json: quantisation by {method!r} is not supported: "
+            f"config.json: quantisation by {shown(method)} is not supported: "
             "use the BF16, FP8 or MLX checkpoint of this model"
         )
-    block = entry.get("weight_block_size", [128, 128])
-    if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)):
+    block = entry.get("weight_block_size", list(_DEFAULT_BLOCK))
+    if not (
+        isinstance(block, list)
+        and len(block) == 2
+        and all(type(b) is int and 1 <= b <= _MAX_BLOCK for b in block)
+    ):
         raise Qwen35Error(
-            f"config.json: FP8 with weight_block_size {block!r} is not supported: "
+            f"config.json: FP8 with weight_block_size {shown(block)} is not supported: "
             "use a checkpoint with blocks of 128x128, or BF16"
         )
     return block[0], block[1]
@@ -139,9 +174,10 @@ def mlx_quantization(
     Raises:
         Qwen35Error: an entry is incomplete, or MLX has no such quantisation.
     """
-    entry = config.get("quantization")
+    top = Fields(config, "config.json")
+    entry = top.section("quantization").values
     if not entry:
-        entry = config.get("quantization_config") or {}
+        entry = top.section("quantization_config").values
         if not _is_mlx_entry(entry):
             return None, {}
     default = _read_quantization(entry, "quantization")
@@ -161,18 +197,19 @@ def _is_mlx_entry(entry: Mapping[str, Any]) -> bool:
     return "group_size" in entry and "quant_method" not in entry
 
 
-def _read_quantization(entry: Any, key: str) -> Quantization:
-    try:
-        group_size, bits, mode = entry["group_size"], entry["bits"], entry.get("mode", "affine")
-    except (KeyError, TypeError, AttributeError):
+def _read_quantization(entry: Mapping[str, Any], key: str) -> Quantization:
+    if "group_size" not in entry or "bits" not in entry:
         raise Qwen35Error(
-            f"config.json: '{key}' does not give the group_size and bits of an MLX quantisation: "
-            "fetch it again"
-        ) from None
+            f"config.json: {shown(key)} does not give the group_size and bits of an MLX "
+            "quantisation: fetch it again"
+        )
+    fields = Fields(entry, f"config.json: {shown(key)}")
+    group_size, bits = fields.whole("group_size"), fields.whole("bits")
+    mode = fields.text("mode", "affine")
     try:
         return recipes.quantization(mode, bits, group_size)
     except Qwen35Error:
         raise Qwen35Error(
-            f"config.json: '{key}' asks for {bits} bits in groups of {group_size}, mode {mode}, "
-            "which MLX does not have: fetch it again or choose another checkpoint"
+            f"config.json: {shown(key)} asks for {bits} bits in groups of {group_size}, mode "
+            f"{shown(mode)}, which MLX does not have: fetch it again or choose another checkpoint"
         ) from None
