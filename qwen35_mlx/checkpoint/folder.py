@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.index import CONFIG, read_index
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.untrusted_json import Fields, shown
 
-INDEX = "model.safetensors.index.json"
-
-# A plain file name, of a length that every file system takes.
-_WEIGHT_FILE = re.compile(r"[^/\0]{1,240}\.safetensors")
 # Rows and columns of a block of a float-8 matrix are widened to this many values at most;
 # published checkpoints have 128.
 _MAX_BLOCK = 1024
@@ -32,24 +29,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         problem = "is a file, not a checkpoint folder" if path.exists() else "does not exist"
         raise Qwen35Error(f"{path} {problem}: give a folder with config.json and *.safetensors")
-    file = path / "config.json"
+    file = path / CONFIG
     if not os.path.lexists(file):
         raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?")
     return read_json_object(file)
-
-
-def weight_bytes(path: Path) -> int:
-    """Bytes of all *.safetensors files in a folder.
-
-    Raises:
-        Qwen35Error: one of them cannot be found, such as a link to nothing.
-    """
-    try:
-        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    except OSError as error:
-        raise Qwen35Error(
-            f"{error.filename} cannot be read ({error.strerror}): download it again"
-        ) from error
 
 
 def weight_files(path: Path) -> dict[str, FileTensor]:
@@ -61,7 +44,7 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
     """
-    owners = _read_index(path)
+    owners = read_index(path)
     if owners is None:
         owners = {}
         files = set(path.glob("model*.safetensors"))
@@ -89,28 +72,6 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
                 "fetch the file again"
             )
     return tensors
-
-
-def _read_index(path: Path) -> dict[str, str] | None:
-    """Tensor names to file names, from the index of a checkpoint folder; None if it has none."""
-    index = path / INDEX
-    if not os.path.lexists(index):
-        return None
-    owners = read_json_object(index).get("weight_map")
-    if not isinstance(owners, dict) or not all(isinstance(name, str) for name in owners.values()):
-        raise Qwen35Error(f"{index} has no weight_map of tensors to files: fetch it again")
-    for name in sorted(set(owners.values())):
-        if not _WEIGHT_FILE.fullmatch(name) or not name.isprintable():
-            raise Qwen35Error(
-                f"{index} names the file {shown(name)}, which is outside its folder or has no "
-                "name of a safetensors file: fetch it again"
-            )
-        if not os.path.lexists(path / name):
-            raise Qwen35Error(
-                f"{path / name} is missing, which {INDEX} names: "
-                "fetch it, or delete the index if it is out of date"
-            )
-    return owners
 
 
 def missing_tensor_advice(path: Path) -> str:
