@@ -76,7 +76,15 @@ def _finite_number(text: str) -> float:
     return number
 
 
-_REPR = reprlib.Repr()
+class _ShortRepr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # beyond sys.get_int_max_str_digits()
+            return f"a number of {x.bit_length():,} bits"
+
+
+_REPR = _ShortRepr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
 
