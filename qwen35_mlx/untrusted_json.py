@@ -42,7 +42,7 @@ def parse_json(text: str) -> Any:
         parse_constant=_finite_number,
     )
     if _ESCAPED_SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+        _check_unicode(value)
     return value
 
 
@@ -54,6 +54,19 @@ def _check_bounds(text: str) -> None:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         if count > MAX_TOKENS:
             raise ValueError(f"it has more than {MAX_TOKENS:,} parts")
+
+
+def _check_unicode(value: Any) -> None:
+    """Raise UnicodeEncodeError, a ValueError, for half a surrogate pair in any string."""
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict):
+            values += [*value, *value.values()]
+        elif isinstance(value, list):
+            values += value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

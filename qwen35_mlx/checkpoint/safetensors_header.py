@@ -95,12 +95,17 @@ def read_header(file: FileIO, max_bytes: int = MAX_HEADER_BYTES) -> SafetensorsH
         raise HeaderError(f"is truncated ({size} bytes, within its header)")
     if length > max_bytes:
         raise HeaderError(f"is not a safetensors file (a header of {length} bytes)")
-    text = bytearray(length)
     try:
-        read_exactly(file, memoryview(text), offset=8)
+        text = _read_text(file, length)
     except EOFError:
         raise HeaderError("became shorter while its header was read") from None
-    return _parse(bytes(text), data_bytes=size - 8 - length)
+    return _parse(text, data_bytes=size - 8 - length)
+
+
+def _read_text(file: FileIO, length: int) -> bytes:
+    text = bytearray(length)
+    read_exactly(file, memoryview(text), offset=8)
+    return bytes(text)
 
 
 def encode_header(
