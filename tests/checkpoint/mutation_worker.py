@@ -71,7 +71,8 @@ def outcome(step: Callable[[Path], None], path: Path) -> str:
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(bases: Path, scratch: Path, first: int, count: int) -> None:
@@ -80,7 +81,8 @@ def main(bases: Path, scratch: Path, first: int, count: int) -> None:
         for step in STEPS:
             if (result := outcome(step, folder)) not in ("ok", "refused"):
                 raise SystemExit(f"{folder.name} {step.__name__}: {result}")
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
     before = peak_bytes()
     os.chdir(scratch)
     for seed in range(first, first + count):

@@ -88,7 +88,7 @@ def _replaced(file: Path, rng: random.Random) -> str:
             os.mkfifo(file)
         case "socket":
             with socket.socket(socket.AF_UNIX) as server:
-                server.bind(f"/proc/self/cwd/{os.path.relpath(file)}")
+                server.bind(os.path.relpath(file))  # absolute, it may be too long
         case "loop":
             file.symlink_to(file)
         case "dangling":
