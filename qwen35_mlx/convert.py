@@ -22,13 +22,13 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.folder import INDEX
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.index import CONFIG, INDEX
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_json_object, sync_folder, write_durably
+from qwen35_mlx.files import read_bytes, read_json_object, sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 
@@ -112,18 +112,23 @@ def convert(
             "checkpoint it was made from"
         )
     checkpoint.verify()
-    if not (checkpoint.path / "tokenizer.json").exists():
+    copied = _read_copied_files(checkpoint.path)
+    if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
+    warnings = _template_warnings(checkpoint.path)
     plans = plan_tensors(checkpoint, quantization, DTYPES[dtype] if dtype else None)
     shards = plan_files(plans)
     nbytes = sum(plan.nbytes for plan in plans)
-    _check_space(out, nbytes)
     try:
-        with _partial_folder(out) as folder:
+        _check_space(out, nbytes)
+        warnings += _remove_leftovers(out)
+        parents = [parent for parent in out.parents if not parent.exists()]
+        with _partial_folder(out, parents) as folder:
             _write_weights(folder, checkpoint, shards, nbytes, progress)
-            _copy_files(checkpoint.path, folder)
+            for name, content in copied.items():
+                write_durably(folder / name, content)
             config = plan_config(checkpoint, plans, quantization)
-            write_durably(folder / "config.json", json.dumps(config, indent=4, sort_keys=True))
+            write_durably(folder / CONFIG, json.dumps(config, indent=4, sort_keys=True))
             # Only a result that opens gets its final name.
             Checkpoint.open(folder).verify()
     except OSError as error:
@@ -145,7 +150,7 @@ def convert(
             and plan.quantization is None
             and recipes.is_quantizable(plan.name, plan.shape)
         ),
-        warnings=_warnings(checkpoint.path),
+        warnings=tuple(warnings + _sync_entries([out, *parents])),
     )
 
 
@@ -161,13 +166,12 @@ def _check_space(out: Path, nbytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, renamed to it at the end; removed on any error."""
-    for stale in out.parent.glob(f".{out.name}.partial-*"):
-        pid = re.fullmatch(r".*\.partial-(\d+)", stale.name)
-        if pid and not _is_alive(int(pid[1])):
-            shutil.rmtree(stale, ignore_errors=True)
-    created = [parent for parent in out.parents if not parent.exists()]
+def _partial_folder(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
+    """A hidden folder beside `out`, renamed to it at the end; removed on any error.
+
+    Args:
+        parents: of `out` that do not exist yet, the innermost first; removed on any error too.
+    """
     folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         folder.mkdir(parents=True)
@@ -175,13 +179,47 @@ def _partial_folder(out: Path) -> Iterator[Path]:
         sync_folder(folder)
         # Fails if `out` has come to be a folder with files meanwhile.
         folder.rename(out)
-        sync_folder(out.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for parent in created:
+        for parent in parents:
+            with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
+
+
+def _remove_leftovers(out: Path) -> list[str]:
+    """Remove the hidden folders of conversions to `out` that were killed; a line for each kept."""
+    warnings: list[str] = []
+    if not out.parent.is_dir():
+        return warnings
+    for left in out.parent.iterdir():
+        pid = left.name.removeprefix(f".{out.name}.partial-")
+        if not re.fullmatch("[0-9]{1,10}", pid) or _is_alive(int(pid)):
+            continue
+        try:
+            shutil.rmtree(left)
+        except OSError as error:
+            warnings.append(
+                f"{left} of a conversion that was killed cannot be removed ({error.strerror}): "
+                "remove it"
+            )
+    return warnings
+
+
+def _sync_entries(folders: Sequence[Path]) -> list[str]:
+    """Wait until the names of new folders are on disk; a line if the disk does not confirm it.
+
+    That is no failure: the folders are complete, and some network disks never confirm.
+    """
+    for folder in folders:
+        try:
+            sync_folder(folder.parent)
+        except OSError as error:
+            return [
+                f"{folder} is complete, but the disk does not confirm that it would survive a "
+                f"power failure ({error.strerror}): check the disk"
+            ]
+    return []
 
 
 def _is_alive(pid: int) -> bool:
@@ -225,19 +263,19 @@ def _write_weights(
     write_durably(folder / INDEX, json.dumps(index, indent=4))
 
 
-def _copy_files(source: Path, folder: Path) -> None:
-    for name in _COPIED_FILES:
-        if (source / name).is_file():
-            write_durably(folder / name, (source / name).read_bytes())
+def _read_copied_files(source: Path) -> dict[str, bytes]:
+    """The files of a checkpoint that a conversion copies, by name."""
+    return {
+        name: read_bytes(source / name) for name in _COPIED_FILES if os.path.lexists(source / name)
+    }
 
 
-def _warnings(source: Path) -> tuple[str, ...]:
-    if any((source / f"chat_template.{suffix}").exists() for suffix in ("jinja", "json")):
-        return ()
-    with contextlib.suppress(Qwen35Error):
-        if "chat_template" in read_json_object(source / "tokenizer_config.json"):
-            return ()
-    return ("no chat template: add the model's chat_template.jinja to the folder to chat with it",)
+def _template_warnings(source: Path) -> list[str]:
+    if any(os.path.lexists(source / f"chat_template.{suffix}") for suffix in ("jinja", "json")):
+        return []
+    if "chat_template" in read_json_object(source / "tokenizer_config.json"):
+        return []
+    return ["no chat template: add the model's chat_template.jinja to the folder to chat with it"]
 
 
 def _size(nbytes: int) -> str:
@@ -259,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     options = parser.parse_args(argv)
+    existed = os.path.lexists(options.mlx_path)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
@@ -268,7 +307,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was kept", file=sys.stderr)
+        # A folder under its final name is complete, whatever was still to be waited for.
+        kept = os.path.lexists(options.mlx_path) and not existed
+        what = f"{options.mlx_path} is complete" if kept else "nothing was kept"
+        print(f"interrupted: {what}", file=sys.stderr)
         return 130
     for warning in summary.warnings:
         print(f"warning: {warning}", file=sys.stderr)

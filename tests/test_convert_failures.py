@@ -209,6 +209,49 @@ def test_ctrl_c_leaves_nothing(
     assert capsys.readouterr().err == "interrupted: nothing was kept\n"
 
 
+def test_ctrl_c_after_the_last_step_says_that_the_folder_is_complete(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys.modules["qwen35_mlx.convert"], "_sync_entries", interrupt)
+    assert main(["--hf-path", str(source), "--mlx-path", str(out)]) == 130
+    assert capsys.readouterr().err.endswith(f"interrupted: {out} is complete\n")
+    Checkpoint.open(out).verify()
+
+
+def test_a_left_over_folder_that_cannot_be_removed_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    left = tmp_path / ".out**[x.partial-99999999"
+    left.mkdir()
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        warnings = convert(str(source), tmp_path / "out**[x").warnings
+    assert f"{left} of a conversion that was killed cannot be removed" in warnings[-1]
+    shutil.rmtree(tmp_path / "out**[x")
+    assert convert(str(source), tmp_path / "out**[x").warnings == warnings[:-1]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "merges.txt"])
+def test_a_pipe_among_the_copied_files_is_refused_before_anything_is_written(
+    source: Path, tmp_path: Path, name: str, capsys: Any
+):
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    line = refused(
+        tmp_path, "--hf-path", str(source), "--mlx-path", str(tmp_path / "out"), capsys=capsys
+    )
+    assert f"{name} cannot be read (not a regular file)" in line
+
+
 @pytest.mark.parametrize(
     ("called_as", "shown"),
     [

@@ -1,13 +1,22 @@
 """Small files have one-line errors; large ones are read and written in limited pieces."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from qwen35_mlx import files
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_exactly, read_json_object, read_text, write_all, write_durably
+from qwen35_mlx.files import (
+    open_regular,
+    read_bytes,
+    read_exactly,
+    read_json_object,
+    read_text,
+    write_all,
+    write_durably,
+)
 
 
 def test_a_json_object_and_a_missing_file(tmp_path: Path):
@@ -39,6 +48,36 @@ def test_the_error_of_a_broken_file_is_one_line_with_its_name(
 def test_read_text_names_an_unreadable_file(tmp_path: Path):
     with pytest.raises(Qwen35Error, match="cannot be read"):
         read_text(tmp_path)
+
+
+def test_every_kind_of_line_break_becomes_a_line_feed(tmp_path: Path):
+    (tmp_path / "f").write_bytes(b"a\r\nb\rc\n")
+    assert read_text(tmp_path / "f") == "a\nb\nc\n"
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_read_and_none_is_waited_for(tmp_path: Path, put):
+    put(tmp_path / "f")
+    for read in (read_text, read_bytes, read_json_object):
+        with pytest.raises(Qwen35Error, match=r"/f cannot be read \(not a regular file\)"):
+            read(tmp_path / "f")
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(tmp_path / "link")
+
+
+def test_a_link_to_nothing_is_not_a_missing_file(tmp_path: Path):
+    (tmp_path / "f").symlink_to("gone")
+    with pytest.raises(Qwen35Error, match="it is a link to nothing"):
+        read_json_object(tmp_path / "f")
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path):
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(1 << 40)
+    for read in (read_text, read_bytes, read_json_object):
+        with pytest.raises(Qwen35Error, match="1,099,511,627,776 bytes, the limit is"):
+            read(tmp_path / "f")
 
 
 def test_pieces_of_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -30,7 +30,7 @@ FLOORS = (
     ("qwen35_mlx.kernels",),
     ("qwen35_mlx.text",),
     (
-        *("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo"),
+        *("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo", "qwen35_mlx.untrusted_json"),
         *("qwen35_mlx.child_process", "qwen35_mlx.terminal", "qwen35_mlx.user_paths"),
     ),
 )

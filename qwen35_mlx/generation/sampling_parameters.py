@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.untrusted_json import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Sampling:
         for name, bounds in RANGES.items():
             value = getattr(self, name)
             if not bounds.contains(value):
-                raise Qwen35Error(f"{name} is {value!r}: it must be {bounds}")
+                raise Qwen35Error(f"{name} is {shown(value)}: it must be {bounds}")
             if bounds.whole:
                 object.__setattr__(self, name, int(value))
 

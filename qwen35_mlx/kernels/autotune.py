@@ -21,7 +21,8 @@ from typing import Any
 import mlx.core as mx
 import platformdirs
 
-from qwen35_mlx.files import replace_file
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object, replace_file
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 
@@ -211,9 +212,9 @@ def machine_key() -> str:
 
 def _read_results(file: Path) -> dict[str, dict[str, str]]:
     """The file's content; empty if it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(results, dict) and all(isinstance(v, dict) for v in results.values()):
+    with suppress(Qwen35Error):
+        results = read_json_object(file)
+        if all(isinstance(v, dict) for v in results.values()):
             return results
     return {}
 

@@ -15,6 +15,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select, Unload
 from tests.app.drive import reply
+from tests.app.models_drive import CONFIG, in_cache, make
 from tests.app.plain_drive import FIGURES, PlainChat, ctrl_c
 
 
@@ -122,12 +123,15 @@ def test_changes_are_stored_in_the_settings_file(session: PlainChat, home: Path)
     assert "folders: none\n" in written
 
 
-def test_models_are_listed_with_what_fits(session: PlainChat, monkeypatch) -> None:
+def test_models_are_listed_with_what_fits(session: PlainChat, monkeypatch, tmp_path) -> None:
+    make(in_cache(tmp_path, "org/odd"), {**CONFIG, "layer_types": 5})
     monkeypatch.setattr("qwen35_chat.plain_view.machine_memory", lambda: 16 * 2**30)
     written = session.run("/model")
     assert "demo: fits, here\n" in written
     assert "mlx-community/Qwen3.5-4B-MLX-4bit: fits, to download\n" in written
     assert "mlx-community/Qwen3.5-27B-4bit: too large, to download\n" in written
+    assert "org/odd cannot be used: config.json: 'layer_types' must name 32 layers" in written
+    assert "org/odd: " not in written
 
 
 def test_unload_copy_code_and_export(session: PlainChat, monkeypatch) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import mlx.core as mx
 import pytest
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.prompt_cache.fingerprint import of_weights
 from tests.checkpoint.cases import (
+    Raw,
     assert_reads,
     canonical,
     float8,
@@ -88,6 +93,59 @@ def test_an_index_that_names_a_file_outside_is_refused(tmp_path: Path):
     path = write(tmp_path / "c", *golden())
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
     assert "outside its folder" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.safetensors", "/dev/zero", "/x.safetensors", ".", "..", "", "a\0b.safetensors",
+     "x" * 300 + ".safetensors", "é" * 200 + ".safetensors", "sub/model.safetensors",
+     "a\nb.safetensors", "config.json"],
+)  # fmt: skip
+def test_an_index_names_only_weights_of_its_folder(tmp_path: Path, name: str):
+    path = write(tmp_path / "c", *golden())
+    (path / "sub").mkdir()
+    shutil.copy(path / "model.safetensors", path / "sub")
+    index = {"weight_map": {"a": name}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = refused(path)
+    assert "is outside its folder or has no name of a safetensors file" in message
+    assert len(message) < 400
+
+
+def test_a_tensor_that_the_index_lists_twice_is_refused(tmp_path: Path):
+    path = write(tmp_path / "c", *golden())
+    index = '{"weight_map": {"a": "model.safetensors", "a": "mtp.safetensors"}}'
+    (path / "model.safetensors.index.json").write_text(index)
+    assert "a key appears twice" in refused(path)
+
+
+def put_link_to_itself(file: Path) -> None:
+    file.symlink_to(file)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, put_link_to_itself])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "model.safetensors.index.json", "mtp.safetensors"],
+)
+def test_only_regular_files_are_opened(tmp_path: Path, name: str, put: Any):
+    path = write(tmp_path / "c", *golden())
+    (path / name).unlink(missing_ok=True)
+    put(path / name)
+    message = refused(path)
+    assert (
+        f"{name} cannot be read" in message
+        or f"cannot read {path / name}" in message
+        or (f"{name} is missing" in message)
+    )
+
+
+def test_a_pipe_that_no_index_names_does_not_stop_a_fingerprint(tmp_path: Path):
+    path = write(tmp_path / "c", *golden())
+    os.mkfifo(path / "other.safetensors")
+    assert_reads(path, canonical(golden()[1]))
+    with pytest.raises(Qwen35Error, match="not a regular file"):
+        of_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +232,15 @@ def test_one_tensor_in_two_files_is_refused(tmp_path: Path):
         ({"quant_method": "compressed-tensors"}, "by 'compressed-tensors'"),
         ({"quant_algo": "NVFP4"}, "is not supported"),
         ({"quant_method": "fp8", "weight_block_size": None}, "weight_block_size None"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size [0, 128]"),
+        ({"quant_method": "fp8", "weight_block_size": [-128, 128]}, "weight_block_size [-128"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 2**31]}, "[128, 2147483648]"),
+        ({"quant_method": ["fp8"]}, "quantisation by ['fp8']"),
+        (5, "'quantization_config' is 5, not an object"),
+        ("group_size", "'quantization_config' is 'group_size', not an object"),
     ],
 )
-def test_an_unsupported_quantisation_is_named(
-    tmp_path: Path, quantization: dict[str, Any], says: str
-):
+def test_an_unsupported_quantisation_is_named(tmp_path: Path, quantization: Any, says: str):
     config, tensors = golden()
     path = write(tmp_path / "c", config | {"quantization_config": quantization}, tensors)
     assert says in refused(path)
@@ -196,6 +258,35 @@ def test_float8_with_missing_or_wrong_scales_is_refused(tmp_path: Path):
     )
     stored[name + "_scale_inv"] = scales
     Checkpoint.open(write(tmp_path / "e", config, stored)).verify()
+
+
+def test_a_float8_tensor_without_rows_is_refused(tmp_path: Path):
+    config, stored, _ = float8(*golden())
+    name = "model.language_model.norm.weight"
+    stored |= {name: Raw("F8_E4M3", (), b"0"), f"{name}_scale_inv": mx.ones(())}
+    assert f"float-8 tensor '{name}' has no rows" in refused(write(tmp_path / "c", config, stored))
+
+
+EXPERTS = "mtp.layers.0.mlp.experts"
+
+
+@pytest.mark.parametrize(
+    ("extra", "shape", "says"),
+    [
+        # 128 digits, other digits and leading zeros are no numbers of experts.
+        (f"{EXPERTS}.{'9' * 128}.up_proj.weight", (32, 64), "unknown tensor"),
+        (f"{EXPERTS}.٣.up_proj.weight", (32, 64), "unknown tensor"),
+        (f"{EXPERTS}.01.up_proj.weight", (32, 64), "unknown tensor"),
+        (f"{EXPERTS}.999999.up_proj.weight", (32, 64), "no expert 8"),
+        (f"{EXPERTS}.gate_up_proj", (8, 64, 64), "both hold 'mtp.layers.0.mlp.switch_mlp.gate"),
+        (f"{EXPERTS}.down_proj", (8, 64, 32), "both hold 'mtp.layers.0.mlp.switch_mlp.down"),
+        (f"{EXPERTS}.gate_up_proj", (8, 65, 64), "65 rows, which are not 2 matrices"),
+        (f"{EXPERTS}.gate_up_proj", (0, 64, 64), "no expert 0"),
+    ],
+)
+def test_odd_experts_are_refused(tmp_path: Path, extra: str, shape: tuple[int, ...], says: str):
+    config, tensors = golden("moe")
+    assert says in refused(write(tmp_path / "c", config, tensors | {extra: mx.zeros(shape)}))
 
 
 def test_folders_that_are_not_checkpoints(tmp_path: Path):

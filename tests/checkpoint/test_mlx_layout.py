@@ -149,13 +149,17 @@ def test_a_config_with_quantization_config_only(by_mlx_lm: Any):
     [
         ({"bits": 4}, "does not give the group_size"),
         ({"bits": 4, "group_size": 48}, "4 bits in groups of 48"),
-        ({"bits": 4, "group_size": 64, "mode": "q4_k"}, "mode q4_k"),
+        ({"bits": 4, "group_size": 64, "mode": "q4_k"}, "mode 'q4_k'"),
         ({"bits": 4, "group_size": 64, "lm_head": {"bits": 4}}, "'lm_head' does not give"),
+        ([4, 64], "'quantization' is [4, 64], not an object"),
+        ({"bits": 4.5, "group_size": 64}, "'bits' is 4.5, not a positive whole number"),
+        ({"bits": [4], "group_size": 64}, "'bits' is [4], not a number"),
+        ({"bits": True, "group_size": 64}, "'bits' is True, not a number"),
+        ({"bits": 4, "group_size": 2**63}, "'group_size' is 9.223372036854776e+18, more than"),
+        ({"bits": 4, "group_size": 64, "mode": ["affine"]}, "'mode' is ['affine'], not a text"),
     ],
 )
-def test_an_invalid_mlx_quantisation_is_refused(
-    tmp_path: Path, quantization: dict[str, Any], says: str
-):
+def test_an_invalid_mlx_quantisation_is_refused(tmp_path: Path, quantization: Any, says: str):
     config, tensors = golden()
     assert says in refused(
         write(tmp_path / "c", config | {"quantization": quantization}, mlx_layout(tensors))
@@ -169,6 +173,22 @@ def test_a_quantised_tensor_of_a_wrong_width_is_refused(by_mlx_lm: Any):
     tensors["language_model.lm_head.biases"] = mx.zeros((256, 3))
     save(file, tensors)
     assert "'lm_head.biases' has shape [256, 3]" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [("scales", ()), ("scales", (256, 0)), ("scales", (256, 3000)), ("weight", ()),
+     ("weight", (256, 1)), ("weight", (256, 500))],
+)  # fmt: skip
+def test_shapes_of_which_no_quantisation_follows_are_refused(
+    by_mlx_lm: Any, part: str, shape: tuple[int, ...]
+):
+    path, _ = by_mlx_lm("dense", QUANTIZED["affine"])
+    file = path / "model.safetensors"
+    name = f"language_model.lm_head.{part}"
+    stored = load(file)
+    save(file, stored | {name: mx.zeros(shape, stored[name].dtype)})
+    assert f"'lm_head.{part}' has shape {list(shape)} where" in refused(path)
 
 
 def test_nvfp4_with_a_scale_per_expert_is_refused(by_mlx_lm: Any):

@@ -7,6 +7,7 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Sampling
+from qwen35_mlx.untrusted_json import shown
 
 
 def test_defaults_come_from_generation_config():
@@ -53,11 +54,11 @@ TINY = 1e-9
 def test_edges_of_every_range(name, allowed, refused):
     for value in allowed:
         assert getattr(Sampling(**{name: value}), name) == value
-    never = [math.nan, math.inf, -math.inf, 10**400, True, False, "1", None, [1]]
+    never = [math.nan, math.inf, -math.inf, 10**400, 10**5000, True, False, "1", None, [1]]
     for value in [*refused, *never]:
         with pytest.raises(Qwen35Error) as caught:
             Sampling(**{name: value})
-        assert str(caught.value) == f"{name} is {value!r}: it must be {RANGES[name]}"
+        assert str(caught.value) == f"{name} is {shown(value)}: it must be {RANGES[name]}"
 
 
 def test_every_parameter_has_a_range_and_its_default_is_in_it():
@@ -82,3 +83,10 @@ def test_numbers_of_numpy_are_numbers_and_a_whole_float_becomes_an_int():
 )
 def test_ranges_read_as_english(name, text):
     assert str(RANGES[name]) == text
+
+
+def test_an_odd_value_does_not_fill_the_error():
+    for value in (["x" * 1000] * 10**5, "x" * 10**6, {"a": [[[[[0]]]]]}):
+        with pytest.raises(Qwen35Error, match=r"top_k is .*: it must be") as caught:
+            Sampling.from_generation_config({"top_k": value})
+        assert len(str(caught.value)) < 600

@@ -6,6 +6,7 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.untrusted_json import shown
 from tests.goldens import FOLDER
 
 MULTIMODAL = json.loads((FOLDER / "moe" / "config.json").read_text())
@@ -67,6 +68,12 @@ def test_eos_ids_of_both_levels():
     assert ModelConfig.from_dict(config).eos_token_ids == (9, 7)
 
 
+YARN = {
+    **{"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1},
+    **{"attention_factor": 1.2, "mscale": 1, "mscale_all_dim": 0, "rope_type": "yarn"},
+}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -83,14 +90,70 @@ def test_eos_ids_of_both_levels():
         ({"mtp_num_hidden_layers": 3}, ["'mtp_num_hidden_layers'", "3"]),
         ({"rope_parameters": {"rope_type": "llama3"}}, ["llama3", "yarn"]),
         ({"rope_parameters": {"rope_type": "yarn"}}, ["no 'factor'"]),
+        ({"num_hidden_layers": 10**6}, ["'num_hidden_layers'", "more than 1,024"]),
+        ({"num_hidden_layers": 10**7, "layer_types": None}, ["'num_hidden_layers'", "1,024"]),
+        ({"vocab_size": 2**60}, ["'vocab_size'", "more than 2,147,483,647"]),
+        ({"hidden_size": 1e30}, ["'hidden_size'", "more than"]),
+        ({"hidden_size": float("inf")}, ["'hidden_size'", "not a finite number"]),
+        ({"head_dim": 2**20}, ["'head_dim'", "more than 65,536"]),
+        ({"linear_conv_kernel_dim": 10**6}, ["'linear_conv_kernel_dim'", "more than 1,024"]),
+        ({"rms_norm_eps": -1e-6}, ["'rms_norm_eps'", "from 0 to 1"]),
+        ({"num_experts": "8"}, ["'num_experts'", "not a number"]),
+        ({"mtp_num_hidden_layers": [1]}, ["'mtp_num_hidden_layers' is [1]"]),
+        ({"tie_word_embeddings": "false"}, ["'tie_word_embeddings'", "neither true nor false"]),
+        ({"hidden_act": ["x" * 10**6] * 100}, ["'hidden_act'"]),
+        ({"layer_types": 5}, ["'layer_types' must name 4 layers", "it is 5"]),
+        ({"layer_types": "linear_attention"}, ["'layer_types'"]),
+        ({"layer_types": [["full_attention"]] * 4}, ["'layer_types'"]),
+        ({"layer_types": {"full_attention": 1}}, ["'layer_types'"]),
+        ({"layer_types": None, "full_attention_interval": 0.5}, ["0.5", "positive whole"]),
+        ({"layer_types": None, "full_attention_interval": 0}, ["positive whole"]),
+        ({"eos_token_id": "<|im_end|>"}, ["'eos_token_id'", "not a token id"]),
+        ({"eos_token_id": [1, [2]]}, ["'eos_token_id'", "not a token id"]),
+        ({"rope_parameters": 5}, ["'rope_parameters' is 5, not an object"]),
+        ({"rope_parameters": None, "rope_scaling": ["yarn"]}, ["'rope_scaling'", "object"]),
+        ({"rope_parameters": {"rope_type": {}}}, ["'rope_type' is {}, not a text"]),
+        *(
+            ({"rope_parameters": {"rope_theta": theta}}, ["'rope_theta'", "from"])
+            for theta in (0, 1, -1e7, 1e300)
+        ),
+        *(
+            ({"rope_parameters": {"partial_rotary_factor": share}}, ["partial_rotary_factor"])
+            for share in (0, -0.5, 1.5, 2**31, 1e-9, 3 / 32, "0.5")
+        ),
+        *(
+            ({"rope_parameters": YARN | {name: value}}, [f"'{name}'"])
+            for name in sorted(YARN.keys() - {"rope_type"})
+            for value in ("x", [], -1, True)
+        ),
+        ({"rope_parameters": YARN | {"factor": 0}}, ["'factor'"]),
+        ({"rope_parameters": YARN | {"beta_slow": 1e-320}}, ["'beta_slow'"]),
+        ({"rope_parameters": YARN | {"truncate": "no"}}, ["'truncate'"]),
     ],
+    ids=shown,
 )
 def test_errors_name_the_field(fields, words):
     with pytest.raises(Qwen35Error) as caught:
         ModelConfig.from_dict(changed(DENSE, **fields))
     message = str(caught.value)
     assert "\n" not in message
+    assert len(message) < 600
     assert all(word in message for word in words), message
+
+
+def test_every_field_of_yarn_is_read():
+    rope = ModelConfig.from_dict(changed(DENSE, rope_parameters=YARN)).rope
+    assert rope.scaling == YARN | {"rope_theta": 1e7, "partial_rotary_factor": 0.25}
+
+
+@pytest.mark.parametrize("name", ["text_config", "tie_word_embeddings", "eos_token_id"])
+@pytest.mark.parametrize("value", [3, "x", [[]], {"a": 1}])
+def test_an_odd_field_beside_the_text_config_is_named(name, value):
+    if (name, value) == ("eos_token_id", 3):
+        return
+    config = changed(DENSE, tie_word_embeddings=None) | {name: value}
+    with pytest.raises(Qwen35Error, match=rf"'{name}'|no 'num_hidden_layers'"):
+        ModelConfig.from_dict(config)
 
 
 def test_more_experts_per_token_than_experts():

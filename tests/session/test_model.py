@@ -210,10 +210,20 @@ def test_a_folder_without_one_of_its_files_is_named(model_folder, tmp_path, miss
     ).replace("_", " ")
 
 
-def test_broken_generation_config_is_named(model_folder, tmp_path):
+@pytest.mark.parametrize(
+    "text", ["{", '{"eos_token_id": "x"}', '{"eos_token_id": [[1]]}', '{"eos_token_id": 1e999}']
+)
+def test_broken_generation_config_is_named(model_folder, tmp_path, text):
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
-    (folder / "generation_config.json").write_text("{")
+    (folder / "generation_config.json").write_text(text)
     with pytest.raises(Qwen35Error, match=r"generation_config\.json"):
+        load(folder)
+
+
+def test_a_link_to_nothing_among_the_weights_is_named(model_folder, tmp_path):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    (folder / "other.safetensors").symlink_to("nowhere")
+    with pytest.raises(Qwen35Error, match=r"other\.safetensors cannot be read .*: download it"):
         load(folder)
 
 
