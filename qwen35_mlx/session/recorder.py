@@ -84,7 +84,9 @@ class TurnRecorder:
                     saved = time.monotonic()
                 yield event
             state = "complete"
-        except Exception as failure:
+        except (GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:
             state, error = "failed", " ".join(str(failure).split())
             raise
         finally:
@@ -166,7 +168,13 @@ class TurnRecorder:
             self._notices.append(f"the message could not be taken back: {failure}")
 
     def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
-        """Save the final reply and write the snapshots of the turn."""
+        """Save the final reply and write the snapshots of the turn.
+
+        A turn that is forgotten may end elsewhere, when its events are dropped: in a forked process
+        this does nothing, and in another thread it leaves the network's arrays alone.
+        """
+        if not self._turn.owner.in_process:
+            return
         message = replace(
             self._message(reply),
             state=state,
@@ -178,6 +186,8 @@ class TurnRecorder:
             self._transcript.save(message)
         except Qwen35Error as failure:
             self._notices.append(f"the reply could not be saved: {failure}")
+        if not self._turn.owner.here:
+            return
         if state != "failed" and self._turn.reply_ids:
             self._snapshot_end(message)
         self._snapshots.write()

@@ -1,11 +1,12 @@
 """Sampling parameters: defaults, ranges and messages."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.generation.sampling_parameters import RANGES, Sampling
 
 
@@ -53,11 +54,12 @@ TINY = 1e-9
 def test_edges_of_every_range(name, allowed, refused):
     for value in allowed:
         assert getattr(Sampling(**{name: value}), name) == value
-    never = [math.nan, math.inf, -math.inf, 10**400, True, False, "1", None, [1]]
+    never = [math.nan, math.inf, -math.inf, 10**400, 10**5000, Fraction(10**400)]
+    never += [True, False, "1", None, [1]]
     for value in [*refused, *never]:
         with pytest.raises(Qwen35Error) as caught:
             Sampling(**{name: value})
-        assert str(caught.value) == f"{name} is {value!r}: it must be {RANGES[name]}"
+        assert str(caught.value) == f"{name} is {shown(value)}: it must be {RANGES[name]}"
 
 
 def test_every_parameter_has_a_range_and_its_default_is_in_it():
