@@ -101,7 +101,7 @@ class Sampling:
             Qwen35Error: a name is unknown, or a value is out of its range.
         """
         known = {field.name for field in fields(self)}
-        if unknown := sorted(set(changes) - known):
+        if unknown := sorted(set(changes) - known, key=str):
             raise Qwen35Error(
                 f"'{unknown[0]}' is not a sampling parameter: {', '.join(sorted(known))} are"
             )

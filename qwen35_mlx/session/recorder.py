@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import one_line
 from qwen35_mlx.library.conversation import Message, MessageState, Role
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.model.cache import Snapshot
@@ -87,7 +88,7 @@ class TurnRecorder:
         except (GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
-            state, error = "failed", " ".join(str(failure).split())
+            state, error = "failed", one_line(failure)
             raise
         finally:
             self._finish(reply, state, error, done)
