@@ -7,6 +7,7 @@ own `TypeError`.
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,12 @@ def _is_list_of(kind: type) -> Callable[[Any], bool]:
 
 def _is_path(value: object) -> bool:
     """Whether it is a path that the operating system can be given."""
-    return isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
+    if not isinstance(value, str | Path) or str(value) == "" or "\0" in str(value):
+        return False
+    try:
+        return bool(os.fsencode(value))
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _are_ids(value: object) -> bool:

@@ -44,8 +44,8 @@ class Owner:
         self.check_process(what)
         if not self.here:
             raise Qwen35Error(
-                f"{what} belongs to the thread {self._thread.name!r} that loaded it, and this is "
-                f"{threading.current_thread().name!r}: use it there, or load it in this thread too"
+                f"{what} belongs to the thread {self._thread.name!r}, and this is "
+                f"{threading.current_thread().name!r}: use it there, or load the model here, too"
             )
 
     def check_process(self, what: str) -> None:
@@ -56,8 +56,8 @@ class Owner:
         """
         if not self.in_process:
             raise Qwen35Error(
-                f"{what} belongs to process {self._process}, from which this one was forked: "
-                "open it in this process too, best in one that was not forked"
+                f"{what} belongs to process {self._process}, from which this one was forked: use it"
+                " there, or start processes that are not forked (multiprocessing: 'spawn')"
             )
 
 

@@ -103,7 +103,7 @@ class Sampling:
         known = {field.name for field in fields(self)}
         if unknown := sorted(set(changes) - known, key=str):
             raise Qwen35Error(
-                f"'{unknown[0]}' is not a sampling parameter: {', '.join(sorted(known))} are"
+                f"{shown(unknown[0])} is not a sampling parameter: {', '.join(sorted(known))} are"
             )
         return replace(self, **{name: v for name, v in changes.items() if v is not None})
 

@@ -163,6 +163,7 @@ class Chat:
 
     def measured(self) -> tuple[int, int]:
         """`context_used` and `context_cached`, with a single rendering."""
+        self.model.owner.check("this chat")
         ids = self._ids_so_far()
         return len(ids), self._snapshots.longest_prefix(ids)
 
