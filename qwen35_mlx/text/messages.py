@@ -113,7 +113,7 @@ def _plain(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, Mapping | Sequence) and not depth:
+    if not depth and isinstance(value, Mapping | Sequence):
         raise Qwen35Error(
             f"{where[:60]}... is nested too deep, or contains itself: give at most"
             f" {_MESSAGE_DEPTH} lists and mappings within each other"
