@@ -171,11 +171,9 @@ class TurnRecorder:
     def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
         """Save the final reply and write the snapshots of the turn.
 
-        A turn that is forgotten may end elsewhere, when its events are dropped: in a forked process
-        this does nothing, and in another thread it leaves the network's arrays alone.
+        A turn that is forgotten may end in another thread or a forked process, when its events are
+        dropped there: then the network's arrays are left alone.
         """
-        if not self._turn.owner.in_process:
-            return
         message = replace(
             self._message(reply),
             state=state,

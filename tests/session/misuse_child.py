@@ -3,14 +3,17 @@
 python -m tests.session.misuse_child FOLDER CASE
 """
 
+import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import qwen35_mlx
 from qwen35_mlx.library.library import Library
+from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.requests import Send
 
@@ -24,6 +27,17 @@ def refusals(*calls: Callable[[], Any]) -> None:
             print("no error:", call())
         except qwen35_mlx.Qwen35Error as error:
             print("refused:", error)
+
+
+def slow_disk() -> None:
+    """Let every write of a state take a while, so that some are pending."""
+    write = snapshot_file.write
+
+    def slow(*arguments: Any) -> int:
+        time.sleep(0.5)
+        return write(*arguments)
+
+    snapshot_file.write = slow
 
 
 def open_turn(folder: str) -> tuple[qwen35_mlx.Chat, Any]:
@@ -64,8 +78,11 @@ def thread(folder: str) -> None:
 
 def forgotten(folder: str) -> None:
     """A function that closes nothing: the model, the chat and the library are dropped."""
+    slow_disk()
     chat = qwen35_mlx.Chat(qwen35_mlx.load("demo"), library=Library(folder))
     list(chat.send("What is 17 + 25? " * 20, max_tokens=5))
+    del chat
+    gc.collect()
 
 
 def abandoned(folder: str) -> None:
@@ -86,7 +103,9 @@ def engine(folder: str) -> None:
 
 def fork(folder: str) -> None:
     """A forked process uses and closes everything, and ends; then the turn goes on."""
+    slow_disk()
     chat, events = open_turn(folder)
+    chat._snapshots.write()  # pending when the process forks
     library = chat._library
     assert library is not None
     running = EngineThread("demo", library=library)

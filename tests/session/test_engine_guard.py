@@ -64,6 +64,7 @@ def test_an_error_of_any_kind_fails_the_turn_and_the_next_one_runs(
         raise error
         yield
 
+    thread = engine._thread
     monkeypatch.setattr(turn, "decode", broken)
     engine.submit(Send("Question 1"))
     events = wait_for(engine, Failed)
@@ -72,7 +73,6 @@ def test_an_error_of_any_kind_fails_the_turn_and_the_next_one_runs(
     expected = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
     assert tree.messages[-1].state == expected
     monkeypatch.undo()
-    thread = engine._thread
     engine.submit(Send("Question 2"))
     assert not any(isinstance(event, Notice) for event in wait_for(engine, Done))
     assert engine._thread is thread

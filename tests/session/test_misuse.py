@@ -5,6 +5,7 @@ import inspect
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.conversation_store import ConversationStore
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache.prefix_tree import STATES
+from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done
 from qwen35_mlx.session.model import Model, load
@@ -303,6 +305,25 @@ def test_a_closed_model_has_written_its_states_and_still_replies(model_folder, t
         model.close()
 
 
+def test_a_turn_dropped_in_another_thread_leaves_the_arrays_alone(model, monkeypatch, tmp_path):
+    writers: list[threading.Thread] = []
+    monkeypatch.setattr(
+        SnapshotCache, "write", lambda _: writers.append(threading.current_thread())
+    )
+    with Library(tmp_path) as library, Chat(model, library=library, **GREEDY) as chat:
+        kept = [chat.send("Hello", max_tokens=50)]
+        while not isinstance(next(kept[0]), Answer):
+            pass
+        worker = threading.Thread(target=kept.clear)
+        worker.start()
+        worker.join()
+        assert chat.messages[-1].state == "cancelled"
+        assert chat.messages[-1].content
+        assert worker not in writers
+        list(chat.send("Hello again", max_tokens=2))
+        assert threading.current_thread() in writers
+
+
 # Other threads, forks and the end of the process
 
 
@@ -310,7 +331,7 @@ def run(folder: Path, case: str, returncode: int = 0) -> list[str]:
     """The lines that a child prints; it must end with this code and print no error."""
     command = [sys.executable, "-m", "tests.session.misuse_child", str(folder), case]
     cwd = Path(__file__).parents[2]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
     assert (child.stderr, child.returncode) == ("", returncode)
     return child.stdout.splitlines()
 
