@@ -21,6 +21,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import CONFIG, INDEX
@@ -71,6 +72,7 @@ class ConversionSummary:
         return self.nbytes * 8 / self.parameters
 
 
+@checked
 def convert(
     hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",

@@ -16,6 +16,8 @@ MAX_FILE_BYTES = 128 << 20
 MAX_JSON_BYTES = 32 << 20
 # macOS refuses a single read or write of 2 GiB or more.
 MAX_IO_BYTES = 1 << 30
+# Characters of an error of foreign code, in a line for the user.
+LONGEST_MESSAGE = 500
 
 
 def open_regular(path: Path) -> FileIO:
@@ -105,8 +107,12 @@ def _unreadable(file: Path, reason: Exception | str) -> Qwen35Error:
 
 
 def one_line(error: object) -> str:
-    """An error's message without line breaks, or the name of its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message without line breaks, cut where it gets long; its type if it has none."""
+    try:
+        words = " ".join(str(error).split())
+    except BaseException:  # of a foreign __str__
+        words = ""
+    return words[:LONGEST_MESSAGE] or type(error).__name__
 
 
 def read_exactly(file: FileIO, out: memoryview, offset: int) -> None:

@@ -3,12 +3,11 @@
 import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 
 MAX_DEPTH = 32
 # Strings, brackets and commas of one text. The header of 170,000 tensors has as many; parsed, it
@@ -87,23 +86,6 @@ def _finite_number(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"the number {shown(text)} is not finite")
     return number
-
-
-class _ShortRepr(reprlib.Repr):
-    def repr_int(self, x: int, level: int) -> str:
-        try:
-            return super().repr_int(x, level)
-        except ValueError:  # beyond sys.get_int_max_str_digits()
-            return f"a number of {x.bit_length():,} bits"
-
-
-_REPR = _ShortRepr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
-
-
-def shown(value: object) -> str:
-    """A value as an error line shows it: escaped, and cut where it is long."""
-    return _REPR.repr(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,14 @@ FLOORS = (
     ("qwen35_mlx.prompt_cache",),
     ("qwen35_mlx.library",),
     ("qwen35_mlx.checkpoint",),
-    ("qwen35_mlx.generation",),
+    ("qwen35_mlx.generation", "qwen35_mlx.arguments"),
     ("qwen35_mlx.model",),
     ("qwen35_mlx.kernels",),
     ("qwen35_mlx.text",),
     (
         *("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo", "qwen35_mlx.untrusted_json"),
         *("qwen35_mlx.child_process", "qwen35_mlx.terminal", "qwen35_mlx.user_paths"),
+        "qwen35_mlx.lifetime",
     ),
 )
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

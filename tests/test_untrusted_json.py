@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qwen35_mlx import untrusted_json
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import MAX_JSON_BYTES, read_json_object
-from qwen35_mlx.untrusted_json import MAX_DEPTH, MAX_TOKENS, Fields, parse_json, shown
+from qwen35_mlx.untrusted_json import MAX_DEPTH, MAX_TOKENS, Fields, parse_json
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from typing import Literal
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.index import CONFIG, read_index, weight_bytes
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_json_object, read_text
 from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig
 from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
-from qwen35_mlx.untrusted_json import shown
 
 MemoryFit = Literal["fits", "tight", "too large"]
 # Shares of the machine's memory. Above the first, other programs get slow; above the second, a Mac

@@ -9,10 +9,10 @@ from typing import Any
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.index import CONFIG, read_index
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.untrusted_json import Fields, shown
+from qwen35_mlx.untrusted_json import Fields
 
 # Rows and columns of a block of a float-8 matrix are widened to this many values at most;
 # published checkpoints have 128.

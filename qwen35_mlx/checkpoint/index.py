@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_json_object
-from qwen35_mlx.untrusted_json import shown
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

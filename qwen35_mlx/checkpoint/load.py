@@ -45,7 +45,7 @@ def load_network(
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
-        raise Qwen35Error(f"dtype '{dtype}' is not known: use one of {', '.join(DTYPES)}")
+        raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else None)

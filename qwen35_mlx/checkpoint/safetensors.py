@@ -21,9 +21,8 @@ from qwen35_mlx.checkpoint.safetensors_header import (
     encode_header,
     read_header,
 )
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import open_regular, read_exactly, write_all
-from qwen35_mlx.untrusted_json import shown
 
 # For each dtype of the format, the numpy type that holds its bits and the MLX dtype they are viewed
 # as. Float-8 stays uint8: its scales are another tensor, found by the checkpoint's layout.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import Any
 
+from qwen35_mlx.errors import shown
 from qwen35_mlx.files import one_line, read_exactly
-from qwen35_mlx.untrusted_json import parse_json, shown
+from qwen35_mlx.untrusted_json import parse_json
 
 # The limit of the format's reference implementation.
 MAX_HEADER_BYTES = 100_000_000

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.untrusted_json import shown
+from qwen35_mlx.errors import Qwen35Error, shown
+
+# Numbers beyond this cannot be stored: SQLite and JSON readers keep 64 bits.
+_WHOLE_LIMIT = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,16 @@ class Range:
     whole: bool = False
 
     def contains(self, value: object) -> bool:
-        """Whether `value` is a finite number in this range; a boolean is not a number."""
+        """Whether `value` is a finite number in this range; a boolean is not a number.
+
+        Whole numbers of more than 64 bits are in no range. Below that, they are compared exactly.
+        """
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number beyond all floats
+        if not -_WHOLE_LIMIT <= value < _WHOLE_LIMIT:  # pyright: ignore[reportOperatorIssue]
             return False
-        if not math.isfinite(number) or (self.whole and not number.is_integer()):
+        number = int(value) if isinstance(value, Integral) else float(value)
+        if self.whole and number % 1:
             return False
         low = number > self.low if self.above else number >= self.low
         return low and (number < self.high if self.below else number <= self.high)
@@ -88,8 +92,7 @@ class Sampling:
             value = getattr(self, name)
             if not bounds.contains(value):
                 raise Qwen35Error(f"{name} is {shown(value)}: it must be {bounds}")
-            if bounds.whole:
-                object.__setattr__(self, name, int(value))
+            object.__setattr__(self, name, int(value) if bounds.whole else float(value))
 
     def updated(self, changes: Mapping[str, Any]) -> "Sampling":
         """A copy with the values of `changes` that are not None.
@@ -98,9 +101,9 @@ class Sampling:
             Qwen35Error: a name is unknown, or a value is out of its range.
         """
         known = {field.name for field in fields(self)}
-        if unknown := sorted(set(changes) - known):
+        if unknown := sorted(set(changes) - known, key=str):
             raise Qwen35Error(
-                f"'{unknown[0]}' is not a sampling parameter: {', '.join(sorted(known))} are"
+                f"{shown(unknown[0])} is not a sampling parameter: {', '.join(sorted(known))} are"
             )
         return replace(self, **{name: v for name, v in changes.items() if v is not None})
 

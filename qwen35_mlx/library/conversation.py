@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text.tool_call import rendered_calls
 
 Role = Literal["system", "user", "assistant", "tool"]
 MessageState = Literal["complete", "partial", "cancelled", "failed"]
@@ -102,11 +103,16 @@ class Message:
         return self.role == "assistant" and self.state != "complete" and self.empty
 
     def for_template(self) -> dict[str, Any]:
-        """The message as a chat template takes it."""
+        """The message as a chat template takes it.
+
+        Tool calls that are nested too deep to be rendered as such are part of the content.
+        """
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.role == "assistant":
             message["reasoning_content"] = self.thinking
-            if self.tool_calls:
+            if (text := rendered_calls(self.tool_calls)) is not None:
+                message["content"] = f"{self.content}\n\n{text}".strip()
+            elif self.tool_calls:
                 message["tool_calls"] = list(self.tool_calls)
         return message
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import (
     ChatSettings,
@@ -26,6 +27,7 @@ from qwen35_mlx.library.rows import (
 _SELECT_MESSAGES = f"SELECT {', '.join(COLUMNS)} FROM messages"
 
 
+@checked
 class ConversationStore(Database):
     """Conversations and messages in a database.
 

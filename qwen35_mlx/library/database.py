@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.locks import locked
+from qwen35_mlx.lifetime import Owner
 
 # The longest wait for another window's transaction, which should take milliseconds.
 BUSY_SECONDS = 30.0
@@ -114,9 +115,12 @@ class Database:
         self._connections: set[sqlite3.Connection] = set()
         self._connections_lock = threading.Lock()
         self._closed = False
+        self._owner = Owner()
 
     def close(self) -> None:
         """Close all connections. No call may run in another thread or follow."""
+        if not self._owner.in_process:
+            return  # SQLite must not see the connections of a parent process
         with self._connections_lock:
             self._closed = True
             while self._connections:
@@ -162,6 +166,7 @@ class Database:
                 self._roll_back(db)
 
     def _connection(self) -> sqlite3.Connection:
+        self._owner.check_process("this library")
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if self._closed or db is None:
             with self._connections_lock:

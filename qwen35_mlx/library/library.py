@@ -15,10 +15,12 @@ reader never waits for a writer.
 
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation_store import ConversationStore, insert, no_such_conversation
 from qwen35_mlx.library.home import home
@@ -31,6 +33,7 @@ from qwen35_mlx.library.listing import (
 from qwen35_mlx.library.locks import NamedLocks
 from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.search import Hit, find_hits, parse_query
+from qwen35_mlx.lifetime import close_at_exit
 
 FILE = "library.db"
 # How long a deletion can be undone after its window was killed.
@@ -39,8 +42,11 @@ KEEP_DELETED_SECONDS = 24 * 3600.0
 CLAIMED, DELETED, DRAFT, PROBE = "claimed", "deleted", "draft", "probe"
 
 
+@checked
 class Library(ConversationStore):
-    """The conversations in a folder. Close it after use.
+    """The conversations in a folder. Close it after use, or use it in a `with` statement.
+
+    If it is still open when Python exits, it is closed then. A forked process must open its own.
 
     Args:
         folder: created if missing; None for $QWEN35_HOME or the platform's default.
@@ -56,6 +62,8 @@ class Library(ConversationStore):
         self._locks = NamedLocks(self.folder / "open")
         self._new_draft: int | None = None
         self._draft_lock = threading.Lock()
+        weakref.finalize(self, self._locks.close)
+        close_at_exit(self)
 
     def __enter__(self) -> "Library":
         return self

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.lifetime import Owner
 
 
 class Lock:
@@ -22,14 +23,19 @@ class Lock:
     def __init__(self, file: Path, descriptor: int):
         self._file = file
         self._descriptor: int | None = descriptor
+        self._owner = Owner()
 
     def release(self) -> None:
-        """Release the lock and remove its file. A second call does nothing."""
+        """Release the lock and remove its file. A second call does nothing.
+
+        In a forked process, only its copy of the descriptor is closed: the parent has the lock.
+        """
         if self._descriptor is None:
             return
         # Remove the file before unlocking: `try_lock` detects that its open file is gone.
-        with suppress(OSError):
-            self._file.unlink()
+        if self._owner.in_process:
+            with suppress(OSError):
+                self._file.unlink()
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -70,9 +76,11 @@ class NamedLocks:
         self._locks: dict[str, Lock] = {}
         self._reasons: dict[str, set[str]] = {}
         self._mutex = threading.Lock()
+        self._owner = Owner()
 
     def acquire(self, name: str, reason: str) -> bool:
         """Add a reason to lock a name; False if another window has locked it."""
+        self._owner.check_process("this library")
         with self._mutex:
             if name not in self._locks:
                 try:
@@ -101,6 +109,8 @@ class NamedLocks:
 
     def close(self) -> None:
         """Release all locks."""
+        if not self._owner.in_process:
+            self._mutex = threading.Lock()  # a thread of the parent may have held it
         with self._mutex:
             self._reasons.clear()
             while self._locks:

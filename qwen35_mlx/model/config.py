@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.untrusted_json import Fields, shown
+from qwen35_mlx.errors import Qwen35Error, shown
+from qwen35_mlx.untrusted_json import Fields
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 

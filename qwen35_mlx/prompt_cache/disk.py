@@ -20,6 +20,7 @@ from shutil import disk_usage
 
 import numpy as np
 
+from qwen35_mlx.lifetime import Owner, close_at_exit
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree
@@ -49,7 +50,8 @@ class _Write:
 class DiskSnapshotCache:
     """The snapshots of one network in a folder that other processes may share.
 
-    Use it only in the engine's thread; a thread of its own does the writing.
+    Use it only in the engine's thread; a thread of its own does the writing. If it is still open
+    when Python exits, it is closed then.
 
     Args:
         folder: of all models; it is made if it is missing.
@@ -83,9 +85,12 @@ class DiskSnapshotCache:
         self._pending: dict[str, _Write] = {}
         self._pending_changed = threading.Condition()
         self._failure_reported = False  # since the last write that succeeded
+        self._closed = False
+        self._owner = Owner()
         prefix_tree.remove_garbage(folder)
         self._writer = threading.Thread(target=self._write_all, name="snapshots", daemon=True)
         self._writer.start()
+        close_at_exit(self)
 
     def notices(self) -> list[str]:
         """Lines for the user since the last call."""
@@ -146,14 +151,29 @@ class DiskSnapshotCache:
         self._queue(segment, {KV: kv, STATE: state}, chain_bytes)
 
     def flush(self) -> None:
-        """Wait until every snapshot added is on disk, or its write has failed."""
+        """Wait until every snapshot added is on disk, or its write has failed.
+
+        In a forked process there is nothing to wait for: the writes are those of its parent.
+        """
+        if not self._owner.in_process:
+            return
         with self._pending_changed:
             self._pending_changed.wait_for(lambda: not self._pending)
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what is pending and end the thread; wait at most `timeout` seconds for that."""
+        """Write what is pending and end the thread; wait at most `timeout` seconds for that.
+
+        Later snapshots are not written, and a second call does nothing.
+        """
+        if self._closed or not self._owner.in_process:
+            return
+        self._closed = True
         self._writes.put(None)
         self._writer.join(timeout)
+
+    def finish(self) -> None:
+        """End the thread after what is pending, without waiting. No snapshot may be added."""
+        self._writes.put(None)
 
     def _tree(self) -> PrefixTree:
         """What is on disk or about to be."""
@@ -181,6 +201,8 @@ class DiskSnapshotCache:
         return [seg for seg in matching if seg.key in tree.states and seg.end < len(ids)]
 
     def _queue(self, segment: Segment, files: Mapping[str, Tensors], chain_bytes: int = 0) -> None:
+        if self._closed:
+            return
         size = sum(map(snapshot_tensors.nbytes, files.values()))
         if chain_bytes + size > self.budget:
             self._report_failure(

@@ -1,22 +1,31 @@
 """`Chat`: a conversation in which each turn costs only its own tokens, stored in a library."""
 
+import weakref
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.transcript import Transcript
+from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
 from qwen35_mlx.session.anchors import PromptAnchors
+from qwen35_mlx.session.chat_settings import checked_settings, merged_settings
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.turn import Turn
+from qwen35_mlx.session.turn_events import TurnEvents
+from qwen35_mlx.text.messages import plain_message, plain_tools
+
+_Event = TypeVar("_Event")
 
 
+@checked
 class Chat:
     """A conversation with one model.
 
@@ -28,6 +37,10 @@ class Chat:
     A snapshot of the network's cache is stored after each turn, under the token ids that led to
     it. The next turn renders the whole conversation, restores the snapshot of the longest prefix
     and prefills the rest, so it equals a fresh prefill by construction.
+
+    It belongs to the thread of its model. One reply is written at a time: take the events of a turn
+    to the end, or close them, before the next. `close` the chat after use, or use it in a `with`
+    statement; what is still open when Python exits is closed then.
 
     Args:
         library: where the conversation and its snapshots are stored; None for memory only.
@@ -42,7 +55,8 @@ class Chat:
         read_only: another window has the conversation open, and turns are refused.
 
     Raises:
-        Qwen35Error: the library cannot be used, or has no such conversation.
+        Qwen35Error: the library cannot be used, or has no such conversation; from every method, an
+            argument does not fit, or the caller is in another thread or a forked process.
     """
 
     def __init__(
@@ -56,9 +70,13 @@ class Chat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **sampling: float | None,
     ):
+        model.owner.check("this model")
+        if conversation is not None and library is None:
+            raise Qwen35Error(f"conversation {conversation} is in a library: give that, too")
         self.model = model
-        self.tools = tools
+        self.tools = None if tools is None else plain_tools(tools)
         given = ChatSettings(system=system, thinking=thinking, sampling=sampling)
+        given = checked_settings(given, model.sampling)
         # Claimed before it is read: another window may have finished a turn of it just now.
         self.read_only = bool(
             library is not None and conversation is not None and not library.claim(conversation)
@@ -69,7 +87,7 @@ class Chat:
             if library is not None and conversation is not None and not self.read_only:
                 library.release(conversation)
             raise
-        settings = _merged(self.settings, given)
+        settings = merged_settings(self.settings, given)
         if settings != self.settings and not self.read_only:
             self.configure(settings)
         self._library = library
@@ -78,6 +96,15 @@ class Chat:
         if library is not None:
             self._snapshots = SnapshotCache(model.open_states(library.folder))
         self._notices: list[str] = []
+        self._closed = False
+        self._events: weakref.ref[TurnEvents[Any]] | None = None  # of the last turn
+        close_at_exit(self)
+
+    def __enter__(self) -> "Chat":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def open(
@@ -101,7 +128,7 @@ class Chat:
         own = library is None
         library = library or Library()
         try:
-            number = library.resolve(str(name)) if name is not None else None
+            number = None if name is None else library.resolve(str(name))
             chat = cls(model, library=library, conversation=number, **options)
         except BaseException:
             if own:
@@ -136,12 +163,13 @@ class Chat:
 
     def measured(self) -> tuple[int, int]:
         """`context_used` and `context_cached`, with a single rendering."""
+        self.model.owner.check("this chat")
         ids = self._ids_so_far()
         return len(ids), self._snapshots.longest_prefix(ids)
 
     def configure(self, settings: ChatSettings) -> None:
         """Change the settings of the next turns."""
-        self._transcript.configure(settings)
+        self._transcript.configure(checked_settings(settings, self.model.sampling))
 
     def send(
         self,
@@ -153,8 +181,8 @@ class Chat:
     ) -> Generator[TurnEvent]:
         """Add a message and stream the reply to it.
 
-        Stop iterating (or close the iterator) to cancel. The reply so far stays in the
-        conversation; if it is empty, the message is taken back.
+        Close the iterator, or drop it, to cancel. The reply so far stays in the conversation; if it
+        is empty, the message is taken back.
 
         Args:
             content: the user's text; or messages of role "tool", the results of tool calls.
@@ -162,12 +190,15 @@ class Chat:
             stop: strings that end the reply; they do not appear in it.
 
         Raises:
-            Qwen35Error: the message is empty or does not fit the context; nothing is added then.
+            Qwen35Error: the message is empty or does not fit the context, or another reply is
+                still being written; nothing is added then.
         """
+        self._check_writable()
         if isinstance(content, str):
             if not content.strip():
                 raise Qwen35Error("the message is empty: write something")
             content = [{"role": "user", "content": content}]
+        _check_results(content)
         return self._turn(self.conversation.leaf, content, max_tokens, seed, stop)
 
     def retry(
@@ -231,6 +262,7 @@ class Chat:
         Raises:
             Qwen35Error: there is no such message.
         """
+        self._check_idle()
         leaf = self.conversation.newest_leaf(self.conversation.message(message).id)
         if self.read_only:
             self._transcript.tree = self.conversation.with_leaf(leaf)
@@ -247,7 +279,9 @@ class Chat:
             Qwen35Error: there is nothing to summarise, or no room for the summary.
         """
         self._check_writable()
-        return compaction.compact(self.model, self._transcript, self._snapshots, self.tools)
+        return self._begin(
+            compaction.compact(self.model, self._transcript, self._snapshots, self.tools)
+        )
 
     def notices(self) -> list[str]:
         """Lines for the user that no turn has returned as `Notice`, since the last call."""
@@ -258,7 +292,15 @@ class Chat:
         return lines
 
     def close(self) -> None:
-        """Finish writing snapshots, and release the conversation for other windows."""
+        """End the open turn, finish writing snapshots, and release the conversation.
+
+        A second call does nothing, nor does one in a forked process: all of this is its parent's.
+        """
+        if self._closed or not self.model.owner.in_process:
+            return
+        if (events := self._open_events()) is not None:
+            events.close()
+        self._closed = True
         if self._snapshots.disk is not None:
             self._snapshots.disk.flush()
         if not self.read_only:
@@ -266,7 +308,29 @@ class Chat:
         if self._own_library and self._library is not None:
             self._library.close()
 
+    def _open_events(self) -> TurnEvents[Any] | None:
+        """The events of a turn that is neither complete nor closed nor dropped."""
+        events = self._events and self._events()
+        return events if events is not None and events.open else None
+
+    def _begin(self, events: Generator[_Event]) -> TurnEvents[_Event]:
+        """The events of the turn that is open from now on."""
+        begun = TurnEvents(events, self.model.owner)
+        self._events = weakref.ref(begun)
+        return begun
+
+    def _check_idle(self) -> None:
+        self.model.owner.check("this chat")
+        if self._closed:
+            raise Qwen35Error("this chat is closed: open the conversation again")
+        if self._open_events() is not None:
+            raise Qwen35Error(
+                "the last reply of this chat is still being written: take its events to the end, "
+                "or close() them"
+            )
+
     def _check_writable(self) -> None:
+        self._check_idle()
         if self.read_only:
             raise Qwen35Error(
                 "this conversation is open in another window: close it there, or start a new one"
@@ -295,7 +359,6 @@ class Chat:
         stop: str | Sequence[str],
     ) -> Generator[TurnEvent]:
         """The events of a reply to the path that ends at `parent`, followed by `added`."""
-        self._check_writable()
         settings = self.settings
         # The text as the library stores it, so that the tokens are the same after a restart.
         added = [
@@ -308,14 +371,14 @@ class Chat:
         turn = self.model.turn(
             messages,
             self.model.make_cache(),
-            max_tokens=max_tokens or settings.max_tokens,
+            max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
             seed=settings.seed if seed is None else seed,
             thinking=settings.thinking,
             tools=self.tools,
             stop=stop,
             sampling=settings.sampling,
         )
-        return self._run(turn, messages, parent, added)
+        return self._begin(self._run(turn, messages, parent, added))
 
     def _system_messages(self) -> list[dict[str, Any]]:
         """The messages before the first one of the path."""
@@ -344,13 +407,13 @@ class Chat:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
 
 
-def _merged(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
-    """The stored settings, replaced by the given ones that are not None."""
-    sampling = {**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}}
-    return ChatSettings(
-        system=stored.system if given.system is None else given.system,
-        thinking=stored.thinking if given.thinking is None else given.thinking,
-        max_tokens=stored.max_tokens,
-        seed=stored.seed,
-        sampling=sampling,
-    )
+def _check_results(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse messages that cannot be stored: only text of the user and of tools can."""
+    if not messages:
+        raise Qwen35Error("there is no message to send: give at least one")
+    for index, message in enumerate(messages):
+        plain = plain_message(message, index)
+        if plain["role"] not in ("user", "tool") or not isinstance(plain["content"], str):
+            raise Qwen35Error(
+                f"messages[{index}] cannot be sent: give {{'role': 'tool', 'content': TEXT}}"
+            )

@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import one_line
 from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.lifetime import Owner, close_at_exit
 from qwen35_mlx.session.events import (
     Cancelled,
     Done,
@@ -79,6 +81,10 @@ class Engine(Protocol):
 class EngineThread:
     """An `Engine` that runs a `Chat` in this process.
 
+    No error ends the thread without a word: whatever a request raises becomes its `Failed`. Should
+    the thread end all the same, `poll` reports that and starts another, which loads the model again
+    at the next turn.
+
     Args:
         model, revision: as for `qwen35_mlx.load`; None to wait for `UseModel`.
         settings: of new conversations, until `Configure` changes them.
@@ -110,20 +116,26 @@ class EngineThread:
         self._submitted = 0  # requests are numbered from 1
         self._cancelled = 0  # requests up to this number are cancelled
         self._with_closed_fence = False
-        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._owner = Owner()
+        self._thread = self._new_thread()
+        self._started = False
         # Used by the engine's thread only:
         self._request_number = 0  # of the running request
         self._model: Model | None = None
         self._chat: Chat | None = None
         self._conversation: int | None = None  # the current one, also without a chat
         self._measure_due = False  # a conversation was opened and not measured yet
+        self._end = ""  # why the thread ended
 
     def start(self) -> None:
         if self._model_request is not None:
             self.submit(self._model_request)
         self._thread.start()
+        self._started = True
+        close_at_exit(self)
 
     def submit(self, request: Request) -> None:
+        self._owner.check_process("this engine")
         self._submitted += 1
         self._requests.put((self._submitted, request))
 
@@ -132,12 +144,17 @@ class EngineThread:
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
+        if self._started and not self._with_closed_fence and not self._thread.is_alive():
+            self._owner.check_process("this engine")
+            self._restart()
         with suppress(queue.Empty):
             while True:
                 events.append(self._events.get_nowait())
         return events
 
     def close(self) -> None:
+        if self._with_closed_fence or not self._owner.in_process:
+            return
         self._with_closed_fence = True
         self.cancel()
         self._requests.put(None)
@@ -145,13 +162,26 @@ class EngineThread:
             # A load cannot be interrupted: the thread then ends with the process.
             self._thread.join(CLOSE_SECONDS)
 
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="mlx", daemon=True)
+
+    def _restart(self) -> None:
+        """Start another thread in place of one that has ended; what it held is gone with it."""
+        self._model = self._chat = None
+        self._events.put(Failed(f"the engine ended and was started again: try again ({self._end})"))
+        self._thread = self._new_thread()
+        self._thread.start()
+
     def _run(self) -> None:
         try:
             while (entry := self._next()) is not None and not self._with_closed_fence:
                 self._request_number, request = entry
                 self._handle(request)
+        except BaseException as error:
+            self._end = _user_message(error)
         finally:
-            self._unload()
+            with suppress(BaseException):
+                self._unload()
             if "mlx.core" in sys.modules:
                 sys.modules["mlx.core"].clear_streams()
 
@@ -165,7 +195,7 @@ class EngineThread:
         return self._requests.get()
 
     def _handle(self, request: Request) -> None:
-        """Run a request. An error ends the request, not the thread."""
+        """Run a request. An error of any kind ends the request, not the thread."""
         try:
             self._check_cancelled(request)
             match request:
@@ -192,7 +222,8 @@ class EngineThread:
                     self._stream(self._current_chat().edit(message, text))
         except _CancelledError:
             self._events.put(Cancelled())
-        except Exception as error:
+        # Foreign code raises more than `Exception`: a panic of a Rust library is none.
+        except BaseException as error:
             self._events.put(Failed(_user_message(error)))
         if self._chat is not None:
             self._conversation = self._chat.conversation.id or None
@@ -286,7 +317,7 @@ class EngineThread:
     def _measure(self) -> None:
         """Emit the length of the current conversation. Errors are left for a turn to report."""
         self._measure_due = False
-        with suppress(Exception):
+        with suppress(BaseException):
             chat = self._current_chat()
             self._events.put(Measured(chat.conversation.id or None, *chat.measured()))
 
@@ -354,8 +385,10 @@ class _CancelledError(Exception):
     """The running request is cancelled."""
 
 
-def _user_message(error: Exception) -> str:
+def _user_message(error: BaseException) -> str:
     """The line for the user. An internal error names its type, for a bug report."""
     if isinstance(error, Qwen35Error):
         return str(error)
-    return f"internal error, please report it: {type(error).__name__}: {error}".replace("\n", " ")
+    if isinstance(error, MemoryError):
+        return "the memory is used up: close other programs or start a new conversation"
+    return f"internal error, please report it: {type(error).__name__}: {one_line(error)}"

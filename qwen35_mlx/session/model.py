@@ -1,5 +1,6 @@
 """`load` and `Model`: a loaded model as Python users hold it."""
 
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import weight_bytes
 from qwen35_mlx.checkpoint.layouts import Checkpoint
@@ -14,6 +16,7 @@ from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.generation.sampling_parameters import Sampling
+from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
@@ -23,6 +26,7 @@ from qwen35_mlx.session import memory
 from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.events import Done, Reply, TurnEvent
 from qwen35_mlx.session.turn import Turn
+from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
@@ -31,11 +35,11 @@ from qwen35_mlx.text.tokenizer import Tokenizer
 from qwen35_mlx.untrusted_json import Fields
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
-KV_BITS = (None, 8)
 # Tokens of encoded messages to remember, in full contexts.
 ENCODED_CONTEXTS = 2
 
 
+@checked
 def load(
     name: str | Path,
     *,
@@ -63,11 +67,10 @@ def load(
             stderr.
 
     Raises:
-        Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint.
+        Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
+            argument does not fit.
     """
     path = resolve_checkpoint(str(name), revision=revision, progress=progress)
-    if kv_bits not in KV_BITS:
-        raise Qwen35Error(f"kv_bits is {kv_bits}: give 8, or leave it out")
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a missing template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
@@ -77,6 +80,7 @@ def load(
     return Model(str(name), path, network, tokenizer, template, kv_bits=kv_bits)
 
 
+@checked
 class Model:
     """A network with its tokenizer and chat template.
 
@@ -84,14 +88,20 @@ class Model:
         reply = model.generate([{"role": "user", "content": "What is 17 + 25?"}])
         print(reply.text)
 
-    Use it only in the thread that made it, as all MLX arrays.
+    It belongs to the thread and the process that loaded it, as all MLX arrays do. `close` it after
+    use, or use it in a `with` statement, where states are kept on disk; what is still open when
+    Python exits is closed then.
 
     Attributes:
         name: as given to `load`.
         context: tokens that prompt and reply may have together.
         sampling: the defaults of the checkpoint.
         kv_bits: as for `load`.
-        states: the prompt cache on disk, once `open_states` was called.
+        states: the prompt cache on disk, from `open_states` to `close`.
+
+    Raises:
+        Qwen35Error: from every method: an argument does not fit, or the caller is in another
+            thread or a forked process.
     """
 
     def __init__(
@@ -110,6 +120,7 @@ class Model:
         self.tokenizer = tokenizer
         self.template = template
         self.kv_bits = kv_bits
+        self._owner = Owner()
         self.states: DiskSnapshotCache | None = None
         _check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
@@ -123,13 +134,31 @@ class Model:
             [i for i in named if i is not None] + [*network.config.eos_token_ids, *listed]
         )
 
+    @property
+    def owner(self) -> Owner:
+        """The thread and the process that loaded it."""
+        return self._owner
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until all states are on disk. Chats that are still open keep theirs in memory."""
+        if self.states is not None:
+            self.states.close()
+            self.states = None
+
     def make_cache(self) -> Cache:
         """An empty cache for one conversation."""
+        self._owner.check("this model")
         return self.network.make_cache(kv_bits=self.kv_bits)
 
     def open_states(
         self,
-        folder: Path,
+        folder: str | Path,
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
@@ -145,8 +174,9 @@ class Model:
                 of_weights(self.path), self.network.config, str(self.network.dtype), self.kv_bits
             )
             self.states = DiskSnapshotCache(
-                folder / STATES, fingerprint, budget=budget, notice=notice
+                Path(folder) / STATES, fingerprint, budget=budget, notice=notice
             )
+            weakref.finalize(self, self.states.finish)
         return self.states
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -155,6 +185,7 @@ class Model:
         Raises:
             Qwen35Error: no ids, or one that is not in the vocabulary.
         """
+        self._owner.check("this model")
         if len(ids) == 0:
             raise Qwen35Error("logits of an empty prompt: give at least one token id")
         hidden = self.network(self.network.token_array(list(ids)), self.make_cache())
@@ -187,6 +218,7 @@ class Model:
         Args:
             reply: whether the prompt ends in the start of a reply.
         """
+        self._owner.check("this model")
         return self._encoder.encode(self._render(messages, thinking, tools, reply=reply))
 
     def _render(
@@ -255,7 +287,7 @@ class Model:
             stop=stop,
             sampling=sampling,
         )
-        return turn.run()
+        return TurnEvents(turn.run(), self._owner)
 
     def generate(
         self,
@@ -303,12 +335,11 @@ class Model:
         sampling: Mapping[str, float | None] | None = None,
     ) -> Turn:
         """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`."""
+        self._owner.check("this model")
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
         rendered = self._render(messages, thinking, tools)
         prompt = self._check_length(self._encoder.encode(rendered))
-        if max_tokens is not None and max_tokens < 1:
-            raise Qwen35Error(f"max_tokens is {max_tokens}: it must be 1 or more")
         room = self.context - len(prompt)
         chunk = memory.chunk_for(
             self.network.config,
@@ -327,6 +358,7 @@ class Model:
             sampling=self.sampling.updated(sampling or {}),
             max_tokens=min(max_tokens or room, room),
             chunk=chunk,
+            owner=self._owner,
             stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
         )

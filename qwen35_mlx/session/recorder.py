@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import one_line
 from qwen35_mlx.library.conversation import Message, MessageState, Role
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.model.cache import Snapshot
@@ -84,8 +85,10 @@ class TurnRecorder:
                     saved = time.monotonic()
                 yield event
             state = "complete"
-        except Exception as failure:
-            state, error = "failed", " ".join(str(failure).split())
+        except (GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:
+            state, error = "failed", one_line(failure)
             raise
         finally:
             self._finish(reply, state, error, done)
@@ -166,7 +169,11 @@ class TurnRecorder:
             self._notices.append(f"the message could not be taken back: {failure}")
 
     def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
-        """Save the final reply and write the snapshots of the turn."""
+        """Save the final reply and write the snapshots of the turn.
+
+        A turn that is forgotten may end in another thread or a forked process, when its events are
+        dropped there: then the network's arrays are left alone.
+        """
         message = replace(
             self._message(reply),
             state=state,
@@ -178,6 +185,8 @@ class TurnRecorder:
             self._transcript.save(message)
         except Qwen35Error as failure:
             self._notices.append(f"the reply could not be saved: {failure}")
+        if not self._turn.owner.here:
+            return
         if state != "failed" and self._turn.reply_ids:
             self._snapshot_end(message)
         self._snapshots.write()

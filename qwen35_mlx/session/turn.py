@@ -11,6 +11,7 @@ from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import make_sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import FinishReason, Usage
+from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done, PrefillProgress, TurnEvent, Written
@@ -29,6 +30,7 @@ class Turn:
         stop: strings that end the reply.
         max_tokens: length of the reply.
         chunk: tokens of prefill between two events.
+        owner: of the network; only that thread may run the turn.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
         reply_ids: the tokens generated so far, all of them in the cache.
@@ -45,6 +47,7 @@ class Turn:
     sampling: Sampling
     max_tokens: int
     chunk: int
+    owner: Owner
     seed: int | None = None
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None

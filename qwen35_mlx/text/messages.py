@@ -1,6 +1,7 @@
 """Messages and tools for a chat template: checked, and copied to plain JSON types.
 
-A template is downloaded code, and its `tojson` needs JSON, so it gets no other types.
+A template is downloaded code, and its `tojson` needs JSON, so it gets no other types, and nothing
+that is nested deeper than `MAX_DEPTH` in the arguments of a call.
 """
 
 import json
@@ -9,6 +10,10 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
+from qwen35_mlx.text.tool_call import MAX_DEPTH, is_deep
+
+# A message has its list of calls, a call and its function around the arguments.
+_MESSAGE_DEPTH = MAX_DEPTH + 4
 
 
 def plain_message(message: object, index: int) -> dict[str, Any]:
@@ -21,7 +26,7 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
         index: of the message in the conversation, for error lines.
 
     Raises:
-        Qwen35Error: the message is not what a chat template takes.
+        Qwen35Error: the message is not what a chat template takes, or is nested too deep.
     """
     where = f"messages[{index}]"
     if not isinstance(message, Mapping):
@@ -76,6 +81,11 @@ def _parsed_arguments(arguments: object, name: str, where: str) -> dict[str, Any
             f"{where}: the arguments of {name!r} are of type {_type_name(arguments)}: give a JSON"
             " object"
         )
+    if is_deep(arguments, MAX_DEPTH):
+        raise Qwen35Error(
+            f"{where}: the arguments of {name!r} are nested more than {MAX_DEPTH} deep: make them"
+            " flatter"
+        )
     return arguments
 
 
@@ -83,7 +93,8 @@ def plain_tools(tools: object) -> list[Any]:
     """A copy of the tools' JSON schemas in plain JSON types.
 
     Raises:
-        Qwen35Error: they are no list of mappings, or hold other types than JSON has.
+        Qwen35Error: they are no list of mappings, hold other types than JSON has, or are nested too
+            deep.
     """
     plain = _plain(tools, "tools")
     if not isinstance(plain, list) or not all(isinstance(tool, dict) for tool in plain):
@@ -91,16 +102,26 @@ def plain_tools(tools: object) -> list[Any]:
     return plain
 
 
-def _plain(value: Any, where: str) -> Any:
-    """A deep copy in plain JSON types. `where` names the value in error lines."""
+def _plain(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
+    """A deep copy in plain JSON types. `where` names the value in error lines.
+
+    Args:
+        depth: how many lists and mappings may be within each other. A value that contains itself
+            has more than any number.
+    """
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
         return str.__str__(value)
+    if not depth and isinstance(value, Mapping | Sequence):
+        raise Qwen35Error(
+            f"{where[:60]}... is nested too deep, or contains itself: give at most"
+            f" {_MESSAGE_DEPTH} lists and mappings within each other"
+        )
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _plain(item, f"{where}.{key}", depth - 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value)]
     raise Qwen35Error(
         f"{where} is of type {_type_name(value)}: give strings, numbers, lists and mappings"
     )

@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -34,6 +35,7 @@ MAX_MEMORY = 512 << 20
 MAX_OUTPUT = 64 << 20
 LENGTH_BYTES = 4
 READY = b"+"
+OUT_OF_MEMORY = 70  # the exit code
 
 
 class Outcome(IntEnum):
@@ -108,8 +110,10 @@ class TemplateProcess:
                 self._end()
                 raise LimitError(f"writes more than {MAX_OUTPUT >> 20} MiB") from None
             except (EOFError, BrokenPipeError):
-                self._end()
-                raise LimitError(f"takes more than {MAX_MEMORY >> 20} MiB of memory") from None
+                code = self._end(wait=1.0)  # it is ending by itself
+                if code == OUT_OF_MEMORY:
+                    raise LimitError(f"takes more than {MAX_MEMORY >> 20} MiB of memory") from None
+                raise LimitError(f"has ended its process (exit code {code})") from None
             except BaseException:  # such as Ctrl+C: the answer is still on its way
                 self._end()
                 raise
@@ -171,15 +175,22 @@ class TemplateProcess:
                 " programs and try again"
             ) from error
 
-    def _end(self) -> None:
+    def _end(self, wait: float = 0.0) -> int:
+        """Stop the process, if there is one, and return its exit code.
+
+        Args:
+            wait: seconds to let it end by itself.
+        """
         process, self._process = self._process, None
         if process is None:
-            return
+            return 0
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
         process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
-        process.wait()
+        return process.wait()
 
 
 def _wait(pipe: int, event: int, deadline: float) -> None:

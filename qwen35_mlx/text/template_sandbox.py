@@ -23,7 +23,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from qwen35_mlx.text.control_tokens import MARK
-from qwen35_mlx.text.template_process import LENGTH_BYTES, MAX_MEMORY, READY, Outcome
+from qwen35_mlx.text.template_process import LENGTH_BYTES, MAX_MEMORY, OUT_OF_MEMORY, READY, Outcome
 
 # How often the memory is measured where the system does not enforce a limit, as on macOS.
 WATCH_SECONDS = 0.02
@@ -127,10 +127,17 @@ def limit_memory() -> None:
 
 
 def _watch_memory() -> None:
-    unit = 1 if sys.platform == "darwin" else 1024
-    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit <= MAX_MEMORY:
+    # Linux counts the memory of the parent, as it was when this process began, as its own peak.
+    limit = _peak_memory() + MAX_MEMORY
+    while _peak_memory() <= limit:
         time.sleep(WATCH_SECONDS)
-    os._exit(1)
+    os._exit(OUT_OF_MEMORY)
+
+
+def _peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:

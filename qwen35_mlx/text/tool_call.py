@@ -10,12 +10,19 @@ Qwen3.5 writes
 
 where VALUE may have several lines and nothing in it is escaped. Older models write a JSON object,
 `{"name": ..., "arguments": {...}}`.
+
+Arguments are kept only if JSON holds them exactly, wherever they are stored, exported or rendered:
+nested at most `MAX_DEPTH` deep, finite numbers, integers of at most 64 bits, whole characters.
+A parameter's value that is not stays the text that the model wrote; a JSON object that is not is no
+call, and so stays text as a whole.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 _FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
@@ -23,7 +30,12 @@ _FUNCTION_CLOSE = "</function>"
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
 # A value may contain the closing tag, which ends it only if the format can go on after it.
 _PARAMETER_CLOSE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|\Z))")
+_NOTHING = object()
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _CLOSED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+# Lists and objects within each other in the arguments of a call; the arguments are the first.
+MAX_DEPTH = 64
 
 # Function name -> parameter name -> JSON schema.
 ParameterSchemas = Mapping[str, Mapping[str, Any]]
@@ -61,8 +73,22 @@ def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> ParameterSchemas:
     for tool in tools:
         function = tool.get("function", tool)
         parameters = _mapping(_mapping(function).get("parameters"))
-        schemas[_mapping(function).get("name")] = _mapping(parameters.get("properties"))
+        name = _mapping(function).get("name")
+        if isinstance(name, str):
+            schemas[name] = _mapping(parameters.get("properties"))
     return schemas
+
+
+def rendered_calls(calls: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of stored calls that are nested too deep for a template; None for others.
+
+    Args:
+        calls: in the form of chat templates, as an earlier version may have stored them.
+    """
+    if not is_deep(list(calls), MAX_DEPTH + 3):
+        return None
+    bodies = [json_text(call.get("function", call)) for call in calls]
+    return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)
 
 
 def _parse_function(body: str, schemas: ParameterSchemas) -> ParsedCall | Unfinished | None:
@@ -102,7 +128,71 @@ def _parse_json(body: str) -> ParsedCall | Unfinished | None:
     name = call.get("name")
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         return None
-    return ParsedCall(name, arguments)
+    return ParsedCall(name, arguments) if is_exact([name, arguments], MAX_DEPTH + 1) else None
+
+
+def is_exact(value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether JSON holds a parsed value exactly, at most `depth` lists and objects deep."""
+    return not is_deep(value, depth) and all(_is_exact(one) for one in chain(*_levels(value)))
+
+
+def is_deep(value: object, depth: int) -> bool:
+    """Whether a parsed value has more than `depth` lists and objects within each other."""
+    deepest = next(islice(_levels(value), depth, None), [])
+    return any(isinstance(one, dict | list) for one in deepest)
+
+
+def _levels(value: object) -> Iterator[list[object]]:
+    """The value, then what it holds, then what that holds, and so on. Nothing here recurses."""
+    level = [value]
+    while level:
+        yield level
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.keys()
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        level = inner
+
+
+def _is_exact(one: object) -> bool:
+    """Whether JSON holds a value exactly, apart from what is in it."""
+    match one:
+        case float():
+            return math.isfinite(one)
+        case int():
+            return -(2**63) <= one < 2**63
+        case str():
+            return _HALF_CHARACTER.search(one) is None
+    return True
+
+
+def json_text(value: object) -> str:
+    """As `json.dumps(value, ensure_ascii=False)`, for parsed values of any depth."""
+    text: list[str] = []
+    waiting: list[tuple[str, object]] = [("", value)]  # text, and a value after it
+    while waiting:
+        before, one = waiting.pop()
+        text.append(before)
+        if isinstance(one, dict):
+            inner = [
+                (f"{json.dumps(key, ensure_ascii=False)}: ", item) for key, item in one.items()
+            ]
+            opening, closing = "{}"
+        elif isinstance(one, list):
+            inner = [("", item) for item in one]
+            opening, closing = "[]"
+        else:
+            text.append("" if one is _NOTHING else json.dumps(one, ensure_ascii=False))
+            continue
+        text.append(opening)
+        waiting.append((closing, _NOTHING))
+        for number in reversed(range(len(inner))):
+            key, item = inner[number]
+            waiting.append((f"{', ' if number else ''}{key}", item))
+    return "".join(text)
 
 
 def _convert(value: str, schema: object) -> object:
@@ -125,7 +215,9 @@ def _convert(value: str, schema: object) -> object:
     if isinstance(parsed, float) and "number" not in types:
         if "integer" not in types or not parsed.is_integer():
             return value
-        return int(parsed)
+        parsed = int(parsed)
+    if not is_exact(parsed, MAX_DEPTH - 1):
+        return value
     expected = {
         int: {"integer", "number"},
         float: {"number"},

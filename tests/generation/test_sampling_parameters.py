@@ -1,13 +1,13 @@
 """Sampling parameters: defaults, ranges and messages."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.generation.sampling_parameters import RANGES, Sampling
-from qwen35_mlx.untrusted_json import shown
 
 
 def test_defaults_come_from_generation_config():
@@ -54,7 +54,8 @@ TINY = 1e-9
 def test_edges_of_every_range(name, allowed, refused):
     for value in allowed:
         assert getattr(Sampling(**{name: value}), name) == value
-    never = [math.nan, math.inf, -math.inf, 10**400, 10**5000, True, False, "1", None, [1]]
+    never = [math.nan, math.inf, -math.inf, 10**400, 10**5000, Fraction(10**400)]
+    never += [True, False, "1", None, [1]]
     for value in [*refused, *never]:
         with pytest.raises(Qwen35Error) as caught:
             Sampling(**{name: value})

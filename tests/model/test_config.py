@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.untrusted_json import shown
 from tests.goldens import FOLDER
 
 MULTIMODAL = json.loads((FOLDER / "moe" / "config.json").read_text())

@@ -1,9 +1,18 @@
 """The body of a tool call: both formats, missing tags, and types from a schema."""
 
+import json
+
 import pytest
 
-from qwen35_mlx.text.reply import ReplyParser, ToolCall
-from qwen35_mlx.text.tool_call import ParsedCall, Unfinished, parameter_schemas, parse_call
+from qwen35_mlx.text.reply import ReplyParser, ToolCall, join_events
+from qwen35_mlx.text.tool_call import (
+    MAX_DEPTH,
+    ParsedCall,
+    Unfinished,
+    json_text,
+    parameter_schemas,
+    parse_call,
+)
 
 
 def body(*lines: str) -> str:
@@ -157,3 +166,69 @@ def test_the_reply_parser_uses_the_tools():
     (part,) = parser.push(f"<tool_call>{text}</tool_call>")
     assert isinstance(part, ToolCall)
     assert part.arguments == {"a": 7}
+
+
+def nested(depth: int, inner: str = "") -> str:
+    return "[" * depth + inner + "]" * depth
+
+
+INEXACT = {
+    "too deep": nested(MAX_DEPTH),
+    "far too deep": nested(900),
+    "deep objects": '{"a":' * 900 + "1" + "}" * 900,
+    "infinite": "1e999",
+    "infinite within": '{"a": [-1e999]}',
+    "not a number": "NaN",
+    "a constant": "[Infinity]",
+    "above 64 bits": str(2**63),
+    "below 64 bits": f"[{-(2**63) - 1}]",
+    "4,000 digits": "9" * 4000,
+    "5,000 digits": "9" * 5000,
+    "half a character": r'"\ud800"',
+    "half a character in a name": r'{"\udc00": 1}',
+}
+EXACT = [nested(MAX_DEPTH - 1), "1e308", str(2**63 - 1), str(-(2**63)), r'"\ud83d\ude00"', "[{}]"]
+
+
+@pytest.mark.parametrize("value", INEXACT.values(), ids=INEXACT)
+def test_a_call_that_json_does_not_hold_exactly_is_no_call(value: str):
+    arguments = f'{{"a": {value}}}'
+    for given in (arguments, json.dumps(arguments)):  # as an object, and as a string of JSON
+        assert parse_call(f'{{"name": "f", "arguments": {given}}}', {}) is None
+    text = f'<tool_call>{{"name": "f", "arguments": {{"a": {value}}}}}</tool_call>'
+    parser = ReplyParser(thinking=False)
+    assert join_events([*parser.push(text), *parser.finish()]).text == text
+
+
+@pytest.mark.parametrize("value", EXACT)
+def test_a_call_that_json_holds_exactly_is_a_call(value: str):
+    call = parse_call(f'{{"name": "f", "arguments": {{"a": {value}}}}}', {})
+    assert isinstance(call, ParsedCall)
+    assert json.loads(json.dumps(call.arguments)) == call.arguments == {"a": json.loads(value)}
+
+
+@pytest.mark.parametrize("value", INEXACT.values(), ids=INEXACT)
+def test_a_parameter_that_json_does_not_hold_exactly_stays_its_text(value: str):
+    types = ["object", "array", "number", "integer"]
+    text = body("<parameter=a>", value, "</parameter>", "</function>")
+    assert parse_call(text, {"f": {"a": {"type": types}}}) == ParsedCall("f", {"a": value})
+
+
+def test_a_large_float_for_an_integer_stays_its_text():
+    text = body("<parameter=a>", "1e300", "</parameter>", "</function>")
+    assert parse_call(text, {"f": {"a": {"type": "integer"}}}) == ParsedCall("f", {"a": "1e300"})
+
+
+def test_the_text_of_parsed_json_is_that_of_the_json_module_at_any_depth():
+    value = {"a": [1, 2.5, None, True, 'ö\n"'], "": {}, "b": [[], {"c": [{}]}]}
+    assert json_text(value) == json.dumps(value, ensure_ascii=False)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep, 1]
+    assert json_text(deep) == "[" * 100_000 + "[]" + ", 1]" * 100_000
+
+
+def test_tools_of_odd_shapes_have_no_schemas():
+    assert parameter_schemas([{"name": []}, {"function": 5}, {"name": "f", "parameters": 5}]) == {
+        "f": {}
+    }
