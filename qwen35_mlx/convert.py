@@ -21,8 +21,8 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.folder import INDEX
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.index import CONFIG, INDEX
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
@@ -125,7 +125,7 @@ def convert(
             _write_weights(folder, checkpoint, shards, nbytes, progress)
             _copy_files(checkpoint.path, folder)
             config = plan_config(checkpoint, plans, quantization)
-            write_durably(folder / "config.json", json.dumps(config, indent=4, sort_keys=True))
+            write_durably(folder / CONFIG, json.dumps(config, indent=4, sort_keys=True))
             # Only a result that opens gets its final name.
             Checkpoint.open(folder).verify()
     except OSError as error:

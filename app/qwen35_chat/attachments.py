@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
@@ -113,10 +114,8 @@ def _tag_for(text: str) -> str:
     lower = text.lower()
     if "</file" not in lower:
         return "file"
-    number = 2
-    while f"</file-{number}" in lower:
-        number += 1
-    return f"file-{number}"
+    taken = set(re.findall(r"</file-(\d+)", lower))
+    return next(f"file-{number}" for number in count(2) if str(number) not in taken)
 
 
 def taken_apart(message: str) -> tuple[str, list[Attached]]:

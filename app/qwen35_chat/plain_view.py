@@ -241,10 +241,12 @@ class PlainView:
         """List models; a command with a name chooses one."""
         tokens, memory = self._controller.settings.context, machine_memory()
         local = local_models(self._controller.settings.folders)
-        here = {known.name for known in local}
-        for known in [*local, *(k for k in PUBLISHED if k.name not in here)]:
+        here = {known.name for known in local.usable}
+        for known in [*local.usable, *(k for k in PUBLISHED if k.name not in here)]:
             place = "here" if known.folder else "to download"
             self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
+        for damaged in local.left_out:
+            self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
 
     def list_settings(self, change: Callable[[str, str], None]) -> None:
