@@ -134,7 +134,7 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
     return progress
 
 
-def main(name: str, stall_seconds: float) -> int:
+def main(name: str, stall_seconds: float = STALL_SECONDS) -> int:
     """Download `name` and report on standard output. Returns the exit code."""
 
     def report(fields: dict[str, object]) -> None:

@@ -15,6 +15,7 @@ from qwen35_chat.history import History
 from qwen35_chat.options import CommandOptions
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
 from qwen35_mlx import demo, exit_codes
 from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
@@ -107,18 +108,19 @@ class ChatRuntime:
 
     def run_screen(self, conversation: int | None) -> int:
         """Run the chat on the whole terminal until the user quits. Returns the exit code."""
-        app = app_class()(
-            self.controller,
-            demo=self.controller.model == demo.NAME,
-            conversation=conversation,
-            # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
-            # Modules and the model are permanent, so it can skip them.
-            ready=gc.freeze,
-        )
-        try:
-            app.run()
-        finally:
-            app.chat.save_draft()
+        with guarded_terminal(self.controller.library.folder / FILE_NAME):
+            app = app_class()(
+                self.controller,
+                demo=self.controller.model == demo.NAME,
+                conversation=conversation,
+                # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
+                # Modules and the model are permanent, so it can skip them.
+                ready=gc.freeze,
+            )
+            try:
+                app.run()
+            finally:
+                app.chat.save_draft()
         code = app.return_code or 0
         if code == exit_codes.CLOSED:
             discard_output()
