@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -132,6 +133,10 @@ class ChatRuntime:
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
+        # A character that a stream's encoding lacks must not end the chat.
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
         if sys.stdin.isatty():
             self._enable_readline()
         PlainMode(self.controller).run(conversation)

@@ -271,9 +271,9 @@ def test_a_silent_hub_is_given_up(silent_address: str, tmp_path: Path):
 def test_a_download_that_moves_on_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def slow(*_: Any, tqdm_class: Any, **__: Any) -> str:
         bar = tqdm_class(total=6, unit="B", desc="x")
-        for _ in range(6):
+        for step in range(1, 7):
             time.sleep(0.1)
-            bar.update(1)
+            bar.update(step - bar.n)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
