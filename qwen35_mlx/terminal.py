@@ -47,13 +47,13 @@ def print_line(text: str = "") -> None:
         Qwen35Error: it cannot be written.
         BrokenPipeError: its reader has closed it.
     """
-    _write(sys.stdout, f"{visible_line(text)}\n")
+    write_to(sys.stdout, f"{visible_line(text)}\n")
 
 
 def print_error(text: str) -> None:
     """Print one line on standard error, at once; nothing if that cannot be written."""
     with suppress(Qwen35Error, BrokenPipeError):
-        _write(sys.stderr, f"{visible_line(text)}\n")
+        write_to(sys.stderr, f"{visible_line(text)}\n")
 
 
 def write_output(text: str) -> None:
@@ -67,7 +67,7 @@ def write_output(text: str) -> None:
     if sys.stdout is None:
         raise Qwen35Error("standard output is closed: there is nowhere to write")
     if sys.stdout.isatty():
-        _write(sys.stdout, visible(text))
+        write_to(sys.stdout, visible(text))
         return
     try:
         sys.stdout.buffer.write(text.encode())
@@ -78,8 +78,16 @@ def write_output(text: str) -> None:
         raise Qwen35Error(f"standard output cannot be written: {error.strerror}") from None
 
 
-def _write(stream: TextIO | None, text: str) -> None:
-    """Write to a stream, with "?" for what its encoding lacks. A closed stream is None."""
+def write_to(stream: TextIO | None, text: str) -> None:
+    """Write text that is clean already to a stream, with "?" for what its encoding lacks.
+
+    Args:
+        stream: None if it is closed; then nothing happens.
+
+    Raises:
+        Qwen35Error: it cannot be written.
+        BrokenPipeError: its reader has closed it.
+    """
     if stream is None:
         return
     encoding = stream.encoding or "utf-8"

@@ -34,7 +34,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     Unloaded,
 )
-from qwen35_mlx.terminal import visible
+from qwen35_mlx.terminal import visible, write_to
 
 PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
 LISTED_CONVERSATIONS = 20
@@ -203,8 +203,7 @@ class PlainView:
             self._out.write(sequence)
 
     def _write(self, text: str) -> None:
-        self._out.write(visible(text))
-        self._out.flush()
+        write_to(self._out, visible(text))
 
     # What command handlers need
 

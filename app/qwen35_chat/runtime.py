@@ -133,10 +133,8 @@ class ChatRuntime:
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
-        # A character that a stream's encoding lacks must not end the chat.
-        for stream in (sys.stdin, sys.stdout):
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # what is no text must not end the chat
         if sys.stdin.isatty():
             self._enable_readline()
         PlainMode(self.controller).run(conversation)
