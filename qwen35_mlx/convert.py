@@ -5,7 +5,6 @@ mlx-lm's, with two differences: weights are converted in chunks, so the model ne
 memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
-import argparse
 import contextlib
 import errno
 import json
@@ -28,10 +27,13 @@ from qwen35_mlx.checkpoint.index import CONFIG, INDEX
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
+from qwen35_mlx.terminal import print_error, print_line, visible_line
+from qwen35_mlx.user_paths import absolute_user_path, exists
 
 _COPIED_FILES = (
     "tokenizer.json",
@@ -104,7 +106,7 @@ def convert(
     quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
     if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
         raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
-    out = Path(mlx_path).expanduser().absolute()
+    out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
     checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
@@ -124,7 +126,7 @@ def convert(
     try:
         _check_space(out, nbytes)
         warnings += _remove_leftovers(out)
-        parents = [parent for parent in out.parents if not parent.exists()]
+        parents = [parent for parent in out.parents if not exists(parent)]
         with _partial_folder(out, parents) as folder:
             _write_weights(folder, checkpoint, shards, nbytes, progress)
             for name, content in copied.items():
@@ -157,7 +159,7 @@ def convert(
 
 
 def _check_space(out: Path, nbytes: int) -> None:
-    parent = next(folder for folder in out.parents if folder.exists())
+    parent = next(folder for folder in out.parents if exists(folder))
     free = shutil.disk_usage(parent).free
     # 64 MiB for the tokenizer, the index and the headers.
     if free < nbytes + (64 << 20):
@@ -286,9 +288,11 @@ def _size(nbytes: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit codes: 0, 2 after an error line, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX."
-    )
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = CommandParser(prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX.")
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
@@ -299,29 +303,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     options = parser.parse_args(argv)
-    existed = os.path.lexists(options.mlx_path)
+    out = absolute_user_path(options.mlx_path)
+    existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
         with _Bar() as bar:
             summary = convert(**vars(options), progress=bar)
-    except Qwen35Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         # A folder under its final name is complete, whatever was still to be waited for.
-        kept = os.path.lexists(options.mlx_path) and not existed
-        what = f"{options.mlx_path} is complete" if kept else "nothing was kept"
-        print(f"interrupted: {what}", file=sys.stderr)
-        return 130
+        kept = os.path.lexists(out) and not existed
+        print_error(f"interrupted: {f'{out} is complete' if kept else 'nothing was kept'}")
+        raise
     for warning in summary.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print_error(f"warning: {warning}")
     if summary.plain:
-        print(
+        print_line(
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
-    print(
+    print_line(
         f"{summary.path}: {_size(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
@@ -345,7 +346,7 @@ class _Bar:
             from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
-        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.set_postfix_str(visible_line(name), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> "_Bar":

@@ -5,7 +5,10 @@ could change the clipboard, the title of the window, or what was printed before.
 """
 
 import sys
+from contextlib import suppress
 from typing import TextIO
+
+from qwen35_mlx.errors import Qwen35Error
 
 # Unicode has pictures for C0 (here without newline and tab) and DEL, but not for C1.
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
@@ -38,21 +41,19 @@ def visible_line(text: str) -> str:
 
 
 def print_line(text: str = "") -> None:
-    """Print one line on standard output, at once.
+    """Print one line on standard output, at once; nothing if that is closed.
 
     Raises:
-        OSError: it cannot be written; BrokenPipeError if its reader has closed it.
+        Qwen35Error: it cannot be written.
+        BrokenPipeError: its reader has closed it.
     """
-    _write(sys.stdout, f"{visible_line(text)}\n")
+    write_to(sys.stdout, f"{visible_line(text)}\n")
 
 
 def print_error(text: str) -> None:
-    """Print one line on standard error, at once; nothing if that is closed.
-
-    Raises:
-        OSError: as for `print_line`.
-    """
-    _write(sys.stderr, f"{visible_line(text)}\n")
+    """Print one line on standard error, at once; nothing if that cannot be written."""
+    with suppress(Qwen35Error, BrokenPipeError):
+        write_to(sys.stderr, f"{visible_line(text)}\n")
 
 
 def write_output(text: str) -> None:
@@ -60,20 +61,41 @@ def write_output(text: str) -> None:
     with visible control characters to a terminal.
 
     Raises:
-        OSError: as for `print_line`.
+        Qwen35Error: it is closed, or cannot be written.
+        BrokenPipeError: its reader has closed it.
     """
-    if sys.stdout is None or sys.stdout.isatty():
-        _write(sys.stdout, visible(text))
-    else:
-        sys.stdout.flush()
+    if sys.stdout is None:
+        raise Qwen35Error("standard output is closed: there is nowhere to write")
+    if sys.stdout.isatty():
+        write_to(sys.stdout, visible(text))
+        return
+    try:
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Qwen35Error(f"standard output cannot be written: {error.strerror}") from None
 
 
-def _write(stream: TextIO | None, text: str) -> None:
-    """Write to a stream, with "?" for what its encoding lacks. A closed stream is None."""
+def write_to(stream: TextIO | None, text: str) -> None:
+    """Write text that is clean already to a stream, with "?" for what its encoding lacks.
+
+    Args:
+        stream: None if it is closed; then nothing happens.
+
+    Raises:
+        Qwen35Error: it cannot be written.
+        BrokenPipeError: its reader has closed it.
+    """
     if stream is None:
         return
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))
-    stream.flush()
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        which = "error" if stream is sys.stderr else "output"
+        raise Qwen35Error(f"standard {which} cannot be written: {error.strerror}") from None

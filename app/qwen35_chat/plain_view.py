@@ -34,7 +34,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     Unloaded,
 )
-from qwen35_mlx.terminal import visible
+from qwen35_mlx.terminal import visible, write_to
 
 PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
 LISTED_CONVERSATIONS = 20
@@ -65,7 +65,7 @@ class PlainView:
         self._clock = clock
         self._part = ""  # of the reply, to which the line that is being written belongs
         self._progress_at = 0.0
-        self._listed: tuple[int, ...] = ()  # the conversations that numbers stand for
+        self._listed: dict[str, int] = {}  # the conversations that numbers stand for
 
     # Transitions
 
@@ -203,8 +203,7 @@ class PlainView:
             self._out.write(sequence)
 
     def _write(self, text: str) -> None:
-        self._out.write(visible(text))
-        self._out.flush()
+        write_to(self._out, visible(text))
 
     # What command handlers need
 
@@ -213,7 +212,7 @@ class PlainView:
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.show(self._controller.edit(message.id, with_files(text, Path.cwd())))
+        self.show(self._controller.edit(message.id, with_files(text, Path())))
 
     def ask_title(self, title: str, then: Callable[[str], None]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""
@@ -221,8 +220,8 @@ class PlainView:
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
         """List conversations; a number chooses one of those that were listed last."""
-        if words.isdigit() and 1 <= int(words) <= len(self._listed):
-            then(self._listed[int(words) - 1], None)
+        if words in self._listed:
+            then(self._listed[words], None)
             return
         library = self._controller.library
         if words:
@@ -231,7 +230,7 @@ class PlainView:
         else:
             summaries = library.list(limit=LISTED_CONVERSATIONS)
             found = {s.id: (s.title, s.preview) for s in summaries}
-        self._listed = tuple(found)
+        self._listed = {str(number): found_id for number, found_id in enumerate(found, 1)}
         for number, (title, preview) in enumerate(found.values(), 1):
             shown = " ".join(title.split()) or "Untitled"
             self.line(f"{number}. {shown}: {' '.join(preview.split())[:80]}")
