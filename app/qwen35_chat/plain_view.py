@@ -12,6 +12,7 @@ from qwen35_chat import clipboard
 from qwen35_chat.attachments import with_files
 from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.settings import FIELDS, SAMPLING, display_value
 from qwen35_chat.transitions import (
@@ -215,14 +216,14 @@ class PlainView:
     def send_edit(self, message: Message, text: str) -> None:
         self.show(self._controller.edit(message.id, with_files(text, Path.cwd())))
 
-    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+    def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""
-        then("")
+        finished(then(""))
 
-    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
+    def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
         """List conversations; a number chooses one of those that were listed last."""
         if words.isdigit() and 1 <= int(words) <= len(self._listed):
-            then(self._listed[int(words) - 1], None)
+            finished(then(self._listed[int(words) - 1], None))
             return
         library = self._controller.library
         if words:
@@ -247,7 +248,7 @@ class PlainView:
             self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
         self.line("/model and a name uses one, and downloads it if need be.")
 
-    def list_settings(self, change: Callable[[str, str], None]) -> None:
+    def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""
         now = self._controller.settings
         for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
