@@ -107,7 +107,7 @@ class PlainMode:
             if iscoroutine(work):
                 finished(work)
             return
-        self.view.show(self.controller.send(with_files(text, Path.cwd())))
+        self.view.show(self.controller.send(with_files(text, Path())))
         self.controller.save_draft("")
         self.controller.remember(text)
 

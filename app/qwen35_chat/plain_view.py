@@ -214,7 +214,7 @@ class PlainView:
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.show(self._controller.edit(message.id, with_files(text, Path.cwd())))
+        self.show(self._controller.edit(message.id, with_files(text, Path())))
 
     def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""

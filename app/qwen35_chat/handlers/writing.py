@@ -85,7 +85,7 @@ class WritingHandler:
             typed: the text as it was in the composer, pastes by their short names.
         """
         try:
-            whole = await self._controller.calls.run("files", with_files, text, Path.cwd())
+            whole = await self._controller.calls.run("files", with_files, text, Path())
             self._deliver(whole, editing)
             self._controller.remember(text)
         except Qwen35Error:

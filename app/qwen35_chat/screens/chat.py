@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,6 +55,7 @@ from qwen35_mlx.session.events import Loaded, Notice, Unloaded
 # Often enough to look continuous, rarely enough to leave the GIL to the model.
 POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
+KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
 SETTINGS_SECONDS = 1.0
 LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
@@ -104,6 +106,8 @@ class ChatScreen(CoveredScreen):
         self._turn_entries = TurnEntries(self.transcript, self.key)
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
+        # Of the engine, with the conversation that each was about.
+        self._notices: deque[tuple[int | None, str]] = deque(maxlen=KEPT_NOTICES)
         self._draft = ScreenDraft(
             self, controller, self.composer, lambda: self.writing.draft, self.show_error
         )
@@ -222,10 +226,13 @@ class ChatScreen(CoveredScreen):
                 if text is not None:
                     self.composer.put_back(text)
                 self._turn_entries.take_back(transition, self._thinking_view)
+                if transition.stored is not None:
+                    self._show_notices()
             case QueueReturned(text):
                 self.composer.put_back(text)
                 self.show_queue()
             case Notice(text):
+                self._notices.append((self.controller.conversation, text))
                 self.transcript.add(NoticeEntry(text))
             case Problem(text):
                 self.show_message(text, error=True)
@@ -245,10 +252,17 @@ class ChatScreen(CoveredScreen):
             if shown.read_only:
                 notice = "Open in another window: here it can be read only."
                 self.transcript.add(NoticeEntry(notice))
+            self._show_notices()
         self._draft.switch()
         self.transcript.follow()
         if self.focused is self.transcript:
             self.transcript.mark_message(shown.selected)
+
+    def _show_notices(self) -> None:
+        """Show again what was said about this conversation: a reply that is not saved, say."""
+        for conversation, text in self._notices:
+            if conversation == self.controller.conversation:
+                self.transcript.add(NoticeEntry(text))
 
     @property
     def _thinking_view(self) -> ThinkingView:

@@ -66,7 +66,7 @@ class Completer:
         self._screen.run_worker(work, group=group, exclusive=True)
 
     async def _find_files(self) -> None:
-        found = await self._controller.calls.run("files", files_below, Path.cwd())
+        found = await self._controller.calls.run("files", files_below, Path())
         if found != self._files:
             self._files = found
             self.complete(self._text, self._before)
