@@ -351,7 +351,8 @@ class ChatScreen(CoveredScreen):
         return None
 
     def _watch_library(self) -> None:
-        """Show what waits for the library, and store again what could not be stored."""
+        """Show what waits for the library, and store what could not be stored before."""
+        self.save_draft()
         if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
             self.controller.write_drafts()
         self.show_progress()

@@ -85,8 +85,9 @@ class ScreenDraft:
         """Store what is typed, if it has changed. Does not wait for it."""
         # A conversation without an id gets one with its first message.
         self._conversation = self._controller.conversation
-        if self.loading or self._conversation in self._controller.deleted:
+        controller = self._controller
+        if self.loading or controller.deleting or self._conversation in controller.deleted:
             return
         if (text := self._typed()) != self._noted:
             self._noted = text
-            self._controller.save_draft(text)
+            controller.save_draft(text)
