@@ -155,8 +155,10 @@ class ThreadCalls:
 
     def close(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        ended = [lane.close(deadline) for name, lane in self._lanes.items() if name != "models"]
-        return all(ended)
+        for lane in self._lanes.values():
+            lane.end()
+        changing = (lane for name, lane in self._lanes.items() if name != "models")
+        return all(lane.wait(deadline) for lane in changing)
 
     def _add(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
         if lane not in self._lanes:
@@ -197,9 +199,16 @@ class _LaneThread:
         self._calls.put((future, call))
         return future
 
-    def close(self, deadline: float) -> bool:
-        """End the thread; False if calls remain at `deadline`, on `time.monotonic`."""
+    def end(self) -> None:
+        """End the thread after the calls that were added."""
         self._calls.put(None)
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until the thread has ended; False if it has not at `deadline`.
+
+        Args:
+            deadline: on `time.monotonic`.
+        """
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         return not self._thread.is_alive()
 

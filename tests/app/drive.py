@@ -177,7 +177,10 @@ async def chat(
         settings=settings,
         library=library,
     )
-    async with driver.app.run_test(size=size) as pilot:
-        driver.pilot = pilot
-        await driver.shown()
-        yield driver
+    try:
+        async with driver.app.run_test(size=size) as pilot:
+            driver.pilot = pilot
+            await driver.shown()
+            yield driver
+    finally:
+        assert driver.controller.calls.close(20)
