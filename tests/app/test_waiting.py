@@ -129,6 +129,15 @@ async def test_commands_that_wait_are_done_in_order(home: Path) -> None:
         assert at.controller.title == "Second"
 
 
+async def test_a_command_begins_after_the_one_before_it_has_ended(home: Path) -> None:
+    async with chat(home) as at:
+        with busy_lane(at.controller, "files") as opened:
+            await at.pilot.press("ctrl+o", "ctrl+o")  # from collapsed to open, and to hidden
+            opened.set()
+            await at.settled()
+        assert at.controller.settings.thinking_view == "hidden"
+
+
 async def test_nothing_is_sent_to_a_conversation_that_is_being_deleted(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("one")
@@ -202,8 +211,7 @@ async def test_enter_waits_for_the_rows_of_the_words_before_it(home: Path) -> No
             await at.pilot.pause(0.05)
             assert "Conversations" in at.text
             opened.set()
-            await at.shown()
-        assert at.engine.calls[-1] == Open(1)
+            await at.until(lambda: at.engine.calls[-1] == Open(1))
 
 
 async def test_a_list_is_left_while_it_reads_and_its_commands_are_still_done(home: Path) -> None:
@@ -213,11 +221,11 @@ async def test_a_list_is_left_while_it_reads_and_its_commands_are_still_done(hom
         with busy_lane(at.controller, "library") as opened:
             await at.pilot.press("ctrl+d", "escape")
             await at.pilot.pause(0.05)
-            assert "Conversations" not in at.text
+            await at.pilot.pause(0.05)
+            assert at.app.screen is at.app.chat
             opened.set()
-            await at.shown()
-        assert "Deleted one" in at.text
-        assert at.controller.conversation is None
+        await at.until(lambda: "Deleted one" in at.text)
+        await at.until(lambda: at.controller.conversation is None)
         assert at.library.list() == []
 
 
@@ -264,9 +272,12 @@ async def test_another_version_leaves_the_composer_alone(
         monkeypatch.setattr("qwen35_chat.screens.chat.DRAFT_SECONDS", 60)
         at.app.chat.perform(at.controller.select_version(-1))
         at.composer.set_text("typed meanwhile")
+        at.composer.move_cursor((0, 5))
+        await at.settled()
         await at.shown()
         assert "< 1/2 >" in at.text
         assert at.typed == "typed meanwhile"
+        assert at.composer.cursor_location == (0, 5)
 
 
 async def test_a_conversation_that_cannot_be_read_is_an_error_on_the_screen(
