@@ -39,6 +39,7 @@ async def draw(model: str, messages: list[str], library: Library) -> str:
             await pilot.pause(0.5)
             return app.export_screenshot()
     finally:
+        app.controller.calls.close(5)
         engine.close()
 
 

@@ -12,7 +12,9 @@ from textual.app import App
 
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.screens.chat import ChatScreen
+from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import write_to_terminal
 from qwen35_chat.themes import DARK, LIGHT, use_theme
 
@@ -21,7 +23,8 @@ class ChatApp(App[None], inherit_bindings=False):
     """One window.
 
     Args:
-        controller: what the window shows. The caller closes its engine and library.
+        controller: what the window shows. Its calls get threads, which the caller closes, and then
+            its engine and library.
         demo: whether the demonstration model is used at the start.
         conversation: its id in the library; None for a new one.
         clock: seconds, the same clock as the controller's.
@@ -45,8 +48,10 @@ class ChatApp(App[None], inherit_bindings=False):
         super().__init__()
         self._copied = ""
         self.controller = controller
+        controller.calls = ThreadCalls(clock)
+        self.work = WorkQueue(self)
         self.chat = ChatScreen(
-            controller, demo=demo, conversation=conversation, clock=clock, ready=ready
+            self, controller, demo=demo, conversation=conversation, clock=clock, ready=ready
         )
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -67,6 +72,10 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def action_leave(self) -> None:
         self.chat.quit()
+
+    def show_message(self, text: str, *, error: bool = False) -> None:
+        """Show one line to the user in the chat."""
+        self.chat.show_message(text, error=error)
 
     @property
     def clipboard(self) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from inspect import isawaitable
+from inspect import iscoroutine
 from typing import Any, Literal
 
 from qwen35_chat.keys import key_names, shown_keys
@@ -43,7 +43,8 @@ class Command:
 
     Attributes:
         run: calls a handler. Its arguments are the view that holds the handlers (the screen,
-            plain mode or a list), and the text after the slash name.
+            plain mode or a list), and the text after the slash name. It returns a coroutine if the
+            command may wait for the disk.
         keys: its default keys, in Textual's names, separated by commas; "" for none.
         slash: its name in the composer, without the slash; "" for none.
         argument: what may follow the slash name; "" for nothing.
@@ -325,14 +326,18 @@ def key_page() -> str:
     return KEY_PAGE.format(tables=key_tables())
 
 
-async def run_command(name: str, view: Any, text: str = "") -> None:
-    """Run a command on a view; an error is one line there."""
+def run_command(name: str, view: Any, text: str = "") -> None:
+    """Run a command on a view; an error is one line there.
+
+    The view's `perform` gets the part that waits for the disk, if there is one.
+    """
     try:
-        result = BY_NAME[name].run(view, text)
-        if isawaitable(result):
-            await result
+        work = BY_NAME[name].run(view, text)
     except Qwen35Error as error:
         view.show_message(str(error), error=True)
+        return
+    if iscoroutine(work):
+        view.perform(work)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """What the screen and plain mode have in common: an engine, the library and the settings.
 
 The controller passes requests to the engine and turns its events into transitions, which a view
-renders. It imports neither Textual nor MLX. All calls come from one thread.
+renders. It imports neither Textual nor MLX. All calls come from one thread. Methods that need the
+library or a file are coroutines, which wait for it in `Controller.calls`.
 """
 
-import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import AsyncIterator
 
 from qwen35_chat import message_tree
 from qwen35_chat.download import Download
-from qwen35_chat.history import History
+from qwen35_chat.look_up import Found, look_up
 from qwen35_chat.merging import merged
 from qwen35_chat.running_turn import RunningTurn
-from qwen35_chat.settings import Settings
-from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.transitions import (
     END_NOTES,
     ConversationShown,
@@ -29,106 +26,14 @@ from qwen35_chat.transitions import (
     TurnRequested,
     TurnTakenBack,
 )
+from qwen35_chat.window import ModelStatus, Window
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Usage
-from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.session import events, requests
-from qwen35_mlx.session.engine import Engine
-
-ModelStatus = Literal["loading", "loaded", "absent", "failed"]
 
 
-class Controller:
-    """One window: one conversation at a time, one model.
-
-    Args:
-        seed: makes replies reproducible; None for a random one.
-        clock: seconds, for what is timed in a turn.
-
-    Attributes:
-        history: messages sent before.
-        conversation: its id in the library; None for a new one.
-        read_only: another window holds the conversation.
-        turn: the turn or summary that is running; None while there is none.
-        queue: messages to send after that turn.
-        model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
-        load_progress: the latest of the load that is running or was last.
-        used: tokens of the conversation; cached: those of them that need no prefill.
-        usage: of the last turn.
-        download: of a model, while one runs.
-        deleted: conversations deleted in this window, the last one last.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        library: Library,
-        settings: SettingsFile,
-        history: History | None = None,
-        *,
-        seed: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.engine = engine
-        self.library = library
-        self.settings_file = settings
-        self.history = history or History()
-        self.conversation: int | None = None
-        self.title = ""
-        self.read_only = False
-        self.turn: RunningTurn | None = None
-        self.queue: list[str] = []
-        self.model = settings.settings.model
-        self.model_status: ModelStatus = "loading"  # from the start on
-        self.load_progress: events.Loading | None = None
-        self.context = 0
-        self.used = 0
-        self.cached = 0
-        self.usage: Usage | None = None
-        self.download: Download | None = None
-        self.deleted: list[int] = []
-        self._seed = seed
-        self._clock = clock
-        self._model_before = ""  # stays if the load that is running fails
-        self._model_to_keep = ""  # goes into the settings once it is loaded
-        self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
-        self._selected: int | None = None  # the message that a request goes to
-
-    @property
-    def settings(self) -> Settings:
-        return self.settings_file.settings
-
-    @property
-    def busy(self) -> bool:
-        """A turn or a summary is running."""
-        return self.turn is not None
-
-    @property
-    def compacting(self) -> bool:
-        """A summary is running."""
-        return self.turn is not None and self.turn.summary
-
-    @property
-    def stopping(self) -> bool:
-        return self.turn is not None and self.turn.stopping
-
-    @property
-    def loading(self) -> bool:
-        return self.model_status == "loading"
-
-    @property
-    def loaded(self) -> bool:
-        return self.model_status == "loaded"
-
-    @property
-    def failed(self) -> bool:
-        """The model could not be loaded, and there is no other."""
-        return self.model_status == "failed"
-
-    @property
-    def pending(self) -> bool:
-        """The engine has yet to end a turn, a load or another request."""
-        return self.busy or self.loading or bool(self._awaited)
+class Controller(Window):
+    """Requests to the engine and its events, for one window."""
 
     # Events into transitions
 
@@ -139,18 +44,47 @@ class Controller:
             self._request(requests.Open(conversation), events.Opened)
         self.engine.start()
 
-    def poll(self) -> list[Transition]:
-        """What has changed since the last call."""
+    async def poll(self) -> AsyncIterator[Transition]:
+        """What has changed since the last call.
+
+        Render each transition before the next is taken: nothing else runs in between.
+        """
         if self.stopping:
             # A turn that had not begun at the first cancel has not seen it.
             self.engine.cancel()
         raw = self.engine.poll()
         if self.turn is not None:
             self.turn.pieces += sum(isinstance(e, events.Answer | events.Thinking) for e in raw)
-        return [transition for event in merged(raw) for transition in self.take(event)]
+        for event in merged(raw):
+            found = await self._look_up(event)
+            for transition in self.take(event, found):
+                yield transition
+            if isinstance(event, events.Loaded) and (problem := await self._keep_model()):
+                yield problem
+        for line in self.calls.take_errors():
+            yield Problem(line)
 
-    def take(self, event: events.Event) -> list[Transition]:
-        """Take in an event of the engine. Without a turn, what belongs to one is ignored."""
+    async def _look_up(self, event: events.Event) -> Found:
+        """Read what the library has on an event, before it is taken in."""
+        conversation = self.conversation
+        match event:
+            case events.Opened(opened):
+                conversation = opened
+            case events.TurnStarted():
+                pass
+            case events.Cancelled() | events.Failed() if self.turn is not None and self.turn.absent:
+                pass
+            case _:
+                return Found()
+        return await self.calls.run("reads", look_up, self.library, event, conversation)
+
+    def take(self, event: events.Event, found: Found | None = None) -> list[Transition]:
+        """Take in an event of the engine. Without a turn, what belongs to one is ignored.
+
+        Args:
+            found: what the library has on it; None for nothing.
+        """
+        found = found or Found()
         if isinstance(event, self._awaited):
             self._awaited = ()
         match event:
@@ -160,24 +94,24 @@ class Controller:
             case events.Loaded(model, context):
                 self.model, self.context, self.model_status = model, context, "loaded"
                 self._model_before = ""
-                return [event, *self._keep_model()]
+                return [event]
             case events.Unloaded():
                 self.model_status = "absent"
                 return [event]
             case events.Notice():
                 return [event]
             case events.Opened():
-                return self._opened(event)
+                return self._opened(event, found)
             case events.Measured(conversation, used, cached) if conversation == self.conversation:
                 self.used, self.cached = used, cached
             case events.Titled(conversation, title) if conversation == self.conversation:
                 self.title = title
             case events.TurnStarted():
-                return self._started(event)
+                return self._started(event, found)
             case events.Cancelled():
-                return self._cancelled()
+                return self._cancelled(found)
             case events.Failed(message):
-                return self._failed(message)
+                return self._failed(message, found)
             case _ if self.turn is not None:
                 return self._take_turn(event, self.turn)
             case _:
@@ -204,57 +138,51 @@ class Controller:
             case _:
                 return []
 
-    def _opened(self, event: events.Opened) -> list[Transition]:
+    def _opened(self, event: events.Opened, found: Found) -> list[Transition]:
         if event.conversation != self.conversation:
             self.usage = None
         self.conversation, self.title = event.conversation, event.title
         self.read_only = event.read_only
         self.used = self.cached = 0
-        shown = ConversationShown(self.stored(), event.read_only, self._selected)
+        shown = ConversationShown(found.stored, event.read_only, self._selected)
+        problem: list[Transition] = [Problem(found.error)] if found.error else []
         self._selected = None
         if not self.compacting:
-            return [shown]
+            return [shown, *problem]
         self.turn = None
-        return [shown, *self._send_next()]
+        return [shown, *problem, *self._send_next()]
 
-    def _started(self, event: events.TurnStarted) -> list[Transition]:
+    def _started(self, event: events.TurnStarted, found: Found) -> list[Transition]:
         self.conversation = event.conversation
         if self.turn is None:
             return []
         self.turn.stored = True
-        versions = (self._version(event.user), self._version(event.reply))
-        return [ReplyStarted(event.user, event.reply, *versions)]
+        return [ReplyStarted(event.user, event.reply, found.user_version, found.reply_version)]
 
-    def _version(self, message: int) -> tuple[int, int]:
-        try:
-            return self.library.position(message)
-        except Qwen35Error:  # an engine that stores nothing
-            return 1, 1
-
-    def _cancelled(self) -> list[Transition]:
+    def _cancelled(self, found: Found) -> list[Transition]:
         self._end_load("absent")
         turn, self.turn = self.turn, None
         if turn is None:
             return [RequestCancelled()]
         if turn.summary:
             return [*self._return_queue(), RequestCancelled()]
-        if turn.stored or not turn.blank:
-            ended = TurnEnded("Stopped.", offer_retry=turn.blank)
-            return [*turn.end_thinking(), ended, *self._return_queue()]
-        return [*self._return_queue(), TurnTakenBack(turn.text, stored=self.stored())]
+        if turn.absent:
+            return [*self._return_queue(), TurnTakenBack(turn.text, stored=found.stored)]
+        ended = TurnEnded("Stopped.", offer_retry=turn.blank)
+        return [*turn.end_thinking(), ended, *self._return_queue()]
 
-    def _failed(self, message: str) -> list[Transition]:
+    def _failed(self, message: str, found: Found) -> list[Transition]:
         load_failed = self._end_load("failed")
         turn, self.turn = self.turn, None
         if turn is None:
             return [LoadFailed(message) if load_failed else Problem(message)]
         if turn.summary:
             return [*self._return_queue(), Problem(message)]
-        if turn.stored or not turn.blank:
-            ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
-            return [*turn.end_thinking(), ended, *self._return_queue()]
-        taken_back = TurnTakenBack(turn.text, message, load_failed, self.stored())
-        return [*self._return_queue(), taken_back]
+        if turn.absent:
+            taken_back = TurnTakenBack(turn.text, message, load_failed, found.stored)
+            return [*self._return_queue(), taken_back]
+        ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
+        return [*turn.end_thinking(), ended, *self._return_queue()]
 
     def _end_load(self, status: ModelStatus) -> bool:
         """End a load that has failed or was stopped; False if none was running.
@@ -269,15 +197,15 @@ class Controller:
         self._model_before = self._model_to_keep = ""
         return True
 
-    def _keep_model(self) -> list[Transition]:
+    async def _keep_model(self) -> Problem | None:
         """Name the model in the settings, if it was chosen here."""
         chosen, self._model_to_keep = self._model_to_keep, ""
         if chosen == self.model:
             try:
-                self.settings_file.set("model", chosen)
+                await self.calls.run("files", self.settings_file.set, "model", chosen)
             except Qwen35Error as error:
-                return [Problem(str(error))]
-        return []
+                return Problem(str(error))
+        return None
 
     def _send_next(self) -> list[Transition]:
         return [self.send(self.queue.pop(0))] if self.queue else []
@@ -297,13 +225,13 @@ class Controller:
         """Send a message after the turn that is running."""
         self.queue.append(text)
 
-    def retry(self, message: int | None = None) -> TurnRequested:
+    async def retry(self, message: int | None = None) -> TurnRequested:
         """Request another reply instead of this reply, or to this user message.
 
         Args:
             message: None for the last one.
         """
-        found = message_tree.reply_to_replace(self.stored_with_messages(), message)
+        found = message_tree.reply_to_replace(await self.stored_with_messages(), message)
         requested = TurnRequested(None, drop_after=found.parent)
         return self._begin(requests.Retry(found.id), requested)
 
@@ -333,6 +261,8 @@ class Controller:
                 "this conversation is open in another window: Ctrl+N begins a new one"
             )
         self.require_idle()
+        if self.deleting:
+            raise Qwen35Error("this conversation is being deleted: Ctrl+N begins a new one")
         self.turn = RunningTurn(self._clock, requested.text)
         self.engine.submit(request)
         return requested
@@ -360,21 +290,22 @@ class Controller:
         self.download = None
         return ended
 
-    def configure(self, name: str, value: object) -> SettingsChanged:
+    async def configure(self, name: str, value: object) -> SettingsChanged:
         """Change a setting and store it. Errors: `SettingsFile.set`."""
-        settings = self.settings_file.set(name, value)
+        settings = await self.calls.run("files", self.settings_file.set, name, value)
         self.engine.submit(requests.Configure(settings.chat_settings(self._seed)))
         return SettingsChanged()
 
-    def reload(self) -> SettingsChanged | None:
+    async def reload(self) -> SettingsChanged | None:
         """Read the settings again if their file has changed.
 
         Raises:
             Qwen35Error: the file has a mistake; the settings stay as they were.
         """
-        if not self.settings_file.changed():
+        settings = await self.calls.run("files", self.settings_file.reload)
+        if settings is None:
             return None
-        self.engine.submit(requests.Configure(self.settings_file.load().chat_settings(self._seed)))
+        self.engine.submit(requests.Configure(settings.chat_settings(self._seed)))
         return SettingsChanged()
 
     # Conversations
@@ -383,44 +314,38 @@ class Controller:
         self.require_idle()
         self._request(requests.Open(conversation), events.Opened)
 
-    def stored(self) -> Conversation | None:
-        """The conversation as the library has it; None for a new one."""
-        if self.conversation is None:
-            return None
-        return self.library.conversation(self.conversation)
-
-    def stored_with_messages(self) -> Conversation:
+    async def stored_with_messages(self) -> Conversation:
         """The conversation as the library has it, which must have a message."""
-        stored = self.stored()
-        if stored is None or stored.leaf is None:
-            raise Qwen35Error("this conversation has no message yet")
-        return stored
+        if self.conversation is not None:
+            stored = await self.calls.run("reads", self.library.conversation, self.conversation)
+            if stored.leaf is not None:
+                return stored
+        raise Qwen35Error("this conversation has no message yet")
 
-    def select_version(self, step: int, message: int | None = None) -> None:
+    async def select_version(self, step: int, message: int | None = None) -> None:
         """Go to the version before (-1) or after (1), as `message_tree.version_beside` finds it."""
         self.require_idle()
-        to = message_tree.version_beside(self.stored_with_messages(), step, message)
+        to = message_tree.version_beside(await self.stored_with_messages(), step, message)
+        self.require_idle()
         self._selected = to
         self._request(requests.Select(to), events.Opened)
 
     def save_draft(self, text: str) -> None:
+        """Store the draft of the conversation soon. Errors become a `Problem`."""
         if not self.read_only:
-            self.library.save_draft(self.conversation, text)
+            self.drafts.note(self.conversation, text)
+            self.write_drafts()
 
-    def draft(self) -> str:
-        return "" if self.read_only else self.library.draft(self.conversation)
+    def write_drafts(self) -> None:
+        """Store the drafts that are not stored yet."""
+        self.calls.start("library", self.drafts.write)
 
-    def _request(self, request: requests.Request, end: type[events.Event]) -> None:
-        """Ask the engine for something that is no turn and ends in an event of this type."""
-        self._awaited = (end, events.Failed, events.Cancelled)
-        self.engine.submit(request)
+    async def draft(self) -> str:
+        """What was typed in the conversation and not sent."""
+        if self.read_only:
+            return ""
+        return await self.calls.run("reads", self.drafts.read, self.conversation)
 
-    def require_idle(self) -> None:
-        if self.busy:
-            raise Qwen35Error("a reply is being written: Esc stops it")
-
-    def require_stored(self) -> int:
-        """The id of the conversation, which must have a message."""
-        if self.conversation is None:
-            raise Qwen35Error("this conversation has no message yet")
-        return self.conversation
+    def remember(self, text: str) -> None:
+        """Add a message to the history. Errors become a `Problem`."""
+        self.calls.start("files", self.history.add, text)

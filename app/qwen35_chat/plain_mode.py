@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import iscoroutine
 from pathlib import Path
 from typing import TextIO
 
 from qwen35_chat.attachments import with_files
 from qwen35_chat.commands import BY_SLASH, parse_slash
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import finished
 from qwen35_chat.handlers.models import ModelHandler
 from qwen35_chat.handlers.plain import (
     AnswerHandler,
@@ -63,7 +65,7 @@ class PlainMode:
         line(f"qwen35-chat {__version__}, {self.controller.model}. /help lists the commands.")
         self.controller.start(conversation)
         self._wait()
-        if draft := self.controller.draft():
+        if draft := finished(self.controller.draft()):
             line(f"Not sent last time: {draft}")
         while not self._ended:
             try:
@@ -79,6 +81,7 @@ class PlainMode:
                 self._wait()
             except Qwen35Error as error:
                 self.view.show_message(str(error), error=True)
+        finished(self._show_changes())
 
     def _read_message(self) -> str:
         """Read a message. A line that ends in a backslash goes on in the next."""
@@ -100,12 +103,14 @@ class PlainMode:
             command, argument = parsed
             if command.screen:
                 raise Qwen35Error(f"/{command.slash} needs the screen: start without --plain")
-            command.run(self, argument)
+            work = command.run(self, argument)
+            if iscoroutine(work):
+                finished(work)
             return
         self.view.show(self.controller.send(with_files(text, Path())))
         try:
             self.controller.save_draft("")
-            self.controller.history.add(text)
+            self.controller.remember(text)
         except Qwen35Error as error:
             self.view.show_message(str(error), error=True)
 
@@ -128,14 +133,17 @@ class PlainMode:
         self.view.begin_wait()
         with self._interrupts():
             while self.controller.pending:
-                for transition in self.controller.poll():
-                    self.view.show(transition)
+                finished(self._show_changes())
                 if not self.controller.pending:
                     return
                 if self._interrupted:
                     self._interrupted = False
                     self.controller.stop()
                 self._sleep(1 / POLLS_PER_SECOND)
+
+    async def _show_changes(self) -> None:
+        async for transition in self.controller.poll():
+            self.view.show(transition)
 
     @contextmanager
     def _interrupts(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import TextIO
 from qwen35_chat import clipboard
 from qwen35_chat.attachments import with_files
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.settings import FIELDS, SAMPLING, display_value
 from qwen35_chat.transitions import (
@@ -214,14 +215,14 @@ class PlainView:
     def send_edit(self, message: Message, text: str) -> None:
         self.show(self._controller.edit(message.id, with_files(text, Path())))
 
-    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+    def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""
-        then("")
+        finished(then(""))
 
-    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
+    def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
         """List conversations; a number chooses one of those that were listed last."""
         if words in self._listed:
-            then(self._listed[words], None)
+            finished(then(self._listed[words], None))
             return
         library = self._controller.library
         if words:
@@ -248,7 +249,7 @@ class PlainView:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
 
-    def list_settings(self, change: Callable[[str, str], None]) -> None:
+    def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""
         now = self._controller.settings
         for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):

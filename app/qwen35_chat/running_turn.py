@@ -47,6 +47,11 @@ class RunningTurn:
     thinking_seconds: float | None = None
     _answering: bool = False
 
+    @property
+    def absent(self) -> bool:
+        """The library has nothing of it, and neither has the view, so that it can be taken back."""
+        return not self.summary and not self.stored and self.blank
+
     def read(self, progress: PrefillProgress) -> list[Transition]:
         """Take in progress of the prefill."""
         self.phase, self.progress = "reading", progress

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine, EngineThread
+from qwen35_mlx.terminal import print_error
 
 if TYPE_CHECKING:
     from qwen35_chat.app import ChatApp
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # delays the echo of typed text by up to 33 ms while a reply streams in. Drawing itself does not get
 # more frequent.
 FRAMES_PER_SECOND = 120
+# At the end: how long saving may take without a word, and how long it may take then.
+QUIET_SECONDS = 1.0
+CLOSE_SECONDS = 10.0
 
 
 class ChatRuntime:
@@ -44,6 +48,7 @@ class ChatRuntime:
 
     def __init__(self, options: CommandOptions, *, fake: bool = False):
         self._stack = ExitStack()
+        self._finished = True  # no call uses the library any more
         with self._stack:
             file = None if fake else settings_file()
             settings = SettingsFile(file, options.setting_overrides, SCOPE_OF)
@@ -51,13 +56,16 @@ class ChatRuntime:
             folder: Path | None = None
             if fake:
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            library = self._stack.enter_context(Library(folder))
+            self._library = Library(folder)
+            library = self._library
+            self._stack.callback(self._close_library)
             self._engine = self._make_engine(options, settings, library, fake)
             self._stack.callback(self._engine.close)
             history = History(library.folder / "history.jsonl")
             seed = options.turn.get("seed")
             self.controller = Controller(self._engine, library, settings, history, seed=seed)
             self._stack.callback(self._close_download)
+            self._stack.callback(self._finish_calls)
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> "ChatRuntime":
@@ -149,9 +157,29 @@ class ChatRuntime:
         for text in self.controller.history.texts:
             readline.add_history(" ".join(text.split()))
 
+    def _finish_calls(self) -> None:
+        """Wait for what is being saved, with a line if that takes long, but not for ever."""
+        calls = self.controller.calls
+        self._engine.cancel()  # its reply is saved meanwhile
+        if not calls.close(QUIET_SECONDS):
+            _say("waiting for another window or the disk to save what was typed last ...")
+            self._finished = calls.close(CLOSE_SECONDS)
+        if not self._finished or self.controller.drafts.waiting:
+            _say("error: what was typed last is not saved: the library is busy or full")
+
+    def _close_library(self) -> None:
+        # A call that never returned still uses it: it ends with the process, as after a kill.
+        if self._finished:
+            self._library.close()
+
     def _close_download(self) -> None:
         if self.controller.download is not None:
             self.controller.download.close()
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        print_error(line)
 
 
 def app_class() -> "type[ChatApp]":

@@ -60,6 +60,10 @@ class SettingsFile:
         """Whether the file was changed since it was last read or written here."""
         return self.file is not None and self._stamp() != self._loaded_stamp
 
+    def reload(self) -> Settings | None:
+        """`load` the file if it was changed; None if not."""
+        return self.load() if self.changed() else None
+
     def set(self, name: str, value: object) -> Settings:
         """Change one setting, in the file too.
 

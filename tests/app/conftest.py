@@ -7,6 +7,7 @@ import pytest
 from qwen35_chat.screens import chat
 from textual import app, pilot
 
+from tests.app.disk_guard import guard
 from tests.app.plain_drive import PlainChat
 
 
@@ -31,6 +32,14 @@ def no_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(app, "wait_for_idle", rounds)
     monkeypatch.setattr(pilot, "wait_for_idle", rounds)
+
+
+@pytest.fixture(autouse=True)
+def no_disk_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> Iterable[list[str]]:
+    """Fail a test in which the app's event loop waits for a file or the library."""
+    found = guard(monkeypatch)
+    yield found
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture(autouse=True)

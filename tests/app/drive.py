@@ -7,6 +7,7 @@ from pathlib import Path
 from qwen35_chat.app import ChatApp
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
@@ -82,6 +83,19 @@ class Driver:
             await self.pilot.press(key)
             if self.app.screen is not screen:  # a new screen is filled once it has its size
                 await self.pilot.pause(0.02)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until nothing waits for the disk, and the screen shows it."""
+        await self.pilot.pause()
+        calls = self.controller.calls
+        assert isinstance(calls, ThreadCalls)
+        for _ in range(2_000):
+            if calls.idle and self.app.work.idle:
+                break
+            await self.pilot.pause(0.002)
+        else:
+            raise AssertionError("something still waits for the disk")
         await self.pilot.pause()
 
     async def send(self, text: str) -> None:
@@ -101,7 +115,7 @@ class Driver:
             await self.pilot.pause(0.01)
         else:
             raise AssertionError("the screen has stopped polling")
-        await self.pilot.pause()
+        await self.settled()
 
     async def turn(self, text: str, *pieces: str, thinking: str = "") -> None:
         """A whole turn."""
@@ -115,7 +129,7 @@ class Driver:
             await self.pilot.pause(0.01)
         else:
             raise AssertionError(f"never reached; the screen:\n{self.text}")
-        await self.pilot.pause()
+        await self.settled()
 
 
 def make(
@@ -163,7 +177,10 @@ async def chat(
         settings=settings,
         library=library,
     )
-    async with driver.app.run_test(size=size) as pilot:
-        driver.pilot = pilot
-        await driver.shown()
-        yield driver
+    try:
+        async with driver.app.run_test(size=size) as pilot:
+            driver.pilot = pilot
+            await driver.shown()
+            yield driver
+    finally:
+        assert driver.controller.calls.close(20)

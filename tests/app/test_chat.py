@@ -266,5 +266,5 @@ async def test_without_a_turn_events_are_shown_despite_the_budget(home, monkeypa
     async with chat(home) as at:
         number = at.library.create(title="Old")
         add_message(at.library, number, None, "user", "an old question")
-        at.app.chat.conversations.open(number)
+        at.app.chat.perform(at.app.chat.conversations.open(number))
         await at.until(lambda: "an old question" in at.text)

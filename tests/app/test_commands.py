@@ -107,7 +107,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the commands that are called; none of them runs."""
     names: list[str] = []
 
-    async def run_command(name: str, target: object, text: str = "") -> None:
+    def run_command(name: str, target: object, text: str = "") -> None:
         names.append(f"{name} {text}".strip())
 
     monkeypatch.setattr(chat_screen, "run_command", run_command)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import finished
 from qwen35_chat.fake import done
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.transitions import (
@@ -81,7 +82,10 @@ class LoneController(Controller):
     def after(self, *events: Event) -> list[Transition]:
         """The transitions of the next poll."""
         self.engine.events = list(events)
-        return self.poll()
+        return finished(self._polled())
+
+    async def _polled(self) -> list[Transition]:
+        return [transition async for transition in self.poll()]
 
     def store_turn(self, *texts: str) -> int:
         """Store a path of messages, the user's first, and open it; the conversation's id."""
@@ -245,7 +249,7 @@ def test_a_turn_that_never_began_is_taken_back(
 
 def test_a_retry_that_never_began_gives_no_text_back(window: LoneController) -> None:
     loaded(window).store_turn("one", "two")
-    assert window.retry() == TurnRequested(None, drop_after=1)
+    assert finished(window.retry()) == TurnRequested(None, drop_after=1)
     (taken_back,) = window.after(Failed("no room"))
     assert isinstance(taken_back, TurnTakenBack)
     assert taken_back.text is None
@@ -256,7 +260,7 @@ def test_a_retry_that_never_began_gives_no_text_back(window: LoneController) -> 
 
 def test_retry_and_edit_say_what_leaves_the_view(window: LoneController) -> None:
     loaded(window).store_turn("one", "two", "three", "four")
-    assert window.retry(1) == TurnRequested(None, drop_after=1)
+    assert finished(window.retry(1)) == TurnRequested(None, drop_after=1)
     assert window.engine.requests[-1] == Retry(2)
     window.after(Cancelled())
     assert window.edit(3, "other") == TurnRequested("other", drop_from=3)
@@ -271,7 +275,7 @@ def test_retry_and_edit_say_what_leaves_the_view(window: LoneController) -> None
         lambda window: window.use_model("org/repo"),
         lambda window: window.unload(),
         lambda window: window.compact(),
-        lambda window: window.select_version(1),
+        lambda window: finished(window.select_version(1)),
     ],
 )
 def test_nothing_else_is_requested_during_a_turn(window: LoneController, request_it) -> None:
@@ -311,13 +315,13 @@ def test_another_version_is_shown_with_the_message_that_was_selected(
 ) -> None:
     number = loaded(window).store_turn("one", "two")
     begin_reply(window.library, number, 1, "demo")
-    window.select_version(-1)
+    finished(window.select_version(-1))
     assert window.engine.requests[-1] == Select(2)
     (shown,) = window.after(Opened(number, "Stored"))
     assert isinstance(shown, ConversationShown)
     assert shown.selected == 2
     with pytest.raises(Qwen35Error, match="this is version 2 of 2"):
-        window.select_version(1, 3)
+        finished(window.select_version(1, 3))
 
 
 def test_a_summary_ends_with_the_conversation_and_sends_what_waits(window: LoneController) -> None:

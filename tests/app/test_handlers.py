@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from qwen35_chat.commands import Command
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.models import ModelHandler
@@ -61,6 +62,7 @@ class FakeView:
         self.ran: list[tuple[str, str]] = []
         self.answers: list[Any] = []
         self.marked_message: int | None = None
+        self.work: list[Work] = []  # the rest of commands, once the user has answered
 
     def show(self, transition: Transition) -> None:
         self.shown.append(transition)
@@ -72,13 +74,13 @@ class FakeView:
         self.ran.append((command.name, argument))
 
     def list_conversations(self, words: str, then: Callable[..., None]) -> None:
-        then(*self.answers.pop(0))
+        self.work.append(then(*self.answers.pop(0)))
 
-    def ask(self, title: str, value: str, then: Callable[[str], None]) -> None:
+    def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
         self.messages.append(f"{title}: {value}")
-        then(self.answers.pop(0))
+        self.work.append(then(self.answers.pop(0)))
 
-    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+    def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         self.ask("Title", title, then)
 
     def list_models(self, then: Callable[[str], None]) -> None:
@@ -89,7 +91,17 @@ class FakeView:
 
     def save_draft(self) -> None: ...
 
+    def perform_send(self, work: Work) -> None:
+        finished(work)
+
     def show_queue(self) -> None: ...
+
+    def finish(self, work: Work | None = None) -> None:
+        """Do a command, and what it has asked the user for."""
+        if work is not None:
+            finished(work)
+        while self.work:
+            finished(self.work.pop(0))
 
 
 @pytest.fixture
@@ -97,7 +109,7 @@ def controller(home: Path) -> Iterable[Controller]:
     with Library(home) as library:
         controller = Controller(FakeEngine(library), library, SettingsFile(None))
         controller.start()
-        controller.poll()
+        take_all(controller)
         yield controller
 
 
@@ -111,11 +123,21 @@ def engine_of(controller: Controller) -> FakeEngine:
     return controller.engine
 
 
+def take_all(controller: Controller) -> None:
+    """Take in all events of the engine."""
+
+    async def poll() -> None:
+        async for _ in controller.poll():
+            pass
+
+    finished(poll())
+
+
 def turn(controller: Controller, text: str) -> None:
     """A whole turn."""
     controller.send(text)
     engine_of(controller).play([done()])
-    controller.poll()
+    take_all(controller)
 
 
 def test_a_text_is_sent_and_a_second_one_waits(controller: Controller, view: Any) -> None:
@@ -171,7 +193,7 @@ def test_retry_acts_on_the_marked_message(controller: Controller, view: Any) -> 
     for text in ("first", "second"):
         turn(controller, text)
     view.marked_message = 1
-    VersionHandler(controller, view).retry()
+    view.finish(VersionHandler(controller, view).retry())
     assert engine_of(controller).calls[-1] == Retry(2)
     assert view.shown == [TurnRequested(None, drop_after=1)]
 
@@ -187,11 +209,11 @@ def test_compact_is_a_request(controller: Controller, view: Any) -> None:
 def test_rename_asks_for_a_title_it_was_not_given(controller: Controller, view: Any) -> None:
     handler = ConversationHandler(controller, view)
     with pytest.raises(Qwen35Error, match="no message yet"):
-        handler.rename()
+        view.finish(handler.rename())
     turn(controller, "first")
     view.answers = ["Second"]
-    handler.rename("First")
-    handler.rename()
+    view.finish(handler.rename("First"))
+    view.finish(handler.rename())
     assert view.messages == ["Renamed to First", "Title: First", "Renamed to Second"]
 
 
@@ -199,11 +221,12 @@ def test_a_found_message_is_opened_on_its_own_path(controller: Controller, view:
     turn(controller, "first")
     controller.edit(1, "other")
     engine_of(controller).play([done()])
-    controller.poll()
+    take_all(controller)
     library = controller.library
     assert library.conversation(1).path()[0].content == "other"
     view.answers = [(1, 2)]
     ConversationHandler(controller, view).list("first")
+    view.finish()
     assert [message.id for message in library.conversation(1).path()] == [1, 2]
     assert engine_of(controller).calls[-1] == Open(1)
 
@@ -213,11 +236,11 @@ def test_a_model_is_used_by_name_or_from_the_list(controller: Controller, view: 
     for name, used in (("org/one", "org/one"), ("", "org/two")):
         ModelHandler(controller, view).choose(name)
         assert engine_of(controller).calls[-1] == UseModel(used)
-        controller.poll()
+        take_all(controller)
 
 
 def test_a_setting_is_changed_by_name_and_value(controller: Controller, view: Any) -> None:
-    SettingsHandler(controller, view).settings("max_tokens 1,234")
+    view.finish(SettingsHandler(controller, view).settings("max_tokens 1,234"))
     assert controller.settings.max_tokens == 1234
     assert view.shown == [SettingsChanged()]
     assert view.messages == ["max_tokens: kept"]
@@ -226,17 +249,17 @@ def test_a_setting_is_changed_by_name_and_value(controller: Controller, view: An
 def test_a_command_without_a_value_goes_to_the_next_one(controller: Controller, view: Any) -> None:
     handler = ScreenSettingsHandler(controller, view)
     for value in ("open", "hidden", "collapsed"):
-        handler.view()
+        view.finish(handler.view())
         assert controller.settings.thinking_view == value
     with pytest.raises(Qwen35Error, match="'wide' is none of: hidden, collapsed, open"):
-        handler.view("wide")
-    handler.preset("precise")
+        view.finish(handler.view("wide"))
+    view.finish(handler.preset("precise"))
     assert (controller.settings.preset, controller.settings.thinking) == ("precise", "on")
 
 
 def test_an_export_is_written_to_its_file(controller: Controller, view: Any) -> None:
     turn(controller, "first")
-    ConversationHandler(controller, view).export("kept.md")
+    view.finish(ConversationHandler(controller, view).export("kept.md"))
     assert Path("kept.md").read_text().startswith("# first")
     assert view.messages == ["Written to kept.md"]
     assert engine_of(controller).calls[-1] == Send("first")

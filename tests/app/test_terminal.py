@@ -3,14 +3,17 @@
 import os
 import re
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from qwen35_chat.screens.progress_lines import WAITING
 
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
+from qwen35_mlx.library.database import BUSY_SECONDS
 from qwen35_mlx.library.library import Library
 from scripts.support.terminal import Terminal
 
@@ -26,7 +29,7 @@ SAVED_SECONDS = 2.0
 
 def chat(home: Path, *options: str, size: tuple[int, int] = (100, 30)) -> Terminal:
     """Start the command as a user with this home folder."""
-    kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    kept = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment |= {"QWEN35_HOME": str(home), "HOME": str(home), "LC_ALL": "C.UTF-8"}
     environment |= {f"XDG_{name}_HOME": str(home / name) for name in ("DATA", "CONFIG", "CACHE")}
@@ -190,3 +193,27 @@ def test_an_error_before_the_screen_is_one_line_on_it(home: Path) -> None:
         assert terminal.text.strip().startswith("error: there is no conversation to go on with")
         assert len(terminal.text.strip().splitlines()) <= 2
         assert 1049 not in terminal.screen.modes
+
+
+def test_keys_show_while_another_process_writes_and_nothing_is_lost(home: Path) -> None:
+    soon = BUSY_SECONDS / 2  # the save of the draft waits for longer
+    with chat(home) as terminal:
+        terminal.until(lambda: LOADED in terminal.text)
+        other = sqlite3.connect(home / "library.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        terminal.write("one ")
+        terminal.until(lambda: "one" in terminal.text and WAITING in terminal.text, soon)
+        terminal.write("two three")
+        terminal.until(lambda: "one two three" in terminal.text, soon)
+        terminal.write("\x13")  # a list, which reads
+        terminal.until(lambda: "No conversation yet" in terminal.text, soon)
+        terminal.write("\x1b")
+        terminal.until(lambda: "No conversation yet" not in terminal.text)
+        terminal.write(QUIT)
+        terminal.until(lambda: "waiting for another window" in terminal.text, soon)
+        other.execute("COMMIT")
+        other.close()
+        assert terminal.wait() == 0
+        assert "error" not in terminal.text
+    with Library(home) as library:
+        assert library.draft(None) == "one two three"

@@ -44,19 +44,18 @@ class MessageHandler:
 
     # Other versions of the marked message
 
-    def edit(self) -> None:
-        message = last_user_message(
-            self._controller.stored_with_messages(), self._marked_in_library()
-        )
+    async def edit(self) -> None:
+        marked = self._marked_in_library()
+        message = last_user_message(await self._controller.stored_with_messages(), marked)
         self._writing.begin_edit(message.id, message.content)
 
-    def branch(self) -> None:
+    async def branch(self) -> None:
         """Go on from the marked message with a new message beside the one that follows it."""
         message = self._marked_in_library()
         if isinstance(self._view.transcript.marked, UserEntry):
-            self.edit()
+            await self.edit()
             return
-        following = message_after(self._controller.stored_with_messages(), message)
+        following = message_after(await self._controller.stored_with_messages(), message)
         if following is None:
             self.leave()
             self._view.show_message("This is the last reply: just write on")

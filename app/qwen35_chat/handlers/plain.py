@@ -13,39 +13,39 @@ from qwen35_mlx.errors import Qwen35Error
 class PlainConversationHandler(ConversationHandler):
     """The conversation that is opened is written out next, so the messages are shorter."""
 
-    def delete(self) -> None:
-        self._view.show_message(f"Deleted {delete(self._controller)}; /undo brings it back.")
+    async def delete(self) -> None:
+        self._view.show_message(f"Deleted {await delete(self._controller)}; /undo brings it back.")
 
-    def undo(self) -> None:
-        self._controller.open(undelete(self._controller).id)
+    async def undo(self) -> None:
+        self._controller.open((await undelete(self._controller)).id)
 
 
 class PlainSettingsHandler(SettingsHandler):
     """A command needs a value; without a status line, cycling would be blind."""
 
-    def _choose(self, name: str, values: Iterable[str], text: str) -> None:
+    async def _choose(self, name: str, values: Iterable[str], text: str) -> None:
         known = tuple(values)
         if text not in known:
             now = getattr(self._controller.settings, name)
             raise Qwen35Error(f"{name} is {now}; give one of: {', '.join(known)}")
-        self.change(name, text)
+        await self.change(name, text)
         self._view.show_message(f"{name}: {text}")
 
-    def thinking(self, text: str = "") -> None:
-        self._choose("thinking", THINKING, text)
+    async def thinking(self, text: str = "") -> None:
+        await self._choose("thinking", THINKING, text)
 
-    def view(self, text: str = "") -> None:
-        self._choose("thinking_view", VIEWS, text)
+    async def view(self, text: str = "") -> None:
+        await self._choose("thinking_view", VIEWS, text)
 
-    def preset(self, text: str = "") -> None:
-        self._choose("preset", PRESETS, text)
+    async def preset(self, text: str = "") -> None:
+        await self._choose("preset", PRESETS, text)
         if text in PRESET_THINKING:
-            self.change("thinking", PRESET_THINKING[text])
+            await self.change("thinking", PRESET_THINKING[text])
 
-    def system(self, text: str = "") -> None:
+    async def system(self, text: str = "") -> None:
         """Set the system prompt, or show it."""
         if text:
-            self.change("system", text)
+            await self.change("system", text)
         now = self._controller.settings.system
         self._view.show_message(f"System prompt: {now or 'none'}")
 

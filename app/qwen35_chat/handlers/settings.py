@@ -13,15 +13,15 @@ class SettingsHandler:
         self._controller = controller
         self._view = view
 
-    def change(self, name: str, text: str) -> None:
+    async def change(self, name: str, text: str) -> None:
         """Change a setting to what the user wrote."""
-        self._view.show(self._controller.configure(name, parse_value(name, text)))
+        self._view.show(await self._controller.configure(name, parse_value(name, text)))
 
-    def settings(self, text: str = "") -> None:
+    async def settings(self, text: str = "") -> None:
         """Change a setting by `name value`, or list them all."""
         name, _, value = text.partition(" ")
         if value:
-            self.change(name, value)
+            await self.change(name, value)
             self._view.show_message(f"{name}: kept")
         else:
             self._view.list_settings(self.change)
@@ -34,45 +34,46 @@ class ScreenSettingsHandler(SettingsHandler):
         super().__init__(controller, view)
         self._screen = view
 
-    def _cycle(self, name: str, values: tuple[str, ...], text: str) -> str:
+    async def _cycle(self, name: str, values: tuple[str, ...], text: str) -> str:
         """Change a setting to `text`, or to the value after the present one; the new value."""
         if text and text not in values:
             raise Qwen35Error(f"{text!r} is none of: {', '.join(values)}")
         now = getattr(self._controller.settings, name)
         to = text or values[(values.index(now) + 1) % len(values)]
-        self.change(name, to)
+        await self.change(name, to)
         return to
 
-    def thinking(self, text: str = "") -> None:
+    async def thinking(self, text: str = "") -> None:
         """On or off; "auto" counts as on, which it is for most models."""
         now = self._controller.settings.thinking
-        to = self._cycle("thinking", THINKING, text or ("on" if now == "off" else "off"))
+        to = await self._cycle("thinking", THINKING, text or ("on" if now == "off" else "off"))
         shown = "as the model's template says" if to == "auto" else to
         self._view.show_message(f"Thinking {shown}, from the next message on")
 
-    def view(self, text: str = "") -> None:
-        self._view.show_message(f"Thinking is shown {self._cycle('thinking_view', VIEWS, text)}")
+    async def view(self, text: str = "") -> None:
+        to = await self._cycle("thinking_view", VIEWS, text)
+        self._view.show_message(f"Thinking is shown {to}")
 
-    def preset(self, text: str = "") -> None:
-        to = self._cycle("preset", tuple(PRESETS), text)
+    async def preset(self, text: str = "") -> None:
+        to = await self._cycle("preset", tuple(PRESETS), text)
         if to in PRESET_THINKING:
-            self.change("thinking", PRESET_THINKING[to])
+            await self.change("thinking", PRESET_THINKING[to])
         # Values that are set by themselves override the preset's.
         sampling = self._controller.settings.chat_settings().sampling
         values = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
         self._view.show_message(f"Preset {to}: {values or 'as the model says'}")
 
-    def theme(self, text: str = "") -> None:
-        self._view.show_message(f"Theme {self._cycle('theme', THEMES, text)}")
+    async def theme(self, text: str = "") -> None:
+        self._view.show_message(f"Theme {await self._cycle('theme', THEMES, text)}")
 
-    def system(self, text: str = "") -> None:
+    async def system(self, text: str = "") -> None:
         if text:
-            self._set_system(text)
+            await self._set_system(text)
         else:
             now = self._controller.settings.system
             self._screen.ask("System prompt", now, self._set_system)
 
-    def _set_system(self, prompt: str) -> None:
-        self.change("system", prompt)
+    async def _set_system(self, prompt: str) -> None:
+        await self.change("system", prompt)
         kept = "System prompt kept" if prompt.strip() else "No system prompt"
         self._view.show_message(kept)

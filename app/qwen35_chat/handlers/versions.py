@@ -12,20 +12,20 @@ class VersionHandler:
         self._controller = controller
         self._view = view
 
-    def retry(self) -> None:
-        self._view.show(self._controller.retry(self._view.marked_message))
+    async def retry(self) -> None:
+        self._view.show(await self._controller.retry(self._view.marked_message))
 
-    def edit(self, text: str = "") -> None:
+    async def edit(self, text: str = "") -> None:
         """Send `text` instead of the last user message, or offer that message to be edited."""
-        message = last_user_message(self._controller.stored_with_messages())
+        message = last_user_message(await self._controller.stored_with_messages())
         if text:
             self._view.send_edit(message, text)
         else:
             self._view.offer_edit(message)
 
-    def select(self, step: int) -> None:
+    async def select(self, step: int) -> None:
         """Go to the version before (-1) or after (1)."""
-        self._controller.select_version(step, self._view.marked_message)
+        await self._controller.select_version(step, self._view.marked_message)
 
     def compact(self) -> None:
         self._controller.compact()

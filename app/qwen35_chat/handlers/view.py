@@ -1,10 +1,15 @@
-"""What command handlers need of a view."""
+"""What command handlers need of a view.
+
+Methods that take a callback may return before it is called. What it returns is run as the rest of
+the command.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from qwen35_chat.commands import Command
+from qwen35_chat.disk_calls import Work
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
 
@@ -36,7 +41,7 @@ class ChatView(Protocol):
         """Send `text` as another version of this message."""
         ...
 
-    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
+    def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
         """List the conversations that contain `words`.
 
         Args:
@@ -48,11 +53,11 @@ class ChatView(Protocol):
         """List models; `then` gets the chosen one's name."""
         ...
 
-    def list_settings(self, change: Callable[[str, str], None]) -> None:
+    def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List the settings; `change` gets the name of one and its new value."""
         ...
 
-    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
+    def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         """Get a title in place of `title`; an empty one stands for an automatic title."""
         ...
 
@@ -126,6 +131,10 @@ class ScreenView(ChatView, Protocol):
 
     def save_draft(self) -> None: ...
 
+    def perform_send(self, work: Work) -> None:
+        """Send a message that has to wait, after those that wait already."""
+        ...
+
     def show_queue(self) -> None:
         """Show the messages that wait."""
         ...
@@ -134,7 +143,7 @@ class ScreenView(ChatView, Protocol):
         """List messages sent before; `then` gets the chosen one."""
         ...
 
-    def ask(self, title: str, value: str, then: Callable[[str], None]) -> None:
+    def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
         """Ask for a line of text."""
         ...
 

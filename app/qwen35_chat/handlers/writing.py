@@ -16,6 +16,7 @@ class WritingHandler:
     Attributes:
         greeting: what Enter sends while nothing is typed; "" for nothing.
         editing: the message that the composer has another version of; None for a new message.
+        unsent: messages that wait for their files to be read.
         draft_before_edit: what was in the composer before that.
     """
 
@@ -25,6 +26,13 @@ class WritingHandler:
         self.greeting = greeting
         self.editing: int | None = None
         self.draft_before_edit = ""
+        self.unsent: list[str] = []
+
+    @property
+    def draft(self) -> str:
+        """All that is typed and not sent."""
+        parts = [*self.unsent, self._view.composer.whole, self.draft_before_edit]
+        return "\n\n".join(part for part in parts if part)
 
     def send(self) -> None:
         """Send the text, queue it during a turn, or run it if it is a slash command."""
@@ -41,18 +49,60 @@ class WritingHandler:
         if controller.failed:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
-        whole = with_files(text, Path())
-        if self.editing is not None:
-            self._view.show(controller.edit(self.editing, whole))
+        if "@" not in text and not self.unsent:
+            self._deliver(text, self.editing)
+            self._end_edit()
+            composer.suggest("")
+            controller.remember(text)
+        else:
+            editing, typed = self.editing, composer.text
+            self._end_edit()
+            composer.suggest("")
+            self.unsent.append(text)
+            self._view.perform_send(self._send_with_files(text, typed, editing))
+            self._view.show_queue()
+        self._view.save_draft()
+
+    def _deliver(self, text: str, editing: int | None) -> None:
+        """Send a text, or queue it during a turn.
+
+        Args:
+            editing: the message that it replaces; None for a new one.
+        """
+        controller = self._controller
+        if editing is not None:
+            self._view.show(controller.edit(editing, text))
         elif controller.busy:
-            controller.enqueue(whole)
+            controller.enqueue(text)
             self._view.show_queue()
         else:
-            self._view.show(controller.send(whole))
-        self._end_edit()
-        composer.suggest("")
-        self._view.save_draft()
-        controller.history.add(text)
+            self._view.show(controller.send(text))
+
+    async def _send_with_files(self, text: str, typed: str, editing: int | None) -> None:
+        """Send a text with the files that it names; an error puts it back.
+
+        Args:
+            typed: the text as it was in the composer, pastes by their short names.
+        """
+        try:
+            whole = await self._controller.calls.run("files", with_files, text, Path())
+            self._deliver(whole, editing)
+            self._controller.remember(text)
+        except Qwen35Error:
+            self._put_back(typed or text, editing)
+            raise
+        finally:
+            self.unsent.remove(text)
+            self._view.show_queue()
+            self._view.save_draft()
+
+    def _put_back(self, text: str, editing: int | None) -> None:
+        composer = self._view.composer
+        if editing is None or self.editing is not None:
+            composer.put_back(text)
+            return
+        self.draft_before_edit, self.editing = composer.whole, editing
+        composer.set_text(text)
 
     def new_line(self) -> None:
         self._view.composer.insert("\n")
@@ -68,6 +118,8 @@ class WritingHandler:
 
     def send_edit(self, message: int, text: str) -> None:
         """Send `text` as another version of a message."""
+        if self.editing is None:
+            self.draft_before_edit = self._view.composer.whole
         self.editing = message
         self._view.composer.set_text(text)
         self.send()

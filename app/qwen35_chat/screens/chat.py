@@ -1,18 +1,20 @@
 """The chat: the conversation, the composer, and the two lines about how it goes."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from textual import events
-from textual.app import ComposeResult
-from textual.screen import Screen
-from textual.timer import Timer
+from textual.app import App, ComposeResult
 from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, keys_for_people, run_command
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
+from qwen35_chat.disk_calls import Work
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView
 from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of, welcome
 from qwen35_chat.handlers.conversations import ConversationHandler
@@ -23,18 +25,13 @@ from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
+from qwen35_chat.screens.covered import CoveredScreen
+from qwen35_chat.screens.draft import ScreenDraft
 from qwen35_chat.screens.key_bindings import chat_bindings
-from qwen35_chat.screens.lists import (
-    ConversationList,
-    HistoryList,
-    Palette,
-    SettingsList,
-    help_text,
-)
-from qwen35_chat.screens.models import UNLOADED, ModelList
-from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import bindings_of, set_bindings
 from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
@@ -58,16 +55,19 @@ from qwen35_mlx.session.events import Loaded, Notice, Unloaded
 # Often enough to look continuous, rarely enough to leave the GIL to the model.
 POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
+KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
 SETTINGS_SECONDS = 1.0
+LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(CoveredScreen):
     """One conversation with one model.
 
     It renders the controller's transitions, and holds the handlers of the commands.
 
     Args:
+        app: runs what waits.
         controller: its engine is started here, once the first frame is drawn.
         demo: whether it begins with the demonstration model.
         conversation: to go on with.
@@ -80,6 +80,7 @@ class ChatScreen(Screen[None]):
 
     def __init__(
         self,
+        app: App[Any],
         controller: Controller,
         *,
         demo: bool = False,
@@ -87,8 +88,7 @@ class ChatScreen(Screen[None]):
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
-        super().__init__()
-        self.controller = controller
+        super().__init__(controller)
         self.transcript = TranscriptView()
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
@@ -104,10 +104,14 @@ class ChatScreen(Screen[None]):
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
         self._turn_entries = TurnEntries(self.transcript, self.key)
-        self._completer = Completer(self, self.completions)
+        self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
-        self._draft_timer: Timer | None = None
-        self._saved_draft: str | None = None
+        # Of the engine, with the conversation that each was about.
+        self._notices: deque[tuple[int | None, str]] = deque(maxlen=KEPT_NOTICES)
+        self._draft = ScreenDraft(
+            self, controller, self.composer, lambda: self.writing.draft, self.show_error
+        )
+        self._sends = WorkQueue(app)
 
     def compose(self) -> ComposeResult:
         yield self.transcript
@@ -124,12 +128,14 @@ class ChatScreen(Screen[None]):
         self.composer.focus()
         if self._conversation is None:
             self._show_welcome()
-        self.composer.set_text(self._stored_draft())
+        self._draft.load()
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
         self.call_after_refresh(self._start)
-        self.set_interval(1 / POLLS_PER_SECOND, self._drain)
-        self.set_interval(SETTINGS_SECONDS, self._reload_settings)
+        # Workers, since a handler that waits for the disk would keep the keys waiting, too.
+        self.run_worker(self._watch_engine(), group="engine")
+        self.run_worker(self._watch_settings(), group="settings")
+        self.set_interval(LIBRARY_SECONDS, self._watch_library)
 
     def _start(self) -> None:
         self._ready()
@@ -152,10 +158,10 @@ class ChatScreen(Screen[None]):
         """The first keys of a command, at most `most`, for people."""
         return keys_for_people(name, self.controller.settings.keys, most)
 
-    async def action_command(self, name: str, argument: str = "") -> None:
+    def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
         self.save_draft()
-        await run_command(name, self, argument)
+        run_command(name, self, argument)
         self.show_progress()
 
     def action_interrupt(self) -> None:
@@ -169,23 +175,9 @@ class ChatScreen(Screen[None]):
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
 
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """Do a part of a command; an error is one line for the user."""
-        try:
-            action()
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
+    def attempt(self, action: Callable[[], Work | None]) -> None:
+        super().attempt(action)
         self.show_progress()
-
-    def palette(self) -> None:
-        self._pick(Palette(self.controller.settings.keys), self._run_chosen)
-
-    def _run_chosen(self, name: str) -> None:
-        self.call_later(self.action_command, name)
-
-    def help(self) -> None:
-        keys = self.controller.settings.keys
-        self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def quit(self) -> None:
         self.save_draft()
@@ -193,11 +185,17 @@ class ChatScreen(Screen[None]):
 
     # Transitions
 
+    async def _watch_engine(self) -> None:
+        """Show what changes."""
+        while True:
+            await asyncio.sleep(1 / POLLS_PER_SECOND)
+            await self._drain()
+
     async def _drain(self) -> None:
         # Without a turn there is no reply that drawing could slow down.
         if self.controller.busy and not self._budget.due():
             return
-        for transition in self.controller.poll():
+        async for transition in self.controller.poll():
             self.show(transition)
         # The list of models shows the outcome of a download itself.
         if self.app.screen is self and (download := self.controller.take_ended_download()):
@@ -228,10 +226,13 @@ class ChatScreen(Screen[None]):
                 if text is not None:
                     self.composer.put_back(text)
                 self._turn_entries.take_back(transition, self._thinking_view)
+                if transition.stored is not None:
+                    self._show_notices()
             case QueueReturned(text):
                 self.composer.put_back(text)
                 self.show_queue()
             case Notice(text):
+                self._notices.append((self.controller.conversation, text))
                 self.transcript.add(NoticeEntry(text))
             case Problem(text):
                 self.show_message(text, error=True)
@@ -251,10 +252,17 @@ class ChatScreen(Screen[None]):
             if shown.read_only:
                 notice = "Open in another window: here it can be read only."
                 self.transcript.add(NoticeEntry(notice))
-        self.composer.set_text(self._stored_draft())
+            self._show_notices()
+        self._draft.switch()
         self.transcript.follow()
         if self.focused is self.transcript:
             self.transcript.mark_message(shown.selected)
+
+    def _show_notices(self) -> None:
+        """Show again what was said about this conversation: a reply that is not saved, say."""
+        for conversation, text in self._notices:
+            if conversation == self.controller.conversation:
+                self.transcript.add(NoticeEntry(text))
 
     @property
     def _thinking_view(self) -> ThinkingView:
@@ -269,7 +277,7 @@ class ChatScreen(Screen[None]):
         self._lines.update(editing=self.writing.editing is not None)
 
     def show_queue(self) -> None:
-        self._lines.show_queue()
+        self._lines.show_queue(self.writing.unsent)
 
     # What handlers need of the screen
 
@@ -283,40 +291,6 @@ class ChatScreen(Screen[None]):
     def send_edit(self, message: Message, text: str) -> None:
         self.writing.send_edit(message.id, text)
 
-    def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
-        def opened(row: str) -> None:
-            conversation, _, message = row[1:].partition("m")
-            then(int(conversation), int(message) if message else None)
-
-        self._pick(ConversationList(self.controller, words), opened)
-
-    def list_models(self, then: Callable[[str], None]) -> None:
-        self._pick(ModelList(self.controller), then)
-
-    def list_settings(self, change: Callable[[str, str], None]) -> None:
-        controller = self.controller
-        self._pick(SettingsList(lambda: controller.settings, controller.settings_file.file, change))
-
-    def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
-        self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))
-
-    def ask(self, title: str, value: str, then: Callable[[str], None]) -> None:
-        self._pick(Ask(title, value), then)
-
-    def ask_title(self, title: str, then: Callable[[str], None]) -> None:
-        self.ask("Title; empty for an automatic one", title, then)
-
-    def _pick(
-        self, screen: Screen[str | None], then: Callable[[str], object] = lambda _: None
-    ) -> None:
-        """Cover the chat; `then` gets what was chosen there, unless the user leaves."""
-
-        def chosen(choice: str | None) -> None:
-            if choice is not None:
-                self._attempt(lambda: then(choice))
-
-        self.app.push_screen(screen, chosen)
-
     def copy(self, text: str) -> None:
         self.app.copy_to_clipboard(text)
 
@@ -328,44 +302,29 @@ class ChatScreen(Screen[None]):
 
     # What is typed
 
+    def perform_send(self, work: Work) -> None:
+        self._sends.add(work, self.show_error)
+
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
-        self._attempt(self.writing.send)
+        self.attempt(self.writing.send)
 
     def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
         self.writing.step_history(event.direction)
 
-    async def on_composer_command_key(self, event: Composer.CommandKey) -> None:
-        await self.action_command(event.name)
+    def on_composer_command_key(self, event: Composer.CommandKey) -> None:
+        self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
         self.complete()
-        if self._draft_timer is not None:
-            self._draft_timer.stop()
-        self._draft_timer = self.set_timer(DRAFT_SECONDS, self.save_draft)
+        self._draft.changed(DRAFT_SECONDS)
 
     def complete(self) -> None:
         """List what may follow what is typed."""
         self._completer.complete(self.composer.text, self.composer.before_cursor)
 
     def save_draft(self) -> None:
-        """Store what is typed, if that has changed."""
-        before_edit = self.writing.draft_before_edit
-        text = self.composer.whole + (f"\n\n{before_edit}" if before_edit else "")
-        if text == self._saved_draft:
-            return
-        try:
-            self.controller.save_draft(text)
-            self._saved_draft = text
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
-
-    def _stored_draft(self) -> str:
-        try:
-            self._saved_draft = self.controller.draft()
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
-            return ""
-        return self._saved_draft
+        """Store what is typed, if that has changed. Does not wait for it."""
+        self._draft.save()
 
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
@@ -377,10 +336,10 @@ class ChatScreen(Screen[None]):
             event.stop()
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
-        self._attempt(lambda: self._clicked(event))
+        self.attempt(lambda: self._clicked(event))
         self.composer.focus()
 
-    def _clicked(self, event: TranscriptView.Clicked) -> None:
+    def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":
             self.app.open_url(str(event.argument))
         elif event.name == "code" and event.entry is not None:
@@ -388,19 +347,30 @@ class ChatScreen(Screen[None]):
             if int(event.argument) < len(blocks):
                 self.copy(blocks[int(event.argument)])
         elif event.name == "version" and event.entry is not None:
-            self.controller.select_version(int(event.argument), event.entry.message)
+            return self.controller.select_version(int(event.argument), event.entry.message)
+        return None
+
+    def _watch_library(self) -> None:
+        """Show what waits for the library, and store what could not be stored before."""
+        self.save_draft()
+        if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
+            self.controller.write_drafts()
+        self.show_progress()
 
     # Settings
 
-    def _reload_settings(self) -> None:
-        try:
-            changed = self.controller.reload()
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
-            return
-        if changed is not None:
-            self.show(changed)
-            self.show_message("The settings were read again")
+    async def _watch_settings(self) -> None:
+        """Read the settings again whenever their file has changed."""
+        while True:
+            await asyncio.sleep(SETTINGS_SECONDS)
+            try:
+                changed = await self.controller.reload()
+            except Qwen35Error as error:
+                self.show_message(str(error), error=True)
+                continue
+            if changed is not None:
+                self.show(changed)
+                self.show_message("The settings were read again")
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""

@@ -1,7 +1,7 @@
-"""Completions for what is typed. Files are found, and their tokens counted, on other threads."""
+"""Completions for what is typed: commands, and files with the number of their tokens."""
 
 import time
-from functools import partial
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from qwen35_chat.attachments import files_below, read_text_file
 from qwen35_chat.completion import commands_for, files_for, mention_before
+from qwen35_chat.controller import Controller
 from qwen35_chat.tokens import TokenCounter
 from qwen35_chat.widgets.completions import Completions
 from qwen35_mlx.errors import Qwen35Error
@@ -20,11 +21,12 @@ class Completer:
     """Keeps the list of completions up to date.
 
     Args:
-        screen: whose workers run the threads.
+        screen: its workers wait for the disk.
     """
 
-    def __init__(self, screen: Screen[Any], completions: Completions):
+    def __init__(self, screen: Screen[Any], controller: Controller, completions: Completions):
         self._screen = screen
+        self._controller = controller
         self._completions = completions
         self._text = self._before = ""
         self._files: list[str] = []
@@ -33,7 +35,7 @@ class Completer:
 
     def use_model(self, model: str) -> None:
         """Count tokens as this model does."""
-        self._counter.use_model(model)
+        self._controller.calls.start("models", self._counter.use_model, model)
 
     def complete(self, text: str, before: str) -> None:
         """List what may follow.
@@ -48,8 +50,7 @@ class Completer:
             self._list_files()
             choices = files_for(before, self._files)
             if choices and query:
-                name = choices[0].label
-                self._in_thread("count", partial(self._count, name))
+                self._work("count", self._count(choices[0].label))
         # What a whole command's name would complete to is that name.
         self._completions.show(
             [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label], before
@@ -59,23 +60,23 @@ class Completer:
         now = time.monotonic()
         if self._listed_at is None or now - self._listed_at > FILES_SECONDS:
             self._listed_at = now
-            self._in_thread("files", self._find_files)
+            self._work("files", self._find_files())
 
-    def _in_thread(self, group: str, function: Any) -> None:
-        self._screen.run_worker(function, group=group, exclusive=True, thread=True)
+    def _work(self, group: str, work: Coroutine[Any, Any, None]) -> None:
+        self._screen.run_worker(work, group=group, exclusive=True)
 
-    def _find_files(self) -> None:
-        found = files_below(Path())
-        self._screen.app.call_from_thread(self._take_files, found)
-
-    def _take_files(self, found: list[str]) -> None:
+    async def _find_files(self) -> None:
+        found = await self._controller.calls.run("files", files_below, Path())
         if found != self._files:
             self._files = found
             self.complete(self._text, self._before)
 
-    def _count(self, name: str) -> None:
+    async def _count(self, name: str) -> None:
+        hint = await self._controller.calls.run("models", self._describe, name)
+        self._completions.hint(name, hint)
+
+    def _describe(self, name: str) -> str:
         try:
-            hint = self._counter.describe(read_text_file(Path(name)))
+            return self._counter.describe(read_text_file(Path(name)))
         except Qwen35Error as error:
-            hint = str(error).removeprefix(f"{name} ")
-        self._screen.app.call_from_thread(self._completions.hint, name, hint)
+            return str(error).removeprefix(f"{name} ")

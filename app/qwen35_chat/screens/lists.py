@@ -11,6 +11,7 @@ from textual.widgets import OptionList
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
@@ -73,14 +74,19 @@ class ConversationList(Picker):
         )
         self._controller = controller
         self._now = now or time.time
+        self._titles: dict[int, str] = {}  # of the conversations in the rows
 
-    def _make_rows(self, words: str) -> Sequence[Row]:
+    async def _make_rows(self, words: str) -> Sequence[Row]:
+        library, calls = self._controller.library, self._controller.calls
         try:
             if words.strip():
-                return [self._hit_row(hit) for hit in self._controller.library.search(words)] or [
+                hits = await calls.run("reads", library.search, words)
+                self._titles = {hit.conversation: hit.title for hit in hits}
+                return [self._hit_row(hit) for hit in hits] or [
                     Row("", Content("Nothing has these words"))
                 ]
-            listed = self._controller.library.list(limit=CONVERSATIONS_SHOWN)
+            listed = await calls.run("reads", library.list, CONVERSATIONS_SHOWN)
+            self._titles = {found.id: found.title for found in listed}
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
         return [self._conversation_row(found) for found in listed] or [
@@ -117,13 +123,11 @@ class ConversationList(Picker):
     def _marked_conversation(self) -> int | None:
         return int(self.marked[1:].partition("m")[0]) if self.marked else None
 
-    def _do(self, what: Callable[[], str]) -> None:
-        """Do something with a conversation, and show the line that it returns."""
-        try:
-            self.show_message(what())
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
-        self.reload(self.marked)
+    def _show_done(self, line: str) -> None:
+        """Show what was done, and the conversations as they are now."""
+        self.show_message(line)
+        if self.is_attached:
+            self.reload(self.marked)
 
     def rename_marked(self) -> None:
         if (at := self._marked_conversation) is None:
@@ -131,25 +135,28 @@ class ConversationList(Picker):
 
         def named(title: str | None) -> None:
             if title is not None:
-                self._do(lambda: f"Renamed to {rename(self._controller, title, at)}")
+                self.perform(self._rename(at, title))
 
-        title = self._controller.library.conversation(at).title
-        self.app.push_screen(Ask("Title; empty for an automatic one", title), named)
+        self.app.push_screen(Ask("Title; empty for an automatic one", self._titles[at]), named)
 
-    def delete_marked(self) -> None:
+    async def _rename(self, at: int, title: str) -> None:
+        self._show_done(f"Renamed to {await rename(self._controller, title, at)}")
+
+    async def delete_marked(self) -> None:
         if (at := self._marked_conversation) is not None:
             undo = next(c for c in COMMANDS if c.name == "session_undo")
             keys = shown_keys(keys_of(undo, self._remapped))
-            self._do(
-                lambda: f"Deleted {delete(self._controller, at) or 'it'}; {keys} brings it back"
-            )
+            title = await delete(self._controller, at)
+            self._show_done(f"Deleted {title or 'it'}; {keys} brings it back")
 
-    def undo(self) -> None:
-        self._do(lambda: f"Back again: {undelete(self._controller).title}")
+    async def undo(self) -> None:
+        self._show_done(f"Back again: {(await undelete(self._controller)).title}")
 
-    def export_marked(self) -> None:
+    async def export_marked(self) -> None:
         if (at := self._marked_conversation) is not None:
-            self._do(lambda: f"Written to {export(self._controller, at, '')}")
+            controller = self._controller
+            file = await controller.calls.run("files", export, controller, at, "")
+            self._show_done(f"Written to {file}")
 
 
 class Palette(Picker):
@@ -236,7 +243,7 @@ class SettingsList(Picker):
         self,
         settings: Callable[[], Settings],
         file: Path | None,
-        change: Callable[[str, str], None],
+        change: Callable[[str, str], Work],
     ):
         place = f", kept in {_short(file)}" if file is not None else ""
         hint = "Enter changes it, Esc goes back"
@@ -266,25 +273,25 @@ class SettingsList(Picker):
     def chosen(self, row: str) -> None:
         if row in CHOICES:
             values = CHOICES[row]
-            self._set(
-                row, values[(values.index(display_value(self._settings(), row)) + 1) % len(values)]
-            )
+            self.perform(self._set_next(row, values))
             return
 
         def given(text: str | None) -> None:
             if text is not None:
-                self._set(row, text)
+                self.perform(self._set(row, text))
 
         hint = "Enter keeps it, Esc goes back; empty for the default"
         self.app.push_screen(Ask(row, display_value(self._settings(), row), hint), given)
 
-    def _set(self, name: str, text: str) -> None:
-        try:
-            self._change(name, text)
-            self.show_message(f"{name} is kept, and holds from now on")
-        except Qwen35Error as error:
-            self.show_message(str(error), error=True)
-        self.reload(name)
+    async def _set_next(self, name: str, values: Sequence[str]) -> None:
+        now = values.index(display_value(self._settings(), name))
+        await self._set(name, values[(now + 1) % len(values)])
+
+    async def _set(self, name: str, text: str) -> None:
+        await self._change(name, text)
+        self.show_message(f"{name} is kept, and holds from now on")
+        if self.is_attached:
+            self.reload(name)
 
 
 def _short(file: Path) -> str:

@@ -56,25 +56,24 @@ class ModelList(Picker):
         self._controller = controller
         self._memory = memory
         self._start = start
-        self._local = LocalModels()
+        self._local: LocalModels | None = None  # not looked for yet
 
     @property
     def _download(self) -> Download | None:
         return self._controller.download
 
     def on_mount(self) -> None:
-        self._local = local_models(self._controller.settings.folders)
         super().on_mount()
         self._show_download()
         self.set_interval(1 / POLLS_PER_SECOND, self._show_download)
 
-    def _make_rows(self, words: str) -> Sequence[Row]:
-        here = {known.name for known in self._local.usable}
-        rows = [
-            self._row(known)
-            for known in self._local.usable
-            if _matches(words, known.name, known.title)
-        ]
+    async def _make_rows(self, words: str) -> Sequence[Row]:
+        if self._local is None:
+            folders = self._controller.settings.folders
+            self._local = await self._controller.calls.run("models", local_models, folders)
+        usable = self._local.usable
+        here = {known.name for known in usable}
+        rows = [self._row(known) for known in usable if _matches(words, known.name, known.title)]
         if rows:
             rows.insert(0, _heading("On this machine", "size    needs           "))
         others = [k for k in PUBLISHED if k.name not in here and _matches(words, k.name, k.title)]
@@ -114,17 +113,18 @@ class ModelList(Picker):
         )
 
     def chosen(self, row: str) -> None:
-        if any(known.name == row for known in self._local.usable) or row not in {
-            known.name for known in PUBLISHED
-        }:
+        here = {known.name for known in self._local.usable} if self._local else set[str]()
+        if row in here or row not in {known.name for known in PUBLISHED}:
             self.dismiss(row)
-            return
+        else:
+            self.perform(self._start_download(row))
+
+    async def _start_download(self, name: str) -> None:
         if self._download is not None and self._download.running:
-            text = f"{self._download.name} is being downloaded: stop it first"
-            self.show_message(text, error=True)
-            return
-        self._controller.download = self._start(row)
-        self._show_download()
+            raise Qwen35Error(f"{self._download.name} is being downloaded: stop it first")
+        self._controller.download = await self._controller.calls.run("models", self._start, name)
+        if self.is_attached:
+            self._show_download()
 
     def _show_download(self) -> None:
         """Show how far the download is, or how it ended."""
@@ -133,7 +133,7 @@ class ModelList(Picker):
         elif download := self._controller.take_ended_download():
             text, error = download_outcome(download, "Enter")
             if not error and not download.cancelled:
-                self._local = local_models(self._controller.settings.folders)
+                self._local = None
                 self.reload(download.name)
             self.show_message(text, error=error)
 

@@ -1,8 +1,9 @@
 """What covers the chat: a list to search and choose from, a question, a page of text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from inspect import iscoroutinefunction
+from typing import Any, ClassVar, cast
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -14,10 +15,14 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
+from qwen35_chat.disk_calls import Work
 from qwen35_chat.keys import shown_keys
+from qwen35_chat.screens.work import working_app
 from qwen35_chat.textual_private import LiteralInput, bindings_of
 
 NOTHING = Content("")
+READING = "Reading …"
+READING_SECONDS = 1.0  # from which it is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,9 @@ class Row:
         return label + " " * max(width - label.cell_length - self.right.cell_length, 1) + self.right
 
 
+Rows = Sequence[Row]
+
+
 class WritingLine(LiteralInput):
     """A line to write in, with \\n for a new line. The cursor does not blink."""
 
@@ -60,13 +68,15 @@ class Picker(ModalScreen[str | None]):
 
     Args:
         title: names the list.
-        rows: makes the rows for the words at the top.
+        rows: makes the rows for the words at the top; a coroutine function if that may wait for
+            the disk.
         words: there from the start.
         hint: the keys, at the bottom.
         remapped: keys that the settings give to commands.
 
     Attributes:
         SCOPE: of the commands that it has; None for none.
+        message: the line below the rows.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,7 +91,7 @@ class Picker(ModalScreen[str | None]):
     def __init__(
         self,
         title: str,
-        rows: Callable[[str], Sequence[Row]],
+        rows: Callable[[str], Rows | Coroutine[Any, Any, Rows]],
         *,
         words: str = "",
         placeholder: str = "Search",
@@ -95,6 +105,9 @@ class Picker(ModalScreen[str | None]):
         self._words = words
         self._placeholder = placeholder
         self._hint = hint
+        self.message = ""
+        self._making = False  # the rows that are shown belong to other words
+        self._choose_made = False  # Enter was pressed meanwhile
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
@@ -128,9 +141,30 @@ class Picker(ModalScreen[str | None]):
 
     def reload(self, keep: str | None = None) -> None:
         """Make the rows again, and mark the row `keep` or else the first."""
+        words = self.query_one(Input).value
+        if iscoroutinefunction(self._rows):
+            self._making = True
+            self.run_worker(self._make_and_show(words, keep), group="rows", exclusive=True)
+        else:
+            self._show_rows(cast(Rows, self._rows(words)), keep)
+
+    async def _make_and_show(self, words: str, keep: str | None) -> None:
+        note = self.set_timer(READING_SECONDS, lambda: self.show_message(READING))
+        try:
+            rows = await cast(Coroutine[Any, Any, Rows], self._rows(words))
+        finally:
+            note.stop()
+        self._show_rows(rows, keep)
+        if self.message == READING:
+            self.show_message("")
+        self._making = False
+        choose, self._choose_made = self._choose_made, False
+        if choose and self.marked is not None:
+            self.chosen(self.marked)
+
+    def _show_rows(self, rows: Rows, keep: str | None) -> None:
         options = self.query_one(OptionList)
         options.clear_options()
-        rows = self._rows(self.query_one(Input).value)
         # One line each, and as wide as a scrollbar leaves.
         width = max(options.content_region.width - 1, 20)
         options.add_options(
@@ -150,6 +184,11 @@ class Picker(ModalScreen[str | None]):
         return options.get_option_at_index(options.highlighted).id
 
     def show_message(self, text: str, *, error: bool = False) -> None:
+        """Show one line to the user, here or, once this is left, in the chat."""
+        if not self.is_attached:
+            working_app(self).show_message(text, error=error)
+            return
+        self.message = text
         line = self.query_one(".message", Static)
         line.update(text)
         line.set_class(error, "error")
@@ -160,7 +199,9 @@ class Picker(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if self.marked is not None:
+        if self._making:
+            self._choose_made = True
+        elif self.marked is not None:
             self.chosen(self.marked)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -190,8 +231,15 @@ class Picker(ModalScreen[str | None]):
     def action_leave(self) -> None:
         self.dismiss(None)
 
-    async def action_command(self, name: str) -> None:
-        await run_command(name, self)
+    def action_command(self, name: str) -> None:
+        run_command(name, self)
+
+    def perform(self, work: Work) -> None:
+        """Do what waits for the disk, apart from the keys; an error is one line."""
+        working_app(self).work.add(work, self._show_error)
+
+    def _show_error(self, line: str) -> None:
+        self.show_message(line, error=True)
 
 
 class Ask(ModalScreen[str | None]):

@@ -1,6 +1,6 @@
 """The lines around the composer, as they follow from the controller."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from textual.widgets import Static
 
@@ -10,6 +10,9 @@ from qwen35_chat.widgets.status import Activity, Status
 from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
+WAIT_SECONDS = 1.0  # from which a wait for the library is shown
+WAITING = "Waiting for another window or the disk to save …"
+WENT_THROUGH = "What waited is saved"
 
 
 class ProgressLines:
@@ -30,14 +33,16 @@ class ProgressLines:
         self._key = key
         self._clock = clock
         self._message: tuple[str, bool, float] | None = None  # text, error, until when
+        self._failures_before: int | None = None  # the wait that is shown; None for none
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         """Show one line to the user, for some seconds, in place of the turn."""
         self._message = (visible(text), error, self._clock() + MESSAGE_SECONDS)
 
-    def show_queue(self) -> None:
-        """Show the messages that wait."""
-        waiting = [f"Next: {' '.join(visible(text).split())}" for text in self._controller.queue]
+    def show_queue(self, unsent: Sequence[str]) -> None:
+        """Show the messages that wait, those with files to be read last."""
+        texts = [*self._controller.queue, *unsent]
+        waiting = [f"Next: {' '.join(visible(text).split())}" for text in texts]
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
@@ -51,7 +56,8 @@ class ProgressLines:
         turn = controller.turn
         if self._message and self._clock() >= self._message[2]:
             self._message = None
-        text, error, _ = self._message or ("", False, 0.0)
+        waiting = self._watch_library()
+        text, error, _ = self._message or (waiting, False, 0.0)
         self.activity.set_class(error, "error")
         if text:
             self.activity.show([], message=text)
@@ -70,3 +76,15 @@ class ProgressLines:
             live_rate=turn.rate() if turn is not None else 0.0,
             cue=status_cue(controller, self._key),
         )
+
+    def _watch_library(self) -> str:
+        """The line about a wait for the library, "" without one; its end is a message."""
+        calls = self._controller.calls
+        if calls.library_seconds >= WAIT_SECONDS:
+            if self._failures_before is None:
+                self._failures_before = calls.library_failures
+            return WAITING
+        before, self._failures_before = self._failures_before, None
+        if before is not None and before == calls.library_failures:
+            self.show_message(WENT_THROUGH)
+        return ""

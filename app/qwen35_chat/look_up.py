@@ -1,0 +1,41 @@
+"""What the library has on an event of the engine."""
+
+from dataclasses import dataclass
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Conversation
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session.events import Event, Opened, TurnStarted
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        stored: the conversation; None for a new one.
+        user_version, reply_version: which of how many versions the messages of a turn are.
+        error: why something was not found; "" if all was.
+    """
+
+    stored: Conversation | None = None
+    user_version: tuple[int, int] = (1, 1)
+    reply_version: tuple[int, int] = (1, 1)
+    error: str = ""
+
+
+def look_up(library: Library, event: Event, conversation: int | None) -> Found:
+    """What the library has on an event.
+
+    Args:
+        conversation: the one that the event is about; None for a new one.
+    """
+    try:
+        if isinstance(event, TurnStarted):
+            versions = library.position(event.user), library.position(event.reply)
+            return Found(user_version=versions[0], reply_version=versions[1])
+        return Found(None if conversation is None else library.conversation(conversation))
+    except Qwen35Error as error:
+        # An empty conversation is shown, since None would stand for a new one.
+        opened = isinstance(event, Opened) and conversation
+        return Found(Conversation(opened, "") if opened else None, error=str(error))

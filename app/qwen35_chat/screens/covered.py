@@ -1,0 +1,96 @@
+"""The lists, questions and pages that cover the chat."""
+
+from collections.abc import Callable, Sequence
+
+from textual.screen import Screen
+
+from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work
+from qwen35_chat.screens.lists import (
+    ConversationList,
+    HistoryList,
+    Palette,
+    SettingsList,
+    help_text,
+)
+from qwen35_chat.screens.models import ModelList
+from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.work import working_app
+from qwen35_mlx.errors import Qwen35Error
+
+
+class CoveredScreen(Screen[None]):
+    """A screen that other screens cover, to let the user choose or answer."""
+
+    def __init__(self, controller: Controller):
+        super().__init__()
+        self.controller = controller
+
+    def show_message(self, text: str, *, error: bool = False) -> None:
+        """Show one line to the user."""
+        raise NotImplementedError
+
+    def perform(self, work: Work) -> None:
+        """Do what waits for the disk, apart from the keys; an error is one line."""
+        working_app(self).work.add(work, self.show_error)
+
+    def show_error(self, line: str) -> None:
+        self.show_message(line, error=True)
+
+    def palette(self) -> None:
+        self._pick(Palette(self.controller.settings.keys), self._run_chosen)
+
+    def _run_chosen(self, name: str) -> None:
+        self.call_later(self.action_command, name)
+
+    def action_command(self, name: str, argument: str = "") -> None:
+        """Run a command of the table."""
+        raise NotImplementedError
+
+    def help(self) -> None:
+        keys = self.controller.settings.keys
+        self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
+
+    def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
+        def opened(row: str) -> Work:
+            conversation, _, message = row[1:].partition("m")
+            return then(int(conversation), int(message) if message else None)
+
+        self._pick(ConversationList(self.controller, words), opened)
+
+    def list_models(self, then: Callable[[str], None]) -> None:
+        self._pick(ModelList(self.controller), then)
+
+    def list_settings(self, change: Callable[[str, str], Work]) -> None:
+        controller = self.controller
+        self._pick(SettingsList(lambda: controller.settings, controller.settings_file.file, change))
+
+    def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
+        self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))
+
+    def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
+        self._pick(Ask(title, value), then)
+
+    def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
+        self.ask("Title; empty for an automatic one", title, then)
+
+    def _pick(
+        self, screen: Screen[str | None], then: Callable[[str], Work | None] = lambda _: None
+    ) -> None:
+        """Cover this screen; `then` gets what was chosen there, unless the user leaves."""
+
+        def chosen(choice: str | None) -> None:
+            if choice is not None:
+                self.attempt(lambda: then(choice))
+
+        self.app.push_screen(screen, chosen)
+
+    def attempt(self, action: Callable[[], Work | None]) -> None:
+        """Do a part of a command; an error is one line for the user."""
+        try:
+            work = action()
+        except Qwen35Error as error:
+            self.show_message(str(error), error=True)
+            return
+        if work is not None:
+            self.perform(work)

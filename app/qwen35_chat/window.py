@@ -1,0 +1,134 @@
+"""What a window has: an engine, a library, settings, a conversation, a model."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from qwen35_chat.disk_calls import DiskCalls, InlineCalls
+from qwen35_chat.download import Download
+from qwen35_chat.drafts import Drafts
+from qwen35_chat.history import History
+from qwen35_chat.running_turn import RunningTurn
+from qwen35_chat.settings import Settings
+from qwen35_chat.settings_file import SettingsFile
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.session import events, requests
+from qwen35_mlx.session.engine import Engine
+
+ModelStatus = Literal["loading", "loaded", "absent", "failed"]
+
+
+class Window:
+    """One window: one conversation at a time, one model.
+
+    Args:
+        seed: makes replies reproducible; None for a random one.
+        clock: seconds, for what is timed in a turn.
+
+    Attributes:
+        calls: where calls that may wait are made; inline, unless the view replaces it.
+        drafts: what is typed and not sent.
+        history: messages sent before.
+        conversation: its id in the library; None for a new one.
+        read_only: another window holds the conversation.
+        turn: the turn or summary that is running; None while there is none.
+        queue: messages to send after that turn.
+        model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
+        load_progress: the latest of the load that is running or was last.
+        used: tokens of the conversation; cached: those of them that need no prefill.
+        usage: of the last turn.
+        download: of a model, while one runs.
+        deleted: conversations deleted in this window, the last one last.
+        deleting: the current conversation is being deleted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        library: Library,
+        settings: SettingsFile,
+        history: History | None = None,
+        *,
+        seed: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.engine = engine
+        self.library = library
+        self.settings_file = settings
+        self.history = history or History()
+        self.calls: DiskCalls = InlineCalls()
+        self.drafts = Drafts(library)
+        self.conversation: int | None = None
+        self.title = ""
+        self.read_only = False
+        self.turn: RunningTurn | None = None
+        self.queue: list[str] = []
+        self.model = settings.settings.model
+        self.model_status: ModelStatus = "loading"  # from the start on
+        self.load_progress: events.Loading | None = None
+        self.context = 0
+        self.used = 0
+        self.cached = 0
+        self.usage: Usage | None = None
+        self.download: Download | None = None
+        self.deleted: list[int] = []
+        self.deleting = False
+        self._seed = seed
+        self._clock = clock
+        self._model_before = ""  # stays if the load that is running fails
+        self._model_to_keep = ""  # goes into the settings once it is loaded
+        self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
+        self._selected: int | None = None  # the message that a request goes to
+
+    @property
+    def settings(self) -> Settings:
+        return self.settings_file.settings
+
+    @property
+    def busy(self) -> bool:
+        """A turn or a summary is running."""
+        return self.turn is not None
+
+    @property
+    def compacting(self) -> bool:
+        """A summary is running."""
+        return self.turn is not None and self.turn.summary
+
+    @property
+    def stopping(self) -> bool:
+        return self.turn is not None and self.turn.stopping
+
+    @property
+    def loading(self) -> bool:
+        return self.model_status == "loading"
+
+    @property
+    def loaded(self) -> bool:
+        return self.model_status == "loaded"
+
+    @property
+    def failed(self) -> bool:
+        """The model could not be loaded, and there is no other."""
+        return self.model_status == "failed"
+
+    @property
+    def pending(self) -> bool:
+        """The engine has yet to end a turn, a load or another request."""
+        return self.busy or self.loading or bool(self._awaited)
+
+    def _request(self, request: requests.Request, end: type[events.Event]) -> None:
+        """Ask the engine for something that is no turn and ends in an event of this type."""
+        self._awaited = (end, events.Failed, events.Cancelled)
+        self.engine.submit(request)
+
+    def require_idle(self) -> None:
+        if self.busy:
+            raise Qwen35Error("a reply is being written: Esc stops it")
+
+    def require_stored(self) -> int:
+        """The id of the conversation, which must have a message."""
+        if self.conversation is None:
+            raise Qwen35Error("this conversation has no message yet")
+        return self.conversation
