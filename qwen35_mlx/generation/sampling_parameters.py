@@ -34,9 +34,9 @@ class Range:
         """
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        if not -_WHOLE_LIMIT <= value < _WHOLE_LIMIT:  # pyright: ignore[reportOperatorIssue]
+        number: Any = int(value) if isinstance(value, Integral) else value
+        if not -_WHOLE_LIMIT <= number < _WHOLE_LIMIT:
             return False
-        number = int(value) if isinstance(value, Integral) else float(value)
         if self.whole and number % 1:
             return False
         low = number > self.low if self.above else number >= self.low

@@ -20,7 +20,7 @@ from shutil import disk_usage
 
 import numpy as np
 
-from qwen35_mlx.lifetime import Owner, close_at_exit
+from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree
@@ -86,7 +86,6 @@ class DiskSnapshotCache:
         self._pending_changed = threading.Condition()
         self._failure_reported = False  # since the last write that succeeded
         self._closed = False
-        self._owner = Owner()
         prefix_tree.remove_garbage(folder)
         self._writer = threading.Thread(target=self._write_all, name="snapshots", daemon=True)
         self._writer.start()
@@ -151,12 +150,7 @@ class DiskSnapshotCache:
         self._queue(segment, {KV: kv, STATE: state}, chain_bytes)
 
     def flush(self) -> None:
-        """Wait until every snapshot added is on disk, or its write has failed.
-
-        In a forked process there is nothing to wait for: the writes are those of its parent.
-        """
-        if not self._owner.in_process:
-            return
+        """Wait until every snapshot added is on disk, or its write has failed."""
         with self._pending_changed:
             self._pending_changed.wait_for(lambda: not self._pending)
 
@@ -165,7 +159,7 @@ class DiskSnapshotCache:
 
         Later snapshots are not written, and a second call does nothing.
         """
-        if self._closed or not self._owner.in_process:
+        if self._closed:
             return
         self._closed = True
         self._writes.put(None)

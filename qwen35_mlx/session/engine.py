@@ -153,7 +153,7 @@ class EngineThread:
         return events
 
     def close(self) -> None:
-        if self._with_closed_fence or not self._owner.in_process:
+        if self._with_closed_fence:
             return
         self._with_closed_fence = True
         self.cancel()

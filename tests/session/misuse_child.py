@@ -87,7 +87,10 @@ def forgotten(folder: str) -> None:
 
 def abandoned(folder: str) -> None:
     """A turn is open when the process ends by an error."""
-    globals()["kept"] = open_turn(folder)
+    chat, _ = globals()["kept"] = open_turn(folder)
+    library = chat._library
+    assert library is not None
+    library.delete(library.create(title="deleted"))
     raise SystemExit(3)
 
 
@@ -123,6 +126,7 @@ def fork(folder: str) -> None:
         )
         for opened in (running, chat, chat.model, library):
             opened.close()
+        print(bool(library._connections))  # SQLite's are not closed: they are the parent's
         sys.exit(7)
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status))

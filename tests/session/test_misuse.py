@@ -226,9 +226,11 @@ def test_a_conversation_needs_its_library(model):
 
 
 def test_numbers_of_numpy_are_stored_as_plain_ones(model, tmp_path):
-    with Library(tmp_path) as library, Chat(model, library=library, top_p=np.float32(0.5)) as chat:
-        chat.configure(ChatSettings(seed=np.int64(5), sampling=chat.settings.sampling))
-        list(chat.send("Hi", max_tokens=np.int32(2)))
+    half: Any = np.float32(0.5)
+    seed: Any = np.int64(5)
+    with Library(tmp_path) as library, Chat(model, library=library, top_p=half) as chat:
+        chat.configure(ChatSettings(seed=seed, sampling=chat.settings.sampling))
+        list(chat.send("Hi", max_tokens=seed))
         stored = library.conversation(chat.conversation.id).settings
         assert stored == chat.settings == ChatSettings(seed=5, sampling={"top_p": 0.5})
 
@@ -324,6 +326,19 @@ def test_a_turn_dropped_in_another_thread_leaves_the_arrays_alone(model, monkeyp
         assert threading.current_thread() in writers
 
 
+def test_a_dropped_model_ends_its_writer_and_a_dropped_library_its_claims(model_folder, tmp_path):
+    library = Library(tmp_path)
+    model = load(model_folder)
+    writer = model.open_states(tmp_path)._writer
+    assert library.claim(number := library.create())
+    del model, library
+    gc.collect()
+    writer.join(30)
+    assert not writer.is_alive()
+    with Library(tmp_path) as other:
+        assert other.claim(number)
+
+
 # Other threads, forks and the end of the process
 
 
@@ -363,6 +378,8 @@ def test_what_is_dropped_without_close_has_its_states_written(tmp_path):
 
 def test_a_turn_that_is_open_at_the_end_is_saved_with_its_states(tmp_path):
     run(tmp_path, "abandoned", returncode=3)
+    with Library(tmp_path) as library:
+        assert library.deleted() == []  # purged, as after a close
     states, files = stored(tmp_path)
     assert states == ["complete", "cancelled"]
     assert files
@@ -374,10 +391,10 @@ def test_an_engine_that_is_not_closed_ends_its_turn_with_the_process(tmp_path):
 
 
 def test_a_forked_process_touches_nothing_of_its_parent(tmp_path):
-    *refused, code, reason, claimed = run(tmp_path, "fork")
+    *refused, connected, code, reason, claimed = run(tmp_path, "fork")
     assert len(refused) == 6
     assert all(line.startswith("refused:") and "forked" in line for line in refused)
-    assert (code, reason, claimed) == ("7", "length", "False")
+    assert (connected, code, reason, claimed) == ("True", "7", "length", "False")
     states, files = stored(tmp_path)
     assert states == ["complete", "complete"]
     assert files
