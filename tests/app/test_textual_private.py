@@ -150,6 +150,8 @@ def private_names(tree: ast.AST, *, used: bool) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr="_exit"):
+                pass  # public in spite of its name
             case ast.Attribute(attr=name, ctx=context):
                 if isinstance(context, ast.Load) == used:
                     names.add(name)
