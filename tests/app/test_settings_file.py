@@ -213,7 +213,7 @@ def test_a_file_without_read_permission(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.mkdir()
-    with pytest.raises(Qwen35Error, match=r"cannot be read \(Is a directory\): correct it, or"):
+    with pytest.raises(Qwen35Error, match=r"cannot be read \(not a regular file\): correct it, or"):
         SettingsFile(path).load()
     with pytest.raises(Qwen35Error, match="cannot be read"):
         SettingsFile(path).set("theme", "light")
