@@ -32,7 +32,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
-from qwen35_mlx.terminal import print_error, print_line, visible_line
+from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path, exists
 
 _COPIED_FILES = (
@@ -346,7 +346,7 @@ class _Bar:
             from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
-        self._bar.set_postfix_str(visible_line(name), refresh=False)
+        self._bar.set_postfix_str(name, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> "_Bar":

@@ -34,9 +34,8 @@ def planted(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command, cwd=folder, env=child_environment(), capture_output=True, text=True, timeout=30
-    )
+    # In this process's environment: the command alone has to isolate the child.
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
 
 
 def test_planted_modules_would_run_without_isolation(planted: Path) -> None:

@@ -130,8 +130,9 @@ for source in sys.argv[1:]:
 
 
 def test_convert(tmp_path: Path) -> None:
-    sources = [str(source) for source in evil_checkpoints(tmp_path)]
-    good = write(tmp_path / EVIL.replace("\n", " "), *golden())
+    (tmp_path / EVIL).mkdir()
+    sources = [str(source) for source in evil_checkpoints(tmp_path / EVIL)]
+    good = write(tmp_path / f"good {EVIL}", *golden())
     (good / "tokenizer.json").write_text("{}")
     output = on_a_terminal(tmp_path, CONVERT, *sources, str(good))
     assert is_clean(output), repr(output)

@@ -186,8 +186,10 @@ def _cached_snapshots() -> dict[str, Path]:
 
     huggingface_hub can list them too, but one folder that it cannot read ends its list.
     """
-    from huggingface_hub import constants  # takes about 0.1 s
-
+    try:
+        from huggingface_hub import constants  # takes about 0.1 s
+    except Exception:  # it parses environment variables; a download names the problem
+        return {}
     found: dict[str, Path] = {}
     cache = _user_folder(constants.HF_HUB_CACHE)
     for repository in _subfolders(cache) if cache else ():

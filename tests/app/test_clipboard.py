@@ -59,6 +59,14 @@ def program(folder: Path, name: str, code: int = 0) -> Path:
     return kept
 
 
+def test_no_program_of_the_current_folder_is_run(path: Path, monkeypatch) -> None:
+    kept = program(path, "xclip")
+    monkeypatch.chdir(path)
+    monkeypatch.setenv("PATH", ".")
+    copy("secret", lambda _: None, X11)
+    assert not kept.exists()
+
+
 def test_a_program_is_used_first_and_gets_the_text_as_it_is(path: Path) -> None:
     kept = program(path, "wl-copy")
     written: list[str] = []

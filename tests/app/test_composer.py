@@ -237,9 +237,30 @@ async def test_the_editor_gets_the_text_and_gives_it_back(home, monkeypatch, tmp
 async def test_an_editor_that_fails_changes_nothing(home, monkeypatch) -> None:
     async with chat(home) as at:
         monkeypatch.setattr(at.app, "suspend", nullcontext)
-        for command, why in (("false", "ended with code 1"), ("/no/such", "does not start")):
+        for command, why in (
+            ("false", "ended with code 1"),
+            ("/no/such", "does not start"),
+            ("no-such-editor", "is not on this machine"),
+            (" ", "cannot be understood"),
+            ("'", "cannot be understood"),
+        ):
             monkeypatch.setenv("VISUAL", command)
             at.composer.set_text("text")
             await at.press("ctrl+g")
             assert at.typed == "text"
             assert why in at.text
+
+
+async def test_words_that_are_no_paths_do_not_end_the_screen(home: Path) -> None:
+    word = "~nobody-of-this-name"
+    messages = [f"thanks @{word}", "@" + "a" * 260]
+    async with chat(home) as at:
+        for text in messages:
+            await at.turn(text)
+        assert at.sent == messages
+        for line in (f"/export {word}/x.md", f"/settings folders {word}"):
+            await at.send(line)
+            await at.until(lambda: "there is no home folder" in at.text)
+            at.app.chat.show_message("")
+        await at.send("/sessions \u00b2")
+        assert at.app.is_running

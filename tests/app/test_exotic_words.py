@@ -135,10 +135,22 @@ def test_the_text_of_the_settings_file(text: str, tmp_path: Path) -> None:
         SettingsFile(tmp_path / "settings.toml", commands=SCOPE_OF).load()
 
 
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name", "a" * 300, "x\0y"])
+def test_a_folder_that_is_no_path_is_not_stored(folder: str) -> None:
+    with pytest.raises(Qwen35Error):
+        parse_value("folders", f"models, {folder}")
+
+
 def test_a_pipe_as_the_settings_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "settings.toml")
     with pytest.raises(Qwen35Error, match="not a regular file"):
         SettingsFile(tmp_path / "settings.toml", commands=SCOPE_OF).load()
+
+
+def test_a_wrong_variable_of_the_hub_leaves_a_list_of_models() -> None:
+    code = "from qwen35_chat.models import local_models; local_models(('~nobody-of-this-name',))"
+    environment = os.environ | {"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
 
 
 def test_completion() -> None:
