@@ -21,6 +21,7 @@ def print_list() -> int:
         rows: list[ConversationSummary] = []
         while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
             rows += page
+        _print_notices(library)
     if not rows:
         print("no conversations yet", file=sys.stderr)
         return 0
@@ -41,6 +42,11 @@ def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
     return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title
 
 
+def _print_notices(library: Library) -> None:
+    for line in library.notices():
+        print(f"note: {visible(line)}", file=sys.stderr)
+
+
 def export(name: str, kind: str) -> int:
     """Write a conversation to standard output. Returns the exit code.
 
@@ -50,6 +56,7 @@ def export(name: str, kind: str) -> int:
     """
     with Library() as library:
         conversation = library.conversation(library.resolve(name))
+        _print_notices(library)
     return _write(to_json(conversation) if kind == "json" else to_markdown(conversation))
 
 

@@ -18,6 +18,7 @@ from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library import history
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine, EngineThread
 
@@ -52,9 +53,9 @@ class ChatRuntime:
             library = self._stack.enter_context(Library(folder))
             self._engine = self._make_engine(options, settings, library, fake)
             self._stack.callback(self._engine.close)
-            history = History(library.folder / "history.jsonl")
+            typed = History(library.folder / history.FILE)
             seed = options.turn.get("seed")
-            self.controller = Controller(self._engine, library, settings, history, seed=seed)
+            self.controller = Controller(self._engine, library, settings, typed, seed=seed)
             self._stack.callback(self._close_download)
             self._stack = self._stack.pop_all()
 
