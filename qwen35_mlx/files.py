@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -157,26 +158,58 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, private: bool = False) -> None:
     """Write a file, as UTF-8, so that readers always find either the old or the new text.
 
     Creates missing parent folders. A symbolic link is followed, and the permissions of an
     existing file are kept.
 
+    Args:
+        private: only the owner may read the file and the folders that are created. What is behind
+            a symbolic link keeps its permissions.
+
     Raises:
         OSError: the file cannot be written; it is unchanged, and nothing else is left behind.
     """
+    keep_mode = not private or path.is_symlink()
     path = path.resolve()
+    if private:
+        make_private_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process that had this number
+        mode = 0o600 if private else 0o666
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
+        if keep_mode and path.exists():
             shutil.copymode(path, temporary)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, and its parents likewise; one that is there
+    stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for missing in [*reversed(folder.parents), folder]:
+        if not missing.exists():
+            missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_private(path: Path) -> None:
+    """Take a file or folder of this user from all others. A symbolic link is left alone."""
+    with suppress(OSError):
+        status = path.lstat()
+        mode = stat.S_IMODE(status.st_mode)
+        regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        if regular and mode & 0o077 and status.st_uid == os.geteuid():
+            path.chmod(mode & 0o700)

@@ -1,19 +1,16 @@
 """The messages sent before, for the composer."""
 
-import json
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import replace_file
-
-LIMIT = 1_000  # messages
+from qwen35_mlx.library import history
 
 
 class History:
-    """Sent messages, oldest first, in a file of JSON lines.
+    """Sent messages, oldest first, and their file.
 
     Args:
-        file: None keeps them in memory.
+        file: as `library.history` writes it; None keeps them in memory.
 
     Attributes:
         texts: the messages.
@@ -24,8 +21,8 @@ class History:
         self.texts: list[str] = []
         self._at = 0
         self._draft = ""
-        if file is not None and file.is_file():
-            self.texts = _read(file)[-LIMIT:]
+        if file is not None:
+            self.texts = history.read(file)
         self._at = len(self.texts)
 
     @property
@@ -65,28 +62,6 @@ class History:
         if self._file is None:
             return
         try:
-            if len(self.texts) > 2 * LIMIT:
-                self.texts = self.texts[-LIMIT:]
-                lines = "".join(json.dumps(text) + "\n" for text in self.texts)
-                replace_file(self._file, lines)
-                return
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(text) + "\n")
+            history.append(self._file, text)
         except OSError as error:
             raise Qwen35Error(f"{self._file} cannot be written: {error.strerror}") from None
-
-
-def _read(file: Path) -> list[str]:
-    texts: list[str] = []
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            text = json.loads(line)
-        except ValueError:
-            continue  # cut off when the process was killed
-        if isinstance(text, str):
-            texts.append(text)
-    return texts

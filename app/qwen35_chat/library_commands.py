@@ -19,6 +19,7 @@ def print_list() -> int:
         rows: list[ConversationSummary] = []
         while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
             rows += page
+        _print_notices(library)
     if not rows:
         print_error("no conversations yet")
         return 0
@@ -40,6 +41,11 @@ def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
     return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title
 
 
+def _print_notices(library: Library) -> None:
+    for line in library.notices():
+        print_error(f"note: {line}")
+
+
 def export(name: str, kind: str) -> int:
     """Write a conversation to standard output. Returns the exit code.
 
@@ -49,6 +55,7 @@ def export(name: str, kind: str) -> int:
     """
     with Library() as library:
         conversation = library.conversation(library.resolve(name))
+        _print_notices(library)
     write_output(to_json(conversation) if kind == "json" else to_markdown(conversation))
     return 0
 

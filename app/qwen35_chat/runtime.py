@@ -20,6 +20,7 @@ from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
 from qwen35_mlx import demo, exit_codes
 from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library import history
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine, EngineThread
 from qwen35_mlx.terminal import print_error
@@ -61,9 +62,9 @@ class ChatRuntime:
             self._stack.callback(self._close_library)
             self._engine = self._make_engine(options, settings, library, fake)
             self._stack.callback(self._engine.close)
-            history = History(library.folder / "history.jsonl")
+            typed = History(library.folder / history.FILE)
             seed = options.turn.get("seed")
-            self.controller = Controller(self._engine, library, settings, history, seed=seed)
+            self.controller = Controller(self._engine, library, settings, typed, seed=seed)
             self._stack.callback(self._close_download)
             self._stack.callback(self._finish_calls)
             self._stack = self._stack.pop_all()

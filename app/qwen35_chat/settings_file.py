@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen35_chat.settings import FILE_NAME, Settings, parse_settings, setting_problem
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import open_regular, replace_file
+from qwen35_mlx.files import make_private, open_regular, replace_file
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -47,11 +47,13 @@ class SettingsFile:
         self.settings = self._with_overrides(Settings())
 
     def load(self) -> Settings:
-        """Read the file.
+        """Read the file, and take it from other users.
 
         Raises:
             Qwen35Error: it is unreadable or invalid; the settings stay as they were.
         """
+        if self.file is not None:
+            make_private(self.file)
         self._loaded_stamp = self._stamp()
         self.settings = self._with_overrides(self._parse(self._text()))
         return self.settings
@@ -88,7 +90,7 @@ class SettingsFile:
             self._memory = text
         else:
             try:
-                replace_file(self.file, text)
+                replace_file(self.file, text, private=True)
             except OSError as error:
                 raise Qwen35Error(
                     f"{self.file} cannot be written ({error.strerror}): nothing is changed; "

@@ -2,12 +2,20 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.checksums import (
+    CONVERSATION_COLUMNS,
+    MESSAGE_COLUMNS,
+    insert,
+    matches,
+    update,
+)
 from qwen35_mlx.library.conversation import (
     ChatSettings,
     Conversation,
@@ -15,8 +23,9 @@ from qwen35_mlx.library.conversation import (
     title_from,
 )
 from qwen35_mlx.library.database import Database
+from qwen35_mlx.library.database_errors import DamagedError
 from qwen35_mlx.library.rows import (
-    COLUMNS,
+    DAMAGED,
     message_from_row,
     replace_surrogates,
     row_from_message,
@@ -24,17 +33,25 @@ from qwen35_mlx.library.rows import (
     settings_to_json,
 )
 
-_SELECT_MESSAGES = f"SELECT {', '.join(COLUMNS)} FROM messages"
+_SELECT_MESSAGES = f"SELECT {', '.join(MESSAGE_COLUMNS)}, checksum FROM messages"
+_SELECT_CONVERSATION = f"SELECT {', '.join(CONVERSATION_COLUMNS)}, checksum FROM conversations"
 
 
 @checked
 class ConversationStore(Database):
     """Conversations and messages in a database.
 
+    Args:
+        file: the SQLite file.
+
     Raises:
         Qwen35Error: from every method: see `Database`; or there is no conversation or message of
             the given id.
     """
+
+    def __init__(self, file: Path):
+        super().__init__(file)
+        self._reported: set[str] = set()
 
     def create(
         self, *, title: str = "", model: str = "", settings: ChatSettings | None = None
@@ -66,40 +83,112 @@ class ConversationStore(Database):
                     "model": replace_surrogates(conversation.model),
                     "settings": settings_to_json(conversation.settings),
                     "draft": replace_surrogates(conversation.draft),
+                    "leaf": None,
                     "created": conversation.created,
                     "updated": conversation.updated,
+                    "deleted": None,
                 },
             )
             ids: dict[int | None, int | None] = {None: None}
             for message in conversation.messages:
                 values = row_from_message(replace(message, parent=ids[message.parent]))
                 ids[message.id] = insert(db, "messages", {"conversation": new, **values})
-            db.execute(
-                "UPDATE conversations SET leaf = ? WHERE id = ?", (ids[conversation.leaf], new)
-            )
+            update(db, "conversations", new, {"leaf": ids[conversation.leaf]})
         return new
+
+    def check_conversations(self) -> None:
+        """Compare the rows of all conversations, without their messages, with their checksums.
+
+        What is damaged is reported. A damaged row or index may hide a conversation from the list.
+        """
+        with self.reading() as db:
+            rows = list(db.execute(f"{_SELECT_CONVERSATION} NOT INDEXED"))
+            ((listed,),) = db.execute(
+                "SELECT count(*) FROM conversations INDEXED BY conversations_by_time"
+                " WHERE deleted IS NULL"
+            )
+        for row in rows:
+            if not matches(row):
+                self._report_damage(row[0], "its title, settings or order may have changed")
+        if listed != sum(row[CONVERSATION_COLUMNS.index("deleted")] is None for row in rows):
+            self.report(
+                f"{self.file} is damaged, and the list of conversations may lack some: rescue them"
+                f" with: sqlite3 '{self.file}' .recover"
+            )
 
     def conversation(self, conversation: int) -> Conversation:
         """The conversation of this id, with all its messages.
+
+        What does not match its checksum is reported, and a message of that kind has the state
+        "failed": see `rows.message_from_row`. The messages beside it can be read as usual.
 
         Raises:
             Qwen35Error: there is none of that id, or it was deleted.
         """
         with self.reading() as db:
             row = db.execute(
-                "SELECT title, leaf, settings, model, draft, created, updated"
-                " FROM conversations WHERE id = ? AND deleted IS NULL",
-                (conversation,),
+                f"{_SELECT_CONVERSATION} WHERE id = ? AND deleted IS NULL", (conversation,)
             ).fetchone()
             if row is None:
                 raise no_such_conversation(conversation)
-            title, leaf, settings, *rest = row
-            settings = settings_from_json(settings)
             rows = db.execute(
                 f"{_SELECT_MESSAGES} WHERE conversation = ? ORDER BY id", (conversation,)
             )
-            messages = tuple(message_from_row(row) for row in rows)
-        return Conversation(conversation, title, messages, leaf, settings, *rest)
+            messages = [message_from_row(row) for row in rows]
+            # The rows come by one index; another one has the same entries, unless one is damaged.
+            ((count,),) = db.execute(
+                "SELECT count(*) FROM messages INDEXED BY messages_by_parent"
+                " WHERE conversation = ?",
+                (conversation,),
+            )
+        if count != len(messages):
+            self._report_damage(conversation, "some of its messages are missing or out of place")
+        damaged = [message.id for message in messages if message.error == DAMAGED]
+        if damaged:
+            self._report_damage(conversation, f"the text of {_numbered(damaged)} may have changed")
+        return self._from_row(row, messages)
+
+    def _from_row(self, row: tuple[Any, ...], messages: list[Message]) -> Conversation:
+        """The conversation in a row. What is damaged is reported and replaced by a default."""
+        values = dict(zip(CONVERSATION_COLUMNS, row[:-1], strict=True))
+        whole = matches(row)
+        try:
+            settings = settings_from_json(values["settings"])
+        except (DamagedError, TypeError):
+            settings, whole = ChatSettings(), False
+        present: set[int] = set()
+        for index, message in enumerate(messages):
+            if message.parent is not None and message.parent not in present:
+                whole = False
+                previous = messages[index - 1].id if index else None
+                messages[index] = replace(message, parent=previous)
+            present.add(message.id)
+        leaf = values["leaf"]
+        if leaf is not None and leaf not in present:
+            whole, leaf = False, max(present, default=None)
+        if not whole:
+            self._report_damage(values["id"], "its title, settings or order may have changed")
+        return Conversation(
+            id=values["id"],
+            title=_of_kind(values["title"], str, ""),
+            messages=tuple(messages),
+            leaf=leaf,
+            settings=settings,
+            model=_of_kind(values["model"], str, ""),
+            draft=_of_kind(values["draft"], str, ""),
+            created=_of_kind(values["created"], float, 0.0),
+            updated=_of_kind(values["updated"], float, 0.0),
+        )
+
+    def _report_damage(self, conversation: int, what: str) -> None:
+        """Report damage of a conversation, once in the life of this window."""
+        line = (
+            f"conversation {conversation} is damaged on disk, and {what}: python -m"
+            " qwen35_mlx.session verify lists what is damaged"
+        )
+        if line not in self._reported:
+            self._reported.add(line)
+            self.report(line)
 
     def rename(self, conversation: int, title: str) -> str:
         """Set the title and return it; an empty one is replaced by one from the first question."""
@@ -131,13 +220,8 @@ class ConversationStore(Database):
 
     def set_columns(self, conversation: int, *, durable: bool = True, **values: Any) -> None:
         """Set columns of a conversation that is not deleted."""
-        names = ", ".join(f"{name} = :{name}" for name in values)
         with self.transaction(durable=durable) as db:
-            changed = db.execute(
-                f"UPDATE conversations SET {names} WHERE id = :id AND deleted IS NULL",
-                {**values, "id": conversation},
-            )
-            if not changed.rowcount:
+            if not update(db, "conversations", conversation, values, "deleted IS NULL"):
                 raise no_such_conversation(conversation)
 
     # Messages
@@ -160,10 +244,8 @@ class ConversationStore(Database):
             new = replace(new, id=insert(db, "messages", values))
             self.set_columns(conversation, leaf=new.id, updated=new.created)
             if new.role == "user":
-                db.execute(
-                    "UPDATE conversations SET title = ? WHERE id = ? AND title = ''",
-                    (replace_surrogates(title_from(new.content)), conversation),
-                )
+                title = replace_surrogates(title_from(new.content))
+                update(db, "conversations", conversation, {"title": title}, "title = ''")
         return new
 
     def save(self, message: Message, *, durable: bool = True) -> None:
@@ -176,19 +258,16 @@ class ConversationStore(Database):
         values = row_from_message(message)
         for name in ("parent", "role", "model", "created"):
             del values[name]
-        names = ", ".join(f"{name} = :{name}" for name in values)
         with self.transaction(durable=durable) as db:
-            changed = db.execute(
-                f"UPDATE messages SET {names} WHERE id = :id", {**values, "id": message.id}
-            )
-            if not changed.rowcount:
+            if not update(db, "messages", message.id, values):
                 raise Qwen35Error(f"message {message.id} is not there (any more): it was deleted")
             if durable:
-                db.execute(
-                    "UPDATE conversations SET updated = ?"
-                    " WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
-                    (time.time(), message.id),
+                ((conversation,),) = db.execute(
+                    "SELECT conversation FROM messages WHERE id = ?", (message.id,)
                 )
+                update(db, "conversations", conversation, {"updated": time.time()})
+        if durable:
+            self.checkpoint_later()
 
     def message(self, message: int) -> Message:
         """The message of this id."""
@@ -196,7 +275,16 @@ class ConversationStore(Database):
             row = db.execute(f"{_SELECT_MESSAGES} WHERE id = ?", (message,)).fetchone()
         if row is None:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
-        return message_from_row(row)
+        found = message_from_row(row)
+        if found.error == DAMAGED:
+            self._report_damage(row[1], f"the text of {_numbered([message])} may have changed")
+        return found
+
+    def has_message(self, message: int) -> bool:
+        """Whether there is a message of this id."""
+        with self.reading() as db:
+            found = db.execute("SELECT 1 FROM messages WHERE id = ?", (message,)).fetchone()
+        return found is not None
 
     def position(self, message: int) -> tuple[int, int]:
         """`Conversation.position`, without loading the conversation."""
@@ -212,12 +300,13 @@ class ConversationStore(Database):
         return row[0], row[1]
 
 
-def insert(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> int:
-    names = ", ".join(values)
-    places = ", ".join(f":{name}" for name in values)
-    new = db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", values).lastrowid
-    assert new is not None
-    return new
+def _of_kind(value: Any, kind: type, default: Any) -> Any:
+    return value if isinstance(value, kind) else default
+
+
+def _numbered(messages: Iterable[int]) -> str:
+    numbers = list(messages)
+    return f"message{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _check_exists(db: sqlite3.Connection, conversation: int, message: int | None) -> None:

@@ -1,98 +1,20 @@
-"""The library's SQLite file: schema, migrations, connections, transactions and error messages.
+"""The library's database: connections of each thread, transactions and checkpoints."""
 
-The schema changes by migrations, numbered by `PRAGMA user_version`. Each migration is one
-transaction that also sets the number: a process that is killed halfway leaves the old version.
-"""
-
-import os
 import sqlite3
 import threading
-import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.locks import locked
+from qwen35_mlx.library.connections import Access, connect
+from qwen35_mlx.library.database_errors import DamagedError, translate_errors
+from qwen35_mlx.library.ledger import Ledger, Progress
+from qwen35_mlx.library.opening import is_same_file, ledger_file, open_library_file
 from qwen35_mlx.lifetime import Owner
 
-# The longest wait for another window's transaction, which should take milliseconds.
-BUSY_SECONDS = 30.0
-# "Qw35", to recognise the database of another program.
-APPLICATION_ID = 0x51773335
-
-# Ids are never reused (AUTOINCREMENT), because lock files are named after them. The foreign keys
-# over two columns keep a parent and a leaf within their own conversation.
-_TABLES = (
-    """
-    CREATE TABLE conversations (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        title TEXT NOT NULL,
-        model TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        draft TEXT NOT NULL DEFAULT '',
-        leaf INTEGER,
-        created REAL NOT NULL,
-        updated REAL NOT NULL,
-        deleted REAL,
-        FOREIGN KEY (id, leaf) REFERENCES messages (conversation, id)
-    ) STRICT
-    """,
-    """
-    CREATE TABLE messages (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        conversation INTEGER NOT NULL REFERENCES conversations ON DELETE CASCADE,
-        parent INTEGER,
-        role TEXT NOT NULL CHECK (role IN ('system', 'user', 'assistant', 'tool')),
-        content TEXT NOT NULL,
-        thinking TEXT NOT NULL,
-        tool_calls TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('complete', 'partial', 'cancelled', 'failed')),
-        finish_reason TEXT,
-        error TEXT NOT NULL,
-        model TEXT NOT NULL,
-        prompt_tokens INTEGER,
-        cached_tokens INTEGER,
-        reply_tokens INTEGER,
-        prefill_seconds REAL,
-        decode_seconds REAL,
-        peak_memory INTEGER,
-        thinking_seconds REAL,
-        created REAL NOT NULL,
-        UNIQUE (conversation, id),
-        FOREIGN KEY (conversation, parent) REFERENCES messages (conversation, id)
-    ) STRICT
-    """,
-    "CREATE INDEX messages_by_parent ON messages (conversation, parent)",
-    "CREATE INDEX conversations_by_time ON conversations (updated, id) WHERE deleted IS NULL",
-    "CREATE TABLE drafts (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL) STRICT",
-)
-# A trigram index finds any substring of three or more characters, also in scripts without spaces;
-# shorter ones need a scan of the messages. It stores no text: triggers keep it equal to the table.
-_SEARCH = (
-    "CREATE VIRTUAL TABLE search USING fts5"
-    " (content, thinking, content='messages', content_rowid='id', tokenize='trigram')",
-    """
-    CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
-        INSERT INTO search (rowid, content, thinking) VALUES (new.id, new.content, new.thinking);
-    END
-    """,
-    """
-    CREATE TRIGGER message_removed AFTER DELETE ON messages BEGIN
-        INSERT INTO search (search, rowid, content, thinking)
-        VALUES ('delete', old.id, old.content, old.thinking);
-    END
-    """,
-    """
-    CREATE TRIGGER message_changed AFTER UPDATE OF content, thinking ON messages BEGIN
-        INSERT INTO search (search, rowid, content, thinking)
-        VALUES ('delete', old.id, old.content, old.thinking);
-        INSERT INTO search (rowid, content, thinking) VALUES (new.id, new.content, new.thinking);
-    END
-    """,
-    "INSERT INTO search (search) VALUES ('rebuild')",
-)
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_TABLES, _SEARCH)
+# Attempts to empty the log while other windows read, and the seconds between them.
+CHECKPOINT_ATTEMPTS, CHECKPOINT_SECONDS = 20, 0.05
 
 
 class Database:
@@ -102,29 +24,61 @@ class Database:
 
     Attributes:
         file: the SQLite file.
+        read_only: the disk, the folder or the file cannot be written.
 
     Raises:
-        Qwen35Error: from every method: the disk is full, or the file is damaged or locked for too
-            long. The database is then unchanged.
+        Qwen35Error: from every method: the disk is full, or the file is damaged, gone, or locked
+            for too long. The database is then unchanged.
     """
 
     def __init__(self, file: Path):
         self.file = file
-        prepare(file)
+        opened = open_library_file(file)
+        self.read_only = opened.access != "rw"
+        self._access: Access = opened.access
+        self._identity = opened.identity
+        self._durable = opened.durable
+        self._ledger = None if self.read_only else Ledger(ledger_file(file))
         self._local = threading.local()
         self._connections: set[sqlite3.Connection] = set()
-        self._connections_lock = threading.Lock()
-        self._closed = False
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._owner = Owner()
+        self._checkpointer: threading.Thread | None = None
+        self._checkpoint_due = False
+        self._notices = list(opened.notices)
+        self._report: Callable[[str], None] = self._notices.append
 
     def close(self) -> None:
         """Close all connections. No call may run in another thread or follow."""
         if not self._owner.in_process:
             return  # SQLite must not see the connections of a parent process
-        with self._connections_lock:
-            self._closed = True
+        with self._lock:
+            self._closed.set()
+            checkpointer = self._checkpointer
+        if checkpointer is not None:
+            checkpointer.join()
+        with self._lock:
             while self._connections:
                 self._connections.pop().close()
+            if self._ledger is not None:
+                self._ledger.close()
+
+    def notices(self) -> list[str]:
+        """Lines for the user since the last call, unless `report_to` sends them elsewhere."""
+        lines = list(self._notices)
+        self._notices.clear()
+        return lines
+
+    def report_to(self, notice: Callable[[str], None]) -> None:
+        """Call `notice` with lines for the user, in any thread."""
+        self._report = notice
+        for line in self.notices():
+            notice(line)
+
+    def report(self, line: str) -> None:
+        """Pass a line on to the user."""
+        self._report(line)
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Generator[sqlite3.Connection]:
@@ -142,14 +96,24 @@ class Database:
             if db.in_transaction:
                 yield db
                 return
+            if self.read_only:
+                raise Qwen35Error(
+                    f"{self.file} cannot be written, so nothing is changed: make the disk and the"
+                    " folder writable, or set QWEN35_HOME to a folder that you may write to"
+                )
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                progress = self._count(db, durable)
                 db.execute("COMMIT")
             except BaseException:
                 self._roll_back(db)
                 raise
+            self._durable = progress.durable
+            if self._ledger is not None:
+                with suppress(OSError):  # it only lags
+                    self._ledger.write(progress)
 
     @contextmanager
     def reading(self) -> Generator[sqlite3.Connection]:
@@ -165,14 +129,92 @@ class Database:
             finally:
                 self._roll_back(db)
 
+    def checkpoint_later(self) -> None:
+        """Move the log into the database, in a thread of its own.
+
+        The log then holds little more than the turn that is running, and damage to it can do no
+        more than that.
+        """
+        with self._lock:
+            self._checkpoint_due = not self._closed.is_set()
+            if self._checkpoint_due and self._checkpointer is None:
+                self._checkpointer = threading.Thread(target=self._checkpoint, name="checkpoint")
+                self._checkpointer.daemon = True
+                self._checkpointer.start()
+
+    def _checkpoint(self) -> None:
+        """The checkpoint thread. It ends when nothing is due; a failure waits for the next time."""
+        while True:
+            with self._lock:
+                if not self._checkpoint_due or self._closed.is_set():
+                    self._checkpointer = None
+                    return
+                self._checkpoint_due = False
+            with suppress(Qwen35Error):
+                self._move_log()
+
+    def _move_log(self) -> None:
+        """Move the log into the database and begin a new one, in the space of the old one.
+
+        The first transaction of a new log makes the old ones invalid, so it follows at once:
+        SQLite would put what a damaged log still holds over newer pages. An empty file would do
+        too, but growing it again would cost the next turn several milliseconds.
+        """
+        with self._checkpointed("RESTART") as db:
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("UPDATE progress SET number = number + 1")
+
+    def empty_log(self) -> None:
+        """Move the log into the database and leave no byte in it."""
+        with self._checkpointed("TRUNCATE"):
+            pass
+
+    @contextmanager
+    def _checkpointed(self, kind: str) -> Generator[sqlite3.Connection]:
+        """A connection after a checkpoint, unless other windows read or write all the time."""
+        self._check_place()
+        with translate_errors(self.file), closing(connect(self.file, busy_seconds=0)) as db:
+            for _ in range(CHECKPOINT_ATTEMPTS):
+                with suppress(sqlite3.OperationalError):  # busy
+                    if db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0] == 0:
+                        break
+                if self._closed.wait(CHECKPOINT_SECONDS):
+                    break
+            yield db
+
+    def _count(self, db: sqlite3.Connection, durable: bool) -> Progress:
+        """Number the transaction; what the ledger will say about it."""
+        row = db.execute("UPDATE progress SET number = number + 1 RETURNING library, number")
+        found = row.fetchall()
+        if len(found) != 1:
+            raise DamagedError("the number of the last transaction is missing")
+        library, number = found[0]
+        last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+        last_message = last[0] if last else 0
+        return Progress(library, number if durable else self._durable, number, last_message)
+
+    def _check_place(self) -> None:
+        """Check that the file is still there: SQLite would go on writing to a deleted one.
+
+        Raises:
+            Qwen35Error: it is gone, or another file is in its place.
+        """
+        if not is_same_file(self.file, self._identity):
+            raise Qwen35Error(
+                f"{self.file} was removed, moved or replaced while it was open: put it back, or"
+                " quit and start again"
+            )
+
     def _connection(self) -> sqlite3.Connection:
         self._owner.check_process("this library")
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if self._closed or db is None:
-            with self._connections_lock:
-                if self._closed:
-                    raise Qwen35Error(f"{self.file} was closed: open it again")
-                db = self._local.db = connect(self.file)
+        if self._closed.is_set():
+            raise Qwen35Error(f"{self.file} was closed: open it again")
+        if db is None or not db.in_transaction:
+            self._check_place()
+        if db is None:
+            with self._lock:
+                db = self._local.db = connect(self.file, self._access)
                 self._connections.add(db)
         return db
 
@@ -186,161 +228,3 @@ class Database:
             self._local.db = None
             self._connections.discard(db)
             db.close()
-
-
-def prepare(file: Path) -> None:
-    """Create the database or migrate it to this version. Only one process does so at a time.
-
-    Raises:
-        Qwen35Error: the file comes from a newer version or another program, cannot be read or
-            written, or is damaged. A damaged file is renamed together with its log.
-    """
-    with locked(file.with_suffix(".opening"), BUSY_SECONDS):
-        try:
-            # SQLite would create it readable by everyone; its log files copy the permissions.
-            # An existing file is not opened here: closing it would release all POSIX locks that
-            # other connections of this process hold on it.
-            if not file.exists():
-                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise Qwen35Error(
-                f"{file} cannot be written ({error.strerror}): "
-                "set QWEN35_HOME to a folder that you may write to"
-            ) from None
-        with translate_errors(file), closing(_open(file)) as db:
-            try:
-                _configure_connection(db)
-                _migrate(db, file)
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                if not _is_damage(error):
-                    raise
-                # Rename before closing: SQLite removes the log with the last connection.
-                aside = _quarantine(file)
-                raise Qwen35Error(
-                    f"{file} is damaged ({error}) and was put aside as {aside.name}: start again"
-                    f" for an empty library, or rescue it with: sqlite3 '{aside}' .recover"
-                ) from None
-
-
-def connect(file: Path) -> sqlite3.Connection:
-    """A new connection in autocommit mode, for one thread at a time."""
-    db = _open(file)
-    try:
-        _configure_connection(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-
-
-def _configure_connection(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA foreign_keys = ON")
-    # On macOS a plain fsync does not flush the drive's cache. No effect elsewhere.
-    db.execute("PRAGMA fullfsync = ON")
-    # Overwrites the text of deleted conversations, which would remain in free pages.
-    db.execute("PRAGMA secure_delete = ON")
-
-
-def _migrate(db: sqlite3.Connection, file: Path) -> None:
-    version = _read_pragma(db, "user_version")
-    tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if tables and _read_pragma(db, "application_id") != APPLICATION_ID:
-        raise Qwen35Error(
-            f"{file} is another program's database: set QWEN35_HOME to another folder"
-        )
-    if version > len(MIGRATIONS):
-        raise Qwen35Error(
-            f"{file} was written by a newer version (its format is {version}, this one knows"
-            f" {len(MIGRATIONS)}): update qwen35-mlx"
-        )
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in statements:
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {number}")
-            db.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-            raise
-
-
-def _quarantine(file: Path) -> Path:
-    """Rename the database and its log, which may hold changes that the file lacks."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = file.with_name(f"{file.stem}-damaged-{stamp}{file.suffix}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = file.with_name(f"{file.stem}-damaged-{stamp}-{number}{file.suffix}")
-    for suffix in ("-wal", "-shm", ""):
-        source = file.with_name(file.name + suffix)
-        if source.exists():
-            source.rename(aside.with_name(aside.name + suffix))
-    return aside
-
-
-class DamagedError(sqlite3.DatabaseError):
-    """A stored value cannot be decoded."""
-
-
-@contextmanager
-def translate_errors(file: Path) -> Generator[None]:
-    """Turn SQLite errors into a `Qwen35Error`. Errors of Python's sqlite3 module itself pass."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        line = _explain(error, file)
-        if line is None:
-            raise
-        raise Qwen35Error(line) from error
-
-
-def _explain(error: Exception, file: Path) -> str | None:
-    if _is_damage(error):
-        return (
-            f"{file} is damaged ({error}): close every window, move it elsewhere, and rescue"
-            " it there with sqlite3's .recover"
-        )
-    match _primary_code(error):
-        case sqlite3.SQLITE_FULL:
-            return f"the disk is full, so {file} did not change: make room and try again"
-        case sqlite3.SQLITE_IOERR:
-            return f"{file} cannot be read or written ({error}): is the disk full, or gone?"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"another window has kept {file} busy for too long: try again"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return f"{file} cannot be written ({error}): set QWEN35_HOME to a folder of yours"
-        case 0:
-            return None
-        case _:  # for example a damaged name in the schema
-            return (
-                f"{file} cannot be used ({error}): if it is not damaged, please report this as an"
-                " error of qwen35-mlx"
-            )
-
-
-def _is_damage(error: Exception) -> bool:
-    if _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return True
-    # Python raises these itself for text that is not UTF-8, in a column or an error message.
-    undecodable = isinstance(error, sqlite3.OperationalError) and not _primary_code(error)
-    return undecodable or isinstance(error, DamagedError | UnicodeDecodeError)
-
-
-def _primary_code(error: Exception) -> int:
-    """SQLite's primary result code; 0 if the error has none."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _read_pragma(db: sqlite3.Connection, pragma: str) -> int:
-    return db.execute(f"PRAGMA {pragma}").fetchone()[0]

@@ -1,12 +1,12 @@
 """Exports conversations: the whole tree as JSON, or the selected path as Markdown."""
 
-import json
 import re
 import time
 from dataclasses import fields
 from typing import Any
 
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
+from qwen35_mlx.library.json_text import write_json
 
 FORMAT = "qwen35-chat conversation"
 VERSION = 1
@@ -28,7 +28,7 @@ def to_json(conversation: Conversation) -> str:
         "selected": None if conversation.leaf is None else numbers[conversation.leaf],
         "messages": [_message(message, numbers) for message in conversation.messages],
     }
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return write_json(document, indent=2) + "\n"
 
 
 def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
     # The key of the usage in this format is "figures".
     rest = {"figures" if name == "usage" else name: value for name, value in rest.items()}
     values |= {name: value for name, value in rest.items() if name not in values}
+    values.setdefault("created", message.created)
     if message.usage is not None:
         values["figures"] = {
             field.name: getattr(message.usage, field.name) for field in fields(Usage)
@@ -78,7 +79,7 @@ def _message_parts(message: Message) -> list[str]:
         parts.append(f"> *Thinking*\n>\n{quoted}")
     parts.append(_with_closed_fence(message.content))
     for call in message.tool_calls:
-        text = json.dumps(call.get("function", call), ensure_ascii=False, indent=2)
+        text = write_json(call.get("function", call), indent=2)
         fence = "`" * max(3, _longest_run(text) + 1)
         parts.append(f"{fence}json\n{text}\n{fence}")
     if ending := _STATE_LABELS.get(message.state):

@@ -1,19 +1,30 @@
 """The folder of a user's data: the library and the prompt cache."""
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import make_private
 from qwen35_mlx.user_paths import absolute_user_path
 
 VARIABLE = "QWEN35_HOME"
+# The folder of all models' states: one folder for each model.
+STATES = "states"
+# The names of this project's files in the folder, and what a system puts into any folder.
+_OWN = re.compile(
+    r"library\b.*|libraries\.log|crash\.txt|states|open|history\..*|settings\.toml"
+    r"|\.(history|settings)\b.*|\.DS_Store"
+)
 
 
 def home(folder: str | Path | None = None) -> Path:
     """The data folder, created if missing: `folder`, $QWEN35_HOME or the platform's default.
 
-    A new folder has permissions 0700, since conversations are private. An existing one keeps its
-    permissions.
+    Only the owner may enter it, since conversations are private. A folder that was made with other
+    permissions is corrected, unless it holds anything else, and so is what it holds of this
+    project.
 
     Raises:
         Qwen35Error: it cannot be created or is a file.
@@ -28,9 +39,26 @@ def home(folder: str | Path | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
+        _take_from_others(path)
     except OSError as error:
         raise Qwen35Error(
             f"the folder {path} cannot be made ({error.strerror}): "
             f"set {VARIABLE} to a folder of yours"
         ) from None
     return path
+
+
+def _take_from_others(folder: Path) -> None:
+    """Correct the permissions of the folder and of the files of this project in it."""
+    own = {path: _OWN.match(path.name) is not None for path in folder.iterdir()}
+    real = folder.resolve()
+    if all(own.values()) and real not in (Path.home(), *Path.home().parents):
+        make_private(real)
+    for path, is_own in own.items():
+        if is_own:
+            make_private(path)
+    states = folder / STATES
+    if states.is_dir() and not states.is_symlink():
+        with suppress(OSError):
+            for model in states.iterdir():
+                make_private(model)

@@ -1,6 +1,5 @@
 """Imports conversations from JSON. The input is not trusted: every field is checked."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -16,10 +15,13 @@ from qwen35_mlx.library.conversation import (
     Usage,
 )
 from qwen35_mlx.library.exporting import FORMAT, VERSION
+from qwen35_mlx.library.json_text import JsonTextError, read_json
 from qwen35_mlx.library.rows import replace_surrogates
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
-MAX_DEPTH = 60
+MAX_SEED = 2**64 - 1
+MAX_DEPTH = 2_000
+MAX_NAMED_DEPTH = 8  # the depth to which error messages name the place
 _REQUIRED: Any = object()
 
 
@@ -30,18 +32,10 @@ def from_json(text: str) -> Conversation:
         Qwen35Error: a field is missing, unknown or malformed; the message names it.
     """
     try:
-        document = json.loads(
-            text.removeprefix("\ufeff"),
-            object_pairs_hook=_reject_duplicates,
-            parse_constant=_reject_constant,
-        )
-        _check_storable(document, "")
-    except RecursionError:
-        raise Qwen35Error(
-            "the file is nested too deeply: is it an exported conversation?"
-        ) from None
-    except ValueError as error:
+        document = read_json(text.removeprefix("\ufeff"), _reject_duplicates)
+    except JsonTextError as error:
         raise Qwen35Error(f"the file is not JSON ({error}): give an exported one") from None
+    _check_storable(document)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise Qwen35Error(f"the field 'format' is not {FORMAT!r}: give a file of --export")
     top = _JsonFields(document, "")
@@ -56,7 +50,7 @@ def from_json(text: str) -> Conversation:
         "model": top.take("model", str, ""),
         "created": top.number("created"),
         "updated": top.number("updated"),
-        "settings": _settings(_JsonFields(top.take("settings", dict, {}), "settings")),
+        "settings": _settings(top.take("settings", dict, {})),
         "leaf": top.take("selected", int | None, None),
     }
     messages = _messages(top.take("messages", list))
@@ -66,7 +60,8 @@ def from_json(text: str) -> Conversation:
     return Conversation(id=0, messages=tuple(messages), **values)
 
 
-def _settings(fields: "_JsonFields") -> ChatSettings:
+def _settings(values: dict[str, Any]) -> ChatSettings:
+    fields = _JsonFields(values, "settings", MAX_SEED)
     sampling = fields.take("sampling", dict, {})
     within = _JsonFields(sampling, fields.name("sampling"))
     settings = ChatSettings(
@@ -154,11 +149,13 @@ class _JsonFields:
 
     Args:
         where: the object's place in the document, for error messages; "" for the document.
+        largest: the greatest whole number that is accepted.
     """
 
-    def __init__(self, values: dict[str, Any], where: str):
+    def __init__(self, values: dict[str, Any], where: str, largest: int = MAX_INTEGER):
         self._values = values
         self._where = where
+        self._largest = largest
         self._taken: set[str] = set()
 
     def name(self, field: str) -> str:
@@ -176,6 +173,11 @@ class _JsonFields:
             raise Qwen35Error(
                 f"the field '{self.name(field)}' is {_json_type(value)}:"
                 f" give {_accepted_types(kind)}"
+            )
+        too_large = isinstance(value, int) and abs(value) > self._largest
+        if too_large or (isinstance(value, float) and not math.isfinite(value)):
+            raise Qwen35Error(
+                f"the field '{self.name(field)}' is too large a number: give a smaller one"
             )
         return value
 
@@ -229,24 +231,23 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _check_storable(value: Any, where: str, depth: int = 0) -> None:
-    """Reject values that the database cannot store exactly."""
-    if depth > MAX_DEPTH:
-        raise Qwen35Error(f"the field '{where[:80]}...' is nested too deeply: make it flatter")
-    if isinstance(value, str) and replace_surrogates(value) != value:
-        raise Qwen35Error(f"the field '{where}' has half a surrogate pair: remove it")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise Qwen35Error(f"the field '{where}' is too large a number: give a smaller one")
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _check_storable(name, f"{where}.(name)".lstrip("."), depth)
-            _check_storable(item, f"{where}.{name}".lstrip("."), depth + 1)
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_storable(item, f"{where}[{index}]", depth + 1)
+def _check_storable(document: Any) -> None:
+    """Reject text that the database cannot store exactly, and what is nested absurdly deep."""
+    waiting: list[tuple[Any, str, int]] = [(document, "", 0)]
+    while waiting:
+        value, where, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise Qwen35Error(f"the field '{where[:80]}...' is nested too deeply: make it flatter")
+        if isinstance(value, str) and replace_surrogates(value) != value:
+            raise Qwen35Error(f"the field '{where[:200]}' has half a surrogate pair: remove it")
+        # Deep in a tool call, the place would grow longer than its value.
+        inside = f"{where}." if where and depth < MAX_NAMED_DEPTH else where
+        if isinstance(value, dict):
+            for name, item in value.items():
+                waiting.append((name, f"{inside}(name)", depth))
+                place = f"{inside}{name}" if depth < MAX_NAMED_DEPTH else where
+                waiting.append((item, place, depth + 1))
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                place = f"{where}[{index}]" if depth < MAX_NAMED_DEPTH else where
+                waiting.append((item, place, depth + 1))

@@ -16,13 +16,16 @@ reader never waits for a writer.
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation_store import ConversationStore, insert, no_such_conversation
+from qwen35_mlx.library import purging
+from qwen35_mlx.library.checksums import update
+from qwen35_mlx.library.conversation import Message
+from qwen35_mlx.library.conversation_store import ConversationStore, no_such_conversation
 from qwen35_mlx.library.home import home
 from qwen35_mlx.library.listing import (
     ConversationSummary,
@@ -33,6 +36,7 @@ from qwen35_mlx.library.listing import (
 from qwen35_mlx.library.locks import NamedLocks
 from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.search import Hit, find_hits, parse_query
+from qwen35_mlx.library.unsaved import UnsavedMessages
 from qwen35_mlx.lifetime import close_at_exit
 
 FILE = "library.db"
@@ -62,6 +66,8 @@ class Library(ConversationStore):
         self._locks = NamedLocks(self.folder / "open")
         self._new_draft: int | None = None
         self._draft_lock = threading.Lock()
+        self._unsaved = UnsavedMessages(self)
+        self._list_checked = False
         weakref.finalize(self, self._locks.close)
         close_at_exit(self)
 
@@ -75,12 +81,52 @@ class Library(ConversationStore):
         """Purge the conversations that this window deleted and release all locks.
 
         No call may run in another thread or follow.
+
+        Raises:
+            Qwen35Error: a message of `save_later` could not be stored even now. Everything else
+                is done.
         """
-        # If the disk is full, a later window purges them.
-        with suppress(Qwen35Error):
-            self._purge()
-        super().close()
-        self._locks.close()
+        if self._closed.is_set():
+            return
+        try:
+            self._unsaved.close()
+        finally:
+            # If the disk is full, a later window purges them.
+            with suppress(Qwen35Error):
+                self._purge()
+            super().close()
+            self._locks.close()
+
+    # Messages that a full disk has refused
+
+    def save(self, message: Message, *, durable: bool = True) -> None:
+        super().save(message, durable=durable)
+        if durable and self._unsaved.drop(message.id):
+            self.report("the reply that could not be saved is saved now")
+
+    def save_later(self, message: Message) -> None:
+        """Keep a message that `save` could not store, and try again until it is stored.
+
+        A line is reported when it is. `close` tries a last time.
+        """
+        self._unsaved.add(message)
+
+    # The states of models
+
+    def keep_states(self, conversation: int, files: Iterable[str]) -> None:
+        """Note that files of model states hold tokens of a conversation.
+
+        They are deleted with the last conversation that needs them.
+
+        Args:
+            files: paths within the folder of states, without the suffix of their kind.
+        """
+        with self.transaction(durable=False) as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO states (file, conversation)"
+                " SELECT ?, id FROM conversations WHERE id = ?",
+                [(file, conversation) for file in files],
+            )
 
     # Lists and search
 
@@ -92,6 +138,9 @@ class Library(ConversationStore):
         Args:
             after: the last summary of the previous page; None for the first page.
         """
+        if not self._list_checked:
+            self._list_checked = True
+            self.check_conversations()
         with self.reading() as db:
             return summary_page(db, limit, after)
 
@@ -135,6 +184,8 @@ class Library(ConversationStore):
             with self.reading() as db:
                 found = db.execute("SELECT draft FROM conversations WHERE id = ?", (conversation,))
                 return (found.fetchone() or ("",))[0]
+        if self.read_only:  # the drafts of other windows cannot be locked
+            return ""
         with self._draft_lock, self.reading() as db:
             for number, text in db.execute("SELECT id, text FROM drafts ORDER BY id DESC"):
                 if self._new_draft is None and self._locks.acquire(f"draft-{number}", DRAFT):
@@ -154,7 +205,8 @@ class Library(ConversationStore):
                 self._update_new_draft(self._new_draft, text)
             elif text:
                 with self.transaction(durable=False) as db:
-                    number = insert(db, "drafts", {"text": text})
+                    number = db.execute("INSERT INTO drafts (text) VALUES (?)", (text,)).lastrowid
+                    assert number is not None
                     # Locked before other windows can see it.
                     self._locks.acquire(f"draft-{number}", DRAFT)
                 self._new_draft = number
@@ -174,9 +226,10 @@ class Library(ConversationStore):
     def claim(self, conversation: int) -> bool:
         """Reserve a conversation for writing; False if another window has claimed it.
 
-        The claim lasts until `release` or `close`, or until the process ends for any reason.
+        The claim lasts until `release` or `close`, or until the process ends for any reason. In a
+        library that cannot be written there is nothing to reserve.
         """
-        return self._locks.acquire(str(conversation), CLAIMED)
+        return not self.read_only and self._locks.acquire(str(conversation), CLAIMED)
 
     def release(self, conversation: int) -> None:
         """Give up the claim on a conversation."""
@@ -209,11 +262,9 @@ class Library(ConversationStore):
                 f"conversation {conversation} was deleted in another window: undo it there"
             )
         with self.transaction() as db:
-            changed = db.execute(
-                "UPDATE conversations SET deleted = NULL WHERE id = ?", (conversation,)
-            )
+            found = update(db, "conversations", conversation, {"deleted": None})
         self._locks.release(str(conversation), DELETED)
-        if not changed.rowcount:
+        if not found:
             raise no_such_conversation(conversation)
 
     def deleted(self) -> Sequence[ConversationSummary]:
@@ -223,20 +274,26 @@ class Library(ConversationStore):
         return [summary for summary in found if self._is_restorable(summary.id)]
 
     def _is_restorable(self, conversation: int) -> bool:
+        if self.read_only:
+            return False
         lockable = self._locks.acquire(str(conversation), PROBE)
         self._locks.release(str(conversation), PROBE)
         return lockable
 
     def _purge(self) -> None:
-        """Remove what this window deleted, and old deletions of windows that were killed."""
+        """Remove what this window deleted, and old deletions of windows that were killed.
+
+        Nothing of their text remains in the folder: see `purging`.
+        """
+        if self.read_only:
+            return
         expired = time.time() - KEEP_DELETED_SECONDS
         with self.reading() as db:
-            old = db.execute("SELECT id FROM conversations WHERE deleted < ?", (expired,))
-            for (conversation,) in old:
+            for conversation in purging.deleted_before(db, expired):
                 self._locks.acquire(str(conversation), DELETED)
         if names := self._locks.names(DELETED):
             with self.transaction() as db:
-                db.executemany(
-                    "DELETE FROM conversations WHERE id = ? AND deleted IS NOT NULL",
-                    [(int(name),) for name in names],
-                )
+                typed = purging.purge_rows(db, [int(name) for name in names])
+                kept = purging.needed_states(db)
+            self.empty_log()
+            purging.purge_files(self.folder, typed, kept)

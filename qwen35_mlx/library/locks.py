@@ -48,7 +48,9 @@ def try_lock(file: Path) -> Lock | None:
     """
     try:
         while True:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            # Never through a link, and never waiting for the other end of a pipe.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(file, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_same_file(file, descriptor):
@@ -62,6 +64,18 @@ def try_lock(file: Path) -> Lock | None:
             os.close(descriptor)  # the previous holder removed the file: try again with a new one
     except OSError as error:
         raise _cannot_lock(file, error) from None
+
+
+def is_locked(file: Path) -> bool:
+    """Whether another process holds a lock on an existing file. It is not changed."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class NamedLocks:

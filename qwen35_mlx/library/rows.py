@@ -1,49 +1,65 @@
 """Converts messages and chat settings to and from the columns of the database."""
 
-import json
 import re
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, get_args
 
-from qwen35_mlx.library.conversation import ChatSettings, Message, Usage
-from qwen35_mlx.library.database import DamagedError
+from qwen35_mlx.library.checksums import MESSAGE_COLUMNS, USAGE_COLUMNS, matches
+from qwen35_mlx.library.conversation import (
+    ChatSettings,
+    Message,
+    Role,
+    Usage,
+)
+from qwen35_mlx.library.database_errors import DamagedError
+from qwen35_mlx.library.json_text import JsonTextError, read_json, write_json
 
-_USAGE_COLUMNS = (
-    "prompt_tokens",
-    "cached_tokens",
-    "reply_tokens",
-    "prefill_seconds",
-    "decode_seconds",
-    "peak_memory",
-)
-COLUMNS = (
-    "id",
-    "parent",
-    "role",
-    "content",
-    "thinking",
-    "tool_calls",
-    "state",
-    "finish_reason",
-    "error",
-    "model",
-    *_USAGE_COLUMNS,
-    "thinking_seconds",
-    "created",
-)
+# The error of a message whose checksum differs.
+DAMAGED = "damaged on disk: the text may differ from what was written"
 
 
 def message_from_row(row: tuple[Any, ...]) -> Message:
-    """The message in a row with the columns `COLUMNS`."""
-    values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-    usage = {name: values.pop(name) for name in _USAGE_COLUMNS}
+    """The message in a row with `MESSAGE_COLUMNS` and the checksum.
+
+    A damaged one has the state "failed" and the error `DAMAGED`, with what can be read of it.
+    """
+    values: dict[str, Any] = dict(zip(MESSAGE_COLUMNS, row[:-1], strict=True))
+    if not matches(row):
+        return _salvaged(values)
+    del values["conversation"]
+    usage = {name: values.pop(name) for name in USAGE_COLUMNS}
     values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
     values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
     return Message(**values)
 
 
+def _salvaged(values: dict[str, Any]) -> Message:
+    """What can be read of a damaged row, in which any column may hold anything."""
+
+    def take(name: str, kind: Any, default: Any) -> Any:
+        return values[name] if isinstance(values[name], kind) else default
+
+    message = Message(
+        id=values["id"],
+        parent=take("parent", int, None),
+        role=values["role"] if values["role"] in get_args(Role) else "user",
+        content=take("content", str, ""),
+        thinking=take("thinking", str, ""),
+        state="failed",
+        error=DAMAGED,
+        model=take("model", str, ""),
+        created=float(take("created", int | float, 0.0)),
+    )
+    try:
+        calls = tuple(_read_json(values["tool_calls"] or "[]", list))
+    except (DamagedError, TypeError):
+        return message
+    whole = all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls)
+    return replace(message, tool_calls=calls) if whole else message
+
+
 def row_from_message(message: Message) -> dict[str, Any]:
-    """The column values of a message, without its id."""
+    """The column values of a message, without its id and conversation."""
     usage = message.usage
     return {
         "parent": message.parent,
@@ -55,7 +71,7 @@ def row_from_message(message: Message) -> dict[str, Any]:
         "finish_reason": message.finish_reason,
         "error": replace_surrogates(message.error),
         "model": replace_surrogates(message.model),
-        **{name: None if usage is None else getattr(usage, name) for name in _USAGE_COLUMNS},
+        **{name: None if usage is None else getattr(usage, name) for name in USAGE_COLUMNS},
         "thinking_seconds": message.thinking_seconds,
         "created": message.created,
     }
@@ -74,8 +90,8 @@ def settings_from_json(text: str) -> ChatSettings:
 
 def _read_json(text: str, kind: type) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = read_json(text)
+    except JsonTextError as error:
         raise DamagedError(f"{error}") from None
     if not isinstance(value, kind):
         raise DamagedError(f"{text[:20]!r} is no {kind.__name__}")
@@ -83,7 +99,7 @@ def _read_json(text: str, kind: type) -> Any:
 
 
 def to_json_text(value: Any) -> str:
-    return replace_surrogates(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return replace_surrogates(write_json(value))
 
 
 def replace_surrogates(text: str) -> str:

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, title_from
 from qwen35_mlx.library.library import Library
 
@@ -29,6 +30,7 @@ class Transcript:
         self, library: Library | None, conversation: int | None, settings: ChatSettings
     ) -> None:
         self._library = library
+        self._kept_states: set[str] = set()
         if library is not None and conversation is not None:
             self.tree = library.conversation(conversation)
         else:
@@ -74,11 +76,33 @@ class Transcript:
         """Update a message. In memory it is updated even if the library raises an error.
 
         Args:
-            durable: see `Library.save`.
+            durable: see `Library.save`. Such a message is saved later if the library raises an
+                error now.
         """
         self.tree = self.tree.with_message(message)
-        if self._library is not None:
+        if self._library is None:
+            return
+        try:
             self._library.save(message, durable=durable)
+        except Qwen35Error:
+            if durable:
+                self._library.save_later(message)
+            raise
+
+    def keep_states(self, files: Sequence[str]) -> None:
+        """Note which files of model states hold tokens of this conversation.
+
+        An error is ignored: the states are then deleted with the next conversation that is.
+        """
+        new = [file for file in files if file not in self._kept_states]
+        if self._library is not None and self.tree.id and new:
+            with suppress(Qwen35Error):
+                self._library.keep_states(self.tree.id, new)
+                self._kept_states.update(new)
+
+    def notices(self) -> list[str]:
+        """Lines of the library for the user."""
+        return [] if self._library is None else self._library.notices()
 
     @contextmanager
     def transaction(self) -> Generator[None]:

@@ -149,6 +149,13 @@ class DiskSnapshotCache:
         state = snapshot_tensors.state_tensors(snapshot)
         self._queue(segment, {KV: kv, STATE: state}, chain_bytes)
 
+    def files(self, ids: Sequence[int]) -> list[str]:
+        """The files with tokens of these ids, stored or about to be: `<model>/<name>` without kind.
+
+        These are the files along the stored prefixes of `ids`.
+        """
+        return [f"{self.model}/{seg.stem}" for seg in self._tree().matching(ids, self._root)]
+
     def flush(self) -> None:
         """Wait until every snapshot added is on disk, or its write has failed."""
         with self._pending_changed:
@@ -239,7 +246,9 @@ class DiskSnapshotCache:
                     self._pending_changed.notify_all()
 
     def _check_free_space(self, write: _Write) -> None:
-        write.segment.folder.mkdir(parents=True, exist_ok=True)
+        # Not the folders above: if those are gone, so are the conversations.
+        for folder in (self.folder, write.segment.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
         free = disk_usage(self.folder).free
         if free - write.size < RESERVE:
             raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free on the disk")

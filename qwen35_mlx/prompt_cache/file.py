@@ -8,6 +8,7 @@ complete. A writer locks its temporary file, which sets it apart from one that w
 
 import fcntl
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -144,6 +145,11 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _open_waiting_for_nothing(path: str, flags: int) -> int:
+    """Open a file that may be a pipe, which would wait for the other end, or a link."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
 def _lock(file: FileIO) -> None:
     """Mark a file as being written. Without locks in the file system, nobody can check either."""
     with suppress(OSError):
@@ -154,7 +160,7 @@ def remove_abandoned(folder: Path) -> int:
     """Delete temporary files whose writer is gone, and return their number."""
     removed = 0
     for path in folder.glob(f"*{TEMPORARY}"):
-        with suppress(OSError), path.open("rb") as file:
+        with suppress(OSError), FileIO(path, "rb", opener=_open_waiting_for_nothing) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             removed += 1
@@ -169,12 +175,14 @@ def opened(path: Path) -> Iterator[tuple[FileIO, Header]]:
         UnusableError: it is gone, unreadable, not a file of this format, or its header is damaged.
     """
     try:
-        file = FileIO(path, "rb")
+        file = FileIO(path, "rb", opener=_open_waiting_for_nothing)
     except FileNotFoundError:
         raise UnusableError("is gone") from None
     except OSError as error:
         raise UnusableError(f"cannot be read ({error.strerror})") from None
     with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnusableError("is not a regular file")
         try:
             yield file, _read_header(file)
         except OSError as error:

@@ -23,8 +23,6 @@ import numpy as np
 
 from qwen35_mlx.prompt_cache.file import remove_abandoned
 
-# The folder of all models' states, inside the library's folder.
-STATES = "states"
 # The kinds of file, as in their names.
 KV, STATE = "kv", "state"
 # Keys and values without a state are left alone for this long: the process that wrote them may be

@@ -65,6 +65,10 @@ class SnapshotCache:
             assert self.disk is not None
             self.disk.add(ids, snapshot)
 
+    def files(self, ids: Sequence[int]) -> list[str]:
+        """The files on disk with tokens of these ids: see `DiskSnapshotCache.files`."""
+        return self.disk.files(ids) if self.disk else []
+
     def _remember(self, ids: list[int], snapshot: Snapshot) -> None:
         self._memory = [*self._memory[1 - MEMORY_SNAPSHOTS :], (ids, snapshot)]
 

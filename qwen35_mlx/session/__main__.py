@@ -7,13 +7,12 @@ from pathlib import Path
 
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.home import home
+from qwen35_mlx.library.home import STATES, home
 from qwen35_mlx.library.library import FILE, Library
+from qwen35_mlx.library.verifying import damages, rebuild_search
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree
-from qwen35_mlx.prompt_cache.prefix_tree import STATES
 from qwen35_mlx.terminal import print_line
-from qwen35_mlx.user_paths import exists
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def info(folder: Path) -> int:
     """Print the sizes of the library and of each model's states."""
-    if exists(folder / FILE):
+    if _has_library(folder):
         with Library(folder) as library:
             count = _count(library.count(), "conversation")
             print_line(f"{folder}: {count}, {_size(library.file.stat().st_size)}")
@@ -110,19 +109,27 @@ def verify(folder: Path, delete: bool) -> int:
     return 1 if damaged or library_damaged else 0
 
 
+def _has_library(folder: Path) -> bool:
+    """Whether there are conversations, or what is left of them if the file itself is gone."""
+    return any(folder.glob(f"{Path(FILE).stem}.*"))
+
+
 def _check_library(folder: Path) -> bool:
     """Check the conversations and print the result; True if they are damaged."""
-    if not exists(folder / FILE):
+    if not _has_library(folder):
         print_line(f"{folder}: no conversations yet")
         return False
-    with Library(folder) as library, library.reading() as db:
-        lines = [line for (line,) in db.execute("PRAGMA integrity_check(3)")]
-        damaged = lines != ["ok"]
-        count = _count(library.count(), "conversation")
-        print_line(f"{library.file}: {'; '.join(lines) if damaged else f'{count}, all whole'}")
+    with Library(folder) as library:
+        damaged = damages(library)
+        count = _count(library.count(), "conversation") if not damaged else ""
+        print_line(f"{library.file}: {'; '.join(damaged) if damaged else f'{count}, all whole'}")
+        if not damaged and not library.read_only and rebuild_search(library):
+            print_line(f"{library.file}: the search index was damaged, and is rebuilt")
+        for line in library.notices():
+            print_line(line)
     if damaged:
         print_line(f"close every window and rescue it with: sqlite3 '{library.file}' .recover")
-    return damaged
+    return bool(damaged)
 
 
 def _count(number: int, what: str) -> str:

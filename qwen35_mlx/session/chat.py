@@ -285,7 +285,7 @@ class Chat:
 
     def notices(self) -> list[str]:
         """Lines for the user that no turn has returned as `Notice`, since the last call."""
-        lines = list(self._notices)
+        lines = [*self._notices, *self._transcript.notices()]
         self._notices.clear()
         if self._snapshots.disk is not None:
             lines += self._snapshots.disk.notices()

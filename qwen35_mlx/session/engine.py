@@ -113,6 +113,8 @@ class EngineThread:
         self._kv_bits = kv_bits
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        if library is not None:
+            library.report_to(self._emit_notice)
         self._submitted = 0  # requests are numbered from 1
         self._cancelled = 0  # requests up to this number are cancelled
         self._with_closed_fence = False

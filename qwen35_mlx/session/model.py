@@ -16,12 +16,12 @@ from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.generation.sampling_parameters import Sampling
+from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
-from qwen35_mlx.prompt_cache.prefix_tree import STATES
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.events import Done, Reply, TurnEvent

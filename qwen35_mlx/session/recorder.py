@@ -138,7 +138,7 @@ class TurnRecorder:
             if position in kept:
                 self._snapshots.add(prompt[:position], turn.cache.snapshot())
             if position % CHECKPOINT_TOKENS == 0:
-                self._snapshots.write()
+                self._write_snapshots(prompt[:position])
 
         turn.take_snapshot = take_snapshot
 
@@ -184,12 +184,17 @@ class TurnRecorder:
         try:
             self._transcript.save(message)
         except Qwen35Error as failure:
-            self._notices.append(f"the reply could not be saved: {failure}")
+            self._notices.append(f"the reply is not saved yet, and is kept until it is: {failure}")
         if not self._turn.owner.here:
             return
         if state != "failed" and self._turn.reply_ids:
             self._snapshot_end(message)
+        self._write_snapshots([*self._turn.prompt, *self._turn.reply_ids])
+
+    def _write_snapshots(self, ids: Sequence[int]) -> None:
+        """Write the snapshots along `ids`, and note that they belong to the conversation."""
         self._snapshots.write()
+        self._transcript.keep_states(self._snapshots.files(ids))
 
     def _snapshot_end(self, reply: Message) -> None:
         """Add a snapshot where the next prompt continues: after the reply or before a tool call."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from contextlib import nullcontext
 
-from qwen35_mlx.library import database
+from qwen35_mlx.library import schema
 from qwen35_mlx.library.conversation import Message, MessageState, Usage
 from qwen35_mlx.library.library import Library
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
@@ -133,7 +133,7 @@ def open_library(folder: str, _: random.Random, __: float) -> None:
 
 def stall_migration(folder: str, rng: random.Random, _: float) -> None:
     """Open the library, but hang before statement number SEED of the last migration."""
-    *earlier, last = database.MIGRATIONS
+    *earlier, last = schema.MIGRATIONS
 
     def stalling() -> Generator[str]:
         for number, statement in enumerate((*last, "SELECT 1")):
@@ -142,7 +142,7 @@ def stall_migration(folder: str, rng: random.Random, _: float) -> None:
                 time.sleep(600)
             yield statement
 
-    database.MIGRATIONS = (*earlier, stalling())  # pyright: ignore[reportAttributeAccessIssue]
+    schema.MIGRATIONS = (*earlier, stalling())  # pyright: ignore[reportAttributeAccessIssue]
     Library(folder)
 
 

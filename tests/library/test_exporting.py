@@ -1,15 +1,18 @@
 """Export and import: the round trip is exact, and malformed input is an error with its field."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library import json_text
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json
+from qwen35_mlx.library.json_text import JsonTextError, read_json, write_json
 from qwen35_mlx.library.library import Library
 
 CALL = {
@@ -85,12 +88,15 @@ def export_with(path: str, value: Any) -> str:
         del parent[last]
     else:
         parent[last] = value
-    return json.dumps(document)
+    return write_json(document)
 
 
-DEEP: Any = "x"
-for _ in range(100):
-    DEEP = [DEEP]
+def nested(depth: int) -> Any:
+    """A list in a list in a list ..."""
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
@@ -115,7 +121,7 @@ for _ in range(100):
         ("settings.thinking", 1, "'settings.thinking' is a whole number: give true or false or"),
         ("settings.max_tokens", 1.5, "'settings.max_tokens' is a number"),
         ("settings.max_tokens", True, "'settings.max_tokens'"),
-        ("settings.seed", 2**63, "'settings.seed' is too large"),
+        ("settings.seed", 2**64, "'settings.seed' is too large"),
         ("settings.sampling", 1, "'settings.sampling'"),
         ("settings.sampling.top_p", "x", "'settings.sampling.top_p' is text: give a number or"),
         ("settings.extra", 1, "'settings.extra' is unknown"),
@@ -147,7 +153,7 @@ for _ in range(100):
         ("messages.2.tool_calls.1.function", ..., "'messages[2].tool_calls[1].function' is miss"),
         ("messages.2.tool_calls.1.function.name", 1, "tool_calls[1].function.name'"),
         ("messages.2.tool_calls.1.function.arguments", "{}", "function.arguments' is text: give"),
-        ("messages.2.tool_calls.1.function.arguments.z", DEEP, "nested too deeply"),
+        ("messages.2.tool_calls.1.function.arguments.z", nested(3000), "nested too deeply"),
         ("messages.2.tool_calls.1.function.arguments.\ud800", 1, "half a surrogate pair"),
         ("messages.2.state", "done", "'messages[2].state' is 'done'"),
         ("messages.2.finish_reason", "tired", "'messages[2].finish_reason' is 'tired'"),
@@ -177,12 +183,12 @@ def test_the_error_names_the_malformed_field(path: str, value: Any, message: str
         ("[]", "'format'"),
         ("null", "'format'"),
         ('{"format": "x", "format": "y"}', "'format' is there twice"),
-        ('{"format": NaN}', "NaN is no JSON number"),
-        ('{"format": -Infinity}', "-Infinity is no JSON number"),
-        ('{"format": 1e999}', "'format' is too large"),
+        ('{"format": NaN}', "'format'"),
+        ('{"format": 1e999}', "'format'"),
         ('{"format": ' + "9" * 10000 + "}", "not JSON"),
-        ("[" * 100000, "nested too deeply"),
-        ("[" * 500 + "]" * 500, "nested too deeply"),
+        ("[" * 100000, "not JSON"),
+        ("[" * 100000 + "]" * 100000, "nested too deeply"),
+        ("[" * 500 + "]" * 500, "'format'"),
         ('{"messages": [], "format": "\\ud800"}', "'format' has half a surrogate pair"),
     ],
 )
@@ -238,3 +244,83 @@ def test_the_fence_of_a_tool_call_is_longer_than_its_backticks() -> None:
     message = Message(1, None, "assistant", "", tool_calls=(call,))
     text = to_markdown(Conversation(1, "T", (message,), 1))
     assert text.count("`````") == 2
+
+
+def call_with(arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(nested(depth) for depth in (55, 64, 300, 900, 1900)),
+        float("inf"),
+        -float("inf"),
+        1e308,
+        int("9" * 400),
+        -(2**63) - 1,
+        {"": {"": [{}, [], ""]}},
+    ],
+    ids=lambda value: f"{type(value).__name__} {write_json(value)[:20]}",
+)
+def test_what_a_model_wrote_is_stored_and_exported_exactly(tmp_path: Path, value: Any) -> None:
+    message = Message(1, None, "assistant", "", tool_calls=(call_with({"x": value}),), created=1.0)
+    original = Conversation(0, "T", (message,), 1)
+    with Library(tmp_path) as library:
+        first = library.conversation(library.add_conversation(original))
+        text = to_json(first)
+        second = library.conversation(library.add_conversation(from_json(text)))
+        assert not library.notices()
+    assert to_json(second) == text == to_json(original)
+    assert write_json(second.messages[0].tool_calls) == write_json(message.tool_calls)
+    assert '"name": "f"' in to_markdown(second)
+
+
+def test_nan_is_exported_and_imported() -> None:
+    message = Message(1, None, "assistant", "", tool_calls=(call_with({"x": float("nan")}),))
+    text = to_json(Conversation(0, "T", (message,), 1))
+    assert to_json(from_json(text)) == text
+
+
+def test_the_greatest_seed_is_exported_and_imported(tmp_path: Path) -> None:
+    original = Conversation(0, "T", settings=ChatSettings(seed=2**64 - 1))
+    assert from_json(to_json(original)).settings == original.settings
+
+
+def random_value(rng: random.Random, depth: int = 0) -> Any:
+    match rng.randrange(8 if depth < 5 else 6):
+        case 6:
+            return {f'"{n}\n': random_value(rng, depth + 1) for n in range(rng.randrange(4))}
+        case 7:
+            return [random_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+        case number:
+            return [None, True, 1.5, 'ü"\\\n\u2028', 10**30, float("inf")][number]
+
+
+def test_deep_json_is_read_and_written_as_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same texts, values and refusals as json's own, whose limit the test brings forward."""
+    rng = random.Random(1)
+    cases = []
+    for _ in range(300):
+        value, indent = random_value(rng), rng.choice([None, 2])
+        text = write_json(value, indent)
+        broken = list(text)
+        broken[rng.randrange(len(text))] = rng.choice('{}[],:"1x ')
+        for piece in (text, "".join(broken)):
+            try:
+                expected = write_json(read_json(piece))
+            except JsonTextError:
+                expected = ""
+            cases.append((value, indent, text, piece, expected))
+
+    def too_deep(*_: Any, **__: Any) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr(json_text.json, "loads", too_deep)
+    for value, indent, text, piece, expected in cases:
+        assert "".join(json_text._pieces(value, indent)) == text
+        try:
+            found = write_json(read_json(piece))
+        except JsonTextError:
+            found = ""
+        assert found == expected, piece

@@ -267,9 +267,14 @@ def test_a_name_resolves_to_one_conversation(library: Library) -> None:
     with pytest.raises(Qwen35Error, match=rf"2 .* 'te': .*{first} \(Tea in Köln\)") as raised:
         library.resolve("te")
     assert f"{third} (Teatime)" in str(raised.value)
-    for unknown in ("", "  ", "coffee", "99", "eat", "²"):
-        with pytest.raises(Qwen35Error, match="no conversation is called"):
+    for unknown in ("", "  ", "coffee", "99", "eat", "²", "٣", "9" * 5000, "9" * 19, "x" * 5000):
+        with pytest.raises(Qwen35Error, match="no conversation is called") as unknown_error:
             library.resolve(unknown)
+        assert len(str(unknown_error.value)) < 200
+    assert library.resolve(f"000{first}") == first
+    for call in (library.conversation, library.delete, library.undelete, library.message):
+        with pytest.raises(Qwen35Error, match="too large"):
+            call(2**70)
     library.delete(first)
     assert library.resolve(f"{first}") == number
     with library.transaction():
@@ -454,7 +459,8 @@ def test_a_closed_library_raises_an_error(library: Library) -> None:
     for call in (library.list, lambda: update_reply(library, question, "x")):
         with pytest.raises(Qwen35Error, match="was closed"):
             call()
-    assert sorted(file.name for file in library.folder.rglob("*")) == ["library.db", "open"]
+    left = sorted(file.name for file in library.folder.rglob("*"))
+    assert left == ["library.check", "library.db", "open"]
     with Library(library.folder) as other:
         assert other.claim(conversation)
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.library import database
+from qwen35_mlx.library import schema
+from qwen35_mlx.library.connections import connect
 from qwen35_mlx.library.library import FILE, Library
-from tests.library.messages import add_message
+from tests.library.messages import write_old_library
 
 KILLS = int(os.environ.get("QWEN35_KILLS", "16"))
 SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
@@ -111,7 +112,7 @@ class ExpectedLibrary:
 
 
 def check_file(folder: Path) -> None:
-    with closing(database.connect(folder / FILE)) as db:
+    with closing(connect(folder / FILE)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         # Raises an error if the index differs from the messages.
@@ -147,16 +148,10 @@ def test_a_kill_leaves_the_draft_of_the_new_conversation(tmp_path: Path) -> None
         assert library.draft(None) == drafts[-1] or events[-1]["event"] != "new draft"
 
 
-def make_version_1_library(folder: Path, messages: int) -> None:
-    """Write a library in format 1, which has no search index."""
-    folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
-        with Library(folder) as library, library.transaction():
-            conversation, parent = library.create(), None
-            for number in range(messages):
-                text = f"message {number} " + "of many words " * 40
-                parent = add_message(library, conversation, parent, "user", text).id
+def make_version_2_library(folder: Path, messages: int) -> None:
+    """Write a library in format 2, which has no checksums."""
+    texts = [f"message {number} " + "of many words " * 40 for number in range(messages)]
+    write_old_library(folder, 2, texts)
 
 
 def check_migration(folder: Path, versions: set[int]) -> None:
@@ -165,27 +160,27 @@ def check_migration(folder: Path, versions: set[int]) -> None:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     assert version in versions
     # A migration is applied as a whole or not at all.
-    assert ({"search", "message_added", "message_changed"} & names != set()) == (version == 2)
+    assert ({"progress", "states", "states_by_conversation"} & names != set()) == (version == 3)
     with Library(folder) as library:
         assert len(library.conversation(1).messages) == 1500
         assert library.search("message 1499")
     check_file(folder)
 
 
-@pytest.mark.parametrize("statements", range(len(database.MIGRATIONS[-1]) + 1))
+@pytest.mark.parametrize("statements", range(len(schema.MIGRATIONS[-1]) + 1))
 def test_killed_after_each_statement_of_a_migration(tmp_path: Path, statements: int) -> None:
-    make_version_1_library(tmp_path / "old", 1500)
+    make_version_2_library(tmp_path / "old", 1500)
     kill_after(start_worker(tmp_path / "old", statements, "stall"), 1)
-    check_migration(tmp_path / "old", {1})
+    check_migration(tmp_path / "old", {2})
 
 
 def test_killed_while_migrating(tmp_path: Path) -> None:
-    make_version_1_library(tmp_path / "old", 1500)
+    make_version_2_library(tmp_path / "old", 1500)
     rng = random.Random(KILLS)
     for kill in range(KILLS // 2):
         folder = shutil.copytree(tmp_path / "old", tmp_path / "copy")
         kill_after(start_worker(folder, kill, "migrate"), 1, rng.uniform(0, 0.15))
-        check_migration(folder, {1, 2})
+        check_migration(folder, {2, 3})
         shutil.rmtree(folder)
 
 

@@ -226,7 +226,7 @@ def test_a_full_disk_ends_no_reply_and_is_reported(own, library, monkeypatch):
     events = list(chat.send("Question 1", max_tokens=20))
     assert isinstance(events[-1], Done)
     lines = [event.message for event in events if isinstance(event, Notice)]
-    assert any("could not be saved: the disk is full" in line for line in lines)
+    assert any("is kept until it is: the disk is full" in line for line in lines)
     assert len(lines) <= 3
     assert own.states is not None
     own.states.flush()
