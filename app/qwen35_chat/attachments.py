@@ -12,7 +12,8 @@ LONG_PASTE_CHARACTERS = 2_000
 MOST_FILES = 20_000  # looked at for completion
 # Folders without files that anyone attaches.
 SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
-_ATTACHED = re.compile(r"\n*<file name=\"([^\"\n]*)\">\n(.*?)\n</file>(?=\n|\Z)", re.DOTALL)
+_FILE_OPEN = re.compile(r"<file name=\"([^\"\n]*)\">\n")
+_FILE_CLOSE = re.compile(r"\n</file>(?=\n|\Z)")
 _MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
 
 
@@ -83,8 +84,17 @@ def with_files(message: str, folder: Path) -> str:
 
 def taken_apart(message: str) -> tuple[str, list[Attached]]:
     """The inverse of `with_files`: a message as it was written, and its files."""
-    files = [Attached(match.group(1), match.group(2)) for match in _ATTACHED.finditer(message)]
-    return _ATTACHED.sub("", message) if files else message, files
+    files: list[Attached] = []
+    written: list[str] = []
+    at = 0
+    while opened := _FILE_OPEN.search(message, at):
+        closed = _FILE_CLOSE.search(message, opened.end())
+        if closed is None:
+            break
+        files.append(Attached(opened.group(1), message[opened.end() : closed.start()]))
+        written.append(message[at : opened.start()].rstrip("\n"))
+        at = closed.end()
+    return "".join(written) + message[at:], files
 
 
 def mention(path: str) -> str:
