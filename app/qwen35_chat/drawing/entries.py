@@ -142,9 +142,9 @@ class UserEntry(TranscriptEntry):
 
     def _folded_lines(self, text: str, width: int) -> list[Line]:
         """The message, or its first lines if it is long."""
-        start = text[:LONGEST]
+        start, _ = next(pieces(text))
         lines = wrap(Content(start), width, "> ", "  ", ".user")
-        if len(text) > LONGEST:
+        if len(start) < len(text):
             lines = lines[:FOLDED_LINES]
             seen = sum(len(line.content.plain) - line.prefix for line in lines)
             more = f"… {len(text) - seen:,} more characters"

@@ -17,6 +17,7 @@ from textual.style import Style
 
 TAB = 4  # cells
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
+LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
 _WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
@@ -59,16 +60,18 @@ def break_offsets(text: str, width: int) -> list[int]:
     for match in _WORDS.finditer(text):
         word = match.group()
         cells = cell_len(word.rstrip())
-        if used + cells > width:
+        long = len(word) > LONGEST_LINE * width
+        if used + cells > width or long:
             if used:
                 offsets.append(match.start())
                 used = 0
-            if cells > width:  # longer than a line, so broken anywhere
-                for at, character in enumerate(word, match.start()):
+            if cells > width or long:  # broken anywhere
+                start = match.start()
+                for at, character in enumerate(word, start):
                     one = cell_len(character)
-                    if used + one > width and used:
+                    if (used + one > width and used) or at - start >= LONGEST_LINE * width:
                         offsets.append(at)
-                        used = 0
+                        used, start = 0, at
                     used += one
                 continue
         used += cell_len(word)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # as it was written: the parser would drop it, or take seconds.
 DEEPEST = 40
 MOST_MARKS = 1_000
+MOST_BRACKETS = 200
 MOST_CELLS = 2_000
 WEB = ("https://", "http://")
 _MARKS = str.maketrans("", "", "[]*_~`<&")
@@ -70,6 +71,8 @@ def language_of(info: str) -> str:
 
 def _unreadable(source: str) -> bool:
     """Whether a text has more marks or cells than any that is meant to be read."""
+    if source.count("[") > MOST_BRACKETS:
+        return True
     if len(source) - len(source.translate(_MARKS)) > MOST_MARKS:
         return True
     lines = source.split("\n")

@@ -55,7 +55,9 @@ class MarkdownText:
     def _add(self, sections: Sequence[Section]) -> None:
         for section in sections:
             if section.fence is not None:
-                self._closed.append(self._code_part(section))
+                part = self._code_part(section)
+                if section.start != section.fence.end:  # the last one may hold no line
+                    self._closed.append(part)
             elif section.source.strip():
                 blocks = _Parsed(section, self._references, numbered=True)
                 gap = self._gap(section)
