@@ -4,19 +4,19 @@ Compares every variant of every operation with its reference, times it, stores t
 agrees for later starts, and prints a table.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from qwen35_mlx import demo
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.autotune import Operation, Trial, fastest_variant, machine_key, tune
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.operations import operations
 from qwen35_mlx.session.model import load
+from qwen35_mlx.terminal import print_error, print_line
 
 
 def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> None:
@@ -24,37 +24,38 @@ def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> No
     for operation in operations:
         trials = tried[operation.name]
         fastest = fastest_variant(trials)
-        print(operation.key)
+        print_line(operation.key)
         for t in trials:
             error = "" if t.error is None else f"error {t.error:.1e}"
             result = t.failure or f"{t.milliseconds:.3f} ms"
-            print(f"  {'*' if t.variant == fastest else ' '} {t.variant:28} {error:16} {result}")
+            mark = "*" if t.variant == fastest else " "
+            print_line(f"  {mark} {t.variant:28} {error:16} {result}")
     results = {name: [asdict(t) for t in trials] for name, trials in tried.items()}
-    print(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
+    print_line(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
 
 
 def main() -> int:
     """Run the command and return its exit code: 0, 1 if a kernel failed, 2 on invalid input."""
-    parser = argparse.ArgumentParser(
+    return run_command(_run)
+
+
+def _run() -> int:
+    parser = CommandParser(
         prog="python -m qwen35_mlx.check",
         description="Check every kernel against its reference, time it, and keep the fastest.",
     )
     parser.add_argument("--model", default=demo.NAME, help="folder or name; default: the demo")
     args = parser.parse_args()
     if gpu_kernel.backend() is None:
-        print(
+        print_line(
             "there is no GPU here that kernels run on: the plain references are used"
             if not gpu_kernel.kernels_disabled()
             else f"{gpu_kernel.KERNELS_ENV} is '{REFERENCE}': unset it to check kernels"
         )
         return 0
-    try:
-        network = load(args.model, notice=lambda _: None).network
-    except Qwen35Error as error:
-        print(f"qwen35: {error}", file=sys.stderr)
-        return 2
+    network = load(args.model, notice=lambda _: None).network
     todo = operations(network)
-    tried = tune(todo, network.selection, lambda line: print(line, file=sys.stderr), retry=True)
+    tried = tune(todo, network.selection, print_error, retry=True)
     report(todo, tried)
     return 1 if any(t.failure for trials in tried.values() for t in trials) else 0
 

@@ -5,7 +5,6 @@ mlx-lm's, with two differences: weights are converted in chunks, so the model ne
 memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
-import argparse
 import contextlib
 import errno
 import json
@@ -22,15 +21,18 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.folder import INDEX
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.index import CONFIG, INDEX
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object, sync_folder, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
+from qwen35_mlx.terminal import print_error, print_line, visible_line
+from qwen35_mlx.user_paths import absolute_user_path, exists
 
 _COPIED_FILES = (
     "tokenizer.json",
@@ -102,7 +104,7 @@ def convert(
     quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
     if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
         raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
-    out = Path(mlx_path).expanduser().absolute()
+    out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
     checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
@@ -123,7 +125,7 @@ def convert(
             _write_weights(folder, checkpoint, shards, nbytes, progress)
             _copy_files(checkpoint.path, folder)
             config = plan_config(checkpoint, plans, quantization)
-            write_durably(folder / "config.json", json.dumps(config, indent=4, sort_keys=True))
+            write_durably(folder / CONFIG, json.dumps(config, indent=4, sort_keys=True))
             # Only a result that opens gets its final name.
             Checkpoint.open(folder).verify()
     except OSError as error:
@@ -150,7 +152,7 @@ def convert(
 
 
 def _check_space(out: Path, nbytes: int) -> None:
-    parent = next(folder for folder in out.parents if folder.exists())
+    parent = next(folder for folder in out.parents if exists(folder))
     free = shutil.disk_usage(parent).free
     # 64 MiB for the tokenizer, the index and the headers.
     if free < nbytes + (64 << 20):
@@ -167,7 +169,7 @@ def _partial_folder(out: Path) -> Iterator[Path]:
         pid = re.fullmatch(r".*\.partial-(\d+)", stale.name)
         if pid and not _is_alive(int(pid[1])):
             shutil.rmtree(stale, ignore_errors=True)
-    created = [parent for parent in out.parents if not parent.exists()]
+    created = [parent for parent in out.parents if not exists(parent)]
     folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         folder.mkdir(parents=True)
@@ -246,9 +248,11 @@ def _size(nbytes: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit codes: 0, 2 after an error line, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX."
-    )
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = CommandParser(prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX.")
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
@@ -264,20 +268,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _Bar() as bar:
             summary = convert(**vars(options), progress=bar)
-    except Qwen35Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was kept", file=sys.stderr)
-        return 130
+        print_error("interrupted: nothing was kept")
+        raise
     for warning in summary.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print_error(f"warning: {warning}")
     if summary.plain:
-        print(
+        print_line(
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
-    print(
+    print_line(
         f"{summary.path}: {_size(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
@@ -301,7 +302,7 @@ class _Bar:
             from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
-        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.set_postfix_str(visible_line(name), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> "_Bar":

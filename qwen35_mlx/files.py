@@ -1,47 +1,107 @@
 """Reading and writing files: one-line errors for small ones, large ones in limited pieces."""
 
-import json
+import errno
 import os
 import shutil
+import stat
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.untrusted_json import parse_json
 
+# Of a file that is read whole; tokenizer.json is the longest of a checkpoint.
+MAX_FILE_BYTES = 128 << 20
+MAX_JSON_BYTES = 32 << 20
 # macOS refuses a single read or write of 2 GiB or more.
 MAX_IO_BYTES = 1 << 30
 
 
-def read_text(file: Path) -> str:
-    """The text of a file that a download may have damaged.
+def open_regular(path: Path) -> FileIO:
+    """Open a file for reading; never waits for another process.
 
     Raises:
-        Qwen35Error: it is unreadable or not UTF-8.
+        OSError: it cannot be opened, or is a folder, a pipe, a socket or a device.
+    """
+    return FileIO(path, opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a file of a checkpoint.
+
+    Raises:
+        Qwen35Error: it is missing, unreadable, not a regular file, or longer than
+            `MAX_FILE_BYTES`.
     """
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Qwen35Error(
-            f"{file} cannot be read ({one_line(error)}): download it again"
-        ) from error
+        return _read_bytes(file, MAX_FILE_BYTES)
+    except (OSError, EOFError) as error:
+        raise _unreadable(file, error) from error
+
+
+def read_text(file: Path) -> str:
+    """The text of a file of a checkpoint; every kind of line break becomes a line feed.
+
+    Raises:
+        Qwen35Error: as `read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return _text(read_bytes(file))
+    except UnicodeDecodeError as error:
+        raise _unreadable(file, error) from error
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file of a checkpoint; {} if there is no such file.
 
     Raises:
-        Qwen35Error: it is unreadable, not JSON, or JSON of another type.
+        Qwen35Error: as `read_text`, or it is not JSON within the bounds of `parse_json`, or JSON
+            of another type.
     """
-    if not file.is_file():
-        return {}
     try:
-        value = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
+        text = _text(_read_bytes(file, MAX_JSON_BYTES))
+    except FileNotFoundError as error:
+        if file.is_symlink():
+            raise _unreadable(file, "it is a link to nothing") from error
+        return {}
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from error
+    try:
+        value = parse_json(text)
+    except ValueError as error:
         raise Qwen35Error(f"{file} is not JSON ({one_line(error)}): download it again") from error
     if not isinstance(value, dict):
         raise Qwen35Error(f"{file} does not hold a JSON object: download it again")
     return value
+
+
+def _read_bytes(file: Path, limit: int) -> bytes:
+    with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, the limit is {limit:,}")
+        content = bytearray(size)
+        read_exactly(opened, memoryview(content), 0)
+        return bytes(content)
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unreadable(file: Path, reason: Exception | str) -> Qwen35Error:
+    words = (reason.strerror if isinstance(reason, OSError) else None) or one_line(reason)
+    return Qwen35Error(f"{file} cannot be read ({words}): download it again")
 
 
 def one_line(error: object) -> str:

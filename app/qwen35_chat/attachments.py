@@ -1,10 +1,14 @@
 """Files and long pastes that are sent with a message."""
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import open_regular
+from qwen35_mlx.user_paths import is_dir, shown
 
 LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
 LONG_PASTE = 12  # lines; a longer paste becomes a chip
@@ -12,8 +16,10 @@ LONG_PASTE_CHARACTERS = 2_000
 MOST_FILES = 20_000  # looked at for completion
 # Folders without files that anyone attaches.
 SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
-_FILE_OPEN = re.compile(r"<file name=\"([^\"\n]*)\">\n")
-_FILE_CLOSE = re.compile(r"\n</file>(?=\n|\Z)")
+# A file between <file name="..."> and </file>. Where its text has such an end itself, both tags get
+# a number that the text does not have, as in <file-2 name="..."> and </file-2>.
+_BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
+_END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
 _MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
 
 
@@ -38,17 +44,21 @@ def read_text_file(path: Path, name: str = "") -> str:
     Raises:
         Qwen35Error: the file is not text, too large, or cannot be read.
     """
-    name = name or str(path)
+    name = shown(name or str(path))
+    if is_dir(path):
+        raise Qwen35Error(f"{name} is a folder: attach its files one by one")
     try:
-        if path.is_dir():
-            raise Qwen35Error(f"{name} is a folder: attach its files one by one")
-        if not path.is_file():
-            raise Qwen35Error(f"{name} is not a file that can be attached")
-        if path.stat().st_size > LARGEST_FILE:
-            raise Qwen35Error(f"{name} has more than {LARGEST_FILE:,} bytes: attach a part of it")
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            # Up to one byte too many: some files of the system have no size until they are read.
+            data = b""
+            while (part := file.read(LARGEST_FILE + 1 - len(data))) and len(data) <= LARGEST_FILE:
+                data += part
     except OSError as error:
         raise Qwen35Error(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Qwen35Error(f"{name} has a character that no path can have") from None
+    if len(data) > LARGEST_FILE:
+        raise Qwen35Error(f"{name} has more than {LARGEST_FILE:,} bytes: attach a part of it")
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -70,31 +80,63 @@ def with_files(message: str, folder: Path) -> str:
     seen: set[str] = set()
     for match in _MENTION.finditer(message):
         name = match.group(1) or match.group(2)
-        path = folder / Path(name).expanduser()
-        if not path.exists() and match.group(2):
+        path = _existing(folder, name)
+        if path is None and match.group(2):
             name = name.rstrip(".,;:!?)")
-            path = folder / Path(name).expanduser()
-        if name in seen or not name or not path.exists():
+            path = _existing(folder, name)
+        if path is None or not name or name in seen:
             continue
         seen.add(name)
         text = read_text_file(path, name).rstrip("\n")
-        parts.append(f'<file name="{name}">\n{text}\n</file>')
+        tag = _tag_for(text)
+        parts.append(f'<{tag} name="{name}">\n{text}\n</{tag}>')
     return "\n\n".join(parts)
+
+
+def _existing(folder: Path, name: str) -> Path | None:
+    """The path that a name after an @ means; None if there is nothing, or it is no path at all.
+
+    Raises:
+        Qwen35Error: whether there is something cannot be found out.
+    """
+    try:
+        path = folder / Path(name).expanduser()
+        path.stat()
+    except PermissionError as error:
+        raise Qwen35Error(f"{shown(name)} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError, RuntimeError):  # the last for a `~user` who does not exist
+        return None
+    return path
+
+
+def _tag_for(text: str) -> str:
+    """The tag for a file with this text: "file", or with the first number that `text` lacks."""
+    lower = text.lower()
+    if "</file" not in lower:
+        return "file"
+    taken = set(re.findall(r"</file-(\d+)", lower))
+    return next(f"file-{number}" for number in count(2) if str(number) not in taken)
 
 
 def taken_apart(message: str) -> tuple[str, list[Attached]]:
     """The inverse of `with_files`: a message as it was written, and its files."""
+    ends: dict[str, list[int]] = {}  # by number, so that each is found without another search
+    for end in _END.finditer(message):
+        ends.setdefault(end.group(1), []).append(end.start())
     files: list[Attached] = []
     written: list[str] = []
-    at = 0
-    while opened := _FILE_OPEN.search(message, at):
-        closed = _FILE_CLOSE.search(message, opened.end())
-        if closed is None:
-            break
-        files.append(Attached(opened.group(1), message[opened.end() : closed.start()]))
-        written.append(message[at : opened.start()].rstrip("\n"))
-        at = closed.end()
-    return "".join(written) + message[at:], files
+    at = done = 0
+    while begin := _BEGIN.search(message, at):
+        number, name = begin.groups()
+        own = ends.get(number, [])
+        which = bisect_left(own, begin.end())
+        if which == len(own):
+            at = begin.end()
+            continue
+        files.append(Attached(name, message[begin.end() : own[which]]))
+        written.append(message[done : begin.start()].rstrip("\n"))
+        at = done = own[which] + len(f"\n</file{number}>")
+    return "".join([*written, message[done:]]), files
 
 
 def mention(path: str) -> str:
@@ -115,6 +157,8 @@ def files_below(folder: Path) -> list[str]:
                 continue
             for child in children:
                 if child.name.startswith(".") or child.name in SKIPPED:
+                    continue
+                if '"' in child.name or "\n" in child.name:  # which no mention can hold
                     continue
                 if child.is_symlink() and child.is_dir():
                     continue

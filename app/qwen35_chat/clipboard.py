@@ -2,10 +2,11 @@
 
 import base64
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+
+from qwen35_mlx.child_process import find_program
 
 TIMEOUT = 3.0  # seconds
 # characters; terminals drop a longer sequence, and some drop any.
@@ -47,12 +48,13 @@ def copy(
     """
     commands = programs(environment)
     for command in commands:
-        if shutil.which(command[0]) is None:
+        program = find_program(command[0])
+        if program is None:
             continue
         try:
             # No pipe for the output: xclip stays alive and would keep it open.
             subprocess.run(
-                command,
+                [program, *command[1:]],
                 input=text.encode(errors="replace"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

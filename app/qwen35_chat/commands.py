@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from qwen35_chat.keys import key_names, shown_keys
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.terminal import print_line
 
 Scope = Literal["chat", "messages", "sessions", "models"]
 SCOPES: Mapping[Scope, str] = {
@@ -335,4 +336,5 @@ async def run_command(name: str, view: Any, text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    print(key_page(), end="")
+    for line in key_page().splitlines():
+        print_line(line)

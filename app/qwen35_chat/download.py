@@ -1,18 +1,23 @@
 """Downloading a model in a process of its own, which can be cancelled at any time and resumed.
 
-`python -m qwen35_chat.download ORG/REPO` prints one JSON object per line: progress as
-{"done": BYTES, "total": BYTES}, and at the end {"folder": PATH} or {"error": LINE}.
+The process runs this module with the repository's name and `stall_seconds`. It prints one JSON
+object per line: progress as {"done": BYTES, "total": BYTES}, and at the end {"folder": PATH} or
+{"error": LINE}.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from threading import Thread
 
-from qwen35_chat import exit_codes
+from qwen35_mlx import exit_codes
+from qwen35_mlx.checkpoint.hub import STALL_SECONDS, resolve_checkpoint
+from qwen35_mlx.child_process import child_environment, python_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.terminal import print_line
 
 REPORTS_PER_SECOND = 5
 
@@ -23,6 +28,7 @@ class Download:
     Args:
         name: the repository.
         command: the process to start; the default is this module's.
+        stall_seconds: how long the Hub may be silent.
 
     Attributes:
         done, total: bytes; both 0 until they are known.
@@ -36,6 +42,7 @@ class Download:
         name: str,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        stall_seconds: float = STALL_SECONDS,
     ):
         self.name = name
         self._clock = clock
@@ -46,7 +53,8 @@ class Download:
         self.cancelled = False
         self._first: tuple[float, int] | None = None  # time and bytes of the first report
         self._process = subprocess.Popen(
-            command or [sys.executable, "-m", "qwen35_chat.download", name],
+            command or python_command("qwen35_chat.download", name, str(stall_seconds)),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -126,15 +134,14 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
     return progress
 
 
-def main(name: str) -> int:
+def main(name: str, stall_seconds: float = STALL_SECONDS) -> int:
     """Download `name` and report on standard output. Returns the exit code."""
-    from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
     def report(fields: dict[str, object]) -> None:
-        print(json.dumps(fields), flush=True)
+        print_line(json.dumps(fields))
 
     try:
-        folder = resolve_checkpoint(name, progress=throttled(report))
+        folder = resolve_checkpoint(name, progress=throttled(report), stall_seconds=stall_seconds)
     except Qwen35Error as error:
         report({"error": str(error)})
         return exit_codes.BAD_INPUT
@@ -143,4 +150,5 @@ def main(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    # At once: a normal exit waits for the threads of a download that has stalled.
+    os._exit(main(sys.argv[1], float(sys.argv[2])))

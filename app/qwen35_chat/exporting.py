@@ -5,6 +5,7 @@ from pathlib import Path
 from qwen35_chat.controller import Controller
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.exporting import to_json, to_markdown
+from qwen35_mlx.user_paths import user_path
 
 
 def export(controller: Controller, conversation: int, name: str) -> Path:
@@ -17,7 +18,7 @@ def export(controller: Controller, conversation: int, name: str) -> Path:
         Qwen35Error: the file exists, or cannot be written.
     """
     stored = controller.library.conversation(conversation)
-    file = Path(name).expanduser() if name else _file_for(stored.title)
+    file = user_path(name) if name else _file_for(stored.title)
     text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
     try:
         with file.open("x", encoding="utf-8") as out:

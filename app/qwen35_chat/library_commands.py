@@ -1,16 +1,14 @@
 """The commands for stored conversations: `--list`, `--export` and `--import`."""
 
-import sys
 import time
-from pathlib import Path
 
-from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.listing import ConversationSummary
+from qwen35_mlx.terminal import print_error, visible, write_output
+from qwen35_mlx.user_paths import user_path
 
 _PAGE_SIZE = 500
 
@@ -22,7 +20,7 @@ def print_list() -> int:
         while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
             rows += page
     if not rows:
-        print("no conversations yet", file=sys.stderr)
+        print_error("no conversations yet")
         return 0
     heading = ("ID", "CHANGED", "MESSAGES", "TOKENS", "TITLE")
     table = [heading, *(_cells(row) for row in rows)]
@@ -32,7 +30,8 @@ def print_list() -> int:
         f"  {row[3]:>{widths[3]}}  {row[4]}"
         for row in table
     ]
-    return _write("\n".join(lines) + "\n")
+    write_output("\n".join(lines) + "\n")
+    return 0
 
 
 def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
@@ -50,12 +49,13 @@ def export(name: str, kind: str) -> int:
     """
     with Library() as library:
         conversation = library.conversation(library.resolve(name))
-    return _write(to_json(conversation) if kind == "json" else to_markdown(conversation))
+    write_output(to_json(conversation) if kind == "json" else to_markdown(conversation))
+    return 0
 
 
 def import_file(name: str) -> int:
     """Add an exported conversation to the library and print its new id. Returns the exit code."""
-    file = Path(name)
+    file = user_path(name)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -68,26 +68,5 @@ def import_file(name: str) -> int:
         raise Qwen35Error(f"{file}: {error}") from None
     with Library() as library:
         number = library.add_conversation(conversation)
-    return _write(f"{number}\n")
-
-
-def _write(text: str) -> int:
-    """Write to standard output: UTF-8 for a file or a pipe, no control characters for a terminal.
-
-    Returns the exit code.
-    """
-    if sys.stdout is None:
-        raise Qwen35Error("standard output is closed: there is nowhere to write")
-    try:
-        if sys.stdout.isatty():
-            encoding = sys.stdout.encoding or "utf-8"
-            sys.stdout.write(visible(text).encode(encoding, "replace").decode(encoding))
-            sys.stdout.flush()
-        else:
-            sys.stdout.buffer.write(text.encode())
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        return exit_codes.BROKEN_PIPE  # the reader has closed its end
-    except OSError as error:
-        raise Qwen35Error(f"standard output cannot be written: {error.strerror}") from None
+    write_output(f"{number}\n")
     return 0

@@ -8,26 +8,19 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
-from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_chat.options import CommandOptions
 from qwen35_mlx import __version__, demo
+from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.user_paths import shown
 
 _POSITIVE = Range(1, whole=True)
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
 Text on standard input is a prompt as well; with -p it follows the prompt's text.
 Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raise a one-line error instead of printing the usage."""
-        raise Qwen35Error(f"{message}; see {self.prog} --help")
 
 
 def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
@@ -43,7 +36,7 @@ def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
             value = number(text)
             if bounds.contains(value):
                 return value
-        raise argparse.ArgumentTypeError(f"'{text}' is not {description or bounds}")
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not {description or bounds}")
 
     return parse
 
@@ -58,7 +51,7 @@ def _text(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="qwen35-chat",
         description="Chat with a Qwen3.5 model on this machine.",
         epilog=EPILOG,
@@ -241,15 +234,9 @@ def _chat(options: CommandOptions, args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    if sys.stderr is None:  # closed by the caller; `print` would write to standard output
+    if sys.stderr is None:  # closed by the caller; libraries write to it
         sys.stderr = io.StringIO()
-    try:
-        return _run(argv)
-    except Qwen35Error as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return exit_codes.BAD_INPUT
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
+    return run_command(lambda: _run(argv))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """The models on this machine and those to download, and whether they fit into memory."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from qwen35_mlx import demo
+from qwen35_mlx.checkpoint.index import CONFIG, read_index, weight_bytes
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_json_object
-from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.files import read_json_object, read_text
+from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig
 from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
+from qwen35_mlx.untrusted_json import shown
 
 MemoryFit = Literal["fits", "tight", "too large"]
 # Shares of the machine's memory. Above the first, other programs get slow; above the second, a Mac
@@ -55,6 +56,22 @@ class ModelEntry:
         return "tight" if share <= GPU_SHARE else "too large"
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A checkpoint on this machine that cannot be used, and why in one line."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModels:
+    """The Qwen3.5 checkpoints on this machine: those to use, and those that are damaged."""
+
+    usable: tuple[ModelEntry, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
 # Repository name after "mlx-community/Qwen3.5-", size, GB of weights at 4 bits in groups of 64, and
 # bytes of KV cache per token, recurrent state and convolution state.
 _PUBLISHED: tuple[tuple[str, str, float, int, int, int], ...] = (
@@ -90,14 +107,14 @@ def local_folder(name: str) -> Path | None:
     """The folder of a model on this machine, found without the network; None if there is none."""
     if name == demo.NAME:
         return demo.folder()
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if path := _user_folder(name):
         return path
-    return _cached_snapshots().get(name) if name.count("/") == 1 else None
+    snapshot = _cached_snapshots().get(name)
+    return snapshot if snapshot and not _problem(snapshot) else None
 
 
-def local_models(folders: tuple[str, ...] = ()) -> list[ModelEntry]:
-    """The Qwen3.5 checkpoints on this machine.
+def local_models(folders: tuple[str, ...] = ()) -> LocalModels:
+    """The Qwen3.5 checkpoints on this machine. Never raises: what is damaged is left out.
 
     The first call imports huggingface_hub, which takes about 0.1 s.
 
@@ -106,60 +123,109 @@ def local_models(folders: tuple[str, ...] = ()) -> list[ModelEntry]:
     """
     candidates = [(demo.NAME, demo.folder()), *sorted(_cached_snapshots().items())]
     for folder in folders:
-        path = Path(folder).expanduser()
-        candidates += [(str(entry), entry) for entry in [path, *_subfolders(path)]]
-    entries = [read_checkpoint(name, folder) for name, folder in candidates]
-    return [entry for entry in entries if entry is not None]
+        if path := _user_folder(folder):
+            candidates += [(str(entry), entry) for entry in [path, *_subfolders(path)]]
+    found = [read_checkpoint(name, folder) for name, folder in candidates]
+    return LocalModels(
+        tuple(entry for entry in found if isinstance(entry, ModelEntry)),
+        tuple(entry for entry in found if isinstance(entry, LeftOut)),
+    )
 
 
-def read_checkpoint(name: str, folder: Path) -> ModelEntry | None:
-    """The entry of a checkpoint folder; None if it has no complete Qwen3.5 checkpoint."""
-    if not _is_complete(folder):
-        return None
+def read_checkpoint(name: str, folder: Path) -> ModelEntry | LeftOut | None:
+    """The entry of a checkpoint folder; None if it is not one, or one of another model."""
     try:
-        config = read_json_object(folder / "config.json")
+        config = read_json_object(folder / CONFIG)
+        if config.get("model_type") not in MODEL_TYPES:
+            return None
         shape = ModelConfig.from_dict(config)
+        if problem := _problem(folder):
+            return LeftOut(name, problem)
         dtype = config.get("text_config", config).get("dtype") or config.get("dtype")
         itemsize = 4 if dtype == "float32" else 2
         return ModelEntry(
             name,
-            sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            weight_bytes(folder),
             kv_bytes_per_token(shape, itemsize),
             state_bytes(shape, itemsize),
             folder,
             max_context=shape.max_position_embeddings,
         )
-    except (Qwen35Error, TypeError, ValueError, OverflowError, OSError):
-        return None  # a config.json of another model, or a damaged one
+    except Qwen35Error as error:
+        return LeftOut(name, _short(error, folder))
 
 
-def _subfolders(folder: Path) -> Iterator[Path]:
+def _user_folder(name: str) -> Path | None:
+    """The folder that a user means; None if there is none of that name."""
     try:
-        yield from sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, "\\0" in it, "~" of nobody
+        return None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in _entries(folder) if _is_folder(entry))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
     except OSError:
-        return
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # in a folder that may not be searched, or an odd name
+        return False
 
 
 def _cached_snapshots() -> dict[str, Path]:
-    """For each repository in the download cache, the newest complete snapshot."""
-    from huggingface_hub import constants, scan_cache_dir  # takes about 0.1 s
-    from huggingface_hub.errors import CacheNotFound
+    """For each repository in the download cache, the newest complete snapshot, else the newest.
 
-    try:
-        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (CacheNotFound, OSError, ValueError):
-        return {}
+    huggingface_hub can list them too, but one folder that it cannot read ends its list.
+    """
+    from huggingface_hub import constants  # takes about 0.1 s
+
     found: dict[str, Path] = {}
-    for repository in repositories:
-        if repository.repo_type != "model":
-            continue
-        snapshots = (revision.snapshot_path for revision in repository.revisions)
-        complete = [(_modified(path), path) for path in snapshots if _is_complete(path)]
-        if complete:
-            # Not `repo_id`, in which every "--" has become "/".
-            name = repository.repo_path.name.removeprefix("models--").replace("--", "/", 1)
-            found[name] = max(complete)[1]
+    cache = _user_folder(constants.HF_HUB_CACHE)
+    for repository in _subfolders(cache) if cache else ():
+        prefix, _, name = repository.name.partition("--")
+        if prefix == "models" and (snapshots := _subfolders(repository / "snapshots")):
+            found[name.replace("--", "/", 1)] = max(
+                snapshots, key=lambda path: (not _problem(path), _modified(path), path)
+            )
     return found
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder has no complete checkpoint, such as an interrupted download; "" if it has."""
+    try:
+        read_index(folder)
+        weight_bytes(folder)
+        if not read_json_object(folder / CONFIG):
+            return f"it has no {CONFIG}: download it again"
+        return _missing_commit(folder)
+    except Qwen35Error as error:
+        return _short(error, folder)
+
+
+def _short(error: Qwen35Error, folder: Path) -> str:
+    """An error's message without the folder, which the list names already."""
+    return str(error).replace(f"{folder}/", "")
+
+
+def _missing_commit(folder: Path) -> str:
+    """Why the Hub's client would not use this snapshot; "" if it would, or if it is none."""
+    main = folder.parent.parent / "refs" / "main"
+    if folder.parent.name != "snapshots" or not os.path.lexists(main):
+        return ""
+    commit = read_text(main).strip()
+    if _is_folder(folder.parent / commit):
+        return ""
+    return f"version {shown(commit)} is not downloaded: download it again"
 
 
 def _modified(path: Path) -> float:
@@ -167,14 +233,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # removed since
         return 0.0
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether a folder has a config and all weights; an interrupted download does not."""
-    try:
-        weights = {file.name for file in folder.glob("*.safetensors")}
-        index = read_json_object(folder / "model.safetensors.index.json")
-        expected = set(index.get("weight_map", {}).values())
-        return (folder / "config.json").exists() and bool(weights) and expected <= weights
-    except (Qwen35Error, AttributeError, TypeError, OSError):
-        return False

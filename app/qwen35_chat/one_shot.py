@@ -10,12 +10,12 @@ from io import TextIOWrapper
 from typing import TextIO, cast
 
 import qwen35_mlx
-from qwen35_chat import exit_codes
-from qwen35_chat.control_characters import visible
 from qwen35_chat.options import CommandOptions
+from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
+from qwen35_mlx.terminal import visible, visible_line
 
 DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 
@@ -144,7 +144,7 @@ class _Writer:
         if self._shows_cues and text != self._cue and self._unfinished is None:
             self._clear_cue()
             self._cue = text
-            self._put(self._err, visible(text))
+            self._put(self._err, visible_line(text))
 
     def download_progress(self, done: int, total: int, _: str) -> None:
         """Show the progress of a download, in bytes."""
@@ -163,7 +163,7 @@ class _Writer:
 
     def note(self, text: str) -> None:
         self._begin(None)
-        self._put(self._err, f"{text}\n")
+        self._put(self._err, f"{visible_line(text)}\n")
 
     def end(self) -> None:
         """Finish the last line."""

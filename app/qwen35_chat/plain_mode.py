@@ -102,7 +102,7 @@ class PlainMode:
                 raise Qwen35Error(f"/{command.slash} needs the screen: start without --plain")
             command.run(self, argument)
             return
-        self.view.show(self.controller.send(with_files(text, Path.cwd())))
+        self.view.show(self.controller.send(with_files(text, Path())))
         try:
             self.controller.save_draft("")
             self.controller.history.add(text)

@@ -10,7 +10,6 @@ from typing import TextIO
 
 from qwen35_chat import clipboard
 from qwen35_chat.attachments import with_files
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.settings import FIELDS, SAMPLING, display_value
@@ -35,6 +34,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     Unloaded,
 )
+from qwen35_mlx.terminal import visible
 
 PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
 LISTED_CONVERSATIONS = 20
@@ -65,7 +65,7 @@ class PlainView:
         self._clock = clock
         self._part = ""  # of the reply, to which the line that is being written belongs
         self._progress_at = 0.0
-        self._listed: tuple[int, ...] = ()  # the conversations that numbers stand for
+        self._listed: dict[str, int] = {}  # the conversations that numbers stand for
 
     # Transitions
 
@@ -213,7 +213,7 @@ class PlainView:
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.show(self._controller.edit(message.id, with_files(text, Path.cwd())))
+        self.show(self._controller.edit(message.id, with_files(text, Path())))
 
     def ask_title(self, title: str, then: Callable[[str], None]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""
@@ -221,8 +221,8 @@ class PlainView:
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], None]) -> None:
         """List conversations; a number chooses one of those that were listed last."""
-        if words.isdigit() and 1 <= int(words) <= len(self._listed):
-            then(self._listed[int(words) - 1], None)
+        if words in self._listed:
+            then(self._listed[words], None)
             return
         library = self._controller.library
         if words:
@@ -231,7 +231,7 @@ class PlainView:
         else:
             summaries = library.list(limit=LISTED_CONVERSATIONS)
             found = {s.id: (s.title, s.preview) for s in summaries}
-        self._listed = tuple(found)
+        self._listed = {str(number): found_id for number, found_id in enumerate(found, 1)}
         for number, (title, preview) in enumerate(found.values(), 1):
             shown = " ".join(title.split()) or "Untitled"
             self.line(f"{number}. {shown}: {' '.join(preview.split())[:80]}")
@@ -241,10 +241,12 @@ class PlainView:
         """List models; a command with a name chooses one."""
         tokens, memory = self._controller.settings.context, machine_memory()
         local = local_models(self._controller.settings.folders)
-        here = {known.name for known in local}
-        for known in [*local, *(k for k in PUBLISHED if k.name not in here)]:
+        here = {known.name for known in local.usable}
+        for known in [*local.usable, *(k for k in PUBLISHED if k.name not in here)]:
             place = "here" if known.folder else "to download"
             self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
+        for damaged in local.left_out:
+            self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
 
     def list_settings(self, change: Callable[[str, str], None]) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_mlx.session.events import PrefillProgress
+from qwen35_mlx.terminal import visible
 
 BAR_CELLS = 16
 

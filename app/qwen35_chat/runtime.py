@@ -5,18 +5,20 @@ import os
 import sys
 import tempfile
 from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from qwen35_chat import exit_codes
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.history import History
 from qwen35_chat.options import CommandOptions
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
-from qwen35_mlx import demo
+from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
+from qwen35_mlx import demo, exit_codes
+from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import Engine, EngineThread
@@ -107,21 +109,22 @@ class ChatRuntime:
 
     def run_screen(self, conversation: int | None) -> int:
         """Run the chat on the whole terminal until the user quits. Returns the exit code."""
-        app = app_class()(
-            self.controller,
-            demo=self.controller.model == demo.NAME,
-            conversation=conversation,
-            # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
-            # Modules and the model are permanent, so it can skip them.
-            ready=gc.freeze,
-        )
-        try:
-            app.run()
-        finally:
-            app.chat.save_draft()
+        with guarded_terminal(self.controller.library.folder / FILE_NAME):
+            app = app_class()(
+                self.controller,
+                demo=self.controller.model == demo.NAME,
+                conversation=conversation,
+                # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
+                # Modules and the model are permanent, so it can skip them.
+                ready=gc.freeze,
+            )
+            try:
+                app.run()
+            finally:
+                app.chat.save_draft()
         code = app.return_code or 0
         if code == exit_codes.CLOSED:
-            _discard_output()
+            discard_output()
         return code
 
     def run_plain(self, conversation: int | None) -> int:
@@ -130,6 +133,10 @@ class ChatRuntime:
 
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
+        # A character that a stream's encoding lacks must not end the chat.
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
         if sys.stdin.isatty():
             self._enable_readline()
         PlainMode(self.controller).run(conversation)
@@ -147,18 +154,6 @@ class ChatRuntime:
     def _close_download(self) -> None:
         if self.controller.download is not None:
             self.controller.download.close()
-
-
-def _discard_output() -> None:
-    """Redirect the standard streams, whose terminal is gone, to the null device.
-
-    Python flushes them when it exits, and an error at that point would change the exit code.
-    """
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def app_class() -> "type[ChatApp]":

@@ -11,8 +11,10 @@ from typing import Any
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import one_line
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.user_paths import shown, user_path
 
 FILE_NAME = "settings.toml"
 MAX_NUMBER = 1_000_000_000  # catches slips in settings that have no bound of their own
@@ -73,9 +75,13 @@ class Settings:
 
 
 def settings_file() -> Path:
-    """Path of the settings file: in $QWEN35_HOME, or the platform's folder for settings."""
+    """Path of the settings file: in $QWEN35_HOME, or the platform's folder for settings.
+
+    Raises:
+        Qwen35Error: $QWEN35_HOME is no path.
+    """
     if named := os.environ.get("QWEN35_HOME"):
-        return Path(named).expanduser() / FILE_NAME
+        return user_path(named) / FILE_NAME
     from platformdirs import user_config_path  # takes a few ms, which $QWEN35_HOME saves
 
     return user_config_path("qwen35-chat") / FILE_NAME
@@ -181,8 +187,8 @@ def parse_settings(text: str, file: Path, commands: Mapping[str, str] | None = N
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise Qwen35Error(f"{file}: {error}: correct it, or remove the file") from None
+    except (ValueError, RecursionError) as error:  # of TOML, or a number or a nesting too long
+        raise Qwen35Error(f"{file}: {one_line(error)}: correct it, or remove the file") from None
     values: dict[str, Any] = {}
     for name, value in data.items():
         entries = value if isinstance(value, dict) else {}
@@ -249,13 +255,16 @@ def parse_value(name: str, text: str) -> object:
         None for the default.
 
     Raises:
-        Qwen35Error: the setting is a number and the text is not.
+        Qwen35Error: the setting is a number and the text is not, or a folder is no path.
     """
     text = text.strip()
     if not text and name != "system":
         return None
     if name == "folders":
-        return [part.strip() for part in text.split(",") if part.strip()]
+        folders = [part.strip() for part in text.split(",") if part.strip()]
+        for folder in folders:
+            user_path(folder)
+        return folders
     table, _, key = name.rpartition(".")
     sampling = RANGES.get(key) if table == "sampling" else None
     if name in ("max_tokens", "context") or (sampling and sampling.whole):
@@ -267,7 +276,7 @@ def parse_value(name: str, text: str) -> object:
     try:
         return number(text.replace(",", "").replace("_", ""))
     except ValueError:
-        raise Qwen35Error(f"{name} must be {description}, and {text!r} is none") from None
+        raise Qwen35Error(f"{name} must be {description}, and {shown(text)!r} is none") from None
 
 
 def display_value(settings: Settings, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen35_chat.settings import FILE_NAME, Settings, parse_settings, setting_problem
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import replace_file
+from qwen35_mlx.files import open_regular, replace_file
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -73,6 +73,9 @@ class SettingsFile:
         """
         if value is not None and (found := setting_problem(name, value, self._commands)):
             raise Qwen35Error(f"{name} {found}")
+        texts = value if isinstance(value, list) else [value]
+        if not all(_is_text(text) for text in texts if isinstance(text, str)):
+            raise Qwen35Error(f"{name} has a character that is half of one: write it again")
         before = self._text() or HEADER
         self._parse(before)  # so that mistakes are reported with the lines of the user's own text
         text = with_value(before, name, value)
@@ -109,7 +112,9 @@ class SettingsFile:
         if self.file is None:
             return self._memory
         try:
-            return self.file.read_text(encoding="utf-8-sig")
+            with open_regular(self.file) as file:
+                text = file.readall().decode("utf-8-sig")
+            return text.replace("\r\n", "\n")
         except FileNotFoundError:
             return ""
         except (OSError, UnicodeDecodeError) as error:
@@ -125,6 +130,15 @@ class SettingsFile:
         except OSError:
             return None
         return (stat.st_mtime_ns, stat.st_size) if stat else None
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: a lone surrogate cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def with_value(text: str, name: str, value: object) -> str:

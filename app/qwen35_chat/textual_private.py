@@ -14,7 +14,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
-from qwen35_chat.control_characters import one_cell
+from qwen35_mlx.terminal import one_cell
 
 
 def bindings_of(node: DOMNode) -> BindingsMap:

@@ -1,17 +1,23 @@
 """The files of a checkpoint folder: config.json, its quantisation, the index and the weights."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.index import CONFIG, read_index
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.untrusted_json import Fields, shown
 
-INDEX = "model.safetensors.index.json"
+# Rows and columns of a block of a float-8 matrix are widened to this many values at most;
+# published checkpoints have 128.
+_MAX_BLOCK = 1024
+_DEFAULT_BLOCK = (128, 128)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -23,8 +29,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         problem = "is a file, not a checkpoint folder" if path.exists() else "does not exist"
         raise Qwen35Error(f"{path} {problem}: give a folder with config.json and *.safetensors")
-    file = path / "config.json"
-    if not file.is_file():
+    file = path / CONFIG
+    if not os.path.lexists(file):
         raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?")
     return read_json_object(file)
 
@@ -38,7 +44,7 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
     """
-    owners = _read_index(path)
+    owners = read_index(path)
     if owners is None:
         owners = {}
         files = set(path.glob("model*.safetensors"))
@@ -68,25 +74,6 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     return tensors
 
 
-def _read_index(path: Path) -> dict[str, str] | None:
-    """Tensor names to file names, from the index of a checkpoint folder; None if it has none."""
-    index = path / INDEX
-    if not index.exists():
-        return None
-    owners = read_json_object(index).get("weight_map")
-    if not isinstance(owners, dict) or not all(isinstance(name, str) for name in owners.values()):
-        raise Qwen35Error(f"{index} has no weight_map of tensors to files: fetch it again")
-    for file in sorted({path / name for name in owners.values()}):
-        if file.parent != path:
-            raise Qwen35Error(f"{index} names {file}, outside its folder: fetch it again")
-        if not file.exists():
-            raise Qwen35Error(
-                f"{file} is missing, which {INDEX} names: "
-                "fetch it, or delete the index if it is out of date"
-            )
-    return owners
-
-
 def missing_tensor_advice(path: Path) -> str:
     """The next step when a tensor is missing: names a shard that is, if the files are numbered."""
     present = {file.name for file in path.glob("*.safetensors")}
@@ -108,20 +95,29 @@ def float8_block_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         Qwen35Error: the checkpoint is quantised by a method that is not supported.
     """
-    text_config = config.get("text_config") or {}
-    entry = config.get("quantization_config") or text_config.get("quantization_config") or {}
-    if config.get("quantization") or not entry or _is_mlx_entry(entry):
-        return 128, 128
+    if config.get("quantization"):
+        return _DEFAULT_BLOCK
+    top = Fields(config, "config.json")
+    entry = (
+        top.section("quantization_config").values
+        or top.section("text_config").section("quantization_config").values
+    )
+    if not entry or _is_mlx_entry(entry):
+        return _DEFAULT_BLOCK
     method = entry.get("quant_method", entry.get("quant_type"))
     if method != "fp8":
         raise Qwen35Error(
-            f"config.json: quantisation by {method!r} is not supported: "
+            f"config.json: quantisation by {shown(method)} is not supported: "
             "use the BF16, FP8 or MLX checkpoint of this model"
         )
-    block = entry.get("weight_block_size", [128, 128])
-    if not (isinstance(block, list) and len(block) == 2 and all(type(b) is int for b in block)):
+    block = entry.get("weight_block_size", list(_DEFAULT_BLOCK))
+    if not (
+        isinstance(block, list)
+        and len(block) == 2
+        and all(type(b) is int and 1 <= b <= _MAX_BLOCK for b in block)
+    ):
         raise Qwen35Error(
-            f"config.json: FP8 with weight_block_size {block!r} is not supported: "
+            f"config.json: FP8 with weight_block_size {shown(block)} is not supported: "
             "use a checkpoint with blocks of 128x128, or BF16"
         )
     return block[0], block[1]
@@ -139,9 +135,10 @@ def mlx_quantization(
     Raises:
         Qwen35Error: an entry is incomplete, or MLX has no such quantisation.
     """
-    entry = config.get("quantization")
+    top = Fields(config, "config.json")
+    entry = top.section("quantization").values
     if not entry:
-        entry = config.get("quantization_config") or {}
+        entry = top.section("quantization_config").values
         if not _is_mlx_entry(entry):
             return None, {}
     default = _read_quantization(entry, "quantization")
@@ -161,18 +158,19 @@ def _is_mlx_entry(entry: Mapping[str, Any]) -> bool:
     return "group_size" in entry and "quant_method" not in entry
 
 
-def _read_quantization(entry: Any, key: str) -> Quantization:
-    try:
-        group_size, bits, mode = entry["group_size"], entry["bits"], entry.get("mode", "affine")
-    except (KeyError, TypeError, AttributeError):
+def _read_quantization(entry: Mapping[str, Any], key: str) -> Quantization:
+    if "group_size" not in entry or "bits" not in entry:
         raise Qwen35Error(
-            f"config.json: '{key}' does not give the group_size and bits of an MLX quantisation: "
-            "fetch it again"
-        ) from None
+            f"config.json: {shown(key)} does not give the group_size and bits of an MLX "
+            "quantisation: fetch it again"
+        )
+    fields = Fields(entry, f"config.json: {shown(key)}")
+    group_size, bits = fields.whole("group_size"), fields.whole("bits")
+    mode = fields.text("mode", "affine")
     try:
         return recipes.quantization(mode, bits, group_size)
     except Qwen35Error:
         raise Qwen35Error(
-            f"config.json: '{key}' asks for {bits} bits in groups of {group_size}, mode {mode}, "
-            "which MLX does not have: fetch it again or choose another checkpoint"
+            f"config.json: {shown(key)} asks for {bits} bits in groups of {group_size}, mode "
+            f"{shown(mode)}, which MLX does not have: fetch it again or choose another checkpoint"
         ) from None

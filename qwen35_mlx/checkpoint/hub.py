@@ -2,15 +2,22 @@
 
 import errno
 import re
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import one_line
+from qwen35_mlx.user_paths import exists, is_dir, is_file, shown, user_path
 
 # Bytes done, bytes in total, the name of what they belong to.
 Progress = Callable[[int, int, str], None]
+STALL_SECONDS = 30.0  # without a byte or an answer, after which a download is given up
+_POLL_SECONDS = 0.1
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -32,7 +39,11 @@ _IGNORE_PATTERNS = ("*/*", "consolidated*", "adapter*")
 
 
 def resolve_checkpoint(
-    name: str, revision: str | None = None, progress: Progress | None = None
+    name: str,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    *,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Path:
     """The folder of a checkpoint, downloaded if need be.
 
@@ -40,7 +51,9 @@ def resolve_checkpoint(
         name: a folder, "demo" for the small model of this package, or "org/repo" on the Hub.
         revision: branch, tag or commit on the Hub.
         progress: called during a download with (bytes downloaded, bytes in total, repository); the
-            total grows as files are found. None lets huggingface_hub draw bars on stderr.
+            total grows as files are found. An error that it raises ends the download. None lets
+            huggingface_hub draw bars on stderr.
+        stall_seconds: how long the Hub may be silent.
 
     An interrupted download resumes. A complete one in the cache needs no network.
 
@@ -49,44 +62,106 @@ def resolve_checkpoint(
     """
     if name == demo.NAME:
         return _demo_folder()
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = user_path(name)
+    if name and is_dir(path):
         return path
-    if name and path.exists():
+    if name and exists(path):
         raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
     if not _REPOSITORY.fullmatch(name):
         raise Qwen35Error(
-            f"{name!r} does not exist, and is not a Hub repository such as Qwen/Qwen3.5-4B: "
+            f"{shown(name)!r} does not exist, and is not a Hub repository such as Qwen/Qwen3.5-4B: "
             "check the path"
         )
-    return _download(name, revision, progress)
+    return _download(name, revision, progress, stall_seconds)
 
 
 def _demo_folder() -> Path:
     path = demo.folder()
-    if not (path / "config.json").exists():
+    if not is_file(path / "config.json"):
         raise Qwen35Error("this installation has no demo model: install the qwen35-mlx wheel")
     return path
 
 
-def _download(name: str, revision: str | None, progress: Progress | None) -> Path:
-    # Imported here because it takes longer to load than all modules of this project.
-    from huggingface_hub import snapshot_download
+class _Activity:
+    """What a download last did. Its own threads write, and the caller's reads.
 
+    Attributes:
+        done, total: bytes.
+        at: when, on the clock `time.monotonic`.
+        abandoned: nobody waits for the download any more, and it should end.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total = 0
+        self.at = time.monotonic()
+        self.abandoned = False
+
+
+def _download(
+    name: str, revision: str | None, progress: Progress | None, stall_seconds: float
+) -> Path:
+    """Download a repository, on a thread of its own.
+
+    huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
+    """
+    # Imported here because it takes longer to load than all modules of this project.
     try:
-        return Path(
-            snapshot_download(
+        from huggingface_hub import snapshot_download
+    except Exception as error:  # it parses environment variables
+        raise Qwen35Error(
+            f"huggingface_hub does not start ({one_line(error)}): correct the variables HF_*"
+        ) from error
+    activity = _Activity()
+    result: Future[str] = Future()
+
+    def download() -> None:
+        try:
+            folder = snapshot_download(
                 name,
                 revision=revision,
                 allow_patterns=list(_ALLOW_PATTERNS),
                 ignore_patterns=list(_IGNORE_PATTERNS),
-                tqdm_class=_silent_bar(name, progress) if progress else None,
+                tqdm_class=_bar_class(activity, drawn=progress is None),
             )
-        )
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(folder)
+
+    Thread(target=download, name="download", daemon=True).start()
+    try:
+        return Path(_wait(result, activity, name, progress, stall_seconds))
     except Qwen35Error:
-        raise  # from `progress`, to cancel
+        raise  # from `_wait`, or from `progress` to cancel
     except Exception as error:
         raise Qwen35Error(_error_message(name, revision, error)) from error
+    finally:
+        activity.abandoned = True
+
+
+def _wait(
+    result: "Future[str]",
+    activity: _Activity,
+    name: str,
+    progress: Progress | None,
+    stall_seconds: float,
+) -> str:
+    """The result of a download, once it is there; reports its progress meanwhile."""
+    reported = 0, 0
+    while True:
+        ended = wait([result], _POLL_SECONDS).done
+        now = activity.done, activity.total
+        if progress and now != reported:
+            reported = now
+            progress(*now, name)
+        if ended:
+            return result.result()
+        if time.monotonic() - activity.at > stall_seconds:
+            raise Qwen35Error(
+                f"the Hub has sent nothing of {name} for {stall_seconds:.0f} s: check the network, "
+                "and that no other program is downloading it, and try again; it will resume"
+            )
 
 
 def _error_message(name: str, revision: str | None, error: Exception) -> str:
@@ -136,8 +211,13 @@ def _is_network_failure(error: BaseException) -> bool:
     return bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
 
 
-def _silent_bar(name: str, progress: Progress) -> type[Any]:
-    """A progress bar class for huggingface_hub that calls `progress` in place of drawing."""
+def _bar_class(activity: _Activity, *, drawn: bool) -> type[Any]:
+    """A progress bar class for huggingface_hub that keeps `activity` up to date.
+
+    Args:
+        drawn: whether the bars appear on stderr, too.
+    """
+    from huggingface_hub.utils import tqdm as hub_bar
     from tqdm import tqdm
 
     class NullFile:
@@ -147,18 +227,23 @@ def _silent_bar(name: str, progress: Progress) -> type[Any]:
         def flush(self) -> None:
             pass
 
-    class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+    options = {} if drawn else {"file": NullFile()}
+
+    class Bar(hub_bar if drawn else tqdm):  # pyright: ignore[reportGeneralTypeIssues]
         def __init__(self, *args: Any, **kwargs: Any):
             # The bar "Downloading bytes" counts the same bytes again, as compressed on the network.
             self._counts_bytes = (
                 kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
             )
-            super().__init__(*args, **{**kwargs, "file": NullFile()})
+            super().__init__(*args, **{**kwargs, **options})
 
         def update(self, n: float | None = 1) -> bool | None:
-            drawn = super().update(n)
+            if activity.abandoned:
+                raise RuntimeError("the download was abandoned")
+            updated = super().update(n)
+            activity.at = time.monotonic()
             if self._counts_bytes:
-                progress(int(self.n), int(self.total or 0), name)
-            return drawn
+                activity.done, activity.total = int(self.n), int(self.total or 0)
+            return updated
 
     return Bar

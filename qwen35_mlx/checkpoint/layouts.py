@@ -49,7 +49,7 @@ _VISION_PREFIXES += tuple("language_model." + prefix for prefix in _VISION_PREFI
 # gate and up may be fused.
 _EXPERTS = re.compile(
     r"(?P<mlp>.+\.mlp)\.experts\.(?:"
-    r"(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
+    r"(?P<expert>0|[1-9][0-9]{0,5})\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
     r"|(?P<fused>gate_up_proj|down_proj)(?:\.weight)?)"
 )
 
@@ -135,15 +135,21 @@ class Checkpoint:
         # mlx-lm's config.json may name only the default where a module differs: the shapes decide.
         plain_shape = self.expected.get(f"{module}.weight")
         packed = self._readers.get(f"{module}.weight")
-        groups = self.shape(f"{module}.scales")[-1]
-        if plain_shape is None or packed is None or not groups:
+        if plain_shape is None or packed is None:
             return self._default
         columns = plain_shape[-1]
-        bits, group_size = packed.shape[-1] * 32 // columns, columns // groups
-        if self.dtype(f"{module}.scales") != mx.uint8:
-            return Quantization(group_size, bits)
-        modes = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
-        return Quantization(group_size, bits, modes.get((bits, group_size), self._default.mode))
+        words, groups = (
+            (shape[-1] if shape else 0) for shape in (packed.shape, self.shape(f"{module}.scales"))
+        )
+        bits, group_size = words * 32 // columns, columns // groups if groups else 0
+        mode = "affine"
+        if self.dtype(f"{module}.scales") == mx.uint8:
+            modes = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
+            mode = modes.get((bits, group_size), self._default.mode)
+        try:
+            return recipes.quantization(mode, bits, group_size)
+        except Qwen35Error:
+            return self._default  # which these shapes do not fit: `verify` names the tensor
 
     def verify(self) -> None:
         """Check from the headers alone that the tensors are exactly those that the model needs.
@@ -192,13 +198,19 @@ class Checkpoint:
         zero_centred = _norms_are_zero_centred(files, tensors)
         readers: dict[str, RowReader] = {}
         stacks: dict[str, dict[int, RowRange]] = {}  # name -> expert -> its matrix
+
+        def add(name: str, reader: RowReader) -> None:
+            other = readers.setdefault(name, reader)
+            if other is not reader:
+                raise _twice(name, other.file, reader.file)
+
         for name, tensor in tensors.items():
             if _is_float8_scale(name, tensors):
                 continue
             scales = self._scales(name, tensor, tensors)
             match = _EXPERTS.fullmatch(name)
             if match is None or len(tensor.shape) != (3 if match["fused"] else 2):
-                readers[name] = _single_reader(name, tensor, scales, zero_centred)
+                add(name, _single_reader(name, tensor, scales, zero_centred))
                 continue
             prefix = f"{match['mlp']}.switch_mlp."
             if match["projection"]:
@@ -206,15 +218,16 @@ class Checkpoint:
                 stack[int(match["expert"])] = RowRange(tensor, 0, tensor.shape[0], scales)
             elif match["fused"] == "gate_up_proj":
                 for half, projection in enumerate(("gate_proj", "up_proj")):
-                    matrices = _expert_matrices(tensor, scales, half, halves=2)
-                    stacks[f"{prefix}{projection}.weight"] = dict(enumerate(matrices))
+                    stack = _expert_matrices(tensor, scales, half, halves=2)
+                    name = f"{prefix}{projection}.weight"
+                    add(name, self._stack(name, stack))
             elif scales is None:
-                readers[f"{prefix}down_proj.weight"] = WholeTensor(tensor, tensor.shape)
+                add(f"{prefix}down_proj.weight", WholeTensor(tensor, tensor.shape))
             else:
-                matrices = _expert_matrices(tensor, scales)
-                stacks[f"{prefix}down_proj.weight"] = dict(enumerate(matrices))
+                name = f"{prefix}down_proj.weight"
+                add(name, self._stack(name, _expert_matrices(tensor, scales)))
         for name, stack in stacks.items():
-            readers[name] = self._stack(name, stack)
+            add(name, self._stack(name, stack))
         return readers
 
     def _by_canonical_name(self, files: Mapping[str, FileTensor]) -> dict[str, FileTensor]:
@@ -225,16 +238,13 @@ class Checkpoint:
             if name is None or (self.model.tie_word_embeddings and name.startswith("lm_head.")):
                 continue
             if name in tensors:
-                raise Qwen35Error(
-                    f"{tensors[name].path} and {tensor.path} both hold '{name}': "
-                    "remove the files that do not belong to this checkpoint"
-                )
+                raise _twice(name, tensors[name], tensor)
             tensors[name] = tensor
         return tensors
 
     def _stack(self, name: str, experts: dict[int, RowRange]) -> ExpertStack:
         """The matrices of all experts, which must be there and alike."""
-        for expert in range(max(self.model.num_experts, 1 + max(experts))):
+        for expert in range(max(self.model.num_experts, 1 + max(experts, default=0))):
             if expert not in experts:
                 advice = missing_tensor_advice(self.path)
                 raise Qwen35Error(f"{self.path} has no expert {expert} for '{name}': {advice}")
@@ -261,6 +271,11 @@ class Checkpoint:
                 "only FP8 checkpoints with scales per block are read, choose one of those or BF16"
             )
         block_rows, block_columns = self._block_shape
+        if not tensor.shape:
+            raise Qwen35Error(
+                f"{tensor.path}: float-8 tensor '{tensor.name}' has no rows: "
+                "fetch the checkpoint again"
+            )
         *leading, rows, columns = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
         shape = (*leading, math.ceil(rows / block_rows), math.ceil(columns / block_columns))
         if scales.shape != shape or scales.dtype not in _FLOATS:
@@ -271,6 +286,13 @@ class Checkpoint:
             )
         matrix = replace(scales, shape=(math.prod(shape[:-1]), shape[-1]))
         return Float8Scales(matrix, self._block_shape)
+
+
+def _twice(name: str, one: FileTensor, other: FileTensor) -> Qwen35Error:
+    return Qwen35Error(
+        f"{one.path} and {other.path} both hold '{name}': "
+        "remove the files that do not belong to this checkpoint"
+    )
 
 
 def canonical_name(stored_name: str) -> str | None:
@@ -327,20 +349,28 @@ def _single_reader(
 
 def _expert_matrices(
     tensor: FileTensor, scales: Float8Scales | None, half: int = 0, halves: int = 1
-) -> list[RowRange]:
+) -> dict[int, RowRange]:
     """The matrix of each expert in a tensor [experts, rows, columns].
 
     Args:
         half: which of `halves` equal parts of the rows to take.
+
+    Raises:
+        Qwen35Error: the rows do not divide into `halves`.
     """
     experts, rows, _ = tensor.shape
+    if rows % halves:
+        raise Qwen35Error(
+            f"{tensor.path}: '{tensor.name}' has {rows} rows, which are not {halves} matrices of "
+            "equal size: fetch the checkpoint again"
+        )
     count = rows // halves
-    matrices = []
+    matrices = {}
     for expert in range(experts):
         expert_scales = scales and replace(
             scales,
             first_block_row=expert * math.ceil(rows / scales.block_shape[0]),
             first_row=half * count,
         )
-        matrices.append(RowRange(tensor, expert * rows + half * count, count, expert_scales))
+        matrices[expert] = RowRange(tensor, expert * rows + half * count, count, expert_scales)
     return matrices

@@ -1,6 +1,5 @@
 """From a checkpoint to a network that is ready to run."""
 
-import sys
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -10,12 +9,13 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
 from qwen35_mlx.model.weights import DTYPES, Weights
+from qwen35_mlx.terminal import print_error
 
 Notice = Callable[[str], None]
 
 
 def _print_notice(line: str) -> None:
-    print(f"qwen35: {line}", file=sys.stderr)
+    print_error(f"qwen35: {line}")
 
 
 def load_network(

@@ -22,7 +22,8 @@ from qwen35_mlx.checkpoint.safetensors_header import (
     read_header,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_exactly, write_all
+from qwen35_mlx.files import open_regular, read_exactly, write_all
+from qwen35_mlx.untrusted_json import shown
 
 # For each dtype of the format, the numpy type that holds its bits and the MLX dtype they are viewed
 # as. Float-8 stays uint8: its scales are another tensor, found by the checkpoint's layout.
@@ -106,7 +107,7 @@ class FileTensor:
         # the bytes, or for the elements in a row, of the largest tensors.
         bits: Any = np.empty(shape, bits_type)
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with open_regular(self.path) as file:
                 read_exactly(file, bits.reshape(-1).view(np.uint8).data, self.offset + skip)
         except EOFError:
             raise Qwen35Error(
@@ -128,7 +129,7 @@ def list_tensors(path: Path) -> dict[str, FileTensor]:
             that contradicts itself.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             header = read_header(file)
     except HeaderError as error:
         raise Qwen35Error(f"{path} {error}: {error.advice}") from error
@@ -138,8 +139,8 @@ def list_tensors(path: Path) -> dict[str, FileTensor]:
     for name, entry in header.tensors.items():
         if entry.dtype not in _DTYPES:
             raise Qwen35Error(
-                f"{path}: tensor '{name}' has the dtype {entry.dtype!r}, which is not known here: "
-                "use a BF16, F16, F32, FP8 or MLX checkpoint"
+                f"{path}: tensor '{name}' has the dtype {shown(entry.dtype)}, which is not known "
+                "here: use a BF16, F16, F32, FP8 or MLX checkpoint"
             )
         offset = header.data_start + entry.begin
         tensor = FileTensor(path, name, entry.dtype, entry.shape, offset)

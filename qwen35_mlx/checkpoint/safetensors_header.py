@@ -14,9 +14,13 @@ from io import FileIO
 from typing import Any
 
 from qwen35_mlx.files import one_line, read_exactly
+from qwen35_mlx.untrusted_json import parse_json, shown
 
 # The limit of the format's reference implementation.
 MAX_HEADER_BYTES = 100_000_000
+# Beyond any real tensor; the product of a million sizes would take minutes to compute.
+MAX_RANK = 16
+MAX_NAME = 512
 
 
 class HeaderError(Exception):
@@ -123,8 +127,8 @@ def encode_header(
 
 def _parse(text: bytes, data_bytes: int) -> SafetensorsHeader:
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text.decode("utf-8"))
+    except ValueError as error:
         raise HeaderError(f"has an unreadable safetensors header ({one_line(error)})") from error
     if not isinstance(header, dict):
         raise HeaderError("has a safetensors header that is not an object")
@@ -145,18 +149,15 @@ def _parse(text: bytes, data_bytes: int) -> SafetensorsHeader:
     return SafetensorsHeader(text, metadata if isinstance(metadata, dict) else {}, tensors)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
 def _tensor_entry(name: str, fields: Any) -> TensorEntry:
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise HeaderError(f"has a bad header: {shown(name)} is no name of a tensor")
     fields = fields if isinstance(fields, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    valid = isinstance(dtype, str) and _naturals(shape) and _naturals(offsets)
-    if not valid or len(offsets) != 2 or offsets[0] > offsets[1]:
+    valid = (isinstance(dtype, str) and _naturals(shape) and _naturals(offsets)) and (
+        len(shape) <= MAX_RANK and len(offsets) == 2 and offsets[0] <= offsets[1]
+    )
+    if not valid:
         raise HeaderError(f"has a bad header: the entry of tensor '{name}' is damaged")
     return TensorEntry(dtype, tuple(shape), *offsets)
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.user_paths import absolute_user_path
 
 VARIABLE = "QWEN35_HOME"
 
@@ -19,7 +20,7 @@ def home(folder: str | Path | None = None) -> Path:
     """
     named = folder or os.environ.get(VARIABLE)
     if named:
-        path = Path(named).expanduser().absolute()
+        path = absolute_user_path(named)
     else:
         from platformdirs import user_data_path  # the import takes a few milliseconds
 

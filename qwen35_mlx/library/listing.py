@@ -9,6 +9,7 @@ from qwen35_mlx.errors import Qwen35Error
 
 PREVIEW_WIDTH = 200
 MAX_NAMED = 5
+MAX_SHOWN = 80  # characters of a name in an error message
 _SELECT_SUMMARIES = f"""
     SELECT id, title, model, created, updated,
         (SELECT count(*) FROM messages WHERE conversation = c.id),
@@ -80,17 +81,19 @@ def find_by_name(db: sqlite3.Connection, name: str) -> int:
             "SELECT id, title FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
         )
     )
-    if wanted.isascii() and wanted.isdigit() and int(wanted) in titles:
+    # Python refuses to read a number of thousands of digits, and no id has more than 19.
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 and int(wanted) in titles:
         return int(wanted)
+    shown = repr(name if len(name) <= MAX_SHOWN else name[: MAX_SHOWN - 1] + "…")
     matches = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
     exact = [i for i in matches if titles[i].casefold() == wanted]
     found = exact or matches
     if not wanted or not found:
-        raise Qwen35Error(f"no conversation is called {name!r}: qwen35-chat --list shows them")
+        raise Qwen35Error(f"no conversation is called {shown}: qwen35-chat --list shows them")
     if len(found) > 1:
         named = ", ".join(f"{i} ({titles[i]})" for i in found[:MAX_NAMED])
         more = ", ..." if len(found) > MAX_NAMED else ""
         raise Qwen35Error(
-            f"{len(found)} conversations are called {name!r}: say which by its id: {named}{more}"
+            f"{len(found)} conversations are called {shown}: say which by its id: {named}{more}"
         )
     return found[0]

@@ -5,11 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.untrusted_json import Fields, shown
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 
 # YaRN is known to work up to this multiple of the trained context.
 YARN_LIMIT = 4
+
+# Far beyond all published models. What is built per layer, per head dimension or per tap of the
+# convolution stays small even if no tensor of the checkpoint has that size.
+MAX_LAYERS = 1024
+MAX_HEADS = MAX_HEAD_DIM = 1 << 16
+MAX_KERNEL = 1024
 
 LayerType = Literal["linear_attention", "full_attention"]
 
@@ -124,52 +131,55 @@ class ModelConfig:
         Raises:
             Qwen35Error: a field is missing, has the wrong type or does not fit the others.
         """
+        top = Fields(config, "config.json")
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise Qwen35Error(
-                f"config.json: model_type is {model_type!r}, which is not Qwen3.5 "
+                f"config.json: model_type is {shown(model_type)}, which is not Qwen3.5 "
                 f"({', '.join(MODEL_TYPES)}): choose a Qwen3.5, 3.6 or 3.8 checkpoint"
             )
-        text = config.get("text_config", config)
-        if not isinstance(text, Mapping):
-            raise Qwen35Error("config.json: 'text_config' is not an object: fetch the file again")
-        fields = _ConfigFields(text)
-        layers = fields.positive("num_hidden_layers")
-        # Released configs have it in both places, hand-made ones in either.
-        tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
-        sparse = bool(text.get("num_experts"))
+        text = top.section("text_config") if "text_config" in config else top
+        layers = text.whole("num_hidden_layers", high=MAX_LAYERS)
+        experts = text.whole("num_experts", 0, low=0)
+
+        def expert_size(name: str) -> int:
+            return text.whole(name) if experts else 0
+
         result = cls(
             model_type=model_type,
-            vocab_size=fields.positive("vocab_size"),
-            hidden_size=fields.positive("hidden_size"),
+            vocab_size=text.whole("vocab_size"),
+            hidden_size=text.whole("hidden_size"),
             num_hidden_layers=layers,
             layer_types=_layer_types(text, layers),
-            rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-            max_position_embeddings=fields.positive("max_position_embeddings"),
-            tie_word_embeddings=bool(tied),
-            rope=_rope(text),
-            num_attention_heads=fields.positive("num_attention_heads"),
-            num_key_value_heads=fields.positive("num_key_value_heads"),
-            head_dim=fields.positive("head_dim"),
-            linear_num_key_heads=fields.positive("linear_num_key_heads"),
-            linear_num_value_heads=fields.positive("linear_num_value_heads"),
-            linear_key_head_dim=fields.positive("linear_key_head_dim"),
-            linear_value_head_dim=fields.positive("linear_value_head_dim"),
-            linear_conv_kernel_dim=fields.positive("linear_conv_kernel_dim", 4),
-            intermediate_size=0 if sparse else fields.positive("intermediate_size"),
-            num_experts=fields.positive("num_experts") if sparse else 0,
-            num_experts_per_tok=fields.positive("num_experts_per_tok") if sparse else 0,
-            moe_intermediate_size=fields.positive("moe_intermediate_size") if sparse else 0,
-            shared_expert_intermediate_size=(
-                fields.positive("shared_expert_intermediate_size") if sparse else 0
+            rms_norm_eps=text.number("rms_norm_eps", 1e-6, low=0, high=1),
+            max_position_embeddings=text.whole("max_position_embeddings"),
+            # Released configs have it in both places, hand-made ones in either.
+            tie_word_embeddings=text.flag(
+                "tie_word_embeddings", top.flag("tie_word_embeddings", default=False)
             ),
-            mtp_num_hidden_layers=int(text.get("mtp_num_hidden_layers") or 0),
-            eos_token_ids=_eos_token_ids(config, text),
+            rope=_rope(text),
+            num_attention_heads=text.whole("num_attention_heads", high=MAX_HEADS),
+            num_key_value_heads=text.whole("num_key_value_heads", high=MAX_HEADS),
+            head_dim=text.whole("head_dim", high=MAX_HEAD_DIM),
+            linear_num_key_heads=text.whole("linear_num_key_heads", high=MAX_HEADS),
+            linear_num_value_heads=text.whole("linear_num_value_heads", high=MAX_HEADS),
+            linear_key_head_dim=text.whole("linear_key_head_dim", high=MAX_HEAD_DIM),
+            linear_value_head_dim=text.whole("linear_value_head_dim", high=MAX_HEAD_DIM),
+            linear_conv_kernel_dim=text.whole("linear_conv_kernel_dim", 4, high=MAX_KERNEL),
+            intermediate_size=0 if experts else text.whole("intermediate_size"),
+            num_experts=experts,
+            num_experts_per_tok=expert_size("num_experts_per_tok"),
+            moe_intermediate_size=expert_size("moe_intermediate_size"),
+            shared_expert_intermediate_size=expert_size("shared_expert_intermediate_size"),
+            mtp_num_hidden_layers=text.whole("mtp_num_hidden_layers", 0, low=0),
+            eos_token_ids=tuple(
+                dict.fromkeys(top.token_ids("eos_token_id") + text.token_ids("eos_token_id"))
+            ),
         )
         result._check(text)
         return result
 
-    def _check(self, text: Mapping[str, Any]) -> None:
+    def _check(self, text: Fields) -> None:
         """Refuse configs that this network would compute wrongly."""
         for parts, whole in (
             ("num_key_value_heads", "num_attention_heads"),
@@ -185,6 +195,12 @@ class ModelConfig:
                 f"config.json: 'num_experts_per_tok' {self.num_experts_per_tok} is more than "
                 f"'num_experts' {self.num_experts}: fetch the file again"
             )
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise Qwen35Error(
+                f"config.json: {self.rotary_dim} of {self.head_dim} dimensions of a head are "
+                "rotated ('partial_rotary_factor'), which is not a positive even number: fetch "
+                "the file again"
+            )
         if self.mtp_num_hidden_layers > 1:
             raise Qwen35Error(
                 f"config.json: 'mtp_num_hidden_layers' is {self.mtp_num_hidden_layers}, and this "
@@ -195,77 +211,59 @@ class ModelConfig:
             ("attention_bias", False),
             ("attn_output_gate", True),
         ):
-            if text.get(name, only) != only:
+            if text.values.get(name, only) != only:
                 raise Qwen35Error(
-                    f"config.json: '{name}' is {text[name]!r}, and this version supports only "
+                    f"config.json: '{name}' is {shown(text.values[name])}, and this version "
+                    "supports only "
                     f"{only!r}: look for a newer qwen35-mlx"
                 )
 
 
-class _ConfigFields:
-    """Fields of config.json, each checked as it is read."""
-
-    def __init__(self, values: Mapping[str, Any]):
-        self.values = values
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name, default)
-        if value is None:
-            raise Qwen35Error(f"config.json has no '{name}': is this a Qwen3.5 checkpoint?")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Qwen35Error(f"config.json: '{name}' is {value!r}, not a number")
-        return value
-
-    def positive(self, name: str, default: int | None = None) -> int:
-        value = self.number(name, default)
-        if value != int(value) or value <= 0:
-            raise Qwen35Error(f"config.json: '{name}' is {value!r}, not a positive whole number")
-        return int(value)
-
-
-def _layer_types(text: Mapping[str, Any], layers: int) -> tuple[LayerType, ...]:
-    types = text.get("layer_types")
+def _layer_types(text: Fields, layers: int) -> tuple[LayerType, ...]:
+    types = text.values.get("layer_types")
     if types is None:
-        interval = _ConfigFields(text).positive("full_attention_interval", 4)
+        interval = text.whole("full_attention_interval", 4)
         return tuple(
             "linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)
         )
-    unknown = set(types) - {"linear_attention", "full_attention"}
-    if unknown or len(types) != layers:
+    known = ("linear_attention", "full_attention")
+    if not isinstance(types, list) or len(types) != layers or any(t not in known for t in types):
+        unknown = [t for t in types if t not in known] if isinstance(types, list) else types
         raise Qwen35Error(
             f"config.json: 'layer_types' must name {layers} layers, each linear_attention or "
-            f"full_attention; it names {len(types)}"
-            + (f", among them {sorted(map(str, unknown))}" if unknown else "")
+            f"full_attention; it is {shown(unknown or types)}: fetch the file again"
         )
     return tuple(types)
 
 
-def _rope(text: Mapping[str, Any]) -> RopeConfig:
+def _rope(text: Fields) -> RopeConfig:
     """From `rope_parameters`, or from the older `rope_theta` and `rope_scaling`."""
-    parameters = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
+    found = text.section("rope_parameters").values or text.section("rope_scaling").values
+    parameters = dict(found)
     for name, default in (("rope_theta", 1e7), ("partial_rotary_factor", 0.25)):
-        parameters.setdefault(name, text.get(name, default))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+        parameters.setdefault(name, text.values.get(name, default))
+    fields = Fields(parameters, text.source)
+    kind = fields.text("rope_type", fields.text("type", "default"))
     if kind not in ("default", "yarn"):
-        raise Qwen35Error(f"config.json: rope_type {kind!r} is not known here: use default or yarn")
-    fields = _ConfigFields(parameters)
-    scaling = None
-    if kind == "yarn":
-        scaling = {
-            **parameters,
-            "factor": fields.number("factor"),
-            "original_max_position_embeddings": fields.positive("original_max_position_embeddings"),
-        }
+        raise Qwen35Error(
+            f"config.json: rope_type {shown(kind)} is not known here: use default or yarn"
+        )
     return RopeConfig(
-        theta=fields.number("rope_theta"),
-        partial_rotary_factor=fields.number("partial_rotary_factor"),
-        scaling=scaling,
+        theta=fields.number("rope_theta", low=1.001, high=1e15),
+        partial_rotary_factor=fields.number("partial_rotary_factor", low=0, high=1),
+        scaling=_yarn_parameters(fields) if kind == "yarn" else None,
     )
 
 
-def _eos_token_ids(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
-    found: list[int] = []
-    for source in (config, text):
-        ids = source.get("eos_token_id")
-        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
-    return tuple(dict.fromkeys(found))
+def _yarn_parameters(rope: Fields) -> Mapping[str, Any]:
+    """`rope_parameters` of a YaRN checkpoint, with every number in it checked."""
+    for name in ("beta_fast", "beta_slow", "attention_factor"):
+        rope.number(name, 1.0, low=1e-3, high=1e6)
+    for name in ("mscale", "mscale_all_dim"):
+        rope.number(name, 0.0, low=0, high=1e6)
+    rope.flag("truncate")
+    return {
+        **rope.values,
+        "factor": rope.number("factor", low=1e-3, high=1e6),
+        "original_max_position_embeddings": rope.whole("original_max_position_embeddings"),
+    }

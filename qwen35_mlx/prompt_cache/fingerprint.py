@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qwen35_mlx.checkpoint.safetensors_header import HeaderError, read_header
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import open_regular
 from qwen35_mlx.model.config import ModelConfig
 
 # Bytes that are hashed at the start, at the middle and at the end of every tensor.
@@ -37,7 +38,7 @@ def of_weights(path: Path) -> str:
 
 
 def _add_file(digest: "hashlib.blake2b", path: Path) -> None:
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         header = read_header(file)
         size = os.fstat(file.fileno()).st_size
         digest.update(f"{path.name}\0{size}\0".encode() + header.text)

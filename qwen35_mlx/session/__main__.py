@@ -1,17 +1,19 @@
 """Stored conversations and model states: `python -m qwen35_mlx.session info|prune|verify`."""
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.home import home
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.prefix_tree import STATES
+from qwen35_mlx.terminal import print_line
+from qwen35_mlx.user_paths import exists
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0, 1 if something is damaged, 2 for bad input.
     """
-    parser = argparse.ArgumentParser(
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = CommandParser(
         prog="python -m qwen35_mlx.session",
         description="Look after stored conversations and the model states beside them.",
     )
@@ -34,28 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("verify", help="read everything and compare its checksums")
     command.add_argument("--delete", action="store_true", help="delete states that are damaged")
     args = parser.parse_args(argv)
-    try:
-        folder = home(args.folder or None)
-        if args.command == "info":
-            return info(folder)
-        if args.command == "prune":
-            return prune(folder, args.budget)
-        return verify(folder, args.delete)
-    except Qwen35Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folder = home(args.folder or None)
+    if args.command == "info":
+        return info(folder)
+    if args.command == "prune":
+        return prune(folder, args.budget)
+    return verify(folder, args.delete)
 
 
 def info(folder: Path) -> int:
     """Print the sizes of the library and of each model's states."""
-    if (folder / FILE).exists():
+    if exists(folder / FILE):
         with Library(folder) as library:
             count = _count(library.count(), "conversation")
-            print(f"{folder}: {count}, {_size(library.file.stat().st_size)}")
+            print_line(f"{folder}: {count}, {_size(library.file.stat().st_size)}")
     else:
-        print(f"{folder}: no conversations yet")
+        print_line(f"{folder}: no conversations yet")
     states = folder / STATES
-    print(f"{states}: {_size(prefix_tree.total_bytes(states))}")
+    print_line(f"{states}: {_size(prefix_tree.total_bytes(states))}")
     for model in prefix_tree.model_folders(states):
         tree = prefix_tree.PrefixTree.of(model)
         if not tree.kv and not tree.states:
@@ -63,7 +65,7 @@ def info(folder: Path) -> int:
         longest = max((file.segment.end for file in tree.states.values()), default=0)
         kv_bytes = sum(file.size for file in tree.kv.values())
         state_bytes = sum(file.size for file in tree.states.values())
-        print(
+        print_line(
             f"  {model.name}: {_count(len(tree.states), 'position')}, "
             f"the furthest at {longest:,} tokens; "
             f"{_size(kv_bytes)} of keys and values, {_size(kv_bytes + state_bytes)} in all"
@@ -78,7 +80,7 @@ def prune(folder: Path, budget: float) -> int:
     states = folder / STATES
     removed = prefix_tree.remove_garbage(states)
     dropped, freed = prefix_tree.evict(states, int(budget * 1e9))
-    print(
+    print_line(
         f"{_count(dropped, 'state')} dropped, {_size(freed)} freed; "
         f"{_count(removed, 'file')} removed that nothing could use; "
         f"{_size(prefix_tree.total_bytes(states))} left"
@@ -102,24 +104,24 @@ def verify(folder: Path, delete: bool) -> int:
                 if delete:
                     deleted = prefix_tree.delete(file)
                     outcome = ": deleted" if deleted else ": cannot be deleted, remove it by hand"
-                print(f"{file.path} {error}{outcome}")
+                print_line(f"{file.path} {error}{outcome}")
     found = f"{damaged} cannot be used" if damaged else "all whole"
-    print(f"{_count(count, 'file')} of model states, {_size(size)}: {found}")
+    print_line(f"{_count(count, 'file')} of model states, {_size(size)}: {found}")
     return 1 if damaged or library_damaged else 0
 
 
 def _check_library(folder: Path) -> bool:
     """Check the conversations and print the result; True if they are damaged."""
-    if not (folder / FILE).exists():
-        print(f"{folder}: no conversations yet")
+    if not exists(folder / FILE):
+        print_line(f"{folder}: no conversations yet")
         return False
     with Library(folder) as library, library.reading() as db:
         lines = [line for (line,) in db.execute("PRAGMA integrity_check(3)")]
         damaged = lines != ["ok"]
         count = _count(library.count(), "conversation")
-        print(f"{library.file}: {'; '.join(lines) if damaged else f'{count}, all whole'}")
+        print_line(f"{library.file}: {'; '.join(lines) if damaged else f'{count}, all whole'}")
     if damaged:
-        print(f"close every window and rescue it with: sqlite3 '{library.file}' .recover")
+        print_line(f"close every window and rescue it with: sqlite3 '{library.file}' .recover")
     return damaged
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.index import weight_bytes
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
@@ -26,6 +27,7 @@ from qwen35_mlx.text.reply import ReplyParser
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
+from qwen35_mlx.untrusted_json import Fields
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
 KV_BITS = (None, 8)
@@ -108,16 +110,14 @@ class Model:
         self.kv_bits = kv_bits
         self.states: DiskSnapshotCache | None = None
         self.context = network.config.max_position_embeddings
-        self._weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        self._weights = weight_bytes(path)
         self._encoder = PromptEncoder(tokenizer, ENCODED_CONTEXTS * self.context)
         generation = read_json_object(path / "generation_config.json")
         self.sampling = Sampling.from_generation_config(generation)
         named = [tokenizer.token_id(name) for name in END_NAMES]
-        listed = generation.get("eos_token_id") or []
+        listed = Fields(generation, "generation_config.json").token_ids("eos_token_id")
         self.eos = frozenset(
-            [i for i in named if i is not None]
-            + list(network.config.eos_token_ids)
-            + (listed if isinstance(listed, list) else [listed])
+            [i for i in named if i is not None] + [*network.config.eos_token_ids, *listed]
         )
 
     def make_cache(self) -> Cache:

@@ -155,7 +155,7 @@ async def test_a_file_that_is_no_text_is_refused_and_the_message_stays(home: Pat
 def test_the_error_names_why_a_file_cannot_be_attached(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    for path, why in ((folder, "is a folder"), (tmp_path / "none", "is not a file")):
+    for path, why in ((folder, "is a folder"), (tmp_path / "none", "No such file")):
         with pytest.raises(Qwen35Error, match=why):
             read_text_file(path)
     large = tmp_path / "large"

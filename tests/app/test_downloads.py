@@ -1,6 +1,8 @@
 """Downloading a model: progress, cancelling, resuming, and errors with the next step."""
 
 import json
+import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -175,3 +177,33 @@ def test_the_command_reports_errors_with_the_next_step(
     said = json.loads(capsys.readouterr().out)
     assert "org/repo" in said["error"]
     assert todo in said["error"]
+
+
+def test_the_process_runs_nothing_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed = tmp_path / "executed"
+    for name in ("huggingface_hub", "qwen35_chat", "qwen35_mlx", "json", "sitecustomize", "tqdm"):
+        (tmp_path / name).mkdir()
+        code = f"open({str(executed)!r}, 'w').close(); raise SystemExit('planted')"
+        (tmp_path / name / "__init__.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f".:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    download = Download("org/repo")
+    download._thread.join(30)
+    assert "the Hub cannot be reached" in download.error
+    assert not executed.exists()
+
+
+def test_a_silent_hub_ends_the_process_and_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        download = Download("org/repo", stall_seconds=0.5)
+        download._thread.join(30)
+        assert download.error.startswith("the Hub has sent nothing of org/repo")
+        assert not download.running

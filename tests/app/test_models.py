@@ -10,6 +10,8 @@ import pytest
 from qwen35_chat.models import (
     COMFORTABLE_SHARE,
     PUBLISHED,
+    LeftOut,
+    ModelEntry,
     local_folder,
     local_models,
     machine_memory,
@@ -33,7 +35,7 @@ def test_models_are_found_in_the_package_the_cache_and_folders(tmp_path: Path) -
     (tmp_path / "mine" / "empty").mkdir()
     (make(tmp_path / "mine" / "torn") / "config.json").write_text("{")
     folders = (str(tmp_path / "mine"), str(tmp_path / "single"), str(tmp_path / "none"))
-    assert [known.name for known in local_models(folders)] == [
+    assert [known.name for known in local_models(folders).usable] == [
         "demo",
         "org/name--with--dashes",
         str(tmp_path / "mine" / "small"),
@@ -45,7 +47,7 @@ def test_an_incomplete_download_is_not_listed(tmp_path: Path) -> None:
     folder = make(in_cache(tmp_path, "org/repo"))
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert [known.name for known in local_models()] == ["demo"]
+    assert [known.name for known in local_models().usable] == ["demo"]
     assert local_folder("org/repo") is None
     (folder / "model-2.safetensors").write_bytes(b"")
     assert local_folder("org/repo") == folder
@@ -78,7 +80,11 @@ def test_the_cache_is_where_the_environment_puts_it(
     others = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     others.pop("HF_HOME", None)
     result = subprocess.run(
-        [sys.executable, "-c", "from qwen35_chat import models; print(models.local_models()[1])"],
+        [
+            sys.executable,
+            "-c",
+            "from qwen35_chat import models; print(models.local_models().usable[1])",
+        ],
         env={**others, variable: str(tmp_path)},
         capture_output=True,
         text=True,
@@ -89,9 +95,9 @@ def test_the_cache_is_where_the_environment_puts_it(
 
 def test_without_a_cache_there_is_the_demo(tmp_path: Path) -> None:
     assert not (tmp_path / "hub").exists()
-    assert [entry.name for entry in local_models()] == ["demo"]
+    assert [entry.name for entry in local_models().usable] == ["demo"]
     (tmp_path / "hub").write_text("not a folder")
-    assert [entry.name for entry in local_models()] == ["demo"]
+    assert [entry.name for entry in local_models().usable] == ["demo"]
 
 
 def test_the_newest_complete_snapshot_is_used(tmp_path: Path) -> None:
@@ -116,7 +122,133 @@ def test_a_broken_cache_entry_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "hub" / "something else").mkdir()
     (tmp_path / "hub" / "models--org--file").write_text("")
     make(tmp_path / "hub" / "datasets--org--data" / "snapshots" / "abc")
-    assert [(entry.name, entry.folder) for entry in local_models()][1:] == [("org/good", good)]
+    assert [(entry.name, entry.folder) for entry in local_models().usable][1:] == [
+        ("org/good", good)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"layer_types": 5}, "'layer_types' must name 32 layers"),
+        ({"full_attention_interval": 0.5}, "'full_attention_interval' is 0.5, not a positive"),
+        ({"num_hidden_layers": 10**7}, "'num_hidden_layers' is 10000000, more than 1,024"),
+        ({"rope_parameters": [1]}, "'rope_parameters' is [1], not an object"),
+        ({"text_config": 3}, "'text_config' is 3, not an object"),
+    ],
+)
+def test_a_damaged_config_is_left_out_with_the_reason(
+    tmp_path: Path, fields: dict[str, object], reason: str
+) -> None:
+    make(in_cache(tmp_path, "org/odd"), CONFIG | fields)
+    make(tmp_path / "mine" / "odd", CONFIG | fields)
+    make(tmp_path / "mine" / "good")
+    local = local_models((str(tmp_path / "mine"),))
+    assert [entry.name for entry in local.usable] == ["demo", str(tmp_path / "mine" / "good")]
+    assert [entry.name for entry in local.left_out] == ["org/odd", str(tmp_path / "mine" / "odd")]
+    assert all(reason in entry.reason and "\n" not in entry.reason for entry in local.left_out)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"model_type": "qwen3_5", "head_dim": Infinity}', "Infinity' is not finite"),
+        ('{"a":' * 900 + "1" + "}" * 900, "nested more than 32 deep"),
+        ("[" * 100_000, "nested more than 32 deep"),
+        ('{"model_type": "qwen3_5", "vocab_size": ' + "9" * 5000 + "}", "is not finite"),
+        ("[]", "does not hold a JSON object"),
+    ],
+)
+def test_a_config_that_is_no_json_is_left_out(tmp_path: Path, text: str, reason: str) -> None:
+    (make(tmp_path / "odd") / "config.json").write_text(text)
+    local = local_models((str(tmp_path),))
+    assert [entry.name for entry in local.usable] == ["demo"]
+    assert reason in local.left_out[0].reason
+
+
+def test_files_that_are_not_regular_are_left_out_at_once(tmp_path: Path) -> None:
+    os.mkfifo(make(tmp_path / "index") / "model.safetensors.index.json")
+    for name, put in (
+        ("pipe", os.mkfifo),
+        ("folder", os.mkdir),
+        ("loop", lambda p: p.symlink_to(p)),
+    ):
+        config = make(tmp_path / name) / "config.json"
+        config.unlink()
+        put(config)
+    local = local_models((str(tmp_path),))
+    assert [entry.name for entry in local.usable] == ["demo"]
+    assert [(Path(entry.name).name, entry.reason) for entry in local.left_out] == [
+        ("folder", "config.json cannot be read (not a regular file): download it again"),
+        (
+            "index",
+            "model.safetensors.index.json cannot be read (not a regular file): download it again",
+        ),
+        (
+            "loop",
+            "config.json cannot be read (Too many levels of symbolic links): download it again",
+        ),
+        ("pipe", "config.json cannot be read (not a regular file): download it again"),
+    ]
+
+
+def test_other_models_and_other_folders_are_no_damage(tmp_path: Path) -> None:
+    make(in_cache(tmp_path, "org/llama"), {"model_type": "llama"})
+    make(tmp_path / "mine" / "odd", {"model_type": ["qwen3_5"]})
+    (tmp_path / "mine" / "empty").mkdir()
+    folders = (
+        "~nobody-of-this-name/x",
+        "x" * 300,
+        "a\0b",
+        "\ud800",
+        "/none",
+        str(tmp_path / "mine"),
+    )
+    local = local_models(folders)
+    assert [entry.name for entry in local.usable] == ["demo"]
+    assert local.left_out == ()
+    assert [local_folder(name) for name in folders[:-1]] == [None] * 5
+
+
+def test_one_unreadable_folder_does_not_empty_the_list(tmp_path: Path, monkeypatch) -> None:
+    make(in_cache(tmp_path, "org/good"))
+    make(in_cache(tmp_path, "org/secret"))
+    make(tmp_path / "mine" / "good")
+    make(tmp_path / "mine" / "secret")
+    iterdir = Path.iterdir
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> None:
+        if "secret" in path.parent.name:  # the user may list the folder, and not enter it
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) or iterdir(path))
+    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path) or is_dir(path))
+    names = [entry.name for entry in local_models((str(tmp_path / "mine"),)).usable]
+    assert names[:2] == ["demo", "org/good"]
+    assert str(tmp_path / "mine" / "good") in names
+
+
+def test_a_reference_to_a_missing_version_is_a_reason(tmp_path: Path) -> None:
+    for commit in ("gone", "a\0b", "c" * 300):
+        folder = make(in_cache(tmp_path, f"org/{len(commit)}"))
+        refs = folder.parent.parent / "refs"
+        refs.mkdir()
+        (refs / "main").write_text(commit)
+    left_out = local_models().left_out
+    assert len(left_out) == 3
+    assert left_out[2] == LeftOut("org/4", "version 'gone' is not downloaded: download it again")
+
+
+async def test_a_damaged_model_is_shown_with_its_reason_and_not_chosen(tmp_path, home) -> None:
+    make(in_cache(tmp_path, "org/odd"), {**CONFIG, "layer_types": 5})
+    async with chat(home) as at:
+        await at.press("ctrl+l", *"odd")
+        await at.until(lambda: "Damaged" in at.text)
+        assert "org/odd" in at.text
+        assert "'layer_types' must name 32 layers" in at.text
+        await at.press("enter")
+        assert UseModel("org/odd") not in at.engine.calls
 
 
 # Memory
@@ -135,7 +267,7 @@ def test_memory_needed_by_hand() -> None:
 def test_a_checkpoint_needs_what_the_published_table_says(tmp_path: Path) -> None:
     published = next(k for k in PUBLISHED if k.title == "Qwen3.5 4B")
     known = read_checkpoint("x", make(tmp_path / "x", weights=5000))
-    assert known is not None
+    assert isinstance(known, ModelEntry)
     assert (known.weight_bytes, known.kv_bytes_per_token, known.state_bytes, known.max_context) == (
         5000,
         published.kv_bytes_per_token,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from qwen35_chat.drawing import messages
 from qwen35_chat.fake import done
-from qwen35_chat.models import PUBLISHED, ModelEntry
+from qwen35_chat.models import PUBLISHED, LocalModels, ModelEntry
 from qwen35_chat.screens import models
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
@@ -47,13 +47,13 @@ TABLE = """| river | length | basin | source | mouth | what it is known for |
 | Numedalslågen | 352 km | 5,577 km² | Hardangervidda | Larvik | power stations and salmon |
 | Drammenselva | 48 km | 17,034 km² | Tyrifjorden | Drammen | paper mills |
 """
-LOCAL = [
+LOCAL = LocalModels((
     ModelEntry("demo", 15 * 10**6, 2_048, 500_000, Path("/demo"), max_context=8_192),
     ModelEntry(
         "mlx-community/Qwen3.5-4B-MLX-4bit", 2_370 * 10**6, 32_768, 51_511_296, Path("/hub/4b"),
         max_context=262_144,
     ),
-]  # fmt: skip
+))  # fmt: skip
 
 
 class Svg(SingleFileSnapshotExtension):

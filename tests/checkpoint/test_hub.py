@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -230,3 +232,87 @@ def test_an_interrupted_download_is_not_used_as_a_model(address: str, tmp_path: 
         file.unlink()
     lines, _ = resolve_in_subprocess(tmp_path, "org/repo", HF_HUB_OFFLINE="1")
     assert "org/repo is not a folder here, is not completely in the download cache" in lines[0]
+
+
+SILENT = """
+import os, sys, time
+from qwen35_mlx.checkpoint import hub
+from qwen35_mlx.errors import Qwen35Error
+started = time.monotonic()
+try:
+    hub.resolve_checkpoint("org/repo", progress=lambda *_: None, stall_seconds=0.5)
+except Qwen35Error as error:
+    print(error, time.monotonic() - started < 5)
+sys.stdout.flush()
+"""
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """The address of a server that accepts connections and sends nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_silent_hub_is_given_up(silent_address: str, tmp_path: Path):
+    environment = {"HF_ENDPOINT": silent_address, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.startswith("the Hub has sent nothing of org/repo for ")
+    assert done.stdout.endswith("True\n")
+    assert done.stderr == ""
+
+
+def test_a_download_that_moves_on_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def slow(*_: Any, tqdm_class: Any, **__: Any) -> str:
+        bar = tqdm_class(total=6, unit="B", desc="x")
+        for step in range(1, 7):
+            time.sleep(0.1)
+            bar.update(step - bar.n)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
+    seen: list[tuple[int, int, str]] = []
+    hub.resolve_checkpoint("org/repo", None, lambda *now: seen.append(now), stall_seconds=0.4)
+    assert seen[-1] == (6, 6, "org/repo")
+
+
+def test_progress_is_reported_on_the_callers_thread_and_may_cancel(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    ended = threading.Event()
+
+    def endless(*_: Any, tqdm_class: Any, **__: Any) -> str:
+        bar = tqdm_class(total=1000, unit="B", desc="x")
+        try:
+            while True:
+                time.sleep(0.01)
+                bar.update(1)
+        finally:
+            ended.set()
+
+    def cancel(*_: Any) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        raise Qwen35Error("cancelled")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", endless)
+    with pytest.raises(Qwen35Error, match="cancelled"):
+        hub.resolve_checkpoint("org/repo", None, cancel)
+    assert ended.wait(5), "the download goes on"
+
+
+def test_a_wrong_variable_of_the_hub_is_one_line(tmp_path: Path):
+    lines, stderr = resolve_in_subprocess(tmp_path, "org/repo", HF_HUB_DOWNLOAD_TIMEOUT="soon")
+    assert lines[-1].startswith("huggingface_hub does not start (")
+    assert stderr == ""
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "a" * 300, "x\0y", "\ud83d/x"])
+def test_a_name_that_is_no_path_is_one_line(name: str):
+    with pytest.raises(Qwen35Error):
+        hub.resolve_checkpoint(name)

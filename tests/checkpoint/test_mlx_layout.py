@@ -149,7 +149,7 @@ def test_a_config_with_quantization_config_only(by_mlx_lm: Any):
     [
         ({"bits": 4}, "does not give the group_size"),
         ({"bits": 4, "group_size": 48}, "4 bits in groups of 48"),
-        ({"bits": 4, "group_size": 64, "mode": "q4_k"}, "mode q4_k"),
+        ({"bits": 4, "group_size": 64, "mode": "q4_k"}, "mode 'q4_k'"),
         ({"bits": 4, "group_size": 64, "lm_head": {"bits": 4}}, "'lm_head' does not give"),
     ],
 )

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.control_characters import visible
 from qwen35_chat.drawing.lines import EMPTY_LINE, Line, action, wrap
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.drawing.parts import Column, FixedPart, Part, PlainPart, estimate
 from qwen35_chat.drawing.sections import LONGEST, fenced_code, pieces
+from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.

@@ -41,7 +41,7 @@ class WritingHandler:
         if controller.failed:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
-        whole = with_files(text, Path.cwd())
+        whole = with_files(text, Path())
         if self.editing is not None:
             self._view.show(controller.edit(self.editing, whole))
         elif controller.busy:

@@ -65,7 +65,7 @@ class Completer:
         self._screen.run_worker(function, group=group, exclusive=True, thread=True)
 
     def _find_files(self) -> None:
-        found = files_below(Path.cwd())
+        found = files_below(Path())
         self._screen.app.call_from_thread(self._take_files, found)
 
     def _take_files(self, found: list[str]) -> None:

@@ -10,7 +10,6 @@ from textual.widgets import OptionList
 
 from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.exporting import export
 from qwen35_chat.keys import shown_keys
@@ -27,6 +26,7 @@ from qwen35_chat.settings import (
 )
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary, Hit
+from qwen35_mlx.terminal import visible
 
 CONVERSATIONS_SHOWN = 200
 HISTORY_SHOWN = 100

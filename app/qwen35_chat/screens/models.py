@@ -5,13 +5,20 @@ from collections.abc import Callable, Sequence
 from textual.content import Content
 
 from qwen35_chat.completion import score
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
-from qwen35_chat.models import PUBLISHED, MemoryFit, ModelEntry, local_models, machine_memory
+from qwen35_chat.models import (
+    PUBLISHED,
+    LocalModels,
+    MemoryFit,
+    ModelEntry,
+    local_models,
+    machine_memory,
+)
 from qwen35_chat.progress import download_outcome, download_parts, size_of
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.terminal import visible
 
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
@@ -49,7 +56,7 @@ class ModelList(Picker):
         self._controller = controller
         self._memory = memory
         self._start = start
-        self._local: list[ModelEntry] = []
+        self._local = LocalModels()
 
     @property
     def _download(self) -> Download | None:
@@ -62,16 +69,24 @@ class ModelList(Picker):
         self.set_interval(1 / POLLS_PER_SECOND, self._show_download)
 
     def _make_rows(self, words: str) -> Sequence[Row]:
-        here = {known.name for known in self._local}
-        rows = [self._row(known) for known in self._local if _matches(words, known)]
+        here = {known.name for known in self._local.usable}
+        rows = [
+            self._row(known)
+            for known in self._local.usable
+            if _matches(words, known.name, known.title)
+        ]
         if rows:
             rows.insert(0, _heading("On this machine", "size    needs           "))
-        others = [k for k in PUBLISHED if k.name not in here and _matches(words, k)]
+        others = [k for k in PUBLISHED if k.name not in here and _matches(words, k.name, k.title)]
         if others:
             rows.append(_heading("To download", "" if rows else "size    needs           "))
             fitting = [k for k in others if self._fit(k) == "fits"]
             best = max(fitting, key=lambda known: known.weight_bytes, default=None)
             rows += [self._row(known, advised=known is best) for known in others]
+        damaged = [d for d in self._local.left_out if _matches(words, d.name)]
+        if damaged:
+            rows.append(_heading("Damaged"))
+            rows += [_heading(visible(f"  {line}")) for d in damaged for line in (d.name, d.reason)]
         if "/" in words.strip() and not any(row.id == words.strip() for row in rows):
             rows.append(Row(words.strip(), Content(f"Use {visible(words.strip())}")))
         return rows or [_heading("No model is called so; write a folder, or org/repo")]
@@ -99,7 +114,7 @@ class ModelList(Picker):
         )
 
     def chosen(self, row: str) -> None:
-        if any(known.name == row for known in self._local) or row not in {
+        if any(known.name == row for known in self._local.usable) or row not in {
             known.name for known in PUBLISHED
         }:
             self.dismiss(row)
@@ -136,5 +151,5 @@ def _heading(text: str, right: str = "") -> Row:
     return Row("", Content(text), Content(right))
 
 
-def _matches(words: str, known: ModelEntry) -> bool:
-    return score(words.replace(" ", ""), f"{known.name} {known.title}".replace(" ", "")) is not None
+def _matches(words: str, name: str, title: str = "") -> bool:
+    return score(words.replace(" ", ""), f"{name} {title}".replace(" ", "")) is not None

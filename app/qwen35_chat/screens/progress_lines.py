@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from textual.widgets import Static
 
-from qwen35_chat.control_characters import visible
 from qwen35_chat.controller import Controller
 from qwen35_chat.progress import status_cue, turn_parts
 from qwen35_chat.widgets.status import Activity, Status
+from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
 

@@ -7,7 +7,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from qwen35_chat.completion import Completion
-from qwen35_chat.control_characters import visible
+from qwen35_mlx.terminal import visible
 
 
 class Completions(OptionList, can_focus=False):

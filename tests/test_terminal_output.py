@@ -1,5 +1,6 @@
 import pytest
-from qwen35_chat.control_characters import visible
+
+from qwen35_mlx.terminal import visible
 
 
 @pytest.mark.parametrize(

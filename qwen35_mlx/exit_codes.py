@@ -1,4 +1,4 @@
-"""Exit codes of `qwen35-chat`; those from 128 on are what a shell reports for a signal."""
+"""Exit codes of all commands; those from 128 on are what a shell reports for a signal."""
 
 BAD_INPUT = 2
 CLOSED = 128 + 1  # SIGHUP, which `signal` lacks on Windows
