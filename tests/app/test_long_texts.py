@@ -278,3 +278,14 @@ def test_files_in_a_message_are_found_in_one_pass() -> None:
 def test_blocks_of_code_are_found_without_a_parser() -> None:
     text = "a\n```python\nx\n```\n- b\n  ```\n  y\n  ```\n~~~\n```\n~~~\n````\n```\nopen"
     assert fenced_code(text) == ["x\n", "y\n", "```\n", "```\nopen\n"]
+
+
+@pytest.mark.parametrize("size", [1, 13, 400])
+def test_a_text_that_grows_looks_as_it_will_when_it_is_complete(size: int) -> None:
+    text = (MIXED * 3).rstrip("\n")
+    growing = MarkdownText()
+    for at in range(0, len(text), size):
+        growing.feed(text[at : at + size])
+        plain(growing)
+    shown = [line.removesuffix("copy").rstrip() for line in plain(growing)]
+    assert shown == [line.removesuffix("copy").rstrip() for line in plain(complete(text))]

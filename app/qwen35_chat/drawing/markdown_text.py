@@ -185,25 +185,26 @@ class _OpenPart(Part):
 
     def _text_so_far(self, section: Section, width: int) -> list[Line]:
         end, fence = settled(section.source)
-        head = section.source[:end]
-        if head != self._head:
-            self._head, self._code = head, ""
-            self._head_lines = self._parsed(section, head, width)
+        if end != len(self._head):
+            # Each part of it is complete by itself, and has been drawn once.
+            new = self._parsed(section, section.source[len(self._head) : end], width)
+            if self._head_lines and new:
+                self._head_lines.append(EMPTY_LINE)
+            self._head_lines += new
+            self._head, self._code = section.source[:end], ""
         lines = list(self._head_lines)
         if fence is not None:
             tail = self._code_so_far(section.source[fence.end() :], fence[4].strip(), width)
         else:
-            tail = self._parsed(section, section.source[end:], width, table=not head)
+            tail = self._parsed(section, section.source[end:], width)
         if lines and tail:
             lines.append(EMPTY_LINE)
         return lines + tail
 
-    def _parsed(
-        self, section: Section, source: str, width: int, *, table: bool = True
-    ) -> list[Line]:
+    def _parsed(self, section: Section, source: str, width: int) -> list[Line]:
         if not source.strip():
             return []
-        piece = Section(source, 0, len(source), table=section.table if table else "")
+        piece = Section(source, 0, len(source), table="" if self._head else section.table)
         return _Parsed(piece, {}, numbered=False).lines(width)
 
     def _code_so_far(
