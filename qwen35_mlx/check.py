@@ -36,7 +36,7 @@ def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> No
 
 def main() -> int:
     """Run the command and return its exit code: 0, 1 if a kernel failed, 2 on invalid input."""
-    return run_command(_run)
+    return run_command("python -m qwen35_mlx.check", _run)
 
 
 def _run() -> int:

@@ -4,9 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from qwen35_mlx import exit_codes
+from qwen35_mlx.crash import CrashReports
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import print_error
 
@@ -19,23 +21,35 @@ class CommandParser(argparse.ArgumentParser):
         raise Qwen35Error(f"{message}; see {self.prog} --help")
 
 
-def run_command(run: Callable[[], int]) -> int:
+def run_command(
+    program: str, run: Callable[[], int], reports: Callable[[], Path] | None = None
+) -> int:
     """Run a command and return its exit code. Errors are one line on standard error.
 
     When the reader of standard output has gone, as `head` does, the command ends quietly.
+
+    Args:
+        program: its name.
+        reports: returns the folder for the report of a fault of the program.
     """
-    try:
+    with CrashReports(program, reports) as crashes:
         try:
-            return run()
-        finally:
-            _flush_output()
-    except Qwen35Error as error:
-        print_error(f"error: {error}")
-        code = exit_codes.BAD_INPUT
-    except KeyboardInterrupt:
-        code = exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        code = exit_codes.BROKEN_PIPE
+            try:
+                return run()
+            finally:
+                _flush_output()
+        except Qwen35Error as error:
+            print_error(f"error: {error}")
+            code = exit_codes.BAD_INPUT
+        except KeyboardInterrupt:
+            code = exit_codes.INTERRUPTED
+        except BrokenPipeError:
+            code = exit_codes.BROKEN_PIPE
+        except SystemExit:
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            crashes.print(error)
+            code = exit_codes.CRASHED
     _drop_unwritten_output()
     return code
 

@@ -288,7 +288,7 @@ def _size(nbytes: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit codes: 0, 2 after an error line, 130 after Ctrl-C."""
-    return run_command(lambda: _run(argv))
+    return run_command(_program(), lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:

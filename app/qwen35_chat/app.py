@@ -8,18 +8,18 @@ from contextlib import suppress
 from functools import partial
 
 from textual import work
-from textual.app import App
 
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import write_to_terminal
+from qwen35_chat.textual_private import PrivateApp, write_to_terminal
 from qwen35_chat.themes import DARK, LIGHT, use_theme
+from qwen35_mlx.crash import CrashReports
 
 
-class ChatApp(App[None], inherit_bindings=False):
+class ChatApp(PrivateApp, inherit_bindings=False):
     """One window.
 
     Args:
@@ -48,6 +48,7 @@ class ChatApp(App[None], inherit_bindings=False):
         super().__init__()
         self._copied = ""
         self.controller = controller
+        self._crashes = CrashReports("qwen35-chat", controller.library.folder)
         controller.calls = ThreadCalls(clock)
         self.work = WorkQueue(self)
         self.chat = ChatScreen(
@@ -57,7 +58,13 @@ class ChatApp(App[None], inherit_bindings=False):
         self.register_theme(LIGHT)
         use_theme(self, controller.settings)
 
+    def crash_line(self, error: BaseException) -> str:
+        return self._crashes.line(error)
+
     def on_mount(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: self._crashes.keep(context.get("exception"))
+        )
         self.push_screen(self.chat)
         for name in ("SIGHUP", "SIGTERM"):
             with suppress(AttributeError, NotImplementedError, ValueError, RuntimeError):

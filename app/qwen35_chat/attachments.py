@@ -13,6 +13,7 @@ from qwen35_mlx.user_paths import is_dir, shown
 LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
 LONG_PASTE = 12  # lines; a longer paste becomes a chip
 LONG_PASTE_CHARACTERS = 2_000
+LONG_TEXT, LONG_TEXT_CHARACTERS = 1_000, 20_000  # more takes too long to be edited on the screen
 MOST_FILES = 20_000  # looked at for completion
 # Folders without files that anyone attaches.
 SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
@@ -20,6 +21,7 @@ SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
 # a number that the text does not have, as in <file-2 name="..."> and </file-2>.
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
+_CHIP = re.compile(r"\[paste \d+: [^\]\n]{1,40}\]")
 _MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
 
 
@@ -176,19 +178,22 @@ class Chips:
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
-    def chip(self, text: str) -> str | None:
-        """A name for `text`; None if it is short enough to be shown itself."""
+    def chip(
+        self, text: str, longest: int = LONG_PASTE, characters: int = LONG_PASTE_CHARACTERS
+    ) -> str | None:
+        """A name for `text`; None if it is short enough to be shown itself.
+
+        Args:
+            longest, characters: the lines and the characters of the longest that is.
+        """
         lines = text.count("\n") + 1
-        if lines <= LONG_PASTE and len(text) <= LONG_PASTE_CHARACTERS:
+        if lines <= longest and len(text) <= characters:
             return None
-        size = f"{lines} lines" if lines > LONG_PASTE else f"{len(text):,} characters"
+        size = f"{lines} lines" if lines > longest else f"{len(text):,} characters"
         name = f"[paste {len(self._texts) + 1}: {size}]"
-        self._texts[name] = text
+        self._texts[name] = self.expanded(text)
         return name
 
     def expanded(self, text: str) -> str:
         """`text` with the paste in place of each chip."""
-        if not self._texts:
-            return text
-        names = "|".join(map(re.escape, self._texts))
-        return re.sub(names, lambda match: self._texts[match.group()], text)
+        return _CHIP.sub(lambda match: self._texts.get(match.group(), match.group()), text)

@@ -14,6 +14,7 @@ from qwen35_mlx import __version__, demo
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.library.home import home
 from qwen35_mlx.user_paths import shown
 
 _POSITIVE = Range(1, whole=True)
@@ -236,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     if sys.stderr is None:  # closed by the caller; libraries write to it
         sys.stderr = io.StringIO()
-    return run_command(lambda: _run(argv))
+    return run_command("qwen35-chat", lambda: _run(argv), home)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input, TextArea
+from textual.worker import WorkerFailed
 
-from qwen35_mlx.terminal import one_cell
+from qwen35_mlx import exit_codes
+from qwen35_mlx.terminal import one_cell, visible_line
 
 
 def bindings_of(node: DOMNode) -> BindingsMap:
@@ -43,6 +45,26 @@ def set_virtual_size(view: ScrollView, size: Size) -> None:
     bar = view.vertical_scrollbar
     bar.window_virtual_size = size.height
     bar.window_size = view.scrollable_content_region.height
+
+
+class PrivateApp(App[None]):
+    """An app that ends with one line after a fault of its own.
+
+    Textual prints a traceback with the values of all variables, such as messages and drafts.
+    """
+
+    def crash_line(self, error: BaseException) -> str:
+        """What is printed about a fault."""
+        raise NotImplementedError
+
+    def _handle_exception(self, error: Exception) -> None:
+        self._return_code = exit_codes.CRASHED
+        if self._exception is None:
+            self._exception = error
+            self._exception_event.set()
+            cause = error.error if isinstance(error, WorkerFailed) else error
+            self._exit_renderables = [Text(visible_line(self.crash_line(cause)))]
+        self._close_messages_no_wait()
 
 
 class LiteralInput(Input):

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0, 1 if something is damaged, 2 for bad input.
     """
-    return run_command(lambda: _run(argv))
+    return run_command("python -m qwen35_mlx.session", lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -5,12 +5,14 @@ number of calls. Text arrives in chunks that may end anywhere, even inside a tag
 not depend on where they end.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from qwen35_mlx.text.call_scanner import CallScanner
 from qwen35_mlx.text.tool_call import ParsedCall, Unfinished, parameter_schemas, parse_call
 
 _THINK_OPEN = "<think>"
@@ -18,6 +20,7 @@ _THINK_CLOSE = "</think>"
 _CALL_OPEN = "<tool_call>"
 _CALL_CLOSE = "</tool_call>"
 _CALL_HEADS = ("<function=", "{")
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +132,32 @@ class ReplyParser:
     - </tool_call> closes a call only where its body is complete: inside a parameter or a JSON
       string it belongs to the value. A body in neither form comes out as answer text, as does a
       call that never closes.
+
+    Each character is read a bounded number of times, whatever the text.
     """
 
     def __init__(self, *, thinking: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
         self._schemas = parameter_schemas(tools or ())
         self._section = _Section.THINKING if thinking else _Section.ANSWER
-        self._buffer = ""  # pushed, but not decided yet
+        self._buffer = ""  # what was pushed last
+        self._at = 0  # how much of the buffer is decided
         self._at_edge = True  # whitespace that comes now may have to be dropped
-        self._edge_space = ""  # the whitespace found there
+        self._edge_space: list[str] = []  # the whitespace found there
+        self._head_space: list[str] = []  # the whitespace after <tool_call>
         self._answered = False
         self._may_think = not thinking
-        self._call_body: list[str] = []  # of the open tool call, its head included
+        # Of the open tool call: the text, the part of it after the last closing tag, its scanner.
+        self._call_body: list[str] = []
+        self._call_text: list[str] = []
+        self._scanner = CallScanner()
 
     def push(self, text: str) -> list[ReplyEvent]:
         """The events that `text` makes certain."""
-        self._buffer += text
-        events: list[ReplyEvent] = []
+        self._buffer, self._at = self._buffer[self._at :] + text, 0
+        events = _Events()
         while self._step(events):
             pass
-        return events
+        return events.joined()
 
     def pending(self) -> list[ReplyEvent]:
         """What `finish` would give now. More may be pushed afterwards."""
@@ -155,19 +165,21 @@ class ReplyParser:
 
     def finish(self) -> list[ReplyEvent]:
         """What was still held back, at the end of the reply."""
-        events: list[ReplyEvent] = []
-        rest = "".join(self._call_body) + self._buffer
-        if self._section in (_Section.CALL_HEAD, _Section.CALL):
-            rest = _CALL_OPEN + rest
-        self._buffer, self._call_body = "", []
+        events = _Events()
+        rest = self._buffer[self._at :]
+        if self._section is _Section.CALL_HEAD:
+            rest = _CALL_OPEN + "".join(self._head_space) + rest
+        elif self._section is _Section.CALL:
+            rest = _CALL_OPEN + "".join([*self._call_body, *self._call_text]) + rest
+        self._buffer, self._at, self._call_body, self._call_text = "", 0, [], []
         if self._section is _Section.THINKING:
-            _append(events, Thinking(rest))
+            events.add(Thinking, rest)
         elif rest:
             self._answer(rest, events)
         self._section = _Section.ANSWER  # nothing is open any more
-        return events
+        return events.joined()
 
-    def _step(self, events: list[ReplyEvent]) -> bool:
+    def _step(self, events: "_Events") -> bool:
         """Decide what can be decided next; False when more text is needed."""
         match self._section:
             case _Section.THINKING:
@@ -179,94 +191,133 @@ class ReplyParser:
             case _Section.CALL:
                 return self._step_call(events)
 
-    def _step_thinking(self, events: list[ReplyEvent]) -> bool:
+    def _step_thinking(self, events: "_Events") -> bool:
         if self._at_edge:
-            self._buffer = self._buffer.lstrip()
-            if self._buffer.startswith(_THINK_OPEN):
-                self._buffer = self._buffer.removeprefix(_THINK_OPEN)
+            self._take_space()
+            if self._take(_THINK_OPEN):
                 return True
-            if _THINK_OPEN.startswith(self._buffer):
+            if self._may_become(_THINK_OPEN):
                 return False
             self._at_edge = False
         text, closed = self._take_until(_THINK_CLOSE)
-        _append(events, Thinking(text))
+        events.add(Thinking, text)
         if closed:
             self._section, self._at_edge = _Section.ANSWER, True
         return closed
 
-    def _step_answer(self, events: list[ReplyEvent]) -> bool:
+    def _step_answer(self, events: "_Events") -> bool:
         if self._at_edge:
-            text = self._buffer.lstrip()
-            self._edge_space += self._buffer[: len(self._buffer) - len(text)]
-            self._buffer = text
+            if space := self._take_space():
+                self._edge_space.append(space)
             if self._may_think:
-                if text.startswith(_THINK_OPEN):
-                    self._buffer = text.removeprefix(_THINK_OPEN)
-                    self._section, self._may_think, self._edge_space = _Section.THINKING, False, ""
+                if self._take(_THINK_OPEN):
+                    self._section, self._may_think, self._edge_space = _Section.THINKING, False, []
                     return True
-                if _THINK_OPEN.startswith(text):
+                if self._may_become(_THINK_OPEN):
                     return False
         text, opened = self._take_until(_CALL_OPEN)
         if text:
             self._answer(text, events)
         if opened:
-            self._section = _Section.CALL_HEAD
+            self._section, self._head_space = _Section.CALL_HEAD, []
         return opened
 
-    def _step_call_head(self, events: list[ReplyEvent]) -> bool:
-        text = self._buffer.lstrip()
-        if text.startswith(_CALL_HEADS):
-            self._section = _Section.CALL
+    def _step_call_head(self, events: "_Events") -> bool:
+        if space := self._take_space():
+            self._head_space.append(space)
+        if self._buffer.startswith(_CALL_HEADS, self._at):
+            self._section, self._scanner = _Section.CALL, CallScanner()
+            self._call_body, self._call_text = [], self._head_space
             return True
-        if any(head.startswith(text) for head in _CALL_HEADS):
+        if self._may_become(*_CALL_HEADS):
             return False
         self._section = _Section.ANSWER
-        self._answer(_CALL_OPEN, events)
+        self._answer(_CALL_OPEN + "".join(self._head_space), events)
         return True
 
-    def _step_call(self, events: list[ReplyEvent]) -> bool:
+    def _step_call(self, events: "_Events") -> bool:
         text, closed = self._take_until(_CALL_CLOSE)
-        self._call_body.append(text)
+        self._call_text.append(text)
         if not closed:
             return False
+        text = "".join(self._call_text)
+        self._call_body.append(text)
+        self._call_text = [_CALL_CLOSE]
+        if self._scanner.ends_in_value(text):
+            return True
         body = "".join(self._call_body)
         match parse_call(body, self._schemas):
             case Unfinished():
-                self._call_body = [body, _CALL_CLOSE]
                 return True
             case ParsedCall(name, arguments):
-                events.append(ToolCall(name, arguments))
-                self._at_edge, self._edge_space, self._may_think = True, "", False
+                events.add_call(ToolCall(name, arguments))
+                self._at_edge, self._edge_space, self._may_think = True, [], False
             case None:
                 self._answer(_CALL_OPEN + body + _CALL_CLOSE, events)
-        self._section, self._call_body = _Section.ANSWER, []
+        self._section, self._call_body, self._call_text = _Section.ANSWER, [], []
         return True
 
+    def _take_space(self) -> str:
+        """Take the whitespace at the start of what is undecided."""
+        start = self._at
+        self._at = _SPACE.match(self._buffer, start).end()  # pyright: ignore[reportOptionalMemberAccess]
+        return self._buffer[start : self._at]
+
+    def _take(self, tag: str) -> bool:
+        """Take `tag`, if what is undecided starts with it."""
+        if not self._buffer.startswith(tag, self._at):
+            return False
+        self._at += len(tag)
+        return True
+
+    def _may_become(self, *tags: str) -> bool:
+        """Whether all that is undecided is the start of one of the tags."""
+        length = len(self._buffer) - self._at
+        return any(
+            length < len(tag) and self._buffer.endswith(tag[:length], self._at) for tag in tags
+        )
+
     def _take_until(self, tag: str) -> tuple[str, bool]:
-        """Take the text before `tag` from the buffer, and the tag itself if it is there.
+        """Take the text before `tag`, and the tag itself if it is there.
 
         Returns:
             the text, and whether the tag was there. If not, what may be its start stays.
         """
-        text, found, rest = self._buffer.partition(tag)
-        if found:
-            self._buffer = rest
-            return text, True
-        start = text.rfind("<")  # only the start of a tag has one
-        if start < 0 or not tag.startswith(text[start:]):
-            start = len(text)
-        self._buffer = text[start:]
-        return text[:start], False
+        start, end = self._at, self._buffer.find(tag, self._at)
+        if end >= 0:
+            self._at = end + len(tag)
+            return self._buffer[start:end], True
+        end = self._buffer.rfind("<", max(start, len(self._buffer) - len(tag)))
+        if end < 0 or not tag.startswith(self._buffer[end:]):
+            end = len(self._buffer)
+        self._at = end
+        return self._buffer[start:end], False
 
-    def _answer(self, text: str, events: list[ReplyEvent]) -> None:
-        _append(events, Answer((self._edge_space if self._answered else "") + text))
-        self._answered, self._at_edge, self._edge_space = True, False, ""
+    def _answer(self, text: str, events: "_Events") -> None:
+        events.add(Answer, "".join(self._edge_space) + text if self._answered else text)
+        self._answered, self._at_edge, self._edge_space = True, False, []
 
 
-def _append(events: list[ReplyEvent], event: Thinking | Answer) -> None:
-    """Add a piece of text, joined to the last event if that is of the same type."""
-    if not event.text:
-        return
-    if events and type(events[-1]) is type(event):
-        event = type(event)(events.pop().text + event.text)  # pyright: ignore[reportAttributeAccessIssue]
-    events.append(event)
+class _Events:
+    """Events in their order; neighbouring pieces of one kind are one event."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[type[Thinking | Answer], list[str]] | ToolCall] = []
+
+    def add(self, kind: type[Thinking | Answer], text: str) -> None:
+        last = self._found[-1] if self._found else None
+        if not text:
+            return
+        if isinstance(last, tuple) and last[0] is kind:
+            last[1].append(text)
+        else:
+            self._found.append((kind, [text]))
+
+    def add_call(self, call: ToolCall) -> None:
+        self._found.append(call)
+
+    def joined(self) -> list[ReplyEvent]:
+        return [
+            found if isinstance(found, ToolCall) else found[0]("".join(found[1]))
+            for found in self._found
+        ]

@@ -264,3 +264,17 @@ async def test_words_that_are_no_paths_do_not_end_the_screen(home: Path) -> None
             at.app.chat.show_message("")
         await at.send("/sessions \u00b2")
         assert at.app.is_running
+
+
+async def test_a_text_too_long_for_the_screen_is_a_chip_and_is_sent_whole(home: Path) -> None:
+    async with chat(home) as at:
+        text = "word\n" * 100_000 + "end"
+        at.composer.set_text(text)
+        assert at.typed == "[paste 1: 100001 lines]"
+        at.composer.put_back("before")
+        assert at.composer.whole == f"before\n{text}"
+        at.composer.set_text(f"{at.typed} " + "x" * 20_000)  # a chip in a chip
+        assert at.composer.whole == f"before\n{text} " + "x" * 20_000
+        at.composer.set_text("y" * 20_001)
+        await at.press("enter")
+        assert at.sent == ["y" * 20_001]

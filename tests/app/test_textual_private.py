@@ -15,6 +15,7 @@ from qwen35_chat import textual_private
 from qwen35_chat.textual_private import (
     LiteralInput,
     LiteralTextArea,
+    PrivateApp,
     bindings_of,
     set_bindings,
     set_virtual_size,
@@ -27,6 +28,9 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.widget import Widget
 from textual.widgets import Input, TextArea
+from textual.worker import WorkerFailed
+
+from qwen35_mlx import exit_codes
 
 APP = Path(textual_private.__file__).parent
 ESCAPE = "a\x1b[2Jb"
@@ -61,6 +65,11 @@ def text_of(widget: Widget) -> str:
     [
         (DOMNode(), "_bindings"),
         (App(), "_driver"),
+        (App(), "_exception"),
+        (App(), "_exception_event"),
+        (App(), "_exit_renderables"),
+        (App, "_handle_exception"),
+        (App, "_close_messages_no_wait"),
         (Input, "_value"),
         (ScrollView, "virtual_size"),
         (ScrollView, "set_reactive"),
@@ -84,6 +93,32 @@ async def test_bindings_can_be_replaced() -> None:
             set_bindings(node, BindingsMap())
             await pilot.press("f5")
             assert app.pressed == ["f5", "f6"], "_bindings"
+
+
+@pytest.mark.parametrize("where", ["widget", "worker"])
+async def test_a_fault_is_one_line(where: str) -> None:
+    class Faulty(PrivateApp):
+        def crash_line(self, error: BaseException) -> str:
+            return f"it was a {type(error).__name__}\x1b[2J"
+
+    app = Faulty()
+
+    def fault() -> None:
+        raise KeyError(ESCAPE)
+
+    async def run() -> None:
+        async with app.run_test() as pilot:
+            if where == "widget":
+                app.call_later(fault)
+            else:
+                app.run_worker(fault, thread=True)
+            await pilot.pause(0.2)
+            said = [str(line) for line in app._exit_renderables]
+            assert said == ["it was a KeyError␛[2J"], "_exit_renderables"
+
+    with pytest.raises(KeyError if where == "widget" else WorkerFailed):
+        await run()
+    assert app.return_code == exit_codes.CRASHED
 
 
 async def test_a_sequence_reaches_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.drawing.colours import coloured
-from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, UserEntry
-from qwen35_chat.drawing.markdown import StreamingMarkdown
+from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, TranscriptEntry, UserEntry
+from qwen35_chat.drawing.lines import Line
+from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.fake import done
 from qwen35_chat.merging import merged
 from textual.content import Content
@@ -212,7 +213,8 @@ async def test_only_what_is_near_the_view_is_laid_out(home: Path) -> None:
         at.transcript.show(entries)
         await at.pilot.pause()
         assert "answer 999" in at.text
-        assert sum(entry._width > 0 for entry in entries) < 60
+        parts = [part for entry in entries for part in entry.column(48).parts]
+        assert sum(part.laid_out for part in parts) < 120
 
 
 async def test_a_resize_keeps_the_place(home: Path) -> None:
@@ -298,6 +300,12 @@ def test_neighbouring_pieces_are_merged_and_the_order_is_kept() -> None:
     ]
 
 
+def lines_of(entry: TranscriptEntry) -> list[Line]:
+    """All lines of an entry on a screen of 60 columns."""
+    column = entry.column(58)
+    return [line for part in column.parts for line in part.lines(column.width)]
+
+
 CODE = "```python\n" + "".join(f"value_{n} = call({n})\n" for n in range(200)) + "```\n"
 
 
@@ -313,7 +321,7 @@ async def test_code_is_drawn_before_it_has_colours(home: Path, monkeypatch) -> N
     async with chat(home, size=(60, 20)) as at:
 
         def styles() -> set[str]:
-            lines = at.transcript.entries[-1].lines(58)
+            lines = lines_of(at.transcript.entries[-1])
             return {str(span.style) for line in lines for span in line.content.spans}
 
         await at.turn("one", CODE)
@@ -352,9 +360,9 @@ async def test_a_line_of_an_open_fence_is_laid_out_once(home: Path) -> None:
         await at.send("one")
         await at.shown([Answer("Look:\n\n" + "\n".join(CODE.split("\n")[:100]))])
         entry = at.transcript.entries[-1]
-        before = entry.lines(58)[:90]
+        before = lines_of(entry)[:90]
         await at.shown([Answer("\nmore = 1\n" * 30)])
-        after = entry.lines(58)[:90]
+        after = lines_of(entry)[:90]
         assert all(one is other for one, other in zip(before, after, strict=True))
 
 
@@ -376,10 +384,11 @@ async def test_a_reply_that_grows_lays_out_no_other_widget(home: Path, monkeypat
 
 
 def test_a_long_paragraph_is_parsed_in_parts_without_a_gap() -> None:
-    growing = StreamingMarkdown()
+    growing = MarkdownText()
     for n in range(2_000):
         growing.feed(f"{n}, ")
-    assert len(growing._open) < 2_000
-    lines = [line.content.plain for line in growing.lines(80)]
-    assert "".join(lines).replace(" ", "") == "".join(f"{n}," for n in range(2_000))
-    assert all(lines)
+    lines = [line for part in growing.parts for line in part.lines(80)]
+    plain = [line.content.plain for line in lines]
+    assert "".join(plain) == "".join(f"{n}, " for n in range(2_000)).rstrip()
+    assert all(plain)
+    assert all(line.joined for line in lines[1:])

@@ -2,20 +2,23 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
 
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.drawing.lines import BLANK, Code, Line, Paragraph, action, wrap
-from qwen35_chat.drawing.markdown import Markdown, StreamingMarkdown
+from qwen35_chat.drawing.lines import EMPTY_LINE, Line, action, wrap
+from qwen35_chat.drawing.markdown_text import MarkdownText
+from qwen35_chat.drawing.parts import Column, FixedPart, Part, PlainPart, estimate
+from qwen35_chat.drawing.sections import LONGEST, fenced_code, pieces
 from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
+MOST_FILES = 50  # of a message, that are listed
 _keys = count()
 
 
@@ -28,7 +31,7 @@ class TranscriptEntry(ABC):
         indent: columns to its left.
         author: "user", "assistant", or "" for a notice.
         version: which of how many versions of this message it is, from 1.
-        changed: its layout is out of date.
+        changed: its parts are out of date.
     """
 
     indent = 1
@@ -38,8 +41,7 @@ class TranscriptEntry(ABC):
         self.key = next(_keys)
         self.message = message
         self.version = version
-        self._lines: list[Line] = []
-        self._width = -1
+        self._column: Column | None = None
         self.changed = True
 
     @property
@@ -53,34 +55,37 @@ class TranscriptEntry(ABC):
         return []
 
     @property
-    def uncoloured(self) -> list[Code]:
-        """Its code without colours yet, once it has been laid out."""
-        return []
+    def complete(self) -> bool:
+        """Whether its text is complete, so that code may get colours."""
+        return True
 
     def invalidate(self) -> None:
-        """Lay it out again when it is drawn next."""
+        """Make its parts again when it is drawn next."""
         self.changed = True
 
     def toggle(self) -> None:  # noqa: B027 - most entries cannot be folded
         """Fold or unfold it, if it can be folded."""
 
-    def lines(self, width: int) -> list[Line]:
-        """Its lines for a width in cells, with an empty one at the end."""
-        if self.changed or width != self._width:
-            self._lines = [*self._layout(max(width - self.indent, 1)), Line(BLANK)]
-            self._width = width
+    def column(self, width: int) -> Column:
+        """Its parts for a width in cells, with an empty line at the end."""
+        width = max(width - self.indent, 1)
+        if self.changed or self._column is None:
+            end = FixedPart(lambda _: [EMPTY_LINE])
+            self._column = Column([*self._parts(), *self._version_parts(), end], width)
             self.changed = False
-        return self._lines
+        elif self._column.width != width:
+            self._column = Column(self._column.parts, width)
+        return self._column
 
     def estimate(self, width: int) -> int:
         """Roughly its number of lines, without a layout."""
         return 2
 
     @abstractmethod
-    def _layout(self, width: int) -> list[Line]:
-        """Its lines, in `width` cells."""
+    def _parts(self) -> Sequence[Part]:
+        """Its parts."""
 
-    def _version_line(self, width: int) -> list[Line]:
+    def _version_parts(self) -> Sequence[Part]:
         which, total = self.version
         if total < 2:
             return []
@@ -89,7 +94,8 @@ class TranscriptEntry(ABC):
             (f" {which}/{total} ", ".muted"),
             Content.styled(">", ".link").stylize(action("version", self.key, 1)),
         )
-        return wrap(shown, width, "  " if self.indent == 1 else "")
+        margin = "  " if self.indent == 1 else ""
+        return [FixedPart(lambda width: wrap(shown, width, margin))]
 
 
 class UserEntry(TranscriptEntry):
@@ -111,20 +117,44 @@ class UserEntry(TranscriptEntry):
         self.invalidate()
 
     def estimate(self, width: int) -> int:
-        return min(_estimate(self.text, width), FOLD_LINES) + 1
+        return min(estimate(self.text, width), FOLD_LINES) + 1
 
-    def _layout(self, width: int) -> list[Line]:
+    def _parts(self) -> Sequence[Part]:
         text, files = taken_apart(self.text)
-        lines = wrap(Content(visible(text)), width, "> ", "  ", ".user")
-        if self._folded and len(lines) > FOLD_LINES:
+        text = visible(text)
+        if self._folded:
+            parts: list[Part] = [FixedPart(lambda width: self._folded_lines(text, width))]
+        else:
+            parts = [
+                PlainPart(piece, joined=joined, first="  " if n else "> ", rest="  ", fill=".user")
+                for n, (piece, joined) in enumerate(pieces(text))
+            ]
+        shown = [
+            f"@ {visible(file.name)}, {file.lines:,} {'line' if file.lines == 1 else 'lines'}"
+            for file in files[:MOST_FILES]
+        ]
+        if len(files) > MOST_FILES:
+            shown.append(f"@ {len(files) - MOST_FILES:,} more files")
+        return parts + [
+            PlainPart(line[:LONGEST], ".muted", first="  ", rest="  ", fill=".user")
+            for line in shown
+        ]
+
+    def _folded_lines(self, text: str, width: int) -> list[Line]:
+        """The message, or its first lines if it is long."""
+        start, _ = next(pieces(text))
+        lines = wrap(Content(start), width, "> ", "  ", ".user")
+        if len(start) < len(text):
+            lines = lines[:FOLDED_LINES]
+            seen = sum(len(line.content.plain) - line.prefix for line in lines)
+            more = f"… {len(text) - seen:,} more characters"
+        elif len(lines) > FOLD_LINES:
             more = f"… {len(lines) - FOLDED_LINES} more lines"
-            shown = Content.styled(more, ".link").stylize(action("fold", self.key))
-            lines = lines[:FOLDED_LINES] + wrap(shown, width, "  ", "  ", ".user")
-        for file in files:
-            word = "line" if file.lines == 1 else "lines"
-            shown = Content.styled(f"@ {visible(file.name)}, {file.lines:,} {word}", ".muted")
-            lines += wrap(shown, width, "  ", "  ", ".user")
-        return lines + self._version_line(width)
+            lines = lines[:FOLDED_LINES]
+        else:
+            return lines
+        shown = Content.styled(more, ".link").stylize(action("fold", self.key))
+        return lines + wrap(shown, width, "  ", "  ", ".user")
 
 
 class ReplyEntry(TranscriptEntry):
@@ -162,13 +192,9 @@ class ReplyEntry(TranscriptEntry):
         self._note = note
         self._error = error
         self._complete = complete
-        self._live = StreamingMarkdown()
-        self._live_thinking = StreamingMarkdown()
-        self._markdown: Markdown | None = None
-        self._thoughts: Markdown | None = None
-        if not complete:
-            self._live.feed(visible(answer))
-            self._live_thinking.feed(visible(thinking))
+        self._call_texts = [_call_text(*call) for call in self.calls]
+        self._body: MarkdownText | None = None
+        self._thoughts: MarkdownText | None = None
 
     @property
     def copy_text(self) -> str:
@@ -176,30 +202,32 @@ class ReplyEntry(TranscriptEntry):
 
     @property
     def code_blocks(self) -> list[str]:
-        return self._rendered().code_blocks
+        return fenced_code(visible(self.answer))
 
     @property
-    def uncoloured(self) -> list[Code]:
-        if not self._complete:
-            return []
-        texts = [self._thoughts if self.view == "open" else None, self._markdown]
-        return [code for text in texts if text is not None for code in text.uncoloured]
+    def complete(self) -> bool:
+        return self._complete
 
     def add_thinking(self, text: str) -> None:
+        if not self.thinking:
+            text = text.lstrip("\n")
         self.thinking += text
-        self._live_thinking.feed(visible(text))
+        if self._thoughts is not None:
+            self._thoughts.feed(visible(text))
         self.invalidate()
 
     def add_answer(self, text: str) -> None:
         if not self.answer:
             text = text.lstrip("\n")
         self.answer += text
-        self._live.feed(visible(text))
+        if self._body is not None:
+            self._body.feed(visible(text))
         self.invalidate()
 
     def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Add a tool call, which is only shown."""
         self.calls.append((name, arguments))
+        self._call_texts.append(_call_text(name, arguments))
         self.invalidate()
 
     def end_thinking(self, seconds: float) -> None:
@@ -209,7 +237,9 @@ class ReplyEntry(TranscriptEntry):
     def finish(self, note: str = "", *, error: bool = False) -> None:
         """Complete the reply."""
         self._complete = True
-        self._live, self._live_thinking = StreamingMarkdown(), StreamingMarkdown()
+        for text in (self._body, self._thoughts):
+            if text is not None:
+                text.finish()
         self._note, self._error = note, error
         self.invalidate()
 
@@ -225,34 +255,35 @@ class ReplyEntry(TranscriptEntry):
     def estimate(self, width: int) -> int:
         thinking = bool(self.thinking.strip())
         if thinking and self.view == "open":
-            return _estimate(self.thinking, width) + _estimate(self.answer, width) + 4
-        return _estimate(self.answer, width) + (2 if thinking else 0) + 2 * bool(self._note)
+            return estimate(self.thinking, width) + estimate(self.answer, width) + 4
+        return estimate(self.answer, width) + (2 if thinking else 0) + 2 * bool(self._note)
 
-    def _layout(self, width: int) -> list[Line]:
-        lines = self._thinking_lines(width)
+    def _parts(self) -> Sequence[Part]:
+        parts = self._thinking_parts()
         if self.answer.strip():
-            if lines:
-                lines.append(Line(BLANK))
-            lines += (self._rendered() if self._complete else self._live).lines(width)
-        for name, arguments in self.calls:
-            shown = json.dumps(dict(arguments), ensure_ascii=False)
-            call = Content.assemble(
-                ("asks for  ", ".muted"), (visible(name), "bold"), f"({visible(shown)})"
-            )
-            lines += wrap(call, width, "", "  ")
+            if parts:
+                parts.append(_space())
+            if self._body is None:
+                self._body = self._markdown(self.answer)
+            parts += self._body.parts
+        for name, shown in self._call_texts:
+            call = Content.assemble(("asks for  ", ".muted"), (name, "bold"), f"({shown})")
+            parts.append(FixedPart(lambda width, call=call: wrap(call, width, "", "  ")))
         if self._note:
-            if lines:
-                lines.append(Line(BLANK))
+            if parts:
+                parts.append(_space())
             style = ".error" if self._error else ".muted"
-            lines += Paragraph(Content.styled(visible(self._note), style)).lines(width)
-        return lines + self._version_line(width)
+            parts += _plain_parts(self._note, style)
+        return parts
 
-    def _rendered(self) -> Markdown:
-        if self._markdown is None or not self._complete:
-            self._markdown = Markdown(visible(self.answer))
-        return self._markdown
+    def _markdown(self, text: str, margin: int = 0, style: str = "") -> MarkdownText:
+        made = MarkdownText(margin, style)
+        made.feed(visible(text))
+        if self._complete:
+            made.finish()
+        return made
 
-    def _thinking_lines(self, width: int) -> list[Line]:
+    def _thinking_parts(self) -> list[Part]:
         if not self.thinking.strip() or self.view == "hidden":
             return []
         if self.thinking_seconds is not None:
@@ -261,18 +292,13 @@ class ReplyEntry(TranscriptEntry):
             label = "Thought" if self._complete else "Thinking"
         mark = "▾" if self.view == "open" else "▸"
         head = Content.styled(f"{mark} {label}", ".thinking-head")
-        lines = wrap(head.stylize(action("fold", self.key)), width)
+        head = head.stylize(action("fold", self.key))
+        parts: list[Part] = [FixedPart(lambda width: wrap(head, width))]
         if self.view == "open":
-            if self._complete:
-                if self._thoughts is None:
-                    self._thoughts = Markdown(visible(self.thinking.strip()))
-                body = self._thoughts.lines(width - 2)
-            else:
-                body = self._live_thinking.lines(width - 2)
-            for line in body:
-                shown = ("  " + line.content).stylize_before(".thinking")
-                lines.append(Line(shown, line.prefix + 2, line.joined, line.fill))
-        return lines
+            if self._thoughts is None:
+                self._thoughts = self._markdown(self.thinking.lstrip("\n"), 2, ".thinking")
+            parts += self._thoughts.parts
+        return parts
 
 
 class NoticeEntry(TranscriptEntry):
@@ -290,12 +316,23 @@ class NoticeEntry(TranscriptEntry):
         return self.text
 
     def estimate(self, width: int) -> int:
-        return _estimate(self.text, width) + 1
+        return estimate(self.text, width) + 1
 
-    def _layout(self, width: int) -> list[Line]:
-        return wrap(Content.styled(visible(self.text), self._style), width)
+    def _parts(self) -> Sequence[Part]:
+        return _plain_parts(self.text, self._style)
 
 
-def _estimate(text: str, width: int) -> int:
-    """The lines that a text takes, if most of its own are shorter than the screen."""
-    return text.count("\n") + len(text) // max(width, 1) + 1
+def _space() -> Part:
+    return FixedPart(lambda _: [EMPTY_LINE])
+
+
+def _plain_parts(text: str, style: str) -> list[Part]:
+    return [PlainPart(piece, style, joined=joined) for piece, joined in pieces(visible(text))]
+
+
+def _call_text(name: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    """A tool call's name and arguments, as much of them as fits a part."""
+    shown = json.dumps(dict(arguments), ensure_ascii=False)
+    if len(shown) > LONGEST:
+        shown = f"{shown[:LONGEST]}… {len(shown) - LONGEST:,} more characters"
+    return visible(name[:LONGEST]), visible(shown)

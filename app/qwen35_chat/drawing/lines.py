@@ -5,16 +5,19 @@ styles. A change of the theme therefore needs no new layout.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from rich.cells import cell_len
-from textual.content import Content
+from textual.content import Content, Span
 from textual.style import Style
 
 TAB = 4  # cells
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
+LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
 _WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
@@ -37,6 +40,9 @@ class Line:
     fill: str = ""
 
 
+EMPTY_LINE = Line(BLANK)
+
+
 class TextBlock(Protocol):
     """A part of a message."""
 
@@ -54,16 +60,18 @@ def break_offsets(text: str, width: int) -> list[int]:
     for match in _WORDS.finditer(text):
         word = match.group()
         cells = cell_len(word.rstrip())
-        if used + cells > width:
+        long = len(word) > LONGEST_LINE * width
+        if used + cells > width or long:
             if used:
                 offsets.append(match.start())
                 used = 0
-            if cells > width:  # longer than a line, so broken anywhere
-                for at, character in enumerate(word, match.start()):
+            if cells > width or long:  # broken anywhere
+                start = match.start()
+                for at, character in enumerate(word, start):
                     one = cell_len(character)
-                    if used + one > width and used:
+                    if (used + one > width and used) or at - start >= LONGEST_LINE * width:
                         offsets.append(at)
-                        used = 0
+                        used, start = 0, at
                     used += one
                 continue
         used += cell_len(word)
@@ -79,17 +87,46 @@ def wrap(
         first, rest: before the first line, and before each other line.
         fill: the style `Line.fill` of the lines.
     """
+    half = max(width // 2, 1)
+    if cell_len(rest) > half:  # deeply nested: the text needs the room more than its margin
+        first, rest = first[-half:], rest[-half:]
     room = max(width - cell_len(rest), 1)
     lines: list[Line] = []
     for part in content.split("\n", allow_blank=True):
         if "\t" in part.plain:
-            part = part.expand_tabs(TAB)
+            part = expand_tabs(part)
         offsets = break_offsets(part.plain, room)
         for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
             prefix = rest if lines else first
             shown = Content.styled(prefix, ".muted") + piece if prefix else piece
             lines.append(Line(shown, len(prefix), joined=n > 0, fill=fill))
     return lines
+
+
+def expand_tabs(content: Content) -> Content:
+    """One line with spaces in place of its tabs.
+
+    It takes one pass; the method of `Content` takes one for each tab.
+    """
+    parts = content.plain.split("\t")
+    starts, at, cells = [0], 0, 0  # where each part starts, and how far the line is
+    expanded: list[str] = []
+    for part in parts[:-1]:
+        cells += cell_len(part)
+        spaces = TAB - cells % TAB
+        cells += spaces
+        expanded.append(part + " " * spaces)
+        at += len(part) + spaces
+        starts.append(at)
+    expanded.append(parts[-1])
+    before = [0, *accumulate(len(part) + 1 for part in parts[:-1])]
+
+    def moved(offset: int) -> int:
+        part = bisect_right(before, offset) - 1
+        return starts[part] + offset - before[part]
+
+    spans = [Span(moved(span.start), moved(span.end), span.style) for span in content.spans]
+    return Content("".join(expanded), spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,35 +142,29 @@ class Paragraph:
         return wrap(self.content, width, self.first, self.rest, self.fill)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Code:
     """Code as it was written, in a box of its own colour.
 
     Attributes:
-        number: its place among the blocks of its message, for copying; None while it is being
+        number: its place among the blocks of its part, for copying; None while it is being
             written, when it gets no colours either.
-        head: whether the line above it, with its language, is drawn.
         rest: before each line.
+        colours: its lines with colours, once these have been computed.
     """
 
     code: str
     language: str = ""
     number: int | None = None
-    head: bool = True
     rest: str = ""
-    _contents: list[Content] | None = field(default=None, init=False)
+    colours: Sequence[Content] | None = field(default=None, init=False)
     _coloured: bool = field(default=False, init=False)
 
     def lines(self, width: int) -> list[Line]:
-        lines = [self._header(width)] if self.head else []
-        if self._contents is None:
-            self._contents = [Content(line) for line in self._text.split("\n")]
-        prefix = f"{self.rest} "
-        for content in self._contents:
-            lines += wrap(content, width - 1, prefix, prefix, ".code")
-        return lines
+        return CodeLines(self, self._text, 0, head=True).lines(width)
 
-    def _header(self, width: int) -> Line:
+    def header(self, width: int) -> Line:
+        """The line above it, with its language."""
         label = Content.styled(f"{self.rest} {self.language or 'code'}", ".code-head")
         if self.number is not None:
             gap = " " * max(width - cell_len(label.plain) - len("copy") - 1, 1)
@@ -143,6 +174,15 @@ class Code:
                 + Content.styled("copy", ".link").stylize(action("copy_code", self.number))
             )
         return Line(label, len(label.plain), fill=".code-head")
+
+    def close(self, code: str, *, whole_lines: bool) -> None:
+        """It ends here, after parts of it were laid out.
+
+        Args:
+            whole_lines: whether each of these was made of whole lines, which can get colours.
+        """
+        self.code, self.number = code, 0
+        self._coloured = not whole_lines
 
     @property
     def _text(self) -> str:
@@ -167,7 +207,37 @@ class Code:
         from qwen35_chat.drawing.colours import coloured
 
         self._coloured = True
-        self._contents = coloured(self._text, self.language) or self._contents
+        self.colours = coloured(self._text, self.language)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLines:
+    """Some lines of a block of code.
+
+    Attributes:
+        text: these lines.
+        first: the number of the first one in the block, from 0.
+        head: whether the line above the block comes first.
+    """
+
+    whole: Code
+    text: str
+    first: int
+    head: bool = False
+
+    @property
+    def codes(self) -> list[Code]:
+        return [self.whole]
+
+    def lines(self, width: int) -> list[Line]:
+        lines = [self.whole.header(width)] if self.head else []
+        contents: Sequence[Content] = [Content(line) for line in self.text.split("\n")]
+        if self.whole.colours is not None:
+            contents = self.whole.colours[self.first : self.first + len(contents)]
+        prefix = f"{self.whole.rest} "
+        for content in contents:
+            lines += wrap(content, width - 1, prefix, prefix, ".code")
+        return lines
 
 
 def action(name: str, *arguments: object) -> Style:
@@ -188,11 +258,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells; on a narrow screen each row becomes a record."""
+    """Rows of cells; on a narrow screen each row becomes a record.
+
+    Attributes:
+        continued: its head is above it already.
+    """
 
     head: Sequence[Content]
     rows: Sequence[Sequence[Content]]
     rest: str = ""
+    continued: bool = False
 
     def lines(self, width: int) -> list[Line]:
         columns = len(self.head)
@@ -202,14 +277,16 @@ class Table:
         if room < sum(least):
             return self._records(width)
         widths = _shares(natural, least, room)
-        lines = self._row(self.head, widths, ".heading")
-        across = self.rest + "  ".join("─" * cells for cells in widths)
-        lines.append(Line(Content.styled(across, ".muted"), len(across)))
+        lines: list[Line] = []
+        if not self.continued:
+            lines += self._row(self.head, widths, ".heading")
+            across = self.rest + "  ".join("─" * cells for cells in widths)
+            lines.append(Line(Content.styled(across, ".muted"), len(across)))
         rows = [self._row(row, widths, "") for row in self.rows]
         apart = any(len(row) > 1 for row in rows)
         for n, row in enumerate(rows):
             if apart and n:
-                lines.append(Line(BLANK))
+                lines.append(EMPTY_LINE)
             lines += row
         return lines
 
@@ -242,7 +319,7 @@ class Table:
         lines: list[Line] = []
         for row in self.rows:
             if lines:
-                lines.append(Line(BLANK))
+                lines.append(EMPTY_LINE)
             for name, cell in zip(self.head, row, strict=False):
                 named = Content.styled(f"{name.plain}: ", ".heading") + cell
                 lines += wrap(named, width, self.rest, self.rest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from qwen35_chat.drawing.sections import fenced_code
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.settings import SettingsHandler
 from qwen35_chat.library_actions import delete, undelete
@@ -63,9 +64,7 @@ class AnswerHandler:
 
     def copy_code(self) -> None:
         """Copy the last block of code."""
-        from qwen35_chat.drawing.markdown import Markdown
-
-        codes = Markdown(self._view.answer).code_blocks
+        codes = fenced_code(self._view.answer)
         if not codes:
             raise Qwen35Error("there is no code in the last answer")
         self._view.copy(codes[-1])

@@ -158,7 +158,10 @@ class WritingHandler:
         composer = self._view.composer
         if composer.whole == composer.text:
             raise Qwen35Error("there is no paste to expand")
-        composer.set_text(composer.whole)
+        whole = composer.whole
+        composer.set_text(whole)
+        if composer.text != whole:
+            raise Qwen35Error("this text is too long for the screen: open it with /editor")
 
     def search_history(self) -> None:
         self._view.list_history(list(self._controller.history.texts), self._view.composer.put_back)

@@ -342,10 +342,8 @@ class ChatScreen(CoveredScreen):
     def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":
             self.app.open_url(str(event.argument))
-        elif event.name == "code" and event.entry is not None:
-            blocks = event.entry.code_blocks
-            if int(event.argument) < len(blocks):
-                self.copy(blocks[int(event.argument)])
+        elif event.name == "code":
+            self.copy(str(event.argument))
         elif event.name == "version" and event.entry is not None:
             return self.controller.select_version(int(event.argument), event.entry.message)
         return None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from textual import events
 from textual.message import Message
 
-from qwen35_chat.attachments import Chips
+from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
 from qwen35_chat.textual_private import LiteralTextArea
 from qwen35_chat.widgets.completions import Completions
 
@@ -140,7 +140,8 @@ class Composer(LiteralTextArea):
         return self.chips.expanded(self.text)
 
     def set_text(self, text: str) -> None:
-        self.text = text
+        """Replace the text; a very long one is shown as a chip."""
+        self.text = self.chips.chip(text, LONG_TEXT, LONG_TEXT_CHARACTERS) or text
         self.move_cursor(self.document.end)
 
     def suggest(self, text: str) -> None:

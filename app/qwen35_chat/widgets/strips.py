@@ -24,7 +24,7 @@ class StripCache:
 
     def __init__(self, widget: Widget):
         self._widget = widget
-        self._cache: dict[int, tuple[Line, bool, Strip]] = {}
+        self._cache: dict[tuple[int, int], tuple[Line, bool, Strip]] = {}
 
     def clear(self) -> None:
         """Drop all strips."""
@@ -49,7 +49,8 @@ class StripCache:
             selected: start and end of the selection in the strip; -1 for its end.
         """
         marked = marked and line.content is not BLANK
-        cached = self._cache.get(id(line)) if selected is None else None
+        key = id(line), indent  # the empty line is in entries of any indent
+        cached = self._cache.get(key) if selected is None else None
         if (
             cached
             and cached[:2] == (line, marked)
@@ -79,7 +80,7 @@ class StripCache:
             if len(self._cache) > CACHED_SCREENS * self._widget.size.height:
                 for oldest in list(islice(self._cache, len(self._cache) // 2)):
                     del self._cache[oldest]
-            self._cache[id(line)] = (line, marked, strip)
+            self._cache[key] = (line, marked, strip)
         return strip
 
     def _style(self, style: str | Style) -> Style:

@@ -1,7 +1,8 @@
-"""The conversation on the screen: a list of entries, of which those near the view are laid out.
+"""The conversation on the screen: entries, the parts of which are laid out near the view.
 
-The height of an entry that was never near is an estimate. Entries within a screen of the view are
-laid out, which corrects their heights before they can be seen; the view stays in its place.
+The height of what was never near is an estimate. Parts within a screen of the view are laid out,
+which corrects their heights before they can be seen; the view stays in its place. A frame's work is
+therefore bounded by the size of the screen, however long a message is.
 """
 
 from bisect import bisect_right
@@ -17,7 +18,8 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from qwen35_chat.drawing.entries import TranscriptEntry
-from qwen35_chat.drawing.lines import BLANK, Code, Line
+from qwen35_chat.drawing.lines import EMPTY_LINE, Code, Line
+from qwen35_chat.drawing.parts import Column, Part
 from qwen35_chat.textual_private import set_virtual_size
 from qwen35_chat.widgets.strips import StripCache, within
 
@@ -50,8 +52,8 @@ class TranscriptView(ScrollView, can_focus=True):
     class Clicked(Message):
         """Something in an entry was clicked.
 
-        `name` is "code", "version" or "link"; `argument` is the number of the block, the step to
-        the other version, or the address.
+        `name` is "code", "version" or "link"; `argument` is the code, the step to the other
+        version, or the address.
         """
 
         def __init__(self, name: str, argument: str | int, entry: TranscriptEntry | None = None):
@@ -61,22 +63,23 @@ class TranscriptView(ScrollView, can_focus=True):
             self.entry = entry
 
     class Coloured(Message):
-        """The code in these entries has got its colours."""
+        """The code in these parts has got its colours."""
 
-        def __init__(self, entries: Sequence[TranscriptEntry]):
+        def __init__(self, parts: Sequence[Part]):
             super().__init__()
-            self.entries = entries
+            self.parts = parts
 
     def __init__(self) -> None:
         super().__init__()
         self.entries: list[TranscriptEntry] = []
         self.marked: TranscriptEntry | None = None
         self._heights: list[int] = []
-        self._measured: list[bool] = []  # whether the height is exact
+        self._measured: list[bool] = []  # whether the height is that of the entry's column
         self._tops: list[int] = [0]
         self._columns = 0
         self._following = True
-        self._anchor = (0, 0)  # the entry at the top of the view, and its lines above the view
+        # The entry and the part at the top of the view, and the part's lines above the view.
+        self._anchor = (0, 0, 0)
         self._laying_out = False
         self._colouring = False
         self._strips = StripCache(self)
@@ -133,20 +136,16 @@ class TranscriptView(ScrollView, can_focus=True):
                 self._columns = columns
                 self._estimate_heights()
             if self._following:
-                self._measure_up(len(self.entries) - 1, 2 * size.height)
+                self._measure_up(len(self.entries) - 1, None, 2 * size.height)
             else:
-                top, above = self._anchor
-                self._measure_down(top, above + 2 * size.height)
-                self._measure_up(top - 1, size.height)
+                at, part, above = self._anchor
+                self._measure_down(at, part, above + 2 * size.height)
+                self._measure_up(at, part - 1, size.height)
             self._tops = [0, *accumulate(self._heights)]
             set_virtual_size(self, Size(size.width, self._tops[-1]))
-            if self._following:
-                to = self.max_scroll_y
-            else:
-                top, above = self._anchor
-                top = min(top, len(self.entries))
-                to = self._tops[top] + (above if top < len(self.entries) else 0)
-            self.scroll_y = self.scroll_target_y = to
+            self.scroll_y = self.scroll_target_y = (
+                self.max_scroll_y if self._following else self._top_line()
+            )
             self._keep_place()
         finally:
             self._laying_out = False
@@ -157,29 +156,54 @@ class TranscriptView(ScrollView, can_focus=True):
         self._heights = [entry.estimate(self._columns) for entry in self.entries]
         self._measured = [False] * len(self.entries)
 
-    def _measure(self, at: int) -> int:
-        entry = self.entries[at]
-        if entry.changed or not self._measured[at]:
-            self._heights[at] = len(entry.lines(self._columns))
-            self._measured[at] = True
-        return self._heights[at]
+    def _column(self, at: int) -> Column:
+        return self.entries[at].column(self._columns)
 
-    def _measure_up(self, at: int, lines: int) -> None:
-        """Measure entries from `at` upwards, until they have this many lines."""
-        while at >= 0 and lines > 0:
-            lines -= self._measure(at)
-            at -= 1
+    def _measure_up(self, at: int, part: int | None, lines: int) -> None:
+        """Lay out parts from one upwards, until they have this many lines.
 
-    def _measure_down(self, at: int, lines: int) -> None:
-        """Measure entries from `at` downwards, until they have this many lines."""
+        Args:
+            at: the entry.
+            part: its part; None for the last one.
+        """
+        while 0 <= at < len(self.entries) and lines > 0:
+            column = self._column(at)
+            last = len(column.parts) - 1
+            lines = column.lay_out_up(last if part is None else min(part, last), lines)
+            self._take_height(at)
+            at, part = at - 1, None
+
+    def _measure_down(self, at: int, part: int, lines: int) -> None:
+        """As `_measure_up`, downwards."""
         while at < len(self.entries) and lines > 0:
-            lines -= self._measure(at)
-            at += 1
+            lines = self._column(at).lay_out_down(part, lines)
+            self._take_height(at)
+            at, part = at + 1, 0
+
+    def _take_height(self, at: int) -> None:
+        self._heights[at] = self._column(at).height
+        self._measured[at] = True
+
+    def _top_line(self) -> int:
+        """The line at the top of the view, after heights have changed."""
+        at, part, above = self._anchor
+        if at >= len(self.entries):
+            return self._tops[-1]
+        column = self._column(at)
+        return self._tops[at] + column.top(min(part, len(column.parts) - 1)) + above
 
     def _keep_place(self) -> None:
         y = round(self.scroll_y)
-        top = max(bisect_right(self._tops, y) - 1, 0)
-        self._anchor = (top, y - self._tops[min(top, len(self._tops) - 1)])
+        at = max(bisect_right(self._tops, y) - 1, 0)
+        if at >= len(self.entries):
+            self._anchor = (at, 0, 0)
+            return
+        column = self._column(at)
+        within = y - self._tops[at]
+        if not self._measured[at]:  # the height is an estimate of the whole
+            within = within * column.height // max(self._heights[at], 1)
+        part = column.part_at(within)
+        self._anchor = (at, part, within - column.top(part))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -201,24 +225,31 @@ class TranscriptView(ScrollView, can_focus=True):
     def _request_colours(self) -> None:
         top, height = round(self.scroll_y), self.scrollable_content_region.height
         first = max(bisect_right(self._tops, top) - 1, 0)
-        inside = self.entries[first : bisect_right(self._tops, top + height)]
-        plain = [entry for entry in inside if entry.uncoloured]
+        plain: list[tuple[Part, list[Code]]] = []
+        for at in range(first, min(bisect_right(self._tops, top + height), len(self.entries))):
+            if self.entries[at].complete:
+                column = self._column(at)
+                start = column.part_at(top - self._tops[at])
+                end = column.part_at(top + height - self._tops[at])
+                for part in column.parts[start : end + 1]:
+                    if codes := [code for code in part.codes if code.uncoloured]:
+                        plain.append((part, codes))
         if plain and not self._colouring:
             self._colouring = True
-            self._colour([(entry, entry.uncoloured) for entry in plain])
+            self._colour(plain)
 
     @work(thread=True, group="colours")
-    def _colour(self, plain: Sequence[tuple[TranscriptEntry, Sequence[Code]]]) -> None:
+    def _colour(self, plain: Sequence[tuple[Part, Sequence[Code]]]) -> None:
         for _, codes in plain:
             for code in codes:
                 code.colour()
-        self.post_message(self.Coloured([entry for entry, _ in plain]))
+        self.post_message(self.Coloured([part for part, _ in plain]))
 
     def on_transcript_view_coloured(self, event: Coloured) -> None:
         event.stop()
         self._colouring = False
-        for entry in event.entries:
-            entry.invalidate()
+        for part in event.parts:
+            part.forget()
         self.lay_out()
 
     def scroll_page(self, direction: int) -> None:
@@ -240,7 +271,7 @@ class TranscriptView(ScrollView, can_focus=True):
         at = self.entries.index(self.marked)
         height = self.scrollable_content_region.height
         if height:
-            self._measure(at)
+            self._measure_down(at, 0, height)
             self._tops = [0, *accumulate(self._heights)]
             top, bottom = self._tops[at], self._tops[at + 1]
             if top < self.scroll_y or bottom - top > height:
@@ -272,9 +303,8 @@ class TranscriptView(ScrollView, can_focus=True):
         if not 0 <= y < self._tops[-1]:
             return None
         at = bisect_right(self._tops, y) - 1
-        lines = self.entries[at].lines(self._columns)
-        offset = y - self._tops[at]
-        return self.entries[at], lines[offset] if offset < len(lines) else Line(BLANK)
+        line = self._column(at).line(y - self._tops[at])
+        return self.entries[at], line or EMPTY_LINE
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """The lines in view.
@@ -317,9 +347,9 @@ class TranscriptView(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         if not self.entries:
             return None
-        if selection.start is None or selection.end is None:
-            self._measure_up(len(self.entries) - 1, 1 << 30)
-            self._tops = [0, *accumulate(self._heights)]
+        if selection.start is None and selection.end is None:
+            # All of it, as it was written: most of it was never laid out.
+            return "\n\n".join(entry.copy_text for entry in self.entries), "\n"
         first = selection.start.y if selection.start else 0
         last = selection.end.y if selection.end else self._tops[-1] - 1
         parts: list[str] = []
@@ -337,13 +367,15 @@ class TranscriptView(ScrollView, can_focus=True):
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
 
-    def _entry_at_pointer(self) -> TranscriptEntry | None:
-        y = self.app.mouse_position.y - self.content_region.y + round(self.scroll_y)
-        found = self._line(y)
-        return found[0] if found else None
-
     def action_copy_code(self, number: int) -> None:
-        self.post_message(self.Clicked("code", number, self._entry_at_pointer()))
+        y = self.app.mouse_position.y - self.content_region.y + round(self.scroll_y)
+        if not 0 <= y < self._tops[-1]:
+            return
+        at = bisect_right(self._tops, y) - 1
+        column = self._column(at)
+        codes = column.parts[column.part_at(y - self._tops[at])].codes
+        if number < len(codes):
+            self.post_message(self.Clicked("code", codes[number].code, self.entries[at]))
 
     def action_fold(self, key: int) -> None:
         if entry := self.entry(key):
