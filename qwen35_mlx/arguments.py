@@ -143,6 +143,8 @@ ARGUMENTS: Mapping[str, Kind] = {
         lambda value: isinstance(value, str) or _is_list_of(Mapping)(value),
     ),
     # Library
+    "file": _PATH,
+    "files": Kind("a list of paths", _is_list_of(str)),
     "resolve.name": _TEXT,
     "limit": _whole(_AT_LEAST_ONE),
     "title": _TEXT,

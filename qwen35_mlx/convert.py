@@ -193,9 +193,9 @@ def _partial_folder(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
 
 def _remove_leftovers(out: Path) -> list[str]:
     """Remove the hidden folders of conversions to `out` that were killed; a line for each kept."""
-    warnings: list[str] = []
+    kept: list[str] = []
     if not out.parent.is_dir():
-        return warnings
+        return kept
     for left in out.parent.iterdir():
         pid = left.name.removeprefix(f".{out.name}.partial-")
         if not re.fullmatch("[0-9]{1,10}", pid) or _is_alive(int(pid)):
@@ -203,11 +203,11 @@ def _remove_leftovers(out: Path) -> list[str]:
         try:
             shutil.rmtree(left)
         except OSError as error:
-            warnings.append(
+            kept.append(
                 f"{left} of a conversion that was killed cannot be removed ({error.strerror}): "
                 "remove it"
             )
-    return warnings
+    return kept
 
 
 def _sync_entries(folders: Sequence[Path]) -> list[str]:

@@ -16,7 +16,7 @@ reader never waits for a writer.
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,7 +113,7 @@ class Library(ConversationStore):
 
     # The states of models
 
-    def keep_states(self, conversation: int, files: Iterable[str]) -> None:
+    def keep_states(self, conversation: int, files: Sequence[str]) -> None:
         """Note that files of model states hold tokens of a conversation.
 
         They are deleted with the last conversation that needs them.

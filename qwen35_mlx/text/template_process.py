@@ -27,6 +27,7 @@ from typing import Any
 
 from qwen35_mlx.child_process import child_environment, python_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.lifetime import Owner
 
 # A template takes milliseconds, also for a book. The machine may be busy.
 SECONDS = 4.0
@@ -59,6 +60,7 @@ class TemplateProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False  # whether it has started
         self._lock = threading.Lock()
+        self._owner = Owner()
 
     def start(self) -> None:
         """Start the process, which takes a tenth of a second, without waiting for it.
@@ -91,7 +93,9 @@ class TemplateProcess:
         return self._answer(source, dict(variables))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. A fork of the program leaves it to its owner."""
+        if not self._owner.in_process:
+            return
         with self._lock:
             self._end()
 

@@ -142,9 +142,8 @@ def _peak_memory() -> int:
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
     limit_memory()
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError), open(0, "rb") as requests, open(1, "wb") as answers:
         answers.write(READY)
         answers.flush()
         while length := requests.read(LENGTH_BYTES):

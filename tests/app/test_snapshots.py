@@ -253,7 +253,9 @@ async def test_the_list_of_models(home: Path, pinned, same) -> None:
 async def test_models_while_one_is_downloaded(home: Path, pinned, same) -> None:
     async with screen(home) as at:
         at.controller.download = Download(PUBLISHED[2].name)  # pyright: ignore[reportAttributeAccessIssue]
-        await at.press("ctrl+l", "down")
+        await at.press("ctrl+l")
+        await at.until(lambda: "To download" in at.text)
+        await at.press("down")
         await at.until(lambda: "2.1 GB of 5.0 GB" in at.text)
         assert await same(at)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from qwen35_chat.screens.progress_lines import WAITING
 
+from qwen35_mlx.library.connections import BUSY_SECONDS
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
-from qwen35_mlx.library.database import BUSY_SECONDS
 from qwen35_mlx.library.library import Library
 from scripts.support.terminal import Terminal
 

@@ -273,7 +273,7 @@ def test_a_name_resolves_to_one_conversation(library: Library) -> None:
         assert len(str(unknown_error.value)) < 200
     assert library.resolve(f"000{first}") == first
     for call in (library.conversation, library.delete, library.undelete, library.message):
-        with pytest.raises(Qwen35Error, match="too large"):
+        with pytest.raises(Qwen35Error, match="give a whole number"):
             call(2**70)
     library.delete(first)
     assert library.resolve(f"{first}") == number

@@ -170,6 +170,21 @@ def test_a_fork_of_the_program_has_its_own_process():
     assert template.render(HELLO) == "Hello"
 
 
+def test_a_fork_of_the_program_leaves_the_process_of_its_parent_running():
+    process = TemplateProcess()
+    process.start()
+    assert process._process is not None
+    pid = process._process.pid
+    child = os.fork()
+    if child == 0:
+        process.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert process.render("{{ a }}", {"a": "1"})[1] == "1"
+    assert process._process.pid == pid
+    process.close()
+
+
 def test_the_program_itself_runs_no_template_code():
     code = "import sys, qwen35_mlx.session.model; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
