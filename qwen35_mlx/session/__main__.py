@@ -1,5 +1,6 @@
 """Stored conversations and model states: `python -m qwen35_mlx.session info|prune|verify`."""
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -29,14 +30,18 @@ def _run(argv: Sequence[str] | None) -> int:
         prog="python -m qwen35_mlx.session",
         description="Look after stored conversations and the model states beside them.",
     )
-    parser.add_argument("--folder", help="in place of $QWEN35_HOME or the usual one")
+    anywhere = CommandParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for one in (parser, anywhere):
+        one.add_argument("--folder", help="in place of $QWEN35_HOME or the usual one")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="what is stored, and how large it is")
-    command = commands.add_parser("prune", help="drop model states; no conversation is touched")
+    commands.add_parser("info", help="what is stored, and how large it is", parents=[anywhere])
+    what = "drop model states; no conversation is touched"
+    command = commands.add_parser("prune", help=what, parents=[anywhere])
     command.add_argument(
         "--budget", type=float, default=0.0, metavar="GB", help="gigabytes to keep; default: 0"
     )
-    command = commands.add_parser("verify", help="read everything and compare its checksums")
+    what = "read everything and compare its checksums"
+    command = commands.add_parser("verify", help=what, parents=[anywhere])
     command.add_argument("--delete", action="store_true", help="delete states that are damaged")
     args = parser.parse_args(argv)
     folder = home(args.folder or None)

@@ -31,6 +31,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_the_folder_may_be_named_before_or_after_the_command(tmp_path, capsys):
+    for words in (["--folder", str(tmp_path), "info"], ["info", "--folder", str(tmp_path)]):
+        assert main(words) == 0
+        assert capsys.readouterr().out.startswith(f"{tmp_path}: no conversations yet")
+
+
 def test_info_names_sizes_and_positions(folder, capsys):
     assert main(["--folder", str(folder), "info"]) == 0
     output = capsys.readouterr().out
