@@ -6,8 +6,12 @@ import reprlib
 class Qwen35Error(Exception):
     """Bad input or a bad environment; one line that names the cause and the next step.
 
-    Commands print the message and exit with code 2. A traceback is a bug in this project.
+    Commands print the message and exit with code 2. A traceback is a bug in this project. Line
+    breaks in the message, such as those in the name of a tensor, become spaces.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class _ShortRepr(reprlib.Repr):

@@ -142,3 +142,7 @@ def test_a_value_in_an_error_is_short_and_on_one_line() -> None:
     for value in (long, "x\n" * 10**6, [[]] * 10**6, 10**400, 10**5000):
         assert len(shown(value)) < 300
         assert shown(value).isprintable()
+
+
+def test_an_error_is_one_line_whatever_it_quotes():
+    assert str(Qwen35Error("tensor 'a\nb\u2028c' is bad\n")) == "tensor 'a b c' is bad"

@@ -1,8 +1,10 @@
 """The commands for stored conversations: `--list`, `--export` and `--import`."""
 
+import os
 import time
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import open_regular
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import Library
@@ -11,6 +13,7 @@ from qwen35_mlx.terminal import print_error, visible, write_output
 from qwen35_mlx.user_paths import user_path
 
 _PAGE_SIZE = 500
+MAX_IMPORT_BYTES = 256 << 20
 
 
 def print_list() -> int:
@@ -64,7 +67,10 @@ def import_file(name: str) -> int:
     """Add an exported conversation to the library and print its new id. Returns the exit code."""
     file = user_path(name)
     try:
-        text = file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            if os.fstat(opened.fileno()).st_size > MAX_IMPORT_BYTES:
+                raise Qwen35Error(f"{file} has more than {MAX_IMPORT_BYTES >> 20} MiB: split it")
+            text = opened.read().decode()
     except OSError as error:
         raise Qwen35Error(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -1,6 +1,7 @@
 """From a model's name, as a user gives it, to a checkpoint folder; downloads if need be."""
 
 import errno
+import json
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +20,11 @@ Progress = Callable[[int, int, str], None]
 STALL_SECONDS = 30.0  # without a byte or an answer, after which a download is given up
 _POLL_SECONDS = 0.1
 
+# The longest JSON of the Hub: the description of a repository, or its list of files.
+MAX_ANSWER_BYTES = 16 << 20
+_COMMIT = re.compile("[0-9a-f]{40}")
+_ETAG = re.compile(r"(W/)?[^/\\]+")
+_PATH_HEADERS = {"X-Repo-Commit": _COMMIT, "ETag": _ETAG, "X-Linked-ETag": _ETAG}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Files of the model, its tokenizer and its template, at the top of a repository.
@@ -107,11 +113,12 @@ def _download(
     """
     # Imported here because it takes longer to load than all modules of this project.
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import set_client_factory, snapshot_download
     except Exception as error:  # it parses environment variables
         raise Qwen35Error(
             f"huggingface_hub does not start ({one_line(error)}): correct the variables HF_*"
         ) from error
+    set_client_factory(_checking_client)
     activity = _Activity()
     result: Future[str] = Future()
 
@@ -138,6 +145,45 @@ def _download(
         raise Qwen35Error(_error_message(name, revision, error)) from error
     finally:
         activity.abandoned = True
+
+
+def _checking_client() -> Any:
+    """An HTTP client for huggingface_hub that checks what becomes a path in its cache."""
+    from huggingface_hub.utils._http import default_client_factory
+
+    client = default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
+    return client
+
+
+def _check_answer(response: Any) -> None:
+    """Refuse an answer with a commit or an ETag that is none, or with JSON of any length.
+
+    huggingface_hub joins both to folders of its cache, `..` included.
+    """
+    for name, pattern in _PATH_HEADERS.items():
+        value = response.headers.get(name)
+        if value is not None and not pattern.fullmatch(value):
+            raise Qwen35Error(f"the Hub sends the {name} {shown(value)}: check HF_ENDPOINT")
+    if "/api/" not in response.request.url.path or response.request.method == "HEAD":
+        return  # of files, only the headers count
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise Qwen35Error(
+                f"the Hub's answer has more than {MAX_ANSWER_BYTES >> 20} MiB: check HF_ENDPOINT"
+            )
+    response._content = bytes(body)  # as `response.read()` does, which knows no limit
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        if response.status_code != 200:
+            return  # huggingface_hub explains it by the status
+        raise Qwen35Error("the Hub's answer is not JSON: check HF_ENDPOINT") from None
+    commit = answer.get("sha") if isinstance(answer, dict) else None
+    if commit is not None and not _COMMIT.fullmatch(str(commit)):
+        raise Qwen35Error(f"the Hub names the commit {shown(commit)}: check HF_ENDPOINT")
 
 
 def _wait(

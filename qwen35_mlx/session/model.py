@@ -35,6 +35,8 @@ from qwen35_mlx.text.tokenizer import Tokenizer
 from qwen35_mlx.untrusted_json import Fields
 
 END_NAMES = ("<|im_end|>", "<|endoftext|>")
+# More characters than text has on average for each token, in any language.
+CHARACTERS_PER_TOKEN = 16
 # Tokens of encoded messages to remember, in full contexts.
 ENCODED_CONTEXTS = 2
 
@@ -229,14 +231,25 @@ class Model:
         *,
         reply: bool = True,
     ) -> str:
-        """The text of a prompt, in which the strings of messages and tools are quoted."""
-        return self.template.render(
+        """The text of a prompt, in which the strings of messages and tools are quoted.
+
+        Raises:
+            Qwen35Error: also if it is far too long for the context, before memory is taken to
+                encode it.
+        """
+        rendered = self.template.render(
             messages,
             thinking=thinking,
             tools=tools,
             add_generation_prompt=reply,
             control_tokens=self.tokenizer.control_tokens,
         )
+        if len(rendered) > self.context * CHARACTERS_PER_TOKEN:
+            raise Qwen35Error(
+                f"the conversation has {len(rendered):,} characters, far more than this model's "
+                f"context of {self.context:,} tokens holds: shorten the message or start a new one"
+            )
+        return rendered
 
     def count(
         self,

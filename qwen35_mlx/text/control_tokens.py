@@ -18,6 +18,7 @@ from typing import Any
 MARK = "\U000101d0"
 # The tags in a reply as the model wrote it. Templates look for them, and drop old thinking.
 REPLY_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,13 @@ class ControlTokens:
     def __init__(self, tokens: Iterable[ControlToken]):
         # Where several match, the `tokenizers` library takes the longest.
         longest_first = sorted(tokens, key=lambda token: len(token.text), reverse=True)
-        self._ids = {token.text: token.id for token in longest_first}
-        self.ids = frozenset(self._ids.values())
-        self._token = re.compile("|".join(map(_token_pattern, longest_first)) or "(?!)")
+        self._tokens = {token.text: token for token in longest_first}
+        self.ids = frozenset(token.id for token in longest_first)
+        self._pattern = re.compile("|".join(map(re.escape, self._tokens)) or "(?!)")
         # Each string that begins a token, and how it is quoted. Letters and digits are not quoted
         # everywhere: a mark inside "function" would hide the word from a template.
-        words = [text for text in self._ids if text[0].isalnum()]
-        signs = sorted({text[0] for text in self._ids if not text[0].isalnum()})
+        words = [text for text in self._tokens if text[0].isalnum()]
+        signs = sorted({text[0] for text in self._tokens if not text[0].isalnum()})
         self._quotes = [
             (MARK, MARK * 2),
             *((word, word[0] + MARK + word[1:]) for word in words),
@@ -90,12 +91,16 @@ class ControlTokens:
     def split(self, rendered: str) -> Iterator[str | int]:
         """The parts of a rendered prompt: ids of control tokens, and the text between them."""
         start = 0
-        for match in self._token.finditer(rendered):
-            if match.start() > start:
-                yield self._unquote(rendered[start : match.start()])
-            token_id = self._ids.get(match[0])
-            yield self._ids[match[0].strip()] if token_id is None else token_id
+        for match in self._pattern.finditer(rendered):
+            token = self._tokens[match[0]]
+            text = rendered[start : match.start()]
+            text = text.rstrip() if token.strips_left else text
+            if text:
+                yield self._unquote(text)
+            yield token.id
             start = match.end()
+            if token.strips_right:
+                start = _SPACE.match(rendered, start).end()  # pyright: ignore[reportOptionalMemberAccess]
         if start < len(rendered):
             yield self._unquote(rendered[start:])
 
@@ -104,12 +109,6 @@ class ControlTokens:
             for begins, quoted in reversed(self._quotes):
                 text = text.replace(quoted, begins)
         return text
-
-
-def _token_pattern(token: ControlToken) -> str:
-    """A regular expression for the token and the whitespace that it takes along."""
-    left, right = (r"\s*" if strips else "" for strips in (token.strips_left, token.strips_right))
-    return left + re.escape(token.text) + right
 
 
 def _map_strings(change: Callable[[str], str], value: Any) -> Any:

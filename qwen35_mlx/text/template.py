@@ -4,6 +4,7 @@ Templates are downloaded code: they run in jinja2's sandbox, in a process with l
 memory, on plain JSON values only.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ class ChatTemplate:
 def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path]:
     """The text of a checkpoint's template, and the file that holds it."""
     file = path / "chat_template.jinja"
-    if file.is_file():
+    if os.path.lexists(file):
         return read_text(file), file
     for file, content in (
         (path / "chat_template.json", read_json_object(path / "chat_template.json")),

@@ -13,11 +13,13 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 
 import tokenizers
 import tokenizers.decoders
+from tokenizers import normalizers
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import one_line, read_json_object, read_text
 from qwen35_mlx.text.control_tokens import ControlToken, ControlTokens
 
@@ -29,6 +31,8 @@ BATCH_CHUNKS = 16
 # Where a chunk may end: after a line break, before a letter or digit. No token of Qwen's tokenizer
 # spans such a boundary. `_PROBES` show whether that is true of the one that was loaded.
 _BOUNDARY = re.compile(r"(?<=\n)(?=[^\W_])")
+_NORMALIZERS = (NoneType, normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
+MAX_CONTROL_TOKENS = 2_000  # Qwen3.5 has 33
 _PROBES = [f"a{breaks}b" for breaks in ("\n", "\n\n", "\n\n\n", " \n", "\r\n", ".\n\n", "\t \n \n")]
 
 
@@ -66,7 +70,7 @@ class Tokenizer:
             Qwen35Error: the file is missing, unreadable, or not a byte-level tokenizer.
         """
         file = path / "tokenizer.json"
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise Qwen35Error(_missing_message(path))
         source = read_text(file)
         problem = f"{file} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
@@ -79,6 +83,7 @@ class Tokenizer:
                 " checkpoint?"
             )
         with _guarded(f"{file} cannot be used", "download it again"):
+            _check_normalizer(backend, file)
             _add_configured_tokens(backend, path / "tokenizer_config.json")
             return cls(backend)
 
@@ -193,6 +198,15 @@ def _guarded(problem: str, advice: str) -> Generator[None]:
         raise Qwen35Error(f"{problem} ({one_line(error)}): {advice}") from None
 
 
+def _check_normalizer(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Refuse a normaliser other than Unicode's: one that replaces text could make it endless."""
+    if not isinstance(backend.normalizer, _NORMALIZERS):
+        raise Qwen35Error(
+            f"{file} has the normaliser {type(backend.normalizer).__name__}, and Qwen3.5 has NFC:"
+            " take the tokenizer.json of the original checkpoint"
+        )
+
+
 def _take_control_tokens(backend: tokenizers.Tokenizer) -> ControlTokens:
     """The control tokens of `backend`, which takes them for plain text from now on.
 
@@ -200,6 +214,11 @@ def _take_control_tokens(backend: tokenizers.Tokenizer) -> ControlTokens:
     """
     added = backend.get_added_tokens_decoder()
     control = {i: token for i, token in added.items() if token.special or _is_tag(token.content)}
+    if len(control) > MAX_CONTROL_TOKENS:
+        raise Qwen35Error(
+            f"the tokenizer has {len(control):,} special tokens, and at most {MAX_CONTROL_TOKENS:,}"
+            " are supported: take the tokenizer.json of the original checkpoint"
+        )
     # `encode_special_tokens` is about tokens that are marked as special; Qwen's <think> is not.
     for token in control.values():
         token.special = True
@@ -278,17 +297,21 @@ def _add_configured_tokens(backend: tokenizers.Tokenizer, config_file: Path) -> 
             f"{config_file} has an 'added_tokens_decoder' that is not id -> token: download it"
             " again"
         ) from error
+    backend.add_tokens(
+        [
+            tokenizers.AddedToken(
+                entry["content"],
+                special=bool(entry.get("special", False)),
+                normalized=bool(entry.get("normalized", False)),
+            )
+            for _, entry in missing
+        ]
+    )
     for token_id, entry in missing:
-        token = tokenizers.AddedToken(
-            entry["content"],
-            special=bool(entry.get("special", False)),
-            normalized=bool(entry.get("normalized", False)),
-        )
-        backend.add_tokens([token])
         added_id = backend.token_to_id(entry["content"])
         if added_id != token_id:
             raise Qwen35Error(
-                f"{config_file} gives {entry['content']!r} the id {token_id}, which does not"
+                f"{config_file} gives {shown(entry['content'])} the id {token_id}, which does not"
                 f" follow tokenizer.json (next id {added_id}): take both files from one checkpoint"
             )
 

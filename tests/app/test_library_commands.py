@@ -86,7 +86,7 @@ def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> N
         (["--export"], "--export"),
         (["--list", "--export", "1"], "not allowed with"),
         (["--import", "no/such/file"], "no/such/file cannot be read: No such file"),
-        (["--import", "."], ". cannot be read: Is a directory"),
+        (["--import", "."], ". cannot be read: not a regular file"),
         (["--import", ""], "--import is empty"),
         (["--list", "-p", "hi"], "-p"),
         (["--format", "json"], "--format"),

@@ -116,6 +116,14 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch):
         hub.resolve_checkpoint("org/repo")
 
 
+OUTSIDE = "../../../../outside"
+BAD_HEADERS = {
+    "org/outside-header": {"X-Repo-Commit": OUTSIDE},
+    "org/outside-etag": {"ETag": f'"{OUTSIDE}"'},
+    "org/outside-linked": {"X-Linked-ETag": f'"{OUTSIDE}"'},
+}
+
+
 class FakeHub(BaseHTTPRequestHandler):
     """The part of the Hub's protocol that a download uses, with its errors."""
 
@@ -149,7 +157,16 @@ class FakeHub(BaseHTTPRequestHandler):
         if "/resolve/" in path:
             data = self.files[path.rpartition("/")[2]]
             headers = {"ETag": f'"{len(data)}"', "X-Repo-Commit": COMMIT}
+            for name, changed in BAD_HEADERS.items():
+                headers |= changed if name in path else {}
             return self.send(200, headers, data, body)
+        if "org/endless" in path:
+            data = b"[" + b"1," * (hub.MAX_ANSWER_BYTES // 2) + b"1]"
+            return self.send(200, {"Content-Type": "application/json"}, data)
+        if "org/no-json" in path:
+            return self.send(200, {"Content-Type": "application/json"}, b"[" * 200_000)
+        if "org/outside-commit" in path:
+            return self.send(200, {}, json.dumps({"id": "x", "sha": OUTSIDE}).encode())
         info = {"id": "org/repo", "modelId": "org/repo", "sha": COMMIT, "siblings": [], "tags": []}
         return self.send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
 
@@ -224,6 +241,22 @@ def test_download_then_offline_then_errors(address: str, tmp_path: Path):
         lines, _ = resolve_in_subprocess(tmp_path, "org/repo", "org/other", **environment)
         assert lines[0].startswith("ok ['config.json', 'model.safetensors']")
         assert "org/other is not a folder here, is not completely in the download cache" in lines[1]
+
+
+def test_an_answer_that_names_a_path_or_has_no_end_is_refused(address: str, tmp_path: Path):
+    names = ["org/outside-commit", *BAD_HEADERS, "org/endless", "org/no-json"]
+    cache = tmp_path / "a" / "b" / "c" / "cache"
+    cache.mkdir(parents=True)
+    lines, stderr = resolve_in_subprocess(cache, *names, HF_ENDPOINT=address)
+    for line, words in zip(
+        lines,
+        ["the commit", "X-Repo-Commit", "ETag", "X-Linked-ETag", "more than 16 MiB", "is not JSON"],
+        strict=True,
+    ):
+        assert words in line
+        assert "check HF_ENDPOINT" in line
+    assert "Traceback" not in stderr
+    assert [file for file in tmp_path.rglob("*outside*") if "models--" not in file.name] == []
 
 
 def test_an_interrupted_download_is_not_used_as_a_model(address: str, tmp_path: Path):

@@ -258,3 +258,9 @@ def test_an_id_without_an_embedding_never_reaches_the_network(model, bad):
             list(prefill(model.network, model.make_cache(), ids, 2))
     with pytest.raises(Qwen35Error, match=r"is not in the vocabulary|token ids"):
         next(decode(model.network, model.make_cache(), bad, lambda logits, _: mx.argmax(logits)))
+
+
+def test_a_text_far_too_long_is_refused_before_it_is_encoded(model, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "encode_prompt", None)
+    with pytest.raises(Qwen35Error, match="characters, far more than"):
+        model.count([{"role": "user", "content": "a" * 20 * model.context}])

@@ -84,6 +84,15 @@ def test_only_a_reply_as_the_model_wrote_it_keeps_its_tags():
 def test_a_token_takes_the_whitespace_that_it_strips():
     control = ControlTokens([ControlToken("<m>", 7, True, True), ControlToken("<n>", 8)])
     assert list(control.split("a <m>\n b <n> c")) == ["a", 7, "b ", 8, " c"]
+    assert list(control.split("<m> <m> x")) == [7, 7, "x"]
+    spaces = " " * 300_000
+    assert list(control.split(f"{spaces}<m")) == [f"{spaces}<m"]
+
+
+def test_a_token_that_holds_whitespace_is_found():
+    control = ControlTokens([ControlToken(" <x>", 7, True), ControlToken("  ", 8, True, True)])
+    assert list(control.split("a  <x>b")) == ["a", 8, "<x>b"]
+    assert list(control.split("a <x>b")) == ["a", 7, "b"]
 
 
 def test_without_control_tokens_all_is_text():

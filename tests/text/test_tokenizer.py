@@ -1,12 +1,13 @@
 """Encoding, decoding and streaming, on a tiny byte-level BPE."""
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import models
+from tokenizers import models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 import qwen35_mlx
@@ -247,3 +248,25 @@ def test_a_panic_while_loading_is_an_error_of_one_line(checkpoint: Path, monkeyp
     monkeypatch.setattr(tokenizers.Tokenizer, "from_str", panic)
     with pytest.raises(Qwen35Error, match="no entry found for key"):
         Tokenizer.from_directory(checkpoint)
+
+
+def test_a_normaliser_that_replaces_text_is_refused(checkpoint: Path, tmp_path: Path):
+    backend = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    backend.normalizer = normalizers.Sequence([normalizers.Replace("i", "i" * 100)] * 4)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(Qwen35Error, match="has the normaliser Sequence"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_more_control_tokens_than_any_model_has_are_refused(checkpoint: Path, tmp_path: Path):
+    backend = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    backend.add_special_tokens([f"<{number}>" for number in range(2_001)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(Qwen35Error, match="at most 2,000"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_a_pipe_in_place_of_the_file_is_named(tmp_path: Path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(Qwen35Error, match="not a regular file"):
+        Tokenizer.from_directory(tmp_path)
