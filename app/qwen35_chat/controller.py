@@ -256,6 +256,8 @@ class Controller(Window):
             self.engine.cancel()
 
     def _begin(self, request: requests.Request, requested: TurnRequested) -> TurnRequested:
+        if self.library.read_only:
+            raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
         if self.read_only:
             raise Qwen35Error(
                 "this conversation is open in another window: Ctrl+N begins a new one"

@@ -50,7 +50,7 @@ def ledger_file(file: Path) -> Path:
 def open_library_file(file: Path) -> OpenedFile:
     """Create the database or migrate it to this version. Only one process does so at a time.
 
-    On a disk that cannot be written, an existing database is opened for reading.
+    On a disk that is full or cannot be written, an existing database is opened for reading.
 
     Raises:
         Qwen35Error: the file comes from a newer version or another program, cannot be read or
@@ -61,6 +61,21 @@ def open_library_file(file: Path) -> OpenedFile:
         _check_regular(part)
     if real.exists() and not all(os.access(path, os.W_OK) for path in (real, real.parent, file)):
         return _open_for_reading(file, real)
+    try:
+        return _open_for_writing(file, real)
+    except Qwen35Error as error:
+        if not _is_full(error.__cause__) or not _size(real):
+            raise
+        return _open_for_reading(file, real)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether the disk has no room for SQLite's shared memory, or for a change."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def _open_for_writing(file: Path, real: Path) -> OpenedFile:
     with locked(file.with_suffix(".opening"), BUSY_SECONDS):
         _check_not_lost(file, real)
         try:

@@ -331,6 +331,10 @@ class Chat:
 
     def _check_writable(self) -> None:
         self._check_idle()
+        if self._library is not None and self._library.read_only:
+            raise Qwen35Error(
+                f"{self._library.file} cannot be written: make room, or set QWEN35_HOME"
+            )
         if self.read_only:
             raise Qwen35Error(
                 "this conversation is open in another window: close it there, or start a new one"

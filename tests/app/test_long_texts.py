@@ -289,3 +289,8 @@ def test_a_text_that_grows_looks_as_it_will_when_it_is_complete(size: int) -> No
         plain(growing)
     shown = [line.removesuffix("copy").rstrip() for line in plain(growing)]
     assert shown == [line.removesuffix("copy").rstrip() for line in plain(complete(text))]
+
+
+def test_a_line_of_fence_marks_is_searched_once() -> None:
+    # A search that tries every length of the fence would take minutes.
+    assert fenced_code("~" * 300_000 + "`\n") == []

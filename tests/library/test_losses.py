@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library import unsaved
+from qwen35_mlx.library import opening, unsaved
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.ledger import SIZE, Progress, read_ledger
 from qwen35_mlx.library.library import FILE, Library
@@ -423,3 +423,22 @@ def test_a_deleted_message_is_not_stored_later(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         reply = begin_reply(library, library.create(), None, "m")
         library.save_later(replace(reply, id=99, content="x"))
+
+
+def test_a_full_disk_leaves_a_library_that_can_be_read(tmp_path: Path, monkeypatch) -> None:
+    with Library(tmp_path) as library:
+        number = library.create(title="Tea")
+
+    def full(file: Path, real: Path) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise Qwen35Error("is the disk full?") from error
+
+    monkeypatch.setattr(opening, "_open_for_writing", full)
+    with Library(tmp_path) as library:
+        assert library.read_only
+        assert library.conversation(number).title == "Tea"
+        assert "can be read, not changed" in library.notices()[0]
+    (tmp_path / "library.db").unlink()
+    with pytest.raises(Qwen35Error, match="is the disk full"):
+        Library(tmp_path)

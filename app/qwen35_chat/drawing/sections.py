@@ -13,7 +13,7 @@ LONGEST = 4_000  # characters, at which a section is cut wherever that does the 
 MOST_LINES = 200  # at which it is cut as well
 
 _FENCE = re.compile(
-    r"^([ \t]*+)((?:[-*+>] |\d{1,9}[.)] )?)[ \t]*(`{3,}|~{3,})[ \t]*([^`\n]*)\n", re.MULTILINE
+    r"^([ \t]*+)((?:[-*+>] |\d{1,9}[.)] )?)[ \t]*(`{3,}+|~{3,}+)[ \t]*+([^`\n]*+)\n", re.MULTILINE
 )
 # An empty line ends every list and every quote if the next line is not indented and is no item.
 _SAFE = re.compile(r"\n[ \t]*\n(?=[^\s\-*+\d]|[-*+][^\s]|\d+[^\d.)])")
