@@ -5,8 +5,8 @@ import time
 from dataclasses import fields
 from typing import Any
 
+from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
-from qwen35_mlx.library.json_text import write_json
 
 FORMAT = "qwen35-chat conversation"
 VERSION = 1

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.json_text import JsonTextError, read_json
 from qwen35_mlx.library.conversation import (
     ChatSettings,
     Conversation,
@@ -15,7 +16,6 @@ from qwen35_mlx.library.conversation import (
     Usage,
 )
 from qwen35_mlx.library.exporting import FORMAT, VERSION
-from qwen35_mlx.library.json_text import JsonTextError, read_json
 from qwen35_mlx.library.rows import replace_surrogates
 
 MAX_INTEGER = 2**63 - 1  # of SQLite

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
+from qwen35_mlx.json_text import JsonTextError, read_json, write_json
 from qwen35_mlx.library.checksums import MESSAGE_COLUMNS, USAGE_COLUMNS, matches
 from qwen35_mlx.library.conversation import (
     ChatSettings,
@@ -12,7 +13,6 @@ from qwen35_mlx.library.conversation import (
     Usage,
 )
 from qwen35_mlx.library.database_errors import DamagedError
-from qwen35_mlx.library.json_text import JsonTextError, read_json, write_json
 
 # The error of a message whose checksum differs.
 DAMAGED = "damaged on disk: the text may differ from what was written"

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from qwen35_mlx.json_text import write_json
+
 _FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
 _FUNCTION_CLOSE = "</function>"
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
 # A value may contain the closing tag, which ends it only if the format can go on after it.
 _PARAMETER_CLOSE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|\Z))")
-_NOTHING = object()
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _CLOSED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
@@ -87,7 +88,8 @@ def rendered_calls(calls: Sequence[Mapping[str, Any]]) -> str | None:
     """
     if not is_deep(list(calls), MAX_DEPTH + 3):
         return None
-    bodies = [json_text(call.get("function", call)) for call in calls]
+    spaced = (", ", ": ")  # as a model writes JSON
+    bodies = [write_json(call.get("function", call), separators=spaced) for call in calls]
     return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)
 
 
@@ -167,32 +169,6 @@ def _is_exact(one: object) -> bool:
         case str():
             return _HALF_CHARACTER.search(one) is None
     return True
-
-
-def json_text(value: object) -> str:
-    """As `json.dumps(value, ensure_ascii=False)`, for parsed values of any depth."""
-    text: list[str] = []
-    waiting: list[tuple[str, object]] = [("", value)]  # text, and a value after it
-    while waiting:
-        before, one = waiting.pop()
-        text.append(before)
-        if isinstance(one, dict):
-            inner = [
-                (f"{json.dumps(key, ensure_ascii=False)}: ", item) for key, item in one.items()
-            ]
-            opening, closing = "{}"
-        elif isinstance(one, list):
-            inner = [("", item) for item in one]
-            opening, closing = "[]"
-        else:
-            text.append("" if one is _NOTHING else json.dumps(one, ensure_ascii=False))
-            continue
-        text.append(opening)
-        waiting.append((closing, _NOTHING))
-        for number in reversed(range(len(inner))):
-            key, item = inner[number]
-            waiting.append((f"{', ' if number else ''}{key}", item))
-    return "".join(text)
 
 
 def _convert(value: str, schema: object) -> object:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from qwen35_mlx import json_text
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library import json_text
+from qwen35_mlx.json_text import JsonTextError, read_json, write_json
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.importing import from_json
-from qwen35_mlx.library.json_text import JsonTextError, read_json, write_json
 from qwen35_mlx.library.library import Library
 
 CALL = {
@@ -318,7 +318,9 @@ def test_deep_json_is_read_and_written_as_by_python(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(json_text.json, "loads", too_deep)
     for value, indent, text, piece, expected in cases:
-        assert "".join(json_text._pieces(value, indent)) == text
+        assert (
+            "".join(json_text._pieces(value, indent, ",", ":" if indent is None else ": ")) == text
+        )
         try:
             found = write_json(read_json(piece))
         except JsonTextError:

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from qwen35_mlx.json_text import write_json
 from qwen35_mlx.text.reply import ReplyParser, ToolCall, join_events
 from qwen35_mlx.text.tool_call import (
     MAX_DEPTH,
     ParsedCall,
     Unfinished,
-    json_text,
     parameter_schemas,
     parse_call,
 )
@@ -221,11 +221,12 @@ def test_a_large_float_for_an_integer_stays_its_text():
 
 def test_the_text_of_parsed_json_is_that_of_the_json_module_at_any_depth():
     value = {"a": [1, 2.5, None, True, 'ö\n"'], "": {}, "b": [[], {"c": [{}]}]}
-    assert json_text(value) == json.dumps(value, ensure_ascii=False)
+    spaced = (", ", ": ")
+    assert write_json(value, separators=spaced) == json.dumps(value, ensure_ascii=False)
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep, 1]
-    assert json_text(deep) == "[" * 100_000 + "[]" + ", 1]" * 100_000
+    assert write_json(deep, separators=spaced) == "[" * 100_000 + "[]" + ", 1]" * 100_000
 
 
 def test_tools_of_odd_shapes_have_no_schemas():

@@ -18,17 +18,21 @@ class JsonTextError(ValueError):
     """A text is not JSON; the message says where."""
 
 
-def write_json(value: Any, indent: int | None = None) -> str:
+def write_json(
+    value: Any, indent: int | None = None, separators: tuple[str, str] | None = None
+) -> str:
     """The JSON of a value, not restricted to ASCII.
 
     Args:
-        indent: spaces of each level; None for one line without spaces.
+        indent: spaces of each level; None for one line.
+        separators: behind an item and behind a name; None for no spaces in one line, and for a
+            space behind names in several.
     """
-    separators = (",", ":") if indent is None else None
+    comma, colon = separators or (",", ":" if indent is None else ": ")
     try:
-        return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
+        return json.dumps(value, ensure_ascii=False, indent=indent, separators=(comma, colon))
     except RecursionError:
-        return "".join(_pieces(value, indent))
+        return "".join(_pieces(value, indent, comma, colon))
 
 
 def read_json(text: str, make_object: Callable[[Pairs], Any] = dict) -> Any:
@@ -48,9 +52,8 @@ def read_json(text: str, make_object: Callable[[Pairs], Any] = dict) -> Any:
         raise JsonTextError(str(error)) from None
 
 
-def _pieces(value: Any, indent: int | None) -> Iterator[str]:
+def _pieces(value: Any, indent: int | None, comma: str, colon: str) -> Iterator[str]:
     """The text of a value in pieces, as `json.dumps` writes it."""
-    colon = ":" if indent is None else ": "
     # For each open object or list: what is left of it, and its closing bracket.
     waiting: list[tuple[Iterator[Any], str]] = []
 
@@ -81,7 +84,7 @@ def _pieces(value: Any, indent: int | None) -> Iterator[str]:
             yield line_break() + bracket
             value_at_hand = first = False
             continue
-        yield ("" if first else ",") + line_break()
+        yield ("" if first else comma) + line_break()
         if bracket == "}":
             name, item = item
             yield json.dumps(name, ensure_ascii=False) + colon
