@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from qwen35_mlx.errors import Qwen35Error, shown
 
@@ -17,6 +17,7 @@ MAX_TOKENS = 3_000_000
 MAX_SIZE = 2**31 - 1
 
 # An unclosed string is a token too: otherwise each of its quotes would search to the end again.
+_T = TypeVar("_T")
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DEPTH_CHANGE = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -148,12 +149,7 @@ class Fields:
         Raises:
             Qwen35Error: it is another value.
         """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self._error(name, "neither true nor false")
-        return value
+        return self._typed(name, bool, default, "neither true nor false")
 
     def text(self, name: str, default: str) -> str:
         """A string.
@@ -161,12 +157,7 @@ class Fields:
         Raises:
             Qwen35Error: it is another value.
         """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self._error(name, "not a text")
-        return value
+        return self._typed(name, str, default, "not a text")
 
     def section(self, name: str) -> "Fields":
         """The fields of an object inside this one; none if it is missing.
@@ -174,12 +165,7 @@ class Fields:
         Raises:
             Qwen35Error: it is another value.
         """
-        value = self.values.get(name)
-        if value is None:
-            value = {}
-        if not isinstance(value, Mapping):
-            raise self._error(name, "not an object")
-        return Fields(value, self.source)
+        return Fields(self._typed(name, Mapping, {}, "not an object"), self.source)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """Token ids: one or a list of them; none if the field is missing.
@@ -194,6 +180,15 @@ class Fields:
         if not all(type(i) is int and 0 <= i <= MAX_SIZE for i in ids):
             raise self._error(name, "not a token id or a list of them")
         return tuple(ids)
+
+    def _typed(self, name: str, kind: type[_T], default: _T, problem: str) -> _T:
+        """The value of a field, or the default; `problem` is what a value of another type is."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise self._error(name, problem)
+        return value
 
     def _error(self, name: str, problem: str) -> Qwen35Error:
         value = shown(self.values.get(name))
