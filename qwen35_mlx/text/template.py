@@ -110,12 +110,8 @@ class ChatTemplate:
 
     def _run(self, variables: Mapping[str, Any] | None) -> str:
         """The rendered text; "" if `variables` is None and the template is only compiled."""
-        process = template_process()
         try:
-            if variables is None:
-                outcome, text = process.compile(self._source)
-            else:
-                outcome, text = process.render(self._source, variables)
+            outcome, text = template_process().run(self._source, variables)
         except LimitError as error:
             raise Qwen35Error(f"{self.name} {error}: {_ADVICE}") from None
         match outcome:

@@ -71,37 +71,18 @@ class TemplateProcess:
         with self._lock:
             self._pipes()
 
-    def compile(self, source: str) -> tuple[Outcome, str]:
-        """Whether a template compiles: the outcome TEXT, or the kind of error and its message.
-
-        Raises:
-            LimitError: compiling takes too much time or memory.
-            Qwen35Error: the process does not start.
-        """
-        return self._answer(source, None)
-
-    def render(self, source: str, variables: Mapping[str, Any]) -> tuple[Outcome, str]:
+    def run(self, source: str, variables: Mapping[str, Any] | None) -> tuple[Outcome, str]:
         """The text that a template renders, or the kind of error and its message.
 
         Args:
-            variables: in plain JSON types.
+            variables: in plain JSON types; None only compiles the template, and renders nothing.
 
         Raises:
-            LimitError: rendering takes too much time or memory, or gives too much text.
+            LimitError: it takes too much time or memory, or gives too much text.
             Qwen35Error: the process does not start.
         """
-        return self._answer(source, dict(variables))
-
-    def close(self) -> None:
-        """End the process. A fork of the program leaves it to its owner."""
-        if not self._owner.in_process:
-            return
-        with self._lock:
-            self._end()
-
-    def _answer(self, source: str, variables: dict[str, Any] | None) -> tuple[Outcome, str]:
         try:
-            request = marshal.dumps((source, variables))
+            request = marshal.dumps((source, None if variables is None else dict(variables)))
         except ValueError:
             raise LimitError("is given messages or tools that are nested too deep") from None
         with self._lock:
@@ -122,6 +103,13 @@ class TemplateProcess:
                 self._end()
                 raise
         return Outcome(data[0]), data[1:].decode("utf-8", "surrogatepass")
+
+    def close(self) -> None:
+        """End the process. A fork of the program leaves it to its owner."""
+        if not self._owner.in_process:
+            return
+        with self._lock:
+            self._end()
 
     def _exchange(self, request: bytes) -> bytes:
         """Send a request and wait for its answer, until the time is over."""

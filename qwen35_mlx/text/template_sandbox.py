@@ -22,6 +22,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from qwen35_mlx.files import one_line
 from qwen35_mlx.text.control_tokens import MARK
 from qwen35_mlx.text.template_process import LENGTH_BYTES, MAX_MEMORY, OUT_OF_MEMORY, READY, Outcome
 
@@ -113,7 +114,7 @@ def answer(source: str, variables: dict[str, Any] | None) -> tuple[Outcome, str]
 
 def _line(error: object) -> str:
     """The message of an error as one line of limited length."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = one_line(error)
     if len(line) <= MAX_ERROR_CHARACTERS:
         return line
     return line[:MAX_ERROR_CHARACTERS] + " ..."

@@ -75,7 +75,7 @@ def test_values_nested_without_end_are_refused():
     for _ in range(3_000):
         value = [value]
     with pytest.raises(LimitError, match="nested too deep"):
-        module.template_process().render("{{ messages | tojson }}", {"messages": value})
+        module.template_process().run("{{ messages | tojson }}", {"messages": value})
 
 
 def test_memory_is_watched_where_the_system_does_not_limit_it():
@@ -102,7 +102,7 @@ from qwen35_mlx.text.template_process import TemplateProcess
 weights = bytearray(700 << 20)
 process = TemplateProcess()
 for _ in range(3):
-    assert process.render("{{ a }}", {"a": "1"})[1] == "1"
+    assert process.run("{{ a }}", {"a": "1"})[1] == "1"
 process.close()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -115,19 +115,19 @@ def test_a_process_that_ends_by_itself_is_named(monkeypatch: pytest.MonkeyPatch)
     process._process.wait = lambda _=None: 3  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(os, "read", lambda *_: b"")
     with pytest.raises(LimitError, match="exit code 3"):
-        process.render("{{ a }}", {"a": "1"})
+        process.run("{{ a }}", {"a": "1"})
     monkeypatch.undo()
     process.close()
 
 
 def test_a_process_that_was_killed_is_started_again():
     process = TemplateProcess()
-    assert process.render("{{ a }}", {"a": "1"}) == (Outcome.TEXT, "1")
+    assert process.run("{{ a }}", {"a": "1"}) == (Outcome.TEXT, "1")
     first = process._process
     assert first is not None
     first.kill()
     first.wait()
-    assert process.render("{{ a }}", {"a": "\ud800 你"}) == (Outcome.TEXT, "\ud800 你")
+    assert process.run("{{ a }}", {"a": "\ud800 你"}) == (Outcome.TEXT, "\ud800 你")
     process.close()
     process.close()
 
@@ -180,7 +180,7 @@ def test_a_fork_of_the_program_leaves_the_process_of_its_parent_running():
         process.close()
         os._exit(0)
     os.waitpid(child, 0)
-    assert process.render("{{ a }}", {"a": "1"})[1] == "1"
+    assert process.run("{{ a }}", {"a": "1"})[1] == "1"
     assert process._process.pid == pid
     process.close()
 
@@ -195,6 +195,6 @@ def test_a_module_of_the_current_folder_is_not_imported(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
     process = TemplateProcess()
-    assert process.compile("{{ a }}") == (Outcome.TEXT, "")
+    assert process.run("{{ a }}", None) == (Outcome.TEXT, "")
     process.close()
     assert "PYTHONPATH" not in child_environment()
