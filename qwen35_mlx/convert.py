@@ -5,15 +5,13 @@ mlx-lm's, with two differences: weights are converted in chunks, so the model ne
 memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
-import contextlib
 import errno
 import json
 import math
 import os
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,12 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import CONFIG, INDEX
 from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.new_folder import partial_folder, remove_leftovers, sync_entries
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_bytes, read_json_object, sync_folder, write_durably
+from qwen35_mlx.files import read_bytes, read_json_object, write_durably
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.terminal import print_error, print_line
@@ -125,9 +124,9 @@ def convert(
     nbytes = sum(plan.nbytes for plan in plans)
     try:
         _check_space(out, nbytes)
-        warnings += _remove_leftovers(out)
+        warnings += remove_leftovers(out)
         parents = [parent for parent in out.parents if not exists(parent)]
-        with _partial_folder(out, parents) as folder:
+        with partial_folder(out, parents) as folder:
             _write_weights(folder, checkpoint, shards, nbytes, progress)
             for name, content in copied.items():
                 write_durably(folder / name, content)
@@ -154,7 +153,7 @@ def convert(
             and plan.quantization is None
             and recipes.is_quantizable(plan.name, plan.shape)
         ),
-        warnings=tuple(warnings + _sync_entries([out, *parents])),
+        warnings=tuple(warnings + sync_entries([out, *parents])),
     )
 
 
@@ -167,75 +166,6 @@ def _check_space(out: Path, nbytes: int) -> None:
             f"not enough space for {out}: it takes {_size(nbytes)}, {_size(free)} are "
             "free; free some or choose another --mlx-path"
         )
-
-
-@contextlib.contextmanager
-def _partial_folder(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
-    """A hidden folder beside `out`, renamed to it at the end; removed on any error.
-
-    Args:
-        parents: of `out` that do not exist yet, the innermost first; removed on any error too.
-    """
-    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        sync_folder(folder)
-        # Fails if `out` has come to be a folder with files meanwhile.
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in parents:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def _remove_leftovers(out: Path) -> list[str]:
-    """Remove the hidden folders of conversions to `out` that were killed; a line for each kept."""
-    kept: list[str] = []
-    if not out.parent.is_dir():
-        return kept
-    for left in out.parent.iterdir():
-        pid = left.name.removeprefix(f".{out.name}.partial-")
-        if not re.fullmatch("[0-9]{1,10}", pid) or _is_alive(int(pid)):
-            continue
-        try:
-            shutil.rmtree(left)
-        except OSError as error:
-            kept.append(
-                f"{left} of a conversion that was killed cannot be removed ({error.strerror}): "
-                "remove it"
-            )
-    return kept
-
-
-def _sync_entries(folders: Sequence[Path]) -> list[str]:
-    """Wait until the names of new folders are on disk; a line if the disk does not confirm it.
-
-    That is no failure: the folders are complete, and some network disks never confirm.
-    """
-    for folder in folders:
-        try:
-            sync_folder(folder.parent)
-        except OSError as error:
-            return [
-                f"{folder} is complete, but the disk does not confirm that it would survive a "
-                f"power failure ({error.strerror}): check the disk"
-            ]
-    return []
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # another user's process
-    return True
 
 
 def _write_weights(

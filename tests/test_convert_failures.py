@@ -216,7 +216,7 @@ def test_ctrl_c_after_the_last_step_says_that_the_folder_is_complete(
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(sys.modules["qwen35_mlx.convert"], "_sync_entries", interrupt)
+    monkeypatch.setattr(sys.modules["qwen35_mlx.convert"], "sync_entries", interrupt)
     assert main(["--hf-path", str(source), "--mlx-path", str(out)]) == 130
     assert capsys.readouterr().err.endswith(f"interrupted: {out} is complete\n")
     Checkpoint.open(out).verify()
