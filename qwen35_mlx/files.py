@@ -27,15 +27,21 @@ def open_regular(path: Path) -> FileIO:
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe, a socket or a device.
     """
-    return FileIO(path, opener=_open_regular)
+    return FileIO(path, opener=regular_descriptor)
 
 
-def _open_regular(path: str, flags: int) -> int:
+def regular_descriptor(path: str | Path, flags: int) -> int:
+    """As `os.open`, for a regular file only; one that is made is private.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe, a socket or a device.
+    """
     # Without O_NONBLOCK, opening a pipe waits for its writer.
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    extra = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags | extra, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return descriptor
 
 

@@ -1,14 +1,12 @@
 """The file of what was typed, for the composer: one JSON string a line, the oldest first."""
 
-import errno
 import json
 import os
-import stat
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from qwen35_mlx.files import replace_file
+from qwen35_mlx.files import open_regular, regular_descriptor, replace_file
 from qwen35_mlx.library.locks import locked
 from qwen35_mlx.library.rows import replace_surrogates
 
@@ -36,7 +34,7 @@ def append(file: Path, text: str) -> None:
         Qwen35Error: another window has locked it for too long.
     """
     with _locked(file):
-        descriptor = _open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        descriptor = regular_descriptor(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(_line(text).encode())
         data = _bytes(file)
@@ -67,18 +65,9 @@ def _locked(file: Path) -> AbstractContextManager[None]:
     return locked(file.with_suffix(".lock"), LOCK_SECONDS)
 
 
-def _open(file: Path, flags: int) -> int:
-    """Open the file, which must be a regular one: a pipe would block."""
-    descriptor = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return descriptor
-
-
 def _bytes(file: Path) -> bytes:
-    with os.fdopen(_open(file, os.O_RDONLY), "rb") as stream:
-        return stream.read()
+    with open_regular(file) as stream:
+        return stream.readall()
 
 
 def _texts(data: bytes) -> list[str]:

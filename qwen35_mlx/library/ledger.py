@@ -11,12 +11,12 @@ leads: it must therefore be read before the number in the database.
 
 import os
 import re
-import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import regular_descriptor
 
 # One sector, which a disk writes whole or not at all.
 SIZE = 128
@@ -51,14 +51,11 @@ class Ledger:
     """
 
     def __init__(self, file: Path):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         try:
-            self._descriptor: int | None = os.open(file, flags, 0o600)
+            self._descriptor: int | None = regular_descriptor(file, flags)
         except OSError as error:
             raise Qwen35Error(f"{file} cannot be used ({error.strerror}): move it away") from None
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            self.close()
-            raise Qwen35Error(f"{file} is not a regular file: move it away")
 
     def write(self, progress: Progress) -> None:
         """Replace the content, without waiting for the disk."""
@@ -74,12 +71,10 @@ class Ledger:
 def read_ledger(file: Path) -> Progress | None:
     """What a ledger says; None if it is missing, damaged or not a regular file."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = regular_descriptor(file, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
         found = _LINE.fullmatch(os.pread(descriptor, SIZE, 0).decode("ascii", "replace"))
     except OSError:
         return None
