@@ -1,6 +1,9 @@
 """Conversations: finding, opening, versions, titles, deleting, exporting."""
 
+import threading
 from pathlib import Path
+
+import pytest
 
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select
 from tests.app.drive import chat, reply
@@ -315,3 +318,29 @@ async def test_control_characters_in_titles_are_shown(home: Path) -> None:
         await at.press("ctrl+s")
         assert "a␛[2Jb" in at.text
         assert "\x1b" not in at.text
+
+
+async def test_keys_wait_for_the_rows_that_they_are_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        await at.turn("one")
+        await at.press("ctrl+n")
+        await at.shown()
+        await at.turn("two")
+        library, released = at.controller.library, threading.Event()
+        listed = library.list
+
+        def slow(limit: int) -> object:
+            assert released.wait(20)
+            return listed(limit)
+
+        monkeypatch.setattr(library, "list", slow)
+        for key in ("ctrl+s", "down", "ctrl+r"):
+            await at.pilot.press(key)
+        await at.pilot.pause(0.05)
+        assert "Title; empty for an automatic one" not in at.text
+        released.set()
+        await at.until(lambda: "Title; empty for an automatic one" in at.text)
+        await at.press("end", *" more", "enter")
+        assert "one more" in at.text

@@ -106,8 +106,8 @@ class Picker(ModalScreen[str | None]):
         self._placeholder = placeholder
         self._hint = hint
         self.message = ""
-        self._making = False  # the rows that are shown belong to other words
-        self._choose_made = False  # Enter was pressed meanwhile
+        self._making = True  # there are no rows yet, or those that are shown belong to other words
+        self._waiting: list[Callable[[], object]] = []  # what keys do with the rows then
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
@@ -142,8 +142,8 @@ class Picker(ModalScreen[str | None]):
     def reload(self, keep: str | None = None) -> None:
         """Make the rows again, and mark the row `keep` or else the first."""
         words = self.query_one(Input).value
+        self._making = True
         if iscoroutinefunction(self._rows):
-            self._making = True
             self.run_worker(self._make_and_show(words, keep), group="rows", exclusive=True)
         else:
             self._show_rows(cast(Rows, self._rows(words)), keep)
@@ -154,13 +154,9 @@ class Picker(ModalScreen[str | None]):
             rows = await cast(Coroutine[Any, Any, Rows], self._rows(words))
         finally:
             note.stop()
-        self._show_rows(rows, keep)
         if self.message == READING:
             self.show_message("")
-        self._making = False
-        choose, self._choose_made = self._choose_made, False
-        if choose and self.marked is not None:
-            self.chosen(self.marked)
+        self._show_rows(rows, keep)
 
     def _show_rows(self, rows: Rows, keep: str | None) -> None:
         options = self.query_one(OptionList)
@@ -175,6 +171,16 @@ class Picker(ModalScreen[str | None]):
             options.highlighted = ids.index(keep)
         else:
             options.highlighted = next((n for n, name in enumerate(ids) if name), None)
+        self._making = False
+        while self._waiting and not self._making:
+            self._waiting.pop(0)()
+
+    def _with_rows(self, act: Callable[[], object]) -> None:
+        """Do what a key does with the rows, once they are those of the words."""
+        if self._making:
+            self._waiting.append(act)
+        else:
+            act()
 
     @property
     def marked(self) -> str | None:
@@ -199,15 +205,17 @@ class Picker(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if self._making:
-            self._choose_made = True
-        elif self.marked is not None:
-            self.chosen(self.marked)
+        self._with_rows(self._choose)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if event.option.id is not None:
             self.chosen(event.option.id)
+
+    def _choose(self) -> None:
+        self._waiting.clear()  # keys behind Enter meant rows that are left now
+        if self.marked is not None:
+            self.chosen(self.marked)
 
     def chosen(self, row: str) -> None:
         self.dismiss(row)
@@ -221,6 +229,9 @@ class Picker(ModalScreen[str | None]):
         self.reload(self.marked)
 
     def action_move(self, step: int) -> None:
+        self._with_rows(lambda: self._move(step))
+
+    def _move(self, step: int) -> None:
         options = self.query_one(OptionList)
         for _ in range(abs(step)):
             if step < 0:
@@ -232,7 +243,7 @@ class Picker(ModalScreen[str | None]):
         self.dismiss(None)
 
     def action_command(self, name: str) -> None:
-        run_command(name, self)
+        self._with_rows(lambda: run_command(name, self))
 
     def perform(self, work: Work) -> None:
         """Do what waits for the disk, apart from the keys; an error is one line."""
