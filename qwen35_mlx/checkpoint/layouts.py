@@ -29,6 +29,7 @@ from qwen35_mlx.checkpoint.tensor_readers import (
     Float8Scales,
     RowRange,
     RowReader,
+    StoredTensor,
     WholeTensor,
 )
 from qwen35_mlx.errors import Qwen35Error
@@ -288,7 +289,7 @@ class Checkpoint:
         return Float8Scales(matrix, self._block_shape)
 
 
-def _twice(name: str, one: FileTensor, other: FileTensor) -> Qwen35Error:
+def _twice(name: str, one: StoredTensor, other: StoredTensor) -> Qwen35Error:
     return Qwen35Error(
         f"{one.path} and {other.path} both hold '{name}': "
         "remove the files that do not belong to this checkpoint"

@@ -1,18 +1,37 @@
 """Readers of canonical tensors: one tensor of a file, rows of one, or a stack of several."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.safetensors import FileTensor
+from qwen35_mlx.kernels.quantized import Quantization
+
+
+class StoredTensor(Protocol):
+    """One tensor of one file, as error lines name it. `FileTensor` is one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stored_dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class RowReader(Protocol):
     """A tensor that is read by rows of its first axis."""
 
     @property
-    def file(self) -> FileTensor:
+    def file(self) -> StoredTensor:
         """The tensor on disk that is read, the first if there are several."""
         ...
 
@@ -25,6 +44,24 @@ class RowReader(Protocol):
     def read(self, start: int, stop: int) -> mx.array:
         """Rows [start, stop), evaluated."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """A matrix [..., out, in] in the packing of `mx.quantize`, however its file stores it.
+
+    Attributes:
+        shape: of the plain matrix.
+        parts: readers by the end of the tensor's name; shapes as `Quantization.packed(shape)`.
+    """
+
+    shape: tuple[int, ...]
+    quantization: Quantization
+    parts: Mapping[str, RowReader]
+
+
+# What a format makes of the tensors of one matrix: plain values, or parts kept as they are.
+Matrix = RowReader | PackedMatrix
 
 
 @dataclass(frozen=True, slots=True)
