@@ -20,9 +20,9 @@ import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import CONFIG, INDEX
-from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.new_folder import partial_folder, remove_leftovers, sync_entries
 from qwen35_mlx.checkpoint.plan import TensorPlan, plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.safetensors import FileWriter
@@ -109,7 +109,7 @@ def convert(
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
     checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
-    if checkpoint.default_quantization is not None:
+    if checkpoint.is_quantized:
         raise Qwen35Error(
             f"{checkpoint.path} is already quantised: use it as it is, or convert the "
             "checkpoint it was made from"

@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import load_model, quantize_model
 
 from qwen35_mlx.checkpoint import plan
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import Quantization
 from qwen35_mlx.convert import convert
 from tests.checkpoint.cases import (

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.checkpoint import safetensors
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.convert import convert
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, write

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.weights import DTYPES

@@ -6,7 +6,7 @@ The format is described in `safetensors_header`.
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +84,11 @@ class FileTensor:
     @property
     def nbytes(self) -> int:
         return self.size * np.dtype(_DTYPES[self.stored_dtype][0]).itemsize
+
+    def __getitem__(self, index: int) -> "FileTensor":
+        """One of the tensors that are stacked in this one on its first axis."""
+        shape = self.shape[1:]
+        return replace(self, shape=shape, offset=self.offset + index * self.nbytes // self.shape[0])
 
     def read(self, start: int = 0, stop: int | None = None) -> mx.array:
         """Rows [start, stop) of axis 0, evaluated; no other bytes of the file are read.

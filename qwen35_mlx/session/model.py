@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.arguments import checked
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import weight_bytes
-from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import Notice, load_network
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
