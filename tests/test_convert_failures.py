@@ -189,7 +189,7 @@ def test_a_result_that_would_not_open_is_not_kept(
         return json.loads((source / "config.json").read_text()) | {"model_type": "?"}
 
     # `qwen35_mlx.convert` is the function, hence the module from sys.modules.
-    monkeypatch.setattr(sys.modules["qwen35_mlx.convert"], "plan_config", spoilt)
+    monkeypatch.setattr(sys.modules["qwen35_mlx.conversion.converter"], "plan_config", spoilt)
     with pytest.raises(Qwen35Error, match=r"not Qwen3\.5"):
         convert(str(source), tmp_path / "out")
     assert listing(tmp_path) == {"source"}
@@ -214,7 +214,7 @@ def test_ctrl_c_after_the_last_step_says_that_the_folder_is_complete(
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(sys.modules["qwen35_mlx.convert"], "sync_entries", interrupt)
+    monkeypatch.setattr(sys.modules["qwen35_mlx.conversion.converter"], "sync_entries", interrupt)
     assert main(["--hf-path", str(source), "--mlx-path", str(out)]) == 130
     assert capsys.readouterr().err.endswith(f"interrupted: {out} is complete\n")
     Checkpoint.open(out).verify()

@@ -4,7 +4,8 @@ Canonical names are mlx-lm's, without the prefix `language_model.`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,17 @@ class Checkpoint:
     def plain(self, name: str) -> RowReader:
         """The plain values of a tensor by its canonical name, whether it is packed or not."""
         return plain(self.matrices[name])
+
+    @cached_property
+    def dtype_of_most(self) -> mx.Dtype:
+        """The dtype of most weights, or of their scales."""
+        sizes = [
+            (plain(matrix).dtype, math.prod(matrix.shape))
+            for matrix in self.matrices.values()
+            if len(matrix.shape) > 1
+            and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")
+        ]
+        return most_common_dtype(sizes)
 
     @property
     def is_quantized(self) -> bool:
@@ -258,6 +270,14 @@ class _FolderFormat:
             )
         rest = set(parts) - {"weight", "weight_scale_inv"}
         return Float8Matrix(weight, scales, self._block_shape), rest
+
+
+def most_common_dtype(sizes: Iterable[tuple[mx.Dtype, int]]) -> mx.Dtype:
+    """The dtype of most elements, of pairs of dtype and elements; bfloat16 of none."""
+    elements: Counter[mx.Dtype] = Counter()
+    for dtype, size in sizes:
+        elements[dtype] += size
+    return max(elements, key=lambda dtype: elements[dtype], default=mx.bfloat16)
 
 
 def _canonical_module(stored_name: str) -> str:

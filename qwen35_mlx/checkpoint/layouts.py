@@ -21,6 +21,7 @@ from qwen35_mlx.checkpoint.tensor_readers import (
     stack,
 )
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 
 # The stored tensors of one weight, by the ends of their names.
 Parts = Mapping[str, FileTensor]
@@ -126,10 +127,7 @@ def _network_form(name: str, matrix: Matrix, zero_centred: bool) -> Matrix:
     shape = matrix.shape
     if name.endswith(".conv1d.weight") and len(shape) == 3 and shape[1] == 1:
         return WholeTensor(matrix.file, (shape[0], shape[2], 1))
-    is_norm = name.endswith(".weight") and len(shape) == 1
-    # The gated norm of a delta-net layer multiplies by w.
-    is_gated_norm = name.endswith("linear_attn.norm.weight")
-    return OnePlus(matrix) if zero_centred and is_norm and not is_gated_norm else matrix
+    return OnePlus(matrix) if zero_centred and is_zero_centred_norm(name) else matrix
 
 
 def _norms_are_zero_centred(files: Mapping[str, FileTensor], modules: Mapping[str, Parts]) -> bool:

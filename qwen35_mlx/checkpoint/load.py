@@ -29,8 +29,8 @@ def load_network(
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
     Args:
-        dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
-            on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
+        dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
+            a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
         notice: called with a line for the user if a kernel cannot be used here; None prints it
             on stderr.
@@ -48,7 +48,7 @@ def load_network(
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else None)
+    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
     network = Network(config, weights, mtp)
     select_kernels(network, notice or _print_notice)
     return network

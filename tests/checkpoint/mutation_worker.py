@@ -20,8 +20,8 @@ from qwen35_chat.models import local_models
 import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.checkpoint.plan import plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.recipes import quantization
+from qwen35_mlx.conversion.plan import plan_config, plan_files, plan_tensors
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.mutations import mutate
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +10,19 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
+from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES
 
 # Elements that are converted at a time: 8 MiB in bfloat16. For float-4 and float-8 modes, MLX on a
 # CPU makes many float32 copies of a chunk; larger chunks are no faster.
 CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
+# Written as stored whatever the dtype of the model: a cast would save next to nothing.
+_KEPT = (".dt_bias", ".linear_attn.norm.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,17 @@ class TensorPlan:
         shape: of the plain tensor.
         dtype: of the plain tensor, or of the scales of an affine quantisation.
         quantization: None leaves it plain.
+        carried: whether the source has it packed like that, and its parts are copied.
+        raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
+            a convolution.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: mx.Dtype
-    quantization: Quantization | None
+    quantization: Quantization | None = None
+    carried: bool = False
+    raw: bool = False
 
     @property
     def module(self) -> str:
@@ -44,7 +54,10 @@ class TensorPlan:
     def specs(self) -> list[TensorSpec]:
         """The tensors to write: one, or the parts of a quantised matrix."""
         if self.quantization is None:
-            return [TensorSpec("language_model." + self.name, self.dtype, self.shape)]
+            shape = self.shape
+            if self.raw and len(shape) == 3:
+                shape = (shape[0], shape[2], shape[1])
+            return [TensorSpec("language_model." + self.name, self.dtype, shape)]
         scale_dtype = self.dtype if self.quantization.mode == "affine" else mx.uint8
         return [
             TensorSpec(
@@ -62,7 +75,19 @@ class TensorPlan:
         rows = max(1, CHUNK_ELEMENTS // max(1, math.prod(self.shape[1:])))
         for start in range(0, self.shape[0], rows):
             stop = min(start + rows, self.shape[0])
-            values = checkpoint.read(self.name, start, stop).astype(self.dtype)
+            if self.carried:
+                module = self.name.removesuffix(".weight")
+                assert self.quantization is not None
+                yield [
+                    checkpoint.read(f"{module}.{part}", start, stop)
+                    for part in self.quantization.packed(self.shape)
+                ]
+                continue
+            if self.raw and len(self.shape) == 1:
+                values = _zero_centred(checkpoint.plain(self.name))
+            else:
+                values = checkpoint.plain(self.name).read(start, stop)
+            values = values.astype(self.dtype)
             if self.quantization is None:
                 yield [values]
             else:
@@ -73,22 +98,59 @@ class TensorPlan:
 def plan_tensors(
     checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
 ) -> list[TensorPlan]:
-    """How each tensor of a plain checkpoint is written.
+    """How each tensor of a checkpoint is written.
+
+    Nothing is rounded that need not be. (1 + w) of a norm needs more bits than w, and a float32
+    norm would make all of mlx-lm's activations float32: so norms are written as w where that is
+    exact, which every reader recognises by the form of the convolutions.
 
     Args:
-        quantization: of most matrices; None leaves all of them plain.
-        dtype: of all but A_log, which stays float32; None for that of the embeddings.
+        quantization: of most matrices; None leaves each as it is, packed or plain.
+        dtype: of all but the parameters of the decay and the gated norms; None keeps that of each
+            tensor.
     """
-    dtype = dtype or checkpoint.dtype("model.embed_tokens.weight")
-    return [
-        TensorPlan(
-            name,
-            shape,
-            mx.float32 if name.endswith(".A_log") else dtype,
-            recipes.quantization_for(name, shape, quantization) if quantization else None,
-        )
-        for name, shape in checkpoint.expected.items()
-    ]
+    norms = _norm_dtypes(checkpoint, dtype)
+    plans: list[TensorPlan] = []
+    for name, shape in checkpoint.expected.items():
+        matrix = checkpoint.matrices[name]
+        stored = matrix.quantization if isinstance(matrix, PackedMatrix) else None
+        target = recipes.quantization_for(name, shape, quantization) if quantization else stored
+        carried = target is not None and target == stored
+        own = checkpoint.plain(name).dtype
+        if name.endswith(".A_log"):
+            own = mx.float32
+        elif name in norms:
+            own = norms[name]
+        elif dtype is not None and not carried and not name.endswith(_KEPT):
+            own = dtype
+        raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
+        plans.append(TensorPlan(name, shape, own, target, carried, raw))
+    return plans
+
+
+def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx.Dtype]:
+    """The dtype in which w of each norm (1 + w) is written; {} if not all give the norm again.
+
+    Without a `dtype`, it is the narrowest that loses nothing.
+    """
+    dtypes: dict[str, mx.Dtype] = {}
+    for name in filter(is_zero_centred_norm, checkpoint.expected):
+        norm, weight = checkpoint.read(name), _zero_centred(checkpoint.plain(name))
+        for candidate in (dtype,) if dtype else (checkpoint.dtype_of_most, mx.float32):
+            written = weight.astype(candidate).astype(mx.float32)
+            if dtype or mx.array_equal(written + 1, norm):
+                dtypes[name] = candidate
+                break
+        else:
+            return {}
+    return dtypes
+
+
+def _zero_centred(norm: RowReader) -> mx.array:
+    """w of a norm (1 + w): as stored, or else float32."""
+    if isinstance(norm, OnePlus):
+        return norm.stored.read(0, norm.shape[0])
+    return norm.read(0, norm.shape[0]).astype(mx.float32) - 1
 
 
 def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
@@ -121,7 +183,7 @@ def plan_config(
     """config.json of the result: nested like that of a multimodal model, as mlx-lm expects.
 
     Args:
-        quantization: of most matrices.
+        quantization: of most matrices, if they were quantised.
     """
     config = json.loads(json.dumps(checkpoint.config))
     if "text_config" not in config:
@@ -132,7 +194,11 @@ def plan_config(
     for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(key, None)
         text_config.pop(key, None)
-    dtype = next(plan.dtype for plan in plans if not plan.name.endswith(".A_log"))
+    dtype = most_common_dtype(
+        (plan.dtype, math.prod(plan.shape))
+        for plan in plans
+        if len(plan.shape) > 1 and (plan.quantization is None or plan.quantization.mode == "affine")
+    )
     text_config["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
@@ -143,10 +209,13 @@ def plan_config(
     if "full_attention" in checkpoint.model.layer_types:
         first = checkpoint.model.layer_types.index("full_attention")
         text_config.setdefault("full_attention_interval", first + 1)
-    if quantization:
-        entry = _entry(quantization)
-        for plan in plans:
-            if recipes.is_quantizable(plan.name, plan.shape) and plan.quantization != quantization:
+    matrices = [plan for plan in plans if recipes.is_quantizable(plan.name, plan.shape)]
+    chosen = Counter(plan.quantization for plan in matrices if plan.quantization)
+    if chosen:
+        default = quantization or chosen.most_common(1)[0][0]
+        entry = _entry(default)
+        for plan in matrices:
+            if plan.quantization != default:
                 entry[plan.module] = _entry(plan.quantization) if plan.quantization else False
         config["quantization"] = config["quantization_config"] = entry
     return config
