@@ -108,6 +108,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "progress": _FUNCTION,
     "notice": _FUNCTION,
     "quantize": _FLAG,
+    "resume": _FLAG,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

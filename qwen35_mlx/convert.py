@@ -16,6 +16,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.conversion.journal import completed
+from qwen35_mlx.conversion.new_folder import partial_path
 from qwen35_mlx.conversion.writing import size_text
 from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.terminal import print_error, print_line
@@ -38,6 +40,7 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--resume", action="store_true", help="go on where the same conversion ended early")
     options = parser.parse_args(argv)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
@@ -48,8 +51,12 @@ def _run(argv: Sequence[str] | None) -> int:
             summary = convert(**vars(options), progress=bar)
     except KeyboardInterrupt:
         # A folder under its final name is complete, whatever was still to be waited for.
-        kept = os.path.lexists(out) and not existed
-        print_error(f"interrupted: {f'{out} is complete' if kept else 'nothing was kept'}")
+        if os.path.lexists(out) and not existed:
+            print_error(f"interrupted: {out} is complete")
+        elif tensors := len(completed(partial_path(out))):
+            print_error(f"interrupted: {tensors} tensors are kept; go on with --resume")
+        else:
+            print_error("interrupted: nothing was kept")
         raise
     for warning in summary.warnings:
         print_error(f"warning: {warning}")

@@ -1,10 +1,11 @@
 """`convert`: from a checkpoint to a new folder in mlx-lm's layout."""
 
 import errno
+import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
@@ -12,8 +13,17 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import CONFIG
-from qwen35_mlx.conversion.new_folder import partial_folder, remove_leftovers, sync_entries
-from qwen35_mlx.conversion.plan import plan_config, plan_files, plan_tensors
+from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.new_folder import (
+    continue_leftover,
+    folder_bytes,
+    leftovers,
+    partial_folder,
+    partial_path,
+    remove_leftovers,
+    sync_entries,
+)
+from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -54,6 +64,17 @@ class ConversionSummary:
         return self.nbytes * 8 / self.parameters
 
 
+def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
+    """What a conversion must have in common with one that it continues."""
+    files = {matrix.file.path for matrix in checkpoint.matrices.values()}
+    stats = [(str(path), path.stat()) for path in sorted(files)]
+    source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    text = repr(
+        (version("qwen35-mlx"), source, plan.tensors, json.dumps(plan.config, sort_keys=True))
+    )
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 @checked
 def convert(
     hf_path: str | Path,
@@ -65,6 +86,7 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
@@ -76,10 +98,13 @@ def convert(
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
+        resume: whether to go on where the same conversion ended early, if there is one, and to keep
+            what is complete if this one does.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
         Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
+        KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
@@ -95,39 +120,48 @@ def convert(
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     warnings = template_warnings(checkpoint.path)
-    plans = plan_tensors(checkpoint, quantization, DTYPES[dtype] if dtype else None)
-    shards = plan_files(plans)
-    nbytes = sum(plan.nbytes for plan in plans)
+    plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
     try:
-        check_space(out, nbytes)
+        identity = _identity(checkpoint, plan)
+        left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
+        for folder in left:
+            check_identity(folder, identity)
+        check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
+        if left:
+            continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
         warnings += remove_leftovers(out)
         parents = [parent for parent in out.parents if not exists(parent)]
-        with partial_folder(out, parents) as folder:
-            write_weights(folder, checkpoint, shards, nbytes, progress)
+
+        def keep(error: BaseException) -> bool:
+            wanted = resume or isinstance(error, KeyboardInterrupt)
+            return wanted and bool(completed(partial_path(out)))
+
+        with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
+            write_weights(folder, checkpoint, plan, journal, progress)
             for name, content in copied.items():
                 write_durably(folder / name, content)
-            config = plan_config(checkpoint, plans, quantization)
-            write_durably(folder / CONFIG, json.dumps(config, indent=4, sort_keys=True))
+            write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens gets its final name.
             Checkpoint.open(folder).verify()
+            journal.remove()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Qwen35Error(
-                f"no space left for {out}: it takes {size_text(nbytes)}; free some or choose "
+                f"no space left for {out}: it takes {size_text(plan.nbytes)}; free some or choose "
                 "another --mlx-path"
             ) from error
         raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
     return ConversionSummary(
         path=out,
-        nbytes=nbytes,
-        parameters=sum(math.prod(plan.shape) for plan in plans),
+        nbytes=plan.nbytes,
+        parameters=plan.parameters,
         quantization=quantization,
         plain=tuple(
-            plan.name
-            for plan in plans
+            tensor.name
+            for tensor in plan.tensors
             if quantization
-            and plan.quantization is None
-            and recipes.is_quantizable(plan.name, plan.shape)
+            and tensor.quantization is None
+            and recipes.is_quantizable(tensor.name, tensor.shape)
         ),
         warnings=tuple(warnings + sync_entries([out, *parents])),
     )

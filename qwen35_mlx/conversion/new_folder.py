@@ -3,49 +3,77 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.files import sync_folder
 
 
+def partial_path(out: Path) -> Path:
+    """The hidden folder beside `out` in which this process makes it."""
+    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+
+
 @contextmanager
-def partial_folder(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
-    """A hidden folder beside `out`, renamed to it at the end; removed on any error.
+def partial_folder(
+    out: Path, parents: Sequence[Path], keep: Callable[[BaseException], bool]
+) -> Iterator[Path]:
+    """The hidden folder, renamed to `out` at the end and removed on an error.
 
     Args:
-        parents: of `out` that do not exist yet, the innermost first; removed on any error too.
+        parents: of `out` that do not exist yet, the innermost first; removed on an error too.
+        keep: whether to leave everything as it is on this error, for another process to continue.
     """
-    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    folder = partial_path(out)
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
         sync_folder(folder)
         # Fails if `out` has come to be a folder with files meanwhile.
         folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in parents:
-            with suppress(OSError):
-                parent.rmdir()
+    except BaseException as error:
+        if not keep(error):
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in parents:
+                with suppress(OSError):
+                    parent.rmdir()
         raise
 
 
+def leftovers(out: Path) -> list[Path]:
+    """The hidden folders of conversions to `out` that ended early, the newest first."""
+    found: list[Path] = []
+    if out.parent.is_dir():
+        for left in out.parent.iterdir():
+            pid = left.name.removeprefix(f".{out.name}.partial-")
+            if re.fullmatch("[0-9]{1,10}", pid) and not _is_alive(int(pid)):
+                found.append(left)
+    return sorted(found, key=lambda left: left.stat().st_mtime, reverse=True)
+
+
+def continue_leftover(left: Path, out: Path, kept: Collection[str]) -> None:
+    """Make a leftover the folder of this process; only the files of names in `kept` stay."""
+    for file in left.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    left.rename(partial_path(out))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
 def remove_leftovers(out: Path) -> list[str]:
-    """Remove the hidden folders of conversions to `out` that were killed; a line for each kept."""
+    """Remove what `leftovers` finds; a line for each that cannot be removed."""
     kept: list[str] = []
-    if not out.parent.is_dir():
-        return kept
-    for left in out.parent.iterdir():
-        pid = left.name.removeprefix(f".{out.name}.partial-")
-        if not re.fullmatch("[0-9]{1,10}", pid) or _is_alive(int(pid)):
-            continue
+    for left in leftovers(out):
         try:
             shutil.rmtree(left)
         except OSError as error:
             kept.append(
-                f"{left} of a conversion that was killed cannot be removed ({error.strerror}): "
+                f"{left} of a conversion that ended early cannot be removed ({error.strerror}): "
                 "remove it"
             )
     return kept

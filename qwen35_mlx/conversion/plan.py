@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,41 @@ class TensorPlan:
             else:
                 q = self.quantization
                 yield list(mx.quantize(values, q.group_size, q.bits, mode=q.mode))
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """All that a conversion writes.
+
+    Attributes:
+        files: tensors by file name, in the order of writing.
+        config: config.json.
+    """
+
+    files: Mapping[str, Sequence[TensorPlan]]
+    config: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> list[TensorPlan]:
+        return [tensor for file in self.files.values() for tensor in file]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights of the plain model, with its MTP head."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+
+def plan_conversion(
+    checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
+) -> ConversionPlan:
+    """The plan of a conversion. Arguments: `plan_tensors`."""
+    tensors = plan_tensors(checkpoint, quantization, dtype)
+    return ConversionPlan(plan_files(tensors), plan_config(checkpoint, tensors, quantization))
 
 
 def plan_tensors(

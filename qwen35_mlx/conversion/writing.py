@@ -1,7 +1,6 @@
 """Writing the files of a conversion."""
 
 import json
-import math
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +9,8 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.safetensors import FileWriter
-from qwen35_mlx.conversion.plan import TensorPlan
+from qwen35_mlx.conversion.journal import Journal
+from qwen35_mlx.conversion.plan import ConversionPlan
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
 from qwen35_mlx.user_paths import exists
@@ -42,27 +42,33 @@ def check_space(out: Path, nbytes: int) -> None:
 def write_weights(
     folder: Path,
     checkpoint: Checkpoint,
-    shards: dict[str, list[TensorPlan]],
-    nbytes: int,
+    plan: ConversionPlan,
+    journal: Journal,
     progress: Progress | None,
 ) -> None:
-    done = 0
+    """Write the weights and their index, without the tensors that the journal has as complete."""
+    done, total = 0, plan.nbytes
     owners: dict[str, str] = {}
-    for file, plans in shards.items():
-        specs = [spec for plan in plans for spec in plan.specs()]
+    for file, tensors in plan.files.items():
+        specs = [spec for tensor in tensors for spec in tensor.specs()]
         owners |= {spec.name: file for spec in specs}
-        with FileWriter(folder / file, specs, {"format": "mlx"}) as writer:
-            for plan in plans:
-                names = [spec.name for spec in plan.specs()]
-                for values in plan.chunks(checkpoint):
+        with FileWriter(folder / file, specs, {"format": "mlx"}, journal.checksums) as writer:
+            for tensor in tensors:
+                names = [spec.name for spec in tensor.specs()]
+                if all(writer.is_complete(name) for name in names):
+                    done += tensor.nbytes
+                    continue
+                for name in names:
+                    writer.restart(name)
+                for values in tensor.chunks(checkpoint):
                     for name, value in zip(names, values, strict=True):
                         writer.write(name, value)
                         done += value.nbytes
                     if progress:
-                        progress(done, nbytes, plan.name)
-    parameters = sum(math.prod(plan.shape) for plans in shards.values() for plan in plans)
+                        progress(done, total, tensor.name)
+                journal.add({name: writer.checksum(name) for name in names})
     index = {
-        "metadata": {"total_size": nbytes, "total_parameters": parameters},
+        "metadata": {"total_size": total, "total_parameters": plan.parameters},
         "weight_map": dict(sorted(owners.items())),
     }
     write_durably(folder / INDEX, json.dumps(index, indent=4))
