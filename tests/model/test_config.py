@@ -142,7 +142,7 @@ def test_errors_name_the_field(fields, words):
 
 def test_every_field_of_yarn_is_read():
     rope = ModelConfig.from_dict(changed(DENSE, rope_parameters=YARN)).rope
-    assert rope.scaling == YARN | {"rope_theta": 1e7, "partial_rotary_factor": 0.25}
+    assert rope.scaling == YARN | {"rope_theta": 1e4, "partial_rotary_factor": 0.25}
 
 
 @pytest.mark.parametrize("name", ["text_config", "tie_word_embeddings", "eos_token_id"])
