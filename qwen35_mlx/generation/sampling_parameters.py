@@ -112,8 +112,8 @@ class Sampling:
         """The defaults in a checkpoint's generation_config.json.
 
         Numbers may be written as text, null stands for a missing value, and other settings are
-        skipped. A top_k of -1 keeps all tokens, as elsewhere. With `do_sample` false the most likely
-        token is taken.
+        skipped. A top_k of -1 keeps all tokens, as elsewhere. With `do_sample` false, temperature
+        is 0.
 
         Raises:
             Qwen35Error: a value is out of its range.
