@@ -1,5 +1,6 @@
 """config.json and the names of the tensors beside it, brought to one model. No MLX."""
 
+import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig, text_section
-from qwen35_mlx.model.rope_config import rope_notes
+from qwen35_mlx.model.rope_config import OUTSIDE, rope_notes, rope_parameters
 from qwen35_mlx.untrusted_json import Fields
 
 _TIE = "tie_word_embeddings"
@@ -65,6 +66,31 @@ def reconcile(
     notes += rope_notes(text)
     notes += _settings_without_effect(top, text)
     return replace(model, tie_word_embeddings=tied), tuple(notes)
+
+
+def resolved(config: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """config.json with every setting in one place, where all readers find that of `model`.
+
+    Args:
+        config: valid, as for `reconcile`.
+        model: what `reconcile` made of it.
+    """
+    written = copy.deepcopy(dict(config))
+    text = written
+    if "text_config" in config:
+        text = written["text_config"] = dict(written["text_config"])
+        for name in _TEXT_ONLY:
+            written.pop(name, None)
+        text["model_type"] = f"{model.model_type}_text"
+    rope = rope_parameters(text_section(Fields(config, "config.json")), model.rope)
+    for name in ("rope_scaling", *OUTSIDE):
+        text.pop(name, None)
+    text["rope_parameters"] = rope
+    text["layer_types"] = list(model.layer_types)
+    text["rms_norm_eps"] = model.rms_norm_eps
+    written["model_type"] = model.model_type
+    written[_TIE] = text[_TIE] = model.tie_word_embeddings
+    return written
 
 
 def _with_type_of(

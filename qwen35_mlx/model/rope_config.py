@@ -19,6 +19,13 @@ _YARN = "yarn"
 _DEFAULT = "default"
 _ORIGINAL = "original_max_position_embeddings"
 _NESTED = ("linear_attention", "full_attention")
+# Settings of YaRN, which mean nothing outside the object with the rotary settings.
+_SCALING = (
+    *("rope_type", "factor", "attention_factor", "beta_fast", "beta_slow", "truncate"),
+    *("mscale", "mscale_all_dim"),
+)
+# Every rotary setting that may stand outside that object.
+OUTSIDE = ("rope_theta", "partial_rotary_factor", _ORIGINAL, *_SCALING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,17 @@ def rope_section(text: Fields) -> Fields:
     return scaling if scaling.values else text.section("rope_parameters")
 
 
+def rope_parameters(text: Fields, rope: RopeConfig) -> dict[str, Any]:
+    """`rope_parameters` that say what a text config says, whatever the places it says it in."""
+    kept = {name: v for name, v in rope_section(text).values.items() if name.startswith("mrope_")}
+    plain = {
+        "rope_type": _DEFAULT,
+        "rope_theta": rope.theta,
+        "partial_rotary_factor": rope.partial_rotary_factor,
+    }
+    return {**kept, **plain, **(rope.scaling or {})}
+
+
 def check_rope_beside_text_config(top: Fields) -> None:
     """Refuse a scaled RoPE outside text_config, where it would have no effect.
 
@@ -124,8 +142,7 @@ def rope_notes(text: Fields) -> list[str]:
             f"{shown(original)} of RoPE, as by transformers"
         )
     unused = [name for name in ("rope_theta", "partial_rotary_factor") if name in rope]
-    unused += ["rope_type", "factor", "attention_factor", "beta_fast", "beta_slow", "truncate"]
-    unused += ["mscale", "mscale_all_dim", *([] if kind == _YARN else [_ORIGINAL])]
+    unused += [*_SCALING, *([] if kind == _YARN else [_ORIGINAL])]
     if ignored := [n for n in unused if flat.get(n) not in (None, rope.get(n))]:
         notes.append(
             f"config.json: '{ignored[0]}' outside 'rope_parameters' has no effect, as in "

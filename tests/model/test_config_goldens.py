@@ -5,6 +5,8 @@ The cases are those of scripts/make_config_goldens.py, which asked transformers.
 
 import copy
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.reconcile import reconcile
+from qwen35_mlx.model.reconcile import reconcile, resolved
 
 GOLDENS = json.loads((Path(__file__).parent / "config_goldens.json").read_text())
 GONE = "<removed>"
@@ -118,6 +120,77 @@ def test_a_setting_means_what_it_means_to_transformers(case: str):
         assert "gives no rope_theta" in notes[0]
         notes = notes[1:]
     assert [NOTED[case] in line for line in notes] == [True] if case in NOTED else notes == ()
+
+
+ALWAYS_NOTED = {"norm_topk_prob false", "sliding window", "mlp_only_layers"}
+READ = [
+    case
+    for case, golden in GOLDENS["cases"].items()
+    if "error" not in golden["transformers"] and case not in REFUSED
+]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("case", READ)
+def test_resolved_settings_say_the_same_in_one_place(case: str, flat: bool):
+    config = changed(GOLDENS["cases"][case]["top"], GOLDENS["cases"][case]["text"])
+    if flat:
+        config = config["text_config"] | {"model_type": f"{config['model_type']}_text"}
+    before = json.dumps(config)
+    model, _ = reconcile(config, [])
+    written = resolved(config, model)
+    assert json.dumps(config) == before
+    again, notes = reconcile(written, [])
+    assert (again.rope.scaling is None) == (model.rope.scaling is None)
+    np.testing.assert_array_equal(make_rope(again).wavelengths, make_rope(model).wavelengths)
+    assert make_rope(again).magnitude == make_rope(model).magnitude
+    assert replace(again, rope=model.rope) == model
+    assert len(notes) == (case in ALWAYS_NOTED)
+    text = written.get("text_config", written)
+    assert {"rope_theta", "rope_scaling", "original_max_position_embeddings"}.isdisjoint(text)
+    assert text["rope_parameters"]["rope_theta"] == model.rope.theta
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_resolved_settings_have_one_word_on_ties_and_types(tied: bool):
+    config = changed({"tie_word_embeddings": True}, EXPERTS)
+    names = [*EXPERT_NAMES, *([] if tied else ["lm_head.weight"])]
+    model, notes = reconcile(config, names)
+    assert len(notes) == 2
+    assert reconcile(resolved(config, model), names) == (model, ())
+
+
+def test_odd_values_of_any_setting_are_errors_of_one_line_or_read():
+    rng = random.Random(5)
+    settings = [*GOLDENS["config"]["text_config"], *GOLDENS["config"], *ODD_SETTINGS]
+    refused = 0
+    for _ in range(2000):
+        config = changed({"model_type": rng.choice(["qwen3_5", "qwen3_5_moe"])}, EXPERTS)
+        for _ in range(rng.choice([1, 1, 2])):
+            place = rng.choice([config, config.get("text_config"), config.get("rope_parameters")])
+            if isinstance(place, dict):
+                place[rng.choice(settings)] = copy.deepcopy(rng.choice(ODD_VALUES))
+        try:
+            model, notes = reconcile(config, rng.choice([EXPERT_NAMES, DENSE_NAMES, []]))
+            make_rope(model)
+            resolved(config, model)
+        except Qwen35Error as error:
+            refused += 1
+            notes = (str(error),)
+        assert all("\n" not in line and len(line) < 800 for line in notes)
+    assert 500 < refused < 1950
+
+
+ODD_SETTINGS = (
+    *("rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
+    *("factor", "rope_type", "type", "truncate", "per_layer_config", "norm_topk_prob"),
+    *("use_sliding_window", "mlp_only_layers", "output_gate_type", "eos_token_id"),
+)
+ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 4, 1e-320, 1e300, 0.5, 2**63, -(2**70), "", "yarn", "64"),
+    *([], [[]], [1], {}, {"a": 1}, {"rope_type": "yarn"}, {"rope_type": "yarn", "factor": None}),
+    *({"type": []}, {"full_attention": {}}, {"rope_theta": {}}, "x" * 10**5, ["y"] * 10**4),
+)
 
 
 @pytest.mark.parametrize("case", GOLDENS["heads"])
