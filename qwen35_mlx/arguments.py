@@ -118,6 +118,11 @@ ARGUMENTS: Mapping[str, Kind] = {
     "budget": _whole(_COUNT),
     "ids": Kind("a list of token ids", _are_ids, lambda ids: [int(i) for i in ids]),
     "messages": Kind("a list of messages", _is_list),
+    "prompt": Kind(
+        "a string or a list of token ids",
+        lambda value: isinstance(value, str) or _are_ids(value),
+        lambda value: value if isinstance(value, str) else [int(i) for i in value],
+    ),
     "thinking": _FLAG,
     "tools": Kind("a list of mappings", _is_list_of(Mapping)),
     "reply": _FLAG,

@@ -14,7 +14,8 @@ from qwen35_mlx.terminal import print_error
 Notice = Callable[[str], None]
 
 
-def _print_notice(line: str) -> None:
+def print_notice(line: str) -> None:
+    """Print a line for the user on stderr."""
     print_error(f"qwen35: {line}")
 
 
@@ -50,5 +51,5 @@ def load_network(
     checkpoint.verify()
     weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
     network = Network(config, weights, mtp)
-    select_kernels(network, notice or _print_notice)
+    select_kernels(network, notice or print_notice)
     return network
