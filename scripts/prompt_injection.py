@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import load as load_mlx_lm_tokenizer
 
 from qwen35_mlx import demo
 from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.text_files import TextFiles
 from qwen35_mlx.text.tokenizer import Tokenizer
 from scripts.support.injection import FORGED_TURN, PLACES, TOKENS, Prompt, forged
 
@@ -22,7 +23,7 @@ COLUMNS = (*TOKENS, FORGED_TURN)
 
 def main() -> None:
     """Print the table and the JSON line."""
-    tokenizer = Tokenizer.from_directory(demo.folder())
+    tokenizer = Tokenizer.from_files(TextFiles.from_folder(demo.folder()))
     peer = load_mlx_lm_tokenizer(demo.folder())
     rows: list[dict[str, object]] = []
     for file in sorted(TEMPLATES.glob("*.jinja")):

@@ -15,6 +15,7 @@ from qwen35_mlx.kernels import autotune, gpu_kernel
 from qwen35_mlx.model import operations
 from qwen35_mlx.session.model import Model, load
 from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.text_files import TextFiles
 from qwen35_mlx.text.tokenizer import Tokenizer
 from tests.metal_emulator import PLAIN, emulated, unsupported
 from tests.random_model import write_weights
@@ -67,7 +68,7 @@ def model_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def tokenizer(checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_directory(checkpoint)
+    return Tokenizer.from_files(TextFiles.from_folder(checkpoint))
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,7 @@ def backend(checkpoint: Path) -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="session")
 def template(checkpoint: Path) -> ChatTemplate:
-    template = ChatTemplate.from_directory(checkpoint)
+    template = ChatTemplate.from_files(TextFiles.from_folder(checkpoint))
     assert template is not None
     return template
 

@@ -36,8 +36,9 @@ class TokenCounter:
         if folder is None:
             return
         try:
+            from qwen35_mlx.checkpoint.text_files import read_text_files
             from qwen35_mlx.text.tokenizer import Tokenizer
 
-            self._encode = Tokenizer.from_directory(folder).encode
+            self._encode = Tokenizer.from_files(read_text_files(folder)).encode
         except Exception:  # an estimate is good enough
             self._encode = None

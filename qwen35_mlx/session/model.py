@@ -76,8 +76,9 @@ def load(
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a broken template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
-    tokenizer = Tokenizer.from_directory(path)
-    template = ChatTemplate.from_directory(path)
+    files = checkpoint.text
+    tokenizer = Tokenizer.from_files(files)
+    template = ChatTemplate.from_files(files)
     if template is None:
         (notice or print_notice)(
             f"{name} has no chat template: it cannot chat, only complete text and give logits; "

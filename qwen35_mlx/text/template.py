@@ -4,16 +4,14 @@ Templates are downloaded code: they run in jinja2's sandbox, in a process with l
 memory, on plain JSON values only.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import read_json_object, read_text
 from qwen35_mlx.text.control_tokens import ControlTokens
 from qwen35_mlx.text.messages import plain_message, plain_tools
 from qwen35_mlx.text.template_process import LimitError, Outcome, template_process
+from qwen35_mlx.text.text_files import TextFiles
 
 _TURN_OPEN = "<|im_start|>"
 _TURN_CLOSE = "<|im_end|>"
@@ -49,24 +47,19 @@ class ChatTemplate:
         self._run(None)
 
     @classmethod
-    def from_directory(cls, path: Path) -> "ChatTemplate | None":
-        """The template of the checkpoint in the folder `path`; None if it has none.
-
-        It is in chat_template.jinja, else in chat_template.json, else in tokenizer_config.json.
-        Of several named templates, "default" is taken. An empty one is none.
+    def from_files(cls, files: TextFiles) -> "ChatTemplate | None":
+        """The template of a checkpoint; None if it has none.
 
         Raises:
-            Qwen35Error: it is unreadable or does not compile, or none is called "default".
+            Qwen35Error: it does not compile.
         """
-        config = read_json_object(path / "tokenizer_config.json")
-        if (found := _find_source(path, config)) is None:
+        if files.chat_template is None:
             return None
-        source, file = found
         return cls(
-            source,
-            bos_token=_token_text(config.get("bos_token")),
-            eos_token=_token_text(config.get("eos_token")),
-            name=str(file),
+            files.chat_template,
+            bos_token=_token_text(files.tokenizer_config.get("bos_token")),
+            eos_token=_token_text(files.tokenizer_config.get("eos_token")),
+            name=files.where(files.template_name),
         )
 
     def render(
@@ -148,38 +141,6 @@ class ChatTemplate:
             and _THINK_CLOSE not in text
             and _TURN_CLOSE not in text
         )
-
-
-def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path] | None:
-    """The text of a checkpoint's template, and the file that holds it; None if it has none."""
-    file = path / "chat_template.jinja"
-    if os.path.lexists(file) and (source := read_text(file)).strip():
-        return source, file
-    for file, content in (
-        (path / "chat_template.json", read_json_object(path / "chat_template.json")),
-        (path / "tokenizer_config.json", tokenizer_config),
-    ):
-        if entry := content.get("chat_template"):
-            source = _default_source(entry, file)
-            return (source, file) if source.strip() else None
-    return None
-
-
-def _default_source(entry: object, file: Path) -> str:
-    """The template in a `chat_template` entry: a text, or named ones as a list or by name."""
-    if isinstance(entry, str):
-        return entry
-    named = entry if isinstance(entry, dict) else {}
-    if isinstance(entry, list):
-        named = {item.get("name"): item.get("template") for item in entry if isinstance(item, dict)}
-    source = named.get("default")
-    if not isinstance(source, str):
-        names = ", ".join(sorted(map(repr, named))) or "none"
-        raise Qwen35Error(
-            f"{file} has no chat template called 'default' (there: {names}): add the"
-            " chat_template.jinja of the original checkpoint"
-        )
-    return source
 
 
 def _token_text(token: object) -> str:

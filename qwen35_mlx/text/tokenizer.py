@@ -20,8 +20,9 @@ import tokenizers.decoders
 from tokenizers import normalizers
 
 from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.files import one_line, read_json_object, read_text
+from qwen35_mlx.files import one_line
 from qwen35_mlx.text.control_tokens import ControlToken, ControlTokens
+from qwen35_mlx.text.text_files import TOKENIZER, TOKENIZER_CONFIG, TextFiles
 
 # A long text is encoded in chunks of at least CHUNK_CHARS characters, in batches of BATCH_CHUNKS.
 # That uses all cores, bounds the memory that the library holds for a text's tokens, and gives other
@@ -63,28 +64,27 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
-    def from_directory(cls, path: Path) -> "Tokenizer":
-        """Load `path`/tokenizer.json, and the tokens that only tokenizer_config.json lists.
+    def from_files(cls, files: TextFiles) -> "Tokenizer":
+        """The tokenizer of a checkpoint, with the tokens that only tokenizer_config.json lists.
 
         Raises:
-            Qwen35Error: the file is missing, unreadable, or not a byte-level tokenizer.
+            Qwen35Error: it is missing, unreadable, or not a byte-level tokenizer.
         """
-        file = path / "tokenizer.json"
-        if not os.path.lexists(file):
-            raise Qwen35Error(_missing_message(path))
-        source = read_text(file)
-        problem = f"{file} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
+        if files.tokenizer is None:
+            raise Qwen35Error(_missing_message(files.path))
+        name = files.where(TOKENIZER)
+        problem = f"{name} is not a tokenizer that tokenizers {tokenizers.__version__} reads"
         with _guarded(problem, "download it again, or upgrade `tokenizers`"):
-            backend = tokenizers.Tokenizer.from_str(source)
+            backend = tokenizers.Tokenizer.from_str(files.tokenizer)
         if not isinstance(backend.decoder, tokenizers.decoders.ByteLevel):
             found = type(backend.decoder).__name__
             raise Qwen35Error(
-                f"{file} has the decoder {found} instead of ByteLevel: is this a Qwen3.5"
+                f"{name} has the decoder {found} instead of ByteLevel: is this a Qwen3.5"
                 " checkpoint?"
             )
-        with _guarded(f"{file} cannot be used", "download it again"):
-            _check_normalizer(backend, file)
-            _add_configured_tokens(backend, path / "tokenizer_config.json")
+        with _guarded(f"{name} cannot be used", "download it again"):
+            _check_normalizer(backend, name)
+            _add_configured_tokens(backend, files)
             return cls(backend)
 
     def encode(self, text: str) -> list[int]:
@@ -198,7 +198,7 @@ def _guarded(problem: str, advice: str) -> Generator[None]:
         raise Qwen35Error(f"{problem} ({one_line(error)}): {advice}") from None
 
 
-def _check_normalizer(backend: tokenizers.Tokenizer, file: Path) -> None:
+def _check_normalizer(backend: tokenizers.Tokenizer, file: str) -> None:
     """Refuse a normaliser other than Unicode's: one that replaces text could make it endless."""
     if not isinstance(backend.normalizer, _NORMALIZERS):
         raise Qwen35Error(
@@ -282,9 +282,10 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 
 
-def _add_configured_tokens(backend: tokenizers.Tokenizer, config_file: Path) -> None:
+def _add_configured_tokens(backend: tokenizers.Tokenizer, files: TextFiles) -> None:
     """Add tokens of `added_tokens_decoder` in tokenizer_config.json that tokenizer.json lacks."""
-    entries = read_json_object(config_file).get("added_tokens_decoder") or {}
+    config_file = files.where(TOKENIZER_CONFIG)
+    entries = files.tokenizer_config.get("added_tokens_decoder") or {}
     try:
         by_id = sorted((int(key), dict(entry)) for key, entry in entries.items())
         missing = [

@@ -85,7 +85,7 @@ def test_a_load_that_fails_in_any_way_is_said_and_can_be_repeated(
     def broken(*_):
         raise error
 
-    monkeypatch.setattr(model_module.Tokenizer, "from_directory", broken)
+    monkeypatch.setattr(model_module.Tokenizer, "from_files", broken)
     engine.submit(UseModel(str(model_folder)))
     failure(engine)
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.control_tokens import MARK, REPLY_TAGS, ControlToken, ControlTokens
 from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.text_files import TextFiles
 from qwen35_mlx.text.tokenizer import Tokenizer
 from scripts.support.injection import FORGED_TURN, PLACES, TOKENS, forged
 
@@ -26,7 +27,7 @@ CONTROL = ControlTokens([ControlToken(name, 100 + i) for i, name in enumerate(NA
 
 @pytest.fixture(scope="module")
 def demo_tokenizer() -> Tokenizer:
-    return Tokenizer.from_directory(demo.folder())
+    return Tokenizer.from_files(TextFiles.from_folder(demo.folder()))
 
 
 def plain_text(control: ControlTokens, quoted: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.text_files import TextFiles
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CALL = {
@@ -241,7 +242,7 @@ def write(path: Path, **files: object) -> Path:
 
 
 def rendered_from(path: Path) -> str:
-    template = ChatTemplate.from_directory(path)
+    template = ChatTemplate.from_files(TextFiles.from_folder(path))
     assert template is not None
     return template.render(HELLO)
 
@@ -272,7 +273,7 @@ def test_the_default_of_several_named_templates_is_used(tmp_path: Path):
 def test_the_error_lists_named_templates_without_a_default(tmp_path: Path):
     write(tmp_path, tokenizer_config={"chat_template": [{"name": "rag", "template": "x"}]})
     with pytest.raises(Qwen35Error, match=r"called 'default' \(there: 'rag'\)"):
-        ChatTemplate.from_directory(tmp_path)
+        ChatTemplate.from_files(TextFiles.from_folder(tmp_path))
 
 
 def test_templates_by_name_are_read_as_a_list_of_them_is(tmp_path: Path):
@@ -284,7 +285,7 @@ def test_templates_by_name_are_read_as_a_list_of_them_is(tmp_path: Path):
 @pytest.mark.parametrize("entry", [None, "", " \n", [], {}, [{"name": "default", "template": ""}]])
 def test_an_empty_template_is_none(tmp_path: Path, entry: object):
     write(tmp_path, tokenizer_config={"chat_template": entry})
-    assert ChatTemplate.from_directory(tmp_path) is None
+    assert ChatTemplate.from_files(TextFiles.from_folder(tmp_path)) is None
 
 
 def test_an_empty_file_does_not_hide_another_template(tmp_path: Path):
@@ -293,13 +294,13 @@ def test_an_empty_file_does_not_hide_another_template(tmp_path: Path):
 
 
 def test_a_folder_without_a_template_has_none(tmp_path: Path):
-    assert ChatTemplate.from_directory(tmp_path) is None
+    assert ChatTemplate.from_files(TextFiles.from_folder(tmp_path)) is None
 
 
 def test_error_for_a_template_that_is_not_text(tmp_path: Path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(Qwen35Error, match=r"chat_template\.jinja cannot be read"):
-        ChatTemplate.from_directory(tmp_path)
+        ChatTemplate.from_files(TextFiles.from_folder(tmp_path))
 
 
 def test_special_tokens_come_from_tokenizer_config(tmp_path: Path):

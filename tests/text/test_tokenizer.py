@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 import qwen35_mlx
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text import tokenizer as module
+from qwen35_mlx.text.text_files import TextFiles
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 DEMO = Path(qwen35_mlx.__file__).parent / "demo"
@@ -47,7 +48,7 @@ ALPHABET = [*"ab1_ .,'\t\u00a0\u2028{é中\u0301한", "\n", "\n", "\r\n", "'s", 
 def test_a_text_in_chunks_has_the_ids_of_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "CHUNK_CHARS", chunk)
     monkeypatch.setattr(module, "BATCH_CHUNKS", 3)
-    demo = Tokenizer.from_directory(DEMO)
+    demo = Tokenizer.from_files(TextFiles.from_folder(DEMO))
     assert demo._can_chunk
     backend = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     rng = random.Random(chunk)
@@ -161,14 +162,14 @@ def test_a_saved_truncation_is_ignored(tmp_path: Path, backend: tokenizers.Token
     limited.enable_truncation(4)
     limited.enable_padding(length=64)
     limited.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.from_directory(tmp_path)
+    tokenizer = Tokenizer.from_files(TextFiles.from_folder(tmp_path))
     assert len(tokenizer.encode("one two three four five six seven")) > 4
     assert len(tokenizer.encode("a")) == 1
 
 
 def error_of(path: Path) -> str:
     with pytest.raises(Qwen35Error) as caught:
-        Tokenizer.from_directory(path)
+        Tokenizer.from_files(TextFiles.from_folder(path))
     line = str(caught.value)
     assert "\n" not in line
     assert str(path) in line
@@ -220,7 +221,9 @@ def test_error_for_a_bad_tokenizer_config(
 
 def test_tokenizer_config_may_be_missing(tmp_path: Path, backend: tokenizers.Tokenizer):
     backend.save(str(tmp_path / "tokenizer.json"))
-    assert Tokenizer.from_directory(tmp_path).vocab_size == backend.get_vocab_size()
+    assert (
+        Tokenizer.from_files(TextFiles.from_folder(tmp_path)).vocab_size == backend.get_vocab_size()
+    )
 
 
 class PanicException(BaseException):
@@ -247,7 +250,7 @@ def test_a_panic_while_loading_is_an_error_of_one_line(checkpoint: Path, monkeyp
 
     monkeypatch.setattr(tokenizers.Tokenizer, "from_str", panic)
     with pytest.raises(Qwen35Error, match="no entry found for key"):
-        Tokenizer.from_directory(checkpoint)
+        Tokenizer.from_files(TextFiles.from_folder(checkpoint))
 
 
 def test_a_normaliser_that_replaces_text_is_refused(checkpoint: Path, tmp_path: Path):
@@ -255,7 +258,7 @@ def test_a_normaliser_that_replaces_text_is_refused(checkpoint: Path, tmp_path: 
     backend.normalizer = normalizers.Sequence([normalizers.Replace("i", "i" * 100)] * 4)
     backend.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(Qwen35Error, match="has the normaliser Sequence"):
-        Tokenizer.from_directory(tmp_path)
+        Tokenizer.from_files(TextFiles.from_folder(tmp_path))
 
 
 def test_more_control_tokens_than_any_model_has_are_refused(checkpoint: Path, tmp_path: Path):
@@ -263,10 +266,10 @@ def test_more_control_tokens_than_any_model_has_are_refused(checkpoint: Path, tm
     backend.add_special_tokens([f"<{number}>" for number in range(2_001)])
     backend.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(Qwen35Error, match="at most 2,000"):
-        Tokenizer.from_directory(tmp_path)
+        Tokenizer.from_files(TextFiles.from_folder(tmp_path))
 
 
 def test_a_pipe_in_place_of_the_file_is_named(tmp_path: Path):
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(Qwen35Error, match="not a regular file"):
-        Tokenizer.from_directory(tmp_path)
+        Tokenizer.from_files(TextFiles.from_folder(tmp_path))
