@@ -147,12 +147,10 @@ def gptq(
         zeros_less_one: whether the file holds each zero point less one, modulo 2 ** bits.
 
     Raises:
-        Qwen35Error: the shapes do not fit together.
+        Qwen35Error: the columns do not divide into the groups.
     """
     groups, rows = scales.shape
-    packed_rows = -(-rows * bits // 32)
-    if zeros.shape != (groups, packed_rows) or weight.shape[1] != rows:
-        raise damaged(zeros, f"which does not fit its scales {list(scales.shape)}")
+    packed_rows = zeros.shape[1]
     columns = weight.shape[0] * 32 // bits
     shape = (rows, _checked_columns(weight, weight.shape[0], bits, columns, groups, group_of))
     offset = int(zeros_less_one)

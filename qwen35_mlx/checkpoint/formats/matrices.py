@@ -198,6 +198,8 @@ class _Module:
             raise damaged(weight, f"which does not fit its scales {list(scales.shape)}")
         bits = zeros.shape[1] * 32 // rows
         self._check_bits(weight, bits, _GPTQ_BITS)
+        if zeros.shape != (groups, -(-rows * bits // 32)):
+            raise damaged(zeros, f"which does not fit its scales {list(scales.shape)}")
         order = self.parts.get("g_idx")
         columns = weight.shape[0] * 32 // bits
         group_of = order and integers.read_group_of(order, columns, groups)

@@ -89,17 +89,15 @@ def read_method(config: Mapping[str, Any], quant_file: Mapping[str, Any] | None)
         )
     entry = entry or inner
     if not entry:
-        return (
-            _modelopt(Fields(quant_file, MODELOPT_CONFIG).section("quantization"))
-            if (quant_file)
-            else None
-        )
-    if "group_size" in entry and "quant_method" not in entry:
-        return _mlx(entry)
-    fields = Fields(entry, f"{CONFIG}: quantization_config")
+        if not quant_file:
+            return None
+        return _modelopt(Fields(quant_file, MODELOPT_CONFIG).section("quantization"))
     method = entry.get("quant_method", entry.get("quant_type"))
     if method is None and "quant_algo" in entry:
         method = "modelopt"
+    if method is None and "group_size" in entry:
+        return _mlx(entry)  # mlx-lm's; other methods give their name
+    fields = Fields(entry, f"{CONFIG}: quantization_config")
     _refuse_rotations(entry)
     match str(method).lower():
         case "fp8" | "fbgemm_fp8":
