@@ -123,12 +123,13 @@ class FileTensor:
         # In its final shape and element size: MLX counts along an axis in 31 bits, too few for
         # the bytes, or for the elements in a row, of the largest tensors.
         bits: Any = np.empty(shape, bits_type)
-        runs = [bits] if row_stride is None else bits
+        count = 1 if row_stride is None else shape[0]
+        runs = bits.reshape(count, bits.size // max(1, count)).view(np.uint8)
         try:
             with open_regular(self.path) as file:
                 for number, run in enumerate(runs):
                     begin = self.offset + skip + number * (row_stride or 0)
-                    read_exactly(file, run.reshape(-1).view(np.uint8).data, begin)
+                    read_exactly(file, run.data, begin)
         except EOFError:
             raise Qwen35Error(
                 f"{self.path} ends inside tensor '{self.name}': fetch it again"

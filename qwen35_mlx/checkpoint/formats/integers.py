@@ -201,7 +201,7 @@ def awq(
         return found[:, start - 8 * first : stop - 8 * first].T
 
     def word_rows(start: int, stop: int) -> mx.array:
-        return mx.array(words.pack(codes(weight, start, stop), 4))
+        return mx.array(words.pack_nibbles(codes(weight, start, stop)))
 
     def zero_rows(start: int, stop: int) -> mx.array:
         assert zeros is not None

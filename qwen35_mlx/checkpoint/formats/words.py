@@ -27,28 +27,27 @@ def unpack(words: Words, bits: int) -> Codes:
     """Words [..., n] -> codes [..., n * 32 // bits]."""
     *leading, count = words.shape
     codes = count * 32 // bits
-    if 32 % bits == 0:
-        shifts = np.arange(0, 32, bits, dtype=np.uint32)
-        found = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
-        return found.astype(np.uint8).reshape(*leading, codes)
-    stream = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little")
+    stored = np.ascontiguousarray(words).view(np.uint8)
+    if 8 % bits == 0:
+        found = np.empty((*stored.shape, 8 // bits), np.uint8)
+        for lane in range(8 // bits):
+            found[..., lane] = stored >> lane * bits & 2**bits - 1
+        return found.reshape(*leading, codes)
+    stream = np.unpackbits(stored, axis=-1, bitorder="little")
     stream = stream[..., : codes * bits].reshape(*leading, codes, bits)
     return np.packbits(stream, axis=-1, bitorder="little")[..., 0]
 
 
-def pack(codes: Codes, bits: int) -> Words:
-    """The reverse of `unpack`, for bits that divide 32 and codes that fill their words."""
-    *leading, count = codes.shape
-    per_word = 32 // bits
-    lanes = codes.reshape(*leading, count // per_word, per_word).astype(np.uint32)
-    lanes <<= np.arange(0, 32, bits, dtype=np.uint32)
-    return np.bitwise_or.reduce(lanes, axis=-1)
+def pack_nibbles(codes: Codes) -> Words:
+    """The reverse of `unpack` for 4 bits and codes that fill their words."""
+    pairs = codes[..., 0::2] | codes[..., 1::2] << 4
+    return np.ascontiguousarray(pairs).view(np.uint32)
 
 
 def unpack_awq(words: Words) -> Codes:
     """Words of eight 4-bit codes in AWQ's order [..., n] -> codes [..., 8 * n]."""
     *leading, count = words.shape
-    lanes = unpack(words, 4).reshape(*leading, count, 8)
-    ordered = np.empty_like(lanes)
-    ordered[..., AWQ_ORDER] = lanes
-    return ordered.reshape(*leading, count * 8)
+    found = np.empty((*leading, count, 8), np.uint8)
+    for lane, place in enumerate(AWQ_ORDER):
+        found[..., place] = words >> 4 * lane & 15
+    return found.reshape(*leading, count * 8)
