@@ -313,14 +313,13 @@ def read_group_of(tensor: FileTensor, columns: int, groups: int) -> npt.NDArray[
     """
     if tensor.shape != (columns,) or tensor.stored_dtype not in ("I32", "I64"):
         raise damaged(tensor, f"where {columns} columns have a group each")
-    found = np.array(tensor.read()).astype(np.int64)
+    found = np.array(tensor.read())
+    runs = columns % groups == 0 and (found == np.arange(columns) // (columns // groups)).all()
     # compressed-tensors has left -1 where no order was recorded.
-    if (found == -1).all():
+    if runs or (found == -1).all():
         return None
-    if not ((found >= 0) & (found < groups)).all():
+    if found.min() < 0 or found.max() >= groups:
         raise damaged(tensor, f"with a group beyond the {groups} that have scales")
-    if columns % groups == 0 and (found == np.arange(columns) // (columns // groups)).all():
-        return None
     return found.astype(np.int32)
 
 

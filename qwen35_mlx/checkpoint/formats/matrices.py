@@ -33,6 +33,7 @@ PARTS = ACTIVATION_PARTS | {
 _SCALES = ("weight_scale_inv", "weight_scale", "scale")
 _FLOATS = ("F32", "F16", "BF16")
 _FLOAT_BITS = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
+_GPTQ_METHODS = ("gptq", "auto-round")
 _GPTQ_BITS = (2, 3, 4, 8)
 _MAX_BIAS = 1 << 24
 _MAX_EXPERTS = 1 << 14
@@ -188,10 +189,13 @@ class _Module:
         _check_integers(weight, zeros)
         if len(scales.shape) != 2 or scales.stored_dtype not in _FLOATS or not scales.size:
             raise damaged(scales, "which are no scales of GPTQ or AWQ")
-        method = self.method or Method("gptq")
         groups, rows = scales.shape
+        symmetric = self.method is not None and self.method.symmetric
         if weight.shape[1] * 8 == rows:
-            return integers.awq(weight, scales, zeros, method.symmetric).matrix()
+            return integers.awq(weight, scales, zeros, symmetric).matrix()
+        if self.method is None or self.method.name not in _GPTQ_METHODS:
+            # Nothing in the tensors says whether zero points are stored less one.
+            raise damaged(weight, "but config.json names neither GPTQ nor AutoRound")
         if zeros is None:
             raise damaged(weight, "but its qzeros are missing")
         if len(zeros.shape) != 2 or weight.shape[1] != rows:
@@ -203,10 +207,8 @@ class _Module:
         order = self.parts.get("g_idx")
         columns = weight.shape[0] * 32 // bits
         group_of = order and integers.read_group_of(order, columns, groups)
-        less_one = method.zeros_less_one
-        return integers.gptq(
-            weight, scales, zeros, bits, group_of, method.symmetric, less_one
-        ).matrix()
+        less_one = self.method.zeros_less_one
+        return integers.gptq(weight, scales, zeros, bits, group_of, symmetric, less_one).matrix()
 
     def _pack_quantized(self, weight: FileTensor) -> Matrix:
         scales, zeros = self._needed("weight_scale"), self.parts.get("weight_zero_point")

@@ -151,12 +151,16 @@ def test_a_power_of_two_folds_into_nvfp4(
 
 
 @pytest.mark.parametrize(("scale", "exponent"), [(0x7E, 1), (0x01, -1), (0x0F, -2)])
-def test_a_fold_beyond_the_range_of_e4m3_is_plain(tmp_path: Path, scale: int, exponent: int):
+@pytest.mark.parametrize("divisor", [True, False])
+def test_a_fold_beyond_the_range_of_e4m3_is_plain(
+    tmp_path: Path, scale: int, exponent: int, divisor: bool
+):
     # The largest value doubled; the least subnormal halved; a normal one that loses a bit.
     codes = np.random.default_rng(0).integers(0, 16, (ROWS, COLUMNS))
     scales = np.full((ROWS, COLUMNS // 16), 56)
     scales[-1, -1] = scale
-    matrix = read(tmp_path, nvfp4(codes, scales, 2.0**exponent, False), None)
+    whole = 2.0 ** (-exponent if divisor else exponent)
+    matrix = read(tmp_path, nvfp4(codes, scales, whole, divisor), None)
     plain_as(matrix, mx.bfloat16)
     wide = widened(e4m3(scales) * 2.0**exponent, COLUMNS)
     assert np.array_equal(read_all(matrix), bfloat16(e2m1(codes) * wide))

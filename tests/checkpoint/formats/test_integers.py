@@ -57,7 +57,7 @@ def gptq_parts(
         "qweight": raw("I32", bit_stream(codes, bits).T),
         "qzeros": raw("I32", bit_stream(stored_zeros.T, bits)),
         "scales": raw(dtype, scales.T),
-        "g_idx": raw("I32", np.arange(COLUMNS) // (COLUMNS // scales.shape[1])),
+        "g_idx": raw("I32", np.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1])),
     }
 
 
@@ -81,6 +81,21 @@ def test_symmetric_gptq_keeps_the_dtype_of_its_scales(tmp_path: Path, bits: int,
     matrix = read(tmp_path, gptq_parts(codes, zeros, scales, bits, dtype=name), GPTQ)
     packed_as(matrix, dtype, 128, bits)
     assert np.array_equal(read_all(matrix), meant(codes, zeros, scales))
+
+
+def test_groups_wider_than_those_of_mlx_repeat_their_scale(tmp_path: Path):
+    codes, zeros, scales = (np.concatenate([part, part[::-1]], 1) for part in drawn(4, 1))
+    matrix = read(tmp_path, gptq_parts(codes, zeros, scales, 4), ASYMMETRIC)
+    packed_as(matrix, mx.float32, 128, 4)
+    exact = (codes - widened(zeros, 512)) * widened(scales.astype(np.float64), 512)
+    assert np.array_equal(read_all(matrix), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("method", [None, Method("compressed-tensors"), Method("awq")])
+def test_gptq_needs_a_config_that_says_how_zero_points_are_stored(
+    tmp_path: Path, method: Method | None
+):
+    assert "neither GPTQ nor" in refusal(tmp_path, gptq_parts(*drawn(4, 4), 4), method)
 
 
 def test_zero_points_of_the_second_gptq_format_are_stored_as_they_are(tmp_path: Path):
