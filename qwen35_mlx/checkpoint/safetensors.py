@@ -107,15 +107,37 @@ class FileTensor:
         row_bytes = self.nbytes // max(1, self.shape[0])
         return self._read((stop - start, *self.shape[1:]), start * row_bytes)
 
-    def _read(self, shape: tuple[int, ...], skip: int) -> mx.array:
-        """The elements from byte `skip` of the tensor on that fill `shape`."""
+    def read_columns(self, start: int, stop: int) -> mx.array:
+        """Columns [start, stop) of a tensor of two axes, evaluated; no other bytes are read.
+
+        Raises:
+            Qwen35Error: the file has become shorter or unreadable since its header was read.
+        """
+        rows, columns = self.shape
+        if not 0 <= start <= stop <= columns:
+            raise IndexError(f"columns {start}:{stop} of {self.name}, which has {columns}")
+        if stop - start == columns:
+            return self.read()
+        itemsize = self.nbytes // max(1, self.size)
+        return self._read((rows, stop - start), start * itemsize, row_stride=columns * itemsize)
+
+    def _read(self, shape: tuple[int, ...], skip: int, row_stride: int | None = None) -> mx.array:
+        """The elements from byte `skip` of the tensor on that fill `shape`.
+
+        Args:
+            row_stride: bytes from one row to the next; None if the rows follow each other.
+        """
         bits_type, dtype = _DTYPES[self.stored_dtype]
         # In its final shape and element size: MLX counts along an axis in 31 bits, too few for
         # the bytes, or for the elements in a row, of the largest tensors.
         bits: Any = np.empty(shape, bits_type)
+        count = 1 if row_stride is None else shape[0]
+        runs = bits.reshape(count, bits.size // max(1, count)).view(np.uint8)
         try:
             with open_regular(self.path) as file:
-                read_exactly(file, bits.reshape(-1).view(np.uint8).data, self.offset + skip)
+                for number, run in enumerate(runs):
+                    begin = self.offset + skip + number * (row_stride or 0)
+                    read_exactly(file, run.data, begin)
         except EOFError:
             raise Qwen35Error(
                 f"{self.path} ends inside tensor '{self.name}': fetch it again"

@@ -1,0 +1,1 @@
+"""What the tensors of one module mean in each quantised format of Hugging Face."""
