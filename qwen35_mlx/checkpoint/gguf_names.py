@@ -1,4 +1,4 @@
-"""What the names of GGUF files say: parts of one model, quantisations, files beside a model. No MLX.
+"""What the names of GGUF files say: parts of a model, quantisations, no models. No MLX.
 
 The conventions are llama.cpp's: a model is split into `NAME-00001-of-00003.gguf` and so on, the
 quantisation is the last word of the name, and projectors and draft models begin with their kind.

@@ -42,6 +42,8 @@ def write_gguf(
         key = f"{architecture}.{name}"
         if isinstance(value, list):
             writer.add_array(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
         else:
             writer.add_uint32(key, value)
     writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", 1e-6)
