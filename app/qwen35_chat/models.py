@@ -126,6 +126,7 @@ PUBLISHED = tuple(
     )
     for name, title, shape, weights, files, kl in _PUBLISHED
 )
+_KL = {entry.name: entry.kl for entry in PUBLISHED}
 
 
 def machine_memory() -> int:
@@ -176,11 +177,12 @@ def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
             state_bytes(shape, itemsize),
             path,
             max_context=shape.max_position_embeddings,
+            kl=_KL.get(model.name),
             program=model.program,
         )
     except Qwen35Error as error:
         if is_gguf(path.name):
-            return LeftOut(model.name, str(error).replace(CONFIG, "its header"))
+            return LeftOut(model.name, model.problem or str(error).replace(CONFIG, "its header"))
         return LeftOut(model.name, short_error(error, path))
 
 

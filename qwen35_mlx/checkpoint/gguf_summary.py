@@ -117,12 +117,18 @@ def _config(metadata: dict[str, Any]) -> dict[str, Any]:
         both = type(whole) is int and type(part) is int and part > 0
         return whole // part if both else None
 
-    layers, drafting = value("block_count"), value("nextn_predict_layers") or 0
+    blocks, drafting = value("block_count"), value("nextn_predict_layers") or 0
+    layers = blocks - drafting if type(blocks) is type(drafting) is int else None
+    recurrent = metadata.get(f"{architecture}.attention.recurrent_layers")
+    types = None
+    if isinstance(recurrent, list):
+        types = ["linear_attention" if one else "full_attention" for one in recurrent[:layers]]
     fields = {
         "model_type": ARCHITECTURES[architecture],
         "vocab_size": metadata.get(_VOCABULARY),
         "hidden_size": value("embedding_length"),
-        "num_hidden_layers": layers - drafting if type(layers) is type(drafting) is int else None,
+        "num_hidden_layers": layers,
+        "layer_types": types,
         "full_attention_interval": value("full_attention_interval"),
         "max_position_embeddings": value("context_length"),
         "intermediate_size": value("feed_forward_length"),

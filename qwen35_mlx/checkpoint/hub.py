@@ -189,7 +189,9 @@ def _fetch(name: HubName, **options: Any) -> Path:
         )
         if any(folder.glob("*.safetensors")):
             return folder
-    files = HfApi().list_repo_files(name.repository, revision=options["revision"])
+    listed = HfApi().list_repo_files(name.repository, revision=options["revision"])
+    # What is not a name here, such as one with `..`, would not be found again.
+    files = [file for file in listed if HubName.parse(f"{name.repository}/{file}")]
     if folder is not None and not gguf_names.models_among(files):
         return folder
     model = stored.choose_gguf(name, files)

@@ -18,11 +18,13 @@ from qwen35_chat.models import (
     read_entry,
 )
 
+from qwen35_mlx.checkpoint import stored
 from qwen35_mlx.checkpoint.stored import StoredModel, local_checkpoint
 from qwen35_mlx.session.events import Answer, Failed, Loaded, Loading
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import chat
 from tests.app.models_drive import CONFIG, in_cache, make, opened
+from tests.checkpoint.gguf_files import write_gguf
 
 # On this machine
 
@@ -243,6 +245,54 @@ def test_a_reference_to_a_missing_version_is_a_reason(tmp_path: Path) -> None:
     assert left_out[2] == LeftOut("org/4", "version 'gone' is not downloaded: download it again")
 
 
+async def test_models_of_other_programs_are_listed_and_used(home: Path, tmp_path: Path) -> None:
+    studio = tmp_path / "user" / ".lmstudio" / "models"
+    repository = studio / "unsloth" / "Qwen3.5-4B-GGUF"
+    file = write_gguf(repository / "Qwen3.5-4B-Q8_0.gguf", values=1)
+    os.truncate(file, 1_000_000_000)
+    for name in ("Qwen3.5-4B-BF16-00001-of-00002.gguf", "llama-Q8_0.gguf"):
+        write_gguf(repository / name, architecture="llama" if "llama" in name else "qwen35")
+    write_gguf(repository / "torn-Q8_0.gguf", {"block_count": 4})
+    (repository / "mmproj-F16.gguf").touch()
+    make(studio / "mlx-community" / "Qwen3.6-27B-4bit")
+    local = local_models()
+    assert [(entry.name, entry.program, entry.kl) for entry in local.usable[1:]] == [
+        ("mlx-community/Qwen3.6-27B-4bit", "LM Studio", 0.057),
+        ("unsloth/Qwen3.5-4B-GGUF/Qwen3.5-4B-Q8_0.gguf", "LM Studio", None),
+    ]
+    known = local.usable[2]
+    assert (known.path, known.weight_bytes) == (file, file.stat().st_size)
+    # As the checkpoint of the same model in the cache.
+    assert (known.kv_bytes_per_token, known.state_bytes) == (32_768, 51_511_296)
+    assert [(Path(entry.name).name, entry.reason) for entry in local.left_out] == [
+        (
+            "Qwen3.5-4B-BF16-00001-of-00002.gguf",
+            "Qwen3.5-4B-BF16-00002-of-00002.gguf is missing: download it again",
+        ),
+        ("torn-Q8_0.gguf", "its header has no 'hidden_size': is this a Qwen3.5 checkpoint?"),
+    ]
+    async with chat(home, size=(100, 30)) as at:
+        opened(at)
+        await at.until(lambda: "To download" in at.text)
+        line = next(line for line in at.text.splitlines() if "Qwen3.5-4B-Q8_0" in line)
+        assert "LM Studio · unsloth/" in line
+        assert line.endswith("1.0 GB   2.6 GB        fits")
+        assert "Qwen3.6 27B" not in at.text  # it is here already
+        await at.press(*"q8_0", "enter")
+        assert at.engine.calls[-1] == UseModel(known.name)
+
+
+def test_a_folder_with_too_many_folders_is_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MAX_FOLDERS", 1)
+    make(tmp_path / "mine" / "model")
+    local = local_models((str(tmp_path / "mine"),))
+    assert local.left_out == (
+        LeftOut(str(tmp_path / "mine"), "only 2,000 folders in it were searched: name one of them"),
+    )
+
+
 async def test_a_damaged_model_is_shown_with_its_reason_and_not_chosen(tmp_path, home) -> None:
     make(in_cache(tmp_path, "org/odd"), {**CONFIG, "layer_types": 5})
     async with chat(home) as at:
@@ -317,11 +367,11 @@ async def test_the_list_marks_what_fits_and_advises_the_largest_that_does(home, 
         assert "•" in lines["demo"]
         assert "mlx-community" in lines["Qwen3.5-0.8B-MLX-4bit"]
         assert "Qwen3.5 0.8B" not in lines  # it is here already
-        assert lines["Qwen3.5 4B"].endswith("3.0 GB   4.0 GB         fits")
+        assert lines["Qwen3.5 4B"].endswith("3.0 GB   4.0 GB        fits")
         assert "advised" in lines["Qwen3.5 9B"]
         assert lines["Qwen3.5 9B"].endswith("fits")
-        assert lines["Qwen3.6 27B"].endswith("16.1 GB  17.9 GB  0.057  too large")
-        assert lines["Ternary Bonsai 27B"].endswith("8.5 GB  10.4 GB         tight")
+        assert lines["Qwen3.6 27B"].endswith("16.1 GB  17.9 GB 0.057  too large")
+        assert lines["Ternary Bonsai 27B"].endswith("8.5 GB  10.4 GB        tight")
         await at.press(*"122b")
         assert "Qwen3.5 122B-A10B" in at.text
         assert "Qwen3.5 4B" not in at.text
@@ -335,7 +385,7 @@ async def test_a_longer_context_needs_more_memory(home: Path) -> None:
         opened(at)
         await at.until(lambda: "262,144 tokens of context" in at.text)
         line = next(line for line in at.text.splitlines() if "Qwen3.5 4B" in line)
-        assert line.endswith("3.0 GB  11.5 GB         tight")
+        assert line.endswith("3.0 GB  11.5 GB        tight")
 
 
 # Using

@@ -46,6 +46,13 @@ def test_the_sizes_of_a_mixture_of_experts(tmp_path: Path):
     assert config.num_key_value_heads == 2
 
 
+def test_the_recurrent_layers_may_be_a_list(tmp_path: Path):
+    sizes = SIZES | {"attention.recurrent_layers": [False, True, True] * 11}
+    fields, _ = gguf_summary(write_gguf(tmp_path / "m.gguf", sizes))
+    kinds = ModelConfig.from_dict(fields).layer_types
+    assert [i for i, kind in enumerate(kinds) if kind == "full_attention"] == list(range(0, 32, 3))
+
+
 def test_all_parts_count(tmp_path: Path):
     first = write_gguf(tmp_path / "m-00001-of-00002.gguf")
     with pytest.raises(Qwen35Error, match=r"^m-00002-of-00002.gguf cannot be read \(No such file"):

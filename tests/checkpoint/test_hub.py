@@ -203,6 +203,7 @@ class FakeHub(BaseHTTPRequestHandler):
         "m-Q4_K_M.gguf": bytes(4000),
         "m-UD-Q8_0.gguf": bytes(8000),
         "mmproj-F16.gguf": bytes(100),
+        "../m-Q2_K.gguf": bytes(200),
         "BF16/m-BF16-00001-of-00002.gguf": bytes(1601),
         "BF16/m-BF16-00002-of-00002.gguf": bytes(1602),
     }
@@ -335,13 +336,15 @@ def test_one_gguf_file_is_downloaded(address: str, tmp_path: Path):
     split = "['m-BF16-00001-of-00002.gguf', 'm-BF16-00002-of-00002.gguf']"
     assert names("org/gguf:bf16", **online) == [f"ok {split} (3203, 3203, 'org/gguf:bf16')"]
     lines = names(
-        "org/gguf:Q8_0", "org/gguf:Q5_K_M", "org/gguf/none.gguf", "org/repo:Q8_0", **online
-    )
+        "org/gguf:Q8_0", "org/gguf:Q5_K_M", "org/gguf/none.gguf", "org/repo:Q8_0", "org/gguf:Q2_K",
+        **online,
+    )  # fmt: skip
     assert "'m-UD-Q8_0.gguf'" in lines[0]
     quantizations = "org/gguf:BF16, org/gguf:Q4_K_M, org/gguf:UD-Q8_0"
     assert lines[1] == f"org/gguf has no GGUF file of Q5_K_M: choose one, {quantizations}"
     assert lines[2] == f"org/gguf has no none.gguf: choose one, {quantizations}"
     assert lines[3] == "org/repo has no GGUF files: write org/repo alone"
+    assert lines[4] == f"org/gguf has no GGUF file of Q2_K: choose one, {quantizations}"
     # What is there needs no network, not even to find out which files there are.
     lines = names(
         "org/gguf", "org/gguf:BF16", "org/gguf/m-UD-Q8_0.gguf", "org/gguf:Q2_K", **offline

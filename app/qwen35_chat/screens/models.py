@@ -22,7 +22,7 @@ from qwen35_mlx.terminal import visible
 
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
-COLUMNS = "size    needs     KL          "
+COLUMNS = f"{'size':>8} {'needs':>8} {'KL':>5}{'':11}"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 
@@ -97,7 +97,7 @@ class ModelList(Picker):
     def _row(self, known: ModelEntry, *, advised: bool = False) -> Row:
         fit = self._fit(known)
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
-        owner, _, short = known.name.rpartition("/")
+        owner, _, short = known.name.removesuffix(".gguf").rpartition("/")
         where = " · ".join(filter(None, (known.program, visible(owner))))
         return Row(
             known.name,
@@ -109,7 +109,7 @@ class ModelList(Picker):
             Content.assemble(
                 f"{size_of(known.size):>8} ",
                 f"{size_of(known.memory_needed(self._controller.settings.context)):>8} ",
-                f"{'' if known.kl is None else f'{known.kl:.3f}':>6}  ",
+                f"{'' if known.kl is None else f'{known.kl:.3f}':>5}  ",
                 # A colour of the terminal might not be readable on that of the mark.
                 (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
