@@ -112,6 +112,7 @@ def test_the_newest_complete_snapshot_is_used(tmp_path: Path) -> None:
     (folders[2] / "model.safetensors").unlink()
     os.utime(folders[2], (9, 9))
     assert local_checkpoint("org/repo") == folders[1]
+    assert local_models().usable[1].path == folders[1]
 
 
 def test_a_broken_cache_entry_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a list of models reads of a GGUF file."""
 
+import random
 import struct
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,23 @@ def test_sizes_that_are_none_are_for_the_config_to_refuse(
     fields, _ = gguf_summary(write_gguf(tmp_path / "m.gguf", SIZES | changes))
     with pytest.raises(Qwen35Error, match=f"^config.json.*'{field}'"):
         ModelConfig.from_dict(fields)
+
+
+def test_any_bytes_are_sizes_or_one_line(tmp_path: Path):
+    whole = write_gguf(tmp_path / "m.gguf", vocabulary=3).read_bytes()
+    end = whole.index(b"tokenizer.ggml.tokens") + 60
+    rng = random.Random(5)
+    path = tmp_path / "damaged.gguf"
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 4))):
+            at = rng.randrange(8, end)
+            length = rng.choice((1, 2, 8))
+            damaged[at : at + length] = rng.choice((bytes(length), b"\xff" * length, b"\x01"))
+        path.write_bytes(damaged)
+        with suppress(Qwen35Error):
+            config = ModelConfig.from_dict(gguf_summary(path)[0])
+            kv_bytes_per_token(config, 2)
 
 
 def test_a_file_that_is_not_regular_is_one_line(tmp_path: Path):

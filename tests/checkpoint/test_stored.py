@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
+import qwen35_mlx
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import stored
 from qwen35_mlx.checkpoint.hub_name import HubName
@@ -138,6 +140,15 @@ def test_without_a_home_there_are_no_other_programs(monkeypatch: pytest.MonkeyPa
     assert program_places() == []
 
 
+def test_load_says_which_copy_it_reads(home: Path, model_folder: Path):
+    folder = home / ".lmstudio" / "models" / "org" / "repo"
+    shutil.copytree(model_folder, folder)
+    said: list[str] = []
+    with qwen35_mlx.load("org/repo", notice=said.append) as model:
+        assert model.path == folder
+    assert said[0] == f"org/repo is read from {folder}"
+
+
 # The cache of the Hub
 
 
@@ -155,6 +166,14 @@ def test_gguf_files_of_all_snapshots(tmp_path: Path):
     assert torn.problem == "m-BF16-00002-of-00002.gguf is missing: download it again"
     assert local_checkpoint("org/repo:BF16") is None
     assert local_checkpoint("org/repo/m-BF16-00001-of-00002.gguf") is None
+    # An older copy that is complete is better than a newer one that is not.
+    files(old, "m-BF16-00001-of-00002.gguf", "m-BF16-00002-of-00002.gguf")
+    for seconds, folder in enumerate((old, new)):
+        os.utime(folder, (seconds, seconds))
+    assert found()["org/repo/m-BF16-00001-of-00002.gguf"] == (
+        old / "m-BF16-00001-of-00002.gguf",
+        "",
+    )
 
 
 def test_a_download_that_is_not_complete_is_no_gguf_file(tmp_path: Path):
@@ -200,6 +219,7 @@ def test_the_same_files_in_two_places_are_listed_once(home: Path, tmp_path: Path
     folders = (home / ".lmstudio" / "models", cached, tmp_path / "blobs")
     assert list(found(*folders)) == ["org/repo", "org/gguf/m-Q8_0.gguf"]
     assert len(copies(HubName("org/repo"))) == 1
+    assert [place.program for place in program_places()] == ["LM Studio"]
 
 
 def test_a_name_that_may_be_several_files_lists_them(home: Path):
@@ -259,7 +279,7 @@ def test_a_folder_with_too_many_folders_is_named(tmp_path: Path, monkeypatch: py
 def test_thousands_of_files_are_listed_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "mine"
     checkpoint(root / "model")
-    for number in range(3000):
+    for number in range(1000):
         (root / f"{number}.bin").touch()
     calls: list[object] = []
     stat = os.stat
