@@ -71,7 +71,8 @@ def resolve_checkpoint(
         stall_seconds: how long the Hub may be silent.
 
     An interrupted download resumes. A complete one in the cache needs no network. In a repository
-    of GGUF files, one is chosen as llama.cpp does: Q4_K_M, else Q8_0, or the only one.
+    of GGUF files, one is chosen, from those that are here if there are any: the only one, else
+    Q4_K_M, else Q8_0.
 
     Raises:
         Qwen35Error: there is no such file, folder or repository, the name may be one of several

@@ -331,14 +331,15 @@ def test_one_gguf_file_is_downloaded(address: str, tmp_path: Path):
         return lines
 
     online, offline = {"HF_ENDPOINT": address}, {"HF_HUB_OFFLINE": "1"}
-    # The default, with what the patterns of other checkpoints match, and no projector.
-    assert names("org/gguf", **online)[0].startswith("ok ['config.json', 'm-Q4_K_M.gguf'] ")
-    split = "['m-BF16-00001-of-00002.gguf', 'm-BF16-00002-of-00002.gguf']"
-    assert names("org/gguf:bf16", **online) == [f"ok {split} (3203, 3203, 'org/gguf:bf16')"]
-    lines = names(
-        "org/gguf:Q8_0", "org/gguf:Q5_K_M", "org/gguf/none.gguf", "org/repo:Q8_0", "org/gguf:Q2_K",
+    first, second, *lines = names(
+        "org/gguf", "org/gguf:bf16", "org/gguf:Q8_0", "org/gguf:Q5_K_M", "org/gguf/none.gguf",
+        "org/repo:Q8_0", "org/gguf:Q2_K",
         **online,
     )  # fmt: skip
+    # The default, with what the patterns of other checkpoints match, and no projector.
+    assert first == "ok ['config.json', 'm-Q4_K_M.gguf'] (4000, 4000, 'org/gguf')"
+    split = "['m-BF16-00001-of-00002.gguf', 'm-BF16-00002-of-00002.gguf']"
+    assert second.startswith(f"ok {split} ")
     assert "'m-UD-Q8_0.gguf'" in lines[0]
     quantizations = "org/gguf:BF16, org/gguf:Q4_K_M, org/gguf:UD-Q8_0"
     assert lines[1] == f"org/gguf has no GGUF file of Q5_K_M: choose one, {quantizations}"
