@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         "-m",
         "--model",
         metavar="NAME",
-        help='a folder, or "org/repo" on the Hugging Face Hub; default: the one in the settings, '
-        "or the small demo model",
+        help='a folder, a GGUF file, or "org/repo" on the Hugging Face Hub, with ":Q4_K_M" for one '
+        "GGUF file of it; default: the one in the settings, or the small demo model",
     )
     add("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from qwen35_mlx import demo
-from qwen35_mlx.checkpoint.index import CONFIG, read_index, weight_bytes
-from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.files import read_json_object, read_text
+from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_summary import gguf_summary
+from qwen35_mlx.checkpoint.index import CONFIG, weight_bytes
+from qwen35_mlx.checkpoint.stored import MAX_FOLDERS, StoredModel, short_error, stored_models
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
 from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig
 from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
 
@@ -28,18 +30,30 @@ class ModelEntry:
         weight_bytes: in memory.
         kv_bytes_per_token: of the KV cache.
         state_bytes: recurrent and convolution state, for any number of tokens.
-        folder: where it is on this machine; None if it has to be downloaded.
+        path: the folder or GGUF file on this machine; None if it has to be downloaded.
         title: for people; "" for the name.
         max_context: the most tokens that it takes; 0 if unknown.
+        download_bytes: of its files, with weights that are not read; 0 for `weight_bytes`.
+        kl: mean KL divergence of its predictions from those of the unquantised model, in nats, as
+            others published it; None if unknown. Figures of different texts do not compare.
+        program: that keeps it, if that is another one.
     """
 
     name: str
     weight_bytes: int
     kv_bytes_per_token: int
     state_bytes: int
-    folder: Path | None = None
+    path: Path | None = None
     title: str = ""
     max_context: int = 0
+    download_bytes: int = 0
+    kl: float | None = None
+    program: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.download_bytes or self.weight_bytes
 
     def memory_needed(self, context: int) -> int:
         """Bytes of memory with a context of `context` tokens, or of `max_context` if shorter."""
@@ -71,27 +85,48 @@ class LocalModels:
     left_out: tuple[LeftOut, ...] = ()
 
 
-# Repository name after "mlx-community/Qwen3.5-", size, GB of weights at 4 bits in groups of 64, and
-# bytes of KV cache per token, recurrent state and convolution state.
-_PUBLISHED: tuple[tuple[str, str, float, int, int, int], ...] = (
-    ("0.8B-MLX-4bit", "0.8B", 0.42, 12_288, 18_874_368, 663_552),
-    ("4B-MLX-4bit", "4B", 2.37, 32_768, 50_331_648, 1_179_648),
-    ("9B-MLX-4bit", "9B", 5.04, 32_768, 50_331_648, 1_179_648),
-    ("27B-4bit", "27B", 15.13, 65_536, 150_994_944, 2_949_120),
-    ("35B-A3B-4bit", "35B-A3B", 19.51, 20_480, 62_914_560, 1_474_560),
-    ("122B-A10B-4bit", "122B-A10B", 68.71, 24_576, 150_994_944, 2_654_208),
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Bytes of keys and values per token, and of the state, in BF16."""
+
+    kv_bytes: int
+    state_bytes: int
+
+
+_SMALL = _Shape(12_288, 19_537_920)
+_MIDDLE = _Shape(32_768, 51_511_296)
+_27B = _Shape(65_536, 153_944_064)
+# The repository, its title, its shape, GB of the text network's weights and of all files, and its
+# KL divergence. All but the ternary ones have 4 bits in groups of 64. Sizes are computed from
+# shapes, with a vision tower in BF16, except those of the ternary models, which are published.
+_PUBLISHED: tuple[tuple[str, str, _Shape, float, float, float | None], ...] = (
+    ("mlx-community/Qwen3.5-0.8B-MLX-4bit", "Qwen3.5 0.8B", _SMALL, 0.42, 0.64, None),
+    ("mlx-community/Qwen3.5-2B-MLX-4bit", "Qwen3.5 2B", _SMALL, 1.06, 1.74, None),
+    ("mlx-community/Qwen3.5-4B-MLX-4bit", "Qwen3.5 4B", _MIDDLE, 2.37, 3.05, None),
+    ("mlx-community/Qwen3.5-9B-MLX-4bit", "Qwen3.5 9B", _MIDDLE, 5.04, 5.97, None),
+    ("prism-ml/Ternary-Bonsai-27B-mlx-2bit", "Ternary Bonsai 27B", _27B, 7.58, 8.52, None),
+    ("prism-ml/Ternary-Bonsai-2-27B-mlx-2bit", "Ternary Bonsai 2 27B", _27B, 7.66, 8.6, None),
+    ("mlx-community/Qwen3.8-27B-4bit", "Qwen3.8 27B", _27B, 15.13, 16.08, None),
+    ("mlx-community/Qwen3.6-27B-4bit", "Qwen3.6 27B", _27B, 15.13, 16.08, 0.057),
+    ("mlx-community/Qwen3.6-35B-A3B-4bit", "Qwen3.6 35B-A3B", _Shape(20_480, 64_389_120),
+     19.51, 20.42, None),
+    ("mlx-community/Qwen3.5-122B-A10B-4bit", "Qwen3.5 122B-A10B", _Shape(24_576, 153_649_152),
+     68.71, 69.63, None),
 )  # fmt: skip
 PUBLISHED = tuple(
     ModelEntry(
-        f"mlx-community/Qwen3.5-{name}",
-        round(gigabytes * 1e9),
-        kv_bytes,
-        recurrent + convolution,
-        title=f"Qwen3.5 {size}",
+        name,
+        round(weights * 1e9),
+        shape.kv_bytes,
+        shape.state_bytes,
+        title=title,
         max_context=262_144,
+        download_bytes=round(files * 1e9),
+        kl=kl,
     )
-    for name, size, gigabytes, kv_bytes, recurrent, convolution in _PUBLISHED
+    for name, title, shape, weights, files, kl in _PUBLISHED
 )
+_KL = {entry.name: entry.kl for entry in PUBLISHED}
 
 
 def machine_memory() -> int:
@@ -102,135 +137,55 @@ def machine_memory() -> int:
         return 0
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder of a model on this machine, found without the network; None if there is none."""
-    if name == demo.NAME:
-        return demo.folder()
-    if path := _user_folder(name):
-        return path
-    snapshot = _cached_snapshots().get(name)
-    return snapshot if snapshot and not _problem(snapshot) else None
-
-
 def local_models(folders: tuple[str, ...] = ()) -> LocalModels:
-    """The Qwen3.5 checkpoints on this machine. Never raises: what is damaged is left out.
+    """The Qwen3.5 models on this machine. Never raises: what is damaged is left out.
 
     The first call imports huggingface_hub, which takes about 0.1 s.
 
     Args:
-        folders: checkpoints, or folders with checkpoints, besides the download cache.
+        folders: checkpoints, or folders with checkpoints, besides those of
+            `qwen35_mlx.checkpoint.places`.
     """
-    candidates = [(demo.NAME, demo.folder()), *sorted(_cached_snapshots().items())]
-    for folder in folders:
-        if path := _user_folder(folder):
-            candidates += [(str(entry), entry) for entry in [path, *_subfolders(path)]]
-    found = [read_checkpoint(name, folder) for name, folder in candidates]
+    stored = stored_models(folders)
+    found = [read_entry(model) for model in stored.models]
+    unsearched = [
+        LeftOut(str(folder), f"only {MAX_FOLDERS:,} folders in it were searched: name one of them")
+        for folder in stored.unsearched
+    ]
     return LocalModels(
         tuple(entry for entry in found if isinstance(entry, ModelEntry)),
-        tuple(entry for entry in found if isinstance(entry, LeftOut)),
+        (*(entry for entry in found if isinstance(entry, LeftOut)), *unsearched),
     )
 
 
-def read_checkpoint(name: str, folder: Path) -> ModelEntry | LeftOut | None:
-    """The entry of a checkpoint folder; None if it is not one, or one of another model."""
+def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
+    """The entry of a stored model; None if it is another model."""
+    path = model.path
     try:
-        config = read_json_object(folder / CONFIG)
+        config, size = _summary(path)
         if config.get("model_type") not in MODEL_TYPES:
             return None
         shape = ModelConfig.from_dict(config)
-        if problem := _problem(folder):
-            return LeftOut(name, problem)
+        if model.problem:
+            return LeftOut(model.name, model.problem)
         dtype = config.get("text_config", config).get("dtype") or config.get("dtype")
         itemsize = 4 if dtype == "float32" else 2
         return ModelEntry(
-            name,
-            weight_bytes(folder),
+            model.name,
+            size if size is not None else weight_bytes(path),
             kv_bytes_per_token(shape, itemsize),
             state_bytes(shape, itemsize),
-            folder,
+            path,
             max_context=shape.max_position_embeddings,
+            kl=_KL.get(model.name),
+            program=model.program,
         )
     except Qwen35Error as error:
-        return LeftOut(name, _short(error, folder))
+        if is_gguf(path.name):
+            return LeftOut(model.name, model.problem or str(error).replace(CONFIG, "its header"))
+        return LeftOut(model.name, short_error(error, path))
 
 
-def _user_folder(name: str) -> Path | None:
-    """The folder that a user means; None if there is none of that name."""
-    try:
-        path = Path(name).expanduser()
-        return path if path.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long, "\\0" in it, "~" of nobody
-        return None
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in _entries(folder) if _is_folder(entry))
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # in a folder that may not be searched, or an odd name
-        return False
-
-
-def _cached_snapshots() -> dict[str, Path]:
-    """For each repository in the download cache, the newest complete snapshot, else the newest.
-
-    huggingface_hub can list them too, but one folder that it cannot read ends its list.
-    """
-    try:
-        from huggingface_hub import constants  # takes about 0.1 s
-    except Exception:  # it parses environment variables; a download names the problem
-        return {}
-    found: dict[str, Path] = {}
-    cache = _user_folder(constants.HF_HUB_CACHE)
-    for repository in _subfolders(cache) if cache else ():
-        prefix, _, name = repository.name.partition("--")
-        if prefix == "models" and (snapshots := _subfolders(repository / "snapshots")):
-            found[name.replace("--", "/", 1)] = max(
-                snapshots, key=lambda path: (not _problem(path), _modified(path), path)
-            )
-    return found
-
-
-def _problem(folder: Path) -> str:
-    """Why a folder has no complete checkpoint, such as an interrupted download; "" if it has."""
-    try:
-        read_index(folder)
-        weight_bytes(folder)
-        if not read_json_object(folder / CONFIG):
-            return f"it has no {CONFIG}: download it again"
-        return _missing_commit(folder)
-    except Qwen35Error as error:
-        return _short(error, folder)
-
-
-def _short(error: Qwen35Error, folder: Path) -> str:
-    """An error's message without the folder, which the list names already."""
-    return str(error).replace(f"{folder}/", "")
-
-
-def _missing_commit(folder: Path) -> str:
-    """Why the Hub's client would not use this snapshot; "" if it would, or if it is none."""
-    main = folder.parent.parent / "refs" / "main"
-    if folder.parent.name != "snapshots" or not os.path.lexists(main):
-        return ""
-    commit = read_text(main).strip()
-    if _is_folder(folder.parent / commit):
-        return ""
-    return f"version {shown(commit)} is not downloaded: download it again"
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # removed since
-        return 0.0
+def _summary(path: Path) -> tuple[dict[str, Any], int | None]:
+    """config.json, and the bytes of the weights if they are read already."""
+    return gguf_summary(path) if is_gguf(path.name) else (read_json_object(path / CONFIG), None)

@@ -13,6 +13,7 @@ from qwen35_chat.attachments import with_files
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.progress import size_of
 from qwen35_chat.settings import FIELDS, SAMPLING, display_value
 from qwen35_chat.transitions import (
     ConversationShown,
@@ -243,8 +244,11 @@ class PlainView:
         local = local_models(self._controller.settings.folders)
         here = {known.name for known in local.usable}
         for known in [*local.usable, *(k for k in PUBLISHED if k.name not in here)]:
-            place = "here" if known.folder else "to download"
-            self.line(f"{known.name}: {known.memory_fit(tokens, memory)}, {place}")
+            place = known.program or "here" if known.path else "to download"
+            needs = f"{size_of(known.size)}, needs {size_of(known.memory_needed(tokens))}"
+            kl = "" if known.kl is None else f"KL {known.kl:.3f}, "
+            fit = known.memory_fit(tokens, memory)
+            self.line(f"{known.name}: {needs}, {kl}{fit}, {place}")
         for damaged in local.left_out:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")

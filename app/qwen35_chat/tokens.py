@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from qwen35_chat.models import local_folder
+from qwen35_mlx.checkpoint.stored import local_checkpoint
 
 CHARACTERS_PER_TOKEN = 4  # in English; for an estimate
 
@@ -32,7 +32,7 @@ class TokenCounter:
         return f"{len(self._encode(text)):,} tokens"
 
     def _load(self) -> None:
-        folder = local_folder(self._model) if self._model else None
+        folder = local_checkpoint(self._model) if self._model else None
         if folder is None:
             return
         try:

@@ -1,6 +1,7 @@
-"""From a model's name, as a user gives it, to a checkpoint folder; downloads if need be."""
+"""From a model's name, as a user gives it, to its files; downloads them if need be."""
 
 import errno
+import glob
 import json
 import re
 import time
@@ -11,6 +12,8 @@ from threading import Thread
 from typing import Any
 
 from qwen35_mlx import demo
+from qwen35_mlx.checkpoint import gguf_names, stored
+from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.user_paths import exists, is_dir, is_file, shown, user_path
@@ -25,7 +28,6 @@ MAX_ANSWER_BYTES = 16 << 20
 _COMMIT = re.compile("[0-9a-f]{40}")
 _ETAG = re.compile(r"(W/)?[^/\\]+")
 _PATH_HEADERS = {"X-Repo-Commit": _COMMIT, "ETag": _ETAG, "X-Linked-ETag": _ETAG}
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Files of the model, its tokenizer and its template, at the top of a repository.
 _ALLOW_PATTERNS = (
@@ -48,37 +50,58 @@ def resolve_checkpoint(
     name: str,
     revision: str | None = None,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
     *,
     stall_seconds: float = STALL_SECONDS,
 ) -> Path:
-    """The folder of a checkpoint, downloaded if need be.
+    """The folder of a checkpoint, or the first part of a GGUF file, downloaded if need be.
+
+    A copy that another program keeps (`places.program_places`) is used where the cache of the Hub
+    has none, without the network.
 
     Args:
-        name: a folder, "demo" for the small model of this package, or "org/repo" on the Hub.
-        revision: branch, tag or commit on the Hub.
+        name: a folder or a GGUF file; "demo" for the small model of this package; or, on the Hub,
+            "org/repo", "org/repo:Q4_K_M" or "org/repo/file.gguf".
+        revision: branch, tag or commit on the Hub. Copies of other programs are then ignored.
         progress: called during a download with (bytes downloaded, bytes in total, repository); the
             total grows as files are found. An error that it raises ends the download. None lets
             huggingface_hub draw bars on stderr.
+        notice: called with a line for the user that says which copy is used, if it is not that of
+            the Hub's cache, or if there are several.
         stall_seconds: how long the Hub may be silent.
 
-    An interrupted download resumes. A complete one in the cache needs no network.
+    An interrupted download resumes. A complete one in the cache needs no network. In a repository
+    of GGUF files, one is chosen, from those that are here if there are any: the only one, else
+    Q4_K_M, else Q8_0.
 
     Raises:
-        Qwen35Error: there is no such folder or repository, or the download fails.
+        Qwen35Error: there is no such file, folder or repository, the name may be one of several
+            GGUF files, or the download fails.
     """
     if name == demo.NAME:
         return _demo_folder()
     path = user_path(name)
     if name and is_dir(path):
-        return path
+        return stored.in_folder(path)
     if name and exists(path):
-        raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
-    if not _REPOSITORY.fullmatch(name):
+        if not gguf_names.is_gguf(path.name):
+            raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
+        return path.with_name(gguf_names.parts_of(path.name)[0])
+    hub_name = HubName.parse(name)
+    if hub_name is None:
         raise Qwen35Error(
             f"{shown(name)!r} does not exist, and is not a Hub repository such as Qwen/Qwen3.5-4B: "
             "check the path"
         )
-    return _download(name, revision, progress, stall_seconds)
+    if revision is None and (copies := stored.copies(hub_name)):
+        first = copies[0]
+        if notice and (first.program or len(copies) > 1):
+            others = "".join(f", not {copy.path}" for copy in copies[1:])
+            notice(f"{name} is read from {first.path}{others}")
+        # The cache of the Hub may be out of date, but for GGUF files, which are large.
+        if first.program or gguf_names.is_gguf(first.path.name):
+            return first.path
+    return _download(hub_name, name, revision, progress, stall_seconds)
 
 
 def _demo_folder() -> Path:
@@ -105,46 +128,76 @@ class _Activity:
 
 
 def _download(
-    name: str, revision: str | None, progress: Progress | None, stall_seconds: float
+    hub_name: HubName,
+    name: str,
+    revision: str | None,
+    progress: Progress | None,
+    stall_seconds: float,
 ) -> Path:
-    """Download a repository, on a thread of its own.
+    """Download what a name means, on a thread of its own.
 
     huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
     """
     # Imported here because it takes longer to load than all modules of this project.
     try:
-        from huggingface_hub import set_client_factory, snapshot_download
+        from huggingface_hub import set_client_factory
     except Exception as error:  # it parses environment variables
         raise Qwen35Error(
             f"huggingface_hub does not start ({one_line(error)}): correct the variables HF_*"
         ) from error
     set_client_factory(_checking_client)
     activity = _Activity()
-    result: Future[str] = Future()
+    result: Future[Path] = Future()
 
     def download() -> None:
         try:
-            folder = snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(_ALLOW_PATTERNS),
-                ignore_patterns=list(_IGNORE_PATTERNS),
-                tqdm_class=_bar_class(activity, drawn=progress is None),
-            )
+            bars = _bar_class(activity, drawn=progress is None)
+            path = _fetch(hub_name, revision=revision, tqdm_class=bars)
         except BaseException as error:
             result.set_exception(error)
         else:
-            result.set_result(folder)
+            result.set_result(path)
 
     Thread(target=download, name="download", daemon=True).start()
     try:
-        return Path(_wait(result, activity, name, progress, stall_seconds))
+        return _wait(result, activity, name, progress, stall_seconds)
     except Qwen35Error:
         raise  # from `_wait`, or from `progress` to cancel
     except Exception as error:
-        raise Qwen35Error(_error_message(name, revision, error)) from error
+        raise Qwen35Error(_error_message(hub_name.repository, revision, error)) from error
     finally:
         activity.abandoned = True
+
+
+def _fetch(name: HubName, **options: Any) -> Path:
+    """Download what a name means: a checkpoint folder, or all parts of one GGUF model.
+
+    Raises:
+        Qwen35Error: the name fits none of the repository's GGUF files, or several.
+        Exception: of huggingface_hub, which takes the `options`.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    folder = None
+    if not (name.quantization or name.file):
+        folder = Path(
+            snapshot_download(
+                name.repository,
+                allow_patterns=list(_ALLOW_PATTERNS),
+                ignore_patterns=list(_IGNORE_PATTERNS),
+                **options,
+            )
+        )
+        if any(folder.glob("*.safetensors")):
+            return folder
+    listed = HfApi().list_repo_files(name.repository, revision=options["revision"])
+    # What is not a name here, such as one with `..`, would not be found again.
+    files = [file for file in listed if HubName.parse(f"{name.repository}/{file}")]
+    if folder is not None and not gguf_names.models_among(files):
+        return folder
+    model = stored.choose_gguf(name, files)
+    patterns = [glob.escape(part) for part in model.parts]
+    return Path(snapshot_download(name.repository, allow_patterns=patterns, **options), model.file)
 
 
 def _checking_client() -> Any:
@@ -187,12 +240,12 @@ def _check_answer(response: Any) -> None:
 
 
 def _wait(
-    result: "Future[str]",
+    result: "Future[Path]",
     activity: _Activity,
     name: str,
     progress: Progress | None,
     stall_seconds: float,
-) -> str:
+) -> Path:
     """The result of a download, once it is there; reports its progress meanwhile."""
     reported = 0, 0
     while True:

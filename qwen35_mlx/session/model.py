@@ -72,7 +72,7 @@ def load(
         Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
             argument does not fit.
     """
-    path = resolve_checkpoint(str(name), revision=revision, progress=progress)
+    path = resolve_checkpoint(str(name), revision=revision, progress=progress, notice=notice)
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a broken template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)

@@ -149,6 +149,8 @@ def test_the_command_downloads_and_reports(tmp_path: Path, monkeypatch, capsys) 
     def snapshot_download(name: str, *, tqdm_class: Any, **_: Any) -> str:
         bar = tqdm_class(total=10, unit="B", desc="x")
         bar.update(10)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").touch()
         return str(tmp_path / name)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

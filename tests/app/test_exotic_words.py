@@ -13,10 +13,11 @@ import pytest
 from qwen35_chat import completion
 from qwen35_chat.commands import BY_SLASH, SCOPE_OF
 from qwen35_chat.main import main
-from qwen35_chat.models import local_folder, local_models
+from qwen35_chat.models import local_models
 from qwen35_chat.settings import FIELDS, SAMPLING, parse_value, settings_file
 from qwen35_chat.settings_file import SettingsFile
 
+from qwen35_mlx.checkpoint.stored import local_checkpoint
 from qwen35_mlx.convert import main as convert_main
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.__main__ import main as session_main
@@ -79,7 +80,7 @@ def test_options_of_the_chat(option: str, capsys: pytest.CaptureFixture[str]) ->
 def test_names_of_models(capsys: pytest.CaptureFixture[str]) -> None:
     for word in WORDS:
         checked(lambda word=word: main(["-p", "hi", "-m", word]), capsys)
-        local_folder(word)
+        local_checkpoint(word)
     local_models(WORDS)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qwen35_chat.models import (
@@ -12,16 +13,18 @@ from qwen35_chat.models import (
     PUBLISHED,
     LeftOut,
     ModelEntry,
-    local_folder,
     local_models,
     machine_memory,
-    read_checkpoint,
+    read_entry,
 )
 
+from qwen35_mlx.checkpoint import stored
+from qwen35_mlx.checkpoint.stored import StoredModel, local_checkpoint
 from qwen35_mlx.session.events import Answer, Failed, Loaded, Loading
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import chat
 from tests.app.models_drive import CONFIG, in_cache, make, opened
+from tests.checkpoint.gguf_files import write_gguf
 
 # On this machine
 
@@ -48,20 +51,20 @@ def test_an_incomplete_download_is_not_listed(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert [known.name for known in local_models().usable] == ["demo"]
-    assert local_folder("org/repo") is None
+    assert local_checkpoint("org/repo") is None
     (folder / "model-2.safetensors").write_bytes(b"")
-    assert local_folder("org/repo") == folder
+    assert local_checkpoint("org/repo") == folder
     (folder / "config.json").unlink()
-    assert local_folder("org/repo") is None
+    assert local_checkpoint("org/repo") is None
 
 
-def test_the_local_folder_of_a_name(tmp_path: Path) -> None:
-    demo = local_folder("demo")
+def test_the_local_checkpoint_of_a_name(tmp_path: Path) -> None:
+    demo = local_checkpoint("demo")
     assert demo is not None
     assert (demo / "config.json").exists()
-    assert local_folder(str(tmp_path)) == tmp_path
-    assert local_folder("org/none") is None
-    assert local_folder("no/such/folder") is None
+    assert local_checkpoint(str(tmp_path)) == tmp_path
+    assert local_checkpoint("org/none") is None
+    assert local_checkpoint("no/such/folder") is None
 
 
 @pytest.mark.parametrize(
@@ -105,10 +108,11 @@ def test_the_newest_complete_snapshot_is_used(tmp_path: Path) -> None:
     folders = [make(in_cache(tmp_path, "org/repo", name)) for name in names]
     for seconds, folder in enumerate(folders):
         os.utime(folder, (seconds, seconds))
-    assert local_folder("org/repo") == folders[2]
+    assert local_checkpoint("org/repo") == folders[2]
     (folders[2] / "model.safetensors").unlink()
     os.utime(folders[2], (9, 9))
-    assert local_folder("org/repo") == folders[1]
+    assert local_checkpoint("org/repo") == folders[1]
+    assert local_models().usable[1].path == folders[1]
 
 
 def test_a_broken_cache_entry_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -122,9 +126,7 @@ def test_a_broken_cache_entry_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "hub" / "something else").mkdir()
     (tmp_path / "hub" / "models--org--file").write_text("")
     make(tmp_path / "hub" / "datasets--org--data" / "snapshots" / "abc")
-    assert [(entry.name, entry.folder) for entry in local_models().usable][1:] == [
-        ("org/good", good)
-    ]
+    assert [(entry.name, entry.path) for entry in local_models().usable][1:] == [("org/good", good)]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_other_models_and_other_folders_are_no_damage(tmp_path: Path) -> None:
     local = local_models(folders)
     assert [entry.name for entry in local.usable] == ["demo"]
     assert local.left_out == ()
-    assert [local_folder(name) for name in folders[:-1]] == [None] * 5
+    assert [local_checkpoint(name) for name in folders[:-1]] == [None] * 5
 
 
 def test_one_unreadable_folder_does_not_empty_the_list(tmp_path: Path, monkeypatch) -> None:
@@ -215,15 +217,19 @@ def test_one_unreadable_folder_does_not_empty_the_list(tmp_path: Path, monkeypat
     make(in_cache(tmp_path, "org/secret"))
     make(tmp_path / "mine" / "good")
     make(tmp_path / "mine" / "secret")
-    iterdir = Path.iterdir
-    is_dir = Path.is_dir
+    scandir = os.scandir
+    stat = Path.stat
 
     def refuse(path: Path) -> None:
         if "secret" in path.parent.name:  # the user may list the folder, and not enter it
             raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) or iterdir(path))
-    monkeypatch.setattr(Path, "is_dir", lambda path: refuse(path) or is_dir(path))
+    def scan(path: Path) -> Any:
+        refuse(path / "entry")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(Path, "stat", lambda path, **how: refuse(path) or stat(path, **how))
     names = [entry.name for entry in local_models((str(tmp_path / "mine"),)).usable]
     assert names[:2] == ["demo", "org/good"]
     assert str(tmp_path / "mine" / "good") in names
@@ -238,6 +244,54 @@ def test_a_reference_to_a_missing_version_is_a_reason(tmp_path: Path) -> None:
     left_out = local_models().left_out
     assert len(left_out) == 3
     assert left_out[2] == LeftOut("org/4", "version 'gone' is not downloaded: download it again")
+
+
+async def test_models_of_other_programs_are_listed_and_used(home: Path, tmp_path: Path) -> None:
+    studio = tmp_path / "user" / ".lmstudio" / "models"
+    repository = studio / "unsloth" / "Qwen3.5-4B-GGUF"
+    file = write_gguf(repository / "Qwen3.5-4B-Q8_0.gguf", values=1)
+    os.truncate(file, 1_000_000_000)
+    for name in ("Qwen3.5-4B-BF16-00001-of-00002.gguf", "llama-Q8_0.gguf"):
+        write_gguf(repository / name, architecture="llama" if "llama" in name else "qwen35")
+    write_gguf(repository / "torn-Q8_0.gguf", {"block_count": 4})
+    (repository / "mmproj-F16.gguf").touch()
+    make(studio / "mlx-community" / "Qwen3.6-27B-4bit")
+    local = local_models()
+    assert [(entry.name, entry.program, entry.kl) for entry in local.usable[1:]] == [
+        ("mlx-community/Qwen3.6-27B-4bit", "LM Studio", 0.057),
+        ("unsloth/Qwen3.5-4B-GGUF/Qwen3.5-4B-Q8_0.gguf", "LM Studio", None),
+    ]
+    known = local.usable[2]
+    assert (known.path, known.weight_bytes) == (file, file.stat().st_size)
+    # As the checkpoint of the same model in the cache.
+    assert (known.kv_bytes_per_token, known.state_bytes) == (32_768, 51_511_296)
+    assert [(Path(entry.name).name, entry.reason) for entry in local.left_out] == [
+        (
+            "Qwen3.5-4B-BF16-00001-of-00002.gguf",
+            "Qwen3.5-4B-BF16-00002-of-00002.gguf is missing: download it again",
+        ),
+        ("torn-Q8_0.gguf", "its header has no 'hidden_size': is this a Qwen3.5 checkpoint?"),
+    ]
+    async with chat(home, size=(100, 30)) as at:
+        opened(at)
+        await at.until(lambda: "To download" in at.text)
+        line = next(line for line in at.text.splitlines() if "Qwen3.5-4B-Q8_0" in line)
+        assert "LM Studio · unsloth/" in line
+        assert line.endswith("1.0 GB   2.6 GB        fits")
+        assert "Qwen3.6 27B" not in at.text  # it is here already
+        await at.press(*"q8_0", "enter")
+        assert at.engine.calls[-1] == UseModel(known.name)
+
+
+def test_a_folder_with_too_many_folders_is_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MAX_FOLDERS", 1)
+    make(tmp_path / "mine" / "model")
+    local = local_models((str(tmp_path / "mine"),))
+    assert local.left_out == (
+        LeftOut(str(tmp_path / "mine"), "only 2,000 folders in it were searched: name one of them"),
+    )
 
 
 async def test_a_damaged_model_is_shown_with_its_reason_and_not_chosen(tmp_path, home) -> None:
@@ -266,7 +320,7 @@ def test_memory_needed_by_hand() -> None:
 
 def test_a_checkpoint_needs_what_the_published_table_says(tmp_path: Path) -> None:
     published = next(k for k in PUBLISHED if k.title == "Qwen3.5 4B")
-    known = read_checkpoint("x", make(tmp_path / "x", weights=5000))
+    known = read_entry(StoredModel("x", make(tmp_path / "x", weights=5000)))
     assert isinstance(known, ModelEntry)
     assert (known.weight_bytes, known.kv_bytes_per_token, known.state_bytes, known.max_context) == (
         5000,
@@ -275,11 +329,11 @@ def test_a_checkpoint_needs_what_the_published_table_says(tmp_path: Path) -> Non
         262_144,
     )
     nested = {"model_type": "qwen3_5", "text_config": {**CONFIG, "dtype": "float32"}}
-    wide = read_checkpoint("y", make(tmp_path / "y", nested))
+    wide = read_entry(StoredModel("y", make(tmp_path / "y", nested)))
     assert wide is not None
     assert wide.kv_bytes_per_token == 2 * published.kv_bytes_per_token
     kinds = ["full_attention"] * 2 + ["linear_attention"] * 30
-    other = read_checkpoint("z", make(tmp_path / "z", {**CONFIG, "layer_types": kinds}))
+    other = read_entry(StoredModel("z", make(tmp_path / "z", {**CONFIG, "layer_types": kinds})))
     assert other is not None
     assert other.kv_bytes_per_token == published.kv_bytes_per_token // 4
 
@@ -314,10 +368,11 @@ async def test_the_list_marks_what_fits_and_advises_the_largest_that_does(home, 
         assert "•" in lines["demo"]
         assert "mlx-community" in lines["Qwen3.5-0.8B-MLX-4bit"]
         assert "Qwen3.5 0.8B" not in lines  # it is here already
-        assert lines["Qwen3.5 4B"].endswith("2.4 GB   4.0 GB  fits")
+        assert lines["Qwen3.5 4B"].endswith("3.0 GB   4.0 GB        fits")
         assert "advised" in lines["Qwen3.5 9B"]
         assert lines["Qwen3.5 9B"].endswith("fits")
-        assert lines["Qwen3.5 27B"].endswith("too large")
+        assert lines["Qwen3.6 27B"].endswith("16.1 GB  17.9 GB 0.057  too large")
+        assert lines["Ternary Bonsai 27B"].endswith("8.5 GB  10.4 GB        tight")
         await at.press(*"122b")
         assert "Qwen3.5 122B-A10B" in at.text
         assert "Qwen3.5 4B" not in at.text
@@ -331,7 +386,7 @@ async def test_a_longer_context_needs_more_memory(home: Path) -> None:
         opened(at)
         await at.until(lambda: "262,144 tokens of context" in at.text)
         line = next(line for line in at.text.splitlines() if "Qwen3.5 4B" in line)
-        assert line.endswith("2.4 GB  11.5 GB  tight")
+        assert line.endswith("3.0 GB  11.5 GB        tight")
 
 
 # Using

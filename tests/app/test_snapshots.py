@@ -53,6 +53,10 @@ LOCAL = LocalModels((
         "mlx-community/Qwen3.5-4B-MLX-4bit", 2_370 * 10**6, 32_768, 51_511_296, Path("/hub/4b"),
         max_context=262_144,
     ),
+    ModelEntry(
+        "unsloth/Qwen3.5-9B-GGUF/Qwen3.5-9B-Q4_K_M.gguf", 5_680 * 10**6, 32_768, 51_511_296,
+        Path("/studio/9b.gguf"), max_context=262_144, program="LM Studio",
+    ),
 ))  # fmt: skip
 
 
@@ -252,7 +256,7 @@ async def test_the_list_of_models(home: Path, pinned, same) -> None:
 
 async def test_models_while_one_is_downloaded(home: Path, pinned, same) -> None:
     async with screen(home) as at:
-        at.controller.download = Download(PUBLISHED[2].name)  # pyright: ignore[reportAttributeAccessIssue]
+        at.controller.download = Download(PUBLISHED[3].name)  # pyright: ignore[reportAttributeAccessIssue]
         await at.press("ctrl+l")
         await at.until(lambda: "To download" in at.text)
         await at.press("down")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
@@ -21,6 +22,17 @@ from qwen35_mlx.checkpoint import hub
 from qwen35_mlx.errors import Qwen35Error
 
 COMMIT = "0123456789012345678901234567890123456789"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without models, for processes that a test starts too."""
+    home = tmp_path / "user"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("LLAMA_CACHE", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return home
 
 
 def test_a_folder_is_returned_unchanged(tmp_path: Path):
@@ -51,9 +63,66 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
 
 
 def test_a_file_is_refused(tmp_path: Path):
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(Qwen35Error, match="is a file, not a checkpoint folder"):
-        hub.resolve_checkpoint(str(tmp_path / "model.gguf"))
+        hub.resolve_checkpoint(str(tmp_path / "model.safetensors"))
+
+
+def test_a_gguf_file_and_its_folder(tmp_path: Path):
+    parts = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for file in (*parts, tmp_path / "mmproj-F16.gguf"):
+        file.touch()
+    for name in (*parts, tmp_path):
+        assert hub.resolve_checkpoint(str(name)) == parts[0]
+
+
+# Copies of other programs
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+
+
+def complete(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen3_5"}')
+    (folder / "model.safetensors").write_bytes(bytes(9))
+    return folder
+
+
+def test_a_copy_of_another_program_needs_no_network(home: Path, no_network: None):
+    folder = complete(home / ".lmstudio" / "models" / "org" / "repo")
+    gguf = home / ".lmstudio" / "models" / "org" / "gguf" / "m-Q4_0.gguf"
+    gguf.parent.mkdir()
+    gguf.touch()
+    said: list[str] = []
+    assert hub.resolve_checkpoint("org/repo", notice=said.append) == folder
+    for name in ("org/gguf", "org/gguf:q4_0", "org/gguf/m-Q4_0.gguf"):
+        assert hub.resolve_checkpoint(name, notice=said.append) == gguf
+    assert said[:2] == [f"org/repo is read from {folder}", f"org/gguf is read from {gguf}"]
+    # That program does not say which version it has.
+    with pytest.raises(Qwen35Error, match="the connection broke while downloading org/repo"):
+        hub.resolve_checkpoint("org/repo", revision="v2", progress=lambda *_: None)
+    # A copy that is not complete is no reason not to download.
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Qwen35Error, match="the connection broke"):
+        hub.resolve_checkpoint("org/repo", progress=lambda *_: None)
+
+
+def test_the_cache_of_the_hub_comes_before_other_programs(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cached = complete(tmp_path / "hub" / "models--org--repo" / "snapshots" / COMMIT)
+    studio = complete(home / ".lmstudio" / "models" / "org" / "repo")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(cached))
+    said: list[str] = []
+    assert hub.resolve_checkpoint("org/repo", progress=None, notice=said.append) == cached
+    assert said == [f"org/repo is read from {cached}, not {studio}"]
 
 
 def test_which_files_are_downloaded():
@@ -128,6 +197,16 @@ class FakeHub(BaseHTTPRequestHandler):
     """The part of the Hub's protocol that a download uses, with its errors."""
 
     files = {"config.json": b"{}", "model.safetensors": bytes(300_000), "README.md": b"no"}  # noqa: RUF012
+    gguf_files = {  # noqa: RUF012
+        "README.md": b"no",
+        "config.json": b"{ }",
+        "m-Q4_K_M.gguf": bytes(4000),
+        "m-UD-Q8_0.gguf": bytes(8000),
+        "mmproj-F16.gguf": bytes(100),
+        "../m-Q2_K.gguf": bytes(200),
+        "BF16/m-BF16-00001-of-00002.gguf": bytes(1601),
+        "BF16/m-BF16-00002-of-00002.gguf": bytes(1602),
+    }
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -146,16 +225,17 @@ class FakeHub(BaseHTTPRequestHandler):
                 return self.send(status, {"X-Error-Code": code, "X-Error-Message": code}, b"")
         if "revision/other" in path:
             return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+        files = self.gguf_files if "org/gguf" in path else self.files
         if "/tree/" in path:
             listing = [
                 {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                for name, data in self.files.items()
+                for name, data in files.items()
             ]
             return self.send(
                 200, {"Content-Type": "application/json"}, json.dumps(listing).encode()
             )
         if "/resolve/" in path:
-            data = self.files[path.rpartition("/")[2]]
+            data = files[path.partition("/resolve/")[2].partition("/")[2]]
             headers = {"ETag": f'"{len(data)}"', "X-Repo-Commit": COMMIT}
             for name, changed in BAD_HEADERS.items():
                 headers |= changed if name in path else {}
@@ -200,7 +280,8 @@ for name in sys.argv[1:]:
     name, _, revision = name.partition("@")
     try:
         path = hub.resolve_checkpoint(name, revision or None, lambda *now: seen.append(now))
-        print("ok", sorted(file.name for file in path.iterdir()), max(seen, default=None))
+        folder = path if path.is_dir() else path.parent
+        print("ok", sorted(file.name for file in folder.iterdir()), max(seen, default=None))
     except Qwen35Error as error:
         print(error)
 """
@@ -241,6 +322,36 @@ def test_download_then_offline_then_errors(address: str, tmp_path: Path):
         lines, _ = resolve_in_subprocess(tmp_path, "org/repo", "org/other", **environment)
         assert lines[0].startswith("ok ['config.json', 'model.safetensors']")
         assert "org/other is not a folder here, is not completely in the download cache" in lines[1]
+
+
+def test_one_gguf_file_is_downloaded(address: str, tmp_path: Path):
+    def names(*words: str, **environment: str) -> list[str]:
+        lines, stderr = resolve_in_subprocess(tmp_path / "cache", *words, **environment)
+        assert "Traceback" not in stderr
+        return lines
+
+    online, offline = {"HF_ENDPOINT": address}, {"HF_HUB_OFFLINE": "1"}
+    first, second, *lines = names(
+        "org/gguf", "org/gguf:bf16", "org/gguf:Q8_0", "org/gguf:Q5_K_M", "org/gguf/none.gguf",
+        "org/repo:Q8_0", "org/gguf:Q2_K",
+        **online,
+    )  # fmt: skip
+    # The default, with what the patterns of other checkpoints match, and no projector.
+    assert first == "ok ['config.json', 'm-Q4_K_M.gguf'] (4000, 4000, 'org/gguf')"
+    split = "['m-BF16-00001-of-00002.gguf', 'm-BF16-00002-of-00002.gguf']"
+    assert second.startswith(f"ok {split} ")
+    assert "'m-UD-Q8_0.gguf'" in lines[0]
+    quantizations = "org/gguf:BF16, org/gguf:Q4_K_M, org/gguf:UD-Q8_0"
+    assert lines[1] == f"org/gguf has no GGUF file of Q5_K_M: choose one, {quantizations}"
+    assert lines[2] == f"org/gguf has no none.gguf: choose one, {quantizations}"
+    assert lines[3] == "org/repo has no GGUF files: write org/repo alone"
+    assert lines[4] == f"org/gguf has no GGUF file of Q2_K: choose one, {quantizations}"
+    # What is there needs no network, not even to find out which files there are.
+    lines = names(
+        "org/gguf", "org/gguf:BF16", "org/gguf/m-UD-Q8_0.gguf", "org/gguf:Q2_K", **offline
+    )
+    assert [line[:2] for line in lines[:3]] == ["ok"] * 3
+    assert "is not completely in the download cache" in lines[3]
 
 
 def test_an_answer_that_names_a_path_or_has_no_end_is_refused(address: str, tmp_path: Path):
@@ -307,6 +418,7 @@ def test_a_download_that_moves_on_is_not_given_up(monkeypatch: pytest.MonkeyPatc
         for step in range(1, 7):
             time.sleep(0.1)
             bar.update(step - bar.n)
+        (tmp_path / "model.safetensors").touch()
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)

@@ -22,6 +22,7 @@ from qwen35_mlx.terminal import visible
 
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
+COLUMNS = f"{'size':>8} {'needs':>8} {'KL':>5}{'':11}"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 
@@ -75,10 +76,10 @@ class ModelList(Picker):
         here = {known.name for known in usable}
         rows = [self._row(known) for known in usable if _matches(words, known.name, known.title)]
         if rows:
-            rows.insert(0, _heading("On this machine", "size    needs           "))
+            rows.insert(0, _heading("On this machine", COLUMNS))
         others = [k for k in PUBLISHED if k.name not in here and _matches(words, k.name, k.title)]
         if others:
-            rows.append(_heading("To download", "" if rows else "size    needs           "))
+            rows.append(_heading("To download", "" if rows else COLUMNS))
             fitting = [k for k in others if self._fit(k) == "fits"]
             best = max(fitting, key=lambda known: known.weight_bytes, default=None)
             rows += [self._row(known, advised=known is best) for known in others]
@@ -96,17 +97,19 @@ class ModelList(Picker):
     def _row(self, known: ModelEntry, *, advised: bool = False) -> Row:
         fit = self._fit(known)
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
-        owner, _, short = known.name.rpartition("/")
+        owner, _, short = known.name.removesuffix(".gguf").rpartition("/")
+        where = " · ".join(filter(None, (known.program, visible(owner))))
         return Row(
             known.name,
             Content.assemble(
                 here,
                 (visible(known.title or short), "bold"),
-                ("  advised", "$text-accent") if advised else (f"  {visible(owner)}", "dim"),
+                ("  advised", "$text-accent") if advised else (f"  {where}", "dim"),
             ),
             Content.assemble(
-                f"{size_of(known.weight_bytes):>8} ",
-                f"{size_of(known.memory_needed(self._controller.settings.context)):>8}  ",
+                f"{size_of(known.size):>8} ",
+                f"{size_of(known.memory_needed(self._controller.settings.context)):>8} ",
+                f"{'' if known.kl is None else f'{known.kl:.3f}':>5}  ",
                 # A colour of the terminal might not be readable on that of the mark.
                 (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
             ),
