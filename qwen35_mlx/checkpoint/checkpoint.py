@@ -43,28 +43,32 @@ _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FL
 
 
 class Checkpoint:
-    """A folder with config.json and safetensors files, opened with `Checkpoint.open`.
+    """A model on disk, opened with `Checkpoint.open`.
 
     Attributes:
-        path: the folder.
-        config: config.json as it is.
-        model: the same, parsed.
+        path: the folder with config.json and safetensors files, or the GGUF file.
+        config: config.json as it is, or as the metadata of the GGUF file give it.
+        model: the same, brought together with the tensors.
         matrices: the tensors of the text network, by the canonical name of the plain tensor.
-        notes: lines for the user on what the files hold and is not read.
+        files: that hold the weights.
+        notes: lines for the user: what was decided, and what is not read.
     """
 
     def __init__(
         self,
         path: Path,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
+        model: ModelConfig,
         matrices: Mapping[str, Matrix],
-        notes: tuple[str, ...] = (),
+        files: Sequence[Path],
+        notes: Sequence[str] = (),
     ):
         self.path = path
         self.config = config
-        self.model = ModelConfig.from_dict(config)
+        self.model = model
         self.matrices = matrices
-        self.notes = notes
+        self.files = tuple(files)
+        self.notes = tuple(notes)
         self._readers: dict[str, RowReader] = {}
         for name, matrix in matrices.items():
             if isinstance(matrix, PackedMatrix):
@@ -81,18 +85,37 @@ class Checkpoint:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
                 supported layout or quantisation.
         """
+        if is_gguf(path.name) and not path.is_dir():
+            return cls._open_gguf(path)
         config = read_config(path)
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
-        model = ModelConfig.from_dict(config)
-        stored_format = _FolderFormat(config, model)
-        layout = read_layout(
-            weight_files(path),
-            path,
-            model.num_experts,
-            model.tie_word_embeddings,
-            stored_format.read,
-        )
-        return cls(path, config, layout.matrices, _unread_note(layout.unread))
+        check_model_type(config)
+        method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
+        tensors = weight_files(path)
+        names = [name for stored in tensors if (name := canonical_name(stored))]
+        model, notes = reconcile(config, names)
+        shapes = trunk_tensors(model) | mtp_tensors(model)
+
+        def read(module: str, parts: Parts) -> tuple[Matrix, list[str]]:
+            shape = shapes.get(f"{module}.weight")
+            return read_matrix(module, parts, method, shape and shape[-1])
+
+        layout = read_layout(tensors, path, model.num_experts, read)
+        files = sorted({tensor.path for tensor in tensors.values()})
+        notes = (*notes, *_unread_note(layout.unread))
+        return cls(path, config, model, layout.matrices, files, notes)
+
+    @classmethod
+    def _open_gguf(cls, path: Path) -> "Checkpoint":
+        file = read_gguf(path)
+        model, notes = reconcile(file.config, file.tensors)
+        notes = (*notes, *_unread_note(file.left_out))
+        return cls(path, file.config, model, file.tensors, file.files, notes)
+
+    @cached_property
+    def text(self) -> TextFiles:
+        """Tokenizer, chat template and generation settings."""
+        return read_text_files(self.path)
 
     def names(self) -> frozenset[str]:
         """Canonical names of all tensors; those of a packed matrix are its parts."""
@@ -197,91 +220,12 @@ class Checkpoint:
             )
 
 
-class _FolderFormat:
-    """How the safetensors files of a folder store matrices, by config.json and the tensors."""
-
-    def __init__(self, config: dict[str, Any], model: ModelConfig):
-        self._block_shape = float8_block_shape(config)
-        self._default, overrides = mlx_quantization(config)
-        self._overrides = {_canonical_module(name): value for name, value in overrides.items()}
-        self._shapes = trunk_tensors(model) | mtp_tensors(model)
-
-    def read(self, module: str, parts: Parts) -> tuple[Matrix | None, set[str]]:
-        """A `Format` of `layouts`."""
-        weight = parts.get("weight")
-        if weight is None:
-            return None, set(parts)
-        if "scales" in parts and self._overrides.get(module, True):
-            return self._packed(module, parts)
-        if weight.stored_dtype == _FLOAT8:
-            return self._float8(weight, parts)
-        return WholeTensor(weight, weight.shape), set(parts) - {"weight"}
-
-    def _packed(self, module: str, parts: Parts) -> tuple[Matrix | None, set[str]]:
-        """A matrix as `mx.quantize` packs it, of which no module but an expected one may be."""
-        shape = self._shapes.get(f"{module}.weight")
-        if shape is None:
-            return None, set(parts)
-        quantization = self._overrides.get(module) or self._inferred(parts, shape[-1])
-        ends = [end for end in quantization.packed(shape) if end in parts]
-        readers = {end: WholeTensor(parts[end], parts[end].shape) for end in ends}
-        return PackedMatrix(shape, quantization, readers), set(parts) - set(ends)
-
-    def _inferred(self, parts: Parts, columns: int) -> Quantization:
-        """The quantisation that the shapes of a matrix show.
-
-        config.json of mlx-lm may name only the default where a module differs.
-        """
-        default = self._default or recipes.quantization()
-        words, groups = (
-            parts[end].shape[-1] if parts[end].shape else 0 for end in ("weight", "scales")
-        )
-        bits, group_size = words * 32 // columns, columns // groups if groups else 0
-        mode = "affine"
-        if parts["scales"].dtype == mx.uint8:
-            modes = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
-            mode = modes.get((bits, group_size), default.mode)
-        try:
-            return recipes.quantization(mode, bits, group_size)
-        except Qwen35Error:
-            return default  # which these shapes do not fit: `verify` names the tensor
-
-    def _float8(self, weight: FileTensor, parts: Parts) -> tuple[Matrix, set[str]]:
-        scales = parts.get("weight_scale_inv")
-        if scales is None:
-            raise Qwen35Error(
-                f"{weight.path}: float-8 tensor '{weight.name}' has no "
-                f"'{weight.name}_scale_inv': "
-                "only FP8 checkpoints with scales per block are read, choose one of those or BF16"
-            )
-        if len(weight.shape) != 2:
-            raise Qwen35Error(
-                f"{weight.path}: float-8 tensor '{weight.name}' has the shape "
-                f"{list(weight.shape)} of no matrix: fetch the checkpoint again"
-            )
-        block_rows, block_columns = self._block_shape
-        rows, columns = weight.shape
-        shape = (math.ceil(rows / block_rows), math.ceil(columns / block_columns))
-        if scales.shape != shape or scales.dtype not in _FLOATS:
-            raise Qwen35Error(
-                f"{scales.path}: '{scales.name}' is {scales.stored_dtype} {list(scales.shape)} "
-                f"where blocks of {block_rows}x{block_columns} need floats {list(shape)}: "
-                "fetch the checkpoint again"
-            )
-        rest = set(parts) - {"weight", "weight_scale_inv"}
-        return Float8Matrix(weight, scales, self._block_shape), rest
-
-
 def most_common_dtype(sizes: Iterable[tuple[mx.Dtype, int]]) -> mx.Dtype:
     """The dtype of most elements, of pairs of dtype and elements; bfloat16 of none."""
     elements: Counter[mx.Dtype] = Counter()
     for dtype, size in sizes:
         elements[dtype] += size
     return max(elements, key=lambda dtype: elements[dtype], default=mx.bfloat16)
-
-
-def _canonical_module(stored_name: str) -> str:
-    return (canonical_name(f"{stored_name}.weight") or stored_name).removesuffix(".weight")
 
 
 def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:

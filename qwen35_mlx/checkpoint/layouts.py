@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen35_mlx.checkpoint.folder import missing_tensor_advice
-from qwen35_mlx.checkpoint.names import EXPERTS, canonical_name, is_unread, split_part
+from qwen35_mlx.checkpoint.formats.matrices import ACTIVATION_PARTS, split_name
+from qwen35_mlx.checkpoint.names import EXPERTS, canonical_name
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import (
     Matrix,
@@ -25,9 +26,11 @@ from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 
 # The stored tensors of one weight, by the ends of their names.
 Parts = Mapping[str, FileTensor]
-# Makes a matrix of the parts of a module's weight. Returns it, or None if they are no weight, and
-# the parts that do not belong to it.
-Format = Callable[[str, Parts], tuple[Matrix | None, set[str]]]
+# Makes a matrix of the parts of a module's weight. Returns it, and those that it does not need.
+Format = Callable[[str, Parts], tuple[Matrix, list[str]]]
+
+# Parts that tensors of all experts may share.
+_OF_ALL_EXPERTS = ("weight_shape", "g_idx", "weight_g_idx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,80 +47,72 @@ class Layout:
 
 
 def read_layout(
-    files: Mapping[str, FileTensor], folder: Path, experts: int, tied: bool, read: Format
+    files: Mapping[str, FileTensor], folder: Path, experts: int, read: Format
 ) -> Layout:
     """The matrices that the tensors of a folder's files make.
 
     Args:
         files: by the names in the files.
         experts: of a layer; each stack must have as many.
-        tied: whether the embedding is the output head too, and a head of its own is not read.
 
     Raises:
         Qwen35Error: two tensors have one canonical name, or experts do not fit together.
     """
-    modules, unread = _by_module(files, tied)
+    modules, bare = _by_module(files)
     zero_centred = _norms_are_zero_centred(files, modules)
     matrices: dict[str, Matrix] = {}
     stacks: dict[str, dict[int, Matrix]] = {}  # name -> expert -> its matrix
+    unread: list[str] = []
 
     def add(name: str, matrix: Matrix) -> None:
         other = matrices.setdefault(name, matrix)
         if other is not matrix:
             raise _twice(name, other.file, matrix.file)
 
+    def matrix_of(module: str, parts: Parts) -> Matrix:
+        matrix, unused = read(module, parts)
+        unread.extend(parts[part].name for part in unused)
+        return matrix
+
     for module, parts in modules.items():
         match = EXPERTS.fullmatch(module)
-        if match is None:
-            for name, matrix in _matrices(module, parts, read):
-                add(name, _network_form(name, matrix, zero_centred))
+        if ACTIVATION_PARTS.issuperset(parts):
+            unread += [tensor.name for tensor in parts.values()]
+        elif match is None:
+            name = f"{module}.weight"
+            add(name, _network_form(name, matrix_of(module, parts), zero_centred))
         elif match["projection"]:
-            stack_name = f"{match['mlp']}.switch_mlp.{match['projection']}.weight"
-            for name, matrix in _matrices(module, parts, read):
-                if name == f"{module}.weight" and len(matrix.shape) == 2:
-                    stacks.setdefault(stack_name, {})[int(match["expert"])] = matrix
-                else:
-                    add(name, matrix)
-        elif any(len(part.shape) == 3 for part in parts.values()):
-            for projection, stacked in _fused_experts(match["fused"], module, parts, read):
+            name = f"{match['mlp']}.switch_mlp.{match['projection']}.weight"
+            stacks.setdefault(name, {})[int(match["expert"])] = matrix_of(module, parts)
+        else:
+            own = _parts_of_experts(parts)
+            fused = {expert: matrix_of(f"{module}.{expert}", own[expert]) for expert in own}
+            for projection, stacked in _projections(match["fused"], fused):
                 name = f"{match['mlp']}.switch_mlp.{projection}.weight"
                 add(name, _stack(name, stacked, experts, folder))
-        else:
-            for part, tensor in parts.items():
-                add(f"{module}.{part}", WholeTensor(tensor, tensor.shape))
+    for name, tensor in bare.items():
+        add(name, WholeTensor(tensor, tensor.shape))
     for name, stacked in stacks.items():
         add(name, _stack(name, stacked, experts, folder))
     return Layout(matrices, tuple(unread))
 
 
 def _by_module(
-    files: Mapping[str, FileTensor], tied: bool
-) -> tuple[dict[str, dict[str, FileTensor]], list[str]]:
-    """The tensors that the text model may use, by module and part; and names of those unread."""
+    files: Mapping[str, FileTensor],
+) -> tuple[dict[str, dict[str, FileTensor]], dict[str, FileTensor]]:
+    """The tensors of the text model by module and part, and those that are no part of one."""
     modules: dict[str, dict[str, FileTensor]] = {}
-    unread: list[str] = []
+    bare: dict[str, FileTensor] = {}
     for stored_name, tensor in files.items():
         name = canonical_name(stored_name)
-        if name is None or (tied and name.startswith("lm_head.")):
+        if name is None:
             continue
-        if is_unread(name):
-            unread.append(stored_name)
-            continue
-        module, part = split_part(name)
-        other = modules.setdefault(module, {}).setdefault(part, tensor)
+        module, part = split_name(name) or ("", name)
+        place = modules.setdefault(module, {}) if module else bare
+        other = place.setdefault(part, tensor)
         if other is not tensor:
             raise _twice(name, other, tensor)
-    return modules, unread
-
-
-def _matrices(module: str, parts: Parts, read: Format) -> Iterator[tuple[str, Matrix]]:
-    """The weight of a module, and under names of their own the tensors that are no part of it."""
-    matrix, rest = (None, set(parts)) if "" in parts else read(module, parts)
-    if matrix is not None:
-        yield f"{module}.weight", matrix
-    for part in sorted(rest):
-        name = f"{module}.{part}" if part else module
-        yield name, WholeTensor(parts[part], parts[part].shape)
+    return modules, bare
 
 
 def _network_form(name: str, matrix: Matrix, zero_centred: bool) -> Matrix:
@@ -146,31 +141,36 @@ def _norms_are_zero_centred(files: Mapping[str, FileTensor], modules: Mapping[st
     return not any(stored_name.startswith("language_model.") for stored_name in files)
 
 
-def _fused_experts(
-    fused: str, module: str, parts: Parts, read: Format
-) -> Iterator[tuple[str, dict[int, Matrix]]]:
-    """The matrices of each expert, by projection, of tensors that hold those of all experts.
+def _parts_of_experts(parts: Parts) -> dict[int, Parts]:
+    """The tensors of each expert, of tensors that hold those of all experts.
 
     Raises:
-        Qwen35Error: the rows of gate and up together do not divide into two.
+        Qwen35Error: no tensor has an axis for experts.
     """
-    count = next(part.shape[0] for part in parts.values() if len(part.shape) == 3)
-    matrices: dict[int, Matrix] = {}
-    for expert in range(count):
-        own = {
-            name: part[expert] if part.shape[:1] == (count,) else part
-            for name, part in parts.items()
-        }
-        matrix, rest = read(f"{module}.{expert}", own)
-        if matrix is None or rest:
-            tensor = parts[min(rest)]
-            raise Qwen35Error(
-                f"{tensor.path} has the unknown tensor '{tensor.name}': "
-                "are config.json and the weights of the same model?"
-            )
-        matrices[expert] = matrix
+    counts = [tensor.shape[0] for tensor in parts.values() if len(tensor.shape) == 3]
+    if not counts:
+        tensor = parts[min(parts)]
+        raise Qwen35Error(
+            f"{tensor.path}: '{tensor.name}' has the shape {list(tensor.shape)}, which is no stack "
+            "of matrices: fetch the checkpoint again"
+        )
+
+    def own(name: str, tensor: FileTensor, expert: int) -> FileTensor:
+        shared = name in _OF_ALL_EXPERTS and len(tensor.shape) < 2
+        return tensor if shared or tensor.shape[:1] != (counts[0],) else tensor[expert]
+
+    return {
+        expert: {name: own(name, tensor, expert) for name, tensor in parts.items()}
+        for expert in range(counts[0])
+    }
+
+
+def _projections(
+    fused: str, matrices: Mapping[int, Matrix]
+) -> Iterator[tuple[str, dict[int, Matrix]]]:
+    """The matrices of experts by projection: gate and up may be in one, gate first."""
     if fused != "gate_up_proj":
-        yield fused, matrices
+        yield fused, dict(matrices)
         return
     for half, projection in enumerate(("gate_proj", "up_proj")):
         yield projection, {e: _half(matrix, half) for e, matrix in matrices.items()}

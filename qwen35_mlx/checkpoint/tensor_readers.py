@@ -135,6 +135,27 @@ class RowRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputedRows:
+    """A tensor whose rows are computed from those of stored tensors.
+
+    Attributes:
+        compute: rows [start, stop) of any dtype, not necessarily evaluated; never called for none.
+    """
+
+    file: StoredTensor
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    compute: Callable[[int, int], mx.array]
+
+    def read(self, start: int, stop: int) -> mx.array:
+        if start == stop:
+            return mx.zeros((0, *self.shape[1:]), self.dtype)
+        rows = self.compute(start, stop).astype(self.dtype)
+        mx.eval(rows)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """Tensors of one shape and dtype, stacked on a new first axis."""
 
@@ -183,13 +204,13 @@ class Dequantized:
         if start == stop:
             return mx.zeros((0, *self.shape[1:]), self.dtype)
         parts = {name: part.read(start, stop) for name, part in self.packed.parts.items()}
-        values = dequantize(
-            parts["weight"],
-            parts["scales"],
-            parts.get("biases"),
-            self.packed.quantization,
-            self.dtype,
-        )
+        scales, biases = parts["scales"], parts.get("biases")
+        if biases is not None:
+            # In float32, where the product of a 16-bit scale and a code is exact.
+            scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        quantization = self.packed.quantization
+        values = dequantize(parts["weight"], scales, biases, quantization, mx.float32)
+        values = values.astype(self.dtype)
         mx.eval(values)
         return values
 
@@ -228,39 +249,3 @@ def _by_part(
     """Packed matrices joined to one, part by part."""
     parts = {name: join([m.parts[name] for m in matrices]) for name in matrices[0].parts}
     return PackedMatrix(shape, matrices[0].quantization, parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Float8Matrix:
-    """A float-8 matrix [rows, columns] with one scale for each block, read as bfloat16.
-
-    Attributes:
-        scales: [block rows, block columns]; multipliers.
-        block_shape: rows and columns that share a scale.
-    """
-
-    file: FileTensor
-    scales: FileTensor
-    block_shape: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.file.shape
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return mx.bfloat16
-
-    def read(self, start: int, stop: int) -> mx.array:
-        bits = self.file.read(start, stop)
-        if not bits.size:
-            return bits.astype(self.dtype)
-        block_rows, block_columns = self.block_shape
-        first_block, end_block = start // block_rows, -(-stop // block_rows)
-        scales = self.scales.read(first_block, end_block).astype(mx.float32)
-        scales = mx.repeat(mx.repeat(scales, block_rows, axis=0), block_columns, axis=1)
-        skip = start - first_block * block_rows
-        scales = scales[skip : skip + stop - start, : self.shape[1]]
-        values = (mx.from_fp8(bits, mx.float32) * scales).astype(self.dtype)
-        mx.eval(values)
-        return values

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_mlx.checkpoint.formats import words
-from qwen35_mlx.checkpoint.formats.rows import ComputedRows
 from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader
+from qwen35_mlx.checkpoint.tensor_readers import ComputedRows, Matrix, PackedMatrix, RowReader
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 

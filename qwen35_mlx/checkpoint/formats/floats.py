@@ -12,9 +12,9 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.formats.rows import ComputedRows, damaged
+from qwen35_mlx.checkpoint.formats.damage import damaged
 from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader
+from qwen35_mlx.checkpoint.tensor_readers import ComputedRows, Matrix, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
 
 _FLOATS = ("F32", "F16", "BF16")

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from qwen35_mlx.checkpoint.formats import words
 from qwen35_mlx.checkpoint.formats.affine import IntegerMatrix
-from qwen35_mlx.checkpoint.formats.rows import ComputedRows, damaged
+from qwen35_mlx.checkpoint.formats.damage import damaged
 from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.checkpoint.tensor_readers import RowReader
+from qwen35_mlx.checkpoint.tensor_readers import ComputedRows, RowReader
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 

@@ -10,7 +10,7 @@ import numpy as np
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.formats import floats, integers
 from qwen35_mlx.checkpoint.formats.method import Method
-from qwen35_mlx.checkpoint.formats.rows import damaged, member, stacked
+from qwen35_mlx.checkpoint.formats.damage import damaged
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, WholeTensor
 from qwen35_mlx.errors import Qwen35Error
@@ -36,7 +36,6 @@ _FLOAT_BITS = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
 _GPTQ_METHODS = ("gptq", "auto-round")
 _GPTQ_BITS = (2, 3, 4, 8)
 _MAX_BIAS = 1 << 24
-_MAX_EXPERTS = 1 << 14
 
 # A stack of experts has no ".weight" in Hugging Face's names, and "_" before its other parts.
 _FUSED_EXPERTS = re.compile(r"(.+\.experts\.(?:gate_up|gate|up|down)_proj)(?:_(\w+))?")
@@ -64,8 +63,7 @@ def read_matrix(
 ) -> tuple[Matrix, list[str]]:
     """The matrix that the tensors of one module make, from their headers and a few small values.
 
-    A weight of one axis, or a plain one of any shape, is read as stored. A quantised weight of
-    three axes is a stack [experts, rows, columns].
+    A weight of one axis, or a plain one of any shape, is read as stored.
 
     Args:
         module: its name, as stored or canonical.
@@ -123,26 +121,7 @@ class _Module:
             return WholeTensor(weight, weight.shape), unused
         if weight is self.parts.get("weight") and weight.stored_dtype == "U32":
             return self._mlx(weight), unused
-        if len(weight.shape) == 3:
-            if not weight.size or weight.shape[0] > _MAX_EXPERTS:
-                raise damaged(weight, "which is no stack of matrices")
-            experts = range(weight.shape[0])
-            return stacked([self._member(number).matrix() for number in experts]), unused
         return self.matrix(), unused
-
-    def _member(self, number: int) -> "_Module":
-        """One matrix of a stack."""
-        experts = self._weight().shape[0]
-        parts: dict[str, FileTensor] = {}
-        for name, tensor in self.parts.items():
-            shared = tensor.size == 1 or name in ("weight_shape", "g_idx", "weight_g_idx")
-            if shared and (len(tensor.shape) < 2 or tensor.shape[0] != experts):
-                parts[name] = tensor
-            elif tensor.shape[:1] == (experts,):
-                parts[name] = member(tensor, number)
-            else:
-                raise damaged(tensor, f"which does not fit a stack of {experts}")
-        return _Module(self.name, parts, self.method, self.columns)
 
     def _weight(self) -> FileTensor:
         return next(
