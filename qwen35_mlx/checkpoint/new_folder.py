@@ -1,5 +1,6 @@
-"""A new folder that is there whole or not at all, also after a kill or a power failure."""
+"""New folders and files that are there whole or not at all, also after a power failure."""
 
+import errno
 import os
 import re
 import shutil
@@ -32,8 +33,33 @@ def partial_folder(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def partial_file(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
+    """The name of a hidden file beside `out`, renamed to it at the end; removed on any error.
+
+    Args:
+        parents: as for `partial_folder`.
+
+    Raises:
+        FileExistsError: `out` has come to be meanwhile.
+    """
+    file = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield file
+        if os.path.lexists(out):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+        file.rename(out)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        for parent in parents:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
 def remove_leftovers(out: Path) -> list[str]:
-    """Remove the hidden folders of conversions to `out` that were killed; a line for each kept."""
+    """Remove what killed conversions to `out` have left beside it; a line for each that is kept."""
     kept: list[str] = []
     if not out.parent.is_dir():
         return kept
@@ -42,7 +68,7 @@ def remove_leftovers(out: Path) -> list[str]:
         if not re.fullmatch("[0-9]{1,10}", pid) or _is_alive(int(pid)):
             continue
         try:
-            shutil.rmtree(left)
+            left.unlink() if left.is_file() else shutil.rmtree(left)
         except OSError as error:
             kept.append(
                 f"{left} of a conversion that was killed cannot be removed ({error.strerror}): "

@@ -26,7 +26,8 @@ _TAIL = r"]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS: Mapping[str, str] = {
     "qwen35": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}" + _TAIL,
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}" + _TAIL,
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}"
+    + _TAIL,
 }
 # `tokenizer.ggml.NAME_token_id` for each token that tokenizer_config.json names.
 NAMED_TOKENS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}
@@ -142,15 +143,15 @@ def _types(metadata: Mapping[str, Any], count: int, source: str) -> list[int]:
         raise Qwen35Error(f"{source} has no '{key}', which marks control tokens: {_ADVICE}")
     try:
         types = np.asarray(values)
-        valid = types.shape == (count,) and types.dtype.kind in "iu"
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or (count and not (types.min() >= NORMAL and types.max() <= BYTE)):
+    except (TypeError, ValueError):  # of lists inside the list
+        types = np.empty(())
+    valid = types.shape == (count,) and types.dtype.kind in "iu"
+    if not valid or np.any((types < NORMAL) | (types > BYTE)):
         raise Qwen35Error(
             f"{source}: '{key}' is not a number from {NORMAL} to {BYTE} for each of the"
             f" {count:,} tokens: {_ADVICE}"
         )
-    return types.tolist()
+    return [int(kind) for kind in types]
 
 
 def _merges(metadata: Mapping[str, Any], used: Mapping[str, int], source: str) -> list[str]:
