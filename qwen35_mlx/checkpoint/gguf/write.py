@@ -41,8 +41,6 @@ _LARGEST = {
     GgufType.F16: 65504.0,
     GgufType.Q8_0: 65504.0 * 127,
 }
-# Dimensions of time, height and width in mRoPE; llama.cpp requires them. Text has one position.
-_MROPE_SECTIONS = [11, 11, 10, 0]
 # YaRN settings that have no key in GGUF: at these values llama.cpp computes the same.
 _YARN_DEFAULTS = {"mscale": 0, "mscale_all_dim": 0, "attention_factor": None, "truncate": True}
 
@@ -126,7 +124,9 @@ def _model_metadata(config: ModelConfig, arch: str, mtp: bool) -> dict[str, Any]
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         **_yarn_metadata(config.rope.scaling),
-        "rope.dimension_sections": _MROPE_SECTIONS,
+        # Pairs of dimensions for time, height and width, which take turns; and none for a fourth.
+        "rope.dimension_sections": [len(range(i, config.rotary_dim // 2, 3)) for i in range(3)]
+        + [0],
         "rope.freq_base": float(config.rope.theta),
         "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
     }
