@@ -8,6 +8,7 @@ from typing import Any
 
 from qwen35_mlx.checkpoint.gguf.tokenizer import (
     CONTROL,
+    END_NAMES,
     MODEL,
     NAMED_TOKENS,
     NORMAL,
@@ -60,14 +61,10 @@ def text_metadata(text: TextFiles, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": [types.get(i, UNUSED) for i in range(vocab_size)],
         "tokenizer.ggml.merges": _merges(model["merges"]),
     }
-    ids = {token: i for i, token in tokens.items()}
-    for name, key in NAMED_TOKENS.items():
-        entry = text.tokenizer_config.get(name)
-        token = entry.get("content") if isinstance(entry, Mapping) else entry
-        if isinstance(token, str) and token in ids:
-            metadata[f"tokenizer.ggml.{key}_token_id"] = ids[token]
-    config = Fields(text.tokenizer_config, "tokenizer_config.json")
-    metadata["tokenizer.ggml.add_bos_token"] = config.flag("add_bos_token")
+    named = _named_ids(text.tokenizer_config, {token: i for i, token in tokens.items()})
+    metadata |= {f"tokenizer.ggml.{key}_token_id": i for key, i in named.items()}
+    add_bos = Fields(text.tokenizer_config, "tokenizer_config.json").flag("add_bos_token")
+    metadata["tokenizer.ggml.add_bos_token"] = add_bos and "bos" in named
     if text.chat_template:
         metadata["tokenizer.chat_template"] = text.chat_template
     return metadata
@@ -163,6 +160,28 @@ def _added_tokens(
         raise Qwen35Error(
             f"tokenizer.json has an added token without id or text ({one_line(error)}): {_ADVICE}"
         ) from error
+    return found
+
+
+def _named_ids(config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
+    """The ids of the tokens that tokenizer_config.json names, by their names in GGUF.
+
+    Raises:
+        Qwen35Error: none ends a reply. llama.cpp would end it at token 11, its default.
+    """
+    found: dict[str, int] = {}
+    for name, key in NAMED_TOKENS.items():
+        entry = config.get(name)
+        token = entry.get("content") if isinstance(entry, Mapping) else entry
+        if isinstance(token, str) and token in ids:
+            found[key] = ids[token]
+    if "eos" not in found:
+        end = next((ids[name] for name in END_NAMES if name in ids), None)
+        if end is None:
+            raise Qwen35Error(
+                f"the tokenizer has no token that ends a reply ({END_NAMES[0]}): {_ADVICE}"
+            )
+        found["eos"] = end
     return found
 
 

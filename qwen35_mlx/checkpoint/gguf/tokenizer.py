@@ -41,7 +41,7 @@ SAMPLING = {
 }
 _END_KEYS = ("eos", "eot", "eom")
 # llama.cpp ends a reply at these whatever the metadata name.
-_END_NAMES = ("<|im_end|>", "<|endoftext|>")
+END_NAMES = ("<|im_end|>", "<|endoftext|>")
 _DECODER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
 _ADVICE = "take the GGUF file of another publisher, or the original checkpoint"
 
@@ -235,7 +235,7 @@ def _generation_config(
 ) -> dict[str, Any]:
     config: dict[str, Any] = {}
     ends = [i for key in _END_KEYS for i in _token_ids(fields, key, tokens)]
-    named = (used[name] for name in _END_NAMES if name in used)
+    named = (used[name] for name in END_NAMES if name in used)
     ends += [i for i in named if types[i] == CONTROL]
     if ends:
         config["eos_token_id"] = list(dict.fromkeys(ends))

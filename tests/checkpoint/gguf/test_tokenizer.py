@@ -21,7 +21,7 @@ DEMO = Path(qwen35_mlx.demo.__file__).parent
 TEXTS = (
     "Hello world! It's 1234.5 o'clock, I'LL go.",
     "def f(x):\n\treturn  x ** 2\r\n\r\n# done\n\n\n",
-    "हिन्दी में पाठ, ภาษาไทยก็ได้, 你好，世界！ مرحبا بالعالم",
+    "हिन्दी में पाठ, ภาษาไทยก็ได้, 你好世界 مرحبا بالعالم",
     "cafe\u0301 caf\u00e9 A\u030angstro\u0308m ﬁ",
     "🚀 👩‍👩‍👧 😶\u200d🌫️ \u0000\u0001",
     "<|im_start|>user\nhi<|im_end|>\n<think>\n\n</think>\n\n<tool_call>",
@@ -265,6 +265,16 @@ def test_tokens_that_only_the_configuration_lists_are_written():
     assert got["tokenizer.ggml.token_type"][7] == 3
 
 
+def test_an_end_token_is_written_also_if_the_configuration_names_none():
+    text = replace(text_files(SMALL), tokenizer_config={"add_bos_token": True})
+    got = text_metadata(text, 8)
+    assert got["tokenizer.ggml.eos_token_id"] == 5
+    # Nor is llama.cpp told to add a token that it would have to make up.
+    assert got["tokenizer.ggml.add_bos_token"] is False
+    with pytest.raises(Qwen35Error, match="ends a reply"):
+        text_metadata(replace(text, tokenizer=text.tokenizer.replace("im_end", "other")), 8)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "fault"),
     [
@@ -297,5 +307,5 @@ def test_a_tokenizer_that_gguf_cannot_say_is_refused(path, value, fault):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"a"'])
 def test_a_damaged_tokenizer_is_refused(text):
-    with pytest.raises(Qwen35Error, match="tokenizer.json"):
+    with pytest.raises(Qwen35Error, match=r"tokenizer\.json"):
         text_metadata(replace(text_files(SMALL), tokenizer=text), 8)
