@@ -231,6 +231,13 @@ def test_other_damaged_settings_are_refused_in_one_line(key, value, fault):
     assert fault in refused(SMALL | {key: value})
 
 
+def test_a_merge_is_of_two_tokens_also_where_tokens_hold_spaces():
+    tokens = ["a", "b c", "ab c", "<|im_end|>"]
+    types = {"tokenizer.ggml.token_type": [1, 4, 1, 3], "tokenizer.ggml.eos_token_id": 3}
+    metadata = SMALL | types | {"tokenizer.ggml.tokens": tokens}
+    assert "'a b c'" in refused(metadata | {"tokenizer.ggml.merges": ["a b c"]})
+
+
 def test_the_way_back_is_the_inverse():
     assert text_metadata(text_files(SMALL), 8) == SMALL
     sampling = {"temperature": 0.6, "top_k": 20, "min_p": 0.0, "eos_token_id": 5}

@@ -386,3 +386,13 @@ def test_a_yarn_setting_without_a_key_is_refused(tmp_path, name, value):
     with pytest.raises(Qwen35Error, match=f"'{name}'"):
         write_gguf(tmp_path / "m.gguf", Source(config), config, text(), "F16", name="x")
     assert listing(tmp_path) == set()
+
+
+def test_the_ramp_of_yarn_is_written(tmp_path):
+    config = config_of("dense-yarn")
+    scaling = {**(config.rope.scaling or {}), "beta_fast": 24.0, "beta_slow": 2.0}
+    config = replace(config, rope=replace(config.rope, scaling=scaling))
+    write_gguf(tmp_path / "m.gguf", Source(config), config, text(), "F16", name="x")
+    found = metadata(gguf.GGUFReader(tmp_path / "m.gguf"))
+    assert found["qwen35.rope.scaling.yarn_beta_fast"] == 24
+    assert found["qwen35.rope.scaling.yarn_beta_slow"] == 2
