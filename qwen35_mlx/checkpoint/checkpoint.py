@@ -13,30 +13,23 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.folder import (
-    float8_block_shape,
-    missing_tensor_advice,
-    mlx_quantization,
-    read_config,
-    weight_files,
-)
+from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
+from qwen35_mlx.checkpoint.formats.matrices import read_matrix
+from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
+from qwen35_mlx.checkpoint.gguf.model import read_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.names import canonical_name
-from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.checkpoint.tensor_readers import (
-    Float8Matrix,
-    Matrix,
-    PackedMatrix,
-    RowReader,
-    WholeTensor,
-    plain,
-)
+from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
+from qwen35_mlx.checkpoint.text_files import read_text_files
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.config import ModelConfig, check_model_type
+from qwen35_mlx.model.reconcile import reconcile
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
+from qwen35_mlx.text.text_files import TextFiles
 
-_FLOAT8 = "F8_E4M3"
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 # Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
@@ -98,7 +91,7 @@ class Checkpoint:
 
         def read(module: str, parts: Parts) -> tuple[Matrix, list[str]]:
             shape = shapes.get(f"{module}.weight")
-            return read_matrix(module, parts, method, shape and shape[-1])
+            return read_matrix(module, parts, method, shape[-1] if shape else None)
 
         layout = read_layout(tensors, path, model.num_experts, read)
         files = sorted({tensor.path for tensor in tensors.values()})

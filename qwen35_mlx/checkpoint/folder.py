@@ -2,17 +2,13 @@
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.index import CONFIG, read_index
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
-from qwen35_mlx.errors import Qwen35Error, shown
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
-from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.untrusted_json import Fields
 
 
 def read_config(path: Path) -> dict[str, Any]:

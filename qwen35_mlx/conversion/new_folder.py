@@ -1,5 +1,6 @@
-"""A new folder that is there whole or not at all, also after a kill or a power failure."""
+"""New folders and files that are there whole or not at all, also after a power failure."""
 
+import errno
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from qwen35_mlx.files import sync_folder
 
 
 def partial_path(out: Path) -> Path:
-    """The hidden folder beside `out` in which this process makes it."""
+    """The hidden folder or file beside `out` in which this process makes it."""
     return out.with_name(f".{out.name}.partial-{os.getpid()}")
 
 
@@ -41,8 +42,33 @@ def partial_folder(
         raise
 
 
+@contextmanager
+def partial_file(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
+    """The name of a hidden file beside `out`, renamed to it at the end; removed on any error.
+
+    Args:
+        parents: as for `partial_folder`.
+
+    Raises:
+        FileExistsError: `out` has come to be meanwhile.
+    """
+    file = partial_path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield file
+        if os.path.lexists(out):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+        file.rename(out)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        for parent in parents:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
 def leftovers(out: Path) -> list[Path]:
-    """The hidden folders of conversions to `out` that ended early, the newest first."""
+    """What conversions to `out` that ended early have left beside it, the newest first."""
     found: list[Path] = []
     if out.parent.is_dir():
         for left in out.parent.iterdir():
@@ -70,7 +96,7 @@ def remove_leftovers(out: Path) -> list[str]:
     kept: list[str] = []
     for left in leftovers(out):
         try:
-            shutil.rmtree(left)
+            left.unlink() if left.is_file() else shutil.rmtree(left)
         except OSError as error:
             kept.append(
                 f"{left} of a conversion that ended early cannot be removed ({error.strerror}): "

@@ -24,6 +24,21 @@ MAX_KERNEL = 1024
 LayerType = Literal["linear_attention", "full_attention"]
 
 
+def check_model_type(config: Mapping[str, Any]) -> str:
+    """The model type of config.json.
+
+    Raises:
+        Qwen35Error: it is not one of Qwen3.5.
+    """
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise Qwen35Error(
+            f"config.json: model_type is {shown(model_type)}, which is not Qwen3.5 "
+            f"({', '.join(MODEL_TYPES)}): choose a Qwen3.5, 3.6 or 3.8 checkpoint"
+        )
+    return model_type
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Sizes of one text network. The names are config.json's own.
@@ -123,12 +138,7 @@ class ModelConfig:
             Qwen35Error: a field is missing, has the wrong type or does not fit the others.
         """
         top = Fields(config, "config.json")
-        model_type = config.get("model_type")
-        if model_type not in MODEL_TYPES:
-            raise Qwen35Error(
-                f"config.json: model_type is {shown(model_type)}, which is not Qwen3.5 "
-                f"({', '.join(MODEL_TYPES)}): choose a Qwen3.5, 3.6 or 3.8 checkpoint"
-            )
+        model_type = check_model_type(config)
         text = text_section(top)
         layers = text.whole("num_hidden_layers", high=MAX_LAYERS)
         positions = text.whole("max_position_embeddings")

@@ -9,8 +9,8 @@ import numpy as np
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.formats import floats, integers
-from qwen35_mlx.checkpoint.formats.method import Method
 from qwen35_mlx.checkpoint.formats.damage import damaged
+from qwen35_mlx.checkpoint.formats.method import Method
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, WholeTensor
 from qwen35_mlx.errors import Qwen35Error
