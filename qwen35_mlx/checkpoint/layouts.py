@@ -23,16 +23,20 @@ from qwen35_mlx.checkpoint.folder import (
     read_config,
     weight_files,
 )
+from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import (
+    Dequantized,
     ExpertStack,
     Float8Scales,
+    PackedMatrix,
     RowRange,
     RowReader,
     StoredTensor,
     WholeTensor,
 )
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
@@ -72,6 +76,7 @@ class Checkpoint:
         self._default, overrides = mlx_quantization(config)
         self._overrides = {_canonical_module(name): value for name, value in overrides.items()}
         self._readers = self._make_readers(files)
+        self._rotations = self._take_rotations()
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
@@ -151,6 +156,40 @@ class Checkpoint:
             return recipes.quantization(mode, bits, group_size)
         except Qwen35Error:
             return self._default  # which these shapes do not fit: `verify` names the tensor
+
+    def rotation(self, module: str) -> HadamardRotation | None:
+        """What the packed rows of a module are rotated by; None if they are not.
+
+        Raises:
+            Qwen35Error: the file cannot be read, or a sign is neither 1 nor -1.
+        """
+        packed = self._rotations.get(module)
+        return packed.rotation.load() if packed and packed.rotation else None
+
+    def plain(self, module: str) -> RowReader:
+        """The plain weight of a packed module, rotated back."""
+        if module in self._rotations:
+            return Dequantized(self._rotations[module])
+        quantization = self.quantization(module)
+        assert quantization is not None
+        return Dequantized(self._packed(module, quantization))
+
+    def _packed(self, module: str, quantization: Quantization) -> PackedMatrix:
+        shape = self.expected[f"{module}.weight"]
+        parts = {part: self._readers[f"{module}.{part}"] for part in quantization.packed(shape)}
+        return PackedMatrix(shape, quantization, parts)
+
+    def _take_rotations(self) -> dict[str, PackedMatrix]:
+        """The rotated modules, whose signs are no longer tensors of their own."""
+        found: dict[str, PackedMatrix] = {}
+        for module, block in hadamard.blocks_by_module(self.config, self.expected).items():
+            quantization = self.quantization(module)
+            signs = self._readers.pop(f"{module}.signs", None) if block else None
+            matrix = self._packed(module, quantization) if quantization else None
+            packed = hadamard.rotated(module, matrix, block, signs)
+            assert isinstance(packed, PackedMatrix)
+            found[module] = packed
+        return found
 
     def verify(self) -> None:
         """Check from the headers alone that the tensors are exactly those that the model needs.

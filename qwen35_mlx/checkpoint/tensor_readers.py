@@ -8,7 +8,9 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.safetensors import FileTensor
-from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.hadamard import HadamardRotation
+from qwen35_mlx.kernels.quantized import Quantization, dequantize
 
 
 class StoredTensor(Protocol):
@@ -47,17 +49,81 @@ class RowReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRotation:
+    """A rotation in a file.
+
+    Attributes:
+        block: as `HadamardRotation.block`.
+        signs: [in], each 1 or -1.
+    """
+
+    block: int
+    signs: RowReader
+
+    def load(self) -> HadamardRotation:
+        """Read the signs.
+
+        Raises:
+            Qwen35Error: the file cannot be read, or one of them is neither 1 nor -1.
+        """
+        signs = self.signs.read(0, self.signs.shape[0]).astype(mx.float32)
+        if not mx.all(mx.abs(signs) == 1).item():
+            file = self.signs.file
+            raise Qwen35Error(
+                f"{file.path}: '{file.name}' has signs other than 1 and -1: fetch the file again"
+            )
+        return HadamardRotation(self.block, signs)
+
+
+@dataclass(frozen=True, slots=True)
 class PackedMatrix:
     """A matrix [..., out, in] in the packing of `mx.quantize`, however its file stores it.
 
     Attributes:
         shape: of the plain matrix.
         parts: readers by the end of the tensor's name; shapes as `Quantization.packed(shape)`.
+        rotation: what the packed rows are rotated by, and inputs must be; None if they are not.
     """
 
     shape: tuple[int, ...]
     quantization: Quantization
     parts: Mapping[str, RowReader]
+    rotation: StoredRotation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantized:
+    """The plain values of a packed matrix, rotated back, in float32."""
+
+    packed: PackedMatrix
+
+    @property
+    def file(self) -> StoredTensor:
+        return self.packed.parts["weight"].file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.packed.shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.float32
+
+    def read(self, start: int, stop: int) -> mx.array:
+        if start == stop:
+            return mx.zeros((0, *self.shape[1:]), self.dtype)
+        quantization = self.packed.quantization
+        parts = {name: part.read(start, stop) for name, part in self.packed.parts.items()}
+        if quantization.mode == "affine":
+            # MLX computes scale * q + bias in their dtype.
+            parts |= {name: parts[name].astype(self.dtype) for name in ("scales", "biases")}
+        values = dequantize(
+            parts["weight"], parts["scales"], parts.get("biases"), quantization, self.dtype
+        )
+        if self.packed.rotation is not None:
+            values = self.packed.rotation.load().inverse(values)
+        mx.eval(values)
+        return values
 
 
 # What a format makes of the tensors of one matrix: plain values, or parts kept as they are.

@@ -7,7 +7,12 @@ from typing import Any, Literal
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.untrusted_json import Fields
 
-MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+# Qwen3.5 with rotated matrices: see `checkpoint.formats.hadamard`.
+HADAMARD_MODEL_TYPE = "prism_hadamard_qwen35"
+MODEL_TYPES = (
+    *("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    HADAMARD_MODEL_TYPE,
+)
 
 # YaRN is known to work up to this multiple of the trained context.
 YARN_LIMIT = 4

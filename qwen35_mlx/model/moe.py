@@ -105,8 +105,9 @@ class SparseMoE:
             self.shared_expert.gate_up.single,
             self.shared_expert.down_proj,
         )
+        # The kernels rotate no inputs.
         self.packed = ExpertWeights.from_matrices(
-            *(m and m.weight for m in matrices), top_k=self.top_k
+            *(m.weight if m and m.rotation is None else None for m in matrices), top_k=self.top_k
         )
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:

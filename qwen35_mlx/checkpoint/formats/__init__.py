@@ -1,0 +1,1 @@
+"""Formats of quantised matrices: from the tensors of a module to a `Matrix`."""
