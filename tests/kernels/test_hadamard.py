@@ -5,23 +5,13 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.kernels.hadamard import HadamardRotation
-from tests.kernels.cases import relative_error
+from tests.kernels.cases import hadamard, relative_error
 
 BLOCKS = [512, 1024, 2048, 4096, 8192]
 
 
 def signs(width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice([-1.0, 1.0], width)
-
-
-def transform(x: np.ndarray, block: int) -> np.ndarray:
-    """x [..., in] times H in float64, one bit of the index at a time, which needs no matrix."""
-    pairs = x.astype(np.float64).reshape(-1, block)
-    for bit in range(block.bit_length() - 1):
-        pairs = pairs.reshape(-1, 2, 2**bit)
-        a, b = pairs[:, 0], pairs[:, 1]
-        pairs = np.stack([a + b, a - b], axis=1)
-    return pairs.reshape(x.shape) / np.sqrt(block)
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -43,13 +33,13 @@ def test_every_block_of_a_row_is_rotated_by_itself(block):
     x, s = draw(3, 1, width), signs(width)
     got = HadamardRotation(block, mx.array(s, mx.float32))(mx.array(x))
     assert got.shape == x.shape
-    assert relative_error(got, transform(x * s, block)) < 2e-6
+    assert relative_error(got, hadamard(x * s, block)) < 2e-6
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_inverse_rotates_back(block):
     x, s = draw(5, 3 * block), signs(3 * block)
-    rotated = transform(x * s, block)
+    rotated = hadamard(x * s, block)
     rotation = HadamardRotation(block, mx.array(s, mx.float32))
     assert relative_error(rotation.inverse(mx.array(rotated, mx.float32)), x) < 2e-6
 
@@ -64,7 +54,7 @@ def test_half_precision_is_rounded_once(dtype, inverse):
     got = rotation.inverse(x) if inverse else rotation(x)
     assert got.dtype == dtype
     wide = np.array(x.astype(mx.float32), np.float64)
-    want = transform(wide, block) * s if inverse else transform(wide * s, block)
+    want = hadamard(wide, block) * s if inverse else hadamard(wide * s, block)
     unit = 2.0**-8 if dtype == mx.bfloat16 else 2.0**-11
     error = np.abs(np.array(got.astype(mx.float32)) - want)
     assert (error <= 1.01 * unit * np.abs(want) + 1e-6).all()

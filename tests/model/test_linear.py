@@ -12,6 +12,7 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.linear import FusedLinear, Linear
+from tests.kernels.cases import hadamard
 
 mx.random.seed(0)
 FORMATS = [
@@ -160,12 +161,8 @@ def rotation(seed: int = 0, block: int = BLOCK) -> HadamardRotation:
 
 
 def unrotated(rows: np.ndarray, rotation: HadamardRotation) -> np.ndarray:
-    """rows R, with R as a matrix: what rows that are rotated by R were before."""
-    hadamard = np.ones((1, 1))
-    while len(hadamard) < rotation.block:
-        hadamard = np.kron(hadamard, [[1, 1], [1, -1]])
-    blocks = rows.reshape(*rows.shape[:-1], -1, rotation.block) @ hadamard
-    return blocks.reshape(rows.shape) / np.sqrt(rotation.block) * wide(rotation.signs)
+    """What rows that are rotated now were before."""
+    return hadamard(rows, rotation.block) * wide(rotation.signs)
 
 
 def rotated(
