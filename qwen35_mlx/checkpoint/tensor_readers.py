@@ -67,6 +67,7 @@ class StoredRotation:
             Qwen35Error: the file cannot be read, or one of them is neither 1 nor -1.
         """
         signs = self.signs.read(0, self.signs.shape[0]).astype(mx.float32)
+        mx.eval(signs)  # a compiled layer must capture a value
         if not mx.all(mx.abs(signs) == 1).item():
             file = self.signs.file
             raise Qwen35Error(

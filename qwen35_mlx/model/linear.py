@@ -59,7 +59,7 @@ class Linear:
             x, norm = self.rotation(x if norm is None else norm(x)), None
         w = self.weight
         selected = self.selection.matmul_decode == matvec.KERNEL
-        if selected and not isinstance(w, mx.array) and matvec.supports(x, w, norm):
+        if selected and not isinstance(w, mx.array) and matvec.supports(x, w):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
 

@@ -114,7 +114,7 @@ class SparseMoE:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= MAX_DECODE_TOKENS and self.selection.experts_decode == KERNEL
-        if few and self.packed is not None and norm.weight.dtype == x.dtype:
+        if few and self.packed is not None:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
             residual = residual.flatten(0, -2)
             y = run_experts(rows, norm, weights, experts, self.packed, residual)

@@ -260,6 +260,6 @@ def test_the_decode_kernel_does_not_skip_the_rotation_between_norm_and_product(f
     linear, plain = rotated(rotation(), 24, format=("affine", 64, 4), selection=selection)
     x, norm = draw(1, 1, WIDTH), RMSNorm(1 + draw(WIDTH) / 5, 1e-6)
     assert isinstance(linear.weight, QuantizedWeight)
-    assert matvec.supports(x, linear.weight, norm)
+    assert matvec.supports(x, linear.weight)
     got = FusedLinear(linear).joined(x, norm) if fuse else linear(x, norm)
     np.testing.assert_allclose(np.array(got), wide(norm(x)) @ plain.T, atol=1e-5)

@@ -152,6 +152,6 @@ def rotated(module: str, matrix: Matrix | None, block: int, signs: RowReader | N
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of the same model with plain weights, as the readers of `plain` give them."""
-    sparse = Fields(config, "config.json").section("text_config").values.get("num_experts")
+    text = Fields(config, "config.json").section("text_config").values or config
     plain = {key: value for key, value in config.items() if key not in _PACK_KEYS}
-    return {**plain, "model_type": "qwen3_5_moe" if sparse else "qwen3_5"}
+    return {**plain, "model_type": "qwen3_5_moe" if text.get("num_experts") else "qwen3_5"}
