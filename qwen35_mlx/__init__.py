@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qwen35_mlx.convert import convert
+    from qwen35_mlx.conversion.converter import convert
     from qwen35_mlx.errors import Qwen35Error
     from qwen35_mlx.library.conversation import Usage
     from qwen35_mlx.session.chat import Chat
@@ -85,7 +85,7 @@ _MODULES = {
     "Model": "session.model",
     "Qwen35Error": "errors",
     "Usage": "library.conversation",
-    "convert": "convert",
+    "convert": "conversion.converter",
     "load": "session.model",
 }
 

@@ -176,7 +176,8 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             return ()
-        ids = value if isinstance(value, list) else [value]
+        listed = value if isinstance(value, list) else [value]
+        ids: list[Any] = [int(i) if isinstance(i, float) and i.is_integer() else i for i in listed]
         if not all(type(i) is int and 0 <= i <= MAX_SIZE for i in ids):
             raise self._error(name, "not a token id or a list of them")
         return tuple(ids)

@@ -78,7 +78,9 @@ def backend(checkpoint: Path) -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="session")
 def template(checkpoint: Path) -> ChatTemplate:
-    return ChatTemplate.from_directory(checkpoint)
+    template = ChatTemplate.from_directory(checkpoint)
+    assert template is not None
+    return template
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.model.network import Network
 

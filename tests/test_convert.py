@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model, quantize_model
 
-from qwen35_mlx.checkpoint import plan
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.recipes import Quantization
+from qwen35_mlx.conversion import plan
 from qwen35_mlx.convert import convert
 from tests.checkpoint.cases import (
     canonical,
@@ -109,7 +110,13 @@ def test_every_layout_gives_the_same_result(tmp_path: Path, layout: str):
     elif layout == "text only":
         config, stored = text_only(config, tensors)
     elif layout == "mlx":
-        stored = mlx_layout({n: v.astype(mx.float32) for n, v in tensors.items()})
+        # Norms are 1 + w, which is not exact in bfloat16.
+        stored = mlx_layout(
+            {n: v.astype(mx.float32) if "norm" in n else v for n, v in tensors.items()}
+        )
+        for name, value in stored.items():
+            if name.endswith("linear_attn.norm.weight"):
+                stored[name] = value.astype(mx.bfloat16)
     elif layout == "float8":
         floats = {n: v.astype(mx.float32) for n, v in one_by_one(tensors).items()}
         config, stored, meant = float8(config, floats)
@@ -121,8 +128,7 @@ def test_every_layout_gives_the_same_result(tmp_path: Path, layout: str):
     expected = canonical({n: v.astype(mx.float32) for n, v in meant.items()})
     assert set(found) == set(expected)
     for name, value in expected.items():
-        dtype = mx.float32 if name.endswith("A_log") else mx.bfloat16
-        assert same(found[name], value.astype(dtype)), name
+        assert same(found[name], as_written(name, value, mx.bfloat16)), name
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_type"] == "qwen3_5_moe"
     assert "quantization_config" not in config
@@ -156,16 +162,57 @@ def test_a_checkpoint_without_mtp_stays_without(tmp_path: Path):
     assert not Checkpoint.open(tmp_path / "out").has_mtp
 
 
+def as_written(name: str, value: mx.array, dtype: mx.Dtype) -> mx.array:
+    """A canonical tensor of a bfloat16 source as a conversion to `dtype` writes it."""
+    if name.endswith("A_log"):
+        return value
+    if name.endswith(("dt_bias", "linear_attn.norm.weight")):
+        return value.astype(mx.bfloat16)
+    if name.endswith("conv1d.weight"):
+        value = mx.moveaxis(value, 2, 1)
+    elif value.ndim == 1:
+        value = value - 1
+    return value.astype(dtype)
+
+
 @pytest.mark.parametrize("dtype", [None, "float32", "float16", "bfloat16"])
-def test_dtype_of_everything_but_a_log(tmp_path: Path, dtype: str | None):
+def test_dtypes_of_a_plain_result(tmp_path: Path, dtype: str | None):
     config, tensors = golden()
     half = {n: v.astype(mx.bfloat16) for n, v in tensors.items()}
     convert(str(write(tmp_path / "source", config, half)), tmp_path / "out", dtype=dtype)
-    expected = getattr(mx, dtype or "bfloat16")
-    for name, value in converted_weights(tmp_path / "out").items():
-        assert value.dtype == (mx.float32 if name.endswith("A_log") else expected), name
+    found = converted_weights(tmp_path / "out")
+    for name, value in canonical({n: v.astype(mx.float32) for n, v in half.items()}).items():
+        assert same(found[name], as_written(name, value, getattr(mx, dtype or "bfloat16"))), name
     text = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
     assert text["dtype"] == (dtype or "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_a_plain_conversion_of_bfloat16_loses_nothing(tmp_path: Path, name: str):
+    config, tensors = golden(name)
+    half = {n: v.astype(mx.bfloat16) for n, v in tensors.items()}
+    source = write(tmp_path / "source", config, half)
+    convert(str(source), tmp_path / "out")
+    convert(tmp_path / "out", tmp_path / "again")
+    before = load_network(Checkpoint.open(source))
+    for path in (tmp_path / "out", tmp_path / "again"):
+        after = load_network(Checkpoint.open(path))
+        logits = [net.logits(net(IDS, net.make_cache())) for net in (before, after)]
+        assert mx.array_equal(*logits)
+
+
+def test_one_tensor_in_float32_does_not_make_the_model_float32(tmp_path: Path):
+    config, tensors = golden()
+    half = {n: v.astype(mx.bfloat16) for n, v in tensors.items()}
+    name = "model.language_model.embed_tokens.weight"
+    source = write(tmp_path / "source", config, half | {name: tensors[name]})
+    convert(str(source), tmp_path / "out")
+    found = converted_weights(tmp_path / "out")
+    assert found["model.embed_tokens.weight"].dtype == mx.float32  # nothing is lost
+    assert found["lm_head.weight"].dtype == mx.bfloat16
+    assert Checkpoint.open(tmp_path / "out").dtype_of_most == mx.bfloat16
+    text = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
+    assert text["dtype"] == "bfloat16"
 
 
 def test_router_has_eight_bits_and_odd_rows_stay_plain(tmp_path: Path):

@@ -1,5 +1,7 @@
 """A conversion that fails or is killed at any system call leaves a complete folder or none.
 
+Resumed, it gives the bytes that it would have given.
+
 By default few conversions are killed. For a kill at every system call on files, some 100:
 
     QWEN35_KILLS=1000 scripts/test tests/test_convert_kills.py
@@ -22,7 +24,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.checkpoint import safetensors
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.convert import convert
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, write
@@ -165,8 +167,9 @@ def test_a_kill_at_any_system_call_leaves_a_complete_folder_or_none(
             complete += 1
         else:
             assert all(re.fullmatch(r"\.out\.partial-\d+", name) for name in left), inject
-            convert(source, tmp_path / "out", quantize=True)
+            convert(source, tmp_path / "out", quantize=True, resume=True)
             assert listing(tmp_path) == {"source", "out"}, inject
+            assert files_of(tmp_path / "out") == expected, inject
         Checkpoint.open(tmp_path / "out").verify()
         shutil.rmtree(tmp_path / "out")
     print(f"{min(KILLS, len(points))} kills at {len(points)} system calls, {complete} complete")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from tests.goldens import FOLDER, NAMES

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -14,7 +14,8 @@ from qwen35_mlx.terminal import print_error
 Notice = Callable[[str], None]
 
 
-def _print_notice(line: str) -> None:
+def print_notice(line: str) -> None:
+    """Print a line for the user on stderr."""
     print_error(f"qwen35: {line}")
 
 
@@ -29,8 +30,8 @@ def load_network(
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
     Args:
-        dtype: of activations, KV cache and unquantised weights. None takes the checkpoint's own
-            on a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
+        dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
+            a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
         notice: called with a line for the user if a kernel cannot be used here; None prints it
             on stderr.
@@ -48,7 +49,7 @@ def load_network(
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else None)
+    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
     network = Network(config, weights, mtp)
-    select_kernels(network, notice or _print_notice)
+    select_kernels(network, notice or print_notice)
     return network

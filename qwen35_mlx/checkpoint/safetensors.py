@@ -5,8 +5,9 @@ The format is described in `safetensors_header`.
 
 import math
 import os
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,8 @@ _DTYPES: dict[str, tuple[type[np.generic], mx.Dtype]] = {
     "F8_E5M2": (np.uint8, mx.uint8),
     "F8_E8M0": (np.uint8, mx.uint8),
 }
+
+_CHECK_BYTES = 4 << 20
 
 _WRITABLE = {
     mx.uint8: "U8",
@@ -84,6 +87,11 @@ class FileTensor:
     @property
     def nbytes(self) -> int:
         return self.size * np.dtype(_DTYPES[self.stored_dtype][0]).itemsize
+
+    def __getitem__(self, index: int) -> "FileTensor":
+        """One of the tensors that are stacked in this one on its first axis."""
+        shape = self.shape[1:]
+        return replace(self, shape=shape, offset=self.offset + index * self.nbytes // self.shape[0])
 
     def read(self, start: int = 0, stop: int | None = None) -> mx.array:
         """Rows [start, stop) of axis 0, evaluated; no other bytes of the file are read.
@@ -174,19 +182,27 @@ class FileWriter:
     ValueError if a tensor is not complete.
 
     Args:
-        path: of a file that does not exist yet.
+        path: of a new file, or of one that an interrupted writer left.
         tensors: in the order of the file.
         metadata: text by name.
+        checksums: of tensors that the interrupted writer completed, as `checksum` gave them. Those
+            whose bytes are intact are complete.
 
     Attributes:
         nbytes: the size of the finished file.
 
     Raises:
-        FileExistsError: there is a file of that name.
+        FileExistsError: there is a file of that name, and no checksums are given.
         OSError: from the file system, such as a full disk.
     """
 
-    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]):
+    def __init__(
+        self,
+        path: Path,
+        tensors: Sequence[TensorSpec],
+        metadata: Mapping[str, str],
+        checksums: Mapping[str, int] | None = None,
+    ):
         entries: dict[str, TensorEntry] = {}
         begin = 0
         for tensor in tensors:
@@ -194,18 +210,60 @@ class FileWriter:
             entries[tensor.name] = TensorEntry(_WRITABLE[tensor.dtype], tensor.shape, begin, end)
             begin = end
         text = encode_header(metadata, entries, separators=(",", ":"))
-        data_start = 8 + len(text)
+        start = len(text).to_bytes(8, "little") + text
         self.path = path
-        self.nbytes = data_start + begin
+        self.nbytes = len(start) + begin
         self._specs = {tensor.name: tensor for tensor in tensors}
-        self._next = {name: data_start + entry.begin for name, entry in entries.items()}
-        self._end = {name: data_start + entry.end for name, entry in entries.items()}
-        self._file: FileIO = path.open("xb", buffering=0)
+        self._begin = {name: len(start) + entry.begin for name, entry in entries.items()}
+        self._end = {name: len(start) + entry.end for name, entry in entries.items()}
+        self._next = dict(self._begin)
+        self._checksums = dict.fromkeys(entries, 0)
+        self._file = self._open(checksums is not None)
         try:
-            write_all(self._file, memoryview(len(text).to_bytes(8, "little") + text))
+            if checksums and os.pread(self._file.fileno(), len(start), 0) == start:
+                self._find_complete(checksums)
+            else:
+                self._file.truncate(0)
+                write_all(self._file, memoryview(start))
         except BaseException:
             self._file.close()
             raise
+
+    def _open(self, resume: bool) -> FileIO:
+        try:
+            return self.path.open("xb+", buffering=0)
+        except FileExistsError:
+            if not resume:
+                raise
+            return self.path.open("rb+", buffering=0)
+
+    def _find_complete(self, checksums: Mapping[str, int]) -> None:
+        for name, checksum in checksums.items():
+            if name in self._specs and self._stored_checksum(name) == checksum:
+                self._next[name] = self._end[name]
+                self._checksums[name] = checksum
+
+    def _stored_checksum(self, name: str) -> int:
+        checksum, at, end = 0, self._begin[name], self._end[name]
+        while at < end:
+            data = os.pread(self._file.fileno(), min(_CHECK_BYTES, end - at), at)
+            if not data:
+                return -1
+            checksum = zlib.crc32(data, checksum)
+            at += len(data)
+        return checksum
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a tensor is written to its end."""
+        return self._next[name] == self._end[name]
+
+    def restart(self, name: str) -> None:
+        """Write a tensor from its first byte on again."""
+        self._next[name], self._checksums[name] = self._begin[name], 0
+
+    def checksum(self, name: str) -> int:
+        """The CRC-32 of what is written of a tensor."""
+        return self._checksums[name]
 
     def write(self, name: str, chunk: mx.array) -> None:
         """Append the elements of `chunk`, in row-major order, to the tensor `name`.
@@ -223,9 +281,11 @@ class FileWriter:
         # Python's buffer protocol has no bfloat16, hence bytes.
         data = mx.contiguous(chunk.reshape(-1)).view(mx.uint8)
         mx.eval(data)
+        view = np.asarray(data).data
         self._file.seek(self._next[name])
-        write_all(self._file, np.asarray(data).data)
+        write_all(self._file, view)
         self._next[name] += chunk.nbytes
+        self._checksums[name] = zlib.crc32(view, self._checksums[name])
 
     def close(self) -> None:
         """Wait until the file is on disk, and close it.
@@ -233,7 +293,7 @@ class FileWriter:
         Raises:
             ValueError: a tensor was not written to its end.
         """
-        incomplete = [name for name in self._specs if self._next[name] != self._end[name]]
+        incomplete = [name for name in self._specs if not self.is_complete(name)]
         try:
             if incomplete:
                 raise ValueError(f"{self.path}: {incomplete[0]} is not complete")

@@ -1,7 +1,7 @@
 """Readers of canonical tensors: one tensor of a file, rows of one, or a stack of several."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -91,40 +91,10 @@ class PackedMatrix:
     parts: Mapping[str, RowReader]
     rotation: StoredRotation | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Dequantized:
-    """The plain values of a packed matrix, rotated back, in float32."""
-
-    packed: PackedMatrix
-
     @property
     def file(self) -> StoredTensor:
-        return self.packed.parts["weight"].file
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.packed.shape
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return mx.float32
-
-    def read(self, start: int, stop: int) -> mx.array:
-        if start == stop:
-            return mx.zeros((0, *self.shape[1:]), self.dtype)
-        quantization = self.packed.quantization
-        parts = {name: part.read(start, stop) for name, part in self.packed.parts.items()}
-        if quantization.mode == "affine":
-            # MLX computes scale * q + bias in their dtype.
-            parts |= {name: parts[name].astype(self.dtype) for name in ("scales", "biases")}
-        values = dequantize(
-            parts["weight"], parts["scales"], parts.get("biases"), quantization, self.dtype
-        )
-        if self.packed.rotation is not None:
-            values = self.packed.rotation.load().inverse(values)
-        mx.eval(values)
-        return values
+        """The packed weight on disk, the first if there are several."""
+        return self.parts["weight"].file
 
 
 # What a format makes of the tensors of one matrix: plain values, or parts kept as they are.
@@ -133,113 +103,202 @@ Matrix = RowReader | PackedMatrix
 
 @dataclass(frozen=True, slots=True)
 class WholeTensor:
-    """One tensor of a file, in a shape of as many elements.
-
-    Attributes:
-        zero_centred: the file holds w of a norm's weight (1 + w); read in float32, as 1 + w.
-    """
+    """One tensor of a file, in a shape of as many elements."""
 
     file: FileTensor
     shape: tuple[int, ...]
-    zero_centred: bool = False
 
     @property
     def dtype(self) -> mx.Dtype:
-        return mx.float32 if self.zero_centred else self.file.dtype
+        return self.file.dtype
 
     def read(self, start: int, stop: int) -> mx.array:
         if not self.shape:
             return self.file.read()
-        rows = self.file.read(start, stop).reshape(stop - start, *self.shape[1:])
-        if self.zero_centred:
-            rows = rows.astype(mx.float32) + 1
-            mx.eval(rows)
-        return rows
+        return self.file.read(start, stop).reshape(stop - start, *self.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Float8Scales:
-    """The scales of a float-8 matrix, or of some of its rows: one multiplier per block.
+class OnePlus:
+    """1 + w, in float32, of a norm whose file holds w."""
 
-    Attributes:
-        tensor: [block rows, block columns]; for a stack of matrices, one after the other.
-        block_shape: rows and columns that share a scale.
-        first_block_row: the row of `tensor` that belongs to row 0 of the matrix.
-        first_row: the row of the matrix that `dequantize` counts as row 0.
-    """
+    stored: RowReader
 
-    tensor: FileTensor
-    block_shape: tuple[int, int]
-    first_block_row: int = 0
-    first_row: int = 0
+    @property
+    def file(self) -> StoredTensor:
+        return self.stored.file
 
-    def dequantize(self, bits: mx.array, start: int) -> mx.array:
-        """Rows from `start` on: e4m3 as uint8 [rows, columns] -> bfloat16 of that shape."""
-        rows, columns = bits.shape
-        start += self.first_row
-        stop = start + rows
-        block_rows, block_columns = self.block_shape
-        first_block, end_block = start // block_rows, -(-stop // block_rows)
-        scales = self.tensor.read(
-            self.first_block_row + first_block, self.first_block_row + end_block
-        )
-        scales = mx.repeat(scales.astype(mx.float32), block_rows, axis=0)
-        scales = mx.repeat(scales, block_columns, axis=1)
-        skip = start - first_block * block_rows
-        values = mx.from_fp8(bits, mx.float32) * scales[skip : skip + rows, :columns]
-        values = values.astype(mx.bfloat16)
-        mx.eval(values)
-        return values
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.float32
+
+    def read(self, start: int, stop: int) -> mx.array:
+        weight = self.stored.read(start, stop).astype(mx.float32) + 1
+        mx.eval(weight)
+        return weight
 
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Consecutive rows of a file's tensor, seen as [rows, columns]; float-8 if it has scales."""
+    """Consecutive rows of another reader."""
 
-    file: FileTensor
+    whole: RowReader
     first: int
     count: int
-    scales: Float8Scales | None = None
+
+    @property
+    def file(self) -> StoredTensor:
+        return self.whole.file
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.count, self.file.shape[-1]
+        return self.count, *self.whole.shape[1:]
 
     @property
     def dtype(self) -> mx.Dtype:
-        return mx.bfloat16 if self.scales else self.file.dtype
+        return self.whole.dtype
 
     def read(self, start: int, stop: int) -> mx.array:
-        columns = self.file.shape[-1]
-        matrix = replace(self.file, shape=(self.file.size // max(columns, 1), columns))
-        rows = matrix.read(self.first + start, self.first + stop)
-        if self.scales is None:
-            return rows
-        return self.scales.dequantize(rows, start) if rows.size else rows.astype(self.dtype)
+        return self.whole.read(self.first + start, self.first + stop)
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertStack:
-    """Matrices of one shape, one per expert, stacked on a new first axis."""
+class Stack:
+    """Tensors of one shape and dtype, stacked on a new first axis."""
 
-    experts: tuple[RowRange, ...]
+    tensors: tuple[RowReader, ...]
 
     @property
-    def file(self) -> FileTensor:
-        return self.experts[0].file
+    def file(self) -> StoredTensor:
+        return self.tensors[0].file
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return len(self.experts), *self.experts[0].shape
+        return len(self.tensors), *self.tensors[0].shape
 
     @property
     def dtype(self) -> mx.Dtype:
-        return self.experts[0].dtype
+        return self.tensors[0].dtype
 
     def read(self, start: int, stop: int) -> mx.array:
         if start == stop:
             return mx.zeros((0, *self.shape[1:]), self.dtype)
-        matrices = [expert.read(0, expert.count) for expert in self.experts[start:stop]]
-        stack = mx.stack(matrices)
+        stack = mx.stack([tensor.read(0, tensor.shape[0]) for tensor in self.tensors[start:stop]])
         mx.eval(stack)
         return stack
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantized:
+    """The plain values of a packed matrix, rotated back if its rows are rotated.
+
+    In the dtype of its scales, if those are floats, else in bfloat16.
+    """
+
+    packed: PackedMatrix
+
+    @property
+    def file(self) -> StoredTensor:
+        return self.packed.file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.packed.shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        affine = self.packed.quantization.mode == "affine"
+        return self.packed.parts["scales"].dtype if affine else mx.bfloat16
+
+    def read(self, start: int, stop: int) -> mx.array:
+        if start == stop:
+            return mx.zeros((0, *self.shape[1:]), self.dtype)
+        parts = {name: part.read(start, stop) for name, part in self.packed.parts.items()}
+        rotation = self.packed.rotation
+        values = dequantize(
+            parts["weight"],
+            parts["scales"],
+            parts.get("biases"),
+            self.packed.quantization,
+            self.dtype if rotation is None else mx.float32,
+        )
+        if rotation is not None:
+            values = rotation.load().inverse(values).astype(self.dtype)
+        mx.eval(values)
+        return values
+
+
+def plain(matrix: Matrix) -> RowReader:
+    """The plain values of a matrix."""
+    return Dequantized(matrix) if isinstance(matrix, PackedMatrix) else matrix
+
+
+def row_range(matrix: Matrix, first: int, count: int) -> Matrix:
+    """`count` rows from `first` on of a matrix [rows, columns]."""
+    if not isinstance(matrix, PackedMatrix):
+        return RowRange(matrix, first, count)
+    shape = (count, *matrix.shape[1:])
+    return _by_part([matrix], shape, lambda parts: RowRange(parts[0], first, count))
+
+
+def stack(matrices: Sequence[Matrix]) -> Matrix:
+    """Matrices of one shape on a new first axis; packed if all are packed in the same way."""
+    packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
+    if len(packed) == len(matrices) and len({_packing(matrix) for matrix in packed}) == 1:
+        shape = (len(packed), *packed[0].shape)
+        return _by_part(packed, shape, lambda parts: Stack(tuple(parts)))
+    return Stack(tuple(plain(matrix) for matrix in matrices))
+
+
+def _packing(matrix: PackedMatrix) -> object:
+    return matrix.quantization, *(part.dtype for part in matrix.parts.values())
+
+
+def _by_part(
+    matrices: Sequence[PackedMatrix],
+    shape: tuple[int, ...],
+    join: Callable[[list[RowReader]], RowReader],
+) -> PackedMatrix:
+    """Packed matrices joined to one, part by part."""
+    parts = {name: join([m.parts[name] for m in matrices]) for name in matrices[0].parts}
+    return PackedMatrix(shape, matrices[0].quantization, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Float8Matrix:
+    """A float-8 matrix [rows, columns] with one scale for each block, read as bfloat16.
+
+    Attributes:
+        scales: [block rows, block columns]; multipliers.
+        block_shape: rows and columns that share a scale.
+    """
+
+    file: FileTensor
+    scales: FileTensor
+    block_shape: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.file.shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.bfloat16
+
+    def read(self, start: int, stop: int) -> mx.array:
+        bits = self.file.read(start, stop)
+        if not bits.size:
+            return bits.astype(self.dtype)
+        block_rows, block_columns = self.block_shape
+        first_block, end_block = start // block_rows, -(-stop // block_rows)
+        scales = self.scales.read(first_block, end_block).astype(mx.float32)
+        scales = mx.repeat(mx.repeat(scales, block_rows, axis=0), block_columns, axis=1)
+        skip = start - first_block * block_rows
+        scales = scales[skip : skip + stop - start, : self.shape[1]]
+        values = (mx.from_fp8(bits, mx.float32) * scales).astype(self.dtype)
+        mx.eval(values)
+        return values

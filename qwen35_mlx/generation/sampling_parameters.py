@@ -111,10 +111,30 @@ class Sampling:
     def from_generation_config(cls, config: Mapping[str, Any]) -> "Sampling":
         """The defaults in a checkpoint's generation_config.json.
 
+        Numbers may be written as text, null stands for a missing value, and other settings are
+        skipped. A top_k of -1 keeps all tokens, as elsewhere. With `do_sample` false, temperature
+        is 0.
+
         Raises:
             Qwen35Error: a value is out of its range.
         """
-        if config.get("do_sample") is False:
-            return cls(temperature=0.0)
-        known = {field.name for field in fields(cls)}
-        return cls().updated({name: v for name, v in config.items() if name in known})
+        found = {name: _written_number(config.get(name)) for name in RANGES}
+        if found["top_k"] == -1:
+            found["top_k"] = 0
+        if str(config.get("do_sample")).lower() in ("false", "0"):
+            found["temperature"] = 0
+        try:
+            return cls().updated(found)
+        except Qwen35Error as error:
+            raise Qwen35Error(f"generation_config.json: {error}") from None
+
+
+def _written_number(value: object) -> object:
+    """The number that a text spells; any other value as it is."""
+    # Longer texts are no number that anyone means.
+    if isinstance(value, str) and len(value) <= 40:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qwen35_mlx.errors import Qwen35Error, shown
+from qwen35_mlx.model.rope_config import RopeConfig, check_rope_beside_text_config, read_rope
 from qwen35_mlx.untrusted_json import Fields
 
 # Qwen3.5 with rotated matrices: see `checkpoint.formats.hadamard`.
@@ -13,6 +14,8 @@ MODEL_TYPES = (
     *("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
     HADAMARD_MODEL_TYPE,
 )
+
+_MOE = "moe"  # in the model types with experts
 
 # YaRN is known to work up to this multiple of the trained context.
 YARN_LIMIT = 4
@@ -24,21 +27,6 @@ MAX_HEADS = MAX_HEAD_DIM = 1 << 16
 MAX_KERNEL = 1024
 
 LayerType = Literal["linear_attention", "full_attention"]
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary embedding of the full-attention layers.
-
-    Attributes:
-        theta: base of the frequencies.
-        partial_rotary_factor: the share of head_dim, from its start, that is rotated.
-        scaling: the whole `rope_parameters` of a YaRN checkpoint, None for plain RoPE.
-    """
-
-    theta: float
-    partial_rotary_factor: float
-    scaling: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +119,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
-        """Read config.json, multimodal (with `text_config`) or text-only.
+        """Read config.json, multimodal (with `text_config`) or text-only, as transformers does.
+
+        Where tensors decide, such as whether the head is tied, this is config.json's word alone:
+        `reconcile` asks the tensors.
 
         Raises:
             Qwen35Error: a field is missing, has the wrong type or does not fit the others.
@@ -143,9 +134,12 @@ class ModelConfig:
                 f"config.json: model_type is {shown(model_type)}, which is not Qwen3.5 "
                 f"({', '.join(MODEL_TYPES)}): choose a Qwen3.5, 3.6 or 3.8 checkpoint"
             )
-        text = top.section("text_config") if "text_config" in config else top
+        text = text_section(top)
         layers = text.whole("num_hidden_layers", high=MAX_LAYERS)
-        experts = text.whole("num_experts", 0, low=0)
+        positions = text.whole("max_position_embeddings")
+        sparse = _MOE in model_type
+        stated = text.whole("num_experts", None if sparse else 0, low=1 if sparse else 0)
+        experts = stated if sparse else 0
 
         def expert_size(name: str) -> int:
             return text.whole(name) if experts else 0
@@ -157,12 +151,12 @@ class ModelConfig:
             num_hidden_layers=layers,
             layer_types=_layer_types(text, layers),
             rms_norm_eps=text.number("rms_norm_eps", 1e-6, low=0, high=1),
-            max_position_embeddings=text.whole("max_position_embeddings"),
-            # Released configs have it in both places, hand-made ones in either.
-            tie_word_embeddings=text.flag(
-                "tie_word_embeddings", top.flag("tie_word_embeddings", default=False)
+            max_position_embeddings=positions,
+            # Released configs have it in both places or at the top, hand-made ones in either.
+            tie_word_embeddings=top.flag(
+                "tie_word_embeddings", text.flag("tie_word_embeddings", default=False)
             ),
-            rope=_rope(text),
+            rope=read_rope(text, positions),
             num_attention_heads=text.whole("num_attention_heads", high=MAX_HEADS),
             num_key_value_heads=text.whole("num_key_value_heads", high=MAX_HEADS),
             head_dim=text.whole("head_dim", high=MAX_HEAD_DIM),
@@ -171,7 +165,7 @@ class ModelConfig:
             linear_key_head_dim=text.whole("linear_key_head_dim", high=MAX_HEAD_DIM),
             linear_value_head_dim=text.whole("linear_value_head_dim", high=MAX_HEAD_DIM),
             linear_conv_kernel_dim=text.whole("linear_conv_kernel_dim", 4, high=MAX_KERNEL),
-            intermediate_size=0 if experts else text.whole("intermediate_size"),
+            intermediate_size=0 if experts else _dense_size(text, model_type),
             num_experts=experts,
             num_experts_per_tok=expert_size("num_experts_per_tok"),
             moe_intermediate_size=expert_size("moe_intermediate_size"),
@@ -211,17 +205,49 @@ class ModelConfig:
                 f"config.json: 'mtp_num_hidden_layers' is {self.mtp_num_hidden_layers}, and this "
                 "version supports one MTP layer: look for a newer qwen35-mlx"
             )
-        for name, only in (
-            ("hidden_act", "silu"),
-            ("attention_bias", False),
-            ("attn_output_gate", True),
+        for name, supported in (
+            ("hidden_act", ("silu", "swish")),  # two names of one function
+            ("attention_bias", (False,)),
+            ("attn_output_gate", (True,)),
         ):
-            if text.values.get(name, only) != only:
+            if (value := text.values.get(name, supported[0])) not in supported:
                 raise Qwen35Error(
-                    f"config.json: '{name}' is {shown(text.values[name])}, and this version "
-                    "supports only "
-                    f"{only!r}: look for a newer qwen35-mlx"
+                    f"config.json: '{name}' is {shown(value)}, and this version supports only "
+                    f"{supported[0]!r}: look for a newer qwen35-mlx"
                 )
+        if text.values.get("per_layer_config"):
+            raise Qwen35Error(
+                "config.json: 'per_layer_config' gives layers sizes of their own, and this version "
+                "supports only one size for all: look for a newer qwen35-mlx"
+            )
+
+
+def text_section(top: Fields) -> Fields:
+    """The settings of the text model: `text_config`, or the whole of a text-only config.json.
+
+    Raises:
+        Qwen35Error: they stand in both places, or a scaled RoPE stands in the wrong one.
+    """
+    if "text_config" not in top.values:
+        return top
+    if str(top.values.get("model_type")).endswith("_text") and "hidden_size" in top.values:
+        raise Qwen35Error(
+            f"config.json: the model_type {shown(top.values['model_type'])} has its settings at "
+            "the top, and there are others in 'text_config': fetch the file again"
+        )
+    check_rope_beside_text_config(top)
+    return top.section("text_config")
+
+
+def _dense_size(text: Fields, model_type: str) -> int:
+    """`intermediate_size` of a dense model."""
+    if "intermediate_size" not in text.values and text.values.get("num_experts"):
+        raise Qwen35Error(
+            f"config.json: model_type {shown(model_type)} is a dense model, and there are "
+            f"'num_experts' {shown(text.values['num_experts'])} and no 'intermediate_size': is "
+            "the model_type of another checkpoint?"
+        )
+    return text.whole("intermediate_size")
 
 
 def _layer_types(text: Fields, layers: int) -> tuple[LayerType, ...]:
@@ -239,36 +265,3 @@ def _layer_types(text: Fields, layers: int) -> tuple[LayerType, ...]:
             f"full_attention; it is {shown(unknown or types)}: fetch the file again"
         )
     return tuple(types)
-
-
-def _rope(text: Fields) -> RopeConfig:
-    """From `rope_parameters`, or from the older `rope_theta` and `rope_scaling`."""
-    found = text.section("rope_parameters").values or text.section("rope_scaling").values
-    parameters = dict(found)
-    for name, default in (("rope_theta", 1e7), ("partial_rotary_factor", 0.25)):
-        parameters.setdefault(name, text.values.get(name, default))
-    fields = Fields(parameters, text.source)
-    kind = fields.text("rope_type", fields.text("type", "default"))
-    if kind not in ("default", "yarn"):
-        raise Qwen35Error(
-            f"config.json: rope_type {shown(kind)} is not known here: use default or yarn"
-        )
-    return RopeConfig(
-        theta=fields.number("rope_theta", low=1.001, high=1e15),
-        partial_rotary_factor=fields.number("partial_rotary_factor", low=0, high=1),
-        scaling=_yarn_parameters(fields) if kind == "yarn" else None,
-    )
-
-
-def _yarn_parameters(rope: Fields) -> Mapping[str, Any]:
-    """`rope_parameters` of a YaRN checkpoint, with every number in it checked."""
-    for name in ("beta_fast", "beta_slow", "attention_factor"):
-        rope.number(name, 1.0, low=1e-3, high=1e6)
-    for name in ("mscale", "mscale_all_dim"):
-        rope.number(name, 0.0, low=0, high=1e6)
-    rope.flag("truncate")
-    return {
-        **rope.values,
-        "factor": rope.number("factor", low=1e-3, high=1e6),
-        "original_max_position_embeddings": rope.whole("original_max_position_embeddings"),
-    }

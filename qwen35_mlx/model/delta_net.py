@@ -24,7 +24,7 @@ class GatedDeltaNet:
         self.out_proj = weights.linear("out_proj")
 
         def float32(name: str) -> mx.array:
-            return weights.array(name, keep_dtype=True).astype(mx.float32)
+            return weights.array(name).astype(mx.float32)
 
         self.parameters = DeltaNetParameters(
             key_heads=config.linear_num_key_heads,

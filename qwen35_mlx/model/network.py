@@ -49,7 +49,7 @@ class Network:
             Layer(kind, config, layers.scope(i), rope) for i, kind in enumerate(config.layer_types)
         ]
         self.norm = RMSNorm(trunk.array("norm.weight"), config.rms_norm_eps)
-        self.dtype = self.embed_tokens.dtype or self.norm.weight.dtype
+        self.dtype = weights.dtype or self.embed_tokens.dtype or self.norm.weight.dtype
         tied = config.tie_word_embeddings
         self.lm_head = self.embed_tokens if tied else weights.linear("lm_head")
         has_mtp = mtp and weights.has("mtp")

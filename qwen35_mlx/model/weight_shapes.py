@@ -34,6 +34,16 @@ def mtp_tensors(config: ModelConfig) -> Shapes:
     return shapes
 
 
+def is_zero_centred_norm(name: str) -> bool:
+    """Whether a tensor of this canonical name is a norm (1 + w) of which Hugging Face stores w.
+
+    The gated norm of a delta-net layer multiplies by w itself.
+    """
+    last = name.removesuffix(".weight").rpartition(".")[2]
+    is_norm = last.endswith("norm") or last.startswith("pre_fc_norm")
+    return is_norm and not name.endswith("linear_attn.norm.weight")
+
+
 def _layer(prefix: str, config: ModelConfig, *, full_attention: bool) -> Shapes:
     hidden = config.hidden_size
     shapes: Shapes = {"input_layernorm.weight": (hidden,)}

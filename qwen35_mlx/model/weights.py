@@ -30,7 +30,7 @@ class Weights:
     Args:
         config: sizes of the network, which give every tensor's expected shape.
         source: where tensors are read from, each when a layer requests it.
-        dtype: floating-point tensors are cast to this; None keeps the stored dtype.
+        dtype: matrices and scales are cast to this; None keeps the stored dtype.
 
     Attributes:
         selection: the kernel selection shared by all layers that are built from these weights.
@@ -41,13 +41,13 @@ class Weights:
         self._shapes = trunk_tensors(config) | mtp_tensors(config)
         self._source = source
         self._names = source.names()
-        self._dtype = dtype
+        self.dtype = dtype
         self._prefix = ""
 
     def scope(self, name: str | int) -> "Weights":
         """The tensors below `name`."""
         inner = object.__new__(Weights)
-        inner.selection, inner._dtype = self.selection, self._dtype
+        inner.selection, inner.dtype = self.selection, self.dtype
         inner._shapes, inner._source, inner._names = self._shapes, self._source, self._names
         inner._prefix = f"{self._prefix}{name}."
         return inner
@@ -57,16 +57,14 @@ class Weights:
         full = self._prefix + name
         return any(n == full or n.startswith(full + ".") for n in self._names)
 
-    def array(self, name: str, *, keep_dtype: bool = False) -> mx.array:
-        """The tensor `name`, evaluated.
-
-        Args:
-            keep_dtype: whether to keep the stored dtype.
+    def array(self, name: str) -> mx.array:
+        """The tensor `name`, such as a norm, evaluated; widened to `dtype`, never rounded to it.
 
         Raises:
             Qwen35Error: it is missing, or its shape is not the expected one.
         """
-        return self._read(name, self._shapes[self._prefix + name], keep_dtype)
+        value = self._read(name, self._shapes[self._prefix + name])
+        return value if self.dtype is None else _cast(value, mx.result_type(value, self.dtype))
 
     def linear(self, name: str) -> Linear:
         """The matrix (or stack of matrices) `name.weight`, plain or quantised.
@@ -76,20 +74,22 @@ class Weights:
         """
         quantization = self._source.quantization(self._prefix + name)
         if quantization is None:
-            return Linear(self.array(f"{name}.weight"), self.selection)
+            plain = self._read(f"{name}.weight", self._shapes[f"{self._prefix}{name}.weight"])
+            return Linear(_cast(plain, self.dtype or plain.dtype), self.selection)
         plain_shape = self._shapes[f"{self._prefix}{name}.weight"]
-        affine = quantization.mode == "affine"
-        # Packed weights, and the float-8 scales of the other modes, are bits: never cast.
         parts = {
-            part: self._read(f"{name}.{part}", shape, part == "weight" or not affine)
+            part: self._read(f"{name}.{part}", shape)
             for part, shape in quantization.packed(plain_shape).items()
         }
+        # Packed weights, and the float-8 scales of the other modes, are bits: never cast.
+        if quantization.mode == "affine" and self.dtype is not None:
+            parts |= {end: _cast(parts[end], self.dtype) for end in ("scales", "biases")}
         packed = QuantizedWeight(
             parts["weight"], parts["scales"], parts.get("biases"), quantization
         )
         return Linear(packed, self.selection, self._source.rotation(self._prefix + name))
 
-    def _read(self, name: str, shape: tuple[int, ...], keep_dtype: bool) -> mx.array:
+    def _read(self, name: str, shape: tuple[int, ...]) -> mx.array:
         full = self._prefix + name
         if full not in self._names:
             raise Qwen35Error(f"the checkpoint has no tensor '{full}': is the download complete?")
@@ -99,7 +99,11 @@ class Weights:
                 f"tensor '{full}' has shape {list(value.shape)} where config.json "
                 f"asks for {list(shape)}: are config.json and the weights of the same model?"
             )
-        if not keep_dtype and self._dtype is not None:
-            value = value.astype(self._dtype)
         mx.eval(value)  # a compiled layer must capture a value, not the computation of one
         return value
+
+
+def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
+    value = value.astype(dtype)
+    mx.eval(value)
+    return value

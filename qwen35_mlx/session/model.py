@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.arguments import checked
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import weight_bytes
-from qwen35_mlx.checkpoint.layouts import Checkpoint
-from qwen35_mlx.checkpoint.load import Notice, load_network
+from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.generation.sampling_parameters import Sampling
@@ -27,7 +27,7 @@ from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.events import Done, Reply, TurnEvent
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
-from qwen35_mlx.text.reply import ReplyParser
+from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.template_process import template_process
@@ -74,17 +74,22 @@ def load(
     """
     path = resolve_checkpoint(str(name), revision=revision, progress=progress)
     template_process().start()  # ready by the time that the template has been read
-    # Small files first: a missing template should not cost the time to read gigabytes.
+    # Small files first: a broken template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
     tokenizer = Tokenizer.from_directory(path)
     template = ChatTemplate.from_directory(path)
+    if template is None:
+        (notice or print_notice)(
+            f"{name} has no chat template: it cannot chat, only complete text and give logits; "
+            "to chat, add the chat_template.jinja of the original checkpoint"
+        )
     network = load_network(checkpoint, dtype, notice, context=context)
     return Model(str(name), path, network, tokenizer, template, kv_bits=kv_bits)
 
 
 @checked
 class Model:
-    """A network with its tokenizer and chat template.
+    """A network with its tokenizer and, for chat, its template.
 
         model = qwen35_mlx.load("demo")
         reply = model.generate([{"role": "user", "content": "What is 17 + 25?"}])
@@ -98,6 +103,7 @@ class Model:
         name: as given to `load`.
         context: tokens that prompt and reply may have together.
         sampling: the defaults of the checkpoint.
+        template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits: as for `load`.
         states: the prompt cache on disk, from `open_states` to `close`.
 
@@ -112,7 +118,7 @@ class Model:
         path: Path,
         network: Network,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         *,
         kv_bits: int | None = None,
     ):
@@ -234,9 +240,14 @@ class Model:
         """The text of a prompt, in which the strings of messages and tools are quoted.
 
         Raises:
-            Qwen35Error: also if it is far too long for the context, before memory is taken to
-                encode it.
+            Qwen35Error: there is no template, or the text is far too long for the context; before
+                memory is taken to encode it.
         """
+        if self.template is None:
+            raise Qwen35Error(
+                f"{self.name} has no chat template, so it cannot chat: add the chat_template.jinja "
+                "of the original checkpoint to its folder, or choose another model"
+            )
         rendered = self.template.render(
             messages,
             thinking=thinking,
@@ -335,6 +346,58 @@ class Model:
             content.text, content.thinking, content.tool_calls, done.usage, done.finish_reason
         )
 
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        **sampling: float | None,
+    ) -> Reply:
+        """What follows a raw text, without a chat template.
+
+            print(model.complete("The capital of France is", max_tokens=5).text)
+
+        Args:
+            prompt: a text, in which nothing is a control token, or token ids.
+            max_tokens, seed, stop, sampling: as for `stream`.
+
+        Returns:
+            the completion, with all of its whitespace and tags in `text`.
+
+        Raises:
+            Qwen35Error: the prompt is empty, fills the context, or has an id that is not in the
+                vocabulary.
+        """
+        self._owner.check("this model")
+        if isinstance(prompt, str):
+            if len(prompt) > self.context * CHARACTERS_PER_TOKEN:
+                raise Qwen35Error(
+                    f"the prompt has {len(prompt):,} characters, far more than this model's "
+                    f"context of {self.context:,} tokens holds: shorten it"
+                )
+            prompt = self.tokenizer.encode(prompt)
+        if not 0 < len(prompt) < self.context:
+            raise Qwen35Error(
+                f"the prompt has {len(prompt):,} tokens: it must have from 1 to "
+                f"{self.context - 1:,}, since this model's context is {self.context:,}"
+            )
+        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
+        turn = self._turn(
+            list(prompt),
+            PlainParser(),
+            self.make_cache(),
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=stop,
+            sampling=sampling,
+        )
+        *_, done = turn.run()
+        assert isinstance(done, Done)
+        text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
+        return Reply(text, "", (), done.usage, done.finish_reason)
+
     def turn(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -352,7 +415,28 @@ class Model:
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
         rendered = self._render(messages, thinking, tools)
-        prompt = self._check_length(self._encoder.encode(rendered))
+        return self._turn(
+            self._check_length(self._encoder.encode(rendered)),
+            ReplyParser(thinking=ChatTemplate.opens_thinking(rendered), tools=tools),
+            cache,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=stop,
+            sampling=sampling or {},
+        )
+
+    def _turn(
+        self,
+        prompt: list[int],
+        parser: ReplyParser | PlainParser,
+        cache: Cache,
+        *,
+        max_tokens: int | None,
+        seed: int | None,
+        stop: str | Sequence[str],
+        sampling: Mapping[str, float | None],
+    ) -> Turn:
+        """A turn on a prompt that fits into the context."""
         room = self.context - len(prompt)
         chunk = memory.chunk_for(
             self.network.config,
@@ -366,9 +450,9 @@ class Model:
             tokenizer=self.tokenizer,
             cache=cache,
             prompt=prompt,
-            parser=ReplyParser(thinking=self.template.opens_thinking(rendered), tools=tools),
+            parser=parser,
             eos=self.eos,
-            sampling=self.sampling.updated(sampling or {}),
+            sampling=self.sampling.updated(sampling),
             max_tokens=min(max_tokens or room, room),
             chunk=chunk,
             owner=self._owner,

@@ -15,7 +15,13 @@ from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done, PrefillProgress, TurnEvent, Written
-from qwen35_mlx.text.reply import ReplyContent, ReplyEvent, ReplyParser, join_events
+from qwen35_mlx.text.reply import (
+    PlainParser,
+    ReplyContent,
+    ReplyEvent,
+    ReplyParser,
+    join_events,
+)
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -41,7 +47,7 @@ class Turn:
     tokenizer: Tokenizer
     cache: Cache
     prompt: Sequence[int]
-    parser: ReplyParser
+    parser: ReplyParser | PlainParser
     eos: frozenset[int]
     stop: StopStrings
     sampling: Sampling

@@ -111,6 +111,19 @@ class _Section(Enum):
     CALL = auto()
 
 
+class PlainParser:
+    """As `ReplyParser`, for the completion of a raw text: all of it is answer, as it is written."""
+
+    def push(self, text: str) -> list[ReplyEvent]:
+        return [Answer(text)]
+
+    def pending(self) -> list[ReplyEvent]:
+        return []
+
+    def finish(self) -> list[ReplyEvent]:
+        return []
+
+
 class ReplyParser:
     """Push the reply's text in chunks and get events; `finish` gives the rest.
 

@@ -49,17 +49,19 @@ class ChatTemplate:
         self._run(None)
 
     @classmethod
-    def from_directory(cls, path: Path) -> "ChatTemplate":
-        """The template of the checkpoint in the folder `path`.
+    def from_directory(cls, path: Path) -> "ChatTemplate | None":
+        """The template of the checkpoint in the folder `path`; None if it has none.
 
         It is in chat_template.jinja, else in chat_template.json, else in tokenizer_config.json.
-        Of several named templates, "default" is taken.
+        Of several named templates, "default" is taken. An empty one is none.
 
         Raises:
-            Qwen35Error: there is none, or it is unreadable or does not compile.
+            Qwen35Error: it is unreadable or does not compile, or none is called "default".
         """
         config = read_json_object(path / "tokenizer_config.json")
-        source, file = _find_source(path, config)
+        if (found := _find_source(path, config)) is None:
+            return None
+        source, file = found
         return cls(
             source,
             bos_token=_token_text(config.get("bos_token")),
@@ -148,27 +150,26 @@ class ChatTemplate:
         )
 
 
-def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path]:
-    """The text of a checkpoint's template, and the file that holds it."""
+def _find_source(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, Path] | None:
+    """The text of a checkpoint's template, and the file that holds it; None if it has none."""
     file = path / "chat_template.jinja"
-    if os.path.lexists(file):
-        return read_text(file), file
+    if os.path.lexists(file) and (source := read_text(file)).strip():
+        return source, file
     for file, content in (
         (path / "chat_template.json", read_json_object(path / "chat_template.json")),
         (path / "tokenizer_config.json", tokenizer_config),
     ):
-        if content.get("chat_template") is not None:
-            return _default_source(content["chat_template"], file), file
-    raise Qwen35Error(
-        f"{path} has no chat template: add the chat_template.jinja of the original checkpoint"
-    )
+        if entry := content.get("chat_template"):
+            source = _default_source(entry, file)
+            return (source, file) if source.strip() else None
+    return None
 
 
 def _default_source(entry: object, file: Path) -> str:
-    """The template in a `chat_template` entry: a text, or a list of named ones."""
+    """The template in a `chat_template` entry: a text, or named ones as a list or by name."""
     if isinstance(entry, str):
         return entry
-    named = {}
+    named = entry if isinstance(entry, dict) else {}
     if isinstance(entry, list):
         named = {item.get("name"): item.get("template") for item in entry if isinstance(item, dict)}
     source = named.get("default")

@@ -19,8 +19,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
-from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill

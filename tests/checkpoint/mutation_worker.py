@@ -18,10 +18,10 @@ import mlx.core as mx
 from qwen35_chat.models import local_models
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.checkpoint.plan import plan_config, plan_files, plan_tensors
 from qwen35_mlx.checkpoint.recipes import quantization
+from qwen35_mlx.conversion.plan import plan_config, plan_files, plan_tensors
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.mutations import mutate
 
@@ -41,7 +41,7 @@ def load(path: Path) -> None:
 
 def plan(path: Path) -> None:
     checkpoint = Checkpoint.open(path)
-    if checkpoint.default_quantization is not None:
+    if checkpoint.is_quantized:
         return
     checkpoint.verify()
     plans = plan_tensors(checkpoint, quantization(), None)

@@ -35,6 +35,7 @@ _MORE_FIELDS = (
     *("eos_token_id", "rope_theta", "partial_rotary_factor", "tie_word_embeddings"),
     *("text_config", "layer_types", "rope_parameters", "model_type", "num_experts", "truncate"),
     *("factor", "beta_fast", "mscale", "attention_factor", "mode", "dtype"),
+    *("original_max_position_embeddings", "per_layer_config", "type"),
 )
 
 

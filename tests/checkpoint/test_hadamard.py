@@ -12,9 +12,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.formats.hadamard import plain_config
-from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.cache import KVCache
@@ -30,6 +31,7 @@ NAMESPACES = {1: "mlx-lm-text", 2: "mlx-vlm-qwen3_5"}
 # As published: the small projections of a DeltaNet layer stay plain.
 PLAIN_MODULES = ("in_proj_a", "in_proj_b")
 UNROTATED = "model.layers.1.mlp.down_proj"
+Q_PROJ = "model.layers.1.self_attn.q_proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +194,33 @@ def test_plain_rows_are_read_back_in_parts(tmp_path: Path):
     checkpoint.verify()
     for module in ("model.embed_tokens", "model.layers.1.self_attn.q_proj", UNROTATED):
         assert checkpoint.quantization(module) == Quantization(GROUP, 2)
-        reader, want = checkpoint.plain(module), made.plain[f"{module}.weight"]
-        assert (reader.shape, reader.dtype) == (want.shape, mx.float32)
+        reader, want = checkpoint.plain(f"{module}.weight"), made.plain[f"{module}.weight"]
+        assert (reader.shape, reader.dtype) == (want.shape, mx.float16)
         for start, stop in ((0, 5), (5, want.shape[0]), (3, 3)):
             got = reader.read(start, stop)
-            np.testing.assert_allclose(np.array(got), np.array(want[start:stop]), atol=1e-6)
+            want_rows = np.array(want[start:stop])
+            np.testing.assert_allclose(np.array(got), want_rows, rtol=2**-11, atol=1e-6)
     assert checkpoint.rotation(UNROTATED) is None
     assert checkpoint.rotation("model.layers.0.linear_attn.in_proj_a") is None
     rotation = checkpoint.rotation("model.embed_tokens")
     assert rotation is not None
     assert rotation.block == 512
     assert not [name for name in checkpoint.names() if name.endswith(".signs")]
+
+
+def test_a_conversion_has_plain_matrices(tmp_path: Path):
+    """What is packed but not rotated is copied as it is."""
+    made = pack()
+    convert(store(tmp_path / "pack", made), tmp_path / "out")
+    converted = Checkpoint.open(tmp_path / "out")
+    converted.verify()
+    assert converted.config["model_type"] == "qwen3_5"
+    assert not {"modules", "schema_version"} & set(converted.config)
+    assert converted.quantization(UNROTATED) == Quantization(GROUP, 2)
+    assert converted.quantization(Q_PROJ) is None
+    for name, want in made.plain.items():
+        got = np.array(converted.plain(name).read(0, want.shape[0]).astype(mx.float32))
+        np.testing.assert_allclose(got, np.array(want), rtol=2**-10, atol=1e-6, err_msg=name)
 
 
 def test_the_plain_config_is_of_qwen35_without_the_pack():
@@ -214,9 +232,6 @@ def test_the_plain_config_is_of_qwen35_without_the_pack():
 
 def record(module: str, **changes: Any) -> dict[str, Any]:
     return {"path": module, "embedding": False, "dtype": "float16", "block": 512} | changes
-
-
-Q_PROJ = "model.layers.1.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from tests.checkpoint.cases import (
     GOLDENS,
     assert_reads,

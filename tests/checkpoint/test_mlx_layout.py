@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import Quantization
 from tests.checkpoint.cases import (
     Tensors,
@@ -57,7 +57,6 @@ def test_a_plain_checkpoint(by_mlx_lm: Any, name: str):
 @pytest.mark.parametrize("mode", QUANTIZED)
 def test_a_quantised_checkpoint(by_mlx_lm: Any, mode: str):
     checkpoint = assert_reads(*by_mlx_lm("moe", QUANTIZED[mode]))
-    assert checkpoint.default_quantization == QUANTIZED[mode]
     mlp = "model.layers.0.mlp."
     assert checkpoint.quantization(mlp + "switch_mlp.up_proj") == QUANTIZED[mode]
     assert checkpoint.quantization("model.embed_tokens") == QUANTIZED[mode]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.network import Network

@@ -18,6 +18,57 @@ def test_defaults_come_from_generation_config():
 
 
 @pytest.mark.parametrize(
+    ("config", "meant"),
+    [
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"top_k": -1.0}, {"top_k": 0}),
+        ({"top_k": "-1"}, {"top_k": 0}),
+        ({"top_k": 20.0}, {"top_k": 20}),
+        ({"top_k": "30"}, {"top_k": 30}),
+        ({"temperature": "0.6", "top_p": "1e-1"}, {"temperature": 0.6, "top_p": 0.1}),
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"temperature": None, "top_k": None, "min_p": None, "do_sample": None}, {}),
+        ({"do_sample": True, "temperature": 0.3}, {"temperature": 0.3}),
+        (
+            {"do_sample": False, "temperature": 0.3, "repetition_penalty": 1.1},
+            {"temperature": 0.0, "repetition_penalty": 1.1},
+        ),
+        ({"do_sample": "false"}, {"temperature": 0.0}),
+        ({"do_sample": 0}, {"temperature": 0.0}),
+        ({"max_new_tokens": 8, "eos_token_id": [1], "suppress_tokens": {}, "seed": "x"}, {}),
+    ],
+    ids=shown,
+)
+def test_a_generation_config_is_read_as_meant(config, meant):
+    assert Sampling.from_generation_config(config) == Sampling().updated(meant)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"top_k": -2},
+        {"top_k": "20.5"},
+        {"top_k": "many"},
+        {"temperature": "nan"},
+        {"temperature": "1e400"},
+        {"temperature": ""},
+        {"temperature": "1" * 5000},
+        {"temperature": True},
+        {"top_p": [0.9]},
+        {"top_p": {"value": 0.9}},
+        {"do_sample": False, "top_p": 0},
+    ],
+    ids=shown,
+)
+def test_a_generation_config_that_means_nothing_is_named(config):
+    name = next(name for name in RANGES if name in config)
+    with pytest.raises(Qwen35Error, match=rf"generation_config\.json: {name} is ") as caught:
+        Sampling.from_generation_config(config)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"temperature": -1}, "temperature is -1"),

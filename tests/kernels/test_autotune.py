@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import autotune, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune

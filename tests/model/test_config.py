@@ -67,6 +67,13 @@ def test_eos_ids_of_both_levels():
     assert ModelConfig.from_dict(config).eos_token_ids == (9, 7)
 
 
+def test_a_whole_float_is_a_token_id():
+    config = changed(DENSE, eos_token_id=[7.0, 9])
+    assert ModelConfig.from_dict(config).eos_token_ids == (7, 9)
+    with pytest.raises(Qwen35Error, match="'eos_token_id'"):
+        ModelConfig.from_dict(changed(DENSE, eos_token_id=7.5))
+
+
 YARN = {
     **{"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1},
     **{"attention_factor": 1.2, "mscale": 1, "mscale_all_dim": 0, "rope_type": "yarn"},
@@ -142,7 +149,7 @@ def test_errors_name_the_field(fields, words):
 
 def test_every_field_of_yarn_is_read():
     rope = ModelConfig.from_dict(changed(DENSE, rope_parameters=YARN)).rope
-    assert rope.scaling == YARN | {"rope_theta": 1e7, "partial_rotary_factor": 0.25}
+    assert rope.scaling == YARN | {"rope_theta": 1e4, "partial_rotary_factor": 0.25}
 
 
 @pytest.mark.parametrize("name", ["text_config", "tie_word_embeddings", "eos_token_id"])

@@ -75,11 +75,17 @@ def test_a_quantised_matrix_is_checked_against_the_same_table(module):
         Weights(config, full).linear(name)
 
 
-def test_dtype_casts_floats_unless_the_stored_dtype_is_kept():
-    weights = Weights(CONFIGS["dense"], source("dense"), mx.bfloat16).scope("model")
-    name = "layers.0.linear_attn.A_log"
-    assert weights.array(name).dtype == mx.bfloat16
-    assert weights.array(name, keep_dtype=True).dtype == mx.float32
+def test_dtype_casts_matrices_and_rounds_no_norm():
+    full = source("dense")
+    norm = "model.layers.3.self_attn.q_norm.weight"
+    full.arrays[norm] = full.arrays[norm].astype(mx.float16)
+    weights = Weights(CONFIGS["dense"], full, mx.bfloat16).scope("model.layers")
+    attention = weights.scope("3.self_attn")
+    assert attention.linear("q_proj").dtype == mx.bfloat16
+    assert attention.array("k_norm.weight").dtype == mx.float32
+    # Neither float16 nor bfloat16 holds the values of the other.
+    assert attention.array("q_norm.weight").dtype == mx.float32
+    assert weights.array("0.linear_attn.A_log").dtype == mx.float32
 
 
 def test_a_scope_has_what_lies_below_it():

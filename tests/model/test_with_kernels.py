@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
 from qwen35_mlx.kernels import gpu_kernel
@@ -144,6 +144,10 @@ def test_the_demo_in_bfloat16_replies_the_same_with_kernels(request, monkeypatch
     use_kernels(net)
     fast, fast_tokens = replies(net, prompt, DEMO_STEPS)
     assert fast_tokens == plain_tokens
-    np.testing.assert_array_equal(fast.argmax(-1), plain.argmax(-1))
+    # Only where two logits round to nearly the same may another be the largest.
+    best, second = np.sort(plain, axis=-1)[:, :-3:-1].T
+    clear = best - second > 0.1
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(fast.argmax(-1)[clear], plain.argmax(-1)[clear])
     exact = demo.logits([*prompt.tolist(), *plain_tokens])
     assert np.abs(fast - exact).mean() < 1.2 * np.abs(plain - exact).mean()

@@ -106,6 +106,25 @@ def test_a_refused_message_fails_the_turn_not_the_thread(engine):
     wait_for(engine, Done)
 
 
+def test_a_model_without_a_template_is_noted_when_loaded_and_fails_the_turn(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink()
+    engine = EngineThread(str(folder), settings=SETTINGS)
+    engine.start()
+    try:
+        events = wait_for(engine, Loaded)
+        notices = [event.message for event in events if isinstance(event, Notice)]
+        assert ["no chat template: it cannot chat" in line for line in notices] == [True]
+        engine.submit(Open(None))
+        wait_for(engine, Opened)
+        engine.submit(Send("Hello"))
+        failed = wait_for(engine, Failed)[-1]
+        assert isinstance(failed, Failed)
+        assert "has no chat template, so it cannot chat: add the" in failed.message
+    finally:
+        engine.close()
+
+
 def test_a_missing_model_fails_with_one_line(tmp_path):
     engine = EngineThread(str(tmp_path / "nothing"))
     engine.start()

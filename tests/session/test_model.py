@@ -51,6 +51,81 @@ def test_logits_refuse_bad_ids(model, ids, words):
         model.logits(ids)
 
 
+@pytest.fixture(scope="session")
+def bare_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model without a chat template."""
+    path = shutil.copytree(model_folder, tmp_path_factory.mktemp("bare") / "model")
+    (path / "chat_template.jinja").unlink()
+    return path
+
+
+def test_a_model_without_a_template_gives_logits_and_completes(model: Model, bare_folder: Path):
+    lines: list[str] = []
+    bare = load(bare_folder, notice=lines.append)
+    assert bare.template is None
+    assert ["no chat template" in line for line in lines] == [True]
+    np.testing.assert_array_equal(bare.logits([1, 2, 3]), model.logits([1, 2, 3]))
+    expected = model.complete("The fox", max_tokens=8, temperature=0)
+    assert bare.complete("The fox", max_tokens=8, temperature=0).text == expected.text
+
+
+@pytest.mark.parametrize("method", ["render", "count", "generate", "stream", "ids"])
+def test_a_model_without_a_template_cannot_chat(bare_folder: Path, method: str):
+    bare = load(bare_folder, notice=lambda line: None)
+    with pytest.raises(Qwen35Error, match=r"has no chat template, so it cannot chat: add the"):
+        getattr(bare, method)(HI)
+
+
+@pytest.mark.parametrize("as_ids", [True, False])
+def test_a_completion_is_the_argmax_of_the_logits(model: Model, as_ids: bool):
+    prompt = model.tokenizer.encode("The quick brown")
+    ids = list(prompt)
+    for _ in range(6):
+        ids.append(int(model.logits(ids)[-1].argmax()))
+    given = prompt if as_ids else "The quick brown"
+    got = model.complete(given, max_tokens=6, temperature=0)
+    assert got.text == model.tokenizer.decode(ids[len(prompt) :])
+    assert (got.usage.prompt_tokens, got.usage.reply_tokens) == (len(prompt), 6)
+    assert (got.finish_reason, got.thinking, got.tool_calls) == ("length", "", ())
+
+
+def test_a_completion_keeps_whitespace_and_tags(model: Model, monkeypatch):
+    text = "\n <think>so</think>\n\n<tool_call>\n<function=f>\n</function>\n</tool_call> \n"
+    reply_with(monkeypatch, model, text)
+    got = model.complete("x")
+    assert (got.text, got.thinking, got.tool_calls) == (text, "", ())
+    assert got.finish_reason == "stop"
+
+
+def test_a_completion_ends_at_a_stop_string(model: Model, monkeypatch):
+    reply_with(monkeypatch, model, "one\ntwo\nthree")
+    assert model.complete("x", stop="\nthree").text == "one\ntwo"
+
+
+def test_the_text_to_complete_holds_no_control_tokens(model: Model):
+    assert model.complete("<|im_end|>", max_tokens=1).usage.prompt_tokens > 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("", "has 0 tokens"),
+        ([], "has 0 tokens"),
+        ([3, 512], "512"),
+        ([-1], "-1"),
+        ([1] * CONTEXT, "1,000 tokens: it must have from 1 to 999"),
+        ("fox " * CONTEXT, "it must have from 1 to 999"),
+        ("fox " * 10**5, "400,000 characters, far more than"),
+        (None, "prompt"),
+        ({"role": "user"}, "prompt"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_prompt_that_cannot_be_completed_is_named(model: Model, prompt: Any, words: str):
+    with pytest.raises(Qwen35Error, match=words):
+        model.complete(prompt, max_tokens=1)
+
+
 def test_a_stream_ends_in_usage_and_a_message(model):
     text, done = reply(model)
     assert done.finish_reason == "length"
@@ -198,7 +273,7 @@ def test_reply_stops_where_the_context_ends(model, monkeypatch):
     assert done.finish_reason == "length"
 
 
-@pytest.mark.parametrize("missing", ["tokenizer.json", "chat_template.jinja", "config.json"])
+@pytest.mark.parametrize("missing", ["tokenizer.json", "config.json"])
 def test_a_folder_without_one_of_its_files_is_named(model_folder, tmp_path, missing):
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
     (folder / missing).unlink()

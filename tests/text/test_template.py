@@ -241,7 +241,9 @@ def write(path: Path, **files: object) -> Path:
 
 
 def rendered_from(path: Path) -> str:
-    return ChatTemplate.from_directory(path).render(HELLO)
+    template = ChatTemplate.from_directory(path)
+    assert template is not None
+    return template.render(HELLO)
 
 
 def test_the_jinja_file_comes_before_the_json_files(tmp_path: Path):
@@ -273,9 +275,25 @@ def test_the_error_lists_named_templates_without_a_default(tmp_path: Path):
         ChatTemplate.from_directory(tmp_path)
 
 
-def test_error_for_a_missing_template(tmp_path: Path):
-    with pytest.raises(Qwen35Error, match=r"has no chat template: add the chat_template\.jinja"):
-        ChatTemplate.from_directory(tmp_path)
+def test_templates_by_name_are_read_as_a_list_of_them_is(tmp_path: Path):
+    named = {"rag": "rag", "default": "yes"}
+    write(tmp_path, tokenizer_config={"chat_template": named})
+    assert rendered_from(tmp_path) == "yes"
+
+
+@pytest.mark.parametrize("entry", [None, "", " \n", [], {}, [{"name": "default", "template": ""}]])
+def test_an_empty_template_is_none(tmp_path: Path, entry: object):
+    write(tmp_path, tokenizer_config={"chat_template": entry})
+    assert ChatTemplate.from_directory(tmp_path) is None
+
+
+def test_an_empty_file_does_not_hide_another_template(tmp_path: Path):
+    write(tmp_path, chat_template="\n", tokenizer_config={"chat_template": "config"})
+    assert rendered_from(tmp_path) == "config"
+
+
+def test_a_folder_without_a_template_has_none(tmp_path: Path):
+    assert ChatTemplate.from_directory(tmp_path) is None
 
 
 def test_error_for_a_template_that_is_not_text(tmp_path: Path):

@@ -1,0 +1,167 @@
+"""`convert`: from a checkpoint to a new folder in mlx-lm's layout."""
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from qwen35_mlx.arguments import checked
+from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.index import CONFIG
+from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.new_folder import (
+    continue_leftover,
+    folder_bytes,
+    leftovers,
+    partial_folder,
+    partial_path,
+    remove_leftovers,
+    sync_entries,
+)
+from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.writing import (
+    check_space,
+    read_copied_files,
+    size_text,
+    template_warnings,
+    write_weights,
+)
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import write_durably
+from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model.weights import DTYPES
+from qwen35_mlx.user_paths import absolute_user_path, exists
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionSummary:
+    """The result of a conversion.
+
+    Attributes:
+        path: the new folder.
+        nbytes: of all tensors.
+        parameters: the number of weights of the plain model, with its MTP head.
+        quantization: of most matrices, None if plain.
+        plain: canonical names of the matrices that stay plain in a quantised model, because their
+            rows do not divide into groups.
+        warnings: a line each.
+    """
+
+    path: Path
+    nbytes: int
+    parameters: int
+    quantization: Quantization | None
+    plain: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.nbytes * 8 / self.parameters
+
+
+def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
+    """What a conversion must have in common with one that it continues."""
+    files = {matrix.file.path for matrix in checkpoint.matrices.values()}
+    stats = [(str(path), path.stat()) for path in sorted(files)]
+    source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    text = repr(
+        (version("qwen35-mlx"), source, plan.tensors, json.dumps(plan.config, sort_keys=True))
+    )
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@checked
+def convert(
+    hf_path: str | Path,
+    mlx_path: str | Path = "mlx_model",
+    *,
+    quantize: bool = False,
+    q_bits: int | None = None,
+    q_group_size: int | None = None,
+    q_mode: str = "affine",
+    dtype: str | None = None,
+    revision: str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> ConversionSummary:
+    """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
+
+    Args:
+        hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
+        quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
+            their defaults are mlx-lm's.
+        dtype: of everything that is not quantised (except A_log, which stays float32), and of
+            the scales; None for that of the embeddings.
+        revision: branch, tag or commit on the Hub.
+        resume: whether to go on where the same conversion ended early, if there is one, and to keep
+            what is complete if this one does.
+        progress: called after each chunk with (bytes written, bytes in total, tensor).
+
+    Raises:
+        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
+        KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
+    quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
+    if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
+        raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+    out = absolute_user_path(mlx_path)
+    if os.path.lexists(out):
+        raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
+    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    checkpoint.verify()
+    copied = read_copied_files(checkpoint.path)
+    if "tokenizer.json" not in copied:
+        raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
+    warnings = template_warnings(checkpoint.path)
+    plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
+    try:
+        identity = _identity(checkpoint, plan)
+        left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
+        for folder in left:
+            check_identity(folder, identity)
+        check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
+        if left:
+            continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
+        warnings += remove_leftovers(out)
+        parents = [parent for parent in out.parents if not exists(parent)]
+
+        def keep(error: BaseException) -> bool:
+            wanted = resume or isinstance(error, KeyboardInterrupt)
+            return wanted and bool(completed(partial_path(out)))
+
+        with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
+            write_weights(folder, checkpoint, plan, journal, progress)
+            for name, content in copied.items():
+                write_durably(folder / name, content)
+            write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
+            # Only a result that opens gets its final name.
+            Checkpoint.open(folder).verify()
+            journal.remove()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Qwen35Error(
+                f"no space left for {out}: it takes {size_text(plan.nbytes)}; free some or choose "
+                "another --mlx-path"
+            ) from error
+        raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
+    return ConversionSummary(
+        path=out,
+        nbytes=plan.nbytes,
+        parameters=plan.parameters,
+        quantization=quantization,
+        plain=tuple(
+            tensor.name
+            for tensor in plan.tensors
+            if quantization
+            and tensor.quantization is None
+            and recipes.is_quantizable(tensor.name, tensor.shape)
+        ),
+        warnings=tuple(warnings + sync_entries([out, *parents])),
+    )

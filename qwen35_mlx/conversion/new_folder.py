@@ -1,0 +1,107 @@
+"""A new folder that is there whole or not at all, also after a kill or a power failure."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qwen35_mlx.files import sync_folder
+
+
+def partial_path(out: Path) -> Path:
+    """The hidden folder beside `out` in which this process makes it."""
+    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+
+
+@contextmanager
+def partial_folder(
+    out: Path, parents: Sequence[Path], keep: Callable[[BaseException], bool]
+) -> Iterator[Path]:
+    """The hidden folder, renamed to `out` at the end and removed on an error.
+
+    Args:
+        parents: of `out` that do not exist yet, the innermost first; removed on an error too.
+        keep: whether to leave everything as it is on this error, for another process to continue.
+    """
+    folder = partial_path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        sync_folder(folder)
+        # Fails if `out` has come to be a folder with files meanwhile.
+        folder.rename(out)
+    except BaseException as error:
+        if not keep(error):
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in parents:
+                with suppress(OSError):
+                    parent.rmdir()
+        raise
+
+
+def leftovers(out: Path) -> list[Path]:
+    """The hidden folders of conversions to `out` that ended early, the newest first."""
+    found: list[Path] = []
+    if out.parent.is_dir():
+        for left in out.parent.iterdir():
+            pid = left.name.removeprefix(f".{out.name}.partial-")
+            if re.fullmatch("[0-9]{1,10}", pid) and not _is_alive(int(pid)):
+                found.append(left)
+    return sorted(found, key=lambda left: left.stat().st_mtime, reverse=True)
+
+
+def continue_leftover(left: Path, out: Path, kept: Collection[str]) -> None:
+    """Make a leftover the folder of this process; only the files of names in `kept` stay."""
+    for file in left.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    left.rename(partial_path(out))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def remove_leftovers(out: Path) -> list[str]:
+    """Remove what `leftovers` finds; a line for each that cannot be removed."""
+    kept: list[str] = []
+    for left in leftovers(out):
+        try:
+            shutil.rmtree(left)
+        except OSError as error:
+            kept.append(
+                f"{left} of a conversion that ended early cannot be removed ({error.strerror}): "
+                "remove it"
+            )
+    return kept
+
+
+def sync_entries(folders: Sequence[Path]) -> list[str]:
+    """Wait until the names of new folders are on disk; a line if the disk does not confirm it.
+
+    That is no failure: the folders are complete, and some network disks never confirm.
+    """
+    for folder in folders:
+        try:
+            sync_folder(folder.parent)
+        except OSError as error:
+            return [
+                f"{folder} is complete, but the disk does not confirm that it would survive a "
+                f"power failure ({error.strerror}): check the disk"
+            ]
+    return []
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # another user's process
+    return True

@@ -1,0 +1,267 @@
+"""The plan of a conversion: tensors, files and config.json, before any weight is read."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype
+from qwen35_mlx.checkpoint.safetensors import TensorSpec
+from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
+from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
+from qwen35_mlx.model.weights import DTYPES
+
+# Elements that are converted at a time: 8 MiB in bfloat16. For float-4 and float-8 modes, MLX on a
+# CPU makes many float32 copies of a chunk; larger chunks are no faster.
+CHUNK_ELEMENTS = 4 << 20
+SHARD_BYTES = 5 * 10**9
+# Written as stored whatever the dtype of the model: a cast would save next to nothing.
+_KEPT = (".dt_bias", ".linear_attn.norm.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One tensor of the source and how it is written.
+
+    Attributes:
+        name: canonical.
+        shape: of the plain tensor.
+        dtype: of the plain tensor, or of the scales of an affine quantisation.
+        quantization: None leaves it plain.
+        carried: whether the source has it packed like that, and its parts are copied.
+        raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
+            a convolution.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    quantization: Quantization | None = None
+    carried: bool = False
+    raw: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that the tensor belongs to, as mlx-lm names it."""
+        return "language_model." + self.name.removesuffix(".weight")
+
+    def specs(self) -> list[TensorSpec]:
+        """The tensors to write: one, or the parts of a quantised matrix."""
+        if self.quantization is None:
+            shape = self.shape
+            if self.raw and len(shape) == 3:
+                shape = (shape[0], shape[2], shape[1])
+            return [TensorSpec("language_model." + self.name, self.dtype, shape)]
+        scale_dtype = self.dtype if self.quantization.mode == "affine" else mx.uint8
+        return [
+            TensorSpec(
+                f"{self.module}.{part}", mx.uint32 if part == "weight" else scale_dtype, shape
+            )
+            for part, shape in self.quantization.packed(self.shape).items()
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.specs())
+
+    def chunks(self, checkpoint: Checkpoint) -> Iterator[list[mx.array]]:
+        """The values of `specs`, a few rows at a time."""
+        rows = max(1, CHUNK_ELEMENTS // max(1, math.prod(self.shape[1:])))
+        for start in range(0, self.shape[0], rows):
+            stop = min(start + rows, self.shape[0])
+            if self.carried:
+                module = self.name.removesuffix(".weight")
+                assert self.quantization is not None
+                yield [
+                    checkpoint.read(f"{module}.{part}", start, stop)
+                    for part in self.quantization.packed(self.shape)
+                ]
+                continue
+            if self.raw and len(self.shape) == 1:
+                values = _zero_centred(checkpoint.plain(self.name))
+            else:
+                values = checkpoint.plain(self.name).read(start, stop)
+            values = values.astype(self.dtype)
+            if self.quantization is None:
+                yield [values]
+            else:
+                q = self.quantization
+                yield list(mx.quantize(values, q.group_size, q.bits, mode=q.mode))
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """All that a conversion writes.
+
+    Attributes:
+        files: tensors by file name, in the order of writing.
+        config: config.json.
+    """
+
+    files: Mapping[str, Sequence[TensorPlan]]
+    config: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> list[TensorPlan]:
+        return [tensor for file in self.files.values() for tensor in file]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights of the plain model, with its MTP head."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+
+def plan_conversion(
+    checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
+) -> ConversionPlan:
+    """The plan of a conversion. Arguments: `plan_tensors`."""
+    tensors = plan_tensors(checkpoint, quantization, dtype)
+    return ConversionPlan(plan_files(tensors), plan_config(checkpoint, tensors, quantization))
+
+
+def plan_tensors(
+    checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
+) -> list[TensorPlan]:
+    """How each tensor of a checkpoint is written.
+
+    Nothing is rounded that need not be. (1 + w) of a norm needs more bits than w, and a float32
+    norm would make all of mlx-lm's activations float32: so norms are written as w where that is
+    exact, which every reader recognises by the form of the convolutions.
+
+    Args:
+        quantization: of most matrices; None leaves each as it is, packed or plain.
+        dtype: of all but the parameters of the decay and the gated norms; None keeps that of each
+            tensor.
+    """
+    norms = _norm_dtypes(checkpoint, dtype)
+    plans: list[TensorPlan] = []
+    for name, shape in checkpoint.expected.items():
+        matrix = checkpoint.matrices[name]
+        # The rotation of packed rows has no place in the result.
+        is_kept = isinstance(matrix, PackedMatrix) and matrix.rotation is None
+        stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
+        target = recipes.quantization_for(name, shape, quantization) if quantization else stored
+        carried = target is not None and target == stored
+        own = checkpoint.plain(name).dtype
+        if name.endswith(".A_log"):
+            own = mx.float32
+        elif name in norms:
+            own = norms[name]
+        elif dtype is not None and not carried and not name.endswith(_KEPT):
+            own = dtype
+        raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
+        plans.append(TensorPlan(name, shape, own, target, carried, raw))
+    return plans
+
+
+def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx.Dtype]:
+    """The dtype in which w of each norm (1 + w) is written; {} if not all give the norm again.
+
+    Without a `dtype`, it is the narrowest that loses nothing.
+    """
+    dtypes: dict[str, mx.Dtype] = {}
+    for name in filter(is_zero_centred_norm, checkpoint.expected):
+        norm, weight = checkpoint.read(name), _zero_centred(checkpoint.plain(name))
+        for candidate in (dtype,) if dtype else (checkpoint.dtype_of_most, mx.float32):
+            written = weight.astype(candidate).astype(mx.float32)
+            if dtype or mx.array_equal(written + 1, norm):
+                dtypes[name] = candidate
+                break
+        else:
+            return {}
+    return dtypes
+
+
+def _zero_centred(norm: RowReader) -> mx.array:
+    """w of a norm (1 + w): as stored, or else float32."""
+    if isinstance(norm, OnePlus):
+        return norm.stored.read(0, norm.shape[0])
+    return norm.read(0, norm.shape[0]).astype(mx.float32) - 1
+
+
+def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
+    """Tensors by file name: shards of limited size, and one file for the MTP head."""
+    groups: list[list[TensorPlan]] = [[]]
+    size = 0
+    for plan in plans:
+        if plan.name.startswith("mtp."):
+            continue
+        if groups[-1] and size + plan.nbytes > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(plan)
+        size += plan.nbytes
+    total = len(groups)
+    # Both names are mlx-lm's.
+    shards = {
+        f"model-{i:05d}-of-{total:05d}.safetensors" if total > 1 else "model.safetensors": group
+        for i, group in enumerate(groups, 1)
+    }
+    # mlx-lm reads model*.safetensors, so it does not read this file.
+    if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
+        shards["mtp.safetensors"] = mtp
+    return shards
+
+
+def plan_config(
+    checkpoint: Checkpoint, plans: Sequence[TensorPlan], quantization: Quantization | None
+) -> dict[str, Any]:
+    """config.json of the result: nested like that of a multimodal model, as mlx-lm expects.
+
+    Args:
+        quantization: of most matrices, if they were quantised.
+    """
+    config = json.loads(json.dumps(checkpoint.config))
+    if "text_config" not in config:
+        shared = {key: config[key] for key in ("architectures", "eos_token_id") if key in config}
+        model_type = config["model_type"].removesuffix("_text")
+        config = {**shared, "model_type": model_type, "text_config": config}
+    text_config = config["text_config"]
+    for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
+        config.pop(key, None)
+        text_config.pop(key, None)
+    dtype = most_common_dtype(
+        (plan.dtype, math.prod(plan.shape))
+        for plan in plans
+        if len(plan.shape) > 1 and (plan.quantization is None or plan.quantization.mode == "affine")
+    )
+    text_config["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
+    for section in (config, text_config):
+        for key in ("dtype", "torch_dtype"):
+            if key in section:
+                section[key] = text_config["dtype"]
+    # mlx-lm reads both of these from the text config only.
+    text_config["tie_word_embeddings"] = checkpoint.model.tie_word_embeddings
+    if "full_attention" in checkpoint.model.layer_types:
+        first = checkpoint.model.layer_types.index("full_attention")
+        text_config.setdefault("full_attention_interval", first + 1)
+    matrices = [plan for plan in plans if recipes.is_quantizable(plan.name, plan.shape)]
+    chosen = Counter(plan.quantization for plan in matrices if plan.quantization)
+    if chosen:
+        default = quantization or chosen.most_common(1)[0][0]
+        entry = _entry(default)
+        for plan in matrices:
+            if plan.quantization != default:
+                entry[plan.module] = _entry(plan.quantization) if plan.quantization else False
+        config["quantization"] = config["quantization_config"] = entry
+    return config
+
+
+def _entry(quantization: Quantization) -> dict[str, Any]:
+    """A quantisation as config.json spells it."""
+    return {
+        "group_size": quantization.group_size,
+        "bits": quantization.bits,
+        "mode": quantization.mode,
+    }
