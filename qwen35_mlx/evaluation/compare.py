@@ -12,7 +12,12 @@ from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.logits import Divergence, LogitStatistics, block_rows
-from qwen35_mlx.evaluation.tensors import comparable_tensors, tensor_errors
+from qwen35_mlx.evaluation.tensors import (
+    comparable_tensors,
+    relative_error,
+    sum_of_squares,
+    tensor_errors,
+)
 
 # The first document is read a second time, up to this length and in these chunks.
 FLOOR_TOKENS = 600
@@ -179,10 +184,7 @@ def _layer_size(checkpoint: Checkpoint, index: int) -> int:
 
 def _run_layers(a: Trunk, b: Trunk, meter: _Meter) -> tuple[float, ...]:
     """Run both trunks to their ends; returns the relative error of B's hidden states by layer."""
-    alike = (a.config.layer_types, a.config.hidden_size) == (
-        b.config.layer_types,
-        b.config.hidden_size,
-    )
+    alike = bool(comparable_tensors(a.checkpoint, b.checkpoint))
     errors: list[float] = []
     for of_a, of_b in zip_longest(range(a.layers), range(b.layers)):
         for trunk, index in ((a, of_a), (b, of_b)):
@@ -199,8 +201,8 @@ def _run_layers(a: Trunk, b: Trunk, meter: _Meter) -> tuple[float, ...]:
 
 def _hidden_error(a: Sequence[mx.array], b: Sequence[mx.array]) -> float:
     pairs = list(zip(a, b, strict=False))  # A has the passage of the floor as well
-    difference = sum(mx.sum(mx.square(x - y)).item() for x, y in pairs)  # type: ignore[misc]
-    return math.sqrt(difference / sum(mx.sum(mx.square(x)).item() for x, _ in pairs))  # type: ignore[misc]
+    difference = sum(sum_of_squares(x - y) for x, y in pairs)
+    return relative_error(difference, sum(sum_of_squares(x) for x, _ in pairs))
 
 
 class _Side:
@@ -313,7 +315,7 @@ def _notes(a: Checkpoint, b: Checkpoint, names: tuple[str, str]) -> list[str]:
             "tokens are compared"
         )
     if not comparable_tensors(a, b):
-        notes.append("the models have different shapes: their tensors are not compared")
+        notes.append("the models' layers have different shapes: their tensors are not compared")
     if a.has_mtp != b.has_mtp:
         notes.append(f"only {names[0] if a.has_mtp else names[1]} has an MTP head")
     return notes

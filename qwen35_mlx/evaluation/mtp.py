@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.mtp import MTPHead
@@ -41,7 +42,7 @@ def mtp_agreements(
         embedded = network.embed(tokens[:, 1:-1])
         for name, head in heads.items():
             guesses = _greedy(network, head(hidden[:, :-2], embedded, KVCache()))
-            agreed[name] += int(mx.sum(guesses == own).item())
+            agreed[name] += int(np.array(mx.sum(guesses == own)))
         positions += len(ids) - 2
     return {name: count / max(positions, 1) for name, count in agreed.items()}
 

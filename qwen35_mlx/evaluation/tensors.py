@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable
 
 import mlx.core as mx
+import numpy as np
 
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.evaluation.layers import BLOCK_ELEMENTS, plain_rows
 
+_HEAD_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
 _LAYER = re.compile(r"(model|mtp)\.layers\.[0-9]+\.")
 
 
@@ -24,9 +26,6 @@ def tensor_kind(name: str) -> str:
     return head + ("norm" if is_norm else inner)
 
 
-_HEAD_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
-
-
 def tensor_errors(
     a: Checkpoint, b: Checkpoint, progress: Callable[[int], None] = lambda _: None
 ) -> dict[str, float]:
@@ -38,7 +37,7 @@ def tensor_errors(
         progress: called with the number of elements of each block.
 
     Returns:
-        {} if the tensors differ in shape; infinity where only A's values are all 0.
+        {} if the layers differ in shape; infinity where only A's values are all 0.
 
     Raises:
         Qwen35Error: a file cannot be read.
@@ -53,23 +52,31 @@ def tensor_errors(
         for start in range(0, shape[0], step):
             stop = min(start + step, shape[0])
             left, right = (plain_rows(one, name, start, stop) for one in (a, b))
-            difference += mx.sum(mx.square(left - right)).item()  # type: ignore[operator]
-            square += mx.sum(mx.square(left)).item()  # type: ignore[operator]
+            difference += sum_of_squares(left - right)
+            square += sum_of_squares(left)
             progress((stop - start) * row)
         sums[kind] = difference, square
         mx.clear_cache()
-    return {kind: _relative(*pair) for kind, pair in sums.items()}
+    return {kind: relative_error(*pair) for kind, pair in sums.items()}
 
 
 def comparable_tensors(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The plain tensors of both checkpoints; {} if one has another shape in B."""
-    shared = {name: shape for name, shape in a.expected.items() if name in b.expected}
-    if a.model.layer_types != b.model.layer_types:
+    """The plain tensors that both checkpoints have, in one shape; {} if their layers differ."""
+    layers_a, layers_b = (
+        {name: shape for name, shape in one.expected.items() if name.startswith("model.layers.")}
+        for one in (a, b)
+    )
+    if layers_a != layers_b:
         return {}
-    return shared if all(b.expected[name] == shape for name, shape in shared.items()) else {}
+    return {name: shape for name, shape in a.expected.items() if b.expected.get(name) == shape}
 
 
-def _relative(difference: float, square: float) -> float:
+def sum_of_squares(x: mx.array) -> float:
+    return float(np.array(mx.sum(mx.square(x))))
+
+
+def relative_error(difference: float, square: float) -> float:
+    """sqrt(difference / square), given sums of squares."""
     if square == 0:
         return math.inf if difference else 0.0
     return math.sqrt(difference / square)
