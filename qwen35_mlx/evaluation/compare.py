@@ -108,16 +108,19 @@ def compare_checkpoints(
         names: of the models, for error lines and notes.
 
     Raises:
-        Qwen35Error: a checkpoint does not fit its config.json, a file cannot be read, a token has
-            no embedding, or a model computes values that are not finite.
+        Qwen35Error: a document is too short, a checkpoint does not fit its config.json, a file
+            cannot be read, a token has no embedding, or a model computes values that are not
+            finite.
     """
+    if min(map(len, documents), default=0) < 2:
+        raise Qwen35Error("a document has no token to predict: give documents of 2 or more")
     for checkpoint in (a, b):
         checkpoint.verify()
     vocab = min(a.model.vocab_size, b.model.vocab_size)
     largest = max(map(max, documents))
     if largest >= vocab:
         raise Qwen35Error(f"token id {largest} is not in the vocabulary of {vocab:,}")
-    meter = _Meter(a, b, sum(map(len, documents)), progress)
+    meter = _Meter(a, b, vocab, sum(map(len, documents)), progress)
     errors = tensor_errors(a, b, meter.read)
     passages = [Passage(ids) for ids in documents]
     again = Passage(documents[0][:FLOOR_TOKENS], FLOOR_CHUNK)
@@ -146,7 +149,9 @@ def compare_checkpoints(
 class _Meter:
     """Reports progress, in multiplications of the layers and heads; reading counts as some."""
 
-    def __init__(self, a: Checkpoint, b: Checkpoint, tokens: int, progress: Progress | None):
+    def __init__(
+        self, a: Checkpoint, b: Checkpoint, vocab: int, tokens: int, progress: Progress | None
+    ):
         self._progress = progress
         self._tokens = tokens
         self._done = 0
@@ -154,7 +159,7 @@ class _Meter:
         work = _READING * sum(sizes)
         for one in (a, b):
             layers = sum(_layer_size(one, i) for i in range(len(one.model.layer_types)))
-            work += tokens * (layers + one.model.hidden_size * one.model.vocab_size)
+            work += tokens * (layers + one.model.hidden_size * vocab)
         self._total = work
 
     def read(self, elements: int) -> None:
@@ -168,7 +173,7 @@ class _Meter:
     def _add(self, work: int, what: str) -> None:
         self._done += work
         if self._progress:
-            self._progress(min(self._done, self._total), self._total, what)
+            self._progress(self._done, self._total, what)
 
 
 def _layer_size(checkpoint: Checkpoint, index: int) -> int:

@@ -36,7 +36,7 @@ def make_documents(
     total = sum(map(len, encoded))
     documents: list[list[int]] = []
     for ids in encoded:
-        ids = ids[: -(-len(ids) * min(tokens, total) // max(total, 1))]
+        ids = ids[: -(-len(ids) * tokens // max(total, 1))]
         # Pieces of equal length: a short rest would predict from little.
         pieces = -(-len(ids) // MAX_DOCUMENT)
         cuts = [len(ids) * i // pieces for i in range(pieces)] + [len(ids)] if pieces else []

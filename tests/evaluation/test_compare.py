@@ -229,6 +229,19 @@ def test_a_token_without_an_embedding_is_refused():
         compare_checkpoints(opened("dense"), opened("dense"), [[1, 999_999]])
 
 
+@pytest.mark.parametrize("documents", [[], [[1, 2], []], [[1]]])
+def test_a_document_with_nothing_to_predict_is_refused(documents):
+    with pytest.raises(Qwen35Error, match="no token to predict"):
+        compare_checkpoints(opened("dense"), opened("dense"), documents)
+
+
+@pytest.mark.parametrize(
+    ("length", "cuts"), [(5, [0, 5]), (4, [0, 4]), (6, [0, 3, 6]), (11, [0, 3, 7, 11])]
+)
+def test_calls_are_of_equal_length(length, cuts):
+    assert Passage(range(length), 5).cuts() == cuts
+
+
 def test_progress_ends_at_its_total(tmp_path):
     calls: list[tuple[int, int, str]] = []
     a, b = opened("moe"), quantised("moe", tmp_path / "quantised")
@@ -236,7 +249,7 @@ def test_progress_ends_at_its_total(tmp_path):
     done, total, _ = zip(*calls, strict=True)
     assert list(done) == sorted(done)
     assert len(set(total)) == 1
-    assert done[-1] == total[0]
+    assert done[-1] == total[0] > done[-2]
     count = len(a.model.layer_types)
     assert {f"Y, layer {i + 1} of {count}" for i in range(count)} <= {what for *_, what in calls}
 

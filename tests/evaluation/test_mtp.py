@@ -33,6 +33,7 @@ class ShiftedNorms:
 
 def head(network: Network, checkpoint: Checkpoint, shift: float) -> MTPHead:
     weights = Weights(network.config, ShiftedNorms(checkpoint, shift), mx.float32)
+    weights.selection = network.selection
     return MTPHead(network.config, weights.scope("mtp"), make_rope(network.config))
 
 
@@ -58,9 +59,9 @@ def test_without_documents_nothing_agrees():
 def test_the_right_reading_of_a_trained_head_wins():
     checkpoint = Checkpoint.open(demo.folder())
     tokenizer = Tokenizer.from_directory(demo.folder())
-    documents = make_documents(tokenizer, built_in_texts(), 160)
+    documents = make_documents(tokenizer, built_in_texts()[3:], 300)
     net = load_network(checkpoint, dtype="float32")
-    heads = {f"shifted by {shift}": head(net, checkpoint, shift) for shift in (-1, 0, 1)}
+    heads = {f"shifted by {shift}": head(net, checkpoint, shift) for shift in (-1, 0)}
     chosen, shares = confirm_mtp(net, heads, documents)
     assert chosen == "shifted by 0"
     assert shares["shifted by 0"] > 4 * shares["shifted by -1"]
