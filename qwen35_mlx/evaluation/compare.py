@@ -19,9 +19,8 @@ from qwen35_mlx.evaluation.tensors import (
     tensor_errors,
 )
 
-# The first document is read a second time, up to this length and in these chunks.
+# The first document is read a second time up to this length, in two calls of each layer.
 FLOOR_TOKENS = 600
-FLOOR_CHUNK = 320
 
 # Tokens whose multiplication by an element takes as long as reading it from two checkpoints.
 _READING = 30
@@ -123,7 +122,8 @@ def compare_checkpoints(
     meter = _Meter(a, b, vocab, sum(map(len, documents)), progress)
     errors = tensor_errors(a, b, meter.read)
     passages = [Passage(ids) for ids in documents]
-    again = Passage(documents[0][:FLOOR_TOKENS], FLOOR_CHUNK)
+    start = documents[0][:FLOOR_TOKENS]
+    again = Passage(start, -(-len(start) // 2))
     first, second = Trunk(a, [*passages, again], names[0]), Trunk(b, passages, names[1])
     hidden_errors = _run_layers(first, second, meter)
     left, right = _Side(first, documents), _Side(second, documents)

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.evaluation.layers import Passage, Trunk
+from qwen35_mlx.evaluation.logits import LogitStatistics, block_rows
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.network import Network
@@ -47,14 +50,46 @@ def mtp_agreements(
     return {name: count / max(positions, 1) for name, count in agreed.items()}
 
 
-def confirm_mtp(
-    network: Network, heads: Mapping[str, MTPHead], documents: Sequence[Sequence[int]]
-) -> tuple[str, dict[str, float]]:
-    """The head that agrees most with the network, the first of equals, and the share of each.
+def checkpoint_agreements(
+    checkpoint: Checkpoint, heads: Mapping[str, MTPHead], documents: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """As `mtp_agreements`, with a checkpoint's trunk, of which one layer at a time is in memory.
 
-    Args, raises: as `mtp_agreements`. There must be a head.
+    Raises:
+        Qwen35Error: as `Trunk`.
     """
-    agreements = mtp_agreements(network, heads, documents)
+    documents = [ids for ids in documents if len(ids) >= 3]
+    if not documents:
+        return dict.fromkeys(heads, 0.0)
+    trunk = Trunk(checkpoint, [Passage(ids) for ids in documents], str(checkpoint.path))
+    for index in range(trunk.layers):
+        trunk.advance(index)
+    trunk.finish()
+    outputs = [mx.concatenate([hidden[0, 1:-1] for hidden in trunk.hidden])]
+    for head in heads.values():
+        outputs.append(mx.concatenate([one[0, :-1] for one in trunk.run_mtp_head(head)]))
+    rows = mx.concatenate(outputs)
+    statistics = LogitStatistics(np.full(rows.shape[0], -1))
+    vocab, step = trunk.config.vocab_size, block_rows(*rows.shape)
+    for start in range(0, vocab, step):
+        statistics.add(start, rows @ trunk.head_rows(start, min(start + step, vocab)).T)
+    own, *guesses = np.split(statistics.greedy, len(outputs))
+    return {name: float((one == own).mean()) for name, one in zip(heads, guesses, strict=True)}
+
+
+def confirm_mtp(
+    model: Network | Checkpoint,
+    heads: Mapping[str, MTPHead],
+    documents: Sequence[Sequence[int]],
+) -> tuple[str, dict[str, float]]:
+    """The head that agrees most with the model, the first of equals, and the share of each.
+
+    There must be a head. Arguments and errors: `mtp_agreements`, `checkpoint_agreements`.
+    """
+    if isinstance(model, Network):
+        agreements = mtp_agreements(model, heads, documents)
+    else:
+        agreements = checkpoint_agreements(model, heads, documents)
     return max(agreements, key=lambda name: agreements[name]), agreements
 
 

@@ -8,14 +8,14 @@ from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.evaluation import mtp
-from qwen35_mlx.evaluation.mtp import confirm_mtp, mtp_agreements
+from qwen35_mlx.evaluation.mtp import checkpoint_agreements, confirm_mtp, mtp_agreements
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights
 from qwen35_mlx.text.tokenizer import Tokenizer
-from tests.goldens import expected, network
+from tests.goldens import FOLDER, expected, network
 
 
 class ShiftedNorms:
@@ -50,10 +50,26 @@ def test_agreement_is_that_of_the_reference_logits(name, positions, monkeypatch)
     assert mtp_agreements(net, {"head": net.mtp}, [prompt, [1, 2]]) == {"head": share}
 
 
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_layer_by_layer_the_agreement_is_the_same(name, monkeypatch):
+    monkeypatch.setattr("qwen35_mlx.evaluation.logits.BLOCK_ELEMENTS", 1 << 12)
+    net, checkpoint = network(name, mtp=True), Checkpoint.open(FOLDER / name)
+    assert net.mtp is not None
+    heads = {"right": net.mtp, "wrong": head(net, checkpoint, -1)}
+    prompt = np.array(expected(name)["prompt"]).tolist()
+    documents = [prompt, [1, 2], prompt[:20]]
+    want = mtp_agreements(net, heads, documents)
+    assert want["right"] != want["wrong"]
+    assert checkpoint_agreements(checkpoint, heads, documents) == pytest.approx(want)
+    assert confirm_mtp(checkpoint, heads, documents) == confirm_mtp(net, heads, documents)
+
+
 def test_without_documents_nothing_agrees():
     net = network("dense", mtp=True)
     assert net.mtp is not None
     assert mtp_agreements(net, {"head": net.mtp}, [[1, 2]]) == {"head": 0}
+    checkpoint = Checkpoint.open(FOLDER / "dense")
+    assert checkpoint_agreements(checkpoint, {"head": net.mtp}, [[1, 2]]) == {"head": 0}
 
 
 def test_the_right_reading_of_a_trained_head_wins():
