@@ -12,6 +12,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import Comparison, compare_checkpoints
 from qwen35_mlx.evaluation.layers import Passage, Trunk, plain_rows
 from qwen35_mlx.evaluation.tensors import tensor_errors, tensor_kind
+from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.weight_shapes import trunk_tensors
 from tests.checkpoint import cases
@@ -127,8 +128,7 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     assert got.tensor_errors == pytest.approx(want.tensor_errors, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("chunk", [13, 512])
+@pytest.mark.parametrize(("name", "chunk"), [("dense", 13), ("moe", 13), ("dense-yarn", 512)])
 def test_layer_by_layer_is_the_network(name, chunk):
     checkpoint = opened(name)
     trunk = Trunk(checkpoint, [Passage(ids, chunk) for ids in DOCUMENTS], "A")
@@ -141,7 +141,7 @@ def test_layer_by_layer_is_the_network(name, chunk):
         np.testing.assert_allclose(np.array(hidden), want, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [60, 700])
+@pytest.mark.parametrize("length", [60, 620])
 def test_a_model_and_itself_differ_by_the_floor(length):
     documents = [np.random.default_rng(8).integers(0, 100, length).tolist()]
     result = compare_checkpoints(opened("dense"), opened("dense"), documents)
@@ -178,20 +178,21 @@ def test_padding_of_one_vocabulary_is_left_out(tmp_path):
 @pytest.mark.parametrize("name", ["dense", "moe"])
 def test_the_mtp_head_is_compared_with_its_own_trunk(name, tmp_path):
     a, b = opened(name), noisy(name, tmp_path / "noisy", 0.3)
-    result = compare_checkpoints(a, b, DOCUMENTS)
+    documents = [ids[:16] for ids in DOCUMENTS]
+    result = compare_checkpoints(a, b, documents)
     for checkpoint, model in ((a, result.a), (b, result.b)):
-        guesses, own = mtp_guesses(checkpoint)
+        guesses, own = mtp_guesses(checkpoint, documents)
         assert model.mtp_agreement == pytest.approx((guesses == own).mean())
 
 
-def mtp_guesses(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
+def mtp_guesses(
+    checkpoint: Checkpoint, documents: list[list[int]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Greedy guesses of the head about tokens two ahead, token by token, and the trunk's own."""
-    from qwen35_mlx.model.cache import KVCache
-
     net = load_network(checkpoint, dtype="float32", mtp=True, notice=lambda _: None)
     assert net.mtp is not None
     guesses, own = [], []
-    for ids in DOCUMENTS:
+    for ids in documents:
         trunk, head = net.make_cache(), KVCache()
         hidden = net(mx.array([[ids[0]]]), trunk)
         for t in range(len(ids) - 2):

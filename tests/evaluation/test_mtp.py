@@ -75,7 +75,7 @@ def test_without_documents_nothing_agrees():
 def test_the_right_reading_of_a_trained_head_wins():
     checkpoint = Checkpoint.open(demo.folder())
     tokenizer = Tokenizer.from_directory(demo.folder())
-    documents = make_documents(tokenizer, built_in_texts()[3:], 300)
+    documents = make_documents(tokenizer, built_in_texts()[3:], 256)
     net = load_network(checkpoint, dtype="float32")
     heads = {f"shifted by {shift}": head(net, checkpoint, shift) for shift in (-1, 0)}
     chosen, shares = confirm_mtp(net, heads, documents)
