@@ -154,7 +154,7 @@ class Checkpoint:
     def dtype_of_most(self) -> mx.Dtype:
         """The dtype of most weights, or of their scales."""
         sizes = [
-            (plain(matrix).dtype, math.prod(matrix.shape))
+            (matrix.dtype, math.prod(matrix.shape))
             for matrix in self.matrices.values()
             if len(matrix.shape) > 1
             and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")

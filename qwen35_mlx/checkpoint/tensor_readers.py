@@ -92,6 +92,11 @@ class PackedMatrix:
     rotation: StoredRotation | None = None
 
     @property
+    def dtype(self) -> mx.Dtype:
+        """Of the activations that it was made for: that of its scales, else bfloat16."""
+        return self.parts["scales"].dtype if self.quantization.mode == "affine" else mx.bfloat16
+
+    @property
     def file(self) -> StoredTensor:
         """The packed weight on disk, the first if there are several."""
         return self.parts["weight"].file
@@ -215,10 +220,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """The plain values of a packed matrix, rotated back if its rows are rotated.
-
-    In the dtype of its scales, if those are floats, else in bfloat16.
-    """
+    """The plain values of a packed matrix, in float32."""
 
     packed: PackedMatrix
 
@@ -232,8 +234,7 @@ class Dequantized:
 
     @property
     def dtype(self) -> mx.Dtype:
-        affine = self.packed.quantization.mode == "affine"
-        return self.packed.parts["scales"].dtype if affine else mx.bfloat16
+        return mx.float32
 
     def read(self, start: int, stop: int) -> mx.array:
         if start == stop:
@@ -247,7 +248,6 @@ class Dequantized:
         values = dequantize(parts["weight"], scales, biases, quantization, mx.float32)
         if self.packed.rotation is not None:
             values = self.packed.rotation.load().inverse(values)
-        values = values.astype(self.dtype)
         mx.eval(values)
         return values
 

@@ -153,7 +153,7 @@ def plan_tensors(
         stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
         target = recipes.quantization_for(name, shape, quantization) if quantization else stored
         carried = target is not None and target == stored
-        own = checkpoint.plain(name).dtype
+        own = matrix.dtype
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
