@@ -76,7 +76,7 @@ def prove(
         texts = built_in_texts() if text is None else [text]
         documents = make_documents(tokenizer, texts, _affordable_tokens(source))
     except Qwen35Error as error:
-        return Proof(None, str(error))
+        return Proof(None, str(error).replace(f"{source.path}/", ""))
     largest = max(map(max, documents))
     if largest >= source.model.vocab_size:
         return Proof(None, f"the tokenizer gives the id {largest}, which has no embedding")
