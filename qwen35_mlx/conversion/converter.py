@@ -11,7 +11,7 @@ from pathlib import Path
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import CONFIG
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.new_folder import (
@@ -23,7 +23,7 @@ from qwen35_mlx.conversion.new_folder import (
     remove_leftovers,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -86,6 +86,7 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    mtp: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
@@ -98,6 +99,8 @@ def convert(
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
+        mtp: the folder, file or repository of the MTP head, if it is neither in the checkpoint nor
+            found beside it.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
@@ -114,7 +117,8 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    source = resolve_checkpoint(str(hf_path), revision=revision)
+    checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
@@ -142,7 +146,8 @@ def convert(
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens gets its final name.
-            Checkpoint.open(folder).verify()
+            head = folder / MTP_FILE
+            Checkpoint.open(folder, head if checkpoint.has_mtp else None).verify()
             journal.remove()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
