@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qwen35_mlx.compare import compare
     from qwen35_mlx.conversion.converter import convert
     from qwen35_mlx.errors import Qwen35Error
     from qwen35_mlx.library.conversation import Usage
@@ -75,6 +76,7 @@ __all__ = [
     "Unloaded",
     "Usage",
     "Written",
+    "compare",
     "convert",
     "load",
 ]
@@ -85,6 +87,7 @@ _MODULES = {
     "Model": "session.model",
     "Qwen35Error": "errors",
     "Usage": "library.conversation",
+    "compare": "compare",
     "convert": "conversion.converter",
     "load": "session.model",
 }

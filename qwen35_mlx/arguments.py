@@ -1,8 +1,8 @@
 """What the arguments of public functions may be: one table, and the decorator that applies it.
 
-A caller of `load`, `convert`, `Model`, `Chat` or `Library` gets a `Qwen35Error` for any argument
-that does not fit, before anything has changed. Only missing and unknown arguments raise Python's
-own `TypeError`.
+A caller of `load`, `convert`, `compare`, `Model`, `Chat` or `Library` gets a `Qwen35Error` for any
+argument that does not fit, before anything has changed. Only missing and unknown arguments raise
+Python's own `TypeError`.
 """
 
 import functools
@@ -97,8 +97,11 @@ _ID = _whole(_AT_LEAST_ONE)
 # By the argument's name, or by "function.argument" where the same name means something else.
 # Arguments whose annotation is a class, such as `library: Library`, need no entry.
 ARGUMENTS: Mapping[str, Kind] = {
-    # load, convert
+    # load, convert, compare
     "name": _CHECKPOINT,
+    "a": _CHECKPOINT,
+    "b": _CHECKPOINT,
+    "tokens": _whole(Range(2, 1 << 18, whole=True)),
     "hf_path": _CHECKPOINT,
     "mlx_path": _PATH,
     "mtp": Kind("a folder, a file or a repository of an MTP head", _is_path),

@@ -73,7 +73,7 @@ def main() -> None:
             source = Path(temporary, name, kind)
             shutil.copytree(ROOT / "tests/goldens" / name, source)
             (source / "expected.safetensors").unlink()
-            (source / "tokenizer.json").write_text(text.tokenizer)
+            (source / "tokenizer.json").write_text(text.tokenizer or "")
             (source / "tokenizer_config.json").write_text(json.dumps(text.tokenizer_config))
             out = Path(temporary, "out.gguf")
             convert(llama_cpp, source, kind, out)

@@ -20,11 +20,15 @@ ALL = import_graph(PRODUCT | OTHERS["scripts"] | OTHERS["tests"] | OTHERS["examp
 FLOORS = (
     ("qwen35_chat",),
     ("qwen35_mlx",),  # `qwen35_mlx/__init__.py` alone: the public names
-    ("qwen35_mlx.convert", "qwen35_mlx.check", "qwen35_mlx.session.__main__"),
+    (
+        *("qwen35_mlx.convert", "qwen35_mlx.check", "qwen35_mlx.compare"),
+        "qwen35_mlx.session.__main__",
+    ),
     ("qwen35_mlx.session",),
     ("qwen35_mlx.prompt_cache",),
     ("qwen35_mlx.library",),
     ("qwen35_mlx.conversion",),
+    ("qwen35_mlx.evaluation",),
     ("qwen35_mlx.checkpoint",),
     ("qwen35_mlx.generation", "qwen35_mlx.arguments"),
     ("qwen35_mlx.model",),

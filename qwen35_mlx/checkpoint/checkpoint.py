@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
+from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
@@ -27,6 +28,7 @@ from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader
 from qwen35_mlx.checkpoint.text_files import read_text_files
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig, check_model_type
 from qwen35_mlx.model.reconcile import reconcile
@@ -43,7 +45,8 @@ class Checkpoint:
 
     Attributes:
         path: the folder with config.json and safetensors files, or the GGUF file.
-        config: config.json as it is, or as the metadata of the GGUF file give it.
+        config: config.json as it is, without what describes the packing of rotated matrices; or as
+            the metadata of the GGUF file give it.
         model: the same, brought together with the tensors.
         matrices: the tensors of the text network, by the canonical name of the plain tensor.
         files: that hold the weights.
@@ -100,12 +103,19 @@ class Checkpoint:
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
         tensors = weight_files(path)
         names = [name for stored in tensors if (name := canonical_name(stored))]
+        packing, config = config, hadamard.plain_config(config)
         model, notes = reconcile(config, names)
         shapes = trunk_tensors(model) | mtp_tensors(model)
+        blocks = hadamard.blocks_by_module(packing, shapes)
 
         def read(module: str, parts: Parts) -> tuple[Matrix, list[str]]:
             shape = shapes.get(f"{module}.weight")
-            return read_matrix(module, parts, method, shape[-1] if shape else None)
+            signs = parts.get("signs") if blocks.get(module) else None
+            stored = {part: tensor for part, tensor in parts.items() if tensor is not signs}
+            matrix, unused = read_matrix(module, stored, method, shape[-1] if shape else None)
+            if module in blocks:
+                matrix = hadamard.rotated(module, matrix, blocks[module], signs)
+            return matrix, unused
 
         of_head = {
             stored
@@ -210,7 +220,7 @@ class Checkpoint:
     def dtype_of_most(self) -> mx.Dtype:
         """The dtype of most weights, or of their scales."""
         sizes = [
-            (plain(matrix).dtype, math.prod(matrix.shape))
+            (matrix.dtype, math.prod(matrix.shape))
             for matrix in self.matrices.values()
             if len(matrix.shape) > 1
             and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")
@@ -236,6 +246,16 @@ class Checkpoint:
         """How the module of a canonical name is quantised; None if it is plain."""
         matrix = self.matrices.get(f"{module}.weight")
         return matrix.quantization if isinstance(matrix, PackedMatrix) else None
+
+    def rotation(self, module: str) -> HadamardRotation | None:
+        """What the packed rows of a module are rotated by; None if they are not.
+
+        Raises:
+            Qwen35Error: the file cannot be read, or a sign is neither 1 nor -1.
+        """
+        matrix = self.matrices.get(f"{module}.weight")
+        rotation = matrix.rotation if isinstance(matrix, PackedMatrix) else None
+        return None if rotation is None else rotation.load()
 
     def verify(self) -> None:
         """Check from the headers alone that the tensors are exactly those that the model needs.

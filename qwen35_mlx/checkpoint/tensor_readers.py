@@ -8,6 +8,8 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.safetensors import FileTensor
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization, dequantize
 
 
@@ -47,17 +49,52 @@ class RowReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRotation:
+    """A rotation in a file.
+
+    Attributes:
+        block: as `HadamardRotation.block`.
+        signs: [in], each 1 or -1.
+    """
+
+    block: int
+    signs: RowReader
+
+    def load(self) -> HadamardRotation:
+        """Read the signs.
+
+        Raises:
+            Qwen35Error: the file cannot be read, or one of them is neither 1 nor -1.
+        """
+        signs = self.signs.read(0, self.signs.shape[0]).astype(mx.float32)
+        mx.eval(signs)  # a compiled layer must capture a value
+        if not mx.all(mx.abs(signs) == 1).item():
+            file = self.signs.file
+            raise Qwen35Error(
+                f"{file.path}: '{file.name}' has signs other than 1 and -1: fetch the file again"
+            )
+        return HadamardRotation(self.block, signs)
+
+
+@dataclass(frozen=True, slots=True)
 class PackedMatrix:
     """A matrix [..., out, in] in the packing of `mx.quantize`, however its file stores it.
 
     Attributes:
         shape: of the plain matrix.
         parts: readers by the end of the tensor's name; shapes as `Quantization.packed(shape)`.
+        rotation: what the packed rows are rotated by, and inputs must be; None if they are not.
     """
 
     shape: tuple[int, ...]
     quantization: Quantization
     parts: Mapping[str, RowReader]
+    rotation: StoredRotation | None = None
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of the activations that it was made for: that of its scales, else bfloat16."""
+        return self.parts["scales"].dtype if self.quantization.mode == "affine" else mx.bfloat16
 
     @property
     def file(self) -> StoredTensor:
@@ -183,7 +220,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """The plain values of a packed matrix: in the dtype of its scales, else in bfloat16."""
+    """The plain values of a packed matrix, in float32."""
 
     packed: PackedMatrix
 
@@ -197,8 +234,7 @@ class Dequantized:
 
     @property
     def dtype(self) -> mx.Dtype:
-        affine = self.packed.quantization.mode == "affine"
-        return self.packed.parts["scales"].dtype if affine else mx.bfloat16
+        return mx.float32
 
     def read(self, start: int, stop: int) -> mx.array:
         if start == stop:
@@ -210,7 +246,8 @@ class Dequantized:
             scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
         quantization = self.packed.quantization
         values = dequantize(parts["weight"], scales, biases, quantization, mx.float32)
-        values = values.astype(self.dtype)
+        if self.packed.rotation is not None:
+            values = self.packed.rotation.load().inverse(values)
         mx.eval(values)
         return values
 

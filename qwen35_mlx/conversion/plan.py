@@ -149,10 +149,12 @@ def plan_tensors(
     plans: list[TensorPlan] = []
     for name, shape in checkpoint.expected.items():
         matrix = checkpoint.matrices[name]
-        stored = matrix.quantization if isinstance(matrix, PackedMatrix) else None
+        # The rotation of packed rows has no place in the result.
+        is_kept = isinstance(matrix, PackedMatrix) and matrix.rotation is None
+        stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
         target = recipes.quantization_for(name, shape, quantization) if quantization else stored
         carried = target is not None and target == stored
-        own = checkpoint.plain(name).dtype
+        own = matrix.dtype
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:

@@ -42,7 +42,7 @@ class ExpertWeights:
     def from_matrices(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
         """The matrices in the order of the attributes; None if the kernels cannot read them."""
         packed = [w for w in weights if isinstance(w, QuantizedWeight)]
-        formats = {(w.quantization, w.scales.dtype) for w in packed}
+        formats = {(w.quantization, *(array.dtype for array in w.arrays)) for w in packed}
         if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD_WIDTH:
             return None
         quantization = packed[0].quantization
@@ -154,7 +154,7 @@ def run_experts(
     sizes = layer.constants
     intermediate = sizes["K"] * sizes["I"] + sizes["IS"]
 
-    def launch(out: int, width: int, dtype: mx.Dtype, **more: int) -> Launch:
+    def launch(out: int, width: int, dtype: mx.Dtype, **more: int | mx.Dtype) -> Launch:
         simd_groups = simd_groups_for(width, sizes["BITS"])
         return Launch(
             threadgroups=tokens * -(-out // OUTPUTS_PER_THREADGROUP),
@@ -174,7 +174,13 @@ def run_experts(
 
     (h,) = _UP(
         [x, norm.weight, experts, *packed(layer.gate_up, layer.shared_gate_up)],
-        launch(intermediate, hidden, mx.float32, EPS=float_bits(norm.eps)),
+        launch(
+            intermediate,
+            hidden,
+            mx.float32,
+            NormT=norm.weight.dtype,
+            EPS=float_bits(norm.eps),
+        ),
     )
     (y,) = _DOWN(
         [h, experts, weights, *packed(layer.down, layer.shared_down), residual],

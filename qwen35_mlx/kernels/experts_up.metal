@@ -39,7 +39,7 @@ threadgroup float shared_squares[SIMD_GROUPS];
 
 // Aligned, since allocations are and rows are multiples of 16 bytes.
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
-auto norm_quads = reinterpret_cast<const device vec<InT, 4>*>(norm_weight);
+auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
 int gate_rows[OUTPUTS];                   // in w if routed, else in shared_w
 bool routed[OUTPUTS];

@@ -41,7 +41,7 @@ if (NORM && round == 0) {
 }
 
 // The norm's weights are loaded last, to save registers, but before the first store.
-vec<InT, 4> norm_loaded[QUADS];
+vec<NormT, 4> norm_loaded[QUADS];
 if (NORM) {
   #pragma unroll
   for (int q = 0; q < QUADS; ++q) {

@@ -34,7 +34,7 @@ threadgroup float shared_acc[ROWS * SIMD_GROUPS];
 // Aligned, since allocations are and a row of w is a multiple of 16 bytes.
 auto packed = reinterpret_cast<const device uint4*>(w);
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x);
-auto norm_quads = reinterpret_cast<const device vec<InT, 4>*>(norm_weight);
+auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
 int row[ROWS];
 float acc[ROWS];

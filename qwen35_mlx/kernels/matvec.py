@@ -53,8 +53,11 @@ def reference(
     return y if residual is None else residual + y
 
 
-def supports(x: mx.array, w: QuantizedWeight, norm: RMSNorm | None = None) -> bool:
-    """Whether `kernel` can compute it: one token, and an affine matrix of 4 or 8 bits."""
+def supports(x: mx.array, w: QuantizedWeight) -> bool:
+    """Whether `kernel` can compute it: one token, and an affine matrix of 4 or 8 bits.
+
+    Scales and the norm's weight may be of other dtypes than x.
+    """
     q = w.quantization
     return (
         x.size == x.shape[-1]
@@ -62,8 +65,6 @@ def supports(x: mx.array, w: QuantizedWeight, norm: RMSNorm | None = None) -> bo
         and q.mode == "affine"
         and q.bits in (4, 8)
         and q.group_size in (32, 64, 128)
-        and w.scales.dtype == x.dtype
-        and (norm is None or norm.weight.dtype == x.dtype)
         # Metal passes fewer words in the constant address space, which the body's casts rule out.
         and w.weight.size >= 8
     )
@@ -84,6 +85,8 @@ def kernel(
     """
     width = x.shape[-1]
     q = w.quantization
+    # An input that the body does not read still needs an array: x.
+    norm_weight = x if norm is None else norm.weight
     halves = 2 if glu else 1
     out = w.scales.shape[0] // halves
     outputs = ROWS_PER_THREADGROUP // halves
@@ -94,6 +97,7 @@ def kernel(
         outputs=[((*x.shape[:-1], out), x.dtype)],
         constants={
             "InT": x.dtype,
+            "NormT": norm_weight.dtype,
             "IN": width,
             "OUT": out,
             "BITS": q.bits,
@@ -106,8 +110,6 @@ def kernel(
             "GLU": int(glu),
         },
     )
-    # An input that the body does not read still needs an array: x.
-    norm_weight = x if norm is None else norm.weight
     residual = x if residual is None else residual
     (y,) = _KERNEL([x, *w.arrays, norm_weight, residual], launch)
     return y

@@ -8,7 +8,12 @@ from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.model.rope_config import RopeConfig, check_rope_beside_text_config, read_rope
 from qwen35_mlx.untrusted_json import Fields
 
-MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+# Qwen3.5 with rotated matrices: see `checkpoint.formats.hadamard`.
+HADAMARD_MODEL_TYPE = "prism_hadamard_qwen35"
+MODEL_TYPES = (
+    *("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    HADAMARD_MODEL_TYPE,
+)
 
 _MOE = "moe"  # in the model types with experts
 

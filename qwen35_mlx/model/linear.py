@@ -1,13 +1,14 @@
 """Matrices, plain or quantised, and several matrices of one input fused into one."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.kernels import matvec
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     UNPACKED,
@@ -20,15 +21,24 @@ from qwen35_mlx.kernels.selection import KernelSelection
 
 
 class Linear:
-    """`x @ weight.T`, without a bias; the weight may be quantised and may be a stack of experts."""
+    """`x @ weight.T`, without a bias; the weight may be quantised and may be a stack of experts.
 
-    __slots__ = ("selection", "weight")
+    Args:
+        rotation: if given, the rows of the weight are rotated, and so inputs must be; that happens
+            here.
+    """
+
+    __slots__ = ("rotation", "selection", "weight")
 
     def __init__(
-        self, weight: mx.array | QuantizedWeight, selection: KernelSelection | None = None
+        self,
+        weight: mx.array | QuantizedWeight,
+        selection: KernelSelection | None = None,
+        rotation: HadamardRotation | None = None,
     ):
         self.weight = weight
         self.selection = selection or KernelSelection()
+        self.rotation = rotation
 
     def __call__(
         self,
@@ -37,29 +47,47 @@ class Linear:
         residual: mx.array | None = None,
         *,
         glu: bool = False,
+        rotated: bool = False,
     ) -> mx.array:
-        """x [..., in] -> [..., out]. `norm`, `residual` and `glu`: see `matvec.reference`."""
+        """x [..., in] -> [..., out] in the dtype of x.
+
+        Args:
+            norm, residual, glu: see `matvec.reference`.
+            rotated: x is rotated already, and normed.
+        """
+        if self.rotation is not None and not rotated:
+            x, norm = self.rotation(x if norm is None else norm(x)), None
         w = self.weight
         selected = self.selection.matmul_decode == matvec.KERNEL
-        if selected and not isinstance(w, mx.array) and matvec.supports(x, w, norm):
+        if selected and not isinstance(w, mx.array) and matvec.supports(x, w):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
 
     def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight
+        # A weight of a wider dtype widens the product.
         if isinstance(w, mx.array):
-            return x @ w.T
-        return matmul(x, w, self.selection.matmul_prefill)
+            return (x @ w.T).astype(x.dtype)
+        return matmul(x, w, self.selection.matmul_prefill).astype(x.dtype)
 
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows of the matrix by index, as for an embedding: ids [...] -> [..., in] of `dtype`."""
-        w = self.weight
+        w, read_dtype = self.weight, dtype if self.rotation is None else mx.float32
         if isinstance(w, mx.array):
-            return w[ids].astype(dtype)
-        biases = None if w.biases is None else w.biases[ids]
-        return dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, dtype)
+            rows = w[ids].astype(read_dtype)
+        else:
+            biases = None if w.biases is None else w.biases[ids]
+            rows = dequantize(w.weight[ids], w.scales[ids], biases, w.quantization, read_dtype)
+        return rows if self.rotation is None else self.rotation.inverse(rows).astype(dtype)
 
-    def gather(self, x: mx.array, experts: mx.array, *, sorted_indices: bool = False) -> mx.array:
+    def gather(
+        self,
+        x: mx.array,
+        experts: mx.array,
+        *,
+        sorted_indices: bool = False,
+        rotated: bool = False,
+    ) -> mx.array:
         """Blocks of rows, each multiplied by the matrix of its expert.
 
         Args:
@@ -67,14 +95,17 @@ class Linear:
                 row are multiplied by the unpacked stack, where that is selected.
             experts: [...] indices into the stack.
             sorted_indices: whether `experts` is ascending, which lets the GPU share weight reads.
+            rotated: x is rotated already.
 
         Returns:
-            [..., M, out]
+            [..., M, out] in the dtype of x.
         """
+        if self.rotation is not None and not rotated:
+            x = self.rotation(x)
         w = self.weight
         if isinstance(w, QuantizedWeight):
             if x.shape[-2] == 1 or self.selection.experts_prefill != UNPACKED:
-                return gather_matmul(x, w, experts, sorted_indices)
+                return gather_matmul(x, w, experts, sorted_indices).astype(x.dtype)
             w = w.dequantized(x.dtype)
         if mx.default_device() == mx.cpu and w.dtype != mx.float32:
             # MLX's CPU gather_mm is float32 only: cast the gathered experts, not the stack.
@@ -82,7 +113,7 @@ class Linear:
             return (x.astype(mx.float32) @ gathered).astype(x.dtype)
         return mx.gather_mm(
             x, w.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=sorted_indices
-        )
+        ).astype(x.dtype)
 
     @property
     def dtype(self) -> mx.Dtype | None:
@@ -104,22 +135,25 @@ class Linear:
         """Matrices of equal format can be joined into one."""
         w = self.weight
         if isinstance(w, mx.array):
-            return ("plain", w.dtype)
-        return (w.quantization, w.scales.dtype)
+            return ("plain", w.dtype, self.rotation)
+        return (w.quantization, w.scales.dtype, self.rotation)
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [self.weight] if isinstance(self.weight, mx.array) else self.weight.arrays
+        """The weight's, packed words first, then the signs of its rotation."""
+        weight = [self.weight] if isinstance(self.weight, mx.array) else self.weight.arrays
+        return weight if self.rotation is None else [*weight, self.rotation.signs]
 
 
 def stack_rows(parts: Sequence[Linear]) -> Linear:
     """Matrices of one format joined into one, whose outputs are theirs side by side."""
     if len(parts) == 1:
         return parts[0]
-    weights, selection = [part.weight for part in parts], parts[0].selection
+    weights = [part.weight for part in parts]
+    selection, rotation = parts[0].selection, parts[0].rotation
     plain = [w for w in weights if isinstance(w, mx.array)]
     if plain:
-        return Linear(mx.concatenate(plain, axis=-2), selection)
+        return Linear(mx.concatenate(plain, axis=-2), selection, rotation)
     packed = [w for w in weights if isinstance(w, QuantizedWeight)]
     biases = [w.biases for w in packed if w.biases is not None]
     return Linear(
@@ -130,35 +164,56 @@ def stack_rows(parts: Sequence[Linear]) -> Linear:
             biases=mx.concatenate(biases, axis=-2) if biases else None,
         ),
         selection,
+        rotation,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Parts joined into one matrix.
+
+    Attributes:
+        splits: where its outputs are split into those of the parts.
+        rotation: which of all rotations its input needs; None if none.
+    """
+
+    linear: Linear
+    splits: list[int]
+    rotation: int | None
 
 
 class FusedLinear:
     """Several projections of one input in as few matmuls as their formats allow.
 
     Launching a small matmul costs more than computing it, so neighbours of equal format are joined
-    when the network is built. The joined matrices are evaluated at once, so that the parts can
-    be freed before the next layer is read.
+    when the network is built, and equal rotations of the input are computed once. The joined
+    matrices are evaluated at once, so that the parts can be freed before the next layer is read.
     """
 
-    __slots__ = ("_groups",)
+    __slots__ = ("_groups", "_rotations")
 
     def __init__(self, *parts: Linear):
-        self._groups: list[tuple[Linear, list[int]]] = []
+        self._groups: list[_Group] = []
+        self._rotations: list[HadamardRotation] = []
         for _, group in groupby(parts, key=lambda part: part.format):
             same = list(group)
             sizes = [part.arrays[0].shape[-2] for part in same]
-            self._groups.append((stack_rows(same), np.cumsum(sizes)[:-1].tolist()))
+            rotation = same[0].rotation
+            if rotation is not None and rotation not in self._rotations:
+                self._rotations.append(rotation)
+            index = None if rotation is None else self._rotations.index(rotation)
+            splits = np.cumsum(sizes)[:-1].tolist()
+            self._groups.append(_Group(stack_rows(same), splits, index))
         mx.eval(self.arrays)
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [array for linear, _ in self._groups for array in linear.arrays]
+        return [array for group in self._groups for array in group.linear.arrays]
 
     @property
     def single(self) -> Linear | None:
         """The joined matrix, if all parts are in one; else None."""
-        return self._groups[0][0] if len(self._groups) == 1 else None
+        return self._groups[0].linear if len(self._groups) == 1 else None
 
     @property
     def matmuls(self) -> int:
@@ -185,16 +240,22 @@ class FusedLinear:
     ) -> list[mx.array]:
         """`Linear.gather` of every part."""
         return self._split(
-            linear.gather(x, experts, sorted_indices=sorted_indices) for linear, _ in self._groups
+            linear.gather(y, experts, sorted_indices=sorted_indices, rotated=True)
+            for linear, y in self._inputs(x)
         )
 
     def _products(self, x: mx.array, norm: RMSNorm | None) -> list[mx.array]:
-        if norm is not None and len(self._groups) > 1:
+        if norm is not None and (len(self._groups) > 1 or self._rotations):
             x, norm = norm(x), None
-        return [linear(x, norm) for linear, _ in self._groups]
+        return [linear(y, norm, rotated=True) for linear, y in self._inputs(x)]
+
+    def _inputs(self, x: mx.array) -> list[tuple[Linear, mx.array]]:
+        """Each joined matrix with its input."""
+        rotated = [rotation(x) for rotation in self._rotations]
+        return [(g.linear, x if g.rotation is None else rotated[g.rotation]) for g in self._groups]
 
     def _split(self, products: Iterable[mx.array]) -> list[mx.array]:
         outputs: list[mx.array] = []
-        for (_, splits), y in zip(self._groups, products, strict=True):
-            outputs += mx.split(y, splits, axis=-1) if splits else [y]
+        for group, y in zip(self._groups, products, strict=True):
+            outputs += mx.split(y, group.splits, axis=-1) if group.splits else [y]
         return outputs

@@ -105,15 +105,16 @@ class SparseMoE:
             self.shared_expert.gate_up.single,
             self.shared_expert.down_proj,
         )
+        # The kernels rotate no inputs.
         self.packed = ExpertWeights.from_matrices(
-            *(m and m.weight for m in matrices), top_k=self.top_k
+            *(m.weight if m and m.rotation is None else None for m in matrices), top_k=self.top_k
         )
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
         rows = x.flatten(0, -2)
         few = rows.shape[0] <= MAX_DECODE_TOKENS and self.selection.experts_decode == KERNEL
-        if few and self.packed is not None and norm.weight.dtype == x.dtype:
+        if few and self.packed is not None:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
             residual = residual.flatten(0, -2)
             y = run_experts(rows, norm, weights, experts, self.packed, residual)

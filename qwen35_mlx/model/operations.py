@@ -92,7 +92,7 @@ def _decode_matmul(network: Network) -> list[Operation]:
     single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
     if single is None or not isinstance(single.weight, QuantizedWeight):
         return []
-    if not matvec.supports(x, single.weight, layer.mixer_norm):
+    if not matvec.supports(x, single.weight):
         return []
     inner = _noise(network, 1, 1, last.width)
 

@@ -5,6 +5,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.config import ModelConfig
@@ -20,6 +21,7 @@ class TensorSource(Protocol):
     def names(self) -> frozenset[str]: ...
     def read(self, name: str) -> mx.array: ...
     def quantization(self, module: str) -> Quantization | None: ...
+    def rotation(self, module: str) -> HadamardRotation | None: ...
 
 
 class Weights:
@@ -85,7 +87,7 @@ class Weights:
         packed = QuantizedWeight(
             parts["weight"], parts["scales"], parts.get("biases"), quantization
         )
-        return Linear(packed, self.selection)
+        return Linear(packed, self.selection, self._source.rotation(self._prefix + name))
 
     def _read(self, name: str, shape: tuple[int, ...]) -> mx.array:
         full = self._prefix + name

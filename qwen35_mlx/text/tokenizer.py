@@ -61,7 +61,7 @@ class Tokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         self._can_chunk = False
         self._can_chunk = all(self.encodes_separately(_BOUNDARY.split(text)) for text in _PROBES)
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = max(self.vocabulary().values(), default=-1) + 1
 
     @classmethod
     def from_files(cls, files: TextFiles) -> "Tokenizer":
@@ -86,6 +86,10 @@ class Tokenizer:
             _check_normalizer(backend, name)
             _add_configured_tokens(backend, files)
             return cls(backend)
+
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token, with added tokens."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. It becomes no control token, whatever it holds.

@@ -14,6 +14,7 @@ from qwen35_mlx.kernels import (
     qk_norm_rope,
     quantized,
 )
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model import moe
@@ -111,6 +112,9 @@ class RandomSource:
 
     def quantization(self, module: str) -> Quantization | None:
         return self._quantizations.get(module)
+
+    def rotation(self, module: str) -> HadamardRotation | None:
+        return None
 
     def read(self, name: str) -> mx.array:
         """Matrices have variance 1 / inputs; decays last from a few tokens to thousands."""

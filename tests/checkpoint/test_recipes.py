@@ -24,7 +24,7 @@ def test_affine_bits_and_group_sizes(bits: int, group_size: int):
 @pytest.mark.parametrize(
     ("mode", "bits", "group_size", "says"),
     [
-        ("affine", 7, None, "q-bits 7 does not exist in affine mode: choose 2 or 3 or 4"),
+        ("affine", 7, None, "q-bits 7 does not exist in affine mode: choose 1 or 2 or 3"),
         ("affine", 0, None, "q-bits 0 does not exist"),
         ("affine", 4, 16, "q-group-size 16 does not exist in affine mode"),
         ("affine", 4, 0, "q-group-size 0 does not exist"),

@@ -1,4 +1,4 @@
-"""The delta rule and a Gated DeltaNet layer in float64, and how to compare with them."""
+"""The delta rule, a Gated DeltaNet layer and the Hadamard transform in float64; comparison."""
 
 import mlx.core as mx
 import numpy as np
@@ -67,3 +67,16 @@ def float64_layer(
     y = y / np.sqrt((y * y).mean(-1, keepdims=True) + layer.eps) * wide(layer.norm)
     y = (y * z * sigmoid(z)).reshape(batch, tokens, -1)
     return y, window[:, tokens:], state_out
+
+
+def hadamard(x: np.ndarray, block: int) -> np.ndarray:
+    """Each block of x [..., in] times its Walsh-Hadamard matrix, in float64.
+
+    One bit of the index at a time, which needs no matrix.
+    """
+    pairs = x.astype(np.float64).reshape(-1, block)
+    for bit in range(block.bit_length() - 1):
+        pairs = pairs.reshape(-1, 2, 2**bit)
+        a, b = pairs[:, 0], pairs[:, 1]
+        pairs = np.stack([a + b, a - b], axis=1)
+    return pairs.reshape(x.shape) / np.sqrt(block)

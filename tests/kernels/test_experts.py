@@ -1,5 +1,7 @@
 """The three kernels of a sparse MoE layer against float64."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -115,11 +117,24 @@ def float64_experts(
     )
 
 
-def check(run, layer: ExpertWeights, tokens: int, tolerance: float, scale: float = 1.0) -> None:
-    """An implementation against float64, on inputs of the layer's sizes and dtype."""
-    sizes, dtype = layer.constants, layer.down.scales.dtype
+def check(
+    run,
+    layer: ExpertWeights,
+    tokens: int,
+    tolerance: float,
+    scale: float = 1.0,
+    dtype: mx.Dtype | None = None,
+    norm_dtype: mx.Dtype | None = None,
+) -> None:
+    """An implementation against float64, on inputs of the layer's sizes.
+
+    Args:
+        dtype, norm_dtype: of the inputs and of the norm; None for that of the layer's scales.
+    """
+    sizes, dtype = layer.constants, dtype or layer.down.scales.dtype
     x = (scale * normal(5, tokens, sizes["H"])).astype(dtype)
-    norm, residual = norm_of(sizes["H"], dtype), normal(7, tokens, sizes["H"]).astype(dtype)
+    norm, residual = norm_of(sizes["H"], norm_dtype or dtype), normal(7, tokens, sizes["H"])
+    residual = residual.astype(dtype)
     weights, experts = route_reference(normal(6, tokens, sizes["E"] + 1), sizes["K"])
     got = run(x, norm, weights, experts, layer, residual)
     want = float64_experts(x, norm, weights, experts, layer, residual)
@@ -141,6 +156,14 @@ def test_experts_in_every_format(implementation, tokens, group, bits):
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_half_precision(implementation, dtype):
     check(implementation, draw(4, 128, 64, 64, 2, 64, 4, dtype), 2, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("scales", "weight"), [(mx.float16, mx.bfloat16), (mx.float32, mx.float32)], ids=str
+)
+def test_scales_and_norms_of_other_dtypes(implementation, scales, weight):
+    layer = draw(4, 128, 64, 64, 2, 64, 4, scales)
+    check(implementation, layer, 2, 1e-2, dtype=mx.bfloat16, norm_dtype=weight)
 
 
 def test_widths_that_do_not_divide_into_threadgroups():
@@ -170,3 +193,6 @@ def test_unsupported_formats_are_left_to_the_reference():
     assert ExpertWeights.from_matrices(*four[:3], mx.zeros((64, 64)), top_k=2) is None
     other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
     assert ExpertWeights.from_matrices(*four[:3], other, top_k=2) is None
+    # The kernels choose between pointers to both, which must be of one type.
+    half = replace(four[3], biases=four[3].dequantized(mx.bfloat16)[:, :1])
+    assert ExpertWeights.from_matrices(*four[:3], half, top_k=2) is None

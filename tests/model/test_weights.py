@@ -32,6 +32,9 @@ class ArraySource:
     def quantization(self, module: str) -> Quantization | None:
         return self.quantized.get(module)
 
+    def rotation(self, module: str) -> None:
+        return None
+
 
 def source(name: str) -> ArraySource:
     config = CONFIGS[name]

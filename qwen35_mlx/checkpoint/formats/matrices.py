@@ -29,6 +29,7 @@ PARTS = ACTIVATION_PARTS | {
     *("weight_scale_inv", "weight_scale", "scale", "scales", "biases"),
     *("weight_scale_2", "weight_global_scale"),
     *("weight_zero_point", "qzeros", "weight_g_idx", "g_idx", "weight_shape", "pre_quant_scale"),
+    "signs",
 }
 _SCALES = ("weight_scale_inv", "weight_scale", "scale")
 _FLOATS = ("F32", "F16", "BF16")

@@ -42,12 +42,11 @@ SMALL: dict[str, Any] = {
 
 
 def demo_text() -> TextFiles:
-    return TextFiles(
-        tokenizer=(DEMO / "tokenizer.json").read_text(encoding="utf-8"),
-        tokenizer_config=json.loads((DEMO / "tokenizer_config.json").read_text()),
-        chat_template=(DEMO / "chat_template.jinja").read_text(),
-        generation_config=json.loads((DEMO / "generation_config.json").read_text()),
-    )
+    return TextFiles.from_folder(DEMO)
+
+
+def text_files(metadata: Mapping[str, Any]) -> TextFiles:
+    return gguf_tokenizer.text_files(metadata, Path("/models/m.gguf"))
 
 
 def demo_metadata() -> dict[str, Any]:
@@ -77,7 +76,7 @@ def backend(text: TextFiles) -> tokenizers.Tokenizer:
 
 def refused(metadata: Mapping[str, Any]) -> str:
     with pytest.raises(Qwen35Error) as caught:
-        text_files(metadata, "/models/m.gguf")
+        text_files(metadata)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("/models/m.gguf")
@@ -107,7 +106,10 @@ def test_the_projects_tokenizer_loads_it(tmp_path):
     text = text_files(demo_metadata())
     (tmp_path / "tokenizer.json").write_text(text.tokenizer, encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(text.tokenizer_config))
-    got, want = Tokenizer.from_directory(tmp_path), Tokenizer.from_directory(DEMO)
+    got, want = (
+        Tokenizer.from_files(TextFiles.from_folder(tmp_path)),
+        Tokenizer.from_files(TextFiles.from_folder(DEMO)),
+    )
     assert got.vocab_size == want.vocab_size
     for rendered in TEXTS:
         assert got.encode(rendered) == want.encode(rendered)

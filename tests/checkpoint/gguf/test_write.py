@@ -16,9 +16,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.gguf import write_plan
-from qwen35_mlx.checkpoint.gguf.tokenizer import text_files
-from qwen35_mlx.checkpoint.layouts import Checkpoint
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.conversion import gguf_plan as write_plan
 from qwen35_mlx.conversion.gguf_file import write_gguf
 from qwen35_mlx.conversion.gguf_plan import plan_tensors
 from qwen35_mlx.conversion.new_folder import remove_leftovers
@@ -27,7 +26,7 @@ from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 from tests.checkpoint.cases import golden, listing
-from tests.checkpoint.gguf.test_tokenizer import SMALL
+from tests.checkpoint.gguf.test_tokenizer import SMALL, text_files
 from tests.goldens import FOLDER, NAMES
 
 CONVERTER = json.loads(Path(__file__).with_name("converter.json").read_text())
