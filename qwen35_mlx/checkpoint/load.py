@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.mtp_confirmation import agreement_with, confirm_head
+from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -56,7 +56,7 @@ def load_network(
     weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
     network = Network(config, weights, mtp)
     if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
-        checkpoint, found = confirm_head(checkpoint, agreement_with(network, mtp_documents))
+        checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
         if found is not None:
             network.read_mtp(Weights(config, checkpoint, weights.dtype))
             (notice or print_notice)(found.line)

@@ -273,7 +273,7 @@ def _read(trunk: Trunk, path: Path, stored: _Stored) -> Head:
 
     def read(module: str, parts: Parts) -> tuple[Matrix, list[str]]:
         shape = shapes.get(f"{module}.weight")
-        return read_matrix(module, parts, stored.method, shape and shape[-1])
+        return read_matrix(module, parts, stored.method, shape[-1] if shape else None)
 
     layout = read_layout(tensors, path, trunk.model.num_experts, read, zero_centred=False)
     trunk.check(path, layout.matrices)

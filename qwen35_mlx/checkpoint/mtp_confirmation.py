@@ -18,16 +18,21 @@ from qwen35_mlx.model.weights import Weights
 _POSITIONS = 64
 
 
+# Runs the heads of checkpoints that differ in nothing else on a text: whether the greedy guess of
+# each is the trunk's own token, [N] bool, at the same positions. A head's guess at t, which has
+# seen the tokens up to t + 1, is compared with the trunk's greedy token at t + 1.
+Agreement = Callable[[Sequence[Checkpoint]], Sequence[np.ndarray]]
+
+
 def confirm_head(
-    checkpoint: Checkpoint, agrees: Callable[[Checkpoint], np.ndarray]
+    checkpoint: Checkpoint, agreement: Agreement
 ) -> tuple[Checkpoint, Confirmation | None]:
     """The checkpoint with the reading of its head's norms that guesses best, and what was found.
 
     Nothing is run, and the second is None, if there is no head or its files leave no doubt.
 
     Args:
-        agrees: runs the head of a checkpoint on a text; whether its greedy guess is the trunk's own
-            token, [N] bool, at the same positions each time. N must not be 0.
+        agreement: with at least one position.
     """
     norms = checkpoint.mtp_norms
     if norms is None or norms.certain:
@@ -35,48 +40,43 @@ def confirm_head(
     found = confirm_norms(
         head_norms(checkpoint.model),
         norms.raw,
-        lambda raw: agrees(checkpoint.with_mtp_norms(raw)),
+        lambda readings: agreement([checkpoint.with_mtp_norms(raw) for raw in readings]),
     )
     return checkpoint.with_mtp_norms(found.raw), found
 
 
-def agreement_with(
-    network: Network, documents: Sequence[Sequence[int]]
-) -> Callable[[Checkpoint], np.ndarray]:
-    """The `agrees` of `confirm_head` for a network in memory, which reads the documents once.
-
-    A head's guess at t, which has seen the tokens up to t + 1, is compared with the network's
-    greedy token at t + 1.
+def network_agreement(network: Network, documents: Sequence[Sequence[int]]) -> Agreement:
+    """The agreement with a network in memory.
 
     Args:
-        documents: token ids; those below three tokens are left out, and one must not be. A few
-            hundred tokens together are enough.
+        documents: token ids; those below three tokens are left out. A few hundred tokens together
+            are enough.
 
     Raises:
-        Qwen35Error: a token has no embedding.
+        Qwen35Error: from the result: a token has no embedding.
     """
-    rope = make_rope(network.config)
-    runs: list[tuple[mx.array, mx.array, np.ndarray]] = []
-    for ids in documents:
-        if len(ids) < 3:
-            continue
-        tokens = network.token_array(ids)
-        hidden = network(tokens, network.make_cache())
-        embedded = network.embed(tokens[:, 1:-1])
-        mx.eval(hidden, embedded)
-        runs.append((hidden[:, :-2], embedded, _greedy(network, hidden[:, 1:-1])))
 
-    def agrees(checkpoint: Checkpoint) -> np.ndarray:
-        weights = Weights(network.config, checkpoint, network.dtype)
-        head = MTPHead(network.config, weights.scope("mtp"), rope)
-        return np.concatenate(
-            [
+    def agreement(readings: Sequence[Checkpoint]) -> list[np.ndarray]:
+        runs: list[tuple[mx.array, mx.array, np.ndarray]] = []
+        for ids in documents:
+            if len(ids) > 2:
+                tokens = network.token_array(ids)
+                hidden = network(tokens, network.make_cache())
+                embedded = network.embed(tokens[:, 1:-1])
+                runs.append((hidden[:, :-2], embedded, _greedy(network, hidden[:, 1:-1])))
+        rope = make_rope(network.config)
+        found: list[np.ndarray] = []
+        for reading in readings:
+            weights = Weights(network.config, reading, network.dtype)
+            head = MTPHead(network.config, weights.scope("mtp"), rope)
+            guesses = [
                 _greedy(network, head(hidden, embedded, KVCache())) == own
                 for hidden, embedded, own in runs
             ]
-        )
+            found.append(np.concatenate([np.zeros(0, bool), *guesses]))
+        return found
 
-    return agrees
+    return agreement
 
 
 def _greedy(network: Network, hidden: mx.array) -> np.ndarray:

@@ -5,7 +5,7 @@ checkpoint convert all of its norms, none, or some, and nothing in the files say
 that is read wrongly gives no error, only guesses that the trunk never accepts.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +130,7 @@ class Confirmation:
 def confirm_norms(
     names: Iterable[str],
     decided: frozenset[str],
-    agrees: Callable[[frozenset[str]], Values],
+    agrees: Callable[[Sequence[frozenset[str]]], Sequence[Values]],
 ) -> Confirmation:
     """Try the readings of a head's norms on a text, and keep the one that guesses best.
 
@@ -140,11 +140,12 @@ def confirm_norms(
     Args:
         names: of all norms of the head.
         decided: those that hold w, as `infer_raw_norms` has it.
-        agrees: runs the head with such a reading; whether its greedy guess is the trunk's own
-            token, [N] bool, at the same positions for every reading.
+        agrees: runs the head with each of such readings; whether its greedy guess is the trunk's
+            own token, [N] bool, at the same positions for every reading. N must not be 0.
     """
     every = frozenset(names)
-    results = {raw: agrees(raw) for raw in candidate_readings(every, decided)}
+    readings = candidate_readings(every, decided)
+    results = dict(zip(readings, agrees(readings), strict=True))
     best = max(results, key=lambda raw: int(results[raw].sum()))
     kept = best if _is_better(results[best], results[decided]) else decided
     others = {raw: result for raw, result in results.items() if raw != kept}

@@ -14,6 +14,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import CONFIG
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
     folder_bytes,
@@ -120,10 +121,11 @@ def convert(
     source = resolve_checkpoint(str(hf_path), revision=revision)
     checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint)
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = template_warnings(checkpoint.path)
+    warnings = [*mtp_lines, *template_warnings(checkpoint.path)]
     plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
     try:
         identity = _identity(checkpoint, plan)
