@@ -21,10 +21,11 @@ _LAYER_NORM_MEAN = 0.6
 # Below the first a mean is of w, above the second of 1 + w; None of both between them.
 _HEAD_NORM_MEANS = (0.45, 0.9)
 _INPUT_NORM_MEANS = (0.1, 0.5)
-_FINAL_TOLERANCE = 0.1
+# A final norm below the first number is a gain if it is the trunk's within the second, as a share.
+_FINAL_MEAN, _FINAL_TOLERANCE = 1.1, 0.1
 
 # Standard errors by which a reading must be better to replace the one that the values suggest.
-_SIGNIFICANT = 3.0
+_SIGNIFICANT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ def infer_raw_norms(norms: Mapping[str, Values], final_gain: Values) -> frozense
 
     Only the means of layer norms are more than 1 apart from those plus 1, with room for a limit
     between them. The others are clear at the ends of the scale; between, they follow the layer
-    norms, which tools convert first. The final norm precedes the same output head as the trunk's
-    does: a mean within a tenth of the trunk's gain, or of that less 1, decides it before the layer
-    norms do.
+    norms, which tools convert first. So does the final norm, whose range is more than 1 wide, but
+    for a mean of 1.1 at most that is the trunk's gain within a tenth: both precede the same output
+    head. Above, it hardly matters which it is: nearly the same gain in all channels scales logits.
 
     Args:
         norms: the values in the files, by canonical name.
@@ -87,9 +88,8 @@ def _by_limits(mean: float, limits: tuple[float, float]) -> bool | None:
 
 
 def _by_trunk(mean: float, gain: float) -> bool | None:
-    near = _FINAL_TOLERANCE * abs(gain)
-    is_raw, is_gain = abs(mean + 1 - gain) <= near, abs(mean - gain) <= near
-    return is_raw if is_raw != is_gain else None
+    like_trunk = abs(mean - gain) <= _FINAL_TOLERANCE * abs(gain)
+    return False if mean < _FINAL_MEAN and like_trunk else None
 
 
 def _kind(name: str) -> str:
@@ -135,7 +135,7 @@ def confirm_norms(
     """Try the readings of a head's norms on a text, and keep the one that guesses best.
 
     A reading replaces the decided one only if it is better by more than chance explains: at the
-    positions where just one of them agrees with the trunk, by three standard errors of a fair coin.
+    positions where just one of them agrees with the trunk, by two standard errors of a fair coin.
 
     Args:
         names: of all norms of the head.

@@ -26,7 +26,6 @@ from tests.checkpoint.cases import (
     write,
 )
 
-
 EXPERTS = "model.language_model.layers.0.mlp.experts"
 
 
