@@ -125,7 +125,6 @@ class Checkpoint:
         own = {stored: tensor for stored, tensor in tensors.items() if stored not in of_head}
         layout = read_layout(own, path, model.num_experts, read)
         files = sorted({tensor.path for tensor in own.values()})
-        notes = (*notes, *_unread_note(layout.unread))
         checkpoint = cls(path, config, model, layout.matrices, files, notes)
         trunk = Trunk(
             path,
@@ -137,10 +136,9 @@ class Checkpoint:
             layout.matrices.get("model.norm.weight"),
             checkpoint._check_head,
         )
-        if mtp is not None:
-            return checkpoint._with_head(read_given_head(trunk, mtp))
-        head, notes = find_head(trunk)
-        return checkpoint._with_head(head, notes)
+        head, lines = find_head(trunk) if mtp is None else (read_given_head(trunk, mtp), ())
+        unread = [*layout.unread, *(head.unread if head else ())]
+        return checkpoint._with_head(head, (*_unread_note(unread), *lines))
 
     @classmethod
     def _open_gguf(cls, path: Path, mtp: Path | None) -> "Checkpoint":
@@ -160,10 +158,11 @@ class Checkpoint:
         return checkpoint._with_head(read_given_head(trunk, mtp))
 
     def _with_head(self, head: Head | None, notes: Sequence[str] = ()) -> "Checkpoint":
-        """This checkpoint with another MTP head, or with a line on why it has none."""
+        """This checkpoint with another MTP head, if there is one, and with more lines."""
         changed = copy.copy(self)
         changed.notes = (*self.notes, *notes)
         if head is not None:
+            changed.notes += head.notes
             kept = {n: matrix for n, matrix in self.matrices.items() if not n.startswith("mtp.")}
             changed.files = tuple(dict.fromkeys((*self.files, *head.files)))
             changed.mtp_norms = head.norms

@@ -85,12 +85,14 @@ class Head:
         matrices: by canonical name, as the network reads them.
         norms: how its norms are read.
         files: that hold it.
+        unread: names in the files of tensors that the network does not need.
         notes: lines for the user.
     """
 
     matrices: Mapping[str, Matrix]
     norms: NormReading
     files: tuple[Path, ...]
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -123,7 +125,7 @@ def find_head(trunk: Trunk) -> tuple[Head | None, tuple[str, ...]]:
             continue
         if trunk.path not in (path, *path.parents):
             notes.append(f"the MTP head is that of {path}")
-        return head, (*notes, *head.notes)
+        return head, tuple(notes)
     return None, tuple(notes)
 
 
@@ -285,7 +287,7 @@ def _read(trunk: Trunk, path: Path, stored: _Stored) -> Head:
         raw = infer_raw_norms(values, _final_gain(trunk))
         norms = NormReading(raw, certain=False)
     files = tuple(sorted({tensor.path for tensor in tensors.values()}))
-    return Head(with_norms(layout.matrices, norms.raw), norms, files, notes)
+    return Head(with_norms(layout.matrices, norms.raw), norms, files, layout.unread, notes)
 
 
 def _head_tensors(

@@ -339,6 +339,7 @@ def test_shared_tensors_are_not_read_and_another_vocabulary_is_named(tmp_path: P
     save(path / "mtp.safetensors", head | shared)
     checkpoint = Checkpoint.open(path)
     assert_reads_head(checkpoint, head)
+    assert Checkpoint.open(path, path / "mtp.safetensors").notes == checkpoint.notes
     (note,) = checkpoint.notes
     assert "'mtp.lm_head.weight' of the MTP head in" in note
     assert "is [9, 64] where the model has [256, 64]: the model's own is used" in note
@@ -520,3 +521,13 @@ def test_the_demo_models_head_is_read_as_it_is_stored():
     checkpoint = Checkpoint.open(demo.folder())
     assert checkpoint.mtp_norms is not None
     assert checkpoint.mtp_norms.raw == frozenset()
+
+
+def test_unread_tensors_of_a_head_are_named(tmp_path: Path):
+    config, trunk, head = parts("dense")
+    path = write(tmp_path / "c", config, trunk)
+    save(path / "mtp.safetensors", head | {"mtp.fc.input_scale": mx.ones((1,))})
+    (note,) = Checkpoint.open(path).notes
+    assert "'mtp.fc.input_scale'" in note
+    (note,) = Checkpoint.open(path, path / "mtp.safetensors").notes
+    assert "'mtp.fc.input_scale'" in note
