@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -224,7 +223,7 @@ def _in_folder(folder: Path, of_trunk: Method | None) -> _Stored:
         raise _no_head(folder)
     if not is_file(folder / CONFIG):
         return _in_files(files, of_trunk)
-    config = _with_full_names(read_json_object(folder / CONFIG))
+    config = read_json_object(folder / CONFIG)
     return _in_files(files, read_method(config, read_json_object(folder / MODELOPT_CONFIG)))
 
 
@@ -243,21 +242,8 @@ def _in_files(files: list[Path], method: Method | None, raw_norms: bool | None =
     return _Stored(tensors, method, raw_norms)
 
 
-def _with_full_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a head, with the names of modules in MLX's quantisation as in `mtp.fc`."""
-    renamed = dict(config)
-    for key in ("quantization", "quantization_config"):
-        entry = config.get(key)
-        if isinstance(entry, Mapping) and "quant_method" not in entry:
-            renamed[key] = {
-                _full_name(module) if isinstance(value, Mapping | bool) else module: value
-                for module, value in entry.items()
-            }
-    return renamed
-
-
 def _full_name(name: str) -> str:
-    """The canonical name of a head's tensor or module, whatever its prefix."""
+    """The canonical name of a head's tensor, whatever its prefix."""
     while prefix := next((p for p in _PREFIXES if name.startswith(p)), None):
         name = name.removeprefix(prefix)
     return f"mtp.{name}"

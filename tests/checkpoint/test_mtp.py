@@ -112,6 +112,9 @@ PLACES: dict[str, Callable[..., None]] = {
     "bare names below model": put_file(
         "mtp_head.safetensors", lambda h: prefixed("model.")(bare(h))
     ),
+    "bare names below both": put_file(
+        "mtp.safetensors", lambda head: prefixed("language_model.model.")(bare(head))
+    ),
     "stacks": put_file("model_mtp.safetensors", stacked),
     "fused stacks": put_file("mtp.safetensors", fused),
     "one expert each": put_file("mtp.safetensors", one_by_one),
