@@ -12,10 +12,13 @@ from qwen35_mlx.text.tokenizer import Tokenizer
 _TOKENS = 384
 
 
-def confirm_mtp_norms(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
+def confirm_mtp_norms(checkpoint: Checkpoint, run: bool) -> tuple[Checkpoint, list[str]]:
     """The checkpoint with the reading of its head's norms that guesses best on the built-in text.
 
     Nothing is run if the files leave no doubt on it.
+
+    Args:
+        run: whether the head may be run; if not, its values decide.
 
     Returns:
         The checkpoint, and lines for the user.
@@ -23,12 +26,14 @@ def confirm_mtp_norms(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
     norms = checkpoint.mtp_norms
     if norms is None or norms.certain:
         return checkpoint, []
+    reading = describe(norms.raw, head_norms(checkpoint.model))
+    line = f"norms of the MTP head are read as {reading}, by their values only"
+    if not run:
+        return checkpoint, [line]
     try:
         tokenizer = Tokenizer.from_files(checkpoint.text)
         documents = make_documents(tokenizer, built_in_texts(), _TOKENS)
         checkpoint, found = confirm_head(checkpoint, checkpoint_agreement(checkpoint, documents))
     except Qwen35Error as error:
-        reading = describe(norms.raw, head_norms(checkpoint.model))
-        line = f"norms of the MTP head are read as {reading}, by their values only: {error}"
-        return checkpoint, [line]
+        return checkpoint, [f"{line}: {error}"]
     return checkpoint, [found.line] if found else []
