@@ -516,7 +516,9 @@ def test_a_conversion_takes_a_given_head_and_says_how_its_norms_are_stored(
     for name in head_norms(checkpoint.model):
         want = np.array(head[name.removeprefix("mtp.")])
         np.testing.assert_allclose(np.array(checkpoint.read(name)), want, atol=1e-6)
-    again = convert(tmp_path / "out", tmp_path / "again")
+    untried = convert(source, tmp_path / "b", mtp=tmp_path / "head.safetensors", verify=False)
+    assert "norms of the MTP head are read as 1 + w, by their values only" in untried.warnings
+    again = convert(tmp_path / "out", tmp_path / "again", verify=False)
     assert not any("norms" in line for line in again.warnings)
 
 
