@@ -24,6 +24,7 @@ FLOORS = (
     ("qwen35_mlx.session",),
     ("qwen35_mlx.prompt_cache",),
     ("qwen35_mlx.library",),
+    ("qwen35_mlx.conversion",),
     ("qwen35_mlx.checkpoint",),
     ("qwen35_mlx.generation", "qwen35_mlx.arguments"),
     ("qwen35_mlx.model",),
