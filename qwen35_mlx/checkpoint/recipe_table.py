@@ -88,8 +88,7 @@ def rendered(rows: Sequence[Row], memory_by_context: dict[int, int]) -> str:
     """The table as text, with a sum, and a line on memory."""
     size, parameters = sum(row.nbytes for row in rows), sum(row.parameters for row in rows)
     total = Row("all", sum(row.tensors for row in rows), parameters, size, ())
-    head = ("kind", "tensors", "format", "bits/weight", "bytes")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [("kind", "tensors", "format", "bits/weight", "bytes")]
     for row in (*rows, total):
         formats = ", ".join(row.formats)
         bits, size_text = f"{row.bits_per_weight:.2f}", f"{row.nbytes:,}"

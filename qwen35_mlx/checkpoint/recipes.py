@@ -113,7 +113,7 @@ _ENDS = {
     "mlp.gate": "router",
     "mlp.shared_expert_gate": "shared_expert_gate",
 }
-_ROUTER_KINDS = ("router", "shared_expert_gate")
+_ROUTER_KINDS: tuple[str, ...] = ("router", "shared_expert_gate")
 
 # In the order of a forward pass.
 KINDS = ("embedding", *dict.fromkeys(_ENDS.values()), "head", "mtp")
@@ -225,9 +225,8 @@ _UPGRADES = (
 
 def balanced(bits: int) -> Recipe:
     """The bytes of plain quantisation to `bits` bits and 3 % more, spent where they matter."""
-    default = Quantization(64, bits)
-    routers = dict.fromkeys(_ROUTER_KINDS, _ROUTER)
-    return Recipe(f"{bits}bit", default, routers, {}, True, _UPGRADES, budget=1.03)
+    base = plain(Quantization(64, bits))
+    return replace(base, name=f"{bits}bit", search=True, upgrades=_UPGRADES, budget=1.03)
 
 
 DEFAULT = "4bit"

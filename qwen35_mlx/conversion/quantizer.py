@@ -63,7 +63,7 @@ def quantize(
         mx.eval(pieces[-1])
     shapes = q.packed(values.shape).values()
     result = [
-        mx.concatenate(parts).reshape(shape)
+        mx.concatenate(list(parts)).reshape(shape)
         for parts, shape in zip(zip(*pieces, strict=True), shapes, strict=True)
     ]
     mx.eval(result)
