@@ -141,11 +141,13 @@ class Upgrade:
     Attributes:
         levels: how far up in 2, 3, 4, 5, 6, 8 bits, from the default of the recipe.
         group_size: None keeps that of the default.
+        first_eighth: only in the first eighth of the layers, one at least.
     """
 
     kinds: tuple[str, ...]
     levels: int
     group_size: int | None = None
+    first_eighth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Recipe:
         search: whether scales are searched for the least error, or span each group as
             `mx.quantize` has them.
         upgrades: applied in order, each if the model then takes at most `budget` times the bytes
-            that `default` alone takes; a later one replaces an earlier one for its kinds.
+            that it takes without any; none lowers what an earlier one raised.
     """
 
     name: str
@@ -267,8 +269,9 @@ def assign(recipe: Recipe, shapes: Shapes, config: ModelConfig) -> Assignment:
             better = _upgraded(default, upgrade)
             changes = {
                 name: better
-                for name in chosen
-                if _upgrade_kind(name, config) in upgrade.kinds
+                for name, current in chosen.items()
+                if _is_upgraded(name, upgrade, config)
+                and (current == default or current.bits < better.bits)
                 and shapes[name][-1] % better.group_size == 0
             }
             extra = nbytes({n: shapes[n] for n in changes}, changes)
@@ -301,16 +304,23 @@ def _first(
 ) -> Quantization | None:
     if not is_quantizable(name, shape):
         return None
-    parts = name.split(".")
-    layer = int(parts[2]) if name.startswith("model.layers.") else None
-    chosen = recipe.quantization(kind_of(name), layer, len(config.layer_types))
+    chosen = recipe.quantization(kind_of(name), _layer(name), len(config.layer_types))
     return None if chosen is None or shape[-1] % chosen.group_size else chosen
 
 
-def _upgrade_kind(name: str, config: ModelConfig) -> str:
-    """The kind, except that tied embeddings count as the head."""
+def _is_upgraded(name: str, upgrade: Upgrade, config: ModelConfig) -> bool:
+    """Whether a matrix is among those that the upgrade is for; tied embeddings are a head."""
     kind = kind_of(name)
-    return "head" if kind == "embedding" and config.tie_word_embeddings else kind
+    if kind == "embedding" and config.tie_word_embeddings:
+        kind = "head"
+    layer = _layer(name)
+    first = layer is not None and layer < max(1, len(config.layer_types) // 8)
+    return kind in upgrade.kinds and (first or not upgrade.first_eighth)
+
+
+def _layer(name: str) -> int | None:
+    """The number of a trunk layer's tensor."""
+    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
 
 
 def _upgraded(default: Quantization, upgrade: Upgrade) -> Quantization:

@@ -3,8 +3,8 @@
 `mx.quantize` spans each group from its smallest to its largest value. A few large values then cost
 all others precision. Here several narrower spans are tried for each group. For the codes that a
 span gives, scale and bias are fitted by weighted least squares, rounded to the type they are stored
-in, and the codes chosen anew. The pair of least error wins; where `mx.quantize` is better, its
-result is kept. The idea is that of llama.cpp's K-quants, and any reader of MLX's layout loads the
+in, and the codes chosen anew. The pair of least error wins; where that of `mx.quantize` is better,
+it is kept. The idea is that of llama.cpp's K-quants, and any reader of MLX's layout loads the
 result.
 
 For normal values, the squared error of 4-bit groups of 64 falls to 0.83 of that of `mx.quantize`,
@@ -104,41 +104,32 @@ def _affine(
         return (coefficient * unit).astype(dtype).astype(mx.float32) / unit
 
     def codes(scale: mx.array, bias: mx.array) -> mx.array:
-        return mx.clip(mx.round((x - bias) / mx.where(scale == 0, 1, scale)), 0, top)
+        return mx.clip(mx.round((x - bias) / scale), 0, top)
 
     def error(code: mx.array, scale: mx.array, bias: mx.array) -> mx.array:
         return total(mx.square(code * scale + bias - x))
 
-    def fit(code: mx.array, scale: mx.array) -> tuple[mx.array, mx.array]:
-        """Scale and bias of least error for these codes; all equal, they keep the scale."""
+    def fit(code: mx.array) -> tuple[mx.array, mx.array]:
+        """Scale and bias of least error for these codes; NaN if all codes are equal."""
         t, t2, tx = total(code), total(mx.square(code)), total(code * x)
-        determinant = weight * t2 - mx.square(t)
-        regular = determinant > 1e-6 * weight * t2
-        slope = (weight * tx - t * sum_x) / mx.where(regular, determinant, 1)
-        scale = stored(mx.where(regular, slope, scale))
+        scale = stored((weight * tx - t * sum_x) / (weight * t2 - mx.square(t)))
         return scale, stored((sum_x - scale * t) / weight)
 
     weight, sum_x = total(mx.ones_like(x)), total(x)
-    first_scale, first_bias = (part.astype(mx.float32) / unit for part in plain[1:])
-    first_codes = unpack(plain[0], q.bits).astype(mx.float32)
-    first_error = error(first_codes, first_scale, first_bias)
-    first_error = mx.where(mx.isfinite(first_error), first_error, mx.inf)
-    best = _Best(first_scale, first_bias, first_error)
+    scale, bias = (part.astype(mx.float32) / unit for part in plain[1:])
+    # The range of a group may overflow in `mx.quantize`.
+    first = error(codes(scale, bias), scale, bias)
+    best = _Best(scale, bias, mx.where(mx.isfinite(first), first, mx.inf))
     low, high = mx.min(x, axis=-1, keepdims=True), mx.max(x, axis=-1, keepdims=True)
     full, middle = (high - low) / top, (high + low) / 2
     candidates = [(full * span, middle - full * (span * top / 2)) for span in _SPANS]
     for i in range(len(candidates) + _REFITS):
         scale, bias = candidates[i] if i < len(candidates) else (best.scale, best.bias)
-        scale, bias = fit(codes(scale, bias), scale)
+        scale, bias = fit(codes(scale, bias))
         best.consider(scale, bias, error(codes(scale, bias), scale, bias))
-    chosen = codes(best.scale, best.bias)
-    # The codes of `mx.quantize` come from a scale before rounding: other codes for the same pair.
-    chosen = mx.where(best.error < first_error, chosen, first_codes)
-    scales, biases = (
-        mx.where(best.error < first_error, (part * unit).astype(dtype), first)
-        for part, first in ((best.scale, plain[1]), (best.bias, plain[2]))
-    )
-    return [pack(chosen.astype(mx.uint32), q.bits), scales, biases]
+    scales, biases = ((part * unit).astype(dtype) for part in (best.scale, best.bias))
+    chosen = codes(best.scale, best.bias).astype(mx.uint32)
+    return [pack(chosen, q.bits), scales, biases]
 
 
 def _float4(
@@ -164,18 +155,16 @@ def _float4(
         squares = mx.square(rounded * multiplier(scale) - magnitudes)
         return mx.sum(squares if weights is None else weights * squares, axis=-1, keepdims=True)
 
-    first, first_codes = plain[1], unpack(plain[0], 4)
-    first_error = error(mx.array(_FLOAT4)[first_codes & 7], first)
-    best = _Best(first, first, first_error)
-    largest = 126 if q.mode == "nvfp4" else 254  # the codes above are NaN
+    best = _Best(plain[1], plain[1], error(nearest(plain[1]), plain[1]))
     for step in _SCALE_STEPS[q.mode]:
-        scale = mx.clip(first.astype(mx.int32) + step, 0, largest).astype(mx.uint8)
+        # Scales above the largest are NaN or infinite, and so are their errors.
+        scale = mx.clip(plain[1].astype(mx.int32) + step, 0, 255).astype(mx.uint8)
         best.consider(scale, scale, error(nearest(scale), scale))
     rounded = nearest(best.scale)
-    codes = sum((rounded >= value for value in _FLOAT4[1:]), mx.zeros_like(first_codes))
-    signs = mx.where(groups < 0, 8, 0).astype(mx.uint32)
-    chosen = mx.where(best.error < first_error, codes | signs, first_codes)
-    return [pack(chosen, 4), best.scale]
+    codes = mx.where(groups < 0, 8, 0).astype(mx.uint32)
+    for value in _FLOAT4[1:]:
+        codes = codes + (rounded >= value)
+    return [pack(codes, 4), best.scale]
 
 
 def pack(codes: mx.array, bits: int) -> mx.array:
@@ -189,14 +178,3 @@ def pack(codes: mx.array, bits: int) -> mx.array:
     streams = mx.sum(mx.left_shift(eights, shifts), axis=-1, keepdims=True).view(mx.uint8)
     packed = mx.contiguous(streams[:, :bits]).reshape(-1, 4).view(mx.uint32)
     return packed.reshape(*codes.shape[:-1], codes.shape[-1] * bits // 32)
-
-
-def unpack(words: mx.array, bits: int) -> mx.array:
-    """The codes of `pack`: uint32 [..., n * bits / 32] -> uint32 [..., n]."""
-    streams = words.reshape(-1, 1).view(mx.uint8).reshape(-1, bits).astype(mx.uint64)
-    joined = mx.sum(
-        mx.left_shift(streams, mx.arange(0, 8 * bits, 8).astype(mx.uint64)), axis=-1, keepdims=True
-    )
-    shifts = mx.arange(0, 8 * bits, bits).astype(mx.uint64)
-    codes = mx.right_shift(joined, shifts) & mx.array(2**bits - 1, mx.uint64)
-    return codes.astype(mx.uint32).reshape(*words.shape[:-1], words.shape[-1] * 32 // bits)

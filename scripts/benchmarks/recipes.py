@@ -118,6 +118,9 @@ def random_config() -> dict[str, Any]:
     return SHAPES["27b"] | {"text_config": text}
 
 
+_GAINS = {"embed": 25.0, "conv1d": 0.8, "out_proj": 0.1, "o_proj": 0.1, "down_proj": 0.1}
+
+
 def random_tensors(config: ModelConfig) -> Tensors:
     """Student's t with 5 degrees of freedom; one input in 64 is 5 times as large."""
     tensors = {}
@@ -130,7 +133,9 @@ def random_tensors(config: ModelConfig) -> Tensors:
         elif len(shape) == 1:
             values = np.exp(rng.normal(0, 0.3, shape))
         else:
-            values = rng.standard_t(5, shape) * (0.4 if "conv1d" in name else shape[-1] ** -0.5)
+            # Layers add a tenth of what the embeddings are, so that errors stay small.
+            gain = next((gain for end, gain in _GAINS.items() if end in name), 1.0)
+            values = rng.standard_t(5, shape) * gain * shape[-1] ** -0.5
             if shape[-1] >= 64:
                 values[..., rng.choice(shape[-1], shape[-1] // 64, replace=False)] *= 5
         tensors[name] = mx.array(values.astype(np.float32))

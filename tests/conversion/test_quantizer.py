@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.conversion.quantizer import pack, quantize, unpack
+from qwen35_mlx.conversion.quantizer import pack, quantize
 from qwen35_mlx.kernels.quantized import Quantization
 
 FLOAT4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -58,9 +58,8 @@ def plain(values: mx.array, q: Quantization) -> list[mx.array]:
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_packing_is_that_of_mlx(bits: int):
     words = plain(mx.array(normal(4, 256)), Quantization(64, bits))[0]
-    codes = unpack(words, bits)
-    assert np.array_equal(np.array(codes), codes_of(words, bits))
-    assert mx.array_equal(pack(codes, bits), words)
+    codes = codes_of(words, bits).astype(np.uint32)
+    assert mx.array_equal(pack(mx.array(codes), bits), words)
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
@@ -113,7 +112,8 @@ def test_importance_moves_the_error_to_values_that_count_less():
 def test_importance_of_nothing_keeps_the_full_span():
     values, q = mx.array(normal(2, 128)), Quantization(64, 4)
     parts = quantize(values, q, mx.zeros((128,)))
-    assert all(mx.array_equal(a, b) for a, b in zip(parts, plain(values, q), strict=True))
+    for part, expected in zip(parts[1:], plain(values, q)[1:], strict=True):
+        assert mx.array_equal(part, expected)
 
 
 def one_group(name: str) -> np.ndarray:
@@ -134,6 +134,8 @@ def one_group(name: str) -> np.ndarray:
             return group * np.float32(1e-20)
         case "huge":
             return group * np.float32(5e37)
+        case "widest":
+            return np.clip(group, -1, 1) * np.float32(3e38)
         case _:
             return np.where(group > 0, group, 0)  # half of them zero
 
@@ -150,6 +152,7 @@ def one_group(name: str) -> np.ndarray:
         "subnormal",
         "tiny",
         "huge",
+        "widest",
         "half zero",
     ],
 )
@@ -167,8 +170,16 @@ def test_odd_groups_stay_finite_and_no_worse(name: str, bits: int, dtype: mx.Dty
     largest = np.abs(np.array(values.astype(mx.float32))).astype(np.float64).max()
     if name in ("all zero", "all equal"):
         assert np.array_equal(decoded(parts, q), np.array(values.astype(mx.float32)))
-    elif name in ("tiny", "huge"):
-        assert (np.sqrt(searched / 64) <= 0.5 * largest).all()
+    elif name in ("tiny", "huge", "widest"):
+        assert (np.sqrt(searched / 64) <= 0.3 * largest).all()
+
+
+def test_squares_of_large_values_do_not_overflow():
+    values, q = mx.array(normal(16, 256)), Quantization(64, 4)
+    one, other = quantize(values, q), quantize(values * 2.0**100, q)
+    assert mx.array_equal(one[0], other[0])
+    for part, scaled in zip(one[1:], other[1:], strict=True):
+        assert mx.array_equal(part * 2.0**100, scaled)
 
 
 def test_values_too_small_for_the_span_of_mlx_are_kept():
