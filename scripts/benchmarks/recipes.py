@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
@@ -234,7 +234,7 @@ _MIXED = ("mixed_4_6", "mixed_3_6", "mixed_3_4", "mixed_2_6")
 def candidates(names: list[str]) -> Iterator[Recipe]:
     four = recipes.plain(Quantization(64, 4))
     yield four
-    yield recipes.replace(four, name="plain, searched", search=True)
+    yield replace(four, name="plain, searched", search=True)
     yield from (recipes.RECIPES[name] for name in names)
 
 

@@ -177,6 +177,29 @@ def test_an_upgrade_that_does_not_fit_leaves_room_for_a_later_one():
     assert ours["mtp.layers.0.self_attn.v_proj.weight"] == FOUR
 
 
+@pytest.mark.parametrize(("layers", "first"), [(4, {0}), (16, {0, 1}), (31, {0, 1, 2})])
+def test_the_first_eighth_is_one_layer_at_least(layers: int, first: set[int]):
+    config = sizes("9b", num_hidden_layers=layers)
+    upgrade = Upgrade(("mlp_down",), 1, first_eighth=True)
+    ours = assign(Recipe("r", FOUR, upgrades=(upgrade,), budget=2), all_shapes(config), config)
+    for layer in range(layers):
+        bits = 5 if layer in first else 4
+        assert ours[f"model.layers.{layer}.mlp.down_proj.weight"] == Quantization(64, bits)
+    assert ours["mtp.layers.0.mlp.down_proj.weight"] == FOUR
+
+
+def test_no_upgrade_lowers_what_an_earlier_one_raised():
+    config = sizes("9b")
+    upgrades = (
+        Upgrade(("mlp_down",), 2, first_eighth=True),
+        Upgrade(("mlp_down",), 1),
+        Upgrade(("mlp_down",), 0, group_size=128),
+    )
+    ours = assign(Recipe("r", FOUR, upgrades=upgrades, budget=2), all_shapes(config), config)
+    assert ours["model.layers.0.mlp.down_proj.weight"] == Quantization(64, 6)
+    assert ours["model.layers.9.mlp.down_proj.weight"] == Quantization(64, 5)
+
+
 def test_tied_embeddings_are_upgraded_as_the_head():
     for tied, expected in ((True, Quantization(64, 5)), (False, FOUR)):
         config = sizes("9b", tie_word_embeddings=tied)
@@ -190,6 +213,10 @@ def test_rows_that_do_not_divide_into_larger_groups_keep_theirs():
     recipe = Recipe("r", FOUR, upgrades=(Upgrade(("embedding",), 0, group_size=128),))
     ours = assign(recipe, all_shapes(config), config)
     assert ours["model.embed_tokens.weight"] == FOUR
+    wide = sizes("tiny", hidden_size=256)
+    assert assign(recipe, all_shapes(wide), wide)["model.embed_tokens.weight"] == Quantization(
+        128, 4
+    )
 
 
 @pytest.mark.parametrize("layers", [4, 8, 20, 24, 64])
