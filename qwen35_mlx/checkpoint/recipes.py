@@ -204,8 +204,8 @@ _DELTA_NET_INPUTS = ("delta_net_qkv", "delta_net_z", "delta_net_ab")
 _KEYS_AND_VALUES = ("attention_k", "attention_v")
 # Larger groups in the MLPs pay for much of the rest, of which comes first what lowers the KL
 # divergence most per byte. Matrices that are multiplied as one (DeltaNet's inputs; gate and up)
-# keep one format. So do all experts of a layer, routed and shared: the decode kernels read a layer's
-# experts in one format.
+# keep one format. So do all experts of a layer, routed and shared: the decode kernels read those in
+# one format.
 _UPGRADES = (
     Upgrade(("mlp_gate_up", "mlp_down"), 0, group_size=128),
     Upgrade(_KEYS_AND_VALUES, 2),

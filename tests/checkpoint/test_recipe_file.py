@@ -42,13 +42,14 @@ def test_a_recipe_of_its_own(file: Path):
 
 
 def test_a_file_changes_its_base_and_the_rest_is_as_it_was(file: Path):
-    file.write_text('base = "4bit"\n[kinds.head]\nbits = 8\n')
+    file.write_text('base = "4bit"\n[kinds.head]\nbits = 8\n[kinds.attention_k]\nbits = 4\n')
     recipe = find_recipe(str(file))
     assert recipe.search
     assert recipe.budget == RECIPES["4bit"].budget
     config = ModelConfig.from_dict(SHAPES["27b"])
     ours = assign(recipe, trunk_tensors(config), config)
     assert ours["lm_head.weight"] == Quantization(64, 8)
+    assert ours["model.layers.3.self_attn.k_proj.weight"] == FOUR
     assert ours["model.layers.3.self_attn.v_proj.weight"] == Quantization(64, 6)
     assert ours["model.layers.3.mlp.up_proj.weight"] == Quantization(128, 4)
 
