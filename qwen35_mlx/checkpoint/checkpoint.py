@@ -13,6 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.adapters.adapter import Adapter, Target
+from qwen35_mlx.checkpoint.adapters.files import read_adapter, read_unmerged, unused_adapter
+from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
+from qwen35_mlx.checkpoint.adapters.peft import is_adapter_tensor
 from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
@@ -48,6 +52,7 @@ class Checkpoint:
         matrices: the tensors of the text network, by the canonical name of the plain tensor.
         files: that hold the weights.
         notes: lines for the user: what was decided, and what is not read.
+        adapter: the file of an adapter that is fused into the matrices; None without one.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Checkpoint:
         matrices: Mapping[str, Matrix],
         files: Sequence[Path],
         notes: Sequence[str] = (),
+        adapter: Path | None = None,
     ):
         self.path = path
         self.config = config
@@ -65,6 +71,7 @@ class Checkpoint:
         self.matrices = matrices
         self.files = tuple(files)
         self.notes = tuple(notes)
+        self.adapter = adapter
         self._readers: dict[str, RowReader] = {}
         for name, matrix in matrices.items():
             if isinstance(matrix, PackedMatrix):
@@ -87,7 +94,8 @@ class Checkpoint:
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
         check_model_type(config)
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
-        tensors = weight_files(path)
+        stored = weight_files(path)
+        tensors = {name: one for name, one in stored.items() if not is_adapter_tensor(name)}
         names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)
         model, notes = reconcile(config, names)
@@ -104,9 +112,38 @@ class Checkpoint:
             return matrix, unused
 
         layout = read_layout(tensors, path, model.num_experts, read)
-        files = sorted({tensor.path for tensor in tensors.values()})
+        files = sorted({tensor.path for tensor in stored.values()})
         notes = (*notes, *_unread_note(layout.unread))
-        return cls(path, config, model, layout.matrices, files, notes)
+        checkpoint = cls(path, config, model, layout.matrices, files, notes)
+        if unmerged := {name: one for name, one in stored.items() if name not in tensors}:
+            return checkpoint._fused(read_unmerged(path, unmerged, checkpoint._target))
+        checkpoint.notes += unused_adapter(path)
+        return checkpoint
+
+    def with_adapter(self, path: Path) -> "Checkpoint":
+        """This checkpoint with a LoRA adapter of PEFT or mlx-lm fused into its matrices.
+
+        They are computed as they are read. All other matrices stay as they are.
+
+        Args:
+            path: the adapter's folder, or its safetensors file.
+
+        Raises:
+            Qwen35Error: as `read_adapter`.
+        """
+        return self._fused(read_adapter(path, self._target))
+
+    @property
+    def _target(self) -> Target:
+        return Target(self.expected, self.model.num_experts, self.model.tie_word_embeddings)
+
+    def _fused(self, adapter: Adapter) -> "Checkpoint":
+        matrices = adapter.fuse(self.matrices, self.expected)
+        files = (*self.files, adapter.file)
+        outdated = unused_adapter(self.path) if adapter.file.parent == self.path else ()
+        kept = [note for note in self.notes if note not in outdated]
+        notes = (*kept, adapter.note(self.matrices))
+        return Checkpoint(self.path, self.config, self.model, matrices, files, notes, adapter.file)
 
     @classmethod
     def _open_gguf(cls, path: Path) -> "Checkpoint":
@@ -154,7 +191,7 @@ class Checkpoint:
     def dtype_of_most(self) -> mx.Dtype:
         """The dtype of most weights, or of their scales."""
         sizes = [
-            (matrix.dtype, math.prod(matrix.shape))
+            (network_dtype(matrix), math.prod(matrix.shape))
             for matrix in self.matrices.values()
             if len(matrix.shape) > 1
             and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")
@@ -231,6 +268,11 @@ class Checkpoint:
                 f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
                 "which its layout does not have there: fetch the checkpoint again or choose another"
             )
+
+
+def network_dtype(matrix: Matrix) -> mx.Dtype:
+    """The dtype of the activations that a matrix was made for."""
+    return matrix.network_dtype if isinstance(matrix, FusedMatrix) else matrix.dtype
 
 
 def most_common_dtype(sizes: Iterable[tuple[mx.Dtype, int]]) -> mx.Dtype:

@@ -52,7 +52,7 @@ def write_weights(
     for file, tensors in plan.files.items():
         specs = [spec for tensor in tensors for spec in tensor.specs()]
         owners |= {spec.name: file for spec in specs}
-        with FileWriter(folder / file, specs, {"format": "mlx"}, journal.checksums) as writer:
+        with FileWriter(folder / file, specs, plan.metadata, journal.checksums) as writer:
             for tensor in tensors:
                 names = [spec.name for spec in tensor.specs()]
                 if all(writer.is_complete(name) for name in names):
