@@ -147,9 +147,9 @@ def convert(
         for folder in left:
             check_identity(folder, identity)
         check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
+        warnings += remove_leftovers(out, continued=left)
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
-        warnings += remove_leftovers(out)
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
