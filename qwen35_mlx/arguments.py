@@ -114,6 +114,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "notice": _FUNCTION,
     "quantize": _FLAG,
     "resume": _FLAG,
+    "verify": _FLAG,
+    "verify_text": _TEXT,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

@@ -18,7 +18,9 @@ from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
+from qwen35_mlx.conversion.proof import Proof
 from qwen35_mlx.conversion.writing import size_text
+from qwen35_mlx.evaluation.text import read_user_text
 from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path
@@ -43,7 +45,11 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
+    add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
+    add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     options = parser.parse_args(argv)
+    if options.verify_text is not None:
+        options.verify_text = read_user_text("--verify-text", options.verify_text)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
@@ -67,11 +73,32 @@ def _run(argv: Sequence[str] | None) -> int:
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
+    _print_proof(summary.proof)
     print_line(
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
     return 0
+
+
+def _print_proof(proof: Proof) -> None:
+    if proof.comparison is None:
+        print_line(f"Not measured: {proof.reason}.")
+        return
+    found = proof.comparison
+    drift, worst = found.divergence, sorted(found.tensor_errors.items(), key=lambda item: -item[1])
+    print_line(
+        f"Measured on {found.tokens:,} tokens: perplexity {found.a.perplexity:.4f} -> "
+        f"{found.b.perplexity:.4f}, KL divergence {drift.mean:.2e} (99th percentile "
+        f"{drift.p99:.2e}, floor {found.floor.mean:.0e}), same top token {drift.top1:.2%}"
+    )
+    if found.b.mtp_agreement is not None:
+        before = found.a.mtp_agreement
+        share = "" if before is None else f"{before:.1%} -> "
+        print_line(f"Agreement of the MTP head: {share}{found.b.mtp_agreement:.1%}")
+    if worst and worst[0][1]:
+        listed = ", ".join(f"{kind} {error:.1e}" for kind, error in worst[:3])
+        print_line(f"Largest relative errors: {listed}")
 
 
 def _program() -> str:
@@ -81,16 +108,20 @@ def _program() -> str:
 
 
 class _Bar:
-    """A progress bar on stderr that appears with the first chunk."""
+    """Progress bars on stderr: of the bytes written, then of the measurement."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, name: str) -> None:
-        if self._bar is None:
-            from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
+        from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
+        if self._bar is None:
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
+        elif total != self._bar.total:
+            self._bar.close()
+            form = "Measuring: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
+            self._bar = tqdm(total=total, bar_format=form + "{postfix}")
         self._bar.set_postfix_str(name, refresh=False)
         self._bar.update(done - self._bar.n)
 

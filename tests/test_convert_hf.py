@@ -85,6 +85,7 @@ def test_layouts_of_the_source(tmp_path: Path, layout: str):
     result = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert ("text_config" in result) == (layout == "one by one")
     assert result["architectures"] == ["Qwen3_5MoeForCausalLM"]
+    assert result["model_type"] == "qwen3_5_moe" + ("_text" if layout == "text only" else "")
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4", "nvfp4"])

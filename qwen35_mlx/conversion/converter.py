@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from qwen35_mlx.conversion.new_folder import (
     sync_entries,
 )
 from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.proof import Proof, prove
+from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -50,6 +52,7 @@ class ConversionSummary:
         quantization: of most matrices, None if plain.
         plain: canonical names of the matrices that stay plain in a quantised model, because their
             rows do not divide into groups.
+        proof: the result measured against its source.
         warnings: a line each.
     """
 
@@ -58,6 +61,7 @@ class ConversionSummary:
     parameters: int
     quantization: Quantization | None
     plain: tuple[str, ...]
+    proof: Proof
     warnings: tuple[str, ...]
 
     @property
@@ -92,6 +96,8 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     resume: bool = False,
+    verify: bool = True,
+    verify_text: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
@@ -110,10 +116,16 @@ def convert(
         revision: branch, tag or commit on the Hub.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
-        progress: called after each chunk with (bytes written, bytes in total, tensor).
+        verify: whether to measure the result against its source, layer by layer: perplexity, KL
+            divergence, agreement. The figures are in the summary, conversion.json and README.md.
+        verify_text: to measure on; None for one of the package, with prose, code, Chinese and
+            arithmetic.
+        progress: called after each chunk with (bytes written, bytes in total, tensor); then, while
+            the result is measured, with (work done, work in all, what is being done).
 
     Raises:
-        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
+        Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
+            compute; no output folder is left.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -133,7 +145,7 @@ def convert(
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = template_warnings(checkpoint.path)
+    warnings = [*checkpoint.notes, *template_warnings(checkpoint.path)]
     wanted = DTYPES[dtype] if dtype else None
     if dequantize:
         plan = plan_dequantization(checkpoint, wanted)
@@ -141,6 +153,12 @@ def convert(
             warnings.append("the vision tower is left out: the result is the text model alone")
     else:
         plan = plan_conversion(checkpoint, quantization, wanted)
+    options = {
+        "dtype": dtype,
+        "quantization": asdict(quantization) if quantization else None,
+        "dequantize": dequantize,
+        "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
+    }
     try:
         identity = _identity(checkpoint, plan)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
@@ -161,8 +179,15 @@ def convert(
             for name, content in copied.items():
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
-            # Only a result that opens gets its final name.
-            Checkpoint.open(folder).verify()
+            # Only a result that opens, and computes, gets its final name.
+            result = Checkpoint.open(folder)
+            result.verify()
+            proof = Proof(None, "it was not asked for")
+            if verify:
+                proof = prove(checkpoint, result, verify_text, progress)
+            values = record(Source.of(checkpoint), plan, options, folder, proof)
+            write_durably(folder / RECORD, json.dumps(values, indent=4))
+            write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -183,5 +208,6 @@ def convert(
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),
+        proof=proof,
         warnings=tuple(warnings + sync_entries([out, *parents])),
     )

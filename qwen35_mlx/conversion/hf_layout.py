@@ -5,7 +5,6 @@ convolutions [channels, 1, kernel], gate and up projections of all experts in on
 head among the other tensors. What the source has not quantised is written bit for bit.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from qwen35_mlx.conversion.plan import (
     shards,
     zero_centred,
 )
+from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES
 
@@ -128,12 +128,13 @@ def _is_exact(values: mx.array, dtype: mx.Dtype) -> bool:
 
 def _config(checkpoint: Checkpoint, tensors: Sequence[HfTensor]) -> Mapping[str, Any]:
     """config.json: nested as the source's, of the text model alone, without a quantisation."""
-    config = json.loads(json.dumps(checkpoint.config))
+    config = resolved(checkpoint.config, checkpoint.model)
     text_config = config.get("text_config", config)
+    if text_config is config:
+        config["model_type"] = f"{checkpoint.model.model_type}_text"
     for section in (config, text_config):
         for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
             section.pop(key, None)
-        section["tie_word_embeddings"] = checkpoint.model.tie_word_embeddings
     dtype = config_dtype((tensor.dtype, tensor.shape) for tensor in tensors)
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
