@@ -131,7 +131,7 @@ def _config(checkpoint: Checkpoint, tensors: Sequence[HfTensor]) -> Mapping[str,
     config = resolved(checkpoint.config, checkpoint.model)
     text_config = config.get("text_config", config)
     if text_config is config:
-        config["model_type"] = f"{checkpoint.model.model_type}_text"
+        config["model_type"] = f"{checkpoint.model.model_type.removesuffix('_text')}_text"
     for section in (config, text_config):
         for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
             section.pop(key, None)
