@@ -167,7 +167,7 @@ def test_shards_have_an_index_and_the_format_of_transformers(
     for file in files:
         with (tmp_path / "hf" / file).open("rb") as opened:
             header = opened.read(int.from_bytes(opened.read(8), "little"))
-        assert json.loads(header)["__metadata__"] == {"format": "pt"}
+        assert json.loads(header)["__metadata__"]["format"] == "pt"
 
 
 def test_it_is_written_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

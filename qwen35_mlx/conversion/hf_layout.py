@@ -12,7 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint, network_dtype
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.dtypes import network_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from qwen35_mlx.conversion.plan import (
@@ -50,6 +51,10 @@ class HfTensor:
     @property
     def quantization(self) -> None:
         return None
+
+    @property
+    def raw(self) -> bool:
+        return True
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype, network_dtype
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
@@ -22,6 +23,7 @@ from qwen35_mlx.model.weights import DTYPES
 # CPU makes many float32 copies of a chunk; larger chunks are no faster.
 CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
+MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
 KEPT = (".dt_bias", ".linear_attn.norm.weight")
 
@@ -39,6 +41,11 @@ class PlannedTensor(Protocol):
 
     @property
     def quantization(self) -> Quantization | None: ...
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is written in the form of Hugging Face: w of a norm (1 + w)."""
+        ...
 
     @property
     def nbytes(self) -> int: ...
@@ -230,7 +237,7 @@ def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
     files = shards([plan for plan in plans if not plan.name.startswith("mtp.")])
     # mlx-lm reads model*.safetensors, so it does not read this file.
     if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
-        files["mtp.safetensors"] = mtp
+        files[MTP_FILE] = mtp
     return files
 
 
