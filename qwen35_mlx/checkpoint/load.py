@@ -1,5 +1,6 @@
 """From a checkpoint to a network that is ready to run."""
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -33,8 +34,8 @@ def load_network(
         dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
             a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
-        notice: called with a line for the user if a kernel cannot be used here; None prints it
-            on stderr.
+        notice: called with a line for the user if a kernel cannot be used here, or if quantised
+            matrices take more memory than their files; None prints it on stderr.
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
@@ -49,7 +50,16 @@ def load_network(
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
-    network = Network(config, weights, mtp)
-    select_kernels(network, notice or print_notice)
+    notice = notice or print_notice
+    computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
+    names = [name for name in checkpoint.widened if mtp or not name.startswith("mtp.")]
+    if names:
+        values = sum(math.prod(checkpoint.matrices[name].shape) for name in names)
+        notice(
+            f"{len(names)} quantised matrices are in a form that MLX does not have: as "
+            f"{8 * computed.size}-bit values they take {values * computed.size / 1e9:.1f} GB of "
+            "memory. To make the model smaller, convert it with qwen35-convert -q"
+        )
+    network = Network(config, Weights(config, checkpoint, computed), mtp)
+    select_kernels(network, notice)
     return network

@@ -131,8 +131,8 @@ def convert(
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = [*checkpoint.notes, *template_warnings(checkpoint.path)]
     plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
+    warnings = [*checkpoint.notes, *plan.notes(checkpoint), *template_warnings(checkpoint.path)]
     options = {"dtype": dtype, "quantization": asdict(quantization) if quantization else None}
     try:
         identity = _identity(checkpoint, plan)

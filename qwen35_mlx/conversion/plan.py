@@ -23,6 +23,7 @@ CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
 _KEPT = (".dt_bias", ".linear_attn.norm.weight")
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class TensorPlan:
         shape: of the plain tensor.
         dtype: of the plain tensor, or of the scales of an affine quantisation.
         quantization: None leaves it plain.
-        carried: whether the source has it packed like that, and its parts are copied.
+        carried: whether the source has it packed like that, and its codes are copied.
         raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
             a convolution.
     """
@@ -78,10 +79,13 @@ class TensorPlan:
             if self.carried:
                 module = self.name.removesuffix(".weight")
                 assert self.quantization is not None
-                yield [
+                parts = [
                     checkpoint.read(f"{module}.{part}", start, stop)
                     for part in self.quantization.packed(self.shape)
                 ]
+                if self.quantization.mode == "affine":
+                    parts[1:] = [part.astype(self.dtype) for part in parts[1:]]
+                yield parts
                 continue
             if self.raw and len(self.shape) == 1:
                 values = _zero_centred(checkpoint.plain(self.name))
@@ -121,6 +125,30 @@ class ConversionPlan:
         """The number of weights of the plain model, with its MTP head."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Lines for the user: what a source that is quantised leads to."""
+        notes: list[str] = []
+        plain = {tensor.name for tensor in self.tensors if tensor.quantization is None}
+        if widened := plain.intersection(checkpoint.widened):
+            notes.append(
+                f"{len(widened)} quantised matrices are in a form that MLX does not have: they are "
+                "written with 16 bits; for fewer, add -q"
+            )
+        most = _dtype_of_most(self.tensors)
+        other = {
+            _NAMES[spec.dtype]
+            for tensor in self.tensors
+            for spec in tensor.specs()
+            if tensor.carried and spec.dtype in _NAMES and spec.dtype != most
+        }
+        if other:
+            notes.append(
+                f"scales keep their {' and '.join(sorted(other))} beside weights in {_NAMES[most]}, "
+                "so that nothing is lost; mlx-lm computes this mix in float32: to round them, add "
+                f"--dtype {_NAMES[most]}"
+            )
+        return notes
+
 
 def plan_conversion(
     checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
@@ -146,6 +174,7 @@ def plan_tensors(
     """
     norms = _norm_dtypes(checkpoint, dtype)
     plans: list[TensorPlan] = []
+    widened = {*checkpoint.widened}
     for name, shape in checkpoint.expected.items():
         matrix = checkpoint.matrices[name]
         # The rotation of packed rows has no place in the result.
@@ -154,11 +183,13 @@ def plan_tensors(
         target = recipes.quantization_for(name, shape, quantization) if quantization else stored
         carried = target is not None and target == stored
         own = matrix.dtype
+        if quantization and not carried and (isinstance(matrix, PackedMatrix) or name in widened):
+            own = checkpoint.dtype_of_most  # not that of scales that go
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
             own = norms[name]
-        elif dtype is not None and not carried and not name.endswith(_KEPT):
+        elif dtype is not None and not name.endswith(_KEPT):
             own = dtype
         raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
         plans.append(TensorPlan(name, shape, own, target, carried, raw))
@@ -231,12 +262,7 @@ def plan_config(
     for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(key, None)
         text_config.pop(key, None)
-    dtype = most_common_dtype(
-        (plan.dtype, math.prod(plan.shape))
-        for plan in plans
-        if len(plan.shape) > 1 and (plan.quantization is None or plan.quantization.mode == "affine")
-    )
-    text_config["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
+    text_config["dtype"] = _NAMES[_dtype_of_most(plans)]
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
             if key in section:
@@ -254,6 +280,16 @@ def plan_config(
                 entry[plan.module] = _entry(plan.quantization) if plan.quantization else False
         config["quantization"] = config["quantization_config"] = entry
     return config
+
+
+def _dtype_of_most(plans: Sequence[TensorPlan]) -> mx.Dtype:
+    """As `Checkpoint.dtype_of_most`, of the result."""
+    return most_common_dtype(
+        (plan.dtype, math.prod(spec.shape))
+        for plan in plans
+        for spec in plan.specs()
+        if len(plan.shape) > 1 and spec.dtype in _NAMES
+    )
 
 
 def _entry(quantization: Quantization) -> dict[str, Any]:
