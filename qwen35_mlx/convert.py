@@ -42,6 +42,7 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--mtp", metavar="PATH", help="an MTP head: a folder, a file or a Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")

@@ -1,11 +1,12 @@
 """From a checkpoint to a network that is ready to run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -27,6 +28,7 @@ def load_network(
     *,
     context: int | None = None,
     mtp: bool = False,
+    mtp_documents: Sequence[Sequence[int]] = (),
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
@@ -39,6 +41,8 @@ def load_network(
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
+        mtp_documents: token ids on which the readings of the head's norms are tried, if its files
+            leave a doubt; `notice` is called with what was found. A few hundred are enough.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
@@ -52,14 +56,27 @@ def load_network(
     checkpoint.verify()
     notice = notice or print_notice
     computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
-    names = [name for name in checkpoint.widened if mtp or not name.startswith("mtp.")]
-    if names:
-        values = sum(math.prod(checkpoint.matrices[name].shape) for name in names)
-        notice(
-            f"{len(names)} quantised matrices are in a form that MLX does not have: as "
-            f"{8 * computed.size}-bit values they take {values * computed.size / 1e9:.1f} GB of "
-            "memory. To make the model smaller, convert it with qwen35-convert -q"
-        )
-    network = Network(config, Weights(config, checkpoint, computed), mtp)
+    if line := _widened_line(checkpoint, computed, mtp):
+        notice(line)
+    weights = Weights(config, checkpoint, computed)
+    network = Network(config, weights, mtp)
+    if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
+        checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
+        if found is not None:
+            network.read_mtp(Weights(config, checkpoint, weights.dtype))
+            notice(found.line)
     select_kernels(network, notice)
     return network
+
+
+def _widened_line(checkpoint: Checkpoint, dtype: mx.Dtype, mtp: bool) -> str:
+    """The memory that quantised matrices take as plain values; "" if none are read so."""
+    names = [name for name in checkpoint.widened if mtp or not name.startswith("mtp.")]
+    if not names:
+        return ""
+    values = sum(math.prod(checkpoint.matrices[name].shape) for name in names)
+    return (
+        f"{len(names)} quantised matrices are in a form that MLX does not have: as "
+        f"{8 * dtype.size}-bit values they take {values * dtype.size / 1e9:.1f} GB of memory; to "
+        "make the model smaller, convert it with qwen35-convert -q"
+    )

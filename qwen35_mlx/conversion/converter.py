@@ -11,9 +11,10 @@ from pathlib import Path
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import CONFIG
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
     folder_bytes,
@@ -23,7 +24,7 @@ from qwen35_mlx.conversion.new_folder import (
     remove_leftovers,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.writing import (
@@ -90,6 +91,7 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    mtp: str | Path | None = None,
     resume: bool = False,
     verify: bool = True,
     verify_text: str | None = None,
@@ -104,6 +106,8 @@ def convert(
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
+        mtp: the folder, file or repository of the MTP head, if it is neither in the checkpoint nor
+            found beside it.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
         verify: whether to measure the result against its source, layer by layer: perplexity, KL
@@ -126,13 +130,16 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    source = resolve_checkpoint(str(hf_path), revision=revision)
+    checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, verify)
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
-    warnings = [*checkpoint.notes, *plan.notes(checkpoint), *template_warnings(checkpoint.path)]
+    warnings = [*checkpoint.notes, *mtp_lines, *plan.notes(checkpoint)]
+    warnings += template_warnings(checkpoint.path)
     options = {"dtype": dtype, "quantization": asdict(quantization) if quantization else None}
     try:
         identity = _identity(checkpoint, plan)
@@ -155,7 +162,8 @@ def convert(
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens, and computes, gets its final name.
-            result = Checkpoint.open(folder)
+            head = folder / MTP_FILE if checkpoint.has_mtp else None
+            result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
             if verify:

@@ -39,7 +39,6 @@ MODULES = re.compile(
     r"|mlp\.(experts\.(\d+\.)?)?(gate|up|gate_up|down)_proj)$"
 )
 _E4M3 = e4m3(np.arange(127, dtype=np.uint8))
-_FLOAT_SCALES = {"F16": np.float16, "F32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +68,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """A quantised checkpoint, and a plain float32 one of the values that it means.
-
-    Attributes:
-        meant: the values of packed matrices, by the names in the plain checkpoint.
-    """
+    """A quantised checkpoint, and a plain float32 one of the values that it means."""
 
     quantized: Path
     plain: Path
-    meant: Tensors
 
 
 def write_source(path: Path, source: Source) -> Folders:
+    values = write_quantized(path / "quantized", source)
+    config, _ = golden(source.model)
+    return Folders(path / "quantized", write(path / "plain", config, values))
+
+
+def write_quantized(path: Path, source: Source) -> Tensors:
+    """Write a quantised checkpoint; returns all tensors with the values that it means."""
     config, tensors = golden(source.model)
     if source.mlx:
         tensors = canonical(tensors)
@@ -103,13 +104,10 @@ def write_source(path: Path, source: Source) -> Folders:
     prefix = "language_model." if source.mlx else ""
     key = "quantization" if source.mlx else "quantization_config"
     entry = {key: source.config} if source.config else {}
-    quantized = write(
-        path / "quantized", config | entry, {prefix + n: v for n, v in stored.items()}, files=2
-    )
+    write(path, config | entry, {prefix + n: v for n, v in stored.items()}, files=2)
     for name, content in source.files.items():
-        (quantized / name).write_text(content)
-    plain = {prefix + name: value for name, value in (tensors | meant).items()}
-    return Folders(quantized, write(path / "plain", config, plain), meant)
+        (path / name).write_text(content)
+    return {prefix + name: value for name, value in (tensors | meant).items()}
 
 
 def _part_name(module: str, part: str, bare: bool) -> str:
@@ -149,10 +147,7 @@ def _codes(
     else:
         step = (high - low) / top
         zeros = np.rint(-low / step).astype(int)
-    if scales == "BF16":
-        step = bfloat16(step)
-    else:
-        step = step.astype(_FLOAT_SCALES[scales])
+    step = bfloat16(step) if scales == "BF16" else step.astype(np.float16)
     wide = step.astype(np.float32)[:, groups]
     return np.clip(np.rint(value / wide) + zeros[:, groups], 0, top).astype(int), zeros, step
 
