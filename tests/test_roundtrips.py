@@ -56,6 +56,19 @@ def assert_close(got: np.ndarray, want: np.ndarray, tolerance: float = EXACT) ->
     assert np.abs(want).max() > 1
 
 
+def note_on_activations(path: Path) -> list[str]:
+    """The one line on scales that the values of a checkpoint do not depend on."""
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    names = [n for n in index if n.endswith((".input_scale", "_input_scale", "k_scale", "v_scale"))]
+    if not names:
+        return []
+    # The order is that of the files.
+    more = f" and {len(names) - 1} more tensors"
+    line = next(line for line in Checkpoint.open(path).notes if line.endswith(more))
+    assert line.removesuffix(more).split("'")[1] in names
+    return [line]
+
+
 def packed_matrices(checkpoint: Checkpoint) -> dict[str, PackedMatrix]:
     return {n: m for n, m in checkpoint.matrices.items() if isinstance(m, PackedMatrix)}
 
@@ -68,6 +81,7 @@ def test_logits_are_those_of_the_meaning_before_and_after_a_conversion(
     want = logits(written.plain)
     assert_close(logits(written.quantized), want)
     checkpoint = Checkpoint.open(written.quantized)
+    assert list(checkpoint.notes) == note_on_activations(written.quantized)
     packed = packed_matrices(checkpoint)
     assert (source.packed in {m.quantization for m in packed.values()}) == bool(source.packed)
     assert bool(packed) == bool(source.packed)
@@ -77,10 +91,9 @@ def test_logits_are_those_of_the_meaning_before_and_after_a_conversion(
     assert {n: m.quantization for n, m in after.items()} == {
         n: m.quantization for n, m in packed.items()
     }
-    for matrix, moved in zip(map(packed.get, after), after.values(), strict=True):
-        assert matrix
+    for tensor, moved in after.items():
         for part, reader in moved.parts.items():
-            stored = matrix.parts[part].read(0, reader.shape[0])
+            stored = packed[tensor].parts[part].read(0, reader.shape[0])
             assert reader.dtype == stored.dtype
             assert mx.array_equal(reader.read(0, reader.shape[0]), stored)
     assert_close(logits(tmp_path / "out"), want)
@@ -117,3 +130,43 @@ def test_requantised_matrices_have_the_error_of_the_new_quantisation(
         assert errors[0] < 0.03 * errors[2], tensor
         compared += 1
     assert compared > 20
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq", "compressed-tensors int4, asymmetric"])
+def test_scales_of_another_dtype_stay_exact_unless_asked_otherwise(
+    tmp_path: Path, folders: Any, name: str
+):
+    written = folders(name)
+    kept = SOURCES[name].scales
+    assert Checkpoint.open(written.quantized).dtype_of_most == mx.bfloat16
+    exact = convert(written.quantized, tmp_path / "exact")
+    (line,) = [line for line in exact.warnings if "scales keep their" in line]
+    assert f"keep their {str(kept).removeprefix('mlx.core.')}," in line
+    assert "--dtype bfloat16" in line
+    result = Checkpoint.open(tmp_path / "exact")
+    assert result.dtype_of_most == mx.bfloat16
+    assert {m.dtype for m in packed_matrices(result).values()} == {kept}
+    rounded = convert(written.quantized, tmp_path / "rounded", dtype="bfloat16")
+    assert not [line for line in rounded.warnings if "scales" in line]
+    result = Checkpoint.open(tmp_path / "rounded")
+    plain = Checkpoint.open(written.plain)
+    for tensor, matrix in packed_matrices(result).items():
+        assert matrix.dtype == mx.bfloat16
+        got, meant = (c.plain(tensor).read(0, matrix.shape[0]) for c in (result, plain))
+        # Scale and bias lose up to 2 ** -9 of themselves.
+        assert mx.abs(got - meant).max().item() < 2**-7 * mx.abs(meant).max().item()
+
+
+@pytest.mark.parametrize("name", ["fp8 per tensor", "modelopt nvfp4", "gptq", "mlx nvfp4"])
+def test_matrices_that_become_larger_are_said(tmp_path: Path, folders: Any, name: str):
+    written = folders(name)
+    lines: list[str] = []
+    load_network(Checkpoint.open(written.quantized), dtype="bfloat16", notice=lines.append)
+    found = [line for line in lines if "quantised matrices are in a form" in line]
+    assert bool(found) == (SOURCES[name].packed is None)
+    plain = convert(written.quantized, tmp_path / "plain")
+    small = convert(written.quantized, tmp_path / "small", quantize=True, q_group_size=32)
+    said = [any("are in a form" in line for line in made.warnings) for made in (plain, small)]
+    assert said == [bool(found), False]
+    if found:
+        assert "as 16-bit values they take 0.0 GB of memory" in found[0]

@@ -101,6 +101,9 @@ def write_quantized(path: Path, source: Source) -> Tensors:
         # A stack of experts has no ".weight" in its name.
         bare = not name.endswith(".weight") and "weight" in parts
         stored |= {_part_name(module, part, bare): tensor for part, tensor in parts.items()}
+    if source.config.get("kv_cache_scheme"):
+        layer = "model.language_model.layers.3.self_attn"
+        stored |= {f"{layer}.{n}_proj.{n}_scale": raw("F32", np.ones(())) for n in "kv"}
     prefix = "language_model." if source.mlx else ""
     key = "quantization" if source.mlx else "quantization_config"
     entry = {key: source.config} if source.config else {}
