@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -20,6 +19,7 @@ from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
 from qwen35_mlx.conversion.writing import size_text
 from qwen35_mlx.model.weights import DTYPES
+from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path
 
@@ -47,7 +47,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
-        with _Bar() as bar:
+        with ProgressBar("Converting") as bar:
             summary = convert(**vars(options), progress=bar)
     except KeyboardInterrupt:
         # A folder under its final name is complete, whatever was still to be waited for.
@@ -76,28 +76,6 @@ def _program() -> str:
     """The name of the command, as it was called."""
     name = "qwen35-convert"
     return name if Path(sys.argv[0]).stem == name else "python -m qwen35_mlx.convert"
-
-
-class _Bar:
-    """A progress bar on stderr that appears with the first chunk."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        if self._bar is None:
-            from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
-
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
-        self._bar.set_postfix_str(name, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 if __name__ == "__main__":

@@ -1,36 +1,20 @@
 """From a model's name, as a user gives it, to its files; downloads them if need be."""
 
-import errno
 import glob
-import json
-import re
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import gguf_names, stored
+from qwen35_mlx.checkpoint.hub_client import STALL_SECONDS, watched
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import one_line
+from qwen35_mlx.progress import Progress
 from qwen35_mlx.user_paths import exists, is_dir, is_file, shown, user_path
 
-# Bytes done, bytes in total, the name of what they belong to.
-Progress = Callable[[int, int, str], None]
-STALL_SECONDS = 30.0  # without a byte or an answer, after which a download is given up
-_POLL_SECONDS = 0.1
-
-# The longest JSON of the Hub: the description of a repository, or its list of files.
-MAX_ANSWER_BYTES = 16 << 20
-_COMMIT = re.compile("[0-9a-f]{40}")
-_ETAG = re.compile(r"(W/)?[^/\\]+")
-_PATH_HEADERS = {"X-Repo-Commit": _COMMIT, "ETag": _ETAG, "X-Linked-ETag": _ETAG}
-
 # Files of the model, its tokenizer and its template, at the top of a repository.
-_ALLOW_PATTERNS = (
+ALLOW_PATTERNS = (
     "config.json",
     "generation_config.json",
     "*.safetensors",
@@ -43,7 +27,7 @@ _ALLOW_PATTERNS = (
     "chat_template*",
 )
 # Files in folders (`*` matches `/` too), and copies of the same weights in other formats.
-_IGNORE_PATTERNS = ("*/*", "consolidated*", "adapter*")
+IGNORE_PATTERNS = ("*/*", "consolidated*", "adapter*")
 
 
 def resolve_checkpoint(
@@ -101,7 +85,14 @@ def resolve_checkpoint(
         # The cache of the Hub may be out of date, but for GGUF files, which are large.
         if first.program or gguf_names.is_gguf(first.path.name):
             return first.path
-    return _download(hub_name, name, revision, progress, stall_seconds)
+    return watched(
+        lambda bars: _fetch(hub_name, revision=revision, tqdm_class=bars),
+        name,
+        revision,
+        progress,
+        stall_seconds,
+        repository=hub_name.repository,
+    )
 
 
 def _demo_folder() -> Path:
@@ -109,64 +100,6 @@ def _demo_folder() -> Path:
     if not is_file(path / "config.json"):
         raise Qwen35Error("this installation has no demo model: install the qwen35-mlx wheel")
     return path
-
-
-class _Activity:
-    """What a download last did. Its own threads write, and the caller's reads.
-
-    Attributes:
-        done, total: bytes.
-        at: when, on the clock `time.monotonic`.
-        abandoned: nobody waits for the download any more, and it should end.
-    """
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.total = 0
-        self.at = time.monotonic()
-        self.abandoned = False
-
-
-def _download(
-    hub_name: HubName,
-    name: str,
-    revision: str | None,
-    progress: Progress | None,
-    stall_seconds: float,
-) -> Path:
-    """Download what a name means, on a thread of its own.
-
-    huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
-    """
-    # Imported here because it takes longer to load than all modules of this project.
-    try:
-        from huggingface_hub import set_client_factory
-    except Exception as error:  # it parses environment variables
-        raise Qwen35Error(
-            f"huggingface_hub does not start ({one_line(error)}): correct the variables HF_*"
-        ) from error
-    set_client_factory(_checking_client)
-    activity = _Activity()
-    result: Future[Path] = Future()
-
-    def download() -> None:
-        try:
-            bars = _bar_class(activity, drawn=progress is None)
-            path = _fetch(hub_name, revision=revision, tqdm_class=bars)
-        except BaseException as error:
-            result.set_exception(error)
-        else:
-            result.set_result(path)
-
-    Thread(target=download, name="download", daemon=True).start()
-    try:
-        return _wait(result, activity, name, progress, stall_seconds)
-    except Qwen35Error:
-        raise  # from `_wait`, or from `progress` to cancel
-    except Exception as error:
-        raise Qwen35Error(_error_message(hub_name.repository, revision, error)) from error
-    finally:
-        activity.abandoned = True
 
 
 def _fetch(name: HubName, **options: Any) -> Path:
@@ -183,8 +116,8 @@ def _fetch(name: HubName, **options: Any) -> Path:
         folder = Path(
             snapshot_download(
                 name.repository,
-                allow_patterns=list(_ALLOW_PATTERNS),
-                ignore_patterns=list(_IGNORE_PATTERNS),
+                allow_patterns=list(ALLOW_PATTERNS),
+                ignore_patterns=list(IGNORE_PATTERNS),
                 **options,
             )
         )
@@ -198,151 +131,3 @@ def _fetch(name: HubName, **options: Any) -> Path:
     model = stored.choose_gguf(name, files)
     patterns = [glob.escape(part) for part in model.parts]
     return Path(snapshot_download(name.repository, allow_patterns=patterns, **options), model.file)
-
-
-def _checking_client() -> Any:
-    """An HTTP client for huggingface_hub that checks what becomes a path in its cache."""
-    from huggingface_hub.utils._http import default_client_factory
-
-    client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
-    return client
-
-
-def _check_answer(response: Any) -> None:
-    """Refuse an answer with a commit or an ETag that is none, or with JSON of any length.
-
-    huggingface_hub joins both to folders of its cache, `..` included.
-    """
-    for name, pattern in _PATH_HEADERS.items():
-        value = response.headers.get(name)
-        if value is not None and not pattern.fullmatch(value):
-            raise Qwen35Error(f"the Hub sends the {name} {shown(value)}: check HF_ENDPOINT")
-    if "/api/" not in response.request.url.path or response.request.method == "HEAD":
-        return  # of files, only the headers count
-    body = bytearray()
-    for piece in response.iter_bytes():
-        body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise Qwen35Error(
-                f"the Hub's answer has more than {MAX_ANSWER_BYTES >> 20} MiB: check HF_ENDPOINT"
-            )
-    response._content = bytes(body)  # as `response.read()` does, which knows no limit
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        if response.status_code != 200:
-            return  # huggingface_hub explains it by the status
-        raise Qwen35Error("the Hub's answer is not JSON: check HF_ENDPOINT") from None
-    commit = answer.get("sha") if isinstance(answer, dict) else None
-    if commit is not None and not _COMMIT.fullmatch(str(commit)):
-        raise Qwen35Error(f"the Hub names the commit {shown(commit)}: check HF_ENDPOINT")
-
-
-def _wait(
-    result: "Future[Path]",
-    activity: _Activity,
-    name: str,
-    progress: Progress | None,
-    stall_seconds: float,
-) -> Path:
-    """The result of a download, once it is there; reports its progress meanwhile."""
-    reported = 0, 0
-    while True:
-        ended = wait([result], _POLL_SECONDS).done
-        now = activity.done, activity.total
-        if progress and now != reported:
-            reported = now
-            progress(*now, name)
-        if ended:
-            return result.result()
-        if time.monotonic() - activity.at > stall_seconds:
-            raise Qwen35Error(
-                f"the Hub has sent nothing of {name} for {stall_seconds:.0f} s: check the network, "
-                "and that no other program is downloading it, and try again; it will resume"
-            )
-
-
-def _error_message(name: str, revision: str | None, error: Exception) -> str:
-    """One line for any error of a download."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HFValidationError):
-        return f"{name!r} does not exist and is not a valid Hub repository name: check the path"
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{name} is gated: accept its terms on its Hub page, log in with `hf auth login` "
-            "and try again"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{name} has no revision {revision!r}: check --revision"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"{name} is neither a folder here nor a repository on the Hub: check the spelling, "
-            "or log in with `hf auth login` if it is private"
-        )
-    # If the Hub fails and the cache lacks the files, the HTTP error is the cause of the cache's.
-    for cause in (error, error.__cause__, error.__context__):
-        if isinstance(cause, errors.HfHubHTTPError):
-            return f"the Hub answered {cause.response.status_code} for {name}: try again later"
-    if _is_full_disk(error):
-        return f"no space left to download {name}: free some, or set HF_HOME to another disk"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return (
-            f"{name} is not a folder here, is not completely in the download cache, and the Hub "
-            "cannot be reached: check the network (and HF_HUB_OFFLINE) and try again"
-        )
-    if _is_network_failure(error):
-        return f"the connection broke while downloading {name}: try again, it will resume"
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return f"cannot fetch {name} ({type(error).__name__}: {reason}): try again"
-
-
-def _is_full_disk(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)  # the Xet client gives no errno
-
-
-def _is_network_failure(error: BaseException) -> bool:
-    """Whether an HTTP client gave up; by name, since huggingface_hub has changed its client."""
-    names = {base.__name__ for base in type(error).__mro__}
-    return bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
-
-
-def _bar_class(activity: _Activity, *, drawn: bool) -> type[Any]:
-    """A progress bar class for huggingface_hub that keeps `activity` up to date.
-
-    Args:
-        drawn: whether the bars appear on stderr, too.
-    """
-    from huggingface_hub.utils import tqdm as hub_bar
-    from tqdm import tqdm
-
-    class NullFile:
-        def write(self, text: str) -> int:
-            return len(text)
-
-        def flush(self) -> None:
-            pass
-
-    options = {} if drawn else {"file": NullFile()}
-
-    class Bar(hub_bar if drawn else tqdm):  # pyright: ignore[reportGeneralTypeIssues]
-        def __init__(self, *args: Any, **kwargs: Any):
-            # The bar "Downloading bytes" counts the same bytes again, as compressed on the network.
-            self._counts_bytes = (
-                kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
-            )
-            super().__init__(*args, **{**kwargs, **options})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if activity.abandoned:
-                raise RuntimeError("the download was abandoned")
-            updated = super().update(n)
-            activity.at = time.monotonic()
-            if self._counts_bytes:
-                activity.done, activity.total = int(self.n), int(self.total or 0)
-            return updated
-
-    return Bar
