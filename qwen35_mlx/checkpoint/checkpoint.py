@@ -21,6 +21,7 @@ from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.names import canonical_name
+from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
 from qwen35_mlx.errors import Qwen35Error
@@ -74,8 +75,11 @@ class Checkpoint:
                 self._readers[name] = matrix
 
     @classmethod
-    def open(cls, path: Path) -> "Checkpoint":
+    def open(cls, path: Path, remote: Mapping[str, RemoteFile] | None = None) -> "Checkpoint":
         """Read config.json and the headers of the weight files, but no weights.
+
+        Args:
+            remote: by name, the files of which only the header is in the folder.
 
         Raises:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
@@ -87,7 +91,7 @@ class Checkpoint:
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
         check_model_type(config)
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
-        tensors = weight_files(path)
+        tensors = weight_files(path, remote)
         names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)
         model, notes = reconcile(config, names)
