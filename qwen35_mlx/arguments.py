@@ -112,6 +112,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "notice": _FUNCTION,
     "quantize": _FLAG,
     "resume": _FLAG,
+    "stream": _FLAG,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

@@ -41,6 +41,11 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
+    add(
+        "--stream",
+        action="store_true",
+        help="download and remove one shard of the repository after the other",
+    )
     options = parser.parse_args(argv)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)

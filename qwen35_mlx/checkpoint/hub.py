@@ -7,7 +7,7 @@ from typing import Any
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import gguf_names, stored
-from qwen35_mlx.checkpoint.hub_client import STALL_SECONDS, watched
+from qwen35_mlx.checkpoint.hub_client import STALL_SECONDS, start_client, watched
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.progress import Progress
@@ -85,6 +85,7 @@ def resolve_checkpoint(
         # The cache of the Hub may be out of date, but for GGUF files, which are large.
         if first.program or gguf_names.is_gguf(first.path.name):
             return first.path
+    start_client()
     return watched(
         lambda bars: _fetch(hub_name, revision=revision, tqdm_class=bars),
         name,

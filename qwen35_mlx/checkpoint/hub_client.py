@@ -53,6 +53,7 @@ def watched(
     """The result of a call of huggingface_hub, on a thread of its own.
 
     huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
+    `start_client` comes first.
 
     Args:
         call: takes the class of progress bars that the call must use.
@@ -65,7 +66,6 @@ def watched(
     Raises:
         Qwen35Error: the call fails.
     """
-    start_client()
     activity = _Activity()
     result: Future[_Result] = Future()
 
@@ -89,7 +89,7 @@ def watched(
 
 
 def start_client() -> None:
-    """Let huggingface_hub use the checking client.
+    """Let huggingface_hub use the checking client from now on. No request may be under way.
 
     Raises:
         Qwen35Error: it does not start.

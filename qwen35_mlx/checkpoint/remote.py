@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint.hub import ALLOW_PATTERNS, IGNORE_PATTERNS
-from qwen35_mlx.checkpoint.hub_client import is_network_failure, watched
+from qwen35_mlx.checkpoint.hub_client import is_network_failure, start_client, watched
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.checkpoint.safetensors_header import MAX_HEADER_BYTES
 from qwen35_mlx.errors import Qwen35Error, shown
@@ -152,7 +152,12 @@ class RemoteShard:
         if not self.is_held:
             shards.fetch(self.name)
         path = self._path
-        if not path.is_file() or path.stat().st_size != self.size or not self._is_intact(path):
+        if not self.is_held:  # huggingface_hub is content with what is there
+            raise Qwen35Error(
+                f"{shards.repository}/{self.name} cannot be fetched: check the network and try "
+                "again with --resume"
+            )
+        if path.stat().st_size != self.size or not self._is_intact(path):
             path.unlink(missing_ok=True)
             raise Qwen35Error(
                 f"{shards.repository}/{self.name} arrived damaged: try again with --resume"
@@ -270,6 +275,7 @@ def open_remote(name: str, revision: str | None, folder: Path) -> RemoteShards:
         raise Qwen35Error(f"{shown(name)} is no repository of the Hub: leave out --stream")
     if hub_name.quantization or hub_name.file:
         raise _gguf_error(name)
+    start_client()
     listing = watched(
         lambda _: _list(hub_name.repository, revision), name, revision, lambda *_: None
     )

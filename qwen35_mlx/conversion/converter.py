@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import mlx.core as mx
+
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
@@ -21,9 +23,11 @@ from qwen35_mlx.conversion.new_folder import (
     partial_folder,
     partial_path,
     remove_leftovers,
+    source_path,
     sync_entries,
 )
 from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.streaming import StreamedSource, streamed
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -64,11 +68,14 @@ class ConversionSummary:
         return self.nbytes * 8 / self.parameters
 
 
-def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
+def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
     """What a conversion must have in common with one that it continues."""
-    files = {matrix.file.path for matrix in checkpoint.matrices.values()}
-    stats = [(str(path), path.stat()) for path in sorted(files)]
-    source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    if stream is not None:
+        source: object = stream.identity
+    else:
+        files = {matrix.file.path for matrix in checkpoint.matrices.values()}
+        stats = [(str(path), path.stat()) for path in sorted(files)]
+        source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     text = repr(
         (version("qwen35-mlx"), source, plan.tensors, json.dumps(plan.config, sort_keys=True))
     )
@@ -87,6 +94,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     resume: bool = False,
+    stream: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
@@ -100,6 +108,8 @@ def convert(
         revision: branch, tag or commit on the Hub.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
+        stream: whether to download one shard of the repository after the other, and to remove each
+            when it is converted, for a model that is larger than the free disk.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
@@ -114,22 +124,47 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
+    target = DTYPES[dtype] if dtype else None
+    if stream:
+        with streamed(str(hf_path), revision, out, resume) as source:
+            checkpoint = source.checkpoint
+            return _convert(checkpoint, out, quantization, target, resume, progress, source)
     checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    return _convert(checkpoint, out, quantization, target, resume, progress)
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    quantization: Quantization | None,
+    dtype: mx.Dtype | None,
+    resume: bool,
+    progress: Progress | None,
+    stream: StreamedSource | None = None,
+) -> ConversionSummary:
+    """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     warnings = template_warnings(checkpoint.path)
-    plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
+    plan = plan_conversion(checkpoint, quantization, dtype)
     try:
-        identity = _identity(checkpoint, plan)
+        identity = _identity(checkpoint, plan, stream)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
         for folder in left:
             check_identity(folder, identity)
-        check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
+        here = sum(folder_bytes(folder) for folder in left)
+        source_bytes = 0
+        if stream is not None:
+            source_bytes = stream.nbytes([tensor.name for tensor in plan.tensors])
+            here += stream.held_bytes()
+        check_space(out, plan.nbytes, source_bytes, here)
+        spared = [source_path(out)] if stream else []
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
-        warnings += remove_leftovers(out)
+            spared.append(partial_path(out))
+        warnings += remove_leftovers(out, spared)
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
@@ -137,7 +172,7 @@ def convert(
             return wanted and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
-            write_weights(folder, checkpoint, plan, journal, progress)
+            write_weights(folder, checkpoint, plan, journal, progress, stream)
             for name, content in copied.items():
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
