@@ -113,6 +113,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "quantize": _FLAG,
     "resume": _FLAG,
     "stream": _FLAG,
+    "upload_repo": _NAME,
+    "public": _FLAG,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

@@ -30,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = CommandParser(prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX.")
+    parser = CommandParser(
+        prog=_program(),
+        description="Convert a Qwen3.5 checkpoint for MLX.",
+        epilog="A conversion has a few rows of a matrix in memory at a time, whatever the model's "
+        "size. It takes the disk space of its result, which is checked before the start; with "
+        "--stream, that of the largest shards too, and not that of the source.",
+    )
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
@@ -46,6 +52,8 @@ def _run(argv: Sequence[str] | None) -> int:
         action="store_true",
         help="download and remove one shard of the repository after the other",
     )
+    add("--upload-repo", metavar="ORG/NAME", help="a new repository to upload the result to")
+    add("--public", action="store_true", help="make that repository public (default: private)")
     options = parser.parse_args(argv)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
@@ -74,6 +82,8 @@ def _run(argv: Sequence[str] | None) -> int:
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
+    if summary.address:
+        print_line(f"Uploaded to {summary.address}")
     return 0
 
 

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from qwen35_mlx.conversion.new_folder import (
 )
 from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
+from qwen35_mlx.conversion.upload import prepare_upload, upload
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -54,6 +55,7 @@ class ConversionSummary:
         plain: canonical names of the matrices that stay plain in a quantised model, because their
             rows do not divide into groups.
         warnings: a line each.
+        address: of the repository that it was uploaded to.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class ConversionSummary:
     quantization: Quantization | None
     plain: tuple[str, ...]
     warnings: tuple[str, ...]
+    address: str | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -95,6 +98,8 @@ def convert(
     revision: str | None = None,
     resume: bool = False,
     stream: bool = False,
+    upload_repo: str | None = None,
+    public: bool = False,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
@@ -110,10 +115,14 @@ def convert(
             what is complete if this one does.
         stream: whether to download one shard of the repository after the other, and to remove each
             when it is converted, for a model that is larger than the free disk.
+        upload_repo: a repository, "org/name", that the result is uploaded to as well: a new or an
+            empty one. It is made before the conversion.
+        public: whether that repository is public; else it is private.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
-        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
+        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left,
+            unless the upload failed.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -124,13 +133,21 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
+    if upload_repo is None and public:
+        raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
+    if upload_repo is not None:
+        prepare_upload(upload_repo, public=public)
     target = DTYPES[dtype] if dtype else None
     if stream:
         with streamed(str(hf_path), revision, out, resume) as source:
             checkpoint = source.checkpoint
-            return _convert(checkpoint, out, quantization, target, resume, progress, source)
-    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
-    return _convert(checkpoint, out, quantization, target, resume, progress)
+            summary = _convert(checkpoint, out, quantization, target, resume, progress, source)
+    else:
+        checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+        summary = _convert(checkpoint, out, quantization, target, resume, progress)
+    if upload_repo is not None:
+        summary = replace(summary, address=upload(out, upload_repo))
+    return summary
 
 
 def _convert(
