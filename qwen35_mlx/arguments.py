@@ -115,6 +115,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "stream": _FLAG,
     "upload_repo": _NAME,
     "public": _FLAG,
+    "verify": _FLAG,
+    "verify_text": _TEXT,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

@@ -17,7 +17,9 @@ from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
+from qwen35_mlx.conversion.proof import Proof
 from qwen35_mlx.conversion.writing import size_text
+from qwen35_mlx.evaluation.text import read_user_text
 from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
@@ -54,13 +56,17 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     add("--upload-repo", metavar="ORG/NAME", help="a new repository to upload the result to")
     add("--public", action="store_true", help="make that repository public (default: private)")
+    add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
+    add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     options = parser.parse_args(argv)
+    if options.verify_text is not None:
+        options.verify_text = read_user_text("--verify-text", options.verify_text)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
-        with ProgressBar("Converting") as bar:
+        with ProgressBar("Converting", then="Measuring") as bar:
             summary = convert(**vars(options), progress=bar)
     except KeyboardInterrupt:
         # A folder under its final name is complete, whatever was still to be waited for.
@@ -78,6 +84,7 @@ def _run(argv: Sequence[str] | None) -> int:
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
+    _print_proof(summary.proof)
     print_line(
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
@@ -85,6 +92,26 @@ def _run(argv: Sequence[str] | None) -> int:
     if summary.address:
         print_line(f"Uploaded to {summary.address}")
     return 0
+
+
+def _print_proof(proof: Proof) -> None:
+    if proof.comparison is None:
+        print_line(f"Not measured: {proof.reason}.")
+        return
+    found = proof.comparison
+    drift, worst = found.divergence, sorted(found.tensor_errors.items(), key=lambda item: -item[1])
+    print_line(
+        f"Measured on {found.tokens:,} tokens: perplexity {found.a.perplexity:.4f} -> "
+        f"{found.b.perplexity:.4f}, KL divergence {drift.mean:.2e} (99th percentile "
+        f"{drift.p99:.2e}, floor {found.floor.mean:.0e}), same top token {drift.top1:.2%}"
+    )
+    if found.b.mtp_agreement is not None:
+        before = found.a.mtp_agreement
+        share = "" if before is None else f"{before:.1%} -> "
+        print_line(f"Agreement of the MTP head: {share}{found.b.mtp_agreement:.1%}")
+    if worst and worst[0][1]:
+        listed = ", ".join(f"{kind} {error:.1e}" for kind, error in worst[:3])
+        print_line(f"Largest relative errors: {listed}")
 
 
 def _program() -> str:

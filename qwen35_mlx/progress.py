@@ -24,18 +24,25 @@ class ProgressBar:
     Args:
         title: what is being done.
         in_bytes: whether work is counted in bytes, so that its speed says something.
+        then: what is done after that, when the total becomes another; it is not counted in bytes.
     """
 
-    def __init__(self, title: str, *, in_bytes: bool = True):
+    def __init__(self, title: str, *, in_bytes: bool = True, then: str = ""):
         self._title = title
         self._in_bytes = in_bytes
+        self._then = then
+        self._total: int | None = None
         self._bar: Any = None
         self._first = 0  # done when the bar appeared: that took no time of this run
         self._started = self._shown = 0.0
 
     def __call__(self, done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if not self._started:
+        if total != self._total:
+            if self._total is not None and self._then:
+                self.close()
+                self._title, self._in_bytes, self._then = self._then, False, ""
+            self._total = total
             self._first, self._started, self._shown = done, now, now
         if sys.stderr is not None and sys.stderr.isatty():
             self._draw(done, total, what)
@@ -76,12 +83,17 @@ class ProgressBar:
             parts.append(f"{duration((total - done) / speed)} left")
         return ", ".join(parts)
 
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ By default few conversions are killed. For more:
     QWEN35_KILLS=30 scripts/test tests/test_convert_stream.py
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ import pytest
 from qwen35_mlx.checkpoint import remote
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.safetensors import list_tensors
+from qwen35_mlx.conversion.record import CARD, RECORD
 from qwen35_mlx.convert import convert
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import float8, golden, listing, save, write
@@ -68,7 +70,9 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """All files of a result but those that name its source."""
+    names = {file.name for file in folder.iterdir()} - {RECORD, CARD}
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def held(tmp_path: Path) -> dict[str, int]:
@@ -91,6 +95,10 @@ def test_a_streamed_conversion_writes_what_a_plain_one_does(
     convert(REPOSITORY, tmp_path / "out", quantize=quantize, stream=True, progress=watch)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
     assert listing(tmp_path) == {"source", "expected", "out"}
+    source = json.loads((tmp_path / "out" / RECORD).read_text())["source"]
+    assert (source["name"], source["revision"]) == (REPOSITORY, COMMIT)
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sizes}
+    assert source["sha256"] == hashes
     # Each shard came once, and all were never here together.
     whole = [path for method, path, part in hub.requests if "/cdn/" in path and not part]
     assert len(whole) == len(set(whole)) == SHARDS
@@ -238,6 +246,7 @@ WORKER = """
 import sys
 from qwen35_mlx.checkpoint import remote
 from qwen35_mlx.checkpoint.safetensors import list_tensors
+from qwen35_mlx.conversion.record import CARD, RECORD
 from qwen35_mlx.convert import convert
 remote.SMALL_BYTES = int(sys.argv[2])
 print("ready", flush=True)

@@ -42,6 +42,16 @@ def test_work_that_is_not_bytes_has_no_speed(monkeypatch: pytest.MonkeyPatch):
     assert "B/s" not in last
 
 
+def test_the_measurement_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with ProgressBar("Converting", then="Measuring") as bar:
+        bar(2_000_000, 2_000_000, "a")
+        bar(1, 8, "layer 1")
+    last = terminal.getvalue().split("\r")[-1]
+    assert last.startswith("Measuring:  12% |")
+    assert "B/s" not in last
+
+
 def test_without_a_terminal_there_is_a_line_every_half_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

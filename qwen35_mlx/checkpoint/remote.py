@@ -44,13 +44,14 @@ class RemoteShard:
     Attributes:
         name: of the file.
         size: in bytes.
+        sha256: as the Hub has it, None if it has none.
     """
 
     def __init__(self, shards: "RemoteShards", name: str, size: int, sha256: str | None):
         self.name = name
         self.size = size
         self._shards = shards
-        self._sha256 = sha256
+        self.sha256 = sha256
         self._file: FileIO | None = None
         self._small: tuple[range, bytes] = range(0), b""
 
@@ -170,14 +171,14 @@ class RemoteShard:
         with path.open("rb") as file:
             if file.read(header.stat().st_size) != header.read_bytes():
                 return False
-            if self._sha256 is None:
+            if self.sha256 is None:
                 return True
             file.seek(0)
             digest = hashlib.sha256()
             while data := file.read(_HASH_BYTES):
                 digest.update(data)
                 shards.report(f"checking {self.name}")
-        return digest.hexdigest() == self._sha256
+        return digest.hexdigest() == self.sha256
 
 
 class RemoteShards:

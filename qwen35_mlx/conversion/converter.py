@@ -4,9 +4,10 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -27,6 +28,8 @@ from qwen35_mlx.conversion.new_folder import (
     sync_entries,
 )
 from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.proof import Proof, prove
+from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
 from qwen35_mlx.conversion.upload import prepare_upload, upload
 from qwen35_mlx.conversion.writing import (
@@ -54,6 +57,7 @@ class ConversionSummary:
         quantization: of most matrices, None if plain.
         plain: canonical names of the matrices that stay plain in a quantised model, because their
             rows do not divide into groups.
+        proof: the result measured against its source.
         warnings: a line each.
         address: of the repository that it was uploaded to.
     """
@@ -63,6 +67,7 @@ class ConversionSummary:
     parameters: int
     quantization: Quantization | None
     plain: tuple[str, ...]
+    proof: Proof
     warnings: tuple[str, ...]
     address: str | None = None
 
@@ -74,7 +79,7 @@ class ConversionSummary:
 def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
     """What a conversion must have in common with one that it continues."""
     if stream is not None:
-        source: object = stream.identity
+        source: object = stream.shards.repository, stream.shards.commit
     else:
         files = {matrix.file.path for matrix in checkpoint.matrices.values()}
         stats = [(str(path), path.stat()) for path in sorted(files)]
@@ -100,6 +105,8 @@ def convert(
     stream: bool = False,
     upload_repo: str | None = None,
     public: bool = False,
+    verify: bool = True,
+    verify_text: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
@@ -114,15 +121,21 @@ def convert(
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
         stream: whether to download one shard of the repository after the other, and to remove each
-            when it is converted, for a model that is larger than the free disk.
+            when it is converted, for a model that is larger than the free disk. The result is not
+            measured then.
         upload_repo: a repository, "org/name", that the result is uploaded to as well: a new or an
             empty one. It is made before the conversion.
         public: whether that repository is public; else it is private.
-        progress: called after each chunk with (bytes written, bytes in total, tensor).
+        verify: whether to measure the result against its source, layer by layer: perplexity, KL
+            divergence, agreement. The figures are in the summary, conversion.json and README.md.
+        verify_text: to measure on; None for one of the package, with prose, code, Chinese and
+            arithmetic.
+        progress: called after each chunk with (bytes written, bytes in total, tensor); then, while
+            the result is measured, with (work done, work in all, what is being done).
 
     Raises:
-        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left,
-            unless the upload failed.
+        Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
+            compute; no output folder is left, unless the upload failed.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -137,25 +150,40 @@ def convert(
         raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
-    target = DTYPES[dtype] if dtype else None
+    options = _Options(quantization, DTYPES[dtype] if dtype else None, resume, verify, verify_text)
     if stream:
         with streamed(str(hf_path), revision, out, resume) as source:
-            checkpoint = source.checkpoint
-            summary = _convert(checkpoint, out, quantization, target, resume, progress, source)
+            summary = _convert(source.checkpoint, out, options, progress, source)
     else:
         checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
-        summary = _convert(checkpoint, out, quantization, target, resume, progress)
+        summary = _convert(checkpoint, out, options, progress)
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
     return summary
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Arguments of `convert`."""
+
+    quantization: Quantization | None
+    dtype: mx.Dtype | None
+    resume: bool
+    verify: bool
+    verify_text: str | None
+
+    def values(self) -> dict[str, Any]:
+        """Those that the result depends on, as JSON has them."""
+        names = {known: name for name, known in DTYPES.items()}
+        dtype = None if self.dtype is None else names[self.dtype]
+        quantization = asdict(self.quantization) if self.quantization else None
+        return {"dtype": dtype, "quantization": quantization}
+
+
 def _convert(
     checkpoint: Checkpoint,
     out: Path,
-    quantization: Quantization | None,
-    dtype: mx.Dtype | None,
-    resume: bool,
+    options: _Options,
     progress: Progress | None,
     stream: StreamedSource | None = None,
 ) -> ConversionSummary:
@@ -164,11 +192,13 @@ def _convert(
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = template_warnings(checkpoint.path)
-    plan = plan_conversion(checkpoint, quantization, dtype)
+    warnings = [*checkpoint.notes, *template_warnings(checkpoint.path)]
+    plan = plan_conversion(checkpoint, options.quantization, options.dtype)
     try:
         identity = _identity(checkpoint, plan, stream)
-        left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
+        left = (
+            [folder for folder in leftovers(out) if completed(folder)][:1] if options.resume else []
+        )
         for folder in left:
             check_identity(folder, identity)
         here = sum(folder_bytes(folder) for folder in left)
@@ -185,7 +215,7 @@ def _convert(
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
-            wanted = resume or isinstance(error, KeyboardInterrupt)
+            wanted = options.resume or isinstance(error, KeyboardInterrupt)
             return wanted and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
@@ -193,8 +223,18 @@ def _convert(
             for name, content in copied.items():
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
-            # Only a result that opens gets its final name.
-            Checkpoint.open(folder).verify()
+            # Only a result that opens, and computes, gets its final name.
+            result = Checkpoint.open(folder)
+            result.verify()
+            proof = Proof(None, "it was not asked for")
+            if options.verify and stream is not None:
+                proof = Proof(None, "its source was streamed, and is not here any more")
+            elif options.verify:
+                proof = prove(checkpoint, result, options.verify_text, progress)
+            source = stream.source if stream else Source.of(checkpoint)
+            values = record(source, plan, options.values(), folder, proof)
+            write_durably(folder / RECORD, json.dumps(values, indent=4))
+            write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -207,13 +247,14 @@ def _convert(
         path=out,
         nbytes=plan.nbytes,
         parameters=plan.parameters,
-        quantization=quantization,
+        quantization=options.quantization,
         plain=tuple(
             tensor.name
             for tensor in plan.tensors
-            if quantization
+            if options.quantization
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),
+        proof=proof,
         warnings=tuple(warnings + sync_entries([out, *parents])),
     )

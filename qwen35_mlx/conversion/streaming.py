@@ -11,6 +11,7 @@ from qwen35_mlx.checkpoint.folder import weight_files
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.remote import RemoteShards, open_remote
 from qwen35_mlx.conversion.new_folder import leftovers, partial_path, source_path
+from qwen35_mlx.conversion.record import Source
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import exists
 
@@ -36,9 +37,10 @@ class StreamedSource:
                 self._needed.setdefault(_part(name), set()).add(tensor.path.name)
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """What the weights are: repository and commit."""
-        return self.shards.repository, self.shards.commit
+    def source(self) -> Source:
+        """What the weights are."""
+        hashes = {name: shard.sha256 for name, shard in self.shards.files.items()}
+        return Source(self.shards.repository, self.shards.commit, hashes)
 
     def held_by_part(self, tensors: Sequence[str]) -> dict[str, set[str]]:
         """The shards that are here while each part is in work: those that it and later ones need.
