@@ -46,7 +46,11 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-bits", type=int, help="bits per weight (default: 4, or the mode's own)")
     add("--q-group-size", type=int, help="weights that share a scale (default: 64, or the mode's)")
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
-    add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
+    add(
+        "--dtype",
+        choices=list(DTYPES),
+        help="of what is not quantised (default: unchanged; float16 on M1 and M2, if it fits)",
+    )
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
     add(

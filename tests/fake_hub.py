@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ class FakeHub(BaseHTTPRequestHandler):
         requests: method, path and range of all requests so far.
         changed: contents that are sent in place of those of the folder, by name.
         ignores_ranges: whether files are sent whole, whatever range is requested.
+        seconds: that each file takes to come.
         accounts: whether each token may write.
         made: the repositories: whether it is private, and its files.
         uploaded: contents of large files, by SHA-256.
@@ -36,6 +38,7 @@ class FakeHub(BaseHTTPRequestHandler):
     requests: ClassVar[list[tuple[str, str, str]]]
     changed: ClassVar[dict[str, bytes]]
     ignores_ranges: ClassVar[bool]
+    seconds: ClassVar[float]
     accounts: ClassVar[dict[str, bool]]
     made: ClassVar[dict[str, tuple[bool, dict[str, bytes]]]]
     uploaded: ClassVar[dict[str, bytes]]
@@ -143,6 +146,7 @@ class FakeHub(BaseHTTPRequestHandler):
         return {"size": len(data), "lfs": lfs}
 
     def send_file(self, name: str, redirects: bool) -> None:
+        time.sleep(self.seconds)
         data = (self.folder / name).read_bytes()
         tag = hashlib.sha256(data).hexdigest()
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
@@ -188,7 +192,7 @@ def serve(folder: Path) -> Iterator[tuple[type[FakeHub], str]]:
         pass
 
     Handler.folder, Handler.requests, Handler.changed = folder, [], {}
-    Handler.ignores_ranges = False
+    Handler.ignores_ranges, Handler.seconds = False, 0.0
     Handler.accounts, Handler.made, Handler.uploaded = {}, {}, {}
     server = QuietServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -258,7 +258,8 @@ def test_killed_at_random_moments_and_resumed(folder: Path, tmp_path: Path):
     convert(folder, tmp_path / "expected", quantize=True)
     expected = files_of(tmp_path / "expected")
     arguments = [sys.executable, "-c", WORKER, str(tmp_path / "out"), str(SMALL)]
-    with serve(folder) as (_, address):
+    with serve(folder) as (hub, address):
+        hub.seconds = 0.03  # so that a good part of the time goes into the work that is killed
         home = tmp_path / "home"
         env = {
             **os.environ,

@@ -16,6 +16,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import CONFIG
+from qwen35_mlx.conversion.float16 import plan_within_range
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
@@ -27,7 +28,7 @@ from qwen35_mlx.conversion.new_folder import (
     source_path,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.plan import ConversionPlan
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
@@ -116,7 +117,8 @@ def convert(
         quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
             their defaults are mlx-lm's.
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
-            the scales; None for that of the embeddings.
+            the scales; None for that of each tensor, or float16 on a GPU that emulates bfloat16,
+            if weights and activations fit.
         revision: branch, tag or commit on the Hub.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
@@ -193,7 +195,10 @@ def _convert(
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     warnings = [*checkpoint.notes, *template_warnings(checkpoint.path)]
-    plan = plan_conversion(checkpoint, options.quantization, options.dtype)
+    plan, notes, progress = plan_within_range(
+        checkpoint, options.quantization, options.dtype, progress, streamed=stream is not None
+    )
+    warnings += notes
     try:
         identity = _identity(checkpoint, plan, stream)
         left = (

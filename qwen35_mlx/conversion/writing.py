@@ -9,6 +9,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.conversion.float16 import check_written
 from qwen35_mlx.conversion.journal import Journal
 from qwen35_mlx.conversion.plan import ConversionPlan
 from qwen35_mlx.conversion.streaming import StreamedSource
@@ -86,6 +87,8 @@ def write_weights(
                 for name in names:
                     writer.restart(name)
                 for values in tensor.chunks(checkpoint):
+                    if stream is not None and not tensor.carried:
+                        check_written(tensor.name, values)
                     for name, value in zip(names, values, strict=True):
                         writer.write(name, value)
                         done += value.nbytes
