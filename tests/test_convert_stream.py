@@ -64,6 +64,8 @@ def write_shards(folder: Path, config: dict[str, Any], tensors: Any) -> Path:
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
     monkeypatch.setattr(remote, "SMALL_BYTES", SMALL)
     monkeypatch.setattr(remote, "_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "_HEADER_GUESS", 1000)  # headers are longer, and come in pieces
+    monkeypatch.setattr(remote, "_PIECE", 3000)
     with serve(folder) as (handler, address):
         use(address, monkeypatch)
         yield handler
