@@ -104,6 +104,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "tokens": _whole(Range(2, 1 << 18, whole=True)),
     "hf_path": _CHECKPOINT,
     "mlx_path": _PATH,
+    "mtp": Kind("a folder, a file or a repository of an MTP head", _is_path),
     "revision": _NAME,
     "dtype": _NAME,
     "context": _whole(_AT_LEAST_ONE),

@@ -52,6 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
         help="of what is not quantised (default: unchanged; float16 on M1 and M2, if it fits)",
     )
     add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--mtp", metavar="PATH", help="an MTP head: a folder, a file or a Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
     add(
         "--stream",

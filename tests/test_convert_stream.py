@@ -120,6 +120,21 @@ def test_parts_of_one_matrix_in_several_shards(tmp_path: Path, monkeypatch: pyte
     assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("head", ["mtp.safetensors", "model-mtp.safetensors"])
+def test_an_mtp_head_in_a_file_of_its_own(
+    folder: Path, hub: type[FakeHub], tmp_path: Path, head: str
+):
+    _, tensors = golden("moe")
+    trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith("mtp.")}
+    shutil.rmtree(folder)
+    write_shards(folder, golden("moe")[0], trunk)
+    save(folder / head, {name: tensors[name] for name in tensors.keys() - trunk.keys()})
+    convert(folder, tmp_path / "expected")
+    assert (tmp_path / "expected" / "mtp.safetensors").exists()
+    convert(REPOSITORY, tmp_path / "out", stream=True)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
+
+
 def test_the_disk_must_have_room_for_the_result_and_the_shards_in_work(
     folder: Path, hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,10 +1,11 @@
 """From a checkpoint to a network that is ready to run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -26,6 +27,7 @@ def load_network(
     *,
     context: int | None = None,
     mtp: bool = False,
+    mtp_documents: Sequence[Sequence[int]] = (),
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
@@ -38,6 +40,8 @@ def load_network(
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
+        mtp_documents: token ids on which the readings of the head's norms are tried, if its files
+            leave a doubt; `notice` is called with what was found. A few hundred are enough.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
@@ -51,5 +55,10 @@ def load_network(
     checkpoint.verify()
     weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
     network = Network(config, weights, mtp)
+    if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
+        checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
+        if found is not None:
+            network.read_mtp(Weights(config, checkpoint, weights.dtype))
+            (notice or print_notice)(found.line)
     select_kernels(network, notice or print_notice)
     return network

@@ -2,7 +2,7 @@
 
 The headers of all shards are fetched by themselves, and give the names and shapes of all tensors.
 A small tensor is fetched by itself too. Any other brings its whole shard, which stays until it is
-released.
+released. Files that an MTP head has for itself are fetched whole at the start.
 """
 
 import glob
@@ -20,6 +20,7 @@ from typing import Any
 from qwen35_mlx.checkpoint.hub import ALLOW_PATTERNS, IGNORE_PATTERNS
 from qwen35_mlx.checkpoint.hub_client import is_network_failure, start_client, watched
 from qwen35_mlx.checkpoint.hub_name import HubName
+from qwen35_mlx.checkpoint.index import is_head_file
 from qwen35_mlx.checkpoint.safetensors_header import MAX_HEADER_BYTES
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import is_full_disk, open_regular, read_exactly
@@ -217,10 +218,14 @@ class RemoteShards:
 
         self._snapshot(self.folder / _SHARDS, [glob.escape(name)], progress)
 
-    def fetch_small_files(self, progress: Progress | None) -> None:
-        """Download config.json, the index, the tokenizer and the template."""
+    def fetch_other_files(self, heads: Collection[str]) -> None:
+        """Download config.json, the index, the tokenizer, the template and files of MTP heads.
+
+        Args:
+            heads: names of the latter.
+        """
         patterns = [pattern for pattern in ALLOW_PATTERNS if not _SHARD.fullmatch(pattern)]
-        self._snapshot(self.folder, patterns, progress or (lambda *_: None))
+        self._snapshot(self.folder, [*patterns, *map(glob.escape, heads)], lambda *_: None)
 
     def _snapshot(self, folder: Path, patterns: list[str], progress: Progress) -> None:
         from huggingface_hub import snapshot_download
@@ -253,10 +258,16 @@ class RemoteShards:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """A repository: its commit, and size and SHA-256 of its shards by name."""
+    """A repository.
+
+    Attributes:
+        shards: size and SHA-256 by name.
+        heads: names of files that an MTP head has for itself.
+    """
 
     commit: str
     shards: Mapping[str, tuple[int, str | None]]
+    heads: tuple[str, ...]
     has_gguf: bool
 
 
@@ -295,7 +306,7 @@ def open_remote(name: str, revision: str | None, folder: Path) -> RemoteShards:
     # Of a download that was killed.
     for partial in (shards.folder / _SHARDS).rglob("*.incomplete"):
         partial.unlink()
-    shards.fetch_small_files(None)
+    shards.fetch_other_files(listing.heads)
     shards.fetch_headers()
     return shards
 
@@ -310,13 +321,19 @@ def _list(repository: str, revision: str | None) -> _Listing:
         siblings, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS)
     )
     shards: dict[str, tuple[int, str | None]] = {}
-    for name in filter(_SHARD.fullmatch, wanted):
+    heads: list[str] = []
+    for name in wanted:
+        if not name.endswith(".safetensors"):
+            continue
+        if not _SHARD.fullmatch(name) or is_head_file(name):
+            heads.append(name)
+            continue
         size, lfs = siblings[name].size, siblings[name].lfs
         if not name.isprintable() or type(size) is not int or info.sha is None:
             raise Qwen35Error(f"the Hub's list of {repository} is damaged: check HF_ENDPOINT")
         shards[name] = size, lfs.sha256 if lfs else None
     has_gguf = any(name.lower().endswith(".gguf") for name in siblings)
-    return _Listing(info.sha or "", shards, has_gguf)
+    return _Listing(info.sha or "", shards, tuple(heads), has_gguf)
 
 
 def _gguf_error(name: str) -> Qwen35Error:

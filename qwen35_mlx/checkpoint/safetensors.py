@@ -210,6 +210,12 @@ def list_tensors(path: Path, remote: RemoteFile | None = None) -> dict[str, File
     return tensors
 
 
+def read_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a safetensors file that `list_tensors` accepts; values are not checked."""
+    with open_regular(path) as file:
+        return read_header(file).metadata
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor to be written, before its values are known."""

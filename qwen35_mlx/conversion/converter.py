@@ -14,10 +14,11 @@ import mlx.core as mx
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import CONFIG
 from qwen35_mlx.conversion.float16 import plan_within_range
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
     folder_bytes,
@@ -28,7 +29,7 @@ from qwen35_mlx.conversion.new_folder import (
     source_path,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import ConversionPlan
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
@@ -102,6 +103,7 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    mtp: str | Path | None = None,
     resume: bool = False,
     stream: bool = False,
     upload_repo: str | None = None,
@@ -120,6 +122,8 @@ def convert(
             the scales; None for that of each tensor, or float16 on a GPU that emulates bfloat16,
             if weights and activations fit.
         revision: branch, tag or commit on the Hub.
+        mtp: the folder, file or repository of the MTP head, if it is neither in the checkpoint nor
+            found beside it.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
         stream: whether to download one shard of the repository after the other, and to remove each
@@ -153,11 +157,12 @@ def convert(
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
     options = _Options(quantization, DTYPES[dtype] if dtype else None, resume, verify, verify_text)
+    head = None if mtp is None else resolve_head(str(mtp))
     if stream:
-        with streamed(str(hf_path), revision, out, resume) as source:
+        with streamed(str(hf_path), revision, head, out, resume) as source:
             summary = _convert(source.checkpoint, out, options, progress, source)
     else:
-        checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+        checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head)
         summary = _convert(checkpoint, out, options, progress)
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
@@ -191,10 +196,11 @@ def _convert(
 ) -> ConversionSummary:
     """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, options.verify and stream is None)
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = [*checkpoint.notes, *template_warnings(checkpoint.path)]
+    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
     plan, notes, progress = plan_within_range(
         checkpoint, options.quantization, options.dtype, progress, streamed=stream is not None
     )
@@ -229,7 +235,8 @@ def _convert(
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens, and computes, gets its final name.
-            result = Checkpoint.open(folder)
+            head = folder / MTP_FILE if checkpoint.has_mtp else None
+            result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
             if options.verify and stream is not None:

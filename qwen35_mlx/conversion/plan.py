@@ -21,6 +21,7 @@ from qwen35_mlx.model.weights import DTYPES
 # CPU makes many float32 copies of a chunk; larger chunks are no faster.
 CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
+MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
 _KEPT = (".dt_bias", ".linear_attn.norm.weight")
 
@@ -210,7 +211,7 @@ def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
     }
     # mlx-lm reads model*.safetensors, so it does not read this file.
     if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
-        shards["mtp.safetensors"] = mtp
+        shards[MTP_FILE] = mtp
     return shards
 
 

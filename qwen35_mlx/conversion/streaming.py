@@ -28,12 +28,13 @@ class StreamedSource:
         shards: all shards.
     """
 
-    def __init__(self, shards: RemoteShards):
+    def __init__(self, shards: RemoteShards, head: Path | None):
         self.shards = shards
-        self.checkpoint = Checkpoint.open(shards.folder, shards.files)
+        self.checkpoint = Checkpoint.open(shards.folder, head, shards.files)
         self._needed: dict[str, set[str]] = {}  # shards by part
         for stored_name, tensor in weight_files(shards.folder, shards.files).items():
-            if name := canonical_name(stored_name):
+            name = canonical_name(stored_name)
+            if name and tensor.remote is not None:
                 self._needed.setdefault(_part(name), set()).add(tensor.path.name)
 
     @property
@@ -80,11 +81,14 @@ class StreamedSource:
 
 
 @contextmanager
-def streamed(name: str, revision: str | None, out: Path, resume: bool) -> Iterator[StreamedSource]:
+def streamed(
+    name: str, revision: str | None, head: Path | None, out: Path, resume: bool
+) -> Iterator[StreamedSource]:
     """The source of a conversion to `out`. Its shards are removed at the end.
 
     Args:
         name: "org/repo".
+        head: see `Checkpoint.open`.
         resume: whether to use the shards that the conversion which is continued has left.
 
     Raises:
@@ -102,7 +106,7 @@ def streamed(name: str, revision: str | None, out: Path, resume: bool) -> Iterat
             shards = open_remote(name, revision, folder)
         except OSError as error:
             raise Qwen35Error(f"cannot write {folder}: {error.strerror or error}") from error
-        yield StreamedSource(shards)
+        yield StreamedSource(shards, head)
     except BaseException:
         # Shards are kept with the unfinished result, for another process.
         if not partial_path(out).exists():
