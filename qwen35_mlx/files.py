@@ -122,13 +122,6 @@ def one_line(error: object) -> str:
     return words[:LONGEST_MESSAGE] or type(error).__name__
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether a disk or a quota is full, also by the words of libraries that give no number."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)
-
-
 def read_exactly(file: FileIO, out: memoryview, offset: int) -> None:
     """Fill `out` with the bytes of a file from `offset` on. Several threads may share the file.
 

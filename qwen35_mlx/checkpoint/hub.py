@@ -34,6 +34,12 @@ IGNORE_PATTERNS = (
     *("consolidated*", "adapter*", "mtp/consolidated*", "mtp/adapter*"),
 )
 
+_ADAPTER_PATTERNS: tuple[str, ...] = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapters.safetensors",
+)
+
 
 def resolve_checkpoint(
     name: str,
@@ -90,15 +96,34 @@ def resolve_checkpoint(
         # The cache of the Hub may be out of date, but for GGUF files, which are large.
         if first.program or gguf_names.is_gguf(first.path.name):
             return first.path
-    start_client()
-    return watched(
-        lambda bars: _fetch(hub_name, revision=revision, tqdm_class=bars),
-        name,
-        revision,
-        progress,
-        stall_seconds,
-        repository=hub_name.repository,
-    )
+    return _download(hub_name, name, revision, progress, stall_seconds, _fetch)
+
+
+def resolve_adapter(
+    name: str,
+    progress: Progress | None = None,
+    *,
+    stall_seconds: float = STALL_SECONDS,
+) -> Path:
+    """The folder of an adapter, downloaded if need be, or its safetensors file.
+
+    Args:
+        name: a folder or a file here, or "org/repo" on the Hub.
+        progress, stall_seconds: as for `resolve_checkpoint`.
+
+    Raises:
+        Qwen35Error: there is no such folder or repository, or the download fails.
+    """
+    path = user_path(name)
+    if name and exists(path):
+        return path
+    hub_name = HubName.parse(name)
+    if hub_name is None or hub_name.file or hub_name.quantization:
+        raise Qwen35Error(
+            f"--adapter-path {shown(name)} does not exist, and is not a Hub repository such as "
+            "org/repo: check the path"
+        )
+    return _download(hub_name, name, None, progress, stall_seconds, _fetch_adapter)
 
 
 def resolve_head(name: str, progress: Progress | None = None) -> Path:
@@ -122,6 +147,26 @@ def _demo_folder() -> Path:
     if not is_file(path / "config.json"):
         raise Qwen35Error("this installation has no demo model: install the qwen35-mlx wheel")
     return path
+
+
+def _download(
+    hub_name: HubName,
+    name: str,
+    revision: str | None,
+    progress: Progress | None,
+    stall_seconds: float,
+    fetch: Callable[..., Path],
+) -> Path:
+    """Download what a name means with `fetch`."""
+    start_client()
+    return watched(
+        lambda bars: fetch(hub_name, revision=revision, tqdm_class=bars),
+        name,
+        revision,
+        progress,
+        stall_seconds,
+        repository=hub_name.repository,
+    )
 
 
 def _fetch(name: HubName, **options: Any) -> Path:
@@ -153,3 +198,15 @@ def _fetch(name: HubName, **options: Any) -> Path:
     model = stored.choose_gguf(name, files)
     patterns = [glob.escape(part) for part in model.parts]
     return Path(snapshot_download(name.repository, allow_patterns=patterns, **options), model.file)
+
+
+def _fetch_adapter(name: HubName, **options: Any) -> Path:
+    """Download the adapter of a repository.
+
+    Raises:
+        Exception: of huggingface_hub, which takes the `options`.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = list(_ADAPTER_PATTERNS)
+    return Path(snapshot_download(name.repository, allow_patterns=patterns, **options))

@@ -8,6 +8,7 @@ from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_json_object
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 # Of a file name; no file system takes much more.
 MAX_NAME_BYTES = 250

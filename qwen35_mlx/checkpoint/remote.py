@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint.hub import ALLOW_PATTERNS, IGNORE_PATTERNS
-from qwen35_mlx.checkpoint.hub_client import is_network_failure, start_client, watched
+from qwen35_mlx.checkpoint.hub_client import start_client, watched
+from qwen35_mlx.checkpoint.hub_errors import is_full_disk, is_network_failure
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.checkpoint.index import is_head_file
 from qwen35_mlx.checkpoint.safetensors_header import MAX_HEADER_BYTES
 from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.files import is_full_disk, open_regular, read_exactly
+from qwen35_mlx.files import open_regular, read_exactly
 from qwen35_mlx.progress import Progress
 from qwen35_mlx.user_paths import exists, user_path
 

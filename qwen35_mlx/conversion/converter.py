@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +15,10 @@ import mlx.core as mx
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
-from qwen35_mlx.checkpoint.index import CONFIG
+from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
+from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
 from qwen35_mlx.conversion.float16 import plan_within_range
+from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
@@ -29,7 +31,7 @@ from qwen35_mlx.conversion.new_folder import (
     source_path,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
@@ -80,14 +82,20 @@ class ConversionSummary:
 
 def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
     """What a conversion must have in common with one that it continues."""
+    files = set(checkpoint.files)
+    commit = None
     if stream is not None:
-        source: object = stream.shards.repository, stream.shards.commit
-    else:
-        files = {matrix.file.path for matrix in checkpoint.matrices.values()}
-        stats = [(str(path), path.stat()) for path in sorted(files)]
-        source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        commit = stream.shards.repository, stream.shards.commit
+        files = {file for file in files if stream.shards.folder not in file.parents}
+    if checkpoint.adapter:
+        files.add(checkpoint.adapter.parent / ADAPTER_CONFIG)
+    stats = [(str(path), path.stat()) for path in sorted(files)]
+    source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     text = repr(
-        (version("qwen35-mlx"), source, plan.tensors, json.dumps(plan.config, sort_keys=True))
+        (
+            *(version("qwen35-mlx"), commit, source, plan.tensors),
+            json.dumps(plan.config, sort_keys=True),
+        )
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -101,6 +109,8 @@ def convert(
     q_bits: int | None = None,
     q_group_size: int | None = None,
     q_mode: str = "affine",
+    dequantize: bool = False,
+    adapter_path: str | Path | None = None,
     dtype: str | None = None,
     revision: str | None = None,
     mtp: str | Path | None = None,
@@ -112,12 +122,17 @@ def convert(
     verify_text: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
-    """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
+    """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
 
     Args:
         hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
         quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
             their defaults are mlx-lm's.
+        dequantize: whether to write plain weights in the layout of Hugging Face, which transformers
+            loads.
+        adapter_path: of a LoRA adapter that is fused into the weights, as for `load`. Matrices that
+            the source has quantised are quantised again in the same way, unless `quantize` or
+            `dequantize` says otherwise.
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of each tensor, or float16 on a GPU that emulates bfloat16,
             if weights and activations fit.
@@ -149,6 +164,8 @@ def convert(
     quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
     if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
         raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+    if quantize and dequantize:
+        raise Qwen35Error("quantize and dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
@@ -156,14 +173,22 @@ def convert(
         raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
-    options = _Options(quantization, DTYPES[dtype] if dtype else None, resume, verify, verify_text)
+    options = _Options(
+        quantization, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
+    )
     head = None if mtp is None else resolve_head(str(mtp))
+    adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
+
+    def run(checkpoint: Checkpoint, source: StreamedSource | None = None) -> ConversionSummary:
+        if adapter is not None:
+            checkpoint = checkpoint.with_adapter(adapter)
+        return _convert(checkpoint, out, options, progress, source)
+
     if stream:
         with streamed(str(hf_path), revision, head, out, resume) as source:
-            summary = _convert(source.checkpoint, out, options, progress, source)
+            summary = run(source.checkpoint, source)
     else:
-        checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head)
-        summary = _convert(checkpoint, out, options, progress)
+        summary = run(Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head))
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
     return summary
@@ -174,17 +199,27 @@ class _Options:
     """Arguments of `convert`."""
 
     quantization: Quantization | None
+    dequantize: bool
     dtype: mx.Dtype | None
     resume: bool
     verify: bool
     verify_text: str | None
 
-    def values(self) -> dict[str, Any]:
+    def planner(self, checkpoint: Checkpoint) -> Callable[[mx.Dtype | None], ConversionPlan]:
+        """The function that makes a plan with a dtype."""
+        if self.dequantize:
+            return lambda dtype: plan_dequantization(checkpoint, dtype)
+        return lambda dtype: plan_conversion(checkpoint, self.quantization, dtype)
+
+    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Those that the result depends on, as JSON has them."""
         names = {known: name for name, known in DTYPES.items()}
-        dtype = None if self.dtype is None else names[self.dtype]
-        quantization = asdict(self.quantization) if self.quantization else None
-        return {"dtype": dtype, "quantization": quantization}
+        return {
+            "dtype": None if self.dtype is None else names[self.dtype],
+            "quantization": asdict(self.quantization) if self.quantization else None,
+            "dequantize": self.dequantize,
+            "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
+        }
 
 
 def _convert(
@@ -192,7 +227,7 @@ def _convert(
     out: Path,
     options: _Options,
     progress: Progress | None,
-    stream: StreamedSource | None = None,
+    stream: StreamedSource | None,
 ) -> ConversionSummary:
     """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
@@ -201,8 +236,15 @@ def _convert(
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
+    if options.dequantize and "vision_config" in checkpoint.config:
+        warnings.append("the vision tower is left out: the result is the text model alone")
     plan, notes, progress = plan_within_range(
-        checkpoint, options.quantization, options.dtype, progress, streamed=stream is not None
+        checkpoint,
+        options.planner(checkpoint),
+        options.dtype,
+        progress,
+        streamed=stream is not None,
+        choose=not options.dequantize,
     )
     warnings += notes
     try:
@@ -218,16 +260,14 @@ def _convert(
             source_bytes = stream.nbytes([tensor.name for tensor in plan.tensors])
             here += stream.held_bytes()
         check_space(out, plan.nbytes, source_bytes, here)
-        spared = [source_path(out)] if stream else []
+        warnings += remove_leftovers(out, [*left, *([source_path(out)] if stream else [])])
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
-            spared.append(partial_path(out))
-        warnings += remove_leftovers(out, spared)
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
-            wanted = options.resume or isinstance(error, KeyboardInterrupt)
-            return wanted and bool(completed(partial_path(out)))
+            asked = options.resume or isinstance(error, KeyboardInterrupt)
+            return asked and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
             write_weights(folder, checkpoint, plan, journal, progress, stream)
@@ -235,7 +275,7 @@ def _convert(
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens, and computes, gets its final name.
-            head = folder / MTP_FILE if checkpoint.has_mtp else None
+            head = folder / MTP_FILE if MTP_FILE in plan.files else None
             result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
@@ -244,7 +284,7 @@ def _convert(
             elif options.verify:
                 proof = prove(checkpoint, result, options.verify_text, progress)
             source = stream.source if stream else Source.of(checkpoint)
-            values = record(source, plan, options.values(), folder, proof)
+            values = record(source, plan, options.values(checkpoint), folder, proof)
             write_durably(folder / RECORD, json.dumps(values, indent=4))
             write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()

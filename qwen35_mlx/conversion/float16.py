@@ -10,16 +10,10 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
-from qwen35_mlx.conversion.plan import (
-    CHUNK_ELEMENTS,
-    ConversionPlan,
-    TensorPlan,
-    plan_conversion,
-)
+from qwen35_mlx.conversion.plan import CHUNK_ELEMENTS, ConversionPlan, PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
-from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.linear import Linear
@@ -42,11 +36,12 @@ def lacks_bfloat16() -> bool:
 
 def plan_within_range(
     checkpoint: Checkpoint,
-    quantization: Quantization | None,
+    make_plan: Callable[[mx.Dtype | None], ConversionPlan],
     dtype: mx.Dtype | None,
     progress: Progress | None,
     *,
     streamed: bool,
+    choose: bool,
 ) -> tuple[ConversionPlan, list[str], Progress | None]:
     """The plan of a conversion, in float16 only if all weights fit.
 
@@ -54,10 +49,12 @@ def plan_within_range(
     its activations on a text fit as well.
 
     Args:
-        quantization, dtype: as for `plan_conversion`.
+        make_plan: the plan with a dtype, None for that of each tensor.
+        dtype: that the user has chosen.
         progress: called with (bytes read, bytes to read and to write, what is being done).
         streamed: whether reading a weight twice would download it twice. Then weights are checked
             when they are written, with `check_written`, and nothing is chosen.
+        choose: whether float16 may be chosen.
 
     Returns:
         The plan, lines for the user, and the progress to report the bytes written to.
@@ -66,24 +63,25 @@ def plan_within_range(
         Qwen35Error: a weight does not fit the given dtype, or is not finite.
     """
     open_choice = (
-        dtype is None
+        choose
+        and dtype is None
         and not checkpoint.is_quantized
         and checkpoint.dtype_of_most == mx.bfloat16
         and lacks_bfloat16()
     )
     if streamed:
         hint = "this chip emulates bfloat16: float16 is faster, if it fits; --dtype float16 uses it"
-        plan = plan_conversion(checkpoint, quantization, dtype)
+        plan = make_plan(dtype)
         return plan, [hint] if open_choice else [], progress
     if not open_choice:
-        plan = plan_conversion(checkpoint, quantization, dtype)
+        plan = make_plan(dtype)
         problem, progress = _weight_problem(checkpoint, plan, progress)
         if problem:
             raise Qwen35Error(f"{problem}: choose --dtype bfloat16")
         return plan, [], progress
     problem = activation_problem(checkpoint)
     if problem is None:
-        plan = plan_conversion(checkpoint, quantization, mx.float16)
+        plan = make_plan(mx.float16)
         problem, progress = _weight_problem(checkpoint, plan, progress)
         if problem is None:
             note = (
@@ -91,7 +89,7 @@ def plan_within_range(
                 "activations on a text; --dtype bfloat16 keeps the source's"
             )
             return plan, [note], progress
-    plan = plan_conversion(checkpoint, quantization, None)
+    plan = make_plan(None)
     note = f"dtype bfloat16, although this chip emulates it, because {problem}"
     return plan, [note], progress
 
@@ -104,17 +102,20 @@ def _weight_problem(
     Raises:
         Qwen35Error: a weight is not finite.
     """
-    limited = [tensor for tensor in plan.tensors if _is_limited(checkpoint, tensor)]
-    sizes = (
-        math.prod(tensor.shape) * checkpoint.plain(tensor.name).dtype.size for tensor in limited
-    )
-    read = sum(sizes)
+    limited = [
+        (tensor, checkpoint.plain(name))
+        for tensor in plan.tensors
+        if not tensor.carried and any(spec.dtype == mx.float16 for spec in tensor.specs())
+        for name in tensor.sources
+    ]
+    # What is float16 already fits.
+    limited = [(tensor, rows) for tensor, rows in limited if rows.dtype != mx.float16]
+    read = sum(math.prod(rows.shape) * rows.dtype.size for _, rows in limited)
     done, total = 0, read + plan.nbytes
-    for tensor in limited:
-        values = checkpoint.plain(tensor.name)
-        rows = max(1, CHUNK_ELEMENTS // max(1, math.prod(tensor.shape[1:])))
-        for start in range(0, tensor.shape[0], rows):
-            chunk = values.read(start, min(start + rows, tensor.shape[0]))
+    for tensor, rows in limited:
+        count = max(1, CHUNK_ELEMENTS // max(1, math.prod(rows.shape[1:])))
+        for start in range(0, rows.shape[0], count):
+            chunk = rows.read(start, min(start + count, rows.shape[0]))
             if problem := _range_problem(tensor, chunk):
                 return problem, progress
             done += chunk.nbytes
@@ -128,14 +129,7 @@ def _weight_problem(
     )
 
 
-def _is_limited(checkpoint: Checkpoint, tensor: TensorPlan) -> bool:
-    """Whether float16 may be too small for a tensor."""
-    if tensor.dtype != mx.float16 or tensor.carried:
-        return False
-    return checkpoint.plain(tensor.name).dtype != mx.float16
-
-
-def _range_problem(tensor: TensorPlan, values: mx.array) -> str | None:
+def _range_problem(tensor: PlannedTensor, values: mx.array) -> str | None:
     # With one bit, a scale is the whole range of a group.
     one_bit = tensor.quantization is not None and tensor.quantization.bits == 1
     limit = LARGEST / 2 if one_bit else LARGEST

@@ -105,10 +105,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def remove_leftovers(out: Path, spared: Collection[Path] = ()) -> list[str]:
-    """Remove what conversions that ended early left; a line for each that cannot be removed.
+    """Remove what conversions that ended early left, but for what is `spared`.
 
-    Args:
-        spared: what is in use.
+    Returns:
+        A line for each that cannot be removed.
     """
     kept: list[str] = []
     for left in (*leftovers(out), *leftovers(out, "source")):

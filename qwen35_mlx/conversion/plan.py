@@ -2,14 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype
+from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
@@ -23,7 +25,51 @@ CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
 MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
-_KEPT = (".dt_bias", ".linear_attn.norm.weight")
+KEPT = (".dt_bias", ".linear_attn.norm.weight")
+
+
+class PlannedTensor(Protocol):
+    """One tensor of the source and how it is written: `TensorPlan`, or `HfTensor`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the plain tensor."""
+        ...
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Canonical names of the tensors that it is made of."""
+        ...
+
+    @property
+    def quantization(self) -> Quantization | None: ...
+
+    @property
+    def carried(self) -> bool:
+        """Whether the source has it packed like that, and its parts are copied."""
+        ...
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is written in the form of Hugging Face: w of a norm (1 + w)."""
+        ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def specs(self) -> list[TensorSpec]:
+        """The tensors to write."""
+        ...
+
+    def chunks(self, checkpoint: Checkpoint) -> Iterator[list[mx.array]]:
+        """The values of `specs`, a few rows at a time."""
+        ...
+
+
+_Planned = TypeVar("_Planned", bound=PlannedTensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +92,10 @@ class TensorPlan:
     quantization: Quantization | None = None
     carried: bool = False
     raw: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.name,)
 
     @property
     def module(self) -> str:
@@ -85,7 +135,7 @@ class TensorPlan:
                 ]
                 continue
             if self.raw and len(self.shape) == 1:
-                values = _zero_centred(checkpoint.plain(self.name))
+                values = zero_centred(checkpoint.plain(self.name))
             else:
                 values = checkpoint.plain(self.name).read(start, stop)
             values = values.astype(self.dtype)
@@ -103,13 +153,15 @@ class ConversionPlan:
     Attributes:
         files: tensors by file name, in the order of writing.
         config: config.json.
+        metadata: of each file.
     """
 
-    files: Mapping[str, Sequence[TensorPlan]]
+    files: Mapping[str, Sequence[PlannedTensor]]
     config: Mapping[str, Any]
+    metadata: Mapping[str, str]
 
     @property
-    def tensors(self) -> list[TensorPlan]:
+    def tensors(self) -> list[PlannedTensor]:
         return [tensor for file in self.files.values() for tensor in file]
 
     @property
@@ -128,7 +180,8 @@ def plan_conversion(
 ) -> ConversionPlan:
     """The plan of a conversion. Arguments: `plan_tensors`."""
     tensors = plan_tensors(checkpoint, quantization, dtype)
-    return ConversionPlan(plan_files(tensors), plan_config(checkpoint, tensors, quantization))
+    config = plan_config(checkpoint, tensors, quantization)
+    return ConversionPlan(plan_files(tensors), config, {"format": "mlx"})
 
 
 def plan_tensors(
@@ -152,14 +205,16 @@ def plan_tensors(
         # The rotation of packed rows has no place in the result.
         is_kept = isinstance(matrix, PackedMatrix) and matrix.rotation is None
         stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
-        target = recipes.quantization_for(name, shape, quantization) if quantization else stored
+        # A change by an adapter leaves a matrix as quantised as it was.
+        unchanged = matrix.quantization if isinstance(matrix, FusedMatrix) else stored
+        target = recipes.quantization_for(name, shape, quantization) if quantization else unchanged
         carried = target is not None and target == stored
-        own = matrix.dtype
+        own = network_dtype(matrix)
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
             own = norms[name]
-        elif dtype is not None and not carried and not name.endswith(_KEPT):
+        elif dtype is not None and not carried and not name.endswith(KEPT):
             own = dtype
         raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
         plans.append(TensorPlan(name, shape, own, target, carried, raw))
@@ -173,7 +228,7 @@ def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx
     """
     dtypes: dict[str, mx.Dtype] = {}
     for name in filter(is_zero_centred_norm, checkpoint.expected):
-        norm, weight = checkpoint.read(name), _zero_centred(checkpoint.plain(name))
+        norm, weight = checkpoint.read(name), zero_centred(checkpoint.plain(name))
         for candidate in (dtype,) if dtype else (checkpoint.dtype_of_most, mx.float32):
             written = weight.astype(candidate).astype(mx.float32)
             if dtype or mx.array_equal(written + 1, norm):
@@ -184,7 +239,7 @@ def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx
     return dtypes
 
 
-def _zero_centred(norm: RowReader) -> mx.array:
+def zero_centred(norm: RowReader) -> mx.array:
     """w of a norm (1 + w): as stored, or else float32."""
     if isinstance(norm, OnePlus):
         return norm.stored.read(0, norm.shape[0])
@@ -193,26 +248,29 @@ def _zero_centred(norm: RowReader) -> mx.array:
 
 def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
     """Tensors by file name: shards of limited size, and one file for the MTP head."""
-    groups: list[list[TensorPlan]] = [[]]
+    files = shards([plan for plan in plans if not plan.name.startswith("mtp.")])
+    # mlx-lm reads model*.safetensors, so it does not read this file.
+    if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
+        files[MTP_FILE] = mtp
+    return files
+
+
+def shards(plans: Sequence[_Planned]) -> dict[str, list[_Planned]]:
+    """Tensors by file name: shards of limited size."""
+    groups: list[list[_Planned]] = [[]]
     size = 0
     for plan in plans:
-        if plan.name.startswith("mtp."):
-            continue
         if groups[-1] and size + plan.nbytes > SHARD_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(plan)
         size += plan.nbytes
     total = len(groups)
-    # Both names are mlx-lm's.
-    shards = {
+    # Both names are mlx-lm's, and the second is Hugging Face's.
+    return {
         f"model-{i:05d}-of-{total:05d}.safetensors" if total > 1 else "model.safetensors": group
         for i, group in enumerate(groups, 1)
     }
-    # mlx-lm reads model*.safetensors, so it does not read this file.
-    if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
-        shards[MTP_FILE] = mtp
-    return shards
 
 
 def plan_config(
@@ -232,12 +290,11 @@ def plan_config(
     for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(key, None)
         text_config.pop(key, None)
-    dtype = most_common_dtype(
-        (plan.dtype, math.prod(plan.shape))
+    text_config["dtype"] = config_dtype(
+        (plan.dtype, plan.shape)
         for plan in plans
-        if len(plan.shape) > 1 and (plan.quantization is None or plan.quantization.mode == "affine")
+        if plan.quantization is None or plan.quantization.mode == "affine"
     )
-    text_config["dtype"] = next(name for name, known in DTYPES.items() if known == dtype)
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
             if key in section:
@@ -255,6 +312,13 @@ def plan_config(
                 entry[plan.module] = _entry(plan.quantization) if plan.quantization else False
         config["quantization"] = config["quantization_config"] = entry
     return config
+
+
+def config_dtype(tensors: Iterable[tuple[mx.Dtype, tuple[int, ...]]]) -> str:
+    """The dtype that config.json names, of the dtypes and shapes of tensors."""
+    sizes = ((dtype, math.prod(shape)) for dtype, shape in tensors if len(shape) > 1)
+    dtype = most_common_dtype(sizes)
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def _entry(quantization: Quantization) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class StreamedSource:
         """The shards that are here while each part is in work: those that it and later ones need.
 
         Args:
-            tensors: canonical names, in the order of reading.
+            tensors: names, in the order of reading.
         """
         parts = list(dict.fromkeys(map(_part, tensors)))
         first: dict[str, int] = {}
@@ -123,5 +123,7 @@ def _remove(folder: Path, parents: Sequence[Path]) -> None:
 
 
 def _part(name: str) -> str:
+    """The part of the network that a tensor, by any of its names, belongs to."""
+    name = canonical_name(name) or name
     layer = _LAYER.match(name)
     return layer[0] if layer else name.rpartition(".")[0]

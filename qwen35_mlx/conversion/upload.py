@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from qwen35_mlx.checkpoint.hub_client import is_network_failure, start_client
+from qwen35_mlx.checkpoint.hub_client import start_client
+from qwen35_mlx.checkpoint.hub_errors import is_network_failure
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import one_line
