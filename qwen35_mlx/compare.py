@@ -32,6 +32,7 @@ from qwen35_mlx.evaluation.text import (
     read_user_text,
     tokenizer_difference,
 )
+from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -147,7 +148,7 @@ def _run(argv: Sequence[str] | None) -> int:
     text = None if options.text is None else read_user_text("--text", options.text)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
-    with _Bar() as bar:
+    with ProgressBar("Comparing", in_bytes=False) as bar:
         result = compare(
             options.a,
             options.b,
@@ -164,29 +165,6 @@ def _run(argv: Sequence[str] | None) -> int:
     else:
         report(result, (options.a, options.b))
     return 0
-
-
-class _Bar:
-    """A progress bar with the time left, on a terminal's stderr."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if self._bar is None:
-            from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
-
-            form = "{percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
-            self._bar = tqdm(total=total, bar_format=form, disable=None)
-        self._bar.set_postfix_str(what, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 if __name__ == "__main__":

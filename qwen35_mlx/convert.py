@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -22,6 +21,7 @@ from qwen35_mlx.conversion.proof import Proof
 from qwen35_mlx.conversion.writing import size_text
 from qwen35_mlx.evaluation.text import read_user_text
 from qwen35_mlx.model.weights import DTYPES
+from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path
 
@@ -32,7 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = CommandParser(prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX.")
+    parser = CommandParser(
+        prog=_program(),
+        description="Convert a Qwen3.5 checkpoint for MLX.",
+        epilog="A conversion has a few rows of a matrix in memory at a time, whatever the model's "
+        "size. It takes the disk space of its result, which is checked before the start; with "
+        "--stream, that of the largest shards too, and not that of the source.",
+    )
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
@@ -48,10 +54,21 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
     add("-d", "--dequantize", action="store_true", help="plain weights, as transformers loads them")
     add("--adapter-path", metavar="PATH", help="a LoRA adapter to fuse into the weights")
-    add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
+    add(
+        "--dtype",
+        choices=list(DTYPES),
+        help="of what is not quantised (default: unchanged; float16 on M1 and M2, if it fits)",
+    )
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--mtp", metavar="PATH", help="an MTP head: a folder, a file or a Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
+    add(
+        "--stream",
+        action="store_true",
+        help="download and remove one shard of the repository after the other",
+    )
+    add("--upload-repo", metavar="ORG/NAME", help="a new repository to upload the result to")
+    add("--public", action="store_true", help="make that repository public (default: private)")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     options = parser.parse_args(argv)
@@ -62,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     try:
-        with _Bar() as bar:
+        with ProgressBar("Converting", then="Measuring") as bar:
             summary = convert(**vars(options), progress=bar)
     except KeyboardInterrupt:
         # A folder under its final name is complete, whatever was still to be waited for.
@@ -85,6 +102,8 @@ def _run(argv: Sequence[str] | None) -> int:
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
+    if summary.address:
+        print_line(f"Uploaded to {summary.address}")
     return 0
 
 
@@ -112,32 +131,6 @@ def _program() -> str:
     """The name of the command, as it was called."""
     name = "qwen35-convert"
     return name if Path(sys.argv[0]).stem == name else "python -m qwen35_mlx.convert"
-
-
-class _Bar:
-    """Progress bars on stderr: of the bytes written, then of the measurement."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
-
-        if self._bar is None:
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
-        elif total != self._bar.total:
-            self._bar.close()
-            form = "Measuring: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
-            self._bar = tqdm(total=total, bar_format=form + "{postfix}")
-        self._bar.set_postfix_str(name, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ FLOORS = (
         *("qwen35_mlx.files", "qwen35_mlx.errors", "qwen35_mlx.demo", "qwen35_mlx.untrusted_json"),
         *("qwen35_mlx.child_process", "qwen35_mlx.terminal", "qwen35_mlx.user_paths"),
         *("qwen35_mlx.command_line", "qwen35_mlx.exit_codes", "qwen35_mlx.lifetime"),
-        *("qwen35_mlx.crash", "qwen35_mlx.json_text"),
+        *("qwen35_mlx.crash", "qwen35_mlx.json_text", "qwen35_mlx.progress"),
     ),
 )
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -28,6 +28,7 @@ from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.checkpoint.names import canonical_name
+from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
 from qwen35_mlx.errors import Qwen35Error
@@ -91,12 +92,18 @@ class Checkpoint:
                 self._readers[name] = matrix
 
     @classmethod
-    def open(cls, path: Path, mtp: Path | None = None) -> "Checkpoint":
+    def open(
+        cls,
+        path: Path,
+        mtp: Path | None = None,
+        remote: Mapping[str, RemoteFile] | None = None,
+    ) -> "Checkpoint":
         """Read config.json and the headers of the weight files, but no weights.
 
         Args:
             mtp: the folder, or the safetensors or GGUF file, of the MTP head. None looks in the
                 checkpoint and beside it: see `checkpoint.mtp`.
+            remote: by name, the files of which only the header is in the folder.
 
         Raises:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
@@ -109,7 +116,7 @@ class Checkpoint:
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
         check_model_type(config)
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
-        stored = weight_files(path)
+        stored = weight_files(path, remote)
         tensors = {name: one for name, one in stored.items() if not is_adapter_tensor(name)}
         names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)

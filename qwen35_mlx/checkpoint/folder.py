@@ -2,12 +2,13 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG, WHOLE, is_head_file, read_index
 from qwen35_mlx.checkpoint.names import canonical_name
-from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
+from qwen35_mlx.checkpoint.safetensors import FileTensor, RemoteFile, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 
@@ -34,12 +35,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_json_object(file)
 
 
-def weight_files(path: Path) -> dict[str, FileTensor]:
+def weight_files(
+    path: Path, remote: Mapping[str, RemoteFile] | None = None
+) -> dict[str, FileTensor]:
     """The tensors of a checkpoint folder, by their names in the files.
 
     They are in the files that the index names, or in model*.safetensors if there is no index,
     without numbered shards beside a whole model.safetensors. Those of an MTP head are among them
     only if they are in files of the model's other tensors.
+
+    Args:
+        remote: by name, the files of which only the header is here.
 
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
@@ -61,7 +67,7 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
         raise Qwen35Error(f"{path} has no weights: give a folder with model*.safetensors")
     tensors: dict[str, FileTensor] = {}
     for file in sorted(files):
-        for name, tensor in list_tensors(file).items():
+        for name, tensor in list_tensors(file, (remote or {}).get(file.name)).items():
             if owners.get(name, file.name) != file.name:
                 continue  # a left-over copy: the tensor is in the file that the index names
             if name in tensors:

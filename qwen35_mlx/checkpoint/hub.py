@@ -1,36 +1,20 @@
 """From a model's name, as a user gives it, to its files; downloads them if need be."""
 
 import glob
-import json
-import re
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import gguf_names, stored
-from qwen35_mlx.checkpoint.hub_errors import download_error
+from qwen35_mlx.checkpoint.hub_client import STALL_SECONDS, start_client, watched
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import one_line
+from qwen35_mlx.progress import Progress
 from qwen35_mlx.user_paths import exists, is_dir, is_file, shown, user_path
 
-# Bytes done, bytes in total, the name of what they belong to.
-Progress = Callable[[int, int, str], None]
-STALL_SECONDS = 30.0  # without a byte or an answer, after which a download is given up
-_POLL_SECONDS = 0.1
-
-# The longest JSON of the Hub: the description of a repository, or its list of files.
-MAX_ANSWER_BYTES = 16 << 20
-_COMMIT = re.compile("[0-9a-f]{40}")
-_ETAG = re.compile(r"(W/)?[^/\\]+")
-_PATH_HEADERS = {"X-Repo-Commit": _COMMIT, "ETag": _ETAG, "X-Linked-ETag": _ETAG}
-
 # Files of the model, its tokenizer and its template, at the top of a repository.
-_ALLOW_PATTERNS = (
+ALLOW_PATTERNS = (
     "config.json",
     "mtp/config.json",
     "generation_config.json",
@@ -45,7 +29,7 @@ _ALLOW_PATTERNS = (
 )
 # Files in folders other than mtp/ (`*` matches `/` too), and copies of the same weights in other
 # formats.
-_IGNORE_PATTERNS = (
+IGNORE_PATTERNS = (
     *("[!m]*/*", "m/*", "m[!t]*/*", "mt/*", "mt[!p]*/*", "mtp[!/]*/*", "mtp/*/*"),
     *("consolidated*", "adapter*", "mtp/consolidated*", "mtp/adapter*"),
 )
@@ -165,22 +149,6 @@ def _demo_folder() -> Path:
     return path
 
 
-class _Activity:
-    """What a download last did. Its own threads write, and the caller's reads.
-
-    Attributes:
-        done, total: bytes.
-        at: when, on the clock `time.monotonic`.
-        abandoned: nobody waits for the download any more, and it should end.
-    """
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.total = 0
-        self.at = time.monotonic()
-        self.abandoned = False
-
-
 def _download(
     hub_name: HubName,
     name: str,
@@ -189,39 +157,16 @@ def _download(
     stall_seconds: float,
     fetch: Callable[..., Path],
 ) -> Path:
-    """Download what a name means with `fetch`, on a thread of its own.
-
-    huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
-    """
-    # Imported here because it takes longer to load than all modules of this project.
-    try:
-        from huggingface_hub import set_client_factory
-    except Exception as error:  # it parses environment variables
-        raise Qwen35Error(
-            f"huggingface_hub does not start ({one_line(error)}): correct the variables HF_*"
-        ) from error
-    set_client_factory(_checking_client)
-    activity = _Activity()
-    result: Future[Path] = Future()
-
-    def download() -> None:
-        try:
-            bars = _bar_class(activity, drawn=progress is None)
-            path = fetch(hub_name, revision=revision, tqdm_class=bars)
-        except BaseException as error:
-            result.set_exception(error)
-        else:
-            result.set_result(path)
-
-    Thread(target=download, name="download", daemon=True).start()
-    try:
-        return _wait(result, activity, name, progress, stall_seconds)
-    except Qwen35Error:
-        raise  # from `_wait`, or from `progress` to cancel
-    except Exception as error:
-        raise Qwen35Error(download_error(hub_name.repository, revision, error)) from error
-    finally:
-        activity.abandoned = True
+    """Download what a name means with `fetch`."""
+    start_client()
+    return watched(
+        lambda bars: fetch(hub_name, revision=revision, tqdm_class=bars),
+        name,
+        revision,
+        progress,
+        stall_seconds,
+        repository=hub_name.repository,
+    )
 
 
 def _fetch(name: HubName, **options: Any) -> Path:
@@ -238,8 +183,8 @@ def _fetch(name: HubName, **options: Any) -> Path:
         folder = Path(
             snapshot_download(
                 name.repository,
-                allow_patterns=list(_ALLOW_PATTERNS),
-                ignore_patterns=list(_IGNORE_PATTERNS),
+                allow_patterns=list(ALLOW_PATTERNS),
+                ignore_patterns=list(IGNORE_PATTERNS),
                 **options,
             )
         )
@@ -265,104 +210,3 @@ def _fetch_adapter(name: HubName, **options: Any) -> Path:
 
     patterns = list(_ADAPTER_PATTERNS)
     return Path(snapshot_download(name.repository, allow_patterns=patterns, **options))
-
-
-def _checking_client() -> Any:
-    """An HTTP client for huggingface_hub that checks what becomes a path in its cache."""
-    from huggingface_hub.utils._http import default_client_factory
-
-    client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
-    return client
-
-
-def _check_answer(response: Any) -> None:
-    """Refuse an answer with a commit or an ETag that is none, or with JSON of any length.
-
-    huggingface_hub joins both to folders of its cache, `..` included.
-    """
-    for name, pattern in _PATH_HEADERS.items():
-        value = response.headers.get(name)
-        if value is not None and not pattern.fullmatch(value):
-            raise Qwen35Error(f"the Hub sends the {name} {shown(value)}: check HF_ENDPOINT")
-    if "/api/" not in response.request.url.path or response.request.method == "HEAD":
-        return  # of files, only the headers count
-    body = bytearray()
-    for piece in response.iter_bytes():
-        body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise Qwen35Error(
-                f"the Hub's answer has more than {MAX_ANSWER_BYTES >> 20} MiB: check HF_ENDPOINT"
-            )
-    response._content = bytes(body)  # as `response.read()` does, which knows no limit
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        if response.status_code != 200:
-            return  # huggingface_hub explains it by the status
-        raise Qwen35Error("the Hub's answer is not JSON: check HF_ENDPOINT") from None
-    commit = answer.get("sha") if isinstance(answer, dict) else None
-    if commit is not None and not _COMMIT.fullmatch(str(commit)):
-        raise Qwen35Error(f"the Hub names the commit {shown(commit)}: check HF_ENDPOINT")
-
-
-def _wait(
-    result: "Future[Path]",
-    activity: _Activity,
-    name: str,
-    progress: Progress | None,
-    stall_seconds: float,
-) -> Path:
-    """The result of a download, once it is there; reports its progress meanwhile."""
-    reported = 0, 0
-    while True:
-        ended = wait([result], _POLL_SECONDS).done
-        now = activity.done, activity.total
-        if progress and now != reported:
-            reported = now
-            progress(*now, name)
-        if ended:
-            return result.result()
-        if time.monotonic() - activity.at > stall_seconds:
-            raise Qwen35Error(
-                f"the Hub has sent nothing of {name} for {stall_seconds:.0f} s: check the network, "
-                "and that no other program is downloading it, and try again; it will resume"
-            )
-
-
-def _bar_class(activity: _Activity, *, drawn: bool) -> type[Any]:
-    """A progress bar class for huggingface_hub that keeps `activity` up to date.
-
-    Args:
-        drawn: whether the bars appear on stderr, too.
-    """
-    from huggingface_hub.utils import tqdm as hub_bar
-    from tqdm import tqdm
-
-    class NullFile:
-        def write(self, text: str) -> int:
-            return len(text)
-
-        def flush(self) -> None:
-            pass
-
-    options = {} if drawn else {"file": NullFile()}
-
-    class Bar(hub_bar if drawn else tqdm):  # pyright: ignore[reportGeneralTypeIssues]
-        def __init__(self, *args: Any, **kwargs: Any):
-            # The bar "Downloading bytes" counts the same bytes again, as compressed on the network.
-            self._counts_bytes = (
-                kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
-            )
-            super().__init__(*args, **{**kwargs, **options})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if activity.abandoned:
-                raise RuntimeError("the download was abandoned")
-            updated = super().update(n)
-            activity.at = time.monotonic()
-            if self._counts_bytes:
-                activity.done, activity.total = int(self.n), int(self.total or 0)
-            return updated
-
-    return Bar

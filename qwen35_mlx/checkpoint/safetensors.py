@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import mlx.core as mx
 import numpy as np
@@ -56,6 +56,24 @@ _WRITABLE = {
 }
 
 
+class RemoteFile(Protocol):
+    """A file that is elsewhere; only its header is here."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, out: memoryview, offset: int, tensor: range) -> None:
+        """Fill `out` with the bytes from `offset` on.
+
+        Args:
+            tensor: all bytes of the tensor that they belong to.
+
+        Raises:
+            Qwen35Error, OSError, EOFError: they cannot be fetched.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileTensor:
     """One tensor of one file.
@@ -66,6 +84,7 @@ class FileTensor:
         stored_dtype: the format's name of the dtype, such as "BF16".
         shape: as stored.
         offset: of its first byte, counted from the start of the file.
+        remote: where its values are, if `path` has the header alone.
     """
 
     path: Path
@@ -73,6 +92,7 @@ class FileTensor:
     stored_dtype: str
     shape: tuple[int, ...]
     offset: int
+    remote: RemoteFile | None = None
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -137,7 +157,11 @@ class FileTensor:
             with open_regular(self.path) as file:
                 for number, run in enumerate(runs):
                     begin = self.offset + skip + number * (row_stride or 0)
-                    read_exactly(file, run.data, begin)
+                    if self.remote is None:
+                        read_exactly(file, run.data, begin)
+                    else:
+                        tensor = range(self.offset, self.offset + self.nbytes)
+                        self.remote.read(run.data, begin, tensor)
         except EOFError:
             raise Qwen35Error(
                 f"{self.path} ends inside tensor '{self.name}': fetch it again"
@@ -150,8 +174,11 @@ class FileTensor:
         return array
 
 
-def list_tensors(path: Path) -> dict[str, FileTensor]:
+def list_tensors(path: Path, remote: RemoteFile | None = None) -> dict[str, FileTensor]:
     """The tensors of a safetensors file by name; only its header is read.
+
+    Args:
+        remote: where the values are, if `path` has the header alone.
 
     Raises:
         Qwen35Error: the file is unreadable, not a safetensors file, truncated, or has a header
@@ -159,7 +186,7 @@ def list_tensors(path: Path) -> dict[str, FileTensor]:
     """
     try:
         with open_regular(path) as file:
-            header = read_header(file)
+            header = read_header(file, size=remote.size if remote else None)
     except HeaderError as error:
         raise Qwen35Error(f"{path} {error}: {error.advice}") from error
     except OSError as error:
@@ -172,7 +199,7 @@ def list_tensors(path: Path) -> dict[str, FileTensor]:
                 "here: use a BF16, F16, F32, FP8 or MLX checkpoint"
             )
         offset = header.data_start + entry.begin
-        tensor = FileTensor(path, name, entry.dtype, entry.shape, offset)
+        tensor = FileTensor(path, name, entry.dtype, entry.shape, offset, remote)
         if tensor.nbytes != entry.end - entry.begin:
             raise Qwen35Error(
                 f"{path}: tensor '{name}' of {entry.dtype} {list(entry.shape)} takes "

@@ -75,17 +75,21 @@ class SafetensorsHeader:
         return 8 + len(self.text)
 
 
-def read_header(file: FileIO, max_bytes: int = MAX_HEADER_BYTES) -> SafetensorsHeader:
+def read_header(
+    file: FileIO, max_bytes: int = MAX_HEADER_BYTES, *, size: int | None = None
+) -> SafetensorsHeader:
     """Read and check the header of an open file.
 
     Args:
         max_bytes: a longer header is refused.
+        size: of the file that the header belongs to; None for that of this file.
 
     Raises:
         HeaderError: it is not a safetensors file, truncated, or contradicts itself.
         OSError: it cannot be read.
     """
-    size = os.fstat(file.fileno()).st_size
+    if size is None:
+        size = os.fstat(file.fileno()).st_size
     start = os.pread(file.fileno(), 8, 0)
     if start == b"version ":
         raise HeaderError(

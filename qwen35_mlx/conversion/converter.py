@@ -4,9 +4,13 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
@@ -15,6 +19,7 @@ from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpo
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
 from qwen35_mlx.checkpoint.recipe_file import find_recipe
 from qwen35_mlx.checkpoint.recipes import Recipe
+from qwen35_mlx.conversion.float16 import plan_within_range
 from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
@@ -25,11 +30,14 @@ from qwen35_mlx.conversion.new_folder import (
     partial_folder,
     partial_path,
     remove_leftovers,
+    source_path,
     sync_entries,
 )
 from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
+from qwen35_mlx.conversion.streaming import StreamedSource, streamed
+from qwen35_mlx.conversion.upload import prepare_upload, upload
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -57,6 +65,7 @@ class ConversionSummary:
             rows do not divide into groups.
         proof: the result measured against its source.
         warnings: a line each.
+        address: of the repository that it was uploaded to.
     """
 
     path: Path
@@ -66,21 +75,29 @@ class ConversionSummary:
     plain: tuple[str, ...]
     proof: Proof
     warnings: tuple[str, ...]
+    address: str | None = None
 
     @property
     def bits_per_weight(self) -> float:
         return self.nbytes * 8 / self.parameters
 
 
-def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
+def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
     """What a conversion must have in common with one that it continues."""
     files = set(checkpoint.files)
+    commit = None
+    if stream is not None:
+        commit = stream.shards.repository, stream.shards.commit
+        files = {file for file in files if stream.shards.folder not in file.parents}
     if checkpoint.adapter:
         files.add(checkpoint.adapter.parent / ADAPTER_CONFIG)
     stats = [(str(path), path.stat()) for path in sorted(files)]
     source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     text = repr(
-        (version("qwen35-mlx"), source, plan.tensors, json.dumps(plan.config, sort_keys=True))
+        (
+            *(version("qwen35-mlx"), commit, source, plan.tensors),
+            json.dumps(plan.config, sort_keys=True),
+        )
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -119,6 +136,9 @@ def convert(
     revision: str | None = None,
     mtp: str | Path | None = None,
     resume: bool = False,
+    stream: bool = False,
+    upload_repo: str | None = None,
+    public: bool = False,
     verify: bool = True,
     verify_text: str | None = None,
     progress: Progress | None = None,
@@ -138,12 +158,19 @@ def convert(
             the source has quantised are quantised again in the same way, unless `quantize` or
             `dequantize` says otherwise.
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
-            the scales; None for that of the embeddings.
+            the scales; None for that of each tensor, or float16 on a GPU that emulates bfloat16,
+            if weights and activations fit.
         revision: branch, tag or commit on the Hub.
         mtp: the folder, file or repository of the MTP head, if it is neither in the checkpoint nor
             found beside it.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
+        stream: whether to download one shard of the repository after the other, and to remove each
+            when it is converted, for a model that is larger than the free disk. The result is not
+            measured then.
+        upload_repo: a repository, "org/name", that the result is uploaded to as well: a new or an
+            empty one. It is made before the conversion.
+        public: whether that repository is public; else it is private.
         verify: whether to measure the result against its source, layer by layer: perplexity, KL
             divergence, agreement. The figures are in the summary, conversion.json and README.md.
         verify_text: to measure on; None for one of the package, with prose, code, Chinese and
@@ -153,7 +180,7 @@ def convert(
 
     Raises:
         Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
-            compute; no output folder is left.
+            compute; no output folder is left, unless the upload failed.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -164,49 +191,112 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    source = resolve_checkpoint(str(hf_path), revision=revision)
-    checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
-    if adapter_path is not None:
-        checkpoint = checkpoint.with_adapter(resolve_adapter(str(adapter_path)))
+    if upload_repo is None and public:
+        raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
+    if upload_repo is not None:
+        prepare_upload(upload_repo, public=public)
+    options = _Options(
+        chosen, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
+    )
+    head = None if mtp is None else resolve_head(str(mtp))
+    adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
+
+    def run(checkpoint: Checkpoint, source: StreamedSource | None = None) -> ConversionSummary:
+        if adapter is not None:
+            checkpoint = checkpoint.with_adapter(adapter)
+        return _convert(checkpoint, out, options, progress, source)
+
+    if stream:
+        with streamed(str(hf_path), revision, head, out, resume) as source:
+            summary = run(source.checkpoint, source)
+    else:
+        summary = run(Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head))
+    if upload_repo is not None:
+        summary = replace(summary, address=upload(out, upload_repo))
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Arguments of `convert`."""
+
+    recipe: Recipe | None
+    dequantize: bool
+    dtype: mx.Dtype | None
+    resume: bool
+    verify: bool
+    verify_text: str | None
+
+    def planner(self, checkpoint: Checkpoint) -> Callable[[mx.Dtype | None], ConversionPlan]:
+        """The function that makes a plan with a dtype."""
+        if self.dequantize:
+            return lambda dtype: plan_dequantization(checkpoint, dtype)
+        return lambda dtype: plan_conversion(checkpoint, self.recipe, dtype)
+
+    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Those that the result depends on, as JSON has them."""
+        names = {known: name for name, known in DTYPES.items()}
+        default = self.recipe.default if self.recipe else None
+        return {
+            "dtype": None if self.dtype is None else names[self.dtype],
+            "recipe": self.recipe.name if self.recipe else None,
+            "quantization": asdict(default)
+            if (default := self.recipe and self.recipe.default)
+            else None,
+            "dequantize": self.dequantize,
+            "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
+        }
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: _Options,
+    progress: Progress | None,
+    stream: StreamedSource | None,
+) -> ConversionSummary:
+    """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
-    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, verify)
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, options.verify and stream is None)
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    wanted = DTYPES[dtype] if dtype else None
-    warnings = [*checkpoint.notes, *mtp_lines]
-    if dequantize:
-        plan = plan_dequantization(checkpoint, wanted)
-        if "vision_config" in checkpoint.config:
-            warnings.append("the vision tower is left out: the result is the text model alone")
-    else:
-        plan = plan_conversion(checkpoint, chosen, wanted)
-        warnings += plan.notes(checkpoint)
-    warnings += template_warnings(checkpoint.path)
-    options = {
-        "dtype": dtype,
-        "recipe": chosen.name if chosen else None,
-        "quantization": asdict(chosen.default) if chosen and chosen.default else None,
-        "dequantize": dequantize,
-        "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
-    }
+    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
+    if options.dequantize and "vision_config" in checkpoint.config:
+        warnings.append("the vision tower is left out: the result is the text model alone")
+    plan, notes, progress = plan_within_range(
+        checkpoint,
+        options.planner(checkpoint),
+        options.dtype,
+        progress,
+        streamed=stream is not None,
+        choose=not options.dequantize,
+    )
+    warnings += [*notes, *plan.notes(checkpoint)]
     try:
-        identity = _identity(checkpoint, plan)
-        left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
+        identity = _identity(checkpoint, plan, stream)
+        left = (
+            [folder for folder in leftovers(out) if completed(folder)][:1] if options.resume else []
+        )
         for folder in left:
             check_identity(folder, identity)
-        check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
-        warnings += remove_leftovers(out, continued=left)
+        here = sum(folder_bytes(folder) for folder in left)
+        source_bytes = 0
+        if stream is not None:
+            source_bytes = stream.nbytes([tensor.name for tensor in plan.tensors])
+            here += stream.held_bytes()
+        check_space(out, plan.nbytes, source_bytes, here)
+        warnings += remove_leftovers(out, [*left, *([source_path(out)] if stream else [])])
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
-            asked = resume or isinstance(error, KeyboardInterrupt)
+            asked = options.resume or isinstance(error, KeyboardInterrupt)
             return asked and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
-            write_weights(folder, checkpoint, plan, journal, progress)
+            write_weights(folder, checkpoint, plan, journal, progress, stream)
             for name, content in copied.items():
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
@@ -215,9 +305,12 @@ def convert(
             result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
-            if verify:
-                proof = prove(checkpoint, result, verify_text, progress)
-            values = record(Source.of(checkpoint), plan, options, folder, proof)
+            if options.verify and stream is not None:
+                proof = Proof(None, "its source was streamed, and is not here any more")
+            elif options.verify:
+                proof = prove(checkpoint, result, options.verify_text, progress)
+            source = stream.source if stream else Source.of(checkpoint)
+            values = record(source, plan, options.values(checkpoint), folder, proof)
             write_durably(folder / RECORD, json.dumps(values, indent=4))
             write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
@@ -232,11 +325,11 @@ def convert(
         path=out,
         nbytes=plan.nbytes,
         parameters=plan.parameters,
-        quantization=chosen.default if chosen else None,
+        quantization=options.recipe.default if options.recipe else None,
         plain=tuple(
             tensor.name
             for tensor in plan.tensors
-            if chosen
+            if options.recipe
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),

@@ -53,12 +53,12 @@ class HfTensor:
         return None
 
     @property
-    def raw(self) -> bool:
-        return True
-
-    @property
     def carried(self) -> bool:
         return False
+
+    @property
+    def raw(self) -> bool:
+        return True
 
     @property
     def nbytes(self) -> int:

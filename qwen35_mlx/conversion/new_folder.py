@@ -13,7 +13,16 @@ from qwen35_mlx.files import sync_folder
 
 def partial_path(out: Path) -> Path:
     """The hidden folder or file beside `out` in which this process makes it."""
-    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+    return _hidden_path(out, "partial")
+
+
+def source_path(out: Path) -> Path:
+    """The hidden folder beside `out` for the parts of the source that are here for a while."""
+    return _hidden_path(out, "source")
+
+
+def _hidden_path(out: Path, kind: str) -> Path:
+    return out.with_name(f".{out.name}.{kind}-{os.getpid()}")
 
 
 @contextmanager
@@ -67,12 +76,16 @@ def partial_file(out: Path, parents: Sequence[Path]) -> Iterator[Path]:
         raise
 
 
-def leftovers(out: Path) -> list[Path]:
-    """What conversions to `out` that ended early have left beside it, the newest first."""
+def leftovers(out: Path, kind: str = "partial") -> list[Path]:
+    """What conversions to `out` that ended early have left beside it, the newest first.
+
+    Args:
+        kind: "partial" for results, "source" for parts of their sources.
+    """
     found: list[Path] = []
     if out.parent.is_dir():
         for left in out.parent.iterdir():
-            pid = left.name.removeprefix(f".{out.name}.partial-")
+            pid = left.name.removeprefix(f".{out.name}.{kind}-")
             if re.fullmatch("[0-9]{1,10}", pid) and not _is_alive(int(pid)):
                 found.append(left)
     return sorted(found, key=lambda left: left.stat().st_mtime, reverse=True)
@@ -91,15 +104,15 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def remove_leftovers(out: Path, continued: Collection[Path] = ()) -> list[str]:
-    """Remove what `leftovers` finds, but for what is `continued`.
+def remove_leftovers(out: Path, spared: Collection[Path] = ()) -> list[str]:
+    """Remove what conversions that ended early left, but for what is `spared`.
 
     Returns:
         A line for each that cannot be removed.
     """
     kept: list[str] = []
-    for left in leftovers(out):
-        if left in continued:
+    for left in (*leftovers(out), *leftovers(out, "source")):
+        if left in spared:
             continue
         try:
             left.unlink() if left.is_file() else shutil.rmtree(left)

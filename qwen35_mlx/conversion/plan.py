@@ -43,16 +43,21 @@ class PlannedTensor(Protocol):
         ...
 
     @property
-    def quantization(self) -> Quantization | None: ...
+    def sources(self) -> tuple[str, ...]:
+        """Canonical names of the tensors that it is made of."""
+        ...
 
     @property
-    def raw(self) -> bool:
-        """Whether it is written in the form of Hugging Face: w of a norm (1 + w)."""
-        ...
+    def quantization(self) -> Quantization | None: ...
 
     @property
     def carried(self) -> bool:
         """Whether the source has it packed like that, and its parts are copied."""
+        ...
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is written in the form of Hugging Face: w of a norm (1 + w)."""
         ...
 
     @property
@@ -92,6 +97,10 @@ class TensorPlan:
     carried: bool = False
     raw: bool = False
     search: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.name,)
 
     @property
     def module(self) -> str:

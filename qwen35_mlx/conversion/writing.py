@@ -11,8 +11,10 @@ from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.mtp import GAINS, NORMS_KEY, RAW_NORMS
 from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.conversion.float16 import check_written
 from qwen35_mlx.conversion.journal import Journal
 from qwen35_mlx.conversion.plan import ConversionPlan, PlannedTensor
+from qwen35_mlx.conversion.streaming import StreamedSource
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
 from qwen35_mlx.user_paths import exists
@@ -30,14 +32,26 @@ _COPIED_FILES = (
 )
 
 
-def check_space(out: Path, nbytes: int) -> None:
+def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) -> None:
+    """Check that the disk has room for a result.
+
+    Args:
+        out: the new folder or file.
+        nbytes: of the result.
+        source_bytes: of the source, the most that is beside the result at one time.
+        here: bytes of both that are on the disk already.
+
+    Raises:
+        Qwen35Error: it has not.
+    """
     parent = next(folder for folder in out.parents if exists(folder))
     free = shutil.disk_usage(parent).free
     # 64 MiB for the tokenizer, the index and the headers.
-    if free < nbytes + (64 << 20):
+    if free < nbytes + source_bytes - here + (64 << 20):
+        shards = f", and shards of the source {size_text(source_bytes)}" if source_bytes else ""
         raise Qwen35Error(
-            f"not enough space for {out}: it takes {size_text(nbytes)}, {size_text(free)} are "
-            "free; free some or choose another --mlx-path"
+            f"not enough space for {out}: it takes {size_text(nbytes)}{shards}; {size_text(free)} "
+            "are free; free some or choose another --mlx-path"
         )
 
 
@@ -47,9 +61,19 @@ def write_weights(
     plan: ConversionPlan,
     journal: Journal,
     progress: Progress | None,
+    stream: StreamedSource | None = None,
 ) -> None:
-    """Write the weights and their index, without the tensors that the journal has as complete."""
+    """Write the weights and their index, without the tensors that the journal has as complete.
+
+    Args:
+        stream: the source of the checkpoint, if it is streamed.
+    """
     done, total = 0, plan.nbytes
+    held: dict[str, set[str]] = {}
+    if stream is not None:
+        held = stream.held_by_part([tensor.name for tensor in plan.tensors])
+        if progress:
+            stream.shards.report = lambda what: progress(done, total, what)
     owners: dict[str, str] = {}
     for file, tensors in plan.files.items():
         specs = [spec for tensor in tensors for spec in tensor.specs()]
@@ -61,9 +85,13 @@ def write_weights(
                 if all(writer.is_complete(name) for name in names):
                     done += tensor.nbytes
                     continue
+                if stream is not None:
+                    stream.begin(tensor.name, held)
                 for name in names:
                     writer.restart(name)
                 for values in tensor.chunks(checkpoint):
+                    if stream is not None and not tensor.carried:
+                        check_written(tensor.name, values)
                     for name, value in zip(names, values, strict=True):
                         writer.write(name, value)
                         done += value.nbytes

@@ -1,6 +1,6 @@
 """A checkpoint's text network over documents, with one layer in memory at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -74,8 +74,11 @@ class Trunk:
             selection.experts_prefill = UNPACKED
         self.hidden = [self.embed(passage.ids) for passage in passages]
 
-    def advance(self, index: int) -> None:
+    def advance(self, index: int, prepare: Callable[[Layer], None] | None = None) -> None:
         """Read layer `index`, apply it to all hidden states, and free it.
+
+        Args:
+            prepare: called with the layer before it computes.
 
         Raises:
             Qwen35Error: a file cannot be read, or a hidden state is not finite.
@@ -83,6 +86,8 @@ class Trunk:
         kind = self.config.layer_types[index]
         scope = self._weights.scope("model").scope("layers").scope(index)
         layer = Layer(kind, self.config, scope, self._rope)
+        if prepare is not None:
+            prepare(layer)
         for i, passage in enumerate(self._passages):
             cache = KVCache() if kind == "full_attention" else DeltaState()
             pieces: list[mx.array] = []

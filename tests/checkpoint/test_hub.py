@@ -18,7 +18,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from qwen35_mlx.checkpoint import hub
+from qwen35_mlx.checkpoint import hub, hub_client
 from qwen35_mlx.errors import Qwen35Error
 
 COMMIT = "0123456789012345678901234567890123456789"
@@ -162,8 +162,8 @@ def test_which_files_are_downloaded():
     ]
     found = filter_repo_objects(
         downloaded + ignored,
-        allow_patterns=list(hub._ALLOW_PATTERNS),
-        ignore_patterns=list(hub._IGNORE_PATTERNS),
+        allow_patterns=list(hub.ALLOW_PATTERNS),
+        ignore_patterns=list(hub.IGNORE_PATTERNS),
     )
     assert list(found) == downloaded
 
@@ -249,7 +249,7 @@ class FakeHub(BaseHTTPRequestHandler):
                 headers |= changed if name in path else {}
             return self.send(200, headers, data, body)
         if "org/endless" in path:
-            data = b"[" + b"1," * (hub.MAX_ANSWER_BYTES // 2) + b"1]"
+            data = b"[" + b"1," * (hub_client.MAX_ANSWER_BYTES // 2) + b"1]"
             return self.send(200, {"Content-Type": "application/json"}, data)
         if "org/no-json" in path:
             return self.send(200, {"Content-Type": "application/json"}, b"[" * 200_000)
