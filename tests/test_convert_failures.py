@@ -17,7 +17,7 @@ import mlx.core as mx
 import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.checkpoint.safetensors_writer import FileWriter
 from qwen35_mlx.conversion import plan
 from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
@@ -291,14 +291,14 @@ SLOW = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from qwen35_mlx.convert import main
-from qwen35_mlx.checkpoint import safetensors
-close = safetensors.FileWriter.close
+from qwen35_mlx.checkpoint import safetensors_writer
+close = safetensors_writer.FileWriter.close
 def wait(self):
     close(self)
     print("written", self.path, flush=True)
     if "mtp" in self.path.name:
         sys.stdin.readline()
-safetensors.FileWriter.close = wait
+safetensors_writer.FileWriter.close = wait
 sys.exit(main(["--hf-path", sys.argv[1], "--mlx-path", sys.argv[2]]))
 """
 

@@ -41,8 +41,8 @@ def spoilt(path: Path, value: float, name: str = NAME, dtype: mx.Dtype = mx.bflo
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (-70000.0, r"'model\.layers\.1\.mlp\.up_proj\.weight' has the value 70\d\d\d\.?\d*, and "
-                   r"float16 ends at 65504: choose --dtype bfloat16"),
+        (-70000.0, r"'model\.(language_model\.)?layers\.1\.mlp\.up_proj\.weight' has the value "
+                   r"70\d\d\d\.?\d*, and float16 ends at 65504: choose --dtype bfloat16"),
         (float("nan"), "mlp.up_proj.weight' has values that are not finite"),
         (float("-inf"), "mlp.up_proj.weight' has values that are not finite"),
     ],
@@ -52,7 +52,7 @@ def test_a_weight_that_does_not_fit_is_named_before_anything_is_written(
 ):
     monkeypatch.setattr(float16, "CHUNK_ELEMENTS", 1000)  # the last of many chunks
     source = spoilt(tmp_path / "source", value, dtype=dtype)
-    for options in ({}, {"quantize": True}):
+    for options in ({}, {"quantize": True}, {"dequantize": True}):
         with pytest.raises(Qwen35Error, match=words):
             convert(source, tmp_path / "new" / "out", dtype="float16", **options)
     assert listing(tmp_path) == {"source"}

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.checkpoint import safetensors
+from qwen35_mlx.checkpoint import safetensors_writer
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, write
@@ -75,7 +75,7 @@ def fail_call(patch: pytest.MonkeyPatch, number: int) -> list[str]:
     for owner, name in (
         *((Path, name) for name in ("mkdir", "open", "rename", "iterdir")),
         *((os, name) for name in ("open", "fsync")),
-        (safetensors, "write_all"),
+        (safetensors_writer, "write_all"),
         (shutil, "disk_usage"),
     ):
         patch.setattr(owner, name, counted(name, getattr(owner, name)))

@@ -82,11 +82,11 @@ def held(tmp_path: Path) -> dict[str, int]:
     return {f.name: f.stat().st_size for f in tmp_path.glob(f".out.source-*/{COMMIT}/shards/*.s*")}
 
 
-@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("options", [{}, {"quantize": True}, {"dequantize": True}])
 def test_a_streamed_conversion_writes_what_a_plain_one_does(
-    folder: Path, hub: type[FakeHub], tmp_path: Path, quantize: bool
+    folder: Path, hub: type[FakeHub], tmp_path: Path, options: dict[str, Any]
 ):
-    convert(folder, tmp_path / "expected", quantize=quantize)
+    convert(folder, tmp_path / "expected", **options)
     sizes = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
     assert len(sizes) == SHARDS
     most: list[dict[str, int]] = [{}]
@@ -94,7 +94,7 @@ def test_a_streamed_conversion_writes_what_a_plain_one_does(
     def watch(*_: Any) -> None:
         most[0] = max(most[0], held(tmp_path), key=lambda one: sum(one.values()))
 
-    convert(REPOSITORY, tmp_path / "out", quantize=quantize, stream=True, progress=watch)
+    convert(REPOSITORY, tmp_path / "out", stream=True, progress=watch, **options)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
     assert listing(tmp_path) == {"source", "expected", "out"}
     source = json.loads((tmp_path / "out" / RECORD).read_text())["source"]

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import network_dtype
-from qwen35_mlx.checkpoint.safetensors import TensorSpec
+from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from qwen35_mlx.conversion.plan import (
     CHUNK_ELEMENTS,

@@ -13,7 +13,7 @@ from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.recipes import Recipe
-from qwen35_mlx.checkpoint.safetensors import TensorSpec
+from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization

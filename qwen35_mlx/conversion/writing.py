@@ -10,7 +10,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.mtp import GAINS, NORMS_KEY, RAW_NORMS
-from qwen35_mlx.checkpoint.safetensors import FileWriter
+from qwen35_mlx.checkpoint.safetensors_writer import FileWriter
 from qwen35_mlx.conversion.float16 import check_written
 from qwen35_mlx.conversion.journal import Journal
 from qwen35_mlx.conversion.plan import ConversionPlan, PlannedTensor

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from qwen35_mlx import files
-from qwen35_mlx.checkpoint.safetensors import FileWriter, TensorSpec, list_tensors
+from qwen35_mlx.checkpoint.safetensors import list_tensors
+from qwen35_mlx.checkpoint.safetensors_writer import FileWriter, TensorSpec
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import Raw, save
 
