@@ -17,8 +17,10 @@ from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, wei
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
+from qwen35_mlx.checkpoint.gguf.header import GGUFTensor
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.index import sum_of_sizes
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
@@ -150,12 +152,41 @@ class Checkpoint:
         """The plain values of a tensor by its canonical name, whether it is packed or not."""
         return plain(self.matrices[name])
 
+    def with_matrices(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
+        """The same checkpoint with some matrices in another form."""
+        replaced = {**self.matrices, **matrices}
+        return Checkpoint(self.path, self.config, self.model, replaced, self.files, self.notes)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return any(isinstance(matrix.file, GGUFTensor) for matrix in self.matrices.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that hold the weights.
+
+        Raises:
+            Qwen35Error: one cannot be found.
+        """
+        return sum_of_sizes(self.files)
+
+    def dtype_of(self, name: str) -> mx.Dtype:
+        """The dtype that a matrix is made for: of its values or its scales.
+
+        That of a quantised matrix of a GGUF file is float16, as the scales in its blocks are, not
+        float32, which holds its values exactly.
+        """
+        matrix = self.matrices[name]
+        in_blocks = isinstance(matrix.file, GGUFTensor) and matrix.file.block[0] > 1
+        return mx.float16 if in_blocks else matrix.dtype
+
     @cached_property
     def dtype_of_most(self) -> mx.Dtype:
-        """The dtype of most weights, or of their scales."""
+        """The dtype of most weights, or of their scales, see `dtype_of`."""
         sizes = [
-            (matrix.dtype, math.prod(matrix.shape))
-            for matrix in self.matrices.values()
+            (self.dtype_of(name), math.prod(matrix.shape))
+            for name, matrix in self.matrices.items()
             if len(matrix.shape) > 1
             and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")
         ]

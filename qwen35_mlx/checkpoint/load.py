@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.gguf.requantized import requantization_note, requantized
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -32,9 +33,9 @@ def load_network(
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
             a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
-            slower.
-        notice: called with a line for the user if a kernel cannot be used here; None prints it
-            on stderr.
+            slower. See `Checkpoint.dtype_of_most`.
+        notice: called with a line for the user if a kernel cannot be used here, or if matrices
+            are requantised; None prints it on stderr.
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
@@ -43,13 +44,24 @@ def load_network(
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
             match config.json.
     """
+    notice = notice or print_notice
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
-    network = Network(config, weights, mtp)
-    select_kernels(network, notice or print_notice)
+    computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
+    network = Network(
+        config, Weights(config, _computable(checkpoint, computed, notice), computed), mtp
+    )
+    select_kernels(network, notice)
     return network
+
+
+def _computable(checkpoint: Checkpoint, dtype: mx.Dtype, notice: Notice) -> Checkpoint:
+    """The checkpoint with its blocks of ggml in a packing that MLX computes with."""
+    if not (packed := requantized(checkpoint.matrices, dtype)):
+        return checkpoint
+    notice(requantization_note(packed))
+    return checkpoint.with_matrices(packed)
