@@ -17,7 +17,6 @@ from qwen35_mlx.checkpoint.tensor_readers import (
     OnePlus,
     StoredTensor,
     WholeTensor,
-    plain,
     row_range,
     stack,
 )
@@ -85,7 +84,7 @@ def read_layout(
             name = f"{match['mlp']}.switch_mlp.{match['projection']}.weight"
             stacks.setdefault(name, {})[int(match["expert"])] = matrix_of(module, parts)
         else:
-            own = _parts_of_experts(parts)
+            own = parts_of_experts(parts, experts)
             fused = {expert: matrix_of(f"{module}.{expert}", own[expert]) for expert in own}
             for projection, stacked in _projections(match["fused"], fused):
                 name = f"{match['mlp']}.switch_mlp.{projection}.weight"
@@ -141,27 +140,26 @@ def _norms_are_zero_centred(files: Mapping[str, FileTensor], modules: Mapping[st
     return not any(stored_name.startswith("language_model.") for stored_name in files)
 
 
-def _parts_of_experts(parts: Parts) -> dict[int, Parts]:
+def parts_of_experts(parts: Parts, experts: int) -> dict[int, Parts]:
     """The tensors of each expert, of tensors that hold those of all experts.
 
     Raises:
-        Qwen35Error: no tensor has an axis for experts.
+        Qwen35Error: no tensor is a stack of so many matrices.
     """
-    counts = [tensor.shape[0] for tensor in parts.values() if len(tensor.shape) == 3]
-    if not counts:
-        tensor = parts[min(parts)]
+    if not any(len(tensor.shape) == 3 and tensor.shape[0] == experts for tensor in parts.values()):
+        tensor = max(parts.values(), key=lambda tensor: len(tensor.shape))
         raise Qwen35Error(
             f"{tensor.path}: '{tensor.name}' has the shape {list(tensor.shape)}, which is no stack "
-            "of matrices: fetch the checkpoint again"
+            f"of matrices for {experts} experts: are config.json and the weights of the same model?"
         )
 
     def own(name: str, tensor: FileTensor, expert: int) -> FileTensor:
         shared = name in _OF_ALL_EXPERTS and len(tensor.shape) < 2
-        return tensor if shared or tensor.shape[:1] != (counts[0],) else tensor[expert]
+        return tensor if shared or tensor.shape[:1] != (experts,) else tensor[expert]
 
     return {
         expert: {name: own(name, tensor, expert) for name, tensor in parts.items()}
-        for expert in range(counts[0])
+        for expert in range(experts)
     }
 
 
@@ -192,7 +190,7 @@ def _stack(name: str, matrices: Mapping[int, Matrix], experts: int, folder: Path
         if expert not in matrices:
             advice = missing_tensor_advice(folder)
             raise Qwen35Error(f"{folder} has no expert {expert} for '{name}': {advice}")
-        first, other = plain(matrices[0]), plain(matrices[expert])
+        first, other = matrices[0], matrices[expert]
         if (other.shape, other.dtype) != (first.shape, first.dtype):
             raise Qwen35Error(
                 f"{other.file.path}: '{other.file.name}' is {other.file.stored_dtype} "

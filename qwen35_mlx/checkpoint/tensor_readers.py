@@ -220,9 +220,10 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """The plain values of a packed matrix, in float32."""
+    """The plain values of a packed matrix, computed in float32."""
 
     packed: PackedMatrix
+    dtype: mx.Dtype = mx.float32
 
     @property
     def file(self) -> StoredTensor:
@@ -231,10 +232,6 @@ class Dequantized:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.packed.shape
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return mx.float32
 
     def read(self, start: int, stop: int) -> mx.array:
         if start == stop:
@@ -248,6 +245,7 @@ class Dequantized:
         values = dequantize(parts["weight"], scales, biases, quantization, mx.float32)
         if self.packed.rotation is not None:
             values = self.packed.rotation.load().inverse(values)
+        values = values.astype(self.dtype)
         mx.eval(values)
         return values
 
@@ -271,7 +269,12 @@ def stack(matrices: Sequence[Matrix]) -> Matrix:
     if len(packed) == len(matrices) and len({_packing(matrix) for matrix in packed}) == 1:
         shape = (len(packed), *packed[0].shape)
         return _by_part(packed, shape, lambda parts: Stack(tuple(parts)))
-    return Stack(tuple(plain(matrix) for matrix in matrices))
+    return Stack(
+        tuple(
+            Dequantized(matrix, matrix.dtype) if isinstance(matrix, PackedMatrix) else matrix
+            for matrix in matrices
+        )
+    )
 
 
 def _packing(matrix: PackedMatrix) -> object:

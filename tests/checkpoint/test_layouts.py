@@ -100,10 +100,29 @@ def test_the_shift_of_norms_is_exact_for_bfloat16(tmp_path: Path):
     assert checkpoint.read(plain).dtype == mx.bfloat16
 
 
-def test_a_tied_head_is_not_read(tmp_path: Path):
+def test_a_head_that_is_there_is_read_whatever_the_config_says_of_ties(tmp_path: Path):
     config, tensors = golden("dense-tied-wide-heads")
-    extra = tensors | {"lm_head.weight": mx.zeros((256, 64))}
-    assert_reads(write(tmp_path / "c", config, extra), canonical(tensors))
+    extra = tensors | {"lm_head.weight": mx.ones((256, 64))}
+    checkpoint = assert_reads(write(tmp_path / "c", config, extra), canonical(extra))
+    assert "the weights have an lm_head: it is used" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."]
+)
+def test_prefixes_of_other_programs_are_removed(tmp_path: Path, prefix: str):
+    config, tensors = golden("moe")
+    renamed = {f"{prefix}{name}": value for name, value in tensors.items()}
+    assert_reads(write(tmp_path / "c", config, renamed), canonical(tensors))
+
+
+def test_a_save_of_the_bare_model_is_read(tmp_path: Path):
+    # AutoModel has neither an output head nor the prefix of the text model.
+    config, tensors = golden("dense-tied-wide-heads")
+    kept = {n: v for n, v in tensors.items() if not n.startswith("mtp.")}
+    for folder, bare in (("text", "model.language_model."), ("whole", "model.")):
+        renamed = {name.removeprefix(bare): value for name, value in kept.items()}
+        assert_reads(write(tmp_path / folder, config, renamed), canonical(kept))
 
 
 @pytest.mark.parametrize("block", [(128, 128), (16, 24)])

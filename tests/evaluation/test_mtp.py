@@ -25,6 +25,7 @@ class ShiftedNorms:
     def __init__(self, checkpoint: Checkpoint, shift: float):
         self._checkpoint, self._shift = checkpoint, shift
         self.names, self.quantization = checkpoint.names, checkpoint.quantization
+        self.rotation = checkpoint.rotation
 
     def read(self, name: str) -> mx.array:
         value = self._checkpoint.read(name)

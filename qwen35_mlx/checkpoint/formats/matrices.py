@@ -243,7 +243,8 @@ class _Module:
             if tensor.shape != expected or tensor.stored_dtype not in dtypes:
                 kind = f"{quantization.mode} with {quantization.bits} bits"
                 raise damaged(
-                    tensor, f"where {kind} in groups of {quantization.group_size} has {expected}"
+                    tensor,
+                    f"where {kind} in groups of {quantization.group_size} has {list(expected)}",
                 )
             parts[name] = WholeTensor(tensor, tensor.shape)
         if "biases" in self.parts and "biases" not in parts:

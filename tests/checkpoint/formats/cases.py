@@ -9,8 +9,9 @@ import pytest
 
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import Method
+from qwen35_mlx.checkpoint.layouts import parts_of_experts
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
-from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader
+from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, stack
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 from tests.checkpoint.cases import Raw, save
@@ -42,7 +43,14 @@ def stored(path: Path, parts: dict[str, Raw]) -> dict[str, FileTensor]:
 
 
 def read(path: Path, parts: dict[str, Raw], method: Method | None, **more: Any) -> Matrix:
-    return read_matrix(MODULE, stored(path, parts), method, **more)[0]
+    """The matrix of a module; of a stack, that of all experts."""
+    tensors = stored(path, parts)
+    names = [name for name in ("weight", "weight_packed", "qweight") if name in tensors]
+    main = tensors[names[0]] if names else None
+    if main is None or len(main.shape) != 3 or main.stored_dtype == "U32":
+        return read_matrix(MODULE, tensors, method, **more)[0]
+    own = parts_of_experts(tensors, main.shape[0])
+    return stack([read_matrix(MODULE, parts, method, **more)[0] for parts in own.values()])
 
 
 def refusal(path: Path, parts: dict[str, Raw], method: Method | None, **more: Any) -> str:

@@ -113,6 +113,9 @@ class Source:
             return mx.array(read(matrix))
         return matrix.parts[part].read(0, matrix.shape[0])
 
+    def rotation(self, module: str) -> None:
+        return None
+
     def quantization(self, module: str) -> Quantization | None:
         matrix = self._model.tensors[f"{module}.weight"]
         return matrix.quantization if isinstance(matrix, PackedMatrix) and self._packed else None

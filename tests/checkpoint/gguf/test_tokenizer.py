@@ -11,7 +11,8 @@ import pytest
 import tokenizers
 
 import qwen35_mlx.demo
-from qwen35_mlx.checkpoint.gguf.tokenizer import MAX_TOKENS, text_files
+from qwen35_mlx.checkpoint.gguf import tokenizer as gguf_tokenizer
+from qwen35_mlx.checkpoint.gguf.tokenizer import MAX_TOKENS
 from qwen35_mlx.conversion.gguf_text import sampling_metadata, text_metadata
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.text_files import TextFiles
