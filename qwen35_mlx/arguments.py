@@ -104,6 +104,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "tokens": _whole(Range(2, 1 << 18, whole=True)),
     "hf_path": _CHECKPOINT,
     "mlx_path": _PATH,
+    "gguf_path": _PATH,
+    "gguf_type": _NAME,
     "revision": _NAME,
     "dtype": _NAME,
     "context": _whole(_AT_LEAST_ONE),

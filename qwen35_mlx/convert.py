@@ -5,6 +5,7 @@ mlx-lm's, with two differences: weights are converted in chunks, so the model ne
 memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.conversion.gguf_export import export_gguf
+from qwen35_mlx.conversion.gguf_plan import TYPES
 from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
 from qwen35_mlx.conversion.writing import size_text
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = CommandParser(prog=_program(), description="Convert a Qwen3.5 checkpoint for MLX.")
     add = parser.add_argument
-    add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
+    add("--hf-path", "--model", required=True, help="a folder, a GGUF file or a Hub repository")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
     add("-q", "--quantize", action="store_true", help="quantise the matrices")
     add("--q-bits", type=int, help="bits per weight (default: 4, or the mode's own)")
@@ -41,7 +44,14 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
+    add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
+    add("--gguf-type", choices=list(TYPES), help="of its matrices (default: BF16 or F16)")
     options = parser.parse_args(argv)
+    file, kind = vars(options).pop("gguf"), vars(options).pop("gguf_type")
+    if file is not None:
+        return _export(parser, options, file, kind)
+    if kind is not None:
+        parser.error("--gguf-type needs --gguf FILE")
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
@@ -69,6 +79,23 @@ def _run(argv: Sequence[str] | None) -> int:
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
     )
+    return 0
+
+
+def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind: str | None) -> int:
+    """Write a GGUF file in place of a folder."""
+    for name in ("mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"):
+        if getattr(options, name) != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} has no effect on a GGUF file: leave it out, or see --gguf-type")
+    mx.set_cache_limit(0)
+    with _Bar() as bar:
+        summary = export_gguf(
+            options.hf_path, file, gguf_type=kind, revision=options.revision, progress=bar
+        )
+    for warning in summary.warnings:
+        print_error(f"warning: {warning}")
+    print_line(f"{summary.path}: {summary.kind}, {size_text(summary.nbytes)}")
     return 0
 
 

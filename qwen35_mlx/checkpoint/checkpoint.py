@@ -177,9 +177,12 @@ class Checkpoint:
         That of a quantised matrix of a GGUF file is float16, as the scales in its blocks are, not
         float32, which holds its values exactly.
         """
-        matrix = self.matrices[name]
-        in_blocks = isinstance(matrix.file, GGUFTensor) and matrix.file.block[0] > 1
-        return mx.float16 if in_blocks else matrix.dtype
+        return mx.float16 if self.is_in_blocks(name) else self.matrices[name].dtype
+
+    def is_in_blocks(self, name: str) -> bool:
+        """Whether a matrix is in a quantised type of a GGUF file."""
+        file = self.matrices[name].file
+        return isinstance(file, GGUFTensor) and file.block[0] > 1
 
     @cached_property
     def dtype_of_most(self) -> mx.Dtype:

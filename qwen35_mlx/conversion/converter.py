@@ -92,7 +92,7 @@ def convert(
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
 
     Args:
-        hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
+        hf_path: a folder, a GGUF file, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
         quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
             their defaults are mlx-lm's.
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
@@ -116,11 +116,11 @@ def convert(
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
     checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
     checkpoint.verify()
-    copied = read_copied_files(checkpoint.path)
+    copied = read_copied_files(checkpoint)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = template_warnings(checkpoint.path)
     plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
+    warnings = [*checkpoint.notes, *plan.notes(checkpoint), *template_warnings(checkpoint)]
     try:
         identity = _identity(checkpoint, plan)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []

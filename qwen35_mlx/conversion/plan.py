@@ -34,7 +34,7 @@ class TensorPlan:
         shape: of the plain tensor.
         dtype: of the plain tensor, or of the scales of an affine quantisation.
         quantization: None leaves it plain.
-        carried: whether the source has it packed like that, and its parts are copied.
+        carried: whether the source has it packed like that, and its codes are copied.
         raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
             a convolution.
     """
@@ -78,10 +78,13 @@ class TensorPlan:
             if self.carried:
                 module = self.name.removesuffix(".weight")
                 assert self.quantization is not None
-                yield [
+                parts = [
                     checkpoint.read(f"{module}.{part}", start, stop)
                     for part in self.quantization.packed(self.shape)
                 ]
+                if self.quantization.mode == "affine":
+                    parts[1:] = [part.astype(self.dtype) for part in parts[1:]]
+                yield parts
                 continue
             if self.raw and len(self.shape) == 1:
                 values = _zero_centred(checkpoint.plain(self.name))
@@ -116,6 +119,20 @@ class ConversionPlan:
         """Of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Lines for the user: what becomes larger than it is in a GGUF file."""
+        grown = [
+            checkpoint.matrices[tensor.name].file.stored_dtype
+            for tensor in self.tensors
+            if tensor.quantization is None and checkpoint.is_in_blocks(tensor.name)
+        ]
+        if not grown:
+            return []
+        return [
+            f"{len(grown)} matrices of the types {', '.join(sorted(set(grown)))} are written with "
+            "16 bits or more, as MLX has no such types: to quantise all matrices, add -q"
+        ]
+
     @property
     def parameters(self) -> int:
         """The number of weights of the plain model, with its MTP head."""
@@ -142,9 +159,12 @@ def plan_tensors(
     Args:
         quantization: of most matrices; None leaves each as it is, packed or plain.
         dtype: of all but the parameters of the decay and the gated norms; None keeps that of each
-            tensor.
+            tensor, and of a GGUF file, which has all but its large matrices in float32, that of
+            most.
     """
     norms = _norm_dtypes(checkpoint, dtype)
+    if dtype is None and checkpoint.is_gguf:
+        dtype = checkpoint.dtype_of_most
     plans: list[TensorPlan] = []
     for name, shape in checkpoint.expected.items():
         matrix = checkpoint.matrices[name]
@@ -153,7 +173,7 @@ def plan_tensors(
         stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
         target = recipes.quantization_for(name, shape, quantization) if quantization else stored
         carried = target is not None and target == stored
-        own = matrix.dtype
+        own = checkpoint.dtype_of(name)
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
