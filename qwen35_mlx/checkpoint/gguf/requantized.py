@@ -2,8 +2,8 @@
 
 Their groups have 16 elements, or values that are not evenly spaced. As plain values they would take
 two to eight times their size in memory; so they get affine groups of 32, with more bits than they
-have. By the figures of scripts/benchmarks/gguf_requantise.py, on normal and on heavy-tailed
-weights, the squared error that this adds is below a tenth of the type's own.
+have. By `scripts/benchmarks/gguf.py`, on normal and on heavy-tailed weights, the squared error that
+this adds is below a tenth of the type's own.
 """
 
 from collections.abc import Mapping
