@@ -19,7 +19,7 @@ from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.command_line import CommandParser, run_command
-from qwen35_mlx.errors import Qwen35Error, shown
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import (
     Comparison,
     Progress,
@@ -29,12 +29,11 @@ from qwen35_mlx.evaluation.text import (
     DEFAULT_TOKENS,
     built_in_texts,
     make_documents,
+    read_user_text,
     tokenizer_difference,
 )
-from qwen35_mlx.files import read_text
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.text.tokenizer import Tokenizer
-from qwen35_mlx.user_paths import user_path
 
 _ERRORS_IN_A_LINE = 8
 
@@ -140,7 +139,7 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--tokens", type=int, default=DEFAULT_TOKENS, help="at most (default: %(default)s)")
     add("--json", action="store_true", help="print one JSON line in place of the table")
     options = parser.parse_args(argv)
-    text = None if options.text is None else _read_text(options.text)
+    text = None if options.text is None else read_user_text("--text", options.text)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     with _Bar() as bar:
@@ -153,15 +152,6 @@ def _run(argv: Sequence[str] | None) -> int:
     else:
         report(result, (options.a, options.b))
     return 0
-
-
-def _read_text(name: str) -> str:
-    try:
-        return read_text(user_path(name))
-    except Qwen35Error:
-        raise Qwen35Error(
-            f"--text {shown(name)} is not a text file in UTF-8 that can be read: check the path"
-        ) from None
 
 
 class _Bar:

@@ -21,7 +21,9 @@ from qwen35_mlx.conversion.gguf_export import export_gguf
 from qwen35_mlx.conversion.gguf_plan import TYPES
 from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
+from qwen35_mlx.conversion.proof import Proof
 from qwen35_mlx.conversion.writing import size_text
+from qwen35_mlx.evaluation.text import read_user_text
 from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path
@@ -43,7 +45,10 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
+    add("--mtp", metavar="PATH", help="an MTP head: a folder, a file or a Hub repository")
     add("--resume", action="store_true", help="go on where the same conversion ended early")
+    add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
+    add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
     add("--gguf-type", choices=list(TYPES), help="of its matrices (default: BF16 or F16)")
     options = parser.parse_args(argv)
@@ -52,6 +57,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return _export(parser, options, file, kind)
     if kind is not None:
         parser.error("--gguf-type needs --gguf FILE")
+    if options.verify_text is not None:
+        options.verify_text = read_user_text("--verify-text", options.verify_text)
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
@@ -75,6 +82,7 @@ def _run(argv: Sequence[str] | None) -> int:
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
+    _print_proof(summary.proof)
     print_line(
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
@@ -84,19 +92,45 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind: str | None) -> int:
     """Write a GGUF file in place of a folder."""
-    for name in ("mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"):
+    of_folders = ["mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"]
+    for name in (*of_folders, "verify_text"):
         if getattr(options, name) != parser.get_default(name):
             option = f"--{name.replace('_', '-')}"
             parser.error(f"{option} has no effect on a GGUF file: leave it out, or see --gguf-type")
     mx.set_cache_limit(0)
     with _Bar() as bar:
         summary = export_gguf(
-            options.hf_path, file, gguf_type=kind, revision=options.revision, progress=bar
+            options.hf_path,
+            file,
+            gguf_type=kind,
+            revision=options.revision,
+            mtp=options.mtp,
+            progress=bar,
         )
     for warning in summary.warnings:
         print_error(f"warning: {warning}")
     print_line(f"{summary.path}: {summary.kind}, {size_text(summary.nbytes)}")
     return 0
+
+
+def _print_proof(proof: Proof) -> None:
+    if proof.comparison is None:
+        print_line(f"Not measured: {proof.reason}.")
+        return
+    found = proof.comparison
+    drift, worst = found.divergence, sorted(found.tensor_errors.items(), key=lambda item: -item[1])
+    print_line(
+        f"Measured on {found.tokens:,} tokens: perplexity {found.a.perplexity:.4f} -> "
+        f"{found.b.perplexity:.4f}, KL divergence {drift.mean:.2e} (99th percentile "
+        f"{drift.p99:.2e}, floor {found.floor.mean:.0e}), same top token {drift.top1:.2%}"
+    )
+    if found.b.mtp_agreement is not None:
+        before = found.a.mtp_agreement
+        share = "" if before is None else f"{before:.1%} -> "
+        print_line(f"Agreement of the MTP head: {share}{found.b.mtp_agreement:.1%}")
+    if worst and worst[0][1]:
+        listed = ", ".join(f"{kind} {error:.1e}" for kind, error in worst[:3])
+        print_line(f"Largest relative errors: {listed}")
 
 
 def _program() -> str:
@@ -106,16 +140,20 @@ def _program() -> str:
 
 
 class _Bar:
-    """A progress bar on stderr that appears with the first chunk."""
+    """Progress bars on stderr: of the bytes written, then of the measurement."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, name: str) -> None:
-        if self._bar is None:
-            from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
+        from tqdm import tqdm  # a dependency of huggingface_hub, needed by the command only
 
+        if self._bar is None:
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="Converting")
+        elif total != self._bar.total:
+            self._bar.close()
+            form = "Measuring: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
+            self._bar = tqdm(total=total, bar_format=form + "{postfix}")
         self._bar.set_postfix_str(name, refresh=False)
         self._bar.update(done - self._bar.n)
 

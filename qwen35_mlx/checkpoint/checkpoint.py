@@ -3,6 +3,7 @@
 Canonical names are mlx-lm's, without the prefix `language_model.`.
 """
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf
 from qwen35_mlx.checkpoint.index import sum_of_sizes
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
+from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
+from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
@@ -50,6 +53,7 @@ class Checkpoint:
         matrices: the tensors of the text network, by the canonical name of the plain tensor.
         files: that hold the weights.
         notes: lines for the user: what was decided, and what is not read.
+        mtp_norms: how the norms of the MTP head are read; None without a head.
     """
 
     def __init__(
@@ -60,13 +64,18 @@ class Checkpoint:
         matrices: Mapping[str, Matrix],
         files: Sequence[Path],
         notes: Sequence[str] = (),
+        mtp_norms: NormReading | None = None,
     ):
         self.path = path
         self.config = config
         self.model = model
-        self.matrices = matrices
         self.files = tuple(files)
         self.notes = tuple(notes)
+        self.mtp_norms = mtp_norms
+        self._set_matrices(matrices)
+
+    def _set_matrices(self, matrices: Mapping[str, Matrix]) -> None:
+        self.matrices = matrices
         self._readers: dict[str, RowReader] = {}
         for name, matrix in matrices.items():
             if isinstance(matrix, PackedMatrix):
@@ -76,15 +85,20 @@ class Checkpoint:
                 self._readers[name] = matrix
 
     @classmethod
-    def open(cls, path: Path) -> "Checkpoint":
+    def open(cls, path: Path, mtp: Path | None = None) -> "Checkpoint":
         """Read config.json and the headers of the weight files, but no weights.
+
+        Args:
+            mtp: the folder, or the safetensors or GGUF file, of the MTP head. None looks in the
+                checkpoint and beside it: see `checkpoint.mtp`.
 
         Raises:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
-                supported layout or quantisation.
+                supported layout or quantisation; or `mtp` has no head of this model. An MTP head
+                that is found and cannot be read is left out, with a note.
         """
         if is_gguf(path.name) and not path.is_dir():
-            return cls._open_gguf(path)
+            return cls._open_gguf(path, mtp)
         config = read_config(path)
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
         check_model_type(config)
@@ -105,17 +119,68 @@ class Checkpoint:
                 matrix = hadamard.rotated(module, matrix, blocks[module], signs)
             return matrix, unused
 
-        layout = read_layout(tensors, path, model.num_experts, read)
-        files = sorted({tensor.path for tensor in tensors.values()})
-        notes = (*notes, *_unread_note(layout.unread))
-        return cls(path, config, model, layout.matrices, files, notes)
+        of_head = {
+            stored
+            for stored in tensors
+            if (name := canonical_name(stored)) and name.startswith("mtp.")
+        }
+        own = {stored: tensor for stored, tensor in tensors.items() if stored not in of_head}
+        layout = read_layout(own, path, model.num_experts, read)
+        files = sorted({tensor.path for tensor in own.values()})
+        checkpoint = cls(path, config, model, layout.matrices, files, notes)
+        trunk = Trunk(
+            path,
+            model,
+            method,
+            {stored: tensors[stored] for stored in of_head},
+            checkpoint.files,
+            layout.zero_centred,
+            layout.matrices.get("model.norm.weight"),
+            checkpoint._check_head,
+        )
+        head, lines = find_head(trunk) if mtp is None else (read_given_head(trunk, mtp), ())
+        unread = [*layout.unread, *(head.unread if head else ())]
+        return checkpoint._with_head(head, (*_unread_note(unread), *lines))
 
     @classmethod
-    def _open_gguf(cls, path: Path) -> "Checkpoint":
+    def _open_gguf(cls, path: Path, mtp: Path | None) -> "Checkpoint":
         file = read_gguf(path)
         model, notes = reconcile(file.config, file.tensors)
         notes = (*notes, *_unread_note(file.left_out))
-        return cls(path, file.config, model, file.tensors, file.files, notes)
+        norms = None
+        if any(name.startswith("mtp.") for name in file.tensors):
+            norms = NormReading(frozenset(), certain=True)
+        checkpoint = cls(path, file.config, model, file.tensors, file.files, notes, norms)
+        if mtp is None:
+            return checkpoint
+        final_norm = file.tensors.get("model.norm.weight")
+        trunk = Trunk(
+            path, model, None, {}, checkpoint.files, False, final_norm, checkpoint._check_head
+        )
+        return checkpoint._with_head(read_given_head(trunk, mtp))
+
+    def _with_head(self, head: Head | None, notes: Sequence[str] = ()) -> "Checkpoint":
+        """This checkpoint with another MTP head, if there is one, and with more lines."""
+        changed = copy.copy(self)
+        changed.notes = (*self.notes, *notes)
+        if head is not None:
+            changed.notes += head.notes
+            kept = {n: matrix for n, matrix in self.matrices.items() if not n.startswith("mtp.")}
+            changed.files = tuple(dict.fromkeys((*self.files, *head.files)))
+            changed.mtp_norms = head.norms
+            changed._set_matrices(kept | dict(head.matrices))
+        return changed
+
+    def with_mtp_norms(self, raw: frozenset[str]) -> "Checkpoint":
+        """This checkpoint with those norms of its MTP head read as w, and the others as 1 + w."""
+        changed = copy.copy(self)
+        changed.mtp_norms = NormReading(raw, certain=True)
+        changed._set_matrices(with_norms(self.matrices, raw))
+        return changed
+
+    def _check_head(self, path: Path, matrices: Mapping[str, Matrix]) -> None:
+        head = Checkpoint(path, self.config, self.model, matrices, ())
+        head._verify(mtp_tensors(self.model))
 
     @cached_property
     def text(self) -> TextFiles:
@@ -154,13 +219,13 @@ class Checkpoint:
 
     def with_matrices(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
         """The same checkpoint with some matrices in another form."""
-        replaced = {**self.matrices, **matrices}
-        return Checkpoint(self.path, self.config, self.model, replaced, self.files, self.notes)
+        changed = copy.copy(self)
+        changed._set_matrices({**self.matrices, **matrices})
+        return changed
 
     @property
     def is_gguf(self) -> bool:
-        """Whether it is a GGUF file."""
-        return any(isinstance(matrix.file, GGUFTensor) for matrix in self.matrices.values())
+        return is_gguf(self.path.name) and not self.path.is_dir()
 
     @property
     def nbytes(self) -> int:
@@ -231,8 +296,11 @@ class Checkpoint:
         Raises:
             Qwen35Error: a tensor is missing, unknown, or of a wrong shape or dtype.
         """
+        self._verify(self.expected)
+
+    def _verify(self, expected: Shapes) -> None:
         unknown = set(self._readers)
-        for name, shape in self.expected.items():
+        for name, shape in expected.items():
             module = name.removesuffix(".weight")
             packing = self.quantization(module) if recipes.is_quantizable(name, shape) else None
             if packing is None:

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.checkpoint.index import CONFIG, read_index
+from qwen35_mlx.checkpoint.index import CONFIG, is_head_file, read_index
+from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
@@ -29,8 +30,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def weight_files(path: Path) -> dict[str, FileTensor]:
     """The tensors of a checkpoint folder, by their names in the files.
 
-    They are in the files that the index names, or in model*.safetensors if there is no index, and
-    in mtp*.safetensors either way.
+    They are in the files that the index names, or in model*.safetensors if there is no index. Those
+    of an MTP head are among them only if they are in files of the model's other tensors.
 
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
@@ -38,12 +39,16 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
     owners = read_index(path)
     if owners is None:
         owners = {}
-        files = set(path.glob("model*.safetensors"))
+        found = set(path.glob("model*.safetensors"))
+        files = {file for file in found if not is_head_file(file.name)} or found
     else:
-        files = {path / name for name in owners.values()}
+        files = {
+            path / file
+            for name, file in owners.items()
+            if not (is_head_file(file) and _is_of_head(name))
+        }
     if not files:
         raise Qwen35Error(f"{path} has no weights: give a folder with model*.safetensors")
-    files |= set(path.glob("mtp*.safetensors"))
     tensors: dict[str, FileTensor] = {}
     for file in sorted(files):
         for name, tensor in list_tensors(file).items():
@@ -56,12 +61,16 @@ def weight_files(path: Path) -> dict[str, FileTensor]:
                 )
             tensors[name] = tensor
     for name, owner in owners.items():
-        if name not in tensors:
+        if name not in tensors and not _is_of_head(name):
             raise Qwen35Error(
                 f"{path / owner} has no tensor '{name}', which the index places there: "
                 "fetch the file again"
             )
     return tensors
+
+
+def _is_of_head(stored_name: str) -> bool:
+    return (canonical_name(stored_name) or "").startswith("mtp.")
 
 
 def missing_tensor_advice(path: Path) -> str:

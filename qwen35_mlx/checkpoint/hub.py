@@ -32,6 +32,7 @@ _PATH_HEADERS = {"X-Repo-Commit": _COMMIT, "ETag": _ETAG, "X-Linked-ETag": _ETAG
 # Files of the model, its tokenizer and its template, at the top of a repository.
 _ALLOW_PATTERNS = (
     "config.json",
+    "mtp/config.json",
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -42,8 +43,12 @@ _ALLOW_PATTERNS = (
     "added_tokens.json",
     "chat_template*",
 )
-# Files in folders (`*` matches `/` too), and copies of the same weights in other formats.
-_IGNORE_PATTERNS = ("*/*", "consolidated*", "adapter*")
+# Files in folders other than mtp/ (`*` matches `/` too), and copies of the same weights in other
+# formats.
+_IGNORE_PATTERNS = (
+    *("[!m]*/*", "m/*", "m[!t]*/*", "mt/*", "mt[!p]*/*", "mtp[!/]*/*", "mtp/*/*"),
+    *("consolidated*", "adapter*", "mtp/consolidated*", "mtp/adapter*"),
+)
 
 
 def resolve_checkpoint(
@@ -102,6 +107,22 @@ def resolve_checkpoint(
         if first.program or gguf_names.is_gguf(first.path.name):
             return first.path
     return _download(hub_name, name, revision, progress, stall_seconds)
+
+
+def resolve_head(name: str, progress: Progress | None = None) -> Path:
+    """The folder or the file of an MTP head, downloaded if need be.
+
+    Args:
+        name: a folder; a safetensors or GGUF file; or a repository on the Hub.
+        progress: as for `resolve_checkpoint`.
+
+    Raises:
+        Qwen35Error: there is none, or the download fails.
+    """
+    path = user_path(name)
+    if is_dir(path) or (is_file(path) and path.suffix.lower() in (".safetensors", ".gguf")):
+        return path
+    return resolve_checkpoint(name, progress=progress)
 
 
 def _demo_folder() -> Path:

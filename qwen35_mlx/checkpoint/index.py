@@ -1,6 +1,7 @@
 """Which files the weights of a checkpoint folder are in. No MLX."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,12 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 # Of a file name; no file system takes much more.
 MAX_NAME_BYTES = 250
+_HEAD_FILE = re.compile(r"(?:.*[-_.])?mtp(?:[-_.].*)?\.safetensors", re.IGNORECASE | re.DOTALL)
+
+
+def is_head_file(name: str) -> bool:
+    """Whether a file has the name of one for the MTP head, such as model-mtp.safetensors."""
+    return bool(_HEAD_FILE.fullmatch(name))
 
 
 def read_index(path: Path) -> dict[str, str] | None:
@@ -18,6 +25,7 @@ def read_index(path: Path) -> dict[str, str] | None:
 
     Raises:
         Qwen35Error: the index is damaged, or names a file that is missing or is not in the folder.
+            That of the MTP head may be missing.
     """
     index = path / INDEX
     if not os.path.lexists(index):
@@ -31,7 +39,7 @@ def read_index(path: Path) -> dict[str, str] | None:
                 f"{index} names the file {shown(name)}, which is outside its folder or has no "
                 "name of a safetensors file: fetch it again"
             )
-        if not _exists(path / name):
+        if not _exists(path / name) and not is_head_file(name):
             raise Qwen35Error(
                 f"{path / name} is missing, which {INDEX} names: "
                 "fetch it, or delete the index if it is out of date"

@@ -39,26 +39,34 @@ class Layout:
     Attributes:
         matrices: by canonical name, that of the plain tensor; without the vision tower.
         unread: names in the files of tensors that the network does not need.
+        zero_centred: whether the files hold w of the norms, for (1 + w).
     """
 
     matrices: Mapping[str, Matrix]
     unread: tuple[str, ...]
+    zero_centred: bool
 
 
 def read_layout(
-    files: Mapping[str, FileTensor], folder: Path, experts: int, read: Format
+    files: Mapping[str, FileTensor],
+    folder: Path,
+    experts: int,
+    read: Format,
+    zero_centred: bool | None = None,
 ) -> Layout:
     """The matrices that the tensors of a folder's files make.
 
     Args:
         files: by the names in the files.
         experts: of a layer; each stack must have as many.
+        zero_centred: whether the files hold w of the norms; None to decide by the other tensors.
 
     Raises:
         Qwen35Error: two tensors have one canonical name, or experts do not fit together.
     """
     modules, bare = _by_module(files)
-    zero_centred = _norms_are_zero_centred(files, modules)
+    if zero_centred is None:
+        zero_centred = _norms_are_zero_centred(files, modules)
     matrices: dict[str, Matrix] = {}
     stacks: dict[str, dict[int, Matrix]] = {}  # name -> expert -> its matrix
     unread: list[str] = []
@@ -93,7 +101,7 @@ def read_layout(
         add(name, WholeTensor(tensor, tensor.shape))
     for name, stacked in stacks.items():
         add(name, _stack(name, stacked, experts, folder))
-    return Layout(matrices, tuple(unread))
+    return Layout(matrices, tuple(unread), zero_centred)
 
 
 def _by_module(

@@ -1,11 +1,12 @@
 """From a checkpoint to a network that is ready to run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.gguf.requantized import requantization_note, requantized
+from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
@@ -27,6 +28,7 @@ def load_network(
     *,
     context: int | None = None,
     mtp: bool = False,
+    mtp_documents: Sequence[Sequence[int]] = (),
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
@@ -39,6 +41,8 @@ def load_network(
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
+        mtp_documents: token ids on which the readings of the head's norms are tried, if its files
+            leave a doubt; `notice` is called with what was found. A few hundred are enough.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
@@ -52,9 +56,13 @@ def load_network(
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
-    network = Network(
-        config, Weights(config, _computable(checkpoint, computed, notice), computed), mtp
-    )
+    checkpoint = _computable(checkpoint, computed, notice)
+    network = Network(config, Weights(config, checkpoint, computed), mtp)
+    if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
+        checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
+        if found is not None:
+            network.read_mtp(Weights(config, checkpoint, computed))
+            notice(found.line)
     select_kernels(network, notice)
     return network
 

@@ -183,6 +183,12 @@ def list_tensors(path: Path) -> dict[str, FileTensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> Mapping[str, Any]:
+    """The metadata of a safetensors file that `list_tensors` accepts; values are not checked."""
+    with open_regular(path) as file:
+        return read_header(file).metadata
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor to be written, before its values are known."""

@@ -4,16 +4,17 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import CONFIG
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
     folder_bytes,
@@ -23,7 +24,9 @@ from qwen35_mlx.conversion.new_folder import (
     remove_leftovers,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.proof import Proof, prove
+from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.writing import (
     check_space,
     read_copied_files,
@@ -49,6 +52,7 @@ class ConversionSummary:
         quantization: of most matrices, None if plain.
         plain: canonical names of the matrices that stay plain in a quantised model, because their
             rows do not divide into groups.
+        proof: the result measured against its source.
         warnings: a line each.
     """
 
@@ -57,6 +61,7 @@ class ConversionSummary:
     parameters: int
     quantization: Quantization | None
     plain: tuple[str, ...]
+    proof: Proof
     warnings: tuple[str, ...]
 
     @property
@@ -86,7 +91,10 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    mtp: str | Path | None = None,
     resume: bool = False,
+    verify: bool = True,
+    verify_text: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
@@ -98,12 +106,20 @@ def convert(
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
+        mtp: the folder, file or repository of the MTP head, if it is neither in the checkpoint nor
+            found beside it.
         resume: whether to go on where the same conversion ended early, if there is one, and to keep
             what is complete if this one does.
-        progress: called after each chunk with (bytes written, bytes in total, tensor).
+        verify: whether to measure the result against its source, layer by layer: perplexity, KL
+            divergence, agreement. The figures are in the summary, conversion.json and README.md.
+        verify_text: to measure on; None for one of the package, with prose, code, Chinese and
+            arithmetic.
+        progress: called after each chunk with (bytes written, bytes in total, tensor); then, while
+            the result is measured, with (work done, work in all, what is being done).
 
     Raises:
-        Qwen35Error: on invalid input, a full disk or a network failure; no output folder is left.
+        Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
+            compute; no output folder is left.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -114,13 +130,17 @@ def convert(
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
-    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    source = resolve_checkpoint(str(hf_path), revision=revision)
+    checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, verify)
     copied = read_copied_files(checkpoint)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
-    warnings = [*checkpoint.notes, *plan.notes(checkpoint), *template_warnings(checkpoint)]
+    warnings = [*checkpoint.notes, *mtp_lines, *plan.notes(checkpoint)]
+    warnings += template_warnings(checkpoint)
+    options = {"dtype": dtype, "quantization": asdict(quantization) if quantization else None}
     try:
         identity = _identity(checkpoint, plan)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
@@ -141,8 +161,16 @@ def convert(
             for name, content in copied.items():
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
-            # Only a result that opens gets its final name.
-            Checkpoint.open(folder).verify()
+            # Only a result that opens, and computes, gets its final name.
+            head = folder / MTP_FILE if checkpoint.has_mtp else None
+            result = Checkpoint.open(folder, head)
+            result.verify()
+            proof = Proof(None, "it was not asked for")
+            if verify:
+                proof = prove(checkpoint, result, verify_text, progress)
+            values = record(Source.of(checkpoint), plan, options, folder, proof)
+            write_durably(folder / RECORD, json.dumps(values, indent=4))
+            write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -163,5 +191,6 @@ def convert(
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),
+        proof=proof,
         warnings=tuple(warnings + sync_entries([out, *parents])),
     )

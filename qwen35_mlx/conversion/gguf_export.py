@@ -9,9 +9,10 @@ import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.conversion.gguf_file import write_gguf
 from qwen35_mlx.conversion.gguf_plan import plan_tensors
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import remove_leftovers
 from qwen35_mlx.conversion.writing import check_space, size_text
 from qwen35_mlx.errors import Qwen35Error
@@ -62,6 +63,7 @@ def export_gguf(
     *,
     gguf_type: str | None = None,
     revision: str | None = None,
+    mtp: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ExportSummary:
     """Write the new GGUF file `gguf_path`, for llama.cpp and programs that are built on it.
@@ -71,6 +73,7 @@ def export_gguf(
         gguf_type: of the matrices: "F32", "F16", "BF16" or "Q8_0"; None for BF16 if most of them
             are bfloat16, else F16. Vectors, convolutions and routers are F32.
         revision: branch, tag or commit on the Hub.
+        mtp: as for `convert`.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
 
     Raises:
@@ -78,13 +81,15 @@ def export_gguf(
             is left.
     """
     out = absolute_user_path(gguf_path)
-    checkpoint = Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision))
+    path = resolve_checkpoint(str(hf_path), revision=revision)
+    checkpoint = Checkpoint.open(path, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, run=True)
     kind = gguf_type or ("BF16" if checkpoint.dtype_of_most == mx.bfloat16 else "F16")
     source, config = PlainTensors(checkpoint), checkpoint.model
     nbytes = sum(tensor.nbytes for tensor in plan_tensors(source, config, kind))
     try:
-        warnings = [*checkpoint.notes, *_reader_notes(config), *remove_leftovers(out)]
+        warnings = [*checkpoint.notes, *mtp_lines, *_reader_notes(config), *remove_leftovers(out)]
         check_space(out, nbytes)
         write_gguf(
             out,

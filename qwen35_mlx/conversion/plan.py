@@ -1,6 +1,5 @@
 """The plan of a conversion: tensors, files and config.json, before any weight is read."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES
 
@@ -21,6 +21,7 @@ from qwen35_mlx.model.weights import DTYPES
 # CPU makes many float32 copies of a chunk; larger chunks are no faster.
 CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
+MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
 _KEPT = (".dt_bias", ".linear_attn.norm.weight")
 
@@ -230,7 +231,7 @@ def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
     }
     # mlx-lm reads model*.safetensors, so it does not read this file.
     if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
-        shards["mtp.safetensors"] = mtp
+        shards[MTP_FILE] = mtp
     return shards
 
 
@@ -242,7 +243,7 @@ def plan_config(
     Args:
         quantization: of most matrices, if they were quantised.
     """
-    config = json.loads(json.dumps(checkpoint.config))
+    config = resolved(checkpoint.config, checkpoint.model)
     if "text_config" not in config:
         shared = {key: config[key] for key in ("architectures", "eos_token_id") if key in config}
         model_type = config["model_type"].removesuffix("_text")
@@ -261,8 +262,6 @@ def plan_config(
         for key in ("dtype", "torch_dtype"):
             if key in section:
                 section[key] = text_config["dtype"]
-    # mlx-lm reads both of these from the text config only.
-    text_config["tie_word_embeddings"] = checkpoint.model.tie_word_embeddings
     if "full_attention" in checkpoint.model.layer_types:
         first = checkpoint.model.layer_types.index("full_attention")
         text_config.setdefault("full_attention_interval", first + 1)

@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.index import INDEX
+from qwen35_mlx.checkpoint.mtp import GAINS, NORMS_KEY, RAW_NORMS
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.conversion.journal import Journal
-from qwen35_mlx.conversion.plan import ConversionPlan
+from qwen35_mlx.conversion.plan import ConversionPlan, TensorPlan
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
 from qwen35_mlx.text.text_files import (
@@ -62,7 +64,8 @@ def write_weights(
     for file, tensors in plan.files.items():
         specs = [spec for tensor in tensors for spec in tensor.specs()]
         owners |= {spec.name: file for spec in specs}
-        with FileWriter(folder / file, specs, {"format": "mlx"}, journal.checksums) as writer:
+        metadata = _metadata(tensors)
+        with FileWriter(folder / file, specs, metadata, journal.checksums) as writer:
             for tensor in tensors:
                 names = [spec.name for spec in tensor.specs()]
                 if all(writer.is_complete(name) for name in names):
@@ -82,6 +85,15 @@ def write_weights(
         "weight_map": dict(sorted(owners.items())),
     }
     write_durably(folder / INDEX, json.dumps(index, indent=4))
+
+
+def _metadata(tensors: Sequence[TensorPlan]) -> dict[str, str]:
+    """Of the file of these tensors; says how the norms of an MTP head are stored."""
+    head = [tensor for tensor in tensors if tensor.name.startswith("mtp.")]
+    if not head:
+        return {"format": "mlx"}
+    is_raw = any(tensor.raw for tensor in head)
+    return {"format": "mlx", NORMS_KEY: RAW_NORMS if is_raw else GAINS}
 
 
 def read_copied_files(checkpoint: Checkpoint) -> dict[str, bytes]:

@@ -106,9 +106,17 @@ class Trunk:
         self.hidden = [norm(hidden) for hidden in self.hidden]
         mx.eval(self.hidden)
 
-    def read_mtp_head(self) -> MTPHead:
-        """The multi-token-prediction head of the checkpoint, which has one."""
-        return MTPHead(self.config, self._weights.scope("mtp"), self._rope)
+    def read_mtp_head(self, checkpoint: Checkpoint | None = None) -> MTPHead:
+        """The multi-token-prediction head of the checkpoint, which has one.
+
+        Args:
+            checkpoint: of which it is read instead.
+        """
+        weights = self._weights
+        if checkpoint is not None:
+            weights = Weights(self.config, checkpoint, mx.float32)
+            weights.selection = self._weights.selection
+        return MTPHead(self.config, weights.scope("mtp"), self._rope)
 
     def run_mtp_head(self, head: MTPHead) -> list[mx.array]:
         """The head's output for each passage: [1, T - 1, hidden], after `finish`.

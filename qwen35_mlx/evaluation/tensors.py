@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import BLOCK_ELEMENTS, plain_rows
 
 _HEAD_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
@@ -40,7 +41,7 @@ def tensor_errors(
         {} if the layers differ in shape; infinity where only A's values are all 0.
 
     Raises:
-        Qwen35Error: a file cannot be read.
+        Qwen35Error: a file cannot be read, or a value is not finite.
     """
     shapes = comparable_tensors(a, b)
     sums: dict[str, tuple[float, float]] = {}
@@ -54,6 +55,12 @@ def tensor_errors(
             left, right = (plain_rows(one, name, start, stop) for one in (a, b))
             difference += sum_of_squares(left - right)
             square += sum_of_squares(left)
+            if not math.isfinite(square + difference):
+                damaged = b if math.isfinite(square) else a
+                raise Qwen35Error(
+                    f"{damaged.path}: tensor '{name}' has values that are not finite: fetch or "
+                    "convert the checkpoint again"
+                )
             progress((stop - start) * row)
         sums[kind] = difference, square
         mx.clear_cache()

@@ -5,7 +5,9 @@ from importlib.resources import files
 from itertools import pairwise
 
 from qwen35_mlx.errors import Qwen35Error, shown
+from qwen35_mlx.files import read_text
 from qwen35_mlx.text.tokenizer import Tokenizer
+from qwen35_mlx.user_paths import user_path
 
 # Longer texts are cut: attention costs time and memory by the square of a document.
 MAX_DOCUMENT = 2048
@@ -18,6 +20,20 @@ def built_in_texts() -> list[str]:
     """Texts of four kinds: English prose, code, Chinese and arithmetic; some 3,000 tokens."""
     folder = files("qwen35_mlx.evaluation") / "texts"
     return [(folder / f"{name}.txt").read_text(encoding="utf-8") for name in _NAMES]
+
+
+def read_user_text(option: str, name: str) -> str:
+    """The text of a file that a user names by an option.
+
+    Raises:
+        Qwen35Error: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_text(user_path(name))
+    except Qwen35Error:
+        raise Qwen35Error(
+            f"{option} {shown(name)} is not a text file in UTF-8 that can be read: check the path"
+        ) from None
 
 
 def make_documents(

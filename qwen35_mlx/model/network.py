@@ -41,7 +41,7 @@ class Network:
     def __init__(self, config: ModelConfig, weights: Weights, mtp: bool = False):
         self.config = config
         self.selection = weights.selection
-        rope = make_rope(config)
+        rope = self._rope = make_rope(config)
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens")
         layers = trunk.scope("layers")
@@ -52,8 +52,22 @@ class Network:
         self.dtype = weights.dtype or self.embed_tokens.dtype or self.norm.weight.dtype
         tied = config.tie_word_embeddings
         self.lm_head = self.embed_tokens if tied else weights.linear("lm_head")
-        has_mtp = mtp and weights.has("mtp")
-        self.mtp = MTPHead(config, weights.scope("mtp"), rope) if has_mtp else None
+        self.mtp: MTPHead | None = None
+        if mtp and weights.has("mtp"):
+            self.read_mtp(weights)
+
+    def read_mtp(self, weights: Weights) -> None:
+        """Read the MTP head, or replace it by another.
+
+        Args:
+            weights: of a whole checkpoint.
+
+        Raises:
+            Qwen35Error: a tensor of it is missing or has the wrong shape.
+        """
+        of_head = weights.scope("mtp")
+        of_head.selection = self.selection
+        self.mtp = MTPHead(self.config, of_head, self._rope)
 
     def make_cache(self, kv_bits: int | None = None) -> Cache:
         """An empty cache. The first ids set its batch size.

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
+
+# Measuring takes longer than converting: `tests/test_convert_proof.py` tests it.
+unmeasured = partial(convert, verify=False)
 
 Tensors = dict[str, mx.array]
 

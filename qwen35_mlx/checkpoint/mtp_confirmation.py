@@ -1,0 +1,88 @@
+"""Trial of the readings of an MTP head's norms on a text, with the network that it belongs to."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.mtp import head_norms
+from qwen35_mlx.checkpoint.mtp_norms import Confirmation, confirm_norms
+from qwen35_mlx.model.attention import make_rope
+from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.mtp import MTPHead
+from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.weights import Weights
+
+# Positions whose logits are in memory together.
+_POSITIONS = 64
+
+
+# Runs the heads of checkpoints that differ in nothing else on a text: whether the greedy guess of
+# each is the trunk's own token, [N] bool, at the same positions. A head's guess at t, which has
+# seen the tokens up to t + 1, is compared with the trunk's greedy token at t + 1.
+Agreement = Callable[[Sequence[Checkpoint]], Sequence[np.ndarray]]
+
+
+def confirm_head(
+    checkpoint: Checkpoint, agreement: Agreement
+) -> tuple[Checkpoint, Confirmation | None]:
+    """The checkpoint with the reading of its head's norms that guesses best, and what was found.
+
+    Nothing is run, and the second is None, if there is no head or its files leave no doubt.
+
+    Args:
+        agreement: with at least one position.
+    """
+    norms = checkpoint.mtp_norms
+    if norms is None or norms.certain:
+        return checkpoint, None
+    found = confirm_norms(
+        head_norms(checkpoint.model),
+        norms.raw,
+        lambda readings: agreement([checkpoint.with_mtp_norms(raw) for raw in readings]),
+    )
+    return checkpoint.with_mtp_norms(found.raw), found
+
+
+def network_agreement(network: Network, documents: Sequence[Sequence[int]]) -> Agreement:
+    """The agreement with a network in memory.
+
+    Args:
+        documents: token ids; those below three tokens are left out. A few hundred tokens together
+            are enough.
+
+    Raises:
+        Qwen35Error: from the result: a token has no embedding.
+    """
+
+    def agreement(readings: Sequence[Checkpoint]) -> list[np.ndarray]:
+        runs: list[tuple[mx.array, mx.array, np.ndarray]] = []
+        for ids in documents:
+            if len(ids) > 2:
+                tokens = network.token_array(ids)
+                hidden = network(tokens, network.make_cache())
+                embedded = network.embed(tokens[:, 1:-1])
+                runs.append((hidden[:, :-2], embedded, _greedy(network, hidden[:, 1:-1])))
+        rope = make_rope(network.config)
+        found: list[np.ndarray] = []
+        for reading in readings:
+            weights = Weights(network.config, reading, network.dtype)
+            head = MTPHead(network.config, weights.scope("mtp"), rope)
+            guesses = [
+                _greedy(network, head(hidden, embedded, KVCache())) == own
+                for hidden, embedded, own in runs
+            ]
+            found.append(np.concatenate([np.zeros(0, bool), *guesses]))
+        return found
+
+    return agreement
+
+
+def _greedy(network: Network, hidden: mx.array) -> np.ndarray:
+    """The most likely tokens: hidden [1, T, width] -> [T]."""
+    found: list[np.ndarray] = []
+    for start in range(0, hidden.shape[1], _POSITIONS):
+        logits = network.logits(hidden[0, start : start + _POSITIONS])
+        found.append(np.array(mx.argmax(logits, axis=-1)))
+    return np.concatenate(found)
