@@ -48,7 +48,8 @@ if TYPE_CHECKING:
         Unloaded,
         Written,
     )
-    from qwen35_mlx.session.model import Model, load
+    from qwen35_mlx.session.load import load
+    from qwen35_mlx.session.model import Model
 
 __version__ = "0.1.0"
 
@@ -89,7 +90,7 @@ _MODULES = {
     "Usage": "library.conversation",
     "compare": "compare",
     "convert": "conversion.converter",
-    "load": "session.model",
+    "load": "session.load",
 }
 
 

@@ -106,6 +106,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "mlx_path": _PATH,
     "adapter_path": Kind("a folder or a name such as 'org/repo'", _is_path),
     "dequantize": _FLAG,
+    "gguf_path": _PATH,
+    "gguf_type": _NAME,
     "mtp": Kind("a folder, a file or a repository of an MTP head", _is_path),
     "revision": _NAME,
     "dtype": _NAME,

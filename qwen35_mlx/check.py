@@ -15,7 +15,7 @@ from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.autotune import Operation, Trial, fastest_variant, machine_key, tune
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.operations import operations
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 from qwen35_mlx.terminal import print_error, print_line
 
 

@@ -5,6 +5,7 @@ mlx-lm's, with two differences: weights are converted in chunks, so the model ne
 memory, and the MTP head is kept, in `mtp.safetensors`.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.conversion.gguf_export import export_gguf
+from qwen35_mlx.conversion.gguf_plan import TYPES
 from qwen35_mlx.conversion.journal import completed
 from qwen35_mlx.conversion.new_folder import partial_path
 from qwen35_mlx.conversion.proof import Proof
@@ -40,7 +43,7 @@ def _run(argv: Sequence[str] | None) -> int:
         "--stream, that of the largest shards too, and not that of the source.",
     )
     add = parser.add_argument
-    add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
+    add("--hf-path", "--model", required=True, help="a folder, a GGUF file or a Hub repository")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
     add("-q", "--quantize", action="store_true", help="quantise the matrices, by the recipe 4bit")
     add(
@@ -71,7 +74,14 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--public", action="store_true", help="make that repository public (default: private)")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
+    add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
+    add("--gguf-type", choices=list(TYPES), help="of its matrices (default: BF16 or F16)")
     options = parser.parse_args(argv)
+    file, kind = vars(options).pop("gguf"), vars(options).pop("gguf_type")
+    if file is not None:
+        return _export(parser, options, file, kind)
+    if kind is not None:
+        parser.error("--gguf-type needs --gguf FILE")
     if options.verify_text is not None:
         options.verify_text = read_user_text("--verify-text", options.verify_text)
     out = absolute_user_path(options.mlx_path)
@@ -104,6 +114,29 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     if summary.address:
         print_line(f"Uploaded to {summary.address}")
+    return 0
+
+
+def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind: str | None) -> int:
+    """Write a GGUF file in place of a folder."""
+    of_folders = ["mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"]
+    for name in (*of_folders, "verify_text"):
+        if getattr(options, name) != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} has no effect on a GGUF file: leave it out, or see --gguf-type")
+    mx.set_cache_limit(0)
+    with ProgressBar("Writing") as bar:
+        summary = export_gguf(
+            options.hf_path,
+            file,
+            gguf_type=kind,
+            revision=options.revision,
+            mtp=options.mtp,
+            progress=bar,
+        )
+    for warning in summary.warnings:
+        print_error(f"warning: {warning}")
+    print_line(f"{summary.path}: {summary.kind}, {size_text(summary.nbytes)}")
     return 0
 
 

@@ -182,7 +182,8 @@ def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
         )
     except Qwen35Error as error:
         if is_gguf(path.name):
-            return LeftOut(model.name, model.problem or str(error).replace(CONFIG, "its header"))
+            reason = short_error(error, path.parent).replace(CONFIG, "its header")
+            return LeftOut(model.name, model.problem or reason)
         return LeftOut(model.name, short_error(error, path))
 
 

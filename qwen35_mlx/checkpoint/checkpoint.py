@@ -21,9 +21,10 @@ from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, wei
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
+from qwen35_mlx.checkpoint.gguf.header import GGUFTensor
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf
-from qwen35_mlx.checkpoint.index import index_notes
+from qwen35_mlx.checkpoint.index import index_notes, sum_of_sizes
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
@@ -263,15 +264,47 @@ class Checkpoint:
         """The plain values of a tensor by its canonical name, whether it is packed or not."""
         return plain(self.matrices[name])
 
+    def with_matrices(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
+        """The same checkpoint with some matrices in another form."""
+        changed = copy.copy(self)
+        changed._set_matrices({**self.matrices, **matrices})
+        return changed
+
+    @property
+    def is_gguf(self) -> bool:
+        return is_gguf(self.path.name) and not self.path.is_dir()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that hold the weights.
+
+        Raises:
+            Qwen35Error: one cannot be found.
+        """
+        return sum_of_sizes(self.files)
+
+    def dtype_of(self, name: str) -> mx.Dtype:
+        """The dtype that a matrix is made for: of its values or its scales.
+
+        That of a quantised matrix of a GGUF file is float16, as the scales in its blocks are, not
+        float32, which holds its values exactly.
+        """
+        return mx.float16 if self.is_in_blocks(name) else network_dtype(self.matrices[name])
+
+    def is_in_blocks(self, name: str) -> bool:
+        """Whether a matrix is in a quantised type of a GGUF file."""
+        file = self.matrices[name].file
+        return isinstance(file, GGUFTensor) and file.block[0] > 1
+
     @cached_property
     def dtype_of_most(self) -> mx.Dtype:
-        """The dtype of most of the plain weights and the scales, one by one.
+        """The dtype of most of the plain weights and the scales, one by one; see `dtype_of`.
 
         Scales that only float32 holds exactly do not make a model of 16 bits one of 32.
         """
         quantized = {*self.widened}
         return most_common_dtype(
-            (network_dtype(matrix), 0 if name in quantized else _floats(matrix))
+            (self.dtype_of(name), 0 if name in quantized else _floats(matrix))
             for name, matrix in self.matrices.items()
             if len(matrix.shape) > 1
         )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error, shown
@@ -70,15 +71,24 @@ def weight_bytes(path: Path) -> int:
     Raises:
         Qwen35Error: there is none, or one cannot be found, such as a link to nothing.
     """
+    files = list(path.glob("*.safetensors"))
+    if not files:
+        raise Qwen35Error(f"{path} has no weights: download the checkpoint again")
+    return sum_of_sizes(files)
+
+
+def sum_of_sizes(files: Iterable[Path]) -> int:
+    """Bytes of files.
+
+    Raises:
+        Qwen35Error: one cannot be found, such as a link to nothing.
+    """
     try:
-        sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
+        return sum(file.stat().st_size for file in files)
     except OSError as error:
         raise Qwen35Error(
             f"{error.filename} cannot be read ({error.strerror}): download it again"
         ) from error
-    if not sizes:
-        raise Qwen35Error(f"{path} has no weights: download the checkpoint again")
-    return sum(sizes)
 
 
 def _is_weight_file(name: str) -> bool:

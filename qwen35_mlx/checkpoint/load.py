@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.gguf.requantized import requantization_note, requantized
 from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
@@ -35,9 +36,9 @@ def load_network(
     Args:
         dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
             a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
-            slower.
-        notice: called with a line for the user if a kernel cannot be used here, or if quantised
-            matrices take more memory than their files; None prints it on stderr.
+            slower. See `Checkpoint.dtype_of_most`.
+        notice: called with a line for the user if a kernel cannot be used here, or if matrices
+            are requantised or take more memory than their files; None prints it on stderr.
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
@@ -48,6 +49,7 @@ def load_network(
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
             match config.json.
     """
+    notice = notice or print_notice
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
@@ -58,12 +60,12 @@ def load_network(
     computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
     if line := _widened_line(checkpoint, computed, mtp):
         notice(line)
-    weights = Weights(config, checkpoint, computed)
-    network = Network(config, weights, mtp)
+    checkpoint = _computable(checkpoint, computed, notice)
+    network = Network(config, Weights(config, checkpoint, computed), mtp)
     if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
         checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
         if found is not None:
-            network.read_mtp(Weights(config, checkpoint, weights.dtype))
+            network.read_mtp(Weights(config, checkpoint, computed))
             notice(found.line)
     select_kernels(network, notice)
     return network
@@ -80,3 +82,11 @@ def _widened_line(checkpoint: Checkpoint, dtype: mx.Dtype, mtp: bool) -> str:
         f"{8 * dtype.size}-bit values they take {values * dtype.size / 1e9:.1f} GB of memory; to "
         "make the model smaller, convert it with qwen35-convert -q"
     )
+
+
+def _computable(checkpoint: Checkpoint, dtype: mx.Dtype, notice: Notice) -> Checkpoint:
+    """The checkpoint with its blocks of ggml in a packing that MLX computes with."""
+    if not (packed := requantized(checkpoint.matrices, dtype)):
+        return checkpoint
+    notice(requantization_note(packed))
+    return checkpoint.with_matrices(packed)

@@ -146,7 +146,7 @@ def convert(
     """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
 
     Args:
-        hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
+        hf_path: a folder, a GGUF file, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
         quantize: whether to quantise the matrices: by `recipe`, or with `q_bits`, `q_group_size` or
             `q_mode` all in one way, as mlx-lm does; without any of them by the recipe "4bit".
         recipe: "3bit" to "8bit" spend the bytes of that many bits where they matter most, and
@@ -240,9 +240,7 @@ class _Options:
         return {
             "dtype": None if self.dtype is None else names[self.dtype],
             "recipe": self.recipe.name if self.recipe else None,
-            "quantization": asdict(default)
-            if (default := self.recipe and self.recipe.default)
-            else None,
+            "quantization": asdict(default) if default else None,
             "dequantize": self.dequantize,
             "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
         }
@@ -258,10 +256,10 @@ def _convert(
     """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
     checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, options.verify and stream is None)
-    copied = read_copied_files(checkpoint.path)
+    copied = read_copied_files(checkpoint)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
+    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint)]
     if options.dequantize and "vision_config" in checkpoint.config:
         warnings.append("the vision tower is left out: the result is the text model alone")
     plan, notes, progress = plan_within_range(

@@ -66,7 +66,7 @@ _FLOAT32 = ("ssm_conv1d.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weig
 
 
 class TensorSource(Protocol):
-    """Tensors of a model by canonical name, as `Checkpoint` reads them."""
+    """Plain tensors of a model by canonical name."""
 
     def names(self) -> frozenset[str]: ...
 
@@ -160,8 +160,8 @@ def plan_tensors(source: TensorSource, config: ModelConfig, kind: str) -> tuple[
             do not divide into blocks of Q8_0 becomes F16.
 
     Raises:
-        Qwen35Error: `kind` is unknown, a tensor is missing, quantised, unknown or of another
-            shape, or llama.cpp cannot compute such a model.
+        Qwen35Error: `kind` is unknown, a tensor is missing, unknown or of another shape, or
+            llama.cpp cannot compute such a model.
     """
     if kind not in TYPES:
         raise Qwen35Error(f"GGUF type {kind!r} is not known: choose one of {', '.join(TYPES)}")
@@ -186,11 +186,6 @@ def _checked_shapes(source: TensorSource, config: ModelConfig) -> Shapes:
     shapes = trunk_tensors(config) | (mtp_tensors(config) if has_mtp(source) else {})
     names = source.names()
     for name, shape in shapes.items():
-        if f"{name.removesuffix('weight')}scales" in names:
-            raise Qwen35Error(
-                f"'{name}' is quantised for MLX, and GGUF needs plain values: take the checkpoint"
-                " that it was made from"
-            )
         if name not in names or source.shape(name) != shape:
             found = list(source.shape(name)) if name in names else "missing"
             raise Qwen35Error(

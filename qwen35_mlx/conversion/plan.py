@@ -11,7 +11,7 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
+from qwen35_mlx.checkpoint.dtypes import most_common_dtype
 from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
@@ -186,6 +186,17 @@ class ConversionPlan:
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Lines for the user: what a source that is quantised leads to."""
         notes: list[str] = []
+        grown = {
+            checkpoint.matrices[name].file.stored_dtype
+            for tensor in self.tensors
+            for name in tensor.sources
+            if tensor.quantization is None and checkpoint.is_in_blocks(name)
+        }
+        if grown:
+            notes.append(
+                f"matrices of the types {', '.join(sorted(grown))} are written with 16 bits or "
+                "more, as MLX has no such types: to quantise all matrices, add -q"
+            )
         plain = {tensor.name for tensor in self.tensors if tensor.quantization is None}
         if widened := plain.intersection(checkpoint.widened):
             notes.append(
@@ -229,9 +240,12 @@ def plan_tensors(
     Args:
         recipe: how matrices are quantised; None leaves each as it is, packed or plain.
         dtype: of all but the parameters of the decay and the gated norms; None keeps that of each
-            tensor.
+            tensor, and of a GGUF file, which has all but its large matrices in float32, that of
+            most.
     """
     norms = _norm_dtypes(checkpoint, dtype)
+    if dtype is None and checkpoint.is_gguf:
+        dtype = checkpoint.dtype_of_most
     plans: list[TensorPlan] = []
     widened = {*checkpoint.widened}
     assignment = recipes.assign(recipe, checkpoint.expected, checkpoint.model) if recipe else {}
@@ -244,7 +258,7 @@ def plan_tensors(
         unchanged = matrix.quantization if isinstance(matrix, FusedMatrix) else stored
         target = assignment[name] if recipe else unchanged
         carried = target is not None and target == stored
-        own = network_dtype(matrix)
+        own = checkpoint.dtype_of(name)
         if recipe and not carried and (isinstance(matrix, PackedMatrix) or name in widened):
             own = checkpoint.dtype_of_most  # not that of scales that go
         if name.endswith(".A_log"):

@@ -17,6 +17,13 @@ from qwen35_mlx.conversion.plan import ConversionPlan, PlannedTensor
 from qwen35_mlx.conversion.streaming import StreamedSource
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
+from qwen35_mlx.text.text_files import (
+    GENERATION_CONFIG,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TextFiles,
+)
 from qwen35_mlx.user_paths import exists
 
 _COPIED_FILES = (
@@ -30,6 +37,9 @@ _COPIED_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
+
+
+_NO_TEMPLATE = "no chat template: add the model's chat_template.jinja to the folder to chat with it"
 
 
 def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) -> None:
@@ -114,19 +124,40 @@ def _metadata(plan: ConversionPlan, tensors: Sequence[PlannedTensor]) -> dict[st
     return {**plan.metadata, NORMS_KEY: RAW_NORMS if is_raw else GAINS}
 
 
-def read_copied_files(source: Path) -> dict[str, bytes]:
-    """The files of a checkpoint that a conversion copies, by name."""
+def read_copied_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The text files of the result, by name: copies, or what the metadata of a GGUF file hold."""
+    if checkpoint.is_gguf:
+        return text_file_contents(checkpoint.text)
+    source = checkpoint.path
     return {
         name: read_bytes(source / name) for name in _COPIED_FILES if os.path.lexists(source / name)
     }
 
 
-def template_warnings(source: Path) -> list[str]:
+def text_file_contents(text: TextFiles) -> dict[str, bytes]:
+    """The files that hold the text side of a checkpoint, by name."""
+    configs = {TOKENIZER_CONFIG: text.tokenizer_config, GENERATION_CONFIG: text.generation_config}
+    files = {
+        name: json.dumps(content, indent=2, ensure_ascii=False)
+        for name, content in configs.items()
+        if content
+    }
+    if text.tokenizer is not None:
+        files[TOKENIZER] = text.tokenizer
+    if text.chat_template is not None:
+        files[TEMPLATE] = text.chat_template
+    return {name: content.encode() for name, content in files.items()}
+
+
+def template_warnings(checkpoint: Checkpoint) -> list[str]:
+    if checkpoint.is_gguf:
+        return [] if checkpoint.text.chat_template else [_NO_TEMPLATE]
+    source = checkpoint.path
     if any(os.path.lexists(source / f"chat_template.{suffix}") for suffix in ("jinja", "json")):
         return []
     if "chat_template" in read_json_object(source / "tokenizer_config.json"):
         return []
-    return ["no chat template: add the model's chat_template.jinja to the folder to chat with it"]
+    return [_NO_TEMPLATE]
 
 
 def size_text(nbytes: int) -> str:

@@ -2,9 +2,13 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 
+from qwen35_mlx.checkpoint.gguf.header import read_header as read_gguf_header
+from qwen35_mlx.checkpoint.gguf_names import is_gguf
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG
 from qwen35_mlx.checkpoint.safetensors_header import HeaderError, read_header
 from qwen35_mlx.errors import Qwen35Error
@@ -15,17 +19,20 @@ from qwen35_mlx.model.config import ModelConfig
 SAMPLE_BYTES = 512
 
 
-def of_weights(path: Path) -> str:
-    """A hash of the safetensors files of a folder: names, sizes, headers, samples of every tensor.
+def of_weights(files: Sequence[Path]) -> str:
+    """A hash of the files of a model: their names, sizes, headers, and samples of every tensor.
 
     Hashing all of 20 GB would take longer than loading them. Training, converting and quantising
     change every matrix, which the samples show; a change of a few values in place goes unseen.
 
+    Args:
+        files: safetensors or GGUF.
+
     Raises:
-        Qwen35Error: a file cannot be read, or is not an intact safetensors file.
+        Qwen35Error: a file cannot be read, or is not intact.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(path.glob("*.safetensors")):
+    for file in sorted(files):
         _add_weights(digest, file)
     return digest.hexdigest()
 
@@ -41,27 +48,36 @@ def of_adapter(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _add_weights(digest: "hashlib.blake2b", file: Path) -> None:
+def _add_weights(digest: "hashlib.blake2b", path: Path) -> None:
     try:
-        _add_file(digest, file)
+        with open_regular(path) as file:
+            header, tensors = (_gguf if is_gguf(path.name) else _safetensors)(path, file)
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name}\0{size}\0".encode() + header)
+            for begin, end in tensors:
+                for at in (begin, (begin + end - SAMPLE_BYTES) // 2, end - SAMPLE_BYTES):
+                    start = max(at, begin)
+                    digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, end - start), start))
     except HeaderError as error:
-        raise Qwen35Error(f"{file} {error}: {error.advice}") from None
+        raise Qwen35Error(f"{path} {error}: {error.advice}") from None
     except OSError as error:
         raise Qwen35Error(
-            f"{file} cannot be read ({error.strerror}): check its permissions, or fetch it again"
+            f"{path} cannot be read ({error.strerror}): check its permissions, or fetch it again"
         ) from None
 
 
-def _add_file(digest: "hashlib.blake2b", path: Path) -> None:
-    with open_regular(path) as file:
-        header = read_header(file)
-        size = os.fstat(file.fileno()).st_size
-        digest.update(f"{path.name}\0{size}\0".encode() + header.text)
-        for tensor in header.tensors.values():
-            begin, end = header.data_start + tensor.begin, header.data_start + tensor.end
-            for at in (begin, (begin + end - SAMPLE_BYTES) // 2, end - SAMPLE_BYTES):
-                start = max(at, begin)
-                digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, end - start), start))
+def _safetensors(_: Path, file: FileIO) -> tuple[bytes, list[tuple[int, int]]]:
+    """The header, and where the bytes of each tensor lie, [begin, end)."""
+    header = read_header(file)
+    start, tensors = header.data_start, header.tensors.values()
+    return header.text, [(start + tensor.begin, start + tensor.end) for tensor in tensors]
+
+
+def _gguf(path: Path, file: FileIO) -> tuple[bytes, list[tuple[int, int]]]:
+    """As `_safetensors`."""
+    tensors = read_gguf_header(path).tensors.values()
+    ranges = [(tensor.offset, tensor.offset + tensor.nbytes) for tensor in tensors]
+    return os.pread(file.fileno(), min((begin for begin, _ in ranges), default=0), 0), ranges
 
 
 def of_network(weights: str, config: ModelConfig, dtype: str, kv_bits: int | None) -> str:

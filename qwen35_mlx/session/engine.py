@@ -262,7 +262,7 @@ class EngineThread:
                 "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
             ) from None
         from qwen35_mlx.checkpoint.hub import resolve_checkpoint
-        from qwen35_mlx.session.model import load
+        from qwen35_mlx.session.load import load
 
         resolve_checkpoint(request.model, revision=request.revision, progress=self._report_download)
         self._check_cancelled()

@@ -194,7 +194,7 @@ def divergence(
 
 def answers(base: Model, network: Network, questions: int) -> dict[str, Any]:
     """Right answers of `questions` each."""
-    model = Model(base.name, base.path, network, base.tokenizer, base.template)
+    model = Model(base.name, Checkpoint.open(base.path), network, base.tokenizer, base.template)
     package = PackageModel(model)
     needle = needles(package.generate, package.length, 1024, questions)
     arithmetic = [sums(package.generate, questions, sign, thinking=True) for sign in "+-*"]

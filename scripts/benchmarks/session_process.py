@@ -63,11 +63,10 @@ def load(args: argparse.Namespace) -> tuple[Network, str]:
             # As for a checkpoint: half precision is tens of times slower on a CPU.
             source = RandomSource(source.config, args.bits, mx.float32)
         return random_network(source), _hash(source)
-    path = resolve_checkpoint(args.model)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(resolve_checkpoint(args.model))
     longer = args.context if args.context > checkpoint.model.max_position_embeddings else None
     network = load_network(checkpoint, None, None, context=longer)
-    return network, fingerprint.of_weights(path)
+    return network, fingerprint.of_weights(checkpoint.files)
 
 
 def _hash(source: RandomSource) -> str:

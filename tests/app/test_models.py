@@ -270,7 +270,10 @@ async def test_models_of_other_programs_are_listed_and_used(home: Path, tmp_path
             "Qwen3.5-4B-BF16-00001-of-00002.gguf",
             "Qwen3.5-4B-BF16-00002-of-00002.gguf is missing: download it again",
         ),
-        ("torn-Q8_0.gguf", "its header has no 'hidden_size': is this a Qwen3.5 checkpoint?"),
+        (
+            "torn-Q8_0.gguf",
+            "torn-Q8_0.gguf has no 'ssm.time_step_rank': is this a Qwen3.5 checkpoint?",
+        ),
     ]
     async with chat(home, size=(100, 30)) as at:
         opened(at)

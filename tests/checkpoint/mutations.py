@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.checkpoint.gguf.mutation_worker import damage
+
 # Stand for JSON text that `json.dumps` does not write.
 _RAW = {
     "<inf>": "Infinity",
@@ -53,7 +55,15 @@ def mutate(folder: Path, rng: random.Random) -> str:
         kinds = [_json_changed]
     elif file.suffix == ".safetensors" and rng.random() < 0.8:
         kinds = [_header_changed, _header_changed, _values_changed]
+    elif file.suffix == ".gguf" and rng.random() < 0.8:
+        kinds = [_gguf_changed]
     return f"{file.name}: {rng.choice(kinds)(file, rng)}"
+
+
+def _gguf_changed(file: Path, rng: random.Random) -> str:
+    content, what = damage(_own_copy(file), rng)
+    file.write_bytes(content)
+    return what
 
 
 def _own_copy(file: Path) -> bytearray:

@@ -3,13 +3,12 @@
 import random
 import struct
 from contextlib import suppress
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwen35_mlx.checkpoint import gguf_summary as module
+from qwen35_mlx.checkpoint.gguf import header
 from qwen35_mlx.checkpoint.gguf_summary import gguf_summary
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig
@@ -21,7 +20,7 @@ def test_the_sizes_of_a_dense_model(tmp_path: Path):
     path = write_gguf(tmp_path / "m.gguf")
     fields, size = gguf_summary(path)
     config = ModelConfig.from_dict(fields)
-    assert (config.model_type, config.vocab_size) == ("qwen3_5_text", 1000)
+    assert (config.model_type, config.vocab_size) == ("qwen3_5", 1000)
     # The layer of the MTP head is not one of the network's 32.
     assert config.layer_types.count("full_attention") == 8
     assert config.layer_types.count("linear_attention") == 24
@@ -57,7 +56,7 @@ def test_the_recurrent_layers_may_be_a_list(tmp_path: Path):
 
 def test_all_parts_count(tmp_path: Path):
     first = write_gguf(tmp_path / "m-00001-of-00002.gguf")
-    with pytest.raises(Qwen35Error, match=r"^m-00002-of-00002.gguf cannot be read \(No such file"):
+    with pytest.raises(Qwen35Error, match=r"m-00002-of-00002.gguf cannot be read \(No such file"):
         gguf_summary(first)
     (tmp_path / "m-00002-of-00002.gguf").write_bytes(bytes(12_345))
     assert gguf_summary(first)[1] == first.stat().st_size + 12_345
@@ -71,17 +70,16 @@ def test_another_architecture_has_no_sizes(tmp_path: Path):
 def test_the_vocabulary_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_gguf(tmp_path / "m.gguf", vocabulary=50_000)
     furthest = 0
+    original = header.read_exactly
 
-    class Watched(BufferedReader):
-        def read(self, size: int | None = -1, /) -> bytes:
-            nonlocal furthest
-            data = super().read(size)
-            furthest = self.tell()
-            return data
+    def watched(file: Any, out: memoryview, offset: int) -> None:
+        nonlocal furthest
+        original(file, out, offset)
+        furthest = offset + len(out)
 
-    monkeypatch.setattr(module, "BufferedReader", Watched)
-    assert gguf_summary(path)[0]["vocab_size"] == 50_000
-    assert 0 < furthest < 3000 < path.stat().st_size / 100
+    monkeypatch.setattr(header, "read_exactly", watched)
+    assert gguf_summary(path)[0]["text_config"]["vocab_size"] == 50_000
+    assert 0 < furthest <= 4096 < path.stat().st_size / 100
 
 
 def test_a_header_that_ends_early_is_one_line(tmp_path: Path):
@@ -90,7 +88,7 @@ def test_a_header_that_ends_early_is_one_line(tmp_path: Path):
     path = tmp_path / "cut.gguf"
     for length in range(0, end, 7):
         path.write_bytes(whole[:length])
-        with pytest.raises(Qwen35Error, match=r"^cut.gguf cannot be read \(it ends within"):
+        with pytest.raises(Qwen35Error, match=r"cut.gguf is (truncated|not a GGUF file)"):
             gguf_summary(path)
 
 
@@ -104,41 +102,38 @@ HUGE = 1 << 60
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"GGML" + bytes(40), "not a GGUF file"),
-        (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "version 1 of the format"),
-        (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "version 50331648 of the format"),
-        (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, HUGE), "an entry of length 1,152,921,504"),
-        (entry(b"a", 8, struct.pack("<Q", HUGE)), "an entry of length 1,152,921,504"),
-        (entry(b"a", 9, struct.pack("<IQ", 4, HUGE)), "an entry of length 1,152,921,504"),
-        (entry(b"a", 9, struct.pack("<IQ", 8, HUGE)), "an entry of length 1,152,921,504"),
-        (entry(b"a", 9, struct.pack("<IQ", 9, 1)), "the type 9"),
-        (entry(b"a", 77, b""), "the type 77"),
+        (b"GGML" + bytes(40), "is not a GGUF file"),
+        (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "of version 1, and"),
+        (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "is a big-endian"),
+        (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, HUGE), "is truncated|more than 3,000,000 texts"),
+        (entry(b"a", 8, struct.pack("<Q", HUGE)), "is truncated|more than 3,000,000 texts"),
+        (entry(b"a", 9, struct.pack("<IQ", 4, HUGE)), "is truncated|more than 3,000,000 texts"),
+        (entry(b"a", 9, struct.pack("<IQ", 8, HUGE)), "is truncated|more than 3,000,000 texts"),
+        (entry(b"a", 9, struct.pack("<IQ", 9, 1)), "an array of the type 9"),
+        (entry(b"a", 77, b""), "the unknown type 77"),
     ],
 )
 def test_a_damaged_header_is_one_line(tmp_path: Path, content: bytes, reason: str):
     path = tmp_path / "m.gguf"
     header = b"" if content[:4] in (b"GGUF", b"GGML") else struct.pack("<4sIQQ", b"GGUF", 3, 0, 1)
     path.write_bytes(header + content)
-    with pytest.raises(Qwen35Error, match=f"^m.gguf cannot be read .*{reason}.*download it again"):
+    with pytest.raises(Qwen35Error, match=f"m.gguf .*({reason}).*: "):
         gguf_summary(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"block_count": 0}, "num_hidden_layers"),
-        ({"block_count": "33"}, "num_hidden_layers"),
-        ({"attention.head_count_kv": [0]}, "num_key_value_heads"),
-        ({"ssm.time_step_rank": 0}, "linear_num_value_heads"),
-        ({"ssm.inner_size": "wide"}, "linear_value_head_dim"),
+        ({"block_count": 0}, "'block_count' is 0"),
+        ({"block_count": "33"}, "'block_count' is '33'"),
+        ({"attention.head_count_kv": [0]}, "'attention.head_count_kv' is"),
+        ({"ssm.time_step_rank": 0}, "'ssm.time_step_rank' is 0"),
+        ({"ssm.inner_size": "wide"}, "'ssm.inner_size' is 'wide'"),
     ],
 )
-def test_sizes_that_are_none_are_for_the_config_to_refuse(
-    tmp_path: Path, changes: dict[str, Any], field: str
-):
-    fields, _ = gguf_summary(write_gguf(tmp_path / "m.gguf", SIZES | changes))
-    with pytest.raises(Qwen35Error, match=f"^config.json.*'{field}'"):
-        ModelConfig.from_dict(fields)
+def test_a_size_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any], field: str):
+    with pytest.raises(Qwen35Error, match=f"m.gguf.*{field}"):
+        gguf_summary(write_gguf(tmp_path / "m.gguf", SIZES | changes))
 
 
 def test_any_bytes_are_sizes_or_one_line(tmp_path: Path):
@@ -160,5 +155,5 @@ def test_any_bytes_are_sizes_or_one_line(tmp_path: Path):
 
 def test_a_file_that_is_not_regular_is_one_line(tmp_path: Path):
     (tmp_path / "m.gguf").mkdir()
-    with pytest.raises(Qwen35Error, match=r"^m.gguf cannot be read \(not a regular file\)"):
+    with pytest.raises(Qwen35Error, match=r"m.gguf.*not a regular file"):
         gguf_summary(tmp_path / "m.gguf")

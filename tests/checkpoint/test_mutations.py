@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from qwen35_mlx.conversion.gguf_export import export_gguf
 from tests.checkpoint.cases import float8, golden, write
 from tests.checkpoint.cases import unmeasured as convert
 from tests.checkpoint.formats.published import SOURCES
@@ -50,7 +51,7 @@ SILENCE = 30
 
 @pytest.fixture(scope="session")
 def bases(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Undamaged checkpoints: mlx-lm's layout plain and quantised, published, of other methods."""
+    """Undamaged checkpoints: mlx-lm's layout, published, of other methods, and GGUF."""
     folder = tmp_path_factory.mktemp("bases")
     small = shutil.copytree(model_folder, folder / "plain")
     text = {"eos_token_id": [511, 2], "temperature": 0.6, "top_k": 20, "do_sample": True}
@@ -67,6 +68,8 @@ def bases(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in small.iterdir():
             if file.suffix == ".jinja" or file.name.startswith(("tokenizer", "generation")):
                 shutil.copy(file, folder / name / file.name)
+    (folder / "gguf").mkdir()
+    export_gguf("demo", folder / "gguf" / "q8_0.gguf", gguf_type="Q8_0")
     return folder
 
 

@@ -72,7 +72,7 @@ def files_of(folder: Path, kind: str = KV) -> list[Path]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("bits", [None, 8])
 def test_a_snapshot_is_restored_bit_by_bit(model_folder, tmp_path, dtype, bits):
-    from qwen35_mlx.session.model import load
+    from qwen35_mlx.session.load import load
 
     model = load(model_folder, dtype=dtype)
     cache = prefilled(model, IDS[:200], bits=bits)
@@ -355,7 +355,7 @@ def test_files_deleted_by_another_process_are_written_again(model, tmp_path):
 KILLED = """
 import sys
 from tests.prompt_cache.test_disk import *
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 model = load(sys.argv[1])
 while True:
     cache = model.network.make_cache()

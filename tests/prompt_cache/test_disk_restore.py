@@ -41,7 +41,7 @@ def used_bits(cache: Cache) -> list[np.ndarray]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("kv_bits", [None, 8])
 def test_every_array_is_restored_from_many_files_to_the_bit(model_folder, tmp_path, dtype, kv_bits):
-    from qwen35_mlx.session.model import load
+    from qwen35_mlx.session.load import load
 
     model = load(model_folder, dtype=dtype)
     cache = model.network.make_cache(kv_bits=kv_bits)

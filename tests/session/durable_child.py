@@ -16,7 +16,8 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done, TurnEvent
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 
 OPTIONS: dict[str, Any] = {"thinking": True, "temperature": 0.0, "presence_penalty": 0.5}
 

@@ -9,7 +9,8 @@ import pytest
 from qwen35_mlx import demo
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
 

@@ -21,7 +21,8 @@ from qwen35_mlx.session import recorder
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after, messages_with
 
 

@@ -23,7 +23,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 from tests.session.durable_child import done_of
 
 KILLS = int(os.environ.get("QWEN35_KILLS", "8"))

@@ -23,7 +23,8 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.turn import Turn
 from tests.library.messages import add_message
 

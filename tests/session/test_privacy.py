@@ -15,7 +15,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import history
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 from tests.session.durable_child import done_of
 
 # Its trigrams share no first byte with each other, so the search index holds them unabridged.

@@ -11,7 +11,8 @@ import pytest
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done
-from qwen35_mlx.session.model import Model, load
+from qwen35_mlx.session.load import load
+from qwen35_mlx.session.model import Model
 from tests.random_model import CONTEXT
 from tests.session.durable_child import OPTIONS, done_of, logits_after, messages_with
 

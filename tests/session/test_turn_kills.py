@@ -46,7 +46,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import recorder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Thinking
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 
 def report(**values):
     os.write(1, json.dumps(values).encode() + b"\\n")

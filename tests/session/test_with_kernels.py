@@ -5,7 +5,7 @@ import numpy as np
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 from tests.model.test_with_kernels import use_kernels
 from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after
 

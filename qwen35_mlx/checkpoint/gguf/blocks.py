@@ -5,7 +5,9 @@ types and their blocks are ggml's (ggml/src/ggml-common.h of https://github.com/
 `gguf.quants` turns blocks into values.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +24,7 @@ from qwen35_mlx.files import open_regular, read_exactly
 Runs = tuple[tuple[int, int], ...]
 
 _CHUNK_ELEMENTS = 1 << 20
+_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +130,27 @@ class StoredRows:
 
 
 def in_chunks(
-    rows: StoredRows, start: int, stop: int, make: Callable[[int, int], np.ndarray]
-) -> np.ndarray:
-    """What `make` returns for rows [start, stop), [rows, any], made from a few rows at a time.
+    rows: StoredRows, start: int, stop: int, make: Callable[[int, int], Sequence[np.ndarray]]
+) -> list[np.ndarray]:
+    """What `make` returns for rows [start, stop), arrays [rows, any], made from a few at a time.
 
-    What is computed on the way is then never as large as a tensor.
+    What is computed on the way is then never as large as a tensor, and all processors compute.
     """
     step = max(1, _CHUNK_ELEMENTS // max(rows.columns, 1))
+    first = make(start, min(start + step, stop))
     if stop - start <= step:
-        return make(start, stop)
-    found: np.ndarray | None = None
-    for first in range(start, stop, step):
-        last = min(first + step, stop)
-        made = make(first, last)
-        if found is None:
-            found = np.empty((stop - start, *made.shape[1:]), made.dtype)
-        found[first - start : last - start] = made
-    assert found is not None
+        return list(first)
+    found = [np.empty((stop - start, *part.shape[1:]), part.dtype) for part in first]
+
+    def fill(at: int, made: Sequence[np.ndarray]) -> None:
+        for whole, part in zip(found, made, strict=True):
+            whole[at - start : at - start + len(part)] = part
+
+    fill(start, first)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        # A list, so that errors are raised here.
+        list(pool.map(lambda at: fill(at, make(at, min(at + step, stop))),
+                      range(start + step, stop, step)))  # fmt: skip
     return found
 
 
@@ -244,7 +251,8 @@ class BlockReader:
             array = mx.array(elements)
             array = array if array.dtype == dtype else array.view(dtype)
         else:
-            array = mx.array(in_chunks(self.rows, first, last, self._values))
+            (values,) = in_chunks(self.rows, first, last, lambda i, j: [self._values(i, j)])
+            array = mx.array(values)
         array = array.reshape(stop - start, *self.shape[1:])
         mx.eval(array)
         return array

@@ -7,6 +7,7 @@ way back.
 
 import struct
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 from qwen35_mlx.checkpoint.gguf.file import GGUFFile
@@ -32,20 +33,35 @@ _NEUTRAL = {
 }
 
 
-def config_from_metadata(file: GGUFFile) -> dict[str, Any]:
+def config_of_file(file: GGUFFile) -> dict[str, Any]:
     """config.json as Hugging Face's checkpoints of the same model have it, text network only.
 
-    `num_hidden_layers` is `block_count` without the MTP layers, which llama.cpp counts as blocks.
     The vocabulary is as long as the embeddings; they are tied if there is no `output.weight`.
 
     Raises:
         Qwen35Error: an entry is missing, has the wrong type, or is not supported.
     """
-    source = str(file.path)
-    prefix = f"{file.metadata['general.architecture']}."
+    tied = HEAD not in file.tensors
+    return config_from_metadata(file.metadata, str(file.path), _vocabulary(file), tied=tied)
+
+
+def config_from_metadata(
+    metadata: Mapping[str, Any], source: str, vocabulary: int, *, tied: bool
+) -> dict[str, Any]:
+    """As `config_of_file`, of what stands before the tensors.
+
+    `num_hidden_layers` is `block_count` without the MTP layers, which llama.cpp counts as blocks.
+
+    Args:
+        metadata: of one of `ARCHITECTURES`.
+        source: the file, as error lines name it.
+        vocabulary: rows of the embeddings.
+        tied: whether they are the output head too.
+    """
+    prefix = f"{metadata['general.architecture']}."
     values = {
         name.removeprefix(prefix): value
-        for name, value in file.metadata.items()
+        for name, value in metadata.items()
         if name.startswith(prefix)
     }
     values |= {name: _one_value(values.get(name)) for name in _OF_LAYERS}
@@ -74,13 +90,13 @@ def config_from_metadata(file: GGUFFile) -> dict[str, Any]:
         )
     text: dict[str, Any] = {
         "model_type": "qwen3_5_moe_text" if is_sparse else "qwen3_5_text",
-        "vocab_size": _vocabulary(file),
+        "vocab_size": vocabulary,
         "hidden_size": fields.whole("embedding_length"),
         "num_hidden_layers": layers,
         "layer_types": _layer_types(fields, blocks)[:layers],
         "rms_norm_eps": _shortest(fields.number("attention.layer_norm_rms_epsilon", 1e-6)),
         "max_position_embeddings": fields.whole("context_length"),
-        "tie_word_embeddings": HEAD not in file.tensors,
+        "tie_word_embeddings": tied,
         "rope_parameters": _rope(fields, head_dim),
         "num_attention_heads": fields.whole("attention.head_count"),
         "num_key_value_heads": fields.whole("attention.head_count_kv"),
@@ -106,7 +122,7 @@ def config_from_metadata(file: GGUFFile) -> dict[str, Any]:
         "architectures": [f"{family}ForConditionalGeneration"],
         "model_type": text["model_type"].removesuffix("_text"),
         "tie_word_embeddings": text["tie_word_embeddings"],
-        "text_config": text | _token_ids(Fields(file.metadata, source)),
+        "text_config": text | _token_ids(Fields(metadata, source)),
     }
 
 

@@ -1,18 +1,16 @@
 """A GGUF model on disk: one file, or the parts that llama.cpp splits one into. No MLX, no numpy."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.checkpoint.gguf.header import GGUFHeader, GGUFTensor, read_header
+from qwen35_mlx.checkpoint.gguf_names import parts_of
 from qwen35_mlx.errors import Qwen35Error, shown
 
 ARCHITECTURES = ("qwen35", "qwen35moe")
-
-_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +72,17 @@ def open_gguf(path: Path) -> GGUFFile:
 
 def _part_paths(path: Path, count: int) -> tuple[Path, ...]:
     """The parts of a split file, all of which are there."""
-    match = _PART.fullmatch(path.name)
-    if match is None or int(match["count"]) != count:
+    names = parts_of(path.name)
+    if len(names) != count:
         raise Qwen35Error(
             f"{path} is one of {count} parts, which are found by names such as "
             f"NAME-00001-of-{count:05d}.gguf: give the parts back their names"
         )
-    paths = tuple(
-        path.with_name(f"{match['stem']}-{number:05d}-of-{match['count']}.gguf")
-        for number in range(1, count + 1)
-    )
+    paths = tuple(path.with_name(name) for name in names)
     for part in paths:
         if not os.path.lexists(part):
             raise Qwen35Error(f"{part} is missing, one of {count} parts: fetch it")
-    return tuple(path if part.name == path.name else part for part in paths)
+    return paths
 
 
 def _check_part(path: Path, header: GGUFHeader, number: int, count: int) -> None:

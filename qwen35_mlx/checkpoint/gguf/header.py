@@ -11,16 +11,18 @@ import math
 import os
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import open_regular, read_exactly
 from qwen35_mlx.untrusted_json import MAX_SIZE
+
+VOCABULARY = "tokenizer.ggml.tokens"
 
 # Published headers have up to 20 MB, 250,000 tokens and as many merges, and 2,000 tensors.
 MAX_HEADER_BYTES = 64 << 20
@@ -30,7 +32,8 @@ MAX_NAME = 512
 # Of ggml itself.
 MAX_RANK = 4
 
-_FIRST_BYTES = 1 << 20
+# The number of bytes that are read at first: of a whole header, and up to the vocabulary.
+_FIRST_BYTES, _FIRST_SETTINGS = 1 << 20, 1 << 12
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 20
 
@@ -39,6 +42,7 @@ _NUMBERS = {
 }
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,24 @@ def read_header(path: Path) -> GGUFHeader:
     Raises:
         Qwen35Error: the file is unreadable, not GGUF, truncated, or contradicts itself.
     """
+    return _read(path, _FIRST_BYTES, _parse)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The metadata before the vocabulary, which llama.cpp writes after the sizes of the network.
+
+    `VOCABULARY` is in it with the number of its tokens. Little else of the file is read.
+
+    Raises:
+        Qwen35Error: as `read_header`, for what is read.
+    """
+    return _read(path, _FIRST_SETTINGS, _parse_settings)
+
+
+def _read(path: Path, first_bytes: int, parse: "Callable[[_Cursor], _Parsed]") -> "_Parsed":
     try:
         with open_regular(path) as file:
-            return _parse(_Cursor(path, file))
+            return parse(_Cursor(path, file, first_bytes))
     except OSError as error:
         raise Qwen35Error(f"cannot read {path}: {error.strerror or error}") from error
     except EOFError:
@@ -113,12 +132,13 @@ def read_header(path: Path) -> GGUFHeader:
 class _Cursor:
     """A position in the first bytes of a file, more of which are read as they are needed."""
 
-    def __init__(self, path: Path, file: FileIO):
+    def __init__(self, path: Path, file: FileIO, first_bytes: int):
         self.path = path
         self.size = os.fstat(file.fileno()).st_size
         self.at = 0
         self.strings = 0
         self._file = file
+        self._first_bytes = first_bytes
         self._bytes = bytearray()
 
     def error(self, problem: str, advice: str = "fetch it again") -> Qwen35Error:
@@ -140,7 +160,7 @@ class _Cursor:
                 f"has a header of more than {MAX_HEADER_BYTES >> 20} MiB", "choose another file"
             )
         have = len(self._bytes)
-        length = min(max(_FIRST_BYTES, 2 * have, end), self.size, MAX_HEADER_BYTES)
+        length = min(max(self._first_bytes, 2 * have, end), self.size, MAX_HEADER_BYTES)
         self._bytes += bytes(length - have)
         read_exactly(self._file, memoryview(self._bytes)[have:], have)
 
@@ -198,18 +218,24 @@ class _Cursor:
         return numbers
 
 
+def _parse_settings(cursor: _Cursor) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for _ in range(_counts(cursor)[1]):
+        name = _entry_name(cursor, metadata)
+        kind = cursor.number("I")
+        if name == VOCABULARY and kind == _ARRAY:
+            cursor.number("I")
+            metadata[name] = cursor.number("Q")
+            break
+        metadata[name] = cursor.value(kind)
+    return metadata
+
+
 def _parse(cursor: _Cursor) -> GGUFHeader:
-    _check_start(cursor)
-    tensor_count, entry_count = cursor.number("Q"), cursor.number("Q")
-    if tensor_count > MAX_TENSORS or entry_count > MAX_ENTRIES:
-        raise cursor.error(
-            f"has a bad header: {tensor_count:,} tensors and {entry_count:,} entries"
-        )
+    tensor_count, entry_count = _counts(cursor)
     metadata: dict[str, Any] = {}
     for _ in range(entry_count):
-        name = _name(cursor)
-        if name in metadata:
-            raise cursor.error(f"has a bad header: it has '{name}' twice")
+        name = _entry_name(cursor, metadata)
         metadata[name] = cursor.value(cursor.number("I"))
     descriptions = [_description(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
@@ -246,6 +272,22 @@ def _check_start(cursor: _Cursor) -> None:
             f"is a GGUF file of version {version}, and versions 2 and 3 are read",
             "choose another file",
         )
+
+
+def _counts(cursor: _Cursor) -> tuple[int, int]:
+    """The numbers of tensors and of metadata entries, behind the magic and the version."""
+    _check_start(cursor)
+    tensors, entries = cursor.number("Q"), cursor.number("Q")
+    if tensors > MAX_TENSORS or entries > MAX_ENTRIES:
+        raise cursor.error(f"has a bad header: {tensors:,} tensors and {entries:,} entries")
+    return tensors, entries
+
+
+def _entry_name(cursor: _Cursor, metadata: Mapping[str, Any]) -> str:
+    name = _name(cursor)
+    if name in metadata:
+        raise cursor.error(f"has a bad header: it has '{name}' twice")
+    return name
 
 
 def _name(cursor: _Cursor) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.checkpoint.gguf.config import config_from_metadata
+from qwen35_mlx.checkpoint.gguf.config import config_of_file
 from qwen35_mlx.checkpoint.gguf.file import open_gguf
 from qwen35_mlx.checkpoint.gguf.names import model_tensors
 from qwen35_mlx.checkpoint.tensor_readers import Matrix
@@ -40,7 +40,7 @@ def read_gguf(path: Path) -> GGUFModel:
         Qwen35Error: a file is missing, damaged, not of Qwen3.5 or not of its text network.
     """
     file = open_gguf(path)
-    config = config_from_metadata(file)
+    config = config_of_file(file)
     tensors, left_out = model_tensors(file, ModelConfig.from_dict(config))
     if not any(name.startswith("model.layers.") for name in tensors):
         raise Qwen35Error(

@@ -16,7 +16,8 @@ from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.gguf import oracle
 from tests.checkpoint.gguf.cases import read, tiled
 
-PACKED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
+PACKED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "MXFP4")
+K_TYPES = ("Q4_K", "Q5_K")
 PLAIN = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 GAP = 100  # bytes before the tensor
 
@@ -48,13 +49,14 @@ def test_the_values_are_those_of_the_definition(tmp_path: Path, dtype: str):
 
 @pytest.mark.parametrize("dtype", PACKED)
 def test_the_packed_values_are_those_of_the_definition(tmp_path: Path, dtype: str):
-    rows = oracle.random_rows(dtype, 70, 96)
-    matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, 96)), (70, 96))
+    columns = 512 if dtype in K_TYPES else 96
+    rows = oracle.random_rows(dtype, 70, columns)
+    matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, columns)), (70, columns))
     assert matrix is not None
     np.testing.assert_array_equal(read(matrix, rows=33), oracle.values_of(dtype, rows))
 
 
-@pytest.mark.parametrize("dtype", [dtype for dtype in PACKED if dtype != "MXFP4"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in PACKED if dtype not in ("MXFP4", *K_TYPES)])
 def test_packing_is_exact_for_every_scale_whose_bias_fits(tmp_path: Path, dtype: str):
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     factor = {"Q8_0": 128, "Q4_0": 8, "Q5_0": 16}.get(dtype, 1)
@@ -64,6 +66,19 @@ def test_packing_is_exact_for_every_scale_whose_bias_fits(tmp_path: Path, dtype:
     rows[:, :2] = scales[:, None].view(np.uint8)
     # Each code beside each scale would be too much: codes of a block are random.
     matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, 32)), (len(rows), 32))
+    assert matrix is not None
+    kind = gguf.GGMLQuantizationType[dtype]
+    np.testing.assert_array_equal(read(matrix), gguf.quants.dequantize(rows, kind))
+
+
+@pytest.mark.parametrize("dtype", K_TYPES)
+def test_packing_of_k_types_is_exact_for_every_scale(tmp_path: Path, dtype: str):
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    scales = every[np.abs(every.astype(np.float32)) <= 65504 / 63]  # times 6 bits
+    rows = oracle.random_rows(dtype, len(scales), 256)
+    rows[:, :2] = scales[:, None].view(np.uint8)
+    rows[:, 2:4] = np.random.default_rng(1).permutation(scales)[:, None].view(np.uint8)
+    matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, 256)), (len(rows), 256))
     assert matrix is not None
     kind = gguf.GGMLQuantizationType[dtype]
     np.testing.assert_array_equal(read(matrix), gguf.quants.dequantize(rows, kind))
@@ -85,19 +100,22 @@ def test_every_exponent_of_mxfp4_is_exact(tmp_path: Path, exponent: int):
         ("Q4_0", np.float16(-8192).tobytes()),
         ("Q5_0", np.float16(np.nan).tobytes()),
         ("Q4_1", np.array([1, np.inf], np.float16).tobytes()),
+        ("Q4_K", np.array([1, -np.inf], np.float16).tobytes() + bytes(12)),
+        ("Q5_K", np.array([1200, 1], np.float16).tobytes() + b"\xff" * 12),
         ("MXFP4", b"\xff"),
     ],
 )
 def test_a_scale_beyond_the_packing_is_named(tmp_path: Path, dtype: str, head: bytes):
-    rows = oracle.random_rows(dtype, 3, 64)
+    columns = 256 if dtype in K_TYPES else 64
+    rows = oracle.random_rows(dtype, 3, columns)
     rows[1, : len(head)] = np.frombuffer(head, np.uint8)
-    matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, 64)), (3, 64))
+    matrix = packed_matrix(whole(stored(tmp_path / "f", dtype, rows, columns)), (3, columns))
     assert matrix is not None
     with pytest.raises(Qwen35Error, match="tensor 'w' has a scale that is not finite or too large"):
         read(matrix)
 
 
-@pytest.mark.parametrize("dtype", ["Q4_K", "F16", "IQ4_NL"])
+@pytest.mark.parametrize("dtype", ["Q6_K", "F16", "IQ4_NL"])
 def test_types_without_an_equal_in_mlx_are_not_packed(tmp_path: Path, dtype: str):
     rows = oracle.random_rows(dtype, 2, 256)
     assert packed_matrix(whole(stored(tmp_path / "f", dtype, rows, 256)), (2, 256)) is None
@@ -105,7 +123,16 @@ def test_types_without_an_equal_in_mlx_are_not_packed(tmp_path: Path, dtype: str
 
 @pytest.mark.parametrize(
     ("dtype", "width"),
-    [("Q8_0", 32), ("Q8_0", 128), ("Q8_0", 16), ("Q4_1", 64), ("Q6_K", 128), ("BF16", 8)],
+    [
+        ("Q8_0", 32),
+        ("Q8_0", 128),
+        ("Q8_0", 16),
+        ("Q4_1", 64),
+        ("Q5_K", 64),
+        ("Q4_K", 128),
+        ("Q6_K", 128),
+        ("BF16", 8),
+    ],
 )
 def test_columns_by_heads_come_back_in_the_order_of_the_model(
     tmp_path: Path, dtype: str, width: int
@@ -120,7 +147,7 @@ def test_columns_by_heads_come_back_in_the_order_of_the_model(
     np.testing.assert_array_equal(tiled(got, 1, 2, width), oracle.values_of(dtype, rows))
 
 
-@pytest.mark.parametrize("dtype", ["Q6_K", "Q4_0"])
+@pytest.mark.parametrize("dtype", ["Q6_K", "Q4_0", "Q5_K"])
 def test_many_rows_are_computed_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ):

@@ -1,0 +1,70 @@
+"""`load`: from a name to a model in memory."""
+
+from pathlib import Path
+
+from qwen35_mlx.arguments import checked
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint
+from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
+from qwen35_mlx.session.model import Model
+from qwen35_mlx.text.template import ChatTemplate
+from qwen35_mlx.text.template_process import template_process
+from qwen35_mlx.text.tokenizer import Tokenizer
+
+
+@checked
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    context: int | None = None,
+    kv_bits: int | None = None,
+    adapter_path: str | Path | None = None,
+    progress: Progress | None = None,
+    notice: Notice | None = None,
+) -> Model:
+    """Load a model from a folder, a GGUF file, the Hugging Face Hub or the package ("demo").
+
+        model = qwen35_mlx.load("demo")
+
+    Args:
+        name: a folder, a .gguf file (of a split one, any part), "org/repo", "org/repo:Q4_K_M" for
+            a GGUF file in a repository, or "demo".
+        revision: branch, tag or commit on the Hub.
+        dtype: "float32", "float16" or "bfloat16"; None for the checkpoint's own, float32 on a CPU.
+            That of a quantised GGUF file is float16.
+        context: tokens that prompt and reply may have together; None for the checkpoint's own.
+            More than that, up to four times, switches YaRN on.
+        kv_bits: 8 quantises keys and values to 8 bits, at a small cost in accuracy; None keeps
+            them in the model's dtype.
+        adapter_path: a LoRA adapter of PEFT or mlx-lm for this model, a folder or a repository of
+            the Hub. Matrices that it changes are plain in memory, also those of a quantised model.
+        progress: called with (bytes so far, bytes in all, what) while files are downloaded; by
+            default, bars are drawn on stderr.
+        notice: called with a line for the user where something is off; by default it goes to
+            stderr.
+
+    Raises:
+        Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
+            argument does not fit.
+    """
+    path = resolve_checkpoint(str(name), revision=revision, progress=progress, notice=notice)
+    template_process().start()  # ready by the time that the template has been read
+    # Small files first: a broken template should not cost the time to read gigabytes.
+    checkpoint = Checkpoint.open(path)
+    if adapter_path is not None:
+        checkpoint = checkpoint.with_adapter(resolve_adapter(str(adapter_path), progress))
+    notice = notice or print_notice
+    for note in checkpoint.notes:
+        notice(note)
+    files = checkpoint.text
+    tokenizer = Tokenizer.from_files(files)
+    template = ChatTemplate.from_files(files)
+    if template is None:
+        notice(
+            f"{name} has no chat template: it cannot chat, only complete text and give logits; "
+            "to chat, add the chat_template.jinja of the original checkpoint"
+        )
+    network = load_network(checkpoint, dtype, notice, context=context)
+    return Model(str(name), checkpoint, network, tokenizer, template, kv_bits=kv_bits)
