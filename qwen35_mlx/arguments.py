@@ -104,6 +104,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "tokens": _whole(Range(2, 1 << 18, whole=True)),
     "hf_path": _CHECKPOINT,
     "mlx_path": _PATH,
+    "adapter_path": Kind("a folder or a name such as 'org/repo'", _is_path),
+    "dequantize": _FLAG,
     "mtp": Kind("a folder, a file or a repository of an MTP head", _is_path),
     "revision": _NAME,
     "dtype": _NAME,
@@ -120,6 +122,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "q_mode": _NAME,
     # Model
     "path": _PATH,
+    "adapter": _PATH,
     "folder": _PATH,
     "budget": _whole(_COUNT),
     "ids": Kind("a list of token ids", _are_ids, lambda ids: [int(i) for i in ids]),

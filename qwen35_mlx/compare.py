@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import resolve_adapter, resolve_checkpoint
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import (
@@ -45,6 +45,7 @@ def compare(
     *,
     text: str | None = None,
     tokens: int = DEFAULT_TOKENS,
+    adapter_path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure model B against model A on a text.
@@ -56,6 +57,7 @@ def compare(
         a, b: as `name` of `load`. Their tokenizers must agree; their shapes may differ.
         text: to measure on; None for one of the package, with prose, code, Chinese and arithmetic.
         tokens: the most tokens of the text that are read.
+        adapter_path: of an adapter that is applied to model B, as for `load`.
         progress: called with (work done, work in all, what is being done).
 
     Raises:
@@ -64,6 +66,8 @@ def compare(
     """
     names = str(a), str(b)
     checkpoints = [Checkpoint.open(resolve_checkpoint(name)) for name in names]
+    if adapter_path is not None:
+        checkpoints[1] = checkpoints[1].with_adapter(resolve_adapter(str(adapter_path)))
     tokenizers = [Tokenizer.from_files(one.text) for one in checkpoints]
     texts = built_in_texts() if text is None else [text]
     if difference := tokenizer_difference(tokenizers[0], tokenizers[1], texts, names):
@@ -137,13 +141,21 @@ def _run(argv: Sequence[str] | None) -> int:
     add("b", metavar="B", help="the other model, of the same tokenizer")
     add("--text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--tokens", type=int, default=DEFAULT_TOKENS, help="at most (default: %(default)s)")
+    add("--adapter-path", metavar="PATH", help="a LoRA adapter that is applied to B")
     add("--json", action="store_true", help="print one JSON line in place of the table")
     options = parser.parse_args(argv)
     text = None if options.text is None else read_user_text("--text", options.text)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     with _Bar() as bar:
-        result = compare(options.a, options.b, text=text, tokens=options.tokens, progress=bar)
+        result = compare(
+            options.a,
+            options.b,
+            text=text,
+            tokens=options.tokens,
+            adapter_path=options.adapter_path,
+            progress=bar,
+        )
     if options.json:
         names = {"compare": [options.a, options.b]}
         print_line(json.dumps(names | json_values(result)))

@@ -40,6 +40,8 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--q-bits", type=int, help="bits per weight (default: 4, or the mode's own)")
     add("--q-group-size", type=int, help="weights that share a scale (default: 64, or the mode's)")
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
+    add("-d", "--dequantize", action="store_true", help="plain weights, as transformers loads them")
+    add("--adapter-path", metavar="PATH", help="a LoRA adapter to fuse into the weights")
     add("--dtype", choices=list(DTYPES), help="of what is not quantised (default: unchanged)")
     add("--revision", help="branch, tag or commit of the Hub repository")
     add("--mtp", metavar="PATH", help="an MTP head: a folder, a file or a Hub repository")

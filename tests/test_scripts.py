@@ -11,7 +11,7 @@ from scripts import sanitize
 from scripts.support.random_weights import SHAPES, random_source
 
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = ("convert", "generate", "kernels", "kv8", "session", "ui")
+BENCHMARKS = ("convert", "generate", "kernels", "kv8", "recipes", "session", "ui")
 COMMANDS = [
     *(f"scripts.benchmarks.{name}" for name in BENCHMARKS),
     "scripts.demo_training.__main__",

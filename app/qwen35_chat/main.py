@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         "GGUF file of it; default: the one in the settings, or the small demo model",
     )
     add("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    add(
+        "--adapter-path",
+        metavar="PATH",
+        help="a LoRA adapter for the model: a folder, or org/repo on the Hub",
+    )
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",
@@ -181,7 +186,11 @@ def _options(args: argparse.Namespace) -> CommandOptions:
         revision=args.revision,
         chat={"system": args.system, "thinking": args.thinking, **sampling},
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
-        load={"context": args.context, "kv_bits": args.kv_bits},
+        load={
+            "context": args.context,
+            "kv_bits": args.kv_bits,
+            "adapter_path": args.adapter_path,
+        },
         resume="" if args.latest else args.resume,
     )
 

@@ -4,9 +4,7 @@ Canonical names are mlx-lm's, without the prefix `language_model.`.
 """
 
 import copy
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,10 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.adapters.adapter import Adapter, Target
+from qwen35_mlx.checkpoint.adapters.files import read_adapter, read_unmerged, unused_adapter
+from qwen35_mlx.checkpoint.adapters.peft import is_adapter_tensor
+from qwen35_mlx.checkpoint.dtypes import floats_of, is_widened, most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
@@ -37,8 +39,6 @@ from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-# Stored dtypes of quantised matrices, in safetensors files.
-_WORDS = ("I32", "I8", "U8", "F8_E4M3")
 # Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
 
@@ -54,6 +54,7 @@ class Checkpoint:
         matrices: the tensors of the text network, by the canonical name of the plain tensor.
         files: that hold the weights.
         notes: lines for the user: what was decided, and what is not read.
+        adapter: the file of an adapter that is fused into the matrices; None without one.
         mtp_norms: how the norms of the MTP head are read; None without a head.
     """
 
@@ -72,6 +73,7 @@ class Checkpoint:
         self.model = model
         self.files = tuple(files)
         self.notes = tuple(notes)
+        self.adapter: Path | None = None
         self.mtp_norms = mtp_norms
         self._set_matrices(matrices)
 
@@ -104,7 +106,8 @@ class Checkpoint:
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
         check_model_type(config)
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
-        tensors = weight_files(path)
+        stored = weight_files(path)
+        tensors = {name: one for name, one in stored.items() if not is_adapter_tensor(name)}
         names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)
         model, notes = reconcile(config, names)
@@ -122,19 +125,18 @@ class Checkpoint:
             return matrix, unused
 
         of_head = {
-            stored
-            for stored in tensors
-            if (name := canonical_name(stored)) and name.startswith("mtp.")
+            raw for raw in tensors if (name := canonical_name(raw)) and name.startswith("mtp.")
         }
-        own = {stored: tensor for stored, tensor in tensors.items() if stored not in of_head}
+        own = {name: tensor for name, tensor in tensors.items() if name not in of_head}
         layout = read_layout(own, path, model.num_experts, read)
-        files = sorted({tensor.path for tensor in own.values()})
+        unmerged = {name: tensor for name, tensor in stored.items() if name not in tensors}
+        files = sorted({tensor.path for tensor in (*own.values(), *unmerged.values())})
         checkpoint = cls(path, config, model, layout.matrices, files, notes)
         trunk = Trunk(
             path,
             model,
             method,
-            {stored: tensors[stored] for stored in of_head},
+            {name: tensors[name] for name in of_head},
             checkpoint.files,
             layout.zero_centred,
             layout.matrices.get("model.norm.weight"),
@@ -142,7 +144,39 @@ class Checkpoint:
         )
         head, lines = find_head(trunk) if mtp is None else (read_given_head(trunk, mtp), ())
         unread = [*layout.unread, *(head.unread if head else ())]
-        return checkpoint._with_head(head, (*_unread_note(unread), *lines))
+        checkpoint = checkpoint._with_head(head, (*_unread_note(unread), *lines))
+        if unmerged:
+            return checkpoint._fused(read_unmerged(path, unmerged, checkpoint._target))
+        checkpoint.notes += unused_adapter(path)
+        return checkpoint
+
+    def with_adapter(self, path: Path) -> "Checkpoint":
+        """This checkpoint with a LoRA adapter of PEFT or mlx-lm fused into its matrices.
+
+        They are computed as they are read. All other matrices stay as they are.
+
+        Args:
+            path: the adapter's folder, or its safetensors file.
+
+        Raises:
+            Qwen35Error: as `read_adapter`.
+        """
+        return self._fused(read_adapter(path, self._target))
+
+    @property
+    def _target(self) -> Target:
+        return Target(self.expected, self.model.num_experts, self.model.tie_word_embeddings)
+
+    def _fused(self, adapter: Adapter) -> "Checkpoint":
+        matrices = adapter.fuse(self.matrices, self.expected)
+        changed = copy.copy(self)
+        outdated = unused_adapter(self.path) if adapter.file.parent == self.path else ()
+        kept = [note for note in self.notes if note not in outdated]
+        changed.notes = (*kept, adapter.note(self.matrices))
+        changed.files = tuple(dict.fromkeys((*self.files, adapter.file)))
+        changed.adapter = adapter.file
+        changed._set_matrices(matrices)
+        return changed
 
     @classmethod
     def _open_gguf(cls, path: Path, mtp: Path | None) -> "Checkpoint":
@@ -225,24 +259,13 @@ class Checkpoint:
 
         Scales that only float32 holds exactly do not make a model of 16 bits one of 32.
         """
-        quantized = {*self.widened}
-        return most_common_dtype(
-            (matrix.dtype, 0 if name in quantized else _floats(matrix))
-            for name, matrix in self.matrices.items()
-            if len(matrix.shape) > 1
-        )
+        matrices = [matrix for matrix in self.matrices.values() if len(matrix.shape) > 1]
+        return most_common_dtype((network_dtype(matrix), floats_of(matrix)) for matrix in matrices)
 
     @cached_property
     def widened(self) -> tuple[str, ...]:
-        """Matrices that are stored with at most 8 bits, in a form that MLX does not have.
-
-        They are read as plain values of 16 bits or more.
-        """
-        return tuple(
-            name
-            for name, matrix in self.matrices.items()
-            if not isinstance(matrix, PackedMatrix) and matrix.file.stored_dtype in _WORDS
-        )
+        """Names of the matrices that are read as values, see `dtypes.is_widened`."""
+        return tuple(name for name, matrix in self.matrices.items() if is_widened(matrix))
 
     @property
     def is_quantized(self) -> bool:
@@ -317,22 +340,6 @@ class Checkpoint:
                 f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
                 "which its layout does not have there: fetch the checkpoint again or choose another"
             )
-
-
-def _floats(matrix: Matrix) -> int:
-    """How many floating-point numbers a matrix has: values, or scales."""
-    if not isinstance(matrix, PackedMatrix):
-        return math.prod(matrix.shape)
-    affine = matrix.quantization.mode == "affine"
-    return math.prod(matrix.parts["scales"].shape) if affine else 0
-
-
-def most_common_dtype(sizes: Iterable[tuple[mx.Dtype, int]]) -> mx.Dtype:
-    """The dtype of most elements, of pairs of dtype and elements; bfloat16 of none."""
-    elements: Counter[mx.Dtype] = Counter()
-    for dtype, size in sizes:
-        elements[dtype] += size
-    return max(elements, key=lambda dtype: elements[dtype], default=mx.bfloat16)
 
 
 def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.checkpoint.index import CONFIG, WHOLE, is_head_file, read_index
+from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG, WHOLE, is_head_file, read_index
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors
 from qwen35_mlx.errors import Qwen35Error
@@ -25,6 +25,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise Qwen35Error(f"{path} {problem}: give a folder with config.json and *.safetensors")
     file = path / CONFIG
     if not os.path.lexists(file):
+        if os.path.lexists(path / ADAPTER_CONFIG):
+            raise Qwen35Error(
+                f"{path} is an adapter: give the model that it was trained on, and "
+                f"--adapter-path {path}"
+            )
         raise Qwen35Error(f"{path} has no config.json: is it a checkpoint folder?")
     return read_json_object(file)
 

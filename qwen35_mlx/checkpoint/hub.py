@@ -1,6 +1,5 @@
 """From a model's name, as a user gives it, to its files; downloads them if need be."""
 
-import errno
 import glob
 import json
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import gguf_names, stored
+from qwen35_mlx.checkpoint.hub_errors import download_error
 from qwen35_mlx.checkpoint.hub_name import HubName
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
@@ -48,6 +48,12 @@ _ALLOW_PATTERNS = (
 _IGNORE_PATTERNS = (
     *("[!m]*/*", "m/*", "m[!t]*/*", "mt/*", "mt[!p]*/*", "mtp[!/]*/*", "mtp/*/*"),
     *("consolidated*", "adapter*", "mtp/consolidated*", "mtp/adapter*"),
+)
+
+_ADAPTER_PATTERNS: tuple[str, ...] = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapters.safetensors",
 )
 
 
@@ -106,7 +112,34 @@ def resolve_checkpoint(
         # The cache of the Hub may be out of date, but for GGUF files, which are large.
         if first.program or gguf_names.is_gguf(first.path.name):
             return first.path
-    return _download(hub_name, name, revision, progress, stall_seconds)
+    return _download(hub_name, name, revision, progress, stall_seconds, _fetch)
+
+
+def resolve_adapter(
+    name: str,
+    progress: Progress | None = None,
+    *,
+    stall_seconds: float = STALL_SECONDS,
+) -> Path:
+    """The folder of an adapter, downloaded if need be, or its safetensors file.
+
+    Args:
+        name: a folder or a file here, or "org/repo" on the Hub.
+        progress, stall_seconds: as for `resolve_checkpoint`.
+
+    Raises:
+        Qwen35Error: there is no such folder or repository, or the download fails.
+    """
+    path = user_path(name)
+    if name and exists(path):
+        return path
+    hub_name = HubName.parse(name)
+    if hub_name is None or hub_name.file or hub_name.quantization:
+        raise Qwen35Error(
+            f"--adapter-path {shown(name)} does not exist, and is not a Hub repository such as "
+            "org/repo: check the path"
+        )
+    return _download(hub_name, name, None, progress, stall_seconds, _fetch_adapter)
 
 
 def resolve_head(name: str, progress: Progress | None = None) -> Path:
@@ -154,8 +187,9 @@ def _download(
     revision: str | None,
     progress: Progress | None,
     stall_seconds: float,
+    fetch: Callable[..., Path],
 ) -> Path:
-    """Download what a name means, on a thread of its own.
+    """Download what a name means with `fetch`, on a thread of its own.
 
     huggingface_hub sets no time limit for some of its requests, so the caller's thread watches.
     """
@@ -173,7 +207,7 @@ def _download(
     def download() -> None:
         try:
             bars = _bar_class(activity, drawn=progress is None)
-            path = _fetch(hub_name, revision=revision, tqdm_class=bars)
+            path = fetch(hub_name, revision=revision, tqdm_class=bars)
         except BaseException as error:
             result.set_exception(error)
         else:
@@ -185,7 +219,7 @@ def _download(
     except Qwen35Error:
         raise  # from `_wait`, or from `progress` to cancel
     except Exception as error:
-        raise Qwen35Error(_error_message(hub_name.repository, revision, error)) from error
+        raise Qwen35Error(download_error(hub_name.repository, revision, error)) from error
     finally:
         activity.abandoned = True
 
@@ -219,6 +253,18 @@ def _fetch(name: HubName, **options: Any) -> Path:
     model = stored.choose_gguf(name, files)
     patterns = [glob.escape(part) for part in model.parts]
     return Path(snapshot_download(name.repository, allow_patterns=patterns, **options), model.file)
+
+
+def _fetch_adapter(name: HubName, **options: Any) -> Path:
+    """Download the adapter of a repository.
+
+    Raises:
+        Exception: of huggingface_hub, which takes the `options`.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = list(_ADAPTER_PATTERNS)
+    return Path(snapshot_download(name.repository, allow_patterns=patterns, **options))
 
 
 def _checking_client() -> Any:
@@ -282,53 +328,6 @@ def _wait(
                 f"the Hub has sent nothing of {name} for {stall_seconds:.0f} s: check the network, "
                 "and that no other program is downloading it, and try again; it will resume"
             )
-
-
-def _error_message(name: str, revision: str | None, error: Exception) -> str:
-    """One line for any error of a download."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HFValidationError):
-        return f"{name!r} does not exist and is not a valid Hub repository name: check the path"
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{name} is gated: accept its terms on its Hub page, log in with `hf auth login` "
-            "and try again"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{name} has no revision {revision!r}: check --revision"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"{name} is neither a folder here nor a repository on the Hub: check the spelling, "
-            "or log in with `hf auth login` if it is private"
-        )
-    # If the Hub fails and the cache lacks the files, the HTTP error is the cause of the cache's.
-    for cause in (error, error.__cause__, error.__context__):
-        if isinstance(cause, errors.HfHubHTTPError):
-            return f"the Hub answered {cause.response.status_code} for {name}: try again later"
-    if _is_full_disk(error):
-        return f"no space left to download {name}: free some, or set HF_HOME to another disk"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return (
-            f"{name} is not a folder here, is not completely in the download cache, and the Hub "
-            "cannot be reached: check the network (and HF_HUB_OFFLINE) and try again"
-        )
-    if _is_network_failure(error):
-        return f"the connection broke while downloading {name}: try again, it will resume"
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return f"cannot fetch {name} ({type(error).__name__}: {reason}): try again"
-
-
-def _is_full_disk(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)  # the Xet client gives no errno
-
-
-def _is_network_failure(error: BaseException) -> bool:
-    """Whether an HTTP client gave up; by name, since huggingface_hub has changed its client."""
-    names = {base.__name__ for base in type(error).__mro__}
-    return bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
 
 
 def _bar_class(activity: _Activity, *, drawn: bool) -> type[Any]:

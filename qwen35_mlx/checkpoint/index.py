@@ -8,6 +8,7 @@ from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_json_object
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 # The file of a checkpoint that has no shards.
 WHOLE = "model.safetensors"

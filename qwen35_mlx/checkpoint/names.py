@@ -29,7 +29,8 @@ def canonical_name(stored_name: str) -> str | None:
     name = stored_name
     while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), None):
         name = name.removeprefix(wrapper)
-    name = name.replace(".base_layer.", ".")
+    for wrapped in (".base_layer.", ".original_module."):
+        name = name.replace(wrapped, ".")
     # Both prefixes occur together, in either order, and alone.
     inner = name
     for prefix in ("model.", "language_model.", "model."):

@@ -11,8 +11,9 @@ from pathlib import Path
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
-from qwen35_mlx.checkpoint.index import CONFIG
+from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
+from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
+from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
@@ -71,7 +72,9 @@ class ConversionSummary:
 
 def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
     """What a conversion must have in common with one that it continues."""
-    files = {matrix.file.path for matrix in checkpoint.matrices.values()}
+    files = set(checkpoint.files)
+    if checkpoint.adapter:
+        files.add(checkpoint.adapter.parent / ADAPTER_CONFIG)
     stats = [(str(path), path.stat()) for path in sorted(files)]
     source = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     text = repr(
@@ -89,6 +92,8 @@ def convert(
     q_bits: int | None = None,
     q_group_size: int | None = None,
     q_mode: str = "affine",
+    dequantize: bool = False,
+    adapter_path: str | Path | None = None,
     dtype: str | None = None,
     revision: str | None = None,
     mtp: str | Path | None = None,
@@ -97,12 +102,17 @@ def convert(
     verify_text: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionSummary:
-    """Write a checkpoint in mlx-lm's layout to the new folder `mlx_path`.
+    """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
 
     Args:
         hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
         quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
             their defaults are mlx-lm's.
+        dequantize: whether to write plain weights in the layout of Hugging Face, which transformers
+            loads.
+        adapter_path: of a LoRA adapter that is fused into the weights, as for `load`. Matrices that
+            the source has quantised are quantised again in the same way, unless `quantize` or
+            `dequantize` says otherwise.
         dtype: of everything that is not quantised (except A_log, which stays float32), and of
             the scales; None for that of the embeddings.
         revision: branch, tag or commit on the Hub.
@@ -127,34 +137,49 @@ def convert(
     quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
     if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
         raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+    if quantize and dequantize:
+        raise Qwen35Error("quantize and dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
         raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
     source = resolve_checkpoint(str(hf_path), revision=revision)
     checkpoint = Checkpoint.open(source, None if mtp is None else resolve_head(str(mtp)))
+    if adapter_path is not None:
+        checkpoint = checkpoint.with_adapter(resolve_adapter(str(adapter_path)))
     checkpoint.verify()
     checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, verify)
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    plan = plan_conversion(checkpoint, quantization, DTYPES[dtype] if dtype else None)
-    warnings = [*checkpoint.notes, *mtp_lines, *plan.notes(checkpoint)]
-    warnings += template_warnings(checkpoint.path)
-    options = {"dtype": dtype, "quantization": asdict(quantization) if quantization else None}
+    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
+    wanted = DTYPES[dtype] if dtype else None
+    if dequantize:
+        plan = plan_dequantization(checkpoint, wanted)
+        if "vision_config" in checkpoint.config:
+            warnings.append("the vision tower is left out: the result is the text model alone")
+    else:
+        plan = plan_conversion(checkpoint, quantization, wanted)
+        warnings += plan.notes(checkpoint)
+    options = {
+        "dtype": dtype,
+        "quantization": asdict(quantization) if quantization else None,
+        "dequantize": dequantize,
+        "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
+    }
     try:
         identity = _identity(checkpoint, plan)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if resume else []
         for folder in left:
             check_identity(folder, identity)
         check_space(out, plan.nbytes - sum(folder_bytes(folder) for folder in left))
+        warnings += remove_leftovers(out, continued=left)
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
-        warnings += remove_leftovers(out)
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
-            wanted = resume or isinstance(error, KeyboardInterrupt)
-            return wanted and bool(completed(partial_path(out)))
+            asked = resume or isinstance(error, KeyboardInterrupt)
+            return asked and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
             write_weights(folder, checkpoint, plan, journal, progress)
@@ -162,7 +187,7 @@ def convert(
                 write_durably(folder / name, content)
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens, and computes, gets its final name.
-            head = folder / MTP_FILE if checkpoint.has_mtp else None
+            head = folder / MTP_FILE if MTP_FILE in plan.files else None
             result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")

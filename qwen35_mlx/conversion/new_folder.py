@@ -91,10 +91,16 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def remove_leftovers(out: Path) -> list[str]:
-    """Remove what `leftovers` finds; a line for each that cannot be removed."""
+def remove_leftovers(out: Path, continued: Collection[Path] = ()) -> list[str]:
+    """Remove what `leftovers` finds, but for what is `continued`.
+
+    Returns:
+        A line for each that cannot be removed.
+    """
     kept: list[str] = []
     for left in leftovers(out):
+        if left in continued:
+            continue
         try:
             left.unlink() if left.is_file() else shutil.rmtree(left)
         except OSError as error:

@@ -2,14 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint, most_common_dtype
+from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.safetensors import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
 from qwen35_mlx.kernels.quantized import Quantization
@@ -23,8 +25,41 @@ CHUNK_ELEMENTS = 4 << 20
 SHARD_BYTES = 5 * 10**9
 MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
-_KEPT = (".dt_bias", ".linear_attn.norm.weight")
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+KEPT = (".dt_bias", ".linear_attn.norm.weight")
+
+
+class PlannedTensor(Protocol):
+    """One tensor of the source and how it is written: `TensorPlan`, or `HfTensor`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the plain tensor."""
+        ...
+
+    @property
+    def quantization(self) -> Quantization | None: ...
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is written in the form of Hugging Face: w of a norm (1 + w)."""
+        ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def specs(self) -> list[TensorSpec]:
+        """The tensors to write."""
+        ...
+
+    def chunks(self, checkpoint: Checkpoint) -> Iterator[list[mx.array]]:
+        """The values of `specs`, a few rows at a time."""
+        ...
+
+
+_Planned = TypeVar("_Planned", bound=PlannedTensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +124,7 @@ class TensorPlan:
                 yield parts
                 continue
             if self.raw and len(self.shape) == 1:
-                values = _zero_centred(checkpoint.plain(self.name))
+                values = zero_centred(checkpoint.plain(self.name))
             else:
                 values = checkpoint.plain(self.name).read(start, stop)
             values = values.astype(self.dtype)
@@ -107,13 +142,15 @@ class ConversionPlan:
     Attributes:
         files: tensors by file name, in the order of writing.
         config: config.json.
+        metadata: of each file.
     """
 
-    files: Mapping[str, Sequence[TensorPlan]]
+    files: Mapping[str, Sequence[PlannedTensor]]
     config: Mapping[str, Any]
+    metadata: Mapping[str, str]
 
     @property
-    def tensors(self) -> list[TensorPlan]:
+    def tensors(self) -> list[PlannedTensor]:
         return [tensor for file in self.files.values() for tensor in file]
 
     @property
@@ -135,18 +172,13 @@ class ConversionPlan:
                 f"{len(widened)} quantised matrices are in a form that MLX does not have: they are "
                 "written with 16 bits; for fewer, add -q"
             )
-        most = _dtype_of_most(self.tensors)
-        other = {
-            _NAMES[spec.dtype]
-            for tensor in self.tensors
-            for spec in tensor.specs()
-            if tensor.carried and spec.dtype in _NAMES and spec.dtype != most
-        }
+        most = config_dtype(_floats(self.tensors))
+        carried = (t for t in self.tensors if isinstance(t, TensorPlan) and t.carried)
+        other = {config_dtype([tensor]) for tensor in _floats(carried)} - {most}
         if other:
             notes.append(
                 f"scales keep their {' and '.join(sorted(other))}, so that nothing is lost; beside "
-                f"weights in {_NAMES[most]}, mlx-lm computes in float32: to round them, add "
-                f"--dtype {_NAMES[most]}"
+                f"weights in {most}, mlx-lm computes in float32: to round them, add --dtype {most}"
             )
         return notes
 
@@ -156,7 +188,8 @@ def plan_conversion(
 ) -> ConversionPlan:
     """The plan of a conversion. Arguments: `plan_tensors`."""
     tensors = plan_tensors(checkpoint, quantization, dtype)
-    return ConversionPlan(plan_files(tensors), plan_config(checkpoint, tensors, quantization))
+    config = plan_config(checkpoint, tensors, quantization)
+    return ConversionPlan(plan_files(tensors), config, {"format": "mlx"})
 
 
 def plan_tensors(
@@ -181,16 +214,18 @@ def plan_tensors(
         # The rotation of packed rows has no place in the result.
         is_kept = isinstance(matrix, PackedMatrix) and matrix.rotation is None
         stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
-        target = recipes.quantization_for(name, shape, quantization) if quantization else stored
+        # A change by an adapter leaves a matrix as quantised as it was.
+        unchanged = matrix.quantization if isinstance(matrix, FusedMatrix) else stored
+        target = recipes.quantization_for(name, shape, quantization) if quantization else unchanged
         carried = target is not None and target == stored
-        own = matrix.dtype
+        own = network_dtype(matrix)
         if quantization and not carried and (isinstance(matrix, PackedMatrix) or name in widened):
             own = checkpoint.dtype_of_most  # not that of scales that go
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
             own = norms[name]
-        elif dtype is not None and not name.endswith(_KEPT):
+        elif dtype is not None and not name.endswith(KEPT):
             own = dtype
         raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
         plans.append(TensorPlan(name, shape, own, target, carried, raw))
@@ -204,7 +239,7 @@ def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx
     """
     dtypes: dict[str, mx.Dtype] = {}
     for name in filter(is_zero_centred_norm, checkpoint.expected):
-        norm, weight = checkpoint.read(name), _zero_centred(checkpoint.plain(name))
+        norm, weight = checkpoint.read(name), zero_centred(checkpoint.plain(name))
         for candidate in (dtype,) if dtype else (checkpoint.dtype_of_most, mx.float32):
             written = weight.astype(candidate).astype(mx.float32)
             if dtype or mx.array_equal(written + 1, norm):
@@ -215,7 +250,7 @@ def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx
     return dtypes
 
 
-def _zero_centred(norm: RowReader) -> mx.array:
+def zero_centred(norm: RowReader) -> mx.array:
     """w of a norm (1 + w): as stored, or else float32."""
     if isinstance(norm, OnePlus):
         return norm.stored.read(0, norm.shape[0])
@@ -224,26 +259,29 @@ def _zero_centred(norm: RowReader) -> mx.array:
 
 def plan_files(plans: Sequence[TensorPlan]) -> dict[str, list[TensorPlan]]:
     """Tensors by file name: shards of limited size, and one file for the MTP head."""
-    groups: list[list[TensorPlan]] = [[]]
+    files = shards([plan for plan in plans if not plan.name.startswith("mtp.")])
+    # mlx-lm reads model*.safetensors, so it does not read this file.
+    if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
+        files[MTP_FILE] = mtp
+    return files
+
+
+def shards(plans: Sequence[_Planned]) -> dict[str, list[_Planned]]:
+    """Tensors by file name: shards of limited size."""
+    groups: list[list[_Planned]] = [[]]
     size = 0
     for plan in plans:
-        if plan.name.startswith("mtp."):
-            continue
         if groups[-1] and size + plan.nbytes > SHARD_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(plan)
         size += plan.nbytes
     total = len(groups)
-    # Both names are mlx-lm's.
-    shards = {
+    # Both names are mlx-lm's, and the second is Hugging Face's.
+    return {
         f"model-{i:05d}-of-{total:05d}.safetensors" if total > 1 else "model.safetensors": group
         for i, group in enumerate(groups, 1)
     }
-    # mlx-lm reads model*.safetensors, so it does not read this file.
-    if mtp := [plan for plan in plans if plan.name.startswith("mtp.")]:
-        shards[MTP_FILE] = mtp
-    return shards
 
 
 def plan_config(
@@ -263,7 +301,7 @@ def plan_config(
     for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(key, None)
         text_config.pop(key, None)
-    text_config["dtype"] = _NAMES[_dtype_of_most(plans)]
+    text_config["dtype"] = config_dtype(_floats(plans))
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
             if key in section:
@@ -283,14 +321,21 @@ def plan_config(
     return config
 
 
-def _dtype_of_most(plans: Sequence[TensorPlan]) -> mx.Dtype:
-    """As `Checkpoint.dtype_of_most`, of the result."""
-    return most_common_dtype(
-        (plan.dtype, math.prod(spec.shape))
+def _floats(plans: Iterable[PlannedTensor]) -> Iterator[tuple[mx.Dtype, tuple[int, ...]]]:
+    """Dtypes and shapes of plain weights and scales."""
+    return (
+        (spec.dtype, spec.shape)
         for plan in plans
         for spec in plan.specs()
-        if len(plan.shape) > 1 and spec.dtype in _NAMES
+        if len(plan.shape) > 1 and spec.dtype in DTYPES.values()
     )
+
+
+def config_dtype(tensors: Iterable[tuple[mx.Dtype, tuple[int, ...]]]) -> str:
+    """The dtype that config.json names, of the dtypes and shapes of tensors."""
+    sizes = ((dtype, math.prod(shape)) for dtype, shape in tensors if len(shape) > 1)
+    dtype = most_common_dtype(sizes)
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def _entry(quantization: Quantization) -> dict[str, Any]:

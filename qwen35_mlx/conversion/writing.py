@@ -12,7 +12,7 @@ from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.mtp import GAINS, NORMS_KEY, RAW_NORMS
 from qwen35_mlx.checkpoint.safetensors import FileWriter
 from qwen35_mlx.conversion.journal import Journal
-from qwen35_mlx.conversion.plan import ConversionPlan, TensorPlan
+from qwen35_mlx.conversion.plan import ConversionPlan, PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
 from qwen35_mlx.user_paths import exists
@@ -54,7 +54,7 @@ def write_weights(
     for file, tensors in plan.files.items():
         specs = [spec for tensor in tensors for spec in tensor.specs()]
         owners |= {spec.name: file for spec in specs}
-        metadata = _metadata(tensors)
+        metadata = _metadata(plan, tensors)
         with FileWriter(folder / file, specs, metadata, journal.checksums) as writer:
             for tensor in tensors:
                 names = [spec.name for spec in tensor.specs()]
@@ -77,13 +77,13 @@ def write_weights(
     write_durably(folder / INDEX, json.dumps(index, indent=4))
 
 
-def _metadata(tensors: Sequence[TensorPlan]) -> dict[str, str]:
+def _metadata(plan: ConversionPlan, tensors: Sequence[PlannedTensor]) -> dict[str, str]:
     """Of the file of these tensors; says how the norms of an MTP head are stored."""
     head = [tensor for tensor in tensors if tensor.name.startswith("mtp.")]
     if not head:
-        return {"format": "mlx"}
+        return dict(plan.metadata)
     is_raw = any(tensor.raw for tensor in head)
-    return {"format": "mlx", NORMS_KEY: RAW_NORMS if is_raw else GAINS}
+    return {**plan.metadata, NORMS_KEY: RAW_NORMS if is_raw else GAINS}
 
 
 def read_copied_files(source: Path) -> dict[str, bytes]:

@@ -5,9 +5,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG
 from qwen35_mlx.checkpoint.safetensors_header import HeaderError, read_header
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import open_regular
+from qwen35_mlx.files import open_regular, read_bytes
 from qwen35_mlx.model.config import ModelConfig
 
 # Bytes that are hashed at the start, at the middle and at the end of every tensor.
@@ -25,16 +26,30 @@ def of_weights(path: Path) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.glob("*.safetensors")):
-        try:
-            _add_file(digest, file)
-        except HeaderError as error:
-            raise Qwen35Error(f"{file} {error}: {error.advice}") from None
-        except OSError as error:
-            raise Qwen35Error(
-                f"{file} cannot be read ({error.strerror}): check its permissions, or fetch "
-                "it again"
-            ) from None
+        _add_weights(digest, file)
     return digest.hexdigest()
+
+
+def of_adapter(file: Path) -> str:
+    """A hash of an adapter: its settings, and of its safetensors file what `of_weights` hashes.
+
+    Raises:
+        Qwen35Error: as `of_weights`.
+    """
+    digest = hashlib.blake2b(read_bytes(file.parent / ADAPTER_CONFIG), digest_size=16)
+    _add_weights(digest, file)
+    return digest.hexdigest()
+
+
+def _add_weights(digest: "hashlib.blake2b", file: Path) -> None:
+    try:
+        _add_file(digest, file)
+    except HeaderError as error:
+        raise Qwen35Error(f"{file} {error}: {error.advice}") from None
+    except OSError as error:
+        raise Qwen35Error(
+            f"{file} cannot be read ({error.strerror}): check its permissions, or fetch it again"
+        ) from None
 
 
 def _add_file(digest: "hashlib.blake2b", path: Path) -> None:

@@ -92,6 +92,7 @@ class EngineThread:
             closes it, after the engine.
         budget: bytes of model states on disk; None for the default.
         context, kv_bits: as for `qwen35_mlx.load`.
+        adapter_path: likewise, of the first model alone.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class EngineThread:
         budget: int | None = None,
         context: int | None = None,
         kv_bits: int | None = None,
+        adapter_path: str | None = None,
     ):
         self._model_request = UseModel(model, revision) if model is not None else None
         self._settings = settings or ChatSettings()
@@ -111,6 +113,8 @@ class EngineThread:
         self._budget = budget
         self._context = context
         self._kv_bits = kv_bits
+        self._adapter_path = adapter_path
+        self._adapted = model  # the model that the adapter is for
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         if library is not None:
@@ -264,11 +268,13 @@ class EngineThread:
         self._check_cancelled()
         self._unload()
         self._model_request = request
+        self._adapted = self._adapted or request.model
         self._model = load(
             request.model,
             revision=request.revision,
             context=self._context,
             kv_bits=self._kv_bits,
+            adapter_path=self._adapter_path if request.model == self._adapted else None,
             progress=self._report_download,
             notice=self._emit_notice,
         )

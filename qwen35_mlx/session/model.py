@@ -10,7 +10,7 @@ import numpy as np
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint
 from qwen35_mlx.checkpoint.index import weight_bytes
 from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
 from qwen35_mlx.errors import Qwen35Error
@@ -21,7 +21,7 @@ from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.fingerprint import of_network, of_weights
+from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.events import Done, Reply, TurnEvent
@@ -49,6 +49,7 @@ def load(
     dtype: str | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
+    adapter_path: str | Path | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> "Model":
@@ -63,6 +64,8 @@ def load(
             More than that, up to four times, switches YaRN on.
         kv_bits: 8 quantises keys and values to 8 bits, at a small cost in accuracy; None keeps
             them in the model's dtype.
+        adapter_path: a LoRA adapter of PEFT or mlx-lm for this model, a folder or a repository of
+            the Hub. Matrices that it changes are plain in memory, also those of a quantised model.
         progress: called with (bytes so far, bytes in all, what) while files are downloaded; by
             default, bars are drawn on stderr.
         notice: called with a line for the user where something is off; by default it goes to
@@ -76,6 +79,9 @@ def load(
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a broken template should not cost the time to read gigabytes.
     checkpoint = Checkpoint.open(path)
+    if adapter_path is not None:
+        adapter = resolve_adapter(str(adapter_path), progress)
+        checkpoint = checkpoint.with_adapter(adapter)
     files = checkpoint.text
     tokenizer = Tokenizer.from_files(files)
     template = ChatTemplate.from_files(files)
@@ -85,7 +91,15 @@ def load(
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
     network = load_network(checkpoint, dtype, notice, context=context)
-    return Model(str(name), path, network, tokenizer, template, kv_bits=kv_bits)
+    return Model(
+        str(name),
+        path,
+        network,
+        tokenizer,
+        template,
+        kv_bits=kv_bits,
+        adapter=checkpoint.adapter,
+    )
 
 
 @checked
@@ -106,6 +120,7 @@ class Model:
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits: as for `load`.
+        adapter: the file of the adapter that is applied; None without one.
         states: the prompt cache on disk, from `open_states` to `close`.
 
     Raises:
@@ -122,8 +137,10 @@ class Model:
         template: ChatTemplate | None,
         *,
         kv_bits: int | None = None,
+        adapter: Path | None = None,
     ):
         self.name = name
+        self.adapter = adapter
         self.path = path
         self.network = network
         self.tokenizer = tokenizer
@@ -179,8 +196,9 @@ class Model:
             budget, notice: as for `DiskSnapshotCache`.
         """
         if self.states is None:
+            weights = of_weights(self.path) + (of_adapter(self.adapter) if self.adapter else "")
             fingerprint = of_network(
-                of_weights(self.path), self.network.config, str(self.network.dtype), self.kv_bits
+                weights, self.network.config, str(self.network.dtype), self.kv_bits
             )
             self.states = DiskSnapshotCache(
                 Path(folder) / STATES, fingerprint, budget=budget, notice=notice

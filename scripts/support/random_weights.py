@@ -72,10 +72,13 @@ _TIED = {"tie_word_embeddings": True}
 # By name, the content of a config.json.
 SHAPES = {
     "0.8b": _config(1024, 24, 8, 2, 16, intermediate_size=3584, **_TIED),
+    "2b": _config(2048, 24, 8, 2, 16, intermediate_size=6144, **_TIED),
     "4b": _config(2560, 32, 16, 4, 32, intermediate_size=9216, **_TIED),
     "9b": _config(4096, 32, 16, 4, 32, intermediate_size=12288),
     "27b": _config(5120, 64, 24, 4, 48, intermediate_size=17408),
     "35b-a3b": _config(2048, 40, 16, 2, 32, **_experts(256, 8, 512)),
+    "122b-a10b": _config(3072, 48, 32, 2, 64, **_experts(256, 8, 1024)),
+    "397b-a17b": _config(4096, 60, 32, 2, 64, **_experts(512, 10, 1024)),
     # Not published: small enough to try a benchmark on a CPU.
     "tiny": _config(256, 4, 4, 2, 32, vocab_size=2048, **_experts(16, 4, 128)),
 }

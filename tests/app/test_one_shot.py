@@ -148,7 +148,7 @@ def test_options_reach_the_model(script) -> None:
             "top_k": 3,
         },
         turn={"max_tokens": 5, "seed": 7},
-        load={"context": 9000, "kv_bits": 8},
+        load={"context": 9000, "kv_bits": 8, "adapter_path": None},
         resume="Ada",
     )
 

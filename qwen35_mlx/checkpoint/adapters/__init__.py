@@ -1,0 +1,1 @@
+"""LoRA adapters: their files, and their changes to the matrices of a model."""
