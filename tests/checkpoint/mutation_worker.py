@@ -18,9 +18,9 @@ import mlx.core as mx
 from qwen35_chat.models import local_models
 
 import qwen35_mlx
+from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.checkpoint.recipes import quantization
 from qwen35_mlx.conversion.plan import plan_conversion
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.mutations import mutate
@@ -42,7 +42,7 @@ def load(path: Path) -> None:
 def plan(path: Path) -> None:
     checkpoint = Checkpoint.open(path)
     checkpoint.verify()
-    for chosen in (None, quantization()):
+    for chosen in (None, recipes.plain(recipes.quantization()), recipes.RECIPES[recipes.DEFAULT]):
         plan = plan_conversion(checkpoint, chosen, None)
         json.dumps(plan.config)
         if any("\n" in note for note in (*checkpoint.notes, *plan.notes(checkpoint))):
