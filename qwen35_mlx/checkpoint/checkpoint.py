@@ -4,7 +4,6 @@ Canonical names are mlx-lm's, without the prefix `language_model.`.
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.adapters.adapter import Adapter, Target
 from qwen35_mlx.checkpoint.adapters.files import read_adapter, read_unmerged, unused_adapter
 from qwen35_mlx.checkpoint.adapters.peft import is_adapter_tensor
-from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
+from qwen35_mlx.checkpoint.dtypes import floats_of, is_widened, most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
@@ -42,8 +41,6 @@ from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-# Stored dtypes of quantised matrices, in safetensors files.
-_WORDS = ("I32", "I8", "U8", "F8_E4M3")
 # Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
 
@@ -302,24 +299,16 @@ class Checkpoint:
 
         Scales that only float32 holds exactly do not make a model of 16 bits one of 32.
         """
-        quantized = {*self.widened}
         return most_common_dtype(
-            (self.dtype_of(name), 0 if name in quantized else _floats(matrix))
+            (self.dtype_of(name), floats_of(matrix))
             for name, matrix in self.matrices.items()
             if len(matrix.shape) > 1
         )
 
     @cached_property
     def widened(self) -> tuple[str, ...]:
-        """Matrices that are stored with at most 8 bits, in a form that MLX does not have.
-
-        They are read as plain values of 16 bits or more.
-        """
-        return tuple(
-            name
-            for name, matrix in self.matrices.items()
-            if not isinstance(matrix, PackedMatrix) and matrix.file.stored_dtype in _WORDS
-        )
+        """Names of the matrices that are read as values, see `dtypes.is_widened`."""
+        return tuple(name for name, matrix in self.matrices.items() if is_widened(matrix))
 
     @property
     def is_quantized(self) -> bool:
@@ -394,14 +383,6 @@ class Checkpoint:
                 f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
                 "which its layout does not have there: fetch the checkpoint again or choose another"
             )
-
-
-def _floats(matrix: Matrix) -> int:
-    """How many floating-point numbers a matrix has: values, or scales."""
-    if not isinstance(matrix, PackedMatrix):
-        return math.prod(matrix.shape)
-    affine = matrix.quantization.mode == "affine"
-    return math.prod(matrix.parts["scales"].shape) if affine else 0
 
 
 def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ class Folders:
 def write_source(path: Path, source: Source) -> Folders:
     values = write_quantized(path / "quantized", source)
     config, _ = golden(source.model)
+    # In another layout than the quantised stacks, so that a mistake in one of them shows.
+    values = values if source.mlx else one_by_one(values)
     return Folders(path / "quantized", write(path / "plain", config, values))
 
 
