@@ -13,6 +13,8 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
+from qwen35_mlx.checkpoint.recipe_file import find_recipe
+from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
@@ -83,12 +85,31 @@ def _identity(checkpoint: Checkpoint, plan: ConversionPlan) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _recipe(
+    quantize: bool, recipe: str | None, q_bits: int | None, q_group_size: int | None, q_mode: str
+) -> Recipe | None:
+    """The recipe that the options mean; None leaves every matrix as it is."""
+    in_one_way = (q_bits, q_group_size, q_mode) != (None, None, "affine")
+    if recipe is not None:
+        if in_one_way:
+            raise Qwen35Error("a recipe has its own bits, groups and modes: leave out --q-*")
+        return find_recipe(recipe)
+    if not quantize:
+        if in_one_way:
+            raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+        return None
+    if in_one_way:
+        return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))
+    return recipes.RECIPES[recipes.DEFAULT]
+
+
 @checked
 def convert(
     hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",
     *,
     quantize: bool = False,
+    recipe: str | None = None,
     q_bits: int | None = None,
     q_group_size: int | None = None,
     q_mode: str = "affine",
@@ -106,8 +127,11 @@ def convert(
 
     Args:
         hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
-        quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
-            their defaults are mlx-lm's.
+        quantize: whether to quantise the matrices: by `recipe`, or with `q_bits`, `q_group_size` or
+            `q_mode` all in one way, as mlx-lm does; without any of them by the recipe "4bit".
+        recipe: "3bit" to "8bit" spend the bytes of that many bits where they matter most, and
+            search scales; "mixed_2_6" to "mixed_4_6" are mlx-lm's; or a .toml file, which
+            `checkpoint.recipe_file` describes.
         dequantize: whether to write plain weights in the layout of Hugging Face, which transformers
             loads.
         adapter_path: of a LoRA adapter that is fused into the weights, as for `load`. Matrices that
@@ -134,10 +158,8 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
-    quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
-    if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
-        raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
-    if quantize and dequantize:
+    chosen = _recipe(quantize, recipe, q_bits, q_group_size, q_mode)
+    if chosen and dequantize:
         raise Qwen35Error("quantize and dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
@@ -151,17 +173,20 @@ def convert(
     copied = read_copied_files(checkpoint.path)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint.path)]
     wanted = DTYPES[dtype] if dtype else None
+    warnings = [*checkpoint.notes, *mtp_lines]
     if dequantize:
         plan = plan_dequantization(checkpoint, wanted)
         if "vision_config" in checkpoint.config:
             warnings.append("the vision tower is left out: the result is the text model alone")
     else:
-        plan = plan_conversion(checkpoint, quantization, wanted)
+        plan = plan_conversion(checkpoint, chosen, wanted)
+        warnings += plan.notes(checkpoint)
+    warnings += template_warnings(checkpoint.path)
     options = {
         "dtype": dtype,
-        "quantization": asdict(quantization) if quantization else None,
+        "recipe": chosen.name if chosen else None,
+        "quantization": asdict(chosen.default) if chosen and chosen.default else None,
         "dequantize": dequantize,
         "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
     }
@@ -207,11 +232,11 @@ def convert(
         path=out,
         nbytes=plan.nbytes,
         parameters=plan.parameters,
-        quantization=quantization,
+        quantization=chosen.default if chosen else None,
         plain=tuple(
             tensor.name
             for tensor in plan.tensors
-            if quantization
+            if chosen
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),
