@@ -88,6 +88,14 @@ def test_layouts_of_the_source(tmp_path: Path, layout: str):
     assert result["model_type"] == "qwen3_5_moe" + ("_text" if layout == "text only" else "")
 
 
+def test_a_flat_config_of_any_model_type_is_a_text_models(tmp_path: Path):
+    config, tensors = text_only(*published("dense"))
+    config["model_type"] = "qwen3_5"
+    convert(write(tmp_path / "source", config, tensors), tmp_path / "hf", dequantize=True)
+    result = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert result["model_type"] == "qwen3_5_text"
+
+
 @pytest.mark.parametrize("mode", ["affine", "mxfp4", "nvfp4"])
 def test_quantised_matrices_are_their_dequantised_values(tmp_path: Path, mode: str):
     config, tensors = published("moe")

@@ -65,6 +65,7 @@ def checked(run: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> int:
 CHAT_OPTIONS = (
     *("--export", "--import", "--resume", "--format", "--top-k", "--seed", "--temperature"),
     *("--kv-bits", "--context", "--max-tokens", "--revision", "--thinking"),
+    "--adapter-path",
 )
 
 

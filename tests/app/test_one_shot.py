@@ -133,6 +133,8 @@ def test_options_reach_the_model(script) -> None:
             "9000",
             "--kv-bits",
             "8",
+            "--adapter-path",
+            "org/adapter",
             "--resume",
             "Ada",
         ]
@@ -148,7 +150,7 @@ def test_options_reach_the_model(script) -> None:
             "top_k": 3,
         },
         turn={"max_tokens": 5, "seed": 7},
-        load={"context": 9000, "kv_bits": 8, "adapter_path": None},
+        load={"context": 9000, "kv_bits": 8, "adapter_path": "org/adapter"},
         resume="Ada",
     )
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.hub import resolve_adapter
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
@@ -29,6 +31,7 @@ from tests.checkpoint.cases import (
     text_only,
     write,
 )
+from tests.checkpoint.gguf.cases import golden_gguf
 
 RANK, ALPHA = 4, 12
 Q_PROJ = "model.language_model.layers.3.self_attn.q_proj"
@@ -346,6 +349,39 @@ def test_converting_a_quantised_model_quantises_changed_matrices_as_before(
     assert not mx.array_equal(after.read(Q_NAME), before.read(Q_NAME))
     other = Q_NAME.replace("q_proj", "k_proj")
     assert mx.array_equal(after.read(other), before.read(other))
+
+
+def test_of_a_gguf_file_heads_are_in_the_order_of_the_network(dense: Path, tmp_path: Path):
+    """There, value heads are stored in another order, and the adapter is not."""
+    file = golden_gguf(tmp_path / "m.gguf")
+    names = ("in_proj_z", "out_proj")
+    modules = {f"model.layers.0.linear_attn.{name}.weight": name for name in names}
+    shapes = Checkpoint.open(dense).expected
+    factors = {name: pair(name.removesuffix(".weight"), *shapes[name]) for name in modules}
+    adapter = peft(tmp_path / "adapter", {n: v for p in factors.values() for n, v in p.items()})
+    base = values("dense")
+    changes = {n: base[n] + ALPHA / RANK * product(factors[n]) for n in modules}
+    assert_fused(file, adapter, changes)
+
+
+def test_an_adapter_of_the_hub_is_downloaded_without_the_rest(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    adapter = peft(tmp_path / "adapter", pair(Q_PROJ, 256, 64))
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.append((name, sorted(options["allow_patterns"])))
+        return str(adapter)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = resolve_adapter("org/adapter", progress=lambda *_: None)
+    Checkpoint.open(dense).with_adapter(found)
+    files = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"]
+    assert asked == [("org/adapter", files)]
+    assert resolve_adapter(str(adapter)) == adapter
+    with pytest.raises(Qwen35Error, match="--adapter-path"):
+        resolve_adapter("no such adapter")
 
 
 def test_load_and_compare_apply_it_and_states_do_not_mix(model_folder: Path, tmp_path: Path):

@@ -29,6 +29,7 @@ from qwen35_mlx.session.events import (
     TurnStarted,
     Unloaded,
 )
+from qwen35_mlx.session.model import load
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,
@@ -123,6 +124,25 @@ def test_a_model_without_a_template_is_noted_when_loaded_and_fails_the_turn(mode
         assert "has no chat template, so it cannot chat: add the" in failed.message
     finally:
         engine.close()
+
+
+def test_an_adapter_is_of_the_first_model_alone(model_folder, tmp_path, monkeypatch):
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    applied: list[Any] = []
+
+    def recording(name: str, *, adapter_path: Any, **options: Any) -> Any:
+        applied.append(adapter_path)
+        return load(name, **options)
+
+    monkeypatch.setattr("qwen35_mlx.session.model.load", recording)
+    engine = EngineThread(str(model_folder), settings=SETTINGS, adapter_path="a")
+    engine.start()
+    wait_for(engine, Loaded)
+    for name in (other, model_folder):
+        engine.submit(UseModel(str(name)))
+        wait_for(engine, Loaded)
+    assert applied == ["a", None, "a"]
+    engine.close()
 
 
 def test_a_missing_model_fails_with_one_line(tmp_path):
