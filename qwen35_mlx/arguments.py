@@ -120,6 +120,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "public": _FLAG,
     "verify": _FLAG,
     "verify_text": _TEXT,
+    "recipe": _NAME,
     "q_bits": _whole(_AT_LEAST_ONE),
     "q_group_size": _whole(_AT_LEAST_ONE),
     "q_mode": _NAME,

@@ -42,8 +42,14 @@ def _run(argv: Sequence[str] | None) -> int:
     add = parser.add_argument
     add("--hf-path", "--model", required=True, help="a folder or a Hub repository, org/repo")
     add("--mlx-path", default="mlx_model", help="the new folder (default: %(default)s)")
-    add("-q", "--quantize", action="store_true", help="quantise the matrices")
-    add("--q-bits", type=int, help="bits per weight (default: 4, or the mode's own)")
+    add("-q", "--quantize", action="store_true", help="quantise the matrices, by the recipe 4bit")
+    add(
+        "--recipe",
+        "--quant-predicate",
+        metavar="NAME",
+        help=f"{', '.join(recipes.RECIPES)}, or a .toml file; quantises without -q too",
+    )
+    add("--q-bits", type=int, help="the same bits for all matrices")
     add("--q-group-size", type=int, help="weights that share a scale (default: 64, or the mode's)")
     add("--q-mode", choices=recipes.MODES, default="affine", help="(default: %(default)s)")
     add("-d", "--dequantize", action="store_true", help="plain weights, as transformers loads them")

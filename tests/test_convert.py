@@ -91,7 +91,7 @@ def test_quantised_bfloat16_result_equals_mlx_lms(tmp_path: Path):
     config, tensors = golden()
     half = {n: v.astype(mx.bfloat16) if "A_log" not in n else v for n, v in tensors.items()}
     source = write(tmp_path / "source", config, half)
-    convert(str(source), tmp_path / "out", quantize=True)
+    convert(str(source), tmp_path / "out", quantize=True, q_bits=4)
     model, config = load_model(source)
     quantize_model(model, config, 64, 4)
     assert mx.array_equal(model(IDS), load_model(tmp_path / "out")[0](IDS))
@@ -136,7 +136,7 @@ def test_every_layout_gives_the_same_result(tmp_path: Path, layout: str):
 
 
 def test_mtp_is_kept_and_quantised_in_a_file_mlx_lm_does_not_read(source: Path, tmp_path: Path):
-    convert(str(source), tmp_path / "out", quantize=True)
+    convert(str(source), tmp_path / "out", quantize=True, q_bits=4)
     out = tmp_path / "out"
     mtp = load(out / "mtp.safetensors")
     assert all(name.startswith("language_model.mtp.") for name in mtp)

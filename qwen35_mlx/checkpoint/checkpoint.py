@@ -23,6 +23,7 @@ from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.index import index_notes
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
@@ -40,6 +41,8 @@ from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+# Stored dtypes of quantised matrices, in safetensors files.
+_WORDS = ("I32", "I8", "U8", "F8_E4M3")
 # Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
 _PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
 
@@ -118,6 +121,7 @@ class Checkpoint:
         names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)
         model, notes = reconcile(config, names)
+        notes = (*index_notes(path), *notes)
         shapes = trunk_tensors(model) | mtp_tensors(model)
         blocks = hadamard.blocks_by_module(packing, shapes)
 
@@ -261,14 +265,28 @@ class Checkpoint:
 
     @cached_property
     def dtype_of_most(self) -> mx.Dtype:
-        """The dtype of most weights, or of their scales."""
-        sizes = [
-            (network_dtype(matrix), math.prod(matrix.shape))
-            for matrix in self.matrices.values()
+        """The dtype of most of the plain weights and the scales, one by one.
+
+        Scales that only float32 holds exactly do not make a model of 16 bits one of 32.
+        """
+        quantized = {*self.widened}
+        return most_common_dtype(
+            (network_dtype(matrix), 0 if name in quantized else _floats(matrix))
+            for name, matrix in self.matrices.items()
             if len(matrix.shape) > 1
-            and not (isinstance(matrix, PackedMatrix) and matrix.quantization.mode != "affine")
-        ]
-        return most_common_dtype(sizes)
+        )
+
+    @cached_property
+    def widened(self) -> tuple[str, ...]:
+        """Matrices that are stored with at most 8 bits, in a form that MLX does not have.
+
+        They are read as plain values of 16 bits or more.
+        """
+        return tuple(
+            name
+            for name, matrix in self.matrices.items()
+            if not isinstance(matrix, PackedMatrix) and matrix.file.stored_dtype in _WORDS
+        )
 
     @property
     def is_quantized(self) -> bool:
@@ -343,6 +361,14 @@ class Checkpoint:
                 f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
                 "which its layout does not have there: fetch the checkpoint again or choose another"
             )
+
+
+def _floats(matrix: Matrix) -> int:
+    """How many floating-point numbers a matrix has: values, or scales."""
+    if not isinstance(matrix, PackedMatrix):
+        return math.prod(matrix.shape)
+    affine = matrix.quantization.mode == "affine"
+    return math.prod(matrix.parts["scales"].shape) if affine else 0
 
 
 def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:

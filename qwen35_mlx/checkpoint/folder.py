@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG, is_head_file, read_index
+from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG, WHOLE, is_head_file, read_index
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.safetensors import FileTensor, RemoteFile, list_tensors
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
+
+_SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(.*)")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -38,8 +40,9 @@ def weight_files(
 ) -> dict[str, FileTensor]:
     """The tensors of a checkpoint folder, by their names in the files.
 
-    They are in the files that the index names, or in model*.safetensors if there is no index. Those
-    of an MTP head are among them only if they are in files of the model's other tensors.
+    They are in the files that the index names, or in model*.safetensors if there is no index,
+    without numbered shards beside a whole model.safetensors. Those of an MTP head are among them
+    only if they are in files of the model's other tensors.
 
     Args:
         remote: by name, the files of which only the header is here.
@@ -51,6 +54,8 @@ def weight_files(
     if owners is None:
         owners = {}
         found = set(path.glob("model*.safetensors"))
+        if path / WHOLE in found:
+            found = {file for file in found if not _SHARD.fullmatch(file.name)}
         files = {file for file in found if not is_head_file(file.name)} or found
     else:
         files = {
@@ -88,7 +93,7 @@ def missing_tensor_advice(path: Path) -> str:
     """The next step when a tensor is missing: names a shard that is, if the files are numbered."""
     present = {file.name for file in path.glob("*.safetensors")}
     for name in sorted(present):
-        numbered = re.fullmatch(r"(.*-)\d{5}-of-(\d{5})(.*)", name)
+        numbered = _SHARD.fullmatch(name)
         if numbered is None:
             continue
         prefix, total, suffix = numbered.groups()

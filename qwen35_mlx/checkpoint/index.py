@@ -10,6 +10,8 @@ from qwen35_mlx.files import read_json_object
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
+# The file of a checkpoint that has no shards.
+WHOLE = "model.safetensors"
 # Of a file name; no file system takes much more.
 MAX_NAME_BYTES = 250
 _HEAD_FILE = re.compile(r"(?:.*[-_.])?mtp(?:[-_.].*)?\.safetensors", re.IGNORECASE | re.DOTALL)
@@ -21,7 +23,10 @@ def is_head_file(name: str) -> bool:
 
 
 def read_index(path: Path) -> dict[str, str] | None:
-    """Tensor names to file names, from the index of a checkpoint folder; None if it has none.
+    """Tensor names to file names, from the index of a checkpoint folder.
+
+    None if it has none, or a left-over one: as in transformers, model.safetensors is the whole
+    checkpoint where an index does not name it.
 
     Raises:
         Qwen35Error: the index is damaged, or names a file that is missing or is not in the folder.
@@ -39,12 +44,24 @@ def read_index(path: Path) -> dict[str, str] | None:
                 f"{index} names the file {shown(name)}, which is outside its folder or has no "
                 "name of a safetensors file: fetch it again"
             )
+    if WHOLE not in owners.values() and _exists(path / WHOLE):
+        return None
+    for name in sorted(set(owners.values())):
         if not _exists(path / name) and not is_head_file(name):
             raise Qwen35Error(
                 f"{path / name} is missing, which {INDEX} names: "
                 "fetch it, or delete the index if it is out of date"
             )
     return owners
+
+
+def index_notes(path: Path) -> tuple[str, ...]:
+    """A line for the user if the folder has an index that is not read."""
+    if not os.path.lexists(path / INDEX) or read_index(path) is not None:
+        return ()
+    return (
+        f"{WHOLE} is read; {INDEX} and the files that it names are not, as it does not name it",
+    )
 
 
 def weight_bytes(path: Path) -> int:

@@ -101,7 +101,8 @@ def read_layout(
         add(name, WholeTensor(tensor, tensor.shape))
     for name, stacked in stacks.items():
         add(name, _stack(name, stacked, experts, folder))
-    return Layout(matrices, tuple(unread), zero_centred)
+    # A stack's are there once for each expert.
+    return Layout(matrices, tuple(dict.fromkeys(unread)), zero_centred)
 
 
 def _by_module(

@@ -1,5 +1,6 @@
 """From a checkpoint to a network that is ready to run."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -35,8 +36,8 @@ def load_network(
         dtype: of activations, KV cache and unquantised weights. None takes that of most weights on
             a GPU, and float32 on a CPU, where MLX's half-precision matmuls are several times
             slower.
-        notice: called with a line for the user if a kernel cannot be used here; None prints it
-            on stderr.
+        notice: called with a line for the user if a kernel cannot be used here, or if quantised
+            matrices take more memory than their files; None prints it on stderr.
         context: the maximum length in tokens, with YaRN beyond the checkpoint's own; None for
             the checkpoint's own.
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
@@ -53,12 +54,29 @@ def load_network(
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    weights = Weights(config, checkpoint, DTYPES[dtype] if dtype else checkpoint.dtype_of_most)
+    notice = notice or print_notice
+    computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
+    if line := _widened_line(checkpoint, computed, mtp):
+        notice(line)
+    weights = Weights(config, checkpoint, computed)
     network = Network(config, weights, mtp)
     if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
         checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
         if found is not None:
             network.read_mtp(Weights(config, checkpoint, weights.dtype))
-            (notice or print_notice)(found.line)
-    select_kernels(network, notice or print_notice)
+            notice(found.line)
+    select_kernels(network, notice)
     return network
+
+
+def _widened_line(checkpoint: Checkpoint, dtype: mx.Dtype, mtp: bool) -> str:
+    """The memory that quantised matrices take as plain values; "" if none are read so."""
+    names = [name for name in checkpoint.widened if mtp or not name.startswith("mtp.")]
+    if not names:
+        return ""
+    values = sum(math.prod(checkpoint.matrices[name].shape) for name in names)
+    return (
+        f"{len(names)} quantised matrices are in a form that MLX does not have: as "
+        f"{8 * dtype.size}-bit values they take {values * dtype.size / 1e9:.1f} GB of memory; to "
+        "make the model smaller, convert it with qwen35-convert -q"
+    )

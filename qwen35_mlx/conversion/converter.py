@@ -17,6 +17,8 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
+from qwen35_mlx.checkpoint.recipe_file import find_recipe
+from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.conversion.float16 import plan_within_range
 from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
@@ -100,12 +102,31 @@ def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSour
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _recipe(
+    quantize: bool, recipe: str | None, q_bits: int | None, q_group_size: int | None, q_mode: str
+) -> Recipe | None:
+    """The recipe that the options mean; None leaves every matrix as it is."""
+    in_one_way = (q_bits, q_group_size, q_mode) != (None, None, "affine")
+    if recipe is not None:
+        if in_one_way:
+            raise Qwen35Error("a recipe has its own bits, groups and modes: leave out --q-*")
+        return find_recipe(recipe)
+    if not quantize:
+        if in_one_way:
+            raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+        return None
+    if in_one_way:
+        return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))
+    return recipes.RECIPES[recipes.DEFAULT]
+
+
 @checked
 def convert(
     hf_path: str | Path,
     mlx_path: str | Path = "mlx_model",
     *,
     quantize: bool = False,
+    recipe: str | None = None,
     q_bits: int | None = None,
     q_group_size: int | None = None,
     q_mode: str = "affine",
@@ -126,8 +147,11 @@ def convert(
 
     Args:
         hf_path: a folder, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
-        quantize: whether to quantise the matrices, as `q_bits`, `q_group_size` and `q_mode` say;
-            their defaults are mlx-lm's.
+        quantize: whether to quantise the matrices: by `recipe`, or with `q_bits`, `q_group_size` or
+            `q_mode` all in one way, as mlx-lm does; without any of them by the recipe "4bit".
+        recipe: "3bit" to "8bit" spend the bytes of that many bits where they matter most, and
+            search scales; "mixed_2_6" to "mixed_4_6" are mlx-lm's; or a .toml file, which
+            `checkpoint.recipe_file` describes.
         dequantize: whether to write plain weights in the layout of Hugging Face, which transformers
             loads.
         adapter_path: of a LoRA adapter that is fused into the weights, as for `load`. Matrices that
@@ -161,10 +185,8 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
-    quantization = recipes.quantization(q_mode, q_bits, q_group_size) if quantize else None
-    if quantization is None and (q_bits, q_group_size, q_mode) != (None, None, "affine"):
-        raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
-    if quantize and dequantize:
+    chosen = _recipe(quantize, recipe, q_bits, q_group_size, q_mode)
+    if chosen and dequantize:
         raise Qwen35Error("quantize and dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
     if os.path.lexists(out):
@@ -174,7 +196,7 @@ def convert(
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
     options = _Options(
-        quantization, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
+        chosen, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
     )
     head = None if mtp is None else resolve_head(str(mtp))
     adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
@@ -198,7 +220,7 @@ def convert(
 class _Options:
     """Arguments of `convert`."""
 
-    quantization: Quantization | None
+    recipe: Recipe | None
     dequantize: bool
     dtype: mx.Dtype | None
     resume: bool
@@ -209,14 +231,18 @@ class _Options:
         """The function that makes a plan with a dtype."""
         if self.dequantize:
             return lambda dtype: plan_dequantization(checkpoint, dtype)
-        return lambda dtype: plan_conversion(checkpoint, self.quantization, dtype)
+        return lambda dtype: plan_conversion(checkpoint, self.recipe, dtype)
 
     def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Those that the result depends on, as JSON has them."""
         names = {known: name for name, known in DTYPES.items()}
+        default = self.recipe.default if self.recipe else None
         return {
             "dtype": None if self.dtype is None else names[self.dtype],
-            "quantization": asdict(self.quantization) if self.quantization else None,
+            "recipe": self.recipe.name if self.recipe else None,
+            "quantization": asdict(default)
+            if (default := self.recipe and self.recipe.default)
+            else None,
             "dequantize": self.dequantize,
             "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
         }
@@ -246,7 +272,7 @@ def _convert(
         streamed=stream is not None,
         choose=not options.dequantize,
     )
-    warnings += notes
+    warnings += [*notes, *plan.notes(checkpoint)]
     try:
         identity = _identity(checkpoint, plan, stream)
         left = (
@@ -299,11 +325,11 @@ def _convert(
         path=out,
         nbytes=plan.nbytes,
         parameters=plan.parameters,
-        quantization=options.quantization,
+        quantization=options.recipe.default if options.recipe else None,
         plain=tuple(
             tensor.name
             for tensor in plan.tensors
-            if options.quantization
+            if options.recipe
             and tensor.quantization is None
             and recipes.is_quantizable(tensor.name, tensor.shape)
         ),

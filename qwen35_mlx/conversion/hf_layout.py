@@ -144,7 +144,7 @@ def _config(checkpoint: Checkpoint, tensors: Sequence[HfTensor]) -> Mapping[str,
     for section in (config, text_config):
         for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
             section.pop(key, None)
-    dtype = config_dtype((tensor.dtype, tensor.shape) for tensor in tensors)
+    dtype = config_dtype(tensors)
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
             if key in section:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -12,8 +12,10 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.adapters.low_rank import FusedMatrix
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import most_common_dtype, network_dtype
+from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import OnePlus, PackedMatrix, RowReader
+from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
@@ -26,6 +28,7 @@ SHARD_BYTES = 5 * 10**9
 MTP_FILE = "mtp.safetensors"
 # Written as stored whatever the dtype of the model: a cast would save next to nothing.
 KEPT = (".dt_bias", ".linear_attn.norm.weight")
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class PlannedTensor(Protocol):
@@ -81,9 +84,10 @@ class TensorPlan:
         shape: of the plain tensor.
         dtype: of the plain tensor, or of the scales of an affine quantisation.
         quantization: None leaves it plain.
-        carried: whether the source has it packed like that, and its parts are copied.
+        carried: whether the source has it packed like that, and its codes are copied.
         raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
             a convolution.
+        search: whether scales are searched for the least error.
     """
 
     name: str
@@ -92,6 +96,7 @@ class TensorPlan:
     quantization: Quantization | None = None
     carried: bool = False
     raw: bool = False
+    search: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -129,10 +134,13 @@ class TensorPlan:
             if self.carried:
                 module = self.name.removesuffix(".weight")
                 assert self.quantization is not None
-                yield [
+                parts = [
                     checkpoint.read(f"{module}.{part}", start, stop)
                     for part in self.quantization.packed(self.shape)
                 ]
+                if self.quantization.mode == "affine":
+                    parts[1:] = [part.astype(self.dtype) for part in parts[1:]]
+                yield parts
                 continue
             if self.raw and len(self.shape) == 1:
                 values = zero_centred(checkpoint.plain(self.name))
@@ -143,7 +151,8 @@ class TensorPlan:
                 yield [values]
             else:
                 q = self.quantization
-                yield list(mx.quantize(values, q.group_size, q.bits, mode=q.mode))
+                plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
+                yield quantize(values, q) if self.search else list(plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +183,42 @@ class ConversionPlan:
         """The number of weights of the plain model, with its MTP head."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Lines for the user: what a source that is quantised leads to."""
+        notes: list[str] = []
+        plain = {tensor.name for tensor in self.tensors if tensor.quantization is None}
+        if widened := plain.intersection(checkpoint.widened):
+            notes.append(
+                f"{len(widened)} quantised matrices are in a form that MLX does not have: they are "
+                "written with 16 bits; for fewer, add -q"
+            )
+        most = _dtype_of_most(self.tensors)
+        other = {
+            _NAMES[spec.dtype]
+            for tensor in self.tensors
+            for spec in tensor.specs()
+            if tensor.carried and spec.dtype in _NAMES and spec.dtype != most
+        }
+        if other:
+            notes.append(
+                f"scales keep their {' and '.join(sorted(other))}, so that nothing is lost; beside "
+                f"weights in {_NAMES[most]}, mlx-lm computes in float32: to round them, add "
+                f"--dtype {_NAMES[most]}"
+            )
+        return notes
+
 
 def plan_conversion(
-    checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
+    checkpoint: Checkpoint, recipe: Recipe | None, dtype: mx.Dtype | None
 ) -> ConversionPlan:
     """The plan of a conversion. Arguments: `plan_tensors`."""
-    tensors = plan_tensors(checkpoint, quantization, dtype)
-    config = plan_config(checkpoint, tensors, quantization)
+    tensors = plan_tensors(checkpoint, recipe, dtype)
+    config = plan_config(checkpoint, tensors, recipe)
     return ConversionPlan(plan_files(tensors), config, {"format": "mlx"})
 
 
 def plan_tensors(
-    checkpoint: Checkpoint, quantization: Quantization | None, dtype: mx.Dtype | None
+    checkpoint: Checkpoint, recipe: Recipe | None, dtype: mx.Dtype | None
 ) -> list[TensorPlan]:
     """How each tensor of a checkpoint is written.
 
@@ -194,12 +227,14 @@ def plan_tensors(
     exact, which every reader recognises by the form of the convolutions.
 
     Args:
-        quantization: of most matrices; None leaves each as it is, packed or plain.
+        recipe: how matrices are quantised; None leaves each as it is, packed or plain.
         dtype: of all but the parameters of the decay and the gated norms; None keeps that of each
             tensor.
     """
     norms = _norm_dtypes(checkpoint, dtype)
     plans: list[TensorPlan] = []
+    widened = {*checkpoint.widened}
+    assignment = recipes.assign(recipe, checkpoint.expected, checkpoint.model) if recipe else {}
     for name, shape in checkpoint.expected.items():
         matrix = checkpoint.matrices[name]
         # The rotation of packed rows has no place in the result.
@@ -207,17 +242,20 @@ def plan_tensors(
         stored = checkpoint.quantization(name.removesuffix(".weight")) if is_kept else None
         # A change by an adapter leaves a matrix as quantised as it was.
         unchanged = matrix.quantization if isinstance(matrix, FusedMatrix) else stored
-        target = recipes.quantization_for(name, shape, quantization) if quantization else unchanged
+        target = assignment[name] if recipe else unchanged
         carried = target is not None and target == stored
         own = network_dtype(matrix)
+        if recipe and not carried and (isinstance(matrix, PackedMatrix) or name in widened):
+            own = checkpoint.dtype_of_most  # not that of scales that go
         if name.endswith(".A_log"):
             own = mx.float32
         elif name in norms:
             own = norms[name]
-        elif dtype is not None and not carried and not name.endswith(KEPT):
+        elif dtype is not None and not name.endswith(KEPT):
             own = dtype
         raw = bool(norms) and (name in norms or name.endswith(".conv1d.weight"))
-        plans.append(TensorPlan(name, shape, own, target, carried, raw))
+        search = recipe is not None and recipe.search
+        plans.append(TensorPlan(name, shape, own, target, carried, raw, search))
     return plans
 
 
@@ -274,12 +312,12 @@ def shards(plans: Sequence[_Planned]) -> dict[str, list[_Planned]]:
 
 
 def plan_config(
-    checkpoint: Checkpoint, plans: Sequence[TensorPlan], quantization: Quantization | None
+    checkpoint: Checkpoint, plans: Sequence[TensorPlan], recipe: Recipe | None
 ) -> dict[str, Any]:
     """config.json of the result: nested like that of a multimodal model, as mlx-lm expects.
 
     Args:
-        quantization: of most matrices, if they were quantised.
+        recipe: by which the matrices were quantised, if they were.
     """
     config = resolved(checkpoint.config, checkpoint.model)
     if "text_config" not in config:
@@ -290,11 +328,7 @@ def plan_config(
     for key in ("_name_or_path", "vision_config", "quantization", "quantization_config"):
         config.pop(key, None)
         text_config.pop(key, None)
-    text_config["dtype"] = config_dtype(
-        (plan.dtype, plan.shape)
-        for plan in plans
-        if plan.quantization is None or plan.quantization.mode == "affine"
-    )
+    text_config["dtype"] = config_dtype(plans)
     for section in (config, text_config):
         for key in ("dtype", "torch_dtype"):
             if key in section:
@@ -305,7 +339,7 @@ def plan_config(
     matrices = [plan for plan in plans if recipes.is_quantizable(plan.name, plan.shape)]
     chosen = Counter(plan.quantization for plan in matrices if plan.quantization)
     if chosen:
-        default = quantization or chosen.most_common(1)[0][0]
+        default = (recipe and recipe.default) or chosen.most_common(1)[0][0]
         entry = _entry(default)
         for plan in matrices:
             if plan.quantization != default:
@@ -314,11 +348,19 @@ def plan_config(
     return config
 
 
-def config_dtype(tensors: Iterable[tuple[mx.Dtype, tuple[int, ...]]]) -> str:
-    """The dtype that config.json names, of the dtypes and shapes of tensors."""
-    sizes = ((dtype, math.prod(shape)) for dtype, shape in tensors if len(shape) > 1)
-    dtype = most_common_dtype(sizes)
-    return next(name for name, known in DTYPES.items() if known == dtype)
+def config_dtype(tensors: Sequence[PlannedTensor]) -> str:
+    """The dtype that config.json names."""
+    return _NAMES[_dtype_of_most(tensors)]
+
+
+def _dtype_of_most(plans: Sequence[PlannedTensor]) -> mx.Dtype:
+    """As `Checkpoint.dtype_of_most`, of the result."""
+    return most_common_dtype(
+        (spec.dtype, math.prod(spec.shape))
+        for plan in plans
+        for spec in plan.specs()
+        if len(plan.shape) > 1 and spec.dtype in _NAMES
+    )
 
 
 def _entry(quantization: Quantization) -> dict[str, Any]:

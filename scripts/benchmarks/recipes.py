@@ -27,8 +27,8 @@ import numpy as np
 import qwen35_mlx
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import recipes
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
-from qwen35_mlx.checkpoint.layouts import Checkpoint
 from qwen35_mlx.checkpoint.recipes import Assignment, Recipe
 from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization, dequantize
@@ -79,6 +79,9 @@ class QuantizedSource:
 
     def quantization(self, module: str) -> Quantization | None:
         return self.assignment.get(f"{module}.weight")
+
+    def rotation(self, module: str) -> None:
+        return None
 
     def read(self, name: str) -> mx.array:
         module, part = name.rsplit(".", 1)

@@ -9,7 +9,6 @@ composed. The other fields give the names and the dtypes of the tensors:
 - `float32`: endings of the names of tensors stored in float32, all others are bfloat16;
 - `quantized`: patterns of modules, as stored, and how they are packed (`PACKINGS`);
 - `vision`, `mtp`: whether there are tensors of a vision tower and of an MTP head;
-- `needs`: the format that must be read to load it, null for none;
 - `files`: further JSON files of the folder.
 """
 
@@ -50,7 +49,6 @@ class HubLayout:
     vision: bool
     mtp: bool
     quantized: dict[str, str]
-    needs: str | None
     files: dict[str, dict[str, Any]]
     config: dict[str, Any]
 
@@ -205,9 +203,11 @@ def _gptq(module: str, value: np.ndarray, rng: np.random.Generator, config: Any)
     rows, columns = value.shape
     group = config["quantization_config"]["group_size"]
     order = (np.arange(columns) // group).astype(np.int32)
+    assert config["quantization_config"]["sym"]  # zero points of 8, stored less one
+    zeros = np.full((columns // group, rows // 8), 0x77777777, np.int32)
     return {
         f"{module}.qweight": _bytes(rng, "I32", columns // 8, rows),
-        f"{module}.qzeros": _bytes(rng, "I32", columns // group, rows // 8),
+        f"{module}.qzeros": Raw("I32", zeros.shape, zeros.tobytes()),
         f"{module}.scales": _scales(rng, columns // group, rows),
         f"{module}.g_idx": Raw("I32", (columns,), order.tobytes()),
     }

@@ -18,10 +18,10 @@ import mlx.core as mx
 from qwen35_chat.models import local_models
 
 import qwen35_mlx
+from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.checkpoint.recipes import quantization
-from qwen35_mlx.conversion.plan import plan_config, plan_files, plan_tensors
+from qwen35_mlx.conversion.plan import plan_conversion
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.mutations import mutate
 
@@ -41,12 +41,12 @@ def load(path: Path) -> None:
 
 def plan(path: Path) -> None:
     checkpoint = Checkpoint.open(path)
-    if checkpoint.is_quantized:
-        return
     checkpoint.verify()
-    plans = plan_tensors(checkpoint, quantization(), None)
-    plan_files(plans)
-    json.dumps(plan_config(checkpoint, plans, quantization()))
+    for chosen in (None, recipes.plain(recipes.quantization()), recipes.RECIPES[recipes.DEFAULT]):
+        plan = plan_conversion(checkpoint, chosen, None)
+        json.dumps(plan.config)
+        if any("\n" in note for note in (*checkpoint.notes, *plan.notes(checkpoint))):
+            raise AssertionError(plan.notes(checkpoint))
 
 
 def list_models(path: Path) -> None:

@@ -36,6 +36,8 @@ _MORE_FIELDS = (
     *("text_config", "layer_types", "rope_parameters", "model_type", "num_experts", "truncate"),
     *("factor", "beta_fast", "mscale", "attention_factor", "mode", "dtype"),
     *("original_max_position_embeddings", "per_layer_config", "type"),
+    *("quant_method", "checkpoint_format", "packing_format", "weight_block_size", "bits", "sym"),
+    *("format", "quant_algo", "zero_point", "version", "num_bits", "block_structure", "dynamic"),
 )
 
 
@@ -50,7 +52,7 @@ def mutate(folder: Path, rng: random.Random) -> str:
     elif file.suffix == ".json" and rng.random() < 0.9:
         kinds = [_json_changed]
     elif file.suffix == ".safetensors" and rng.random() < 0.8:
-        kinds = [_header_changed]
+        kinds = [_header_changed, _header_changed, _values_changed]
     return f"{file.name}: {rng.choice(kinds)(file, rng)}"
 
 
@@ -117,6 +119,26 @@ def _header_changed(file: Path, rng: random.Random) -> str:
     text = _dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     return f"header {what}"
+
+
+def _values_changed(file: Path, rng: random.Random) -> str:
+    """Other values in one of the small tensors, on which the meaning of others may depend."""
+    content = _own_copy(file)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    spans = {name: t["data_offsets"] for name, t in header.items() if name != "__metadata__"}
+    small = [name for name, (begin, end) in spans.items() if 0 < end - begin <= 1024]
+    name = rng.choice(small or list(spans))
+    begin, end = spans[name]
+    size = rng.choice([width for width in (1, 2, 4, 8) if (end - begin) % width == 0])
+    value = rng.choice((b"\0" * 8, b"\xff" * 8, b"\x7f" * 8, rng.randbytes(8)))[:size]
+    count = (end - begin) // size
+    places = range(count) if rng.random() < 0.3 else [rng.randrange(count)]
+    for place in places:
+        at = start + begin + place * size
+        content[at : at + size] = value
+    file.write_bytes(content)
+    return f"{len(places)} values of {name[-60:]} -> {value.hex()}"
 
 
 def _dumps(document: Any) -> str:

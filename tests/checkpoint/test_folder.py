@@ -76,6 +76,33 @@ def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path):
     assert "model-00002-of-00003.safetensors is missing, which model.safetensors.index" in message
 
 
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_left_over_index_beside_a_whole_file_is_not_read(tmp_path: Path, left: int):
+    config, tensors = golden()
+    old = {name: value * 2 for name, value in tensors.items()}
+    path = write(tmp_path / "c", config, old, files=3)
+    for number in range(left, 3):
+        (path / f"model-0000{number + 1}-of-00003.safetensors").unlink()
+    save(path / "model.safetensors", tensors)
+    checkpoint = assert_reads(path, canonical(tensors))
+    (note,) = checkpoint.notes
+    assert note.startswith("model.safetensors is read; model.safetensors.index.json and the files")
+    # The same without the index.
+    (path / "model.safetensors.index.json").unlink()
+    assert assert_reads(path, canonical(tensors)).notes == ()
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("files", [1, 2])
+def test_copies_under_names_of_other_programs_are_not_read(tmp_path: Path, index: bool, files: int):
+    config, tensors = golden()
+    path = write(tmp_path / "c", config, tensors, files=files, index=index)
+    for name in ("consolidated.safetensors", "consolidated-00001-of-00001.safetensors"):
+        save(path / name, {n: v * 2 for n, v in tensors.items()})
+    save(path / "copy of model.safetensors", {n: v * 2 for n, v in tensors.items()})
+    assert assert_reads(path, canonical(tensors)).notes == ()
+
+
 def test_an_index_that_names_the_wrong_file_is_refused(tmp_path: Path):
     config, tensors = golden()
     path = write(tmp_path / "c", config, tensors, files=2)

@@ -12,6 +12,7 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.model.reconcile import reconcile
 from tests.checkpoint.hub_layouts import (
     NAMES,
+    PACKINGS,
     HubLayout,
     canonical_tensors,
     model_config,
@@ -21,8 +22,7 @@ from tests.checkpoint.hub_layouts import (
 )
 
 LAYOUTS = {name: read_layout(name) for name in NAMES}
-READABLE = [name for name, layout in LAYOUTS.items() if layout.needs is None]
-UNPACKED = [name for name in READABLE if not LAYOUTS[name].quantized]
+UNPACKED = [name for name, layout in LAYOUTS.items() if not layout.quantized]
 
 
 def written(tmp_path: Path, layout: HubLayout) -> Path:
@@ -32,9 +32,7 @@ def written(tmp_path: Path, layout: HubLayout) -> Path:
 
 def test_there_are_layouts_of_every_kind():
     assert len(LAYOUTS) >= 8
-    assert {layout.needs for layout in LAYOUTS.values()} == {
-        *(None, "gptq", "awq", "modelopt", "hadamard")
-    }
+    assert {how for layout in LAYOUTS.values() for how in layout.quantized.values()} == {*PACKINGS}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if LAYOUTS[name].quantized])
@@ -47,7 +45,7 @@ def test_every_pattern_of_packed_modules_packs_some(name: str):
         assert any(re.search(pattern, f"{module}.weight") for module in packed)
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_repository_loads_and_computes(tmp_path: Path, name: str):
     layout = LAYOUTS[name]
     checkpoint = Checkpoint.open(written(tmp_path, layout))
@@ -73,7 +71,7 @@ def test_every_tensor_of_a_plain_repository_is_read_as_it_is_meant(tmp_path: Pat
 @pytest.mark.parametrize("name", NAMES)
 def test_published_settings_need_no_note(name: str):
     layout = LAYOUTS[name]
-    if layout.needs == "hadamard":
+    if "hadamard" in layout.quantized.values():
         return
     names = canonical_tensors(layout).keys()
     assert reconcile(layout.config, names) == (model_config(layout), ())

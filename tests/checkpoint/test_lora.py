@@ -326,7 +326,7 @@ def test_bfloat16_stays_the_dtype_of_the_model(tmp_path: Path):
 def test_conversion_quantises_after_fusing(dense: Path, tmp_path: Path):
     tensors = pair(Q_PROJ, 256, 64)
     adapter = peft(tmp_path / "adapter", tensors)
-    summary = convert(dense, tmp_path / "out", quantize=True, adapter_path=adapter)
+    summary = convert(dense, tmp_path / "out", quantize=True, q_bits=4, adapter_path=adapter)
     fused = (values("dense")[Q_NAME] + ALPHA / RANK * product(tensors)).astype(np.float32)
     want, *_ = mx.quantize(mx.array(fused), 64, 4)
     got = converted_weights(summary.path)[Q_NAME]

@@ -18,11 +18,30 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.convert import convert
 from tests.checkpoint.cases import float8, golden, write
+from tests.checkpoint.cases import unmeasured as convert
+from tests.checkpoint.formats.published import SOURCES
+from tests.checkpoint.formats.sources import write_quantized
+from tests.checkpoint.test_hadamard import pack, store
 
 MUTATIONS = int(os.environ.get("QWEN35_MUTATIONS", "100"))
 FIRST = int(os.environ.get("QWEN35_FIRST_MUTATION", "0"))
+# Each has small tensors, or config files, that say what the large ones mean.
+METHODS = (
+    "gptq",
+    "gptq in the order of activations",
+    "awq",
+    "auto-round of experts alone",
+    "compressed-tensors int4, asymmetric",
+    "compressed-tensors int4 in the order of activations",
+    "compressed-tensors int8",
+    "compressed-tensors nvfp4 that folds",
+    "compressed-tensors mxfp4",
+    "modelopt nvfp4 by its own file",
+    "modelopt mixed",
+    "mlx affine, 8 bits and others",
+    "mlx nvfp4",
+)
 SECONDS = 5
 GROWTH = 1 << 30
 # How long a worker may be silent before it counts as hanging; the machine may be busy.
@@ -31,7 +50,7 @@ SILENCE = 30
 
 @pytest.fixture(scope="session")
 def bases(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Undamaged checkpoints: mlx-lm's layout plain and quantised, published, float-8."""
+    """Undamaged checkpoints: mlx-lm's layout plain and quantised, published, of other methods."""
     folder = tmp_path_factory.mktemp("bases")
     small = shutil.copytree(model_folder, folder / "plain")
     text = {"eos_token_id": [511, 2], "temperature": 0.6, "top_k": 20, "do_sample": True}
@@ -41,7 +60,10 @@ def bases(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "published", config, tensors, files=3)
     config, stored, _ = float8(*golden("moe"))
     write(folder / "float8", config, stored)
-    for name in ("published", "float8"):
+    for name in METHODS:
+        write_quantized(folder / name, SOURCES[name])
+    store(folder / "hadamard", pack())
+    for name in ("published", "float8", "hadamard", *METHODS):
         for file in small.iterdir():
             if file.suffix == ".jinja" or file.name.startswith(("tokenizer", "generation")):
                 shutil.copy(file, folder / name / file.name)

@@ -111,12 +111,10 @@ def plain_as(matrix: Matrix, dtype: mx.Dtype) -> None:
 def bit_stream(codes: Array, bits: int) -> Array:
     """Codes of each row as int32 words, without gaps from the lowest bit on."""
     *leading, count = codes.shape
-    words = -(-count * bits // 32)
-    rows = []
-    for row in codes.reshape(-1, count):
-        number = sum(int(code) << (bits * place) for place, code in enumerate(row))
-        rows.append(np.frombuffer(number.to_bytes(words * 4, "little"), np.int32))
-    return np.array(rows).reshape(*leading, words)
+    places = codes[..., None].astype(np.uint8) >> np.arange(bits, dtype=np.uint8) & 1
+    stream = np.zeros((*leading, -(-count * bits // 32) * 32), np.uint8)
+    stream[..., : count * bits] = places.reshape(*leading, -1)
+    return np.packbits(stream, axis=-1, bitorder="little").view(np.int32)
 
 
 def awq_words(codes: Array) -> Array:
