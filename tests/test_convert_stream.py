@@ -297,7 +297,7 @@ def test_killed_at_random_moments_and_resumed(folder: Path, tmp_path: Path):
         shutil.rmtree(tmp_path / "out")
         rng = random.Random(KILLS)
         killed = kept = 0
-        for _ in range(KILLS):
+        while killed < KILLS:
             process = start()
             try:
                 process.wait(rng.uniform(0, whole))
@@ -313,4 +313,4 @@ def test_killed_at_random_moments_and_resumed(folder: Path, tmp_path: Path):
             assert files_of(tmp_path / "out") == expected
             assert listing(tmp_path) - {"home"} == {"source", "expected", "out"}
             shutil.rmtree(tmp_path / "out")
-    print(f"{killed} of {KILLS} killed, {kept} with a part of the result")
+    print(f"{killed} killed, {kept} with a part of the result")

@@ -261,7 +261,7 @@ def _convert(
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
     warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint)]
     if options.dequantize and "vision_config" in checkpoint.config:
-        warnings.append("the vision tower is left out: the result is the text model alone")
+        warnings += ["the vision tower is left out: the result is the text model alone"]
     plan, notes, progress = plan_within_range(
         checkpoint,
         options.planner(checkpoint),
