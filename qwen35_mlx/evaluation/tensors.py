@@ -55,12 +55,12 @@ def tensor_errors(
             left, right = (plain_rows(one, name, start, stop) for one in (a, b))
             difference += sum_of_squares(left - right)
             square += sum_of_squares(left)
-            if not math.isfinite(square + difference):
-                damaged = b if math.isfinite(square) else a
-                raise Qwen35Error(
-                    f"{damaged.path}: tensor '{name}' has values that are not finite: fetch or "
-                    "convert the checkpoint again"
-                )
+            for one, rows in ((a, left), (b, right)):
+                if not mx.all(mx.isfinite(rows)).item():
+                    raise Qwen35Error(
+                        f"{one.path}: tensor '{name}' has values that are not finite: fetch or "
+                        "convert the checkpoint again"
+                    )
             progress((stop - start) * row)
         sums[kind] = difference, square
         mx.clear_cache()

@@ -216,10 +216,23 @@ def test_a_model_without_an_mtp_head_has_no_agreement(tmp_path):
 
 
 @pytest.mark.parametrize("tensor", ["layers.1.mlp.up_proj.weight", "norm.weight"])
-def test_values_that_are_not_finite_are_placed(tensor, tmp_path):
+def test_weights_that_are_not_finite_are_named(tensor, tmp_path):
     config, tensors = cases.golden("dense")
     key = f"model.language_model.{tensor}"
     tensors[key] = mx.where(mx.arange(tensors[key].shape[-1]) == 3, mx.inf, tensors[key])
+    bad = Checkpoint.open(cases.write(tmp_path / "bad", config, tensors))
+    with pytest.raises(Qwen35Error) as caught:
+        compare_checkpoints(opened("dense"), bad, DOCUMENTS, names=("good", "bad"))
+    assert f"bad: tensor 'model.{tensor}' has values that are not finite" in str(caught.value)
+
+
+@pytest.mark.parametrize("tensor", ["layers.1.mlp.up_proj.weight", "norm.weight"])
+def test_activations_that_are_not_finite_are_placed(tensor, tmp_path):
+    # Finite weights whose products are too large for float32.
+    config, tensors = cases.golden("dense")
+    key = f"model.language_model.{tensor}"
+    large = mx.full(tensors[key].shape, 3e38)
+    tensors[key] = mx.where(mx.arange(large.shape[-1]) % 2 == 0, large, -large)
     bad = Checkpoint.open(cases.write(tmp_path / "bad", config, tensors))
     with pytest.raises(Qwen35Error) as caught:
         compare_checkpoints(opened("dense"), bad, DOCUMENTS, names=("good", "bad"))
