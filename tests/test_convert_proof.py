@@ -10,8 +10,11 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from qwen35_mlx import demo
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import Tensors, golden, listing, write
@@ -150,3 +153,14 @@ def test_an_unreadable_text_is_refused_before_anything_is_written(
     assert main([*arguments, "--verify-text", str(tmp_path / "none.txt")]) == 2
     assert "--verify-text" in capsys.readouterr().err
     assert listing(tmp_path) == {"before"}
+
+
+def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head():
+    # The demo's head guesses more of the built-in text if two of its norms are read wrongly.
+    checkpoint = Checkpoint.open(demo.folder())
+    confirmed, lines = confirm_mtp_norms(checkpoint, run=True)
+    assert checkpoint.mtp_norms is not None
+    assert confirmed.mtp_norms is not None
+    assert confirmed.mtp_norms.raw == checkpoint.mtp_norms.raw == frozenset()
+    assert len(lines) == 1
+    assert "read as 1 + w, by their values only: the model predicts" in lines[0]

@@ -10,6 +10,8 @@ from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 _TOKENS = 384
+# Of the built-in text: small models of the family predict nearly half of such tokens.
+_LEAST_ACCURACY = 0.2
 
 
 def confirm_mtp_norms(checkpoint: Checkpoint, run: bool) -> tuple[Checkpoint, list[str]]:
@@ -33,7 +35,8 @@ def confirm_mtp_norms(checkpoint: Checkpoint, run: bool) -> tuple[Checkpoint, li
     try:
         tokenizer = Tokenizer.from_files(checkpoint.text)
         documents = make_documents(tokenizer, built_in_texts(), _TOKENS)
-        checkpoint, found = confirm_head(checkpoint, checkpoint_agreement(checkpoint, documents))
+        agreement = checkpoint_agreement(checkpoint, documents, _LEAST_ACCURACY)
+        checkpoint, found = confirm_head(checkpoint, agreement)
     except Qwen35Error as error:
         return checkpoint, [f"{line}: {error}"]
     return checkpoint, [found.line] if found else []

@@ -7,20 +7,25 @@ import numpy as np
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.mtp_confirmation import Agreement
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.logits import LogitStatistics, block_rows
 
 
-def checkpoint_agreement(checkpoint: Checkpoint, documents: Sequence[Sequence[int]]) -> Agreement:
+def checkpoint_agreement(
+    checkpoint: Checkpoint, documents: Sequence[Sequence[int]], least_accuracy: float = 0.0
+) -> Agreement:
     """The agreement with a checkpoint's trunk, of which one layer at a time is in memory.
 
     Args:
         checkpoint: verified.
         documents: token ids; those below three tokens are left out. A few hundred tokens together
             are enough.
+        least_accuracy: share of the tokens that the trunk must predict. On a text that is foreign
+            to it, agreement with its guesses says little.
 
     Raises:
-        Qwen35Error: from the result: as `Trunk`.
+        Qwen35Error: from the result: as `Trunk`; or the trunk predicts too little of the text.
     """
     documents = [ids for ids in documents if len(ids) >= 3]
 
@@ -41,6 +46,11 @@ def checkpoint_agreement(checkpoint: Checkpoint, documents: Sequence[Sequence[in
         for start in range(0, vocab, step):
             statistics.add(start, rows @ trunk.head_rows(start, min(start + step, vocab)).T)
         own, *found = np.split(statistics.greedy, len(outputs))
+        accuracy = float(np.mean(own == np.concatenate([np.asarray(ids[2:]) for ids in documents])))
+        if accuracy < least_accuracy:
+            raise Qwen35Error(
+                f"the model predicts {accuracy:.0%} of the tokens of the text, too few to judge by"
+            )
         return [one == own for one in found]
 
     return agreement
