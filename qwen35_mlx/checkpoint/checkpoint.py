@@ -4,6 +4,7 @@ Canonical names are mlx-lm's, without the prefix `language_model.`.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -297,10 +298,14 @@ class Checkpoint:
     def dtype_of_most(self) -> mx.Dtype:
         """The dtype of most of the plain weights and the scales, one by one; see `dtype_of`.
 
-        Scales that only float32 holds exactly do not make a model of 16 bits one of 32.
+        Scales that only float32 holds exactly do not make a model of 16 bits one of 32, nor do the
+        float32 tensors of a GGUF file, where each weight of a block counts.
         """
         return most_common_dtype(
-            (self.dtype_of(name), floats_of(matrix))
+            (
+                self.dtype_of(name),
+                math.prod(matrix.shape) if self.is_in_blocks(name) else floats_of(matrix),
+            )
             for name, matrix in self.matrices.items()
             if len(matrix.shape) > 1
         )
