@@ -19,7 +19,7 @@ from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.prompt_cache.fingerprint import of_adapter
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 from tests.checkpoint.cases import (
     GOLDENS,
     Tensors,

@@ -36,6 +36,7 @@ def test_a_reply_with_a_deep_call_is_text_and_the_next_turns_go_on(model, monkey
     value = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     text = f'<tool_call>{{"name": "f", "arguments": {{"a": {value}}}}}</tool_call>'
     monkeypatch.setattr(model, "context", 10_000)
+    monkeypatch.setattr(model._prompts, "_context", 10_000)
     with Library(tmp_path) as library, Chat(model, library=library) as chat:
         reply_with(monkeypatch, model, text)
         done = done_of(chat.send("Hello"))
@@ -50,6 +51,7 @@ def test_a_deep_call_that_an_earlier_version_stored_is_rendered_as_text(
     model, monkeypatch, tmp_path, depth
 ):
     monkeypatch.setattr(model, "context", 10_000)
+    monkeypatch.setattr(model._prompts, "_context", 10_000)
     with Library(tmp_path) as library:
         number = library.create()
         asked = library.add_message(number, Message(0, None, "user", "Hello"))

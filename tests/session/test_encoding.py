@@ -10,7 +10,7 @@ def test_encoding_message_by_message_equals_encoding_the_whole(model):
         {"role": "user", "content": "a  "},
     ]
     rendered = model.template.render(messages, control_tokens=model.tokenizer.control_tokens)
-    assert model._encoder.per_message
+    assert model._prompts._encoder.per_message
     assert model.ids(messages) == model.tokenizer.encode_prompt(rendered) == model.ids(messages)
 
 
@@ -18,8 +18,8 @@ def test_the_encoded_messages_remembered_are_bounded(model):
     for number in range(40):
         model.ids([{"role": "user", "content": f"{number} " * 100}])
     assert (
-        sum(map(len, model._encoder._remembered.values()))
-        == model._encoder._remembered_tokens
+        sum(map(len, model._prompts._encoder._remembered.values()))
+        == model._prompts._encoder._remembered_tokens
         <= 2 * model.context
     )
 

@@ -29,7 +29,7 @@ from qwen35_mlx.session.events import (
     TurnStarted,
     Unloaded,
 )
-from qwen35_mlx.session.model import load
+from qwen35_mlx.session.load import load
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,

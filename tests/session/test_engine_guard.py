@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session import model as model_module
+from qwen35_mlx.session import load as load_module
 from qwen35_mlx.session import turn
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import Done, Failed, Loaded, Measured, Notice, Opened, TurnStarted
@@ -85,7 +85,7 @@ def test_a_load_that_fails_in_any_way_is_said_and_can_be_repeated(
     def broken(*_):
         raise error
 
-    monkeypatch.setattr(model_module.Tokenizer, "from_files", broken)
+    monkeypatch.setattr(load_module.Tokenizer, "from_files", broken)
     engine.submit(UseModel(str(model_folder)))
     failure(engine)
     monkeypatch.undo()
