@@ -134,7 +134,7 @@ def test_an_adapter_is_of_the_first_model_alone(model_folder, tmp_path, monkeypa
         applied.append(adapter_path)
         return load(name, **options)
 
-    monkeypatch.setattr("qwen35_mlx.session.model.load", recording)
+    monkeypatch.setattr("qwen35_mlx.session.load.load", recording)
     engine = EngineThread(str(model_folder), settings=SETTINGS, adapter_path="a")
     engine.start()
     wait_for(engine, Loaded)
