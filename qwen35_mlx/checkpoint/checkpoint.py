@@ -80,6 +80,14 @@ class Checkpoint:
         self.mtp_norms = mtp_norms
         self._set_matrices(matrices)
 
+    def _with(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
+        """A copy with these matrices, in which nothing is cached that follows from the others."""
+        changed = copy.copy(self)
+        for name in ("dtype_of_most", "widened", "expected"):
+            vars(changed).pop(name, None)
+        changed._set_matrices(matrices)
+        return changed
+
     def _set_matrices(self, matrices: Mapping[str, Matrix]) -> None:
         self.matrices = matrices
         self._readers: dict[str, RowReader] = {}
@@ -177,14 +185,12 @@ class Checkpoint:
         return Target(self.expected, self.model.num_experts, self.model.tie_word_embeddings)
 
     def _fused(self, adapter: Adapter) -> "Checkpoint":
-        matrices = adapter.fuse(self.matrices, self.expected)
-        changed = copy.copy(self)
+        changed = self._with(adapter.fuse(self.matrices, self.expected))
         outdated = unused_adapter(self.path) if adapter.file.parent == self.path else ()
         kept = [note for note in self.notes if note not in outdated]
         changed.notes = (*kept, adapter.note(self.matrices))
         changed.files = tuple(dict.fromkeys((*self.files, adapter.file)))
         changed.adapter = adapter.file
-        changed._set_matrices(matrices)
         return changed
 
     @classmethod
@@ -206,21 +212,22 @@ class Checkpoint:
 
     def _with_head(self, head: Head | None, notes: Sequence[str] = ()) -> "Checkpoint":
         """This checkpoint with another MTP head, if there is one, and with more lines."""
-        changed = copy.copy(self)
+        matrices = dict(self.matrices)
+        if head is not None:
+            matrices = {n: one for n, one in matrices.items() if not n.startswith("mtp.")}
+            matrices |= head.matrices
+        changed = self._with(matrices)
         changed.notes = (*self.notes, *notes)
         if head is not None:
             changed.notes += head.notes
-            kept = {n: matrix for n, matrix in self.matrices.items() if not n.startswith("mtp.")}
             changed.files = tuple(dict.fromkeys((*self.files, *head.files)))
             changed.mtp_norms = head.norms
-            changed._set_matrices(kept | dict(head.matrices))
         return changed
 
     def with_mtp_norms(self, raw: frozenset[str]) -> "Checkpoint":
         """This checkpoint with those norms of its MTP head read as w, and the others as 1 + w."""
-        changed = copy.copy(self)
+        changed = self._with(with_norms(self.matrices, raw))
         changed.mtp_norms = NormReading(raw, certain=True)
-        changed._set_matrices(with_norms(self.matrices, raw))
         return changed
 
     def _check_head(self, path: Path, matrices: Mapping[str, Matrix]) -> None:
@@ -264,9 +271,7 @@ class Checkpoint:
 
     def with_matrices(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
         """The same checkpoint with some matrices in another form."""
-        changed = copy.copy(self)
-        changed._set_matrices({**self.matrices, **matrices})
-        return changed
+        return self._with({**self.matrices, **matrices})
 
     @property
     def is_gguf(self) -> bool:
