@@ -1,6 +1,5 @@
 """`convert`: from a checkpoint to a new folder in mlx-lm's layout."""
 
-import errno
 import hashlib
 import json
 import os
@@ -40,8 +39,8 @@ from qwen35_mlx.conversion.streaming import StreamedSource, streamed
 from qwen35_mlx.conversion.upload import prepare_upload, upload
 from qwen35_mlx.conversion.writing import (
     check_space,
+    disk_errors_named,
     read_copied_files,
-    size_text,
     template_warnings,
     write_weights,
 )
@@ -271,7 +270,7 @@ def _convert(
         choose=not options.dequantize,
     )
     warnings += [*notes, *plan.notes(checkpoint)]
-    try:
+    with disk_errors_named(out, plan.nbytes, "another --mlx-path"):
         identity = _identity(checkpoint, plan, stream)
         left = (
             [folder for folder in leftovers(out) if completed(folder)][:1] if options.resume else []
@@ -312,13 +311,6 @@ def _convert(
             write_durably(folder / RECORD, json.dumps(values, indent=4))
             write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Qwen35Error(
-                f"no space left for {out}: it takes {size_text(plan.nbytes)}; free some or choose "
-                "another --mlx-path"
-            ) from error
-        raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
     return ConversionSummary(
         path=out,
         nbytes=plan.nbytes,

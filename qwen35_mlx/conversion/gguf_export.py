@@ -1,6 +1,5 @@
 """`export_gguf`: from a checkpoint of any kind to a GGUF file."""
 
-import errno
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +13,7 @@ from qwen35_mlx.conversion.gguf_file import write_gguf
 from qwen35_mlx.conversion.gguf_plan import plan_tensors
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import remove_leftovers
-from qwen35_mlx.conversion.writing import check_space, size_text
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.conversion.writing import check_space, disk_errors_named
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.user_paths import absolute_user_path
 
@@ -88,7 +86,7 @@ def export_gguf(
     kind = gguf_type or ("BF16" if checkpoint.dtype_of_most == mx.bfloat16 else "F16")
     source, config = PlainTensors(checkpoint), checkpoint.model
     nbytes = sum(tensor.nbytes for tensor in plan_tensors(source, config, kind))
-    try:
+    with disk_errors_named(out, nbytes, "another place"):
         warnings = [*checkpoint.notes, *mtp_lines, *_reader_notes(config), *remove_leftovers(out)]
         check_space(out, nbytes)
         write_gguf(
@@ -100,13 +98,6 @@ def export_gguf(
             name=Path(hf_path).name.removesuffix(".gguf"),
             progress=progress,
         )
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Qwen35Error(
-                f"no space left for {out}: it takes {size_text(nbytes)}; free some or choose "
-                "another place"
-            ) from error
-        raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
     return ExportSummary(out, kind, nbytes, tuple(warnings))
 
 

@@ -1,9 +1,11 @@
 """Writing the files of a conversion."""
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
@@ -40,6 +42,28 @@ _COPIED_FILES = (
 
 
 _NO_TEMPLATE = "no chat template: add the model's chat_template.jinja to the folder to chat with it"
+
+
+@contextmanager
+def disk_errors_named(out: Path, nbytes: int, other: str) -> Iterator[None]:
+    """An error of the disk within the block becomes one line.
+
+    Args:
+        nbytes: of the result.
+        other: what to choose where there is no space.
+
+    Raises:
+        Qwen35Error: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Qwen35Error(
+                f"no space left for {out}: it takes {size_text(nbytes)}; free some or choose "
+                f"{other}"
+            ) from error
+        raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) -> None:
