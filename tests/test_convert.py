@@ -12,7 +12,7 @@ from mlx_lm.utils import load_model, quantize_model
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.recipes import Quantization
-from qwen35_mlx.conversion import plan
+from qwen35_mlx.conversion import plan, planned_tensor
 from tests.checkpoint.cases import (
     canonical,
     converted_weights,
@@ -239,7 +239,7 @@ def test_small_chunks_give_the_same_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     convert(str(source), tmp_path / "one", quantize=True)
-    monkeypatch.setattr(plan, "CHUNK_ELEMENTS", 300)
+    monkeypatch.setattr(planned_tensor, "CHUNK_ELEMENTS", 300)
     convert(str(source), tmp_path / "two", quantize=True)
     assert listing(tmp_path / "one") == listing(tmp_path / "two")
     for file in (tmp_path / "one").iterdir():

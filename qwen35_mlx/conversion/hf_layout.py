@@ -16,14 +16,8 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import network_dtype
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
-from qwen35_mlx.conversion.plan import (
-    CHUNK_ELEMENTS,
-    KEPT,
-    ConversionPlan,
-    config_dtype,
-    shards,
-    zero_centred,
-)
+from qwen35_mlx.conversion.plan import KEPT, ConversionPlan, config_dtype, shards
+from qwen35_mlx.conversion.planned_tensor import CHUNK_ELEMENTS, zero_centred
 from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES

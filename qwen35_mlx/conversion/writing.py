@@ -15,7 +15,8 @@ from qwen35_mlx.checkpoint.mtp import GAINS, NORMS_KEY, RAW_NORMS
 from qwen35_mlx.checkpoint.safetensors_writer import FileWriter
 from qwen35_mlx.conversion.float16 import check_written
 from qwen35_mlx.conversion.journal import Journal
-from qwen35_mlx.conversion.plan import ConversionPlan, PlannedTensor
+from qwen35_mlx.conversion.plan import ConversionPlan
+from qwen35_mlx.conversion.planned_tensor import PlannedTensor
 from qwen35_mlx.conversion.streaming import StreamedSource
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_bytes, read_json_object, write_durably
