@@ -11,7 +11,7 @@ import pytest
 
 import qwen35_mlx
 from qwen35_mlx.compare import json_values, main, report
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import Comparison, DivergenceFigures, ModelFigures
 

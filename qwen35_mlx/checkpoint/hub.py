@@ -79,8 +79,10 @@ def resolve_checkpoint(
     if name and is_dir(path):
         return stored.in_folder(path)
     if name and exists(path):
-        if not gguf_names.is_gguf(path.name):
-            raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
+        if not gguf_names.is_gguf_file(path):
+            raise Qwen35Error(
+                f"{path} is neither a checkpoint folder nor a GGUF file: give one of them"
+            )
         return path.with_name(gguf_names.parts_of(path.name)[0])
     hub_name = HubName.parse(name)
     if hub_name is None:
@@ -137,7 +139,8 @@ def resolve_head(name: str, progress: Progress | None = None) -> Path:
         Qwen35Error: there is none, or the download fails.
     """
     path = user_path(name)
-    if is_dir(path) or (is_file(path) and path.suffix.lower() in (".safetensors", ".gguf")):
+    is_weights = path.suffix.lower() == ".safetensors" or gguf_names.is_gguf_file(path)
+    if is_dir(path) or (is_file(path) and is_weights):
         return path
     return resolve_checkpoint(name, progress=progress)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -31,6 +30,7 @@ from qwen35_mlx.conversion.new_folder import (
     remove_leftovers,
     source_path,
     sync_entries,
+    taken,
 )
 from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
 from qwen35_mlx.conversion.proof import Proof, prove
@@ -64,6 +64,9 @@ class ConversionSummary:
             rows do not divide into groups.
         proof: the result measured against its source.
         warnings: a line each.
+        dtype: of what is not quantised, scales included, for the most part.
+        carried: the number of matrices of a quantised result that the source has in the same
+            quantisation, and that are copied.
         address: of the repository that it was uploaded to.
     """
 
@@ -74,6 +77,8 @@ class ConversionSummary:
     plain: tuple[str, ...]
     proof: Proof
     warnings: tuple[str, ...]
+    dtype: str
+    carried: int
     address: str | None = None
 
     @property
@@ -112,7 +117,7 @@ def _recipe(
         return find_recipe(recipe)
     if not quantize:
         if in_one_way:
-            raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+            raise Qwen35Error("--q-bits, --q-group-size and --q-mode need quantisation: add -q")
         return None
     if in_one_way:
         return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))
@@ -141,8 +146,11 @@ def convert(
     verify: bool = True,
     verify_text: str | None = None,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
+
+    There may be an empty folder of that name.
 
     Args:
         hf_path: a folder, a GGUF file, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
@@ -176,6 +184,7 @@ def convert(
             arithmetic.
         progress: called after each chunk with (bytes written, bytes in total, tensor); then, while
             the result is measured, with (work done, work in all, what is being done).
+        notice: called with a line for the user that says what is read.
 
     Raises:
         Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
@@ -183,15 +192,15 @@ def convert(
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
+        raise Qwen35Error(f"--dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
     chosen = _recipe(quantize, recipe, q_bits, q_group_size, q_mode)
     if chosen and dequantize:
-        raise Qwen35Error("quantize and dequantize exclude each other: choose one")
+        raise Qwen35Error("--quantize and --dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
-    if os.path.lexists(out):
-        raise Qwen35Error(f"{out} exists already: remove it or choose another --mlx-path")
+    if line := taken(out, RECORD):
+        raise Qwen35Error(line)
     if upload_repo is None and public:
-        raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
+        raise Qwen35Error("--public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
     options = _Options(
@@ -206,10 +215,15 @@ def convert(
         return _convert(checkpoint, out, options, progress, source)
 
     if stream:
+        if notice:
+            notice(f"Reading the headers of {hf_path}")
         with streamed(str(hf_path), revision, head, out, resume) as source:
             summary = run(source.checkpoint, source)
     else:
-        summary = run(Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head))
+        path = resolve_checkpoint(str(hf_path), revision, notice=notice)
+        if notice:
+            notice(f"Reading {path}")
+        summary = run(Checkpoint.open(path, head))
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
     return summary
@@ -254,7 +268,9 @@ def _convert(
 ) -> ConversionSummary:
     """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
     checkpoint.verify()
-    checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, options.verify and stream is None)
+    checkpoint, mtp_lines = confirm_mtp_norms(
+        checkpoint, options.verify and stream is None, options.verify_text
+    )
     copied = read_copied_files(checkpoint)
     if "tokenizer.json" not in copied:
         raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
@@ -269,7 +285,7 @@ def _convert(
         streamed=stream is not None,
         choose=not options.dequantize,
     )
-    warnings += [*notes, *plan.notes(checkpoint)]
+    warnings += [*notes, *([] if options.dequantize else plan.notes(checkpoint))]
     with disk_errors_named(out, plan.nbytes, "another --mlx-path"):
         identity = _identity(checkpoint, plan, stream)
         left = (
@@ -325,4 +341,6 @@ def _convert(
         ),
         proof=proof,
         warnings=tuple(warnings + sync_entries([out, *parents])),
+        dtype=plan.dtype,
+        carried=plan.carried if options.recipe else 0,
     )

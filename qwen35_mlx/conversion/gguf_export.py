@@ -1,5 +1,6 @@
 """`export_gguf`: from a checkpoint of any kind to a GGUF file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +64,7 @@ def export_gguf(
     revision: str | None = None,
     mtp: str | Path | None = None,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> ExportSummary:
     """Write the new GGUF file `gguf_path`, for llama.cpp and programs that are built on it.
 
@@ -73,13 +75,16 @@ def export_gguf(
         revision: branch, tag or commit on the Hub.
         mtp: as for `convert`.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
+        notice: called with a line for the user that says what is read.
 
     Raises:
         Qwen35Error: on invalid input, a value that does not fit its type, or a full disk; no file
             is left.
     """
     out = absolute_user_path(gguf_path)
-    path = resolve_checkpoint(str(hf_path), revision=revision)
+    path = resolve_checkpoint(str(hf_path), revision, notice=notice)
+    if notice:
+        notice(f"Reading {path}")
     checkpoint = Checkpoint.open(path, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
     checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, run=True)

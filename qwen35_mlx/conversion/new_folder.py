@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.files import sync_folder
+from qwen35_mlx.user_paths import exists, is_dir
 
 
 def partial_path(out: Path) -> Path:
@@ -23,6 +24,28 @@ def source_path(out: Path) -> Path:
 
 def _hidden_path(out: Path, kind: str) -> Path:
     return out.with_name(f".{out.name}.{kind}-{os.getpid()}")
+
+
+def is_occupied(out: Path) -> bool:
+    """Whether there is anything at a path but an empty folder, which a new one may replace.
+
+    An empty folder that other things rest on, such as a disk or this process, counts as well.
+    """
+    if out.is_symlink() or not is_dir(out) or os.path.ismount(out):
+        return os.path.lexists(out)
+    return any(out.iterdir()) or os.path.realpath(out) == os.path.realpath(os.curdir)
+
+
+def taken(out: Path, last: str) -> str | None:
+    """A line that says why a new folder cannot be there; None if it can.
+
+    Args:
+        last: a file that every complete folder has.
+    """
+    if not is_occupied(out):
+        return None
+    state = "is complete" if exists(out / last) else "exists"
+    return f"{out} {state} already: remove it or choose another --mlx-path"
 
 
 @contextmanager

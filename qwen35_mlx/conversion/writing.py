@@ -80,13 +80,18 @@ def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) ->
         Qwen35Error: it has not.
     """
     parent = next(folder for folder in out.parents if exists(folder))
-    free = shutil.disk_usage(parent).free
+    usage = shutil.disk_usage(parent)
+    if usage.free == 0 and usage.total == 0:
+        raise Qwen35Error(
+            f"{out} cannot be written: {parent} is not on a disk; choose another place"
+        )
+    free = usage.free
     # 64 MiB for the tokenizer, the index and the headers.
     if free < nbytes + source_bytes - here + (64 << 20):
         shards = f", and shards of the source {size_text(source_bytes)}" if source_bytes else ""
         raise Qwen35Error(
             f"not enough space for {out}: it takes {size_text(nbytes)}{shards}; {size_text(free)} "
-            "are free; free some or choose another --mlx-path"
+            "are free; free some or choose another place"
         )
 
 
