@@ -69,8 +69,6 @@ def compare(
 
     names = str(a), str(b)
     paths = [resolve_checkpoint(name, notice=notice) for name in names]
-    if notice:
-        notice(f"Reading {paths[0]} and {paths[1]}")
     checkpoints = [Checkpoint.open(path) for path in paths]
     if adapter_path is not None:
         checkpoints[1] = checkpoints[1].with_adapter(resolve_adapter(str(adapter_path)))
@@ -81,6 +79,8 @@ def compare(
             f"the tokenizers differ, so predictions cannot be compared: {difference}; "
             "choose two models of one family"
         )
+    if notice:
+        notice(f"Reading {paths[0]} and {paths[1]}")
     documents = make_documents(tokenizers[0], texts, tokens)
     return compare_checkpoints(checkpoints[0], checkpoints[1], documents, progress, names)
 

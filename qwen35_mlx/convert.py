@@ -93,7 +93,8 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
-    add("--gguf-type", choices=list(TYPES), help="of its matrices (default: BF16 or F16)")
+    types = f"of its matrices: {', '.join(TYPES)} (default: BF16 or F16)"
+    add("--gguf-type", metavar="TYPE", help=types)
     options = parser.parse_args(argv)
     file, kind = vars(options).pop("gguf"), vars(options).pop("gguf_type")
     if file is not None:

@@ -221,9 +221,10 @@ def convert(
             summary = run(source.checkpoint, source)
     else:
         path = resolve_checkpoint(str(hf_path), revision, notice=notice)
+        checkpoint = Checkpoint.open(path, head)
         if notice:
             notice(f"Reading {path}")
-        summary = run(Checkpoint.open(path, head))
+        summary = run(checkpoint)
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
     return summary

@@ -11,7 +11,7 @@ from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.conversion.gguf_file import write_gguf
-from qwen35_mlx.conversion.gguf_plan import plan_tensors
+from qwen35_mlx.conversion.gguf_plan import check_type, plan_tensors
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import remove_leftovers
 from qwen35_mlx.conversion.writing import check_space, disk_errors_named
@@ -81,12 +81,14 @@ def export_gguf(
         Qwen35Error: on invalid input, a value that does not fit its type, or a full disk; no file
             is left.
     """
+    if gguf_type is not None:
+        check_type(gguf_type)
     out = absolute_user_path(gguf_path)
     path = resolve_checkpoint(str(hf_path), revision, notice=notice)
-    if notice:
-        notice(f"Reading {path}")
     checkpoint = Checkpoint.open(path, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    if notice:
+        notice(f"Reading {path}")
     checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, run=True)
     kind = gguf_type or ("BF16" if checkpoint.dtype_of_most == mx.bfloat16 else "F16")
     source, config = PlainTensors(checkpoint), checkpoint.model
