@@ -80,11 +80,13 @@ def logits(
 
 
 def _batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Indices of rows of similar length, such that a batch has at most `limit` tokens."""
+    """Indices of rows in batches of at most `limit` tokens, a third of them padding at most."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and lengths[i] * (len(batches[-1]) + 1) <= limit:
-            batches[-1].append(i)
+        last = batches[-1] if batches else []
+        few = lengths[i] * (len(last) + 1) <= limit
+        if last and few and lengths[i] <= 1.5 * lengths[last[0]]:
+            last.append(i)
         else:
             batches.append([i])
     return batches
