@@ -6,7 +6,7 @@ import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from scripts.benchmarks.recipe_models import RecipeNetworks, named_recipes, plain_tensors
-from scripts.benchmarks.recipe_text import Question, Reference, Text, logits, replies
+from scripts.benchmarks.recipe_text import Question, Reference, Text, divergence, logits, replies
 from scripts.demo_training.turns import Dialogue
 from tests.random_model import write_weights
 
@@ -110,3 +110,22 @@ def test_a_reply_ends_with_its_end_token(networks, right):
     draft = [*wanted, 7][:right]  # the end token is found in the draft, or decoded
     assert len(wanted) < REPLY
     assert replies(networks.exact, [question(prompt)], [draft], end) == [wanted]
+
+
+def test_a_small_divergence_is_not_lost_in_rounding():
+    rng = np.random.default_rng(3)
+    expected = rng.normal(20, 5, (50, 300)).astype(np.float32)
+    found = (expected + rng.normal(3, 1e-3, expected.shape)).astype(np.float32)
+    logs = [
+        x - np.log(np.exp(x).sum(-1, keepdims=True))
+        for x in (expected.astype(np.float64), found.astype(np.float64))
+    ]
+    wanted = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1)
+    np.testing.assert_allclose(
+        np.array(divergence(mx.array(expected), mx.array(found))), wanted, rtol=0.05, atol=1e-9
+    )
+
+
+def test_a_large_divergence_is_finite():
+    expected, found = mx.array([[0.0, 200.0, 0.0]]), mx.array([[200.0, 0.0, 0.0]])
+    assert divergence(expected, found).item() == pytest.approx(200, rel=1e-3)
