@@ -139,6 +139,11 @@ class TensorPlan:
                 yield quantize(values, q) if self.search else list(plain)
 
 
+def stores_weight(norm: RowReader, dtype: mx.Dtype) -> bool:
+    """Whether the file of a norm (1 + w) holds w, in this dtype."""
+    return isinstance(norm, OnePlus) and norm.stored.dtype == dtype
+
+
 def zero_centred(norm: RowReader) -> mx.array:
     """w of a norm (1 + w): as stored, or else float32."""
     if isinstance(norm, OnePlus):
