@@ -330,5 +330,5 @@ def open_remote(
 
 def _gguf_error(name: str, option: str) -> Qwen35Error:
     return Qwen35Error(
-        f"{shown(name)} has GGUF files, which cannot be streamed: leave out {option}"
+        f"{shown(name)} has GGUF files, which cannot be read in parts: leave out {option}"
     )

@@ -10,8 +10,9 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
+from qwen35_mlx.checkpoint.tensor_readers import CHUNK_ELEMENTS
 from qwen35_mlx.conversion.plan import ConversionPlan
-from qwen35_mlx.conversion.planned_tensor import CHUNK_ELEMENTS, PlannedTensor
+from qwen35_mlx.conversion.planned_tensor import PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents

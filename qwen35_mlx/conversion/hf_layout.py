@@ -15,9 +15,9 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import network_dtype
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
-from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
+from qwen35_mlx.checkpoint.tensor_readers import CHUNK_ELEMENTS, PackedMatrix
 from qwen35_mlx.conversion.plan import KEPT, ConversionPlan, config_dtype, shards
-from qwen35_mlx.conversion.planned_tensor import CHUNK_ELEMENTS, stores_weight, zero_centred
+from qwen35_mlx.conversion.planned_tensor import stores_weight, zero_centred
 from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES

@@ -100,7 +100,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
 def memory_line(used: Mapping[int, int]) -> str:
     """`memory` as text."""
     uses = ", ".join(f"{size / 1e9:.2f} GB at {_tokens(n)}" for n, size in used.items())
-    return f"Memory in a chat, with a context that is full: {uses}"
+    return f"Memory in a chat with a full context: {uses}"
 
 
 def _tokens(count: int) -> str:
