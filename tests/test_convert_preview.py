@@ -18,6 +18,7 @@ from qwen35_mlx.conversion.preview import preview_conversion
 from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, save, unmeasured, write
+from tests.checkpoint.test_lora import Q_PROJ, pair, peft
 from tests.fake_hub import REPOSITORY, FakeHub, serve, use
 
 
@@ -218,3 +219,26 @@ def test_options_are_checked_as_for_a_conversion(tmp_path: Path, folder: Path):
         preview_conversion(folder, tmp_path / "out", quantize=True, dequantize=True)
     with pytest.raises(Qwen35Error, match="add -q"):
         preview_conversion(folder, tmp_path / "out", q_bits=4)
+
+
+def test_kinds_are_the_same_under_the_names_of_hugging_face(folder: Path):
+    """Where the gates and the up projections of all experts are one tensor."""
+    found = [
+        {row.kind: row.parameters for row in preview_conversion(folder, dequantize=one).rows}
+        for one in (False, True)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": True}])
+def test_an_adapter_that_leaves_a_matrix_as_quantised_as_it_was(
+    tmp_path: Path, options: dict[str, Any]
+):
+    source = write(tmp_path / "source", *half("dense"))
+    unmeasured(source, tmp_path / "packed", quantize=True, q_bits=8, q_group_size=32)
+    adapter = peft(tmp_path / "adapter", pair(Q_PROJ, 256, 64))
+    options = {"adapter_path": adapter, **options}
+    preview = preview_conversion(tmp_path / "packed", tmp_path / "out", **options)
+    summary = unmeasured(tmp_path / "packed", tmp_path / "out", **options)
+    assert preview.nbytes == summary.nbytes
+    assert any("adapter" in line for line in preview.warnings)
