@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwen35_mlx.compare import compare
     from qwen35_mlx.conversion.converter import convert
+    from qwen35_mlx.conversion.preview import preview_conversion
     from qwen35_mlx.errors import Qwen35Error
     from qwen35_mlx.library.conversation import Usage
     from qwen35_mlx.session.chat import Chat
@@ -80,6 +81,7 @@ __all__ = [
     "compare",
     "convert",
     "load",
+    "preview_conversion",
 ]
 
 # The modules of names that are not events.
@@ -91,6 +93,7 @@ _MODULES = {
     "compare": "compare",
     "convert": "conversion.converter",
     "load": "session.load",
+    "preview_conversion": "conversion.preview",
 }
 
 

@@ -92,15 +92,21 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--public", action="store_true", help="make that repository public (default: private)")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
+    add("--dry-run", action="store_true", help="print what would be written, and write nothing")
     add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
     types = f"of its matrices: {', '.join(TYPES)} (default: BF16 or F16)"
     add("--gguf-type", metavar="TYPE", help=types)
     options = parser.parse_args(argv)
     file, kind = vars(options).pop("gguf"), vars(options).pop("gguf_type")
+    is_dry = vars(options).pop("dry_run")
+    if file is not None and is_dry:
+        parser.error("--dry-run prints what a folder for MLX would hold: leave out --gguf")
     if file is not None:
         return _export(parser, options, file, kind)
     if kind is not None:
         parser.error("--gguf-type needs --gguf FILE")
+    if is_dry:
+        return _preview(options)
     if options.verify_text is not None:
         options.verify_text = read_user_text("--verify-text", options.verify_text)
     out = absolute_user_path(options.mlx_path)
@@ -134,6 +140,35 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     if summary.address:
         print_line(f"Uploaded to {summary.address}")
+    return 0
+
+
+def _preview(options: argparse.Namespace) -> int:
+    """Print what the conversion would write, and take."""
+    from qwen35_mlx.conversion.plan_table import memory_line, table_lines
+    from qwen35_mlx.conversion.preview import preview_conversion
+    from qwen35_mlx.conversion.writing import size_text
+
+    without = ("resume", "upload_repo", "public", "verify", "verify_text")
+    arguments = {name: one for name, one in vars(options).items() if name not in without}
+    preview = preview_conversion(**arguments)
+    for warning in preview.warnings:
+        print_error(f"warning: {warning}")
+    for line in table_lines(preview.rows):
+        print_line(line)
+    print_line(memory_line(preview.memory))
+    if preview.download_bytes:
+        print_line(
+            f"Download: {size_text(preview.download_bytes)} first, or one shard after the other "
+            "with --stream"
+        )
+    print_line(
+        f"Disk: {size_text(preview.needed_bytes)} needed for {preview.path}, "
+        f"{size_text(preview.free_bytes)} free"
+    )
+    if preview.needed_bytes > preview.free_bytes:
+        print_error("warning: the disk has no room for it: free some or choose another --mlx-path")
+    print_line("Nothing was written. Next: the same command without --dry-run")
     return 0
 
 

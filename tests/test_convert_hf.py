@@ -237,3 +237,13 @@ def test_quantise_and_dequantise_exclude_each_other(
     assert main(words) == 2
     assert "exclude each other" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_card_names_the_library_that_loads_the_result(tmp_path: Path):
+    source = write(tmp_path / "source", *golden())
+    for dequantize, library in ((True, "transformers"), (False, "mlx")):
+        out = tmp_path / library
+        convert(source, out, dequantize=dequantize, verify=False)
+        card = (out / "README.md").read_text()
+        assert f"library_name: {library}\n" in card
+        assert ("- mlx\n" in card) is not dequantize

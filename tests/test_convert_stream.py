@@ -197,8 +197,8 @@ def test_untrusted_files_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("org/repo:Q4_K_M", "has GGUF files, which cannot be streamed"),
-        ("org/repo/m.gguf", "has GGUF files, which cannot be streamed"),
+        ("org/repo:Q4_K_M", "has GGUF files, which cannot be read in parts"),
+        ("org/repo/m.gguf", "has GGUF files, which cannot be read in parts"),
         ("nothing", "is no repository of the Hub: leave out --stream"),
         (".", "is no repository of the Hub: leave out --stream"),
     ],
@@ -215,7 +215,7 @@ def test_a_repository_of_gguf_files_cannot_be_streamed(
     for file in folder.iterdir():
         file.unlink()
     (folder / "m-Q4_K_M.gguf").touch()
-    with pytest.raises(Qwen35Error, match="has GGUF files, which cannot be streamed"):
+    with pytest.raises(Qwen35Error, match="has GGUF files, which cannot be read in parts"):
         convert(REPOSITORY, tmp_path / "out", stream=True)
     assert listing(tmp_path) == {"source"}
 

@@ -92,14 +92,14 @@ class Checkpoint:
         cls,
         path: Path,
         mtp: Path | None = None,
-        remote: Mapping[str, RemoteFile] | None = None,
+        remote: Mapping[Path, RemoteFile] | None = None,
     ) -> "Checkpoint":
         """Read config.json and the headers of the weight files, but no weights.
 
         Args:
             mtp: the folder, or the safetensors or GGUF file, of the MTP head. None looks in the
                 checkpoint and beside it: see `checkpoint.mtp`.
-            remote: by name, the files of which only the header is in the folder.
+            remote: the files of which only the header is here.
 
         Raises:
             Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
@@ -147,6 +147,7 @@ class Checkpoint:
             layout.zero_centred,
             layout.matrices.get("model.norm.weight"),
             checkpoint._check_head,
+            remote or {},
         )
         head, lines = find_head(trunk) if mtp is None else (read_given_head(trunk, mtp), ())
         unread = [*layout.unread, *(head.unread if head else ())]

@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def weight_files(
-    path: Path, remote: Mapping[str, RemoteFile] | None = None
+    path: Path, remote: Mapping[Path, RemoteFile] | None = None
 ) -> dict[str, FileTensor]:
     """The tensors of a checkpoint folder, by their names in the files.
 
@@ -45,7 +45,7 @@ def weight_files(
     only if they are in files of the model's other tensors.
 
     Args:
-        remote: by name, the files of which only the header is here.
+        remote: the files of which only the header is here.
 
     Raises:
         Qwen35Error: a file is missing or damaged, or two hold the same tensor.
@@ -67,7 +67,7 @@ def weight_files(
         raise Qwen35Error(f"{path} has no weights: give a folder with model*.safetensors")
     tensors: dict[str, FileTensor] = {}
     for file in sorted(files):
-        for name, tensor in list_tensors(file, (remote or {}).get(file.name)).items():
+        for name, tensor in list_tensors(file, (remote or {}).get(file)).items():
             if owners.get(name, file.name) != file.name:
                 continue  # a left-over copy: the tensor is in the file that the index names
             if name in tensors:

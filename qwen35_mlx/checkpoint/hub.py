@@ -73,6 +73,26 @@ def resolve_checkpoint(
         Qwen35Error: there is no such file, folder or repository, the name may be one of several
             GGUF files, or the download fails.
     """
+    hub_name = _parse(name)
+    if isinstance(hub_name, Path):
+        return hub_name
+    if revision is None and (copies := stored.copies(hub_name)):
+        first = copies[0]
+        if notice and (first.program or len(copies) > 1):
+            others = "".join(f", not {copy.path}" for copy in copies[1:])
+            notice(f"{name} is read from {first.path}{others}")
+        # The cache of the Hub may be out of date, but for GGUF files, which are large.
+        if first.program or gguf_names.is_gguf(first.path.name):
+            return first.path
+    return _download(hub_name, name, revision, progress, stall_seconds, _fetch)
+
+
+def _parse(name: str) -> Path | HubName:
+    """What a name means: a checkpoint on this disk, or one on the Hub.
+
+    Raises:
+        Qwen35Error: neither.
+    """
     if name == demo.NAME:
         return _demo_folder()
     path = user_path(name)
@@ -90,15 +110,22 @@ def resolve_checkpoint(
             f"{shown(name)!r} does not exist, and is not a Hub repository such as Qwen/Qwen3.5-4B: "
             "check the path"
         )
-    if revision is None and (copies := stored.copies(hub_name)):
-        first = copies[0]
-        if notice and (first.program or len(copies) > 1):
-            others = "".join(f", not {copy.path}" for copy in copies[1:])
-            notice(f"{name} is read from {first.path}{others}")
-        # The cache of the Hub may be out of date, but for GGUF files, which are large.
-        if first.program or gguf_names.is_gguf(first.path.name):
-            return first.path
-    return _download(hub_name, name, revision, progress, stall_seconds, _fetch)
+    return hub_name
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Path | None:
+    """As `resolve_checkpoint`, of what is on this disk: None if it would have to be downloaded.
+
+    The network is not used, so a copy in the cache of the Hub may be out of date.
+
+    Raises:
+        Qwen35Error: there is no such file or folder, or the name may be one of several GGUF files.
+    """
+    found = _parse(name)
+    if isinstance(found, Path):
+        return found
+    copies = stored.copies(found) if revision is None else []
+    return copies[0].path if copies else None
 
 
 def resolve_adapter(
@@ -138,11 +165,18 @@ def resolve_head(name: str, progress: Progress | None = None) -> Path:
     Raises:
         Qwen35Error: there is none, or the download fails.
     """
+    return _head_path(name) or resolve_checkpoint(name, progress=progress)
+
+
+def find_head(name: str) -> Path | None:
+    """As `resolve_head`, of what is on this disk: None if it would have to be downloaded."""
+    return _head_path(name) or find_checkpoint(name)
+
+
+def _head_path(name: str) -> Path | None:
     path = user_path(name)
     is_weights = path.suffix.lower() == ".safetensors" or gguf_names.is_gguf_file(path)
-    if is_dir(path) or (is_file(path) and is_weights):
-        return path
-    return resolve_checkpoint(name, progress=progress)
+    return path if is_dir(path) or (is_file(path) and is_weights) else None
 
 
 def _demo_folder() -> Path:

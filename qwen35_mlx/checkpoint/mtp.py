@@ -13,7 +13,7 @@ Names may lack the prefix `mtp.`, as in repositories of the model type `qwen3_5_
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -28,7 +28,12 @@ from qwen35_mlx.checkpoint.index import CONFIG, is_head_file, read_index
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp_norms import NormReading, infer_raw_norms
 from qwen35_mlx.checkpoint.names import canonical_name
-from qwen35_mlx.checkpoint.safetensors import FileTensor, list_tensors, read_metadata
+from qwen35_mlx.checkpoint.safetensors import (
+    FileTensor,
+    RemoteFile,
+    list_tensors,
+    read_metadata,
+)
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, OnePlus, PackedMatrix, plain
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
@@ -64,6 +69,7 @@ class Trunk:
         raw_norms: whether the trunk's norms are stored as w.
         final_norm: the trunk's, as the network reads it.
         check: raises `Qwen35Error` if matrices read from a path are not those of a head.
+        remote: the files of which only the header is here.
     """
 
     path: Path
@@ -74,6 +80,7 @@ class Trunk:
     raw_norms: bool
     final_norm: Matrix | None
     check: Callable[[Path, Mapping[str, Matrix]], None]
+    remote: Mapping[Path, RemoteFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ def read_given_head(trunk: Trunk, path: Path) -> Head:
         Qwen35Error: it has no head, or not one of this trunk.
     """
     if is_dir(path):
-        return _read(trunk, path, _in_folder(path, trunk.method))
+        return _read(trunk, path, _in_folder(trunk, path))
     if is_gguf_file(path):
         tensors, _ = model_tensors(open_gguf(path), trunk.model)
         matrices = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
@@ -146,7 +153,7 @@ def read_given_head(trunk: Trunk, path: Path) -> Head:
             raise _no_head(path)
         trunk.check(path, matrices)
         return Head(matrices, NormReading(frozenset(), certain=True), (path,))
-    return _read(trunk, path, _in_files([path], trunk.method))
+    return _read(trunk, path, _in_files(trunk, [path], trunk.method))
 
 
 def with_norms(matrices: Mapping[str, Matrix], raw: frozenset[str]) -> dict[str, Matrix]:
@@ -177,12 +184,12 @@ def _places(trunk: Trunk) -> Iterator[tuple[Path, Callable[[], _Stored]]]:
     beside = set(path.glob("*.safetensors")) - set(trunk.files)
     if files := sorted(file for file in beside if is_head_file(file.name)):
         of_trunk = raw if all(file.name in indexed for file in files) else None
-        yield files[0], lambda: _in_files(files, trunk.method, of_trunk)
+        yield files[0], lambda: _in_files(trunk, files, trunk.method, of_trunk)
     elif missing := [name for name in sorted(indexed) if is_head_file(name)]:
-        yield path, lambda: _in_files([path / name for name in missing], trunk.method)
+        yield path, lambda: _in_files(trunk, [path / name for name in missing], trunk.method)
     for folder in (path / FOLDER, *_siblings(path)):
         if is_dir(folder) and any(folder.glob("*.safetensors")):
-            yield folder, lambda folder=folder: _in_folder(folder, trunk.method)
+            yield folder, lambda folder=folder: _in_folder(trunk, folder)
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -212,7 +219,7 @@ def _has_mtp(name: str) -> bool:
     return bool(re.search(r"[-_.]mtp(?=[-_.]|$)", name.lower()))
 
 
-def _in_folder(folder: Path, of_trunk: Method | None) -> _Stored:
+def _in_folder(trunk: Trunk, folder: Path) -> _Stored:
     """The head in a folder that may have a config.json of its own."""
     files = [
         file
@@ -222,21 +229,25 @@ def _in_folder(folder: Path, of_trunk: Method | None) -> _Stored:
     if not files:
         raise _no_head(folder)
     if not is_file(folder / CONFIG):
-        return _in_files(files, of_trunk)
+        return _in_files(trunk, files, trunk.method)
     config = read_json_object(folder / CONFIG)
-    return _in_files(files, read_method(config, read_json_object(folder / MODELOPT_CONFIG)))
+    method = read_method(config, read_json_object(folder / MODELOPT_CONFIG))
+    return _in_files(trunk, files, method)
 
 
-def _in_files(files: list[Path], method: Method | None, raw_norms: bool | None = None) -> _Stored:
+def _in_files(
+    trunk: Trunk, files: list[Path], method: Method | None, raw_norms: bool | None = None
+) -> _Stored:
     tensors: dict[str, FileTensor] = {}
     for file in files:
-        for name, tensor in list_tensors(file).items():
+        remote = trunk.remote.get(file)
+        for name, tensor in list_tensors(file, remote).items():
             if name in tensors:
                 raise Qwen35Error(
                     f"{tensors[name].path} and {file} both hold '{name}': remove one of them"
                 )
             tensors[name] = tensor
-        said = read_metadata(file).get(NORMS_KEY)
+        said = read_metadata(file, remote).get(NORMS_KEY)
         if said in (RAW_NORMS, GAINS):
             raw_norms = said == RAW_NORMS
     return _Stored(tensors, method, raw_norms)

@@ -7,12 +7,10 @@ released. Files that an MTP head has for itself are fetched whole at the start.
 
 import glob
 import hashlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from qwen35_mlx.checkpoint.hub import ALLOW_PATTERNS, IGNORE_PATTERNS
 from qwen35_mlx.checkpoint.hub_client import start_client, watched
 from qwen35_mlx.checkpoint.hub_errors import is_full_disk, is_network_failure
 from qwen35_mlx.checkpoint.hub_name import HubName
-from qwen35_mlx.checkpoint.index import is_head_file
+from qwen35_mlx.checkpoint.remote_listing import SHARD, list_repository
 from qwen35_mlx.checkpoint.safetensors_header import MAX_HEADER_BYTES
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import open_regular, read_exactly
@@ -30,8 +28,9 @@ from qwen35_mlx.user_paths import exists, user_path
 
 # Tensors of up to this size are fetched without their shard.
 SMALL_BYTES = 1 << 20
-_SHARD = re.compile(r"[^/\\]+\.safetensors")
 _SHARDS = "shards"  # the folder of whole shards
+# Large files of the tokenizer.
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _HEADER_GUESS = 256 << 10
 _PIECE = 1 << 20  # of a header
 _PARALLEL = 8  # requests for headers
@@ -94,7 +93,9 @@ class RemoteShard:
         length = int.from_bytes(data[:8], "little")
         # A header that cannot be one is cut, and refused when it is read.
         end = min(8 + length, self.size) if length <= MAX_HEADER_BYTES else len(data)
-        with (self._shards.folder / self.name).open("wb") as file:
+        path = self._shards.folder / self.name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
             file.write(data[:end])
             for start in range(len(data), end, _PIECE):
                 file.write(self.fetch_range(start, min(start + _PIECE, end)))
@@ -145,7 +146,7 @@ class RemoteShard:
             sent = "the whole file" if whole else f"{len(data)} bytes"
             raise Qwen35Error(
                 f"the Hub sends {sent} where bytes {begin} to {end} of {self.name} are requested: "
-                "convert without --stream"
+                f"leave out {self._shards.option}"
             )
         return bytes(data)
 
@@ -190,16 +191,30 @@ class RemoteShards:
         repository: "org/repo".
         commit: that is read.
         folder: with config.json, the tokenizer, the headers, and the shards that are held.
+        option: that led here, for error lines.
         files: the shards, by name.
+        names: of all files in the repository.
         report: called with a line on what is being done, during a download.
     """
 
-    def __init__(self, repository: str, commit: str, folder: Path):
+    def __init__(self, repository: str, commit: str, folder: Path, option: str):
         self.repository = repository
         self.commit = commit
         self.folder = folder
+        self.option = option
         self.files: Mapping[str, RemoteShard] = {}
+        self.names: Collection[str] = ()
         self.report: Callable[[str], None] = lambda _: None
+
+    @property
+    def headers(self) -> dict[Path, RemoteShard]:
+        """The shards, by the files of their headers."""
+        return {self.folder / name: shard for name, shard in self.files.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Of all shards."""
+        return sum(shard.size for shard in self.files.values())
 
     def release(self, kept: Collection[str] = ()) -> None:
         """Remove all shards from this disk but those of names in `kept`."""
@@ -217,18 +232,22 @@ class RemoteShards:
         def progress(done: int, total: int, _: str) -> None:
             self.report(f"fetching {name}, {done / 1e9:.2f} of {total / 1e9:.2f} GB")
 
-        self._snapshot(self.folder / _SHARDS, [glob.escape(name)], progress)
+        self._snapshot(self.folder / _SHARDS, [glob.escape(name)], (), progress)
 
-    def fetch_other_files(self, heads: Collection[str]) -> None:
+    def fetch_other_files(self, heads: Collection[str], ignored: Collection[str]) -> None:
         """Download config.json, the index, the tokenizer, the template and files of MTP heads.
 
         Args:
             heads: names of the latter.
+            ignored: names of files that are not needed.
         """
-        patterns = [pattern for pattern in ALLOW_PATTERNS if not _SHARD.fullmatch(pattern)]
-        self._snapshot(self.folder, [*patterns, *map(glob.escape, heads)], lambda *_: None)
+        patterns = [pattern for pattern in ALLOW_PATTERNS if not SHARD.fullmatch(pattern)]
+        patterns += map(glob.escape, heads)
+        self._snapshot(self.folder, patterns, ignored, lambda *_: None)
 
-    def _snapshot(self, folder: Path, patterns: list[str], progress: Progress) -> None:
+    def _snapshot(
+        self, folder: Path, patterns: list[str], ignored: Collection[str], progress: Progress
+    ) -> None:
         from huggingface_hub import snapshot_download
 
         def download(bars: type[Any]) -> None:
@@ -238,7 +257,7 @@ class RemoteShards:
                     revision=self.commit,
                     local_dir=folder,
                     allow_patterns=patterns,
-                    ignore_patterns=list(IGNORE_PATTERNS),
+                    ignore_patterns=[*IGNORE_PATTERNS, *ignored],
                     tqdm_class=bars,
                 )
             except Exception as error:
@@ -257,48 +276,44 @@ class RemoteShards:
             list(pool.map(RemoteShard.write_header, self.files.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A repository.
-
-    Attributes:
-        shards: size and SHA-256 by name.
-        heads: names of files that an MTP head has for itself.
-    """
-
-    commit: str
-    shards: Mapping[str, tuple[int, str | None]]
-    heads: tuple[str, ...]
-    has_gguf: bool
-
-
-def open_remote(name: str, revision: str | None, folder: Path) -> RemoteShards:
+def open_remote(
+    name: str,
+    revision: str | None,
+    folder: Path,
+    *,
+    headers_only: bool = False,
+    option: str = "--stream",
+) -> RemoteShards:
     """Fetch all of a repository but its weights.
 
     Args:
         name: "org/repo".
         revision: branch, tag or commit.
         folder: for what is fetched, in a folder of the commit. Shards that are in it are used.
+        headers_only: whether files of an MTP head are shards too, and the tokenizer is left out.
+        option: that led here, for error lines.
 
     Raises:
         Qwen35Error: it is not a repository with safetensors files, or the Hub fails.
     """
     hub_name = HubName.parse(name)
     if hub_name is None or exists(user_path(name)):
-        raise Qwen35Error(f"{shown(name)} is no repository of the Hub: leave out --stream")
+        raise Qwen35Error(f"{shown(name)} is no repository of the Hub: leave out {option}")
     if hub_name.quantization or hub_name.file:
-        raise _gguf_error(name)
+        raise _gguf_error(name, option)
     start_client()
     listing = watched(
-        lambda _: _list(hub_name.repository, revision), name, revision, lambda *_: None
+        lambda _: list_repository(hub_name.repository, revision), name, revision, lambda *_: None
     )
-    if not listing.shards:
-        if listing.has_gguf:
-            raise _gguf_error(name)
+    files = {**listing.shards, **(listing.heads if headers_only else {})}
+    if not files:
+        if any(file.lower().endswith(".gguf") for file in listing.names):
+            raise _gguf_error(name, option)
         raise Qwen35Error(f"{name} has no safetensors files: choose another repository")
-    shards = RemoteShards(name, listing.commit, folder / listing.commit)
+    shards = RemoteShards(name, listing.commit, folder / listing.commit, option)
+    shards.names = listing.names
     shards.files = {
-        file: RemoteShard(shards, file, *about) for file, about in sorted(listing.shards.items())
+        file: RemoteShard(shards, file, *about) for file, about in sorted(files.items())
     }
     for other in folder.iterdir() if folder.is_dir() else ():
         if other != shards.folder:
@@ -307,37 +322,13 @@ def open_remote(name: str, revision: str | None, folder: Path) -> RemoteShards:
     # Of a download that was killed.
     for partial in (shards.folder / _SHARDS).rglob("*.incomplete"):
         partial.unlink()
-    shards.fetch_other_files(listing.heads)
+    heads = [] if headers_only else list(listing.heads)
+    shards.fetch_other_files(heads, _VOCABULARY if headers_only else ())
     shards.fetch_headers()
     return shards
 
 
-def _list(repository: str, revision: str | None) -> _Listing:
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
-
-    info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    wanted = filter_repo_objects(
-        siblings, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS)
-    )
-    shards: dict[str, tuple[int, str | None]] = {}
-    heads: list[str] = []
-    for name in wanted:
-        if not name.endswith(".safetensors"):
-            continue
-        if not _SHARD.fullmatch(name) or is_head_file(name):
-            heads.append(name)
-            continue
-        size, lfs = siblings[name].size, siblings[name].lfs
-        if not name.isprintable() or type(size) is not int or info.sha is None:
-            raise Qwen35Error(f"the Hub's list of {repository} is damaged: check HF_ENDPOINT")
-        shards[name] = size, lfs.sha256 if lfs else None
-    has_gguf = any(name.lower().endswith(".gguf") for name in siblings)
-    return _Listing(info.sha or "", shards, tuple(heads), has_gguf)
-
-
-def _gguf_error(name: str) -> Qwen35Error:
+def _gguf_error(name: str, option: str) -> Qwen35Error:
     return Qwen35Error(
-        f"{shown(name)} has GGUF files, which cannot be streamed: leave out --stream"
+        f"{shown(name)} has GGUF files, which cannot be read in parts: leave out {option}"
     )

@@ -194,7 +194,7 @@ def list_tensors(path: Path, remote: RemoteFile | None = None) -> dict[str, File
     return tensors
 
 
-def read_metadata(path: Path) -> Mapping[str, Any]:
+def read_metadata(path: Path, remote: RemoteFile | None = None) -> Mapping[str, Any]:
     """The metadata of a safetensors file that `list_tensors` accepts; values are not checked."""
     with open_regular(path) as file:
-        return read_header(file).metadata
+        return read_header(file, size=remote.size if remote else None).metadata

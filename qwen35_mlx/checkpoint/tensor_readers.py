@@ -12,6 +12,10 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization, dequantize
 
+# Elements that are computed at a time: 8 MiB in bfloat16. For float-4 and float-8 modes, MLX on a
+# CPU makes many float32 copies of a chunk; larger chunks are no faster.
+CHUNK_ELEMENTS = 4 << 20
+
 
 class StoredTensor(Protocol):
     """One tensor of one file, as error lines name it. `FileTensor` is one."""

@@ -3,24 +3,17 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
-from qwen35_mlx.checkpoint.recipe_file import find_recipe
-from qwen35_mlx.checkpoint.recipes import Recipe
-from qwen35_mlx.conversion.float16 import plan_within_range
-from qwen35_mlx.conversion.hf_layout import plan_dequantization
+from qwen35_mlx.conversion.float16 import STREAMED_NOTE
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
-from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
     continue_leftover,
     folder_bytes,
@@ -30,9 +23,10 @@ from qwen35_mlx.conversion.new_folder import (
     remove_leftovers,
     source_path,
     sync_entries,
-    taken,
 )
-from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.options import Options
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan
+from qwen35_mlx.conversion.preparation import prepare, taken
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
@@ -41,13 +35,11 @@ from qwen35_mlx.conversion.writing import (
     check_space,
     disk_errors_named,
     read_copied_files,
-    template_warnings,
     write_weights,
 )
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import write_durably
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.user_paths import absolute_user_path, exists
 
 
@@ -104,24 +96,6 @@ def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSour
         )
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _recipe(
-    quantize: bool, recipe: str | None, q_bits: int | None, q_group_size: int | None, q_mode: str
-) -> Recipe | None:
-    """The recipe that the options mean; None leaves every matrix as it is."""
-    in_one_way = (q_bits, q_group_size, q_mode) != (None, None, "affine")
-    if recipe is not None:
-        if in_one_way:
-            raise Qwen35Error("a recipe has its own bits, groups and modes: leave out --q-*")
-        return find_recipe(recipe)
-    if not quantize:
-        if in_one_way:
-            raise Qwen35Error("--q-bits, --q-group-size and --q-mode need quantisation: add -q")
-        return None
-    if in_one_way:
-        return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))
-    return recipes.RECIPES[recipes.DEFAULT]
 
 
 @checked
@@ -191,28 +165,30 @@ def convert(
             compute; no output folder is left, unless the upload failed.
         KeyboardInterrupt: what is complete is kept, hidden, for a call with `resume`.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise Qwen35Error(f"--dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
-    chosen = _recipe(quantize, recipe, q_bits, q_group_size, q_mode)
-    if chosen and dequantize:
-        raise Qwen35Error("--quantize and --dequantize exclude each other: choose one")
+    options = Options.of(
+        quantize=quantize,
+        recipe=recipe,
+        q_bits=q_bits,
+        q_group_size=q_group_size,
+        q_mode=q_mode,
+        dequantize=dequantize,
+        dtype=dtype,
+    )
     out = absolute_user_path(mlx_path)
-    if line := taken(out, RECORD):
+    if line := taken(out):
         raise Qwen35Error(line)
     if upload_repo is None and public:
         raise Qwen35Error("--public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
-    options = _Options(
-        chosen, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
-    )
     head = None if mtp is None else resolve_head(str(mtp))
     adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
 
     def run(checkpoint: Checkpoint, source: StreamedSource | None = None) -> ConversionSummary:
         if adapter is not None:
             checkpoint = checkpoint.with_adapter(adapter)
-        return _convert(checkpoint, out, options, progress, source)
+        task = _Task(out, options, resume, verify, verify_text, progress)
+        return _convert(checkpoint, task, source)
 
     if stream:
         if notice:
@@ -231,67 +207,37 @@ def convert(
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
-    """Arguments of `convert`."""
+class _Task:
+    """Arguments of `convert` but those of the source."""
 
-    recipe: Recipe | None
-    dequantize: bool
-    dtype: mx.Dtype | None
+    out: Path
+    options: Options
     resume: bool
     verify: bool
     verify_text: str | None
-
-    def planner(self, checkpoint: Checkpoint) -> Callable[[mx.Dtype | None], ConversionPlan]:
-        """The function that makes a plan with a dtype."""
-        if self.dequantize:
-            return lambda dtype: plan_dequantization(checkpoint, dtype)
-        return lambda dtype: plan_conversion(checkpoint, self.recipe, dtype)
-
-    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Those that the result depends on, as JSON has them."""
-        names = {known: name for name, known in DTYPES.items()}
-        default = self.recipe.default if self.recipe else None
-        return {
-            "dtype": None if self.dtype is None else names[self.dtype],
-            "recipe": self.recipe.name if self.recipe else None,
-            "quantization": asdict(default) if default else None,
-            "dequantize": self.dequantize,
-            "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
-        }
+    progress: Progress | None
 
 
 def _convert(
-    checkpoint: Checkpoint,
-    out: Path,
-    options: _Options,
-    progress: Progress | None,
-    stream: StreamedSource | None,
+    checkpoint: Checkpoint, task: _Task, stream: StreamedSource | None
 ) -> ConversionSummary:
     """Convert a checkpoint, that of `stream` if it is given. Otherwise as `convert`."""
-    checkpoint.verify()
-    checkpoint, mtp_lines = confirm_mtp_norms(
-        checkpoint, options.verify and stream is None, options.verify_text
-    )
+    out, options = task.out, task.options
     copied = read_copied_files(checkpoint)
-    if "tokenizer.json" not in copied:
-        raise Qwen35Error(f"{checkpoint.path} has no tokenizer.json: fetch it from the same model")
-    warnings = [*checkpoint.notes, *mtp_lines, *template_warnings(checkpoint)]
-    if options.dequantize and "vision_config" in checkpoint.config:
-        warnings += ["the vision tower is left out: the result is the text model alone"]
-    plan, notes, progress = plan_within_range(
+    prepared = prepare(
         checkpoint,
-        options.planner(checkpoint),
-        options.dtype,
-        progress,
-        streamed=stream is not None,
-        choose=not options.dequantize,
+        options,
+        copied,
+        task.progress,
+        run_head=task.verify and stream is None,
+        text=task.verify_text,
+        unread_note=STREAMED_NOTE if stream else None,
     )
-    warnings += [*notes, *([] if options.dequantize else plan.notes(checkpoint))]
+    checkpoint, plan, progress = prepared.checkpoint, prepared.plan, prepared.progress
+    warnings = [*prepared.notes]
     with disk_errors_named(out, plan.nbytes, "another --mlx-path"):
         identity = _identity(checkpoint, plan, stream)
-        left = (
-            [folder for folder in leftovers(out) if completed(folder)][:1] if options.resume else []
-        )
+        left = [folder for folder in leftovers(out) if completed(folder)][:1] if task.resume else []
         for folder in left:
             check_identity(folder, identity)
         here = sum(folder_bytes(folder) for folder in left)
@@ -306,7 +252,7 @@ def _convert(
         parents = [parent for parent in out.parents if not exists(parent)]
 
         def keep(error: BaseException) -> bool:
-            asked = options.resume or isinstance(error, KeyboardInterrupt)
+            asked = task.resume or isinstance(error, KeyboardInterrupt)
             return asked and bool(completed(partial_path(out)))
 
         with partial_folder(out, parents, keep) as folder, Journal(folder, identity) as journal:
@@ -319,10 +265,10 @@ def _convert(
             result = Checkpoint.open(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
-            if options.verify and stream is not None:
+            if task.verify and stream is not None:
                 proof = Proof(None, "its source was streamed, and is not here any more")
-            elif options.verify:
-                proof = prove(checkpoint, result, options.verify_text, progress)
+            elif task.verify:
+                proof = prove(checkpoint, result, task.verify_text, progress)
             source = stream.source if stream else Source.of(checkpoint)
             values = record(source, plan, options.values(checkpoint), folder, proof)
             write_durably(folder / RECORD, json.dumps(values, indent=4))

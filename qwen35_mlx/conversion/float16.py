@@ -10,8 +10,9 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
+from qwen35_mlx.checkpoint.tensor_readers import CHUNK_ELEMENTS
 from qwen35_mlx.conversion.plan import ConversionPlan
-from qwen35_mlx.conversion.planned_tensor import CHUNK_ELEMENTS, PlannedTensor
+from qwen35_mlx.conversion.planned_tensor import PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
@@ -25,6 +26,10 @@ LARGEST = 65504.0
 # Other texts have larger activations than the one that is read here.
 _MARGIN = 4
 _TOKENS = 1024
+# Where reading a weight twice would download it twice.
+STREAMED_NOTE = (
+    "this chip emulates bfloat16: float16 is faster, if it fits; --dtype float16 uses it"
+)
 # GPUs that emulate bfloat16: those of the families of the M1 and the M2.
 _WITHOUT_BFLOAT16 = ("applegpu_g13", "applegpu_g14")
 
@@ -41,7 +46,7 @@ def plan_within_range(
     dtype: mx.Dtype | None,
     progress: Progress | None,
     *,
-    streamed: bool,
+    unread_note: str | None,
     choose: bool,
 ) -> tuple[ConversionPlan, list[str], Progress | None]:
     """The plan of a conversion, in float16 only if all weights fit.
@@ -53,8 +58,9 @@ def plan_within_range(
         make_plan: the plan with a dtype, None for that of each tensor.
         dtype: that the user has chosen.
         progress: called with (bytes read, bytes to read and to write, what is being done).
-        streamed: whether reading a weight twice would download it twice. Then weights are checked
-            when they are written, with `check_written`, and nothing is chosen.
+        unread_note: given where weights are not to be read: the line for the user where float16
+            might have been chosen. Weights are then checked when they are written, with
+            `check_written`.
         choose: whether float16 may be chosen.
 
     Returns:
@@ -70,10 +76,8 @@ def plan_within_range(
         and checkpoint.dtype_of_most == mx.bfloat16
         and lacks_bfloat16()
     )
-    if streamed:
-        hint = "this chip emulates bfloat16: float16 is faster, if it fits; --dtype float16 uses it"
-        plan = make_plan(dtype)
-        return plan, [hint] if open_choice else [], progress
+    if unread_note is not None:
+        return make_plan(dtype), [unread_note] if open_choice else [], progress
     if not open_choice:
         plan = make_plan(dtype)
         problem, progress = _weight_problem(checkpoint, plan, progress)

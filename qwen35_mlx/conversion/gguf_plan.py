@@ -12,6 +12,7 @@ from typing import Protocol
 import gguf
 import mlx.core as mx
 
+from qwen35_mlx.checkpoint.gguf.blocks import CHUNK_ELEMENTS
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
@@ -19,7 +20,6 @@ from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 GgufType = gguf.GGMLQuantizationType
 # What most matrices may be; the keys are the names that users give.
 TYPES = {kind.name: kind for kind in (GgufType.F32, GgufType.F16, GgufType.BF16, GgufType.Q8_0)}
-CHUNK_ELEMENTS = 1 << 20
 
 _NAMES = {
     "model.embed_tokens": "token_embd",

@@ -15,9 +15,9 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import network_dtype
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
-from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
+from qwen35_mlx.checkpoint.tensor_readers import CHUNK_ELEMENTS, PackedMatrix
 from qwen35_mlx.conversion.plan import KEPT, ConversionPlan, config_dtype, shards
-from qwen35_mlx.conversion.planned_tensor import CHUNK_ELEMENTS, zero_centred
+from qwen35_mlx.conversion.planned_tensor import stores_weight, zero_centred
 from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
 from qwen35_mlx.model.weights import DTYPES
@@ -105,12 +105,15 @@ def plan_dequantization(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> Conve
 def _dtype(checkpoint: Checkpoint, name: str, wanted: mx.Dtype | None) -> mx.Dtype:
     matrix = checkpoint.matrices[name]
     if is_zero_centred_norm(name):
-        weight = zero_centred(checkpoint.plain(name))
-        narrow = wanted or checkpoint.dtype_of_most
-        return narrow if wanted or _is_exact(weight, narrow) else mx.float32
+        norm, narrow = checkpoint.plain(name), wanted or checkpoint.dtype_of_most
+        if wanted or stores_weight(norm, narrow):
+            return narrow
+        return narrow if _is_exact(zero_centred(norm), narrow) else mx.float32
     if name.endswith(".A_log"):
         # Published models have it in the dtype of the gated norm; a conversion may have widened it.
         norm = checkpoint.dtype(name.removesuffix("A_log") + "norm.weight")
+        if checkpoint.dtype(name) == norm:
+            return norm
         return norm if _is_exact(checkpoint.read(name), norm) else mx.float32
     if wanted and not name.endswith(KEPT):
         return wanted

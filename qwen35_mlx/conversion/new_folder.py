@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.files import sync_folder
-from qwen35_mlx.user_paths import exists, is_dir
+from qwen35_mlx.user_paths import is_dir
 
 
 def partial_path(out: Path) -> Path:
@@ -34,18 +34,6 @@ def is_occupied(out: Path) -> bool:
     if out.is_symlink() or not is_dir(out) or os.path.ismount(out):
         return os.path.lexists(out)
     return any(out.iterdir()) or os.path.realpath(out) == os.path.realpath(os.curdir)
-
-
-def taken(out: Path, last: str) -> str | None:
-    """A line that says why a new folder cannot be there; None if it can.
-
-    Args:
-        last: a file that every complete folder has.
-    """
-    if not is_occupied(out):
-        return None
-    state = "is complete" if exists(out / last) else "exists"
-    return f"{out} {state} already: remove it or choose another --mlx-path"
 
 
 @contextmanager

@@ -14,7 +14,12 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.dtypes import most_common_dtype
 from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
-from qwen35_mlx.conversion.planned_tensor import PlannedTensor, TensorPlan, zero_centred
+from qwen35_mlx.conversion.planned_tensor import (
+    PlannedTensor,
+    TensorPlan,
+    stores_weight,
+    zero_centred,
+)
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.reconcile import resolved
 from qwen35_mlx.model.weight_shapes import is_zero_centred_norm
@@ -161,14 +166,17 @@ def plan_tensors(
 def _norm_dtypes(checkpoint: Checkpoint, dtype: mx.Dtype | None) -> dict[str, mx.Dtype]:
     """The dtype in which w of each norm (1 + w) is written; {} if not all give the norm again.
 
-    Without a `dtype`, it is the narrowest that loses nothing.
+    Without a `dtype`, it is the narrowest that loses nothing. No norm is read whose file tells.
     """
     dtypes: dict[str, mx.Dtype] = {}
     for name in filter(is_zero_centred_norm, checkpoint.expected):
+        if dtype or stores_weight(checkpoint.plain(name), checkpoint.dtype_of_most):
+            dtypes[name] = dtype or checkpoint.dtype_of_most
+            continue
         norm, weight = checkpoint.read(name), zero_centred(checkpoint.plain(name))
-        for candidate in (dtype,) if dtype else (checkpoint.dtype_of_most, mx.float32):
+        for candidate in (checkpoint.dtype_of_most, mx.float32):
             written = weight.astype(candidate).astype(mx.float32)
-            if dtype or mx.array_equal(written + 1, norm):
+            if mx.array_equal(written + 1, norm):
                 dtypes[name] = candidate
                 break
         else:

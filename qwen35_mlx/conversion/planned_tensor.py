@@ -9,13 +9,9 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.safetensors_writer import TensorSpec
-from qwen35_mlx.checkpoint.tensor_readers import OnePlus, RowReader
+from qwen35_mlx.checkpoint.tensor_readers import CHUNK_ELEMENTS, OnePlus, RowReader
 from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization
-
-# Elements that are converted at a time: 8 MiB in bfloat16. For float-4 and float-8 modes, MLX on a
-# CPU makes many float32 copies of a chunk; larger chunks are no faster.
-CHUNK_ELEMENTS = 4 << 20
 
 
 class PlannedTensor(Protocol):
@@ -137,6 +133,11 @@ class TensorPlan:
                 q = self.quantization
                 plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
                 yield quantize(values, q) if self.search else list(plain)
+
+
+def stores_weight(norm: RowReader, dtype: mx.Dtype) -> bool:
+    """Whether the file of a norm (1 + w) holds w, in this dtype."""
+    return isinstance(norm, OnePlus) and norm.stored.dtype == dtype
 
 
 def zero_centred(norm: RowReader) -> mx.array:

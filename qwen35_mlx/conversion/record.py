@@ -102,7 +102,10 @@ def model_card(values: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """
     source, measured = values["source"], values["measured"]
     is_repository = source["revision"] is not None
-    head = ["---", "library_name: mlx", "pipeline_tag: text-generation", "tags:", "- mlx"]
+    plain = bool(values["options"]["dequantize"])
+    library = "transformers" if plain else "mlx"
+    head = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
+    head += [] if plain else ["tags:", "- mlx"]
     if is_repository:
         head += [f"base_model: {source['name']}"]
     name = (
@@ -126,7 +129,8 @@ def model_card(values: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "---",
         "",
         f"Converted from {name}{revision} with qwen35-mlx {values['qwen35_mlx']}: "
-        f"{values['bytes'] / 1e9:.2f} GB, {form}. It loads in qwen35-mlx and in mlx-lm.",
+        f"{values['bytes'] / 1e9:.2f} GB, {form}. It loads in "
+        f"{'transformers, ' if plain else ''}qwen35-mlx and mlx-lm.",
         "",
     ]
     if "not_measured" in measured:

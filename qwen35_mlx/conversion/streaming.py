@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.folder import weight_files
 from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.remote import RemoteShards, open_remote
+from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.conversion.new_folder import leftovers, partial_path, source_path
 from qwen35_mlx.conversion.record import Source
 from qwen35_mlx.errors import Qwen35Error
@@ -28,11 +29,22 @@ class StreamedSource:
         shards: all shards.
     """
 
-    def __init__(self, shards: RemoteShards, head: Path | None):
+    def __init__(
+        self,
+        shards: RemoteShards,
+        head: Path | None,
+        of_head: Mapping[Path, RemoteFile] | None = None,
+    ):
+        """
+        Args:
+            head: see `Checkpoint.open`.
+            of_head: the files of `head` of which only the header is here.
+        """
         self.shards = shards
-        self.checkpoint = Checkpoint.open(shards.folder, head, shards.files)
+        remote = {**shards.headers, **(of_head or {})}
+        self.checkpoint = Checkpoint.open(shards.folder, head, remote)
         self._needed: dict[str, set[str]] = {}  # shards by part
-        for stored_name, tensor in weight_files(shards.folder, shards.files).items():
+        for stored_name, tensor in weight_files(shards.folder, shards.headers).items():
             name = canonical_name(stored_name)
             if name and tensor.remote is not None:
                 self._needed.setdefault(_part(name), set()).add(tensor.path.name)

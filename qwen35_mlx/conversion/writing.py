@@ -67,6 +67,30 @@ def disk_errors_named(out: Path, nbytes: int, other: str) -> Iterator[None]:
         raise Qwen35Error(f"cannot write {out}: {error.strerror or error}") from error
 
 
+# For the tokenizer, the index and the headers.
+_OTHER_BYTES = 64 << 20
+
+
+def free_bytes(out: Path) -> int:
+    """Bytes that are free where a new folder or file is to be.
+
+    Raises:
+        Qwen35Error: nothing can be written there, as below /proc.
+    """
+    parent = next(folder for folder in out.parents if exists(folder))
+    usage = shutil.disk_usage(parent)
+    if usage.free == 0 and usage.total == 0:
+        raise Qwen35Error(
+            f"{out} cannot be written: {parent} is not on a disk; choose another place"
+        )
+    return usage.free
+
+
+def needed_bytes(nbytes: int, source_bytes: int = 0, here: int = 0) -> int:
+    """Bytes that must be free for a result. Arguments: `check_space`."""
+    return nbytes + source_bytes - here + _OTHER_BYTES
+
+
 def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) -> None:
     """Check that the disk has room for a result.
 
@@ -79,15 +103,8 @@ def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) ->
     Raises:
         Qwen35Error: it has not.
     """
-    parent = next(folder for folder in out.parents if exists(folder))
-    usage = shutil.disk_usage(parent)
-    if usage.free == 0 and usage.total == 0:
-        raise Qwen35Error(
-            f"{out} cannot be written: {parent} is not on a disk; choose another place"
-        )
-    free = usage.free
-    # 64 MiB for the tokenizer, the index and the headers.
-    if free < nbytes + source_bytes - here + (64 << 20):
+    free = free_bytes(out)
+    if free < needed_bytes(nbytes, source_bytes, here):
         shards = f", and shards of the source {size_text(source_bytes)}" if source_bytes else ""
         raise Qwen35Error(
             f"not enough space for {out}: it takes {size_text(nbytes)}{shards}; {size_text(free)} "

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix, RowReader, StoredTensor, plain
+from qwen35_mlx.checkpoint.tensor_readers import (
+    CHUNK_ELEMENTS,
+    PackedMatrix,
+    RowReader,
+    StoredTensor,
+    plain,
+)
 from qwen35_mlx.kernels.quantized import Quantization
-
-# Elements that are computed at a time: 16 MiB in float32.
-_CHUNK_ELEMENTS = 4 << 20
 
 # up [*stack, out, rank] and down [*stack, rank, in], float32, not necessarily evaluated.
 Factors = tuple[mx.array, mx.array]
@@ -97,7 +100,7 @@ class FusedMatrix:
         return mx.float32
 
     def read(self, start: int, stop: int) -> mx.array:
-        step = max(1, _CHUNK_ELEMENTS // max(1, math.prod(self.shape[1:])))
+        step = max(1, CHUNK_ELEMENTS // max(1, math.prod(self.shape[1:])))
         parts = [
             self._rows(first, min(first + step, stop)) for first in range(start, stop, step)
         ] or [mx.zeros((0, *self.shape[1:]))]

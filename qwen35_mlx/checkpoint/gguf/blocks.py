@@ -23,7 +23,8 @@ from qwen35_mlx.files import open_regular, read_exactly
 
 Runs = tuple[tuple[int, int], ...]
 
-_CHUNK_ELEMENTS = 1 << 20
+# Elements that a thread computes at a time.
+CHUNK_ELEMENTS = 1 << 20
 _THREADS = 8
 
 
@@ -136,7 +137,7 @@ def in_chunks(
 
     What is computed on the way is then never as large as a tensor, and all processors compute.
     """
-    step = max(1, _CHUNK_ELEMENTS // max(rows.columns, 1))
+    step = max(1, CHUNK_ELEMENTS // max(rows.columns, 1))
     first = make(start, min(start + step, stop))
     if stop - start <= step:
         return list(first)

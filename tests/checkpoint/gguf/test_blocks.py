@@ -151,7 +151,7 @@ def test_columns_by_heads_come_back_in_the_order_of_the_model(
 def test_many_rows_are_computed_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ):
-    monkeypatch.setattr(blocks, "_CHUNK_ELEMENTS", 1024)
+    monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", 1024)
     rows = oracle.random_rows(dtype, 11, 512)
     view = whole(stored(tmp_path / "f", dtype, rows, 512))
     matrix: Matrix = packed_matrix(view, (11, 512)) or BlockReader(view, (11, 512))
