@@ -3,23 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
-from qwen35_mlx.checkpoint.recipe_file import find_recipe
-from qwen35_mlx.checkpoint.recipes import Recipe
+from qwen35_mlx.conversion.calibration import CalibrationText, measure_importance
 from qwen35_mlx.conversion.float16 import plan_within_range
-from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import (
@@ -32,7 +26,8 @@ from qwen35_mlx.conversion.new_folder import (
     source_path,
     sync_entries,
 )
-from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan, plan_conversion
+from qwen35_mlx.conversion.options import Options, check_calibration, chosen_recipe
+from qwen35_mlx.conversion.plan import MTP_FILE, ConversionPlan
 from qwen35_mlx.conversion.proof import Proof, prove
 from qwen35_mlx.conversion.record import CARD, RECORD, Source, model_card, record
 from qwen35_mlx.conversion.streaming import StreamedSource, streamed
@@ -81,7 +76,12 @@ class ConversionSummary:
         return self.nbytes * 8 / self.parameters
 
 
-def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
+def _identity(
+    checkpoint: Checkpoint,
+    plan: ConversionPlan,
+    stream: StreamedSource | None,
+    calibration: CalibrationText | None,
+) -> str:
     """What a conversion must have in common with one that it continues."""
     files = set(checkpoint.files)
     commit = None
@@ -96,27 +96,10 @@ def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSour
         (
             *(version("qwen35-mlx"), commit, source, plan.tensors),
             json.dumps(plan.config, sort_keys=True),
+            calibration and calibration.values(),
         )
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _recipe(
-    quantize: bool, recipe: str | None, q_bits: int | None, q_group_size: int | None, q_mode: str
-) -> Recipe | None:
-    """The recipe that the options mean; None leaves every matrix as it is."""
-    in_one_way = (q_bits, q_group_size, q_mode) != (None, None, "affine")
-    if recipe is not None:
-        if in_one_way:
-            raise Qwen35Error("a recipe has its own bits, groups and modes: leave out --q-*")
-        return find_recipe(recipe)
-    if not quantize:
-        if in_one_way:
-            raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
-        return None
-    if in_one_way:
-        return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))
-    return recipes.RECIPES[recipes.DEFAULT]
 
 
 @checked
@@ -138,6 +121,7 @@ def convert(
     stream: bool = False,
     upload_repo: str | None = None,
     public: bool = False,
+    calibrate: str | None = None,
     verify: bool = True,
     verify_text: str | None = None,
     progress: Progress | None = None,
@@ -170,6 +154,9 @@ def convert(
         upload_repo: a repository, "org/name", that the result is uploaded to as well: a new or an
             empty one. It is made before the conversion.
         public: whether that repository is public; else it is private.
+        calibrate: a text like what the model will read. Its first 16,384 tokens are read by the
+            source, layer by layer, and the search for scales weights errors by the inputs that each
+            matrix then has. With recipes that search, and not with `stream`.
         verify: whether to measure the result against its source, layer by layer: perplexity, KL
             divergence, agreement. The figures are in the summary, conversion.json and README.md.
         verify_text: to measure on; None for one of the package, with prose, code, Chinese and
@@ -184,7 +171,7 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
-    chosen = _recipe(quantize, recipe, q_bits, q_group_size, q_mode)
+    chosen = chosen_recipe(quantize, recipe, q_bits, q_group_size, q_mode)
     if chosen and dequantize:
         raise Qwen35Error("quantize and dequantize exclude each other: choose one")
     out = absolute_user_path(mlx_path)
@@ -194,8 +181,16 @@ def convert(
         raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
-    options = _Options(
-        chosen, dequantize, DTYPES[dtype] if dtype else None, resume, verify, verify_text
+    if calibrate is not None:
+        check_calibration(chosen, stream, calibrate == verify_text)
+    options = Options(
+        recipe=chosen,
+        dequantize=dequantize,
+        dtype=DTYPES[dtype] if dtype else None,
+        resume=resume,
+        calibrate=calibrate,
+        verify=verify,
+        verify_text=verify_text,
     )
     head = None if mtp is None else resolve_head(str(mtp))
     adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
@@ -215,40 +210,22 @@ def convert(
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """Arguments of `convert`."""
+def _calibrated(
+    plan: ConversionPlan, checkpoint: Checkpoint, text: CalibrationText, progress: Progress | None
+) -> ConversionPlan:
+    """The plan with the importance of inputs, before anything is written."""
 
-    recipe: Recipe | None
-    dequantize: bool
-    dtype: mx.Dtype | None
-    resume: bool
-    verify: bool
-    verify_text: str | None
+    def report(what: str) -> None:
+        if progress:
+            progress(0, plan.nbytes, what)
 
-    def planner(self, checkpoint: Checkpoint) -> Callable[[mx.Dtype | None], ConversionPlan]:
-        """The function that makes a plan with a dtype."""
-        if self.dequantize:
-            return lambda dtype: plan_dequantization(checkpoint, dtype)
-        return lambda dtype: plan_conversion(checkpoint, self.recipe, dtype)
-
-    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Those that the result depends on, as JSON has them."""
-        names = {known: name for name, known in DTYPES.items()}
-        default = self.recipe.default if self.recipe else None
-        return {
-            "dtype": None if self.dtype is None else names[self.dtype],
-            "recipe": self.recipe.name if self.recipe else None,
-            "quantization": asdict(default) if default else None,
-            "dequantize": self.dequantize,
-            "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
-        }
+    return plan.weighted(measure_importance(checkpoint, text, report))
 
 
 def _convert(
     checkpoint: Checkpoint,
     out: Path,
-    options: _Options,
+    options: Options,
     progress: Progress | None,
     stream: StreamedSource | None,
 ) -> ConversionSummary:
@@ -270,8 +247,9 @@ def _convert(
         choose=not options.dequantize,
     )
     warnings += [*notes, *plan.notes(checkpoint)]
+    text = None if options.calibrate is None else CalibrationText.of(options.calibrate, checkpoint)
     with disk_errors_named(out, plan.nbytes, "another --mlx-path"):
-        identity = _identity(checkpoint, plan, stream)
+        identity = _identity(checkpoint, plan, stream, text)
         left = (
             [folder for folder in leftovers(out) if completed(folder)][:1] if options.resume else []
         )
@@ -283,6 +261,8 @@ def _convert(
             source_bytes = stream.nbytes([tensor.name for tensor in plan.tensors])
             here += stream.held_bytes()
         check_space(out, plan.nbytes, source_bytes, here)
+        if text is not None:
+            plan = _calibrated(plan, checkpoint, text, progress)
         warnings += remove_leftovers(out, [*left, *([source_path(out)] if stream else [])])
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
@@ -307,7 +287,7 @@ def _convert(
             elif options.verify:
                 proof = prove(checkpoint, result, options.verify_text, progress)
             source = stream.source if stream else Source.of(checkpoint)
-            values = record(source, plan, options.values(checkpoint), folder, proof)
+            values = record(source, plan, options.values(checkpoint, text), folder, proof)
             write_durably(folder / RECORD, json.dumps(values, indent=4))
             write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()
