@@ -6,6 +6,9 @@ replies, and how often the most likely token is the same. (The demo model was tr
 alone: what it expects elsewhere means little.) With `--questions`, each model also answers held-out
 questions. Scales are bfloat16, as in a converted bfloat16 model.
 
+With `--calibrate`, recipes that search scales are measured a second time, calibrated on other
+dialogues: those of the demo model's training.
+
 `--model random` makes a wide, dense model of random weights with heavy tails and outlier channels,
 and compares on random ids. It shows how a recipe and the search bear such weights, not which kinds
 of matrices matter: nothing in it was learned.
@@ -30,6 +33,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.recipes import Assignment, Recipe
+from qwen35_mlx.conversion.calibration import CalibrationText, Importance, measure_importance
 from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization, dequantize
 from qwen35_mlx.model.config import ModelConfig
@@ -64,8 +68,16 @@ class Text:
 class QuantizedSource:
     """A `TensorSource`: plain tensors, quantised by an assignment when they are read."""
 
-    def __init__(self, tensors: Tensors, assignment: Assignment, *, search: bool):
+    def __init__(
+        self,
+        tensors: Tensors,
+        assignment: Assignment,
+        *,
+        search: bool,
+        importance: Importance | None = None,
+    ):
         self.assignment, self.search = assignment, search
+        self.importance = importance or {}
         self.nbytes = recipes.nbytes({n: t.shape for n, t in tensors.items()}, assignment)
         self._tensors = tensors
         self._packed: dict[str, list[mx.array]] = {}
@@ -90,8 +102,10 @@ class QuantizedSource:
             return self._tensors[name]
         if module not in self._packed:
             values = self._tensors[f"{module}.weight"].astype(mx.bfloat16)
-            plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
-            self._packed[module] = quantize(values, q) if self.search else list(plain)
+            if self.search:
+                self._packed[module] = quantize(values, q, self.importance.get(f"{module}.weight"))
+            else:
+                self._packed[module] = list(mx.quantize(values, q.group_size, q.bits, mode=q.mode))
         return self._packed[module][("weight", "scales", "biases").index(part)]
 
 
@@ -158,6 +172,18 @@ def held_out_texts(tokens: int) -> list[Text]:
     return found
 
 
+def calibration_text(tokens: int) -> CalibrationText:
+    """Dialogues of this many tokens together, of values that training saw."""
+    text, documents = ChatFormat.load(demo.folder()), []
+    for dialogue in dialogues.generate(SEED, MIX, held_out=False):
+        ids = text.sample(dialogue).ids
+        if len(ids) <= LONGEST:
+            documents.append(ids)
+        if sum(map(len, documents)) >= tokens:
+            break
+    return CalibrationText(documents, "")
+
+
 def random_texts(config: ModelConfig, tokens: int) -> list[Text]:
     rng, length = np.random.default_rng(SEED), 256
     return [
@@ -209,11 +235,13 @@ def main() -> int:
     parser.add_argument("--model", default="demo", help="folder, repository on the Hub, or random")
     parser.add_argument("--tokens", type=int, default=4000, help="positions to compare")
     parser.add_argument("--questions", type=int, default=0, help="of each skill")
+    parser.add_argument("--calibrate", type=int, default=0, help="tokens to calibrate on")
     parser.add_argument(
         "--recipes", nargs="+", default=["4bit", *_MIXED], help="beside plain 4-bit"
     )
     args = parser.parse_args()
     base: Model | None = None
+    importance: Importance | None = None
     if args.model == "random":
         config = ModelConfig.from_dict(random_config())
         tensors, texts = random_tensors(config), random_texts(config, args.tokens)
@@ -222,9 +250,12 @@ def main() -> int:
         checkpoint = Checkpoint.open(path)
         config, tensors = checkpoint.model, plain_tensors(checkpoint)
         texts = held_out_texts(args.tokens)
+        if args.calibrate:
+            importance = measure_importance(checkpoint, calibration_text(args.calibrate))
         if args.questions:
             base = qwen35_mlx.load(args.model)
-    rows = measure(config, tensors, texts, list(candidates(args.recipes)), base, args.questions)
+    listed = list(candidates(args.recipes, importance))
+    rows = measure(config, tensors, texts, listed, base, args.questions)
     print()
     report.print_table(rows)
     report.print_json("recipes", rows, model=args.model, positions=args.tokens)
@@ -234,18 +265,23 @@ def main() -> int:
 _MIXED = ("mixed_4_6", "mixed_3_6", "mixed_3_4", "mixed_2_6")
 
 
-def candidates(names: list[str]) -> Iterator[Recipe]:
+def candidates(
+    names: list[str], importance: Importance | None
+) -> Iterator[tuple[Recipe, Importance | None]]:
+    """Recipes to measure, each without and with the importance of inputs, if it searches scales."""
     four = recipes.plain(Quantization(64, 4))
-    yield four
-    yield replace(four, name="plain, searched", search=True)
-    yield from (recipes.RECIPES[name] for name in names)
+    searched = replace(four, name="plain, searched", search=True)
+    for recipe in (four, searched, *(recipes.RECIPES[name] for name in names)):
+        yield recipe, None
+        if importance and recipe.search:
+            yield replace(recipe, name=f"{recipe.name}, calibrated"), importance
 
 
 def measure(
     config: ModelConfig,
     tensors: Tensors,
     texts: list[Text],
-    candidates: list[Recipe],
+    candidates: list[tuple[Recipe, Importance | None]],
     base: Model | None,
     questions: int,
 ) -> list[dict[str, Any]]:
@@ -256,10 +292,10 @@ def measure(
     expected = list(log_probabilities(exact, texts))
     mx.eval(expected)
     rows: list[dict[str, Any]] = []
-    for recipe in candidates:
+    for recipe, importance in candidates:
         start = time.perf_counter()
         assignment = recipes.assign(recipe, shapes, config)
-        source = QuantizedSource(tensors, assignment, search=recipe.search)
+        source = QuantizedSource(tensors, assignment, search=recipe.search, importance=importance)
         network = network_of(config, source)
         divergences, same = divergence(network, expected, texts)
         first = rows[0] if rows else None
