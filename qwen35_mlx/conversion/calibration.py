@@ -112,13 +112,17 @@ def measure_importance(
     hidden = _Moments()
     for one in trunk.hidden:
         hidden.add(one)
-    tied = checkpoint.model.tie_word_embeddings
-    moments["model.embed_tokens.weight" if tied else "lm_head.weight",] = hidden
+    moments["lm_head.weight",] = hidden
     if any(name.startswith("mtp.") for name in checkpoint.expected):
         head = trunk.read_mtp_head()
         _watch_mtp_head(head, moments)
         trunk.run_mtp_head(head)
     finish("the heads")
+    if checkpoint.model.tie_word_embeddings:
+        head_input = importance.pop("lm_head.weight")
+        # As an embedding, every value counts alike; both uses get the same weight together.
+        embeddings = head_input / mx.mean(head_input) + 1
+        importance["model.embed_tokens.weight"] = embeddings
     return importance
 
 

@@ -81,6 +81,15 @@ def test_every_matrix_but_the_embeddings_is_measured(tmp_path: Path, name: str):
         assert (found[key] > 0).all()
 
 
+def test_tied_embeddings_count_as_such_and_as_the_head(tmp_path: Path):
+    tied = importance(source(tmp_path / "tied", "dense-tied-wide-heads"))
+    assert "lm_head.weight" not in tied
+    weights = tied["model.embed_tokens.weight"]
+    assert weights.min() > 1
+    assert weights.mean() == pytest.approx(2)
+    assert weights.std() > 0.1
+
+
 def test_experts_have_inputs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the tokens of each expert counted one by one."""
     seen: dict[int, list[np.ndarray]] = {}
