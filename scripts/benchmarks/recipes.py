@@ -8,8 +8,8 @@ questions greedily: a detail of a long text, two-digit arithmetic worked out in 
 fact told 20 turns before. Scales are bfloat16, as in a converted bfloat16 model, and `bfloat16` is
 that model without quantisation; all compute in float32.
 
-With `--calibrate`, recipes that search scales are measured a second time, calibrated on dialogues of
-the demo model's training.
+With `--calibrate`, recipes that search scales are measured a second time, calibrated on dialogues
+of the demo model's training.
 
 `--model random` makes a wide, dense model of random weights with heavy tails and outlier channels,
 and compares on random ids. It shows how a recipe and the search bear such weights, not which kinds
