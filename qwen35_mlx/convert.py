@@ -74,6 +74,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     add("--upload-repo", metavar="ORG/NAME", help="a new repository to upload the result to")
     add("--public", action="store_true", help="make that repository public (default: private)")
+    add("--calibrate", metavar="FILE", help="text whose inputs weight errors in the search of -q")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
@@ -90,8 +91,9 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error("--gguf-type needs --gguf FILE")
     if is_dry:
         return _preview(options)
-    if options.verify_text is not None:
-        options.verify_text = read_user_text("--verify-text", options.verify_text)
+    for name in ("calibrate", "verify_text"):
+        if (path := getattr(options, name)) is not None:
+            setattr(options, name, read_user_text(f"--{name.replace('_', '-')}", path))
     out = absolute_user_path(options.mlx_path)
     existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
@@ -127,7 +129,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _preview(options: argparse.Namespace) -> int:
     """Print what the conversion would write, and take."""
-    without = ("resume", "upload_repo", "public", "verify", "verify_text")
+    without = ("resume", "upload_repo", "public", "calibrate", "verify", "verify_text")
     arguments = {name: one for name, one in vars(options).items() if name not in without}
     preview = preview_conversion(**arguments)
     for warning in preview.warnings:
@@ -153,7 +155,7 @@ def _preview(options: argparse.Namespace) -> int:
 def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind: str | None) -> int:
     """Write a GGUF file in place of a folder."""
     of_folders = ["mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"]
-    for name in (*of_folders, "verify_text"):
+    for name in (*of_folders, "calibrate", "verify_text"):
         if getattr(options, name) != parser.get_default(name):
             option = f"--{name.replace('_', '-')}"
             parser.error(f"{option} has no effect on a GGUF file: leave it out, or see --gguf-type")
