@@ -28,7 +28,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts.benchmarks.convert_cases import CASES, Case
 
@@ -136,7 +135,7 @@ class Bench:
 
     def make_source(self, kind: str, nbytes: int) -> None:
         """Write a source in place of the one before, and time a plain copy of its first bytes."""
-        self._remove(self.source, self.folder / "adapter")
+        _remove(self.source, self.folder / "adapter")
         module = "scripts.benchmarks.convert"
         _, text = measured(["-m", module, "--make", kind, str(nbytes), str(self.source)])
         self.layer_mb = float(text or 0) * 4 / 1e6
@@ -181,7 +180,7 @@ class Bench:
             disk_mb=disk,
             disk_bar_mb=None if disk is None else result / 1e6 + shards + _SLACK_MB,
         )
-        self._remove(self.out, self.folder / "hf")
+        _remove(self.out, self.folder / "hf")
         return row
 
     def _command(self, case: Case, source: str) -> list[str]:
@@ -195,12 +194,13 @@ class Bench:
             options.append("--no-verify")
         return ["-m", "qwen35_mlx.convert", "--hf-path", source, *options]
 
-    def _remove(self, *paths: Path) -> None:
-        for path in paths:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def _block(kind: str) -> memoryview:
             found = scales
         case _:
             found = _blocks(kind, codes, scales)
-    return memoryview(np.ascontiguousarray(found)).cast("B")
+    data: Any = np.ascontiguousarray(found)
+    return memoryview(data).cast("B")
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
