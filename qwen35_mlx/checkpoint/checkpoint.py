@@ -12,12 +12,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.adapters.adapter import Adapter, Target
 from qwen35_mlx.checkpoint.adapters.files import read_adapter, read_unmerged, unused_adapter
 from qwen35_mlx.checkpoint.adapters.peft import is_adapter_tensor
 from qwen35_mlx.checkpoint.dtypes import floats_of, is_widened, most_common_dtype, network_dtype
-from qwen35_mlx.checkpoint.folder import missing_tensor_advice, read_config, weight_files
+from qwen35_mlx.checkpoint.expected_tensors import check_tensors, readers_of
+from qwen35_mlx.checkpoint.folder import read_config, weight_files
 from qwen35_mlx.checkpoint.formats import hadamard
 from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
@@ -32,7 +32,6 @@ from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
-from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
@@ -40,10 +39,6 @@ from qwen35_mlx.model.config import ModelConfig, check_model_type
 from qwen35_mlx.model.reconcile import reconcile
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
-
-_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-# Dtypes of the parts of a quantised matrix; mxfp4, mxfp8 and nvfp4 have float-8 scales, as bytes.
-_PACKED = {"weight": (mx.uint32,), "scales": (*_FLOATS, mx.uint8), "biases": _FLOATS}
 
 
 class Checkpoint:
@@ -90,13 +85,7 @@ class Checkpoint:
 
     def _set_matrices(self, matrices: Mapping[str, Matrix]) -> None:
         self.matrices = matrices
-        self._readers: dict[str, RowReader] = {}
-        for name, matrix in matrices.items():
-            if isinstance(matrix, PackedMatrix):
-                module = name.removesuffix(".weight")
-                self._readers |= {f"{module}.{end}": part for end, part in matrix.parts.items()}
-            else:
-                self._readers[name] = matrix
+        self._readers = readers_of(matrices)
 
     @classmethod
     def open(
@@ -230,8 +219,7 @@ class Checkpoint:
         return changed
 
     def _check_head(self, path: Path, matrices: Mapping[str, Matrix]) -> None:
-        head = Checkpoint(path, self.config, self.model, matrices, ())
-        head._verify(mtp_tensors(self.model))
+        check_tensors(path, matrices, mtp_tensors(self.model))
 
     @cached_property
     def text(self) -> TextFiles:
@@ -355,43 +343,7 @@ class Checkpoint:
         Raises:
             Qwen35Error: a tensor is missing, unknown, or of a wrong shape or dtype.
         """
-        self._verify(self.expected)
-
-    def _verify(self, expected: Shapes) -> None:
-        unknown = set(self._readers)
-        for name, shape in expected.items():
-            module = name.removesuffix(".weight")
-            packing = self.quantization(module) if recipes.is_quantizable(name, shape) else None
-            if packing is None:
-                self._check(name, shape, _FLOATS)
-                unknown.discard(name)
-                continue
-            for part, packed_shape in packing.packed(shape).items():
-                self._check(f"{module}.{part}", packed_shape, _PACKED[part])
-                unknown.discard(f"{module}.{part}")
-        if unknown:
-            first = min(unknown)
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise Qwen35Error(
-                f"{self._readers[first].file.path} has the unknown tensor '{first}'{more}: "
-                "are config.json and the weights of the same model?"
-            )
-
-    def _check(self, name: str, shape: tuple[int, ...], dtypes: tuple[mx.Dtype, ...]) -> None:
-        reader = self._readers.get(name)
-        if reader is None:
-            advice = missing_tensor_advice(self.path)
-            raise Qwen35Error(f"{self.path} has no tensor '{name}': {advice}")
-        if reader.shape != shape:
-            raise Qwen35Error(
-                f"{reader.file.path}: tensor '{name}' has shape {list(reader.shape)} where "
-                f"config.json asks for {list(shape)}: are they of the same model?"
-            )
-        if reader.dtype not in dtypes:
-            raise Qwen35Error(
-                f"{reader.file.path}: tensor '{name}' has the dtype {reader.file.stored_dtype}, "
-                "which its layout does not have there: fetch the checkpoint again or choose another"
-            )
+        check_tensors(self.path, self.matrices, self.expected)
 
 
 def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:
