@@ -136,6 +136,7 @@ class Bench:
     def make_source(self, kind: str, nbytes: int) -> None:
         """Write a source in place of the one before, and time a plain copy of its first bytes."""
         _remove(self.source, self.folder / "adapter")
+        self.source = self.folder / ("source.gguf" if kind.startswith("gguf ") else "source")
         module = "scripts.benchmarks.convert"
         _, text = measured(["-m", module, "--make", kind, str(nbytes), str(self.source)])
         self.layer_mb = float(text or 0) * 4 / 1e6
