@@ -2,10 +2,10 @@
 
 Converts sources of every kind, at two sizes, each in a process of its own, with mlx-lm's converter
 beside it. Peak memory is the largest resident set of the process, anonymous and file pages
-together, above that of an interpreter that only imports the same modules. It must stay below
-700 MB, and grow by no more than 15 % from the smaller size to the larger. A conversion that
-measures its result may take two layers in float32 more. What a streamed one has on the disk must
-stay below the result and two shards of its source.
+together. It must grow by no more than 15 % from the smaller size to the larger, and what is above
+that of an interpreter which only imports the same modules must stay below 700 MB. A conversion
+that measures its result may take two layers in float32 more. What a streamed one has on the disk
+must stay below the result and two shards of its source.
 
 Time is given beside that of a plain copy of the source to the same disk, flushed as the result is.
 Prints a line for each run and ends in one JSON line; exits with 1 if a bar is missed.
@@ -57,7 +57,8 @@ class Row:
     """One run.
 
     Attributes:
-        above_mb: peak memory above that of the interpreter.
+        peak_mb: peak memory.
+        above_mb: of it, what is above that of the interpreter.
         bar_mb: that it must stay below; None for a peer.
         copies: the time, in those of a plain copy of the source.
         disk_mb, disk_bar_mb: of a streamed conversion, at most at one time.
@@ -66,6 +67,7 @@ class Row:
     case: str
     source_gb: float
     result_gb: float
+    peak_mb: float
     above_mb: float
     bar_mb: float | None
     seconds: float
@@ -173,6 +175,7 @@ class Bench:
             case.title,
             source_gb=_nbytes(self.source) / 1e9,
             result_gb=result / 1e9,
+            peak_mb=usage.peak_mb,
             above_mb=usage.peak_mb - self.baselines[case.peer],
             bar_mb=bar,
             seconds=usage.seconds,
@@ -255,7 +258,7 @@ def growth(rows: Sequence[Row]) -> dict[str, float]:
     for case in {row.case: None for row in rows}:
         own = sorted((row for row in rows if row.case == case), key=lambda row: row.source_gb)
         if len(own) > 1:
-            found[case] = own[-1].above_mb / own[0].above_mb
+            found[case] = own[-1].peak_mb / own[0].peak_mb
     return found
 
 
@@ -316,7 +319,8 @@ def main() -> int:
     missed += [case for case, ratio in grown.items() if ratio > GROWTH and case not in peers]
     print()
     for case, ratio in grown.items():
-        print(f"{case:40} memory from the smallest to the largest source: x{ratio:.2f}")
+        late = "  MISSED" if case in missed else ""
+        print(f"{case:40} memory from the smallest to the largest source: x{ratio:.2f}{late}")
     result = {"benchmark": "convert", "baseline_mb": baseline, "bar_mb": LIMIT_MB}
     result |= {"cases": [asdict(row) for row in rows], "growth": grown, "missed": missed}
     print("\n" + json.dumps(result))
