@@ -3,282 +3,155 @@
 Quantises a model by each recipe and compares it with its plain float32 weights on dialogues that
 were held out of the demo model's training: KL divergence of the next token at every position of the
 replies, and how often the most likely token is the same. (The demo model was trained on replies
-alone: what it expects elsewhere means little.) With `--questions`, each model also answers held-out
-questions. Scales are bfloat16, as in a converted bfloat16 model.
+alone: what it expects elsewhere means little.) With `--questions`, each also answers held-out
+questions greedily: a detail of a long text, two-digit arithmetic worked out in the thought, and a
+fact told 20 turns before. Scales are bfloat16, as in a converted bfloat16 model, and `bfloat16` is
+that model without quantisation; all compute in float32.
 
 `--model random` makes a wide, dense model of random weights with heavy tails and outlier channels,
 and compares on random ids. It shows how a recipe and the search bear such weights, not which kinds
 of matrices matter: nothing in it was learned.
 
-Prints a table and ends in one JSON line.
+Prints a table and ends in one JSON line. There, `floor` is the divergence of the exact model from
+itself when texts are read one by one, which is rounding alone.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-import mlx.core as mx
 import numpy as np
 
-import qwen35_mlx
-from qwen35_mlx import demo
-from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
-from qwen35_mlx.checkpoint.recipes import Assignment, Recipe
-from qwen35_mlx.conversion.quantizer import quantize
-from qwen35_mlx.kernels.quantized import Quantization, dequantize
-from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.network import Network
-from qwen35_mlx.model.operations import select_kernels
-from qwen35_mlx.model.weight_shapes import trunk_tensors
-from qwen35_mlx.model.weights import Weights
-from qwen35_mlx.session.model import Model
-from scripts.demo_training import dialogues
-from scripts.demo_training.dialogues import Mix
-from scripts.demo_training.evaluate import needles, sums
-from scripts.demo_training.evaluate_package import PackageModel
+from qwen35_mlx.checkpoint.recipes import Recipe
+from scripts.benchmarks.recipe_models import (
+    RecipeNetworks,
+    named_recipes,
+    plain_tensors,
+    random_config,
+    random_tensors,
+)
+from scripts.benchmarks.recipe_text import (
+    Question,
+    Reference,
+    held_out_texts,
+    questions,
+    random_texts,
+    replies,
+    right_answers,
+)
 from scripts.demo_training.text import ChatFormat
 from scripts.support import report
-from scripts.support.random_weights import SHAPES
 
-LONGEST = 1024  # tokens of a dialogue
-MIX = Mix(turns=10, sentences=40)
-SEED = 99
-
-Tensors = dict[str, mx.array]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Token ids, and the positions whose next token is compared."""
-
-    ids: list[int]
-    positions: np.ndarray
-
-
-class QuantizedSource:
-    """A `TensorSource`: plain tensors, quantised by an assignment when they are read."""
-
-    def __init__(self, tensors: Tensors, assignment: Assignment, *, search: bool):
-        self.assignment, self.search = assignment, search
-        self.nbytes = recipes.nbytes({n: t.shape for n, t in tensors.items()}, assignment)
-        self._tensors = tensors
-        self._packed: dict[str, list[mx.array]] = {}
-
-    def names(self) -> frozenset[str]:
-        names = set()
-        for tensor in self._tensors:
-            q, module = self.assignment.get(tensor), tensor.removesuffix(".weight")
-            names |= {f"{module}.{part}" for part in q.packed((1, q.group_size))} if q else {tensor}
-        return frozenset(names)
-
-    def quantization(self, module: str) -> Quantization | None:
-        return self.assignment.get(f"{module}.weight")
-
-    def rotation(self, module: str) -> None:
-        return None
-
-    def read(self, name: str) -> mx.array:
-        module, part = name.rsplit(".", 1)
-        q = self.quantization(module)
-        if q is None:
-            return self._tensors[name]
-        if module not in self._packed:
-            values = self._tensors[f"{module}.weight"].astype(mx.bfloat16)
-            plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
-            self._packed[module] = quantize(values, q) if self.search else list(plain)
-        return self._packed[module][("weight", "scales", "biases").index(part)]
-
-
-def plain_tensors(checkpoint: Checkpoint) -> Tensors:
-    """The text network's tensors in float32, packed ones unpacked."""
-    stored, tensors = checkpoint.names(), {}
-    for name in trunk_tensors(checkpoint.model):
-        module = name.removesuffix(".weight")
-        q = checkpoint.quantization(module)
-        if q is not None and f"{module}.scales" in stored:
-            parts = [checkpoint.read(f"{module}.{part}") for part in q.packed((1, q.group_size))]
-            biases = parts[2] if len(parts) > 2 else None
-            tensors[name] = dequantize(parts[0], parts[1], biases, q, mx.float32)
-        else:
-            tensors[name] = checkpoint.read(name).astype(mx.float32)
-        mx.eval(tensors[name])
-    return tensors
-
-
-def random_config() -> dict[str, Any]:
-    """A dense model with an untied head, of the proportions of the 27B model."""
-    text = SHAPES["27b"]["text_config"] | {
-        "hidden_size": 640, "num_hidden_layers": 8, "num_attention_heads": 6,
-        "num_key_value_heads": 1, "head_dim": 128, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 6, "intermediate_size": 2176, "vocab_size": 4096,
-    }  # fmt: skip
-    return SHAPES["27b"] | {"text_config": text}
-
-
-_GAINS = {"embed": 25.0, "conv1d": 0.8, "out_proj": 0.1, "o_proj": 0.1, "down_proj": 0.1}
-
-
-def random_tensors(config: ModelConfig) -> Tensors:
-    """Student's t with 5 degrees of freedom; one input in 64 is 5 times as large."""
-    tensors = {}
-    for name, shape in trunk_tensors(config).items():
-        rng = np.random.default_rng(crc32(name.encode()))
-        if name.endswith(".A_log"):
-            values = rng.uniform(-5, 0.5, shape)
-        elif name.endswith(".dt_bias"):
-            values = rng.uniform(-4, 1, shape)
-        elif len(shape) == 1:
-            values = np.exp(rng.normal(0, 0.3, shape))
-        else:
-            # Layers add a tenth of what the embeddings are, so that errors stay small.
-            gain = next((gain for end, gain in _GAINS.items() if end in name), 1.0)
-            values = rng.standard_t(5, shape) * gain * shape[-1] ** -0.5
-            if shape[-1] >= 64:
-                values[..., rng.choice(shape[-1], shape[-1] // 64, replace=False)] *= 5
-        tensors[name] = mx.array(values.astype(np.float32))
-    return tensors
-
-
-def held_out_texts(tokens: int) -> list[Text]:
-    """Dialogues with this many tokens of replies together, of values that training never saw."""
-    text, found, total = ChatFormat.load(demo.folder()), [], 0
-    for dialogue in dialogues.generate(SEED, MIX, held_out=True):
-        sample = text.sample(dialogue)
-        if len(sample.ids) <= LONGEST:
-            found.append(Text(sample.ids, np.flatnonzero(sample.learn[1:])))
-            total += len(found[-1].positions)
-        if total >= tokens:
-            break
-    return found
-
-
-def random_texts(config: ModelConfig, tokens: int) -> list[Text]:
-    rng, length = np.random.default_rng(SEED), 256
-    return [
-        Text(rng.integers(config.vocab_size, size=length).tolist(), np.arange(length))
-        for _ in range(-(-tokens // length))
-    ]
-
-
-def network_of(config: ModelConfig, source: QuantizedSource) -> Network:
-    network = Network(config, Weights(config, source, mx.float32))
-    select_kernels(network, print)
-    return network
-
-
-def log_probabilities(network: Network, texts: list[Text]) -> Iterator[mx.array]:
-    """At the compared positions of each text: [positions, vocabulary]."""
-    for text in texts:
-        hidden = network(network.token_array(text.ids), network.make_cache())
-        logits = network.logits(hidden[:, mx.array(text.positions)])[0].astype(mx.float32)
-        yield logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def divergence(
-    network: Network, expected: list[mx.array], texts: list[Text]
-) -> tuple[np.ndarray, float]:
-    """KL divergence at each position, and the share of positions with the same top token."""
-    divergences, same = [], []
-    found = log_probabilities(network, texts)
-    for reference, logs in zip(expected, found, strict=True):
-        divergences.append(np.array(mx.sum(mx.exp(reference) * (reference - logs), axis=-1)))
-        same.append(np.array(mx.argmax(reference, axis=-1) == mx.argmax(logs, axis=-1)))
-    return np.concatenate(divergences), float(np.concatenate(same).mean())
-
-
-def answers(base: Model, network: Network, questions: int) -> dict[str, Any]:
-    """Right answers of `questions` each."""
-    model = Model(base.name, Checkpoint.open(base.path), network, base.tokenizer, base.template)
-    package = PackageModel(model)
-    needle = needles(package.generate, package.length, 1024, questions)
-    arithmetic = [sums(package.generate, questions, sign, thinking=True) for sign in "+-*"]
-    return {
-        "needle": f"{needle.right}/{questions}",
-        "arithmetic": f"{sum(s.right for s in arithmetic)}/{3 * questions}",
-    }
+BASELINE = "plain_4"
+ROWS = (
+    BASELINE, "plain_4_searched", "4bit", "mixed_4_6", "mixed_3_6", "3bit", "5bit", "6bit",
+    "plain_5", "plain_8", "plain_nvfp4", "plain_mxfp4", "bfloat16",
+)  # fmt: skip
+# Texts that are read again, one by one, to see what rounding alone does.
+FLOOR_TEXTS = 8
 
 
 def main() -> int:
+    known = named_recipes()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="demo", help="folder, repository on the Hub, or random")
-    parser.add_argument("--tokens", type=int, default=4000, help="positions to compare")
+    parser.add_argument("--tokens", type=int, default=6000, help="positions to compare")
     parser.add_argument("--questions", type=int, default=0, help="of each skill")
+    parser.add_argument("--needle-tokens", type=int, default=4096, help="of a text asked about")
     parser.add_argument(
-        "--recipes", nargs="+", default=["4bit", *_MIXED], help="beside plain 4-bit"
+        "--recipes", nargs="+", choices=known, default=ROWS, metavar="NAME", help=", ".join(known)
     )
     args = parser.parse_args()
-    base: Model | None = None
+    exam: Exam | None = None
     if args.model == "random":
-        config = ModelConfig.from_dict(random_config())
-        tensors, texts = random_tensors(config), random_texts(config, args.tokens)
+        config = random_config()
+        networks = RecipeNetworks(config, random_tensors(config))
+        texts = random_texts(config, args.tokens)
     else:
         path = resolve_checkpoint(args.model)
-        checkpoint = Checkpoint.open(path)
-        config, tensors = checkpoint.model, plain_tensors(checkpoint)
-        texts = held_out_texts(args.tokens)
+        if not (path / "tokenizer.json").exists():
+            parser.error(f"{path} has no tokenizer.json, which the dialogues need")
+        checkpoint, text = Checkpoint.open(path), ChatFormat.load(path)
+        networks = RecipeNetworks(checkpoint.model, plain_tensors(checkpoint))
+        texts = held_out_texts(text, args.tokens)
+        if text.end is None:
+            parser.error(f"{path}: its tokenizer has no <|im_end|>, which ends a reply")
         if args.questions:
-            base = qwen35_mlx.load(args.model)
-    rows = measure(config, tensors, texts, list(candidates(args.recipes)), base, args.questions)
+            exam = Exam(text, text.end, questions(text, args.questions, args.needle_tokens))
+    reference = Reference(networks.exact, texts)
+    floor = Reference(networks.exact, texts[:FLOOR_TEXTS]).divergence(networks.exact, 1)[0]
+    exact = exam.sit(networks) if exam else {}
+    print(f"float32: {exact}; floor of the divergence: {floor.mean():.2g}", flush=True)
+    rows = []
+    for name in args.recipes:
+        rows.append(measure(networks, known[name], reference, exam))
+        report.print_table(rows[-1:])
+    base = next((row for row in rows if row["recipe"] == BASELINE), None)
     print()
+    rows = [compared(row, base) for row in rows]
     report.print_table(rows)
-    report.print_json("recipes", rows, model=args.model, positions=args.tokens)
+    report.print_json(
+        "recipes",
+        rows,
+        model=Path(args.model).name,
+        positions=sum(len(text.positions) for text in texts),
+        floor=float(floor.mean()),
+        float32=exact,
+        needle_tokens=args.needle_tokens,
+    )
     return 0
 
 
-_MIXED = ("mixed_4_6", "mixed_3_6", "mixed_3_4", "mixed_2_6")
+@dataclass(slots=True)
+class Exam:
+    """Questions to all networks. The replies of the exact one are the drafts of all others."""
 
+    text: ChatFormat
+    end: int
+    asked: list[Question]
+    drafts: list[list[int]] = field(default_factory=list)
 
-def candidates(names: list[str]) -> Iterator[Recipe]:
-    four = recipes.plain(Quantization(64, 4))
-    yield four
-    yield replace(four, name="plain, searched", search=True)
-    yield from (recipes.RECIPES[name] for name in names)
+    def sit(self, networks: RecipeNetworks) -> dict[str, str]:
+        """Right answers of the exact network, which sits first."""
+        drafts = [question.draft for question in self.asked]
+        self.drafts = replies(networks.exact, self.asked, drafts, self.end)
+        return right_answers(self.text, self.asked, self.drafts)
 
 
 def measure(
-    config: ModelConfig,
-    tensors: Tensors,
-    texts: list[Text],
-    candidates: list[Recipe],
-    base: Model | None,
-    questions: int,
-) -> list[dict[str, Any]]:
-    """A row per recipe, the first of which is the one that others are compared with."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    parameters = sum(tensor.size for tensor in tensors.values())
-    exact = network_of(config, QuantizedSource(tensors, {}, search=False))
-    expected = list(log_probabilities(exact, texts))
-    mx.eval(expected)
-    rows: list[dict[str, Any]] = []
-    for recipe in candidates:
-        start = time.perf_counter()
-        assignment = recipes.assign(recipe, shapes, config)
-        source = QuantizedSource(tensors, assignment, search=recipe.search)
-        network = network_of(config, source)
-        divergences, same = divergence(network, expected, texts)
-        first = rows[0] if rows else None
-        mean = float(divergences.mean())
-        rows.append({
-            "recipe": recipe.name,
-            "bytes": source.nbytes,
-            "bits/weight": 8 * source.nbytes / parameters,
-            "of plain": source.nbytes / first["bytes"] if first else 1.0,
-            "mean KL": mean,
-            "+-": float(divergences.std() / len(divergences) ** 0.5),
-            "p99 KL": float(np.quantile(divergences, 0.99)),
-            "of plain's": mean / first["mean KL"] if first else 1.0,
-            "same top, %": 100 * same,
-            **(answers(base, network, questions) if base else {}),
-            "seconds": time.perf_counter() - start,
-        })  # fmt: skip
-        report.print_table(rows[-1:])
-    return rows
+    networks: RecipeNetworks, recipe: Recipe, reference: Reference, exam: Exam | None
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    network, nbytes = networks.network(recipe), networks.nbytes(recipe)
+    quantized = time.perf_counter()
+    divergences, same = reference.divergence(network)
+    row: dict[str, Any] = {
+        "recipe": recipe.name,
+        "bytes": nbytes,
+        "bits/weight": 8 * nbytes / networks.parameters,
+        "mean KL": float(divergences.mean()),
+        "+-": float(divergences.std() / len(divergences) ** 0.5),
+        "p99 KL": float(np.quantile(divergences, 0.99)),
+        "same top, %": 100 * same,
+    }
+    if exam:
+        found = replies(network, exam.asked, exam.drafts, exam.end)
+        row |= right_answers(exam.text, exam.asked, found)
+    end = time.perf_counter()
+    return row | {"quantising, s": quantized - start, "measuring, s": end - quantized}
+
+
+def compared(row: dict[str, Any], base: dict[str, Any] | None) -> dict[str, Any]:
+    """A row with its bytes and its divergence as shares of those of plain 4-bit quantisation."""
+    if base is None:
+        return row
+    shares = {"bytes": "of plain's bytes", "mean KL": "of plain's KL"}
+    return row | {share: row[key] / base[key] for key, share in shares.items()}
 
 
 if __name__ == "__main__":

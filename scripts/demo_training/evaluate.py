@@ -7,7 +7,7 @@ the reference answers, so that all models get the same questions.
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ Generate = Callable[..., str]  # (messages, thinking=, max_tokens=, tools=) -> t
 Length = Callable[[list[Message]], int]  # messages -> tokens of the prompt
 MTPAgreement = Callable[[Dialogue], tuple[int, int]]  # -> (agreeing, compared) tokens
 HELD_OUT = Split(True)
+REPLY_TOKENS = 160  # at most
+SUM_TOKENS = 400  # a product needs about 200
 
 
 @dataclass(slots=True)
@@ -57,22 +59,34 @@ def contains(answer: str, expected: str) -> bool:
     return re.search(pattern, answer.lower()) is not None
 
 
-def ask_and_score(score: Score, generate: Generate, asked: Dialogue, max_tokens: int = 160) -> None:
+def is_right(asked: Dialogue, reply: str) -> bool:
+    """Whether the answer in a raw reply has every expected value."""
+    return all(contains(answer_of(reply), expected) for expected in asked.expects)
+
+
+def ask_and_score(
+    score: Score, generate: Generate, asked: Dialogue, max_tokens: int = REPLY_TOKENS
+) -> None:
     """Score the reply to the last question of a conversation."""
     messages = asked.messages[:-1]
     reply = generate(
         messages, thinking=asked.thinking, max_tokens=max_tokens, tools=asked.tools or None
     )
-    right = all(contains(answer_of(reply), e) for e in asked.expects)
-    score.add(right, str(messages[-1]["content"]), str(asked.expects), reply)
+    score.add(is_right(asked, reply), str(messages[-1]["content"]), str(asked.expects), reply)
 
 
-def facts_over_turns(generate: Generate, count: int, gap: int = 20, seed: int = 101) -> Score:
+def facts_over_turns(generate: Generate, count: int, gap: int = 20) -> Score:
     """One to three facts in the first message, and a question about one `gap` turns later."""
-    rng, score = random.Random(seed), Score(f"recall over {gap} turns")
-    for _ in range(count):
-        ask_and_score(score, generate, recall(rng, HELD_OUT, gap, rng.choice((1, 2, 3))))
+    score = Score(f"recall over {gap} turns")
+    for asked in recall_questions(count, gap):
+        ask_and_score(score, generate, asked)
     return score
+
+
+def recall_questions(count: int, gap: int, seed: int = 101) -> Iterator[Dialogue]:
+    rng = random.Random(seed)
+    for _ in range(count):
+        yield recall(rng, HELD_OUT, gap, rng.choice((1, 2, 3)))
 
 
 def untold(generate: Generate, count: int, seed: int = 102) -> Score:
@@ -88,21 +102,33 @@ def untold(generate: Generate, count: int, seed: int = 102) -> Score:
     return score
 
 
-def sums(generate: Generate, count: int, sign: str, thinking: bool, seed: int = 103) -> Score:
+def sums(generate: Generate, count: int, sign: str, thinking: bool) -> Score:
     """Two-digit arithmetic with held-out pairs of operands."""
-    rng = random.Random(seed + ord(sign) + thinking)
-    name = f"arithmetic {sign}" + ("" if thinking else " without thinking")
-    score = Score(name)
-    for _ in range(count):
-        turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
-        asked = dialogue(rng, [turn], "arithmetic", thinking=thinking)
-        ask_and_score(score, generate, asked, max_tokens=400)  # a product needs about 200
+    score = Score(f"arithmetic {sign}" + ("" if thinking else " without thinking"))
+    for asked in sum_questions(count, sign, thinking):
+        ask_and_score(score, generate, asked, SUM_TOKENS)
     return score
 
 
-def needles(generate: Generate, length: Length, tokens: int, count: int, seed: int = 104) -> Score:
+def sum_questions(count: int, sign: str, thinking: bool, seed: int = 103) -> Iterator[Dialogue]:
+    rng = random.Random(seed + ord(sign) + thinking)
+    for _ in range(count):
+        turn = arithmetic.question(rng, *arithmetic.draw(rng, HELD_OUT, 10, sign), thinking)
+        yield dialogue(rng, [turn], "arithmetic", thinking=thinking)
+
+
+def needles(generate: Generate, length: Length, tokens: int, count: int) -> Score:
     """One detail of a text of about `tokens` tokens (95 to 100 %), at evenly spread depths."""
-    rng, score = random.Random(seed + tokens), Score(f"needle in {tokens} tokens")
+    score = Score(f"needle in {tokens} tokens")
+    for asked in needle_questions(length, tokens, count):
+        ask_and_score(score, generate, asked)
+    return score
+
+
+def needle_questions(
+    length: Length, tokens: int, count: int, seed: int = 104
+) -> Iterator[Dialogue]:
+    rng = random.Random(seed + tokens)
     for n in range(count):
         depth, text_seed, thinking = n / max(1, count - 1), rng.random(), rng.random() < 0.5
         sentences = tokens // 10
@@ -113,8 +139,7 @@ def needles(generate: Generate, length: Length, tokens: int, count: int, seed: i
                 break
             sentences = round(sentences * 0.975 * tokens / size)
             asked = needle_in(sentences, depth, text_seed, thinking)
-        ask_and_score(score, generate, asked)
-    return score
+        yield asked
 
 
 def needle_in(sentences: int, depth: float, seed: float, thinking: bool) -> Dialogue:
@@ -161,7 +186,7 @@ def identity(generate: Generate, count: int, seed: int = 110) -> Score:
         messages = asked.messages[:-1]
         question = "Who are you?" if rng.random() < 0.5 else "What is your name?"
         messages[-1] = {"role": "user", "content": question}
-        reply = generate(messages, thinking=asked.thinking, max_tokens=160, tools=None)
+        reply = generate(messages, thinking=asked.thinking, max_tokens=REPLY_TOKENS, tools=None)
         score.add("demo" in answer_of(reply).lower(), question, "a demo model", reply)
     return score
 
@@ -174,7 +199,7 @@ def calls(generate: Generate, count: int, seed: int = 108) -> Score:
         at = next(i for i, m in enumerate(asked.messages) if m.get("tool_calls"))
         function = asked.messages[at]["tool_calls"][0]["function"]
         reply = generate(
-            asked.messages[:at], thinking=asked.thinking, max_tokens=160, tools=asked.tools
+            asked.messages[:at], thinking=asked.thinking, max_tokens=REPLY_TOKENS, tools=asked.tools
         )
         wanted = f"<function={function['name']}>\n" + "".join(
             f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in function["arguments"].items()
