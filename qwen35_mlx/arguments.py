@@ -120,6 +120,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "stream": _FLAG,
     "upload_repo": _NAME,
     "public": _FLAG,
+    "calibrate": _TEXT,
     "verify": _FLAG,
     "verify_text": _TEXT,
     "recipe": _NAME,

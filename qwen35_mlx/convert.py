@@ -31,6 +31,7 @@ _IN_STEPS = "convert to a folder with it first, and write the GGUF file from tha
 _NOT_FOR_GGUF = {
     "mlx_path": "choose one of the two",
     **dict.fromkeys(("quantize", "recipe", "q_bits", "q_group_size", "q_mode"), _BY_TYPE),
+    "calibrate": _BY_TYPE,
     **dict.fromkeys(("dequantize", "dtype"), _BY_TYPE),
     **dict.fromkeys(("resume", "stream", "upload_repo", "public"), _FOR_FOLDERS),
     **dict.fromkeys(("verify", "verify_text"), _UNMEASURED),
@@ -90,6 +91,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     add("--upload-repo", metavar="ORG/NAME", help="a new repository to upload the result to")
     add("--public", action="store_true", help="make that repository public (default: private)")
+    add("--calibrate", metavar="FILE", help="text whose inputs weight errors in the search of -q")
     add("--no-verify", dest="verify", action="store_false", help="do not measure the result")
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
@@ -107,8 +109,9 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error("--gguf-type needs --gguf FILE")
     if is_dry:
         return _preview(options)
-    if options.verify_text is not None:
-        options.verify_text = read_user_text("--verify-text", options.verify_text)
+    for name in ("calibrate", "verify_text"):
+        if (path := getattr(options, name)) is not None:
+            setattr(options, name, read_user_text(f"--{name.replace('_', '-')}", path))
     out = absolute_user_path(options.mlx_path)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
@@ -149,7 +152,7 @@ def _preview(options: argparse.Namespace) -> int:
     from qwen35_mlx.conversion.preview import preview_conversion
     from qwen35_mlx.conversion.writing import size_text
 
-    without = ("resume", "upload_repo", "public", "verify", "verify_text")
+    without = ("resume", "upload_repo", "public", "calibrate", "verify", "verify_text")
     arguments = {name: one for name, one in vars(options).items() if name not in without}
     preview = preview_conversion(**arguments)
     for warning in preview.warnings:

@@ -114,9 +114,8 @@ class Checkpoint:
         method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
         stored = weight_files(path, remote)
         tensors = {name: one for name, one in stored.items() if not is_adapter_tensor(name)}
-        names = [name for stored in tensors if (name := canonical_name(stored))]
         packing, config = config, hadamard.plain_config(config)
-        model, notes = reconcile(config, names)
+        model, notes = reconcile(config, list(filter(None, map(canonical_name, tensors))))
         notes = (*index_notes(path), *notes)
         shapes = trunk_tensors(model) | mtp_tensors(model)
         blocks = hadamard.blocks_by_module(packing, shapes)

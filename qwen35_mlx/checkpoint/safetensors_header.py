@@ -143,7 +143,9 @@ def _parse(text: bytes, data_bytes: int) -> SafetensorsHeader:
     if not isinstance(header, dict):
         raise HeaderError("has a safetensors header that is not an object")
     metadata = header.pop("__metadata__", None)
-    tensors = {name: _tensor_entry(name, fields) for name, fields in header.items()}
+    # Experts one by one are ten thousands of tensors of a few shapes and dtypes.
+    shared: dict[Any, Any] = {}
+    tensors = {name: _tensor_entry(name, fields, shared) for name, fields in header.items()}
     for name, tensor in tensors.items():
         if tensor.end > data_bytes:
             start = 8 + len(text)
@@ -159,7 +161,8 @@ def _parse(text: bytes, data_bytes: int) -> SafetensorsHeader:
     return SafetensorsHeader(text, metadata if isinstance(metadata, dict) else {}, tensors)
 
 
-def _tensor_entry(name: str, fields: Any) -> TensorEntry:
+def _tensor_entry(name: str, fields: Any, shared: dict[Any, Any]) -> TensorEntry:
+    """The checked entry of a tensor; equal shapes and dtypes in `shared` are one object."""
     if len(name) > MAX_NAME or not name.isprintable():
         raise HeaderError(f"has a bad header: {shown(name)} is no name of a tensor")
     fields = fields if isinstance(fields, dict) else {}
@@ -169,7 +172,9 @@ def _tensor_entry(name: str, fields: Any) -> TensorEntry:
     )
     if not valid:
         raise HeaderError(f"has a bad header: the entry of tensor '{name}' is damaged")
-    return TensorEntry(dtype, tuple(shape), *offsets)
+    sizes = tuple(shape)
+    dtype, sizes = shared.setdefault(dtype, dtype), shared.setdefault(sizes, sizes)
+    return TensorEntry(dtype, sizes, *offsets)
 
 
 def _naturals(values: Any) -> bool:

@@ -12,6 +12,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
+from qwen35_mlx.conversion.calibration import CalibrationText, measure_importance
 from qwen35_mlx.conversion.float16 import STREAMED_NOTE
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
 from qwen35_mlx.conversion.new_folder import (
@@ -78,7 +79,12 @@ class ConversionSummary:
         return self.nbytes * 8 / self.parameters
 
 
-def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSource | None) -> str:
+def _identity(
+    checkpoint: Checkpoint,
+    plan: ConversionPlan,
+    stream: StreamedSource | None,
+    calibration: CalibrationText | None,
+) -> str:
     """What a conversion must have in common with one that it continues."""
     files = set(checkpoint.files)
     commit = None
@@ -93,6 +99,7 @@ def _identity(checkpoint: Checkpoint, plan: ConversionPlan, stream: StreamedSour
         (
             *(version("qwen35-mlx"), commit, source, plan.tensors),
             json.dumps(plan.config, sort_keys=True),
+            calibration and calibration.values(),
         )
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -117,6 +124,7 @@ def convert(
     stream: bool = False,
     upload_repo: str | None = None,
     public: bool = False,
+    calibrate: str | None = None,
     verify: bool = True,
     verify_text: str | None = None,
     progress: Progress | None = None,
@@ -152,6 +160,9 @@ def convert(
         upload_repo: a repository, "org/name", that the result is uploaded to as well: a new or an
             empty one. It is made before the conversion.
         public: whether that repository is public; else it is private.
+        calibrate: a text like what the model will read. Its first 16,384 tokens are read by the
+            source, layer by layer, and the search for scales weights errors by the inputs that each
+            matrix then has. With recipes that search, and not with `stream`.
         verify: whether to measure the result against its source, layer by layer: perplexity, KL
             divergence, agreement. The figures are in the summary, conversion.json and README.md.
         verify_text: to measure on; None for one of the package, with prose, code, Chinese and
@@ -181,13 +192,15 @@ def convert(
         raise Qwen35Error("--public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
+    if calibrate is not None:
+        options.check_calibration(stream, calibrate == verify_text)
     head = None if mtp is None else resolve_head(str(mtp))
     adapter = None if adapter_path is None else resolve_adapter(str(adapter_path))
 
     def run(checkpoint: Checkpoint, source: StreamedSource | None = None) -> ConversionSummary:
         if adapter is not None:
             checkpoint = checkpoint.with_adapter(adapter)
-        task = _Task(out, options, resume, verify, verify_text, progress)
+        task = _Task(out, options, resume, calibrate, verify, verify_text, progress)
         return _convert(checkpoint, task, source)
 
     if stream:
@@ -213,9 +226,22 @@ class _Task:
     out: Path
     options: Options
     resume: bool
+    calibrate: str | None
     verify: bool
     verify_text: str | None
     progress: Progress | None
+
+
+def _calibrated(
+    plan: ConversionPlan, checkpoint: Checkpoint, text: CalibrationText, progress: Progress | None
+) -> ConversionPlan:
+    """The plan with the importance of inputs, before anything is written."""
+
+    def report(what: str) -> None:
+        if progress:
+            progress(0, plan.nbytes, what)
+
+    return plan.weighted(measure_importance(checkpoint, text, report))
 
 
 def _convert(
@@ -235,8 +261,9 @@ def _convert(
     )
     checkpoint, plan, progress = prepared.checkpoint, prepared.plan, prepared.progress
     warnings = [*prepared.notes]
+    text = None if task.calibrate is None else CalibrationText.of(task.calibrate, checkpoint)
     with disk_errors_named(out, plan.nbytes, "another --mlx-path"):
-        identity = _identity(checkpoint, plan, stream)
+        identity = _identity(checkpoint, plan, stream, text)
         left = [folder for folder in leftovers(out) if completed(folder)][:1] if task.resume else []
         for folder in left:
             check_identity(folder, identity)
@@ -246,6 +273,8 @@ def _convert(
             source_bytes = stream.nbytes([tensor.name for tensor in plan.tensors])
             here += stream.held_bytes()
         check_space(out, plan.nbytes, source_bytes, here)
+        if text is not None:
+            plan = _calibrated(plan, checkpoint, text, progress)
         warnings += remove_leftovers(out, [*left, *([source_path(out)] if stream else [])])
         if left:
             continue_leftover(left[0], out, kept={JOURNAL, *plan.files})
@@ -270,7 +299,7 @@ def _convert(
             elif task.verify:
                 proof = prove(checkpoint, result, task.verify_text, progress)
             source = stream.source if stream else Source.of(checkpoint)
-            values = record(source, plan, options.values(checkpoint), folder, proof)
+            values = record(source, plan, options.values(checkpoint, text), folder, proof)
             write_durably(folder / RECORD, json.dumps(values, indent=4))
             write_durably(folder / CARD, model_card(values, plan.config))
             journal.remove()

@@ -16,9 +16,9 @@ from qwen35_mlx.conversion.planned_tensor import PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
+from qwen35_mlx.evaluation.watching import watched
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.layer import Layer
-from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.model.moe import MLP
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -198,38 +198,21 @@ def activation_problem(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-class _WatchedLinear(Linear):
-    """A matrix whose inputs and outputs are watched."""
-
-    __slots__ = ("_watch",)
-
-    def __init__(self, linear: Linear, watch: Callable[[mx.array], None]):
-        super().__init__(linear.weight, linear.selection, linear.rotation)
-        self._watch = watch
-
-    def __call__(self, x: mx.array, *args: object, **options: object) -> mx.array:
-        self._watch(x)
-        y = super().__call__(x, *args, **options)  # pyright: ignore[reportArgumentType]
-        self._watch(y)
-        return y
-
-    def gather(self, x: mx.array, *args: object, **options: object) -> mx.array:
-        self._watch(x)
-        y = super().gather(x, *args, **options)  # pyright: ignore[reportArgumentType]
-        self._watch(y)
-        return y
-
-
 def _watch_products(layer: Layer, watch: Callable[[mx.array], None]) -> None:
     """Watch what goes into and comes out of the last matrix of each branch of a layer.
 
     Into that of a feed-forward goes the product of two activations, the largest of a layer.
     """
+
+    def report(x: mx.array, _: mx.array | None, y: mx.array) -> None:
+        watch(x)
+        watch(y)
+
     if isinstance(layer.mixer, Attention):
-        layer.mixer.o_proj = _WatchedLinear(layer.mixer.o_proj, watch)
+        layer.mixer.o_proj = watched(layer.mixer.o_proj, report)
     else:
-        layer.mixer.out_proj = _WatchedLinear(layer.mixer.out_proj, watch)
-    layer.mlp.down_proj = _WatchedLinear(layer.mlp.down_proj, watch)
+        layer.mixer.out_proj = watched(layer.mixer.out_proj, report)
+    layer.mlp.down_proj = watched(layer.mlp.down_proj, report)
     if not isinstance(layer.mlp, MLP):
         shared = layer.mlp.shared_expert
-        shared.down_proj = _WatchedLinear(shared.down_proj, watch)
+        shared.down_proj = watched(shared.down_proj, report)

@@ -83,7 +83,7 @@ def write_gguf(
         **sampling_metadata(text.generation_config),
         "general.name": name,
         "general.size_label": gguf.size_label(*writer.get_total_parameter_count()),
-        **_model_metadata(config, writer.arch, has_mtp(source)),
+        **model_metadata(config, writer.arch, has_mtp(source)),
         "general.file_type": int(_FILE_TYPES[kind]),
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **text_metadata(text, config.vocab_size),
@@ -105,7 +105,7 @@ def write_gguf(
     return plan
 
 
-def _model_metadata(config: ModelConfig, arch: str, mtp: bool) -> dict[str, Any]:
+def model_metadata(config: ModelConfig, arch: str, mtp: bool) -> dict[str, Any]:
     """What describes the network, in the order of llama.cpp's converter.
 
     Raises:

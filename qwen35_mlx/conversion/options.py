@@ -10,6 +10,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipe_file import find_recipe
 from qwen35_mlx.checkpoint.recipes import Recipe
+from qwen35_mlx.conversion.calibration import CalibrationText
 from qwen35_mlx.conversion.hf_layout import plan_dequantization
 from qwen35_mlx.conversion.plan import ConversionPlan, plan_conversion
 from qwen35_mlx.errors import Qwen35Error
@@ -59,7 +60,28 @@ class Options:
             return lambda dtype: plan_dequantization(checkpoint, dtype)
         return lambda dtype: plan_conversion(checkpoint, self.recipe, dtype)
 
-    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def check_calibration(self, stream: bool, is_verify_text: bool) -> None:
+        """Check that the search for scales can be weighted by the inputs that a text leads to.
+
+        Args:
+            is_verify_text: whether the result is to be measured on the same text.
+
+        Raises:
+            Qwen35Error: it cannot.
+        """
+        if self.recipe is None or not self.recipe.search:
+            raise Qwen35Error(
+                "calibrate needs a recipe that searches scales: add --recipe 4bit, or another of "
+                "3bit to 8bit"
+            )
+        if stream:
+            raise Qwen35Error("calibrate reads the model twice, which stream does not: choose one")
+        if is_verify_text:
+            raise Qwen35Error(
+                "a text that the model is fitted to measures nothing: verify on another"
+            )
+
+    def values(self, checkpoint: Checkpoint, text: CalibrationText | None) -> dict[str, Any]:
         """As JSON has them, for the record."""
         names = {known: name for name, known in DTYPES.items()}
         default = self.recipe.default if self.recipe else None
@@ -67,6 +89,7 @@ class Options:
             "dtype": None if self.dtype is None else names[self.dtype],
             "recipe": self.recipe.name if self.recipe else None,
             "quantization": asdict(default) if default else None,
+            "calibration": None if text is None else text.values(),
             "dequantize": self.dequantize,
             "adapter": checkpoint.adapter.parent.name if checkpoint.adapter else None,
         }

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -72,6 +72,19 @@ class ConversionPlan:
     def parameters(self) -> int:
         """The number of weights of the plain model, with its MTP head."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    def weighted(self, importance: Mapping[str, mx.array]) -> "ConversionPlan":
+        """The plan whose searches for scales weight errors by the importance of inputs."""
+        files = {
+            file: [
+                replace(tensor, importance=importance.get(tensor.name))
+                if isinstance(tensor, TensorPlan)
+                else tensor
+                for tensor in tensors
+            ]
+            for file, tensors in self.files.items()
+        }
+        return replace(self, files=files)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Lines for the user: what a source that is quantised leads to."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import mlx.core as mx
@@ -68,6 +68,8 @@ class TensorPlan:
         raw: whether it has the form of Hugging Face: w of a norm (1 + w), [channels, 1, kernel] of
             a convolution.
         search: whether scales are searched for the least error.
+        importance: weight of each input's squared error in that search: [in], or [stack, 1, in];
+            None weights all alike.
     """
 
     name: str
@@ -77,6 +79,7 @@ class TensorPlan:
     carried: bool = False
     raw: bool = False
     search: bool = False
+    importance: mx.array | None = field(default=None, compare=False, repr=False)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -127,12 +130,17 @@ class TensorPlan:
             else:
                 values = checkpoint.plain(self.name).read(start, stop)
             values = values.astype(self.dtype)
-            if self.quantization is None:
-                yield [values]
-            else:
-                q = self.quantization
-                plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
-                yield quantize(values, q) if self.search else list(plain)
+            yield [values] if self.quantization is None else self._quantized(values, start)
+
+    def _quantized(self, values: mx.array, start: int) -> list[mx.array]:
+        """The parts of rows, or of matrices of a stack, from `start` on."""
+        q, importance = self.quantization, self.importance
+        assert q is not None
+        if not self.search:
+            return list(mx.quantize(values, q.group_size, q.bits, mode=q.mode))
+        if importance is not None and importance.ndim > 1:
+            importance = importance[start : start + values.shape[0]]
+        return quantize(values, q, importance)
 
 
 def stores_weight(norm: RowReader, dtype: mx.Dtype) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import Assignment, Recipe
+from qwen35_mlx.conversion.calibration import Importance
 from qwen35_mlx.conversion.quantizer import quantize
 from qwen35_mlx.kernels.quantized import Quantization, dequantize
 from qwen35_mlx.model.config import ModelConfig
@@ -73,34 +74,37 @@ class RecipeNetworks:
     Matrices are rounded to bfloat16 first, as are scales and biases. What a matrix is in one format
     is computed once, on the CPU, where every format exists. All networks run the variants of
     operations that were selected for the exact one.
+
+    Args:
+        importance: of inputs, which searches for scales weight errors by where that is asked for.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Tensors):
+    def __init__(self, config: ModelConfig, tensors: Tensors, importance: Importance | None = None):
+        self.importance = importance or {}
         self.config, self.tensors = config, tensors
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.parameters = sum(tensor.size for tensor in tensors.values())
-        self._packed: dict[tuple[str, Quantization, bool], list[mx.array]] = {}
+        self._packed: dict[tuple[str, Quantization, bool, bool], list[mx.array]] = {}
         self.exact = Network(config, Weights(config, _Source(tensors), mx.float32))
         select_kernels(self.exact, print)
 
     def nbytes(self, recipe: Recipe) -> int:
         return recipes.nbytes(self.shapes, recipes.assign(recipe, self.shapes, self.config))
 
-    def network(self, recipe: Recipe) -> Network:
+    def network(self, recipe: Recipe, *, calibrated: bool = False) -> Network:
         assignment = recipes.assign(recipe, self.shapes, self.config)
-        weights = Weights(
-            self.config, _Source(self._quantized(assignment, recipe.search)), mx.float32
-        )
+        values = self._quantized(assignment, recipe.search, calibrated)
+        weights = Weights(self.config, _Source(values), mx.float32)
         weights.selection = self.exact.selection
         return Network(self.config, weights)
 
-    def _quantized(self, assignment: Assignment, search: bool) -> Tensors:
+    def _quantized(self, assignment: Assignment, search: bool, calibrated: bool) -> Tensors:
         values: Tensors = {}
         with mx.stream(mx.cpu):
             for name, tensor in self.tensors.items():
                 q = assignment[name]
                 if q is not None:
-                    values[name] = _unpacked(self._parts(name, q, search), q)
+                    values[name] = _unpacked(self._parts(name, q, search, calibrated), q)
                 elif recipes.is_quantizable(name, tensor.shape):
                     values[name] = tensor.astype(mx.bfloat16).astype(mx.float32)
                 else:
@@ -108,14 +112,16 @@ class RecipeNetworks:
                 mx.eval(values[name])
         return values
 
-    def _parts(self, name: str, q: Quantization, search: bool) -> list[mx.array]:
-        if (name, q, search) not in self._packed:
+    def _parts(self, name: str, q: Quantization, search: bool, calibrated: bool) -> list[mx.array]:
+        key = name, q, search, calibrated
+        if key not in self._packed:
             values = self.tensors[name].astype(mx.bfloat16)
             plain = mx.quantize(values, q.group_size, q.bits, mode=q.mode)
-            parts = quantize(values, q) if search else list(plain)
+            importance = self.importance.get(name) if calibrated else None
+            parts = quantize(values, q, importance) if search else list(plain)
             mx.eval(parts)
-            self._packed[name, q, search] = parts
-        return self._packed[name, q, search]
+            self._packed[key] = parts
+        return self._packed[key]
 
 
 class _Source:

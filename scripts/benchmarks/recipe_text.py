@@ -10,6 +10,7 @@ from itertools import takewhile
 import mlx.core as mx
 import numpy as np
 
+from qwen35_mlx.conversion.calibration import CalibrationText
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
@@ -52,6 +53,18 @@ def held_out_texts(text: ChatFormat, tokens: int) -> list[Text]:
         if total >= tokens:
             break
     return found
+
+
+def calibration_text(text: ChatFormat, tokens: int) -> CalibrationText:
+    """Dialogues of this many tokens together, of values that training saw."""
+    documents: list[list[int]] = []
+    for dialogue in dialogues.generate(SEED, MIX, held_out=False):
+        ids = text.sample(dialogue).ids
+        if len(ids) <= LONGEST:
+            documents.append(ids)
+        if sum(map(len, documents)) >= tokens:
+            break
+    return CalibrationText(documents, "")
 
 
 def random_texts(config: ModelConfig, tokens: int) -> list[Text]:

@@ -8,6 +8,9 @@ questions greedily: a detail of a long text, two-digit arithmetic worked out in 
 fact told 20 turns before. Scales are bfloat16, as in a converted bfloat16 model, and `bfloat16` is
 that model without quantisation; all compute in float32.
 
+With `--calibrate`, recipes that search scales are measured a second time, calibrated on dialogues
+of the demo model's training.
+
 `--model random` makes a wide, dense model of random weights with heavy tails and outlier channels,
 and compares on random ids. It shows how a recipe and the search bear such weights, not which kinds
 of matrices matter: nothing in it was learned.
@@ -28,6 +31,7 @@ import numpy as np
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.recipes import Recipe
+from qwen35_mlx.conversion.calibration import Importance, measure_importance
 from scripts.benchmarks.recipe_models import (
     RecipeNetworks,
     named_recipes,
@@ -38,6 +42,7 @@ from scripts.benchmarks.recipe_models import (
 from scripts.benchmarks.recipe_text import (
     Question,
     Reference,
+    calibration_text,
     held_out_texts,
     questions,
     random_texts,
@@ -62,6 +67,7 @@ def main() -> int:
     parser.add_argument("--model", default="demo", help="folder, repository on the Hub, or random")
     parser.add_argument("--tokens", type=int, default=6000, help="positions to compare")
     parser.add_argument("--questions", type=int, default=0, help="of each skill")
+    parser.add_argument("--calibrate", type=int, default=0, help="tokens to calibrate on")
     parser.add_argument("--needle-tokens", type=int, default=4096, help="of a text asked about")
     parser.add_argument(
         "--recipes", nargs="+", choices=known, default=ROWS, metavar="NAME", help=", ".join(known)
@@ -69,6 +75,8 @@ def main() -> int:
     args = parser.parse_args()
     exam: Exam | None = None
     if args.model == "random":
+        if args.calibrate:
+            parser.error("random ids are no text to calibrate on: leave out --calibrate")
         config = random_config()
         networks = RecipeNetworks(config, random_tensors(config))
         texts = random_texts(config, args.tokens)
@@ -77,7 +85,10 @@ def main() -> int:
         if not (path / "tokenizer.json").exists():
             parser.error(f"{path} has no tokenizer.json, which the dialogues need")
         checkpoint, text = Checkpoint.open(path), ChatFormat.load(path)
-        networks = RecipeNetworks(checkpoint.model, plain_tensors(checkpoint))
+        importance: Importance | None = None
+        if args.calibrate:
+            importance = measure_importance(checkpoint, calibration_text(text, args.calibrate))
+        networks = RecipeNetworks(checkpoint.model, plain_tensors(checkpoint), importance)
         texts = held_out_texts(text, args.tokens)
         if text.end is None:
             parser.error(f"{path}: its tokenizer has no <|im_end|>, which ends a reply")
@@ -89,8 +100,10 @@ def main() -> int:
     print(f"float32: {exact}; floor of the divergence: {floor.mean():.2g}", flush=True)
     rows = []
     for name in args.recipes:
-        rows.append(measure(networks, known[name], reference, exam))
-        report.print_table(rows[-1:])
+        recipe = known[name]
+        for calibrated in (False, True) if args.calibrate and recipe.search else (False,):
+            rows.append(measure(networks, recipe, reference, exam, calibrated))
+            report.print_table(rows[-1:])
     base = next((row for row in rows if row["recipe"] == BASELINE), None)
     print()
     rows = [compared(row, base) for row in rows]
@@ -124,14 +137,18 @@ class Exam:
 
 
 def measure(
-    networks: RecipeNetworks, recipe: Recipe, reference: Reference, exam: Exam | None
+    networks: RecipeNetworks,
+    recipe: Recipe,
+    reference: Reference,
+    exam: Exam | None,
+    calibrated: bool = False,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    network, nbytes = networks.network(recipe), networks.nbytes(recipe)
+    network, nbytes = networks.network(recipe, calibrated=calibrated), networks.nbytes(recipe)
     quantized = time.perf_counter()
     divergences, same = reference.divergence(network)
     row: dict[str, Any] = {
-        "recipe": recipe.name,
+        "recipe": f"{recipe.name}, calibrated" if calibrated else recipe.name,
         "bytes": nbytes,
         "bits/weight": 8 * nbytes / networks.parameters,
         "mean KL": float(divergences.mean()),
