@@ -145,3 +145,9 @@ def test_wrong_arguments_are_refused_before_anything_is_read(arguments):
 def test_compare_stays_the_function_whatever_is_imported_first():
     code = "import qwen35_mlx.compare, qwen35_mlx; assert callable(qwen35_mlx.compare)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_text_that_the_model_predicts_is_not_called_foreign():
+    result = qwen35_mlx.compare("demo", "demo", text="Hello, my name is" + " to" * 30)
+    assert result.a.perplexity < 2048
+    assert result.notes == ()

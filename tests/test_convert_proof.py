@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -13,7 +12,6 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
@@ -157,32 +155,16 @@ def test_an_unreadable_text_is_refused_before_anything_is_written(
     assert listing(tmp_path) == {"before"}
 
 
-def undecided_demo(folder: Path) -> Path:
-    """The demo model with a head whose file does not say how its norms are stored."""
-    shutil.copytree(demo.folder(), folder)
-    mx.save_safetensors(
-        str(folder / "mtp.safetensors"),
-        cast(dict[str, mx.array], mx.load(str(folder / "mtp.safetensors"))),
-    )
-    return folder
-
-
-def test_the_files_of_the_demo_leave_no_doubt_on_its_head():
+def test_a_text_of_the_users_confirms_the_norms_of_a_head():
     checkpoint = Checkpoint.open(demo.folder())
-    assert checkpoint.mtp_norms == NormReading(frozenset(), certain=True)
-    assert confirm_mtp_norms(checkpoint, run=True) == (checkpoint, [])
-
-
-def test_a_text_of_the_users_confirms_the_norms_of_a_head(tmp_path: Path):
-    checkpoint = Checkpoint.open(undecided_demo(tmp_path / "demo"))
     text = "Hello, my name is" + " to" * 100  # as the model goes on
     _, (line,) = confirm_mtp_norms(checkpoint, run=True, text=text)
     assert line.startswith("norms of the MTP head are read as 1 + w: it guesses ")
 
 
-def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head(tmp_path: Path):
+def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head():
     # The demo's head guesses more of the built-in text if two of its norms are read wrongly.
-    checkpoint = Checkpoint.open(undecided_demo(tmp_path / "demo"))
+    checkpoint = Checkpoint.open(demo.folder())
     confirmed, lines = confirm_mtp_norms(checkpoint, run=True)
     assert checkpoint.mtp_norms is not None
     assert confirmed.mtp_norms is not None
