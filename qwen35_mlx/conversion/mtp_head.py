@@ -10,8 +10,6 @@ from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 _TOKENS = 384
-# Of the built-in text: small models of the family predict nearly half of such tokens.
-_LEAST_ACCURACY = 0.2
 
 _HARM = "if that is wrong, its guesses are rejected, and replies stay the same"
 _ADVICE = "A conversion to a folder with --verify-text FILE tries it on text of the right kind"
@@ -41,7 +39,7 @@ def confirm_mtp_norms(
     try:
         tokenizer = Tokenizer.from_files(checkpoint.text)
         documents = make_documents(tokenizer, built_in_texts() if text is None else [text], _TOKENS)
-        agreement = checkpoint_agreement(checkpoint, documents, _LEAST_ACCURACY)
+        agreement = checkpoint_agreement(checkpoint, documents)
         checkpoint, found = confirm_head(checkpoint, agreement)
     except Qwen35Error as error:
         return checkpoint, [f"{line}: {error}. {_HARM[0].upper()}{_HARM[1:]}. {_ADVICE}"]

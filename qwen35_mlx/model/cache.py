@@ -183,6 +183,11 @@ class KVCache:
         self._hold(fresh)
         return fresh
 
+    def take_back(self, count: int) -> None:
+        """Remove the last `count` rows."""
+        self._tail_length -= min(count, self._tail_length)
+        self.offset -= count
+
     def snapshot(self) -> KVSnapshot:
         self._flush_tail()
         return KVSnapshot(self._buffer, self.offset)
@@ -217,6 +222,20 @@ def _quantize(x: mx.array, bits: int) -> KVArrays:
     return tuple(mx.quantize(x, group_size=KV_GROUP, bits=bits))
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaPass:
+    """What a Gated DeltaNet layer needs to compute the state after a part of its last pass again.
+
+    Attributes:
+        conv, recurrent: the state before the pass, as in `DeltaState`.
+        projected: the pass's tokens behind the input projections, [B, T, width].
+    """
+
+    conv: mx.array
+    recurrent: mx.array
+    projected: mx.array
+
+
 @dataclass(slots=True)
 class DeltaState:
     """State of a Gated DeltaNet layer; its size does not depend on the number of tokens.
@@ -226,17 +245,20 @@ class DeltaState:
         recurrent: the delta rule's state, [B, value heads, value head dim, key head dim] float32;
             None at first.
 
-    Both are replaced at every call, never written into, so a snapshot is two references.
+        last_pass: what the last pass started from, if it may be taken back.
+
+    Both states are replaced at every call, never written into, so a snapshot is two references.
     """
 
     conv: mx.array | None = None
     recurrent: mx.array | None = None
+    last_pass: DeltaPass | None = None
 
     def snapshot(self) -> "DeltaState":
         return DeltaState(self.conv, self.recurrent)
 
     def restore(self, snapshot: "DeltaState") -> None:
-        self.conv, self.recurrent = snapshot.conv, snapshot.recurrent
+        self.conv, self.recurrent, self.last_pass = snapshot.conv, snapshot.recurrent, None
 
     @property
     def arrays(self) -> list[mx.array]:
