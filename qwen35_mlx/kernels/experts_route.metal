@@ -14,6 +14,7 @@ const int token = static_cast<int>(threadgroup_position_in_grid.x);
 
 float lane_logits[LANE_EXPERTS];
 float max_logit = -INFINITY;
+#pragma unroll
 for (int i = 0; i < LANE_EXPERTS; ++i) {
   const int expert = lane + 32 * i;
   lane_logits[i] = expert < E ? static_cast<float>(logits[token * (E + 1) + expert]) : -INFINITY;
@@ -27,6 +28,7 @@ float lane_weight = 0.0f;                 // lane i has the weight of the i-th e
 for (int k = 0; k < K; ++k) {
   float lane_best = -INFINITY;
   int best_expert = E;
+  #pragma unroll
   for (int i = 0; i < LANE_EXPERTS; ++i) {
     if (lane_logits[i] > lane_best) {
       lane_best = lane_logits[i];
@@ -39,6 +41,7 @@ for (int k = 0; k < K; ++k) {
       simd_max(lane_best == best_logit ? -static_cast<float>(best_expert) : -16777216.0f));
   // If all logits are NaN or -inf there is no best: clamp, for the next kernels index by it.
   const int expert = best_index < E ? best_index : E - 1;
+  #pragma unroll
   for (int i = 0; i < LANE_EXPERTS; ++i) {
     if (lane + 32 * i == expert) lane_logits[i] = -INFINITY;
   }
