@@ -1,8 +1,9 @@
-// Attention of a few tokens to all keys up to each: the second of two dispatches. Merges the splits of
-// decode_attention_partial.metal and multiplies by the sigmoid of the gate.
+// Attention of a few tokens to all keys up to each: the second of two dispatches. Merges the splits
+// of decode_attention_partial.metal and multiplies by the sigmoid of the gate.
 //
-// Launch: B * H * T * ceil(D / 32) threadgroups of SIMD_GROUPS SIMD groups: 32 columns of a head of a
-// token, one per lane; the splits are dealt out to the SIMD groups. A split without a key adds zeros.
+// Launch: B * H * T * ceil(D / 32) threadgroups of SIMD_GROUPS SIMD groups: 32 columns of a head of
+// a token, one per lane; the splits are dealt out to the SIMD groups. A split without a key adds
+// zeros.
 //
 // partial_acc [B, H, T, splits, D], partial_ml [B, H, T, splits, 2] float32
 // gate        [B, T, H, D]; heads may lie apart

@@ -1,17 +1,18 @@
-// Attention of a few tokens to all keys up to each: the first of two dispatches (flash decoding). The
-// keys are cut into splits, each of which is computed here by itself; decode_attention_merge.metal
-// merges them.
+// Attention of a few tokens to all keys up to each: the first of two dispatches (flash decoding).
+// The keys are cut into splits, each of which is computed here by itself;
+// decode_attention_merge.metal merges them.
 //
-// Launch: B * KV * splits * ceil(T / TOKENS) threadgroups of TOKENS * TOKEN_SIMD_GROUPS SIMD groups:
-// one KV head, one split and TOKENS tokens each. Neighbouring threadgroups have the same keys, which
-// they find in the cache. The SIMD groups of a token take turns at tiles of KEY_TILE keys, for up to
-// four of the query heads that share the KV head: with more, registers leave too few threads to hide
-// the latency of memory. The columns of a key are spread over the lanes, so that each lane has a part
-// of KEY_TILE x heads scores. Lanes exchange these by halves until every lane has one whole score, and
-// one exponential to compute.
+// Launch: B * KV * splits * ceil(T / TOKENS) threadgroups of TOKENS * TOKEN_SIMD_GROUPS SIMD
+// groups: one KV head, one split and TOKENS tokens each. Neighbouring threadgroups have the same
+// keys, which they find in the cache. The SIMD groups of a token take turns at tiles of KEY_TILE
+// keys, for up to four of the query heads that share the KV head: with more, registers leave too
+// few threads to hide the latency of memory. The columns of a key are spread over the lanes, so
+// that each lane has a part of KEY_TILE x heads scores. Lanes exchange these by halves until every
+// lane has one whole score, and one exponential to compute.
 //
-// A token's result depends on its own keys alone, to the bit: splits and tiles begin at the same keys
-// whatever follows, and a SIMD group has one token, so that it takes the same steps with T = 1.
+// A token's result depends on its own keys alone, to the bit: splits and tiles begin at the same
+// keys whatever follows, and a SIMD group has one token, so that it takes the same steps with
+// T = 1.
 //
 // q              [B, H, T, D]
 // k, v           [B, KV, N, D]; heads may lie apart, since a buffer has room to grow

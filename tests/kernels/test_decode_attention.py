@@ -1,5 +1,8 @@
 """Attention of a few tokens, gated, against float64, and against one token at a time."""
 
+import math
+from itertools import pairwise
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -128,6 +131,23 @@ def test_a_pass_equals_single_tokens_on_any_machine(kernels):
     assert_equal_to_one_at_a_time(*draw(36, (6, 2), 36, tokens=5, dtype=mx.float16))
 
 
+@pytest.mark.parametrize("heads", [(6, 1), (8, 1), (16, 1)])
+def test_tokens_that_share_a_threadgroup_fit_into_its_memory(heads):
+    """The emulator has 32 KB, as Apple's GPUs."""
+    inputs = draw(9, heads, 256, tokens=2, dtype=mx.bfloat16)
+    assert relative_error(kernel(*inputs), float64(*inputs)) < 1e-2
+
+
+def test_tokens_in_float32_share_no_threadgroup():
+    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 140 in float32."""
+    threads = {
+        dtype: 32 * math.prod(decode_attention._geometry(8, 4, 256, dtype))
+        for dtype in (mx.bfloat16, mx.float32)
+    }
+    assert 128 * threads[mx.bfloat16] <= 65536
+    assert 140 * threads[mx.float32] <= 65536
+
+
 # The last key of the smaller splits is the 64th, of two splits.
 @pytest.mark.parametrize(("keys", "tokens", "tail_rows"), [(66, 5, 6), (65, 2, 2), (65, 8, 20)])
 def test_a_pass_in_which_the_splits_grow_equals_single_tokens(monkeypatch, keys, tokens, tail_rows):
@@ -150,7 +170,7 @@ def test_splits_are_few_and_grow_seldom(max_splits):
     sizes = [decode_attention.split_size(keys, max_splits) for keys in range(1, 50_000)]
     assert all(-(-keys // size) <= max_splits for keys, size in enumerate(sizes, 1))
     steps = [keys for keys in range(1, len(sizes)) if sizes[keys] != sizes[keys - 1]]
-    assert all(b - a > MAX_DECODE_TOKENS for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b - a > MAX_DECODE_TOKENS for a, b in pairwise(steps))
 
 
 @pytest.mark.parametrize(

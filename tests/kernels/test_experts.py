@@ -48,6 +48,11 @@ def test_route_takes_the_likeliest_and_renormalises(route_, tokens, experts, top
         np.testing.assert_allclose(weights[row, -1], 1 / (1 + np.exp(-logit[-1])), rtol=1e-6)
 
 
+def test_route_returns_experts_in_ascending_order():
+    _, chosen = route(normal(0, 4, 71), 9)
+    assert (np.diff(np.array(chosen).astype(int)) > 0).all()
+
+
 def test_route_prefers_the_lower_index_of_equal_logits():
     logits = mx.zeros((1, 41))
     weights, chosen = route(logits, 3)
@@ -198,6 +203,21 @@ def test_the_sum_is_rounded_before_the_residual_is_added(implementation, dtype):
     alone = implementation(x, norm_of(128, dtype), *routed, layer, mx.zeros_like(residual))
     got = implementation(x, norm_of(128, dtype), *routed, layer, residual)
     assert mx.array_equal(got, residual + alone)
+
+
+@pytest.mark.parametrize("experts", [3, 40], ids=["common", "mostly different"])
+def test_tokens_of_one_pass_equal_single_ones_to_the_bit(experts):
+    """Both where tokens share experts and where they hardly do."""
+    layer = draw(experts, 96, 32, 96, 2, 32, 4, mx.float32)
+    x, norm, residual = normal(5, 7, 96), norm_of(96, mx.float32), normal(7, 7, 96)
+    logits = normal(6, 7, experts + 1)
+
+    def block(rows: slice) -> mx.array:
+        return run_experts(x[rows], norm, *route(logits[rows], 2), layer, residual[rows])
+
+    together = block(slice(0, 7))
+    for t in range(7):
+        assert mx.array_equal(together[t : t + 1], block(slice(t, t + 1))).item(), t
 
 
 def test_widths_that_do_not_divide_into_threadgroups():

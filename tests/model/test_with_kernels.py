@@ -11,7 +11,7 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.kernels import decode_attention, gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
@@ -80,6 +80,23 @@ def test_kernels_give_the_reference_logits(name, request, monkeypatch):
     assert_logits(logits, want["prefill_logits"][:PROMPT])
     step = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 1], cache))[0]
     assert_logits(step, want["prefill_logits"][PROMPT : PROMPT + 1])
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_a_pass_of_a_few_tokens_gives_the_reference_logits(name, request, monkeypatch):
+    want = expected(name)
+    net = load_plain(FOLDER / name, monkeypatch)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    cache = net.make_cache()
+    net(want["prompt"][None, :PROMPT], cache)
+    shapes, attend = [], decode_attention.kernel
+    monkeypatch.setattr(
+        decode_attention, "kernel", lambda q, *rest: shapes.append(q.shape[2]) or attend(q, *rest)
+    )
+    logits = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 7], cache))[0]
+    assert_logits(logits, want["prefill_logits"][PROMPT : PROMPT + 7])
+    assert set(shapes) == {7}
 
 
 def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
