@@ -10,7 +10,7 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.kernels import decode_attention, gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
