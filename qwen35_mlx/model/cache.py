@@ -76,34 +76,34 @@ class KVCache:
         self._tail_length = 0
         self.offset = 0
 
-    def append_to_tail(self, key: mx.array, value: mx.array) -> tuple[KVArrays, KVArrays]:
-        """Append one row without writing to the buffer.
+    def append_to_tail(self, keys: mx.array, values: mx.array) -> tuple[KVArrays, KVArrays]:
+        """Append T rows, at most `TAIL_ROWS`, without writing them to the buffer.
 
         MLX writes into an array in place only if no pending computation still reads it; otherwise
         it copies the whole array, which for a long conversation is gigabytes per token. The tail
         is small enough to copy.
 
         Args:
-            key, value: [B, kv_heads, 1, head_dim].
+            keys, values: [B, kv_heads, T, head_dim].
 
         Returns:
             keys and values of the buffer, [B, kv_heads, N, head_dim] each, and of the tail,
-            [B, kv_heads, n, head_dim] each, with N and n at least 1.
+            [B, kv_heads, n, head_dim] each, with N at least 1 and n at least T.
 
         The cache must hold a row already and must not be quantised.
         """
         assert self._buffer is not None
         assert self.bits is None
-        if self._tail_length == TAIL_ROWS:
+        batch, heads, added, width = keys.shape
+        if self._tail_length + added > TAIL_ROWS:
             self._flush_tail()
         if not self._tail_length:
-            batch, heads, _, width = key.shape
-            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), key.dtype) for _ in "kv")
-        start = self._tail_length
-        for array, added in zip(self._tail, (key, value), strict=True):
-            array[..., start : start + 1, :] = added
-        self._tail_length += 1
-        self.offset += 1
+            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), keys.dtype) for _ in "kv")
+        start, end = self._tail_length, self._tail_length + added
+        for array, rows in zip(self._tail, (keys, values), strict=True):
+            array[..., start:end, :] = rows
+        self._tail_length = end
+        self.offset += added
         buffered = self.offset - self._tail_length
         return (
             tuple(array[..., :buffered, :] for array in self._buffer.rows),
@@ -184,9 +184,12 @@ class KVCache:
         return fresh
 
     def take_back(self, count: int) -> None:
-        """Remove the last `count` rows."""
-        self._tail_length -= min(count, self._tail_length)
+        """Remove the last `count` rows, of the tail first. Rows of a snapshot stay in it."""
+        assert count <= self.offset
         self.offset -= count
+        self._tail_length = max(self._tail_length - count, 0)
+        if not self._tail_length:
+            self._tail = ()
 
     def snapshot(self) -> KVSnapshot:
         self._flush_tail()
@@ -210,7 +213,7 @@ class KVCache:
 
     @property
     def append_target(self) -> KVArrays:
-        """The arrays that the last row was written into."""
+        """The arrays that the last rows were written into."""
         return self._tail or self._rows
 
     @property
