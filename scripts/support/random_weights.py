@@ -21,7 +21,7 @@ from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
-from qwen35_mlx.model.weight_shapes import trunk_tensors
+from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from qwen35_mlx.model.weights import Weights
 
 
@@ -90,11 +90,19 @@ class RandomSource:
     Args:
         bits: bits of the affine quantisation, in groups of 64.
         dtype: type of the tensors that are not packed.
+        mtp: whether there is an MTP head too.
     """
 
-    def __init__(self, config: ModelConfig, bits: int = 4, dtype: mx.Dtype = mx.bfloat16):
+    def __init__(
+        self,
+        config: ModelConfig,
+        bits: int = 4,
+        dtype: mx.Dtype = mx.bfloat16,
+        *,
+        mtp: bool = False,
+    ):
         self.config, self.dtype = config, dtype
-        self._shapes = trunk_tensors(config)
+        self._shapes = trunk_tensors(config) | (mtp_tensors(config) if mtp else {})
         self._quantizations: dict[str, Quantization | None] = {}
         default = recipes.quantization("affine", bits)
         for name, shape in self._shapes.items():
@@ -151,9 +159,9 @@ class RandomSource:
         return self._words[shape]
 
 
-def random_source(shape: str, bits: int = 4) -> RandomSource:
+def random_source(shape: str, bits: int = 4, *, mtp: bool = False) -> RandomSource:
     """Random weights of one of `SHAPES`."""
-    return RandomSource(ModelConfig.from_dict(SHAPES[shape]), bits)
+    return RandomSource(ModelConfig.from_dict(SHAPES[shape]), bits, mtp=mtp)
 
 
 def random_network(source: RandomSource) -> Network:
