@@ -28,7 +28,7 @@ for (int tile = 0; tile < SLAB / TILE; ++tile) {
           ? chunk_words[n / VALUES_PER_WORD]
           : chunk_words[n / VALUES_PER_WORD] >> 16;
       // 2^(23 - shift), whose low bits count 2^-shift: no value is shifted down in its half word.
-      const uint32_t power = TWO_TO_23 - (static_cast<uint32_t>(shift) << 23);
+      const uint32_t power = two_to_23 - (static_cast<uint32_t>(shift) << 23);
       const uint32_t field = half_word & (VALUE_MASK << shift);
       const float weight = as_type<float>(power | field) - as_type<float>(power);
       #pragma unroll

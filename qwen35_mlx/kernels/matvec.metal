@@ -24,6 +24,7 @@ constexpr int SET_THREADS = 32 * SIMD_GROUPS;
 constexpr int THREADS = SETS * SET_THREADS;
 constexpr int HALVES = GLU ? 2 : 1;
 constexpr int ROWS = HALVES * OUTPUTS;    // of w, in a set: gates, then ups
+constexpr int RESULTS = ROWS * TOKENS;    // of a set: the rows' results, token by token
 constexpr int ALL_OUTPUTS = SETS * OUTPUTS;
 constexpr int CHUNKS = IN / CHUNK;        // in a row
 constexpr int ROUNDS = (CHUNKS + SET_THREADS - 1) / SET_THREADS;
@@ -46,21 +47,25 @@ const int first_output = static_cast<int>(threadgroup_position_in_grid.x) * ALL_
 
 threadgroup vec<InT, 4> staged[TOKENS * SLAB * STRIDE];
 threadgroup float shared_squares[TOKENS * SIMD_GROUPS];
-threadgroup float shared_acc[SETS * ROWS * TOKENS * SIMD_GROUPS];
+threadgroup float shared_acc[SETS * RESULTS * SIMD_GROUPS];
 
 // Aligned, since allocations are and a row of w is a multiple of 16 bytes.
 auto packed = reinterpret_cast<const device uint4*>(w);
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x);
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
+// Zero, which a compiler cannot see: it would fold it into two operations on constants where CUDA
+// has one on three registers.
+const uint32_t two_to_23 = TWO_TO_23 + static_cast<uint32_t>(threadgroup_position_in_grid.y);
+
 int row[ROWS];
-float acc[ROWS][TOKENS];
+float acc[RESULTS];
 #pragma unroll
 for (int r = 0; r < ROWS; ++r) {
   const int out = first_output + set * OUTPUTS + r % OUTPUTS;
   row[r] = r / OUTPUTS * OUT + (out < OUT ? out : OUT - 1);
   #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) acc[r][t] = 0.0f;
+  for (int t = 0; t < TOKENS; ++t) acc[r * TOKENS + t] = 0.0f;
 }
 // A thread writes one element of y at most. The residual is loaded early, to hide its latency.
 const int y_token = TOKENS == 1 ? 0 : thread_index / ALL_OUTPUTS;
@@ -106,20 +111,13 @@ for (int round = 0; round < ROUNDS; ++round) {
     #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       #pragma unroll
-      for (int t = 0; t < TOKENS; ++t) acc[r][t] += scale[r] * dot[r][t] + bias[r] * x_sum[t];
+      for (int t = 0; t < TOKENS; ++t)
+        acc[r * TOKENS + t] += scale[r] * dot[r][t] + bias[r] * x_sum[t];
     }
   }
 }
 
-#pragma unroll
-for (int r = 0; r < ROWS; ++r) {
-  #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) {
-    const float sum = simd_sum(acc[r][t]);
-    const int result = (set * ROWS + r) * TOKENS + t;
-    if (lane == 0) shared_acc[result * SIMD_GROUPS + simd_group] = sum;
-  }
-}
+#include "include_sum_over_lanes.metal"
 threadgroup_barrier(mem_flags::mem_threadgroup);
 if (has_output) {
   const int y_row = y_column + y_column / OUTPUTS * (ROWS - OUTPUTS);

@@ -20,8 +20,12 @@ from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 KERNEL = "one dispatch"
 # Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which partial sums take up to 4.
 STAGED_BYTES = 28_000
-# SIMD groups of a threadgroup, at most: threads of many registers limit it on Metal.
-MAX_THREADGROUP_SIMD_GROUPS = 12
+# Products of a row of the matrix and a token that a thread accumulates, at most. Twice as many are
+# as fast per product, but leave registers for fewer threads, and for no sums of earlier rounds.
+PRODUCTS = 32
+MANY_PRODUCTS = 64
+# SIMD groups of a threadgroup, at most, that those registers allow.
+THREADGROUP_SIMD_GROUPS = {PRODUCTS: 10, MANY_PRODUCTS: 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +33,36 @@ class Tiling:
     """How the work is dealt out to threads; the result does not depend on it.
 
     Attributes:
-        rows: of the matrix, that a thread reads its chunks of. With `tokens`, 32 products at most:
-            what registers hold, and no more results than a set has threads.
-        sets: of threads, each with rows of its own, that share x in threadgroup memory. Reading and
-            norming x costs as much as several products, so the more tokens the more sets.
+        rows: of the matrix, that a thread reads its chunks of.
+        sets: of threads, each with rows of its own, that share x in threadgroup memory.
+        slab: quads (four values) of each chunk of x that threadgroup memory holds at once.
     """
 
     rows: int
     sets: int
+    slab: int
 
 
-# By the number of tokens, up to which they are used.
-TILINGS = {1: Tiling(8, 1), 2: Tiling(8, 1), 4: Tiling(8, 2), MAX_DECODE_TOKENS: Tiling(4, 4)}
+def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
+    """The tiling for this many tokens of `width` values of `itemsize` bytes.
 
-
-def tiling_for(tokens: int) -> Tiling:
-    """The tiling of a launch over so many tokens."""
-    return next(tiling for most, tiling in TILINGS.items() if tokens <= most)
-
-
-def slab_for(tokens: int, simd_groups: int, bits: int, itemsize: int) -> int:
-    """Quads (four values) of each chunk of x that threadgroup memory holds for all tokens."""
+    Reading and norming x costs as much as several products. So each threadgroup has as many rows as
+    registers allow, and from three tokens on a second set of threads.
+    """
+    simd_groups = simd_groups_for(width, bits)
+    threads = SIMD_WIDTH * simd_groups
+    products = PRODUCTS
+    if width * bits // 128 <= threads and 2 * simd_groups <= THREADGROUP_SIMD_GROUPS[MANY_PRODUCTS]:
+        products = MANY_PRODUCTS
+    rows = 8
+    while rows * tokens > min(products, threads):  # a thread finishes one result at most
+        rows //= 2
     slab = 32 // bits
-    quad = 4 * itemsize
-    while tokens * slab * (SIMD_WIDTH * simd_groups + 16 // slab) * quad > STAGED_BYTES:
+    while tokens * slab * (threads + 16 // slab) * 4 * itemsize > STAGED_BYTES:
         slab //= 2
-    return slab
+    room = THREADGROUP_SIMD_GROUPS[products] // simd_groups
+    sets = 2 if tokens > 2 and room > 1 and slab > 1 else 1
+    return Tiling(rows, sets, slab)
 
 
 _KERNEL = Kernel(
@@ -131,16 +139,12 @@ def kernel(
     norm_weight = x if norm is None else norm.weight
     halves = 2 if glu else 1
     out = w.scales.shape[0] // halves
-    tiling = tiling_for(tokens)
+    tiling = tiling_for(tokens, width, q.bits, x.itemsize)
     outputs = tiling.rows // halves
     simd_groups = simd_groups_for(width, q.bits)
-    slab = slab_for(tokens, simd_groups, q.bits, x.itemsize)
-    sets = min(tiling.sets, slab)
-    while sets * simd_groups > MAX_THREADGROUP_SIMD_GROUPS:
-        sets //= 2
     launch = Launch(
-        threadgroups=-(-out // (sets * outputs)),
-        threads=SIMD_WIDTH * sets * simd_groups,
+        threadgroups=-(-out // (tiling.sets * outputs)),
+        threads=SIMD_WIDTH * tiling.sets * simd_groups,
         outputs=[((*x.shape[:-1], out), x.dtype)],
         constants={
             "InT": x.dtype,
@@ -151,9 +155,9 @@ def kernel(
             "BITS": q.bits,
             "GS": q.group_size,
             "OUTPUTS": outputs,
-            "SETS": sets,
+            "SETS": tiling.sets,
             "SIMD_GROUPS": simd_groups,
-            "SLAB": slab,
+            "SLAB": tiling.slab,
             "NORM": int(norm is not None),
             "EPS": float_bits(norm.eps if norm else 0.0),
             "RESIDUAL": int(residual is not None),
