@@ -93,6 +93,12 @@ _FUNCTION = Kind("a function", callable)
 _PATH = Kind("a path", _is_path)
 _CHECKPOINT = Kind("a folder or a name such as 'Qwen/Qwen3.5-4B'", _is_path)
 _ID = _whole(_AT_LEAST_ONE)
+_DRAFTING = Kind(
+    "'auto', 'off' or a number from 1 to 6",
+    lambda value: (isinstance(value, str) and value in ("auto", "off"))
+    or Range(1, 6, whole=True).contains(value),
+    lambda value: value if isinstance(value, str) else int(value),
+)
 
 # By the argument's name, or by "function.argument" where the same name means something else.
 # Arguments whose annotation is a class, such as `library: Library`, need no entry.
@@ -109,6 +115,9 @@ ARGUMENTS: Mapping[str, Kind] = {
     "gguf_path": _PATH,
     "gguf_type": _NAME,
     "mtp": Kind("a folder, a file or a repository of an MTP head", _is_path),
+    "mtp_path": Kind("a folder, a file or a repository of an MTP head", _is_path),
+    "load.mtp": _DRAFTING,
+    "__init__.mtp": _DRAFTING,
     "revision": _NAME,
     "dtype": _NAME,
     "context": _whole(_AT_LEAST_ONE),

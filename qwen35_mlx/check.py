@@ -2,25 +2,28 @@
 
 Compares every variant of every operation with its reference, times it, stores the fastest that
 agrees for later starts, and prints a table.
+
+Heavy modules are imported where they are used, so that Ctrl-C ends their import in one line too.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from qwen35_mlx import demo
 from qwen35_mlx.command_line import CommandParser, run_command
-from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.kernels.autotune import Operation, Trial, fastest_variant, machine_key, tune
-from qwen35_mlx.kernels.selection import REFERENCE
-from qwen35_mlx.model.operations import operations
-from qwen35_mlx.session.load import load
 from qwen35_mlx.terminal import print_error, print_line
 
+if TYPE_CHECKING:
+    from qwen35_mlx.kernels.autotune import Operation, Trial
 
-def report(operations: Sequence[Operation], tried: dict[str, list[Trial]]) -> None:
+
+def report(operations: Sequence["Operation"], tried: dict[str, list["Trial"]]) -> None:
     """Print a table, then one JSON line."""
+    from qwen35_mlx.kernels.autotune import fastest_variant, machine_key
+
     for operation in operations:
         trials = tried[operation.name]
         fastest = fastest_variant(trials)
@@ -46,6 +49,12 @@ def _run() -> int:
     )
     parser.add_argument("--model", default=demo.NAME, help="folder or name; default: the demo")
     args = parser.parse_args()
+    from qwen35_mlx.kernels import gpu_kernel
+    from qwen35_mlx.kernels.autotune import tune
+    from qwen35_mlx.kernels.selection import REFERENCE
+    from qwen35_mlx.model.operations import operations
+    from qwen35_mlx.session.load import load
+
     if gpu_kernel.backend() is None:
         print_line(
             "there is no GPU here that kernels run on: the plain references are used"

@@ -26,6 +26,7 @@ def run_command(
 ) -> int:
     """Run a command and return its exit code. Errors are one line on standard error.
 
+    Ctrl-C is one line too: "interrupted", with the message of the KeyboardInterrupt if it has one.
     When the reader of standard output has gone, as `head` does, the command ends quietly.
 
     Args:
@@ -41,7 +42,8 @@ def run_command(
         except Qwen35Error as error:
             print_error(f"error: {error}")
             code = exit_codes.BAD_INPUT
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            print_error(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")
             code = exit_codes.INTERRUPTED
         except BrokenPipeError:
             code = exit_codes.BROKEN_PIPE

@@ -3,28 +3,21 @@
 Both read the same text, layer by layer, so that models of any size compare in little memory:
 perplexity, KL divergence, agreement of the most likely token and, where both have the same shape,
 errors of the tensors.
+
+Heavy modules are imported where they are used, so that Ctrl-C ends their import in one line too.
 """
 
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
+from typing import TYPE_CHECKING, Any
 
 from qwen35_mlx.arguments import checked
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import resolve_adapter, resolve_checkpoint
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.evaluation.compare import (
-    Comparison,
-    Progress,
-    compare_checkpoints,
-)
 from qwen35_mlx.evaluation.text import (
     DEFAULT_TOKENS,
     built_in_texts,
@@ -32,9 +25,11 @@ from qwen35_mlx.evaluation.text import (
     read_user_text,
     tokenizer_difference,
 )
-from qwen35_mlx.progress import ProgressBar
+from qwen35_mlx.progress import Progress, ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
-from qwen35_mlx.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from qwen35_mlx.evaluation.compare import Comparison
 
 _ERRORS_IN_A_LINE = 8
 
@@ -48,7 +43,8 @@ def compare(
     tokens: int = DEFAULT_TOKENS,
     adapter_path: str | Path | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+    notice: Callable[[str], None] | None = None,
+) -> "Comparison":
     """Measure model B against model A on a text.
 
         result = qwen35_mlx.compare("Qwen/Qwen3.5-4B", "my-4-bit")
@@ -60,13 +56,20 @@ def compare(
         tokens: the most tokens of the text that are read.
         adapter_path: of an adapter that is applied to model B, as for `load`.
         progress: called with (work done, work in all, what is being done).
+        notice: called with a line for the user that says what is read.
 
     Raises:
         Qwen35Error: a model is not found or damaged, the tokenizers differ, the text is too short,
             or an argument does not fit.
     """
+    from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+    from qwen35_mlx.checkpoint.hub import resolve_adapter, resolve_checkpoint
+    from qwen35_mlx.evaluation.compare import compare_checkpoints
+    from qwen35_mlx.text.tokenizer import Tokenizer
+
     names = str(a), str(b)
-    checkpoints = [Checkpoint.open(resolve_checkpoint(name)) for name in names]
+    paths = [resolve_checkpoint(name, notice=notice) for name in names]
+    checkpoints = [Checkpoint.open(path) for path in paths]
     if adapter_path is not None:
         checkpoints[1] = checkpoints[1].with_adapter(resolve_adapter(str(adapter_path)))
     tokenizers = [Tokenizer.from_files(one.text) for one in checkpoints]
@@ -76,11 +79,13 @@ def compare(
             f"the tokenizers differ, so predictions cannot be compared: {difference}; "
             "choose two models of one family"
         )
+    if notice:
+        notice(f"Reading {paths[0]} and {paths[1]}")
     documents = make_documents(tokenizers[0], texts, tokens)
     return compare_checkpoints(checkpoints[0], checkpoints[1], documents, progress, names)
 
 
-def report(result: Comparison, names: tuple[str, str]) -> None:
+def report(result: "Comparison", names: tuple[str, str]) -> None:
     """Print a comparison as tables."""
     models, drift = (result.a, result.b), (result.divergence, result.floor)
     print_line(f"A: {names[0]}")
@@ -119,7 +124,7 @@ def _print_row(label: str, a: str, b: str) -> None:
     print_line(f"{label:22}{a:>26}{b:>26}")
 
 
-def json_values(result: Comparison) -> dict[str, Any]:
+def json_values(result: "Comparison") -> dict[str, Any]:
     """The fields as JSON has them: no infinity, which becomes None."""
     values = asdict(result)
     errors = values["tensor_errors"].items()
@@ -138,14 +143,21 @@ def _run(argv: Sequence[str] | None) -> int:
         description="Measure model B against model A on a text, in little memory.",
     )
     add = parser.add_argument
-    add("a", metavar="A", help="a folder or a Hub repository, org/repo")
+    add("a", metavar="A", help="a folder, a GGUF file, a Hub repository, org/repo, or demo")
     add("b", metavar="B", help="the other model, of the same tokenizer")
     add("--text", metavar="FILE", help="text to measure on (default: one of the package)")
-    add("--tokens", type=int, default=DEFAULT_TOKENS, help="at most (default: %(default)s)")
+    add(
+        "--tokens",
+        type=int,
+        default=DEFAULT_TOKENS,
+        help="at most; fewer are faster (default: %(default)s)",
+    )
     add("--adapter-path", metavar="PATH", help="a LoRA adapter that is applied to B")
     add("--json", action="store_true", help="print one JSON line in place of the table")
     options = parser.parse_args(argv)
     text = None if options.text is None else read_user_text("--text", options.text)
+    import mlx.core as mx
+
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
     with ProgressBar("Comparing", in_bytes=False) as bar:
@@ -156,6 +168,7 @@ def _run(argv: Sequence[str] | None) -> int:
             tokens=options.tokens,
             adapter_path=options.adapter_path,
             progress=bar,
+            notice=print_error,
         )
     if options.json:
         names = {"compare": [options.a, options.b]}

@@ -3,32 +3,40 @@
 `python -m qwen35_mlx.convert` is the same command. Options and the layout of the result are
 mlx-lm's, with two differences: weights are converted in chunks, so the model need not fit in
 memory, and the MTP head is kept, in `mtp.safetensors`.
+
+Heavy modules are imported where they are used, so that Ctrl-C ends their import in one line too.
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlx.core as mx
-
-from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.command_line import CommandParser, run_command
-from qwen35_mlx.conversion.converter import convert
-from qwen35_mlx.conversion.gguf_export import export_gguf
-from qwen35_mlx.conversion.gguf_plan import TYPES
-from qwen35_mlx.conversion.journal import completed
-from qwen35_mlx.conversion.new_folder import partial_path
-from qwen35_mlx.conversion.plan_table import memory_line, table_lines
-from qwen35_mlx.conversion.preview import preview_conversion
-from qwen35_mlx.conversion.proof import Proof
-from qwen35_mlx.conversion.writing import size_text
-from qwen35_mlx.evaluation.text import read_user_text
-from qwen35_mlx.model.weights import DTYPES
 from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.terminal import print_error, print_line
 from qwen35_mlx.user_paths import absolute_user_path
+
+if TYPE_CHECKING:
+    from qwen35_mlx.conversion.proof import Proof
+
+
+_BY_TYPE = "--gguf-type says how the matrices are written"
+_FOR_FOLDERS = "it is for a folder, --mlx-path"
+_UNMEASURED = "a GGUF file is not measured"
+_IN_STEPS = "convert to a folder with it first, and write the GGUF file from that"
+# Options of a conversion to a folder, and what to do in place of them.
+_NOT_FOR_GGUF = {
+    "mlx_path": "choose one of the two",
+    **dict.fromkeys(("quantize", "recipe", "q_bits", "q_group_size", "q_mode"), _BY_TYPE),
+    "calibrate": _BY_TYPE,
+    **dict.fromkeys(("dequantize", "dtype"), _BY_TYPE),
+    **dict.fromkeys(("resume", "stream", "upload_repo", "public"), _FOR_FOLDERS),
+    **dict.fromkeys(("verify", "verify_text"), _UNMEASURED),
+    "adapter_path": _IN_STEPS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    import mlx.core as mx
+
+    from qwen35_mlx.checkpoint import recipes
+    from qwen35_mlx.conversion.converter import convert
+    from qwen35_mlx.conversion.gguf_plan import TYPES
+    from qwen35_mlx.conversion.writing import size_text
+    from qwen35_mlx.evaluation.text import read_user_text
+    from qwen35_mlx.model.weights import DTYPES
+
     parser = CommandParser(
         prog=_program(),
         description="Convert a Qwen3.5 checkpoint for MLX.",
@@ -79,7 +96,8 @@ def _run(argv: Sequence[str] | None) -> int:
     add("--verify-text", metavar="FILE", help="text to measure on (default: one of the package)")
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
     add("--gguf", metavar="FILE", help="write this GGUF file, and no folder for MLX")
-    add("--gguf-type", choices=list(TYPES), help="of its matrices (default: BF16 or F16)")
+    types = f"of its matrices: {', '.join(TYPES)} (default: BF16 or F16)"
+    add("--gguf-type", metavar="TYPE", help=types)
     options = parser.parse_args(argv)
     file, kind = vars(options).pop("gguf"), vars(options).pop("gguf_type")
     is_dry = vars(options).pop("dry_run")
@@ -95,29 +113,30 @@ def _run(argv: Sequence[str] | None) -> int:
         if (path := getattr(options, name)) is not None:
             setattr(options, name, read_user_text(f"--{name.replace('_', '-')}", path))
     out = absolute_user_path(options.mlx_path)
-    existed = os.path.lexists(out)
     # Freed buffers have every size and are seldom reused: a cache of them would only grow.
     mx.set_cache_limit(0)
-    try:
-        with ProgressBar("Converting", then="Measuring") as bar:
-            summary = convert(**vars(options), progress=bar)
-    except KeyboardInterrupt:
-        # A folder under its final name is complete, whatever was still to be waited for.
-        if os.path.lexists(out) and not existed:
-            print_error(f"interrupted: {out} is complete")
-        elif tensors := len(completed(partial_path(out))):
-            print_error(f"interrupted: {tensors} tensors are kept; go on with --resume")
-        else:
-            print_error("interrupted: nothing was kept")
-        raise
+    with _interruptions_named(out), ProgressBar("Converting", then="Measuring") as bar:
+        summary = convert(**vars(options), progress=bar, notice=print_error)
     for warning in summary.warnings:
         print_error(f"warning: {warning}")
+    if summary.carried:
+        print_line(
+            f"{summary.carried} matrices are carried over as they are: the source has them in "
+            "this quantisation"
+        )
     if summary.plain:
         print_line(
             f"{len(summary.plain)} matrices stay plain, as their rows do not divide into groups: "
             f"{', '.join(summary.plain[:3])}{' ...' if len(summary.plain) > 3 else ''}"
         )
-    _print_proof(summary.proof)
+    if options.verify:
+        _print_proof(summary.proof)
+    if summary.dtype == "float32" and options.dtype is None:
+        what = "weights" if summary.quantization is None else "the scales of the matrices"
+        print_line(
+            f"{what[0].upper()}{what[1:]} are float32, as the source is: --dtype bfloat16 halves "
+            "them"
+        )
     print_line(
         f"{summary.path}: {size_text(summary.nbytes)}, {summary.bits_per_weight:.2f} bits per "
         f"weight. Next: qwen35-chat --model {summary.path}"
@@ -129,6 +148,10 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _preview(options: argparse.Namespace) -> int:
     """Print what the conversion would write, and take."""
+    from qwen35_mlx.conversion.plan_table import memory_line, table_lines
+    from qwen35_mlx.conversion.preview import preview_conversion
+    from qwen35_mlx.conversion.writing import size_text
+
     without = ("resume", "upload_repo", "public", "calibrate", "verify", "verify_text")
     arguments = {name: one for name, one in vars(options).items() if name not in without}
     preview = preview_conversion(**arguments)
@@ -154,13 +177,18 @@ def _preview(options: argparse.Namespace) -> int:
 
 def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind: str | None) -> int:
     """Write a GGUF file in place of a folder."""
-    of_folders = ["mlx_path", "quantize", "q_bits", "q_group_size", "q_mode", "dtype", "resume"]
-    for name in (*of_folders, "calibrate", "verify_text"):
+    import mlx.core as mx
+
+    from qwen35_mlx.conversion.gguf_export import export_gguf
+    from qwen35_mlx.conversion.writing import size_text
+
+    for name, advice in _NOT_FOR_GGUF.items():
         if getattr(options, name) != parser.get_default(name):
-            option = f"--{name.replace('_', '-')}"
-            parser.error(f"{option} has no effect on a GGUF file: leave it out, or see --gguf-type")
+            option = "--no-verify" if name == "verify" else f"--{name.replace('_', '-')}"
+            parser.error(f"{option} does not go with --gguf: {advice}")
     mx.set_cache_limit(0)
-    with ProgressBar("Writing") as bar:
+    out = absolute_user_path(file)
+    with _interruptions_named(out), ProgressBar("Writing") as bar:
         summary = export_gguf(
             options.hf_path,
             file,
@@ -168,6 +196,7 @@ def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind:
             revision=options.revision,
             mtp=options.mtp,
             progress=bar,
+            notice=print_error,
         )
     for warning in summary.warnings:
         print_error(f"warning: {warning}")
@@ -175,7 +204,27 @@ def _export(parser: CommandParser, options: argparse.Namespace, file: str, kind:
     return 0
 
 
-def _print_proof(proof: Proof) -> None:
+@contextmanager
+def _interruptions_named(out: Path) -> Iterator[None]:
+    """Ctrl-C within the block says what is left of a conversion to a new folder or file."""
+    from qwen35_mlx.conversion.journal import completed
+    from qwen35_mlx.conversion.new_folder import is_occupied, partial_path
+
+    existed = is_occupied(out)
+    try:
+        yield
+    except KeyboardInterrupt:
+        # What has its final name is complete, whatever was still to be waited for.
+        if is_occupied(out) and not existed:
+            left = f"{out} is complete"
+        elif tensors := len(completed(partial_path(out))):
+            left = f"{tensors} tensors are kept; go on with the same command and --resume"
+        else:
+            left = "nothing was kept"
+        raise KeyboardInterrupt(left) from None
+
+
+def _print_proof(proof: "Proof") -> None:
     if proof.comparison is None:
         print_line(f"Not measured: {proof.reason}.")
         return
@@ -193,6 +242,8 @@ def _print_proof(proof: Proof) -> None:
     if worst and worst[0][1]:
         listed = ", ".join(f"{kind} {error:.1e}" for kind, error in worst[:3])
         print_line(f"Largest relative errors: {listed}")
+    for note in found.notes:
+        print_line(f"Note: {note}")
 
 
 def _program() -> str:

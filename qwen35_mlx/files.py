@@ -19,6 +19,8 @@ MAX_JSON_BYTES = 32 << 20
 MAX_IO_BYTES = 1 << 30
 # Characters of an error of foreign code, in a line for the user.
 LONGEST_MESSAGE = 500
+# What to do with a damaged file of a checkpoint.
+_FETCH = "download it again"
 
 
 def open_regular(path: Path) -> FileIO:
@@ -58,16 +60,19 @@ def read_bytes(file: Path) -> bytes:
         raise _unreadable(file, error) from error
 
 
-def read_text(file: Path) -> str:
-    """The text of a file of a checkpoint; every kind of line break becomes a line feed.
+def read_text(file: Path, advice: str = _FETCH) -> str:
+    """The text of a file; every kind of line break becomes a line feed.
+
+    Args:
+        advice: what to do with one that is damaged.
 
     Raises:
         Qwen35Error: as `read_bytes`, or it is not UTF-8.
     """
     try:
-        return _text(read_bytes(file))
-    except UnicodeDecodeError as error:
-        raise _unreadable(file, error) from error
+        return _text(_read_bytes(file, MAX_FILE_BYTES))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error, advice) from error
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -108,9 +113,13 @@ def _text(content: bytes) -> str:
     return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _unreadable(file: Path, reason: Exception | str) -> Qwen35Error:
+def _unreadable(file: Path, reason: Exception | str, advice: str = _FETCH) -> Qwen35Error:
+    if isinstance(reason, FileNotFoundError):
+        return Qwen35Error(f"{file} does not exist: check the path")
+    if isinstance(reason, PermissionError):
+        return Qwen35Error(f"{file} may not be read: change its permissions")
     words = (reason.strerror if isinstance(reason, OSError) else None) or one_line(reason)
-    return Qwen35Error(f"{file} cannot be read ({words}): download it again")
+    return Qwen35Error(f"{file} cannot be read ({words}): {advice}")
 
 
 def one_line(error: object) -> str:

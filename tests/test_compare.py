@@ -11,7 +11,7 @@ import pytest
 
 import qwen35_mlx
 from qwen35_mlx.compare import json_values, main, report
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import Comparison, DivergenceFigures, ModelFigures
 
@@ -45,7 +45,12 @@ def test_the_function_and_the_command_agree(model_folder, four_bit, tmp_path, ca
     arguments = [str(model_folder), str(four_bit), "--text", str(file), "--tokens", "60"]
     assert main([*arguments, "--json"]) == 0
     output = capsys.readouterr()
-    assert output.err == ""
+    reading, note = output.err.splitlines()
+    assert reading == f"Reading {arguments[0]} and {arguments[1]}"
+    assert note == (
+        f"note: {arguments[0]} predicts this text worse than a guess among its 512 tokens would, "
+        "so these figures say little: --text FILE measures on text of the model's own kind"
+    )
     (line,) = output.out.splitlines()
     values = json.loads(line)
     assert values.pop("compare") == arguments[:2]
@@ -140,3 +145,9 @@ def test_wrong_arguments_are_refused_before_anything_is_read(arguments):
 def test_compare_stays_the_function_whatever_is_imported_first():
     code = "import qwen35_mlx.compare, qwen35_mlx; assert callable(qwen35_mlx.compare)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_text_that_the_model_predicts_is_not_called_foreign():
+    result = qwen35_mlx.compare("demo", "demo", text="Hello, my name is" + " to" * 30)
+    assert result.a.perplexity < 2048
+    assert result.notes == ()

@@ -43,7 +43,7 @@ def refused(tmp_path: Path, *arguments: str, capsys: pytest.CaptureFixture[str])
     out, err = capsys.readouterr()
     assert out == ""
     assert {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    lines = err.splitlines()
+    lines = [line for line in err.splitlines() if not line.startswith("Reading ")]
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     return lines[0]
@@ -54,8 +54,14 @@ def refused(tmp_path: Path, *arguments: str, capsys: pytest.CaptureFixture[str])
     [
         (["--q-bits", "4"], "add -q"),
         (["--q-mode", "mxfp4"], "add -q"),
-        (["-q", "--q-bits", "7"], "q-bits 7 does not exist in affine mode"),
-        (["-q", "--q-mode", "nvfp4", "--q-group-size", "64"], "q-group-size 64 does not exist"),
+        (
+            ["-q", "--q-bits", "7"],
+            "there are no 7 bits in affine mode: choose 1, 2, 3, 4, 5, 6 or 8",
+        ),
+        (
+            ["-q", "--q-mode", "nvfp4", "--q-group-size", "64"],
+            "there are no groups of 64 in nvfp4 mode: choose 16",
+        ),
     ],
 )
 def test_contradicting_options_are_refused(
@@ -110,7 +116,7 @@ def test_a_broken_source_is_refused(
     assert says in line
 
 
-@pytest.mark.parametrize("existing", ["folder", "empty folder", "file", "dangling link"])
+@pytest.mark.parametrize("existing", ["folder", "finished folder", "file", "dangling link"])
 def test_an_existing_path_is_not_overwritten(
     source: Path, tmp_path: Path, existing: str, capsys: Any
 ):
@@ -121,10 +127,10 @@ def test_an_existing_path_is_not_overwritten(
         out.symlink_to(tmp_path / "gone")
     else:
         out.mkdir()
-        if existing == "folder":
-            (out / "f").write_text("mine")
+        (out / ("f" if existing == "folder" else "conversion.json")).write_text("mine")
     line = refused(tmp_path, "--hf-path", str(source), "--mlx-path", str(out), capsys=capsys)
-    assert "exists already: remove it" in line
+    state = "is complete" if existing == "finished folder" else "exists"
+    assert f"{out} {state} already: remove it" in line
 
 
 def test_a_result_larger_than_the_free_space_is_refused(
@@ -205,7 +211,7 @@ def test_ctrl_c_leaves_nothing(
     monkeypatch.setattr(FileWriter, "write", interrupt)
     assert main(["--hf-path", str(source), "--mlx-path", str(tmp_path / "out")]) == 130
     assert listing(tmp_path) == {"source"}
-    assert capsys.readouterr().err == "interrupted: nothing was kept\n"
+    assert capsys.readouterr().err.endswith("\ninterrupted: nothing was kept\n")
 
 
 def test_ctrl_c_after_the_last_step_says_that_the_folder_is_complete(
@@ -278,12 +284,15 @@ def test_the_command_prints_what_it_wrote(source: Path, tmp_path: Path, capsys: 
     out = tmp_path / "out"
     assert main(["--hf-path", str(source), "--mlx-path", str(out), "-q"]) == 0
     printed, err = capsys.readouterr()
-    plain, proof, summary = printed.splitlines()
+    plain, proof, scales, summary = printed.splitlines()
+    assert scales == (
+        "The scales of the matrices are float32, as the source is: --dtype bfloat16 halves them"
+    )
     assert proof.startswith("Not measured: ")
     assert plain.startswith("5 matrices stay plain")
     assert "model.layers.0.mlp.down_proj.weight" in plain
     assert re.search(r"out: 0\.\d MB, \d+\.\d\d bits per weight\. Next: ", summary)
-    assert err == ""  # no terminal, no bar
+    assert err == f"Reading {source}\n"  # no terminal, no bar
 
 
 # A conversion that prints a line after each file, and waits when all weights are written.
@@ -342,7 +351,9 @@ def test_an_interrupted_process_keeps_what_is_complete(source: Path, tmp_path: P
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert re.search(r"interrupted: \d+ tensors are kept; go on with --resume", err)
+    assert re.search(
+        r"interrupted: \d+ tensors are kept; go on with the same command and --resume", err
+    )
     assert listing(tmp_path) == {"source", f".out.partial-{process.pid}"}
     convert(str(source), tmp_path / "out", resume=True)
     assert listing(tmp_path) == {"source", "out"}
@@ -357,3 +368,64 @@ def test_two_conversions_to_one_folder_at_once(source: Path, tmp_path: Path):
     assert "error: cannot write" in err
     assert listing(tmp_path) == {"source", "out"}
     assert converted_weights(tmp_path / "out").keys() == before.keys()
+
+
+def test_an_empty_folder_becomes_the_result(source: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    convert(str(source), out)
+    Checkpoint.open(out).verify()
+    assert listing(tmp_path) == {"source", "out"}
+
+
+def test_an_empty_folder_that_something_rests_on_is_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(out)
+    for taken in (".", out, tmp_path / "link"):
+        with pytest.raises(Qwen35Error, match="exists already"):
+            convert(str(source), taken)
+    assert listing(tmp_path) == {"source", "out", "link"}
+
+
+def test_a_place_that_is_no_disk_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0, total=0))
+    out = tmp_path / "out"
+    line = refused(tmp_path, "--hf-path", str(source), "--mlx-path", str(out), capsys=capsys)
+    assert f"{out} cannot be written: {tmp_path} is not on a disk" in line
+
+
+def test_a_recipe_that_does_not_exist_is_named(source: Path, tmp_path: Path, capsys: Any):
+    recipe = tmp_path / "none.toml"
+    line = refused(
+        tmp_path, "--hf-path", str(source), "--mlx-path", str(tmp_path / "out"),
+        "--recipe", str(recipe), capsys=capsys,
+    )  # fmt: skip
+    assert line == f"error: {recipe} does not exist: check the path"
+
+
+def test_what_is_carried_over_is_said(source: Path, tmp_path: Path, capsys: Any):
+    bits = ["-q", "--q-bits", "8", "--q-group-size", "32", "--no-verify"]
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert main(["--hf-path", str(source), "--mlx-path", one, *bits]) == 0
+    assert "carried over" not in capsys.readouterr().out
+    assert main(["--hf-path", one, "--mlx-path", two, *bits]) == 0
+    out = capsys.readouterr().out
+    matrices = json.loads((tmp_path / "two" / "model.safetensors.index.json").read_text())
+    count = sum(name.endswith(".scales") for name in matrices["weight_map"])
+    assert f"{count} matrices are carried over as they are" in out
+
+
+def test_float32_is_named_unless_it_was_chosen(source: Path, tmp_path: Path, capsys: Any):
+    said = "Weights are float32, as the source is: --dtype bfloat16 halves them"
+    for number, (options, expected) in enumerate(
+        [([], True), (["--dtype", "float32"], False), (["--dtype", "bfloat16"], False)]
+    ):
+        out = str(tmp_path / str(number))
+        assert main(["--hf-path", str(source), "--mlx-path", out, "--no-verify", *options]) == 0
+        assert (said in capsys.readouterr().out) is expected

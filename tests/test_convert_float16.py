@@ -12,7 +12,8 @@ from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import remote
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.conversion import float16
-from qwen35_mlx.convert import convert, main
+from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import converted_weights, golden, listing, save, write
 from tests.fake_hub import REPOSITORY, serve, use

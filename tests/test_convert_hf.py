@@ -14,7 +14,8 @@ from mlx_lm.utils import load_model
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.conversion import plan
-from qwen35_mlx.convert import convert, main
+from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import (
     Tensors,
@@ -188,7 +189,7 @@ def test_it_is_written_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
 _STOP = """
 import sys
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 source, out, dequantize = sys.argv[1:]
 def progress(done, total, name):
     if done > total / 2:

@@ -38,7 +38,7 @@ OUT = "new/deep/out"
 # Waits until it is traced.
 WORKER = """
 import sys
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 print("ready", flush=True)
 sys.stdin.readline()
 convert(*sys.argv[1:], quantize=True, verify=False)

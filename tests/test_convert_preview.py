@@ -206,6 +206,7 @@ def test_the_command_prints_the_table_and_what_comes_next(
     assert listing(tmp_path) == {"source"}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
     out.mkdir()
+    (out / "mine").touch()
     assert main(arguments) == 0
     warnings = capsys.readouterr().err
     assert "has no room for it" in warnings

@@ -142,7 +142,7 @@ def test_the_command_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"Measured on {len(TEXT) - 1} tokens: perplexity" in out
     assert "Agreement of the MTP head: " in out
     assert main([*arguments[:-1], str(tmp_path / "two"), "--no-verify"]) == 0
-    assert "Not measured: it was not asked for." in capsys.readouterr().out
+    assert "easured" not in capsys.readouterr().out
 
 
 def test_an_unreadable_text_is_refused_before_anything_is_written(
@@ -155,6 +155,13 @@ def test_an_unreadable_text_is_refused_before_anything_is_written(
     assert listing(tmp_path) == {"before"}
 
 
+def test_a_text_of_the_users_confirms_the_norms_of_a_head():
+    checkpoint = Checkpoint.open(demo.folder())
+    text = "Hello, my name is" + " to" * 100  # as the model goes on
+    _, (line,) = confirm_mtp_norms(checkpoint, run=True, text=text)
+    assert line.startswith("norms of the MTP head are read as 1 + w: it guesses ")
+
+
 def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head():
     # The demo's head guesses more of the built-in text if two of its norms are read wrongly.
     checkpoint = Checkpoint.open(demo.folder())
@@ -164,3 +171,5 @@ def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head():
     assert confirmed.mtp_norms.raw == checkpoint.mtp_norms.raw == frozenset()
     assert len(lines) == 1
     assert "read as 1 + w, by their values only: the model predicts" in lines[0]
+    assert "its guesses are rejected, and replies stay the same" in lines[0]
+    assert "--verify-text FILE" in lines[0]

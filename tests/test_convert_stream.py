@@ -26,8 +26,8 @@ import pytest
 from qwen35_mlx.checkpoint import remote
 from qwen35_mlx.checkpoint.index import INDEX
 from qwen35_mlx.checkpoint.safetensors import list_tensors
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.conversion.record import CARD, RECORD
-from qwen35_mlx.convert import convert
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import float8, golden, listing, save, write
 from tests.fake_hub import COMMIT, REPOSITORY, FakeHub, serve, use
@@ -264,7 +264,7 @@ import sys
 from qwen35_mlx.checkpoint import remote
 from qwen35_mlx.checkpoint.safetensors import list_tensors
 from qwen35_mlx.conversion.record import CARD, RECORD
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 remote.SMALL_BYTES = int(sys.argv[2])
 print("ready", flush=True)
 convert("org/repo", sys.argv[1], quantize=True, stream=True, resume=True)

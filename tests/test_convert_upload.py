@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.convert import convert, main
+from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.convert import main
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, write
 from tests.fake_hub import FakeHub, serve, use

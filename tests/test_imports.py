@@ -141,8 +141,10 @@ def below(package: str) -> list[str]:
             MODELS | {"textual"},
         ),
         (below("qwen35_chat"), MODELS),
+        # Ctrl-C ends a command in one line once its own module is there.
+        ([f"qwen35_mlx.{name}" for name in ("convert", "compare", "check")], MODELS),
     ],
-    ids=["public names", "text", "library", "values", "app"],
+    ids=["public names", "text", "library", "values", "app", "commands"],
 )
 def test_importing_does_not_load_heavy_libraries(modules, unwanted):
     code = (

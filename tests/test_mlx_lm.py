@@ -11,7 +11,7 @@ from mlx_lm.utils import load_model
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 from tests.goldens import FOLDER, NAMES
 
 IDS = list(range(3, 203))

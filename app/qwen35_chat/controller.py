@@ -129,18 +129,18 @@ class Controller(Window):
                 return turn.answer(text)
             case events.ToolCall():
                 return turn.call(event)
-            case events.Done(reason, usage):
-                self.usage = usage
+            case events.Done(reason, usage, drafts=drafts):
+                self.usage, self.accepted = usage, drafts
                 self.used = usage.prompt_tokens + usage.reply_tokens
                 self.turn = None
-                ended = TurnEnded(END_NOTES[reason], usage=usage)
+                ended = TurnEnded(END_NOTES[reason], usage=usage, accepted=drafts)
                 return [*turn.end_thinking(), ended, *self._send_next()]
             case _:
                 return []
 
     def _opened(self, event: events.Opened, found: Found) -> list[Transition]:
         if event.conversation != self.conversation:
-            self.usage = None
+            self.usage = self.accepted = None
         self.conversation, self.title = event.conversation, event.title
         self.read_only = event.read_only
         self.used = self.cached = 0

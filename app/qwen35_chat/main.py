@@ -129,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=(8,),
         help="quantise keys and values to 8 bits: about half their memory, slightly less exact",
     )
+    add(
+        "--mtp",
+        choices=("auto", "off", *"123456"),
+        metavar="auto|off|N",
+        help="guess tokens and verify them together: auto as many as are fastest, N (1 to 6) "
+        "always as many by the model's MTP head; default: auto, or the chat's setting",
+    )
     add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
@@ -191,6 +198,7 @@ def _options(args: argparse.Namespace) -> CommandOptions:
             "kv_bits": args.kv_bits,
             "adapter_path": args.adapter_path,
         },
+        mtp=args.mtp,
         resume="" if args.latest else args.resume,
     )
 

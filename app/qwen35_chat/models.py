@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.checkpoint.gguf_summary import gguf_summary
 from qwen35_mlx.checkpoint.index import CONFIG, weight_bytes
 from qwen35_mlx.checkpoint.stored import MAX_FOLDERS, StoredModel, short_error, stored_models
@@ -181,7 +181,7 @@ def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
             program=model.program,
         )
     except Qwen35Error as error:
-        if is_gguf(path.name):
+        if is_gguf_file(path):
             reason = short_error(error, path.parent).replace(CONFIG, "its header")
             return LeftOut(model.name, model.problem or reason)
         return LeftOut(model.name, short_error(error, path))
@@ -189,4 +189,4 @@ def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
 
 def _summary(path: Path) -> tuple[dict[str, Any], int | None]:
     """config.json, and the bytes of the weights if they are read already."""
-    return gguf_summary(path) if is_gguf(path.name) else (read_json_object(path / CONFIG), None)
+    return gguf_summary(path) if is_gguf_file(path) else (read_json_object(path / CONFIG), None)

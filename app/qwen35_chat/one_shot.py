@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from typing import TextIO, cast
 
 import qwen35_mlx
-from qwen35_chat.options import CommandOptions
+from qwen35_chat.options import CommandOptions, drafting
 from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
@@ -43,6 +43,7 @@ def start_turn(
         options.model,
         revision=options.revision,
         progress=progress,
+        mtp=drafting(options.mtp or "auto"),
         **options.load,
     )
     if options.resume is None:

@@ -7,6 +7,11 @@ from typing import Any
 from qwen35_mlx.library.conversation import ChatSettings
 
 
+def drafting(mtp: str) -> str | int:
+    """A value of `--mtp` or of the setting, as `qwen35_mlx.load` takes it."""
+    return int(mtp) if mtp.isdecimal() else mtp
+
+
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
     """A model and how to chat with it. The options that were not given are None.
@@ -17,6 +22,7 @@ class CommandOptions:
         chat: keyword arguments of `qwen35_mlx.Chat`: system, thinking and sampling values.
         turn: keyword arguments of every `Chat.send`.
         load: further keyword arguments of `qwen35_mlx.load`.
+        mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
         resume: the stored conversation to continue, by id or title; "" for the last one.
     """
 
@@ -26,6 +32,7 @@ class CommandOptions:
     chat: Mapping[str, Any] = field(default_factory=dict)
     turn: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
+    mtp: str | None = None
     resume: str | None = None
 
     @property
@@ -48,6 +55,7 @@ class CommandOptions:
             "system": self.chat.get("system"),
             "thinking": None if thinking is None else "on" if thinking else "off",
             "max_tokens": self.turn.get("max_tokens"),
+            "mtp": self.mtp,
             "sampling": {k: v for k, v in self._sampling().items() if v is not None} or None,
         }
         return {name: value for name, value in overrides.items() if value is not None}

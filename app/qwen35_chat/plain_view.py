@@ -28,6 +28,7 @@ from qwen35_chat.transitions import (
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
 from qwen35_mlx.session.events import (
     Answer,
+    DraftCounts,
     Loaded,
     Loading,
     Notice,
@@ -121,18 +122,19 @@ class PlainView:
                 self._end_part()
                 shown = json.dumps(dict(arguments), ensure_ascii=False)
                 self.line(f"Asks for {name}({shown})")
-            case TurnEnded(note, usage=usage):
+            case TurnEnded(note, usage=usage, accepted=accepted):
                 self._end_part()
                 if note:
                     self.line(note)
                 if usage is not None:
-                    self._show_usage(usage)
+                    self._show_usage(usage, accepted)
             case _:
                 pass
 
-    def _show_usage(self, usage: Usage) -> None:
+    def _show_usage(self, usage: Usage, accepted: DraftCounts | None) -> None:
+        drafts = f"{accepted}, " if accepted else ""
         self.line(
-            f"({usage.reply_tokens:,} tokens, {usage.decode_rate:.0f} a second, "
+            f"({usage.reply_tokens:,} tokens, {usage.decode_rate:.0f} a second, {drafts}"
             f"context {self._controller.used:,} of {self._controller.context:,})"
         )
 

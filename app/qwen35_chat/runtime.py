@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.history import History
-from qwen35_chat.options import CommandOptions
+from qwen35_chat.options import CommandOptions, drafting
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
@@ -93,6 +93,7 @@ class ChatRuntime:
             revision=options.revision,
             settings=options.chat_settings,
             library=library,
+            mtp=drafting(settings.settings.mtp),
             **options.load,
         )
 

@@ -21,6 +21,8 @@ MAX_NUMBER = 1_000_000_000  # catches slips in settings that have no bound of th
 THEMES = ("dark", "light", "ansi")
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
+# A number is the drafts of the MTP head in a pass.
+MTP = ("auto", "off", *"123456")
 # The sampling values of the Qwen3.5 model card. "model" uses the checkpoint's own defaults.
 PRESETS: Mapping[str, Mapping[str, float]] = {
     "model": {},
@@ -43,6 +45,7 @@ class Settings:
         preset: one of `PRESETS`.
         max_tokens: limit of a reply; 0 for whatever the context leaves.
         context: tokens for which the list of models estimates memory.
+        mtp: one of `MTP`, how many tokens are guessed and verified together.
         theme: one of `THEMES`.
         thinking_view: one of `VIEWS`, how the thinking in replies is shown.
         folders: searched for models, besides the download cache.
@@ -56,6 +59,7 @@ class Settings:
     preset: str = "model"
     max_tokens: int = 0
     context: int = 32_768
+    mtp: str = "auto"
     theme: str = "dark"
     thinking_view: str = "collapsed"
     folders: tuple[str, ...] = ()
@@ -124,6 +128,7 @@ _CHECKS: Mapping[str, Check] = {
     "preset": _one_of(tuple(PRESETS)),
     "max_tokens": _whole_number(0),
     "context": _whole_number(1),
+    "mtp": _one_of(MTP),
     "theme": _one_of(THEMES),
     "thinking_view": _one_of(VIEWS),
     "folders": (

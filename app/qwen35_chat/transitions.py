@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qwen35_mlx.library.conversation import Conversation, FinishReason, Usage
 from qwen35_mlx.session.events import (
     Answer,
+    DraftCounts,
     Loaded,
     Loading,
     Notice,
@@ -93,13 +94,14 @@ class TurnEnded:
         note: a line below the reply; "" for none.
         error: the turn failed.
         offer_retry: the note should name the command for another reply.
-        usage: of a turn that was not cut off.
+        usage, accepted: of a turn that was not cut off.
     """
 
     note: str = ""
     error: bool = False
     offer_retry: bool = False
     usage: Usage | None = None
+    accepted: DraftCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)

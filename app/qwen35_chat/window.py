@@ -38,7 +38,7 @@ class Window:
         model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
         load_progress: the latest of the load that is running or was last.
         used: tokens of the conversation; cached: those of them that need no prefill.
-        usage: of the last turn.
+        usage, accepted: of the last turn.
         download: of a model, while one runs.
         deleted: conversations deleted in this window, the last one last.
         deleting: the current conversation is being deleted.
@@ -72,6 +72,7 @@ class Window:
         self.used = 0
         self.cached = 0
         self.usage: Usage | None = None
+        self.accepted: events.DraftCounts | None = None
         self.download: Download | None = None
         self.deleted: list[int] = []
         self.deleting = False

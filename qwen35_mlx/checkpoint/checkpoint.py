@@ -23,7 +23,7 @@ from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
 from qwen35_mlx.checkpoint.gguf.header import GGUFTensor
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
-from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.checkpoint.index import index_notes, sum_of_sizes
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
@@ -106,7 +106,7 @@ class Checkpoint:
                 supported layout or quantisation; or `mtp` has no head of this model. An MTP head
                 that is found and cannot be read is left out, with a note.
         """
-        if is_gguf(path.name) and not path.is_dir():
+        if is_gguf_file(path):
             return cls._open_gguf(path, mtp)
         config = read_config(path)
         # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
@@ -263,7 +263,7 @@ class Checkpoint:
 
     @property
     def is_gguf(self) -> bool:
-        return is_gguf(self.path.name) and not self.path.is_dir()
+        return is_gguf_file(self.path)
 
     @property
     def nbytes(self) -> int:

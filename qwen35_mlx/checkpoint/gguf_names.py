@@ -1,4 +1,4 @@
-"""What the names of GGUF files say: parts of a model, quantisations, no models. No MLX.
+"""What is a GGUF file, and what its name says: parts of a model, quantisation, no model. No MLX.
 
 The conventions are llama.cpp's: a model is split into `NAME-00001-of-00003.gguf` and so on, the
 quantisation is the last word of the name, and projectors and draft models begin with their kind.
@@ -7,9 +7,13 @@ quantisation is the last word of the name, and projectors and draft models begin
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+from qwen35_mlx.files import open_regular
+from qwen35_mlx.user_paths import is_dir
 
 SUFFIX = ".gguf"
+MAGIC = b"GGUF"
 # The one that is taken if a repository has several and none is asked for, the first found.
 DEFAULT_QUANTIZATIONS = ("Q4_K_M", "Q8_0")
 MAX_PARTS = 1000
@@ -50,11 +54,25 @@ class GgufModel:
 
 
 def is_gguf(name: str) -> bool:
+    """Whether a file has the name of a GGUF file, for one that is not here or not the user's."""
     return name.lower().endswith(SUFFIX)
+
+
+def is_gguf_file(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, by its name or by its first bytes."""
+    if is_gguf(path.name):
+        return not is_dir(path)
+    try:
+        with open_regular(path) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except (OSError, ValueError):
+        return False
 
 
 def parts_of(file: str) -> tuple[str, ...]:
     """All parts of the model that a file is a part of; the file alone if it is not split."""
+    if not is_gguf(file):
+        return (file,)
     stem, suffix = file[: -len(SUFFIX)], file[-len(SUFFIX) :]
     split = _SPLIT.fullmatch(stem)
     if split is None or not 1 <= int(split[2]) <= int(split[3]) <= MAX_PARTS:

@@ -99,8 +99,10 @@ def _parse(name: str) -> Path | HubName:
     if name and is_dir(path):
         return stored.in_folder(path)
     if name and exists(path):
-        if not gguf_names.is_gguf(path.name):
-            raise Qwen35Error(f"{path} is a file, not a checkpoint folder: give its folder")
+        if not gguf_names.is_gguf_file(path):
+            raise Qwen35Error(
+                f"{path} is neither a checkpoint folder nor a GGUF file: give one of them"
+            )
         return path.with_name(gguf_names.parts_of(path.name)[0])
     hub_name = HubName.parse(name)
     if hub_name is None:
@@ -173,8 +175,8 @@ def find_head(name: str) -> Path | None:
 
 def _head_path(name: str) -> Path | None:
     path = user_path(name)
-    is_head = is_dir(path) or (is_file(path) and path.suffix.lower() in (".safetensors", ".gguf"))
-    return path if is_head else None
+    is_weights = path.suffix.lower() == ".safetensors" or gguf_names.is_gguf_file(path)
+    return path if is_dir(path) or (is_file(path) and is_weights) else None
 
 
 def _demo_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import mlx.core as mx
 
@@ -63,10 +64,12 @@ def load_network(
     checkpoint = _computable(checkpoint, computed, notice)
     network = Network(config, Weights(config, checkpoint, computed), mtp)
     if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
-        checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
-        if found is not None:
-            network.read_mtp(Weights(config, checkpoint, computed))
-            notice(found.line)
+        # If the text says nothing about this model, the values of the norms decide.
+        with suppress(Qwen35Error):
+            checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
+            if found is not None:
+                network.read_mtp(Weights(config, checkpoint, computed))
+                notice(found.line)
     select_kernels(network, notice)
     return network
 

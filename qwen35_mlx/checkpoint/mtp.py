@@ -23,7 +23,7 @@ from qwen35_mlx.checkpoint.formats.matrices import read_matrix
 from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, Method, read_method
 from qwen35_mlx.checkpoint.gguf.file import open_gguf
 from qwen35_mlx.checkpoint.gguf.names import model_tensors
-from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.checkpoint.index import CONFIG, is_head_file, read_index
 from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp_norms import NormReading, infer_raw_norms
@@ -146,7 +146,7 @@ def read_given_head(trunk: Trunk, path: Path) -> Head:
     """
     if is_dir(path):
         return _read(trunk, path, _in_folder(trunk, path))
-    if is_gguf(path.name):
+    if is_gguf_file(path):
         tensors, _ = model_tensors(open_gguf(path), trunk.model)
         matrices = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
         if not matrices:

@@ -8,12 +8,16 @@ import numpy as np
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.checkpoint.mtp_norms import Confirmation, confirm_norms
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.attention import make_rope
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights
 
+# Of the tokens of a text, those that a model must predict for the agreement of its head with it to
+# say anything: small models of the family predict nearly half of such tokens.
+LEAST_ACCURACY = 0.2
 # Positions whose logits are in memory together.
 _POSITIONS = 64
 
@@ -45,15 +49,21 @@ def confirm_head(
     return checkpoint.with_mtp_norms(found.raw), found
 
 
-def network_agreement(network: Network, documents: Sequence[Sequence[int]]) -> Agreement:
+def network_agreement(
+    network: Network,
+    documents: Sequence[Sequence[int]],
+    least_accuracy: float = LEAST_ACCURACY,
+) -> Agreement:
     """The agreement with a network in memory.
 
     Args:
         documents: token ids; those below three tokens are left out. A few hundred tokens together
             are enough.
+        least_accuracy: as for `check_accuracy`.
 
     Raises:
-        Qwen35Error: from the result: a token has no embedding.
+        Qwen35Error: from the result: a token has no embedding, or the network predicts too little
+            of the text.
     """
 
     def agreement(readings: Sequence[Checkpoint]) -> list[np.ndarray]:
@@ -64,6 +74,8 @@ def network_agreement(network: Network, documents: Sequence[Sequence[int]]) -> A
                 hidden = network(tokens, network.make_cache())
                 embedded = network.embed(tokens[:, 1:-1])
                 runs.append((hidden[:, :-2], embedded, _greedy(network, hidden[:, 1:-1])))
+        known = [np.asarray(ids[2:]) for ids in documents if len(ids) > 2]
+        check_accuracy([own for _, _, own in runs], known, least_accuracy)
         rope = make_rope(network.config)
         found: list[np.ndarray] = []
         for reading in readings:
@@ -77,6 +89,25 @@ def network_agreement(network: Network, documents: Sequence[Sequence[int]]) -> A
         return found
 
     return agreement
+
+
+def check_accuracy(
+    predicted: Sequence[np.ndarray], text: Sequence[np.ndarray], least: float
+) -> None:
+    """Check that a model predicts enough of a text to be judged by it.
+
+    Args:
+        predicted, text: token ids at the same positions, of each document.
+        least: the share of equal ones that is enough.
+
+    Raises:
+        Qwen35Error: it does not.
+    """
+    equal = [a == b for a, b in zip(predicted, text, strict=True)]
+    if equal and (accuracy := float(np.mean(np.concatenate(equal)))) < least:
+        raise Qwen35Error(
+            f"the model predicts {accuracy:.0%} of the tokens of the text, too few to judge by"
+        )
 
 
 def _greedy(network: Network, hidden: mx.array) -> np.ndarray:

@@ -58,7 +58,7 @@ def read_recipe(path: Path) -> Recipe:
         Qwen35Error: as `find_recipe`.
     """
     try:
-        content = tomllib.loads(read_text(path))
+        content = tomllib.loads(read_text(path, "give a text file in UTF-8"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise Qwen35Error(f"{path} is not TOML: {error}") from error
     _check_keys(path, "", content, ("base", "search", "default", "kinds", "favoured"))

@@ -50,19 +50,18 @@ def quantization(
         Qwen35Error: MLX has no such mode, or not with these bits or this group size.
     """
     if mode not in _MODES:
-        raise Qwen35Error(f"q-mode {mode!r} is not known: choose one of {', '.join(MODES)}")
+        raise Qwen35Error(f"mode {mode!r} is not known: choose one of {', '.join(MODES)}")
     limits = _MODES[mode]
     group_size = limits.default[0] if group_size is None else group_size
     bits = limits.default[1] if bits is None else bits
-    for option, value, valid in (
-        ("q-bits", bits, limits.bits),
-        ("q-group-size", group_size, limits.group_sizes),
+    for what, value, valid in (
+        (f"{bits} bits", bits, limits.bits),
+        (f"groups of {group_size}", group_size, limits.group_sizes),
     ):
         if value not in valid:
-            raise Qwen35Error(
-                f"{option} {value} does not exist in {mode} mode: "
-                f"choose {' or '.join(map(str, valid))}"
-            )
+            *others, last = map(str, valid)
+            choice = f"{', '.join(others)} or {last}" if others else last
+            raise Qwen35Error(f"there are no {what} in {mode} mode: choose {choice}")
     return Quantization(group_size, bits, mode)
 
 

@@ -92,12 +92,17 @@ def local_checkpoint(name: str) -> Path | None:
     """The folder or GGUF file of a model on this machine; None if there is none. Never raises."""
     if name == demo.NAME:
         return demo.folder()
-    if path := user_folder(name) or (user_file(name) if gguf_names.is_gguf(name) else None):
+    if path := user_folder(name) or _gguf_file(name):
         return path
     with suppress(Qwen35Error):
         if (hub := HubName.parse(name)) and (found := copies(hub)):
             return found[0].path
     return None
+
+
+def _gguf_file(name: str) -> Path | None:
+    path = user_file(name)
+    return path if path and gguf_names.is_gguf_file(path) else None
 
 
 def in_folder(folder: Path) -> Path:

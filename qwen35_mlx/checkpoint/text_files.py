@@ -4,7 +4,7 @@ from pathlib import Path
 
 from qwen35_mlx.checkpoint.gguf.file import open_gguf
 from qwen35_mlx.checkpoint.gguf.tokenizer import text_files
-from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.text.text_files import TextFiles
 
 
@@ -14,6 +14,6 @@ def read_text_files(path: Path) -> TextFiles:
     Raises:
         Qwen35Error: a file is unreadable or damaged.
     """
-    if is_gguf(path.name) and not path.is_dir():
+    if is_gguf_file(path):
         return text_files(open_gguf(path).metadata, path)
     return TextFiles.from_folder(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +57,9 @@ class ConversionSummary:
             rows do not divide into groups.
         proof: the result measured against its source.
         warnings: a line each.
+        dtype: of what is not quantised, scales included, for the most part.
+        carried: the number of matrices of a quantised result that the source has in the same
+            quantisation, and that are copied.
         address: of the repository that it was uploaded to.
     """
 
@@ -66,6 +70,8 @@ class ConversionSummary:
     plain: tuple[str, ...]
     proof: Proof
     warnings: tuple[str, ...]
+    dtype: str
+    carried: int
     address: str | None = None
 
     @property
@@ -122,8 +128,11 @@ def convert(
     verify: bool = True,
     verify_text: str | None = None,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> ConversionSummary:
     """Write a checkpoint to the new folder `mlx_path`, in mlx-lm's layout.
+
+    There may be an empty folder of that name.
 
     Args:
         hf_path: a folder, a GGUF file, or a repository of the Hub such as "Qwen/Qwen3.5-4B".
@@ -160,6 +169,7 @@ def convert(
             arithmetic.
         progress: called after each chunk with (bytes written, bytes in total, tensor); then, while
             the result is measured, with (work done, work in all, what is being done).
+        notice: called with a line for the user that says what is read.
 
     Raises:
         Qwen35Error: on invalid input, a full disk, a network failure, or a result that does not
@@ -179,7 +189,7 @@ def convert(
     if line := taken(out):
         raise Qwen35Error(line)
     if upload_repo is None and public:
-        raise Qwen35Error("public needs a repository to upload to: add --upload-repo")
+        raise Qwen35Error("--public needs a repository to upload to: add --upload-repo")
     if upload_repo is not None:
         prepare_upload(upload_repo, public=public)
     if calibrate is not None:
@@ -194,10 +204,16 @@ def convert(
         return _convert(checkpoint, task, source)
 
     if stream:
+        if notice:
+            notice(f"Reading the headers of {hf_path}")
         with streamed(str(hf_path), revision, head, out, resume) as source:
             summary = run(source.checkpoint, source)
     else:
-        summary = run(Checkpoint.open(resolve_checkpoint(str(hf_path), revision=revision), head))
+        path = resolve_checkpoint(str(hf_path), revision, notice=notice)
+        checkpoint = Checkpoint.open(path, head)
+        if notice:
+            notice(f"Reading {path}")
+        summary = run(checkpoint)
     if upload_repo is not None:
         summary = replace(summary, address=upload(out, upload_repo))
     return summary
@@ -240,6 +256,7 @@ def _convert(
         copied,
         task.progress,
         run_head=task.verify and stream is None,
+        text=task.verify_text,
         unread_note=STREAMED_NOTE if stream else None,
     )
     checkpoint, plan, progress = prepared.checkpoint, prepared.plan, prepared.progress
@@ -300,4 +317,6 @@ def _convert(
         ),
         proof=proof,
         warnings=tuple(warnings + sync_entries([out, *parents])),
+        dtype=plan.dtype,
+        carried=plan.carried if options.recipe else 0,
     )

@@ -1,5 +1,6 @@
 """`export_gguf`: from a checkpoint of any kind to a GGUF file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
 from qwen35_mlx.conversion.gguf_file import write_gguf
-from qwen35_mlx.conversion.gguf_plan import plan_tensors
+from qwen35_mlx.conversion.gguf_plan import check_type, plan_tensors
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
 from qwen35_mlx.conversion.new_folder import remove_leftovers
 from qwen35_mlx.conversion.writing import check_space, disk_errors_named
@@ -63,6 +64,7 @@ def export_gguf(
     revision: str | None = None,
     mtp: str | Path | None = None,
     progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> ExportSummary:
     """Write the new GGUF file `gguf_path`, for llama.cpp and programs that are built on it.
 
@@ -73,15 +75,20 @@ def export_gguf(
         revision: branch, tag or commit on the Hub.
         mtp: as for `convert`.
         progress: called after each chunk with (bytes written, bytes in total, tensor).
+        notice: called with a line for the user that says what is read.
 
     Raises:
         Qwen35Error: on invalid input, a value that does not fit its type, or a full disk; no file
             is left.
     """
+    if gguf_type is not None:
+        check_type(gguf_type)
     out = absolute_user_path(gguf_path)
-    path = resolve_checkpoint(str(hf_path), revision=revision)
+    path = resolve_checkpoint(str(hf_path), revision, notice=notice)
     checkpoint = Checkpoint.open(path, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
+    if notice:
+        notice(f"Reading {path}")
     checkpoint, mtp_lines = confirm_mtp_norms(checkpoint, run=True)
     kind = gguf_type or ("BF16" if checkpoint.dtype_of_most == mx.bfloat16 else "F16")
     source, config = PlainTensors(checkpoint), checkpoint.model

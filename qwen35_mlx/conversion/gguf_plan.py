@@ -152,6 +152,19 @@ class PlannedTensor:
                 yield rows
 
 
+def check_type(kind: str) -> None:
+    """Check that matrices can be written in a type.
+
+    Raises:
+        Qwen35Error: they cannot.
+    """
+    if kind not in TYPES:
+        raise Qwen35Error(
+            f"GGUF type {kind!r} is not written here: choose one of {', '.join(TYPES)}; "
+            "llama.cpp's llama-quantize makes other types from such a file"
+        )
+
+
 def plan_tensors(source: TensorSource, config: ModelConfig, kind: str) -> tuple[PlannedTensor, ...]:
     """The tensors of a GGUF file, in the order of a forward pass.
 
@@ -163,8 +176,7 @@ def plan_tensors(source: TensorSource, config: ModelConfig, kind: str) -> tuple[
         Qwen35Error: `kind` is unknown, a tensor is missing, unknown or of another shape, or
             llama.cpp cannot compute such a model.
     """
-    if kind not in TYPES:
-        raise Qwen35Error(f"GGUF type {kind!r} is not known: choose one of {', '.join(TYPES)}")
+    check_type(kind)
     if config.linear_key_head_dim != config.linear_value_head_dim:
         raise Qwen35Error(
             f"config.json: 'linear_key_head_dim' {config.linear_key_head_dim} differs from"

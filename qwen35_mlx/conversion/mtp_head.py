@@ -10,17 +10,21 @@ from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 _TOKENS = 384
-# Of the built-in text: small models of the family predict nearly half of such tokens.
-_LEAST_ACCURACY = 0.2
+
+_HARM = "if that is wrong, its guesses are rejected, and replies stay the same"
+_ADVICE = "A conversion to a folder with --verify-text FILE tries it on text of the right kind"
 
 
-def confirm_mtp_norms(checkpoint: Checkpoint, run: bool) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint with the reading of its head's norms that guesses best on the built-in text.
+def confirm_mtp_norms(
+    checkpoint: Checkpoint, run: bool, text: str | None = None
+) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint with the reading of its head's norms that guesses best on a text.
 
     Nothing is run if the files leave no doubt on it.
 
     Args:
         run: whether the head may be run; if not, its values decide.
+        text: to run it on; None for the one of the package.
 
     Returns:
         The checkpoint, and lines for the user.
@@ -31,12 +35,12 @@ def confirm_mtp_norms(checkpoint: Checkpoint, run: bool) -> tuple[Checkpoint, li
     reading = describe(norms.raw, head_norms(checkpoint.model))
     line = f"norms of the MTP head are read as {reading}, by their values only"
     if not run:
-        return checkpoint, [line]
+        return checkpoint, [f"{line}: {_HARM}"]
     try:
         tokenizer = Tokenizer.from_files(checkpoint.text)
-        documents = make_documents(tokenizer, built_in_texts(), _TOKENS)
-        agreement = checkpoint_agreement(checkpoint, documents, _LEAST_ACCURACY)
+        documents = make_documents(tokenizer, built_in_texts() if text is None else [text], _TOKENS)
+        agreement = checkpoint_agreement(checkpoint, documents)
         checkpoint, found = confirm_head(checkpoint, agreement)
     except Qwen35Error as error:
-        return checkpoint, [f"{line}: {error}"]
+        return checkpoint, [f"{line}: {error}. {_HARM[0].upper()}{_HARM[1:]}. {_ADVICE}"]
     return checkpoint, [found.line] if found else []

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_mlx.files import sync_folder
+from qwen35_mlx.user_paths import is_dir
 
 
 def partial_path(out: Path) -> Path:
@@ -23,6 +24,16 @@ def source_path(out: Path) -> Path:
 
 def _hidden_path(out: Path, kind: str) -> Path:
     return out.with_name(f".{out.name}.{kind}-{os.getpid()}")
+
+
+def is_occupied(out: Path) -> bool:
+    """Whether there is anything at a path but an empty folder, which a new one may replace.
+
+    An empty folder that other things rest on, such as a disk or this process, counts as well.
+    """
+    if out.is_symlink() or not is_dir(out) or os.path.ismount(out):
+        return os.path.lexists(out)
+    return any(out.iterdir()) or os.path.realpath(out) == os.path.realpath(os.curdir)
 
 
 @contextmanager

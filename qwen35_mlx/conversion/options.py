@@ -48,10 +48,10 @@ class Options:
             Qwen35Error: one is unknown, or they contradict each other.
         """
         if dtype is not None and dtype not in DTYPES:
-            raise Qwen35Error(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
+            raise Qwen35Error(f"--dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
         chosen = _chosen_recipe(quantize, recipe, q_bits, q_group_size, q_mode)
         if chosen and dequantize:
-            raise Qwen35Error("quantize and dequantize exclude each other: choose one")
+            raise Qwen35Error("--quantize and --dequantize exclude each other: choose one")
         return cls(chosen, dequantize, DTYPES[dtype] if dtype else None)
 
     def planner(self, checkpoint: Checkpoint) -> Callable[[mx.Dtype | None], ConversionPlan]:
@@ -106,7 +106,7 @@ def _chosen_recipe(
         return find_recipe(recipe)
     if not quantize:
         if in_one_way:
-            raise Qwen35Error("q-bits, q-group-size and q-mode need quantisation: add -q")
+            raise Qwen35Error("--q-bits, --q-group-size and --q-mode need quantisation: add -q")
         return None
     if in_one_way:
         return recipes.plain(recipes.quantization(q_mode, q_bits, q_group_size))

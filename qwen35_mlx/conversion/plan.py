@@ -59,6 +59,16 @@ class ConversionPlan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
+    def dtype(self) -> str:
+        """The name of the dtype of most of what is not quantised, scales included."""
+        return _NAMES[_dtype_of_most(self.tensors)]
+
+    @property
+    def carried(self) -> int:
+        """The number of quantised matrices that are copied from the source."""
+        return sum(tensor.carried for tensor in self.tensors if tensor.quantization is not None)
+
+    @property
     def parameters(self) -> int:
         """The number of weights of the plain model, with its MTP head."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)

@@ -51,6 +51,8 @@ class Proof:
                 for kind, error in found.tensor_errors.items()
             },
         }
+        if found.notes:
+            figures["notes"] = list(found.notes)
         if found.a.mtp_agreement is not None or found.b.mtp_agreement is not None:
             figures["mtp_agreement"] = {
                 "source": found.a.mtp_agreement,
@@ -80,7 +82,8 @@ def prove(
     largest = max(map(max, documents))
     if largest >= source.model.vocab_size:
         return Proof(None, f"the tokenizer gives the id {largest}, which has no embedding")
-    return Proof(compare_checkpoints(source, result, documents, progress, ("source", "result")))
+    names = "the source", "the result"
+    return Proof(compare_checkpoints(source, result, documents, progress, names, "--verify-text"))
 
 
 def _affordable_tokens(checkpoint: Checkpoint) -> int:

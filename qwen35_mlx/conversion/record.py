@@ -160,4 +160,5 @@ def _figures(measured: Mapping[str, Any]) -> list[str]:
         "| | source | result |",
         "|---|---|---|",
         *(f"| {label} | {one} | {other} |" for label, one, other in rows),
+        *(f"\nNote: {note}." for note in measured.get("notes", ())),
     ]

@@ -72,9 +72,18 @@ _OTHER_BYTES = 64 << 20
 
 
 def free_bytes(out: Path) -> int:
-    """Bytes that are free where a new folder or file is to be."""
+    """Bytes that are free where a new folder or file is to be.
+
+    Raises:
+        Qwen35Error: nothing can be written there, as below /proc.
+    """
     parent = next(folder for folder in out.parents if exists(folder))
-    return shutil.disk_usage(parent).free
+    usage = shutil.disk_usage(parent)
+    if usage.free == 0 and usage.total == 0:
+        raise Qwen35Error(
+            f"{out} cannot be written: {parent} is not on a disk; choose another place"
+        )
+    return usage.free
 
 
 def needed_bytes(nbytes: int, source_bytes: int = 0, here: int = 0) -> int:
@@ -99,7 +108,7 @@ def check_space(out: Path, nbytes: int, source_bytes: int = 0, here: int = 0) ->
         shards = f", and shards of the source {size_text(source_bytes)}" if source_bytes else ""
         raise Qwen35Error(
             f"not enough space for {out}: it takes {size_text(nbytes)}{shards}; {size_text(free)} "
-            "are free; free some or choose another --mlx-path"
+            "are free; free some or choose another place"
         )
 
 

@@ -96,6 +96,7 @@ def compare_checkpoints(
     documents: Sequence[Sequence[int]],
     progress: Progress | None = None,
     names: tuple[str, str] = ("A", "B"),
+    option: str = "--text",
 ) -> Comparison:
     """Measure B against A, in the memory of one layer and the hidden states of both.
 
@@ -105,6 +106,7 @@ def compare_checkpoints(
         documents: token ids, two or more each.
         progress: called as work is done.
         names: of the models, for error lines and notes.
+        option: that gives another text, for a note.
 
     Raises:
         Qwen35Error: a document is too short, a checkpoint does not fit its config.json, a file
@@ -132,9 +134,10 @@ def compare_checkpoints(
     difference = losses_b - losses_a
     same = left.scored_greedy == right.scored_greedy
     repeated = left.floor_greedy == left.scored_greedy[: left.floor]
+    of_a = left.figures()
     return Comparison(
         tokens=left.scored,
-        a=left.figures(),
+        a=of_a,
         b=right.figures(),
         loss_difference=float(difference.mean()),
         loss_difference_error=_standard_error(difference),
@@ -142,7 +145,7 @@ def compare_checkpoints(
         floor=_divergence_figures(floor, repeated),
         hidden_errors=hidden_errors,
         tensor_errors=errors,
-        notes=tuple(_notes(a, b, names)),
+        notes=(*_notes(a, b, names), *_foreign_note(of_a, vocab, names[0], option)),
     )
 
 
@@ -309,6 +312,16 @@ def _divergence_figures(divergence: np.ndarray, same: np.ndarray) -> DivergenceF
 def _standard_error(values: np.ndarray) -> float:
     """Of the mean of independent values; 0 for a single one."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _foreign_note(figures: ModelFigures, vocab: int, name: str, option: str) -> list[str]:
+    """A line if model A is worse than a guess, so that its loss says little about a change."""
+    if figures.perplexity <= vocab:
+        return []
+    return [
+        f"{name} predicts this text worse than a guess among its {vocab:,} tokens would, so these "
+        f"figures say little: {option} FILE measures on text of the model's own kind"
+    ]
 
 
 def _notes(a: Checkpoint, b: Checkpoint, names: tuple[str, str]) -> list[str]:

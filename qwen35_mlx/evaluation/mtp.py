@@ -6,14 +6,15 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.mtp_confirmation import Agreement
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.checkpoint.mtp_confirmation import LEAST_ACCURACY, Agreement, check_accuracy
 from qwen35_mlx.evaluation.layers import Passage, Trunk
 from qwen35_mlx.evaluation.logits import LogitStatistics, block_rows
 
 
 def checkpoint_agreement(
-    checkpoint: Checkpoint, documents: Sequence[Sequence[int]], least_accuracy: float = 0.0
+    checkpoint: Checkpoint,
+    documents: Sequence[Sequence[int]],
+    least_accuracy: float = LEAST_ACCURACY,
 ) -> Agreement:
     """The agreement with a checkpoint's trunk, of which one layer at a time is in memory.
 
@@ -21,8 +22,7 @@ def checkpoint_agreement(
         checkpoint: verified.
         documents: token ids; those below three tokens are left out. A few hundred tokens together
             are enough.
-        least_accuracy: share of the tokens that the trunk must predict. On a text that is foreign
-            to it, agreement with its guesses says little.
+        least_accuracy: as for `check_accuracy`.
 
     Raises:
         Qwen35Error: from the result: as `Trunk`; or the trunk predicts too little of the text.
@@ -46,11 +46,9 @@ def checkpoint_agreement(
         for start in range(0, vocab, step):
             statistics.add(start, rows @ trunk.head_rows(start, min(start + step, vocab)).T)
         own, *found = np.split(statistics.greedy, len(outputs))
-        accuracy = float(np.mean(own == np.concatenate([np.asarray(ids[2:]) for ids in documents])))
-        if accuracy < least_accuracy:
-            raise Qwen35Error(
-                f"the model predicts {accuracy:.0%} of the tokens of the text, too few to judge by"
-            )
+        check_accuracy(
+            [own], [np.concatenate([np.asarray(ids[2:]) for ids in documents])], least_accuracy
+        )
         return [one == own for one in found]
 
     return agreement

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import read_text
-from qwen35_mlx.text.tokenizer import Tokenizer
 from qwen35_mlx.user_paths import user_path
+
+if TYPE_CHECKING:
+    from qwen35_mlx.text.tokenizer import Tokenizer
 
 # Longer texts are cut: attention costs time and memory by the square of a document.
 MAX_DOCUMENT = 2048
@@ -37,7 +40,7 @@ def read_user_text(option: str, name: str) -> str:
 
 
 def make_documents(
-    tokenizer: Tokenizer, texts: Sequence[str], tokens: int = DEFAULT_TOKENS
+    tokenizer: "Tokenizer", texts: Sequence[str], tokens: int = DEFAULT_TOKENS
 ) -> list[list[int]]:
     """Token ids of texts, in documents of `MAX_DOCUMENT` tokens at most.
 
@@ -63,7 +66,7 @@ def make_documents(
 
 
 def tokenizer_difference(
-    a: Tokenizer, b: Tokenizer, texts: Sequence[str], names: tuple[str, str] = ("A", "B")
+    a: "Tokenizer", b: "Tokenizer", texts: Sequence[str], names: tuple[str, str] = ("A", "B")
 ) -> str | None:
     """In what two tokenizers differ, or None if ids mean the same to both.
 

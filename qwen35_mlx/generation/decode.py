@@ -1,11 +1,14 @@
-"""Decode: one token after the other."""
+"""Decode: the tokens of a reply, one or several a pass of the network."""
 
 import math
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
@@ -17,38 +20,124 @@ from qwen35_mlx.model.network import Network
 OVERLAP_LIMIT = 256 << 20
 
 
-def decode(network: Network, cache: Cache, last: int, sample: Sampler) -> Generator[int]:
+def decode(
+    network: Network, cache: Cache, last: int, sampler: Sampler, drafter: Drafter | None = None
+) -> Generator[int]:
     """Tokens that follow `last`, the prompt's final token, which the cache must not hold yet.
 
-    Endless: the caller stops the iteration. While the caller handles one token the device already
-    computes the next, so a token that has been yielded is in the cache.
+    Endless: the caller stops the iteration, and closes it. The cache then holds exactly the tokens
+    that were yielded. While the caller handles a token the device already computes further ones.
 
     Args:
-        sample: from `make_sampler`.
+        drafter: guesses tokens that are verified together; None computes one a pass. The tokens
+            are the same, up to rounding.
 
     Raises:
         Qwen35Error: `last` has no embedding, or the logits are not finite.
     """
-    reply = mx.array([], dtype=mx.int32)
-
-    def step(token: mx.array) -> tuple[mx.array, mx.array]:
-        if cache.append_target_nbytes > OVERLAP_LIMIT:
-            mx.synchronize()
-        logits = network.logits(network(token.reshape(1, 1), cache))[0, -1]
-        # Not finite as soon as one logit is NaN or infinite, and cheaper to read than all of them.
-        logit_sum = mx.sum(logits.astype(mx.float32))
-        sampled = sample(logits, reply).astype(mx.int32)
-        mx.async_eval(sampled, logit_sum)
-        return sampled, logit_sum
-
-    token, logit_sum = step(network.token_array([last]))
+    reply = _Reply(network, cache, sampler)
+    running = reply.launch(network.token_array([last])[0])
     while True:
-        reply = mx.concatenate([reply, token[None]])
-        following = step(token)
-        if not math.isfinite(float(logit_sum)):
-            raise Qwen35Error(
-                f"the network computed logits that are not finite at position {cache.offset - 2}: "
-                "the weights are damaged or overflow in this dtype; convert with --dtype bfloat16"
-            )
-        yield int(token)
-        token, logit_sum = following
+        following = None
+        if drafter is None or (running.drafts is None and not drafter.wants_to_draft):
+            # Before anything of the running pass is waited for.
+            reply.append(running.tokens)
+            following = reply.launch(running.tokens)
+        accepted, token = reply.wait(running)
+        if drafter is not None:
+            drafter.read([*accepted, token], running.hidden[:, : len(accepted) + 1])
+        yielded = 0
+        try:
+            for yielded, draft in enumerate(accepted, 1):  # noqa: B007
+                yield draft
+        finally:
+            network.take_back(cache, running.draft_count - yielded)
+        if following is None:
+            assert drafter is not None
+            newest = mx.array([*accepted, token], mx.int32)
+            reply.append(newest)
+            following = reply.launch(newest[-1:], drafter.draft(sampler, reply.ids, reply.length))
+        closed = True
+        try:
+            yield token
+            closed = False
+        finally:
+            if closed:
+                network.take_back(cache, following.draft_count)
+        running = following
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A pass of the network over one token and drafts of those after it.
+
+    Attributes:
+        offset: position of the first row in the cache.
+        drafts: [T - 1]; None if T is 1.
+        hidden: the network's output, [1, T, hidden].
+        tokens: sampled from it, [T].
+        logit_sums: [T], not finite as soon as one logit is NaN or infinite, and cheaper to read
+            than all of them.
+    """
+
+    offset: int
+    drafts: mx.array | None
+    hidden: mx.array
+    tokens: mx.array
+    logit_sums: mx.array
+
+    @property
+    def draft_count(self) -> int:
+        return 0 if self.drafts is None else self.drafts.size
+
+
+class _Reply:
+    """A reply in progress.
+
+    Attributes:
+        length: number of its tokens.
+        ids: these tokens, [length] int32, if the sampler reads them; else empty.
+    """
+
+    def __init__(self, network: Network, cache: Cache, sampler: Sampler):
+        self._network = network
+        self._cache = cache
+        self._sampler = sampler
+        self.ids = mx.array([], dtype=mx.int32)
+        self.length = 0
+
+    def append(self, tokens: mx.array) -> None:
+        """Add sampled tokens, [n] int32."""
+        self.length += tokens.size
+        if self._sampler.reads_reply:
+            self.ids = mx.concatenate([self.ids, tokens])
+
+    def launch(self, token: mx.array, drafts: mx.array | None = None) -> _Pass:
+        """Begin a pass over the newest token, [1], which the cache does not hold, and drafts."""
+        if self._cache.append_target_nbytes > OVERLAP_LIMIT:
+            mx.synchronize()
+        if drafts is not None and not drafts.size:
+            drafts = None
+        rows = token if drafts is None else mx.concatenate([token, drafts])
+        hidden = self._network(rows[None], self._cache, revocable=drafts is not None)
+        logits = self._network.logits(hidden)[0]
+        sums = mx.sum(logits.astype(mx.float32), axis=-1)
+        tokens = self._sampler(logits, self.ids, self.length, drafts)
+        mx.async_eval(tokens, sums, *([] if drafts is None else [drafts]))
+        return _Pass(self._cache.offset - rows.size, drafts, hidden, tokens, sums)
+
+    def wait(self, running: _Pass) -> tuple[list[int], int]:
+        """The drafts that the network samples too, and the token that it samples after them."""
+        tokens = np.array(running.tokens).tolist()
+        drafts = [] if running.drafts is None else np.array(running.drafts).tolist()
+        accepted = 0
+        while accepted < len(drafts) and drafts[accepted] == tokens[accepted]:
+            accepted += 1
+        for row, total in enumerate(np.array(running.logit_sums).tolist()[: accepted + 1]):
+            if not math.isfinite(total):
+                raise Qwen35Error(
+                    "the network computed logits that are not finite at position "
+                    f"{running.offset + row}: the weights are damaged or overflow in this dtype; "
+                    "convert with --dtype bfloat16"
+                )
+        return drafts[:accepted], tokens[accepted]

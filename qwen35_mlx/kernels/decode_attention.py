@@ -1,9 +1,12 @@
-"""Attention of one token to all keys before it, times its gate, in two dispatches.
+"""Attention of a few tokens to all keys up to each, times their gate, in two dispatches.
 
 Flash decoding: the keys are cut into splits, which are computed in parallel and then merged. On
 Metal, MLX has such a kernel without the gate; on CUDA it has none for heads of 256 and falls back
 to matrix products and a softmax. Keys and values are read in place: from buffers with room to grow,
 and their latest rows from a separate tail.
+
+What a token attends to is the same to the bit in whichever pass it is computed, by itself or after
+others: a reply does not depend on how many of its tokens were drafted.
 """
 
 from collections.abc import Sequence
@@ -11,18 +14,25 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
 # For `KernelSelection.decode_attention`.
 KERNEL = "two dispatches"
 # Keys that a SIMD group computes at once.
 KEY_TILE = 4
-# SIMD groups per threadgroup.
+# SIMD groups for one token in a threadgroup, at most.
 SIMD_GROUPS = 8
-# Keys per split, at least, and threadgroups of all splits, at most.
+# Tokens of a threadgroup, at most: they share its reads. At 128 registers a thread, the most that
+# half precision takes, two fill the register file of a CUDA multiprocessor.
+TOKENS_PER_THREADGROUP = 2
+THREADGROUP_BYTES = 32768
+# Keys of a split are a multiple of this: a round of all SIMD groups.
 MIN_SPLIT_KEYS = 32
+# Threadgroups of all splits, at most, for each block of tokens.
 MAX_THREADGROUPS = 256
-# Query heads that share a KV head, at most.
-MAX_QUERY_GROUP = 8
+# Query heads that share a KV head, at most, and those of them that a SIMD group computes.
+MAX_QUERY_GROUP = 16
+BLOCK_HEADS = 4
 
 _PARTIAL = Kernel(
     "decode_attention_partial",
@@ -44,24 +54,31 @@ def apply_gate(attended: mx.array, gate: mx.array) -> mx.array:
 
 
 def reference(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: float) -> mx.array:
-    """Attention of one token to N keys, gated, in plain MLX.
+    """Causal attention of the last T of N positions, gated, in plain MLX.
 
     Args:
-        q: [B, heads, 1, D]
+        q: [B, heads, T, D]
         k, v: [B, kv_heads, N, D]
-        gate: [B, 1, heads, D]
+        gate: [B, T, heads, D]
 
     Returns:
-        [B, 1, heads D]
+        [B, T, heads D]
     """
-    return apply_gate(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale), gate)
+    mask = None if q.shape[2] == 1 else "causal"
+    return apply_gate(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask), gate)
 
 
 def supports(q: mx.array, k: mx.array) -> bool:
-    """Whether `kernel` can compute it: one token, and heads that fit in registers."""
+    """Whether `kernel` can compute it: a few tokens, and heads that fit in registers."""
     heads, tokens, dim = q.shape[1:]
     group = heads // k.shape[1]
-    return tokens == 1 and dim % 4 == 0 and dim <= 256 and group <= MAX_QUERY_GROUP
+    few = tokens <= MAX_DECODE_TOKENS
+    return few and dim % 4 == 0 and dim <= 256 and group <= MAX_QUERY_GROUP
+
+
+def split_size(keys: int, max_splits: int) -> int:
+    """Keys of every split but the last of a token that sees `keys` keys."""
+    return -(-keys // (MIN_SPLIT_KEYS * max_splits)) * MIN_SPLIT_KEYS
 
 
 def kernel(
@@ -75,32 +92,84 @@ def kernel(
 
     Args:
         prefix: k and v of the first keys, at least one.
-        tail: k and v of the keys after them, at least one. Heads of prefix and tail may lie apart.
+        tail: k and v of the keys after them, at least those of the T tokens. Heads of prefix and
+            tail may lie apart.
     """
-    batch, heads, _, dim = q.shape
+    batch, _, tokens, _ = q.shape
+    max_splits = max(MAX_THREADGROUPS // (batch * prefix[0].shape[1]), 1)
+    keys = prefix[0].shape[2] + tail[0].shape[2]
+    first_keys = keys - tokens + 1
+    size = split_size(first_keys, max_splits)
+    if size == split_size(keys, max_splits):
+        return _attend(q, prefix, tail, gate, scale, max_splits)
+    # From one of these tokens on splits are larger. Those before it keep theirs.
+    early = size * max_splits - first_keys + 1
+    early_tail = [rows[:, :, : early - tokens] for rows in tail]
+    parts = [
+        _attend(q[:, :, :early], prefix, early_tail, gate[:, :early], scale, max_splits),
+        _attend(q[:, :, early:], prefix, tail, gate[:, early:], scale, max_splits),
+    ]
+    return mx.concatenate(parts, axis=1)
+
+
+def _attend(
+    q: mx.array,
+    prefix: Sequence[mx.array],
+    tail: Sequence[mx.array],
+    gate: mx.array,
+    scale: float,
+    max_splits: int,
+) -> mx.array:
+    """`kernel` of tokens whose splits are of one size."""
+    batch, heads, tokens, dim = q.shape
     kv_heads = prefix[0].shape[1]
     keys = prefix[0].shape[2] + tail[0].shape[2]
-    splits = min(-(-keys // MIN_SPLIT_KEYS), max(MAX_THREADGROUPS // (batch * kv_heads), 1))
-    sizes = {"InT": q.dtype, "H": heads, "D": dim, "SIMD_GROUPS": SIMD_GROUPS}
+    splits = -(-keys // split_size(keys, max_splits))
+    simd_groups, together = _geometry(tokens, heads // kv_heads, dim, q.dtype)
     partial_acc, partial_ml = _PARTIAL(
         [q, *prefix, *tail],
         Launch(
-            threadgroups=batch * kv_heads * splits,
-            threads=SIMD_WIDTH * SIMD_GROUPS,
+            threadgroups=batch * kv_heads * splits * -(-tokens // together),
+            threads=SIMD_WIDTH * simd_groups * together,
             outputs=[
-                ((batch, heads, splits, dim), mx.float32),
-                ((batch, heads, splits, 2), mx.float32),
+                ((batch, heads, tokens, splits, dim), mx.float32),
+                ((batch, heads, tokens, splits, 2), mx.float32),
             ],
-            constants={**sizes, "KV": kv_heads, "KEY_TILE": KEY_TILE, "SCALE": float_bits(scale)},
+            constants={
+                "InT": q.dtype,
+                "H": heads,
+                "KV": kv_heads,
+                "D": dim,
+                "TOKENS": together,
+                "TOKEN_SIMD_GROUPS": simd_groups,
+                "KEY_TILE": KEY_TILE,
+                "MIN_SPLIT_KEYS": MIN_SPLIT_KEYS,
+                "MAX_SPLITS": max_splits,
+                "SCALE": float_bits(scale),
+            },
         ),
     )
     (y,) = _MERGE(
         [partial_acc, partial_ml, gate],
         Launch(
-            threadgroups=batch * heads * -(-dim // SIMD_WIDTH),
+            threadgroups=batch * heads * tokens * -(-dim // SIMD_WIDTH),
             threads=SIMD_WIDTH * SIMD_GROUPS,
-            outputs=[((batch, 1, heads * dim), q.dtype)],
-            constants=sizes,
+            outputs=[((batch, tokens, heads * dim), q.dtype)],
+            constants={"InT": q.dtype, "H": heads, "D": dim, "SIMD_GROUPS": SIMD_GROUPS},
         ),
     )
     return y
+
+
+def _geometry(tokens: int, group: int, dim: int, dtype: mx.Dtype) -> tuple[int, int]:
+    """SIMD groups for one token, and tokens, of a threadgroup of the first dispatch.
+
+    The first must not depend on the number of tokens: the order of additions does on it.
+    """
+    blocks = -(-group // BLOCK_HEADS)
+    simd_groups = SIMD_GROUPS // blocks * blocks
+    # Queries (padded to whole loads of a SIMD group), then sums in their place; maxima and sums.
+    padded = -(-dim // (4 * SIMD_WIDTH)) * 4 * SIMD_WIDTH
+    values = max(group * padded, simd_groups * dim) + 2 * simd_groups * BLOCK_HEADS
+    most = TOKENS_PER_THREADGROUP if dtype.size == 2 else 1
+    return simd_groups, min(tokens, most, THREADGROUP_BYTES // (4 * values))

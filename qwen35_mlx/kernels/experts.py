@@ -93,7 +93,7 @@ def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
 
 
 def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
-    """`route_reference` in one dispatch; likeliest expert first, then lowest index."""
+    """`route_reference` in one dispatch; experts ascending, of equal logits the lowest indices."""
     tokens, width = logits.shape
     launch = Launch(
         threadgroups=tokens,
@@ -149,7 +149,13 @@ def run_experts(
     layer: ExpertWeights,
     residual: mx.array,
 ) -> mx.array:
-    """`experts_reference` in two dispatches, for a few tokens."""
+    """`experts_reference` in two dispatches, for a few tokens.
+
+    A token's result is the same to the bit with others beside it: each has threadgroups of its own.
+    They do not share what they read in registers, since there is little to share: of the 32 experts
+    that 4 tokens of a 35B-A3B choose, 30 differ where choices are independent. What they do share,
+    a cache holds.
+    """
     tokens, hidden = x.shape
     sizes = layer.constants
     intermediate = sizes["K"] * sizes["I"] + sizes["IS"]

@@ -2,8 +2,8 @@
 // to the residual.
 //
 // Launch: N * ceil(H / OUTPUTS) threadgroups of SIMD_GROUPS SIMD groups, OUTPUTS outputs of one
-// token each. The chunks of a row in all experts, one expert after the other, are dealt out to the
-// threads.
+// token each; neighbours have the same outputs of all tokens, as in experts_up.metal. The chunks of
+// a row in all experts, one expert after the other, are dealt out to the threads.
 //
 // h        [N, K I + IS] float32, from experts_up.metal
 // experts  [N, K] uint32
@@ -21,14 +21,14 @@ constexpr int SHARED_CHUNKS = IS / CHUNK;
 constexpr int TOTAL_CHUNKS = K * CHUNKS + SHARED_CHUNKS;
 constexpr int THREADS = 32 * SIMD_GROUPS;
 constexpr int OUT = K * I + IS;
-constexpr int BLOCKS = (H + OUTPUTS - 1) / OUTPUTS;
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
 const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
-const int token = threadgroup_index / BLOCKS;
-const int first_output = threadgroup_index % BLOCKS * OUTPUTS;
+const int tokens = static_cast<int>(experts_shape[0]);
+const int token = threadgroup_index % tokens;
+const int first_output = threadgroup_index / tokens * OUTPUTS;
 
 threadgroup float shared_acc[OUTPUTS * SIMD_GROUPS];
 

@@ -2,8 +2,9 @@
 // SwiGLU.
 //
 // Launch: N * ceil((K I + IS) / OUTPUTS) threadgroups of SIMD_GROUPS SIMD groups, OUTPUTS outputs
-// of one token each. A thread reads the same chunks of all rows, so that all its loads are in
-// flight at once.
+// of one token each. Neighbours have the same outputs of all tokens: they read the shared expert,
+// and experts that tokens have in common, at about the same time, so that a small cache holds them.
+// A thread reads the same chunks of all rows, so that all its loads are in flight at once.
 //
 // x           [N, H]
 // norm_weight [H], of the RMS norm of x; EPS: bits of its epsilon
@@ -22,7 +23,6 @@ constexpr int THREADS = 32 * SIMD_GROUPS;
 constexpr int ROUNDS = (CHUNKS + THREADS - 1) / THREADS;
 constexpr int GROUPS = H / GS;
 constexpr int OUT = K * I + IS;
-constexpr int BLOCKS = (OUT + OUTPUTS - 1) / OUTPUTS;
 constexpr int QUADS = CHUNK / 4;          // of x in a chunk; four values are loaded at once
 constexpr int STRIDE = THREADS + 16 / QUADS;
 
@@ -30,8 +30,9 @@ const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
 const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
-const int token = threadgroup_index / BLOCKS;
-const int first_output = threadgroup_index % BLOCKS * OUTPUTS;
+const int tokens = static_cast<int>(experts_shape[0]);
+const int token = threadgroup_index % tokens;
+const int first_output = threadgroup_index / tokens * OUTPUTS;
 
 threadgroup vec<InT, 4> staged[QUADS * STRIDE];
 threadgroup float shared_acc[ROWS * SIMD_GROUPS];

@@ -23,7 +23,7 @@ class KernelSelection:
         experts_prefill: the same for many tokens, grouped by their experts; see `model.moe`.
         matmul_prefill: many tokens times a quantised matrix; see `quantized.PREFILL_VARIANTS`.
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
-        decode_attention: attention of one token, with its gate; see `decode_attention`.
+        decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         prefill_attention: causal attention of many tokens; see `model.attention`.
         matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
             residual sum after it; see `matvec`.

@@ -84,7 +84,7 @@ class Attention:
     def attend_gated(
         self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
     ) -> mx.array:
-        """`attend` and the output gate in the decode kernel -> [B, 1, heads head_dim].
+        """`attend` and the output gate in the decode kernel -> [B, T, heads head_dim].
 
         Only where `uses_decode_kernel`.
         """

@@ -76,34 +76,34 @@ class KVCache:
         self._tail_length = 0
         self.offset = 0
 
-    def append_to_tail(self, key: mx.array, value: mx.array) -> tuple[KVArrays, KVArrays]:
-        """Append one row without writing to the buffer.
+    def append_to_tail(self, keys: mx.array, values: mx.array) -> tuple[KVArrays, KVArrays]:
+        """Append T rows, at most `TAIL_ROWS`, without writing them to the buffer.
 
         MLX writes into an array in place only if no pending computation still reads it; otherwise
         it copies the whole array, which for a long conversation is gigabytes per token. The tail
         is small enough to copy.
 
         Args:
-            key, value: [B, kv_heads, 1, head_dim].
+            keys, values: [B, kv_heads, T, head_dim].
 
         Returns:
             keys and values of the buffer, [B, kv_heads, N, head_dim] each, and of the tail,
-            [B, kv_heads, n, head_dim] each, with N and n at least 1.
+            [B, kv_heads, n, head_dim] each, with N at least 1 and n at least T.
 
         The cache must hold a row already and must not be quantised.
         """
         assert self._buffer is not None
         assert self.bits is None
-        if self._tail_length == TAIL_ROWS:
+        batch, heads, added, width = keys.shape
+        if self._tail_length + added > TAIL_ROWS:
             self._flush_tail()
         if not self._tail_length:
-            batch, heads, _, width = key.shape
-            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), key.dtype) for _ in "kv")
-        start = self._tail_length
-        for array, added in zip(self._tail, (key, value), strict=True):
-            array[..., start : start + 1, :] = added
-        self._tail_length += 1
-        self.offset += 1
+            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), keys.dtype) for _ in "kv")
+        start, end = self._tail_length, self._tail_length + added
+        for array, rows in zip(self._tail, (keys, values), strict=True):
+            array[..., start:end, :] = rows
+        self._tail_length = end
+        self.offset += added
         buffered = self.offset - self._tail_length
         return (
             tuple(array[..., :buffered, :] for array in self._buffer.rows),
@@ -183,6 +183,14 @@ class KVCache:
         self._hold(fresh)
         return fresh
 
+    def take_back(self, count: int) -> None:
+        """Remove the last `count` rows, of the tail first. Rows of a snapshot stay in it."""
+        assert count <= self.offset
+        self.offset -= count
+        self._tail_length = max(self._tail_length - count, 0)
+        if not self._tail_length:
+            self._tail = ()
+
     def snapshot(self) -> KVSnapshot:
         self._flush_tail()
         return KVSnapshot(self._buffer, self.offset)
@@ -205,7 +213,7 @@ class KVCache:
 
     @property
     def append_target(self) -> KVArrays:
-        """The arrays that the last row was written into."""
+        """The arrays that the last rows were written into."""
         return self._tail or self._rows
 
     @property
@@ -217,6 +225,20 @@ def _quantize(x: mx.array, bits: int) -> KVArrays:
     return tuple(mx.quantize(x, group_size=KV_GROUP, bits=bits))
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaPass:
+    """What a Gated DeltaNet layer needs to compute the state after a part of its last pass again.
+
+    Attributes:
+        conv, recurrent: the state before the pass, as in `DeltaState`.
+        projected: the pass's tokens behind the input projections, [B, T, width].
+    """
+
+    conv: mx.array
+    recurrent: mx.array
+    projected: mx.array
+
+
 @dataclass(slots=True)
 class DeltaState:
     """State of a Gated DeltaNet layer; its size does not depend on the number of tokens.
@@ -226,17 +248,20 @@ class DeltaState:
         recurrent: the delta rule's state, [B, value heads, value head dim, key head dim] float32;
             None at first.
 
-    Both are replaced at every call, never written into, so a snapshot is two references.
+        last_pass: what the last pass started from, if it may be taken back.
+
+    Both states are replaced at every call, never written into, so a snapshot is two references.
     """
 
     conv: mx.array | None = None
     recurrent: mx.array | None = None
+    last_pass: DeltaPass | None = None
 
     def snapshot(self) -> "DeltaState":
         return DeltaState(self.conv, self.recurrent)
 
     def restore(self, snapshot: "DeltaState") -> None:
-        self.conv, self.recurrent = snapshot.conv, snapshot.recurrent
+        self.conv, self.recurrent, self.last_pass = snapshot.conv, snapshot.recurrent, None
 
     @property
     def arrays(self) -> list[mx.array]:

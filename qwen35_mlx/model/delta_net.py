@@ -5,6 +5,7 @@ import mlx.core as mx
 from qwen35_mlx.kernels.delta_net import mix
 from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters
 from qwen35_mlx.kernels.norm import RMSNorm
+from qwen35_mlx.model.cache import DeltaPass
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -47,8 +48,8 @@ class GatedDeltaNet:
         recurrent: mx.array,
         norm: RMSNorm | None = None,
         residual: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """The mixer's output and the new state.
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """The mixer's output, the new state, and what `replay` needs.
 
         Args:
             x: [B, T, hidden].
@@ -57,8 +58,19 @@ class GatedDeltaNet:
             residual: [B, T, hidden], added to the output.
 
         Returns:
-            y [B, T, hidden], the new conv and the new recurrent.
+            y [B, T, hidden], the new conv, the new recurrent, and x behind the input projections,
+            [B, T, width].
         """
         projected = self.in_proj.joined(x, norm)
         y, conv, recurrent = mix(projected, conv, recurrent, self.parameters, self.selection)
-        return self.out_proj(y, residual=residual), conv, recurrent
+        return self.out_proj(y, residual=residual), conv, recurrent, projected
+
+    def replay(self, last: DeltaPass, count: int) -> tuple[mx.array, mx.array]:
+        """The state, conv and recurrent, after the first `count` tokens of a pass."""
+        if count == 0:
+            return last.conv, last.recurrent
+        projected = last.projected[:, :count]
+        _, conv, recurrent = mix(
+            projected, last.conv, last.recurrent, self.parameters, self.selection
+        )
+        return conv, recurrent

@@ -8,7 +8,7 @@ import mlx.core as mx
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
-from qwen35_mlx.model.cache import DeltaState, KVCache
+from qwen35_mlx.model.cache import DeltaPass, DeltaState, KVCache
 from qwen35_mlx.model.config import LayerType, ModelConfig
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.moe import MLP, SparseMoE
@@ -36,8 +36,14 @@ class Layer:
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
-    def __call__(self, x: mx.array, cache: KVCache | DeltaState) -> mx.array:
-        """x [B, T, hidden] -> [B, T, hidden]; the tokens are added to `cache`."""
+    def __call__(
+        self, x: mx.array, cache: KVCache | DeltaState, *, revocable: bool = False
+    ) -> mx.array:
+        """x [B, T, hidden] -> [B, T, hidden]; the tokens are added to `cache`.
+
+        Args:
+            revocable: whether `take_back` may follow.
+        """
         compiled = self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS
         if isinstance(cache, KVCache):
             return self._attend(x, cache, compiled)
@@ -45,8 +51,21 @@ class Layer:
         if cache.conv is None or cache.recurrent is None:
             cache.conv, cache.recurrent = self.mixer.parameters.empty(x.shape[0], x.dtype)
         run = self._compile(self._delta_net_layer) if compiled else self._delta_net_layer
-        x, cache.conv, cache.recurrent = run(x, cache.conv, cache.recurrent)
+        before = cache.conv, cache.recurrent
+        x, cache.conv, cache.recurrent, projected = run(x, *before)
+        cache.last_pass = DeltaPass(*before, projected) if revocable else None
         return x
+
+    def take_back(self, count: int, cache: KVCache | DeltaState) -> None:
+        """Remove the last `count` tokens of the last call, a revocable one, from `cache`."""
+        if isinstance(cache, KVCache):
+            cache.take_back(count)
+            return
+        assert isinstance(self.mixer, GatedDeltaNet)
+        assert cache.last_pass is not None
+        kept = cache.last_pass.projected.shape[1] - count
+        cache.conv, cache.recurrent = self.mixer.replay(cache.last_pass, kept)
+        cache.last_pass = None
 
     def _attend(self, x: mx.array, cache: KVCache, compiled: bool) -> mx.array:
         """A full-attention layer: compiled functions before and after the cache update."""
@@ -75,10 +94,10 @@ class Layer:
 
     def _delta_net_layer(
         self, x: mx.array, conv: mx.array, recurrent: mx.array
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         assert isinstance(self.mixer, GatedDeltaNet)
-        x, conv, recurrent = self.mixer(x, conv, recurrent, self.mixer_norm, residual=x)
-        return self._add_mlp(x), conv, recurrent
+        x, conv, recurrent, projected = self.mixer(x, conv, recurrent, self.mixer_norm, residual=x)
+        return self._add_mlp(x), conv, recurrent, projected
 
     def _add_mlp(self, x: mx.array) -> mx.array:
         return self.mlp(x, self.mlp_norm, residual=x)

@@ -77,13 +77,14 @@ class Network:
         """
         return Cache(self.config, kv_bits)
 
-    def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
+    def __call__(self, ids: mx.array, cache: Cache, *, revocable: bool = False) -> mx.array:
         """Hidden states, after the final norm, of tokens that follow those in the cache.
 
         A prompt may be split into calls in any way: up to rounding, the result is the same.
 
         Args:
             ids: [B, T] int32.
+            revocable: whether `take_back` may follow; it keeps the state from before this call.
 
         Returns:
             [B, T, hidden]
@@ -91,11 +92,21 @@ class Network:
         tokens = ids.shape[1]
         x = self.embed(ids)
         for layer, entry in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, entry)
+            x = layer(x, entry, revocable=revocable)
             if tokens >= EVALUATE_FROM:
                 mx.eval(x, entry.arrays)
         cache.offset += tokens
         return self.norm(x)
+
+    def take_back(self, cache: Cache, count: int) -> None:
+        """Remove the last `count` tokens of the last call, a revocable one, from the cache.
+
+        Its state is then to the bit what it would be had they not been in that call.
+        """
+        if count:
+            for layer, entry in zip(self.layers, cache.layers, strict=True):
+                layer.take_back(count, entry)
+            cache.offset -= count
 
     def token_array(self, ids: Sequence[int]) -> mx.array:
         """ids [T] -> [1, T] int32. MLX reads out of bounds for an id without an embedding.

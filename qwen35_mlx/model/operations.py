@@ -151,8 +151,12 @@ def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:
 
 def _matrix_shape(network: Network, matrix: Linear, quantization: Quantization) -> str:
     out = matrix.arrays[0].shape[0]
-    packing = f"{quantization.bits}-bit {quantization.mode}"
-    return f"{out} x {matrix.width}, {packing}, {network.dtype}"
+    return f"{out} x {matrix.width}, {_packing(quantization)}, {network.dtype}"
+
+
+def _packing(quantization: Quantization) -> str:
+    q = quantization
+    return f"{q.bits}-bit {q.mode} in groups of {q.group_size}"
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -237,8 +241,8 @@ def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
     heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
     reference = mx.compile(decode_attention.reference)  # as layers compile its gate
 
-    def call(length: int) -> Callable[[], Outputs]:
-        q, gate = _noise(network, 1, heads, 1, dim), _noise(network, 1, 1, heads, dim)
+    def call(tokens: int, length: int) -> Callable[[], Outputs]:
+        q, gate = _noise(network, 1, heads, tokens, dim), _noise(network, 1, tokens, heads, dim)
         k = _noise(network, 1, kv_heads, length + 3, dim)
         k, v = k[:, :, :length], k[:, :, 3:]
         buffered = max(length - TAIL_ROWS, 1)
@@ -260,8 +264,8 @@ def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
             "decode_attention",
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [decode_attention.KERNEL],
-            [call(2), call(37), call(300)],
-            [call(CONTEXT_TOKENS)] * TIMED_CALLS,
+            [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70)],
+            [call(1, CONTEXT_TOKENS)] * TIMED_CALLS,
             False,
             _tolerance(network),
         )
@@ -305,7 +309,7 @@ def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operatio
     weight = block.down_proj.weight
     packing = "plain"
     if isinstance(weight, QuantizedWeight):
-        packing = f"{weight.quantization.bits}-bit {weight.quantization.mode}"
+        packing = _packing(weight.quantization)
     shape = (
         f"{config.num_experts_per_tok} of {config.num_experts} experts, {config.hidden_size} x "
         f"{config.moe_intermediate_size}, {packing}, {dtype}"

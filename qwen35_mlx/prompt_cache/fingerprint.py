@@ -8,7 +8,7 @@ from io import FileIO
 from pathlib import Path
 
 from qwen35_mlx.checkpoint.gguf.header import read_header as read_gguf_header
-from qwen35_mlx.checkpoint.gguf_names import is_gguf
+from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG
 from qwen35_mlx.checkpoint.safetensors_header import HeaderError, read_header
 from qwen35_mlx.errors import Qwen35Error
@@ -51,7 +51,7 @@ def of_adapter(file: Path) -> str:
 def _add_weights(digest: "hashlib.blake2b", path: Path) -> None:
     try:
         with open_regular(path) as file:
-            header, tensors = (_gguf if is_gguf(path.name) else _safetensors)(path, file)
+            header, tensors = (_gguf if is_gguf_file(path) else _safetensors)(path, file)
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name}\0{size}\0".encode() + header)
             for begin, end in tensors:

@@ -91,7 +91,7 @@ class EngineThread:
         library: where conversations and model states are stored; None for memory only. The caller
             closes it, after the engine.
         budget: bytes of model states on disk; None for the default.
-        context, kv_bits: as for `qwen35_mlx.load`.
+        context, kv_bits, mtp: as for `qwen35_mlx.load`.
         adapter_path: likewise, of the first model alone.
     """
 
@@ -105,6 +105,7 @@ class EngineThread:
         budget: int | None = None,
         context: int | None = None,
         kv_bits: int | None = None,
+        mtp: str | int = "auto",
         adapter_path: str | None = None,
     ):
         self._model_request = UseModel(model, revision) if model is not None else None
@@ -113,6 +114,7 @@ class EngineThread:
         self._budget = budget
         self._context = context
         self._kv_bits = kv_bits
+        self._mtp = mtp
         self._adapter_path = adapter_path
         self._adapted = model  # the model that the adapter is for
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
@@ -274,6 +276,7 @@ class EngineThread:
             revision=request.revision,
             context=self._context,
             kv_bits=self._kv_bits,
+            mtp=self._mtp,
             adapter_path=self._adapter_path if request.model == self._adapted else None,
             progress=self._report_download,
             notice=self._emit_notice,

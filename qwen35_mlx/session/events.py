@@ -112,16 +112,38 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """What came of guessed tokens in a reply.
+
+    Attributes:
+        passes: of the network, with drafts.
+        drafted: tokens that were guessed in them.
+        accepted: those that the network would have chosen too.
+    """
+
+    passes: int
+    drafted: int
+    accepted: int
+
+    def __str__(self) -> str:
+        """Such as "2.1 of 3.0 drafts accepted", of a pass."""
+        accepted, drafted = self.accepted / self.passes, self.drafted / self.passes
+        return f"{accepted:.1f} of {drafted:.1f} drafts accepted"
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The turn is complete.
 
     Attributes:
         message: the reply as chat templates take it.
+        drafts: None if no pass had any.
     """
 
     finish_reason: FinishReason
     usage: Usage
     message: Mapping[str, Any] = field(repr=False)
+    drafts: DraftCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +169,12 @@ class Reply(ReplyContent):
         text: the answer.
         thinking: "" if there was none.
         tool_calls: in the order in which the model wrote them.
+        drafts: None if no pass had any.
     """
 
     usage: Usage
     finish_reason: FinishReason
+    drafts: DraftCounts | None = None
 
 
 TurnEvent = (

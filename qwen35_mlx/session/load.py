@@ -4,12 +4,16 @@ from pathlib import Path
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint
+from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
+from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.template_process import template_process
 from qwen35_mlx.text.tokenizer import Tokenizer
+
+# On which it is found out how the norms of an MTP head are read, where its files leave a doubt.
+_CONFIRMATION_TOKENS = 384
 
 
 @checked
@@ -20,6 +24,8 @@ def load(
     dtype: str | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
+    mtp: str | int = "auto",
+    mtp_path: str | Path | None = None,
     adapter_path: str | Path | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
@@ -38,6 +44,11 @@ def load(
             More than that, up to four times, switches YaRN on.
         kv_bits: 8 quantises keys and values to 8 bits, at a small cost in accuracy; None keeps
             them in the model's dtype.
+        mtp: how many tokens are guessed, and then verified in one pass of the network: "auto" as
+            many as are fastest here, by the MTP head and by what the conversation repeats; 1 to 6
+            always as many, by the MTP head; "off" none. Replies are the same, up to rounding.
+        mtp_path: the folder, file or repository of the MTP head, if it is neither in the
+            checkpoint nor found beside it.
         adapter_path: a LoRA adapter of PEFT or mlx-lm for this model, a folder or a repository of
             the Hub. Matrices that it changes are plain in memory, also those of a quantised model.
         progress: called with (bytes so far, bytes in all, what) while files are downloaded; by
@@ -52,7 +63,8 @@ def load(
     path = resolve_checkpoint(str(name), revision=revision, progress=progress, notice=notice)
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a broken template should not cost the time to read gigabytes.
-    checkpoint = Checkpoint.open(path)
+    head = None if mtp_path is None else resolve_head(str(mtp_path))
+    checkpoint = Checkpoint.open(path, head)
     if adapter_path is not None:
         checkpoint = checkpoint.with_adapter(resolve_adapter(str(adapter_path), progress))
     notice = notice or print_notice
@@ -66,5 +78,8 @@ def load(
             f"{name} has no chat template: it cannot chat, only complete text and give logits; "
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
-    network = load_network(checkpoint, dtype, notice, context=context)
-    return Model(str(name), checkpoint, network, tokenizer, template, kv_bits=kv_bits)
+    documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
+    network = load_network(
+        checkpoint, dtype, notice, context=context, mtp=mtp != "off", mtp_documents=documents
+    )
+    return Model(str(name), checkpoint, network, tokenizer, template, kv_bits=kv_bits, mtp=mtp)

@@ -11,6 +11,8 @@ import numpy as np
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.drafter import Drafter, PassCosts
+from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
@@ -47,7 +49,7 @@ class Model:
         context: tokens that prompt and reply may have together.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
-        kv_bits: as for `load`.
+        kv_bits, mtp: as for `load`.
         adapter: the file of the adapter that is applied; None without one.
         states: the prompt cache on disk, from `open_states` to `close`.
 
@@ -65,8 +67,11 @@ class Model:
         template: ChatTemplate | None,
         *,
         kv_bits: int | None = None,
+        mtp: str | int = "auto",
     ):
         self.name = name
+        self.mtp = mtp
+        self._costs = PassCosts()
         self.adapter = checkpoint.adapter
         self.path, self.files = checkpoint.path, checkpoint.files
         self.network = network
@@ -252,7 +257,12 @@ class Model:
         assert isinstance(done, Done)
         content = turn.content
         return Reply(
-            content.text, content.thinking, content.tool_calls, done.usage, done.finish_reason
+            content.text,
+            content.thinking,
+            content.tool_calls,
+            done.usage,
+            done.finish_reason,
+            done.drafts,
         )
 
     def complete(
@@ -294,7 +304,7 @@ class Model:
         *_, done = turn.run()
         assert isinstance(done, Done)
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
-        return Reply(text, "", (), done.usage, done.finish_reason)
+        return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
 
     def turn(
         self,
@@ -352,4 +362,14 @@ class Model:
             owner=self._owner,
             stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
+            drafter=self._drafter(),
         )
+
+    def _drafter(self) -> Drafter | None:
+        """Of one reply."""
+        if self.mtp == "off":
+            return None
+        head = None if self.network.mtp is None else MTPDrafts(self.network)
+        if self.mtp == "auto":
+            return Drafter(head, CopyDrafts(), self._costs)
+        return Drafter(head, None, self._costs, depth=int(self.mtp))

@@ -1,20 +1,23 @@
 """One turn: from a rendered prompt to a reply, as events."""
 
+import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 
 from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.generation.sampler import make_sampler
+from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
-from qwen35_mlx.session.events import Done, PrefillProgress, TurnEvent, Written
+from qwen35_mlx.session.events import Done, DraftCounts, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.text.reply import (
     PlainParser,
     ReplyContent,
@@ -37,6 +40,7 @@ class Turn:
         max_tokens: length of the reply.
         chunk: tokens of prefill between two events.
         owner: of the network; only that thread may run the turn.
+        drafter: of tokens that are verified together; None decodes one a pass.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
         reply_ids: the tokens generated so far, all of them in the cache.
@@ -55,6 +59,7 @@ class Turn:
     chunk: int
     owner: Owner
     seed: int | None = None
+    drafter: Drafter | None = None
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None
     reply_ids: list[int] = field(default_factory=list)
@@ -74,10 +79,11 @@ class Turn:
         started = time.perf_counter()
         cached = self.cache.offset
         yield from self._prefill(cached)
-        if self.seed is not None:
-            mx.random.seed(self.seed)
-        sampler = make_sampler(self.sampling, self.network.config.vocab_size)
-        tokens = decode(self.network, self.cache, self.prompt[-1], sampler)
+        seed = secrets.randbits(63) if self.seed is None else self.seed
+        sampler = Sampler(self.sampling, self.network.config.vocab_size, seed)
+        if self.drafter is not None:
+            self.drafter.read_prompt(self.prompt)
+        tokens = decode(self.network, self.cache, self.prompt[-1], sampler, self.drafter)
         decoder = self.tokenizer.stream()
         first_token_at = started
         reason: FinishReason = "length"
@@ -113,7 +119,13 @@ class Turn:
             decode_seconds=ended - first_token_at,
             peak_memory=mx.get_peak_memory(),
         )
-        yield Done(reason, usage, content.for_template())
+        yield Done(reason, usage, content.for_template(), self._draft_counts())
+
+    def _draft_counts(self) -> DraftCounts | None:
+        of = self.drafter
+        if of is None or not of.passes:
+            return None
+        return DraftCounts(of.passes, of.drafted, of.accepted)
 
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
         """Read all of the prompt but its last token, which decoding begins with."""
@@ -122,10 +134,18 @@ class Turn:
         snapshot_at = [position for position in self.snapshot_at if cached < position < total]
         for end in sorted({*snapshot_at, total - 1}):
             start = self.cache.offset
-            for done in prefill(self.network, self.cache, self.prompt[start:end], self.chunk):
+            ids = self.prompt[start:end]
+            observe = partial(self._observe, start)
+            for done in prefill(self.network, self.cache, ids, self.chunk, observe):
                 yield PrefillProgress(start + done, total, cached)
             if end in snapshot_at:
                 self.take_snapshot()
+
+    def _observe(self, offset: int, hidden: mx.array, start: int) -> None:
+        """Show a chunk of the prompt, `start` tokens after `offset`, to the drafter."""
+        if self.drafter is not None:
+            first = offset + start + 1
+            self.drafter.read_rows(self.prompt[first : first + hidden.shape[1]], hidden)
 
     def _parse(self, text: str) -> list[ReplyEvent]:
         return self._add(self.parser.push(text) if text else [])

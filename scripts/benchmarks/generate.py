@@ -17,6 +17,8 @@ import mlx.core as mx
 
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.network import Network
 from scripts.support import report
@@ -31,7 +33,9 @@ def ours(network: Network, chunk: int) -> Generate:
         cache = network.make_cache()
         for _ in prefill(network, cache, prompt[:-1], chunk):
             pass
-        yield from decode(network, cache, prompt[-1], lambda logits, _: mx.argmax(logits))
+        yield from decode(
+            network, cache, prompt[-1], Sampler(Sampling(temperature=0), network.config.vocab_size)
+        )
 
     return run
 

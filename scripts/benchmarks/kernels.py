@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.generation.sampler import make_sampler
+from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import delta_net, gpu_kernel
 from qwen35_mlx.kernels.autotune import median_seconds
@@ -177,7 +177,7 @@ def delta_net_decode(shape: str) -> list[Row]:
     def mixer(y: mx.array) -> mx.array:
         assert before.conv is not None
         assert before.recurrent is not None
-        y, before.conv, before.recurrent = mix(y, before.conv, before.recurrent)
+        y, before.conv, before.recurrent, _ = mix(y, before.conv, before.recurrent)
         return y
 
     state, peer_caches = DeltaState(), [ArraysCache(size=2) for _ in range(2)]
@@ -258,9 +258,9 @@ def sampling(shape: str) -> list[Row]:
         return peer(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
 
     samplers = {
-        "ours": make_sampler(advised, vocab),
+        "ours": Sampler(advised, vocab),
         "mlx-lm": mlx_lm,
-        "the likeliest": make_sampler(Sampling(temperature=0.0), vocab),
+        "the likeliest": Sampler(Sampling(temperature=0.0), vocab),
     }
     return time_all({n: functools.partial(s, logits, history) for n, s in samplers.items()})
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from qwen35_mlx.conversion.calibration import CalibrationText
 from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
 from scripts.demo_training import dialogues
@@ -215,7 +217,9 @@ def _finished(network: Network, question: Question, start: list[int], end: int) 
     *before, last = question.prompt + reply
     network(network.token_array(before), cache)
     mx.eval(cache.arrays)
-    for token in decode(network, cache, last, lambda found, _: mx.argmax(found, axis=-1)):
+    for token in decode(
+        network, cache, last, Sampler(Sampling(temperature=0), network.config.vocab_size)
+    ):
         reply.append(token)
         if token == end or len(reply) >= question.max_tokens:
             break

@@ -24,6 +24,8 @@ from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import Cache, DeltaState, KVCache
 from qwen35_mlx.model.network import Network
@@ -84,7 +86,9 @@ def run_turn(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict
     started = time.perf_counter()
     for _ in prefill(network, cache, ids[cache.offset : -1], chunk):
         pass
-    stream = decode(network, cache, ids[-1], lambda logits, _: mx.argmax(logits))
+    stream = decode(
+        network, cache, ids[-1], Sampler(Sampling(temperature=0), network.config.vocab_size)
+    )
     reply = [next(stream)]
     first = time.perf_counter() - started
     reply += [next(stream) for _ in range(REPLY - 1)]

@@ -272,7 +272,7 @@ def test_ctrl_c_ends_the_turn_without_a_traceback() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err == "turn closed\n"
+    assert err == "turn closed\ninterrupted\n"
     assert out.endswith("\n")
 
 

@@ -64,7 +64,7 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(
 
 def test_a_file_is_refused(tmp_path: Path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(Qwen35Error, match="is a file, not a checkpoint folder"):
+    with pytest.raises(Qwen35Error, match="is neither a checkpoint folder nor a GGUF file"):
         hub.resolve_checkpoint(str(tmp_path / "model.safetensors"))
 
 

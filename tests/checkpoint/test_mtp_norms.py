@@ -194,7 +194,11 @@ def stored_as_w(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_trained_head_that_is_read_wrongly_is_put_right(tmp_path: Path, raw: bool):
+def test_a_trained_head_that_is_read_wrongly_is_put_right(
+    tmp_path: Path, raw: bool, monkeypatch: pytest.MonkeyPatch
+):
+    # The text is foreign to the demo model, but enough for this.
+    monkeypatch.setattr("qwen35_mlx.checkpoint.mtp_confirmation.check_accuracy", lambda *_: None)
     checkpoint = Checkpoint.open(stored_as_w(tmp_path / "m") if raw else demo.folder())
     names = head_norms(checkpoint.model)
     right, wrong = (names, frozenset()) if raw else (frozenset(), names)
@@ -207,6 +211,17 @@ def test_a_trained_head_that_is_read_wrongly_is_put_right(tmp_path: Path, raw: b
     kept = np.array(net.mtp.hidden_norm.weight)  # type: ignore[union-attr]
     np.testing.assert_allclose(kept, np.array(checkpoint.read(HIDDEN)), atol=1e-6)
     assert f"read as {describe(right, names)}: " in line
+
+
+def test_a_text_that_the_model_cannot_predict_decides_nothing():
+    checkpoint = Checkpoint.open(demo.folder())
+    misread = checkpoint.with_mtp_norms(head_norms(checkpoint.model))
+    misread.mtp_norms = NormReading(head_norms(checkpoint.model), certain=False)
+    lines: list[str] = []
+    net = load_network(misread, "float32", lines.append, mtp=True, mtp_documents=documents())
+    assert not any("MTP" in line for line in lines)
+    kept = np.array(net.mtp.hidden_norm.weight)  # type: ignore[union-attr]
+    np.testing.assert_allclose(kept, np.array(misread.read(HIDDEN)), atol=1e-6)
 
 
 def test_a_head_of_which_the_files_leave_no_doubt_is_not_tried():
@@ -230,12 +245,12 @@ def test_agreement_is_that_of_the_reference_logits(name: str, monkeypatch: pytes
     guesses = np.array(want["mtp_logits"]).argmax(-1)
     texts = [[1, 2], prompt, prompt[:20]]
     readings = [checkpoint, checkpoint.with_mtp_norms(frozenset())]
-    agreed, wrong = network_agreement(network(name), texts)(readings)
+    agreed, wrong = network_agreement(network(name), texts, 0)(readings)
     assert agreed.shape == (len(prompt) - 2 + 18,)
     assert np.array_equal(agreed[: len(prompt) - 2], guesses[:-1] == own[1:-1])
     assert not np.array_equal(agreed, wrong)
     for one, other in zip(
-        checkpoint_agreement(checkpoint, texts)(readings), (agreed, wrong), strict=True
+        checkpoint_agreement(checkpoint, texts, 0)(readings), (agreed, wrong), strict=True
     ):
         assert np.array_equal(one, other)
-    assert [a.size for a in checkpoint_agreement(checkpoint, [[1, 2]])(readings)] == [0, 0]
+    assert [a.size for a in checkpoint_agreement(checkpoint, [[1, 2]], 0)(readings)] == [0, 0]

@@ -41,13 +41,13 @@ def test_affine_bits_and_group_sizes(bits: int, group_size: int):
 @pytest.mark.parametrize(
     ("mode", "bits", "group_size", "says"),
     [
-        ("affine", 7, None, "q-bits 7 does not exist in affine mode: choose 1 or 2 or 3"),
-        ("affine", 0, None, "q-bits 0 does not exist"),
-        ("affine", 4, 16, "q-group-size 16 does not exist in affine mode"),
-        ("affine", 4, 0, "q-group-size 0 does not exist"),
-        ("mxfp4", 8, None, "q-bits 8 does not exist in mxfp4 mode: choose 4"),
-        ("nvfp4", 4, 32, "q-group-size 32 does not exist in nvfp4 mode: choose 16"),
-        ("q4_k", None, None, "q-mode 'q4_k' is not known: choose one of affine"),
+        ("affine", 7, None, "there are no 7 bits in affine mode: choose 1, 2, 3"),
+        ("affine", 0, None, "there are no 0 bits"),
+        ("affine", 4, 16, "there are no groups of 16 in affine mode"),
+        ("affine", 4, 0, "there are no groups of 0"),
+        ("mxfp4", 8, None, "there are no 8 bits in mxfp4 mode: choose 4"),
+        ("nvfp4", 4, 32, "there are no groups of 32 in nvfp4 mode: choose 16"),
+        ("q4_k", None, None, "mode 'q4_k' is not known: choose one of affine"),
     ],
 )
 def test_a_quantisation_that_mlx_lacks_is_refused(mode: str, bits: int, group_size: int, says: str):

@@ -223,7 +223,7 @@ def test_texts_that_are_refused(
     assert main(command) == 2
     error = capsys.readouterr().err
     assert words in error
-    assert error.count("\n") == 1
+    assert error.count("error: ") == 1
     assert not Path(out).exists()
 
 

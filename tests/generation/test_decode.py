@@ -12,7 +12,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation import decode as decoding
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.generation.sampler import make_sampler
+from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.cache import Cache, KVCache
 from tests.goldens import expected, network
@@ -25,8 +25,7 @@ def generate(name: str, count: int, sampling: Sampling = GREEDY, chunk: int = 64
     cache = net.make_cache()
     for _ in prefill(net, cache, prompt[:-1], chunk):
         pass
-    mx.random.seed(seed)
-    sample = make_sampler(sampling, net.config.vocab_size)
+    sample = Sampler(sampling, net.config.vocab_size, seed)
     return list(islice(decode(net, cache, prompt[-1], sample), count)), cache
 
 
@@ -55,10 +54,13 @@ class ReadsAll:
     def __init__(self, tail: bool):
         self.tail = tail
 
+    def take_back(self, cache: Cache, count: int) -> None:
+        assert not count
+
     def token_array(self, ids: Sequence[int]) -> mx.array:
         return mx.array([ids])
 
-    def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
+    def __call__(self, ids: mx.array, cache: Cache, *, revocable: bool = False) -> mx.array:
         x = ids.astype(mx.float32)[..., None]
         for layer in cache.layers:
             assert isinstance(layer, KVCache)
@@ -79,7 +81,7 @@ def test_long_keys_and_values_are_not_copied_at_every_token(tail, waits, monkeyp
         assert isinstance(layer, KVCache)
         layer.update(*(mx.zeros((1, 4, 50_000, 64)),) * 2)
     cache.offset = 50_000
-    sample = make_sampler(GREEDY, 8)
+    sample = Sampler(GREEDY, 8)
     list(islice(decode(ReadsAll(tail), cache, 3, sample), 2))  # the buffers grow
     mx.synchronize()
     monkeypatch.setattr(decoding, "OVERLAP_LIMIT", 0 if waits else 1 << 60)
@@ -118,7 +120,7 @@ def test_logits_that_are_not_finite_raise_an_error_of_one_line():
     norm = net.norm
     net.norm = replace(norm, weight=norm.weight * mx.nan)
     try:
-        tokens = decode(net, net.make_cache(), 5, make_sampler(GREEDY, net.config.vocab_size))
+        tokens = decode(net, net.make_cache(), 5, Sampler(GREEDY, net.config.vocab_size))
         with pytest.raises(Qwen35Error, match="not finite at position 0"):
             next(tokens)
     finally:

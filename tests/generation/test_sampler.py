@@ -5,7 +5,6 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,9 +14,13 @@ from mlx_lm import sample_utils
 import qwen35_mlx
 from qwen35_mlx.generation.sampler import (
     MAX_CANDIDATES,
+    NOISE_ROWS,
     ROW_LENGTH,
+    GumbelNoise,
+    Sampler,
+    draw_of_candidates,
+    draw_of_vocabulary,
     filtered,
-    make_sampler,
     penalised,
     top_k_candidates,
     top_k_ids,
@@ -26,15 +29,15 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 
 PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 EMPTY = mx.array([], dtype=mx.int32)
+DRAWS = (draw_of_candidates, draw_of_vocabulary)
 
 
 def draws(
     sampling: Sampling, logits: list[float], count: int = 400, reply: mx.array = EMPTY
 ) -> set[int]:
     """All tokens drawn."""
-    mx.random.seed(0)
-    sample = make_sampler(sampling, len(logits))
-    return {int(sample(mx.array(logits), reply).item()) for _ in range(count)}
+    sample = Sampler(sampling, len(logits))
+    return {sample(mx.array([logits]), reply, position).item() for position in range(count)}
 
 
 LOGITS = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
@@ -79,24 +82,8 @@ def mlx_lm_penalised(logits: mx.array, reply: mx.array, sampling: Sampling) -> m
     return logits
 
 
-def mlx_lm_sampler(sampling: Sampling, vocab: int) -> Any:
-    """`make_sampler`, made of mlx-lm's parts."""
-    draw = sample_utils.make_sampler(
-        temp=sampling.temperature,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        top_k=sampling.top_k if sampling.top_k < vocab else 0,
-    )
-
-    def sample(logits: mx.array, reply: mx.array) -> mx.array:
-        logits = mlx_lm_penalised(logits, reply, sampling)
-        return draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True)).squeeze(0)
-
-    return sample
-
-
-def mlx_lm_logprobs(logits: mx.array, sampling: Sampling, monkeypatch) -> mx.array:
-    """The scaled log-probabilities that mlx-lm draws from, [vocab]."""
+def mlx_lm_logprobs(logits: mx.array, reply: mx.array, sampling: Sampling, monkeypatch) -> mx.array:
+    """The scaled log-probabilities that mlx-lm draws from, [1, vocab]; logits [vocab]."""
     seen: list[mx.array] = []
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -104,8 +91,14 @@ def mlx_lm_logprobs(logits: mx.array, sampling: Sampling, monkeypatch) -> mx.arr
             "categorical_sampling",
             lambda x, t: seen.append(x * (1 / t)) or mx.argmax(x, -1),
         )
-        mlx_lm_sampler(sampling, logits.size)(logits, EMPTY)
-    return seen[0].squeeze(0)
+        logits = mlx_lm_penalised(logits, reply, sampling)
+        sample_utils.make_sampler(
+            temp=sampling.temperature,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            top_k=sampling.top_k if sampling.top_k < logits.size else 0,
+        )(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    return seen[0]
 
 
 def drawn_logits(vocab: int, key: int) -> mx.array:
@@ -117,32 +110,52 @@ def drawn_logits(vocab: int, key: int) -> mx.array:
 @pytest.mark.parametrize("top_k", [0, MAX_CANDIDATES + 1, 400])
 @pytest.mark.parametrize("top_p", [1.0, 0.95, 0.3, 1e-6])
 @pytest.mark.parametrize("min_p", [0.0, 0.05, 1.0])
-def test_filters_and_draws_are_mlx_lms_to_the_bit(vocab, top_k, top_p, min_p, monkeypatch):
+def test_filters_are_mlx_lms_to_the_bit(vocab, top_k, top_p, min_p, monkeypatch):
     for temperature, presence, repetition in product((1.0, 0.7, 1.7), (0.0, 1.5), (1.0, 1.3)):
         sampling = Sampling(temperature, top_p, top_k, min_p, presence, repetition)
         logits = drawn_logits(vocab, top_k)
-        reply = mx.random.randint(0, vocab, (30,), key=mx.random.key(1))
-        drawn = []
-        for sample in (mlx_lm_sampler(sampling, vocab), make_sampler(sampling, vocab)):
-            mx.random.seed(7)
-            drawn.append([int(sample(logits, reply[:n])) for n in (0, 1, 30, 30, 30)])
-        assert drawn[0] == drawn[1], sampling
-        want = mlx_lm_logprobs(logits, sampling, monkeypatch)
-        assert mx.array_equal(filtered(logits, sampling), want), sampling
+        for count in (0, 1, 30):
+            reply = mx.random.randint(0, vocab, (count,), key=mx.random.key(1))
+            want = mlx_lm_logprobs(logits, reply, sampling, monkeypatch)
+            got = penalised(logits[None], reply, sampling)
+            assert mx.array_equal(filtered(got, sampling), want), sampling
+
+
+@pytest.mark.parametrize("vocab", [50, ROW_LENGTH + 1])
+@pytest.mark.parametrize("top_k", [20, 0])
+def test_rows_are_filtered_one_by_one(vocab, top_k):
+    sampling = Sampling(0.8, 0.9, top_k, 0.01)
+    rows = mx.stack([drawn_logits(vocab, key) for key in range(4)])
+    together = filtered(rows, sampling)
+    for row in range(4):
+        assert mx.array_equal(together[row], filtered(rows[row : row + 1], sampling)[0])
 
 
 @pytest.mark.parametrize(("presence", "repetition"), [(1.5, 1.0), (-2.0, 1.0), (0.0, 1.3), (1, 3)])
 def test_penalties_are_mlx_lms_to_the_bit_under_greedy_sampling(presence, repetition):
     sampling = Sampling(0.0, presence_penalty=presence, repetition_penalty=repetition)
-    ours, theirs = make_sampler(sampling, 300), mlx_lm_sampler(sampling, 300)
+    sample = Sampler(sampling, 300)
     reply = mx.array([], dtype=mx.int32)
     for i in range(40):
         logits = drawn_logits(300, i % 3)
-        want = mlx_lm_penalised(logits, reply, sampling).squeeze(0)
-        assert mx.array_equal(penalised(logits, reply, sampling), want)
-        token = ours(logits, reply)
-        assert int(token) == int(theirs(logits, reply))
-        reply = mx.concatenate([reply, token.astype(mx.int32)[None]])
+        want = mlx_lm_penalised(logits, reply, sampling)
+        assert mx.array_equal(penalised(logits[None], reply, sampling), want)
+        token = sample(logits[None], reply, i)
+        assert token.item() == mx.argmax(want).item()
+        reply = mx.concatenate([reply, token])
+
+
+def test_a_draft_is_penalised_in_the_rows_after_it_alone():
+    sampling = Sampling(1.0, presence_penalty=1.5, repetition_penalty=1.3)
+    reply = mx.array([3, 5, 3])
+    # 7 occurs twice among the drafts, and 5 in the reply as well.
+    drafts = mx.array([7, 5, 7, 0])
+    rows = mx.stack([drawn_logits(20, key) for key in range(5)])
+    together = penalised(rows, reply, sampling, drafts)
+    for row in range(5):
+        before = mx.concatenate([reply, drafts[:row]])
+        assert mx.array_equal(together[row], penalised(rows[row : row + 1], before, sampling)[0])
+    assert mx.array_equal(penalised(rows, EMPTY, sampling, drafts)[0], rows[0].astype(mx.float32))
 
 
 @pytest.mark.parametrize("vocab", [50, ROW_LENGTH, ROW_LENGTH + 1, 20_011])
@@ -159,21 +172,21 @@ def test_penalties_are_mlx_lms_to_the_bit_under_greedy_sampling(presence, repeti
 def test_candidates_have_the_probabilities_of_mlx_lm(vocab, change, monkeypatch):
     sampling = PLAIN.updated(change)
     logits = 4 * mx.random.normal((vocab,), key=mx.random.key(vocab))
-    want = np.array(mx.softmax(mlx_lm_logprobs(logits, sampling, monkeypatch)))
-    ids, logprobs = top_k_candidates(logits, sampling)
+    want = np.array(mx.softmax(mlx_lm_logprobs(logits, EMPTY, sampling, monkeypatch)[0]))
+    ids, logprobs = top_k_candidates(logits[None], sampling)
     got = np.zeros(vocab)
-    got[np.array(ids)] = np.array(mx.softmax(logprobs))
+    got[np.array(ids[0])] = np.array(mx.softmax(logprobs[0]))
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_sampling_does_not_import_mlx_lm():
     code = (
         "import sys, mlx.core as mx\n"
-        "from qwen35_mlx.generation.sampler import make_sampler\n"
+        "from qwen35_mlx.generation.sampler import Sampler\n"
         "from qwen35_mlx.generation.sampling_parameters import Sampling\n"
         "for sampling in (Sampling(1.0, 0.9, 20, 0.1), Sampling(1.0, 0.9, 0, 0.1, 1.5, 1.1)):\n"
-        "    sample = make_sampler(sampling, 5000)\n"
-        "    sample(mx.zeros(5000), mx.array([3], mx.int32)).item()\n"
+        "    sample = Sampler(sampling, 5000)\n"
+        "    sample(mx.zeros((1, 5000)), mx.array([3], mx.int32), 1).item()\n"
         "sys.exit('mlx_lm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
@@ -187,12 +200,41 @@ def test_no_module_of_the_product_names_mlx_lm_in_an_import():
     assert [f for f in files if pattern.search(f.read_text(encoding="utf-8"))] == []
 
 
-def test_candidates_are_drawn_in_proportion():
-    sample = make_sampler(PLAIN.updated({"top_k": 3}), 4)
-    mx.random.seed(0)
-    drawn = [int(sample(mx.array(LOGITS), EMPTY)) for _ in range(4000)]
-    shares = np.bincount(drawn, minlength=4) / 4000
-    np.testing.assert_allclose(shares, np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
+def share_of_draws(sampling: Sampling, count: int) -> np.ndarray:
+    sample = Sampler(sampling, 4)
+    rows = mx.broadcast_to(mx.array(LOGITS), (8, 4))
+    drawn = [np.array(sample(rows, EMPTY, position)) for position in range(0, count, 8)]
+    return np.bincount(np.concatenate(drawn), minlength=4) / count
+
+
+@pytest.mark.parametrize("top_k", [3, 0])
+def test_tokens_are_drawn_in_proportion(top_k):
+    want = np.array([0.5, 0.3, 0.15, 0]) / 0.95 if top_k else [0.5, 0.3, 0.15, 0.05]
+    shares = share_of_draws(PLAIN.updated({"top_k": top_k}), 8000)
+    np.testing.assert_allclose(shares, want, atol=0.02)
+
+
+@pytest.mark.parametrize("vocab", [50, ROW_LENGTH + 1])
+def test_candidates_are_drawn_as_from_the_whole_vocabulary(vocab):
+    sampling = PLAIN.updated({"top_k": 20, "top_p": 0.9, "min_p": 0.01, "temperature": 1.3})
+    rows = 4 * mx.random.normal((8, vocab), key=mx.random.key(2))
+    noise = GumbelNoise(vocab, 3)
+    for position in range(0, 400, 8):
+        drawn = [draw(rows, noise.rows(position, 8), sampling) for draw in DRAWS]
+        assert mx.array_equal(*drawn)
+
+
+def test_noise_depends_on_seed_and_position_alone():
+    noise = GumbelNoise(30, 5)
+    whole = noise.rows(0, 3 * NOISE_ROWS)
+    for position in (0, 1, NOISE_ROWS - 1, NOISE_ROWS, 2 * NOISE_ROWS + 3, 2):
+        for count in (1, 2, NOISE_ROWS):
+            got = GumbelNoise(30, 5).rows(position, count)
+            assert mx.array_equal(got, noise.rows(position, count))
+            if position + count <= whole.shape[0]:
+                assert mx.array_equal(got, whole[position : position + count])
+    assert not mx.array_equal(whole, GumbelNoise(30, 6).rows(0, 3 * NOISE_ROWS))
+    assert len({tuple(row) for row in whole.tolist()}) == 3 * NOISE_ROWS
 
 
 @pytest.mark.parametrize("vocab", [MAX_CANDIDATES, ROW_LENGTH, ROW_LENGTH + 1, 3 * ROW_LENGTH - 1])
@@ -205,14 +247,17 @@ def test_the_largest_logits_are_found_wherever_they_are(vocab, where):
     if where == "front":
         logits = logits[::-1].copy()
     want = np.argsort(-logits)[:MAX_CANDIDATES]
-    np.testing.assert_array_equal(np.array(top_k_ids(mx.array(logits), MAX_CANDIDATES)), want)
+    found = top_k_ids(mx.array(np.stack([logits[::-1], logits])), MAX_CANDIDATES)
+    np.testing.assert_array_equal(np.array(found[1]), want)
+    np.testing.assert_array_equal(np.array(found[0]), vocab - 1 - want)
 
 
 def test_fewer_possible_tokens_than_top_k():
     logits = mx.full((ROW_LENGTH + 5,), -mx.inf)
     logits[ROW_LENGTH + 2] = 1.0
-    sample = make_sampler(PLAIN.updated({"top_k": 20, "top_p": 0.9}), ROW_LENGTH + 5)
-    assert {int(sample(logits, EMPTY)) for _ in range(20)} == {ROW_LENGTH + 2}
+    sample = Sampler(PLAIN.updated({"top_k": 20, "top_p": 0.9}), ROW_LENGTH + 5)
+    found = sample(mx.broadcast_to(logits, (20, ROW_LENGTH + 5)), EMPTY, 0)
+    assert set(found.tolist()) == {ROW_LENGTH + 2}
 
 
 def test_presence_penalty_counts_a_token_once_from_anywhere_in_the_reply():

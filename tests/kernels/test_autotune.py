@@ -10,7 +10,7 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.kernels import autotune, gpu_kernel, matvec, quantized
+from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model.operations import operations
@@ -233,6 +233,27 @@ def test_matvec_is_checked_with_several_tokens_and_rounds(monkeypatch, right, wr
         return autotune.relative_difference(call(), want) > operation.tolerance
 
     assert any(differs(call) for call in operation.check_calls)
+
+
+@pytest.mark.usefixtures("kernels", "small_tuning")
+@pytest.mark.parametrize("broken", [False, True])
+def test_attention_is_checked_with_several_tokens(monkeypatch, broken):
+    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
+    body = gpu_kernel.Kernel.body.fget
+    wrong = ("keys - tokens + token + 1;", "keys;") if broken else ("", "")
+    monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
+    todo = [op for op in operations(net) if op.name == "decode_attention"]
+    (trials,) = tune(todo, net.selection, lambda _: None, retry=True).values()
+    assert [t.variant for t in trials] == [REFERENCE, decode_attention.KERNEL]
+    assert ("differs" in trials[1].failure) == broken
+
+
+@pytest.mark.usefixtures("small_tuning")
+def test_results_of_packed_matrices_hold_for_one_format():
+    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    keys = [op.key for op in operations(net) if "mat" in op.name or "experts" in op.name]
+    assert len(keys) == 4
+    assert all("8-bit affine in groups of 64" in key for key in keys)
 
 
 @pytest.mark.usefixtures("kernels", "small_tuning")

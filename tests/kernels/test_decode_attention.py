@@ -1,18 +1,23 @@
-"""Attention of one token, gated, against float64."""
+"""Attention of a few tokens, gated, against float64, and against one token at a time."""
+
+import math
+from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from qwen35_mlx.kernels import decode_attention
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def kernel(q, k, v, gate, scale, tail_rows=1):
-    """The kernel, with the last keys and values as its tail."""
+def kernel(q, k, v, gate, scale, tail_rows=None):
+    """The kernel, with the last keys and values as its tail; by default those of its tokens."""
+    tail_rows = tail_rows or q.shape[2]
     prefix, tail = zip(
         *(mx.split(x, [k.shape[2] - tail_rows], axis=2) for x in (k, v)), strict=True
     )
@@ -22,16 +27,16 @@ def kernel(q, k, v, gate, scale, tail_rows=1):
 IMPLEMENTATIONS = [kernel, decode_attention.reference]
 
 
-def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0):
+def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0, tokens=1):
     """q, k, v, gate and scale; k and v are views of buffers with `room` more rows."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> mx.array:
         return mx.array(rng.standard_normal(shape).astype(np.float32)).astype(dtype)
 
-    q = normal(batch, heads[0], 1, dim)
+    q = normal(batch, heads[0], tokens, dim)
     k, v = (normal(batch, heads[1], keys + room, dim)[:, :, :keys] for _ in range(2))
-    gate = normal(batch, 1, heads[0], 2 * dim)[..., dim:]
+    gate = normal(batch, tokens, heads[0], 2 * dim)[..., dim:]
     return q, k, v, gate, dim**-0.5
 
 
@@ -40,6 +45,8 @@ def float64(q, k, v, gate, scale) -> np.ndarray:
     group = q.shape[1] // k.shape[1]
     k, v = (np.repeat(x, group, axis=1) for x in (k, v))
     scores = scale * (q @ k.swapaxes(-1, -2))
+    tokens, keys = scores.shape[-2:]
+    scores[..., ~np.tri(tokens, keys, keys - tokens, dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     out = (weights / weights.sum(-1, keepdims=True)) @ v
     out = out.swapaxes(1, 2) / (1 + np.exp(-gate))
@@ -61,7 +68,9 @@ def test_any_number_of_keys(attend, keys):
     assert relative_error(attend(*inputs), float64(*inputs)) < 2e-6
 
 
-@pytest.mark.parametrize("heads", [(2, 2), (3, 1), (5, 1), (12, 2), (7, 1), (16, 2)])
+@pytest.mark.parametrize(
+    "heads", [(2, 2), (3, 1), (5, 1), (12, 2), (7, 1), (16, 2), (9, 1), (16, 1)]
+)
 def test_groups_of_query_heads_share_a_kv_head(heads):
     inputs = draw(40, heads, batch=2, room=5)
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
@@ -79,11 +88,89 @@ def test_splits_are_limited_by_the_number_of_threadgroups(monkeypatch):
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 
-def test_splits_without_a_key(monkeypatch):
-    monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 8)
-    monkeypatch.setattr(decode_attention, "MIN_SPLIT_KEYS", 1)
-    inputs = draw(5)  # in four splits of two
+@pytest.mark.parametrize("attend", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("tokens", "heads", "tail_rows"),
+    [(2, (4, 2), 2), (4, (16, 2), 5), (7, (16, 1), 30), (8, (6, 1), 8)],
+)
+def test_each_of_a_few_tokens_sees_the_keys_up_to_its_own(attend, tokens, heads, tail_rows):
+    inputs = draw(40, heads, batch=2, room=5, tokens=tokens)
+    rows = {"tail_rows": tail_rows} if attend is kernel else {}
+    assert relative_error(attend(*inputs, **rows), float64(*inputs)) < 2e-6
+
+
+def assert_equal_to_one_at_a_time(q, k, v, gate, scale, tail_rows=None):
+    """To the bit, with the kernel's tail beginning elsewhere."""
+    tokens, keys = q.shape[2], k.shape[2]
+    together = kernel(q, k, v, gate, scale, tail_rows)
+    for t in range(tokens):
+        seen = keys - tokens + t + 1
+        alone = kernel(
+            q[:, :, t : t + 1], k[:, :, :seen], v[:, :, :seen], gate[:, t : t + 1], scale
+        )
+        assert mx.array_equal(together[:, t : t + 1], alone).item(), t
+
+
+# Of the keys, the first of a tile, of a split, and of a key group that has none before.
+@pytest.mark.parametrize(("keys", "tokens"), [(6, 3), (34, 4), (67, 7)])
+@pytest.mark.parametrize("heads", [(4, 1), (8, 1), (16, 1)])
+@pytest.mark.parametrize("together", [1, 2])
+def test_tokens_of_one_pass_equal_single_ones_to_the_bit(
+    keys, tokens, heads, together, monkeypatch
+):
+    """However many share a threadgroup: in float32, since rounding would hide a difference."""
+    geometry = decode_attention._geometry
+    monkeypatch.setattr(
+        decode_attention, "_geometry", lambda t, *sizes: (geometry(t, *sizes)[0], min(t, together))
+    )
+    assert_equal_to_one_at_a_time(*draw(keys, heads, 64, room=2, tokens=tokens))
+
+
+@pytest.mark.parametrize("kernels", MACHINES, indirect=True, ids=str)
+def test_a_pass_equals_single_tokens_on_any_machine(kernels):
+    assert_equal_to_one_at_a_time(*draw(36, (6, 2), 36, tokens=5, dtype=mx.float16))
+
+
+@pytest.mark.parametrize("heads", [(6, 1), (8, 1), (16, 1)])
+def test_tokens_that_share_a_threadgroup_fit_into_its_memory(heads):
+    """The emulator has 32 KB, as Apple's GPUs."""
+    inputs = draw(9, heads, 256, tokens=2, dtype=mx.bfloat16)
+    assert relative_error(kernel(*inputs), float64(*inputs)) < 1e-2
+
+
+def test_tokens_in_float32_share_no_threadgroup():
+    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 140 in float32."""
+    threads = {
+        dtype: 32 * math.prod(decode_attention._geometry(8, 4, 256, dtype))
+        for dtype in (mx.bfloat16, mx.float32)
+    }
+    assert 128 * threads[mx.bfloat16] <= 65536
+    assert 140 * threads[mx.float32] <= 65536
+
+
+# The last key of the smaller splits is the 64th, of two splits.
+@pytest.mark.parametrize(("keys", "tokens", "tail_rows"), [(66, 5, 6), (65, 2, 2), (65, 8, 20)])
+def test_a_pass_in_which_the_splits_grow_equals_single_tokens(monkeypatch, keys, tokens, tail_rows):
+    monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 2)
+    inputs = draw(keys, (4, 1), tokens=tokens)
+    assert_equal_to_one_at_a_time(*inputs, tail_rows=tail_rows)
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_keys_and_values_after_a_token_do_not_reach_it(bad):
+    q, k, v, gate, scale = draw(39, tokens=5, dtype=mx.bfloat16)
+    later = mx.arange(39)[:, None] > 36
+    spoiled = kernel(q, mx.where(later, bad, k), mx.where(later, bad, v), gate, scale)
+    assert mx.array_equal(spoiled[:, :3], kernel(q, k, v, gate, scale)[:, :3])
+
+
+@pytest.mark.parametrize("max_splits", [1, 16, 64, 128, 256])
+def test_splits_are_few_and_grow_seldom(max_splits):
+    sizes = [decode_attention.split_size(keys, max_splits) for keys in range(1, 50_000)]
+    assert all(-(-keys // size) <= max_splits for keys, size in enumerate(sizes, 1))
+    steps = [keys for keys in range(1, len(sizes)) if sizes[keys] != sizes[keys - 1]]
+    assert all(b - a > MAX_DECODE_TOKENS for a, b in pairwise(steps))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +214,8 @@ def test_order_and_contraction_do_not_matter(kernels):
 def test_unsupported_shapes_are_left_to_mlx():
     q, k, *_ = draw(3)
     assert decode_attention.supports(q, k)
-    assert not decode_attention.supports(mx.concatenate([q, q], axis=2), k)
+    assert decode_attention.supports(mx.repeat(q, 8, axis=2), k)
+    assert not decode_attention.supports(mx.repeat(q, 9, axis=2), k)
     assert not decode_attention.supports(q[..., :66], k)
-    assert not decode_attention.supports(mx.zeros((1, 32, 1, 128)), k)
+    assert decode_attention.supports(mx.zeros((1, 32, 1, 128)), k)
+    assert not decode_attention.supports(mx.zeros((1, 34, 1, 128)), k)

@@ -34,7 +34,8 @@ def by_expert(weights: mx.array, experts: mx.array) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("route_", [route, route_reference])
 @pytest.mark.parametrize(
-    ("tokens", "experts", "top_k"), [(1, 8, 2), (3, 40, 8), (8, 256, 8), (2, 512, 10), (2, 4, 4)]
+    ("tokens", "experts", "top_k"),
+    [(1, 8, 2), (3, 40, 8), (8, 256, 8), (2, 512, 10), (2, 4, 4), (1, 70, 31)],
 )
 def test_route_takes_the_likeliest_and_renormalises(route_, tokens, experts, top_k):
     logits = 3 * normal(0, tokens, experts + 1)
@@ -47,11 +48,26 @@ def test_route_takes_the_likeliest_and_renormalises(route_, tokens, experts, top
         np.testing.assert_allclose(weights[row, -1], 1 / (1 + np.exp(-logit[-1])), rtol=1e-6)
 
 
+def test_route_returns_experts_in_ascending_order():
+    _, chosen = route(normal(0, 4, 71), 9)
+    assert (np.diff(np.array(chosen).astype(int)) > 0).all()
+
+
 def test_route_prefers_the_lower_index_of_equal_logits():
     logits = mx.zeros((1, 41))
     weights, chosen = route(logits, 3)
     assert chosen.tolist() == [[0, 1, 2]]
     np.testing.assert_allclose(np.array(weights), [[1 / 3, 1 / 3, 1 / 3, 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("route_", [route, route_reference])
+@pytest.mark.parametrize("shift", [1000, -1000])
+def test_route_of_logits_whose_exponentials_are_no_floats(route_, shift):
+    logits = mx.round(3 * normal(0, 2, 41)) + mx.where(mx.arange(41) < 40, shift, 0)
+    weights, chosen = by_expert(*route_(logits, 3))
+    routed = np.take_along_axis(np.array(logits, np.float64), chosen.astype(np.int64), axis=1)
+    e = np.exp(routed - routed.max(1, keepdims=True))
+    np.testing.assert_allclose(weights[:, :-1], e / e.sum(1, keepdims=True), rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
@@ -166,6 +182,44 @@ def test_scales_and_norms_of_other_dtypes(implementation, scales, weight):
     check(implementation, layer, 2, 1e-2, dtype=mx.bfloat16, norm_dtype=weight)
 
 
+def test_a_norm_in_float32_is_not_rounded():
+    """Its weights would become 1 in bfloat16; some of the normed x then round differently."""
+    layer = draw(4, 128, 64, 64, 2, 64, 8, mx.float32)
+    x = normal(5, 1, 128).astype(mx.bfloat16)
+    norm = RMSNorm(mx.full((128,), 1 + 2**-9 + 2**-16), 1e-6)
+    rounded = RMSNorm(norm.weight.astype(mx.bfloat16), norm.eps)
+    weights, experts = route_reference(normal(6, 1, 5), 2)
+    rest = (weights, experts, layer, mx.zeros_like(x))
+    got = run_experts(x, norm, *rest)
+    assert relative_error(got, float64_experts(x, norm, *rest)) < 1e-2
+    assert not mx.array_equal(got, run_experts(x, rounded, *rest))
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_the_sum_is_rounded_before_the_residual_is_added(implementation, dtype):
+    layer = draw(4, 128, 64, 64, 2, 64, 4, dtype)
+    x, residual = normal(5, 2, 128).astype(dtype), (3 * normal(7, 2, 128)).astype(dtype)
+    routed = route_reference(normal(6, 2, 5), 2)
+    alone = implementation(x, norm_of(128, dtype), *routed, layer, mx.zeros_like(residual))
+    got = implementation(x, norm_of(128, dtype), *routed, layer, residual)
+    assert mx.array_equal(got, residual + alone)
+
+
+@pytest.mark.parametrize("experts", [3, 40], ids=["common", "mostly different"])
+def test_tokens_of_one_pass_equal_single_ones_to_the_bit(experts):
+    """Both where tokens share experts and where they hardly do."""
+    layer = draw(experts, 96, 32, 96, 2, 32, 4, mx.float32)
+    x, norm, residual = normal(5, 7, 96), norm_of(96, mx.float32), normal(7, 7, 96)
+    logits = normal(6, 7, experts + 1)
+
+    def block(rows: slice) -> mx.array:
+        return run_experts(x[rows], norm, *route(logits[rows], 2), layer, residual[rows])
+
+    together = block(slice(0, 7))
+    for t in range(7):
+        assert mx.array_equal(together[t : t + 1], block(slice(t, t + 1))).item(), t
+
+
 def test_widths_that_do_not_divide_into_threadgroups():
     check(run_experts, draw(3, 96, 32, 96, 2, 32, 4, mx.float32), 3, 2e-6)
 
@@ -189,7 +243,9 @@ def test_unsupported_formats_are_left_to_the_reference():
     layer = draw(3, 64, 64, 64, 2, 64, 4, mx.float32)
     four = (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
     assert ExpertWeights.from_matrices(*four, top_k=2) is not None
-    assert ExpertWeights.from_matrices(*four, top_k=40) is None
+    # One lane more has the weight of the shared expert.
+    assert ExpertWeights.from_matrices(*four, top_k=31) is not None
+    assert ExpertWeights.from_matrices(*four, top_k=32) is None
     assert ExpertWeights.from_matrices(*four[:3], mx.zeros((64, 64)), top_k=2) is None
     other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
     assert ExpertWeights.from_matrices(*four[:3], other, top_k=2) is None

@@ -1,5 +1,6 @@
 """Launching kernel bodies, and when not to."""
 
+import re
 from importlib import resources
 
 import mlx.core as mx
@@ -54,6 +55,55 @@ def test_strip_comments_leaves_all_code(file):
     assert [line.rstrip() for line in gpu_kernel.strip_comments(body).splitlines()] == [
         c for c in code if c
     ]
+
+
+def rolled_loops(body: str) -> list[str]:
+    """Heads of loops that index a register array by their variable and are not unrolled.
+
+    Compilers keep an array in registers only if all its indices are constants.
+    """
+    lines = gpu_kernel.strip_comments(body).splitlines()
+    declared = [
+        re.match(r"(?!threadgroup|return)[\w<>, ]+? (\w+)\[[^]]+\](;| =)", x) for x in lines
+    ]
+    arrays = "|".join({match[1] for match in declared if match})
+    found = []
+    for number, line in enumerate(lines):
+        head = re.match(r"for \(int (\w+) = .*?\) ?(.*)$", line)
+        if not arrays or not head or lines[number - 1] == "#pragma unroll":
+            continue
+        text, depth = head[2], 0
+        for following in lines[number:]:
+            text += following
+            depth += following.count("{") - following.count("}")
+            if depth == 0 and following[-1] in ";}":
+                break
+        if re.search(rf"\b({arrays})\[[^]]*\b{head[1]}\b", text):
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f.name.removesuffix(".metal")
+        for f in BODIES
+        if f.name.endswith(".metal") and not f.name.startswith("include_")
+    ],
+)
+def test_loops_over_register_arrays_are_unrolled(name):
+    assert rolled_loops(Kernel(name, (), ()).body) == []
+
+
+def test_a_rolled_loop_over_a_register_array_is_found():
+    body = "float a[4];\n#pragma unroll\nfor (int i = 0; i < 4; ++i) a[i] = 0.0f;\n"
+    assert rolled_loops(body) == []
+    assert rolled_loops(body.replace("#pragma unroll\n", "")) == [
+        "for (int i = 0; i < 4; ++i) a[i] = 0.0f;"
+    ]
+    braces = "for (int j = 0; j < 4; ++j) {\nfloat b[4];\nif (j > 1) {\nb[2 * j] = 0.0f;\n}\n}\n"
+    assert rolled_loops(braces) == ["for (int j = 0; j < 4; ++j) {"]
+    assert rolled_loops(braces.replace("float b", "threadgroup float b")) == []
 
 
 @pytest.mark.parametrize("x", [0.0, 1e-6, -1.5, 1.1386, 3.4e38])

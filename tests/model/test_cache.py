@@ -29,24 +29,55 @@ def test_rows_come_back_in_order_through_growth():
     assert mx.array_equal(values, -rows(0, 2000))
 
 
-def decoded(cache: KVCache, start: int, count: int) -> tuple[mx.array, mx.array]:
-    """Append rows `start` and on one by one; returns all keys and all values."""
-    for i in range(start, start + count):
-        both = cache.append_to_tail(rows(i, 1), -rows(i, 1))
+def decoded(cache: KVCache, start: int, count: int, step: int = 1) -> tuple[mx.array, mx.array]:
+    """Append `count` rows, `step` at a time, from row `start`; returns all keys and all values."""
+    for i in range(start, start + count, step):
+        added = min(step, start + count - i)
+        both = cache.append_to_tail(rows(i, added), -rows(i, added))
+        assert both[1][0].shape[2] >= added
     assert cache.offset == start + count
     keys, values = (mx.concatenate(parts, axis=2) for parts in zip(*both, strict=True))
     return keys, values
 
 
+@pytest.mark.parametrize("step", [1, 3, 8])
 @pytest.mark.parametrize("count", [1, TAIL_ROWS - 1, TAIL_ROWS, TAIL_ROWS + 1, 2 * TAIL_ROWS + 3])
-def test_tail_rows_follow_the_buffer_in_order_and_move_into_it(count):
+def test_tail_rows_follow_the_buffer_in_order_and_move_into_it(count, step):
     cache = filled(10)
-    keys, values = decoded(cache, 10, count)
+    keys, values = decoded(cache, 10, count, step)
     assert mx.array_equal(keys, rows(0, 10 + count))
     assert mx.array_equal(values, -rows(0, 10 + count))
     keys, values = cache.update(rows(10 + count, 3), -rows(10 + count, 3))
     assert mx.array_equal(keys, rows(0, 13 + count))
     assert mx.array_equal(values, -rows(0, 13 + count))
+
+
+# Fewer rows than the tail has, all of them, and some of the buffer; and after the tail was full.
+@pytest.mark.parametrize(("decodes", "taken"), [(5, 3), (5, 5), (5, 9), (0, 4), (TAIL_ROWS + 2, 7)])
+def test_rows_that_are_taken_back_are_replaced_by_the_next(decodes, taken):
+    cache = filled(10)
+    if decodes:
+        decoded(cache, 10, decodes, 4)
+    cache.take_back(taken)
+    left = 10 + decodes - taken
+    assert cache.offset == left
+    keys, values = decoded(cache, left, 6, 3)
+    assert mx.array_equal(keys, rows(0, left + 6))
+    assert mx.array_equal(values, -rows(0, left + 6))
+    cache.take_back(5)
+    keys, _ = cache.update(rows(90, 2), rows(90, 2))
+    assert mx.array_equal(keys, mx.concatenate([rows(0, left + 1), rows(90, 2)], axis=2))
+
+
+def test_a_snapshot_keeps_rows_that_are_taken_back_later():
+    cache = filled(10)
+    decoded(cache, 10, 4)
+    at_14 = cache.snapshot()
+    decoded(cache, 14, 2)
+    cache.take_back(4)
+    assert mx.array_equal(cache.snapshot().rows(0)[0], rows(0, 12))
+    cache.update(rows(80, 5), rows(80, 5))
+    assert mx.array_equal(at_14.rows(0)[0], rows(0, 14))
 
 
 def test_a_snapshot_contains_the_tail_rows_and_later_rows_do_not_change_it():

@@ -10,7 +10,7 @@ import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.convert import convert
+from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.kernels import quantized
 from qwen35_mlx.kernels.delta_net_reference import l2_norm
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection

@@ -10,8 +10,8 @@ import pytest
 import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.convert import convert
-from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.conversion.converter import convert
+from qwen35_mlx.kernels import decode_attention, gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
@@ -30,9 +30,11 @@ def use_kernels(net: Network, *, compiled: bool = False) -> None:
     net.selection.compiled = compiled
 
 
-def replies(net: Network, prompt: mx.array, steps: int = STEPS) -> tuple[np.ndarray, list[int]]:
+def replies(
+    net: Network, prompt: mx.array, steps: int = STEPS, kv_bits: int | None = None
+) -> tuple[np.ndarray, list[int]]:
     """Logits of the prompt and of the greedy reply, and the reply's tokens."""
-    cache = net.make_cache()
+    cache = net.make_cache(kv_bits)
     rows = [net.logits(net(prompt[None], cache))[0]]
     tokens = []
     for _ in range(steps):
@@ -48,16 +50,20 @@ def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float3
 
 
 def launches_of_the_same_reply(
-    net: Network, prompt: mx.array, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    net: Network,
+    prompt: mx.array,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    kv_bits: int | None = None,
 ) -> list[str]:
     """Names of the kernels that a reply launches; checks that the reply is the same without."""
-    plain, plain_tokens = replies(net, prompt)
+    plain, plain_tokens = replies(net, prompt, kv_bits=kv_bits)
     request.getfixturevalue("kernels")
     use_kernels(net)
     launched = []
     make = gpu_kernel.make_launcher
     monkeypatch.setattr(gpu_kernel, "make_launcher", lambda k: launched.append(k.name) or make(k))
-    fast, fast_tokens = replies(net, prompt)
+    fast, fast_tokens = replies(net, prompt, kv_bits=kv_bits)
     assert fast_tokens == plain_tokens
     np.testing.assert_allclose(fast, plain, atol=1e-4)
     return launched
@@ -74,6 +80,23 @@ def test_kernels_give_the_reference_logits(name, request, monkeypatch):
     assert_logits(logits, want["prefill_logits"][:PROMPT])
     step = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 1], cache))[0]
     assert_logits(step, want["prefill_logits"][PROMPT : PROMPT + 1])
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_a_pass_of_a_few_tokens_gives_the_reference_logits(name, request, monkeypatch):
+    want = expected(name)
+    net = load_plain(FOLDER / name, monkeypatch)
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    cache = net.make_cache()
+    net(want["prompt"][None, :PROMPT], cache)
+    shapes, attend = [], decode_attention.kernel
+    monkeypatch.setattr(
+        decode_attention, "kernel", lambda q, *rest: shapes.append(q.shape[2]) or attend(q, *rest)
+    )
+    logits = net.logits(net(want["prompt"][None, PROMPT : PROMPT + 7], cache))[0]
+    assert_logits(logits, want["prefill_logits"][PROMPT : PROMPT + 7])
+    assert set(shapes) == {7}
 
 
 def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
@@ -99,6 +122,16 @@ def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
     for back in (cache, other, cache):
         back.restore(state)
         np.testing.assert_array_equal(read(back, PROMPT + 3, PROMPT + 6), want)
+
+
+@pytest.mark.parametrize("kv_bits", [4, 8])
+def test_quantised_keys_are_not_attended_to_by_the_decode_kernel(kv_bits, request, monkeypatch):
+    """It reads plain keys, and would take the packed words for them."""
+    prompt = expected("dense")["prompt"][:PROMPT]
+    net = load_plain(FOLDER / "dense", monkeypatch)
+    launched = launches_of_the_same_reply(net, prompt, request, monkeypatch, kv_bits)
+    assert "qk_norm_rope" in launched
+    assert "decode_attention_partial" not in launched
 
 
 @pytest.mark.parametrize("bits", [4, 8])

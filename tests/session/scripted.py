@@ -1,9 +1,8 @@
 """Scripted replies: the network reads them token by token as if it had generated them."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from itertools import chain, repeat
-from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -31,9 +30,7 @@ def reply_with(
         assert end in model.eos
         ids = [*ids, end]
 
-    def decode(
-        network: Network, cache: Cache, last: int, _: Callable[..., Any]
-    ) -> Generator[int, None, None]:
+    def decode(network: Network, cache: Cache, last: int, *_: object) -> Generator[int, None, None]:
         network(mx.array([[last]]), cache)
         for token in chain(ids, [] if ends else repeat(SILENT)):
             network(mx.array([[token]]), cache)

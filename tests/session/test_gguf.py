@@ -17,7 +17,9 @@ from qwen35_chat.tokens import TokenCounter
 import qwen35_mlx
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.hub import resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.stored import local_checkpoint
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix, RowRange, plain
 from qwen35_mlx.conversion.gguf_export import export_gguf
 from qwen35_mlx.convert import main as convert_main
@@ -25,6 +27,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.progress import ProgressBar
 from qwen35_mlx.prompt_cache.fingerprint import of_weights
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.load import load
@@ -327,7 +330,14 @@ def test_the_command_writes_a_file_in_place_of_a_folder(
     assert {path.name for path in tmp_path.iterdir()} == {"d.gguf"}
     assert "d.gguf: BF16, 25.7 MB" in capsys.readouterr().out
     for options, says in (
-        (["--gguf", "e.gguf", "-q"], "--quantize has no effect on a GGUF file"),
+        (["--gguf", "e.gguf", "-q"], "--quantize does not go with --gguf: --gguf-type says"),
+        (["--gguf", "e.gguf", "--recipe", "4bit"], "--recipe does not go with --gguf"),
+        (["--gguf", "e.gguf", "--dequantize"], "--dequantize does not go with --gguf"),
+        (["--gguf", "e.gguf", "--stream"], "--stream does not go with --gguf: it is for a folder"),
+        (["--gguf", "e.gguf", "--no-verify"], "--no-verify does not go with --gguf"),
+        (["--gguf", "e.gguf", "--upload-repo", "a/b"], "--upload-repo does not go with --gguf"),
+        (["--gguf", "e.gguf", "--adapter-path", "a"], "--adapter-path does not go with --gguf"),
+        (["--gguf", "e.gguf", "--gguf-type", "Q4_K_M"], "llama.cpp's llama-quantize makes other"),
         (["--gguf", "d.gguf"], "d.gguf exists already"),
         (["--gguf-type", "F16"], "--gguf-type needs --gguf FILE"),
     ):
@@ -335,6 +345,34 @@ def test_the_command_writes_a_file_in_place_of_a_folder(
         (line,) = capsys.readouterr().err.splitlines()[-1:]
         assert says in line
     assert {path.name for path in tmp_path.iterdir()} == {"d.gguf"}
+
+
+def test_ctrl_c_while_a_file_is_written_is_one_line(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressBar, "__call__", interrupt)
+    options = ["--hf-path", str(files / "Q8_0.gguf"), "--gguf", str(tmp_path / "d.gguf")]
+    assert convert_main(options) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted: nothing was kept\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_any_name_is_opened_by_its_content(files: Path, tmp_path: Path):
+    path = tmp_path / "weights"
+    path.symlink_to(files / "Q8_0.gguf")
+    assert resolve_checkpoint(str(path)) == path
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.is_gguf
+    assert checkpoint.text.tokenizer == Checkpoint.open(files / "Q8_0.gguf").text.tokenizer
+    assert of_weights([path])
+    assert local_checkpoint(str(path)) == path
+    assert resolve_head(str(path)) == path
+    (tmp_path / "words").write_text("GGU")
+    with pytest.raises(Qwen35Error, match="neither a checkpoint folder nor a GGUF file"):
+        resolve_checkpoint(str(tmp_path / "words"))
 
 
 def _exit_code(options: list[str]) -> object:

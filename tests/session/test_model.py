@@ -14,6 +14,8 @@ import tokenizers
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Reply, Thinking, ToolCall
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
@@ -333,7 +335,7 @@ def test_an_id_without_an_embedding_never_reaches_the_network(model, bad):
         with pytest.raises(Qwen35Error, match=r"is not in the vocabulary|token ids"):
             list(prefill(model.network, model.make_cache(), ids, 2))
     with pytest.raises(Qwen35Error, match=r"is not in the vocabulary|token ids"):
-        next(decode(model.network, model.make_cache(), bad, lambda logits, _: mx.argmax(logits)))
+        next(decode(model.network, model.make_cache(), bad, Sampler(Sampling(temperature=0), 8)))
 
 
 def test_a_text_far_too_long_is_refused_before_it_is_encoded(model, monkeypatch):

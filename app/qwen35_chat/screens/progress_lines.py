@@ -73,6 +73,7 @@ class ProgressLines:
         self.status.update(
             used=controller.used,
             usage=controller.usage,
+            accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
             cue=status_cue(controller, self._key),
         )

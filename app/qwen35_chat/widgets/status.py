@@ -6,6 +6,7 @@ from textual.widget import Widget
 
 from qwen35_chat.progress import size_of
 from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.session.events import DraftCounts
 
 SEPARATOR = " · "
 WARN_AT = 0.8  # of the context, from which it is highlighted
@@ -61,6 +62,7 @@ class Status(Widget):
         self.used = 0
         self.context = 0
         self.usage: Usage | None = None
+        self.accepted: DraftCounts | None = None
         self.live_rate = 0.0
 
     def update(self, **values: object) -> None:
@@ -81,6 +83,8 @@ class Status(Widget):
         if self.usage:
             parts.append(f"first token {self.usage.prefill_seconds:.2f} s")
             parts.append(size_of(self.usage.peak_memory))
+        if self.accepted:
+            parts.append(str(self.accepted))
         return parts
 
     def _gauge(self) -> str:

@@ -1,0 +1,123 @@
+"""Drafts: guesses of the tokens that follow, which the network verifies in one pass.
+
+A wrong draft costs time and nothing else: only what the network itself samples becomes part of a
+reply.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.network import Network
+
+# Rows that an MTP head has not read yet are kept up to this many; they are then read together.
+_PENDING_ROWS = 64
+
+
+class Drafts(Protocol):
+    """A source of drafts, for one reply."""
+
+    def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
+        """Take note of tokens that follow those read so far.
+
+        Args:
+            hidden: the network's output that each of `ids` was sampled from, [1, T, hidden].
+        """
+        ...
+
+    def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
+        """At most `count` tokens that may follow those read so far, [n] int32.
+
+        Args:
+            sampler, reply, position: as for `Sampler`, of the first drafted token.
+        """
+        ...
+
+
+class MTPDrafts:
+    """Drafts of the multi-token-prediction head, which is fed its own output to draft further.
+
+    The drafts are sampled as the reply is, with the same noise, so that as many as possible are
+    the tokens that the network itself samples.
+    """
+
+    def __init__(self, network: Network):
+        assert network.mtp is not None
+        self._network = network
+        self._head = network.mtp
+        self._cache = KVCache()
+        # Not read by the head yet: hidden rows, and the tokens sampled from them.
+        self._hidden: list[mx.array] = []
+        self._ids: list[int] = []
+
+    def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
+        assert hidden is not None
+        self._hidden.append(hidden)
+        self._ids += ids
+        if len(self._ids) > _PENDING_ROWS:
+            mx.async_eval(self._catch_up())
+
+    def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
+        if not self._ids:
+            return mx.array([], mx.int32)
+        drafts = mx.array([], mx.int32)
+        hidden = self._catch_up()[:, -1:]
+        for i in range(count):
+            if i:
+                hidden = self._head(hidden, self._network.embed(drafts[None, -1:]), self._cache)
+            logits = self._network.logits(hidden)[0]
+            before = mx.concatenate([reply, drafts])
+            drafts = mx.concatenate([drafts, sampler(logits, before, position + i)])
+        if count > 1:
+            self._cache.take_back(count - 1)
+        return drafts
+
+    def _catch_up(self) -> mx.array:
+        """The head's output for all rows that it has not read, [1, T, hidden]."""
+        hidden = mx.concatenate(self._hidden, axis=1)
+        embedded = self._network.embed(self._network.token_array(self._ids))
+        self._hidden, self._ids = [], []
+        return self._head(hidden, embedded, self._cache)
+
+
+class CopyDrafts:
+    """Drafts from the conversation: what followed the latest tokens where they stood before.
+
+    Edits of pasted code and text repeat long pieces of it.
+
+    Args:
+        shortest: tokens that must be equal before a piece is copied.
+    """
+
+    def __init__(self, shortest: int = 3):
+        self._shortest = shortest
+        self._ids: list[int] = []
+        # Where each run of `shortest` tokens ended last: the index behind it.
+        self._ends: dict[tuple[int, ...], int] = {}
+
+    def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
+        for token in ids:
+            # The run that ends before this token; the last run of all has nothing behind it yet.
+            if len(self._ids) >= self._shortest:
+                self._ends[tuple(self._ids[-self._shortest :])] = len(self._ids)
+            self._ids.append(token)
+
+    @property
+    def repeated(self) -> int:
+        """How many of the latest tokens stood before what would be copied, up to 32; 0 for none."""
+        end = self._ends.get(tuple(self._ids[-self._shortest :]))
+        if end is None:
+            return 0
+        length = self._shortest
+        while length < min(32, end) and self._ids[end - length - 1] == self._ids[-length - 1]:
+            length += 1
+        return length
+
+    def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
+        end = self._ends.get(tuple(self._ids[-self._shortest :]))
+        copied = [] if end is None else self._ids[end : end + count]
+        return mx.array(np.array(copied, np.int32))
