@@ -95,8 +95,10 @@ _CHECKPOINT = Kind("a folder or a name such as 'Qwen/Qwen3.5-4B'", _is_path)
 _ID = _whole(_AT_LEAST_ONE)
 _DRAFTING = Kind(
     "'auto', 'off' or a number from 1 to 6",
-    lambda value: (isinstance(value, str) and value in ("auto", "off"))
-    or Range(1, 6, whole=True).contains(value),
+    lambda value: (
+        (isinstance(value, str) and value in ("auto", "off"))
+        or Range(1, 6, whole=True).contains(value)
+    ),
     lambda value: value if isinstance(value, str) else int(value),
 )
 
