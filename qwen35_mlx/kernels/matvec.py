@@ -1,22 +1,69 @@
-"""One token times a quantised matrix, with the norm before it and the residual sum after it.
+"""A few tokens times a quantised matrix, with the norm before and the residual sum after it.
 
 Launch overhead and reading the matrices dominate a layer at one token, so all of it is one
-dispatch.
+dispatch. Up to `MAX_DECODE_TOKENS` tokens share it, of one conversation or of several: each weight
+is read and unpacked once for all of them. A token's result is the same to the bit, however many
+there are: verifying a draft computes what decoding token by token does.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import QuantizedWeight, simd_groups_for
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
 # For `KernelSelection.matmul_decode`.
 KERNEL = "one dispatch"
-# Rows of the matrix per threadgroup. Each threadgroup reads and norms all of x, so as many as there
-# are registers for.
-ROWS_PER_THREADGROUP = 8
+# Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which partial sums take up to 4.
+STAGED_BYTES = 28_000
+# Products of a row of the matrix and a token that a thread accumulates, at most. Twice as many are
+# as fast per product, but leave registers for fewer threads, and for no sums of earlier rounds.
+PRODUCTS = 32
+MANY_PRODUCTS = 64
+# SIMD groups of a threadgroup, at most, that those registers allow.
+THREADGROUP_SIMD_GROUPS = {PRODUCTS: 10, MANY_PRODUCTS: 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How the work is dealt out to threads; the result does not depend on it.
+
+    Attributes:
+        rows: of the matrix, that a thread reads its chunks of.
+        sets: of threads, each with rows of its own, that share x in threadgroup memory.
+        slab: quads (four values) of each chunk of x that threadgroup memory holds at once.
+    """
+
+    rows: int
+    sets: int
+    slab: int
+
+
+def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
+    """The tiling for this many tokens of `width` values of `itemsize` bytes.
+
+    Reading and norming x costs as much as several products. So each threadgroup has as many rows as
+    registers allow, and from three tokens on a second set of threads.
+    """
+    simd_groups = simd_groups_for(width, bits)
+    threads = SIMD_WIDTH * simd_groups
+    products = PRODUCTS
+    if width * bits // 128 <= threads and 2 * simd_groups <= THREADGROUP_SIMD_GROUPS[MANY_PRODUCTS]:
+        products = MANY_PRODUCTS
+    rows = 8
+    while rows * tokens > min(products, threads):  # a thread finishes one result at most
+        rows //= 2
+    slab = 32 // bits
+    while tokens * slab * (threads + 16 // slab) * 4 * itemsize > STAGED_BYTES:
+        slab //= 2
+    room = THREADGROUP_SIMD_GROUPS[products] // simd_groups
+    sets = 2 if tokens > 2 and room > 1 and slab > 1 else 1
+    return Tiling(rows, sets, slab)
+
 
 _KERNEL = Kernel(
     "matvec",
@@ -54,17 +101,19 @@ def reference(
 
 
 def supports(x: mx.array, w: QuantizedWeight) -> bool:
-    """Whether `kernel` can compute it: one token, and an affine matrix of 4 or 8 bits.
+    """Whether `kernel` can compute it: a few tokens, and an affine matrix of 2, 4 or 8 bits.
 
     Scales and the norm's weight may be of other dtypes than x.
     """
     q = w.quantization
     return (
-        x.size == x.shape[-1]
+        0 < x.size <= MAX_DECODE_TOKENS * x.shape[-1]
         and w.weight.ndim == 2
         and q.mode == "affine"
-        and q.bits in (4, 8)
+        and q.bits in (2, 4, 8)
         and q.group_size in (32, 64, 128)
+        # A thread reads chunks of 16 bytes, none of which may span two groups.
+        and q.group_size * q.bits >= 128
         # Metal passes fewer words in the constant address space, which the body's casts rule out.
         and w.weight.size >= 8
     )
@@ -84,26 +133,31 @@ def kernel(
     computes.
     """
     width = x.shape[-1]
+    tokens = x.size // width
     q = w.quantization
     # An input that the body does not read still needs an array: x.
     norm_weight = x if norm is None else norm.weight
     halves = 2 if glu else 1
     out = w.scales.shape[0] // halves
-    outputs = ROWS_PER_THREADGROUP // halves
+    tiling = tiling_for(tokens, width, q.bits, x.itemsize)
+    outputs = tiling.rows // halves
     simd_groups = simd_groups_for(width, q.bits)
     launch = Launch(
-        threadgroups=-(-out // outputs),
-        threads=SIMD_WIDTH * simd_groups,
+        threadgroups=-(-out // (tiling.sets * outputs)),
+        threads=SIMD_WIDTH * tiling.sets * simd_groups,
         outputs=[((*x.shape[:-1], out), x.dtype)],
         constants={
             "InT": x.dtype,
             "NormT": norm_weight.dtype,
+            "TOKENS": tokens,
             "IN": width,
             "OUT": out,
             "BITS": q.bits,
             "GS": q.group_size,
             "OUTPUTS": outputs,
+            "SETS": tiling.sets,
             "SIMD_GROUPS": simd_groups,
+            "SLAB": tiling.slab,
             "NORM": int(norm is not None),
             "EPS": float_bits(norm.eps if norm else 0.0),
             "RESIDUAL": int(residual is not None),

@@ -25,8 +25,8 @@ class KernelSelection:
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         prefill_attention: causal attention of many tokens; see `model.attention`.
-        matmul_decode: one token times a quantised matrix, with the norm before it and the residual
-            sum after it; see `matvec`.
+        matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
+            residual sum after it; see `matvec`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
             graph instead of building it in Python.
     """

@@ -15,6 +15,7 @@ from qwen35_mlx.kernels import (
     quantized,
 )
 from qwen35_mlx.kernels.autotune import Operation, Outputs, tune
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
@@ -85,16 +86,17 @@ def _tolerance(network: Network) -> float:
 
 
 def _decode_matmul(network: Network) -> list[Operation]:
-    """Checked on the first layer and the output head; timed on the first matrix of every layer."""
+    """Checked on the first layer, the output head and a matrix of two rounds, from one token to
+    `MAX_DECODE_TOKENS`; timed on the first matrix of every layer.
+    """
     layer = network.layers[0]
-    block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
-    first, last = _projections(layer)
-    single, x = first.single, _noise(network, 1, 1, network.config.hidden_size)
+    single, x = _projections(layer)[0].single, _noise(network, 1, 1, network.config.hidden_size)
     if single is None or not isinstance(single.weight, QuantizedWeight):
         return []
     if not matvec.supports(x, single.weight):
         return []
-    inner = _noise(network, 1, 1, last.width)
+    long = _two_rounds(network, single.weight.quantization)
+    few = [_matmul_check(network, layer, single, long, n) for n in (1, 2, 4, MAX_DECODE_TOKENS)]
 
     def input_projection(layer: Layer) -> Callable[[], Outputs]:
         return lambda: [_projections(layer)[0].joined(x, layer.mixer_norm)]
@@ -104,18 +106,39 @@ def _decode_matmul(network: Network) -> list[Operation]:
             "matmul_decode",
             _matrix_shape(network, single, single.weight.quantization),
             [matvec.KERNEL],
-            [
-                lambda: [single(x, layer.mixer_norm)],
-                lambda: [last(inner, residual=x)],
-                lambda: [block.gate_up.glu(x, layer.mlp_norm)],
-                lambda: [network.logits(x)],
-            ],
+            [call for calls in few for call in calls],
             # A single matrix would stay in the GPU's cache, unlike those of a whole network.
             [input_projection(layer) for layer in network.layers[:TIMED_CALLS]],
             True,
             _tolerance(network),
         )
     ]
+
+
+def _matmul_check(
+    network: Network, layer: Layer, first: Linear, long: Linear, tokens: int
+) -> list[Callable[[], Outputs]]:
+    """Every use of `matvec` in a layer, the head, and `long`."""
+    _, last = _projections(layer)
+    block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
+    x = _noise(network, 1, tokens, network.config.hidden_size)
+    inner, wide = (_noise(network, 1, tokens, linear.width) for linear in (last, long))
+    norm = RMSNorm(wide[0, 0], layer.mixer_norm.eps)
+    return [
+        lambda: [first(x, layer.mixer_norm)],
+        lambda: [last(inner, residual=x)],
+        lambda: [block.gate_up.glu(x, layer.mlp_norm)],
+        lambda: [network.logits(x)],
+        lambda: [long(wide, norm)],
+    ]
+
+
+def _two_rounds(network: Network, quantization: Quantization) -> Linear:
+    """A matrix of a few rows that are too long for `matvec` to read in one round."""
+    q = quantization
+    width = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * 128 // q.bits + q.group_size
+    packed = mx.quantize(_noise(network, 24, width), q.group_size, q.bits)
+    return Linear(QuantizedWeight(*packed, q), network.selection)
 
 
 def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:

@@ -208,6 +208,33 @@ def test_matvec_is_checked_with_its_norm_residual_and_glu(monkeypatch, broken):
     assert len(notices) == broken
 
 
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("x_quads[t * (IN / 4) + (i", "x_quads[(i"),
+        ("chunk = round * SET_THREADS + set_thread", "chunk = set_thread"),
+    ],
+    ids=["the second token", "the second round"],
+)
+def test_matvec_is_checked_with_several_tokens_and_rounds(monkeypatch, right, wrong):
+    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    body = gpu_kernel.Kernel.body.fget
+    assert right in body(gpu_kernel.Kernel("matvec", (), ()))
+    monkeypatch.setattr(
+        gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(right, wrong))
+    )
+    (operation,) = (op for op in operations(net) if op.name == "matmul_decode")
+
+    def differs(call) -> bool:
+        net.selection.matmul_decode = REFERENCE
+        want = call()
+        net.selection.matmul_decode = matvec.KERNEL
+        return autotune.relative_difference(call(), want) > operation.tolerance
+
+    assert any(differs(call) for call in operation.check_calls)
+
+
 @pytest.mark.usefixtures("kernels", "small_tuning")
 @pytest.mark.parametrize("broken", [False, True])
 def test_attention_is_checked_with_several_tokens(monkeypatch, broken):

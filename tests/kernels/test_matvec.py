@@ -1,4 +1,4 @@
-"""One token times a quantised matrix, with norm and residual, against float64."""
+"""A few tokens times a quantised matrix, with norm and residual, against float64."""
 
 from functools import partial
 
@@ -8,12 +8,18 @@ import pytest
 
 from qwen35_mlx.kernels import gpu_kernel, matvec
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, quantized_matmul
+from qwen35_mlx.kernels.quantized import (
+    Quantization,
+    QuantizedWeight,
+    quantized_matmul,
+    simd_groups_for,
+)
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES, emulated
 
 pytestmark = pytest.mark.usefixtures("kernels")
-FORMATS = [(32, 4), (64, 4), (128, 4), (32, 8), (64, 8), (128, 8)]
+FORMATS = [(64, 2), (128, 2), (32, 4), (64, 4), (128, 4), (32, 8), (64, 8), (128, 8)]
 EPS = 1e-6
 
 
@@ -162,8 +168,8 @@ def test_the_norm_is_rounded_before_the_product(dtype):
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-@pytest.mark.parametrize("glu", [False, True])
-def test_order_and_contraction_do_not_matter(machine, glu, monkeypatch):
+@pytest.mark.parametrize(("tokens", "glu"), [(1, False), (1, True), (3, True)])
+def test_order_and_contraction_do_not_matter(machine, tokens, glu, monkeypatch):
     if gpu_kernel.make_launcher.__module__ == gpu_kernel.__name__:
         pytest.skip("machines vary in the emulator only")
 
@@ -172,17 +178,87 @@ def test_order_and_contraction_do_not_matter(machine, glu, monkeypatch):
 
     monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     width = 9 * 1024 + 32  # two rounds, the last one chunk short
-    x, w, norm = normal(3, 1, width), packed(10, width, 32, 4), rms(width)
-    residual = normal(4, 1, 5 if glu else 10)
+    x, w, norm = normal(3, tokens, width), packed(10, width, 32, 4), rms(width)
+    residual = normal(4, tokens, 5 if glu else 10)
     got = matvec.kernel(x, w, norm, residual, glu=glu)
     assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=glu))
+
+
+def one_by_one(x, w, norm=None, residual=None, *, glu=False) -> mx.array:
+    """`matvec.kernel` of each token alone."""
+    rows = x.reshape(-1, 1, x.shape[-1])
+    sums = [None] * len(rows) if residual is None else residual.reshape(len(rows), 1, -1)
+    y = [matvec.kernel(row, w, norm, add, glu=glu) for row, add in zip(rows, sums, strict=True)]
+    return mx.concatenate(y).reshape(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("tokens", range(2, MAX_DECODE_TOKENS + 1))
+def test_a_few_tokens(tokens):
+    x, w = normal(3, 1, tokens, 1088), packed(21, 1088, 64, 4)  # two SIMD groups, the last not full
+    norm, residual = rms(1088), normal(4, 1, tokens, 21)
+    got = matvec.kernel(x, w, norm, residual)
+    assert relative_error(got, float64(x, w, norm, residual)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual))
+
+
+@pytest.mark.parametrize(("group", "bits"), FORMATS)
+def test_a_token_is_the_same_to_the_bit_beside_others_in_every_format(group, bits):
+    x, w = normal(3, 8, 3 * group), packed(22, 3 * group, group, bits)
+    norm, residual = rms(3 * group), normal(4, 8, 11)
+    got = matvec.kernel(x, w, norm, residual, glu=True)
+    assert relative_error(got, float64(x, w, norm, residual, glu=True)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=True))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (5, 1), (2, 4)])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_a_token_is_the_same_to_the_bit_beside_other_conversations(shape, dtype):
+    x, w = normal(3, *shape, 512, dtype=dtype), packed(36, 512, 64, 4, dtype)
+    norm, residual = rms(512, dtype), normal(4, *shape, 36, dtype=dtype)
+    got = matvec.kernel(x, w, norm, residual)
+    assert got.shape == residual.shape
+    assert relative_error(got, float64(x, w, norm, residual)) < 1e-2
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual))
+
+
+# More than fits in registers, in threadgroup memory at once, and in one round.
+@pytest.mark.parametrize(("width", "bits"), [(2560, 4), (9728, 4), (2560, 8)])
+@pytest.mark.parametrize("tokens", [2, 3, 8])
+def test_long_rows_of_a_few_tokens(width, bits, tokens):
+    x, w = normal(3, tokens, width), packed(9, width, 32, bits)
+    norm, residual = rms(width), normal(4, tokens, 9)
+    got = matvec.kernel(x, w, norm, residual)
+    assert relative_error(got, float64(x, w, norm, residual)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("tokens", range(1, MAX_DECODE_TOKENS + 1))
+def test_every_tiling_fits(tokens, itemsize, bits):
+    for width in range(128, 32768, 128):
+        tiling = matvec.tiling_for(tokens, width, bits, itemsize)
+        groups = simd_groups_for(width, bits)
+        threads = 32 * groups
+        results = tiling.rows * tokens
+        staged = tokens * tiling.slab * (threads + 16 // tiling.slab) * 4 * itemsize
+        sums = 4 * (tiling.sets * results + tokens) * groups
+        assert staged + sums <= 32768
+        assert results <= threads
+        assert tiling.slab % tiling.sets == 32 // bits % tiling.slab == 0
+        # A GPU of NVIDIA has 65,536 registers, a thread at most 255, or 200 of these.
+        assert tiling.sets * threads * (255 if results > 32 else 200) <= 65536
 
 
 def test_unsupported_inputs_are_left_to_the_reference():
     x, w = normal(3, 1, 1, 128), packed(8, 128, 64, 4)
     assert matvec.supports(x, w)
-    assert not matvec.supports(normal(3, 1, 2, 128), w)
-    for bits in (1, 2, 3, 5, 6):
+    assert matvec.supports(normal(3, 2, 4, 128), w)
+    assert not matvec.supports(normal(3, 1, 9, 128), w)
+    assert not matvec.supports(mx.zeros((1, 0, 128)), w)
+    assert not matvec.supports(x, packed(8, 128, 32, 2))  # 16 bytes are two groups
+    for bits in (1, 3, 5, 6):
         assert not matvec.supports(x, packed(8, 128, 64, bits))
     fp4 = QuantizedWeight(*mx.quantize(normal(1, 8, 128), 32, 4, "mxfp4"), None,
                           Quantization(32, 4, "mxfp4"))  # fmt: skip

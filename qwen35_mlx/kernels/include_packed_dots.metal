@@ -1,0 +1,38 @@
+// Included by matvec.metal: this thread's chunk of the staged slab of all rows of x, times the same
+// values of ROWS rows of w (words), added to dot[ROWS][TOKENS]; the sums of x are added to x_sum.
+
+#pragma unroll
+for (int tile = 0; tile < SLAB / TILE; ++tile) {
+  float values[TOKENS][4 * TILE];
+  #pragma unroll
+  for (int t = 0; t < TOKENS; ++t) {
+    #pragma unroll
+    for (int q = 0; q < TILE; ++q) {
+      const vec<InT, 4> quad = staged[(t * SLAB + tile * TILE + q) * STRIDE + set_thread];
+      values[t][4 * q] = static_cast<float>(quad.x);
+      values[t][4 * q + 1] = static_cast<float>(quad.y);
+      values[t][4 * q + 2] = static_cast<float>(quad.z);
+      values[t][4 * q + 3] = static_cast<float>(quad.w);
+    }
+    #pragma unroll
+    for (int i = 0; i < 4 * TILE; ++i) x_sum[t] += values[t][i];
+  }
+  #pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const uint32_t chunk_words[4] = {words[r].x, words[r].y, words[r].z, words[r].w};
+    #pragma unroll
+    for (int i = 0; i < 4 * TILE; ++i) {
+      const int n = 4 * (slab * SLAB + tile * TILE) + i;  // in the chunk
+      const int shift = n % VALUES_PER_HALF * BITS;
+      const uint32_t half_word = n % VALUES_PER_WORD < VALUES_PER_HALF
+          ? chunk_words[n / VALUES_PER_WORD]
+          : chunk_words[n / VALUES_PER_WORD] >> 16;
+      // 2^(23 - shift), whose low bits count 2^-shift: no value is shifted down in its half word.
+      const uint32_t power = two_to_23 - (static_cast<uint32_t>(shift) << 23);
+      const uint32_t field = half_word & (VALUE_MASK << shift);
+      const float weight = as_type<float>(power | field) - as_type<float>(power);
+      #pragma unroll
+      for (int t = 0; t < TOKENS; ++t) dot[r][t] += values[t][i] * weight;
+    }
+  }
+}
