@@ -46,24 +46,23 @@ def decode(
         accepted, token = reply.wait(running)
         if drafter is not None:
             drafter.read([*accepted, token], running.hidden[:, : len(accepted) + 1])
-        yielded = 0
+        kept = 0
         try:
-            for yielded, draft in enumerate(accepted, 1):  # noqa: B007
+            for draft in accepted:
+                kept += 1
                 yield draft
         finally:
-            network.take_back(cache, running.draft_count - yielded)
+            network.take_back(cache, running.draft_count - kept)
         if following is None:
             assert drafter is not None
             newest = mx.array([*accepted, token], mx.int32)
             reply.append(newest)
             following = reply.launch(newest[-1:], drafter.draft(sampler, reply.ids, reply.length))
-        closed = True
         try:
             yield token
-            closed = False
-        finally:
-            if closed:
-                network.take_back(cache, following.draft_count)
+        except GeneratorExit:
+            network.take_back(cache, following.draft_count)
+            raise
         running = following
 
 

@@ -20,8 +20,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 32, 512
 TIMED_TOKENS, TIMED_EVERY = 6, 512
 # The first passes of a kind are not timed: kernels are compiled and graphs recorded.
 UNTIMED_PASSES = 2
-# Weight of the newest pass in an acceptance.
-_NEWEST = 0.1
+# Weight of the newest pass in an acceptance; and where the others were before a pause.
+_NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
 
 
 class PassCosts:
@@ -56,17 +56,20 @@ class _Acceptance:
 
     Attributes:
         shares: of the drafts at each place, where all before were accepted.
+        old: whether the latest pass was before a pause.
     """
 
     prior: float
     shares: list[float] = field(default_factory=list)
+    old: bool = False
 
     def record(self, drafted: int, accepted: int) -> None:
+        weight, self.old = _NEWEST_AFTER_PAUSE if self.old else _NEWEST, False
         for place in range(min(accepted + 1, drafted)):
             if place == len(self.shares):
                 self.shares.append(self.share(place))
             hit = float(place < accepted)
-            self.shares[place] += _NEWEST * (hit - self.shares[place])
+            self.shares[place] += weight * (hit - self.shares[place])
 
     def share(self, place: int) -> float:
         if place < len(self.shares):
@@ -194,6 +197,7 @@ class Drafter:
         else:
             # One pass, to see whether it would gain now; then a pause.
             self._without, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            self._head.old = True
             return ("mtp", 1, 0) if choice[0] != "copy" else choice
         return choice
 

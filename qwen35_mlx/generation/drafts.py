@@ -14,6 +14,8 @@ from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.network import Network
 
+# Tokens that must be equal before what followed them is copied.
+_RUN = 3
 # Rows that an MTP head has not read yet are kept up to this many; they are then read together.
 _PENDING_ROWS = 64
 
@@ -88,36 +90,47 @@ class CopyDrafts:
     """Drafts from the conversation: what followed the latest tokens where they stood before.
 
     Edits of pasted code and text repeat long pieces of it.
-
-    Args:
-        shortest: tokens that must be equal before a piece is copied.
     """
 
-    def __init__(self, shortest: int = 3):
-        self._shortest = shortest
+    def __init__(self) -> None:
         self._ids: list[int] = []
-        # Where each run of `shortest` tokens ended last: the index behind it.
-        self._ends: dict[tuple[int, ...], int] = {}
+        # Where each run of tokens stood last: the index of the token that followed it.
+        self._following: dict[int, int] = {}
 
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
-        for token in ids:
-            # The run that ends before this token; the last run of all has nothing behind it yet.
-            if len(self._ids) >= self._shortest:
-                self._ends[tuple(self._ids[-self._shortest :])] = len(self._ids)
-            self._ids.append(token)
+        before = self._ids[-_RUN:]
+        start = len(self._ids) - len(before)
+        self._ids += ids
+        # The last run of all has nothing behind it yet.
+        runs = _runs([*before, *ids][:-1])
+        self._following.update(zip(runs, range(start + _RUN, len(self._ids)), strict=True))
 
     @property
     def repeated(self) -> int:
         """How many of the latest tokens stood before what would be copied, up to 32; 0 for none."""
-        end = self._ends.get(tuple(self._ids[-self._shortest :]))
+        end = self._end
         if end is None:
             return 0
-        length = self._shortest
+        length = _RUN
         while length < min(32, end) and self._ids[end - length - 1] == self._ids[-length - 1]:
             length += 1
         return length
 
     def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
-        end = self._ends.get(tuple(self._ids[-self._shortest :]))
+        end = self._end
         copied = [] if end is None else self._ids[end : end + count]
         return mx.array(np.array(copied, np.int32))
+
+    @property
+    def _end(self) -> int | None:
+        """Where the latest tokens stood before: the index of what followed; None if nowhere."""
+        latest = _runs(self._ids[-_RUN:])
+        return self._following.get(latest[0]) if latest else None
+
+
+def _runs(ids: Sequence[int]) -> list[int]:
+    """Every `_RUN` neighbours in one number each; ids below 2 ** 21."""
+    if len(ids) < _RUN:
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(np.array(ids, np.int64), _RUN)
+    return (windows << np.array([42, 21, 0])).sum(-1).tolist()

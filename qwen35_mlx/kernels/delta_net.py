@@ -16,7 +16,7 @@ from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSel
 
 _DECODE = Kernel(
     "delta_net_decode",
-    inputs=("projected", "conv", "state", "taps", "decay_rate", "dt_bias", "norm", "count"),
+    inputs=("projected", "conv", "state", "taps", "decay_rate", "dt_bias", "norm"),
     outputs=("y", "conv_out", "state_out"),
 )
 _INPUTS = Kernel(
@@ -105,15 +105,9 @@ def decode(
     state: mx.array,
     layer: DeltaNetParameters,
     *,
-    count: int | None = None,
     tiling: StateTiling = DECODE_VARIANTS["one dispatch"],
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`reference` for at most `MAX_DECODE_TOKENS` tokens, in one dispatch.
-
-    Args:
-        count: compute the first `count` tokens only, to accept a part of speculated tokens: y of
-            the others is 0, and conv and state are those after token `count`.
-    """
+    """`reference` for at most `MAX_DECODE_TOKENS` tokens, in one dispatch."""
     batch, tokens, _ = projected.shape
     launch = Launch(
         threadgroups=batch * layer.value_heads,
@@ -132,7 +126,6 @@ def decode(
             "PASSES": tiling.passes,
             "LANES": tiling.lanes,
             "EPS": float_bits(layer.eps),
-            "COUNTED": int(count is not None),
         },
     )
     y, conv, state = _DECODE(
@@ -144,8 +137,6 @@ def decode(
             layer.decay_rate,
             layer.dt_bias,
             layer.norm,
-            # An input that the body does not read still needs an array.
-            layer.dt_bias if count is None else mx.array([count], mx.int32),
         ],
         launch,
     )

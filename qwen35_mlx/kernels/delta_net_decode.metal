@@ -11,10 +11,8 @@
 // state      [B, NV, DV, DK] float32
 // taps       [KERNEL, 2 NK DK + NV DV] float32
 // decay_rate [NV], dt_bias [NV], norm [DV] float32; EPS: bits of the norm's epsilon
-// count      [1] int32   how many of the L tokens count; the others leave the states as they are,
-//                        and their y is 0. Not read unless COUNTED; else all count
 // -> y       [B, L, NV DV]
-//    conv_out, state_out   conv and state after the last token that counts
+//    conv_out, state_out   conv and state after the last token
 
 constexpr int GROUP = NV / NK;
 constexpr int CHANNELS = 2 * NK * DK + NV * DV;
@@ -36,7 +34,6 @@ const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
 const int head = threadgroup_index % NV;
 const int batch = threadgroup_index / NV;
 const int key_head = head / GROUP;
-const int tokens = COUNTED ? static_cast<int>(count[0]) : L;
 auto projected_rows = projected + static_cast<size_t>(batch) * L * WIDTH;
 auto y_rows = y + static_cast<size_t>(batch) * L * NV * DV + head * DV;
 
@@ -102,11 +99,8 @@ for (int i = thread_index; i < HEAD_CHANNELS; i += THREADS) {
   for (int j = 0; j < PAST; ++j)
     input[j] = static_cast<float>(conv[(batch * PAST + j) * CHANNELS + channel]);
   #pragma unroll
-  for (int t = 0; t < L; ++t) {
-    // Loaded whether it counts or not: a condition would serialise this load and that of `count`.
-    const float x = static_cast<float>(projected_rows[t * WIDTH + channel]);
-    input[PAST + t] = t < tokens ? x : 0.0f;
-  }
+  for (int t = 0; t < L; ++t)
+    input[PAST + t] = static_cast<float>(projected_rows[t * WIDTH + channel]);
   #pragma unroll
   for (int t = 0; t < L; ++t) {
     float sum = 0.0f;
@@ -118,7 +112,7 @@ for (int i = thread_index; i < HEAD_CHANNELS; i += THREADS) {
   // One threadgroup writes a channel's last inputs: the first of those that share a key head.
   if (i >= 2 * DK || head % GROUP == 0) {
     for (int j = 0; j < PAST; ++j) {
-      const int entry = tokens + j - PAST;
+      const int entry = L + j - PAST;
       auto conv_entry = conv + (batch * PAST + entry + PAST) * CHANNELS + channel;
       auto projected_entry = projected_rows + (entry < 0 ? 0 : entry) * WIDTH + channel;
       const float x =
@@ -130,7 +124,7 @@ for (int i = thread_index; i < HEAD_CHANNELS; i += THREADS) {
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
 // l2 norms of q and k, one SIMD group per token.
-for (int t = simd_group; t < tokens; t += SIMD_GROUPS) {
+for (int t = simd_group; t < L; t += SIMD_GROUPS) {
   float qq = 0.0f;
   float kk = 0.0f;
   float kq = 0.0f;
@@ -155,7 +149,7 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 
 // The delta rule. S q after the update is decay (S q) + delta (k . q): both dot products use the
 // state before the update, and share one round of exchanges.
-for (int t = 0; t < tokens; ++t) {
+for (int t = 0; t < L; ++t) {
   float4 q_quad[QUADS];
   float4 k_quad[QUADS];
   #pragma unroll
@@ -228,8 +222,7 @@ for (int round = 0; round < NORM_ROUNDS; ++round) {
   const int t = simd_group + round * SIMD_GROUPS;
   if (t < L) {
     float square_sum = 0.0f;
-    if (t < tokens)
-      for (int i = lane; i < DV; i += 32) square_sum += raw_y[t * DV + i] * raw_y[t * DV + i];
+    for (int i = lane; i < DV; i += 32) square_sum += raw_y[t * DV + i] * raw_y[t * DV + i];
     const float mean = simd_sum(square_sum) / static_cast<float>(DV);
     const float scale = precise::rsqrt(mean + as_type<float>(EPS));
     #pragma unroll
@@ -237,9 +230,7 @@ for (int round = 0; round < NORM_ROUNDS; ++round) {
       const int i = lane + 32 * e;
       const float gate = z_values[round * VALUES_PER_LANE + e];
       const float gated = gate / (1.0f + precise::exp(-gate)) * norm_weight[e];
-      if (i < DV)
-        y_rows[t * NV * DV + i] =
-            static_cast<OutT>(t < tokens ? raw_y[t * DV + i] * scale * gated : 0.0f);
+      if (i < DV) y_rows[t * NV * DV + i] = static_cast<OutT>(raw_y[t * DV + i] * scale * gated);
     }
   }
 }

@@ -1,0 +1,110 @@
+"""How many tokens are drafted, on machines and with acceptances that are simulated."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen35_mlx.generation.drafter import MAX_DEPTH, Drafter, PassCosts
+from qwen35_mlx.generation.drafts import CopyDrafts
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
+
+SAMPLER = Sampler(Sampling(temperature=0), 8)
+EMPTY = mx.array([], mx.int32)
+TOKENS = 3000
+
+# Milliseconds of a pass by its drafts, 0 to 6: the first two as measured on an H200 with the head's
+# time added, then a machine on which a pass costs as much as that many single ones.
+MACHINES = {
+    "4b": [2.4, 3.1, 3.8, 4.6, 5.4, 6.3, 7.2],
+    "35b-a3b": [3.7, 4.1, 4.3, 4.8, 5.8, 6.9, 8.0],
+    "no gain": [2.0, 4.1, 6.2, 8.3, 10.4, 12.5, 14.6],
+}
+
+
+class Head:
+    """In place of `MTPDrafts`."""
+
+    def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
+        pass
+
+    def draft(self, count: int, *_: Any) -> mx.array:
+        return mx.zeros(count, mx.int32)
+
+
+def simulate(
+    costs: Sequence[float],
+    share: Callable[[int], float],
+    depth: int | None = None,
+    known: PassCosts | None = None,
+    tokens: int = TOKENS,
+) -> tuple[float, list[int]]:
+    """Tokens a millisecond, and the drafts of each pass.
+
+    Args:
+        share: of the drafts that are right, by the tokens so far.
+    """
+    now, rng, found = 0.0, random.Random(3), 0
+    head: Any = Head()
+    drafter = Drafter(head, None, known or PassCosts(), depth=depth, clock=lambda: now)
+    passes: list[int] = []
+    hidden = mx.zeros((1, 1, 1))
+    while found < tokens:
+        count = 0
+        if drafter.wants_to_draft:
+            drafts = drafter.draft(SAMPLER, EMPTY, found)
+            count = 0 if drafts is None else drafts.size
+        passes.append(count)
+        # A busy machine: passes differ, and a few take far longer.
+        now += costs[count] * rng.choice([0.97, 1, 1, 1.03]) * (5 if rng.random() < 0.005 else 1)
+        accepted = 0
+        while accepted < count and rng.random() < share(found):
+            accepted += 1
+        drafter.read([0] * (accepted + 1), hidden)
+        found += accepted + 1
+    return found / now, passes
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
+def test_it_is_nearly_as_fast_as_the_best_fixed_depth(machine, share):
+    costs = MACHINES[machine]
+    fixed = [simulate(costs, lambda _: share, depth)[0] for depth in range(MAX_DEPTH + 1)]
+    found, _ = simulate(costs, lambda _: share)
+    assert found >= 0.97 * fixed[0]
+    assert found >= 0.9 * max(fixed)
+
+
+def test_it_stops_when_drafts_are_wrong_and_comes_back_when_they_are_right():
+    _, passes = simulate(MACHINES["4b"], lambda done: 0.9 if not 1000 < done < 2000 else 0.0)
+    drafted = np.array(passes) > 0
+    assert drafted[:300].mean() > 0.8
+    assert drafted[len(passes) // 2 - 200 : len(passes) // 2 + 100].mean() < 0.1
+    assert drafted[-100:].mean() > 0.8
+
+
+def test_what_passes_cost_is_known_to_the_next_reply():
+    costs = PassCosts()
+    simulate(MACHINES["no gain"], lambda _: 0.5, known=costs)
+    _, passes = simulate(MACHINES["no gain"], lambda _: 0.5, known=costs, tokens=200)
+    assert np.count_nonzero(passes) <= 4
+
+
+def test_copies_are_drafted_where_the_conversation_repeats():
+    costs, copies = PassCosts(), CopyDrafts()
+    for count, seconds in {0: 1.0, 2: 1.1, 4: 1.2, 7: 1.4, 16: 2.5}.items():
+        for _ in range(4):
+            costs.add("copy" if count else "", count, seconds)
+    drafter = Drafter(None, copies, costs)
+    drafter.read_prompt([*range(40), 99])
+    assert not drafter.wants_to_draft
+    drafter.read([1, 2, 3], mx.zeros((1, 3, 1)))
+    assert drafter.wants_to_draft
+    drafts = drafter.draft(SAMPLER, EMPTY, 3)
+    assert drafts is not None
+    assert drafts.tolist() == list(range(4, 4 + drafts.size))
+    assert drafts.size >= 4
