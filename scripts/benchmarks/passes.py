@@ -43,7 +43,7 @@ def build(shape: str) -> Network:
     source = random_source(shape, mtp=True)
     weights = Weights(source.config, source)
     gpu_kernel.disable_tf32()
-    select_gpu_variants(weights.selection)
+    select_gpu_variants(weights.selection, source.packings)
     weights.selection.compiled = gpu_kernel.backend() is not None
     return Network(source.config, weights, mtp=True)
 
