@@ -25,7 +25,7 @@ def report(operations: Sequence["Operation"], tried: dict[str, list["Trial"]]) -
     from qwen35_mlx.kernels.autotune import fastest_variant, machine_key
 
     for operation in operations:
-        trials = tried[operation.name]
+        trials = tried[operation.key]
         fastest = fastest_variant(trials)
         print_line(operation.key)
         for t in trials:
@@ -33,7 +33,7 @@ def report(operations: Sequence["Operation"], tried: dict[str, list["Trial"]]) -
             result = t.failure or f"{t.milliseconds:.3f} ms"
             mark = "*" if t.variant == fastest else " "
             print_line(f"  {mark} {t.variant:28} {error:16} {result}")
-    results = {name: [asdict(t) for t in trials] for name, trials in tried.items()}
+    results = {key: [asdict(t) for t in trials] for key, trials in tried.items()}
     print_line(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
 
 

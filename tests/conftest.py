@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from qwen35_mlx.kernels import autotune, gpu_kernel
-from qwen35_mlx.model import operations
+from qwen35_mlx.model import trials
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
@@ -117,8 +117,8 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are tuned at small sizes, and every call takes one second."""
-    monkeypatch.setattr(operations, "PROMPT_TOKENS", 12)
-    monkeypatch.setattr(operations, "TIMED_CALLS", 1)
+    monkeypatch.setattr(trials, "PROMPT_TOKENS", 12)
+    monkeypatch.setattr(trials, "TIMED_CALLS", 1)
     monkeypatch.setattr(autotune, "median_seconds", lambda call: mx.eval(call()) or 1.0)
 
 

@@ -7,6 +7,7 @@ of one line. `python -m qwen35_mlx.check` does the same and prints a table.
 """
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ class Operation:
         compiled: whether a network runs the operation through `mx.compile`, which takes away much
             of the launch overhead.
         tolerance: largest difference from the reference, relative to its largest magnitude.
+        packing: the only format of matrices that the choice is for, in words; empty if it is for
+            all.
     """
 
     name: str
@@ -53,11 +56,16 @@ class Operation:
     timed_calls: Sequence[Callable[[], Outputs]]
     compiled: bool
     tolerance: float
+    packing: str = ""
 
     @property
     def key(self) -> str:
         """The key of the fastest variant in the results file."""
         return f"{self.name}: {self.shape}"
+
+    def select(self, variant: str, selection: KernelSelection) -> None:
+        """Select a variant of it."""
+        selection.select(self.name, variant, self.packing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
     Args:
         selection: the one that the operation's calls read; left at the reference.
     """
-    setattr(selection, operation.name, REFERENCE)
+    operation.select(REFERENCE, selection)
     try:
         references = [call() for call in operation.check_calls]
         mx.eval(references)
@@ -123,9 +131,9 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
         # Without a reference nothing can be checked, so no variant may run.
         return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error)})")]
     for variant in operation.variants:
-        setattr(selection, operation.name, variant)
+        operation.select(variant, selection)
         trials.append(_try_variant(operation, variant, references))
-    setattr(selection, operation.name, REFERENCE)
+    operation.select(REFERENCE, selection)
     return trials
 
 
@@ -165,7 +173,7 @@ def tune(
         retry: try all variants, whatever the results file holds, and without `TUNING_NOTICE`.
 
     Returns:
-        The trials made now, by operation.
+        The trials made now, by `Operation.key`.
     """
     if gpu_kernel.backend() is None:
         return {}
@@ -177,18 +185,19 @@ def tune(
         notice(TUNING_NOTICE)
     tried: dict[str, list[Trial]] = {}
     for operation in untried:
-        trials = tried[operation.name] = try_variants(operation, selection)
+        trials = tried[operation.key] = try_variants(operation, selection)
         if trials[0].milliseconds is not None:  # a reference that failed may run at the next start
             fastest[operation.key] = fastest_variant(trials)
+        where = f" for {operation.packing}" if operation.packing else ""
         for trial in trials:
             if trial.failure:
                 notice(
-                    f"{operation.name} '{trial.variant}' is off on this machine: it "
+                    f"{operation.name} '{trial.variant}' is off on this machine{where}: it "
                     f"{trial.failure}; please report it with the output of "
                     "`python -m qwen35_mlx.check`"
                 )
     for operation in operations:
-        setattr(selection, operation.name, fastest.get(operation.key, REFERENCE))
+        operation.select(fastest.get(operation.key, REFERENCE), selection)
     selection.compiled = True
     if tried:
         _write_results(file, {**results, machine: {**results.get(machine, {}), **fastest}})
@@ -201,13 +210,16 @@ def results_file() -> Path:
 
 
 def machine_key() -> str:
-    """What results hold for: GPU, MLX version and a digest of the kernels' sources."""
+    """What results hold for: GPU, versions of macOS and MLX, and a digest of the sources."""
     digest = blake2b(digest_size=6)
     for file in sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda f: f.name):
         if file.name.endswith((".metal", ".py")):
             digest.update(file.read_bytes())
     name = mx.device_info().get("device_name", "GPU")
-    return f"{name}, {gpu_kernel.backend()}, MLX {version('mlx')}, {digest.hexdigest()}"
+    # The compiler of Metal comes with the system.
+    macos = platform.mac_ver()[0]
+    system = f"{gpu_kernel.backend()}, macOS {macos}" if macos else gpu_kernel.backend()
+    return f"{name}, {system}, MLX {version('mlx')}, {digest.hexdigest()}"
 
 
 def _read_results(file: Path) -> dict[str, dict[str, str]]:

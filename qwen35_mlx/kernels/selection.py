@@ -4,7 +4,7 @@ An operation has a reference in plain MLX, and variants that may be faster. Whic
 and fastest depends on the machine: `autotune` finds out there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 REFERENCE = "reference"
 # Up to this many tokens the decode variants run: one token, or a few speculated ones.
@@ -15,29 +15,40 @@ MAX_DECODE_TOKENS = 8
 class KernelSelection:
     """The variant of each operation, by name; shared by all layers of a network.
 
+    Operations on packed matrices in kernels of this package have one for each format, since a
+    network may mix formats, of which the kernels read some. A format without an entry was not
+    checked: the reference computes it.
+
     Attributes:
         delta_decode: a Gated DeltaNet layer between its projections, for a few tokens; see
             `delta_net.DECODE_VARIANTS`.
         delta_prefill: the same for many tokens; see `delta_net.PREFILL_VARIANTS`.
-        experts_decode: a sparse MoE layer for a few tokens; see `experts`.
+        experts_decode: a sparse MoE layer for a few tokens, by `SparseMoE.packing`; see `experts`.
         experts_prefill: the same for many tokens, grouped by their experts; see `model.moe`.
         matmul_prefill: many tokens times a quantised matrix; see `quantized.PREFILL_VARIANTS`.
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         prefill_attention: causal attention of many tokens; see `model.attention`.
         matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
-            residual sum after it; see `matvec`.
+            residual sum after it, by `Linear.packing`; see `matvec`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
             graph instead of building it in Python.
     """
 
     delta_decode: str = REFERENCE
     delta_prefill: str = REFERENCE
-    experts_decode: str = REFERENCE
+    experts_decode: dict[str, str] = field(default_factory=dict)
     experts_prefill: str = REFERENCE
     matmul_prefill: str = REFERENCE
     qk_norm_rope: str = REFERENCE
     decode_attention: str = REFERENCE
     prefill_attention: str = REFERENCE
-    matmul_decode: str = REFERENCE
+    matmul_decode: dict[str, str] = field(default_factory=dict)
     compiled: bool = False
+
+    def select(self, operation: str, variant: str, packing: str = "") -> None:
+        """Select a variant of an operation, for one format if it has a variant for each."""
+        if packing:
+            getattr(self, operation)[packing] = variant
+        else:
+            setattr(self, operation, variant)

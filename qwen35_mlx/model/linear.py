@@ -12,6 +12,7 @@ from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     UNPACKED,
+    Quantization,
     QuantizedWeight,
     dequantize,
     gather_matmul,
@@ -58,10 +59,18 @@ class Linear:
         if self.rotation is not None and not rotated:
             x, norm = self.rotation(x if norm is None else norm(x)), None
         w = self.weight
-        selected = self.selection.matmul_decode == matvec.KERNEL
-        if selected and not isinstance(w, mx.array) and matvec.supports(x, w):
+        if isinstance(w, QuantizedWeight) and self.uses_decode_kernel(x):
             return matvec.kernel(x, w, norm, residual, glu=glu)
         return matvec.reference(x, self._multiply, norm, residual, glu=glu)
+
+    def uses_decode_kernel(self, x: mx.array) -> bool:
+        """Whether the decode kernel is selected for this format and supports the product."""
+        w = self.weight
+        return (
+            isinstance(w, QuantizedWeight)
+            and self.selection.matmul_decode.get(self.packing) == matvec.KERNEL
+            and matvec.supports(x, w)
+        )
 
     def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight
@@ -139,10 +148,28 @@ class Linear:
         return (w.quantization, w.scales.dtype, self.rotation)
 
     @property
+    def packing(self) -> str:
+        """How its weight is stored, in words: kernels are selected by it."""
+        w = self.weight
+        if isinstance(w, mx.array):
+            return f"plain {_name(w.dtype)}"
+        return packing_name(w.quantization, w.scales.dtype)
+
+    @property
     def arrays(self) -> list[mx.array]:
         """The weight's, packed words first, then the signs of its rotation."""
         weight = [self.weight] if isinstance(self.weight, mx.array) else self.weight.arrays
         return weight if self.rotation is None else [*weight, self.rotation.signs]
+
+
+def packing_name(quantization: Quantization, scales: mx.Dtype) -> str:
+    """A format of packed matrices, in words."""
+    q = quantization
+    return f"{q.bits}-bit {q.mode} in groups of {q.group_size} with {_name(scales)} scales"
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def stack_rows(parts: Sequence[Linear]) -> Linear:
@@ -216,6 +243,11 @@ class FusedLinear:
         return self._groups[0].linear if len(self._groups) == 1 else None
 
     @property
+    def joined_matrices(self) -> list[Linear]:
+        """The matrices that the parts are joined into."""
+        return [group.linear for group in self._groups]
+
+    @property
     def matmuls(self) -> int:
         """Number of matrix products per call."""
         return len(self._groups)
@@ -245,9 +277,17 @@ class FusedLinear:
         )
 
     def _products(self, x: mx.array, norm: RMSNorm | None) -> list[mx.array]:
-        if norm is not None and (len(self._groups) > 1 or self._rotations):
+        if norm is not None and not self._norm_is_fused(x):
             x, norm = norm(x), None
         return [linear(y, norm, rotated=True) for linear, y in self._inputs(x)]
+
+    def _norm_is_fused(self, x: mx.array) -> bool:
+        """Whether no matrix needs norm(x) as an array: if one does, that serves them all."""
+        if self._rotations:
+            return False
+        return self.single is not None or all(
+            linear.uses_decode_kernel(x) for linear in self.joined_matrices
+        )
 
     def _inputs(self, x: mx.array) -> list[tuple[Linear, mx.array]]:
         """Each joined matrix with its input."""

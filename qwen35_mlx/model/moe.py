@@ -109,12 +109,15 @@ class SparseMoE:
         self.packed = ExpertWeights.from_matrices(
             *(m.weight if m and m.rotation is None else None for m in matrices), top_k=self.top_k
         )
+        packings = [m.packing for m in matrices if m]
+        # In words, for `KernelSelection.experts_decode`.
+        self.packing = packings[0] if len(set(packings)) == 1 else " / ".join(packings)
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
         rows = x.flatten(0, -2)
-        few = rows.shape[0] <= MAX_DECODE_TOKENS and self.selection.experts_decode == KERNEL
-        if few and self.packed is not None:
+        selected = self.selection.experts_decode.get(self.packing) == KERNEL
+        if selected and self.packed is not None and rows.shape[0] <= MAX_DECODE_TOKENS:
             weights, experts = route(self.router.joined(rows, norm), self.top_k)
             residual = residual.flatten(0, -2)
             y = run_experts(rows, norm, weights, experts, self.packed, residual)

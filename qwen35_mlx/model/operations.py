@@ -1,6 +1,7 @@
 """The operations of a network that have several variants, for `kernels.autotune` to try."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -10,31 +11,20 @@ from qwen35_mlx.kernels import (
     delta_net,
     experts,
     gpu_kernel,
-    matvec,
     qk_norm_rope,
     quantized,
 )
 from qwen35_mlx.kernels.autotune import Operation, Outputs, tune
-from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
-from qwen35_mlx.model import attention
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
+from qwen35_mlx.model import attention, trials
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.cache import TAIL_ROWS
 from qwen35_mlx.model.delta_net import GatedDeltaNet
-from qwen35_mlx.model.layer import Layer
-from qwen35_mlx.model.linear import FusedLinear, Linear
+from qwen35_mlx.model.matrix_operations import matrix_operations
 from qwen35_mlx.model.memory import unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.network import Network
-
-# Tokens of a timed prefill.
-PROMPT_TOKENS = 2048
-# Keys of a timed attention: few enough for a small machine's memory.
-CONTEXT_TOKENS = 8192
-# Calls of a decode operation that are timed together.
-TIMED_CALLS = 16
 
 
 def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
@@ -55,8 +45,10 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
 
 
 def operations(network: Network) -> list[Operation]:
-    """The operations of the first layer of each kind, with its own weights."""
-    found = _decode_matmul(network)
+    """The operations of the first layer of each kind, with its own weights; those on packed
+    matrices for every format in the network.
+    """
+    found = matrix_operations(network)
     delta_nets = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
     if delta_nets:
         found += _delta_net(network, delta_nets[0])
@@ -69,94 +61,8 @@ def operations(network: Network) -> list[Operation]:
             *_decode_attention(network, attention_mixers[0]),
             _prefill_attention(network, attention_mixers[0]),
         ]
-    layer = network.layers[0]
-    if isinstance(layer.mlp, SparseMoE):
-        found += _experts(network, layer.mlp, layer.mlp_norm)
-    return found
-
-
-def _noise(network: Network, *shape: int) -> mx.array:
-    x = mx.random.normal(shape, key=mx.random.key(7)).astype(network.dtype)
-    mx.eval(x)
-    return x
-
-
-def _tolerance(network: Network) -> float:
-    return 1e-4 if network.dtype == mx.float32 else 2e-2
-
-
-def _decode_matmul(network: Network) -> list[Operation]:
-    """Checked on the first layer, the output head and a matrix of two rounds, from one token to
-    `MAX_DECODE_TOKENS`; timed on the first matrix of every layer.
-    """
-    layer = network.layers[0]
-    single, x = _projections(layer)[0].single, _noise(network, 1, 1, network.config.hidden_size)
-    if single is None or not isinstance(single.weight, QuantizedWeight):
-        return []
-    if not matvec.supports(x, single.weight):
-        return []
-    long = _two_rounds(network, single.weight.quantization)
-    few = [_matmul_check(network, layer, single, long, n) for n in (1, 2, 4, MAX_DECODE_TOKENS)]
-
-    def input_projection(layer: Layer) -> Callable[[], Outputs]:
-        return lambda: [_projections(layer)[0].joined(x, layer.mixer_norm)]
-
-    return [
-        Operation(
-            "matmul_decode",
-            _matrix_shape(network, single, single.weight.quantization),
-            [matvec.KERNEL],
-            [call for calls in few for call in calls],
-            # A single matrix would stay in the GPU's cache, unlike those of a whole network.
-            [input_projection(layer) for layer in network.layers[:TIMED_CALLS]],
-            True,
-            _tolerance(network),
-        )
-    ]
-
-
-def _matmul_check(
-    network: Network, layer: Layer, first: Linear, long: Linear, tokens: int
-) -> list[Callable[[], Outputs]]:
-    """Every use of `matvec` in a layer, the head, and `long`."""
-    _, last = _projections(layer)
-    block = layer.mlp.shared_expert if isinstance(layer.mlp, SparseMoE) else layer.mlp
-    x = _noise(network, 1, tokens, network.config.hidden_size)
-    inner, wide = (_noise(network, 1, tokens, linear.width) for linear in (last, long))
-    norm = RMSNorm(wide[0, 0], layer.mixer_norm.eps)
-    return [
-        lambda: [first(x, layer.mixer_norm)],
-        lambda: [last(inner, residual=x)],
-        lambda: [block.gate_up.glu(x, layer.mlp_norm)],
-        lambda: [network.logits(x)],
-        lambda: [long(wide, norm)],
-    ]
-
-
-def _two_rounds(network: Network, quantization: Quantization) -> Linear:
-    """A matrix of a few rows that are too long for `matvec` to read in one round."""
-    q = quantization
-    width = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * 128 // q.bits + q.group_size
-    packed = mx.quantize(_noise(network, 24, width), q.group_size, q.bits)
-    return Linear(QuantizedWeight(*packed, q), network.selection)
-
-
-def _projections(layer: Layer) -> tuple[FusedLinear, Linear]:
-    """The input and output projections of a layer's mixer."""
-    mixer = layer.mixer
-    if isinstance(mixer, GatedDeltaNet):
-        return mixer.in_proj, mixer.out_proj
-    return mixer.qkv_proj, mixer.o_proj
-
-
-def _matrix_shape(network: Network, matrix: Linear, quantization: Quantization) -> str:
-    out = matrix.arrays[0].shape[0]
-    return f"{out} x {matrix.width}, {_packing(quantization)}, {network.dtype}"
-
-
-def _packing(quantization: Quantization) -> str:
-    q = quantization
-    return f"{q.bits}-bit {q.mode} in groups of {q.group_size}"
+    sparse = [(x.mlp, x.mlp_norm) for x in network.layers if isinstance(x.mlp, SparseMoE)]
+    return found + _experts(network, sparse) if sparse else found
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -164,10 +70,10 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     width = layer.channels + layer.value_dim + 2 * layer.value_heads
 
     def call(batch: int, tokens: int) -> Callable[[], Outputs]:
-        projected = _noise(network, batch, tokens, width)
+        projected = trials.noise(network, batch, tokens, width)
         conv, state = layer.empty(batch, dtype)
-        conv = _noise(network, *conv.shape)
-        state = _noise(network, *state.shape).astype(mx.float32)
+        conv = trials.noise(network, *conv.shape)
+        state = trials.noise(network, *state.shape).astype(mx.float32)
         return partial(delta_net.mix, projected, conv, state, layer, network.selection)
 
     sizes = f"{layer.key_heads}/{layer.value_heads} heads of {layer.key_head_dim}"
@@ -178,41 +84,26 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
     if prompts and gpu_kernel.backend() == "metal" and hasattr(mx.fast, "gated_delta_update"):
         prompts.append(delta_net.MLX_RULE)
     few = MAX_DECODE_TOKENS
-    found = [
+    return [
         Operation(
             "delta_decode",
             shape,
             [name for name, tiling in delta_net.DECODE_VARIANTS.items() if tiling.supports(layer)],
             [call(1, 1), call(2, 3), call(1, few), call(2, few)],
-            [call(1, 1)] * TIMED_CALLS,
+            trials.timed_together([call(1, 1)]),
             True,
-            _tolerance(network),
+            trials.tolerance(network),
         ),
         Operation(
             "delta_prefill",
             shape,
             prompts,
             [call(1, few + 1), call(2, 5 * few + 3), call(2, 2 * few)],
-            [call(1, PROMPT_TOKENS)],
+            [call(1, trials.PROMPT_TOKENS)],
             False,
-            _tolerance(network),
+            trials.tolerance(network),
         ),
     ]
-    single = mixer.in_proj.single
-    if single is not None and isinstance(single.weight, QuantizedWeight):
-        x = _noise(network, 1, PROMPT_TOKENS, network.config.hidden_size)
-        found.append(
-            Operation(
-                "matmul_prefill",
-                _matrix_shape(network, single, single.weight.quantization),
-                [name for name in quantized.PREFILL_VARIANTS if name != REFERENCE],
-                [lambda: [single(x[:, : quantized.MIN_UNPACKED_ROWS])]],
-                [lambda: [single(x)]],
-                False,
-                _tolerance(network),
-            )
-        )
-    return found
 
 
 def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
@@ -220,7 +111,7 @@ def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
     width = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
 
     def call(batch: int, tokens: int, position: int) -> Callable[[], Outputs]:
-        projected = _noise(network, batch, tokens, width)
+        projected = trials.noise(network, batch, tokens, width)
         offset = mx.array(position, mx.int32)
         return lambda: qk_norm_rope.qk_norm_rope(projected, offset, layer, network.selection)
 
@@ -230,10 +121,10 @@ def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
         f"{network.dtype}",
         [qk_norm_rope.KERNEL],
         [call(1, 1, 0), call(2, 3, 5), call(1, 1, 300), call(1, few, 1000)],
-        [call(1, 1, 1000)] * TIMED_CALLS,
+        trials.timed_together([call(1, 1, 1000)]),
         True,
         # On Metal MLX uses the fast sines, good to 2 ** -13, which lose more at far positions.
-        max(_tolerance(network), 1e-3),
+        max(trials.tolerance(network), 1e-3),
     )
 
 
@@ -242,8 +133,11 @@ def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
     reference = mx.compile(decode_attention.reference)  # as layers compile its gate
 
     def call(tokens: int, length: int) -> Callable[[], Outputs]:
-        q, gate = _noise(network, 1, heads, tokens, dim), _noise(network, 1, tokens, heads, dim)
-        k = _noise(network, 1, kv_heads, length + 3, dim)
+        q, gate = (
+            trials.noise(network, 1, heads, tokens, dim),
+            trials.noise(network, 1, tokens, heads, dim),
+        )
+        k = trials.noise(network, 1, kv_heads, length + 3, dim)
         k, v = k[:, :, :length], k[:, :, 3:]
         buffered = max(length - TAIL_ROWS, 1)
         rows, tail = zip(*(mx.split(x, [buffered], axis=2) for x in (k, v)), strict=True)
@@ -256,7 +150,7 @@ def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
 
         return run
 
-    q = _noise(network, 1, heads, 1, dim)
+    q = trials.noise(network, 1, heads, 1, dim)
     if not decode_attention.supports(q, q[:, :kv_heads]):
         return []
     return [
@@ -265,9 +159,9 @@ def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
             f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
             [decode_attention.KERNEL],
             [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70)],
-            [call(1, CONTEXT_TOKENS)] * TIMED_CALLS,
+            trials.timed_together([call(1, trials.CONTEXT_TOKENS)]),
             False,
-            _tolerance(network),
+            trials.tolerance(network),
         )
     ]
 
@@ -276,8 +170,8 @@ def _prefill_attention(network: Network, mixer: Attention) -> Operation:
     few = attention.FEW_QUERIES
 
     def draw(batch: int, tokens: int, length: int) -> tuple[mx.array, mx.array, mx.array]:
-        q = _noise(network, batch, mixer.heads, tokens, mixer.head_dim)
-        k = _noise(network, batch, mixer.kv_heads, length, mixer.head_dim)
+        q = trials.noise(network, batch, mixer.heads, tokens, mixer.head_dim)
+        k = trials.noise(network, batch, mixer.kv_heads, length, mixer.head_dim)
         return q, k, k[..., ::-1]
 
     def call(batch: int, tokens: int, length: int) -> Callable[[], Outputs]:
@@ -288,7 +182,7 @@ def _prefill_attention(network: Network, mixer: Attention) -> Operation:
     variants = [attention.FUSED]
     try:
         # Never evaluated: MLX raises while it builds the graph.
-        attention.fused_attention(*draw(1, PROMPT_TOKENS, PROMPT_TOKENS), 1.0)
+        attention.fused_attention(*draw(1, trials.PROMPT_TOKENS, trials.PROMPT_TOKENS), 1.0)
     except ValueError:
         variants = []  # MLX has no such kernel here, which needs no notice
     return Operation(
@@ -296,52 +190,53 @@ def _prefill_attention(network: Network, mixer: Attention) -> Operation:
         f"{mixer.heads}/{mixer.kv_heads} heads of {mixer.head_dim}, {network.dtype}",
         variants,
         [call(1, few + 1, few + 1), call(1, 33, 101), call(2, 2 * few, 2 * few + 3)],
-        [call(1, PROMPT_TOKENS, CONTEXT_TOKENS)],
+        [call(1, trials.PROMPT_TOKENS, trials.CONTEXT_TOKENS)],
         False,
-        _tolerance(network),
+        trials.tolerance(network),
     )
 
 
-def _experts(network: Network, block: SparseMoE, norm: RMSNorm) -> list[Operation]:
-    config, dtype = network.config, network.dtype
-    x = _noise(network, 1, PROMPT_TOKENS, config.hidden_size)
+def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> list[Operation]:
+    """`experts_decode` of each format that its kernels read, and `experts_prefill`, on the format
+    of most layers.
+    """
+    by_format: dict[str, list[tuple[SparseMoE, RMSNorm]]] = defaultdict(list)
+    for block, norm in layers:
+        by_format[block.packing].append((block, norm))
+    config, few = network.config, MAX_DECODE_TOKENS
+    x = trials.noise(network, 1, trials.PROMPT_TOKENS, config.hidden_size)
     residual = x[:, ::-1]
-    weight = block.down_proj.weight
-    packing = "plain"
-    if isinstance(weight, QuantizedWeight):
-        packing = _packing(weight.quantization)
-    shape = (
+    sizes = (
         f"{config.num_experts_per_tok} of {config.num_experts} experts, {config.hidden_size} x "
-        f"{config.moe_intermediate_size}, {packing}, {dtype}"
+        f"{config.moe_intermediate_size}"
     )
 
-    def call(tokens: int) -> Callable[[], Outputs]:
+    def call(block: SparseMoE, norm: RMSNorm, tokens: int) -> Callable[[], Outputs]:
         return lambda: [block(x[:, :tokens], norm, residual[:, :tokens])]
 
-    found: list[Operation] = []
-    if block.packed is not None:
-        few = MAX_DECODE_TOKENS
-        found.append(
-            Operation(
-                "experts_decode",
-                shape,
-                [experts.KERNEL],
-                [call(1), call(3), call(few)],
-                [call(1)] * TIMED_CALLS,
-                True,
-                _tolerance(network),
-            )
-        )
-    enough = -(-BLOCKS_FROM * config.num_experts // config.num_experts_per_tok)
-    found.append(
+    found = [
         Operation(
-            "experts_prefill",
-            shape,
-            [BLOCKS],
-            [call(min(PROMPT_TOKENS, enough))],
-            [call(PROMPT_TOKENS)],
-            False,
-            _tolerance(network),
+            "experts_decode",
+            f"{sizes}, {packing}, {network.dtype}",
+            [experts.KERNEL],
+            [call(*same[0], tokens) for tokens in (1, 3, few)],
+            trials.timed_together([call(*layer, 1) for layer in same[: trials.TIMED_CALLS]]),
+            True,
+            trials.tolerance(network),
+            packing,
         )
+        for packing, same in by_format.items()
+        if same[0][0].packed is not None
+    ]
+    packing, same = max(by_format.items(), key=lambda item: len(item[1]))
+    enough = -(-BLOCKS_FROM * config.num_experts // config.num_experts_per_tok)
+    prompt = Operation(
+        "experts_prefill",
+        f"{sizes}, {packing}, {network.dtype}",
+        [BLOCKS],
+        [call(*same[0], min(trials.PROMPT_TOKENS, enough))],
+        [call(*same[0], trials.PROMPT_TOKENS)],
+        False,
+        trials.tolerance(network),
     )
-    return found
+    return [*found, prompt]

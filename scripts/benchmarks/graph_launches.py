@@ -40,7 +40,7 @@ def count_launches(outputs: Sequence[mx.array]) -> Counter[str]:
 def of_ours(source: RandomSource, kind: LayerType) -> Counter[str]:
     """Launches of the first layer of this kind, with the variants a GPU starts from."""
     weights = Weights(source.config, source)
-    select_gpu_variants(weights.selection)
+    select_gpu_variants(weights.selection, source.packings)
     weights.selection.compiled = gpu_kernel.backend() is not None
     index = source.config.layer_types.index(kind)
     scope = weights.scope("model").scope("layers").scope(index)

@@ -126,7 +126,7 @@ def fla_delta_rule(drawn: dict[str, np.ndarray]) -> list[Row]:
 def _first_layer(source: RandomSource) -> Weights:
     """Weights of layer 0, with the variants a GPU starts from."""
     weights = Weights(source.config, source)
-    select_gpu_variants(weights.selection)
+    select_gpu_variants(weights.selection, source.packings)
     return weights.scope("model").scope("layers").scope(0)
 
 

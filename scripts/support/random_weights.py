@@ -1,5 +1,6 @@
 """Networks of published sizes with random weights; speed does not depend on the values."""
 
+from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
 
@@ -19,6 +20,7 @@ from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.linear import packing_name
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
@@ -124,6 +126,11 @@ class RandomSource:
     def quantization(self, module: str) -> Quantization | None:
         return self._quantizations.get(module)
 
+    @property
+    def packings(self) -> set[str]:
+        """The formats of its packed matrices, as `Linear.packing`."""
+        return {packing_name(q, self.dtype) for q in self._quantizations.values() if q}
+
     def rotation(self, module: str) -> HadamardRotation | None:
         return None
 
@@ -171,14 +178,19 @@ def random_network(source: RandomSource) -> Network:
     return network
 
 
-def select_gpu_variants(selection: KernelSelection) -> None:
-    """Select the variants a GPU starts from, without trying them; no effect without a GPU."""
+def select_gpu_variants(selection: KernelSelection, packings: Iterable[str]) -> None:
+    """Select the variants a GPU starts from, without trying them; no effect without a GPU.
+
+    Args:
+        packings: the formats of matrices to select kernels for, as `Linear.packing`.
+    """
     if gpu_kernel.backend():
         selection.delta_decode = "one dispatch"
         selection.delta_prefill = "tiles"
-        selection.experts_decode = experts.KERNEL
+        for packing in packings:
+            selection.select("matmul_decode", matvec.KERNEL, packing)
+            selection.select("experts_decode", experts.KERNEL, packing)
         selection.qk_norm_rope = qk_norm_rope.KERNEL
         selection.decode_attention = decode_attention.KERNEL
-        selection.matmul_decode = matvec.KERNEL
         selection.experts_prefill = moe.BLOCKS
         selection.matmul_prefill = quantized.UNPACKED

@@ -20,20 +20,20 @@ ONE = mx.ones((4,))
 
 
 class FakeOperation:
-    """The operation `experts_decode`, with a function in place of each variant."""
+    """The operation `delta_decode`, with a function in place of each variant."""
 
     def __init__(self, **variants):
         self.selection, self.calls = KernelSelection(), []
         self.variants = {REFERENCE: lambda: ONE} | variants
 
     def run(self):
-        self.calls.append(self.selection.experts_decode)
-        return [self.variants[self.selection.experts_decode]()]
+        self.calls.append(self.selection.delta_decode)
+        return [self.variants[self.selection.delta_decode]()]
 
     @property
     def operation(self) -> Operation:
         names = [name for name in self.variants if name != REFERENCE]
-        return Operation("experts_decode", "4", names, [self.run], [self.run] * 2, False, 1e-3)
+        return Operation("delta_decode", "4", names, [self.run], [self.run] * 2, False, 1e-3)
 
     def tune(self, **options):
         """Notices, but for the first, and trials."""
@@ -55,7 +55,7 @@ def milliseconds(monkeypatch):
 
     def milliseconds_per_call(operation):
         operation.timed_calls[0]()
-        return times[operation.timed_calls[0].__self__.selection.experts_decode]
+        return times[operation.timed_calls[0].__self__.selection.delta_decode]
 
     monkeypatch.setattr(autotune, "milliseconds_per_call", milliseconds_per_call)
     return times
@@ -70,7 +70,7 @@ def test_timed_calls_are_evaluated_together(monkeypatch, compiled):
 
     one, other = call(1.0), call(2.0)
     calls = [one, other, one, one]
-    operation = Operation("experts_decode", "4", [], [], calls, compiled, 0)
+    operation = Operation("delta_decode", "4", [], [], calls, compiled, 0)
     evaluated = []
     monkeypatch.setattr(autotune, "median_seconds", lambda run: evaluated.extend(run()) or 8.0)
     assert autotune.milliseconds_per_call(operation) == 2000
@@ -82,10 +82,10 @@ def test_the_fastest_correct_variant_is_selected(milliseconds):
     milliseconds |= {REFERENCE: 3.0, "slow": 4.0, "fast": 1.0, "wrong": 0.1}
     fake = FakeOperation(slow=lambda: ONE, fast=lambda: ONE + 1e-4, wrong=lambda: ONE + 1e-2)
     notices, _ = fake.tune()
-    assert fake.selection.experts_decode == "fast"
+    assert fake.selection.delta_decode == "fast"
     assert fake.selection.compiled
     (line,) = notices
-    assert "experts_decode 'wrong' is off" in line
+    assert "delta_decode 'wrong' is off" in line
     assert "\n" not in line
 
 
@@ -93,7 +93,7 @@ def test_the_reference_stays_where_nothing_is_faster(milliseconds):
     milliseconds |= {REFERENCE: 1.0, "slow": 4.0}
     fake = FakeOperation(slow=lambda: ONE)
     assert fake.tune()[0] == []
-    assert fake.selection.experts_decode == REFERENCE
+    assert fake.selection.delta_decode == REFERENCE
 
 
 def refuse():
@@ -113,7 +113,7 @@ def test_a_variant_that_fails_is_disabled_with_one_notice(milliseconds, variant,
     fake = FakeOperation(bad=variant)
     (line,) = fake.tune()[0]
     assert failure in line
-    assert fake.selection.experts_decode == REFERENCE
+    assert fake.selection.delta_decode == REFERENCE
 
 
 def test_the_fastest_variant_is_stored_for_the_next_start(milliseconds, results_file):
@@ -121,10 +121,10 @@ def test_the_fastest_variant_is_stored_for_the_next_start(milliseconds, results_
     FakeOperation(fast=lambda: ONE).tune()
     later = FakeOperation(fast=refuse)
     assert later.tune() == ([], {})
-    assert later.selection.experts_decode == "fast"
+    assert later.selection.delta_decode == "fast"
     assert later.calls == []
     assert list(results_file.parent.iterdir()) == [results_file]
-    assert set(later.tune(retry=True)[1]) == {"experts_decode"}
+    assert set(later.tune(retry=True)[1]) == {"delta_decode: 4"}
 
 
 def test_a_notice_comes_before_the_first_tuning_only(milliseconds):
@@ -143,7 +143,7 @@ def test_a_damaged_results_file_is_replaced(milliseconds, results_file, content)
     results_file.write_text(content)
     fake = FakeOperation(fast=lambda: ONE)
     fake.tune()
-    assert fake.selection.experts_decode == "fast"
+    assert fake.selection.delta_decode == "fast"
     assert list(json.loads(results_file.read_text())) == [autotune.machine_key()]
 
 
@@ -152,18 +152,18 @@ def test_a_stored_variant_that_no_longer_exists_is_not_used(milliseconds):
     FakeOperation(old=lambda: ONE).tune()
     fake = FakeOperation(new=lambda: ONE)
     fake.tune()
-    assert fake.selection.experts_decode == "new"
+    assert fake.selection.delta_decode == "new"
 
 
 def test_results_of_other_machines_are_kept(milliseconds, results_file):
     milliseconds |= {REFERENCE: 3.0, "fast": 1.0}
     results_file.parent.mkdir()
-    other = {"another machine": {"experts_decode: 4": "old"}}
+    other = {"another machine": {"delta_decode: 4": "old"}}
     results_file.write_text(json.dumps(other))
     FakeOperation(fast=lambda: ONE).tune()
     found = json.loads(results_file.read_text())
     assert found["another machine"] == other["another machine"]
-    assert found[autotune.machine_key()] == {"experts_decode: 4": "fast"}
+    assert found[autotune.machine_key()] == {"delta_decode: 4": "fast"}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(milliseconds, results_file):
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(milliseconds, results_file)
     results_file.parent.write_text("a file where the folder should be")
     fake = FakeOperation(fast=lambda: ONE)
     assert fake.tune()[0] == []
-    assert fake.selection.experts_decode == "fast"
+    assert fake.selection.delta_decode == "fast"
 
 
 def test_nothing_is_tried_without_a_gpu(monkeypatch, results_file):
@@ -188,8 +188,9 @@ def test_every_variant_of_a_network_is_correct():
     notices = []
     tried = tune(operations(net), net.selection, notices.append, retry=True)
     assert notices == []
-    assert {t.variant for t in tried["delta_decode"]} > {REFERENCE}
-    assert {t.variant for t in tried["delta_prefill"]} > {REFERENCE}
+    for name in ("delta_decode: ", "delta_prefill: "):
+        (trials,) = (trials for key, trials in tried.items() if key.startswith(name))
+        assert {t.variant for t in trials} > {REFERENCE}
     assert all(t.error is not None for trials in tried.values() for t in trials[1:])
 
 
@@ -227,9 +228,9 @@ def test_matvec_is_checked_with_several_tokens_and_rounds(monkeypatch, right, wr
     (operation,) = (op for op in operations(net) if op.name == "matmul_decode")
 
     def differs(call) -> bool:
-        net.selection.matmul_decode = REFERENCE
+        operation.select(REFERENCE, net.selection)
         want = call()
-        net.selection.matmul_decode = matvec.KERNEL
+        operation.select(matvec.KERNEL, net.selection)
         return autotune.relative_difference(call(), want) > operation.tolerance
 
     assert any(differs(call) for call in operation.check_calls)
@@ -280,11 +281,11 @@ def test_an_operation_whose_reference_fails_is_not_tuned(milliseconds, results_f
     fake = FakeOperation(fast=lambda: ONE)
     fake.variants[REFERENCE] = broken
     notices, tried = fake.tune()
-    assert fake.selection.experts_decode == REFERENCE
-    assert "mma.h" in tried["experts_decode"][0].failure
+    assert fake.selection.delta_decode == REFERENCE
+    assert "mma.h" in tried["delta_decode: 4"][0].failure
     assert len(notices) == 1
     # It may run at the next start, so nothing is stored.
-    assert "experts_decode" not in results_file.read_text()
+    assert "delta_decode" not in results_file.read_text()
 
 
 def test_a_cpu_unpacks_for_long_prompts_unless_kernels_are_disabled(monkeypatch):

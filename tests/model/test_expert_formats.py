@@ -144,6 +144,6 @@ def test_the_decode_kernels_are_not_used_where_an_input_is_rotated(module):
     signs = mx.where(mx.arange(width) % 3, 1.0, -1.0)
     source = Source(formats, {module: HadamardRotation(width, signs)} if module else {})
     block = layer(source)
-    block.selection.experts_decode = experts.KERNEL
+    block.selection.select("experts_decode", experts.KERNEL, block.packing)
     assert (block.packed is None) == (module is not None)
     check(block, source, 2)

@@ -256,8 +256,9 @@ def test_projections_of_other_formats_share_a_rotation_and_plain_ones_have_none(
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("fuse", [False, True])
 def test_the_decode_kernel_does_not_skip_the_rotation_between_norm_and_product(fuse):
-    selection = KernelSelection(matmul_decode=matvec.KERNEL)
+    selection = KernelSelection()
     linear, plain = rotated(rotation(), 24, format=("affine", 64, 4), selection=selection)
+    selection.select("matmul_decode", matvec.KERNEL, linear.packing)
     x, norm = draw(1, 1, WIDTH), RMSNorm(1 + draw(WIDTH) / 5, 1e-6)
     assert isinstance(linear.weight, QuantizedWeight)
     assert matvec.supports(x, linear.weight)

@@ -15,6 +15,7 @@ from qwen35_mlx.kernels import decode_attention, gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import operations
 from scripts.support.random_weights import select_gpu_variants
 from tests.goldens import FOLDER, NAMES, assert_logits, expected
 
@@ -25,8 +26,8 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
-    select_gpu_variants(net.selection)
-    assert net.selection.matmul_decode != REFERENCE
+    select_gpu_variants(net.selection, {op.packing for op in operations(net)})
+    assert net.selection.decode_attention != REFERENCE
     net.selection.compiled = compiled
 
 
