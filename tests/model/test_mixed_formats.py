@@ -124,7 +124,8 @@ def test_the_mixture_of_a_recipe_decodes_by_kernels_where_they_read_it(launched)
 
 
 def test_a_first_layer_that_kernels_cannot_read_leaves_the_others_theirs(launched):
-    net = network(lambda module, q: FIVE if ".layers.0." in module else q)
+    first = ("model.layers.0.", "model.embed_tokens")
+    net = network(lambda module, _: FIVE if module.startswith(first) else FOUR)
     assert name(FOUR) in select(net)[0]
     assert {op.packing for op in operations(net) if op.name == "experts_decode"} == {name(FOUR)}
 
@@ -149,14 +150,14 @@ def test_results_of_one_format_do_not_hold_for_another(launched):
     assert {name(FOUR), name(small), name(EIGHT)} == select(net)[0]
 
 
-def test_the_matrices_of_an_mtp_head_are_checked_too(launched):
+@pytest.mark.parametrize(("head", "mtp"), [("model.embed_tokens", False), ("mtp.fc", True)])
+def test_matrices_beside_the_layers_are_checked_too(launched, head, mtp):
     of_head = Quantization(32, 8)
 
     def formats(module: str, q: Quantization) -> Quantization:
-        return of_head if module.startswith("mtp.fc") else q
+        return of_head if module == head else q
 
-    assert name(of_head) in select(network(formats, mtp=True))[0]
-    assert name(of_head) not in select(network(formats))[0]
+    assert name(of_head) in select(network(formats, mtp=mtp))[0]
 
 
 def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, monkeypatch):
