@@ -17,7 +17,10 @@ from scripts.support.random_weights import SHAPES, random_source
 from scripts.support.sources import KINDS, TINY, write_source
 
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = ("convert", "generate", "gguf", "kernels", "kv8", "matvec", "recipes", "session", "ui")
+BENCHMARKS = (
+    *("convert", "generate", "gguf", "kernels", "kv8", "matvec", "passes", "recipes", "session"),
+    "ui",
+)
 COMMANDS = [
     *(f"scripts.benchmarks.{name}" for name in BENCHMARKS),
     "scripts.demo_training.__main__",

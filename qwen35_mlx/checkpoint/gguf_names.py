@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from qwen35_mlx.files import open_regular
-from qwen35_mlx.user_paths import is_dir
+from qwen35_mlx.user_paths import is_dir, is_file
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
@@ -62,6 +62,8 @@ def is_gguf_file(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name or by its first bytes."""
     if is_gguf(path.name):
         return not is_dir(path)
+    if not is_file(path):
+        return False
     try:
         with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC

@@ -57,7 +57,6 @@ def load_network(
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
-    notice = notice or print_notice
     computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
     if line := _widened_line(checkpoint, computed, mtp):
         notice(line)

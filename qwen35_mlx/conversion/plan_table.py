@@ -67,13 +67,14 @@ def memory(config: ModelConfig, tensors: Sequence[PlannedTensor]) -> dict[int, i
     """Bytes in use with a context of each of `CONTEXTS` tokens, the weights of a plan included.
 
     Contexts longer than the model's own are left out; of a model that has none of them, its own is
-    taken. An MTP head counts for nothing, as a chat does not read it.
+    taken.
     """
-    weights = sum(tensor.nbytes for tensor in tensors if not tensor.sources[0].startswith("mtp."))
+    weights = sum(tensor.nbytes for tensor in tensors)
+    mtp = any(tensor.sources[0].startswith("mtp.") for tensor in tensors)
     itemsize = DTYPES[config_dtype(tensors)].size
     longest = config.max_position_embeddings
     return {
-        tokens: weights + estimate(config, itemsize, tokens, _CHUNK, None).total
+        tokens: weights + estimate(config, itemsize, tokens, _CHUNK, None, mtp=mtp).total
         for tokens in [one for one in CONTEXTS if one <= longest] or [longest]
     }
 

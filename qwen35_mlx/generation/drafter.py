@@ -3,16 +3,18 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import mlx.core as mx
 
-from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
+from qwen35_mlx.generation.drafts import CopyDrafts, Drafts, MTPDrafts
 from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
 MAX_DEPTH = 6  # drafts of the MTP head in a pass
-MAX_COPIED = 16
+# Copied tokens in a pass. The last of them takes the kernels of a prefill.
+COPY_COUNTS = (2, 4, MAX_DECODE_TOKENS - 1, 16)
 # Tokens without drafts after which drafting is tried again, where it lost; doubled each time.
 FIRST_PAUSE, LONGEST_PAUSE = 32, 512
 # Tokens without drafts that are timed at first, and again after this many with drafts: the time of
@@ -20,12 +22,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 32, 512
 TIMED_TOKENS, TIMED_EVERY = 6, 512
 # The first passes of a kind are not timed: kernels are compiled and graphs recorded.
 UNTIMED_PASSES = 2
-# Weight of the newest pass in an acceptance; and where the others were before a pause.
+# Weight of the newest pass in a running share; and of the first one after a pause.
 _NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
 
 
 class PassCosts:
-    """Seconds of a pass by its drafts, on this machine; kept from one reply to the next."""
+    """Seconds between passes by their drafts, the caller's handling of tokens included.
+
+    Kept from one reply to the next.
+    """
 
     def __init__(self) -> None:
         self._passes: defaultdict[tuple[str, int], int] = defaultdict(int)
@@ -85,6 +90,21 @@ class _Acceptance:
         return expected
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The drafts of a pass.
+
+    Attributes:
+        source: "mtp" or "copy"; "" for none.
+        count: of tokens to draft.
+        match: of a copy, how much of the conversation is repeated, as a class.
+    """
+
+    source: str = ""
+    count: int = 0
+    match: int = 0
+
+
 class Drafter:
     """Drafts for one reply.
 
@@ -109,17 +129,21 @@ class Drafter:
         depth: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._sources = {name: s for name, s in (("mtp", mtp), ("copy", copies)) if s is not None}
         self._mtp, self._copies = mtp, copies
+        self._sources: dict[str, Drafts] = {}
+        if mtp is not None:
+            self._sources["mtp"] = mtp
+        if copies is not None:
+            self._sources["copy"] = copies
         self._costs = costs
         self._depth = depth
         self._clock = clock
         self._head = _Acceptance(0.7)
-        # Of copies, by how long a piece they continue: longer ones are accepted more often.
+        # Of copies, by `_match`: those of long repetitions are accepted more often.
         self._copied: defaultdict[int, _Acceptance] = defaultdict(lambda: _Acceptance(0.7))
-        self._running = ("", 0, 0)  # the drafts of the pass in progress: source, count, piece
+        self._running = _Plan()  # of the pass in progress
         self._read_at: float | None = None
-        self._without = 0 if costs.known("", 0) else TIMED_TOKENS
+        self._pause_left = 0 if costs.known("", 0) else TIMED_TOKENS
         self._pause = FIRST_PAUSE
         self._since_timed = 0
         self.drafted = self.accepted = self.passes = 0
@@ -128,10 +152,10 @@ class Drafter:
     def wants_to_draft(self) -> bool:
         """Whether the next pass may have drafts. If not, `draft` need not be called for it."""
         if self._depth is not None:
-            return self._depth > 0
-        return self._piece_to_copy() > 0 or (self._mtp is not None and not self._without)
+            return self._mtp is not None
+        return self._match > 0 or (self._mtp is not None and not self._pause_left)
 
-    def read_rows(self, ids: Sequence[int], hidden: mx.array) -> None:
+    def read_chunk(self, ids: Sequence[int], hidden: mx.array) -> None:
         """Take note of a part of the prompt that is prefilled, in order: see `Drafts.read`."""
         if self._mtp is not None:
             self._mtp.read(ids, hidden)
@@ -143,67 +167,70 @@ class Drafter:
 
     def read(self, ids: Sequence[int], hidden: mx.array) -> None:
         """Take note of the tokens of a pass, and of what came of its drafts."""
-        source, drafted, piece = self._running
-        self._running = ("", 0, 0)
+        plan, self._running = self._running, _Plan()
         now = self._clock()
         if self._read_at is not None:
-            self._costs.add(source, drafted, now - self._read_at)
+            self._costs.add(plan.source, plan.count, now - self._read_at)
         self._read_at = now
-        if drafted:
+        if plan.count:
             accepted = len(ids) - 1
-            of = self._head if source == "mtp" else self._copied[piece]
-            of.record(drafted, accepted)
+            self._acceptance(plan).record(plan.count, accepted)
             self.passes += 1
-            self.drafted += drafted
+            self.drafted += plan.count
             self.accepted += accepted
-        self._without = max(self._without - 1, 0)
+        self._pause_left = max(self._pause_left - 1, 0)
         self._since_timed += len(ids)
         for one in self._sources.values():
             one.read(ids, hidden)
 
     def draft(self, sampler: Sampler, reply: mx.array, position: int) -> mx.array | None:
         """Drafts for the next pass, [n] int32; None for a pass without. As `Drafts.draft`."""
-        source, count, piece = self._choice()
-        if not count:
+        plan = self._plan()
+        if not plan.count:
             return None
-        drafts = self._sources[source].draft(count, sampler, reply, position)
-        self._running = source, drafts.size, piece
+        drafts = self._sources[plan.source].draft(plan.count, sampler, reply, position)
+        self._running = replace(plan, count=drafts.size)
         return drafts
 
-    def _choice(self) -> tuple[str, int, int]:
-        """The source and the number of drafts that promise the most tokens a second."""
-        if self._depth is not None:
-            return ("mtp", self._depth, 0) if self._mtp is not None else ("", 0, 0)
-        best, choice = 1 / self._costs.seconds("", 0), ("", 0, 0)
-        if piece := self._piece_to_copy():
-            copied = self._copied[piece]
-            for count in (2, 4, 7, MAX_COPIED):
-                rate = copied.tokens(count) / self._costs.seconds("copy", count)
-                if rate > best:
-                    best, choice = rate, ("copy", count, piece)
-        if self._mtp is None or self._without:
-            return choice
-        if self._since_timed >= TIMED_EVERY:
-            self._since_timed, self._without = 0, TIMED_TOKENS
-            return "", 0, 0
-        gains = False
-        for count in range(1, MAX_DEPTH + 1):
-            rate = self._head.tokens(count) / self._costs.seconds("mtp", count)
-            gains = gains or rate > 1 / self._costs.seconds("", 0)
-            if rate > best:
-                best, choice = rate, ("mtp", count, 0)
-        if gains:
-            self._pause = FIRST_PAUSE
-        else:
-            # One pass, to see whether it would gain now; then a pause.
-            self._without, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-            self._head.old = True
-            return ("mtp", 1, 0) if choice[0] != "copy" else choice
-        return choice
+    def _plan(self) -> _Plan:
+        """What promises the most tokens a second.
 
-    def _piece_to_copy(self) -> int:
-        """How long a piece the conversation repeats now, as a class of lengths; 0 for none."""
+        Where the head loses, a pause begins; where timings are old, a run without drafts.
+        """
+        if self._depth is not None:
+            return _Plan("mtp", self._depth)
+        copied = self._best(
+            [_Plan("copy", count, self._match) for count in COPY_COUNTS] if self._match else []
+        )
+        if self._mtp is None or self._pause_left:
+            return copied
+        if self._since_timed >= TIMED_EVERY:
+            self._since_timed, self._pause_left = 0, TIMED_TOKENS
+            return _Plan()
+        drafted = self._best([_Plan("mtp", count) for count in range(1, MAX_DEPTH + 1)])
+        if drafted.count:
+            self._pause = FIRST_PAUSE
+            return max(drafted, copied, key=self._rate)
+        # One pass, to see whether it would gain now; then a pause.
+        self._pause_left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        self._head.old = True
+        return copied if copied.count else _Plan("mtp", 1)
+
+    def _best(self, plans: Sequence[_Plan]) -> _Plan:
+        """The plan with the highest rate; one without drafts if that is faster than all."""
+        return max([_Plan(), *plans], key=self._rate)
+
+    def _rate(self, plan: _Plan) -> float:
+        """Expected tokens a second."""
+        tokens = self._acceptance(plan).tokens(plan.count) if plan.count else 1.0
+        return tokens / self._costs.seconds(plan.source, plan.count)
+
+    def _acceptance(self, plan: _Plan) -> _Acceptance:
+        return self._head if plan.source == "mtp" else self._copied[plan.match]
+
+    @property
+    def _match(self) -> int:
+        """How much of the conversation's end stood in it before, as a class; 0 for too little."""
         if self._copies is None:
             return 0
-        length = self._copies.repeated
-        return 0 if not length else min(length.bit_length(), 5)
+        return min(self._copies.match_length.bit_length(), 5)

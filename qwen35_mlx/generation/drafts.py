@@ -15,7 +15,7 @@ from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.network import Network
 
 # Tokens that must be equal before what followed them is copied.
-_RUN = 3
+NGRAM = 3
 # Rows that an MTP head has not read yet are kept up to this many; they are then read together.
 _PENDING_ROWS = 64
 
@@ -27,7 +27,8 @@ class Drafts(Protocol):
         """Take note of tokens that follow those read so far.
 
         Args:
-            hidden: the network's output that each of `ids` was sampled from, [1, T, hidden].
+            hidden: the network's output at the token before each of `ids`, [1, T, hidden]; only
+                the MTP head needs it.
         """
         ...
 
@@ -45,14 +46,17 @@ class MTPDrafts:
 
     The drafts are sampled as the reply is, with the same noise, so that as many as possible are
     the tokens that the network itself samples.
+
+    Args:
+        kv_bits: as `KVCache.bits`, for the head's own keys and values.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, kv_bits: int | None = None):
         assert network.mtp is not None
         self._network = network
         self._head = network.mtp
-        self._cache = KVCache()
-        # Not read by the head yet: hidden rows, and the tokens sampled from them.
+        self._cache = KVCache(kv_bits)
+        # Not read by the head yet: rows of the network's output, and the tokens after them.
         self._hidden: list[mx.array] = []
         self._ids: list[int] = []
 
@@ -94,24 +98,24 @@ class CopyDrafts:
 
     def __init__(self) -> None:
         self._ids: list[int] = []
-        # Where each run of tokens stood last: the index of the token that followed it.
+        # Where each n-gram stood last: the index of the token that followed it.
         self._following: dict[int, int] = {}
 
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
-        before = self._ids[-_RUN:]
+        before = self._ids[-NGRAM:]
         start = len(self._ids) - len(before)
         self._ids += ids
-        # The last run of all has nothing behind it yet.
-        runs = _runs([*before, *ids][:-1])
-        self._following.update(zip(runs, range(start + _RUN, len(self._ids)), strict=True))
+        # The last one of all has nothing behind it yet.
+        ngrams = _ngrams([*before, *ids][:-1])
+        self._following.update(zip(ngrams, range(start + NGRAM, len(self._ids)), strict=True))
 
     @property
-    def repeated(self) -> int:
+    def match_length(self) -> int:
         """How many of the latest tokens stood before what would be copied, up to 32; 0 for none."""
         end = self._end
         if end is None:
             return 0
-        length = _RUN
+        length = NGRAM
         while length < min(32, end) and self._ids[end - length - 1] == self._ids[-length - 1]:
             length += 1
         return length
@@ -124,13 +128,13 @@ class CopyDrafts:
     @property
     def _end(self) -> int | None:
         """Where the latest tokens stood before: the index of what followed; None if nowhere."""
-        latest = _runs(self._ids[-_RUN:])
+        latest = _ngrams(self._ids[-NGRAM:])
         return self._following.get(latest[0]) if latest else None
 
 
-def _runs(ids: Sequence[int]) -> list[int]:
-    """Every `_RUN` neighbours in one number each; ids below 2 ** 21."""
-    if len(ids) < _RUN:
+def _ngrams(ids: Sequence[int]) -> list[int]:
+    """Every `NGRAM` neighbours in one number each; ids below 2 ** 21."""
+    if len(ids) < NGRAM:
         return []
-    windows = np.lib.stride_tricks.sliding_window_view(np.array(ids, np.int64), _RUN)
+    windows = np.lib.stride_tricks.sliding_window_view(np.array(ids, np.int64), NGRAM)
     return (windows << np.array([42, 21, 0])).sum(-1).tolist()

@@ -181,7 +181,7 @@ def top_k_candidates(logits: mx.array, sampling: Sampling) -> tuple[mx.array, mx
         kept = mx.where(more_likely >= sampling.top_p, -mx.inf, kept)
     if sampling.min_p > 0:
         kept = mx.where(logprobs < logprobs[:, :1] + math.log(sampling.min_p), -mx.inf, kept)
-    return ids, kept / sampling.temperature
+    return ids, kept * (1 / sampling.temperature)
 
 
 def top_k_ids(logits: mx.array, count: int) -> mx.array:

@@ -5,8 +5,8 @@ Metal, MLX has such a kernel without the gate; on CUDA it has none for heads of 
 to matrix products and a softmax. Keys and values are read in place: from buffers with room to grow,
 and their latest rows from a separate tail.
 
-What a token attends to is the same to the bit in whichever pass it is computed, by itself or after
-others: a reply does not depend on how many of its tokens were drafted.
+What a token attends to is the same to the bit whether it is computed alone or in a pass of up to
+`MAX_DECODE_TOKENS`: a reply does not depend on how many of its tokens were drafted.
 """
 
 from collections.abc import Sequence

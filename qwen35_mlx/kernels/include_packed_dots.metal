@@ -19,17 +19,19 @@ for (int tile = 0; tile < SLAB / TILE; ++tile) {
   }
   #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
-    const uint32_t chunk_words[4] = {words[r].x, words[r].y, words[r].z, words[r].w};
     #pragma unroll
     for (int i = 0; i < 4 * TILE; ++i) {
       const int n = 4 * (slab * SLAB + tile * TILE) + i;  // in the chunk
-      const int shift = n % VALUES_PER_HALF * BITS;
-      const uint32_t half_word = n % VALUES_PER_WORD < VALUES_PER_HALF
-          ? chunk_words[n / VALUES_PER_WORD]
-          : chunk_words[n / VALUES_PER_WORD] >> 16;
-      // 2^(23 - shift), whose low bits count 2^-shift: no value is shifted down in its half word.
+      const int word = n * BITS / 32;
+      const int offset = n * BITS % 32;  // in the word
+      // Whole half words are shifted down. In a stream, only what ends above a float's 23 bits is.
+      const int down = STREAM ? (offset + BITS <= 23 ? 0 : offset) : offset / 16 * 16;
+      uint32_t bits = words[r][word] >> down;
+      if (offset + BITS > 32) bits |= words[r][(word + 1) % CHUNK_WORDS] << (32 - offset);
+      // 2^(23 - shift), whose low bits count 2^-shift: no value is shifted down any further.
+      const int shift = offset - down;
       const uint32_t power = two_to_23 - (static_cast<uint32_t>(shift) << 23);
-      const uint32_t field = half_word & (VALUE_MASK << shift);
+      const uint32_t field = bits & (VALUE_MASK << shift);
       const float weight = as_type<float>(power | field) - as_type<float>(power);
       #pragma unroll
       for (int t = 0; t < TOKENS; ++t) dot[r][t] += values[t][i] * weight;

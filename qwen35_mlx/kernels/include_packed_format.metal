@@ -1,11 +1,15 @@
 // Included by other bodies: the layout of packed rows of BITS bits, quantised in affine mode:
 // value = scale * q + bias.
 //
-// A chunk is four words of a row, one wide load of a thread; no chunk spans two groups. It adds
+// A chunk is what a thread reads of a row at once; no chunk spans two groups. It is four words, one
+// wide load, where words hold whole values. Else, at 3, 5 and 6 bits, a row is a stream of bits, the
+// lowest first, and a chunk is 32 values in BITS words. A chunk adds
 // scale * (x . q) + bias * sum(x) to a dot product: see include_packed_dot.metal.
 
+constexpr bool STREAM = 32 % BITS != 0;
+constexpr int CHUNK_WORDS = STREAM ? BITS : 4;
+constexpr int CHUNK = CHUNK_WORDS * 32 / BITS;        // values
 constexpr int VALUES_PER_WORD = 32 / BITS;
-constexpr int CHUNK = 4 * VALUES_PER_WORD;            // values
 constexpr int VALUES_PER_HALF = VALUES_PER_WORD / 2;  // of a word
 constexpr uint32_t VALUE_MASK = (1u << BITS) - 1u;
 // The bits of 2^23 as a float. An integer q < 2^23 in its low bits makes the float 2^23 + q, from

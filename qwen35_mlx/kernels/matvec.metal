@@ -49,7 +49,7 @@ threadgroup vec<InT, 4> staged[TOKENS * SLAB * STRIDE];
 threadgroup float shared_squares[TOKENS * SIMD_GROUPS];
 threadgroup float shared_acc[SETS * RESULTS * SIMD_GROUPS];
 
-// Aligned, since allocations are and a row of w is a multiple of 16 bytes.
+// Aligned, since allocations are and a row of w is a multiple of 16 bytes, unless it is a stream.
 auto packed = reinterpret_cast<const device uint4*>(w);
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x);
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
@@ -82,7 +82,7 @@ for (int round = 0; round < ROUNDS; ++round) {
   const int chunk = round * SET_THREADS + set_thread;
   const int safe_chunk = chunk < CHUNKS ? chunk : CHUNKS - 1;
   // What is needed of w is loaded first: a compiler moves no load up past a barrier or a store.
-  uint4 words[ROWS];
+  uint32_t words[ROWS][CHUNK_WORDS];
   float scale[ROWS];
   float bias[ROWS];
   float dot[ROWS][TOKENS];
@@ -90,7 +90,17 @@ for (int round = 0; round < ROUNDS; ++round) {
   #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     const int group = row[r] * GROUPS + safe_chunk * CHUNK / GS;
-    words[r] = packed[row[r] * CHUNKS + safe_chunk];
+    const int index = row[r] * CHUNKS + safe_chunk;
+    if (STREAM) {
+      #pragma unroll
+      for (int i = 0; i < CHUNK_WORDS; ++i) words[r][i] = w[index * CHUNK_WORDS + i];
+    } else {
+      const uint4 four = packed[index];
+      words[r][0] = four.x;
+      words[r][1] = four.y;
+      words[r][2] = four.z;
+      words[r][CHUNK_WORDS - 1] = four.w;
+    }
     scale[r] = static_cast<float>(scales[group]);
     bias[r] = static_cast<float>(biases[group]);
     #pragma unroll

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import QuantizedWeight, simd_groups_for
+from qwen35_mlx.kernels.quantized import QuantizedWeight, chunk_values, simd_groups_for
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
 # For `KernelSelection.matmul_decode`.
@@ -51,13 +51,16 @@ def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
     """
     simd_groups = simd_groups_for(width, bits)
     threads = SIMD_WIDTH * simd_groups
+    chunk = chunk_values(bits)
+    one_round = width // chunk <= threads
     products = PRODUCTS
-    if width * bits // 128 <= threads and 2 * simd_groups <= THREADGROUP_SIMD_GROUPS[MANY_PRODUCTS]:
+    if one_round and 2 * simd_groups <= THREADGROUP_SIMD_GROUPS[MANY_PRODUCTS]:
         products = MANY_PRODUCTS
-    rows = 8
+    # Chunks of 5 or 6 words leave no registers for 8 rows beside several tokens.
+    rows = 8 if tokens == 1 or chunk * bits <= 128 else 4
     while rows * tokens > min(products, threads):  # a thread finishes one result at most
         rows //= 2
-    slab = 32 // bits
+    slab = chunk // 4
     while tokens * slab * (threads + 16 // slab) * 4 * itemsize > STAGED_BYTES:
         slab //= 2
     room = THREADGROUP_SIMD_GROUPS[products] // simd_groups
@@ -101,7 +104,7 @@ def reference(
 
 
 def supports(x: mx.array, w: QuantizedWeight) -> bool:
-    """Whether `kernel` can compute it: a few tokens, and an affine matrix of 2, 4 or 8 bits.
+    """Whether `kernel` can compute it: a few tokens, and an affine matrix of 2 to 6 or 8 bits.
 
     Scales and the norm's weight may be of other dtypes than x.
     """
@@ -110,10 +113,10 @@ def supports(x: mx.array, w: QuantizedWeight) -> bool:
         0 < x.size <= MAX_DECODE_TOKENS * x.shape[-1]
         and w.weight.ndim == 2
         and q.mode == "affine"
-        and q.bits in (2, 4, 8)
+        and q.bits in (2, 3, 4, 5, 6, 8)
         and q.group_size in (32, 64, 128)
-        # A thread reads chunks of 16 bytes, none of which may span two groups.
-        and q.group_size * q.bits >= 128
+        # No chunk may span two groups.
+        and q.group_size >= chunk_values(q.bits)
         # Metal passes fewer words in the constant address space, which the body's casts rule out.
         and w.weight.size >= 8
     )

@@ -64,12 +64,20 @@ class QuantizedWeight:
 MAX_SIMD_GROUPS = 6
 
 
+def chunk_values(bits: int) -> int:
+    """Values of a packed row that a thread reads at once: `CHUNK` in the kernels.
+
+    They fill four words; 32 values fill `bits` words where some values lie in two.
+    """
+    return 32 if 32 % bits else 128 // bits
+
+
 def simd_groups_for(width: int, bits: int) -> int:
-    """SIMD groups that read a packed row of `width` values, four words per thread and round.
+    """SIMD groups that read a packed row of `width` values, a chunk per thread and round.
 
     As few rounds as `MAX_SIMD_GROUPS` allows, with the work spread evenly over them.
     """
-    needed = -(-width * bits // 128 // SIMD_WIDTH)
+    needed = -(-width // chunk_values(bits) // SIMD_WIDTH)
     return -(-needed // -(-needed // MAX_SIMD_GROUPS))
 
 

@@ -247,7 +247,6 @@ class DeltaState:
         conv: the last inputs of the causal convolution, [B, kernel - 1, channels]; None at first.
         recurrent: the delta rule's state, [B, value heads, value head dim, key head dim] float32;
             None at first.
-
         last_pass: what the last pass started from, if it may be taken back.
 
     Both states are replaced at every call, never written into, so a snapshot is two references.

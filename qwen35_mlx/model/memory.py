@@ -46,6 +46,7 @@ def estimate(
     kv_bits: int | None,
     *,
     unpacks_experts: bool = False,
+    mtp: bool = False,
 ) -> Estimate:
     """Peak memory of a prompt and its reply.
 
@@ -55,15 +56,17 @@ def estimate(
         chunk: tokens per prefill chunk.
         kv_bits: bits of a stored key or value; None for unquantised ones.
         unpacks_experts: whether the network unpacks quantised experts, as on a CPU.
+        mtp: whether an MTP head drafts, which has keys and values of its own.
     """
-    attention = config.layer_types.count("full_attention")
+    delta_nets = config.layer_types.count("linear_attention")
+    attention = config.layer_types.count("full_attention") + mtp
     row = _kv_values(config)
     layer = int(_kv_row_bytes(config, itemsize, kv_bits) * tokens * KV_GROWTH)
     # While one layer's buffer grows, its old one is still there.
     kv = layer * attention + layer
     if kv_bits is not None:
         kv += row * itemsize * tokens  # one layer's, unpacked for a chunk
-    states = _STATES_HELD * _recurrent_bytes(config) * (len(config.layer_types) - attention)
+    states = _STATES_HELD * _recurrent_bytes(config) * delta_nets
     expert_rows = chunk * config.num_experts_per_tok + config.num_experts * EXPERT_BLOCK_ROWS
     widest = max(
         # Projections, per head or per channel, and float32 copies of them.

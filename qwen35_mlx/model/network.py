@@ -101,7 +101,7 @@ class Network:
     def take_back(self, cache: Cache, count: int) -> None:
         """Remove the last `count` tokens of the last call, a revocable one, from the cache.
 
-        Its state is then to the bit what it would be had they not been in that call.
+        Its state is then that of the tokens that stay, up to rounding.
         """
         if count:
             for layer, entry in zip(self.layers, cache.layers, strict=True):

@@ -126,9 +126,9 @@ class DraftCounts:
     accepted: int
 
     def __str__(self) -> str:
-        """Such as "2.1 of 3.0 drafts accepted", of a pass."""
+        """For a status line: averages of a pass."""
         accepted, drafted = self.accepted / self.passes, self.drafted / self.passes
-        return f"{accepted:.1f} of {drafted:.1f} drafts accepted"
+        return f"{accepted:.1f} of {drafted:.1f} drafts accepted a pass"
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,15 @@ def load(
             f"{name} has no chat template: it cannot chat, only complete text and give logits; "
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
-    documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
+    documents: list[list[int]] = []
+    if checkpoint.has_mtp and mtp != "off":
+        documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
     network = load_network(
         checkpoint, dtype, notice, context=context, mtp=mtp != "off", mtp_documents=documents
     )
+    if isinstance(mtp, int) and network.mtp is None:
+        notice(
+            f"{name} has no MTP head, so no tokens are guessed: leave out --mtp {mtp}, or name a "
+            "head with mtp_path"
+        )
     return Model(str(name), checkpoint, network, tokenizer, template, kv_bits=kv_bits, mtp=mtp)

@@ -26,7 +26,13 @@ def limit() -> int:
 
 
 def chunk_for(
-    config: ModelConfig, itemsize: int, tokens: int, weights: int, kv_bits: int | None
+    config: ModelConfig,
+    itemsize: int,
+    tokens: int,
+    weights: int,
+    kv_bits: int | None,
+    *,
+    mtp: bool = False,
 ) -> int:
     """How many tokens of a prompt to read at once, so that all of it fits.
 
@@ -36,6 +42,7 @@ def chunk_for(
     Args:
         tokens: of the prompt.
         weights: bytes of the model.
+        mtp: whether its MTP head drafts.
 
     Raises:
         Qwen35Error: it does not fit, with the numbers.
@@ -44,7 +51,7 @@ def chunk_for(
     cpu = mx.default_device() == mx.cpu
     chunks = CPU_CHUNKS if cpu else GPU_CHUNKS
     needs = [
-        estimate(config, itemsize, tokens, chunk, kv_bits, unpacks_experts=cpu).total
+        estimate(config, itemsize, tokens, chunk, kv_bits, unpacks_experts=cpu, mtp=mtp).total
         for chunk in chunks
     ]
     for chunk, need in zip(chunks, needs, strict=True):

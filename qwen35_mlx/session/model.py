@@ -347,7 +347,12 @@ class Model:
         """A turn on a prompt that fits into the context."""
         room = self.context - len(prompt)
         chunk = memory.chunk_for(
-            self.network.config, self.network.dtype.size, len(prompt), self._weights, self.kv_bits
+            self.network.config,
+            self.network.dtype.size,
+            len(prompt),
+            self._weights,
+            self.kv_bits,
+            mtp=self.network.mtp is not None,
         )
         return Turn(
             network=self.network,
@@ -366,10 +371,10 @@ class Model:
         )
 
     def _drafter(self) -> Drafter | None:
-        """Of one reply."""
+        """A new drafter for one reply; None for none."""
         if self.mtp == "off":
             return None
-        head = None if self.network.mtp is None else MTPDrafts(self.network)
+        head = None if self.network.mtp is None else MTPDrafts(self.network, self.kv_bits)
         if self.mtp == "auto":
             return Drafter(head, CopyDrafts(), self._costs)
         return Drafter(head, None, self._costs, depth=int(self.mtp))

@@ -135,17 +135,17 @@ class Turn:
         for end in sorted({*snapshot_at, total - 1}):
             start = self.cache.offset
             ids = self.prompt[start:end]
-            observe = partial(self._observe, start)
+            observe = partial(self._show_to_drafter, start)
             for done in prefill(self.network, self.cache, ids, self.chunk, observe):
                 yield PrefillProgress(start + done, total, cached)
             if end in snapshot_at:
                 self.take_snapshot()
 
-    def _observe(self, offset: int, hidden: mx.array, start: int) -> None:
-        """Show a chunk of the prompt, `start` tokens after `offset`, to the drafter."""
+    def _show_to_drafter(self, base: int, hidden: mx.array, index: int) -> None:
+        """Show it a prefilled chunk, whose first token is at `base + index` of the prompt."""
         if self.drafter is not None:
-            first = offset + start + 1
-            self.drafter.read_rows(self.prompt[first : first + hidden.shape[1]], hidden)
+            following = base + index + 1
+            self.drafter.read_chunk(self.prompt[following : following + hidden.shape[1]], hidden)
 
     def _parse(self, text: str) -> list[ReplyEvent]:
         return self._add(self.parser.push(text) if text else [])

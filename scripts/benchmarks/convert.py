@@ -315,12 +315,12 @@ def main() -> int:
                     print_row(rows[-1])
     peers = {row.case for row in rows if row.bar_mb is None}
     grown = growth(rows)
-    missed = [row.case for row in rows if not row.ok]
-    missed += [case for case, ratio in grown.items() if ratio > GROWTH and case not in peers]
+    outgrown = [case for case, ratio in grown.items() if ratio > GROWTH and case not in peers]
+    missed = [row.case for row in rows if not row.ok] + outgrown
     print()
     for case, ratio in grown.items():
-        late = "  MISSED" if case in missed else ""
-        print(f"{case:40} memory from the smallest to the largest source: x{ratio:.2f}{late}")
+        mark = "  MISSED" if case in outgrown else ""
+        print(f"{case:40} memory from the smallest to the largest source: x{ratio:.2f}{mark}")
     result = {"benchmark": "convert", "baseline_mb": baseline, "bar_mb": LIMIT_MB}
     result |= {"cases": [asdict(row) for row in rows], "growth": grown, "missed": missed}
     print("\n" + json.dumps(result))

@@ -129,7 +129,9 @@ def gains(network: Network, length: int, tokens: int, shares: Sequence[float]) -
         head = PlannedDrafts(network, [*reply, *reply[:16]], share)
         drafter = Drafter(head, None, costs, depth=None if depth == "auto" else int(depth))
         found, drafted = rate(network, cache, tokens, drafter)
-        same = next((i for i, (a, b) in enumerate(zip(found, reply, strict=True)) if a != b), None)
+        differs = next(
+            (i for i, (a, b) in enumerate(zip(found, reply, strict=True)) if a != b), None
+        )
         rows.append(
             {
                 "right": share,
@@ -137,7 +139,7 @@ def gains(network: Network, length: int, tokens: int, shares: Sequence[float]) -
                 "tok/s": drafted,
                 "of none": drafted / plain,
                 "tokens a pass": len(reply) / max(len(reply) - drafter.accepted, 1),
-                "first difference": "" if same is None else same,
+                "first difference": "" if differs is None else differs,
             }
         )
     return rows

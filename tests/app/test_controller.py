@@ -1,6 +1,7 @@
 """The controller alone: events of an engine in, transitions out."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
+    DraftCounts,
     Event,
     Failed,
     Loaded,
@@ -131,10 +133,11 @@ def test_a_whole_turn(window: LoneController) -> None:
     window.time.now = 3.5
     assert window.after(Answer("\n\nfo"), Answer("ur")) == [ThinkingEnded(2.5), Answer("four")]
     assert window.busy
-    end = done(prompt=130, reply=7)
-    assert window.after(end) == [TurnEnded(usage=end.usage)]
+    drafts = DraftCounts(passes=10, drafted=30, accepted=21)
+    end = replace(done(prompt=130, reply=7), drafts=drafts)
+    assert window.after(end) == [TurnEnded(usage=end.usage, accepted=drafts)]
     assert not window.busy
-    assert (window.used, window.usage) == (137, end.usage)
+    assert (window.used, window.usage, window.accepted) == (137, end.usage, drafts)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
             "--seed: '18446744073709551616' is not a number from",
         ),
         (["-p", "hi", "--seed", "1" + 400 * "0"], "--seed"),
+        (["-p", "hi", "--mtp", "7"], "--mtp"),
+        (["-p", "hi", "--mtp", "on"], "--mtp"),
         (["-p", "hi", "--model", ""], "--model is empty"),
         (["-p"], "-p/--prompt"),
         (["-p", "hi", "--temp", "1"], "--temp"),

@@ -135,6 +135,8 @@ def test_options_reach_the_model(script) -> None:
             "8",
             "--adapter-path",
             "org/adapter",
+            "--mtp",
+            "3",
             "--resume",
             "Ada",
         ]
@@ -151,6 +153,7 @@ def test_options_reach_the_model(script) -> None:
         },
         turn={"max_tokens": 5, "seed": 7},
         load={"context": 9000, "kv_bits": 8, "adapter_path": "org/adapter"},
+        mtp="3",
         resume="Ada",
     )
 

@@ -1,4 +1,7 @@
-from qwen35_chat.widgets.status import fitted
+from qwen35_chat.fake import done
+from qwen35_chat.widgets.status import Status, fitted
+
+from qwen35_mlx.session.events import DraftCounts
 
 PARTS = ["demo", "312 / 4,096 tokens", "48 tok/s", "first token 0.12 s"]
 
@@ -29,3 +32,11 @@ def test_a_name_longer_than_the_line_is_cut_and_the_cue_stays() -> None:
 def test_no_room_at_all() -> None:
     assert fitted(PARTS, "", 1) == " "
     assert fitted(PARTS, "", 0) == ""
+
+
+def test_how_many_drafts_were_accepted_stands_at_the_end() -> None:
+    bar = Status()
+    bar.usage = done().usage
+    assert "drafts" not in " ".join(bar.parts)
+    bar.accepted = DraftCounts(passes=10, drafted=30, accepted=21)
+    assert bar.parts[-1] == "2.1 of 3.0 drafts accepted a pass"

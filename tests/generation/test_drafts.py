@@ -171,18 +171,18 @@ def test_copies_follow_the_latest_place_that_ends_as_the_conversation_does():
     drafts = copies([1, 2, 3, 4, 5, 9, 1, 2, 3, 6, 7, 0, 1, 2, 3])
     assert drafted(drafts) == [6, 7, 0, 1, 2, 3]
     assert drafted(drafts, 2) == [6, 7]
-    assert drafts.repeated == 3
+    assert drafts.match_length == 3
 
 
 def test_the_longer_a_piece_is_repeated_the_longer_it_is_counted():
     piece = list(range(20))
-    assert copies([*piece, 50, *piece]).repeated == 20
-    assert copies([*range(40), 50, *range(40)]).repeated == 32
-    assert copies([1, 1, 1, 1, 1]).repeated == 4
+    assert copies([*piece, 50, *piece]).match_length == 20
+    assert copies([*range(40), 50, *range(40)]).match_length == 32
+    assert copies([1, 1, 1, 1, 1]).match_length == 4
 
 
 @pytest.mark.parametrize("ids", [[], [1], [1, 2, 3], [1, 2, 3, 4, 5, 6]])
 def test_nothing_is_copied_where_nothing_repeats(ids):
     drafts = copies(ids)
     assert drafted(drafts) == []
-    assert drafts.repeated == 0
+    assert drafts.match_length == 0

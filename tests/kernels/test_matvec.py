@@ -11,6 +11,7 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
     Quantization,
     QuantizedWeight,
+    chunk_values,
     quantized_matmul,
     simd_groups_for,
 )
@@ -19,7 +20,8 @@ from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES, emulated
 
 pytestmark = pytest.mark.usefixtures("kernels")
-FORMATS = [(64, 2), (128, 2), (32, 4), (64, 4), (128, 4), (32, 8), (64, 8), (128, 8)]
+FORMATS = [(group, bits) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
+FORMATS.remove((32, 2))  # a chunk is two groups
 EPS = 1e-6
 
 
@@ -62,9 +64,18 @@ IMPLEMENTATIONS = [matvec.kernel, plain]
 
 @pytest.mark.parametrize("compute", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("group", "bits"), FORMATS)
-@pytest.mark.parametrize("out", [1, 5, 257])
-def test_every_format(compute, group, bits, out):
-    x, w = normal(3, 1, 1, 2 * group), packed(out, 2 * group, group, bits)
+def test_every_format(compute, group, bits):
+    x, w = normal(3, 1, 1, 2 * group), packed(257, 2 * group, group, bits)
+    got = compute(x, w)
+    assert got.shape == (1, 1, 257)
+    assert relative_error(got, float64(x, w)) < 2e-6
+
+
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("out", [1, 5])
+def test_fewer_rows_than_a_thread_reads(compute, bits, out):
+    x, w = normal(3, 1, 1, 128), packed(out, 128, 64, bits)
     got = compute(x, w)
     assert got.shape == (1, 1, out)
     assert relative_error(got, float64(x, w)) < 2e-6
@@ -107,10 +118,12 @@ def test_a_row_near_zero_keeps_its_precision(compute):
 
 
 # The kernel only: on a CPU the reference accumulates in half precision.
-@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(mx.bfloat16, 4), (mx.float16, 4), (mx.bfloat16, 5), (mx.float16, 6)]
+)
 @pytest.mark.parametrize("glu", [False, True])
-def test_half_precision(dtype, glu):
-    x, w = normal(3, 1, 1, 512, dtype=dtype), packed(36, 512, 64, 4, dtype)
+def test_half_precision(dtype, bits, glu):
+    x, w = normal(3, 1, 1, 512, dtype=dtype), packed(36, 512, 64, bits, dtype)
     norm, residual = rms(512, dtype), normal(4, 1, 1, 18 if glu else 36, dtype=dtype)
     got = matvec.kernel(x, w, norm, residual, glu=glu)
     assert got.dtype == dtype
@@ -233,7 +246,19 @@ def test_long_rows_of_a_few_tokens(width, bits, tokens):
     assert mx.array_equal(got, one_by_one(x, w, norm, residual))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+# The second round has three chunks, each of which must start at a word of its own.
+@pytest.mark.parametrize("bits", [3, 5, 6])
+@pytest.mark.parametrize("tokens", [2, 5])
+def test_values_that_lie_in_two_words_of_long_rows(tokens, bits):
+    width = 192 * 32 + 96
+    x, w = normal(3, tokens, width), packed(10, width, 32, bits)
+    norm, residual = rms(width), normal(4, tokens, 5)
+    got = matvec.kernel(x, w, norm, residual, glu=True)
+    assert relative_error(got, float64(x, w, norm, residual, glu=True)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=True))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("tokens", range(1, MAX_DECODE_TOKENS + 1))
 def test_every_tiling_fits(tokens, itemsize, bits):
@@ -246,7 +271,7 @@ def test_every_tiling_fits(tokens, itemsize, bits):
         sums = 4 * (tiling.sets * results + tokens) * groups
         assert staged + sums <= 32768
         assert results <= threads
-        assert tiling.slab % tiling.sets == 32 // bits % tiling.slab == 0
+        assert tiling.slab % tiling.sets == chunk_values(bits) // 4 % tiling.slab == 0
         # A GPU of NVIDIA has 65,536 registers, a thread at most 255, or 200 of these.
         assert tiling.sets * threads * (255 if results > 32 else 200) <= 65536
 
@@ -257,9 +282,8 @@ def test_unsupported_inputs_are_left_to_the_reference():
     assert matvec.supports(normal(3, 2, 4, 128), w)
     assert not matvec.supports(normal(3, 1, 9, 128), w)
     assert not matvec.supports(mx.zeros((1, 0, 128)), w)
-    assert not matvec.supports(x, packed(8, 128, 32, 2))  # 16 bytes are two groups
-    for bits in (1, 3, 5, 6):
-        assert not matvec.supports(x, packed(8, 128, 64, bits))
+    assert not matvec.supports(x, packed(8, 128, 32, 2))  # a chunk is two groups
+    assert not matvec.supports(x, packed(8, 128, 64, 1))
     fp4 = QuantizedWeight(*mx.quantize(normal(1, 8, 128), 32, 4, "mxfp4"), None,
                           Quantization(32, 4, "mxfp4"))  # fmt: skip
     assert not matvec.supports(x, fp4)
