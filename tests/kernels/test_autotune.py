@@ -13,6 +13,7 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.model.operations import operations
 from tests.goldens import FOLDER
 
@@ -236,6 +237,27 @@ def test_matvec_is_checked_with_several_tokens_and_rounds(monkeypatch, right, wr
     # A matrix of two rounds at one token, and the first at two: the emulator is slow.
     first_of_two = len(operation.check_calls) // 4
     assert any(map(differs, operation.check_calls[first_of_two - 1 : first_of_two + 1]))
+
+
+@pytest.mark.usefixtures("kernels", "small_tuning")
+@pytest.mark.parametrize("bits", [3, 5, 6])
+def test_values_in_two_words_are_checked_with_two_rounds(monkeypatch, bits):
+    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    weight = mx.random.normal((32, net.config.hidden_size), key=mx.random.key(0))
+    packed = quantized.QuantizedWeight(
+        *mx.quantize(weight, 64, bits), quantized.Quantization(64, bits)
+    )
+    net.lm_head = Linear(packed, net.selection)
+    (operation,) = (op for op in operations(net) if f"{bits}-bit" in op.key)
+    _, long, *_ = operation.check_calls
+    operation.select(REFERENCE, net.selection)
+    want = long()
+    operation.select(matvec.KERNEL, net.selection)
+    assert autotune.relative_difference(long(), want) < operation.tolerance
+    body = gpu_kernel.Kernel.body.fget
+    chunk = ("chunk = round * SET_THREADS + set_thread", "chunk = set_thread")
+    monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*chunk)))
+    assert autotune.relative_difference(long(), want) > operation.tolerance
 
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
