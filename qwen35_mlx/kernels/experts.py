@@ -22,7 +22,7 @@ OUTPUTS_PER_THREADGROUP = 4
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """All experts of a layer, in one affine format of 4 or 8 bits.
+    """All experts of a layer, in one affine format of 3 to 6 or 8 bits.
 
     Attributes:
         gate_up: [E, 2 I, H], gate rows first.
@@ -46,7 +46,7 @@ class ExpertWeights:
         if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD_WIDTH:
             return None
         quantization = packed[0].quantization
-        if quantization.mode != "affine" or quantization.bits not in (4, 8):
+        if quantization.mode != "affine" or quantization.bits not in (3, 4, 5, 6, 8):
             return None
         return cls(*packed, top_k=top_k)
 

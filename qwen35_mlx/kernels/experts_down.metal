@@ -48,18 +48,19 @@ for (int item = thread_index; item < TOTAL_CHUNKS; item += THREADS) {
   const int row_chunks = routed ? CHUNKS : SHARED_CHUNKS;
   const int row_groups = row_chunks * CHUNK / GS;
   const int first_row = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
-  auto packed = reinterpret_cast<const device uint4*>(routed ? w : shared_w);
+  auto source = routed ? w : shared_w;
   auto scale_row = routed ? scales : shared_scales;
   auto bias_row = routed ? biases : shared_biases;
   auto h_quads = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + chunk * CHUNK);
 
-  uint4 words[OUTPUTS];
+  uint32_t words[OUTPUTS][CHUNK_WORDS];
   float scale[OUTPUTS];
   float bias[OUTPUTS];
   #pragma unroll
   for (int r = 0; r < OUTPUTS; ++r) {
     const int row = first_row + (first_output + r < H ? first_output + r : H - 1);
-    words[r] = packed[row * row_chunks + chunk];
+    const int index = row * row_chunks + chunk;
+#include "include_load_chunk.metal"
     scale[r] = static_cast<float>(scale_row[row * row_groups + chunk * CHUNK / GS]);
     bias[r] = static_cast<float>(bias_row[row * row_groups + chunk * CHUNK / GS]);
   }

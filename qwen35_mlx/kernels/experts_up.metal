@@ -38,7 +38,7 @@ threadgroup vec<InT, 4> staged[QUADS * STRIDE];
 threadgroup float shared_acc[ROWS * SIMD_GROUPS];
 threadgroup float shared_squares[SIMD_GROUPS];
 
-// Aligned, since allocations are and rows are multiples of 16 bytes.
+// Aligned, since allocations are and a row of x is a multiple of 32 values.
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
@@ -61,22 +61,20 @@ for (int round = 0; round < ROUNDS; ++round) {
   const int chunk = round * THREADS + thread_index;
   const int safe_chunk = chunk < CHUNKS ? chunk : CHUNKS - 1;
   const int group = safe_chunk * CHUNK / GS;
-  uint4 words[ROWS];
+  uint32_t words[ROWS][CHUNK_WORDS];
   float scale[ROWS];
   float bias[ROWS];
   #pragma unroll
-  for (int r = 0; r < OUTPUTS; ++r) {
-    const int gate = gate_rows[r];
-    const int up = gate + (routed[r] ? I : IS);
-    auto packed = reinterpret_cast<const device uint4*>(routed[r] ? w : shared_w);
-    words[2 * r] = packed[gate * CHUNKS + safe_chunk];
-    words[2 * r + 1] = packed[up * CHUNKS + safe_chunk];
-    auto scale_row = routed[r] ? scales : shared_scales;
-    auto bias_row = routed[r] ? biases : shared_biases;
-    scale[2 * r] = static_cast<float>(scale_row[gate * GROUPS + group]);
-    scale[2 * r + 1] = static_cast<float>(scale_row[up * GROUPS + group]);
-    bias[2 * r] = static_cast<float>(bias_row[gate * GROUPS + group]);
-    bias[2 * r + 1] = static_cast<float>(bias_row[up * GROUPS + group]);
+  for (int r = 0; r < ROWS; ++r) {
+    const bool from_routed = routed[r / 2];
+    const int row = gate_rows[r / 2] + r % 2 * (from_routed ? I : IS);
+    const int index = row * CHUNKS + safe_chunk;
+    auto source = from_routed ? w : shared_w;
+#include "include_load_chunk.metal"
+    auto scale_row = from_routed ? scales : shared_scales;
+    auto bias_row = from_routed ? biases : shared_biases;
+    scale[r] = static_cast<float>(scale_row[row * GROUPS + group]);
+    bias[r] = static_cast<float>(bias_row[row * GROUPS + group]);
   }
 
 #include "include_stage_normed_x.metal"

@@ -119,7 +119,7 @@ class Kernel:
     @property
     def body(self) -> str:
         """The source text, with included files in place."""
-        return _INCLUDE.sub(lambda match: _read(match[1]), _read(f"{self.name}.metal"))
+        return _read(f"{self.name}.metal")
 
     def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         """Run on the GPU.
@@ -151,7 +151,8 @@ _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
 
 def _read(file: str) -> str:
-    return resources.files("qwen35_mlx.kernels").joinpath(file).read_text("utf-8")
+    text = resources.files("qwen35_mlx.kernels").joinpath(file).read_text("utf-8")
+    return _INCLUDE.sub(lambda match: _read(match[1]), text)
 
 
 def strip_comments(body: str) -> str:

@@ -22,14 +22,10 @@ for (int tile = 0; tile < SLAB / TILE; ++tile) {
     #pragma unroll
     for (int i = 0; i < 4 * TILE; ++i) {
       const int n = 4 * (slab * SLAB + tile * TILE) + i;  // in the chunk
-      const int word = n * BITS / 32;
-      const int offset = n * BITS % 32;  // in the word
-      // Whole half words are shifted down. In a stream, only what ends above a float's 23 bits is.
-      const int down = STREAM ? (offset + BITS <= 23 ? 0 : offset) : offset / 16 * 16;
+#include "include_value_place.metal"
       uint32_t bits = words[r][word] >> down;
       if (offset + BITS > 32) bits |= words[r][(word + 1) % CHUNK_WORDS] << (32 - offset);
       // 2^(23 - shift), whose low bits count 2^-shift: no value is shifted down any further.
-      const int shift = offset - down;
       const uint32_t power = two_to_23 - (static_cast<uint32_t>(shift) << 23);
       const uint32_t field = bits & (VALUE_MASK << shift);
       const float weight = as_type<float>(power | field) - as_type<float>(power);

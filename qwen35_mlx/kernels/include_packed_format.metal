@@ -8,9 +8,7 @@
 
 constexpr bool STREAM = 32 % BITS != 0;
 constexpr int CHUNK_WORDS = STREAM ? BITS : 4;
-constexpr int CHUNK = CHUNK_WORDS * 32 / BITS;        // values
-constexpr int VALUES_PER_WORD = 32 / BITS;
-constexpr int VALUES_PER_HALF = VALUES_PER_WORD / 2;  // of a word
+constexpr int CHUNK = CHUNK_WORDS * 32 / BITS;  // values
 constexpr uint32_t VALUE_MASK = (1u << BITS) - 1u;
 // The bits of 2^23 as a float. An integer q < 2^23 in its low bits makes the float 2^23 + q, from
 // which 2^23 is subtracted: eight times as fast on a GPU as converting q.

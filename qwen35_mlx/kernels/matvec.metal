@@ -49,8 +49,7 @@ threadgroup vec<InT, 4> staged[TOKENS * SLAB * STRIDE];
 threadgroup float shared_squares[TOKENS * SIMD_GROUPS];
 threadgroup float shared_acc[SETS * RESULTS * SIMD_GROUPS];
 
-// Aligned, since allocations are and a row of w is a multiple of 16 bytes, unless it is a stream.
-auto packed = reinterpret_cast<const device uint4*>(w);
+// Aligned, since allocations are and a row of x is a multiple of 32 values.
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x);
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
@@ -91,16 +90,8 @@ for (int round = 0; round < ROUNDS; ++round) {
   for (int r = 0; r < ROWS; ++r) {
     const int group = row[r] * GROUPS + safe_chunk * CHUNK / GS;
     const int index = row[r] * CHUNKS + safe_chunk;
-    if (STREAM) {
-      #pragma unroll
-      for (int i = 0; i < CHUNK_WORDS; ++i) words[r][i] = w[index * CHUNK_WORDS + i];
-    } else {
-      const uint4 four = packed[index];
-      words[r][0] = four.x;
-      words[r][1] = four.y;
-      words[r][2] = four.z;
-      words[r][CHUNK_WORDS - 1] = four.w;
-    }
+    auto source = w;
+#include "include_load_chunk.metal"
     scale[r] = static_cast<float>(scales[group]);
     bias[r] = static_cast<float>(biases[group]);
     #pragma unroll

@@ -209,7 +209,7 @@ def test_matvec_is_checked_with_its_norm_residual_and_glu(monkeypatch, broken):
     assert len(notices) == broken
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("kernels", "small_tuning")
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -233,7 +233,9 @@ def test_matvec_is_checked_with_several_tokens_and_rounds(monkeypatch, right, wr
         operation.select(matvec.KERNEL, net.selection)
         return autotune.relative_difference(call(), want) > operation.tolerance
 
-    assert any(differs(call) for call in operation.check_calls)
+    # A matrix of two rounds at one token, and the first at two: the emulator is slow.
+    first_of_two = len(operation.check_calls) // 4
+    assert any(map(differs, operation.check_calls[first_of_two - 1 : first_of_two + 1]))
 
 
 @pytest.mark.usefixtures("kernels", "small_tuning")

@@ -14,7 +14,12 @@ from qwen35_mlx.kernels.experts import (
     run_experts,
 )
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import MAX_SIMD_GROUPS, Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import (
+    MAX_SIMD_GROUPS,
+    Quantization,
+    QuantizedWeight,
+    chunk_values,
+)
 from tests.kernels.cases import relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -164,7 +169,9 @@ def implementation(request):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8])
-@pytest.mark.parametrize(("group", "bits"), [(32, 4), (64, 4), (64, 8), (128, 8)])
+@pytest.mark.parametrize(
+    ("group", "bits"), [(32, 3), (32, 4), (64, 4), (64, 5), (128, 6), (64, 8), (128, 8)]
+)
 def test_experts_in_every_format(implementation, tokens, group, bits):
     check(implementation, draw(8, 128, 128, 128, 3, group, bits, mx.float32), tokens, 2e-6)
 
@@ -205,10 +212,11 @@ def test_the_sum_is_rounded_before_the_residual_is_added(implementation, dtype):
     assert mx.array_equal(got, residual + alone)
 
 
+@pytest.mark.parametrize("bits", [4, 5])
 @pytest.mark.parametrize("experts", [3, 40], ids=["common", "mostly different"])
-def test_tokens_of_one_pass_equal_single_ones_to_the_bit(experts):
+def test_tokens_of_one_pass_equal_single_ones_to_the_bit(experts, bits):
     """Both where tokens share experts and where they hardly do."""
-    layer = draw(experts, 96, 32, 96, 2, 32, 4, mx.float32)
+    layer = draw(experts, 96, 32, 96, 2, 32, bits, mx.float32)
     x, norm, residual = normal(5, 7, 96), norm_of(96, mx.float32), normal(7, 7, 96)
     logits = normal(6, 7, experts + 1)
 
@@ -224,10 +232,10 @@ def test_widths_that_do_not_divide_into_threadgroups():
     check(run_experts, draw(3, 96, 32, 96, 2, 32, 4, mx.float32), 3, 2e-6)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 8])
 def test_rows_of_several_simd_groups_and_rounds(bits):
     """Rows of x, and the rows of all experts together, longer than all threads load at once."""
-    run = 4 * 32 // bits
+    run = chunk_values(bits)
     threads = 32 * MAX_SIMD_GROUPS
     wide = draw(2, run * (threads + 2), 64, 32, 1, 32, bits, mx.float32)
     check(run_experts, wide, 1, 2e-6)
@@ -247,6 +255,8 @@ def test_unsupported_formats_are_left_to_the_reference():
     assert ExpertWeights.from_matrices(*four, top_k=31) is not None
     assert ExpertWeights.from_matrices(*four, top_k=32) is None
     assert ExpertWeights.from_matrices(*four[:3], mx.zeros((64, 64)), top_k=2) is None
+    two = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 2), Quantization(64, 2))
+    assert ExpertWeights.from_matrices(two, two, two, two, top_k=2) is None
     other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
     assert ExpertWeights.from_matrices(*four[:3], other, top_k=2) is None
     # The kernels choose between pointers to both, which must be of one type.

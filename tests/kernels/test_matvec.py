@@ -272,6 +272,8 @@ def test_every_tiling_fits(tokens, itemsize, bits):
         assert staged + sums <= 32768
         assert results <= threads
         assert tiling.slab % tiling.sets == chunk_values(bits) // 4 % tiling.slab == 0
+        # Words of w that a thread holds beside several tokens.
+        assert tokens == 1 or tiling.rows * chunk_values(bits) * bits // 32 <= 32
         # A GPU of NVIDIA has 65,536 registers, a thread at most 255, or 200 of these.
         assert tiling.sets * threads * (255 if results > 32 else 200) <= 65536
 
