@@ -139,8 +139,8 @@ def _decode(network: Network, uses: list[_Use]) -> Operation:
 def _two_rounds(network: Network, like: QuantizedWeight) -> _Use:
     """A matrix of a few rows that are too long for `matvec` to read in one round."""
     q, dtype = like.quantization, like.scales.dtype
-    chunks = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS
-    width = chunks * quantized.chunk_values(q.bits) + q.group_size
+    round_values = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * quantized.chunk_values(q.bits)
+    width = round_values + q.group_size
     rows = trials.noise(network, 24, width).astype(dtype)
     weight = QuantizedWeight(*mx.quantize(rows, q.group_size, q.bits), q)
     norm = RMSNorm(trials.noise(network, width), 1e-6)

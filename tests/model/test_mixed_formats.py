@@ -16,8 +16,14 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import RECIPES, assign
 from qwen35_mlx.kernels import autotune, experts, gpu_kernel, matvec
+from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
+from qwen35_mlx.kernels.quantized import (
+    MAX_SIMD_GROUPS,
+    Quantization,
+    QuantizedWeight,
+    chunk_values,
+)
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
@@ -57,22 +63,34 @@ def name(quantization: Quantization) -> str:
     return f"{q.bits}-bit {q.mode} in groups of {q.group_size} with float32 scales"
 
 
+SUPPORTS = matvec.supports
+
+
 @pytest.fixture
 def launched(monkeypatch, small_tuning, results_file) -> list[tuple[Quantization, bool]]:
     """Format of each launch of the matrix kernel, and whether it computed the norm.
 
     Kernels read 4 and 8 bits, and are faster than the reference.
     """
-    found, supports, milliseconds = [], matvec.supports, count(1000, -1)
+    found, milliseconds = [], count(1000, -1)
 
     def kernel(x, w, norm=None, residual=None, *, glu=False):
         found.append((w.quantization, norm is not None))
         dense = w.dequantized(x.dtype)
         return matvec.reference(x, lambda x: x @ dense.T, norm, residual, glu=glu)
 
+    from_matrices = experts.ExpertWeights.from_matrices
+
+    def readable(*weights, top_k):
+        read = all(
+            isinstance(w, QuantizedWeight) and w.quantization.bits in (4, 8) for w in weights
+        )
+        return from_matrices(*weights, top_k=top_k) if read else None
+
+    monkeypatch.setattr(experts.ExpertWeights, "from_matrices", readable)
     monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
     monkeypatch.setattr(
-        matvec, "supports", lambda x, w: w.quantization.bits in (4, 8) and supports(x, w)
+        matvec, "supports", lambda x, w: w.quantization.bits in (4, 8) and SUPPORTS(x, w)
     )
     monkeypatch.setattr(matvec, "kernel", kernel)
     monkeypatch.setattr(moe, "route", experts.route_reference)
@@ -178,6 +196,26 @@ def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, mo
     selected, (notice,) = select(net, "experts_decode")
     assert selected == {name(FOUR)}
     assert name(EIGHT) in notice
+
+
+def test_rows_of_two_rounds_are_checked_in_every_format(launched, monkeypatch):
+    monkeypatch.setattr(matvec, "supports", SUPPORTS)
+    every = [Quantization(64, bits) for bits in (2, 3, 4, 5, 6, 8)]
+
+    def formats(module: str, q: Quantization) -> Quantization:
+        index = module.removeprefix("model.layers.")[0]
+        return every[int(index) % 6] if index.isdigit() else FOUR
+
+    long, kernel = set(), matvec.kernel
+
+    def recording(x, w, *rest, glu=False):
+        if x.shape[-1] // chunk_values(w.quantization.bits) > SIMD_WIDTH * MAX_SIMD_GROUPS:
+            long.add((w.quantization.bits, x.shape[-2]))
+        return kernel(x, w, *rest, glu=glu)
+
+    monkeypatch.setattr(matvec, "kernel", recording)
+    assert select(network(formats)) == ({name(q) for q in every}, [])
+    assert long == {(q.bits, tokens) for q in every for tokens in (1, 2, 4, 8)}
 
 
 class CountedNorm(RMSNorm):

@@ -26,7 +26,8 @@ DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 
 
 def use_kernels(net: Network, *, compiled: bool = False) -> None:
-    select_gpu_variants(net.selection, {op.packing for op in operations(net)})
+    packings = {op.packing for op in operations(net)} - {""}
+    select_gpu_variants(net.selection, packings)
     assert net.selection.decode_attention != REFERENCE
     net.selection.compiled = compiled
 
