@@ -59,10 +59,10 @@ def is_gguf(name: str) -> bool:
 
 
 def is_gguf_file(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name or by its first bytes."""
+    """Whether a path is that of a GGUF file: by its name, or by its first bytes if that is open."""
     if is_gguf(path.name):
         return not is_dir(path)
-    if not is_file(path):
+    if path.suffix == ".safetensors" or not is_file(path):
         return False
     try:
         with open_regular(path) as file:
