@@ -88,8 +88,7 @@ def write_gguf(
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **text_metadata(text, config.vocab_size),
     }
-    for key, value in metadata.items():
-        _add(writer, key, value)
+    add_metadata(writer, metadata)
     parents = [parent for parent in out.parents if not exists(parent)]
     with partial_file(out, parents) as file:
         try:
@@ -174,21 +173,22 @@ def _yarn_metadata(scaling: Mapping[str, Any] | None) -> dict[str, Any]:
     return {f"rope.scaling.{key}": value for key, value in values.items()}
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Add metadata with the type that llama.cpp's converter gives it."""
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int() if key.startswith("general.sampling."):
-            writer.add_int32(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)
+def add_metadata(writer: gguf.GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Add metadata with the types that llama.cpp's converter gives them."""
+    for key, value in metadata.items():
+        match value:
+            case bool():
+                writer.add_bool(key, value)
+            case int() if key.startswith("general.sampling."):
+                writer.add_int32(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case str():
+                writer.add_string(key, value)
+            case _:
+                writer.add_array(key, value)
 
 
 def _write_values(

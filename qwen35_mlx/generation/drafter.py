@@ -199,15 +199,14 @@ class Drafter:
         """
         if self._depth is not None:
             return _Plan("mtp", self._depth)
-        copied = self._best(
-            [_Plan("copy", count, self._match) for count in COPY_COUNTS] if self._match else []
-        )
+        match = self._match
+        copied = self._best([_Plan("copy", n, match) for n in COPY_COUNTS] if match else [])
         if self._mtp is None or self._pause_left:
             return copied
         if self._since_timed >= TIMED_EVERY:
             self._since_timed, self._pause_left = 0, TIMED_TOKENS
             return _Plan()
-        drafted = self._best([_Plan("mtp", count) for count in range(1, MAX_DEPTH + 1)])
+        drafted = self._best([_Plan("mtp", n) for n in range(1, MAX_DEPTH + 1)])
         if drafted.count:
             self._pause = FIRST_PAUSE
             return max(drafted, copied, key=self._rate)

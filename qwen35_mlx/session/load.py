@@ -13,7 +13,8 @@ from qwen35_mlx.text.template_process import template_process
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 # On which it is found out how the norms of an MTP head are read, where its files leave a doubt.
-_CONFIRMATION_TOKENS = 384
+# Few, as every load of such a model reads them: where they do not tell, the values decide.
+_CONFIRMATION_TOKENS = 96
 
 
 @checked

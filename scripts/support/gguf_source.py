@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 import qwen35_mlx.demo
-from qwen35_mlx.conversion.gguf_file import model_metadata
+from qwen35_mlx.conversion.gguf_file import add_metadata, model_metadata
 from qwen35_mlx.conversion.gguf_plan import PlannedTensor, plan_tensors
 from qwen35_mlx.conversion.gguf_text import text_metadata
 from qwen35_mlx.model.config import ModelConfig
@@ -64,18 +64,7 @@ def write_gguf_source(path: Path, kind: str, nbytes: int, sizes: Mapping[str, An
         )
     text = TextFiles.from_folder(Path(qwen35_mlx.demo.__path__[0]))
     metadata = model_metadata(config, writer.arch, True) | text_metadata(text, config.vocab_size)
-    for key, value in metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, value)
+    add_metadata(writer, metadata)
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -10,7 +10,6 @@ import resource
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.stored import in_folder
 from qwen35_mlx.conversion.plan import plan_conversion
-from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.mutations import mutate
+from tests.checkpoint.outcomes import outcome
 
 # More virtual memory than this, and an allocation fails instead of filling the machine.
 ADDRESS_SPACE = 6 << 30
@@ -57,18 +56,6 @@ def list_models(path: Path) -> None:
 
 
 STEPS: tuple[Callable[[Path], None], ...] = (open_network, load, plan, list_models)
-
-
-def outcome(step: Callable[[Path], None], path: Path) -> str:
-    """ "ok", "refused", or what went wrong."""
-    try:
-        step(path)
-    except Qwen35Error as error:
-        lines = str(error).splitlines()
-        return "refused" if len(lines) == 1 and len(lines[0]) < 2000 else f"long error {lines}"
-    except BaseException:
-        return traceback.format_exc()
-    return "ok"
 
 
 def peak_bytes() -> int:

@@ -9,12 +9,11 @@ import resource
 import struct
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
-from qwen35_mlx.errors import Qwen35Error
+from tests.checkpoint.outcomes import outcome
 
 ADDRESS_SPACE = 6 << 30
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -114,22 +113,10 @@ def use(path: Path) -> None:
                 assert reader.read(start, stop).shape == (stop - start, *reader.shape[1:])
 
 
-def outcome(path: Path) -> str:
-    """ "ok", "refused", or what went wrong."""
-    try:
-        use(path)
-    except Qwen35Error as error:
-        lines = str(error).splitlines()
-        return "refused" if len(lines) == 1 and len(lines[0]) < 2000 else f"long error {lines}"
-    except BaseException:
-        return traceback.format_exc()
-    return "ok"
-
-
 def main(bases: Path, scratch: Path, first: int, count: int) -> None:
     files = sorted(bases.iterdir())
     for file in files:
-        if (result := outcome(file)) != "ok":
+        if (result := outcome(use, file)) != "ok":
             raise SystemExit(f"{file.name}: {result}")
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
@@ -144,7 +131,7 @@ def main(bases: Path, scratch: Path, first: int, count: int) -> None:
         path.write_bytes(content)
         print(json.dumps({"seed": seed, "what": f"{files[base].name}, {what}"}), flush=True)
         start = time.monotonic()
-        result = outcome(path)
+        result = outcome(use, path)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
         seconds = time.monotonic() - start
         print(json.dumps({"result": result, "seconds": seconds, "grown": grown}), flush=True)
