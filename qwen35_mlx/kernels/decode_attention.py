@@ -116,8 +116,8 @@ def kernel(
     Args:
         prefix: k and v of the first keys, at least one. If they are quantised, words, scales and
             biases of each (`mx.quantize` to `PACKED_BITS`): [B, kv_heads, N, D / 4], and
-            [B, kv_heads, N or more, groups] in q's dtype, at least 8 values each. Scales and
-            biases must lie in memory as their words do, row for row.
+            [B, kv_heads, N or more, groups] in q's dtype, at least 8 values each. All must lie in
+            memory as the first does, row for row.
         tail: the same of the keys after them, at least those of the T tokens. Heads of prefix and
             tail may lie apart.
     """

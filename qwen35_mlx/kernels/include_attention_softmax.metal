@@ -5,10 +5,13 @@
 for (int half_count = SCORES / 2; half_count > 0; half_count >>= 1) {
   const bool upper = (lane & half_count) != 0;
   #pragma unroll
-  for (int p = 0; p < half_count; ++p) {
-    const float sent_part = upper ? score_part[p] : score_part[p + half_count];
-    const float kept_part = upper ? score_part[p + half_count] : score_part[p];
-    score_part[p] = kept_part + simd_shuffle_xor(sent_part, static_cast<ushort>(half_count));
+  for (int p = 0; p < SCORES / 2; ++p) {  // a constant, or compilers do not unroll it
+    if (p < half_count) {
+      const float low = score_part[p];
+      const float high = score_part[p + half_count];
+      score_part[p] = (upper ? high : low)
+          + simd_shuffle_xor(upper ? low : high, static_cast<ushort>(half_count));
+    }
   }
 }
 float score = score_part[0];
