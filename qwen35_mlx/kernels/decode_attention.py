@@ -81,6 +81,24 @@ def reference(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: floa
     return apply_gate(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask), gate)
 
 
+def reference_8bit(q: mx.array, *rows: mx.array, gate: mx.array, scale: float) -> mx.array:
+    """`reference` on words, scales and biases of keys, then of values; see `kernel`.
+
+    In float32 up to the gate: rounded scores, or unpacked keys, differ by more than a kernel may.
+    """
+    group = q.shape[-1] // rows[1].shape[-1]
+
+    def unpacked(words: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        return mx.dequantize(words, scales, biases, group, PACKED_BITS)
+
+    k, v = unpacked(*rows[:3]), unpacked(*rows[3:])
+    mask = None if q.shape[2] == 1 else "causal"
+    q32 = q.astype(mx.float32)
+    attended = mx.fast.scaled_dot_product_attention(q32, k, v, scale=scale, mask=mask)
+    return apply_gate(attended.astype(q.dtype), gate)
+
+
 def supports(q: mx.array, k: mx.array) -> bool:
     """Whether `kernel` can compute it: a few tokens, and heads that fit in registers."""
     heads, tokens, dim = q.shape[1:]

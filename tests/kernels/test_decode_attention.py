@@ -113,13 +113,13 @@ def test_tokens_that_share_a_threadgroup_fit_into_its_memory(heads):
 
 
 def test_tokens_in_float32_share_no_threadgroup():
-    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 140 in float32."""
+    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 148 in float32."""
     threads = {
         dtype: 32 * math.prod(decode_attention._geometry(8, 4, 256, dtype))
         for dtype in (mx.bfloat16, mx.float32)
     }
     assert 128 * threads[mx.bfloat16] <= 65536
-    assert 140 * threads[mx.float32] <= 65536
+    assert 148 * threads[mx.float32] <= 65536
 
 
 # The last key of the smaller splits is the 64th, of two splits.

@@ -44,7 +44,12 @@ def exact(q, k, v, gate, scale, group=32) -> np.ndarray:
     return float64(q, k, v, gate, scale)
 
 
-@pytest.mark.parametrize("attend", [kernel, fallback])
+def reference(q, k, v, gate, scale):
+    rows = (*mx.quantize(k, 32, 8), *mx.quantize(v, 32, 8))
+    return decode_attention.reference_8bit(q, *rows, gate=gate, scale=scale)
+
+
+@pytest.mark.parametrize("attend", [kernel, reference, fallback])
 @pytest.mark.parametrize("keys", [2, 33, 300])
 def test_any_number_of_keys(attend, keys):
     inputs = draw(keys)
@@ -81,10 +86,11 @@ def test_groups_of_very_different_scales_and_biases():
     assert relative_error(kernel(*inputs), exact(*inputs)) < 2e-6
 
 
+@pytest.mark.parametrize("attend", [kernel, reference])
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision(dtype):
+def test_half_precision(attend, dtype):
     inputs = draw(90, (8, 1), 256, dtype=dtype, tokens=2)
-    got = kernel(*inputs)
+    got = attend(*inputs)
     assert got.dtype == dtype
     assert relative_error(got, exact(*inputs)) < 1e-2
 
