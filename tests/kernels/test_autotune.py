@@ -276,6 +276,15 @@ def test_attention_is_checked_with_several_tokens(monkeypatch, operation, broken
 
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
+def test_attention_to_8_bits_is_not_compared_with_rounded_scores():
+    """What layers compute without the kernel is off by more than the tolerance on a CPU."""
+    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
+    todo = [op for op in operations(net, 8) if op.name == "decode_attention_8bit"]
+    (trials,) = tune(todo, net.selection, lambda _: None, retry=True).values()
+    assert not trials[1].failure
+
+
+@pytest.mark.usefixtures("kernels", "small_tuning")
 def test_attention_to_8_bits_is_off_by_itself(monkeypatch):
     net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
     body = gpu_kernel.Kernel.body.fget
