@@ -83,7 +83,13 @@ def load(
     if checkpoint.has_mtp and mtp != "off":
         documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
     network = load_network(
-        checkpoint, dtype, notice, context=context, mtp=mtp != "off", mtp_documents=documents
+        checkpoint,
+        dtype,
+        notice,
+        context=context,
+        mtp=mtp != "off",
+        mtp_documents=documents,
+        kv_bits=kv_bits,
     )
     if isinstance(mtp, int) and network.mtp is None:
         notice(

@@ -192,5 +192,6 @@ def select_gpu_variants(selection: KernelSelection, packings: Iterable[str]) -> 
             selection.select("experts_decode", experts.KERNEL, packing)
         selection.qk_norm_rope = qk_norm_rope.KERNEL
         selection.decode_attention = decode_attention.KERNEL
+        selection.decode_attention_8bit = decode_attention.KERNEL
         selection.experts_prefill = moe.BLOCKS
         selection.matmul_prefill = quantized.UNPACKED
