@@ -31,6 +31,21 @@ def mlx_lm_model(shape: str, source: RandomSource) -> Any:
     return model
 
 
+def mlx_lm_package() -> Any:
+    """The module.
+
+    Raises:
+        Qwen35Error: it is not installed.
+    """
+    try:
+        import mlx_lm
+    except ModuleNotFoundError as error:
+        raise Qwen35Error(
+            f"the peer mlx-lm needs the package {error.name!r}: pip install mlx-lm"
+        ) from None
+    return mlx_lm
+
+
 def mlx_lm_layer(shape: str, layer: int) -> tuple[Any, RandomSource]:
     """mlx-lm's decoder layer number `layer`, and the source of its weights."""
     import mlx.nn as nn
