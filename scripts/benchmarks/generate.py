@@ -1,4 +1,4 @@
-"""Whole-model speed beside others: `python -m scripts.benchmarks.generate --peers mlx-lm llama.cpp`.
+"""Whole-model speed: `python -m scripts.benchmarks.generate --peers mlx-lm llama.cpp`.
 
 All run random weights of a published size (or the same checkpoint, `--model`) on the same device,
 one after the other in this process: prefill of a prompt, then greedy decoding. mlx-lm has the very
@@ -9,6 +9,7 @@ drafts of which a given share is right. Prints a table and ends in one JSON line
 
 import argparse
 import gc
+import os
 import platform
 import shutil
 import sys
@@ -43,6 +44,8 @@ from scripts.support.random_weights import SHAPES, random_network, random_source
 Generate = Callable[[list[int]], Iterator[int]]  # a prompt -> the greedy tokens after it
 Row = dict[str, Any]
 
+# cost: time of a pass, as a multiple of a pass of one token. speed: of the reply, as a multiple of
+# this package's without drafts.
 COLUMNS = (
     *("what", "prefill tok/s", "decode tok/s", "ms a pass", "cost", "speed", "tokens a pass"),
     *("weights GB", "peak above GB"),
@@ -185,20 +188,24 @@ def check(args: argparse.Namespace) -> dict[str, str]:
         Qwen35Error: a package is missing, or the file of `--gguf` is not the one to measure.
     """
     versions = {peer: PEERS[peer][0]().__version__ for peer in args.peers}
-    if "llama.cpp" not in args.peers:
-        return versions
-    if args.gguf and not args.gguf.parent.is_dir():
-        raise Qwen35Error(f"--gguf: there is no folder {args.gguf.parent}: make it first")
-    exists = args.gguf is not None and args.gguf.exists()
-    if args.model and not exists:
-        raise Qwen35Error("llama.cpp reads no MLX checkpoint: give --gguf the same model's file")
-    if exists and not args.model:
-        found = read_settings(args.gguf).get("general.name")
+    if "llama.cpp" in args.peers:
+        _check_gguf(args.gguf, args)
+    return versions
+
+
+def _check_gguf(path: Path | None, args: argparse.Namespace) -> None:
+    if path and not path.parent.is_dir():
+        raise Qwen35Error(f"--gguf: there is no folder {path.parent}: make it first")
+    if path and path.exists():
+        if args.model:
+            return
+        found = read_settings(path).get("general.name")
         if found != (wanted := general_name(args.shape, args.bits)):
             raise Qwen35Error(
-                f"{args.gguf} holds {shown(found)}, not {wanted!r}: remove it or give another path"
+                f"{path} holds {shown(found)}, not {wanted!r}: remove it or give another path"
             )
-    return versions
+    elif args.model:
+        raise Qwen35Error("llama.cpp reads no MLX checkpoint: give --gguf the same model's file")
 
 
 def run() -> int:
@@ -211,18 +218,20 @@ def run() -> int:
         mx.clear_cache()
     ratios: dict[str, dict[str, float]] = {}
     for peer, row in zip(args.peers, rows[len(rows) - len(args.peers) :], strict=True):
-        row["speed"] = row["decode tok/s"] / rows[0]["decode tok/s"]
         ratios[peer] = {k: rows[0][k] / row[k] for k in ("prefill tok/s", "decode tok/s")}
+    for row in rows:
+        if row["decode tok/s"] is not None and row["speed"] is None:
+            row["speed"] = row["decode tok/s"] / rows[0]["decode tok/s"]
     name = str(args.model or args.shape)
     print(f"\n{name}, {args.bits} bits, prompt of {args.prompt} tokens")
-    report.print_table(rows)
+    report.print_table([{key: row[key] for key in COLUMNS} for row in rows])
     for peer, found in ratios.items():
         print(f"ours over {peer}: " + ", ".join(f"{k} {v:.2f}x" for k, v in found.items()))
     settings = {key: getattr(args, key) for key in ("bits", "prompt", "tokens", "chunk")}
-    about = {"system": platform.platform(terse=True), "kernels": gpu_kernel.backend()}
-    report.print_json(
-        "generate", rows, model=name, **settings, **about, versions=versions, ratios=ratios
-    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    about = {"system": platform.platform(terse=True), "memory GB": round(memory / 1e9)}
+    about |= {"kernels": gpu_kernel.backend(), "versions": versions, "ratios": ratios}
+    report.print_json("generate", rows, model=name, **settings, **about)
     return 0
 
 

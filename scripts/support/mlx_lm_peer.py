@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from qwen35_mlx.errors import Qwen35Error
 from scripts.support.random_weights import SHAPES, RandomSource, random_source
 
 

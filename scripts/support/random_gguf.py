@@ -8,6 +8,7 @@ of random blocks are written again and again, each tensor from a place of its ow
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import gguf
@@ -58,8 +59,7 @@ def random_values(tensor: PlannedTensor, stored: str) -> Iterator[memoryview]:
     """The bytes of one tensor, a few MB at a time."""
     seed = crc32(tensor.source.encode())
     if stored == "F32":
-        data = np.ascontiguousarray(_float32(tensor, np.random.default_rng(seed)), np.float32)
-        yield memoryview(data.reshape(-1)).cast("B")
+        yield _bytes(_float32(tensor, np.random.default_rng(seed)).astype(np.float32))
         return
     blocks = _blocks(stored, tensor.shape[-1])
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[stored]][1]
@@ -98,4 +98,9 @@ def _blocks(kind: str, inputs: int) -> memoryview:
     scale = (12 / inputs) ** 0.5 / codes
     scales = rng.choice([-scale, scale], _BLOCKS).astype(np.float16)
     blocks[:, :2] = scales.view(np.uint8).reshape(_BLOCKS, 2)
-    return memoryview(blocks.reshape(-1))
+    return _bytes(blocks)
+
+
+def _bytes(values: np.ndarray) -> memoryview:
+    data: Any = values.reshape(-1)
+    return memoryview(data).cast("B")
