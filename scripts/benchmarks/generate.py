@@ -185,31 +185,42 @@ def check(args: argparse.Namespace) -> dict[str, str]:
     """The versions of the peers, before anything takes time.
 
     Raises:
-        Qwen35Error: a package is missing, or the file of `--gguf` is not the one to measure.
+        Qwen35Error: a number is too small, a package is missing, or a peer does not read the model.
     """
+    for name, least in {"prompt": 2, "tokens": 1, "chunk": 1, "passes": 0, "drafts": 0}.items():
+        if (value := getattr(args, name)) < least:
+            raise Qwen35Error(f"--{name} is {value}: it must be {least} or more")
+    if any(not 0 <= share <= 1 for share in args.right):
+        raise Qwen35Error("--right: a share of right drafts must be between 0 and 1")
     versions = {peer: PEERS[peer][0]().__version__ for peer in args.peers}
+    if "mlx-lm" in args.peers and args.model and args.model.suffix == ".gguf":
+        raise Qwen35Error("mlx-lm reads no GGUF file: leave it out of --peers")
     if "llama.cpp" in args.peers:
-        _check_gguf(args.gguf, args)
+        _check_gguf(args)
     return versions
 
 
-def _check_gguf(path: Path | None, args: argparse.Namespace) -> None:
-    if path and not path.parent.is_dir():
-        raise Qwen35Error(f"--gguf: there is no folder {path.parent}: make it first")
-    if path and path.exists():
-        if args.model:
-            return
+def _check_gguf(args: argparse.Namespace) -> None:
+    path = args.gguf
+    if args.model:
+        if path is None or not path.exists():
+            raise Qwen35Error(
+                "llama.cpp reads no MLX checkpoint: give --gguf the same model's GGUF file"
+            )
+    elif path and path.exists():
         found = read_settings(path).get("general.name")
         if found != (wanted := general_name(args.shape, args.bits)):
             raise Qwen35Error(
                 f"{path} holds {shown(found)}, not {wanted!r}: remove it or give another path"
             )
-    elif args.model:
-        raise Qwen35Error("llama.cpp reads no MLX checkpoint: give --gguf the same model's file")
+    elif path and not path.parent.is_dir():
+        raise Qwen35Error(f"--gguf: there is no folder {path.parent}: make it first")
 
 
 def run() -> int:
     args = _parser().parse_args()
+    if args.gguf is None and args.model and args.model.suffix == ".gguf":
+        args.gguf = args.model
     versions = check(args)
     rows: list[Row] = []
     for measured in (ours_rows, *(PEERS[peer][1] for peer in args.peers)):
@@ -243,7 +254,9 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="generate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="35b-a3b")
     parser.add_argument("--bits", type=int, default=4, choices=KINDS)
-    parser.add_argument("--model", type=Path, help="MLX checkpoint instead of random weights")
+    parser.add_argument(
+        "--model", type=Path, help="MLX checkpoint or GGUF file instead of random weights"
+    )
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=["mlx-lm"], help="none: this package alone"
     )
