@@ -160,7 +160,7 @@ def gguf_file(args: argparse.Namespace) -> Iterator[Path]:
     """The file for llama.cpp: the one of `--gguf`, written if it is not there, or a temporary one.
 
     Raises:
-        Qwen35Error: there is no room for it.
+        Qwen35Error: there is no room for it, or it cannot be written.
     """
     if args.gguf and args.gguf.exists():
         yield args.gguf
@@ -175,7 +175,12 @@ def gguf_file(args: argparse.Namespace) -> Iterator[Path]:
                 f"{layout.nbytes / 1e9:.1f}: give --gguf a path on another disk"
             )
         started = time.perf_counter()
-        write_random_gguf(path, layout, general_name(args.shape, args.bits))
+        try:
+            write_random_gguf(path, layout, general_name(args.shape, args.bits))
+        except OSError as error:
+            raise Qwen35Error(
+                f"cannot write {path} ({error.strerror}): give --gguf another path"
+            ) from error
         seconds = time.perf_counter() - started
         print(f"{layout.nbytes / 1e9:.1f} GB written for llama.cpp in {seconds:.0f} s", flush=True)
         yield path
@@ -202,11 +207,13 @@ def check(args: argparse.Namespace) -> dict[str, str]:
 
 def _check_gguf(args: argparse.Namespace) -> None:
     path = args.gguf
+    if args.model and path is None:
+        raise Qwen35Error(
+            "llama.cpp reads no MLX checkpoint: give --gguf the same model's GGUF file"
+        )
     if args.model:
-        if path is None or not path.exists():
-            raise Qwen35Error(
-                "llama.cpp reads no MLX checkpoint: give --gguf the same model's GGUF file"
-            )
+        if not path.exists():
+            raise Qwen35Error(f"there is no file {path}: check the path")
     elif path and path.exists():
         found = read_settings(path).get("general.name")
         if found != (wanted := general_name(args.shape, args.bits)):
@@ -215,6 +222,21 @@ def _check_gguf(args: argparse.Namespace) -> None:
             )
     elif path and not path.parent.is_dir():
         raise Qwen35Error(f"--gguf: there is no folder {path.parent}: make it first")
+
+
+def compare(rows: list[Row], peers: list[str]) -> dict[str, dict[str, float]]:
+    """Fill in the speed of each reply, and return this package's ratios to each peer.
+
+    Args:
+        rows: this package's first, the peers' last.
+    """
+    for row in rows:
+        if row["decode tok/s"] is not None and row["speed"] is None:
+            row["speed"] = row["decode tok/s"] / rows[0]["decode tok/s"]
+    return {
+        peer: {key: rows[0][key] / row[key] for key in ("prefill tok/s", "decode tok/s")}
+        for peer, row in zip(peers, rows[len(rows) - len(peers) :], strict=True)
+    }
 
 
 def run() -> int:
@@ -227,18 +249,14 @@ def run() -> int:
         rows += measured(args)
         gc.collect()
         mx.clear_cache()
-    ratios: dict[str, dict[str, float]] = {}
-    for peer, row in zip(args.peers, rows[len(rows) - len(args.peers) :], strict=True):
-        ratios[peer] = {k: rows[0][k] / row[k] for k in ("prefill tok/s", "decode tok/s")}
-    for row in rows:
-        if row["decode tok/s"] is not None and row["speed"] is None:
-            row["speed"] = row["decode tok/s"] / rows[0]["decode tok/s"]
+    ratios = compare(rows, args.peers)
+    bits = None if args.model else args.bits
     name = str(args.model or args.shape)
-    print(f"\n{name}, {args.bits} bits, prompt of {args.prompt} tokens")
+    print(f"\n{name}{f', {bits} bits' if bits else ''}, prompt of {args.prompt} tokens")
     report.print_table([{key: row[key] for key in COLUMNS} for row in rows])
     for peer, found in ratios.items():
         print(f"ours over {peer}: " + ", ".join(f"{k} {v:.2f}x" for k, v in found.items()))
-    settings = {key: getattr(args, key) for key in ("bits", "prompt", "tokens", "chunk")}
+    settings = {key: getattr(args, key) for key in ("prompt", "tokens", "chunk")} | {"bits": bits}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     about = {"system": platform.platform(terse=True), "memory GB": round(memory / 1e9)}
     about |= {"kernels": gpu_kernel.backend(), "versions": versions, "ratios": ratios}

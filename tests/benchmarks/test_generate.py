@@ -188,6 +188,7 @@ def test_a_missing_package_is_one_line_before_anything_runs(
         (["--right", 1.5], "between 0 and 1"),
         (["--peers", "vllm"], "--help"),
         (["--peers", "llama.cpp", "--model", "folder"], "give --gguf"),
+        (["--peers", "llama.cpp", "--model", "nowhere.gguf"], "there is no file nowhere.gguf"),
         (["--peers", "mlx-lm", "--model", "a.gguf"], "mlx-lm reads no GGUF"),
         (["--peers", "llama.cpp", "--gguf", "nowhere/a.gguf"], "there is no folder nowhere"),
     ],
@@ -223,6 +224,20 @@ def test_a_full_disk_is_one_line(benchmark, fake_package, monkeypatch, capsys):
     monkeypatch.setattr(generate.shutil, "disk_usage", lambda path: full)
     assert benchmark("--shape", "tiny", "--peers", "llama.cpp") != 0
     assert "give --gguf a path on another disk" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path, benchmark, fake_package, monkeypatch, capsys
+):
+    def fail(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(generate, "ours_rows", lambda args: [])
+    monkeypatch.setattr(generate, "write_random_gguf", fail)
+    path = tmp_path / "a.gguf"
+    assert benchmark("--shape", "tiny", "--peers", "llama.cpp", "--gguf", path) != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot write {path} (Permission denied)" in line
 
 
 def test_llama_cpp_reads_the_prompt_in_chunks_on_the_gpu(fake_package):
