@@ -23,7 +23,7 @@ from qwen35_mlx.model.cache import TAIL_ROWS, KVCache
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.matrix_operations import matrix_operations
 from qwen35_mlx.model.memory import KV_GROUP, unpacked_expert_bytes
-from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
+from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, LARGE_BLOCKS, SparseMoE
 from qwen35_mlx.model.network import Network
 
 
@@ -273,7 +273,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
     prompt = Operation(
         "experts_prefill",
         f"{sizes}, {packing}, {network.dtype}",
-        [BLOCKS],
+        [BLOCKS, LARGE_BLOCKS],
         [call(*same[0], min(trials.PROMPT_TOKENS, enough))],
         [call(*same[0], trials.PROMPT_TOKENS)],
         False,

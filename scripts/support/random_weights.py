@@ -195,5 +195,5 @@ def select_gpu_variants(selection: KernelSelection, packings: Iterable[str]) -> 
         selection.qk_norm_rope = qk_norm_rope.KERNEL
         selection.decode_attention = decode_attention.KERNEL
         selection.decode_attention_8bit = decode_attention.KERNEL
-        selection.experts_prefill = moe.BLOCKS
+        selection.experts_prefill = moe.LARGE_BLOCKS
         selection.matmul_prefill = quantized.UNPACKED
