@@ -100,7 +100,7 @@ def test_copies_are_drafted_where_the_conversation_repeats():
         for _ in range(4):
             costs.add("copy" if count else "", count, seconds)
     drafter = Drafter(None, copies, costs)
-    drafter.read_prompt([*range(40), 99])
+    drafter.begin([*range(40), 99], 0)
     assert not drafter.wants_to_draft
     drafter.read([1, 2, 3], mx.zeros((1, 3, 1)))
     assert drafter.wants_to_draft

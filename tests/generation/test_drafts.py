@@ -34,6 +34,9 @@ class Script:
     def __init__(self, script: Sequence[Sequence[int]]):
         self.script, self.read_ids = script, list[int]()
 
+    def end(self, ids: Sequence[int], hidden: mx.array) -> None:
+        assert hidden.shape[1] == len(ids) + 1
+
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
         assert hidden is not None
         assert hidden.shape[1] == len(ids)
@@ -45,15 +48,24 @@ class Script:
         return mx.array(np.array(drafts[:count], np.int32))
 
 
-def prefilled(name: str, prompt: Sequence[int], drafts: Any = None) -> Cache:
+def prefilled(name: str, prompt: Sequence[int]) -> Cache:
     net = network(name, mtp=True)
-    cache = net.make_cache()
+    return prefill_with(name, prompt, net.make_cache())
 
-    def observe(hidden: mx.array, start: int) -> None:
-        drafts.read(prompt[start + 1 : start + 1 + hidden.shape[1]], hidden)
 
-    chunks = prefill(net, cache, prompt[:-1], 40, *([observe] if drafts is not None else []))
-    for _ in chunks:
+def prefill_with(
+    name: str, prompt: Sequence[int], cache: Cache, drafts: Any = None, end: int | None = None
+) -> Cache:
+    """The cache with all tokens of `prompt` up to `end`, by default all but the last."""
+    start = cache.offset
+
+    def observe(hidden: mx.array, index: int) -> None:
+        following = start + index + 1
+        if drafts is not None:
+            drafts.read(prompt[following : following + hidden.shape[1]], hidden)
+
+    ids = prompt[start : len(prompt) - 1 if end is None else end]
+    for _ in prefill(network(name, mtp=True), cache, ids, 40, observe):
         pass
     return cache
 
@@ -96,8 +108,8 @@ def assert_same_state(a: Cache, b: Cache) -> None:
 def test_replies_are_those_without_drafts(name, sampling, depth):
     prompt = expected(name)["prompt"].tolist()
     want = reply(name, SAMPLINGS[sampling], None, plain := prefilled(name, prompt))
-    drafts = MTPDrafts(network(name, mtp=True))
-    cache = prefilled(name, prompt, drafts)
+    cache = network(name, mtp=True).make_cache()
+    prefill_with(name, prompt, cache, drafts := MTPDrafts(network(name, mtp=True), cache))
     drafter = fixed(drafts, depth)
     assert reply(name, SAMPLINGS[sampling], drafter, cache) == want
     assert drafter.passes > 0
