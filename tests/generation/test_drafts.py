@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.generation import drafts as drafting
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
@@ -198,3 +199,24 @@ def test_nothing_is_copied_where_nothing_repeats(ids):
     drafts = copies(ids)
     assert drafted(drafts) == []
     assert drafts.match_length == 0
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, 5, 37, 59, 60])
+def test_a_prompt_that_goes_on_otherwise_is_copied_from_as_if_read_at_once(kept):
+    rng = np.random.default_rng(kept)
+    one, other = rng.integers(3, size=(2, 60)).tolist()
+    drafts = copies(one[:50])
+    drafts.read(one[50:])
+    for prompt in ([*one[:kept], *other], [*one[:kept], *other[:9]], one):
+        drafts.begin(prompt, 0)
+        fresh = copies(prompt)
+        assert drafted(drafts) == drafted(fresh)
+        assert drafts.match_length == fresh.match_length
+        assert drafts._following == fresh._following
+
+
+def test_the_next_prompt_of_a_conversation_costs_its_new_tokens(monkeypatch):
+    drafts, read = copies(list(range(1000))), []
+    monkeypatch.setattr(drafting, "_ngrams", lambda ids: read.append(len(ids)) or [])
+    drafts.begin([*range(990), 5, 6, 7], 0)
+    assert sum(read) < 20

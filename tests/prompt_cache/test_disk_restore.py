@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.model.cache import Cache, KVCache
-from qwen35_mlx.prompt_cache import reading
 from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import reading
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE
 from qwen35_mlx.prompt_cache.tensors import RestoreBuffer
