@@ -110,10 +110,10 @@ def test_a_head_with_missing_rows_begins_anew_and_the_rest_is_restored(model, tm
 
 def test_rows_of_another_count_are_not_joined(model, tmp_path):
     """A segment written by a process whose head had begun elsewhere."""
-    stored(model, tmp_path / "a", [(50, 49), (200, 150)])
-    states, _ = stored(model, tmp_path / "b", [(50, 20), (200, 150)])
-    first, other = files_of(tmp_path / "a")[0], files_of(tmp_path / "b")[0]
-    other.write_bytes(first.read_bytes())
+    stored(model, tmp_path / "a", [(50, 49), (120, 70), (200, 80)])
+    states, _ = stored(model, tmp_path / "b", [(50, 20), (120, 70), (200, 80)])
+    middle, other = files_of(tmp_path / "a")[1], files_of(tmp_path / "b")[1]
+    other.write_bytes(middle.read_bytes())
     cache = restored(model, states)
     assert cache.head is not None
     assert cache.head.kv.offset == 0
