@@ -16,6 +16,8 @@ from qwen35_mlx.model.network import Network
 
 # Tokens that must be equal before what followed them is copied.
 NGRAM = 3
+# Tokens that are compared at once with those of the last turn.
+_BLOCK = 1024
 # Rows that an MTP head has not read yet are kept up to this many; they are then read together.
 _PENDING_ROWS = 64
 # Tokens that a shortened output head of a large vocabulary has, for drafts alone. In a BPE
@@ -155,8 +157,8 @@ class CopyDrafts:
         self._ids: list[int] = []
         # Where each n-gram stood last: the index of the token that followed it.
         self._following: dict[int, int] = {}
-        # By the place of n-grams with a token behind them: the n-gram, and where it stood before.
-        self._places: list[tuple[int, int | None]] = []
+        # The same for where it stood before that, by the place of the n-gram; None for nowhere.
+        self._earlier: list[int | None] = []
 
     def begin(self, prompt: Sequence[int], cached: int) -> None:
         shared = _shared_length(self._ids, prompt)
@@ -167,15 +169,17 @@ class CopyDrafts:
         before = self._ids[-NGRAM:]
         self._ids += ids
         # The last one of all has nothing behind it yet.
-        for ngram in _ngrams([*before, *ids][:-1]):
-            self._places.append((ngram, self._following.get(ngram)))
-            self._following[ngram] = len(self._places) + NGRAM - 1
+        following, earlier = self._following, self._earlier
+        for place, ngram in enumerate(_ngrams([*before, *ids][:-1]), len(earlier)):
+            earlier.append(following.get(ngram))
+            following[ngram] = place + NGRAM
 
     def _forget(self, kept: int) -> None:
         """Forget all but the first `kept` tokens."""
+        ngrams = _ngrams(self._ids[max(kept - NGRAM, 0) : -1])
         del self._ids[kept:]
-        while len(self._places) > max(kept - NGRAM, 0):
-            ngram, earlier = self._places.pop()
+        for ngram in reversed(ngrams):
+            earlier = self._earlier.pop()
             if earlier is None:
                 del self._following[ngram]
             else:
@@ -206,8 +210,10 @@ class CopyDrafts:
 
 def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
     """Number of tokens that both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    start, length = 0, min(len(one), len(other))
+    while start < length and one[start : start + _BLOCK] == other[start : start + _BLOCK]:
+        start += _BLOCK
+    return next((i for i in range(start, length) if one[i] != other[i]), length)
 
 
 def _ngrams(ids: Sequence[int]) -> list[int]:
