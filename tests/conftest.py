@@ -105,7 +105,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             name=f"qwen35_{kernel.name}",
             input_names=list(kernel.inputs),
             output_names=list(kernel.outputs),
-            source=kernel.body,
+            source=kernel.text,
             ensure_row_contiguous=not kernel.strided,
             machine=machine,
         )

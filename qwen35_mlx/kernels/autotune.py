@@ -169,7 +169,7 @@ def tune(
 
     Args:
         notice: called with `TUNING_NOTICE` before variants are tried, and with one line for every
-            variant that fails.
+            variant that fails, now or later in use.
         retry: try all variants, whatever the results file holds, and without `TUNING_NOTICE`.
 
     Returns:
@@ -177,6 +177,7 @@ def tune(
     """
     if gpu_kernel.backend() is None:
         return {}
+    selection.on_failure = None
     file, machine = results_file(), machine_key()
     results = _read_results(file)
     fastest: dict[str, str] = {} if retry else results.get(machine, {})
@@ -198,7 +199,7 @@ def tune(
                 )
     for operation in operations:
         operation.select(fastest.get(operation.key, REFERENCE), selection)
-    selection.compiled = True
+    selection.compiled, selection.on_failure = True, notice
     if tried:
         _write_results(file, {**results, machine: {**results.get(machine, {}), **fastest}})
     return tried

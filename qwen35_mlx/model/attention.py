@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -89,7 +90,14 @@ class Attention:
         Only where `uses_decode_kernel`.
         """
         rows, tail = cache.append_to_tail(k, v)
-        return decode_attention.kernel(q, rows, tail, gate, self.head_dim**-0.5)
+        scale = self.head_dim**-0.5
+
+        def plain() -> mx.array:
+            k, v = (mx.concatenate(list(parts), axis=2) for parts in zip(rows, tail, strict=True))
+            return decode_attention.reference(q, k, v, gate, scale)
+
+        kernel = partial(decode_attention.kernel, q, rows, tail, gate, scale)
+        return self.selection.attempt("decode_attention", kernel, plain)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""
