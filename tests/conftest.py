@@ -118,6 +118,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are tuned at small sizes, and every call takes one second."""
     monkeypatch.setattr(trials, "PROMPT_TOKENS", 12)
+    monkeypatch.setattr(trials, "CHUNKED_TOKENS", 12)
     monkeypatch.setattr(trials, "TIMED_CALLS", 1)
     monkeypatch.setattr(autotune, "median_seconds", lambda call: mx.eval(call()) or 1.0)
 

@@ -13,6 +13,8 @@ from qwen35_mlx.kernels.gpu_kernel import KernelError
 Result = TypeVar("Result")
 
 REFERENCE = "reference"
+# Tokens of a prompt that a GPU reads at once, unless another number is faster.
+PREFILL_CHUNK = 2048
 # Up to this many tokens the decode variants run: one token, or a few speculated ones.
 MAX_DECODE_TOKENS = 8
 
@@ -37,6 +39,8 @@ class KernelSelection:
         prefill_attention: causal attention of many tokens; see `model.attention`.
         matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
             residual sum after it, by `Linear.packing`; see `matvec`.
+        prefill_chunk: tokens of a prompt that are read at once, as digits; the reference is
+            `PREFILL_CHUNK`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
             graph instead of building it in Python.
         on_failure: called with a line for the user when a kernel fails in use and its reference
@@ -53,9 +57,15 @@ class KernelSelection:
     decode_attention: str = REFERENCE
     prefill_attention: str = REFERENCE
     matmul_decode: dict[str, str] = field(default_factory=dict)
+    prefill_chunk: str = REFERENCE
     compiled: bool = False
     on_failure: Callable[[str], None] | None = None
     fallbacks: int = 0
+
+    @property
+    def chunk_tokens(self) -> int:
+        """`prefill_chunk` as a number."""
+        return PREFILL_CHUNK if self.prefill_chunk == REFERENCE else int(self.prefill_chunk)
 
     def select(self, operation: str, variant: str, packing: str = "") -> None:
         """Select a variant of an operation, for one format if it has a variant for each."""
