@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny tokenizer, trained on the spot, a template, a small random model."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from qwen35_mlx.kernels import autotune, gpu_kernel
 from qwen35_mlx.model import trials
+from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
@@ -112,6 +114,12 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
+
+
+@pytest.fixture(autouse=True)
+def _no_remembered_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what the user's models were found to be."""
+    monkeypatch.setattr(mtp_readings, "readings_file", lambda: Path(os.devnull) / "none.json")
 
 
 @pytest.fixture
