@@ -161,8 +161,9 @@ class Kernel:
                 f"{name} {list(x.shape)} {x.dtype}"
                 for name, x in zip(self.inputs, inputs, strict=True)
             )
+            reason, _, _ = str(error).partition("\n")
             raise KernelError(
-                f"kernel '{self.name}' failed on {shapes} ({str(error).splitlines()[0]}): "
+                f"kernel '{self.name}' failed on {shapes} ({reason}): "
                 f"set {KERNELS_ENV}=reference to go on without kernels, and report it"
             ) from error
 

@@ -91,8 +91,9 @@ class Turn:
             # MLX raises no class of its own, others do.
             if type(error) is not RuntimeError or gpu_kernel.backend() is None:
                 raise
+            reason, _, _ = str(error).partition("\n")
             raise DeviceError(
-                f"the GPU could not compute the reply ({str(error).splitlines()[0]}): if its "
+                f"the GPU could not compute the reply ({reason}): if its "
                 "memory is full, shorten the conversation; else set "
                 f"{gpu_kernel.KERNELS_ENV}={REFERENCE} to go on without kernels, and report it"
             ) from error

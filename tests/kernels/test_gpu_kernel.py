@@ -49,7 +49,12 @@ def fails_when_evaluated(**_) -> list[mx.array]:
     return [mx.gather_mm(halves, halves.swapaxes(1, 2), rhs_indices=mx.array([0]))]
 
 
-@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="a product that CPUs alone refuse")
+on_a_cpu = pytest.mark.skipif(
+    mx.default_device() != mx.cpu, reason="a product that CPUs alone refuse"
+)
+
+
+@on_a_cpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_kernel_that_fails_at_evaluation_is_named_at_its_first_launch(monkeypatch, compiled):
     monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: fails_when_evaluated)
@@ -64,6 +69,7 @@ def test_a_kernel_that_fails_at_evaluation_is_named_at_its_first_launch(monkeypa
             mx.compile(run)() if compiled else run()
 
 
+@on_a_cpu
 def test_a_kernel_is_not_blamed_for_inputs_that_fail(monkeypatch):
     monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: fails_when_evaluated)
     gpu_kernel._evaluated_variants.cache_clear()

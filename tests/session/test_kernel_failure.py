@@ -13,10 +13,10 @@ from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.turn import DeviceError
-from tests.kernels.test_gpu_kernel import fails_when_evaluated
+from tests.kernels.test_gpu_kernel import fails_when_evaluated, on_a_cpu
 from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after
 
-pytestmark = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="fails on CPUs only")
+pytestmark = on_a_cpu
 VARIANTS = {
     "delta_decode": "one dispatch",
     "delta_prefill": "tiles",
