@@ -161,9 +161,11 @@ def _decode(network: Network, uses: list[Use]) -> Operation:
     for use in uses:
         same[use.size, use.kind].append(use)
     heaviest = max(same.values(), key=lambda uses: sum(use.nbytes for use in uses))
+    # Branches depend on the widths of all matrices.
+    widths = " ".join(str(width) for width in sorted({use.linear.width for use in uses}))
     return Operation(
         "matmul_decode",
-        _shape(network, heaviest[0]),
+        f"{_shape(network, heaviest[0])}, rows of {widths}",
         [matvec.KERNEL],
         [use.call(network, n) for use, n in checked_passes(uses, network.dtype)],
         # A single matrix would stay in the GPU's cache, unlike those of a whole network.

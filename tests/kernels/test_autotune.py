@@ -14,6 +14,7 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.model.operations import operations
 from tests.goldens import FOLDER
 
@@ -266,6 +267,23 @@ def test_results_of_packed_matrices_hold_for_one_format():
     keys = [op.key for op in operations(net) if "mat" in op.name or "experts" in op.name]
     assert len(keys) == 4
     assert all("8-bit affine in groups of 64" in key for key in keys)
+
+
+@pytest.mark.usefixtures("small_tuning")
+def test_a_result_holds_for_rows_of_the_same_lengths():
+    """Others may take branches that were not checked."""
+    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+
+    def key() -> str:
+        return next(op.key for op in operations(net) if op.name == "matmul_decode")
+
+    before = key()
+    weight = mx.random.normal((16, 3200), key=mx.random.key(0))
+    q = quantized.Quantization(64, 8)
+    packed = quantized.QuantizedWeight(*mx.quantize(weight, 64, 8), q)
+    net.lm_head = Linear(packed, net.selection)
+    assert packed.scales.dtype == mx.float32
+    assert key() != before
 
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
