@@ -55,6 +55,7 @@ def _run() -> int:
     args = parser.parse_args()
     from qwen35_mlx.kernels import gpu_kernel
     from qwen35_mlx.kernels.autotune import tune
+    from qwen35_mlx.kernels.decode_attention import PACKED_BITS
     from qwen35_mlx.kernels.selection import REFERENCE
     from qwen35_mlx.model.operations import operations
     from qwen35_mlx.session.load import load
@@ -67,7 +68,7 @@ def _run() -> int:
         )
         return 0
     network = load(args.model, notice=lambda _: None).network
-    todo = operations(network)
+    todo = operations(network, PACKED_BITS)
     tried = tune(todo, network.selection, print_error, retry=True)
     report(todo, tried)
     return 1 if any(t.failure for trials in tried.values() for t in trials) else 0

@@ -32,6 +32,7 @@ def load_network(
     mtp: bool = False,
     mtp_documents: Sequence[Sequence[int]] = (),
     mtp_decided: Callable[[frozenset[str]], None] = lambda raw: None,
+    kv_bits: int | None = None,
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
@@ -47,6 +48,8 @@ def load_network(
         mtp_documents: token ids on which the readings of the head's norms are tried, if its files
             leave a doubt; `notice` is called with what was found. A few hundred are enough.
         mtp_decided: called with the names of the norms that hold w, after such a trial.
+        kv_bits: of caches that the kernels are selected for, beside plain ones; see
+            `KVCache.bits`.
 
     Raises:
         Qwen35Error: the dtype is unknown, the context too long, or the weights do not
@@ -73,7 +76,7 @@ def load_network(
                 notice(found.line)
         if checkpoint.mtp_norms is not None:
             mtp_decided(checkpoint.mtp_norms.raw)
-    select_kernels(network, notice)
+    select_kernels(network, notice, kv_bits)
     return network
 
 

@@ -15,7 +15,8 @@ The subset:
 - Threadgroups are one-dimensional and made of whole SIMD groups.
 - Of SIMD operations, `simd_sum`, `simd_max`, `simd_shuffle_xor`, `simd_broadcast` and barriers.
 - Register arrays are indexed by constants only, after unrolling.
-- Wide loads are `float4`, `uint4` or `vec<T, 4>` through a cast pointer, with members by name.
+- Wide loads are `float4`, `uint2`, `uint4` or `vec<T, 4>` through a cast pointer, with members by
+  name.
 """
 
 import os

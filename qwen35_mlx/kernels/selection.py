@@ -36,6 +36,7 @@ class KernelSelection:
         matmul_prefill: many tokens times a quantised matrix; see `quantized.PREFILL_VARIANTS`.
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
+        decode_attention_8bit: the same, where keys and values are quantised to 8 bits.
         prefill_attention: causal attention of many tokens; see `model.attention`.
         matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
             residual sum after it, by `Linear.packing`; see `matvec`.
@@ -55,6 +56,7 @@ class KernelSelection:
     matmul_prefill: str = REFERENCE
     qk_norm_rope: str = REFERENCE
     decode_attention: str = REFERENCE
+    decode_attention_8bit: str = REFERENCE
     prefill_attention: str = REFERENCE
     matmul_decode: dict[str, str] = field(default_factory=dict)
     prefill_chunk: str = REFERENCE

@@ -96,6 +96,7 @@ def load(
         mtp=mtp != "off",
         mtp_documents=documents,
         mtp_decided=partial(mtp_readings.remember, checkpoint),
+        kv_bits=kv_bits,
     )
     if isinstance(mtp, int) and network.mtp is None:
         notice(

@@ -14,6 +14,7 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.model import operations as model_operations
 from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.model.operations import operations
 from tests.goldens import FOLDER
@@ -250,15 +251,49 @@ def test_matvec_is_checked_with_its_norm_residual_and_glu(monkeypatch, broken):
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
 @pytest.mark.parametrize("broken", [False, True])
-def test_attention_is_checked_with_several_tokens(monkeypatch, broken):
+@pytest.mark.parametrize("operation", ["decode_attention", "decode_attention_8bit"])
+def test_attention_is_checked_with_several_tokens(monkeypatch, operation, broken):
     net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
     body = gpu_kernel.Kernel.body.fget
     wrong = ("keys - tokens + token + 1;", "keys;") if broken else ("", "")
     monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
-    todo = [op for op in operations(net) if op.name == "decode_attention"]
+    todo = [op for op in operations(net, 8) if op.name == operation]
     (trials,) = tune(todo, net.selection, lambda _: None, retry=True).values()
     assert [t.variant for t in trials] == [REFERENCE, decode_attention.KERNEL]
     assert ("differs" in trials[1].failure) == broken
+
+
+@pytest.mark.usefixtures("kernels", "small_tuning")
+def test_attention_to_8_bits_is_not_compared_with_rounded_scores():
+    """What layers compute without the kernel is off by more than the tolerance on a CPU."""
+    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
+    todo = [op for op in operations(net, 8) if op.name == "decode_attention_8bit"]
+    (trials,) = tune(todo, net.selection, lambda _: None, retry=True).values()
+    assert not trials[1].failure
+
+
+@pytest.mark.usefixtures("kernels", "small_tuning")
+def test_attention_to_8_bits_is_off_by_itself(monkeypatch):
+    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
+    body = gpu_kernel.Kernel.body.fget
+    wrong = ("v_bias[j] = ", "v_bias[j] = 0.1f + ")
+    monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
+    todo = [op for op in operations(net, 8) if op.name.startswith("decode_attention")]
+    notices = []
+    tune(todo, net.selection, notices.append, retry=True)
+    assert [line.split(" ")[0] for line in notices] == ["decode_attention_8bit"]
+
+
+@pytest.mark.usefixtures("small_tuning")
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_a_model_is_tuned_for_the_keys_that_it_is_loaded_for(monkeypatch, model_folder, kv_bits):
+    found = []
+    monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
+    monkeypatch.setattr(model_operations, "tune", lambda todo, *_: found.extend(todo))
+    qwen35_mlx.load(model_folder, kv_bits=kv_bits)
+    names = {op.name for op in found}
+    assert "decode_attention" in names
+    assert ("decode_attention_8bit" in names) == (kv_bits == 8)
 
 
 @pytest.mark.usefixtures("small_tuning")

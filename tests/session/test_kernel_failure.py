@@ -22,6 +22,7 @@ VARIANTS = {
     "delta_prefill": "tiles",
     "qk_norm_rope": "one dispatch",
     "decode_attention": "two dispatches",
+    "decode_attention_8bit": "two dispatches",
 }
 
 
@@ -49,7 +50,9 @@ def poison() -> mx.array:
 def test_a_turn_goes_on_without_a_kernel_that_fails(
     model, model_folder, request, operation, compiled
 ):
-    plain, own = model, load(model_folder)
+    kv_bits = 8 if operation.endswith("8bit") else None
+    plain = load(model_folder, kv_bits=8) if kv_bits else model
+    own = load(model_folder, kv_bits=kv_bits)
     chats = Chat(plain, **OPTIONS), Chat(own, **OPTIONS)
     for chat in chats:
         done_of(chat.send("Question 1", max_tokens=5))
@@ -62,7 +65,7 @@ def test_a_turn_goes_on_without_a_kernel_that_fails(
     assert got.message == want.message
     (line,) = lines
     assert "\n" not in line
-    name = "decode_attention_partial" if operation == "decode_attention" else operation[:5]
+    name = "decode_attention_partial" if operation.startswith("decode_") else operation[:5]
     assert line.startswith(f"kernel '{name}")
     assert "QWEN35_KERNELS=reference" in line
     after = logits_after(own, chats[1], "And now?")[0]
