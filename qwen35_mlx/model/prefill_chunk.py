@@ -23,12 +23,12 @@ def prefill_chunk(network: Network) -> Operation:
     first: dict[type, Layer] = {}
     for layer in network.layers:
         first.setdefault(type(layer.mixer), layer)
-    x = trials.noise(network, 1, 1, network.config.hidden_size)
+    tokens = trials.CHUNKED_TOKENS
+    # Of different tokens, which choose different experts.
+    prompt = trials.noise(network, 1, tokens, network.config.hidden_size)
 
     def read() -> Outputs:
-        """The layers' outputs for the prompt, of the same token over and over."""
-        tokens = trials.CHUNKED_TOKENS
-        prompt = mx.broadcast_to(x, (1, tokens, x.shape[-1]))
+        """The layers' outputs for the prompt."""
         chunk = network.selection.chunk_tokens
         outputs: list[mx.array] = []
         for layer in first.values():
