@@ -5,7 +5,8 @@ per second, beside MLX's own operations. Every matrix is read from memory, not f
 copies take turns as make 200 MB.
 
 Launches cost the host more time than a small matrix takes. So they queue up behind a long product,
-each waiting for the one before; the time of the same queue without matrices is subtracted.
+each waiting for the one before; the time of the same queue without matrices is subtracted
+(`scripts.support.device_time`).
 """
 
 import argparse
@@ -17,22 +18,17 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.kernels import gpu_kernel, matvec
-from qwen35_mlx.kernels.autotune import median_seconds
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, quantized_matmul
 from qwen35_mlx.model.config import ModelConfig
-from scripts.support import report
+from scripts.support import device_time, report
 from scripts.support.random_weights import SHAPES
 
 TOKENS = (1, 2, 3, 4, 8)
-CALLS = 48
 SET_BYTES = 200e6
-# Of the long product, n x n.
-QUEUE_SIZE, QUEUE_PRODUCTS = 8192, 40
 
 # Of a matrix: words, scales and biases.
 Arrays = list[mx.array]
-Call = Callable[[mx.array, Arrays], mx.array]
 
 
 def matrices(config: ModelConfig) -> dict[str, tuple[int, int, bool, bool]]:
@@ -62,24 +58,6 @@ def draw(out: int, width: int, quantization: Quantization) -> list[Arrays]:
     return found
 
 
-def queue_seconds(x: mx.array, weights: list[Arrays], call: Call | None) -> float:
-    """Time of `CALLS` calls, one after the other, behind a long product."""
-    long = mx.zeros((QUEUE_SIZE, QUEUE_SIZE), mx.bfloat16)
-    mx.eval(long)
-    link = mx.compile(lambda x, y: x + 0 * y[..., :1])
-
-    def run() -> mx.array:
-        y = long
-        for _ in range(QUEUE_PRODUCTS):
-            y = y @ long
-        z = link(x, y[0, :1])
-        for i in range(CALLS):
-            z = link(x, z if call is None else call(z, weights[i % len(weights)]))
-        return z
-
-    return median_seconds(run)
-
-
 def microseconds(
     weights: list[Arrays],
     quantization: Quantization,
@@ -100,9 +78,14 @@ def microseconds(
         w = QuantizedWeight(words, scales, biases, quantization)
         return matvec.reference(x, partial(quantized_matmul, w=w), norm, residual, glu=glu)
 
-    empty = queue_seconds(x, weights, None)
-    mine, other = (queue_seconds(x, weights, mx.compile(call)) - empty for call in (ours, peer))
-    return 1e6 * mine / CALLS, 1e6 * other / CALLS
+    def timed(call: Callable[[mx.array, Arrays], mx.array]) -> float:
+        compiled = mx.compile(call)
+        return device_time.microseconds(
+            x, lambda x, i: compiled(x, weights[i % len(weights)]), empty
+        )
+
+    empty = device_time.queue_seconds(x, None)
+    return timed(ours), timed(peer)
 
 
 def rows(

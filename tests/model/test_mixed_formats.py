@@ -16,13 +16,10 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import RECIPES, assign
 from qwen35_mlx.kernels import autotune, experts, gpu_kernel, matvec
-from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
-    MAX_SIMD_GROUPS,
     Quantization,
     QuantizedWeight,
-    chunk_values,
 )
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import moe
@@ -196,26 +193,6 @@ def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, mo
     selected, (notice,) = select(net, "experts_decode")
     assert selected == {name(FOUR)}
     assert name(EIGHT) in notice
-
-
-def test_rows_of_two_rounds_are_checked_in_every_format(launched, monkeypatch):
-    monkeypatch.setattr(matvec, "supports", SUPPORTS)
-    every = [Quantization(64, bits) for bits in (2, 3, 4, 5, 6, 8)]
-
-    def formats(module: str, q: Quantization) -> Quantization:
-        index = module.removeprefix("model.layers.")[0]
-        return every[int(index) % 6] if index.isdigit() else FOUR
-
-    long, kernel = set(), matvec.kernel
-
-    def recording(x, w, *rest, glu=False):
-        if x.shape[-1] // chunk_values(w.quantization.bits) > SIMD_WIDTH * MAX_SIMD_GROUPS:
-            long.add((w.quantization.bits, x.shape[-2]))
-        return kernel(x, w, *rest, glu=glu)
-
-    monkeypatch.setattr(matvec, "kernel", recording)
-    assert select(network(formats)) == ({name(q) for q in every}, [])
-    assert long == {(q.bits, tokens) for q in every for tokens in (1, 2, 4, 8)}
 
 
 class CountedNorm(RMSNorm):
