@@ -44,15 +44,19 @@ def decode(
             reply.append(running.tokens)
             following = reply.launch(running.tokens)
         accepted, token = reply.wait(running)
-        if drafter is not None:
-            drafter.read([*accepted, token], running.hidden[:, : len(accepted) + 1])
         kept = 0
         try:
             for draft in accepted:
                 kept += 1
                 yield draft
+        except GeneratorExit:
+            if drafter is not None:
+                drafter.end(accepted[:kept], running.hidden[:, : kept + 1])
+            raise
         finally:
             network.take_back(cache, running.draft_count - kept)
+        if drafter is not None:
+            drafter.read([*accepted, token], running.hidden[:, : kept + 1])
         if following is None:
             assert drafter is not None
             newest = mx.array([*accepted, token], mx.int32)
@@ -62,6 +66,8 @@ def decode(
             yield token
         except GeneratorExit:
             network.take_back(cache, following.draft_count)
+            if drafter is not None:
+                drafter.end([], following.hidden[:, :1])
             raise
         running = following
 

@@ -22,6 +22,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 32, 512
 TIMED_TOKENS, TIMED_EVERY = 6, 512
 # The first passes of a kind are not timed: kernels are compiled and graphs recorded.
 UNTIMED_PASSES = 2
+# The time of a pass without drafts is that behind up to twice as many tokens, or half. Below this
+# many, the context hardly matters.
+NEAR_TOKENS = 4096
 # Weight of the newest pass in a running share; and of the first one after a pause.
 _NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
 
@@ -37,12 +40,26 @@ class PassCosts:
         self._seconds: defaultdict[tuple[str, int], deque[float]] = defaultdict(
             lambda: deque(maxlen=9)
         )
+        self._single_context = 0
 
-    def add(self, source: str, drafts: int, seconds: float) -> None:
+    def add(self, source: str, drafts: int, seconds: float, context: int = 0) -> bool:
+        """Take note of a pass behind `context` tokens.
+
+        Returns whether it counts: the first passes of a kind do not.
+        """
         key = source, drafts
         self._passes[key] += 1
-        if self._passes[key] > UNTIMED_PASSES:
-            self._seconds[key].append(seconds)
+        if self._passes[key] <= UNTIMED_PASSES:
+            return False
+        self._seconds[key].append(seconds)
+        if not drafts:
+            self._single_context = context
+        return True
+
+    def single_known_at(self, context: int) -> bool:
+        """Whether passes without drafts were timed last behind about as many tokens."""
+        ratio = (context + NEAR_TOKENS) / (self._single_context + NEAR_TOKENS)
+        return self.known("", 0) and 0.5 <= ratio <= 2
 
     def known(self, source: str, drafts: int) -> bool:
         return bool(self._seconds[source, drafts])
@@ -146,7 +163,22 @@ class Drafter:
         self._pause_left = 0 if costs.known("", 0) else TIMED_TOKENS
         self._pause = FIRST_PAUSE
         self._since_timed = 0
+        self._context = 0
+        # Of the passes that could be timed, and how many of those had drafts.
+        self._timed_tokens, self._timed_seconds, self._timed_passes = 0, 0.0, 0
         self.drafted = self.accepted = self.passes = 0
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as without drafts the reply is so far, by the clock.
+
+        None if passes without drafts were not timed, or fewer than half of those with drafts.
+        """
+        if 2 * self._timed_passes < max(self.passes, 1):
+            return None
+        if not self._costs.single_known_at(self._context):
+            return None
+        return self._timed_tokens * self._costs.seconds("", 0) / self._timed_seconds
 
     @property
     def wants_to_draft(self) -> bool:
@@ -155,33 +187,64 @@ class Drafter:
             return self._mtp is not None
         return self._match > 0 or (self._mtp is not None and not self._pause_left)
 
+    def begin(self, prompt: Sequence[int], cached: int) -> None:
+        """Begin the reply to `prompt`, the first `cached` tokens of which are in the cache."""
+        self._context = len(prompt)
+        if not self._costs.single_known_at(self._context):
+            self._pause_left = TIMED_TOKENS
+        for source in self._sources.values():
+            source.begin(prompt, cached)
+
     def read_chunk(self, ids: Sequence[int], hidden: mx.array) -> None:
-        """Take note of a part of the prompt that is prefilled, in order: see `Drafts.read`."""
+        """Take note of a part of the prompt that is prefilled, in order.
+
+        Args:
+            ids, hidden: as for `Drafts.read`.
+        """
         if self._mtp is not None:
             self._mtp.read(ids, hidden)
-
-    def read_prompt(self, ids: Sequence[int]) -> None:
-        """Take note of the whole prompt, whether it is prefilled or restored."""
-        if self._copies is not None:
-            self._copies.read(ids)
 
     def read(self, ids: Sequence[int], hidden: mx.array) -> None:
         """Take note of the tokens of a pass, and of what came of its drafts."""
         plan, self._running = self._running, _Plan()
         now = self._clock()
         if self._read_at is not None:
-            self._costs.add(plan.source, plan.count, now - self._read_at)
+            seconds = now - self._read_at
+            if self._costs.add(plan.source, plan.count, seconds, self._context):
+                self._timed_tokens += len(ids)
+                self._timed_seconds += seconds
+                self._timed_passes += plan.count > 0
         self._read_at = now
+        self._context += len(ids)
         if plan.count:
-            accepted = len(ids) - 1
-            self._acceptance(plan).record(plan.count, accepted)
-            self.passes += 1
-            self.drafted += plan.count
-            self.accepted += accepted
+            self._acceptance(plan).record(plan.count, len(ids) - 1)
+            self._count(plan, len(ids) - 1)
         self._pause_left = max(self._pause_left - 1, 0)
         self._since_timed += len(ids)
         for one in self._sources.values():
             one.read(ids, hidden)
+
+    def end(self, ids: Sequence[int], hidden: mx.array) -> None:
+        """Take note of the accepted drafts with which the reply ends.
+
+        Args:
+            ids: of the last pass; none if the reply ends with a token that the network sampled.
+            hidden: the network's output at the token before each of them, and at the last one.
+        """
+        if ids:
+            self._count(self._running, len(ids))
+        if self._mtp is not None:
+            self._mtp.end(ids, hidden)
+
+    def save(self) -> None:
+        """Bring what the MTP head keeps in the network's cache to the cache's last token."""
+        if self._mtp is not None:
+            self._mtp.save()
+
+    def _count(self, plan: _Plan, accepted: int) -> None:
+        self.passes += 1
+        self.drafted += plan.count
+        self.accepted += accepted
 
     def draft(self, sampler: Sampler, reply: mx.array, position: int) -> mx.array | None:
         """Drafts for the next pass, [n] int32; None for a pass without. As `Drafts.draft`."""

@@ -80,6 +80,9 @@ class Sampler:
     ) -> mx.array:
         """The tokens at `position` and after it: logits [T, vocab] -> [T] int32, lazy.
 
+        The logits may be those of the first tokens of the vocabulary alone: other tokens are then
+        not drawn, and these have the same noise.
+
         Args:
             reply: tokens of the reply before `position`, [position]; only penalties read them.
             drafts: the tokens that row 1 and later assume before them, [T - 1].
@@ -88,7 +91,8 @@ class Sampler:
             logits = penalised(logits, reply, self._sampling, drafts)
         if self._noise is None:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
-        return self._draw(logits, self._noise.rows(position, logits.shape[0]))
+        rows, vocab = logits.shape
+        return self._draw(logits, self._noise.rows(position, rows)[:, :vocab])
 
 
 def draw_of_vocabulary(logits: mx.array, noise: mx.array, sampling: Sampling) -> mx.array:
@@ -120,9 +124,10 @@ def penalised(
     before = mx.concatenate([reply, drafts])
     if before.size == 0:
         return logits
-    # Drafts that a row does not have yet are written to a column that is cut off again.
+    # Drafts that a row does not have yet, and tokens without a logit, are written to a column that
+    # is cut off again.
     later = mx.arange(before.size) >= reply.size + mx.arange(rows)[:, None]
-    columns = mx.where(later, vocab, before)
+    columns = mx.where(later, vocab, mx.minimum(before, vocab))
     values = mx.take_along_axis(logits, mx.minimum(columns, vocab - 1), axis=-1)
     if sampling.repetition_penalty != 1:
         penalty = sampling.repetition_penalty

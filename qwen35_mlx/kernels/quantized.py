@@ -49,8 +49,8 @@ class QuantizedWeight:
     def arrays(self) -> list[mx.array]:
         return [a for a in (self.weight, self.scales, self.biases) if a is not None]
 
-    def __getitem__(self, index: mx.array | int) -> "QuantizedWeight":
-        """One matrix of a stack."""
+    def __getitem__(self, index: mx.array | int | slice) -> "QuantizedWeight":
+        """One matrix of a stack; with a slice, some of them, or some rows of one matrix."""
         biases = None if self.biases is None else self.biases[index]
         return QuantizedWeight(self.weight[index], self.scales[index], biases, self.quantization)
 

@@ -273,12 +273,49 @@ class DeltaState:
         return [a for a in (self.conv, self.recurrent) if a is not None]
 
 
+@dataclass(slots=True)
+class HeadState:
+    """State of the MTP head, which reads the network's output at a token with the token after it.
+
+    Attributes:
+        kv: of the tokens that it has read; its own.
+        hidden: the network's output at token `end` - 1, [B, 1, hidden], which the head reads once
+            the token after it is there; None at first.
+        end: number of tokens of the conversation that this state is of.
+    """
+
+    kv: KVCache
+    hidden: mx.array | None = None
+    end: int = 0
+
+    def snapshot(self) -> "HeadSnapshot | None":
+        return None if self.hidden is None else HeadSnapshot(self.kv.snapshot(), self.hidden)
+
+    def restore(self, snapshot: "HeadSnapshot | None", end: int) -> None:
+        """Return to a snapshot after `end` tokens; None: the head has read nothing."""
+        self.kv.restore(KVSnapshot(None, 0) if snapshot is None else snapshot.kv)
+        self.hidden, self.end = (None, 0) if snapshot is None else (snapshot.hidden, end)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSnapshot:
+    """`HeadState` at the end of a snapshot."""
+
+    kv: KVSnapshot
+    hidden: mx.array
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The network's state after `offset` tokens. It shares arrays with the cache."""
+    """The network's state after `offset` tokens. It shares arrays with the cache.
+
+    Attributes:
+        head: the MTP head's; None without one, or if the head has not read all of these tokens.
+    """
 
     offset: int
     layers: tuple[KVSnapshot | DeltaState, ...] = field(repr=False)
+    head: HeadSnapshot | None = field(default=None, repr=False)
 
 
 class Cache:
@@ -287,32 +324,39 @@ class Cache:
     Args:
         config: the network's sizes.
         kv_bits: as `KVCache.bits`.
+        mtp: whether there is an MTP head.
 
     Attributes:
         layers: one entry per layer.
         offset: number of tokens seen.
+        head: the MTP head's state, which whoever drafts with the head keeps; None without a head.
     """
 
-    def __init__(self, config: ModelConfig, kv_bits: int | None = None):
+    def __init__(self, config: ModelConfig, kv_bits: int | None = None, *, mtp: bool = False):
         self.layers: list[KVCache | DeltaState] = [
             KVCache(kv_bits) if kind == "full_attention" else DeltaState()
             for kind in config.layer_types
         ]
         self.offset = 0
+        self.head = HeadState(KVCache(kv_bits)) if mtp else None
 
     def snapshot(self) -> Snapshot:
         """The current state. Later tokens never change it."""
-        return Snapshot(self.offset, tuple(layer.snapshot() for layer in self.layers))
+        layers = tuple(layer.snapshot() for layer in self.layers)
+        head = self.head if self.head is not None and self.head.end == self.offset else None
+        return Snapshot(self.offset, layers, head and head.snapshot())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot of this cache, or of another one of the same network."""
         for layer, saved in zip(self.layers, snapshot.layers, strict=True):
             layer.restore(saved)  # type: ignore[arg-type]
         self.offset = snapshot.offset
+        if self.head is not None:
+            self.head.restore(snapshot.head, snapshot.offset)
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All arrays, for one `mx.eval`."""
+        """The arrays of all layers, for one `mx.eval`."""
         return [array for layer in self.layers for array in layer.arrays]
 
     @property

@@ -82,6 +82,10 @@ class Linear:
             return (x @ w.T).astype(x.dtype)
         return matmul(x, w, self.selection.matmul_prefill).astype(x.dtype)
 
+    def first(self, outputs: int) -> "Linear":
+        """The matrix of the first outputs alone, in the same memory."""
+        return Linear(self.weight[slice(outputs)], self.selection, self.rotation)
+
     def rows(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows of the matrix by index, as for an embedding: ids [...] -> [..., in] of `dtype`."""
         w, read_dtype = self.weight, dtype if self.rotation is None else mx.float32

@@ -76,7 +76,7 @@ class Network:
         Args:
             kv_bits: as `KVCache.bits`.
         """
-        return Cache(self.config, kv_bits)
+        return Cache(self.config, kv_bits, mtp=self.mtp is not None)
 
     def __call__(self, ids: mx.array, cache: Cache, *, revocable: bool = False) -> mx.array:
         """Hidden states, after the final norm, of tokens that follow those in the cache.

@@ -10,30 +10,25 @@ import errno
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from os import utime
 from pathlib import Path
 from shutil import disk_usage
 
-import numpy as np
-
 from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import prefix_tree
+from qwen35_mlx.prompt_cache import prefix_tree, reading
 from qwen35_mlx.prompt_cache import tensors as snapshot_tensors
-from qwen35_mlx.prompt_cache.file import UnusableError
 from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE, PrefixTree, Segment, StoredFile
-from qwen35_mlx.prompt_cache.tensors import KVLayout, RestoreBuffer, Tensors
+from qwen35_mlx.prompt_cache.reading import UnusableFileError
+from qwen35_mlx.prompt_cache.tensors import Tensors
 
 BUDGET = 20 * 10**9
 # Bytes of copied snapshots that wait to be written. Beyond that the engine waits.
 PENDING_BYTES = 2 * 10**9
-# Threads that read files: enough for a fast disk, and for checksums at a few GB/s each.
-READERS = 8
 # Free space that snapshots leave on the disk, so that conversations can always be saved.
 RESERVE = 256 * 10**6
 
@@ -115,8 +110,9 @@ class DiskSnapshotCache:
             chain = self._tree().chain(segment)
             assert chain is not None
             try:
-                cache.restore(self._read(chain, ids))
-            except _UnusableFileError as error:
+                head = cache.head is not None
+                cache.restore(reading.read_snapshot(self.model, chain, ids, mtp=head))
+            except UnusableFileError as error:
                 # Its frames hold the memory that was read into; the next attempt needs as much.
                 error.__traceback__ = None
                 self._discard(error)
@@ -258,19 +254,9 @@ class DiskSnapshotCache:
         for kind, tensors in write.files.items():
             path = segment.path(kind)
             if not path.exists() or path in self._ignored:
-                metadata = self._metadata(segment, kind)
+                metadata = reading.metadata(self.model, segment, kind)
                 self.written_bytes += snapshot_file.write(path, metadata, tensors)
                 self._ignored.discard(path)
-
-    def _metadata(self, segment: Segment, kind: str) -> dict[str, str]:
-        return {
-            "kind": kind,
-            "model": self.model,
-            "parent": segment.parent,
-            "key": segment.key,
-            "start": str(segment.start),
-            "end": str(segment.end),
-        }
 
     def _report_failure(self, line: str) -> None:
         """Report the first of several failures in a row."""
@@ -278,7 +264,7 @@ class DiskSnapshotCache:
             self._failure_reported = True
             self._notify(line)
 
-    def _discard(self, error: "_UnusableFileError") -> None:
+    def _discard(self, error: UnusableFileError) -> None:
         """Delete a file that cannot be used, or at least ignore it from now on."""
         path = error.path
         self._notify(
@@ -289,95 +275,3 @@ class DiskSnapshotCache:
             path.unlink(missing_ok=True)
         except OSError:
             self._ignored.add(path)
-
-    def _read(self, chain: Sequence[Segment], ids: Sequence[int]) -> Snapshot:
-        """The snapshot at the end of a chain.
-
-        Raises:
-            _UnusableFileError: for the first file along the chain that cannot be used.
-        """
-        tokens = np.asarray(ids[: chain[-1].end], dtype="<i4")
-        path = chain[0].path(KV)
-        with _attributed_to(path), snapshot_file.opened(path) as (_, header):
-            self._check(chain[0], KV, header)
-            layout = _kv_layout(header)
-        buffer = RestoreBuffer(layout, chain[-1].end, READERS)
-        # Each reader has one file open at a time: a chain may be longer than the limit of open
-        # files.
-        with ThreadPoolExecutor(READERS) as readers:
-            reads = [readers.submit(self._read_kv, segment, tokens, buffer) for segment in chain]
-            state = readers.submit(self._read_state, chain[-1])
-            try:
-                buffer.allocate()
-                for read in reads:
-                    read.result()
-                return buffer.snapshot(state.result())
-            finally:
-                readers.shutdown(cancel_futures=True)
-
-    def _read_kv(self, segment: Segment, tokens: np.ndarray, buffer: RestoreBuffer) -> None:
-        path = segment.path(KV)
-        with _attributed_to(path), snapshot_file.opened(path) as (file, header):
-            self._check(segment, KV, header)
-            own = snapshot_file.read_tensor(file, header.tensors["tokens"])
-            if not np.array_equal(own, tokens[segment.start : segment.end]):
-                raise UnusableError("is of other tokens")
-            if _kv_layout(header) != buffer.layout:
-                raise UnusableError("does not fit its neighbours")
-            for name in buffer.layout:
-                rows = buffer.rows(name, segment.start, segment.end)
-                snapshot_file.read_tensor(file, header.tensors[name], rows)
-
-    def _read_state(self, segment: Segment) -> Tensors:
-        path = segment.path(STATE)
-        with _attributed_to(path), snapshot_file.opened(path) as (file, header):
-            self._check(segment, STATE, header)
-            return {
-                name: (entry.dtype, snapshot_file.read_tensor(file, entry))
-                for name, entry in header.tensors.items()
-            }
-
-    def _check(self, segment: Segment, kind: str, header: snapshot_file.Header) -> None:
-        """Check that a file's metadata belongs to its name.
-
-        Raises:
-            UnusableError: it does not.
-        """
-        if header.metadata.get("model") != self.model:
-            raise UnusableError("is of another model")
-        expected = self._metadata(segment, kind)
-        if any(header.metadata.get(name) != value for name, value in expected.items()):
-            raise UnusableError("has another's name")
-
-
-def _kv_layout(header: snapshot_file.Header) -> KVLayout:
-    layout = {}
-    for name, entry in header.tensors.items():
-        if name != "tokens":
-            heads, _, width = entry.shape
-            layout[name] = (entry.dtype, heads, width)
-    return layout
-
-
-class _UnusableFileError(Exception):
-    """One file of a chain cannot be used.
-
-    Attributes:
-        reason: a predicate such as "is damaged".
-    """
-
-    def __init__(self, path: Path, reason: str):
-        super().__init__(reason)
-        self.path = path
-        self.reason = reason
-
-
-@contextmanager
-def _attributed_to(path: Path) -> Iterator[None]:
-    """Raise errors about a file's content as `_UnusableFileError` of this path."""
-    try:
-        yield
-    except UnusableError as error:
-        raise _UnusableFileError(path, str(error)) from None
-    except (KeyError, ValueError):
-        raise _UnusableFileError(path, "is incomplete") from None

@@ -8,7 +8,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.model.cache import DeltaState, KVSnapshot, Snapshot
+from qwen35_mlx.model.cache import DeltaState, HeadSnapshot, KVSnapshot, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
 
 _FILE_DTYPES = {
@@ -22,6 +22,10 @@ _MLX_DTYPES = {name: dtype for dtype, name in _FILE_DTYPES.items()}
 # Unsigned types by their size in bytes: numpy has no bfloat16, so bits are copied as these.
 _BITS = {2: mx.uint16, 4: mx.uint32}
 
+# Tensor of the number of rows that the MTP head had at the end of a segment.
+HEAD_COUNT = "head.count"
+_HEAD_ROWS, _HEAD_HIDDEN = "head.rows.", "head.hidden"
+
 Tensors = Mapping[str, tuple[str, np.ndarray]]
 """tensor name -> dtype of the file format, bits"""
 KVLayout = Mapping[str, tuple[str, int, int]]
@@ -34,20 +38,32 @@ def nbytes(tensors: Tensors) -> int:
 
 
 def kv_tensors(snapshot: Snapshot, start: int, ids: Sequence[int]) -> Tensors:
-    """Keys and values of every attention layer from position `start` on, and their tokens."""
+    """Keys and values of every attention layer from position `start` on, and their tokens.
+
+    Those of the MTP head are among them, if the snapshot has its state: a row for each of these
+    tokens, or as many as there are, and their number up to the last token.
+    """
     arrays = {
         f"layers.{index}.rows.{part}": rows[0]
         for index, layer in enumerate(snapshot.layers)
         if isinstance(layer, KVSnapshot)
         for part, rows in enumerate(layer.rows(start))
     }
-    tokens = np.asarray(ids[start:], dtype="<i4")
-    return {"tokens": ("I32", tokens), **_copied(arrays)}
+    tensors: dict[str, tuple[str, np.ndarray]] = {
+        "tokens": ("I32", np.asarray(ids[start:], dtype="<i4"))
+    }
+    if snapshot.head is not None and (count := snapshot.head.kv.offset):
+        rows = snapshot.head.kv.rows(max(count - (len(ids) - start), 0))
+        arrays |= {f"{_HEAD_ROWS}{part}": one[0] for part, one in enumerate(rows)}
+        tensors[HEAD_COUNT] = ("I32", np.array([count], dtype="<i4"))
+    return {**tensors, **_copied(arrays)}
 
 
 def state_tensors(snapshot: Snapshot) -> Tensors:
-    """Recurrent and convolution states of every delta layer."""
+    """Recurrent and convolution states of every delta layer, and what the MTP head reads next."""
     arrays: dict[str, mx.array] = {}
+    if snapshot.head is not None:
+        arrays[_HEAD_HIDDEN] = snapshot.head.hidden[0]
     for index, layer in enumerate(snapshot.layers):
         if isinstance(layer, DeltaState):
             assert layer.conv is not None
@@ -72,29 +88,26 @@ class RestoreBuffer:
     """Keys and values of a whole conversation in MLX's own memory, filled by any threads.
 
     Args:
-        layout: of the tensors.
-        end: number of rows.
+        parts: layouts of tensors, with their number of rows.
         threads: how many allocate the memory; see `allocate`.
     """
 
-    def __init__(self, layout: KVLayout, end: int, threads: int):
-        self.layout = layout
-        self._end = end
-        # There is room for a few more turns: otherwise the next one begins by copying everything.
-        capacity = -(-(end + end // 16 + 256) // 256) * 256
+    def __init__(self, parts: Sequence[tuple[KVLayout, int]], threads: int):
         streams = itertools.cycle(_zeroing_streams(threads))
-        self._bits = {
-            name: mx.zeros(
-                (1, heads, capacity, width),
-                _BITS[snapshot_file.NUMPY[dtype].itemsize],
-                stream=next(streams),
-            )
-            for name, (dtype, heads, width) in layout.items()
-        }
+        self._dtypes: dict[str, str] = {}
+        self._bits: dict[str, mx.array] = {}
+        for layout, rows in parts:
+            # There is room for a few more turns: otherwise the next one begins by copying all.
+            capacity = -(-(rows + rows // 16 + 256) // 256) * 256
+            for name, (dtype, heads, width) in layout.items():
+                bits = _BITS[snapshot_file.NUMPY[dtype].itemsize]
+                shape = (1, heads, capacity, width)
+                self._dtypes[name] = dtype
+                self._bits[name] = mx.zeros(shape, bits, stream=next(streams))
         # Evaluated one by one: arrays of one evaluation become available only all together.
         for bits in self._bits.values():
             mx.async_eval(bits)
-        self._memory: dict[str, Future[np.ndarray]] = {name: Future() for name in layout}
+        self._memory: dict[str, Future[np.ndarray]] = {name: Future() for name in self._bits}
 
     def allocate(self) -> None:
         """Wait until all memory is there; tensors that are there can be filled meanwhile."""
@@ -114,16 +127,18 @@ class RestoreBuffer:
         rows = self._memory[name].result()[0, :, start:end]
         return [snapshot_file.byte_view(head) for head in rows]
 
-    def snapshot(self, state: Tensors) -> Snapshot:
+    def snapshot(self, state: Tensors, end: int, head_rows: int) -> Snapshot:
         """The snapshot, once every row is filled. The buffer is empty afterwards.
 
         Args:
             state: recurrent and convolution states at the end.
+            end: number of tokens.
+            head_rows: of the MTP head; 0 restores none.
         """
         # MLX writes into an array in place only if nothing else holds its memory.
         self._memory.clear()
         arrays = {
-            name: bits.view(_MLX_DTYPES[self.layout[name][0]]) for name, bits in self._bits.items()
+            name: bits.view(_MLX_DTYPES[self._dtypes[name]]) for name, bits in self._bits.items()
         }
         self._bits.clear()
         for name, (dtype, array) in state.items():
@@ -132,16 +147,26 @@ class RestoreBuffer:
         mx.eval(arrays)
         layers: dict[int, dict[str, mx.array]] = {}
         for name, array in arrays.items():
-            _, index, part = name.split(".", 2)
-            layers.setdefault(int(index), {})[part] = array
+            if name.startswith("layers."):
+                _, index, part = name.split(".", 2)
+                layers.setdefault(int(index), {})[part] = array
         restored: list[KVSnapshot | DeltaState] = []
         for _, parts in sorted(layers.items()):
             if "recurrent" in parts:
                 restored.append(DeltaState(parts["conv"], parts["recurrent"]))
             else:
                 rows = tuple(parts[f"rows.{i}"] for i in range(len(parts)))
-                restored.append(KVSnapshot.of_rows(rows, self._end))
-        return Snapshot(self._end, tuple(restored))
+                restored.append(KVSnapshot.of_rows(rows, end))
+        head = _head_snapshot(arrays, head_rows) if head_rows else None
+        return Snapshot(end, tuple(restored), head)
+
+
+def _head_snapshot(arrays: Mapping[str, mx.array], count: int) -> HeadSnapshot | None:
+    """The MTP head's part of restored arrays; None if what it reads next is missing."""
+    hidden = arrays.get(_HEAD_HIDDEN)
+    names = sorted(name for name in arrays if name.startswith(_HEAD_ROWS))
+    rows = tuple(arrays[name] for name in names)
+    return None if hidden is None else HeadSnapshot(KVSnapshot.of_rows(rows, count), hidden)
 
 
 @cache

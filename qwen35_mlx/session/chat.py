@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.drafts import CopyDrafts
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.rows import replace_surrogates
@@ -95,6 +96,7 @@ class Chat:
         self._snapshots = SnapshotCache()
         if library is not None:
             self._snapshots = SnapshotCache(model.open_states(library.folder))
+        self._copies = CopyDrafts()
         self._notices: list[str] = []
         self._closed = False
         self._events: weakref.ref[TurnEvents[Any]] | None = None  # of the last turn
@@ -381,6 +383,7 @@ class Chat:
             tools=self.tools,
             stop=stop,
             sampling=settings.sampling,
+            copies=self._copies,
         )
         return self._begin(self._run(turn, messages, parent, added))
 

@@ -119,16 +119,20 @@ class DraftCounts:
         passes: of the network, with drafts.
         drafted: tokens that were guessed in them.
         accepted: those that the network would have chosen too.
+        speedup: how many times as fast as without drafts, by the clock; None if passes without
+            drafts were not timed, or those with drafts were too few to time.
     """
 
     passes: int
     drafted: int
     accepted: int
+    speedup: float | None = None
 
     def __str__(self) -> str:
         """For a status line: averages of a pass."""
         accepted, drafted = self.accepted / self.passes, self.drafted / self.passes
-        return f"{accepted:.1f} of {drafted:.1f} drafts accepted a pass"
+        line = f"{accepted:.1f} of {drafted:.1f} drafts accepted a pass"
+        return line if self.speedup is None else f"{line}, {self.speedup:.1f}x as fast"
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,8 +317,13 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         stop: str | Sequence[str] = (),
         sampling: Mapping[str, float | None] | None = None,
+        copies: CopyDrafts | None = None,
     ) -> Turn:
-        """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`."""
+        """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`.
+
+        Args:
+            copies: of earlier turns of the conversation, so that its text is not read again.
+        """
         self._owner.check("this model")
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
@@ -331,6 +336,7 @@ class Model:
             seed=seed,
             stop=stop,
             sampling=sampling or {},
+            copies=copies,
         )
 
     def _turn(
@@ -343,6 +349,7 @@ class Model:
         seed: int | None,
         stop: str | Sequence[str],
         sampling: Mapping[str, float | None],
+        copies: CopyDrafts | None = None,
     ) -> Turn:
         """A turn on a prompt that fits into the context."""
         room = self.context - len(prompt)
@@ -368,14 +375,14 @@ class Model:
             owner=self._owner,
             stop=StopStrings([stop] if isinstance(stop, str) else stop),
             seed=seed,
-            drafter=self._drafter(),
+            drafter=self._drafter(cache, copies or CopyDrafts()),
         )
 
-    def _drafter(self) -> Drafter | None:
+    def _drafter(self, cache: Cache, copies: CopyDrafts) -> Drafter | None:
         """A new drafter for one reply; None for none."""
         if self.mtp == "off":
             return None
-        head = None if self.network.mtp is None else MTPDrafts(self.network, self.kv_bits)
+        head = None if self.network.mtp is None else MTPDrafts(self.network, cache)
         if self.mtp == "auto":
-            return Drafter(head, CopyDrafts(), self._costs)
+            return Drafter(head, copies, self._costs)
         return Drafter(head, None, self._costs, depth=int(self.mtp))

@@ -136,10 +136,11 @@ class TurnRecorder:
 
         def take_snapshot() -> None:
             position = turn.cache.offset
+            snapshot = turn.snapshot()
             if position == tool_call:
-                self._before_tool_call = turn.cache.snapshot()
+                self._before_tool_call = snapshot
             if position in kept:
-                self._snapshots.add(prompt[:position], turn.cache.snapshot())
+                self._snapshots.add(prompt[:position], snapshot)
             if position % CHECKPOINT_TOKENS == 0:
                 self._write_snapshots(prompt[:position])
 
@@ -205,7 +206,7 @@ class TurnRecorder:
         ids = [*turn.prompt, *turn.reply_ids]
         messages = [*self._messages, reply.for_template()]
         if turn.cache.offset == len(ids) and self._anchors.continues(messages, ids):
-            self._snapshots.add(ids, turn.cache.snapshot())
+            self._snapshots.add(ids, turn.snapshot())
         elif before is not None and reply.tool_calls:
             # The template may render the tool call differently from the model's own text.
             self._snapshots.add(turn.prompt[: before.offset], before)

@@ -18,7 +18,7 @@ from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.lifetime import Owner
-from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done, DraftCounts, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.text.reply import (
@@ -77,6 +77,12 @@ class Turn:
         """The reply so far, including what the parser holds back, such as an open tool call."""
         return join_events([*self.reply_events, *self.parser.pending()])
 
+    def snapshot(self) -> Snapshot:
+        """The state after the tokens that the cache holds now, before the turn's next event."""
+        if self.drafter is not None:
+            self.drafter.save()
+        return self.cache.snapshot()
+
     def run(self) -> Generator[TurnEvent]:
         """Prefill, then decode to the end of the reply. Closing the iterator cancels.
 
@@ -102,11 +108,11 @@ class Turn:
         mx.reset_peak_memory()
         started = time.perf_counter()
         cached = self.cache.offset
+        if self.drafter is not None:
+            self.drafter.begin(self.prompt, cached)
         yield from self._prefill(cached)
         seed = secrets.randbits(63) if self.seed is None else self.seed
         sampler = Sampler(self.sampling, self.network.config.vocab_size, seed)
-        if self.drafter is not None:
-            self.drafter.read_prompt(self.prompt)
         tokens = decode(self.network, self.cache, self.prompt[-1], sampler, self.drafter)
         decoder = self.tokenizer.stream()
         first_token_at = started
@@ -149,7 +155,7 @@ class Turn:
         of = self.drafter
         if of is None or not of.passes:
             return None
-        return DraftCounts(of.passes, of.drafted, of.accepted)
+        return DraftCounts(of.passes, of.drafted, of.accepted, of.speedup)
 
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
         """Read all of the prompt but its last token, which decoding begins with."""

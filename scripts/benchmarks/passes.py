@@ -90,8 +90,8 @@ def passes(network: Network, length: int, count: int) -> list[dict[str, Any]]:
 class PlannedDrafts(MTPDrafts):
     """Drafts of which each is right with a given probability. The head runs all the same."""
 
-    def __init__(self, network: Network, reply: Sequence[int], share: float):
-        super().__init__(network)
+    def __init__(self, network: Network, cache: Cache, reply: Sequence[int], share: float):
+        super().__init__(network, cache)
         self._reply, self._share, self._random = reply, share, random.Random(1)
 
     def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
@@ -132,7 +132,7 @@ def gains(
     reply, plain = rate(network, cache, tokens, None)
     rows: list[dict[str, Any]] = []
     for share, depth in itertools.product(shares, depths):
-        head = PlannedDrafts(network, [*reply, *reply[:16]], share)
+        head = PlannedDrafts(network, cache, [*reply, *reply[:16]], share)
         drafter = Drafter(head, None, costs, depth=None if depth == "auto" else int(depth))
         found, drafted = rate(network, cache, tokens, drafter)
         differs = next(

@@ -176,6 +176,9 @@ async def test_f2_shows_and_changes_settings_at_once(home: Path) -> None:
         assert at.app.theme == "qwen-light"
         assert "theme is kept" in at.text
         assert file.read_text() == with_value(WRITTEN, "theme", "light")
+        await at.press("ctrl+u", *"mtp", "enter")
+        assert at.controller.settings.mtp == "off"
+        assert "mtp is kept, for the next start" in at.text
         await at.press("ctrl+u", *"temper", "enter")
         assert isinstance(at.app.screen, Ask)
         await at.press("ctrl+u", *"hot", "enter")

@@ -40,3 +40,5 @@ def test_how_many_drafts_were_accepted_stands_at_the_end() -> None:
     assert "drafts" not in " ".join(bar.parts)
     bar.accepted = DraftCounts(passes=10, drafted=30, accepted=21)
     assert bar.parts[-1] == "2.1 of 3.0 drafts accepted a pass"
+    bar.accepted = DraftCounts(passes=10, drafted=30, accepted=21, speedup=1.437)
+    assert bar.parts[-1] == "2.1 of 3.0 drafts accepted a pass, 1.4x as fast"

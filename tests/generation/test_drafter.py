@@ -15,6 +15,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 
 SAMPLER = Sampler(Sampling(temperature=0), 8)
 EMPTY = mx.array([], mx.int32)
+HIDDEN = mx.zeros((1, 1, 1))
 TOKENS = 3000
 
 # Milliseconds of a pass by its drafts, 0 to 6: the first two as measured on an H200 with the head's
@@ -28,6 +29,9 @@ MACHINES = {
 
 class Head:
     """In place of `MTPDrafts`."""
+
+    def begin(self, prompt: Sequence[int], cached: int) -> None:
+        pass
 
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
         pass
@@ -100,7 +104,7 @@ def test_copies_are_drafted_where_the_conversation_repeats():
         for _ in range(4):
             costs.add("copy" if count else "", count, seconds)
     drafter = Drafter(None, copies, costs)
-    drafter.read_prompt([*range(40), 99])
+    drafter.begin([*range(40), 99], 0)
     assert not drafter.wants_to_draft
     drafter.read([1, 2, 3], mx.zeros((1, 3, 1)))
     assert drafter.wants_to_draft
@@ -108,3 +112,50 @@ def test_copies_are_drafted_where_the_conversation_repeats():
     assert drafts is not None
     assert drafts.tolist() == list(range(4, 4 + drafts.size))
     assert drafts.size >= 4
+
+
+def timed(single: float, passes: Sequence[tuple[int, int, float]], context: int) -> Drafter:
+    """A drafter after passes of a reply.
+
+    Args:
+        single: seconds of a pass without drafts, timed behind 100 tokens.
+        passes: drafts, accepted ones, and seconds.
+        context: tokens of the prompt.
+    """
+    costs, now, head = PassCosts(), 0.0, Head()
+    for _ in range(6):
+        costs.add("", 0, single, 100)
+    drafter = Drafter(head, None, costs, depth=3, clock=lambda: now)  # type: ignore[arg-type]
+    drafter.begin([0] * context, 0)
+    drafter.read([0], HIDDEN)
+    for count, accepted, seconds in passes:
+        drafter._depth = count
+        drafter.draft(SAMPLER, EMPTY, 0)
+        now += seconds
+        drafter.read([0] * (accepted + 1), HIDDEN)
+    return drafter
+
+
+def test_the_speedup_is_that_of_the_passes_that_were_timed():
+    """The first two, in which kernels are compiled, do not count."""
+    passes = [(3, 0, 60.0), (3, 0, 60.0), (3, 3, 1.0), (3, 1, 2.0)]
+    assert timed(1.0, passes, 100).speedup == pytest.approx(6 / 3.0)
+    assert timed(0.25, passes, 100).speedup == pytest.approx(0.5)
+
+
+def test_no_speedup_is_claimed_that_was_not_measured():
+    assert timed(1.0, [(3, 3, 1.0)] * 2, 100).speedup is None
+    assert timed(1.0, [(3, 3, 1.0)] * 3, 100).speedup is None  # one of three
+    assert timed(1.0, [(3, 3, 1.0)] * 4, 100).speedup is not None
+    assert timed(1.0, [(3, 3, 1.0)] * 9, 30_000).speedup is None
+    assert Drafter(Head(), None, PassCosts()).speedup is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("context", "again"), [(100, False), (3000, False), (9000, True)])
+def test_passes_are_timed_again_at_another_length_of_context(context, again):
+    costs = PassCosts()
+    for _ in range(6):
+        costs.add("", 0, 1.0, 100)
+    drafter = Drafter(Head(), None, costs)  # type: ignore[arg-type]
+    drafter.begin([0] * context, 0)
+    assert drafter.wants_to_draft != again

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx.generation import drafts as drafting
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
@@ -34,6 +35,9 @@ class Script:
     def __init__(self, script: Sequence[Sequence[int]]):
         self.script, self.read_ids = script, list[int]()
 
+    def end(self, ids: Sequence[int], hidden: mx.array) -> None:
+        assert hidden.shape[1] == len(ids) + 1
+
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
         assert hidden is not None
         assert hidden.shape[1] == len(ids)
@@ -45,15 +49,24 @@ class Script:
         return mx.array(np.array(drafts[:count], np.int32))
 
 
-def prefilled(name: str, prompt: Sequence[int], drafts: Any = None) -> Cache:
+def prefilled(name: str, prompt: Sequence[int]) -> Cache:
     net = network(name, mtp=True)
-    cache = net.make_cache()
+    return prefill_with(name, prompt, net.make_cache())
 
-    def observe(hidden: mx.array, start: int) -> None:
-        drafts.read(prompt[start + 1 : start + 1 + hidden.shape[1]], hidden)
 
-    chunks = prefill(net, cache, prompt[:-1], 40, *([observe] if drafts is not None else []))
-    for _ in chunks:
+def prefill_with(
+    name: str, prompt: Sequence[int], cache: Cache, drafts: Any = None, end: int | None = None
+) -> Cache:
+    """The cache with all tokens of `prompt` up to `end`, by default all but the last."""
+    start = cache.offset
+
+    def observe(hidden: mx.array, index: int) -> None:
+        following = start + index + 1
+        if drafts is not None:
+            drafts.read(prompt[following : following + hidden.shape[1]], hidden)
+
+    ids = prompt[start : len(prompt) - 1 if end is None else end]
+    for _ in prefill(network(name, mtp=True), cache, ids, 40, observe):
         pass
     return cache
 
@@ -96,8 +109,8 @@ def assert_same_state(a: Cache, b: Cache) -> None:
 def test_replies_are_those_without_drafts(name, sampling, depth):
     prompt = expected(name)["prompt"].tolist()
     want = reply(name, SAMPLINGS[sampling], None, plain := prefilled(name, prompt))
-    drafts = MTPDrafts(network(name, mtp=True))
-    cache = prefilled(name, prompt, drafts)
+    cache = network(name, mtp=True).make_cache()
+    prefill_with(name, prompt, cache, drafts := MTPDrafts(network(name, mtp=True), cache))
     drafter = fixed(drafts, depth)
     assert reply(name, SAMPLINGS[sampling], drafter, cache) == want
     assert drafter.passes > 0
@@ -186,3 +199,24 @@ def test_nothing_is_copied_where_nothing_repeats(ids):
     drafts = copies(ids)
     assert drafted(drafts) == []
     assert drafts.match_length == 0
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, 5, 37, 59, 60])
+def test_a_prompt_that_goes_on_otherwise_is_copied_from_as_if_read_at_once(kept):
+    rng = np.random.default_rng(kept)
+    one, other = rng.integers(3, size=(2, 60)).tolist()
+    drafts = copies(one[:50])
+    drafts.read(one[50:])
+    for prompt in ([*one[:kept], *other], [*one[:kept], *other[:9]], one):
+        drafts.begin(prompt, 0)
+        fresh = copies(prompt)
+        assert drafted(drafts) == drafted(fresh)
+        assert drafts.match_length == fresh.match_length
+        assert drafts._following == fresh._following
+
+
+def test_the_next_prompt_of_a_conversation_costs_its_new_tokens(monkeypatch):
+    drafts, read = copies(list(range(1000))), []
+    monkeypatch.setattr(drafting, "_ngrams", lambda ids: read.append(len(ids)) or [])
+    drafts.begin([*range(990), 5, 6, 7], 0)
+    assert sum(read) < 20

@@ -67,6 +67,9 @@ class Guesses:
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
         self._last = ids[-1]
 
+    def end(self, ids: Sequence[int], hidden: mx.array) -> None:
+        pass
+
     def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
         if not self._coupled:
             return mx.array(self._rng.integers(VOCAB, size=count).astype(np.int32))

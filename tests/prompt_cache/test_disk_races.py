@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.prompt_cache import file as snapshot_file
-from qwen35_mlx.prompt_cache import prefix_tree
+from qwen35_mlx.prompt_cache import prefix_tree, reading
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.prefix_tree import STATE, PrefixTree
 from tests.prompt_cache.test_disk import (
@@ -125,13 +125,13 @@ def test_a_snapshot_evicted_by_another_window_during_restore_is_computed_again(
     model, tmp_path, monkeypatch
 ):
     states = store_snapshots(model, tmp_path, 64, 128)
-    real = states._read
+    real = reading.read_snapshot
 
-    def evict_first(*arguments: Any) -> Any:
+    def evict_first(*arguments: Any, **options: Any) -> Any:
         prefix_tree.evict(tmp_path, 0)
-        return real(*arguments)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(states, "_read", evict_first)
+    monkeypatch.setattr(reading, "read_snapshot", evict_first)
     assert states.restore(IDS, model.network.make_cache()) == 0
     assert "is gone" in states.notices()[0]
 

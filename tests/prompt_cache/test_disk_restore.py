@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.model.cache import Cache, KVCache
-from qwen35_mlx.prompt_cache import disk
 from qwen35_mlx.prompt_cache import file as snapshot_file
+from qwen35_mlx.prompt_cache import reading
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE
 from qwen35_mlx.prompt_cache.tensors import RestoreBuffer
@@ -106,7 +106,7 @@ def test_each_reader_has_one_file_open(model, tmp_path, monkeypatch):
     call_on_open(monkeypatch, note)
     assert states.restore(IDS, model.network.make_cache()) == STOPS[-1]
     assert len(counts) > len(STOPS)
-    assert 1 < max(counts) - before <= disk.READERS
+    assert 1 < max(counts) - before <= reading.READERS
     assert count_entries("/dev/fd") == before
 
 
@@ -185,7 +185,7 @@ def test_a_failed_attempt_frees_its_memory_before_the_next(model, tmp_path, monk
             super().__init__(*args)
             buffers.append(weakref.ref(self))
 
-    monkeypatch.setattr(disk, "RestoreBuffer", Watched)
+    monkeypatch.setattr(reading, "RestoreBuffer", Watched)
     gc.collect()
     gc.disable()
     try:
@@ -201,7 +201,7 @@ def test_repeated_restores_do_not_accumulate_threads(model, tmp_path):
     for _ in range(12):
         assert states.restore(IDS, model.network.make_cache()) == 100
         counts.append(count_entries("/proc/self/task"))
-    assert counts[-1] < counts[0] + disk.READERS, counts  # some may still be ending
+    assert counts[-1] < counts[0] + reading.READERS, counts  # some may still be ending
 
 
 def test_a_damaged_state_is_reported_only_after_all_keys_and_values(model, tmp_path):

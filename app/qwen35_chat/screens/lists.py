@@ -17,6 +17,7 @@ from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
+    MTP,
     PRESETS,
     SAMPLING,
     THEMES,
@@ -214,9 +215,11 @@ class HistoryList(Picker):
 CHOICES: Mapping[str, Sequence[str]] = {
     "thinking": THINKING,
     "preset": tuple(PRESETS),
+    "mtp": MTP,
     "theme": THEMES,
     "thinking_view": VIEWS,
 }
+AT_START = ("model", "mtp")
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
     "system": "what the model is told before everything else",
@@ -224,6 +227,7 @@ HELP: Mapping[str, str] = {
     "preset": "sampling, as the model's card advises",
     "max_tokens": "longest reply; 0 for whatever the context leaves",
     "context": "tokens that the list of models reckons memory for",
+    "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "ansi takes the terminal's own colours",
     "thinking_view": "how the thinking of replies is shown",
     "folders": "where models are looked for, separated by commas",
@@ -289,7 +293,8 @@ class SettingsList(Picker):
 
     async def _set(self, name: str, text: str) -> None:
         await self._change(name, text)
-        self.show_message(f"{name} is kept, and holds from now on")
+        when = "for the next start" if name in AT_START else "and holds from now on"
+        self.show_message(f"{name} is kept, {when}")
         if self.is_attached:
             self.reload(name)
 
