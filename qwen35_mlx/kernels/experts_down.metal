@@ -8,17 +8,15 @@
 // h        [N, K I + IS] float32, from experts_up.metal
 // experts  [N, K] uint32
 // weights  [N, K + 1] float32, the last one the shared expert's
-// w        [E, H, I BITS / 32] uint32; scales, biases [E, H, I / GS]
-// shared_w [H, IS BITS / 32] uint32; shared_scales, shared_biases [H, IS / GS]
+// w        [E, H, I]; scales, biases [E, H, I / ROUTED_GS]
+// shared_w [H, IS]; shared_scales, shared_biases [H, IS / SHARED_GS]
+//          Both in a format of include_packed_format.metal, which is the same if ONE_FORMAT
 // residual [N, H]
 // -> y     [N, H]   residual + the sum, which is rounded before
 
-#include "include_packed_format.metal"
-
 constexpr int ROWS = OUTPUTS;             // of w, in a threadgroup
-constexpr int CHUNKS = I / CHUNK;         // in a routed expert's row
-constexpr int SHARED_CHUNKS = IS / CHUNK;
-constexpr int TOTAL_CHUNKS = K * CHUNKS + SHARED_CHUNKS;
+constexpr int CHUNKS = I / ROUTED_CHUNK;  // in a routed expert's row
+constexpr int TOTAL_CHUNKS = K * CHUNKS + IS / SHARED_CHUNK;
 constexpr int THREADS = 32 * SIMD_GROUPS;
 constexpr int OUT = K * I + IS;
 
@@ -43,38 +41,29 @@ for (int r = 0; r < OUTPUTS; ++r) acc[r] = 0.0f;
 
 for (int item = thread_index; item < TOTAL_CHUNKS; item += THREADS) {
   const int slot = item < K * CHUNKS ? item / CHUNKS : K;
+  const int first_item = slot * CHUNKS;
   const bool routed = slot < K;
-  const int chunk = item - slot * CHUNKS;
-  const int row_chunks = routed ? CHUNKS : SHARED_CHUNKS;
-  const int row_groups = row_chunks * CHUNK / GS;
   const int first_row = routed ? static_cast<int>(experts[token * K + slot]) * H : 0;
-  auto source = routed ? w : shared_w;
-  auto scale_row = routed ? scales : shared_scales;
-  auto bias_row = routed ? biases : shared_biases;
-  auto h_quads = reinterpret_cast<const device float4*>(h + token * OUT + slot * I + chunk * CHUNK);
-
-  uint32_t words[OUTPUTS][CHUNK_WORDS];
-  float scale[OUTPUTS];
-  float bias[OUTPUTS];
-  #pragma unroll
-  for (int r = 0; r < OUTPUTS; ++r) {
-    const int row = first_row + (first_output + r < H ? first_output + r : H - 1);
-    const int index = row * row_chunks + chunk;
-#include "include_load_chunk.metal"
-    scale[r] = static_cast<float>(scale_row[row * row_groups + chunk * CHUNK / GS]);
-    bias[r] = static_cast<float>(bias_row[row * row_groups + chunk * CHUNK / GS]);
+#include "include_expert_sources.metal"
+  if (ONE_FORMAT || routed) {
+    constexpr int MODE = ROUTED_MODE;
+    constexpr int BITS = ROUTED_BITS;
+    constexpr int GS = ROUTED_GS;
+    constexpr int CHUNK = ROUTED_CHUNK;
+#include "include_packed_format.metal"
+    auto scale_row = reinterpret_cast<const device RoutedScaleT*>(scale_bytes);
+    auto bias_row = reinterpret_cast<const device RoutedScaleT*>(bias_bytes);
+#include "include_expert_downs.metal"
+  } else {
+    constexpr int MODE = SHARED_MODE;
+    constexpr int BITS = SHARED_BITS;
+    constexpr int GS = SHARED_GS;
+    constexpr int CHUNK = SHARED_CHUNK;
+#include "include_packed_format.metal"
+    auto scale_row = reinterpret_cast<const device SharedScaleT*>(scale_bytes);
+    auto bias_row = reinterpret_cast<const device SharedScaleT*>(bias_bytes);
+#include "include_expert_downs.metal"
   }
-  const float dot_weight = static_cast<float>(weights[token * (K + 1) + slot]);
-  float values[CHUNK];
-  #pragma unroll
-  for (int q = 0; q < CHUNK / 4; ++q) {
-    const float4 quad = h_quads[q];
-    values[4 * q] = quad.x;
-    values[4 * q + 1] = quad.y;
-    values[4 * q + 2] = quad.z;
-    values[4 * q + 3] = quad.w;
-  }
-#include "include_packed_dot.metal"
 }
 
 #pragma unroll

@@ -15,8 +15,8 @@ MAX_DECODE_TOKENS = 8
 class KernelSelection:
     """The variant of each operation, by name; shared by all layers of a network.
 
-    Operations on packed matrices in kernels of this package have one for each format, since a
-    network may mix formats, of which the kernels read some. A format without an entry was not
+    Operations on matrices in kernels of this package have one for each format, since a network may
+    mix formats, of which the kernels read some. A format without an entry was not
     checked: the reference computes it.
 
     Attributes:
@@ -29,7 +29,7 @@ class KernelSelection:
         qk_norm_rope: norm and rotation of queries and keys, for a few tokens; see `qk_norm_rope`.
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         prefill_attention: causal attention of many tokens; see `model.attention`.
-        matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
+        matmul_decode: a few tokens times a matrix, with the norm before it and the
             residual sum after it, by `Linear.packing`; see `matvec`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
             graph instead of building it in Python.

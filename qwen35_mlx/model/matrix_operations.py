@@ -1,4 +1,4 @@
-"""Products with packed matrices, for `kernels.autotune` to try: each format by itself."""
+"""Products with matrices, for `kernels.autotune` to try: each format by itself."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -11,6 +11,7 @@ from qwen35_mlx.kernels.autotune import Operation, Outputs
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.kernels.row_format import Matrix, RowFormat, matrix_shape
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model import trials
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -22,14 +23,13 @@ from qwen35_mlx.model.network import Network
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """A packed matrix, and what is computed with its product.
+    """A matrix, and what is computed with its product.
 
     Attributes:
         norm, residual, glu: as for `matvec.reference`; residual says whether there is one.
     """
 
     linear: Linear
-    weight: QuantizedWeight
     norm: RMSNorm | None
     residual: bool
     glu: bool
@@ -41,11 +41,11 @@ class _Use:
     @property
     def size(self) -> tuple[int, int]:
         """Outputs and inputs of the matrix."""
-        return self.weight.scales.shape[0], self.linear.width
+        return matrix_shape(self.linear.weight)[0], self.linear.width
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.weight.arrays)
+        return sum(array.nbytes for array in self.linear.arrays)
 
     def call(self, network: Network, tokens: int) -> Callable[[], Outputs]:
         out, width = self.size
@@ -55,11 +55,18 @@ class _Use:
 
 
 def matrix_operations(network: Network) -> list[Operation]:
-    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill`."""
+    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill` if matrices are
+    packed.
+    """
     found = [_decode(network, uses) for uses in _uses_by_format(network).values()]
-    in_layers = [use for layer in network.layers for use in _uses_of_layer(layer)]
-    if in_layers:
-        found.append(_prefill(network, max(in_layers, key=lambda use: use.nbytes)))
+    packed = [
+        use
+        for layer in network.layers
+        for use in _uses_of_layer(layer)
+        if isinstance(use.linear.weight, QuantizedWeight)
+    ]
+    if packed:
+        found.append(_prefill(network, max(packed, key=lambda use: use.nbytes)))
     return found
 
 
@@ -71,13 +78,13 @@ def _uses_by_format(network: Network) -> dict[str, list[_Use]]:
     found: dict[str, list[_Use]] = defaultdict(list)
     for use in uses:
         x = mx.zeros((1, use.linear.width), network.dtype)
-        if matvec.supports(x, use.weight):
+        if matvec.supports(x, use.linear.weight):
             found[use.linear.packing].append(use)
     return found
 
 
 def _uses_of_layer(layer: Layer) -> list[_Use]:
-    """Every packed matrix of a layer but the routed experts', as a pass over few tokens uses it."""
+    """Every matrix of a layer but the routed experts', as a pass over few tokens uses it."""
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, GatedDeltaNet):
         first, last = mixer.in_proj, mixer.out_proj
@@ -102,11 +109,7 @@ def _uses(
     residual: bool = False,
     glu: bool = False,
 ) -> list[_Use]:
-    return [
-        _Use(linear, linear.weight, norm, residual, glu)
-        for linear in matrices
-        if isinstance(linear.weight, QuantizedWeight)
-    ]
+    return [_Use(linear, norm, residual, glu) for linear in matrices]
 
 
 def _decode(network: Network, uses: list[_Use]) -> Operation:
@@ -120,7 +123,7 @@ def _decode(network: Network, uses: list[_Use]) -> Operation:
         if use.kind not in largest or use.nbytes > largest[use.kind].nbytes:
             largest[use.kind] = use
     heaviest = max(same.values(), key=lambda uses: sum(use.nbytes for use in uses))
-    checked = [*largest.values(), _two_rounds(network, uses[0].weight)]
+    checked = [*largest.values(), _two_rounds(network, uses[0].linear.weight)]
     return Operation(
         "matmul_decode",
         _shape(network, heaviest[0]),
@@ -136,15 +139,22 @@ def _decode(network: Network, uses: list[_Use]) -> Operation:
     )
 
 
-def _two_rounds(network: Network, like: QuantizedWeight) -> _Use:
+def _two_rounds(network: Network, like: Matrix) -> _Use:
     """A matrix of a few rows that are too long for `matvec` to read in one round."""
-    q, dtype = like.quantization, like.scales.dtype
-    round_values = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * quantized.chunk_values(q.bits)
-    width = round_values + q.group_size
-    rows = trials.noise(network, 24, width).astype(dtype)
-    weight = QuantizedWeight(*mx.quantize(rows, q.group_size, q.bits), q)
+    row_format = RowFormat.of(like)
+    assert row_format is not None
+    round_values = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * quantized.chunk_values(row_format.bits)
+    width = round_values + max(row_format.group_size, 64)
+    rows = trials.noise(network, 24, width)
+    if isinstance(like, QuantizedWeight):
+        q = like.quantization
+        if like.biases is not None:
+            rows = rows.astype(like.scales.dtype)
+        weight = QuantizedWeight.quantized(rows, q)
+    else:
+        weight = rows.astype(like.dtype)
     norm = RMSNorm(trials.noise(network, width), 1e-6)
-    return _Use(Linear(weight, network.selection), weight, norm, False, False)
+    return _Use(Linear(weight, network.selection), norm, False, False)
 
 
 def _prefill(network: Network, use: _Use) -> Operation:

@@ -61,7 +61,8 @@ def operations(network: Network) -> list[Operation]:
             *_decode_attention(network, attention_mixers[0]),
             _prefill_attention(network, attention_mixers[0]),
         ]
-    sparse = [(x.mlp, x.mlp_norm) for x in network.layers if isinstance(x.mlp, SparseMoE)]
+    layers = network.layers if network.mtp is None else [*network.layers, network.mtp.layer]
+    sparse = [(x.mlp, x.mlp_norm) for x in layers if isinstance(x.mlp, SparseMoE)]
     return found + _experts(network, sparse) if sparse else found
 
 
