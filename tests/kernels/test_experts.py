@@ -211,7 +211,7 @@ MIXTURES: dict[str, list[Form]] = {
     "more bits": [affine(32, 4), affine(64, 6), affine(64, 8), affine(32, 8)],
     "other groups": [affine(32, 4), affine(64, 4), affine(128, 4), affine(32, 4)],
     "other scales": [affine(64, 4), affine(64, 4), *2 * [affine(64, 4, mx.bfloat16)]],
-    "floats": [MXFP4, NVFP4, NVFP4, MXFP8],
+    "floats": [MXFP8, MXFP4, NVFP4, MXFP8],
     "not quantised": [affine(64, 2), mx.bfloat16, mx.float16, mx.float32],
 }
 
