@@ -45,8 +45,8 @@ for (int tile = 0; tile < SLAB / TILE; ++tile) {
         if (PLAIN) acc[r * TOKENS + t] = fma(values[t][i], weight, acc[r * TOKENS + t]);
         else dot[r][t] += values[t][i] * weight;
       }
-      if (!PLAIN && ((n + 1) % GS == 0 || n + 1 == CHUNK)) {
-        const int g = n * CHUNK_GROUPS / CHUNK;
+      if (!PLAIN && (n + 1) % GS == 0 && n + 1 < CHUNK) {
+        const int g = n / GS;
         #pragma unroll
         for (int t = 0; t < TOKENS; ++t) {
           acc[r * TOKENS + t] += AFFINE ? scale[r][g] * dot[r][t] + bias[r][g] * x_sum[t][g]

@@ -113,6 +113,17 @@ for (int round = 0; round < ROUNDS; ++round) {
 #include "include_packed_dots.metal"
     }
   }
+  if (chunk < CHUNKS && !PLAIN) {
+    constexpr int g = CHUNK_GROUPS - 1;
+    #pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      #pragma unroll
+      for (int t = 0; t < TOKENS; ++t) {
+        acc[r * TOKENS + t] += AFFINE ? scale[r][g] * dot[r][t] + bias[r][g] * x_sum[t][g]
+                                      : scale[r][g] * dot[r][t];
+      }
+    }
+  }
 }
 
 #include "include_sum_over_lanes.metal"
