@@ -20,9 +20,7 @@ from qwen35_mlx.kernels.row_format import Matrix, RowFormat, dense, matrix_shape
 KERNEL = "three dispatches"
 # Outputs of one token per threadgroup.
 OUTPUTS_PER_THREADGROUP = 4
-
-
-# Values of x in threadgroup memory, at most: Metal allows 32 KB, of which sums take a little.
+# Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which sums take a little.
 STAGED_BYTES = 28_000
 
 
@@ -86,23 +84,35 @@ class _Pair:
         return min(simd_groups_for(width, self.routed.bits), fit)
 
     @property
+    def mixed(self) -> bool:
+        """Whether the formats differ."""
+        return self.routed != self.shared or self.arrays[1].dtype != self.arrays[4].dtype
+
+    @property
     def constants(self) -> dict[str, int | mx.Dtype]:
-        scales = self.arrays[1].dtype, self.arrays[4].dtype
+        """The formats under their names in the kernel bodies."""
         return {
             **self.routed.constants("ROUTED_"),
             **self.shared.constants("SHARED_"),
-            "RoutedScaleT": scales[0],
-            "SharedScaleT": scales[1],
-            "ONE_FORMAT": int(self.routed == self.shared and scales[0] == scales[1]),
+            "RoutedScaleT": self.arrays[1].dtype,
+            "SharedScaleT": self.arrays[4].dtype,
         }
 
 
 _ROUTE = Kernel("experts_route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
-_UP = Kernel("experts_up", inputs=("x", "norm_weight", "experts", *_PACKED), outputs=("h",))
-_DOWN = Kernel(
-    "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
-)
+
+
+def _by_mixture(name: str, inputs: tuple[str, ...], output: str) -> dict[bool, Kernel]:
+    """A kernel by `_Pair.mixed`: MLX hashes its text at each launch, and one format needs less."""
+    return {
+        False: Kernel(name, inputs, (output,)),
+        True: Kernel(f"{name}_mixed", inputs, (output,)),
+    }
+
+
+_UP = _by_mixture("experts_up", ("x", "norm_weight", "experts", *_PACKED), "h")
+_DOWN = _by_mixture("experts_down", ("h", "experts", "weights", *_PACKED, "residual"), "y")
 
 
 def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
@@ -207,14 +217,14 @@ def run_experts(
         )
 
     up = _Pair.of(layer.gate_up, layer.shared_gate_up, x)
-    (h,) = _UP(
+    (h,) = _UP[up.mixed](
         [x, norm.weight, experts, *up.arrays],
         launch(
             up, intermediate, hidden, mx.float32, NormT=norm.weight.dtype, EPS=float_bits(norm.eps)
         ),
     )
     down = _Pair.of(layer.down, layer.shared_down, x)
-    (y,) = _DOWN(
+    (y,) = _DOWN[down.mixed](
         [h, experts, weights, *down.arrays, residual], launch(down, hidden, intermediate, x.dtype)
     )
     return y

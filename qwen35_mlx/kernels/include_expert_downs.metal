@@ -1,5 +1,5 @@
-// Included by experts_down.metal: one chunk of h times the same chunk of OUTPUTS rows of one format,
-// added to acc[OUTPUTS].
+// Included by experts_down.metal: one chunk of h times the same chunk of ROWS rows of one format,
+// added to acc[ROWS].
 
 const int chunk = item - first_item;
 const int row_chunks = (routed ? I : IS) / CHUNK;

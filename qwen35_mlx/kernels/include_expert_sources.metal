@@ -1,5 +1,5 @@
-// Included by other bodies: where the rows of a routed expert or of the shared one are, as words and
-// as bytes: arrays of several formats have no type in common.
+// Included by other bodies: where the rows of a routed expert or of the shared one are. Pointers to
+// words and bytes, since arrays of several formats have no type in common.
 
 auto source = reinterpret_cast<const device uint32_t*>(w);
 auto scale_bytes = reinterpret_cast<const device uint8_t*>(scales);

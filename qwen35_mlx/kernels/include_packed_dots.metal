@@ -1,8 +1,8 @@
 // Included by matvec.metal: this thread's chunk of the staged slab of all rows of x, times the same
-// values of ROWS rows of w (words), added to dot[ROWS][TOKENS]; the sums of x are added to x_sum. At
-// the end of a group both go to acc[ROWS TOKENS], times its scale and bias. Products with plain values
-// go there at once, by FMA: where weights are loaded values, not computed ones, a compiler may
-// multiply four of them at once at some TOKENS, and round the products.
+// values of ROWS rows of w (words), added to dot[ROWS][TOKENS]; the sums of x are added to x_sum.
+// Between the groups of a chunk, both go to acc[ROWS TOKENS], times scale and bias. Products with
+// plain values go there at once, by FMA: a compiler may multiply values that are merely loaded four
+// at once, at some TOKENS only, and round the products.
 
 #pragma unroll
 for (int tile = 0; tile < SLAB / TILE; ++tile) {

@@ -45,8 +45,8 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
 
 
 def operations(network: Network) -> list[Operation]:
-    """The operations of the first layer of each kind, with its own weights; those on packed
-    matrices for every format in the network.
+    """The operations of the first layer of each kind, with its own weights; those on matrices for
+    every format in the network.
     """
     found = matrix_operations(network)
     delta_nets = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
