@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 
 def report(operations: Sequence["Operation"], tried: dict[str, list["Trial"]]) -> None:
-    """Print a table, then one JSON line."""
+    """Print a table, then one JSON line.
+
+    The times of checks have those of compiling in them; the others are of one call.
+    """
     from qwen35_mlx.kernels.autotune import fastest_variant, machine_key
 
     for operation in operations:
         trials = tried[operation.key]
-        fastest = fastest_variant(trials)
+        fastest = fastest_variant(trials, operation.margin)
         print_line(operation.key)
         for t in trials:
             error = "" if t.error is None else f"error {t.error:.1e}"
+            checked = f"checked in {1000 * t.check_seconds:.0f} ms"
             result = t.failure or f"{t.milliseconds:.3f} ms"
             mark = "*" if t.variant == fastest else " "
-            print_line(f"  {mark} {t.variant:28} {error:16} {result}")
+            print_line(f"  {mark} {t.variant:28} {error:16} {checked:22} {result}")
     results = {key: [asdict(t) for t in trials] for key, trials in tried.items()}
     print_line(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
 
@@ -51,6 +55,7 @@ def _run() -> int:
     args = parser.parse_args()
     from qwen35_mlx.kernels import gpu_kernel
     from qwen35_mlx.kernels.autotune import tune
+    from qwen35_mlx.kernels.decode_attention import PACKED_BITS
     from qwen35_mlx.kernels.selection import REFERENCE
     from qwen35_mlx.model.operations import operations
     from qwen35_mlx.session.load import load
@@ -63,7 +68,7 @@ def _run() -> int:
         )
         return 0
     network = load(args.model, notice=lambda _: None).network
-    todo = operations(network)
+    todo = operations(network, PACKED_BITS)
     tried = tune(todo, network.selection, print_error, retry=True)
     report(todo, tried)
     return 1 if any(t.failure for trials in tried.values() for t in trials) else 0

@@ -21,7 +21,10 @@ from typing import Any
 
 from scripts.support import report
 
-FILES = ("matvec", "qk_norm_rope", "decode_attention", "experts", "delta_net")
+FILES = (
+    *("matvec", "qk_norm_rope", "decode_attention", "decode_attention_8bit", "experts"),
+    "delta_net",
+)
 TESTS = [f"tests/kernels/test_{name}.py" for name in FILES] + ["tests/model/test_with_kernels.py"]
 # By tool, a test that it cannot run: it aborts ("failed to handle a hardware exception") in one of
 # MLX's own kernels, before the first of ours.

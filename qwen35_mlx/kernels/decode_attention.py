@@ -3,7 +3,8 @@
 Flash decoding: the keys are cut into splits, which are computed in parallel and then merged. On
 Metal, MLX has such a kernel without the gate; on CUDA it has none for heads of 256 and falls back
 to matrix products and a softmax. Keys and values are read in place: from buffers with room to grow,
-and their latest rows from a separate tail.
+and their latest rows from a separate tail. If they are quantised to 8 bits, they are unpacked in
+registers.
 
 What a token attends to is the same to the bit whether it is computed alone or in a pass of up to
 `MAX_DECODE_TOKENS`: a reply does not depend on how many of its tokens were drafted.
@@ -16,8 +17,10 @@ import mlx.core as mx
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
-# For `KernelSelection.decode_attention`.
+# For `KernelSelection.decode_attention` and `decode_attention_8bit`.
 KERNEL = "two dispatches"
+# Bits of quantised keys and values that the kernel reads.
+PACKED_BITS = 8
 # Keys that a SIMD group computes at once.
 KEY_TILE = 4
 # SIMD groups for one token in a threadgroup, at most.
@@ -38,6 +41,16 @@ _PARTIAL = Kernel(
     "decode_attention_partial",
     inputs=("q", "k", "v", "k_tail", "v_tail"),
     outputs=("partial_acc", "partial_ml"),
+    strided=True,
+)
+_PARTIAL_8BIT = Kernel(
+    "decode_attention_partial_8bit",
+    inputs=(
+        *("q", "k", "k_scales", "k_biases", "v", "v_scales", "v_biases"),
+        *("k_tail", "k_tail_scales", "k_tail_biases"),
+        *("v_tail", "v_tail_scales", "v_tail_biases"),
+    ),
+    outputs=_PARTIAL.outputs,
     strided=True,
 )
 _MERGE = Kernel(
@@ -68,12 +81,40 @@ def reference(q: mx.array, k: mx.array, v: mx.array, gate: mx.array, scale: floa
     return apply_gate(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask), gate)
 
 
+def reference_8bit(q: mx.array, *rows: mx.array, gate: mx.array, scale: float) -> mx.array:
+    """`reference` on words, scales and biases of keys, then of values; see `kernel`.
+
+    In float32 up to the gate: rounded scores, or unpacked keys, differ by more than a kernel may.
+    """
+    group = q.shape[-1] // rows[1].shape[-1]
+
+    def unpacked(words: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+        return mx.dequantize(words, scales, biases, group, PACKED_BITS)
+
+    k, v = unpacked(*rows[:3]), unpacked(*rows[3:])
+    mask = None if q.shape[2] == 1 else "causal"
+    q32 = q.astype(mx.float32)
+    attended = mx.fast.scaled_dot_product_attention(q32, k, v, scale=scale, mask=mask)
+    return apply_gate(attended.astype(q.dtype), gate)
+
+
 def supports(q: mx.array, k: mx.array) -> bool:
     """Whether `kernel` can compute it: a few tokens, and heads that fit in registers."""
     heads, tokens, dim = q.shape[1:]
     group = heads // k.shape[1]
     few = tokens <= MAX_DECODE_TOKENS
     return few and dim % 4 == 0 and dim <= 256 and group <= MAX_QUERY_GROUP
+
+
+def first_rows(arrays: Sequence[mx.array], count: int) -> tuple[mx.array, ...]:
+    """The first rows of keys and values, as `kernel` takes them.
+
+    Of quantised ones, only the words are cut: they alone count rows, and Metal passes arrays of
+    fewer than 8 elements, as few scales would be, in an address space that the body rules out.
+    """
+    parts = len(arrays) // 2
+    return tuple(x if i % parts else x[:, :, :count] for i, x in enumerate(arrays))
 
 
 def split_size(keys: int, max_splits: int) -> int:
@@ -91,8 +132,11 @@ def kernel(
     """`reference`, if it `supports` the shapes; float32 except where the reference rounds.
 
     Args:
-        prefix: k and v of the first keys, at least one.
-        tail: k and v of the keys after them, at least those of the T tokens. Heads of prefix and
+        prefix: k and v of the first keys, at least one. If they are quantised, words, scales and
+            biases of each (`mx.quantize` to `PACKED_BITS`): [B, kv_heads, N, D / 4], and
+            [B, kv_heads, N or more, groups] in q's dtype, at least 8 values each. All must lie in
+            memory as the first does, row for row.
+        tail: the same of the keys after them, at least those of the T tokens. Heads of prefix and
             tail may lie apart.
     """
     batch, _, tokens, _ = q.shape
@@ -104,7 +148,7 @@ def kernel(
         return _attend(q, prefix, tail, gate, scale, max_splits)
     # From one of these tokens on splits are larger. Those before it keep theirs.
     early = size * max_splits - first_keys + 1
-    early_tail = [rows[:, :, : early - tokens] for rows in tail]
+    early_tail = first_rows(tail, tail[0].shape[2] + early - tokens)
     parts = [
         _attend(q[:, :, :early], prefix, early_tail, gate[:, :early], scale, max_splits),
         _attend(q[:, :, early:], prefix, tail, gate[:, early:], scale, max_splits),
@@ -126,7 +170,9 @@ def _attend(
     keys = prefix[0].shape[2] + tail[0].shape[2]
     splits = -(-keys // split_size(keys, max_splits))
     simd_groups, together = _geometry(tokens, heads // kv_heads, dim, q.dtype)
-    partial_acc, partial_ml = _PARTIAL(
+    packed = len(prefix) > 2
+    partial = _PARTIAL_8BIT if packed else _PARTIAL
+    partial_acc, partial_ml = partial(
         [q, *prefix, *tail],
         Launch(
             threadgroups=batch * kv_heads * splits * -(-tokens // together),
@@ -146,6 +192,7 @@ def _attend(
                 "MIN_SPLIT_KEYS": MIN_SPLIT_KEYS,
                 "MAX_SPLITS": max_splits,
                 "SCALE": float_bits(scale),
+                **({"GS": dim // prefix[1].shape[-1]} if packed else {}),
             },
         ),
     )

@@ -88,6 +88,12 @@ def simd_groups_for(width: int, bits: int) -> int:
     return -(-needed // -(-needed // MAX_SIMD_GROUPS))
 
 
+def rounds_for(width: int, bits: int) -> int:
+    """Rounds in which `simd_groups_for` SIMD groups read a row."""
+    chunks = width // chunk_values(bits)
+    return -(-chunks // (SIMD_WIDTH * simd_groups_for(width, bits)))
+
+
 def dequantize(
     weight: mx.array,
     scales: mx.array,

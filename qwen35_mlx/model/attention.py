@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -76,10 +77,7 @@ class Attention:
         scale = self.head_dim**-0.5
         if cache.bits is None:
             return causal_attention(q, rows[0], rows[1], scale, self.selection)
-        if q.shape[2] == 1:
-            return _quantized_decode_attention(q, rows, cache.bits, scale)
-        k, v = (_dequantize(half, cache.bits, q.dtype) for half in (rows[:3], rows[3:]))
-        return causal_attention(q, k, v, scale, self.selection)
+        return quantized_attention(q, rows, cache.bits, scale, self.selection)
 
     def attend_gated(
         self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
@@ -89,13 +87,24 @@ class Attention:
         Only where `uses_decode_kernel`.
         """
         rows, tail = cache.append_to_tail(k, v)
-        return decode_attention.kernel(q, rows, tail, gate, self.head_dim**-0.5)
+        scale = self.head_dim**-0.5
+
+        def plain() -> mx.array:
+            cache.take_back(k.shape[2])
+            return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
+
+        kernel = partial(decode_attention.kernel, q, rows, tail, gate, scale)
+        operation = "decode_attention" if cache.bits is None else "decode_attention_8bit"
+        return self.selection.attempt(operation, kernel, plain)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""
-        selected = self.selection.decode_attention == decode_attention.KERNEL
-        appendable = cache.bits is None and cache.offset > 0
-        return selected and appendable and decode_attention.supports(q, k)
+        variants = {
+            None: self.selection.decode_attention,
+            decode_attention.PACKED_BITS: self.selection.decode_attention_8bit,
+        }
+        selected = variants.get(cache.bits) == decode_attention.KERNEL
+        return selected and cache.offset > 0 and decode_attention.supports(q, k)
 
     def gate_and_project(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
@@ -161,6 +170,19 @@ def fused_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.a
     return mx.fast.scaled_dot_product_attention(
         q, k, v, scale=scale, mask="causal", force_fused=True
     )
+
+
+def quantized_attention(
+    q: mx.array, rows: KVArrays, bits: int, scale: float, selection: KernelSelection
+) -> mx.array:
+    """`causal_attention`, where keys and values are quantised.
+
+    rows: words, scales and biases of keys, then of values, as `KVCache.update` returns them.
+    """
+    if q.shape[2] == 1:
+        return _quantized_decode_attention(q, rows, bits, scale)
+    k, v = (_dequantize(half, bits, q.dtype) for half in (rows[:3], rows[3:]))
+    return causal_attention(q, k, v, scale, selection)
 
 
 def _quantized_decode_attention(q: mx.array, rows: KVArrays, bits: int, scale: float) -> mx.array:

@@ -5,6 +5,7 @@ from weakref import WeakSet
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.decode_attention import first_rows
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.memory import KV_GROUP, KV_GROWTH
 
@@ -71,7 +72,7 @@ class KVCache:
     def __init__(self, bits: int | None = None) -> None:
         self.bits = bits
         self._buffer: _Buffer | None = None
-        # Keys and values [B, kv_heads, TAIL_ROWS, head_dim], `_tail_length` rows filled.
+        # Arrays [B, kv_heads, TAIL_ROWS, ...] as in the buffer, `_tail_length` rows filled.
         self._tail: KVArrays = ()
         self._tail_length = 0
         self.offset = 0
@@ -88,27 +89,31 @@ class KVCache:
 
         Returns:
             keys and values of the buffer, [B, kv_heads, N, head_dim] each, and of the tail,
-            [B, kv_heads, n, head_dim] each, with N at least 1 and n at least T.
+            [B, kv_heads, n, head_dim] each, with N at least 1 and n at least T. Where they are
+            quantised, words, scales and biases of each; see `decode_attention.first_rows`.
 
-        The cache must hold a row already and must not be quantised.
+        The cache must hold a row already.
         """
         assert self._buffer is not None
-        assert self.bits is None
-        batch, heads, added, width = keys.shape
+        added = keys.shape[2]
         if self._tail_length + added > TAIL_ROWS:
             self._flush_tail()
+        rows = self._stored(keys, values)
         if not self._tail_length:
-            self._tail = tuple(mx.zeros((batch, heads, TAIL_ROWS, width), keys.dtype) for _ in "kv")
+            self._tail = tuple(_empty_rows(array, TAIL_ROWS) for array in rows)
         start, end = self._tail_length, self._tail_length + added
-        for array, rows in zip(self._tail, (keys, values), strict=True):
-            array[..., start:end, :] = rows
+        for array, new in zip(self._tail, rows, strict=True):
+            array[..., start:end, :] = new
         self._tail_length = end
         self.offset += added
         buffered = self.offset - self._tail_length
-        return (
-            tuple(array[..., :buffered, :] for array in self._buffer.rows),
-            tuple(array[..., : self._tail_length, :] for array in self._tail),
-        )
+        return first_rows(self._buffer.rows, buffered), first_rows(self._tail, self._tail_length)
+
+    def _stored(self, keys: mx.array, values: mx.array) -> KVArrays:
+        """The rows in the buffer's format."""
+        if self.bits is None:
+            return keys, values
+        return (*_quantize(keys, self.bits), *_quantize(values, self.bits))
 
     def _flush_tail(self) -> None:
         """Move the tail's rows into the buffer."""
@@ -129,10 +134,7 @@ class KVCache:
             words, scales and biases of the keys, then of the values (see `mx.quantize`).
         """
         self._flush_tail()
-        rows = (keys, values)
-        if self.bits is not None:
-            rows = (*_quantize(keys, self.bits), *_quantize(values, self.bits))
-        return self._write(rows)
+        return self._write(self._stored(keys, values))
 
     def _write(self, rows: KVArrays) -> KVArrays:
         """`update` with rows in the buffer's format."""
@@ -165,8 +167,7 @@ class KVCache:
         capacity = -(-capacity // FIRST_CAPACITY) * FIRST_CAPACITY
 
         def grow(like: mx.array, rows: mx.array | None) -> mx.array:
-            batch, heads, _, width = like.shape
-            grown = mx.zeros((batch, heads, capacity, width), like.dtype)
+            grown = _empty_rows(like, capacity)
             if rows is not None:
                 grown[..., : self.offset, :] = rows[..., : self.offset, :]
             return grown
@@ -219,6 +220,11 @@ class KVCache:
     @property
     def _rows(self) -> KVArrays:
         return () if self._buffer is None else self._buffer.rows
+
+
+def _empty_rows(like: mx.array, count: int) -> mx.array:
+    batch, heads, _, width = like.shape
+    return mx.zeros((batch, heads, count, width), like.dtype)
 
 
 def _quantize(x: mx.array, bits: int) -> KVArrays:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import mlx.core as mx
@@ -58,9 +59,11 @@ class Linear:
         """
         if self.rotation is not None and not rotated:
             x, norm = self.rotation(x if norm is None else norm(x)), None
-        if self.uses_decode_kernel(x):
-            return matvec.kernel(x, self.weight, norm, residual, glu=glu)
-        return matvec.reference(x, self._multiply, norm, residual, glu=glu)
+        plain = partial(matvec.reference, x, self._multiply, norm, residual, glu=glu)
+        if not self.uses_decode_kernel(x):
+            return plain()
+        kernel = partial(matvec.kernel, x, self.weight, norm, residual, glu=glu)
+        return self.selection.attempt("matmul_decode", kernel, plain, self.packing)
 
     def uses_decode_kernel(self, x: mx.array) -> bool:
         """Whether the decode kernel is selected for this format and supports the product."""

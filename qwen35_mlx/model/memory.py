@@ -11,8 +11,10 @@ SCORE_BUDGET = 1 << 30
 KV_GROWTH = 1.25
 # Neighbours in a row that share a scale, where keys and values are quantised.
 KV_GROUP = 32
-# Rows of a block of one expert's inputs: MLX's matrix kernels on Metal compute as many at once.
-EXPERT_BLOCK_ROWS = 32
+# Rows of a block of one expert's inputs, at most.
+MAX_EXPERT_BLOCK_ROWS = 64
+# Layers whose temporary arrays are in memory at the same time, for a long chunk.
+LAYERS_AT_ONCE = 2
 # The expert stacks of a layer are unpacked only if they take at most this many bytes.
 UNPACK_BUDGET = 2 << 30
 # Recurrent states held at the same time: the current one and those of snapshots.
@@ -67,7 +69,7 @@ def estimate(
     if kv_bits is not None:
         kv += row * itemsize * tokens  # one layer's, unpacked for a chunk
     states = _STATES_HELD * _recurrent_bytes(config) * delta_nets
-    expert_rows = chunk * config.num_experts_per_tok + config.num_experts * EXPERT_BLOCK_ROWS
+    expert_rows = chunk * config.num_experts_per_tok + config.num_experts * MAX_EXPERT_BLOCK_ROWS
     widest = max(
         # Projections, per head or per channel, and float32 copies of them.
         chunk * (3 * config.num_attention_heads * config.head_dim + row),
@@ -78,7 +80,7 @@ def estimate(
     work = (widest + chunk * 4 * config.hidden_size) * (itemsize + 4)
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
     unpacked = unpacked_expert_bytes(config, itemsize) if unpacks_experts else 0
-    return Estimate(kv, states, work + max(2 * scores, unpacked))
+    return Estimate(kv, states, LAYERS_AT_ONCE * work + max(2 * scores, LAYERS_AT_ONCE * unpacked))
 
 
 def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:

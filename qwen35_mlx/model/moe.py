@@ -1,6 +1,7 @@
 """The feed-forward part of a layer: a dense SwiGLU, or sparse experts with a shared expert."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -13,17 +14,20 @@ from qwen35_mlx.kernels.experts import (
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
+from qwen35_mlx.kernels.quantized import UNPACKED
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
-from qwen35_mlx.model.memory import EXPERT_BLOCK_ROWS
+from qwen35_mlx.model.memory import MAX_EXPERT_BLOCK_ROWS
 from qwen35_mlx.model.weights import Weights
 
 # From this many (token, expert) assignments on, sorting them by expert pays off.
 SORT_FROM = 64
 # For `KernelSelection.experts_prefill`, where `quantized.UNPACKED` means blocks that are multiplied
-# by the unpacked stacks.
-BLOCKS = "blocks"
+# by the unpacked stacks. As many rows as MLX's kernel computes at once are best: it differs between
+# GPUs.
+BLOCKS, LARGE_BLOCKS = "blocks", "blocks of 64"
+BLOCK_ROWS = {BLOCKS: 32, LARGE_BLOCKS: MAX_EXPERT_BLOCK_ROWS, UNPACKED: 32}
 # From this many assignments per expert on, blocks are worth their padding: here at most 3 rows are
 # computed per assignment.
 BLOCKS_FROM = 16
@@ -48,7 +52,7 @@ class ExpertBlocks:
     def by_expert(cls, experts: mx.array) -> "ExpertBlocks":
         """One block per assignment: experts [assignments]."""
         order = mx.argsort(experts)
-        return cls(order[:, None], experts[order], mx.argsort(order))
+        return cls(order[:, None], experts[order], inverse_of(order))
 
     @classmethod
     def in_blocks(cls, experts: mx.array, count: int, rows: int) -> "ExpertBlocks":
@@ -70,7 +74,7 @@ class ExpertBlocks:
         row = (starts - block_starts * rows)[owner] + block * rows
         row = mx.minimum(row[:, None] + mx.arange(rows), ends[owner][:, None] - 1)
         inverse = (block_starts * rows - starts)[ascending] + mx.arange(order.size)
-        return cls(order[row], owner, inverse[mx.argsort(order)])
+        return cls(order[row], owner, inverse[inverse_of(order)])
 
 
 class MLP:
@@ -115,14 +119,24 @@ class SparseMoE:
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
-        rows = x.flatten(0, -2)
+        few = x.size <= MAX_DECODE_TOKENS * x.shape[-1]
         selected = self.selection.experts_decode.get(self.packing) == KERNEL
-        if selected and self.packed is not None and rows.shape[0] <= MAX_DECODE_TOKENS:
-            weights, experts = route(self.router.joined(rows, norm), self.top_k)
-            residual = residual.flatten(0, -2)
-            y = run_experts(rows, norm, weights, experts, self.packed, residual)
-            return y.reshape(x.shape)
-        rows = norm(rows)
+        plain = partial(self._reference, x, norm, residual)
+        if not few or not selected or self.packed is None:
+            return plain()
+        kernel = partial(self._in_kernels, self.packed, x, norm, residual)
+        return self.selection.attempt("experts_decode", kernel, plain, self.packing)
+
+    def _in_kernels(
+        self, packed: ExpertWeights, x: mx.array, norm: RMSNorm, residual: mx.array
+    ) -> mx.array:
+        rows = x.flatten(0, -2)
+        weights, experts = route(self.router.joined(rows, norm), self.top_k)
+        y = run_experts(rows, norm, weights, experts, packed, residual.flatten(0, -2))
+        return y.reshape(x.shape)
+
+    def _reference(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
+        rows = norm(x.flatten(0, -2))
         logits = self.router.joined(rows)
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)
@@ -136,11 +150,30 @@ class SparseMoE:
             gate, up = self.gate_up.gather(x[:, None, None], experts)
             return self.down_proj.gather(swiglu(gate, up), experts).squeeze(-2)
         flat, count = experts.flatten(), self.down_proj.arrays[0].shape[0]
-        if self.selection.experts_prefill != REFERENCE and flat.size >= BLOCKS_FROM * count:
-            blocks = ExpertBlocks.in_blocks(flat, count, EXPERT_BLOCK_ROWS)
+        block_rows = BLOCK_ROWS.get(self.selection.experts_prefill)
+        if block_rows and flat.size >= BLOCKS_FROM * count:
+            blocks = ExpertBlocks.in_blocks(flat, count, block_rows)
         else:
             blocks = ExpertBlocks.by_expert(flat)
-        tokens = x[blocks.assignments // self.top_k]
+        tokens = rows_at(x, blocks.assignments // self.top_k)
         gate, up = self.gate_up.gather(tokens, blocks.experts, sorted_indices=True)
         y = self.down_proj.gather(swiglu(gate, up), blocks.experts, sorted_indices=True)
-        return y.flatten(0, 1)[blocks.inverse].reshape(*experts.shape, -1)
+        return rows_at(y.flatten(0, 1), blocks.inverse).reshape(*experts.shape, -1)
+
+
+def rows_at(x: mx.array, index: mx.array) -> mx.array:
+    """x[index]: x [N, width], index [...] -> [..., width].
+
+    MLX gathers value by value, so the rows are gathered as 64-bit words, which takes a third of the
+    time.
+    """
+    if x.shape[-1] * x.itemsize % 8:
+        return x[index]
+    return x.view(mx.uint64)[index].view(x.dtype)
+
+
+def inverse_of(order: mx.array) -> mx.array:
+    """The inverse of a permutation: order [N] -> [N] uint32."""
+    inverse = mx.zeros(order.size, mx.uint32)
+    inverse[order] = mx.arange(order.size, dtype=mx.uint32)
+    return inverse

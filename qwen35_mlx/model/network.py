@@ -14,8 +14,9 @@ from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.weights import Weights
 
-# From this many tokens on, each layer is evaluated before the next, so that its temporary arrays,
-# such as unpacked experts, are freed first.
+# From this many tokens on, layers are evaluated one by one, so that the temporary arrays of each,
+# such as unpacked experts, are freed. The next layer is launched meanwhile, or a fast GPU would
+# wait for the host: those of `memory.LAYERS_AT_ONCE` are in memory.
 EVALUATE_FROM = 256
 
 
@@ -92,9 +93,10 @@ class Network:
         tokens = ids.shape[1]
         x = self.embed(ids)
         for layer, entry in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, entry, revocable=revocable)
+            before, x = x, layer(x, entry, revocable=revocable)
             if tokens >= EVALUATE_FROM:
-                mx.eval(x, entry.arrays)
+                mx.async_eval(x, entry.arrays)
+                mx.eval(before)
         cache.offset += tokens
         return self.norm(x)
 

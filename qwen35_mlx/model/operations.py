@@ -19,23 +19,27 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model import attention, trials
 from qwen35_mlx.model.attention import Attention
-from qwen35_mlx.model.cache import TAIL_ROWS
+from qwen35_mlx.model.cache import TAIL_ROWS, KVCache
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.matrix_operations import matrix_operations
-from qwen35_mlx.model.memory import unpacked_expert_bytes
-from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, SparseMoE
+from qwen35_mlx.model.memory import KV_GROUP, unpacked_expert_bytes
+from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, LARGE_BLOCKS, SparseMoE
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.prefill_chunk import prefill_chunk
 
 
-def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
+def select_kernels(
+    network: Network, notice: Callable[[str], None], kv_bits: int | None = None
+) -> None:
     """Select the variants of a network's operations for this machine, and full float32 matmuls.
 
     Args:
         notice: called with a line for each kernel that cannot be used here.
+        kv_bits: as for `operations`.
     """
     gpu_kernel.disable_tf32()
     if gpu_kernel.backend():
-        tune(operations(network), network.selection, notice)
+        tune(operations(network, kv_bits), network.selection, notice)
     elif not gpu_kernel.kernels_disabled() and network.dtype == mx.float32:
         # On a CPU MLX multiplies by packed matrices one element at a time, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
@@ -44,9 +48,12 @@ def select_kernels(network: Network, notice: Callable[[str], None]) -> None:
             network.selection.experts_prefill = quantized.UNPACKED
 
 
-def operations(network: Network) -> list[Operation]:
+def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
     """The operations of the first layer of each kind, with its own weights; those on matrices for
-    every format in the network.
+    every format in the network; and the number of tokens of a prompt at once.
+
+    Args:
+        kv_bits: of caches that the network is used with, beside plain ones; see `KVCache.bits`.
     """
     found = matrix_operations(network)
     delta_nets = [layer.mixer for layer in network.layers if isinstance(layer.mixer, GatedDeltaNet)]
@@ -58,12 +65,14 @@ def operations(network: Network) -> list[Operation]:
     if attention_mixers:
         found += [
             _qk_norm_rope(network, attention_mixers[0]),
-            *_decode_attention(network, attention_mixers[0]),
+            *_decode_attention(network, attention_mixers[0], kv_bits),
             _prefill_attention(network, attention_mixers[0]),
         ]
     layers = network.layers if network.mtp is None else [*network.layers, network.mtp.layer]
     sparse = [(x.mlp, x.mlp_norm) for x in layers if isinstance(x.mlp, SparseMoE)]
-    return found + _experts(network, sparse) if sparse else found
+    if sparse:
+        found += _experts(network, sparse)
+    return [*found, prefill_chunk(network)]
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -90,7 +99,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             "delta_decode",
             shape,
             [name for name, tiling in delta_net.DECODE_VARIANTS.items() if tiling.supports(layer)],
-            [call(1, 1), call(2, 3), call(1, few), call(2, few)],
+            [call(1, 1), call(2, 3), call(2, few)],
             trials.timed_together([call(1, 1)]),
             True,
             trials.tolerance(network),
@@ -129,42 +138,76 @@ def _qk_norm_rope(network: Network, mixer: Attention) -> Operation:
     )
 
 
-def _decode_attention(network: Network, mixer: Attention) -> list[Operation]:
-    heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
-    reference = mx.compile(decode_attention.reference)  # as layers compile its gate
+def _decode_attention(network: Network, mixer: Attention, kv_bits: int | None) -> list[Operation]:
+    """`decode_attention`, and `decode_attention_8bit` if `kv_bits` is 8."""
+    q = trials.noise(network, 1, mixer.heads, 1, mixer.head_dim)
+    if not decode_attention.supports(q, q[:, : mixer.kv_heads]):
+        return []
+    plain = mx.compile(decode_attention.reference)  # as layers compile its gate
+    gated = mx.compile(decode_attention.apply_gate)
 
-    def call(tokens: int, length: int) -> Callable[[], Outputs]:
+    def unfused(q: mx.array, *rows: mx.array, gate: mx.array, scale: float) -> mx.array:
+        bits = decode_attention.PACKED_BITS
+        return gated(attention.quantized_attention(q, rows, bits, scale, network.selection), gate)
+
+    found = [_few_queries(network, mixer, None, plain, plain)]
+    if kv_bits == decode_attention.PACKED_BITS and mixer.head_dim % KV_GROUP == 0:
+        # What layers do without the kernel rounds too early to compare with.
+        found.append(
+            _few_queries(network, mixer, kv_bits, decode_attention.reference_8bit, unfused)
+        )
+    return found
+
+
+def _few_queries(
+    network: Network,
+    mixer: Attention,
+    kv_bits: int | None,
+    checked: Callable[..., mx.array],
+    timed: Callable[..., mx.array],
+) -> Operation:
+    """Attention of a few tokens to a cache of these bits.
+
+    Args:
+        checked, timed: what the kernel is compared with, and timed beside, of q, all arrays of the
+            cache, gate and scale.
+    """
+    heads, kv_heads, dim = mixer.heads, mixer.kv_heads, mixer.head_dim
+    name = "decode_attention" if kv_bits is None else f"decode_attention_{kv_bits}bit"
+    scale = dim**-0.5
+
+    def call(
+        tokens: int, length: int, reference: Callable[..., mx.array] = checked
+    ) -> Callable[[], Outputs]:
         q, gate = (
             trials.noise(network, 1, heads, tokens, dim),
             trials.noise(network, 1, tokens, heads, dim),
         )
         k = trials.noise(network, 1, kv_heads, length + 3, dim)
         k, v = k[:, :, :length], k[:, :, 3:]
+        rows = KVCache(kv_bits).update(k, v)
         buffered = max(length - TAIL_ROWS, 1)
-        rows, tail = zip(*(mx.split(x, [buffered], axis=2) for x in (k, v)), strict=True)
-        scale = dim**-0.5
+        cache = KVCache(kv_bits)
+        cache.update(k[:, :, :buffered], v[:, :, :buffered])
+        parts = cache.append_to_tail(k[:, :, buffered:], v[:, :, buffered:])
+        mx.eval(rows, parts)
 
         def run() -> Outputs:
-            if network.selection.decode_attention == decode_attention.KERNEL:
-                return [decode_attention.kernel(q, rows, tail, gate, scale)]
-            return [reference(q, k, v, gate, scale)]
+            if getattr(network.selection, name) == decode_attention.KERNEL:
+                return [decode_attention.kernel(q, *parts, gate, scale)]
+            return [reference(q, *rows, gate=gate, scale=scale)]
 
         return run
 
-    q = trials.noise(network, 1, heads, 1, dim)
-    if not decode_attention.supports(q, q[:, :kv_heads]):
-        return []
-    return [
-        Operation(
-            "decode_attention",
-            f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
-            [decode_attention.KERNEL],
-            [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70)],
-            trials.timed_together([call(1, trials.CONTEXT_TOKENS)]),
-            False,
-            trials.tolerance(network),
-        )
-    ]
+    return Operation(
+        name,
+        f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
+        [decode_attention.KERNEL],
+        [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70)],
+        trials.timed_together([call(1, trials.CONTEXT_TOKENS, timed)]),
+        False,
+        trials.tolerance(network),
+    )
 
 
 def _prefill_attention(network: Network, mixer: Attention) -> Operation:
@@ -220,7 +263,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
             "experts_decode",
             f"{sizes}, {packing}, {network.dtype}",
             [experts.KERNEL],
-            [call(*same[0], tokens) for tokens in (1, 3, few)],
+            [call(*same[0], tokens) for tokens in (1, few)],
             trials.timed_together([call(*layer, 1) for layer in same[: trials.TIMED_CALLS]]),
             True,
             trials.tolerance(network),
@@ -234,7 +277,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
     prompt = Operation(
         "experts_prefill",
         f"{sizes}, {packing}, {network.dtype}",
-        [BLOCKS],
+        [BLOCKS, LARGE_BLOCKS],
         [call(*same[0], min(trials.PROMPT_TOKENS, enough))],
         [call(*same[0], trials.PROMPT_TOKENS)],
         False,

@@ -1,14 +1,18 @@
-"""Quality of keys and values in 8 bits: `python -m scripts.benchmarks.kv8`.
+"""Quality and speed of keys and values in 8 bits: `python -m scripts.benchmarks.kv8`.
 
-Reads texts of growing length that hide one detail, like those the demo model was trained on, with
-exact and with 8-bit keys and values. Compares the logits at every position of the prompt and the
-most likely tokens, and then whether each model, replying on its own, finds the detail. Prints a
-table and ends in one JSON line.
+Quality (`--only quality`): reads texts of growing length that hide one detail, like those the demo
+model was trained on, with exact and with 8-bit keys and values. Compares the logits at every
+position of the prompt and the most likely tokens, and then whether each model, replying on its own,
+finds the detail. The replies of any model are judged by the same rule: they must contain the value.
 
-The replies of any model are judged by the same rule: they must contain the value.
+Speed (`--only speed`, on a GPU): time on the device of one layer's attention of a few tokens to a
+long cache, in 8 bits by the kernel and by MLX's operations, and in bfloat16. Weights are not read.
+
+Prints tables and ends in one JSON line.
 """
 
 import argparse
+import itertools
 import sys
 from typing import Any
 
@@ -16,10 +20,13 @@ import mlx.core as mx
 import numpy as np
 
 import qwen35_mlx
+from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.cache import Cache, KVCache
+from scripts.benchmarks import kv8_speed
 from scripts.demo_training.evaluate import needles
 from scripts.demo_training.turns import Message
 from scripts.support import report
+from scripts.support.random_weights import SHAPES
 
 BITS = 8
 CHUNK = 512  # tokens per call: the logits of a whole text would be large
@@ -113,23 +120,50 @@ def measure(
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", default="demo", help="folder, or repository on the Hub")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096])
-    parser.add_argument("--count", type=int, default=5, help="texts of each length")
-    args = parser.parse_args()
-    exact, packed = (qwen35_mlx.load(args.model, kv_bits=bits) for bits in (None, BITS))
+def quality(model: str, lengths: list[int], count: int) -> tuple[list[dict[str, Any]], dict]:
+    """Rows of the table, and what else the JSON line has."""
+    exact, packed = (qwen35_mlx.load(model, kv_bits=bits) for bits in (None, BITS))
     rows = []
-    for tokens in args.tokens:
-        rows.append(measure(exact, packed, tokens, args.count))
+    for tokens in lengths:
+        rows.append(measure(exact, packed, tokens, count))
         report.print_table(rows[-1:])
     print()
     report.print_table(rows)
     sizes = {"exact": kv_bytes(exact), f"{BITS} bits": kv_bytes(packed)}
     spread = float(np.std(exact.logits(range(256))))
     print(f"Bytes of keys and values a token: {sizes}. Logits spread by {spread:.2f}.")
-    report.print_json("kv8", rows, model=args.model, bytes_per_token=sizes, logits_std=spread)
+    return rows, {"model": model, "bytes_per_token": sizes, "logits_std": spread}
+
+
+def speed(shapes: list[str], contexts: list[int], passes: list[int]) -> list[dict[str, Any]]:
+    rows = []
+    for sizes in itertools.product(shapes, contexts, passes):
+        rows.append(kv8_speed.measure(*sizes))
+        report.print_table(rows[-1:])
+    print()
+    report.print_table(rows)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--only", choices=("quality", "speed"), help="default: both, on a GPU")
+    parser.add_argument("--model", default="demo", help="folder, or repository on the Hub")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument("--count", type=int, default=5, help="texts of each length")
+    parser.add_argument("--shapes", choices=SHAPES, nargs="+", default=["4b", "35b-a3b"])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[2048, 32768, 131072])
+    parser.add_argument("--passes", type=int, nargs="+", default=[1, 4], help="tokens of a pass")
+    args = parser.parse_args()
+    gpu = gpu_kernel.backend() is not None
+    if args.only == "speed" and not gpu:
+        parser.error("speed needs a GPU")
+    rows, more = [], {}
+    if args.only != "speed":
+        rows, more = quality(args.model, args.tokens, args.count)
+    if args.only != "quality" and gpu:
+        rows += speed(args.shapes, args.contexts, args.passes)
+    report.print_json("kv8", rows, **more)
     return 0
 
 

@@ -5,7 +5,8 @@ per second, beside MLX's own operations. Every matrix is read from memory, not f
 copies take turns as make 200 MB.
 
 Launches cost the host more time than a small matrix takes. So they queue up behind a long product,
-each waiting for the one before; the time of the same queue without matrices is subtracted.
+each waiting for the one before; the time of the same queue without matrices is subtracted
+(`scripts.support.device_time`).
 """
 
 import argparse
@@ -17,19 +18,15 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.kernels import gpu_kernel, matvec
-from qwen35_mlx.kernels.autotune import median_seconds
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, quantized_matmul
 from qwen35_mlx.kernels.row_format import Matrix
 from qwen35_mlx.model.config import ModelConfig
-from scripts.support import report
+from scripts.support import device_time, report
 from scripts.support.random_weights import SHAPES, code_mask, scale_code
 
 TOKENS = (1, 2, 3, 4, 8)
-CALLS = 48
 SET_BYTES = 200e6
-# Of the long product, n x n.
-QUEUE_SIZE, QUEUE_PRODUCTS = 8192, 40
 
 # By the name on the command line; None is bfloat16.
 FORMATS = {
@@ -42,7 +39,6 @@ FORMATS = {
 
 # Of a matrix: words, scales and biases, those that its format has.
 Arrays = list[mx.array]
-Call = Callable[[mx.array, Arrays], mx.array]
 
 
 def matrices(config: ModelConfig) -> dict[str, tuple[int, int, bool, bool]]:
@@ -91,24 +87,6 @@ def multiply(x: mx.array, w: Matrix) -> mx.array:
     return x @ w.T if isinstance(w, mx.array) else quantized_matmul(x, w)
 
 
-def queue_seconds(x: mx.array, weights: list[Arrays], call: Call | None) -> float:
-    """Time of `CALLS` calls, one after the other, behind a long product."""
-    long = mx.zeros((QUEUE_SIZE, QUEUE_SIZE), mx.bfloat16)
-    mx.eval(long)
-    link = mx.compile(lambda x, y: x + 0 * y[..., :1])
-
-    def run() -> mx.array:
-        y = long
-        for _ in range(QUEUE_PRODUCTS):
-            y = y @ long
-        z = link(x, y[0, :1])
-        for i in range(CALLS):
-            z = link(x, z if call is None else call(z, weights[i % len(weights)]))
-        return z
-
-    return median_seconds(run)
-
-
 def microseconds(
     weights: list[Arrays],
     quantization: Quantization | None,
@@ -126,9 +104,14 @@ def microseconds(
         product = partial(multiply, w=matrix(arrays, quantization))
         return matvec.reference(x, product, norm, residual, glu=glu)
 
-    empty = queue_seconds(x, weights, None)
-    mine, other = (queue_seconds(x, weights, mx.compile(call)) - empty for call in (ours, peer))
-    return 1e6 * mine / CALLS, 1e6 * other / CALLS
+    def timed(call: Callable[[mx.array, Arrays], mx.array]) -> float:
+        compiled = mx.compile(call)
+        return device_time.microseconds(
+            x, lambda x, i: compiled(x, weights[i % len(weights)]), empty
+        )
+
+    empty = device_time.queue_seconds(x, None)
+    return timed(ours), timed(peer)
 
 
 def rows(

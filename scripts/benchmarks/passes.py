@@ -120,12 +120,18 @@ def rate(network: Network, cache: Cache, tokens: int, drafter: Drafter | None) -
     return reply, (tokens - tokens // 2) / seconds
 
 
-def gains(network: Network, length: int, tokens: int, shares: Sequence[float]) -> list[dict]:
+def gains(
+    network: Network,
+    length: int,
+    tokens: int,
+    shares: Sequence[float],
+    depths: Sequence[int | str] = DEPTHS,
+) -> list[dict[str, Any]]:
     cache, costs = prefilled(network, length), PassCosts()
     rate(network, cache, 32, None)
     reply, plain = rate(network, cache, tokens, None)
     rows: list[dict[str, Any]] = []
-    for share, depth in itertools.product(shares, DEPTHS):
+    for share, depth in itertools.product(shares, depths):
         head = PlannedDrafts(network, [*reply, *reply[:16]], share)
         drafter = Drafter(head, None, costs, depth=None if depth == "auto" else int(depth))
         found, drafted = rate(network, cache, tokens, drafter)

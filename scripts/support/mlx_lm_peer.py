@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from qwen35_mlx.errors import Qwen35Error
 from scripts.support.random_weights import SHAPES, RandomSource, random_source
 
 
@@ -29,6 +30,21 @@ def mlx_lm_model(shape: str, source: RandomSource) -> Any:
         model.load_weights([(f"language_model.{name}", array)], strict=False)
     model.eval()
     return model
+
+
+def mlx_lm_package() -> Any:
+    """The module.
+
+    Raises:
+        Qwen35Error: it is not installed.
+    """
+    try:
+        import mlx_lm
+    except ModuleNotFoundError as error:
+        raise Qwen35Error(
+            f"the peer mlx-lm needs the package {error.name!r}: pip install mlx-lm"
+        ) from None
+    return mlx_lm
 
 
 def mlx_lm_layer(shape: str, layer: int) -> tuple[Any, RandomSource]:

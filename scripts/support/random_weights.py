@@ -84,6 +84,7 @@ SHAPES = {
     "397b-a17b": _config(4096, 60, 32, 2, 64, **_experts(512, 10, 1024)),
     # Not published: small enough to try a benchmark on a CPU.
     "tiny": _config(256, 4, 4, 2, 32, vocab_size=2048, **_experts(16, 4, 128)),
+    "tiny-dense": _config(256, 4, 4, 2, 32, vocab_size=2048, intermediate_size=512, **_TIED),
 }
 
 
@@ -117,7 +118,7 @@ class RandomSource:
         *,
         mtp: bool = False,
     ):
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.mtp = config, dtype, mtp
         self._shapes = trunk_tensors(config) | (mtp_tensors(config) if mtp else {})
         self._quantizations: dict[str, Quantization | None] = {}
         default = recipes.quantization("affine", bits)
@@ -187,13 +188,14 @@ class RandomSource:
 
 
 def random_source(shape: str, bits: int = 4, *, mtp: bool = False) -> RandomSource:
-    """Random weights of one of `SHAPES`."""
-    return RandomSource(ModelConfig.from_dict(SHAPES[shape]), bits, mtp=mtp)
+    """Random weights of one of `SHAPES`, on a CPU in float32: bfloat16 is slow there."""
+    dtype = mx.bfloat16 if gpu_kernel.backend() else mx.float32
+    return RandomSource(ModelConfig.from_dict(SHAPES[shape]), bits, dtype, mtp=mtp)
 
 
 def random_network(source: RandomSource) -> Network:
     """This package's network, with the variants that are fastest on this machine."""
-    network = Network(source.config, Weights(source.config, source))
+    network = Network(source.config, Weights(source.config, source), mtp=source.mtp)
     select_kernels(network, print)
     return network
 
@@ -212,5 +214,6 @@ def select_gpu_variants(selection: KernelSelection, packings: Iterable[str]) -> 
             selection.select("experts_decode", experts.KERNEL, packing)
         selection.qk_norm_rope = qk_norm_rope.KERNEL
         selection.decode_attention = decode_attention.KERNEL
-        selection.experts_prefill = moe.BLOCKS
+        selection.decode_attention_8bit = decode_attention.KERNEL
+        selection.experts_prefill = moe.LARGE_BLOCKS
         selection.matmul_prefill = quantized.UNPACKED

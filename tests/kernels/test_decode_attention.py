@@ -4,11 +4,11 @@ import math
 from itertools import pairwise
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 from qwen35_mlx.kernels import decode_attention
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
+from tests.kernels.attention_cases import draw, float64
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES
 
@@ -25,32 +25,6 @@ def kernel(q, k, v, gate, scale, tail_rows=None):
 
 
 IMPLEMENTATIONS = [kernel, decode_attention.reference]
-
-
-def draw(keys, heads=(4, 2), dim=128, batch=1, dtype=mx.float32, room=0, seed=0, tokens=1):
-    """q, k, v, gate and scale; k and v are views of buffers with `room` more rows."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape: int) -> mx.array:
-        return mx.array(rng.standard_normal(shape).astype(np.float32)).astype(dtype)
-
-    q = normal(batch, heads[0], tokens, dim)
-    k, v = (normal(batch, heads[1], keys + room, dim)[:, :, :keys] for _ in range(2))
-    gate = normal(batch, tokens, heads[0], 2 * dim)[..., dim:]
-    return q, k, v, gate, dim**-0.5
-
-
-def float64(q, k, v, gate, scale) -> np.ndarray:
-    q, k, v, gate = (np.array(x.astype(mx.float32), np.float64) for x in (q, k, v, gate))
-    group = q.shape[1] // k.shape[1]
-    k, v = (np.repeat(x, group, axis=1) for x in (k, v))
-    scores = scale * (q @ k.swapaxes(-1, -2))
-    tokens, keys = scores.shape[-2:]
-    scores[..., ~np.tri(tokens, keys, keys - tokens, dtype=bool)] = -np.inf
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    out = (weights / weights.sum(-1, keepdims=True)) @ v
-    out = out.swapaxes(1, 2) / (1 + np.exp(-gate))
-    return out.reshape(*out.shape[:2], -1)
 
 
 @pytest.mark.parametrize("attend", IMPLEMENTATIONS)
@@ -139,13 +113,13 @@ def test_tokens_that_share_a_threadgroup_fit_into_its_memory(heads):
 
 
 def test_tokens_in_float32_share_no_threadgroup():
-    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 140 in float32."""
+    """Compiled for CUDA, a thread takes up to 128 registers in half precision, 148 in float32."""
     threads = {
         dtype: 32 * math.prod(decode_attention._geometry(8, 4, 256, dtype))
         for dtype in (mx.bfloat16, mx.float32)
     }
     assert 128 * threads[mx.bfloat16] <= 65536
-    assert 140 * threads[mx.float32] <= 65536
+    assert 148 * threads[mx.float32] <= 65536
 
 
 # The last key of the smaller splits is the 64th, of two splits.

@@ -200,7 +200,7 @@ def test_order_and_contraction_do_not_matter(machine, tokens, glu, monkeypatch):
         pytest.skip("machines vary in the emulator only")
 
     def make_launcher(k: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
-        return emulated(k.name, k.inputs, k.outputs, k.body, machine=machine)
+        return emulated(k.name, k.inputs, k.outputs, k.text, machine=machine)
 
     monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     width = 9 * 1024 + 32  # two rounds, the last one chunk short

@@ -52,6 +52,25 @@ def test_tail_rows_follow_the_buffer_in_order_and_move_into_it(count, step):
     assert mx.array_equal(values, -rows(0, 13 + count))
 
 
+@pytest.mark.parametrize("step", [1, 7])
+def test_quantised_rows_are_the_same_through_the_tail(step):
+    keys = mx.random.normal((2, 2, 2 * TAIL_ROWS, 64), key=mx.random.key(1)).astype(mx.bfloat16)
+    values = keys[..., ::-1]
+    whole, parts = KVCache(8), KVCache(8)
+    want = whole.update(keys, values)
+    assert mx.array_equal(want[0], mx.quantize(keys, 32, 8)[0])
+    parts.update(keys[:, :, :9], values[:, :, :9])
+    for start in range(9, keys.shape[2] - step, step):
+        rows = slice(start, start + step)
+        prefix, tail = parts.append_to_tail(keys[:, :, rows], values[:, :, rows])
+        both = [mx.concatenate([prefix[i], tail[i]], axis=2) for i in (0, 3)]
+    assert mx.array_equal(both[0], want[0][:, :, : parts.offset])
+    assert mx.array_equal(both[1], want[3][:, :, : parts.offset])
+    parts.take_back(5)
+    for got, array in zip(parts.snapshot().rows(0), want, strict=True):
+        assert mx.array_equal(got, array[:, :, : parts.offset])
+
+
 # Fewer rows than the tail has, all of them, and some of the buffer; and after the tail was full.
 @pytest.mark.parametrize(("decodes", "taken"), [(5, 3), (5, 5), (5, 9), (0, 4), (TAIL_ROWS + 2, 7)])
 def test_rows_that_are_taken_back_are_replaced_by_the_next(decodes, taken):

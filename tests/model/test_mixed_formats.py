@@ -16,15 +16,12 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.recipes import RECIPES, assign
 from qwen35_mlx.kernels import autotune, experts, gpu_kernel, matvec
-from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import (
-    MAX_SIMD_GROUPS,
     Quantization,
     QuantizedWeight,
-    chunk_values,
 )
-from qwen35_mlx.kernels.row_format import Matrix, dense
+from qwen35_mlx.kernels.row_format import dense
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
@@ -200,32 +197,6 @@ def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, mo
     selected, (notice,) = select(net, "experts_decode")
     assert selected == {name(FOUR)}
     assert name(EIGHT) in notice
-
-
-def test_rows_of_two_rounds_are_checked_in_every_format(launched, monkeypatch):
-    monkeypatch.setattr(matvec, "supports", SUPPORTS)
-    affine = [Quantization(64, bits) for bits in (2, 3, 4, 5, 6, 8)]
-    every = [*affine, *FLOATS, None]
-
-    def formats(module: str, q: Quantization) -> Quantization | None:
-        index = names.index(module)
-        return every[index % len(every)]
-
-    names = sorted(
-        n.removesuffix(".weight") for n in trunk_tensors(config()) | mtp_tensors(config())
-    )
-    long, kernel = set(), matvec.kernel
-
-    def recording(x, w: Matrix, *rest, glu=False):
-        q = None if isinstance(w, mx.array) else w.quantization
-        bits = 32 if q is None else q.bits
-        if x.shape[-1] // chunk_values(bits) > SIMD_WIDTH * MAX_SIMD_GROUPS:
-            long.add((q, x.shape[-2]))
-        return kernel(x, w, *rest, glu=glu)
-
-    monkeypatch.setattr(matvec, "kernel", recording)
-    assert select(network(formats)) == ({name(q) for q in every}, [])
-    assert long == {(q, tokens) for q in every for tokens in (1, 2, 4, 8)}
 
 
 def test_small_matrices_that_are_not_quantised_leave_the_kernels_on(launched):

@@ -34,7 +34,7 @@ def test_experts_sorted_or_not_give_the_same(monkeypatch, sort_from):
     assert_logits(logits, want["prefill_logits"])
 
 
-@pytest.mark.parametrize("variant", [moe.BLOCKS, quantized.UNPACKED])
+@pytest.mark.parametrize("variant", [moe.BLOCKS, moe.LARGE_BLOCKS, quantized.UNPACKED])
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_experts_in_blocks_give_the_same(
     variant, bits, model_folder: Path, tmp_path: Path, monkeypatch
@@ -55,6 +55,14 @@ def test_experts_in_blocks_give_the_same(
     monkeypatch.setattr(moe, "BLOCKS_FROM", prompt.size)
     net(prompt, net.make_cache())
     assert len(calls) == net.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("width", [3, 4, 6, 64])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_rows_gathered_as_wide_words_are_the_rows(width: int, dtype: mx.Dtype):
+    x = mx.random.normal((7, 2 * width)).astype(dtype)[:, :width]  # not contiguous
+    index = mx.array([[6, 0], [3, 3]])
+    assert mx.array_equal(moe.rows_at(x, index), x[index])
 
 
 @pytest.mark.parametrize("rows", [1, 4, 32])

@@ -101,8 +101,9 @@ def test_a_pass_of_a_few_tokens_gives_the_reference_logits(name, request, monkey
     assert set(shapes) == {7}
 
 
+@pytest.mark.parametrize("kv_bits", [None, 8])
 def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
-    request, monkeypatch
+    kv_bits, request, monkeypatch
 ):
     """Straight after decoding, restored from a snapshot, and in another cache."""
     prompt = expected("dense")["prompt"]
@@ -114,10 +115,10 @@ def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
         rows = [net.logits(net(prompt[None, i : i + 1], cache))[0] for i in range(start, stop)]
         return np.array(mx.concatenate(rows))
 
-    cache, other = net.make_cache(), net.make_cache()
+    cache, other = net.make_cache(kv_bits), net.make_cache(kv_bits)
     net(prompt[None, :PROMPT], cache)
     read(cache, PROMPT, PROMPT + 3)
-    never_left = net.make_cache()
+    never_left = net.make_cache(kv_bits)
     net(prompt[None, :PROMPT], never_left)
     want = read(never_left, PROMPT, PROMPT + 6)[3:]
     state = cache.snapshot()
@@ -126,14 +127,31 @@ def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
         np.testing.assert_array_equal(read(back, PROMPT + 3, PROMPT + 6), want)
 
 
-@pytest.mark.parametrize("kv_bits", [4, 8])
-def test_quantised_keys_are_not_attended_to_by_the_decode_kernel(kv_bits, request, monkeypatch):
-    """It reads plain keys, and would take the packed words for them."""
+@pytest.mark.parametrize(
+    ("kv_bits", "kernel"),
+    [(None, "decode_attention_partial"), (4, None), (8, "decode_attention_partial_8bit")],
+)
+def test_each_kind_of_keys_is_read_by_its_own_kernel(kv_bits, kernel, request, monkeypatch):
+    """The plain one would take packed words for keys. None reads 4 bits."""
     prompt = expected("dense")["prompt"][:PROMPT]
     net = load_plain(FOLDER / "dense", monkeypatch)
     launched = launches_of_the_same_reply(net, prompt, request, monkeypatch, kv_bits)
     assert "qk_norm_rope" in launched
-    assert "decode_attention_partial" not in launched
+    partial = {name for name in launched if name.startswith("decode_attention_partial")}
+    assert partial == ({kernel} if kernel else set())
+
+
+@pytest.mark.parametrize(
+    ("kv_bits", "other"), [(None, "decode_attention_8bit"), (8, "decode_attention")]
+)
+def test_a_kernel_is_not_used_because_that_for_other_keys_was_selected(
+    kv_bits, other, request, monkeypatch
+):
+    net = load_plain(FOLDER / "dense", monkeypatch)
+    request.getfixturevalue("kernels")
+    setattr(net.selection, other, decode_attention.KERNEL)
+    monkeypatch.setattr(decode_attention, "kernel", None)
+    replies(net, expected("dense")["prompt"][:PROMPT], 2, kv_bits)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
