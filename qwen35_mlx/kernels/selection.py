@@ -23,8 +23,8 @@ MAX_DECODE_TOKENS = 8
 class KernelSelection:
     """The variant of each operation, by name; shared by all layers of a network.
 
-    Operations on packed matrices in kernels of this package have one for each format, since a
-    network may mix formats, of which the kernels read some. A format without an entry was not
+    Operations on matrices in kernels of this package have one for each format, since a network may
+    mix formats, of which the kernels read some. A format without an entry was not
     checked: the reference computes it.
 
     Attributes:
@@ -38,7 +38,7 @@ class KernelSelection:
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         decode_attention_8bit: the same, where keys and values are quantised to 8 bits.
         prefill_attention: causal attention of many tokens; see `model.attention`.
-        matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
+        matmul_decode: a few tokens times a matrix, with the norm before it and the
             residual sum after it, by `Linear.packing`; see `matvec`.
         prefill_chunk: tokens of a prompt that are read at once, as digits; the reference is
             `PREFILL_CHUNK`.
