@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 
 def report(operations: Sequence["Operation"], tried: dict[str, list["Trial"]]) -> None:
-    """Print a table, then one JSON line."""
+    """Print a table, then one JSON line.
+
+    The times of checks have those of compiling in them; the others are of one call.
+    """
     from qwen35_mlx.kernels.autotune import fastest_variant, machine_key
 
     for operation in operations:
         trials = tried[operation.key]
-        fastest = fastest_variant(trials)
+        fastest = fastest_variant(trials, operation.margin)
         print_line(operation.key)
         for t in trials:
             error = "" if t.error is None else f"error {t.error:.1e}"
+            checked = f"checked in {1000 * t.check_seconds:.0f} ms"
             result = t.failure or f"{t.milliseconds:.3f} ms"
             mark = "*" if t.variant == fastest else " "
-            print_line(f"  {mark} {t.variant:28} {error:16} {result}")
+            print_line(f"  {mark} {t.variant:28} {error:16} {checked:22} {result}")
     results = {key: [asdict(t) for t in trials] for key, trials in tried.items()}
     print_line(json.dumps({"check": "kernels", "machine": machine_key(), "results": results}))
 

@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny tokenizer, trained on the spot, a template, a small random model."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from qwen35_mlx.kernels import autotune, gpu_kernel
 from qwen35_mlx.model import trials
+from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
@@ -105,7 +107,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             name=f"qwen35_{kernel.name}",
             input_names=list(kernel.inputs),
             output_names=list(kernel.outputs),
-            source=kernel.body,
+            source=kernel.text,
             ensure_row_contiguous=not kernel.strided,
             machine=machine,
         )
@@ -114,10 +116,17 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
 
 
+@pytest.fixture(autouse=True)
+def _no_remembered_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what the user's models were found to be."""
+    monkeypatch.setattr(mtp_readings, "readings_file", lambda: Path(os.devnull) / "none.json")
+
+
 @pytest.fixture
 def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are tuned at small sizes, and every call takes one second."""
     monkeypatch.setattr(trials, "PROMPT_TOKENS", 12)
+    monkeypatch.setattr(trials, "CHUNKED_TOKENS", 12)
     monkeypatch.setattr(trials, "TIMED_CALLS", 1)
     monkeypatch.setattr(autotune, "median_seconds", lambda call: mx.eval(call()) or 1.0)
 

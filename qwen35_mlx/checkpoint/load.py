@@ -31,6 +31,7 @@ def load_network(
     context: int | None = None,
     mtp: bool = False,
     mtp_documents: Sequence[Sequence[int]] = (),
+    mtp_decided: Callable[[frozenset[str]], None] = lambda raw: None,
     kv_bits: int | None = None,
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
@@ -46,6 +47,7 @@ def load_network(
         mtp: whether to read the multi-token-prediction head too, if the checkpoint has one.
         mtp_documents: token ids on which the readings of the head's norms are tried, if its files
             leave a doubt; `notice` is called with what was found. A few hundred are enough.
+        mtp_decided: called with the names of the norms that hold w, after such a trial.
         kv_bits: of caches that the kernels are selected for, beside plain ones; see
             `KVCache.bits`.
 
@@ -72,6 +74,8 @@ def load_network(
             if found is not None:
                 network.read_mtp(Weights(config, checkpoint, computed))
                 notice(found.line)
+        if checkpoint.mtp_norms is not None:
+            mtp_decided(checkpoint.mtp_norms.raw)
     select_kernels(network, notice, kv_bits)
     return network
 

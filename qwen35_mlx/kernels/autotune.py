@@ -29,6 +29,9 @@ from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 
 Outputs = Sequence[mx.array]
 
+# A call of so long is timed once; runs of a shorter one end when they have taken this together.
+_LONG_SECONDS, _TIMING_SECONDS = 1.0, 0.5
+
 TUNING_NOTICE = "trying out kernels for this model on this machine, once; it may take a minute"
 
 
@@ -47,6 +50,8 @@ class Operation:
         tolerance: largest difference from the reference, relative to its largest magnitude.
         packing: the only format of matrices that the choice is for, in words; empty if it is for
             all.
+        margin: share by which a variant must be faster than the reference.
+        composed: whether the calls contain other operations, whose fastest variants they then run.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Operation:
     compiled: bool
     tolerance: float
     packing: str = ""
+    margin: float = 0.0
+    composed: bool = False
 
     @property
     def key(self) -> str:
@@ -75,17 +82,23 @@ class Trial:
     Attributes:
         error: difference from the reference; None for the reference, and if it did not run.
         milliseconds: of one call; None if it was not timed.
+        check_seconds: that compiling it and its calls on small inputs took.
         failure: why the variant must not be used; empty if it may.
     """
 
     variant: str
     error: float | None
     milliseconds: float | None
+    check_seconds: float = 0.0
     failure: str = ""
 
 
 def median_seconds(call: Callable[[], Any]) -> float:
-    """Median time of a call and its evaluation, over five runs after a first one."""
+    """Median time of a call and its evaluation.
+
+    Over five runs after a first one, or as many as half a second allows, but at least one. Of a
+    call of a second or more, the first run counts: compiling hardly adds to it.
+    """
 
     def run() -> float:
         started = time.perf_counter()
@@ -93,8 +106,13 @@ def median_seconds(call: Callable[[], Any]) -> float:
         mx.synchronize()
         return time.perf_counter() - started
 
-    run()
-    return statistics.median(run() for _ in range(5))
+    first = run()
+    if first >= _LONG_SECONDS:
+        return first
+    times: list[float] = []
+    while len(times) < 5 and (not times or sum(times) < _TIMING_SECONDS):
+        times.append(run())
+    return statistics.median(times)
 
 
 def milliseconds_per_call(operation: Operation) -> float:
@@ -123,13 +141,15 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
         selection: the one that the operation's calls read; left at the reference.
     """
     operation.select(REFERENCE, selection)
+    started = time.perf_counter()
     try:
         references = [call() for call in operation.check_calls]
         mx.eval(references)
-        trials = [Trial(REFERENCE, None, milliseconds_per_call(operation))]
+        seconds = time.perf_counter() - started
+        trials = [Trial(REFERENCE, None, milliseconds_per_call(operation), seconds)]
     except Exception as error:  # compilers and drivers raise anything
         # Without a reference nothing can be checked, so no variant may run.
-        return [Trial(REFERENCE, None, None, f"does not run ({_first_line(error)})")]
+        return [Trial(REFERENCE, None, None, failure=f"does not run ({_first_line(error)})")]
     for variant in operation.variants:
         operation.select(variant, selection)
         trials.append(_try_variant(operation, variant, references))
@@ -138,24 +158,29 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
 
 
 def _try_variant(operation: Operation, variant: str, references: Sequence[Outputs]) -> Trial:
-    difference = None
+    difference, seconds = None, 0.0
+    started = time.perf_counter()
     try:
-        difference = max(
-            relative_difference(call(), want)
-            for call, want in zip(operation.check_calls, references, strict=True)
-        )
+        outputs = [call() for call in operation.check_calls]
+        differences = map(relative_difference, outputs, references)
+        difference = max(differences, default=0.0)
+        seconds = time.perf_counter() - started
         if difference > operation.tolerance:
             failure = f"differs from its reference by {difference:.1e}"
-            return Trial(variant, difference, None, failure)
-        return Trial(variant, difference, milliseconds_per_call(operation))
+            return Trial(variant, difference, None, seconds, failure)
+        return Trial(variant, difference, milliseconds_per_call(operation), seconds)
     except Exception as error:  # compilers and drivers raise anything
-        return Trial(variant, difference, None, f"does not run ({_first_line(error)})")
+        failure = f"does not run ({_first_line(error)})"
+        return Trial(variant, difference, None, seconds, failure)
 
 
-def fastest_variant(trials: Sequence[Trial]) -> str:
-    """The fastest variant that may be used; the reference if none may."""
-    timed = [(t.milliseconds, t.variant) for t in trials if t.milliseconds is not None]
-    return min(timed, default=(0.0, REFERENCE))[1]
+def fastest_variant(trials: Sequence[Trial], margin: float = 0.0) -> str:
+    """The fastest variant that may be used; the reference if none is faster by this share."""
+    timed = {t.variant: t.milliseconds for t in trials if t.milliseconds is not None}
+    best = min(timed, key=timed.__getitem__, default=REFERENCE)
+    reference = timed.get(REFERENCE)
+    gains = reference is None or timed[best] < reference * (1 - margin)
+    return best if gains else REFERENCE
 
 
 def tune(
@@ -169,7 +194,7 @@ def tune(
 
     Args:
         notice: called with `TUNING_NOTICE` before variants are tried, and with one line for every
-            variant that fails.
+            variant that fails, now or later in use.
         retry: try all variants, whatever the results file holds, and without `TUNING_NOTICE`.
 
     Returns:
@@ -177,6 +202,7 @@ def tune(
     """
     if gpu_kernel.backend() is None:
         return {}
+    selection.on_failure = None
     file, machine = results_file(), machine_key()
     results = _read_results(file)
     fastest: dict[str, str] = {} if retry else results.get(machine, {})
@@ -184,10 +210,17 @@ def tune(
     if untried and not retry:
         notice(TUNING_NOTICE)
     tried: dict[str, list[Trial]] = {}
-    for operation in untried:
+
+    def select_fastest() -> None:
+        for operation in operations:
+            operation.select(fastest.get(operation.key, REFERENCE), selection)
+
+    for operation in sorted(untried, key=lambda operation: operation.composed):
+        if operation.composed:
+            select_fastest()
         trials = tried[operation.key] = try_variants(operation, selection)
         if trials[0].milliseconds is not None:  # a reference that failed may run at the next start
-            fastest[operation.key] = fastest_variant(trials)
+            fastest[operation.key] = fastest_variant(trials, operation.margin)
         where = f" for {operation.packing}" if operation.packing else ""
         for trial in trials:
             if trial.failure:
@@ -196,9 +229,8 @@ def tune(
                     f"{trial.failure}; please report it with the output of "
                     "`python -m qwen35_mlx.check`"
                 )
-    for operation in operations:
-        operation.select(fastest.get(operation.key, REFERENCE), selection)
-    selection.compiled = True
+    select_fastest()
+    selection.compiled, selection.on_failure = True, notice
     if tried:
         _write_results(file, {**results, machine: {**results.get(machine, {}), **fastest}})
     return tried

@@ -6,6 +6,7 @@ the rule, the gated norm. The definition is `delta_net_reference.reference`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
@@ -92,11 +93,16 @@ def mix(
     """`reference`, by the selected variant."""
     decoding = projected.shape[1] <= MAX_DECODE_TOKENS
     variant = selection.delta_decode if decoding else selection.delta_prefill
+    plain = partial(reference, projected, conv, state, layer)
     if variant == REFERENCE:
-        return reference(projected, conv, state, layer)
+        return plain()
     if decoding:
-        return decode(projected, conv, state, layer, tiling=DECODE_VARIANTS[variant])
-    return prefill(projected, conv, state, layer, tiling=PREFILL_VARIANTS.get(variant))
+        tiling = DECODE_VARIANTS[variant]
+        kernel = partial(decode, projected, conv, state, layer, tiling=tiling)
+        return selection.attempt("delta_decode", kernel, plain)
+    tiling = PREFILL_VARIANTS.get(variant)
+    kernel = partial(prefill, projected, conv, state, layer, tiling=tiling)
+    return selection.attempt("delta_prefill", kernel, plain)
 
 
 def decode(

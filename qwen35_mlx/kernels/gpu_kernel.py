@@ -14,6 +14,7 @@ The subset:
   space.
 - Threadgroups are one-dimensional and made of whole SIMD groups.
 - Of SIMD operations, `simd_sum`, `simd_max`, `simd_shuffle_xor`, `simd_broadcast` and barriers.
+- `as_type` makes floats of 32-bit words and halves of 16-bit ones. `fma` is of floats.
 - Register arrays are indexed by constants only, after unrolling.
 - Wide loads are `float4`, `uint2`, `uint4` or `vec<T, 4>` through a cast pointer, with members by
   name.
@@ -50,9 +51,12 @@ CUDA_HEADER = """
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
 #define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
 #define ushort unsigned short
+#define fma __fmaf_rn
 template <typename T, int N> struct vec;
 template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
-template <typename T> __device__ inline T as_type(unsigned x) { return __uint_as_float(x); }
+template <typename T> __device__ inline T as_type(unsigned x);
+template <> __device__ inline float as_type<float>(unsigned x) { return __uint_as_float(x); }
+template <> __device__ inline half as_type<half>(unsigned x) { return __ushort_as_half(x); }
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }
@@ -79,6 +83,10 @@ def float_bits(x: float) -> int:
     The body gets the float back with `as_type<float>`.
     """
     return int.from_bytes(struct.pack("<f", x), "little", signed=True)
+
+
+class KernelError(Qwen35Error):
+    """A kernel does not compile for this GPU, or exceeds its limits."""
 
 
 # What `mx.fast.metal_kernel` and `mx.fast.cuda_kernel` return.
@@ -122,14 +130,26 @@ class Kernel:
         """The source text, with included files in place."""
         return _read(f"{self.name}.metal")
 
+    @property
+    def text(self) -> str:
+        """The body as MLX compiles it. MLX hashes all of it at each launch, so it is short."""
+        return strip_comments(self.body)
+
     def __call__(self, inputs: Sequence[mx.array], launch: Launch) -> list[mx.array]:
         """Run on the GPU.
 
+        MLX compiles a kernel when its outputs are evaluated, which may be long after this call, and
+        what depends on them is then lost. So the first launch of each variant is evaluated here,
+        unless it is recorded by `mx.compile`.
+
         Raises:
-            Qwen35Error: the kernel does not compile for this GPU or exceeds its limits.
+            KernelError: the kernel does not compile for this GPU or exceeds its limits.
         """
+        variant = (*launch.constants.values(), launch.threads, *[x.dtype for x in inputs])
+        evaluated = _evaluated_variants(self)
+        is_new = variant not in evaluated and _evaluate(inputs)
         try:
-            return make_launcher(self)(
+            outputs = make_launcher(self)(
                 inputs=list(inputs),
                 template=list(launch.constants.items()),
                 grid=(launch.threadgroups * launch.threads, 1, 1),
@@ -137,15 +157,35 @@ class Kernel:
                 output_shapes=[shape for shape, _ in launch.outputs],
                 output_dtypes=[dtype for _, dtype in launch.outputs],
             )
+            if is_new:
+                mx.eval(outputs)
+                evaluated.add(variant)
+            return outputs
         except (RuntimeError, ValueError) as error:
             shapes = ", ".join(
                 f"{name} {list(x.shape)} {x.dtype}"
                 for name, x in zip(self.inputs, inputs, strict=True)
             )
-            raise Qwen35Error(
-                f"kernel '{self.name}' failed on {shapes} ({str(error).splitlines()[0]}): "
+            reason, _, _ = str(error).partition("\n")
+            raise KernelError(
+                f"kernel '{self.name}' failed on {shapes} ({reason}): "
                 f"set {KERNELS_ENV}=reference to go on without kernels, and report it"
             ) from error
+
+
+@cache
+def _evaluated_variants(kernel: Kernel) -> set[tuple[object, ...]]:
+    """The variants of a kernel that have run in this process."""
+    return set()
+
+
+def _evaluate(inputs: Sequence[mx.array]) -> bool:
+    """Evaluate arrays, before a kernel reads them; False inside `mx.compile`, where none can be."""
+    try:
+        mx.eval(inputs)
+    except ValueError:
+        return False
+    return True
 
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
@@ -192,11 +232,9 @@ def make_launcher(kernel: Kernel) -> Launcher:
         "name": f"qwen35_{kernel.name}",
         "input_names": list(kernel.inputs),
         "output_names": list(kernel.outputs),
-        "source": kernel.body,
+        "source": kernel.text,
         "ensure_row_contiguous": not kernel.strided,
     }
     if backend() == "metal":
         return cast(Launcher, mx.fast.metal_kernel(**options))
-    # MLX's CUDA backend hashes the whole text at each launch, so a shorter one saves time.
-    options["source"] = strip_comments(options["source"])
     return cast(Launcher, mx.fast.cuda_kernel(**options, header=CUDA_HEADER))

@@ -5,6 +5,7 @@ dispatch.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -87,8 +88,10 @@ def qk_norm_rope(
         q [B, heads, T, head_dim] and k [B, kv_heads, T, head_dim], in projected's dtype.
     """
     decoding = projected.shape[1] <= MAX_DECODE_TOKENS
-    variant = kernel if decoding and selection.qk_norm_rope != REFERENCE else reference
-    return variant(projected, offset, layer)
+    plain = partial(reference, projected, offset, layer)
+    if not decoding or selection.qk_norm_rope == REFERENCE:
+        return plain()
+    return selection.attempt("qk_norm_rope", partial(kernel, projected, offset, layer), plain)
 
 
 def split_projection(projected: mx.array, layer: AttentionParameters) -> tuple[mx.array, ...]:

@@ -4,9 +4,17 @@ An operation has a reference in plain MLX, and variants that may be faster. Whic
 and fastest depends on the machine: `autotune` finds out there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from qwen35_mlx.kernels.gpu_kernel import KernelError
+
+Result = TypeVar("Result")
 
 REFERENCE = "reference"
+# Tokens of a prompt that a GPU reads at once, unless another number is faster.
+PREFILL_CHUNK = 2048
 # Up to this many tokens the decode variants run: one token, or a few speculated ones.
 MAX_DECODE_TOKENS = 8
 
@@ -15,8 +23,8 @@ MAX_DECODE_TOKENS = 8
 class KernelSelection:
     """The variant of each operation, by name; shared by all layers of a network.
 
-    Operations on packed matrices in kernels of this package have one for each format, since a
-    network may mix formats, of which the kernels read some. A format without an entry was not
+    Operations on matrices in kernels of this package have one for each format, since a network may
+    mix formats, of which the kernels read some. A format without an entry was not
     checked: the reference computes it.
 
     Attributes:
@@ -30,10 +38,15 @@ class KernelSelection:
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         decode_attention_8bit: the same, where keys and values are quantised to 8 bits.
         prefill_attention: causal attention of many tokens; see `model.attention`.
-        matmul_decode: a few tokens times a quantised matrix, with the norm before it and the
+        matmul_decode: a few tokens times a matrix, with the norm before it and the
             residual sum after it, by `Linear.packing`; see `matvec`.
+        prefill_chunk: tokens of a prompt that are read at once, as digits; the reference is
+            `PREFILL_CHUNK`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
             graph instead of building it in Python.
+        on_failure: called with a line for the user when a kernel fails in use and its reference
+            takes over; None lets the error pass.
+        fallbacks: how often that has happened.
     """
 
     delta_decode: str = REFERENCE
@@ -46,7 +59,15 @@ class KernelSelection:
     decode_attention_8bit: str = REFERENCE
     prefill_attention: str = REFERENCE
     matmul_decode: dict[str, str] = field(default_factory=dict)
+    prefill_chunk: str = REFERENCE
     compiled: bool = False
+    on_failure: Callable[[str], None] | None = None
+    fallbacks: int = 0
+
+    @property
+    def chunk_tokens(self) -> int:
+        """`prefill_chunk` as a number."""
+        return PREFILL_CHUNK if self.prefill_chunk == REFERENCE else int(self.prefill_chunk)
 
     def select(self, operation: str, variant: str, packing: str = "") -> None:
         """Select a variant of an operation, for one format if it has a variant for each."""
@@ -54,3 +75,32 @@ class KernelSelection:
             getattr(self, operation)[packing] = variant
         else:
             setattr(self, operation, variant)
+
+    def attempt(
+        self,
+        operation: str,
+        kernel: Callable[[], Result],
+        reference: Callable[[], Result],
+        packing: str = "",
+    ) -> Result:
+        """The result of a selected kernel; of its reference if the kernel does not run.
+
+        A check covers every kind of variant, not every size, so a kernel may still fail at its
+        first launch in a session. The reference is then selected, and computes the same from the
+        same inputs.
+
+        Args:
+            operation, packing: as for `select`.
+
+        Raises:
+            KernelError: the kernel does not run, and `on_failure` is None.
+        """
+        try:
+            return kernel()
+        except KernelError as error:
+            if self.on_failure is None:
+                raise
+            self.select(operation, REFERENCE, packing)
+            self.fallbacks += 1
+            self.on_failure(f"{error}; until then plain MLX takes its place, which is slower")
+            return reference()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -86,7 +87,15 @@ class Attention:
         Only where `uses_decode_kernel`.
         """
         rows, tail = cache.append_to_tail(k, v)
-        return decode_attention.kernel(q, rows, tail, gate, self.head_dim**-0.5)
+        scale = self.head_dim**-0.5
+
+        def plain() -> mx.array:
+            cache.take_back(k.shape[2])
+            return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
+
+        kernel = partial(decode_attention.kernel, q, rows, tail, gate, scale)
+        operation = "decode_attention" if cache.bits is None else "decode_attention_8bit"
+        return self.selection.attempt(operation, kernel, plain)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""

@@ -34,7 +34,8 @@ class Layer:
         eps = config.rms_norm_eps
         self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compiled: dict[tuple[str, int], Callable[..., Any]] = {}
+        self._runs: set[tuple[object, ...]] = set()
 
     def __call__(
         self, x: mx.array, cache: KVCache | DeltaState, *, revocable: bool = False
@@ -44,14 +45,13 @@ class Layer:
         Args:
             revocable: whether `take_back` may follow.
         """
-        compiled = self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS
         if isinstance(cache, KVCache):
-            return self._attend(x, cache, compiled)
+            return self._attend(x, cache)
         assert isinstance(self.mixer, GatedDeltaNet)
         if cache.conv is None or cache.recurrent is None:
             cache.conv, cache.recurrent = self.mixer.parameters.empty(x.shape[0], x.dtype)
-        run = self._compile(self._delta_net_layer) if compiled else self._delta_net_layer
         before = cache.conv, cache.recurrent
+        run = self._recorded(self._delta_net_layer, x)
         x, cache.conv, cache.recurrent, projected = run(x, *before)
         cache.last_pass = DeltaPass(*before, projected) if revocable else None
         return x
@@ -67,18 +67,17 @@ class Layer:
         cache.conv, cache.recurrent = self.mixer.replay(cache.last_pass, kept)
         cache.last_pass = None
 
-    def _attend(self, x: mx.array, cache: KVCache, compiled: bool) -> mx.array:
+    def _attend(self, x: mx.array, cache: KVCache) -> mx.array:
         """A full-attention layer: compiled functions before and after the cache update."""
         assert isinstance(self.mixer, Attention)
-        project = self._compile(self._project) if compiled else self._project
         # A compiled function would be recorded anew for every Python number.
-        offset = mx.array(cache.offset, mx.int32) if compiled else cache.offset
-        q, k, v, gate = project(x, offset)
+        offset = mx.array(cache.offset, mx.int32) if self._may_record(x) else cache.offset
+        q, k, v, gate = self._recorded(self._project, x)(x, offset)
         if self.mixer.uses_decode_kernel(q, k, cache):
-            finish = self._compile(self._after_gated) if compiled else self._after_gated
-            return finish(x, self.mixer.attend_gated(q, k, v, gate, cache))
-        finish = self._compile(self._after_attention) if compiled else self._after_attention
-        return finish(x, self.mixer.attend(q, k, v, cache), gate)
+            gated = self.mixer.attend_gated(q, k, v, gate, cache)
+            return self._recorded(self._after_gated, x)(x, gated)
+        attended = self.mixer.attend(q, k, v, cache)
+        return self._recorded(self._after_attention, x)(x, attended, gate)
 
     def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
         assert isinstance(self.mixer, Attention)
@@ -102,8 +101,23 @@ class Layer:
     def _add_mlp(self, x: mx.array) -> mx.array:
         return self.mlp(x, self.mlp_norm, residual=x)
 
-    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        name = function.__name__
-        if name not in self._compiled:
-            self._compiled[name] = mx.compile(function)
-        return self._compiled[name]
+    def _may_record(self, x: mx.array) -> bool:
+        return self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS
+
+    def _recorded(self, function: Callable[..., Any], x: mx.array) -> Callable[..., Any]:
+        """The function, in the form to call with x: recorded by `mx.compile` for a few tokens.
+
+        Its first run with so many tokens is not recorded, so that a kernel that fails in it can
+        give way to its reference: see `Kernel.__call__`. A recording keeps the kernels that it was
+        made with, so a fallback begins new ones.
+        """
+        if not self._may_record(x):
+            return function
+        key = function.__name__, self.selection.fallbacks
+        run = (*key, *x.shape[:2])
+        if run not in self._runs:
+            self._runs.add(run)
+            return function
+        if key not in self._compiled:
+            self._compiled[key] = mx.compile(function)
+        return self._compiled[key]

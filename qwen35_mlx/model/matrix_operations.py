@@ -1,16 +1,16 @@
-"""Products with packed matrices, for `kernels.autotune` to try: each format by itself."""
+"""Products with matrices, for `kernels.autotune` to try: each format by itself."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from qwen35_mlx.kernels import matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, Outputs
-from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.kernels.row_format import RowFormat, matrix_shape
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model import trials
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -21,31 +21,31 @@ from qwen35_mlx.model.network import Network
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
-    """A packed matrix, and what is computed with its product.
+class Use:
+    """A matrix, and what is computed with its product.
 
     Attributes:
         norm, residual, glu: as for `matvec.reference`; residual says whether there is one.
     """
 
     linear: Linear
-    weight: QuantizedWeight
     norm: RMSNorm | None
     residual: bool
     glu: bool
 
     @property
     def kind(self) -> tuple[bool, bool, bool]:
+        """Whether there is a norm, a residual, a gate."""
         return self.norm is not None, self.residual, self.glu
 
     @property
     def size(self) -> tuple[int, int]:
         """Outputs and inputs of the matrix."""
-        return self.weight.scales.shape[0], self.linear.width
+        return matrix_shape(self.linear.weight)[0], self.linear.width
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.weight.arrays)
+        return sum(array.nbytes for array in self.linear.arrays)
 
     def call(self, network: Network, tokens: int) -> Callable[[], Outputs]:
         out, width = self.size
@@ -55,44 +55,59 @@ class _Use:
 
 
 def matrix_operations(network: Network) -> list[Operation]:
-    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill`."""
+    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill` if matrices are
+    packed.
+    """
     found = [_decode(network, uses) for uses in _uses_by_format(network).values()]
-    in_layers = [use for layer in network.layers for use in _uses_of_layer(layer)]
-    if in_layers:
-        found.append(_prefill(network, max(in_layers, key=lambda use: use.nbytes)))
+    packed = [
+        use
+        for layer in network.layers
+        for use in _uses_of_layer(layer)
+        if isinstance(use.linear.weight, QuantizedWeight)
+    ]
+    if packed:
+        found.append(_prefill(network, max(packed, key=lambda use: use.nbytes)))
     return found
 
 
-def _uses_by_format(network: Network) -> dict[str, list[_Use]]:
+def _uses_by_format(network: Network) -> dict[str, list[Use]]:
     uses = [use for layer in network.layers for use in _uses_of_layer(layer)]
     uses += _uses([network.lm_head])
     if network.mtp is not None:
         uses += [*_uses([network.mtp.fc]), *_uses_of_layer(network.mtp.layer)]
-    found: dict[str, list[_Use]] = defaultdict(list)
+    found: dict[str, list[Use]] = defaultdict(list)
     for use in uses:
         x = mx.zeros((1, use.linear.width), network.dtype)
-        if matvec.supports(x, use.weight):
+        if matvec.supports(x, use.linear.weight):
             found[use.linear.packing].append(use)
     return found
 
 
-def _uses_of_layer(layer: Layer) -> list[_Use]:
-    """Every packed matrix of a layer but the routed experts', as a pass over few tokens uses it."""
+def _uses_of_layer(layer: Layer) -> list[Use]:
+    """Every matrix of a layer but the routed experts', as a pass over few tokens uses it."""
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, GatedDeltaNet):
         first, last = mixer.in_proj, mixer.out_proj
     else:
         first, last = mixer.qkv_proj, mixer.o_proj
-    found = _uses(first.joined_matrices, layer.mixer_norm) + _uses([last], residual=True)
+    found = _uses_of_joined(first, layer.mixer_norm) + _uses([last], residual=True)
     if isinstance(mlp, SparseMoE):
         shared = mlp.shared_expert
-        found += _uses(mlp.router.joined_matrices, layer.mlp_norm)
+        found += _uses_of_joined(mlp.router, layer.mlp_norm) + _uses(mlp.router.joined_matrices)
         return found + _uses_of_glu(shared.gate_up, None) + _uses([shared.down_proj])
     return found + _uses_of_glu(mlp.gate_up, layer.mlp_norm) + _uses([mlp.down_proj], residual=True)
 
 
-def _uses_of_glu(gate_up: FusedLinear, norm: RMSNorm | None) -> list[_Use]:
-    return _uses(gate_up.joined_matrices, norm, glu=gate_up.single is not None)
+def _uses_of_joined(fused: FusedLinear, norm: RMSNorm) -> list[Use]:
+    """With the norm; also without it where one norm may serve several matrices."""
+    found = _uses(fused.joined_matrices, norm)
+    return found if fused.single is not None else found + _uses(fused.joined_matrices)
+
+
+def _uses_of_glu(gate_up: FusedLinear, norm: RMSNorm | None) -> list[Use]:
+    if gate_up.single is None:
+        return _uses(gate_up.joined_matrices, norm) + _uses(gate_up.joined_matrices)
+    return _uses(gate_up.joined_matrices, norm, glu=True)
 
 
 def _uses(
@@ -101,31 +116,63 @@ def _uses(
     *,
     residual: bool = False,
     glu: bool = False,
-) -> list[_Use]:
-    return [
-        _Use(linear, linear.weight, norm, residual, glu)
-        for linear in matrices
-        if isinstance(linear.weight, QuantizedWeight)
-    ]
+) -> list[Use]:
+    return [Use(linear, norm, residual, glu) for linear in matrices]
 
 
-def _decode(network: Network, uses: list[_Use]) -> Operation:
-    """Checked on the largest matrix of each kind of use and on one of two rounds, from one token to
-    `MAX_DECODE_TOKENS`; timed on matrices of one size, that of most bytes.
+def checked_passes(uses: Sequence[Use], dtype: mx.Dtype) -> list[tuple[Use, int]]:
+    """Matrices and numbers of tokens that together take every branch of the decode kernel.
+
+    Only branches that a pass over up to `MAX_DECODE_TOKENS` tokens takes with one of these
+    matrices. What is compiled differs by its sizes too, but not in what is computed.
+
+    Args:
+        uses: of one format.
+        dtype: of the activations.
     """
-    largest: dict[tuple[bool, bool, bool], _Use] = {}
-    same: dict[tuple[object, ...], list[_Use]] = defaultdict(list)
+    few = range(1, MAX_DECODE_TOKENS + 1)
+    # Small matrices are quick to check, so the first of several that take a branch is taken.
+    distinct = {(use.size, use.kind): use for use in uses}.values()
+    ascending = sorted(distinct, key=lambda use: use.nbytes)
+    passes = {(i, n): _branches(use, n, dtype) for i, use in enumerate(ascending) for n in few}
+    left = set[object]().union(*passes.values())
+    found: list[tuple[Use, int]] = []
+    while left:
+        index, tokens = max(passes, key=lambda one: len(passes[one] & left))
+        left -= passes[index, tokens]
+        found.append((ascending[index], tokens))
+    return found
+
+
+def _branches(use: Use, tokens: int, dtype: mx.Dtype) -> set[object]:
+    """The branches that the decode kernel takes, each by all that decides on it."""
+    row_format = RowFormat.of(use.linear.weight)
+    assert row_format is not None
+    bits = row_format.bits
+    tiling = matvec.tiling_for(tokens, use.linear.width, bits, dtype.size)
+    single, several = tokens == 1, quantized.rounds_for(use.linear.width, bits) > 1
+    even, in_slabs = tokens % tiling.sets == 0, 4 * tiling.slab < quantized.chunk_values(bits)
+    return {
+        ("products", single, tiling, several),
+        ("norm", use.norm is not None, single, tiling.sets, even, in_slabs, several),
+        ("outputs", use.glu, single, tiling.rows, tiling.sets),
+        ("sum", use.residual, single),
+    }
+
+
+def _decode(network: Network, uses: list[Use]) -> Operation:
+    """Checked on `checked_passes`; timed on matrices of one size, that of most bytes."""
+    same: dict[tuple[object, ...], list[Use]] = defaultdict(list)
     for use in uses:
         same[use.size, use.kind].append(use)
-        if use.kind not in largest or use.nbytes > largest[use.kind].nbytes:
-            largest[use.kind] = use
     heaviest = max(same.values(), key=lambda uses: sum(use.nbytes for use in uses))
-    checked = [*largest.values(), _two_rounds(network, uses[0].weight)]
+    # Branches depend on the widths of all matrices.
+    widths = " ".join(str(width) for width in sorted({use.linear.width for use in uses}))
     return Operation(
         "matmul_decode",
-        _shape(network, heaviest[0]),
+        f"{_shape(network, heaviest[0])}, rows of {widths}",
         [matvec.KERNEL],
-        [use.call(network, n) for n in (1, 2, 4, MAX_DECODE_TOKENS) for use in checked],
+        [use.call(network, n) for use, n in checked_passes(uses, network.dtype)],
         # A single matrix would stay in the GPU's cache, unlike those of a whole network.
         trials.timed_together(
             [use.call(network, 1) for use in heaviest[: trials.TIMED_CALLS]],
@@ -136,18 +183,7 @@ def _decode(network: Network, uses: list[_Use]) -> Operation:
     )
 
 
-def _two_rounds(network: Network, like: QuantizedWeight) -> _Use:
-    """A matrix of a few rows that are too long for `matvec` to read in one round."""
-    q, dtype = like.quantization, like.scales.dtype
-    round_values = SIMD_WIDTH * quantized.MAX_SIMD_GROUPS * quantized.chunk_values(q.bits)
-    width = round_values + q.group_size
-    rows = trials.noise(network, 24, width).astype(dtype)
-    weight = QuantizedWeight(*mx.quantize(rows, q.group_size, q.bits), q)
-    norm = RMSNorm(trials.noise(network, width), 1e-6)
-    return _Use(Linear(weight, network.selection), weight, norm, False, False)
-
-
-def _prefill(network: Network, use: _Use) -> Operation:
+def _prefill(network: Network, use: Use) -> Operation:
     x = trials.noise(network, 1, trials.PROMPT_TOKENS, use.linear.width)
     return Operation(
         "matmul_prefill",
@@ -160,6 +196,6 @@ def _prefill(network: Network, use: _Use) -> Operation:
     )
 
 
-def _shape(network: Network, use: _Use) -> str:
+def _shape(network: Network, use: Use) -> str:
     out, width = use.size
     return f"{out} x {width}, {use.linear.packing}, {network.dtype}"

@@ -1,6 +1,7 @@
 """The feed-forward part of a layer: a dense SwiGLU, or sparse experts with a shared expert."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -118,14 +119,24 @@ class SparseMoE:
 
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
-        rows = x.flatten(0, -2)
+        few = x.size <= MAX_DECODE_TOKENS * x.shape[-1]
         selected = self.selection.experts_decode.get(self.packing) == KERNEL
-        if selected and self.packed is not None and rows.shape[0] <= MAX_DECODE_TOKENS:
-            weights, experts = route(self.router.joined(rows, norm), self.top_k)
-            residual = residual.flatten(0, -2)
-            y = run_experts(rows, norm, weights, experts, self.packed, residual)
-            return y.reshape(x.shape)
-        rows = norm(rows)
+        plain = partial(self._reference, x, norm, residual)
+        if not few or not selected or self.packed is None:
+            return plain()
+        kernel = partial(self._in_kernels, self.packed, x, norm, residual)
+        return self.selection.attempt("experts_decode", kernel, plain, self.packing)
+
+    def _in_kernels(
+        self, packed: ExpertWeights, x: mx.array, norm: RMSNorm, residual: mx.array
+    ) -> mx.array:
+        rows = x.flatten(0, -2)
+        weights, experts = route(self.router.joined(rows, norm), self.top_k)
+        y = run_experts(rows, norm, weights, experts, packed, residual.flatten(0, -2))
+        return y.reshape(x.shape)
+
+    def _reference(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
+        rows = norm(x.flatten(0, -2))
         logits = self.router.joined(rows)
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)

@@ -25,6 +25,7 @@ from qwen35_mlx.model.matrix_operations import matrix_operations
 from qwen35_mlx.model.memory import KV_GROUP, unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, LARGE_BLOCKS, SparseMoE
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.prefill_chunk import prefill_chunk
 
 
 def select_kernels(
@@ -48,8 +49,8 @@ def select_kernels(
 
 
 def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
-    """The operations of the first layer of each kind, with its own weights; those on packed
-    matrices for every format in the network.
+    """The operations of the first layer of each kind, with its own weights; those on matrices for
+    every format in the network; and the number of tokens of a prompt at once.
 
     Args:
         kv_bits: of caches that the network is used with, beside plain ones; see `KVCache.bits`.
@@ -67,8 +68,11 @@ def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
             *_decode_attention(network, attention_mixers[0], kv_bits),
             _prefill_attention(network, attention_mixers[0]),
         ]
-    sparse = [(x.mlp, x.mlp_norm) for x in network.layers if isinstance(x.mlp, SparseMoE)]
-    return found + _experts(network, sparse) if sparse else found
+    layers = network.layers if network.mtp is None else [*network.layers, network.mtp.layer]
+    sparse = [(x.mlp, x.mlp_norm) for x in layers if isinstance(x.mlp, SparseMoE)]
+    if sparse:
+        found += _experts(network, sparse)
+    return [*found, prefill_chunk(network)]
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
@@ -95,7 +99,7 @@ def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:
             "delta_decode",
             shape,
             [name for name, tiling in delta_net.DECODE_VARIANTS.items() if tiling.supports(layer)],
-            [call(1, 1), call(2, 3), call(1, few), call(2, few)],
+            [call(1, 1), call(2, 3), call(2, few)],
             trials.timed_together([call(1, 1)]),
             True,
             trials.tolerance(network),
@@ -259,7 +263,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
             "experts_decode",
             f"{sizes}, {packing}, {network.dtype}",
             [experts.KERNEL],
-            [call(*same[0], tokens) for tokens in (1, 3, few)],
+            [call(*same[0], tokens) for tokens in (1, few)],
             trials.timed_together([call(*layer, 1) for layer in same[: trials.TIMED_CALLS]]),
             True,
             trials.tolerance(network),

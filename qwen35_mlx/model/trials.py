@@ -10,6 +10,8 @@ from qwen35_mlx.model.network import Network
 
 # Tokens of a timed prefill.
 PROMPT_TOKENS = 2048
+# Tokens of a timed prompt that is read in chunks.
+CHUNKED_TOKENS = 4096
 # Keys of a timed attention: few enough for a small machine's memory.
 CONTEXT_TOKENS = 8192
 # Calls of a decode operation that are timed together.

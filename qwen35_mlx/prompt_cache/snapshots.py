@@ -65,6 +65,10 @@ class SnapshotCache:
             assert self.disk is not None
             self.disk.add(ids, snapshot)
 
+    def forget(self) -> None:
+        """Drop all snapshots that are in memory only."""
+        self._memory, self._unwritten = [], []
+
     def files(self, ids: Sequence[int]) -> list[str]:
         """The files on disk with tokens of these ids: see `DiskSnapshotCache.files`."""
         return self.disk.files(ids) if self.disk else []

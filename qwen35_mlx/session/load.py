@@ -1,5 +1,6 @@
 """`load`: from a name to a model in memory."""
 
+from functools import partial
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
@@ -7,13 +8,14 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
+from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.template_process import template_process
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 # On which it is found out how the norms of an MTP head are read, where its files leave a doubt.
-# Few, as every load of such a model reads them: where they do not tell, the values decide.
+# Few, as the user waits for them at the first load: where they do not tell, the values decide.
 _CONFIRMATION_TOKENS = 96
 
 
@@ -80,8 +82,12 @@ def load(
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
     documents: list[list[int]] = []
-    if checkpoint.has_mtp and mtp != "off":
-        documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
+    norms = checkpoint.mtp_norms
+    if mtp != "off" and norms is not None and not norms.certain:
+        if (raw := mtp_readings.remembered(checkpoint)) is not None:
+            checkpoint = checkpoint.with_mtp_norms(raw)
+        else:
+            documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
     network = load_network(
         checkpoint,
         dtype,
@@ -89,6 +95,7 @@ def load(
         context=context,
         mtp=mtp != "off",
         mtp_documents=documents,
+        mtp_decided=partial(mtp_readings.remember, checkpoint),
         kv_bits=kv_bits,
     )
     if isinstance(mtp, int) and network.mtp is None:

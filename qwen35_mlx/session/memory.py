@@ -1,28 +1,15 @@
 """Whether a prompt fits into this machine's memory, before it is read."""
 
-import os
-
 import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.kernels.selection import PREFILL_CHUNK
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.device_memory import limit
 from qwen35_mlx.model.memory import estimate
 
 # Tokens between two progress events, and until a cancel is heard; the first that fits is taken.
-GPU_CHUNKS, CPU_CHUNKS = (2048, 1024, 512, 256), (512, 256, 128)
-# Of the machine's memory, what models may take where the system names no limit of its own.
-SHARE = 0.9
-
-
-def limit() -> int:
-    """Bytes that this machine gives to models."""
-    if mx.default_device() != mx.cpu:
-        about = mx.device_info()
-        for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
-            if int(about.get(name, 0)) > 0:
-                whole = int(about[name])
-                return whole if name.startswith("max_") else int(SHARE * whole)
-    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+GPU_CHUNKS, CPU_CHUNKS = (4096, 2048, 1024, 512, 256), (512, 256, 128)
 
 
 def chunk_for(
@@ -33,6 +20,7 @@ def chunk_for(
     kv_bits: int | None,
     *,
     mtp: bool = False,
+    largest: int = PREFILL_CHUNK,
 ) -> int:
     """How many tokens of a prompt to read at once, so that all of it fits.
 
@@ -43,13 +31,14 @@ def chunk_for(
         tokens: of the prompt.
         weights: bytes of the model.
         mtp: whether its MTP head drafts.
+        largest: on a GPU, the most to read at once: `KernelSelection.chunk_tokens`.
 
     Raises:
         Qwen35Error: it does not fit, with the numbers.
     """
     bound = limit()
     cpu = mx.default_device() == mx.cpu
-    chunks = CPU_CHUNKS if cpu else GPU_CHUNKS
+    chunks = CPU_CHUNKS if cpu else [chunk for chunk in GPU_CHUNKS if chunk <= largest]
     needs = [
         estimate(config, itemsize, tokens, chunk, kv_bits, unpacks_experts=cpu, mtp=mtp).total
         for chunk in chunks

@@ -360,6 +360,7 @@ class Model:
             self._weights,
             self.kv_bits,
             mtp=self.network.mtp is not None,
+            largest=self.network.selection.chunk_tokens,
         )
         return Turn(
             network=self.network,

@@ -20,7 +20,7 @@ from qwen35_mlx.session.events import (
     TurnEvent,
     TurnStarted,
 )
-from qwen35_mlx.session.turn import Turn
+from qwen35_mlx.session.turn import DeviceError, Turn
 
 # The time between two saves of a partial reply.
 SAVE_SECONDS = 0.5
@@ -89,6 +89,9 @@ class TurnRecorder:
             raise
         except BaseException as failure:
             state, error = "failed", one_line(failure)
+            if isinstance(failure, DeviceError | RuntimeError):
+                # They share keys and values with the turn, of which some cannot be computed.
+                self._snapshots.forget()
             raise
         finally:
             self._finish(reply, state, error, done)

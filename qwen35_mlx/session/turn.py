@@ -8,11 +8,14 @@ from functools import partial
 
 import mlx.core as mx
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
+from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.kernels.selection import REFERENCE
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache, Snapshot
@@ -27,6 +30,10 @@ from qwen35_mlx.text.reply import (
 )
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.tokenizer import Tokenizer
+
+
+class DeviceError(Qwen35Error):
+    """What MLX computes a turn with has failed; the arrays of the turn are lost."""
 
 
 @dataclass(slots=True)
@@ -80,7 +87,24 @@ class Turn:
         """Prefill, then decode to the end of the reply. Closing the iterator cancels.
 
         There is an event after every chunk of the prompt and every token of the reply.
+
+        Raises:
+            DeviceError: MLX could not compute it.
         """
+        try:
+            yield from self._run()
+        except RuntimeError as error:
+            # MLX raises no class of its own, others do.
+            if type(error) is not RuntimeError or gpu_kernel.backend() is None:
+                raise
+            reason, _, _ = str(error).partition("\n")
+            raise DeviceError(
+                f"the GPU could not compute the reply ({reason}): if its "
+                "memory is full, shorten the conversation; else set "
+                f"{gpu_kernel.KERNELS_ENV}={REFERENCE} to go on without kernels, and report it"
+            ) from error
+
+    def _run(self) -> Generator[TurnEvent]:
         mx.reset_peak_memory()
         started = time.perf_counter()
         cached = self.cache.offset

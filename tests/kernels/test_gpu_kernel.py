@@ -43,6 +43,59 @@ def test_a_launch_error_names_the_kernel_and_its_shapes(monkeypatch):
     )
 
 
+def fails_when_evaluated(**_) -> list[mx.array]:
+    """As a launch of a kernel that does not compile: MLX says so only at evaluation."""
+    halves = mx.ones((1, 1, 4), mx.float16)
+    return [mx.gather_mm(halves, halves.swapaxes(1, 2), rhs_indices=mx.array([0]))]
+
+
+on_a_cpu = pytest.mark.skipif(
+    mx.default_device() != mx.cpu, reason="a product that CPUs alone refuse"
+)
+
+
+@on_a_cpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_kernel_that_fails_at_evaluation_is_named_at_its_first_launch(monkeypatch, compiled):
+    monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: fails_when_evaluated)
+    gpu_kernel._evaluated_variants.cache_clear()
+    kernel = Kernel("experts_route", inputs=("logits",), outputs=("weights",))
+
+    def run() -> list[mx.array]:
+        return kernel([mx.zeros((2, 9))], Launch(1, 32, [((1,), mx.float32)], {}))
+
+    for _ in range(2):
+        with pytest.raises(gpu_kernel.KernelError, match=r"'experts_route' .*QWEN35_KERNELS=ref"):
+            mx.compile(run)() if compiled else run()
+
+
+@on_a_cpu
+def test_a_kernel_is_not_blamed_for_inputs_that_fail(monkeypatch):
+    monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: fails_when_evaluated)
+    gpu_kernel._evaluated_variants.cache_clear()
+    kernel = Kernel("experts_route", inputs=("logits",), outputs=("weights",))
+    with pytest.raises(RuntimeError, match="GatherMM"):
+        kernel(fails_when_evaluated(), Launch(1, 32, [((1,), mx.float32)], {}))
+
+
+def test_launches_are_evaluated_only_once_and_never_while_recorded(monkeypatch):
+    launches, evaluate = [], mx.eval
+    monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: lambda inputs, **_: [inputs[0] + 1])
+    monkeypatch.setattr(mx, "eval", lambda arrays: launches.append(arrays) or evaluate(arrays))
+    gpu_kernel._evaluated_variants.cache_clear()
+    kernel = Kernel("experts_route", inputs=("logits",), outputs=("weights",))
+
+    def run(x: mx.array, size: int) -> mx.array:
+        return kernel([x], Launch(1, 32, [((1,), mx.float32)], {"E": size}))[0]
+
+    x = mx.ones((2, 9))
+    assert mx.compile(run)(x, 9).tolist() == (x + 1).tolist()
+    launches.clear()
+    for size in (9, 9, 10, 9, 10):
+        run(x, size)
+    assert len(launches) == 2 * 2  # inputs, then outputs
+
+
 BODIES = sorted(resources.files("qwen35_mlx.kernels").iterdir(), key=lambda file: file.name)
 
 

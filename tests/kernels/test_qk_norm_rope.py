@@ -204,7 +204,7 @@ def test_every_machine_within_tolerance(monkeypatch, machine):
 
     def make_launcher(kernel: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
         names = {"input_names": list(kernel.inputs), "output_names": list(kernel.outputs)}
-        return emulated(name=kernel.name, source=kernel.body, machine=machine, **names)
+        return emulated(name=kernel.name, source=kernel.text, machine=machine, **names)
 
     monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
     for size in SIZES:
