@@ -52,44 +52,45 @@ def rounding_units(larger: np.ndarray, smaller: np.ndarray) -> np.ndarray:
     return (larger - smaller) / np.ldexp(1.0, exponent - SIGNIFICANT_BITS)
 
 
-def measure(model: Model, count: int, tokens: int, modes: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each mode; prints them, and how common near-ties are without drafts.
+def measure(
+    model: Model, count: int, tokens: int, modes: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """A row for each mode, and the near-ties without drafts.
 
     Args:
         count: of replies.
         tokens: of each; they do not end before.
+
+    Returns:
+        rows with the gap at each first difference, and how many tokens have gaps of at most 0, 1,
+        2 and 4 units.
     """
-    network = model.network
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"drafts": mode, "replies": count, "tokens": count * tokens, "differ": 0, "gaps": []}
         for mode in modes
     ]
-    near = dict.fromkeys((0, 1, 2, 4), 0)
+    near: dict[int, int] = dict.fromkeys((0, 1, 2, 4), 0)
     for question in islice(mixed_questions(), count):
         asked = prepare(model, question)
-        top = TopTwo(network.config.vocab_size)
-        plain = write(model, asked, tokens, lambda _: None, sampler=top)
+        top = TopTwo(model.network.config.vocab_size)
+        plain = write(model, asked, tokens, lambda _: None, sampler=top).ids
         gaps = top.gaps()[:tokens]
         for units in near:
             near[units] += int((gaps <= units).sum())
         for row in rows:
-            make = partial(make_drafter, row["drafts"], network, costs=PassCosts())
-            found = write(model, asked, tokens, make)
-            pairs = enumerate(zip(found.ids, plain.ids, strict=True))
-            first = next((place for place, (a, b) in pairs if a != b), None)
-            if first is not None:
+            make = partial(make_drafter, row["drafts"], model.network, costs=PassCosts())
+            pairs = zip(write(model, asked, tokens, make).ids, plain, strict=True)
+            if (first := next((i for i, (a, b) in enumerate(pairs) if a != b), None)) is not None:
                 row["differ"] += 1
                 row["gaps"].append(float(gaps[first]))
-    shares = ", ".join(f"{n} at most {units}" for units, n in near.items())
-    print(f"of {count * tokens} tokens without drafts, units of rounding between the two largest")
-    print(f"logits: {shares}")
+    return rows, near
+
+
+def show(rows: Sequence[dict[str, Any]], near: dict[int, int]) -> None:
+    shares = ", ".join(f"{number} of at most {units}" for units, number in near.items())
+    print("gaps between the two largest logits, in units of the rounding of the larger one,")
+    print(f"of {rows[0]['tokens']} tokens without drafts: {shares}")
     if gpu_kernel.backend() is None:
         print(CPU)
-    report.print_table(
-        [
-            {k: v for k, v in row.items() if k != "gaps"}
-            | {"units apart where first": " ".join(f"{gap:g}" for gap in sorted(row["gaps"]))}
-            for row in rows
-        ]
-    )
-    return [row | {"near": near} for row in rows]
+    shown = [row | {"gaps": " ".join(f"{gap:g}" for gap in sorted(row["gaps"]))} for row in rows]
+    report.print_table(shown)

@@ -129,12 +129,12 @@ def run(args: argparse.Namespace) -> int:
     about = {"model": args.model, "dtype": str(model.network.dtype).removeprefix("mlx.core.")}
     about["kernels"] = gpu_kernel.backend() or "none"
     print(", ".join([report.device()["device"], *about.values()]), flush=True)
-    rows: list[dict[str, Any]] = []
     if args.ties:
-        rows = draft_ties.measure(model, args.ties, args.tokens, [*depths, "copy"])
-        report.print_json("drafts", rows, part="ties", **about)
+        rows, near = draft_ties.measure(model, args.ties, args.tokens, [*depths, "copy"])
+        draft_ties.show(rows, near)
+        report.print_json("drafts", rows, part="ties", near=near, **about)
         return 0
-    costs = PassCosts()
+    costs, rows = PassCosts(), list[dict[str, Any]]()
     for task in args.tasks:
         found = measure(model, task, ["auto", *depths, "copy"], costs, args.questions, args.tokens)
         print(f"{task}: done", flush=True)
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 def main() -> int:
     parser = CommandParser("drafts", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the tasks")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--questions", type=int, default=8, help="of a task")
     parser.add_argument("--tokens", type=int, default=128, help="of a reply, at most")

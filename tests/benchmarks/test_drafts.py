@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -117,13 +118,36 @@ def test_a_short_run_without_a_head_says_so(monkeypatch, capsys):
     assert all(row["speed"] > 0 for row in rows)
 
 
-def test_a_short_run_of_near_ties(monkeypatch, capsys):
+def test_a_short_run_of_near_ties(demo, monkeypatch, capsys):
+    dtypes = []
+    # Loading it in bfloat16 takes long on a CPU.
+    monkeypatch.setattr(drafts.qwen35_mlx, "load", lambda name, dtype: dtypes.append(dtype) or demo)
     monkeypatch.setattr(draft_ties, "mixed_questions", lambda: iter([SHORT]))
-    code, lines, _ = command(monkeypatch, capsys, "--ties", "1", "--tokens", "2", "--depths", "1")
+    code, lines, _ = command(monkeypatch, capsys, "--ties", "1", "--tokens", "4", "--depths", "2")
     assert code == 0
+    assert dtypes == ["bfloat16"]
     found = json.loads(lines[-1])
-    assert (found["part"], found["dtype"]) == ("ties", "bfloat16")
-    assert [row["drafts"] for row in found["rows"]] == ["1", "copy"]
+    assert found["part"] == "ties"
+    assert found["near"].keys() == {"0", "1", "2", "4"}
+    assert [(row["drafts"], row["differ"]) for row in found["rows"]] == [("2", 0), ("copy", 0)]
+
+
+def test_a_reply_that_differs_has_the_gap_at_its_first_other_token(demo, monkeypatch):
+    """In place of rounding, the passes with drafts take another token at the third place."""
+
+    def other_than_plain(*arguments, sampler=None, **more):
+        found = write(*arguments, sampler=sampler, **more)
+        if sampler is not None:
+            expected.append(sampler.gaps()[2])
+            return found
+        return replace(found, ids=[*found.ids[:2], found.ids[2] + 1, *found.ids[3:]])
+
+    expected: list[float] = []
+    monkeypatch.setattr(draft_ties, "write", other_than_plain)
+    monkeypatch.setattr(draft_ties, "mixed_questions", lambda: iter([SHORT]))
+    rows, _ = draft_ties.measure(demo, 1, 5, ["copy"])
+    assert rows[0]["differ"] == 1
+    assert rows[0]["gaps"] == expected
 
 
 @pytest.mark.parametrize("option", ["--questions", "--tokens", "--ties"])
