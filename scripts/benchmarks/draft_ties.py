@@ -21,9 +21,9 @@ from scripts.benchmarks.draft_tasks import mixed_questions
 from scripts.support import report
 
 SIGNIFICANT_BITS = 8  # of bfloat16
-CPU = (
-    "On a CPU, passes over several tokens round otherwise than single ones, so that replies may "
-    "differ; the kernels of a GPU compute the same bits in both."
+WITHOUT_KERNELS = (
+    "no kernels of this package run here: MLX's own operations may round a pass over several\n"
+    "tokens otherwise than single ones, so that replies may differ at near-ties"
 )
 
 
@@ -91,6 +91,6 @@ def show(rows: Sequence[dict[str, Any]], near: dict[int, int]) -> None:
     print("gaps between the two largest logits, in units of the rounding of the larger one,")
     print(f"of {rows[0]['tokens']} tokens without drafts: {shares}")
     if gpu_kernel.backend() is None:
-        print(CPU)
+        print(WITHOUT_KERNELS)
     shown = [row | {"gaps": " ".join(f"{gap:g}" for gap in sorted(row["gaps"]))} for row in rows]
     report.print_table(shown)
