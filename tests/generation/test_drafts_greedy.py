@@ -146,9 +146,8 @@ def make_case(model: Model, dialogue: Dialogue, number: int) -> Case:
     first = TOKENS // 2 + number % 7
     replies = Writer(network, chunk, lambda _: None).replies(network.make_cache(), prompt, first)
     cache = network.make_cache()
-    drafter = Writer(network, chunk, lambda cache: of_depth(1)(network, cache, PassCosts())).read(
-        cache, prompt
-    )
+    reader = Writer(network, chunk, lambda cache: SOURCES["depth 1"](network, cache, PassCosts()))
+    drafter = reader.read(cache, prompt)
     assert drafter is not None
     drafter.save()
     return Case(prompt, chunk, first, cache.snapshot(), replies)
