@@ -2,7 +2,8 @@
 
 `route` finds the experts of each token; `run_experts` computes the RMS norm, the routed and shared
 experts and the residual sum. `route_reference` and `experts_reference` are their definitions in
-plain MLX. The kernels read affine 4- and 8-bit weights.
+plain MLX. Each matrix has a format of its own: those of the routed experts and of the shared one
+share a dispatch.
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,20 @@ import mlx.core as mx
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, simd_groups_for
+from qwen35_mlx.kernels.quantized import chunk_values, simd_groups_for
+from qwen35_mlx.kernels.row_format import Matrix, RowFormat, dense, matrix_shape, row_arrays
 
 # For `KernelSelection.experts_decode`.
 KERNEL = "three dispatches"
 # Outputs of one token per threadgroup.
 OUTPUTS_PER_THREADGROUP = 4
+# Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which sums take a little.
+STAGED_BYTES = 28_000
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """All experts of a layer, in one affine format of 3 to 6 or 8 bits.
+    """All experts of a layer, each matrix in any format of `RowFormat`.
 
     Attributes:
         gate_up: [E, 2 I, H], gate rows first.
@@ -32,49 +36,83 @@ class ExpertWeights:
         top_k: experts per token.
     """
 
-    gate_up: QuantizedWeight
-    down: QuantizedWeight
-    shared_gate_up: QuantizedWeight
-    shared_down: QuantizedWeight
+    gate_up: Matrix
+    down: Matrix
+    shared_gate_up: Matrix
+    shared_down: Matrix
     top_k: int
 
     @classmethod
-    def from_matrices(cls, *weights: object, top_k: int) -> "ExpertWeights | None":
+    def from_matrices(cls, *weights: Matrix | None, top_k: int) -> "ExpertWeights | None":
         """The matrices in the order of the attributes; None if the kernels cannot read them."""
-        packed = [w for w in weights if isinstance(w, QuantizedWeight)]
-        formats = {(w.quantization, *(array.dtype for array in w.arrays)) for w in packed}
-        if len(packed) != 4 or len(formats) != 1 or top_k >= SIMD_WIDTH:
-            return None
-        quantization = packed[0].quantization
-        if quantization.mode != "affine" or quantization.bits not in (3, 4, 5, 6, 8):
-            return None
-        return cls(*packed, top_k=top_k)
-
-    @property
-    def quantization(self) -> Quantization:
-        return self.gate_up.quantization
+        read = [w for w in weights if w is not None and RowFormat.of(w) is not None]
+        return cls(*read, top_k=top_k) if len(read) == 4 and top_k < SIMD_WIDTH else None
 
     @property
     def constants(self) -> dict[str, int]:
         """Sizes under their names in the kernel bodies."""
-        experts, gate_up_rows, _ = self.gate_up.scales.shape
+        experts, hidden, inner = matrix_shape(self.down)
+        shared = matrix_shape(self.shared_down)[-1]
+        return {"H": hidden, "E": experts, "I": inner, "IS": shared, "K": self.top_k}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A matrix of the routed experts and the shared expert's, for one launch.
+
+    Attributes:
+        routed, shared: their formats.
+        arrays: the inputs of the kernel.
+    """
+
+    routed: RowFormat
+    shared: RowFormat
+    arrays: list[mx.array]
+
+    @classmethod
+    def of(cls, routed: Matrix, shared: Matrix, filler: mx.array) -> "_Pair":
+        """Two matrices that kernels read, and an array for what their formats have not."""
+        first, second = RowFormat.of(routed), RowFormat.of(shared)
+        assert first is not None
+        assert second is not None
+        return cls(first, second, [*row_arrays(routed, filler), *row_arrays(shared, filler)])
+
+    def simd_groups(self, width: int, itemsize: int) -> int:
+        """Of a threadgroup, for rows of `width` values and inputs of `itemsize` bytes."""
+        values = SIMD_WIDTH * max(chunk_values(f.bits) for f in (self.routed, self.shared))
+        fit = STAGED_BYTES // itemsize // values
+        return min(simd_groups_for(width, self.routed.bits), fit)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the formats differ."""
+        return self.routed != self.shared or self.arrays[1].dtype != self.arrays[4].dtype
+
+    @property
+    def constants(self) -> dict[str, int | mx.Dtype]:
+        """The formats under their names in the kernel bodies."""
         return {
-            "H": self.down.scales.shape[1],
-            "E": experts,
-            "I": gate_up_rows // 2,
-            "IS": self.shared_gate_up.scales.shape[0] // 2,
-            "K": self.top_k,
-            "BITS": self.quantization.bits,
-            "GS": self.quantization.group_size,
+            **self.routed.constants("ROUTED_"),
+            **self.shared.constants("SHARED_"),
+            "RoutedScaleT": self.arrays[1].dtype,
+            "SharedScaleT": self.arrays[4].dtype,
         }
 
 
 _ROUTE = Kernel("experts_route", inputs=("logits",), outputs=("weights", "experts"))
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
-_UP = Kernel("experts_up", inputs=("x", "norm_weight", "experts", *_PACKED), outputs=("h",))
-_DOWN = Kernel(
-    "experts_down", inputs=("h", "experts", "weights", *_PACKED, "residual"), outputs=("y",)
-)
+
+
+def _by_mixture(name: str, inputs: tuple[str, ...], output: str) -> dict[bool, Kernel]:
+    """A kernel by `_Pair.mixed`: MLX hashes its text at each launch, and one format needs less."""
+    return {
+        False: Kernel(name, inputs, (output,)),
+        True: Kernel(f"{name}_mixed", inputs, (output,)),
+    }
+
+
+_UP = _by_mixture("experts_up", ("x", "norm_weight", "experts", *_PACKED), "h")
+_DOWN = _by_mixture("experts_down", ("h", "experts", "weights", *_PACKED, "residual"), "y")
 
 
 def route_reference(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
@@ -123,8 +161,8 @@ def experts_reference(
         [N, H] in x's dtype: float32 from norm(x) to the sum, which is rounded before the residual
         is added.
     """
-    shared_gate_up = layer.shared_gate_up.dequantized(mx.float32)
-    shared_down = layer.shared_down.dequantized(mx.float32)
+    shared_gate_up = dense(layer.shared_gate_up, mx.float32)
+    shared_down = dense(layer.shared_down, mx.float32)
 
     def glu(x: mx.array, gate_up: mx.array, down: mx.array) -> mx.array:
         gate, up = mx.split(gate_up @ x, 2)
@@ -135,7 +173,7 @@ def experts_reference(
         total = weights[n, -1] * glu(row, shared_gate_up, shared_down)
         for k in range(layer.top_k):
             e = experts[n, k]
-            gate_up, down = (w[e].dequantized(mx.float32) for w in (layer.gate_up, layer.down))
+            gate_up, down = (dense(w[e], mx.float32) for w in (layer.gate_up, layer.down))
             total = total + weights[n, k] * glu(row, gate_up, down)
         rows.append(total)
     return residual + mx.stack(rows).astype(x.dtype)
@@ -160,8 +198,10 @@ def run_experts(
     sizes = layer.constants
     intermediate = sizes["K"] * sizes["I"] + sizes["IS"]
 
-    def launch(out: int, width: int, dtype: mx.Dtype, **more: int | mx.Dtype) -> Launch:
-        simd_groups = simd_groups_for(width, sizes["BITS"])
+    def launch(
+        pair: _Pair, out: int, width: int, dtype: mx.Dtype, **more: int | mx.Dtype
+    ) -> Launch:
+        simd_groups = pair.simd_groups(width, x.itemsize)
         return Launch(
             threadgroups=tokens * -(-out // OUTPUTS_PER_THREADGROUP),
             threads=SIMD_WIDTH * simd_groups,
@@ -169,27 +209,22 @@ def run_experts(
             constants={
                 "InT": x.dtype,
                 **sizes,
+                **pair.constants,
                 "OUTPUTS": OUTPUTS_PER_THREADGROUP,
                 "SIMD_GROUPS": simd_groups,
                 **more,
             },
         )
 
-    def packed(routed: QuantizedWeight, shared: QuantizedWeight) -> list[mx.array]:
-        return [*routed.arrays, *shared.arrays]
-
-    (h,) = _UP(
-        [x, norm.weight, experts, *packed(layer.gate_up, layer.shared_gate_up)],
+    up = _Pair.of(layer.gate_up, layer.shared_gate_up, x)
+    (h,) = _UP[up.mixed](
+        [x, norm.weight, experts, *up.arrays],
         launch(
-            intermediate,
-            hidden,
-            mx.float32,
-            NormT=norm.weight.dtype,
-            EPS=float_bits(norm.eps),
+            up, intermediate, hidden, mx.float32, NormT=norm.weight.dtype, EPS=float_bits(norm.eps)
         ),
     )
-    (y,) = _DOWN(
-        [h, experts, weights, *packed(layer.down, layer.shared_down), residual],
-        launch(hidden, intermediate, x.dtype),
+    down = _Pair.of(layer.down, layer.shared_down, x)
+    (y,) = _DOWN[down.mixed](
+        [h, experts, weights, *down.arrays, residual], launch(down, hidden, intermediate, x.dtype)
     )
     return y

@@ -14,6 +14,7 @@ The subset:
   space.
 - Threadgroups are one-dimensional and made of whole SIMD groups.
 - Of SIMD operations, `simd_sum`, `simd_max`, `simd_shuffle_xor`, `simd_broadcast` and barriers.
+- `as_type` makes floats of 32-bit words and halves of 16-bit ones. `fma` is of floats.
 - Register arrays are indexed by constants only, after unrolling.
 - Wide loads are `float4`, `uint2`, `uint4` or `vec<T, 4>` through a cast pointer, with members by
   name.
@@ -50,9 +51,12 @@ CUDA_HEADER = """
 #define thread_index_in_simdgroup (threadIdx.x & 31u)
 #define simdgroup_index_in_threadgroup (threadIdx.x >> 5)
 #define ushort unsigned short
+#define fma __fmaf_rn
 template <typename T, int N> struct vec;
 template <typename T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
-template <typename T> __device__ inline T as_type(unsigned x) { return __uint_as_float(x); }
+template <typename T> __device__ inline T as_type(unsigned x);
+template <> __device__ inline float as_type<float>(unsigned x) { return __uint_as_float(x); }
+template <> __device__ inline half as_type<half>(unsigned x) { return __ushort_as_half(x); }
 namespace precise {
 __device__ inline float exp(float x) { return ::expf(x); }
 __device__ inline float log(float x) { return ::logf(x); }

@@ -1,4 +1,4 @@
-// Included by other bodies: chunk `index` of the packed rows `source` goes to words[r].
+// Included by other bodies: chunk `index` of the rows `source`, as words, goes to words[r].
 
 if (STREAM) {
   #pragma unroll

@@ -9,7 +9,8 @@
 // row of y is the same to the bit, whatever rows are computed beside it.
 //
 // x            [TOKENS, IN]
-// w            [HALVES OUT, IN BITS / 32] uint32; scales, biases [HALVES OUT, IN / GS]
+// w            [HALVES OUT, IN], in the format of include_packed_format.metal
+// scales       [HALVES OUT, IN / GS], not read where there are no groups; biases, affine mode only
 // norm_weight  [IN], of the RMS norm of x; not read unless NORM. EPS: bits of its epsilon
 // residual     [TOKENS, OUT]; not read unless RESIDUAL
 // -> y         [TOKENS, OUT]   w x, or silu(g) * u if GLU: g the first half of w x, u the second.
@@ -51,6 +52,9 @@ threadgroup float shared_acc[SETS * RESULTS * SIMD_GROUPS];
 
 // Aligned, since allocations are and a row of x is a multiple of 32 values.
 auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x);
+auto source = reinterpret_cast<const device uint32_t*>(w);
+auto scale_row = scales;
+auto bias_row = biases;
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
 // The grid is one-dimensional, so the term is 0. It keeps the sum out of the compiler's constants:
@@ -82,23 +86,24 @@ for (int round = 0; round < ROUNDS; ++round) {
   const int safe_chunk = chunk < CHUNKS ? chunk : CHUNKS - 1;
   // What is needed of w is loaded first: a compiler moves no load up past a barrier or a store.
   uint32_t words[ROWS][CHUNK_WORDS];
-  float scale[ROWS];
-  float bias[ROWS];
+  float scale[ROWS][CHUNK_GROUPS];
+  float bias[ROWS][CHUNK_GROUPS];
   float dot[ROWS][TOKENS];
-  float x_sum[TOKENS];
+  float x_sum[TOKENS][CHUNK_GROUPS];
   #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     const int group = row[r] * GROUPS + safe_chunk * CHUNK / GS;
     const int index = row[r] * CHUNKS + safe_chunk;
-    auto source = w;
 #include "include_load_chunk.metal"
-    scale[r] = static_cast<float>(scales[group]);
-    bias[r] = static_cast<float>(biases[group]);
+#include "include_load_scales.metal"
     #pragma unroll
     for (int t = 0; t < TOKENS; ++t) dot[r][t] = 0.0f;
   }
   #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) x_sum[t] = 0.0f;
+  for (int t = 0; t < TOKENS; ++t) {
+    #pragma unroll
+    for (int g = 0; g < CHUNK_GROUPS; ++g) x_sum[t][g] = 0.0f;
+  }
 
   #pragma unroll
   for (int slab = 0; slab < SLABS; ++slab) {
@@ -108,12 +113,15 @@ for (int round = 0; round < ROUNDS; ++round) {
 #include "include_packed_dots.metal"
     }
   }
-  if (chunk < CHUNKS) {
+  if (chunk < CHUNKS && !PLAIN) {
+    constexpr int g = CHUNK_GROUPS - 1;
     #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       #pragma unroll
-      for (int t = 0; t < TOKENS; ++t)
-        acc[r * TOKENS + t] += scale[r] * dot[r][t] + bias[r] * x_sum[t];
+      for (int t = 0; t < TOKENS; ++t) {
+        acc[r * TOKENS + t] += AFFINE ? scale[r][g] * dot[r][t] + bias[r][g] * x_sum[t][g]
+                                      : scale[r][g] * dot[r][t];
+      }
     }
   }
 }
@@ -125,11 +133,12 @@ if (has_output) {
   float sum = 0.0f;
   for (int s = 0; s < SIMD_GROUPS; ++s)
     sum += shared_acc[(y_row * TOKENS + y_token) * SIMD_GROUPS + s];
+  sum *= FACTOR;
   if (GLU) {
     float up = 0.0f;
     for (int s = 0; s < SIMD_GROUPS; ++s)
       up += shared_acc[((y_row + OUTPUTS) * TOKENS + y_token) * SIMD_GROUPS + s];
-    sum = sum / (1.0f + precise::exp(-sum)) * up;
+    sum = sum / (1.0f + precise::exp(-sum)) * (FACTOR * up);
   }
   const InT rounded = static_cast<InT>(sum);
   y[y_index] = RESIDUAL ? static_cast<InT>(static_cast<float>(rounded) + residual_value) : rounded;

@@ -1,4 +1,4 @@
-"""A few tokens times a quantised matrix, with the norm before and the residual sum after it.
+"""A few tokens times a matrix, with the norm before and the residual sum after it.
 
 Launch overhead and reading the matrices dominate a layer at one token, so all of it is one
 dispatch. Up to `MAX_DECODE_TOKENS` tokens share it, of one conversation or of several: each weight
@@ -13,7 +13,8 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.gpu_kernel import SIMD_WIDTH, Kernel, Launch, float_bits
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.quantized import QuantizedWeight, chunk_values, simd_groups_for
+from qwen35_mlx.kernels.quantized import chunk_values, simd_groups_for
+from qwen35_mlx.kernels.row_format import Matrix, RowFormat, matrix_shape, row_arrays
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
 # For `KernelSelection.matmul_decode`.
@@ -103,28 +104,21 @@ def reference(
     return y if residual is None else residual + y
 
 
-def supports(x: mx.array, w: QuantizedWeight) -> bool:
-    """Whether `kernel` can compute it: a few tokens, and an affine matrix of 2 to 6 or 8 bits.
+def supports(x: mx.array, w: Matrix) -> bool:
+    """Whether `kernel` can compute it: a few tokens, and one matrix of a format that it reads.
 
-    Scales and the norm's weight may be of other dtypes than x.
+    Scales, plain matrices and the norm's weight may be of other dtypes than x.
     """
-    q = w.quantization
     return (
         0 < x.size <= MAX_DECODE_TOKENS * x.shape[-1]
-        and w.weight.ndim == 2
-        and q.mode == "affine"
-        and q.bits in (2, 3, 4, 5, 6, 8)
-        and q.group_size in (32, 64, 128)
-        # No chunk may span two groups.
-        and q.group_size >= chunk_values(q.bits)
-        # Metal passes fewer words in the constant address space, which the body's casts rule out.
-        and w.weight.size >= 8
+        and len(matrix_shape(w)) == 2
+        and RowFormat.of(w) is not None
     )
 
 
 def kernel(
     x: mx.array,
-    w: QuantizedWeight,
+    w: Matrix,
     norm: RMSNorm | None = None,
     residual: mx.array | None = None,
     *,
@@ -137,14 +131,16 @@ def kernel(
     """
     width = x.shape[-1]
     tokens = x.size // width
-    q = w.quantization
+    row_format = RowFormat.of(w)
+    assert row_format is not None
+    bits = row_format.bits
     # An input that the body does not read still needs an array: x.
     norm_weight = x if norm is None else norm.weight
     halves = 2 if glu else 1
-    out = w.scales.shape[0] // halves
-    tiling = tiling_for(tokens, width, q.bits, x.itemsize)
+    out = matrix_shape(w)[0] // halves
+    tiling = tiling_for(tokens, width, bits, x.itemsize)
     outputs = tiling.rows // halves
-    simd_groups = simd_groups_for(width, q.bits)
+    simd_groups = simd_groups_for(width, bits)
     launch = Launch(
         threadgroups=-(-out // (tiling.sets * outputs)),
         threads=SIMD_WIDTH * tiling.sets * simd_groups,
@@ -155,8 +151,7 @@ def kernel(
             "TOKENS": tokens,
             "IN": width,
             "OUT": out,
-            "BITS": q.bits,
-            "GS": q.group_size,
+            **row_format.constants(),
             "OUTPUTS": outputs,
             "SETS": tiling.sets,
             "SIMD_GROUPS": simd_groups,
@@ -168,5 +163,5 @@ def kernel(
         },
     )
     residual = x if residual is None else residual
-    (y,) = _KERNEL([x, *w.arrays, norm_weight, residual], launch)
+    (y,) = _KERNEL([x, *row_arrays(w, x), norm_weight, residual], launch)
     return y

@@ -45,6 +45,13 @@ class QuantizedWeight:
     biases: mx.array | None
     quantization: Quantization
 
+    @classmethod
+    def quantized(cls, plain: mx.array, quantization: Quantization) -> "QuantizedWeight":
+        """A plain matrix [..., out, in], packed."""
+        q = quantization
+        weight, scales, *biases = mx.quantize(plain, q.group_size, q.bits, q.mode)
+        return cls(weight, scales, biases[0] if biases else None, q)
+
     @property
     def arrays(self) -> list[mx.array]:
         return [a for a in (self.weight, self.scales, self.biases) if a is not None]

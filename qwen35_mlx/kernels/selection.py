@@ -23,8 +23,8 @@ MAX_DECODE_TOKENS = 8
 class KernelSelection:
     """The variant of each operation, by name; shared by all layers of a network.
 
-    Operations on packed matrices in kernels of this package have one for each format, since a
-    network may mix formats, of which the kernels read some. A format without an entry was not
+    Operations on matrices in kernels of this package have one for each format, since a network may
+    mix formats, of which the kernels read some. A format without an entry was not
     checked: the reference computes it.
 
     Attributes:

@@ -59,21 +59,16 @@ class Linear:
         """
         if self.rotation is not None and not rotated:
             x, norm = self.rotation(x if norm is None else norm(x)), None
-        w = self.weight
         plain = partial(matvec.reference, x, self._multiply, norm, residual, glu=glu)
-        if not isinstance(w, QuantizedWeight) or not self.uses_decode_kernel(x):
+        if not self.uses_decode_kernel(x):
             return plain()
-        kernel = partial(matvec.kernel, x, w, norm, residual, glu=glu)
+        kernel = partial(matvec.kernel, x, self.weight, norm, residual, glu=glu)
         return self.selection.attempt("matmul_decode", kernel, plain, self.packing)
 
     def uses_decode_kernel(self, x: mx.array) -> bool:
         """Whether the decode kernel is selected for this format and supports the product."""
-        w = self.weight
-        return (
-            isinstance(w, QuantizedWeight)
-            and self.selection.matmul_decode.get(self.packing) == matvec.KERNEL
-            and matvec.supports(x, w)
-        )
+        selected = self.selection.matmul_decode.get(self.packing) == matvec.KERNEL
+        return selected and matvec.supports(x, self.weight)
 
     def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight
@@ -159,7 +154,7 @@ class Linear:
         """How its weight is stored, in words: kernels are selected by it."""
         w = self.weight
         if isinstance(w, mx.array):
-            return f"plain {_name(w.dtype)}"
+            return packing_name(None, w.dtype)
         return packing_name(w.quantization, w.scales.dtype)
 
     @property
@@ -169,14 +164,16 @@ class Linear:
         return weight if self.rotation is None else [*weight, self.rotation.signs]
 
 
-def packing_name(quantization: Quantization, scales: mx.Dtype) -> str:
-    """A format of packed matrices, in words."""
-    q = quantization
-    return f"{q.bits}-bit {q.mode} in groups of {q.group_size} with {_name(scales)} scales"
+def packing_name(quantization: Quantization | None, dtype: mx.Dtype) -> str:
+    """A format of matrices, in words.
 
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")
+    Args:
+        dtype: of the scales, or of the matrix if it is not quantised.
+    """
+    name, q = str(dtype).removeprefix("mlx.core."), quantization
+    if q is None:
+        return f"plain {name}"
+    return f"{q.bits}-bit {q.mode} in groups of {q.group_size} with {name} scales"
 
 
 def stack_rows(parts: Sequence[Linear]) -> Linear:

@@ -1,4 +1,4 @@
-"""Products with packed matrices, for `kernels.autotune` to try: each format by itself."""
+"""Products with matrices, for `kernels.autotune` to try: each format by itself."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +10,7 @@ from qwen35_mlx.kernels import matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, Outputs
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import QuantizedWeight
+from qwen35_mlx.kernels.row_format import RowFormat, matrix_shape
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model import trials
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -21,14 +22,13 @@ from qwen35_mlx.model.network import Network
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A packed matrix, and what is computed with its product.
+    """A matrix, and what is computed with its product.
 
     Attributes:
         norm, residual, glu: as for `matvec.reference`; residual says whether there is one.
     """
 
     linear: Linear
-    weight: QuantizedWeight
     norm: RMSNorm | None
     residual: bool
     glu: bool
@@ -41,11 +41,11 @@ class Use:
     @property
     def size(self) -> tuple[int, int]:
         """Outputs and inputs of the matrix."""
-        return self.weight.scales.shape[0], self.linear.width
+        return matrix_shape(self.linear.weight)[0], self.linear.width
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.weight.arrays)
+        return sum(array.nbytes for array in self.linear.arrays)
 
     def call(self, network: Network, tokens: int) -> Callable[[], Outputs]:
         out, width = self.size
@@ -55,11 +55,18 @@ class Use:
 
 
 def matrix_operations(network: Network) -> list[Operation]:
-    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill`."""
+    """`matmul_decode` of each format that its kernel reads, and `matmul_prefill` if matrices are
+    packed.
+    """
     found = [_decode(network, uses) for uses in _uses_by_format(network).values()]
-    in_layers = [use for layer in network.layers for use in _uses_of_layer(layer)]
-    if in_layers:
-        found.append(_prefill(network, max(in_layers, key=lambda use: use.nbytes)))
+    packed = [
+        use
+        for layer in network.layers
+        for use in _uses_of_layer(layer)
+        if isinstance(use.linear.weight, QuantizedWeight)
+    ]
+    if packed:
+        found.append(_prefill(network, max(packed, key=lambda use: use.nbytes)))
     return found
 
 
@@ -71,13 +78,13 @@ def _uses_by_format(network: Network) -> dict[str, list[Use]]:
     found: dict[str, list[Use]] = defaultdict(list)
     for use in uses:
         x = mx.zeros((1, use.linear.width), network.dtype)
-        if matvec.supports(x, use.weight):
+        if matvec.supports(x, use.linear.weight):
             found[use.linear.packing].append(use)
     return found
 
 
 def _uses_of_layer(layer: Layer) -> list[Use]:
-    """Every packed matrix of a layer but the routed experts', as a pass over few tokens uses it."""
+    """Every matrix of a layer but the routed experts', as a pass over few tokens uses it."""
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, GatedDeltaNet):
         first, last = mixer.in_proj, mixer.out_proj
@@ -110,11 +117,7 @@ def _uses(
     residual: bool = False,
     glu: bool = False,
 ) -> list[Use]:
-    return [
-        Use(linear, linear.weight, norm, residual, glu)
-        for linear in matrices
-        if isinstance(linear.weight, QuantizedWeight)
-    ]
+    return [Use(linear, norm, residual, glu) for linear in matrices]
 
 
 def checked_passes(uses: Sequence[Use], dtype: mx.Dtype) -> list[tuple[Use, int]]:
@@ -143,7 +146,9 @@ def checked_passes(uses: Sequence[Use], dtype: mx.Dtype) -> list[tuple[Use, int]
 
 def _branches(use: Use, tokens: int, dtype: mx.Dtype) -> set[object]:
     """The branches that the decode kernel takes, each by all that decides on it."""
-    bits = use.weight.quantization.bits
+    row_format = RowFormat.of(use.linear.weight)
+    assert row_format is not None
+    bits = row_format.bits
     tiling = matvec.tiling_for(tokens, use.linear.width, bits, dtype.size)
     single, several = tokens == 1, quantized.rounds_for(use.linear.width, bits) > 1
     even, in_slabs = tokens % tiling.sets == 0, 4 * tiling.slab < quantized.chunk_values(bits)

@@ -49,8 +49,8 @@ def select_kernels(
 
 
 def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
-    """The operations of the first layer of each kind, with its own weights; those on packed
-    matrices for every format in the network; and the number of tokens of a prompt at once.
+    """The operations of the first layer of each kind, with its own weights; those on matrices for
+    every format in the network; and the number of tokens of a prompt at once.
 
     Args:
         kv_bits: of caches that the network is used with, beside plain ones; see `KVCache.bits`.
@@ -68,7 +68,8 @@ def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
             *_decode_attention(network, attention_mixers[0], kv_bits),
             _prefill_attention(network, attention_mixers[0]),
         ]
-    sparse = [(x.mlp, x.mlp_norm) for x in network.layers if isinstance(x.mlp, SparseMoE)]
+    layers = network.layers if network.mtp is None else [*network.layers, network.mtp.layer]
+    sparse = [(x.mlp, x.mlp_norm) for x in layers if isinstance(x.mlp, SparseMoE)]
     if sparse:
         found += _experts(network, sparse)
     return [*found, prefill_chunk(network)]

@@ -1,4 +1,4 @@
-"""Time of the packed matrices of a layer on the GPU: `python -m scripts.benchmarks.matvec`.
+"""Time of the matrices of a layer on the GPU: `python -m scripts.benchmarks.matvec`.
 
 For each matrix and number of tokens: microseconds, the ratio to one token, and bytes of the matrix
 per second, beside MLX's own operations. Every matrix is read from memory, not from a cache: as many
@@ -20,14 +20,24 @@ import mlx.core as mx
 from qwen35_mlx.kernels import gpu_kernel, matvec
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight, quantized_matmul
+from qwen35_mlx.kernels.row_format import Matrix
 from qwen35_mlx.model.config import ModelConfig
 from scripts.support import device_time, report
-from scripts.support.random_weights import SHAPES
+from scripts.support.random_weights import SHAPES, code_mask, scale_code
 
 TOKENS = (1, 2, 3, 4, 8)
 SET_BYTES = 200e6
 
-# Of a matrix: words, scales and biases.
+# By the name on the command line; None is bfloat16.
+FORMATS = {
+    **{str(bits): Quantization(64, bits) for bits in (2, 3, 4, 5, 6, 8)},
+    "mxfp4": Quantization(32, 4, "mxfp4"),
+    "mxfp8": Quantization(32, 8, "mxfp8"),
+    "nvfp4": Quantization(16, 4, "nvfp4"),
+    "none": None,
+}
+
+# Of a matrix: words, scales and biases, those that its format has.
 Arrays = list[mx.array]
 
 
@@ -46,21 +56,40 @@ def matrices(config: ModelConfig) -> dict[str, tuple[int, int, bool, bool]]:
     }
 
 
-def draw(out: int, width: int, quantization: Quantization) -> list[Arrays]:
+def draw(out: int, width: int, quantization: Quantization | None) -> list[Arrays]:
     """Copies of a random matrix, enough that a cache holds few of them."""
-    shapes = quantization.packed((out, width))
-    words = mx.random.randint(0, 1 << 16, (*shapes["weight"], 2), mx.uint16).view(mx.uint32)
-    words = words.squeeze(-1)
-    scales = mx.full(shapes["scales"], width**-0.5, mx.bfloat16)
-    copies = int(-(-SET_BYTES // words.nbytes))
-    found = [[words ^ mx.array(i, mx.uint32), scales + 0, -8 * scales] for i in range(copies)]
+    if quantization is None:
+        one = [(width**-0.5 * mx.random.normal((out, width))).astype(mx.bfloat16)]
+    else:
+        shapes = quantization.packed((out, width))
+        words = mx.random.randint(0, 1 << 16, (*shapes["weight"], 2), mx.uint16).view(mx.uint32)
+        one = [words.squeeze(-1) & mx.array(code_mask(quantization), mx.uint32)]
+        if quantization.mode == "affine":
+            scales = mx.full(shapes["scales"], width**-0.5, mx.bfloat16)
+            one += [scales, -8 * scales]
+        else:
+            one.append(mx.full(shapes["scales"], scale_code(quantization, width), mx.uint8))
+    copies = int(-(-SET_BYTES // one[0].nbytes))
+    found = [[array + mx.zeros_like(array) for array in one] for _ in range(copies)]
     mx.eval(found)
     return found
 
 
+def matrix(arrays: Arrays, quantization: Quantization | None) -> Matrix:
+    if quantization is None:
+        return arrays[0]
+    words, scales, *biases = arrays
+    return QuantizedWeight(words, scales, biases[0] if biases else None, quantization)
+
+
+def multiply(x: mx.array, w: Matrix) -> mx.array:
+    """By MLX's own operation."""
+    return x @ w.T if isinstance(w, mx.array) else quantized_matmul(x, w)
+
+
 def microseconds(
     weights: list[Arrays],
-    quantization: Quantization,
+    quantization: Quantization | None,
     x: mx.array,
     norm: RMSNorm | None,
     residual: mx.array | None,
@@ -69,14 +98,11 @@ def microseconds(
     """Of one call, ours and MLX's."""
 
     def ours(x: mx.array, arrays: Arrays) -> mx.array:
-        words, scales, biases = arrays
-        w = QuantizedWeight(words, scales, biases, quantization)
-        return matvec.kernel(x, w, norm, residual, glu=glu)
+        return matvec.kernel(x, matrix(arrays, quantization), norm, residual, glu=glu)
 
     def peer(x: mx.array, arrays: Arrays) -> mx.array:
-        words, scales, biases = arrays
-        w = QuantizedWeight(words, scales, biases, quantization)
-        return matvec.reference(x, partial(quantized_matmul, w=w), norm, residual, glu=glu)
+        product = partial(multiply, w=matrix(arrays, quantization))
+        return matvec.reference(x, product, norm, residual, glu=glu)
 
     def timed(call: Callable[[mx.array, Arrays], mx.array]) -> float:
         compiled = mx.compile(call)
@@ -89,7 +115,7 @@ def microseconds(
 
 
 def rows(
-    name: str, sizes: tuple[int, int, bool, bool], quantization: Quantization
+    name: str, sizes: tuple[int, int, bool, bool], quantization: Quantization | None
 ) -> list[dict[str, Any]]:
     """One row per number of tokens."""
     out, width, normed, glu = sizes
@@ -111,7 +137,9 @@ def rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="4b")
-    parser.add_argument("--bits", type=int, choices=(2, 4, 8), default=4)
+    parser.add_argument(
+        "--format", choices=FORMATS, default="4", help="bits, a mode, or none: not quantised"
+    )
     parser.add_argument("--only", nargs="+", help="matrices by name; default: all")
     parser.add_argument(
         "--tiling", type=int, nargs=2, metavar=("ROWS", "SETS"), help="in place of its own choice"
@@ -122,14 +150,13 @@ def main() -> None:
     if args.tiling:
         own, (count, sets) = matvec.tiling_for, args.tiling
         matvec.tiling_for = lambda *sizes: replace(own(*sizes), rows=count, sets=sets)
-    quantization = Quantization(64, args.bits)
     results: list[dict[str, Any]] = []
     for name, sizes in matrices(ModelConfig.from_dict(SHAPES[args.shape])).items():
         if not args.only or name in args.only:
-            found = rows(name, sizes, quantization)
+            found = rows(name, sizes, FORMATS[args.format])
             report.print_table(found)
             results += found
-    report.print_json("matvec", results, shape=args.shape, bits=args.bits, tiling=args.tiling)
+    report.print_json("matvec", results, shape=args.shape, format=args.format, tiling=args.tiling)
 
 
 if __name__ == "__main__":

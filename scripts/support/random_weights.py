@@ -1,5 +1,6 @@
 """Networks of published sizes with random weights; speed does not depend on the values."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
@@ -87,6 +88,19 @@ SHAPES = {
 }
 
 
+def code_mask(quantization: Quantization) -> int:
+    """Bits of random words that may be set: 8-bit floats are below 2, and so not NaN."""
+    return 0xBFBFBFBF if quantization.mode == "mxfp8" else 0xFFFFFFFF
+
+
+def scale_code(quantization: Quantization, width: int) -> int:
+    """Of a float format: the scale for about unit outputs of rows of `width` random values."""
+    deviation = 0.75 if quantization.bits == 8 else 2.9
+    exponent = round(-math.log2(deviation * width**0.5))
+    # The exponent of e8m0, and that of e4m3, which has three bits below it.
+    return 127 + exponent if quantization.mode.startswith("mx") else max(7 + exponent, 1) << 3
+
+
 class RandomSource:
     """A `Source` that draws each tensor when it is read, from a seed given by its name.
 
@@ -118,7 +132,7 @@ class RandomSource:
             name
             for module, quantization in self._quantizations.items()
             for name in (
-                [f"{module}.{part}" for part in ("weight", "scales", "biases")]
+                [f"{module}.{part}" for part in quantization.packed((0, 0))]
                 if quantization
                 else [n for n in (module, f"{module}.weight") if n in self._shapes]
             )
@@ -129,8 +143,11 @@ class RandomSource:
 
     @property
     def packings(self) -> set[str]:
-        """The formats of its packed matrices, as `Linear.packing`."""
-        return {packing_name(q, self.dtype) for q in self._quantizations.values() if q}
+        """The formats of its matrices, as `Linear.packing`."""
+        return {
+            packing_name(q, self.dtype if q is None or q.mode == "affine" else mx.uint8)
+            for q in self._quantizations.values()
+        }
 
     def rotation(self, module: str) -> HadamardRotation | None:
         return None
@@ -143,10 +160,13 @@ class RandomSource:
         shape = self._shapes.get(name) or self._shapes[f"{module}.weight"]
         if quantization is not None:
             packed = quantization.packed(shape)[part]
+            if part == "weight":
+                words = self._packed_words(packed) ^ mx.array(crc32(name.encode()), mx.uint32)
+                return words & mx.array(code_mask(quantization), mx.uint32)
+            if quantization.mode != "affine":
+                return mx.full(packed, scale_code(quantization, shape[-1]), mx.uint8)
             # The codes 0 ... 2^bits - 1 have a standard deviation of about 2^bits / sqrt(12).
             scale = (12 / shape[-1]) ** 0.5 / 2**quantization.bits
-            if part == "weight":
-                return self._packed_words(packed) ^ mx.array(crc32(name.encode()), mx.uint32)
             value = scale if part == "scales" else -scale * (2**quantization.bits - 1) / 2
             return mx.full(packed, value, self.dtype)
         if part == "A_log":

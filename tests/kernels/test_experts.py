@@ -20,6 +20,7 @@ from qwen35_mlx.kernels.quantized import (
     QuantizedWeight,
     chunk_values,
 )
+from qwen35_mlx.kernels.row_format import Matrix, dense
 from tests.kernels.cases import relative_error
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -86,26 +87,46 @@ def test_route_of_nan_and_inf_returns_valid_indices(bad):
         assert np.isnan(np.array(weights)).all()
 
 
-def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWeights:
-    quantization = Quantization(group, bits)
+# A quantisation with the dtype of its scales, or the dtype of a matrix that is not quantised.
+Form = tuple[Quantization, mx.Dtype] | mx.Dtype
 
-    def packed(seed: int, *shape: int) -> QuantizedWeight:
-        w = (normal(seed, *shape) * shape[-1] ** -0.5).astype(dtype)
-        return QuantizedWeight(*mx.quantize(w, group, bits), quantization)
 
-    weights = ExpertWeights.from_matrices(
-        packed(1, experts, 2 * inner, hidden),
-        packed(2, experts, hidden, inner),
-        packed(3, 2 * shared, hidden),
-        packed(4, hidden, shared),
-        top_k=top_k,
-    )
+def draw_mixed(experts, hidden, inner, shared, top_k, forms: list[Form]) -> ExpertWeights:
+    """Each matrix in a format of its own, in the order of the attributes."""
+    shapes = [
+        (experts, 2 * inner, hidden),
+        (experts, hidden, inner),
+        (2 * shared, hidden),
+        (hidden, shared),
+    ]
+
+    def matrix(seed: int, shape: tuple[int, ...], form: Form) -> Matrix:
+        w = normal(seed, *shape) * shape[-1] ** -0.5
+        if isinstance(form, mx.Dtype):
+            return w.astype(form)
+        return QuantizedWeight.quantized(w.astype(form[1]), form[0])
+
+    matrices = map(matrix, (1, 2, 3, 4), shapes, forms)
+    weights = ExpertWeights.from_matrices(*matrices, top_k=top_k)
     assert weights is not None
     return weights
 
 
+def draw(experts, hidden, inner, shared, top_k, group, bits, dtype) -> ExpertWeights:
+    form = Quantization(group, bits), dtype
+    return draw_mixed(experts, hidden, inner, shared, top_k, 4 * [form])
+
+
 def norm_of(hidden: int, dtype: mx.Dtype) -> RMSNorm:
     return RMSNorm((1 + 0.2 * normal(8, hidden)).astype(dtype), 1e-6)
+
+
+def exact(w: Matrix) -> mx.array:
+    """The plain matrix in float32: MLX rounds it to the dtype of the scales."""
+    if isinstance(w, QuantizedWeight) and w.biases is not None:
+        scales, biases = (array.astype(mx.float32) for array in (w.scales, w.biases))
+        w = replace(w, scales=scales, biases=biases)
+    return dense(w, mx.float32)
 
 
 def float64_experts(
@@ -117,7 +138,7 @@ def float64_experts(
     residual: mx.array,
 ) -> np.ndarray:
     gate_up, down, shared_gate_up, shared_down = (
-        np.array(w.dequantized(mx.float32), np.float64)
+        np.array(exact(w), np.float64)
         for w in (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)
     )
 
@@ -152,7 +173,9 @@ def check(
     Args:
         dtype, norm_dtype: of the inputs and of the norm; None for that of the layer's scales.
     """
-    sizes, dtype = layer.constants, dtype or layer.down.scales.dtype
+    sizes = layer.constants
+    if dtype is None:
+        dtype = layer.down.scales.dtype if isinstance(layer.down, QuantizedWeight) else mx.float32
     x = (scale * normal(5, tokens, sizes["H"])).astype(dtype)
     norm, residual = norm_of(sizes["H"], norm_dtype or dtype), normal(7, tokens, sizes["H"])
     residual = residual.astype(dtype)
@@ -170,10 +193,44 @@ def implementation(request):
 
 @pytest.mark.parametrize("tokens", [1, 3, 8])
 @pytest.mark.parametrize(
-    ("group", "bits"), [(32, 3), (32, 4), (64, 4), (64, 5), (128, 6), (64, 8), (128, 8)]
+    ("group", "bits"), [(32, 2), (32, 3), (32, 4), (64, 4), (64, 5), (128, 6), (64, 8), (128, 8)]
 )
 def test_experts_in_every_format(implementation, tokens, group, bits):
     check(implementation, draw(8, 128, 128, 128, 3, group, bits, mx.float32), tokens, 2e-6)
+
+
+def affine(group: int, bits: int, dtype: mx.Dtype = mx.float32) -> Form:
+    return Quantization(group, bits), dtype
+
+
+MXFP4, MXFP8, NVFP4 = (
+    (Quantization(group, bits, mode), mx.float32)
+    for group, bits, mode in ((32, 4, "mxfp4"), (32, 8, "mxfp8"), (16, 4, "nvfp4"))
+)
+MIXTURES: dict[str, list[Form]] = {
+    "more bits": [affine(32, 4), affine(64, 6), affine(64, 8), affine(32, 8)],
+    "other groups": [affine(32, 4), affine(64, 4), affine(128, 4), affine(32, 4)],
+    "other scales": [affine(64, 4), affine(64, 4), *2 * [affine(64, 4, mx.bfloat16)]],
+    "floats": [MXFP8, MXFP4, NVFP4, MXFP8],
+    "not quantised": [affine(64, 2), mx.bfloat16, mx.float16, mx.float32],
+}
+
+
+@pytest.mark.parametrize("forms", MIXTURES.values(), ids=MIXTURES)
+def test_each_matrix_has_a_format_of_its_own(forms):
+    layer = draw_mixed(4, 128, 64, 128, 2, forms)
+    check(run_experts, layer, 2, 2e-6, dtype=mx.float32)
+
+
+@pytest.mark.parametrize("forms", [4 * [NVFP4], 4 * [mx.float32]], ids=["nvfp4", "float32"])
+def test_one_format_that_is_not_affine(forms):
+    check(run_experts, draw_mixed(4, 128, 64, 64, 2, forms), 2, 2e-6, dtype=mx.float32)
+
+
+def test_a_shared_expert_whose_rows_need_more_rounds():
+    """A SIMD group reads 1,088 values of 4 bits in two rounds, and of 16 bits in five."""
+    forms = [affine(32, 4), affine(32, 4), mx.bfloat16, mx.bfloat16]
+    check(run_experts, draw_mixed(2, 1088, 32, 96, 1, forms), 1, 2e-6, dtype=mx.float32)
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
@@ -232,12 +289,12 @@ def test_widths_that_do_not_divide_into_threadgroups():
     check(run_experts, draw(3, 96, 32, 96, 2, 32, 4, mx.float32), 3, 2e-6)
 
 
-@pytest.mark.parametrize("bits", [3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_rows_of_several_simd_groups_and_rounds(bits):
     """Rows of x, and the rows of all experts together, longer than all threads load at once."""
     run = chunk_values(bits)
     threads = 32 * MAX_SIMD_GROUPS
-    wide = draw(2, run * (threads + 2), 64, 32, 1, 32, bits, mx.float32)
+    wide = draw(2, run * (threads + 2), 64, 64, 1, 32, bits, mx.float32)
     check(run_experts, wide, 1, 2e-6)
     many = draw(4, 64, run * threads // 2, 64, 3, 32, bits, mx.float32)
     check(run_experts, many, 1, 2e-6)
@@ -254,11 +311,9 @@ def test_unsupported_formats_are_left_to_the_reference():
     # One lane more has the weight of the shared expert.
     assert ExpertWeights.from_matrices(*four, top_k=31) is not None
     assert ExpertWeights.from_matrices(*four, top_k=32) is None
-    assert ExpertWeights.from_matrices(*four[:3], mx.zeros((64, 64)), top_k=2) is None
-    two = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 2), Quantization(64, 2))
-    assert ExpertWeights.from_matrices(two, two, two, two, top_k=2) is None
-    other = QuantizedWeight(*mx.quantize(mx.zeros((64, 64)), 64, 8), Quantization(64, 8))
-    assert ExpertWeights.from_matrices(*four[:3], other, top_k=2) is None
-    # The kernels choose between pointers to both, which must be of one type.
-    half = replace(four[3], biases=four[3].dequantized(mx.bfloat16)[:, :1])
+    assert ExpertWeights.from_matrices(*four[:3], None, top_k=2) is None
+    one = QuantizedWeight.quantized(mx.zeros((64, 64)), Quantization(64, 1))
+    assert ExpertWeights.from_matrices(*four[:3], one, top_k=2) is None
+    # One pointer type serves scales and biases.
+    half = replace(four[3], biases=dense(four[3], mx.bfloat16)[:, :1])
     assert ExpertWeights.from_matrices(*four[:3], half, top_k=2) is None

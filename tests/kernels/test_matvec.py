@@ -1,5 +1,6 @@
-"""A few tokens times a quantised matrix, with norm and residual, against float64."""
+"""A few tokens times a matrix, with norm and residual, against float64."""
 
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -15,13 +16,17 @@ from qwen35_mlx.kernels.quantized import (
     quantized_matmul,
     simd_groups_for,
 )
+from qwen35_mlx.kernels.row_format import Matrix, dense
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES, emulated
 
 pytestmark = pytest.mark.usefixtures("kernels")
 FORMATS = [(group, bits) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
-FORMATS.remove((32, 2))  # a chunk is two groups
+MXFP4, MXFP8 = Quantization(32, 4, "mxfp4"), Quantization(32, 8, "mxfp8")
+NVFP4 = Quantization(16, 4, "nvfp4")
+# Float formats, and matrices that are not quantised, by their dtype.
+OTHER_FORMATS = [MXFP4, MXFP8, NVFP4, mx.bfloat16, mx.float16, mx.float32]
 EPS = 1e-6
 
 
@@ -32,6 +37,14 @@ def normal(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
 def packed(out: int, width: int, group: int, bits: int, dtype=mx.float32) -> QuantizedWeight:
     w = normal(1, out, width) * width**-0.5
     return QuantizedWeight(*mx.quantize(w.astype(dtype), group, bits), Quantization(group, bits))
+
+
+def stored(out: int, width: int, form: Quantization | mx.Dtype) -> Matrix:
+    """A random matrix; the magnitude of its columns depends on their group of 16."""
+    w = normal(1, out, width) * width**-0.5 * (1 + mx.arange(width) // 16 % 3)
+    if isinstance(form, Quantization):
+        return QuantizedWeight.quantized(w, form)
+    return w.astype(form)
 
 
 def rms(width: int, dtype=mx.float32) -> RMSNorm:
@@ -48,7 +61,7 @@ def float64(x, w, norm=None, residual=None, *, glu=False) -> np.ndarray:
     if norm is not None:
         mean = (rows * rows).mean(-1, keepdims=True)
         rows = rows / np.sqrt(mean + norm.eps) * wide(norm.weight)
-    y = rows @ wide(w.dequantized(mx.float32)).T
+    y = rows @ wide(dense(w, mx.float32)).T
     if glu:
         gate, up = np.split(y, 2, axis=-1)
         y = gate / (1 + np.exp(-gate)) * up
@@ -75,7 +88,7 @@ def test_every_format(compute, group, bits):
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("out", [1, 5])
 def test_fewer_rows_than_a_thread_reads(compute, bits, out):
-    x, w = normal(3, 1, 1, 128), packed(out, 128, 64, bits)
+    x, w = normal(3, 1, 1, 512), packed(out, 512, 64, bits)
     got = compute(x, w)
     assert got.shape == (1, 1, out)
     assert relative_error(got, float64(x, w)) < 2e-6
@@ -217,11 +230,69 @@ def test_a_few_tokens(tokens):
 
 @pytest.mark.parametrize(("group", "bits"), FORMATS)
 def test_a_token_is_the_same_to_the_bit_beside_others_in_every_format(group, bits):
-    x, w = normal(3, 8, 3 * group), packed(22, 3 * group, group, bits)
-    norm, residual = rms(3 * group), normal(4, 8, 11)
+    width = 3 * max(group, chunk_values(bits))
+    x, w = normal(3, 8, width), packed(22, width, group, bits)
+    norm, residual = rms(width), normal(4, 8, 11)
     got = matvec.kernel(x, w, norm, residual, glu=True)
     assert relative_error(got, float64(x, w, norm, residual, glu=True)) < 2e-6
     assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=True))
+
+
+@pytest.mark.parametrize("form", OTHER_FORMATS, ids=str)
+def test_floats_and_unquantised_matrices(form):
+    """Of one token and of a few, with all that is fused."""
+    x, w = normal(3, 3, 352), stored(22, 352, form)
+    norm, residual = rms(352), normal(4, 3, 11)
+    assert matvec.supports(x, w)
+    got = matvec.kernel(x, w, norm, residual, glu=True)
+    assert relative_error(got, float64(x, w, norm, residual, glu=True)) < 2e-6
+    assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=True))
+
+
+# The last round has one chunk, or two. Eight tokens hold fewer rows, and one slab of x at a time.
+@pytest.mark.parametrize(("form", "chunk"), [(NVFP4, 32), (mx.bfloat16, 8)], ids=str)
+def test_long_rows_of_floats_and_unquantised_matrices(form, chunk):
+    width = 192 * chunk + 32
+    x, w = normal(3, 1, width), stored(9, width, form)
+    assert relative_error(matvec.kernel(x, w), float64(x, w)) < 2e-6
+
+
+@pytest.mark.parametrize("form", [MXFP4, MXFP8, NVFP4], ids=lambda form: form.mode)
+def test_every_code_of_a_value_and_of_a_scale(form):
+    """Signs, subnormal values and the biases of the exponents: nothing is rounded."""
+    values = np.zeros((256, 64), np.uint8)
+    values[:, 0] = np.arange(256)
+    if form.bits == 4:
+        values = (values[:, ::2] & 15) + (values[:, 1::2] << 4)
+    one = {"mxfp4": 127, "mxfp8": 127, "nvfp4": 56}[form.mode]
+    scales = np.full((256, 64 // form.group_size), one, np.uint8)
+    x = mx.zeros((1, 64)).at[:, 0].add(1)
+
+    def check(values: np.ndarray, scales: np.ndarray, codes: list[int]) -> None:
+        words = mx.array(values).view(mx.uint32)
+        w = QuantizedWeight(words, mx.array(scales), None, form)
+        got = np.array(matvec.kernel(x, w))[0]
+        np.testing.assert_array_equal(got[codes], np.array(w.dequantized(mx.float32))[codes, 0])
+
+    # 127 and 255 are NaN.
+    codes = [c for c in range(256) if c % 128 < 127]
+    check(values, scales, codes)
+    values[:] = 0
+    values[:, 0] = 0b0010 if form.bits == 4 else 0b0_0111_000  # 1
+    scales[:, 0] = np.arange(256)
+    # Powers of two from 2^-112 on: below, the sum may be no normal float.
+    check(values, scales, codes if form is NVFP4 else list(range(15, 255)))
+
+
+@pytest.mark.parametrize("form", [mx.float32, mx.float16], ids=str)
+def test_an_unquantised_matrix_of_another_dtype_is_not_rounded(form):
+    x = normal(3, 1, 1, 512, dtype=mx.bfloat16)
+    # Differences of weights that are equal in bfloat16.
+    w = (1 + mx.where(mx.arange(512) % 2, 1, -1) * mx.full((16, 1), 2**-9)).astype(form)
+    x = mx.where(mx.arange(512) % 2, 1, -1).astype(mx.bfloat16)[None]
+    got = matvec.kernel(x, w)
+    assert got.dtype == mx.bfloat16
+    assert relative_error(got, float64(x, w)) < 1e-2
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (5, 1), (2, 4)])
@@ -258,7 +329,7 @@ def test_values_that_lie_in_two_words_of_long_rows(tokens, bits):
     assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=True))
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8, 16, 32])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("tokens", range(1, MAX_DECODE_TOKENS + 1))
 def test_every_tiling_fits(tokens, itemsize, bits):
@@ -284,9 +355,16 @@ def test_unsupported_inputs_are_left_to_the_reference():
     assert matvec.supports(normal(3, 2, 4, 128), w)
     assert not matvec.supports(normal(3, 1, 9, 128), w)
     assert not matvec.supports(mx.zeros((1, 0, 128)), w)
-    assert not matvec.supports(x, packed(8, 128, 32, 2))  # a chunk is two groups
     assert not matvec.supports(x, packed(8, 128, 64, 1))
-    fp4 = QuantizedWeight(*mx.quantize(normal(1, 8, 128), 32, 4, "mxfp4"), None,
-                          Quantization(32, 4, "mxfp4"))  # fmt: skip
-    assert not matvec.supports(x, fp4)
+    assert not matvec.supports(x, mx.zeros((8, 128), mx.int8))
+    # Rows must be whole chunks, of 64 values at 2 bits, and of 32 values of x at least.
+    assert not matvec.supports(normal(3, 1, 96), packed(8, 96, 32, 2))
+    assert not matvec.supports(normal(3, 1, 48), stored(8, 48, mx.bfloat16))
+    assert not matvec.supports(normal(3, 1, 48), stored(8, 48, NVFP4))
+    # One matrix, not a stack.
+    assert not matvec.supports(x, mx.zeros((3, 8, 128)))
+    # Metal passes fewer than 8 words or scales in another address space.
     assert not matvec.supports(normal(3, 1, 32), packed(1, 32, 32, 4))
+    assert not matvec.supports(x, packed(3, 128, 64, 8))
+    half = packed(8, 128, 64, 4, mx.float16)
+    assert not matvec.supports(x, replace(half, biases=half.biases.astype(mx.float32)))

@@ -10,6 +10,7 @@ from qwen35_mlx.kernels import experts, quantized
 from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization
+from qwen35_mlx.model import moe
 from qwen35_mlx.model.moe import BLOCKS_FROM, SparseMoE
 from qwen35_mlx.model.weight_shapes import trunk_tensors
 from qwen35_mlx.model.weights import Weights
@@ -134,6 +135,30 @@ def test_every_mixture_of_formats(formats, tokens):
     if tokens == MANY:
         block.selection.experts_prefill = quantized.UNPACKED
         check(block, source, tokens)
+
+
+EIGHT, SIX = Quantization(64, 8), Quantization(32, 6)
+KERNEL_FORMATS = {
+    "more bits in some": every(FOUR)
+    | {"switch_mlp.down_proj": SIX}
+    | {f"shared_expert.{n}_proj": EIGHT for n in ("gate", "up", "down")},
+    "plain shared expert": {
+        f"switch_mlp.{n}_proj": Quantization(16, 4, "nvfp4") for n in ("gate", "up", "down")
+    },
+}
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("formats", KERNEL_FORMATS)
+def test_the_decode_kernels_read_every_matrix_in_its_own_format(formats, monkeypatch):
+    source = Source(KERNEL_FORMATS[formats])
+    block = layer(source)
+    assert block.packed is not None
+    block.selection.select("experts_decode", experts.KERNEL, block.packing)
+    runs, run = [], moe.run_experts
+    monkeypatch.setattr(moe, "run_experts", lambda *inputs: runs.append(1) or run(*inputs))
+    check(block, source, 2)
+    assert runs
 
 
 @pytest.mark.usefixtures("kernels")

@@ -20,10 +20,10 @@ NORM, RESIDUAL, GLU = {"norm": True}, {"residual": True}, {"norm": True, "glu": 
 
 def use(out: int, width: int, bits: int, *, norm=False, residual=False, glu=False) -> Use:
     plain = mx.random.normal((out, width), key=mx.random.key(0)).astype(mx.bfloat16)
-    weight = QuantizedWeight(*mx.quantize(plain, 64, bits), Quantization(64, bits))
+    weight = plain if bits == 16 else QuantizedWeight.quantized(plain, Quantization(64, bits))
     normed = RMSNorm(mx.full((width,), 1.25, mx.bfloat16), 1e-6) if norm else None
     selection = KernelSelection()
-    return Use(Linear(weight, selection), weight, normed, residual, glu)
+    return Use(Linear(weight, selection), normed, residual, glu)
 
 
 def uses_of(hidden: int, values: int, intermediate: int, bits: int) -> list[Use]:
@@ -68,7 +68,7 @@ def branches(c: dict[str, int]) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("bits", [3, 4, 6, 8, 16])
 @pytest.mark.parametrize("sizes", [(1024, 2048, 3584), (2560, 4096, 9216), (5120, 6144, 17408)])
 def test_every_branch_that_a_session_takes_is_checked(sizes, bits, monkeypatch):
     uses = uses_of(*sizes, bits)

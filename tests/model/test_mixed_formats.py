@@ -21,10 +21,11 @@ from qwen35_mlx.kernels.quantized import (
     Quantization,
     QuantizedWeight,
 )
+from qwen35_mlx.kernels.row_format import dense
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import moe
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.linear import FusedLinear, Linear
+from qwen35_mlx.model.linear import FusedLinear, Linear, packing_name
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import operations
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
@@ -33,6 +34,11 @@ from scripts.support.random_weights import RandomSource
 
 DEMO = Path(qwen35_mlx.__file__).parent / "demo"
 FOUR, FIVE, EIGHT = (Quantization(64, bits) for bits in (4, 5, 8))
+FLOATS = (
+    Quantization(32, 4, "mxfp4"),
+    Quantization(32, 8, "mxfp8"),
+    Quantization(16, 4, "nvfp4"),
+)
 Formats = Callable[[str, Quantization], Quantization | None]
 
 
@@ -55,40 +61,37 @@ def network(formats: Formats, *, mtp: bool = False) -> Network:
     return Network(sizes, Weights(sizes, Mixed(sizes, formats)), mtp)
 
 
-def name(quantization: Quantization) -> str:
-    q = quantization
-    return f"{q.bits}-bit {q.mode} in groups of {q.group_size} with float32 scales"
+def name(quantization: Quantization | None) -> str:
+    return packing_name(quantization, mx.uint8 if quantization in FLOATS else mx.float32)
 
 
 SUPPORTS = matvec.supports
 
 
 @pytest.fixture
-def launched(monkeypatch, small_tuning, results_file) -> list[tuple[Quantization, bool]]:
-    """Format of each launch of the matrix kernel, and whether it computed the norm.
+def launched(monkeypatch, small_tuning, results_file) -> list[tuple[Quantization | None, bool]]:
+    """Format of each launch of the matrix kernel, None for plain, and whether it computed the norm.
 
-    Kernels read 4 and 8 bits, and are faster than the reference.
+    Kernels read 4 and 8 bits and plain matrices, and are faster than the reference.
     """
     found, milliseconds = [], count(1000, -1)
 
     def kernel(x, w, norm=None, residual=None, *, glu=False):
-        found.append((w.quantization, norm is not None))
-        dense = w.dequantized(x.dtype)
-        return matvec.reference(x, lambda x: x @ dense.T, norm, residual, glu=glu)
+        found.append((None if isinstance(w, mx.array) else w.quantization, norm is not None))
+        return matvec.reference(x, lambda x: x @ dense(w, x.dtype).T, norm, residual, glu=glu)
+
+    def is_read(w):
+        return isinstance(w, mx.array) or w.quantization.bits in (4, 8)
 
     from_matrices = experts.ExpertWeights.from_matrices
 
     def readable(*weights, top_k):
-        read = all(
-            isinstance(w, QuantizedWeight) and w.quantization.bits in (4, 8) for w in weights
-        )
-        return from_matrices(*weights, top_k=top_k) if read else None
+        read = [w for w in weights if w is not None and is_read(w)]
+        return from_matrices(*read, top_k=top_k) if len(read) == 4 else None
 
     monkeypatch.setattr(experts.ExpertWeights, "from_matrices", readable)
     monkeypatch.setattr(gpu_kernel, "backend", lambda: "metal")
-    monkeypatch.setattr(
-        matvec, "supports", lambda x, w: w.quantization.bits in (4, 8) and SUPPORTS(x, w)
-    )
+    monkeypatch.setattr(matvec, "supports", lambda x, w: is_read(w) and SUPPORTS(x, w))
     monkeypatch.setattr(matvec, "kernel", kernel)
     monkeypatch.setattr(moe, "route", experts.route_reference)
     monkeypatch.setattr(moe, "run_experts", experts.experts_reference)
@@ -110,7 +113,8 @@ def break_kernel(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     kernel = matvec.kernel
 
     def wrong(x, w, *rest, glu=False):
-        return kernel(x, w, *rest, glu=glu) * (1.1 if w.quantization.bits == bits else 1)
+        y = kernel(x, w, *rest, glu=glu)
+        return y * (1.1 if isinstance(w, QuantizedWeight) and w.quantization.bits == bits else 1)
 
     monkeypatch.setattr(matvec, "kernel", wrong)
 
@@ -187,12 +191,27 @@ def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, mo
 
     def wrong(x, norm, weights, chosen, layer, residual):
         y = right(x, norm, weights, chosen, layer, residual)
-        return y * (1.1 if layer.quantization == EIGHT else 1)
+        return y * (1.1 if layer.down.quantization == EIGHT else 1)
 
     monkeypatch.setattr(moe, "run_experts", wrong)
     selected, (notice,) = select(net, "experts_decode")
     assert selected == {name(FOUR)}
     assert name(EIGHT) in notice
+
+
+def test_small_matrices_that_are_not_quantised_leave_the_kernels_on(launched):
+    """In a projection of their own between others, as in many published checkpoints."""
+    net = network(lambda module, _: None if module.endswith(("in_proj_a", "in_proj_b")) else FOUR)
+    want = logits(net)
+    assert select(net) == ({name(FOUR), name(None)}, [])
+    launched.clear()
+    np.testing.assert_allclose(logits(net), want, atol=2e-4)
+    assert {q for q, _ in launched} == {FOUR, None}
+
+
+def test_experts_of_an_mtp_head_choose_by_their_own_format(launched):
+    net = network(lambda module, _: EIGHT if module.startswith("mtp.") else FOUR, mtp=True)
+    assert select(net, "experts_decode") == ({name(EIGHT), name(FOUR)}, [])
 
 
 class CountedNorm(RMSNorm):
@@ -204,7 +223,7 @@ class CountedNorm(RMSNorm):
 
 
 @pytest.mark.parametrize(
-    ("last", "norms"), [(EIGHT, 0), (FIVE, 1), (None, 1)], ids=["read", "not read", "plain"]
+    ("last", "norms"), [(EIGHT, 0), (FIVE, 1), (None, 0)], ids=["read", "not read", "plain"]
 )
 def test_a_projection_of_two_formats_is_a_launch_for_each_and_one_norm(
     launched, monkeypatch, last, norms
@@ -221,13 +240,13 @@ def test_a_projection_of_two_formats_is_a_launch_for_each_and_one_norm(
     x = mx.random.normal((1, 2, 128), key=mx.random.key(0))
     weight = mx.random.uniform(0.5, 1.5, (128,), key=mx.random.key(1))
     want = np.array(fused.joined(x, RMSNorm(weight, 1e-6)))
-    for quantization in (FOUR, EIGHT):
+    for quantization in (FOUR, EIGHT, None):
         selection.select("matmul_decode", matvec.KERNEL, name(quantization))
     monkeypatch.setattr(CountedNorm, "calls", 0)
     launched.clear()
     got = fused.joined(x, CountedNorm(weight, 1e-6))
     np.testing.assert_allclose(np.array(got), want, atol=1e-5)
-    assert launched == [(q, norms == 0) for q in (FOUR, last) if q in (FOUR, EIGHT)]
+    assert launched == [(q, norms == 0) for q in (FOUR, last) if q != FIVE]
     if norms:
         assert CountedNorm.calls == 1
 
