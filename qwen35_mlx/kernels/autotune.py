@@ -222,6 +222,9 @@ def tune(
         notice(TUNING_NOTICE)
     tried: dict[str, list[Trial]] = {}
 
+    for operation in untried:
+        selection.unselect(operation.name, operation.packing)
+
     def select_fastest() -> None:
         for operation in operations:
             operation.select(fastest.get(operation.key, REFERENCE), selection)

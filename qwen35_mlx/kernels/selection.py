@@ -65,10 +65,6 @@ class KernelSelection:
     on_failure: Callable[[str], None] | None = None
     fallbacks: int = 0
 
-    def matmul_key(self, place: str, packing: str) -> str:
-        """The key of `matmul_decode` that holds for matrices of this size and format."""
-        return place if place in self.matmul_decode else packing
-
     @property
     def chunk_tokens(self) -> int:
         """`prefill_chunk` as a number."""
@@ -80,6 +76,13 @@ class KernelSelection:
             getattr(self, operation)[packing] = variant
         else:
             setattr(self, operation, variant)
+
+    def unselect(self, operation: str, packing: str = "") -> None:
+        """Undo `select`: what holds for some matrices is then what holds for more of them."""
+        if packing:
+            getattr(self, operation).pop(packing, None)
+        else:
+            setattr(self, operation, REFERENCE)
 
     def attempt(
         self,
