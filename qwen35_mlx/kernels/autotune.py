@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import resources
 from importlib.metadata import version
@@ -48,8 +48,10 @@ class Operation:
         compiled: whether a network runs the operation through `mx.compile`, which takes away much
             of the launch overhead.
         tolerance: largest difference from the reference, relative to its largest magnitude.
-        packing: the only format of matrices that the choice is for, in words; empty if it is for
-            all.
+        packing: the only matrices that the choice is for, in words: those of a format, or of a size
+            and format; empty if it is for all.
+        checked_by: key of the operation whose checks hold for this one too, of which only the times
+            differ; empty if it has checks of its own.
         margin: share by which a variant must be faster than the reference.
         composed: whether the calls contain other operations, whose fastest variants they then run.
     """
@@ -62,6 +64,7 @@ class Operation:
     compiled: bool
     tolerance: float
     packing: str = ""
+    checked_by: str = ""
     margin: float = 0.0
     composed: bool = False
 
@@ -157,6 +160,12 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
     return trials
 
 
+def _without_failures(operation: Operation, trials: Sequence[Trial]) -> Operation:
+    """The operation without the variants that failed the checks that hold for it."""
+    failed = {trial.variant for trial in trials if trial.failure}
+    return replace(operation, variants=[v for v in operation.variants if v not in failed])
+
+
 def _try_variant(operation: Operation, variant: str, references: Sequence[Outputs]) -> Trial:
     difference, seconds = None, 0.0
     started = time.perf_counter()
@@ -206,18 +215,25 @@ def tune(
     file, machine = results_file(), machine_key()
     results = _read_results(file)
     fastest: dict[str, str] = {} if retry else results.get(machine, {})
-    untried = [op for op in operations if fastest.get(op.key) not in (REFERENCE, *op.variants)]
+    missing = [op for op in operations if fastest.get(op.key) not in (REFERENCE, *op.variants)]
+    keys = {key for op in missing for key in (op.key, op.checked_by)}
+    untried = [op for op in operations if op.key in keys or op.checked_by in keys - {""}]
     if untried and not retry:
         notice(TUNING_NOTICE)
     tried: dict[str, list[Trial]] = {}
+
+    for operation in untried:
+        selection.unselect(operation.name, operation.packing)
 
     def select_fastest() -> None:
         for operation in operations:
             operation.select(fastest.get(operation.key, REFERENCE), selection)
 
-    for operation in sorted(untried, key=lambda operation: operation.composed):
+    for operation in sorted(untried, key=lambda op: (op.composed, bool(op.checked_by))):
         if operation.composed:
             select_fastest()
+        if operation.checked_by:
+            operation = _without_failures(operation, tried[operation.checked_by])
         trials = tried[operation.key] = try_variants(operation, selection)
         if trials[0].milliseconds is not None:  # a reference that failed may run at the next start
             fastest[operation.key] = fastest_variant(trials, operation.margin)

@@ -1,8 +1,10 @@
-// Included by matvec.metal: this thread's chunk of the staged slab of all rows of x, times the same
-// values of ROWS rows of w (words), added to dot[ROWS][TOKENS]; the sums of x are added to x_sum.
-// Between the groups of a chunk, both go to acc[ROWS TOKENS], times scale and bias. Products with
-// plain values go there at once, by FMA: a compiler may multiply values that are merely loaded four
-// at once, at some TOKENS only, and round the products.
+// Included by matvec.metal and matvec_light.metal: a slab of this thread's chunk of all rows of x,
+// which staged[] holds from x_place on, times the same values of ROWS rows of w (words), added to
+// dot[ROWS][TOKENS]; the sums of x are added to x_sum. At the end of a group, but for the last of a
+// chunk, both go to acc[ROWS TOKENS], times its scale and bias. x is normed here if NORM_HERE.
+//
+// Products with plain values go to acc at once, by FMA: where weights are loaded values, not computed
+// ones, a compiler may multiply four of them at once at some TOKENS, and round the products.
 
 #pragma unroll
 for (int tile = 0; tile < SLAB / TILE; ++tile) {
@@ -11,11 +13,23 @@ for (int tile = 0; tile < SLAB / TILE; ++tile) {
   for (int t = 0; t < TOKENS; ++t) {
     #pragma unroll
     for (int q = 0; q < TILE; ++q) {
-      const vec<InT, 4> quad = staged[(t * SLAB + tile * TILE + q) * STRIDE + set_thread];
+      const vec<InT, 4> quad =
+          staged[t * TOKEN_STRIDE + (tile * TILE + q) * QUAD_STRIDE + x_place];
       values[t][4 * q] = static_cast<float>(quad.x);
       values[t][4 * q + 1] = static_cast<float>(quad.y);
       values[t][4 * q + 2] = static_cast<float>(quad.z);
       values[t][4 * q + 3] = static_cast<float>(quad.w);
+      if (NORM_HERE) {
+        const vec<NormT, 4> factor = norm_quads[x_place + tile * TILE + q];
+        const float a = values[t][4 * q] * rms_scale[t] * static_cast<float>(factor.x);
+        const float b = values[t][4 * q + 1] * rms_scale[t] * static_cast<float>(factor.y);
+        const float c = values[t][4 * q + 2] * rms_scale[t] * static_cast<float>(factor.z);
+        const float d = values[t][4 * q + 3] * rms_scale[t] * static_cast<float>(factor.w);
+        values[t][4 * q] = static_cast<float>(static_cast<InT>(a));
+        values[t][4 * q + 1] = static_cast<float>(static_cast<InT>(b));
+        values[t][4 * q + 2] = static_cast<float>(static_cast<InT>(c));
+        values[t][4 * q + 3] = static_cast<float>(static_cast<InT>(d));
+      }
     }
     if (AFFINE) {
       #pragma unroll

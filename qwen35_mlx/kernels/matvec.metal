@@ -37,6 +37,10 @@ constexpr int GROUPS = IN / GS;
 // Neighbouring threads read neighbouring quads; no multiple of 16, which spreads the writes over
 // all banks.
 constexpr int STRIDE = SET_THREADS + 16 / SLAB;
+// Of quads of x in threadgroup memory, between tokens and between quads of a chunk.
+constexpr int TOKEN_STRIDE = SLAB * STRIDE;
+constexpr int QUAD_STRIDE = STRIDE;
+constexpr bool NORM_HERE = false;
 constexpr int OWN_TOKENS = (TOKENS + SETS - 1) / SETS;  // whose squares a set sums
 
 const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
@@ -84,26 +88,9 @@ for (int t = 0; t < TOKENS; ++t) rms_scale[t] = 1.0f;
 for (int round = 0; round < ROUNDS; ++round) {
   const int chunk = round * SET_THREADS + set_thread;
   const int safe_chunk = chunk < CHUNKS ? chunk : CHUNKS - 1;
+  const int x_place = set_thread;
   // What is needed of w is loaded first: a compiler moves no load up past a barrier or a store.
-  uint32_t words[ROWS][CHUNK_WORDS];
-  float scale[ROWS][CHUNK_GROUPS];
-  float bias[ROWS][CHUNK_GROUPS];
-  float dot[ROWS][TOKENS];
-  float x_sum[TOKENS][CHUNK_GROUPS];
-  #pragma unroll
-  for (int r = 0; r < ROWS; ++r) {
-    const int group = row[r] * GROUPS + safe_chunk * CHUNK / GS;
-    const int index = row[r] * CHUNKS + safe_chunk;
-#include "include_load_chunk.metal"
-#include "include_load_scales.metal"
-    #pragma unroll
-    for (int t = 0; t < TOKENS; ++t) dot[r][t] = 0.0f;
-  }
-  #pragma unroll
-  for (int t = 0; t < TOKENS; ++t) {
-    #pragma unroll
-    for (int g = 0; g < CHUNK_GROUPS; ++g) x_sum[t][g] = 0.0f;
-  }
+#include "include_load_rows.metal"
 
   #pragma unroll
   for (int slab = 0; slab < SLABS; ++slab) {
@@ -113,16 +100,8 @@ for (int round = 0; round < ROUNDS; ++round) {
 #include "include_packed_dots.metal"
     }
   }
-  if (chunk < CHUNKS && !PLAIN) {
-    constexpr int g = CHUNK_GROUPS - 1;
-    #pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-      #pragma unroll
-      for (int t = 0; t < TOKENS; ++t) {
-        acc[r * TOKENS + t] += AFFINE ? scale[r][g] * dot[r][t] + bias[r][g] * x_sum[t][g]
-                                      : scale[r][g] * dot[r][t];
-      }
-    }
+  if (chunk < CHUNKS) {
+#include "include_add_last_group.metal"
   }
 }
 

@@ -17,8 +17,13 @@ from qwen35_mlx.kernels.quantized import chunk_values, simd_groups_for
 from qwen35_mlx.kernels.row_format import Matrix, RowFormat, matrix_shape, row_arrays
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 
-# For `KernelSelection.matmul_decode`.
-KERNEL = "one dispatch"
+# For `KernelSelection.matmul_decode`: x is staged in threadgroup memory, or read from the cache by
+# SIMD groups that share nothing. The first computes more rows for each read of x, the second needs
+# fewer registers and no barriers.
+KERNEL, LIGHT = "one dispatch", "one dispatch, nothing staged"
+VARIANTS = (KERNEL, LIGHT)
+# Rows of the matrix that a SIMD group of the second computes, and its SIMD groups.
+LIGHT_ROWS, LIGHT_SIMD_GROUPS = 4, 2
 # Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which partial sums take up to 4.
 STAGED_BYTES = 28_000
 # Products of a row of the matrix and a token that a thread accumulates, at most. Twice as many are
@@ -69,11 +74,11 @@ def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
     return Tiling(rows, sets, slab)
 
 
-_KERNEL = Kernel(
-    "matvec",
-    inputs=("x", "w", "scales", "biases", "norm_weight", "residual"),
-    outputs=("y",),
-)
+_INPUTS = ("x", "w", "scales", "biases", "norm_weight", "residual")
+_KERNELS = {
+    KERNEL: Kernel("matvec", inputs=_INPUTS, outputs=("y",)),
+    LIGHT: Kernel("matvec_light", inputs=_INPUTS, outputs=("y",)),
+}
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
@@ -123,27 +128,35 @@ def kernel(
     residual: mx.array | None = None,
     *,
     glu: bool = False,
+    variant: str = KERNEL,
 ) -> mx.array:
     """`reference` with this matrix, if it `supports` it; float32 from the norm to the product.
 
     The offset of x in its buffer must be a multiple of 4 values, as it is for all that a layer
     computes.
+
+    Args:
+        variant: of `VARIANTS`.
     """
     width = x.shape[-1]
     tokens = x.size // width
     row_format = RowFormat.of(w)
     assert row_format is not None
-    bits = row_format.bits
     # An input that the body does not read still needs an array: x.
     norm_weight = x if norm is None else norm.weight
     halves = 2 if glu else 1
     out = matrix_shape(w)[0] // halves
-    tiling = tiling_for(tokens, width, bits, x.itemsize)
-    outputs = tiling.rows // halves
-    simd_groups = simd_groups_for(width, bits)
+    if variant == LIGHT:
+        outputs, sets, simd_groups = LIGHT_ROWS // halves, LIGHT_SIMD_GROUPS, 1
+        tiling_constants = {"SIMD_GROUPS": LIGHT_SIMD_GROUPS}
+    else:
+        tiling = tiling_for(tokens, width, row_format.bits, x.itemsize)
+        outputs, sets = tiling.rows // halves, tiling.sets
+        simd_groups = simd_groups_for(width, row_format.bits)
+        tiling_constants = {"SETS": sets, "SIMD_GROUPS": simd_groups, "SLAB": tiling.slab}
     launch = Launch(
-        threadgroups=-(-out // (tiling.sets * outputs)),
-        threads=SIMD_WIDTH * tiling.sets * simd_groups,
+        threadgroups=-(-out // (sets * outputs)),
+        threads=SIMD_WIDTH * sets * simd_groups,
         outputs=[((*x.shape[:-1], out), x.dtype)],
         constants={
             "InT": x.dtype,
@@ -153,9 +166,7 @@ def kernel(
             "OUT": out,
             **row_format.constants(),
             "OUTPUTS": outputs,
-            "SETS": tiling.sets,
-            "SIMD_GROUPS": simd_groups,
-            "SLAB": tiling.slab,
+            **tiling_constants,
             "NORM": int(norm is not None),
             "EPS": float_bits(norm.eps if norm else 0.0),
             "RESIDUAL": int(residual is not None),
@@ -163,5 +174,5 @@ def kernel(
         },
     )
     residual = x if residual is None else residual
-    (y,) = _KERNEL([x, *row_arrays(w, x), norm_weight, residual], launch)
+    (y,) = _KERNELS[variant]([x, *row_arrays(w, x), norm_weight, residual], launch)
     return y

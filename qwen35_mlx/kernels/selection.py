@@ -38,8 +38,9 @@ class KernelSelection:
         decode_attention: attention of a few tokens, with its gate; see `decode_attention`.
         decode_attention_8bit: the same, where keys and values are quantised to 8 bits.
         prefill_attention: causal attention of many tokens; see `model.attention`.
-        matmul_decode: a few tokens times a matrix, with the norm before it and the
-            residual sum after it, by `Linear.packing`; see `matvec`.
+        matmul_decode: a few tokens times a matrix, with the norm before it and the residual sum
+            after it, by `Linear.packing`, or by `Linear.place` where matrices of one size have a
+            choice of their own; see `matvec`.
         prefill_chunk: tokens of a prompt that are read at once, as digits; the reference is
             `PREFILL_CHUNK`.
         compiled: whether layers run through `mx.compile` for a few tokens, which replays a recorded
@@ -70,11 +71,18 @@ class KernelSelection:
         return PREFILL_CHUNK if self.prefill_chunk == REFERENCE else int(self.prefill_chunk)
 
     def select(self, operation: str, variant: str, packing: str = "") -> None:
-        """Select a variant of an operation, for one format if it has a variant for each."""
+        """Select a variant of an operation, for some matrices if it has a variant for each kind."""
         if packing:
             getattr(self, operation)[packing] = variant
         else:
             setattr(self, operation, variant)
+
+    def unselect(self, operation: str, packing: str = "") -> None:
+        """Undo `select`: what holds for some matrices is then what holds for more of them."""
+        if packing:
+            getattr(self, operation).pop(packing, None)
+        else:
+            setattr(self, operation, REFERENCE)
 
     def attempt(
         self,

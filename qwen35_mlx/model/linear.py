@@ -62,13 +62,21 @@ class Linear:
         plain = partial(matvec.reference, x, self._multiply, norm, residual, glu=glu)
         if not self.uses_decode_kernel(x):
             return plain()
-        kernel = partial(matvec.kernel, x, self.weight, norm, residual, glu=glu)
-        return self.selection.attempt("matmul_decode", kernel, plain, self.packing)
+        key = self._selection_key
+        variant = self.selection.matmul_decode[key]
+        kernel = partial(matvec.kernel, x, self.weight, norm, residual, glu=glu, variant=variant)
+        return self.selection.attempt("matmul_decode", kernel, plain, key)
 
     def uses_decode_kernel(self, x: mx.array) -> bool:
-        """Whether the decode kernel is selected for this format and supports the product."""
-        selected = self.selection.matmul_decode.get(self.packing) == matvec.KERNEL
+        """Whether a decode kernel is selected for this matrix and supports the product."""
+        selected = self.selection.matmul_decode.get(self._selection_key) in matvec.VARIANTS
         return selected and matvec.supports(x, self.weight)
+
+    @property
+    def _selection_key(self) -> str:
+        """Its key in `KernelSelection.matmul_decode`."""
+        place = self.place
+        return place if place in self.selection.matmul_decode else self.packing
 
     def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight
@@ -156,6 +164,11 @@ class Linear:
         if isinstance(w, mx.array):
             return packing_name(None, w.dtype)
         return packing_name(w.quantization, w.scales.dtype)
+
+    @property
+    def place(self) -> str:
+        """Its size and `packing`, in words."""
+        return f"{self.arrays[0].shape[-2]} x {self.width}, {self.packing}"
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -19,6 +19,9 @@ from qwen35_mlx.model.linear import FusedLinear, Linear
 from qwen35_mlx.model.moe import SparseMoE
 from qwen35_mlx.model.network import Network
 
+# Matrices of a size have a choice of their own if they have this share of their format's bytes.
+MIN_SHARE = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -58,7 +61,8 @@ def matrix_operations(network: Network) -> list[Operation]:
     """`matmul_decode` of each format that its kernel reads, and `matmul_prefill` if matrices are
     packed.
     """
-    found = [_decode(network, uses) for uses in _uses_by_format(network).values()]
+    by_format = _uses_by_format(network).values()
+    found = [operation for uses in by_format for operation in _decode(network, uses)]
     packed = [
         use
         for layer in network.layers
@@ -121,7 +125,7 @@ def _uses(
 
 
 def checked_passes(uses: Sequence[Use], dtype: mx.Dtype) -> list[tuple[Use, int]]:
-    """Matrices and numbers of tokens that together take every branch of the decode kernel.
+    """Matrices and numbers of tokens that together take every branch of the decode kernels.
 
     Only branches that a pass over up to `MAX_DECODE_TOKENS` tokens takes with one of these
     matrices. What is compiled differs by its sizes too, but not in what is computed.
@@ -145,7 +149,7 @@ def checked_passes(uses: Sequence[Use], dtype: mx.Dtype) -> list[tuple[Use, int]
 
 
 def _branches(use: Use, tokens: int, dtype: mx.Dtype) -> set[object]:
-    """The branches that the decode kernel takes, each by all that decides on it."""
+    """The branches that the decode kernels take, each by all that decides on it."""
     row_format = RowFormat.of(use.linear.weight)
     assert row_format is not None
     bits = row_format.bits
@@ -157,30 +161,55 @@ def _branches(use: Use, tokens: int, dtype: mx.Dtype) -> set[object]:
         ("norm", use.norm is not None, single, tiling.sets, even, in_slabs, several),
         ("outputs", use.glu, single, tiling.rows, tiling.sets),
         ("sum", use.residual, single),
+        ("nothing staged", use.norm is not None, use.glu, single),
     }
 
 
-def _decode(network: Network, uses: list[Use]) -> Operation:
-    """Checked on `checked_passes`; timed on matrices of one size, that of most bytes."""
-    same: dict[tuple[object, ...], list[Use]] = defaultdict(list)
+def _decode(network: Network, uses: list[Use]) -> list[Operation]:
+    """That of a format, checked on `checked_passes` and timed on the matrices of the size of most
+    bytes; then those of its other sizes, which are timed by themselves.
+    """
+    by_size: dict[tuple[int, int], list[Use]] = defaultdict(list)
     for use in uses:
-        same[use.size, use.kind].append(use)
-    heaviest = max(same.values(), key=lambda uses: sum(use.nbytes for use in uses))
+        by_size[use.size].append(use)
+    nbytes = {size: sum(use.nbytes for use in same) for size, same in by_size.items()}
+    heaviest = by_size.pop(max(nbytes, key=nbytes.__getitem__))
     # Branches depend on the widths of all matrices.
     widths = " ".join(str(width) for width in sorted({use.linear.width for use in uses}))
-    return Operation(
+    of_format = Operation(
         "matmul_decode",
         f"{_shape(network, heaviest[0])}, rows of {widths}",
-        [matvec.KERNEL],
+        matvec.VARIANTS,
         [use.call(network, n) for use, n in checked_passes(uses, network.dtype)],
-        # A single matrix would stay in the GPU's cache, unlike those of a whole network.
-        trials.timed_together(
-            [use.call(network, 1) for use in heaviest[: trials.TIMED_CALLS]],
-        ),
+        _timed(network, heaviest),
         True,
         trials.tolerance(network),
         heaviest[0].linear.packing,
     )
+    few = MIN_SHARE * sum(nbytes.values())
+    return [
+        of_format,
+        *(
+            Operation(
+                "matmul_decode",
+                _shape(network, same[0]),
+                matvec.VARIANTS,
+                [],
+                _timed(network, same),
+                True,
+                trials.tolerance(network),
+                same[0].linear.place,
+                of_format.key,
+            )
+            for size, same in by_size.items()
+            if nbytes[size] >= few
+        ),
+    ]
+
+
+def _timed(network: Network, uses: list[Use]) -> list[Callable[[], Outputs]]:
+    """Calls for one token. A single matrix might stay in the GPU's cache, unlike a network's."""
+    return trials.timed_together([use.call(network, 1) for use in uses[: trials.TIMED_CALLS]])
 
 
 def _prefill(network: Network, use: Use) -> Operation:
@@ -197,5 +226,4 @@ def _prefill(network: Network, use: Use) -> Operation:
 
 
 def _shape(network: Network, use: Use) -> str:
-    out, width = use.size
-    return f"{out} x {width}, {use.linear.packing}, {network.dtype}"
+    return f"{use.linear.place}, {network.dtype}"

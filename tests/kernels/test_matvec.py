@@ -16,56 +16,26 @@ from qwen35_mlx.kernels.quantized import (
     quantized_matmul,
     simd_groups_for,
 )
-from qwen35_mlx.kernels.row_format import Matrix, dense
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from tests.kernels.cases import relative_error
+from tests.kernels.matvec_cases import (
+    EPS,
+    FORMATS,
+    MXFP4,
+    MXFP8,
+    NVFP4,
+    OTHER_FORMATS,
+    float64,
+    normal,
+    one_by_one,
+    packed,
+    rms,
+    stored,
+    wide,
+)
 from tests.metal_emulator import MACHINES, emulated
 
 pytestmark = pytest.mark.usefixtures("kernels")
-FORMATS = [(group, bits) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
-MXFP4, MXFP8 = Quantization(32, 4, "mxfp4"), Quantization(32, 8, "mxfp8")
-NVFP4 = Quantization(16, 4, "nvfp4")
-# Float formats, and matrices that are not quantised, by their dtype.
-OTHER_FORMATS = [MXFP4, MXFP8, NVFP4, mx.bfloat16, mx.float16, mx.float32]
-EPS = 1e-6
-
-
-def normal(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
-    return mx.array(np.random.default_rng(seed).standard_normal(shape), dtype)
-
-
-def packed(out: int, width: int, group: int, bits: int, dtype=mx.float32) -> QuantizedWeight:
-    w = normal(1, out, width) * width**-0.5
-    return QuantizedWeight(*mx.quantize(w.astype(dtype), group, bits), Quantization(group, bits))
-
-
-def stored(out: int, width: int, form: Quantization | mx.Dtype) -> Matrix:
-    """A random matrix; the magnitude of its columns depends on their group of 16."""
-    w = normal(1, out, width) * width**-0.5 * (1 + mx.arange(width) // 16 % 3)
-    if isinstance(form, Quantization):
-        return QuantizedWeight.quantized(w, form)
-    return w.astype(form)
-
-
-def rms(width: int, dtype=mx.float32) -> RMSNorm:
-    return RMSNorm(1 + 0.2 * normal(2, width, dtype=dtype), EPS)
-
-
-def wide(x: mx.array) -> np.ndarray:
-    return np.array(x.astype(mx.float32), np.float64)
-
-
-def float64(x, w, norm=None, residual=None, *, glu=False) -> np.ndarray:
-    """`matvec.reference` without any rounding."""
-    rows = wide(x)
-    if norm is not None:
-        mean = (rows * rows).mean(-1, keepdims=True)
-        rows = rows / np.sqrt(mean + norm.eps) * wide(norm.weight)
-    y = rows @ wide(dense(w, mx.float32)).T
-    if glu:
-        gate, up = np.split(y, 2, axis=-1)
-        y = gate / (1 + np.exp(-gate)) * up
-    return y if residual is None else wide(residual) + y
 
 
 def plain(x, w, norm=None, residual=None, *, glu=False) -> mx.array:
@@ -175,8 +145,9 @@ def test_the_product_is_rounded_before_the_residual_is_added(dtype):
     assert mx.array_equal(matvec.kernel(x, w, None, residual), residual + matvec.kernel(x, w))
 
 
+@pytest.mark.parametrize("variant", matvec.VARIANTS)
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_the_norm_is_rounded_before_the_product(dtype):
+def test_the_norm_is_rounded_before_the_product(dtype, variant):
     # Differences of neighbours, which depend on the rounding alone.
     width = 64
     signs = np.full((width // 2, width), 1, np.uint8)
@@ -190,7 +161,7 @@ def test_the_norm_is_rounded_before_the_product(dtype):
     rows = rows / np.sqrt((rows * rows).mean() + EPS) * wide(norm.weight)
     normed = wide(mx.array(rows.astype(np.float32)).astype(dtype))
     want = normed[:, ::2] - normed[:, 1::2]
-    assert relative_error(matvec.kernel(x, w, norm), want) < 1e-2
+    assert relative_error(matvec.kernel(x, w, norm, variant=variant), want) < 1e-2
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -209,14 +180,6 @@ def test_order_and_contraction_do_not_matter(machine, tokens, glu, monkeypatch):
     got = matvec.kernel(x, w, norm, residual, glu=glu)
     assert relative_error(got, float64(x, w, norm, residual, glu=glu)) < 2e-6
     assert mx.array_equal(got, one_by_one(x, w, norm, residual, glu=glu))
-
-
-def one_by_one(x, w, norm=None, residual=None, *, glu=False) -> mx.array:
-    """`matvec.kernel` of each token alone."""
-    rows = x.reshape(-1, 1, x.shape[-1])
-    sums = [None] * len(rows) if residual is None else residual.reshape(len(rows), 1, -1)
-    y = [matvec.kernel(row, w, norm, add, glu=glu) for row, add in zip(rows, sums, strict=True)]
-    return mx.concatenate(y).reshape(*x.shape[:-1], -1)
 
 
 @pytest.mark.parametrize("tokens", range(2, MAX_DECODE_TOKENS + 1))
