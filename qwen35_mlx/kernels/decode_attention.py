@@ -11,6 +11,7 @@ What a token attends to is the same to the bit whether it is computed alone or i
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import mlx.core as mx
 
@@ -169,43 +170,56 @@ def _attend(
     kv_heads = prefix[0].shape[1]
     keys = prefix[0].shape[2] + tail[0].shape[2]
     splits = -(-keys // split_size(keys, max_splits))
-    simd_groups, together = _geometry(tokens, heads // kv_heads, dim, q.dtype)
     packed = len(prefix) > 2
+    group_size = dim // prefix[1].shape[-1] if packed else 0
+    shape = (batch, heads, kv_heads, tokens, splits, dim)
+    first, second = _launches(shape, q.dtype, max_splits, scale, group_size)
     partial = _PARTIAL_8BIT if packed else _PARTIAL
-    partial_acc, partial_ml = partial(
-        [q, *prefix, *tail],
-        Launch(
-            threadgroups=batch * kv_heads * splits * -(-tokens // together),
-            threads=SIMD_WIDTH * simd_groups * together,
-            outputs=[
-                ((batch, heads, tokens, splits, dim), mx.float32),
-                ((batch, heads, tokens, splits, 2), mx.float32),
-            ],
-            constants={
-                "InT": q.dtype,
-                "H": heads,
-                "KV": kv_heads,
-                "D": dim,
-                "TOKENS": together,
-                "TOKEN_SIMD_GROUPS": simd_groups,
-                "KEY_TILE": KEY_TILE,
-                "MIN_SPLIT_KEYS": MIN_SPLIT_KEYS,
-                "MAX_SPLITS": max_splits,
-                "SCALE": float_bits(scale),
-                **({"GS": dim // prefix[1].shape[-1]} if packed else {}),
-            },
-        ),
-    )
-    (y,) = _MERGE(
-        [partial_acc, partial_ml, gate],
-        Launch(
-            threadgroups=batch * heads * tokens * -(-dim // SIMD_WIDTH),
-            threads=SIMD_WIDTH * SIMD_GROUPS,
-            outputs=[((batch, tokens, heads * dim), q.dtype)],
-            constants={"InT": q.dtype, "H": heads, "D": dim, "SIMD_GROUPS": SIMD_GROUPS},
-        ),
-    )
+    partial_acc, partial_ml = partial([q, *prefix, *tail], first)
+    (y,) = _MERGE([partial_acc, partial_ml, gate], second)
     return y
+
+
+@lru_cache(maxsize=512)
+def _launches(
+    shape: tuple[int, ...], dtype: mx.Dtype, max_splits: int, scale: float, group_size: int
+) -> tuple[Launch, Launch]:
+    """Of the two dispatches: layers alike share them, and so do tokens while `splits` stays.
+
+    Args:
+        shape: batch, heads, kv_heads, tokens, splits, dim.
+        group_size: of quantised keys and values; 0 for others.
+    """
+    batch, heads, kv_heads, tokens, splits, dim = shape
+    simd_groups, together = _geometry(tokens, heads // kv_heads, dim, dtype)
+    first = Launch(
+        threadgroups=batch * kv_heads * splits * -(-tokens // together),
+        threads=SIMD_WIDTH * simd_groups * together,
+        outputs=[
+            ((batch, heads, tokens, splits, dim), mx.float32),
+            ((batch, heads, tokens, splits, 2), mx.float32),
+        ],
+        constants={
+            "InT": dtype,
+            "H": heads,
+            "KV": kv_heads,
+            "D": dim,
+            "TOKENS": together,
+            "TOKEN_SIMD_GROUPS": simd_groups,
+            "KEY_TILE": KEY_TILE,
+            "MIN_SPLIT_KEYS": MIN_SPLIT_KEYS,
+            "MAX_SPLITS": max_splits,
+            "SCALE": float_bits(scale),
+            **({"GS": group_size} if group_size else {}),
+        },
+    )
+    second = Launch(
+        threadgroups=batch * heads * tokens * -(-dim // SIMD_WIDTH),
+        threads=SIMD_WIDTH * SIMD_GROUPS,
+        outputs=[((batch, tokens, heads * dim), dtype)],
+        constants={"InT": dtype, "H": heads, "D": dim, "SIMD_GROUPS": SIMD_GROUPS},
+    )
+    return first, second
 
 
 def _geometry(tokens: int, group: int, dim: int, dtype: mx.Dtype) -> tuple[int, int]:

@@ -110,9 +110,9 @@ class Launch:
     constants: Mapping[str, int | mx.Dtype]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A kernel body and the names of its arrays.
+    """A kernel body and the names of its arrays; equal to itself alone, which is quick to look up.
 
     Attributes:
         name: of the `.metal` file in this folder, and of the compiled function.

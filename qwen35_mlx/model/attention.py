@@ -94,17 +94,14 @@ class Attention:
             return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
 
         kernel = partial(decode_attention.kernel, q, rows, tail, gate, scale)
-        operation = "decode_attention" if cache.bits is None else "decode_attention_8bit"
-        return self.selection.attempt(operation, kernel, plain)
+        return self.selection.attempt(_operation(cache), kernel, plain)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""
-        variants = {
-            None: self.selection.decode_attention,
-            decode_attention.PACKED_BITS: self.selection.decode_attention_8bit,
-        }
-        selected = variants.get(cache.bits) == decode_attention.KERNEL
-        return selected and cache.offset > 0 and decode_attention.supports(q, k)
+        if cache.bits not in (None, decode_attention.PACKED_BITS) or not cache.offset:
+            return False
+        variant = getattr(self.selection, _operation(cache))
+        return variant == decode_attention.KERNEL and decode_attention.supports(q, k)
 
     def gate_and_project(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
@@ -120,6 +117,11 @@ class Attention:
             [B, T, hidden]
         """
         return self.o_proj(decode_attention.apply_gate(attended, gate), residual=residual)
+
+
+def _operation(cache: KVCache) -> str:
+    """The field of `KernelSelection` that holds for few tokens."""
+    return "decode_attention" if cache.bits is None else "decode_attention_8bit"
 
 
 def causal_attention(

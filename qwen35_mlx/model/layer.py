@@ -34,8 +34,9 @@ class Layer:
         eps = config.rms_norm_eps
         self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
-        self._compiled: dict[tuple[str, int], Callable[..., Any]] = {}
-        self._runs: set[tuple[object, ...]] = set()
+        # By the name of the function, batch and tokens.
+        self._compiled: dict[tuple[str | int, ...], Callable[..., Any]] = {}
+        self._fallbacks = 0
 
     def __call__(
         self, x: mx.array, cache: KVCache | DeltaState, *, revocable: bool = False
@@ -113,11 +114,12 @@ class Layer:
         """
         if not self._may_record(x):
             return function
-        key = function.__name__, self.selection.fallbacks
-        run = (*key, *x.shape[:2])
-        if run not in self._runs:
-            self._runs.add(run)
-            return function
-        if key not in self._compiled:
+        if self._fallbacks != self.selection.fallbacks:
+            self._compiled.clear()
+            self._fallbacks = self.selection.fallbacks
+        key = function.__name__, *x.shape[:2]
+        compiled = self._compiled.get(key)
+        if compiled is None:
             self._compiled[key] = mx.compile(function)
-        return self._compiled[key]
+            return function
+        return compiled
