@@ -18,7 +18,18 @@ from scripts.support.sources import KINDS, TINY, write_source
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = (
-    *("convert", "generate", "gguf", "kernels", "kv8", "matvec", "passes", "recipes", "session"),
+    *(
+        "convert",
+        "drafts",
+        "generate",
+        "gguf",
+        "kernels",
+        "kv8",
+        "matvec",
+        "passes",
+        "recipes",
+        "session",
+    ),
     "ui",
 )
 COMMANDS = [

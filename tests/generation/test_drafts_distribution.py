@@ -1,8 +1,8 @@
-"""Drafts leave the distribution of a reply as it is, and long greedy replies too.
+"""Drafts leave the distribution of a reply as it is.
 
-By default few draws are made. For a long run:
+By default few draws are made. For a long run, with the statistics:
 
-    QWEN35_DRAWS=200000 QWEN35_DRAFT_PROMPTS=200 scripts/test tests/generation
+    QWEN35_DRAWS=200000 scripts/test tests/generation/test_drafts_distribution.py -s
 """
 
 import os
@@ -19,11 +19,8 @@ from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
-from qwen35_mlx.session.load import load
-from scripts.demo_training.dialogues import Mix, generate
 
 DRAWS = int(os.environ.get("QWEN35_DRAWS", "1500"))
-PROMPTS = int(os.environ.get("QWEN35_DRAFT_PROMPTS", "1"))
 VOCAB = 4
 # Log-probabilities of the next token, by the last one.
 TABLE = np.log(
@@ -143,27 +140,5 @@ def test_three_tokens_have_their_joint_distribution(sampling: Sampling, coupled:
     freedom = len(expected) - 1
     # Wilson and Hilferty's approximation of the 99 % quantile.
     limit = freedom * (1 - 2 / (9 * freedom) + 2.326 * (2 / (9 * freedom)) ** 0.5) ** 3
-    assert statistic < limit, (statistic, limit)
-
-
-def test_greedy_replies_of_the_demo_are_the_same_with_every_source_and_depth():
-    asked = list(islice(generate(7, Mix(turns=2, sentences=6), held_out=True), PROMPTS))
-    want: list[list[int]] = []
-    depths = range(1, 7) if PROMPTS > 1 else [3]
-    with load("demo") as model:
-        for mtp in ("off", "auto", *depths):
-            model.mtp = mtp
-            for index, dialogue in enumerate(asked):
-                turn = model.turn(
-                    dialogue.messages[:-1],
-                    model.make_cache(),
-                    max_tokens=128,
-                    thinking=dialogue.thinking,
-                    tools=dialogue.tools or None,
-                    sampling={"temperature": 0},
-                )
-                list(turn.run())
-                if mtp == "off":
-                    want.append(turn.reply_ids)
-                else:
-                    assert turn.reply_ids == want[index], (mtp, index)
+    print(f"{DRAWS} draws: chi-square {statistic:.1f} of {freedom}, at most {limit:.1f}")
+    assert statistic < limit
