@@ -26,6 +26,7 @@ from itertools import chain, islice
 from typing import Any
 
 from qwen35_mlx.json_text import write_json
+from qwen35_mlx.text.argument_types import allowed_types
 
 _FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
 _FUNCTION_CLOSE = "</function>"
@@ -76,7 +77,9 @@ def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> ParameterSchemas:
         parameters = _mapping(_mapping(function).get("parameters"))
         name = _mapping(function).get("name")
         if isinstance(name, str):
-            schemas[name] = _mapping(parameters.get("properties"))
+            properties = _mapping(parameters.get("properties"))
+            types = {key: allowed_types(schema, parameters) for key, schema in properties.items()}
+            schemas[name] = {key: {"type": sorted(named)} for key, named in types.items()}
     return schemas
 
 
@@ -176,7 +179,7 @@ def _convert(value: str, schema: object) -> object:
 
     If a schema allows several types, null comes first, then string, then the type that JSON gives.
     """
-    types = _types(schema)
+    types = allowed_types(schema)
     text = value.strip()
     if "null" in types and text == "null":
         return None
@@ -201,19 +204,6 @@ def _convert(value: str, schema: object) -> object:
         list: {"array"},
     }
     return parsed if types & expected.get(type(parsed), set()) else value
-
-
-def _types(schema: object) -> set[str]:
-    """The types that a JSON schema allows; empty if it names none."""
-    schema = _mapping(schema)
-    named = schema.get("type")
-    listed = named if isinstance(named, list) else [named]
-    types = {name for name in listed if isinstance(name, str)}
-    for key in ("anyOf", "oneOf"):
-        options = schema.get(key)
-        for option in options if isinstance(options, list) else ():
-            types |= _types(option)
-    return types
 
 
 def _refuse_constant(name: str) -> None:
