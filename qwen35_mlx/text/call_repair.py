@@ -123,6 +123,7 @@ class _Repair:
         if ends and self._on_its_line(tag):
             _require(closed is None)  # the tag may be part of the value
             function.parameters.append((key.name, key.end, tag.start))
+            self._at = tag.start
             return
         if closed is None:
             raise _UncertainError
