@@ -13,6 +13,9 @@ from qwen35_mlx.text.tool_call import ParameterSchemas, ParsedCall, parse_json, 
 _AFTER_VALUE = (Kind.PARAMETER, Kind.FUNCTION_END, Kind.CALL_END, Kind.CALL, Kind.FUNCTION)
 _AFTER_FUNCTION = (Kind.CALL_END, Kind.CALL, Kind.FUNCTION)
 
+# Each value without </parameter> is looked for in all the rest of the text.
+_MAX_GUESSED = 20
+
 
 def repaired_calls(text: str, schemas: ParameterSchemas) -> list[ParsedCall | str] | None:
     """The calls in a text that starts with one, and the texts between and after them.
@@ -36,13 +39,14 @@ class _Repair:
         self._tags = list(read_tags(text))
         self._next = 0  # the index of the next tag
         self._at = 0  # the end of what was read
+        self._guessed = 0  # values without </parameter>: if text follows, they may go on there
 
     def items(self) -> list[ParsedCall | str]:
         items: list[ParsedCall | str] = []
         last: Kind | None = None  # None after text
         while tag := self._peek():
             if gap := self._gap(tag):
-                _require(bool(items))
+                _require(bool(items) and not self._guessed)
                 items.append(gap)
                 last = None
             self._advance()
@@ -63,6 +67,7 @@ class _Repair:
         _require(bool(items) and last is not Kind.CALL)
         if last is Kind.FUNCTION_END and Kind.CALL_END.value.startswith(rest.strip()):
             return items  # the reply was cut in the last tag
+        _require(not self._guessed or not rest.strip())
         return [*items, rest]
 
     def _json_call(self) -> ParsedCall | None:
@@ -124,6 +129,8 @@ class _Repair:
             _require(closed is None)  # the tag may be part of the value
             function.parameters.append((key.name, key.end, tag.start))
             self._at = tag.start
+            self._guessed += 1
+            _require(self._guessed <= _MAX_GUESSED)
             return
         if closed is None:
             raise _UncertainError

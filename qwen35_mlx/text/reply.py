@@ -26,14 +26,15 @@ What is a call. Names in capitals stand for text, and whitespace may stand betwe
 - several functions in one <tool_call>, and </function> more often than needed;
 - no </function> after a parameter, if </tool_call> or another call follows;
 - no </parameter> before </function>, or before a parameter that the function offers and the call
-  does not have yet. The value has no tag in it, and is on one line or the next tag on its own.
+  does not have yet. The value has no tag in it, it is on one line or the next tag on its own, and
+  no text follows the call.
 
 **Text** is everything else, above all a call that can be read in two ways: a value that opens
 what it does not close, or in which </parameter> stands alone on a line; one name with two values; a
 value with the tag of a parameter that the call itself lacks; a call that the reply's end cuts. A
-call never has an argument of which a part may be missing. One case cannot be told from a call,
-since a call comes out as soon as it closes: a value that holds all the closing tags, in their
-order, without those that open them.
+call never has an argument of which a part may be missing, but for what no reader can tell: a value
+that holds all the closing tags, in their order, without those that open them, since a call comes
+out as soon as it closes; and a reply that is cut right after a </tool_call> in such a value.
 """
 
 import re

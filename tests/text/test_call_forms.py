@@ -5,6 +5,7 @@ Tools on offer: `f(x: integer, y)`, `save(path, content)`, `now()`.
 
 import os
 import random
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -18,7 +19,7 @@ TOOLS = [
     {"name": "save", "parameters": {"properties": {"path": {}, "content": {"type": "string"}}}},
     {"name": "now", "parameters": {"properties": {}}},
 ]
-O, C, E = "<tool_call>", "</tool_call>", "</function>"
+S, C, E = "<tool_call>", "</tool_call>", "</function>"
 
 
 def p(key: str, value: str) -> str:
@@ -30,7 +31,7 @@ def function(name: str, *parameters: str) -> str:
 
 
 def wrapped(name: str, *parameters: str) -> str:
-    return f"{O}\n{function(name, *parameters)}\n{C}"
+    return f"{S}\n{function(name, *parameters)}\n{C}"
 
 
 X1, X2 = p("x", "1"), p("x", "2")
@@ -53,13 +54,13 @@ NOW = ToolCall("now", {})
 
 ACCEPTED: dict[str, tuple[str, list[ToolCall | str]]] = {
     "one call": (F1, [f(1)]),
-    "on one line": (f"{O}<function=f><parameter=x>1</parameter>{E}{C}", [f(1)]),
+    "on one line": (f"{S}<function=f><parameter=x>1</parameter>{E}{C}", [f(1)]),
     "no parameters": (wrapped("now"), [NOW]),
     "two calls": (F1 + "\n" + F2, [f(1), f(2)]),
     "blank lines between tags": (F1.replace("\n", "\n\n"), [f(1)]),
     "a name that is not on offer": (wrapped("g", X1), [ToolCall("g", {"x": "1"})]),
     "a parameter that is not on offer": (wrapped("f", p("z", "1")), [ToolCall("f", {"z": "1"})]),
-    "an object": (f"{O}\n{OBJECT}\n{C}", [f(1)]),
+    "an object": (f"{S}\n{OBJECT}\n{C}", [f(1)]),
     "a value about calls": (wrapped("save", p("path", "p"), p("content", DOC)), [save("p", DOC)]),
     "a value about calls that comes first": (
         wrapped("save", p("content", DOC), p("path", "p")),
@@ -91,8 +92,8 @@ ACCEPTED: dict[str, tuple[str, list[ToolCall | str]]] = {
         [save("r", p("path", "p") + "z")],
     ),
     "an object with a call in a string": (
-        f'{O}{{"name": "f", "arguments": {{"y": "{O}<function=f>{C}"}}}}{C}',
-        [ToolCall("f", {"y": f"{O}<function=f>{C}"})],
+        f'{S}{{"name": "f", "arguments": {{"y": "{S}<function=f>{C}"}}}}{C}',
+        [ToolCall("f", {"y": f"{S}<function=f>{C}"})],
     ),
     "</parameter> at the end of the last line": (
         wrapped("save", p("path", "p"), "<parameter=content>\na\nb</parameter>\n"),
@@ -104,58 +105,58 @@ ACCEPTED: dict[str, tuple[str, list[ToolCall | str]]] = {
         [ToolCall("f", {"y": "a <param"})],
     ),
     "<tool_call> in a value": (
-        wrapped("f", p("y", f"a {O} b")),
-        [ToolCall("f", {"y": f"a {O} b"})],
+        wrapped("f", p("y", f"a {S} b")),
+        [ToolCall("f", {"y": f"a {S} b"})],
     ),
 }
 REPAIRED: dict[str, tuple[str, list[ToolCall | str]]] = {
     "no </parameter> before a parameter": (
-        f"{O}\n<function=save>\n<parameter=path>\np\n{NEXT}{E}\n{C}",
+        f"{S}\n<function=save>\n<parameter=path>\np\n{NEXT}{E}\n{C}",
         [PQ],
     ),
     "the same on one line": (
-        f"{O}<function=save><parameter=path>p<parameter=content>q</parameter>{E}{C}",
+        f"{S}<function=save><parameter=path>p<parameter=content>q</parameter>{E}{C}",
         [PQ],
     ),
     "no </parameter> at all": (
-        f"{O}\n<function=save>\n<parameter=path>\np\n<parameter=content>\nq\n{E}\n{C}",
+        f"{S}\n<function=save>\n<parameter=path>\np\n<parameter=content>\nq\n{E}\n{C}",
         [PQ],
     ),
     "no </parameter> in the first of two calls": (
-        f"{O}\n<function=save>\n<parameter=path>\np\n{NEXT}{E}\n{C}\n{F2}",
+        f"{S}\n<function=save>\n<parameter=path>\np\n{NEXT}{E}\n{C}\n{F2}",
         [PQ, f(2)],
     ),
     "no </parameter> before </function>": (
-        f"{O}\n<function=f>\n<parameter=x>\n1\n{E}\n{C}",
+        f"{S}\n<function=f>\n<parameter=x>\n1\n{E}\n{C}",
         [f(1)],
     ),
     "no </parameter> between two calls": (
-        f"{O}\n<function=f>\n<parameter=x>\n1\n{E}\n{C}\n{F2}",
+        f"{S}\n<function=f>\n<parameter=x>\n1\n{E}\n{C}\n{F2}",
         [f(1), f(2)],
     ),
-    "no </function> between two calls": (f"{O}\n<function=f>\n{X1}{C}\n{F2}", [f(1), f(2)]),
-    "no </tool_call> between two calls": (f"{O}\n{function('f', X1)}\n{F2}", [f(1), f(2)]),
-    "no </function>": (f"{O}\n<function=f>\n{X1}{C}", [f(1)]),
-    "no </function> on one line": (f"{O}<function=f><parameter=x>1</parameter>{C}", [f(1)]),
-    "no </function> without parameters": (f"{O}\n<function=now>\n{C}", [NOW]),
-    "no </function> nor </tool_call> before a call": (f"{O}\n<function=f>\n{X1}{F2}", [f(1), f(2)]),
-    "no last </tool_call>": (f"{O}\n{function('f', X1)}\n", [f(1)]),
-    "a part of the last </tool_call>": (f"{O}\n{function('f', X1)}\n</tool", [f(1)]),
-    "no last </tool_call> after a call": (f"{F1}\n{O}\n{function('f', X2)}", [f(1), f(2)]),
+    "no </function> between two calls": (f"{S}\n<function=f>\n{X1}{C}\n{F2}", [f(1), f(2)]),
+    "no </tool_call> between two calls": (f"{S}\n{function('f', X1)}\n{F2}", [f(1), f(2)]),
+    "no </function>": (f"{S}\n<function=f>\n{X1}{C}", [f(1)]),
+    "no </function> on one line": (f"{S}<function=f><parameter=x>1</parameter>{C}", [f(1)]),
+    "no </function> without parameters": (f"{S}\n<function=now>\n{C}", [NOW]),
+    "no </function> nor </tool_call> before a call": (f"{S}\n<function=f>\n{X1}{F2}", [f(1), f(2)]),
+    "no last </tool_call>": (f"{S}\n{function('f', X1)}\n", [f(1)]),
+    "a part of the last </tool_call>": (f"{S}\n{function('f', X1)}\n</tool", [f(1)]),
+    "no last </tool_call> after a call": (f"{F1}\n{S}\n{function('f', X2)}", [f(1), f(2)]),
     "no last </tool_call>, about calls": (
         wrapped("save", p("path", "p"), p("content", DOC)).removesuffix(C),
         [save("p", DOC)],
     ),
-    "no </tool_call>, then text": (f"{O}\n{function('f', X1)}\n\nDone.", [f(1), "Done."]),
-    "</function> twice": (f"{O}\n{function('f', X1)}\n{E}\n{C}", [f(1)]),
-    "</function> twice, then a call": (f"{O}\n{function('f', X1)}\n{E}\n{C}\n{F2}", [f(1), f(2)]),
-    "two functions": (f"{O}\n{function('f', X1)}\n{function('f', X2)}\n{C}", [f(1), f(2)]),
+    "no </tool_call>, then text": (f"{S}\n{function('f', X1)}\n\nDone.", [f(1), "Done."]),
+    "</function> twice": (f"{S}\n{function('f', X1)}\n{E}\n{C}", [f(1)]),
+    "</function> twice, then a call": (f"{S}\n{function('f', X1)}\n{E}\n{C}\n{F2}", [f(1), f(2)]),
+    "two functions": (f"{S}\n{function('f', X1)}\n{function('f', X2)}\n{C}", [f(1), f(2)]),
     "two functions, </function> missing": (
-        f"{O}\n<function=f>\n{X1}{function('f', X2)}\n{C}",
+        f"{S}\n<function=f>\n{X1}{function('f', X2)}\n{C}",
         [f(1), f(2)],
     ),
     "two functions, then text": (
-        f"{O}\n{function('f', X1)}\n{function('now')}\n{C}\nDone.",
+        f"{S}\n{function('f', X1)}\n{function('now')}\n{C}\nDone.",
         [f(1), NOW, "Done."],
     ),
     "a bare function": (function("f", X1), [f(1)]),
@@ -164,13 +165,13 @@ REPAIRED: dict[str, tuple[str, list[ToolCall | str]]] = {
     "two bare functions": (f"{function('f', X1)}\n{function('f', X2)}", [f(1), f(2)]),
     "a bare function and </tool_call>": (f"{function('f', X1)}\n{C}", [f(1)]),
     "a bare function after a call": (f"{F1}\n{function('f', X2)}", [f(1), f(2)]),
-    "an object without </tool_call>": (f"{O}\n{OBJECT}", [f(1)]),
-    "two objects, one </tool_call>": (f"{O}\n{OBJECT}\n{O}\n{OBJECT}\n{C}", [f(1), f(1)]),
+    "an object without </tool_call>": (f"{S}\n{OBJECT}", [f(1)]),
+    "two objects, one </tool_call>": (f"{S}\n{OBJECT}\n{S}\n{OBJECT}\n{C}", [f(1), f(1)]),
 }
 CUT = wrapped("save", p("path", "p"), p("content", DOC))
 TEXT = {
-    "a value that ends with the reply": f"{O}\n<function=f>\n<parameter=y>\nso",
-    "a value and its tag end the reply": f"{O}\n<function=f>\n{X1}",
+    "a value that ends with the reply": f"{S}\n<function=f>\n<parameter=y>\nso",
+    "a value and its tag end the reply": f"{S}\n<function=f>\n{X1}",
     "a file about calls that is cut after a call in it": CUT[: CUT.index(C) + len(C)],
     "a file about calls that is cut after a function": CUT[: CUT.index(E) + len(E)],
     "a bare function that is not on offer": function("g", X1),
@@ -179,25 +180,30 @@ TEXT = {
     "a bare tag of no name": "<function=>\n<parameter=x>",
     "no </parameter>, and no such parameter": F1.replace(X1, f"<parameter=y>\na\n{p('z', 'b')}"),
     "no </parameter>, and a name not on offer": wrapped("g", f"<parameter=x>\na\n{p('y', 'b')}"),
-    "no </tool_call>, and a name not on offer": f"{O}\n{function('g', X1)}",
-    "no </parameter> in a line of a value": f"{O}\n<function=save>\n<parameter=path>\na {NEXT}{E}\n{C}",
+    "no </tool_call>, and a name not on offer": f"{S}\n{function('g', X1)}",
+    "no </parameter> in a line of a value": f"{S}\n<function=save>\n<parameter=path>\na {NEXT}"
+    f"{E}\n{C}",
     "a parameter within a value that the call lacks": wrapped(
         "save", f"<parameter=path>\np\n{NEXT}</parameter>\n"
     ),
     "two values of one name": wrapped("f", X1, X2),
-    "two values of one name in an object": f'{O}{{"name": "f", "arguments": {{"x": 1, "x": 2}}}}{C}',
+    "two values of one name in an object": f'{S}{{"name": "f", "arguments": '
+    f'{{"x": 1, "x": 2}}}}{C}',
+    "no </parameter>, then text": f"{S}\n<function=f>\n<parameter=y>\na\n{E}\n{C}\nb",
+    "no </parameter>, then a call and text": f"{S}\n<function=f>\n<parameter=y>\na\n{E}\n{C}{F1}b",
+    "no </parameter>, then a part of one": f"{S}\n<function=f>\n<parameter=y>\na\n{E}\n{C}\n</para",
     "</parameter> twice": wrapped("f", X1 + "</parameter>\n"),
     "a parameter without its tag": wrapped("save", p("path", "p"), "q\n</parameter>\n"),
     "a value that only opens a parameter": wrapped("save", p("content", "write <parameter=k>")),
     "a value that only opens a function": wrapped("save", p("content", "write <function=k>")),
-    "an object cut": f"{O}\n{OBJECT[:-1]}",
-    "an object cut before </tool_call>": f"{O}\n{OBJECT[:-1]}\n{C}",
-    "an empty value without </parameter>": f"{O}\n<function=f>\n<parameter=y>\n{E}\n{C}",
-    "two functions, the first without parameters": f"{O}\n<function=f>\n{function('f', X1)}\n{C}",
-    "the tag of a call alone": f"{O} starts a call and {C} ends it",
-    "words in a function": f"{O}\n<function=f>\nx = 1\n{E}\n{C}",
-    "a call in words in a function": f"{O}\n<function=save>\nsee {F1}",
-    "no <function=NAME>": f"{O}\n{X1}{E}\n{C}",
+    "an object cut": f"{S}\n{OBJECT[:-1]}",
+    "an object cut before </tool_call>": f"{S}\n{OBJECT[:-1]}\n{C}",
+    "an empty value without </parameter>": f"{S}\n<function=f>\n<parameter=y>\n{E}\n{C}",
+    "two functions, the first without parameters": f"{S}\n<function=f>\n{function('f', X1)}\n{C}",
+    "the tag of a call alone": f"{S} starts a call and {C} ends it",
+    "words in a function": f"{S}\n<function=f>\nx = 1\n{E}\n{C}",
+    "a call in words in a function": f"{S}\n<function=save>\nsee {F1}",
+    "no <function=NAME>": f"{S}\n{X1}{E}\n{C}",
 }
 FORMS = [
     *((f"accepted: {name}", *form) for name, form in ACCEPTED.items()),
@@ -249,17 +255,24 @@ def test_a_form_is_cut_anywhere_without_a_shortened_argument() -> None:
                     assert set(event.arguments.values()) <= expected | whole, (name, text[:end])
 
 
+def test_many_missing_tags_take_a_time_that_grows_with_the_text() -> None:
+    """After a bounded number of guesses the text stays text; else each one searches all of it."""
+    slip = f"{S}\n<function=save>\n<parameter=path>\np\n{NEXT}{E}\n{C}"
+    assert read([slip * 20]) == [PQ] * 20
+    assert read([slip * 2000]) == [slip * 2000]
+
+
 def test_text_after_a_call_and_tags_in_prose_come_out_at_once() -> None:
     parser = ReplyParser(thinking=False, tools=TOOLS)
     assert [type(event) for event in parser.push(F1 + "\nDone. a < b")] == [ToolCall, Answer]
     assert parser.push(" the <function=f> tag") == [Answer(" the <function=f> tag")]
     assert parser.push("\n<function=g> tag") == [Answer("\n<function=g> tag")]
-    assert parser.push(f"\n{O}\n<function=g>\nrubbish ") == [
-        Answer(f"\n{O}\n<function=g>\nrubbish ")
+    assert parser.push(f"\n{S}\n<function=g>\nrubbish ") == [
+        Answer(f"\n{S}\n<function=g>\nrubbish ")
     ]
 
 
-TAGS = [O, C, E, "<function=f>", "<function=save>", "<parameter=x>", "<parameter=path>"]
+TAGS = [S, C, E, "<function=f>", "<function=save>", "<parameter=x>", "<parameter=path>"]
 TAGS += ["<parameter=content>", "</parameter>"]
 VALUES = ["p", "alpha\nbeta", DOC, "a </parameter> b", f"a\n{E}\n{C}\nb", "", "  x", F1, '{"a": 1}']
 
@@ -295,7 +308,7 @@ def starts(text: str, tag: str) -> list[int]:
 
 
 def is_whole(text: str, key: str, value: str) -> bool:
-    """Whether the text has the value after its parameter's tag, and before a tag that may end it."""
+    """Whether the text has the value between its tag and one that may end it."""
     for at in starts(text, opening := f"<parameter={key}>"):
         at += len(opening)
         for before in ("\n", ""):
@@ -310,8 +323,11 @@ def is_whole(text: str, key: str, value: str) -> bool:
 def is_balanced(value: str) -> bool:
     """Whether no parameter or function opened in a value stays open."""
     return all(
-        value.count(opening) <= value.count(closing)
-        for opening, closing in (("<parameter=", "</parameter>"), ("<function=", E))
+        len(re.findall(opening, value)) <= value.count(closing)
+        for opening, closing in (
+            (r"<parameter=[^<>\n]+>", "</parameter>"),
+            (r"<function=[^<>\n]+>", E),
+        )
     )
 
 
