@@ -125,15 +125,13 @@ class _Repair:
         ends = new or (tag.kind is Kind.FUNCTION_END and self._ends_function())
         value = Value(_AFTER_VALUE)
         closed = self._closing_index(value)
-        if ends and self._on_its_line(tag):
-            _require(closed is None)  # the tag may be part of the value
+        if closed is None:
+            _require(ends and self._on_its_line(tag))
             function.parameters.append((key.name, key.end, tag.start))
             self._at = tag.start
             self._guessed += 1
             _require(self._guessed <= _MAX_GUESSED)
             return
-        if closed is None:
-            raise _UncertainError
         function.parameters.append((key.name, key.end, value.end))
         function.loose += value.loose
         self._next, self._at = closed, self._tags[closed - 1].end

@@ -147,6 +147,10 @@ REPAIRED: dict[str, tuple[str, list[ToolCall | str]]] = {
         wrapped("save", p("path", "p"), p("content", DOC)).removesuffix(C),
         [save("p", DOC)],
     ),
+    "no last </tool_call>, a parameter within a value": (
+        wrapped("save", p("content", f"a\n{p('path', 'p')}z"), p("path", "r")).removesuffix(C),
+        [save("r", f"a\n{p('path', 'p')}z")],
+    ),
     "no </tool_call>, then text": (f"{S}\n{function('f', X1)}\n\nDone.", [f(1), "Done."]),
     "</function> twice": (f"{S}\n{function('f', X1)}\n{E}\n{C}", [f(1)]),
     "</function> twice, then a call": (f"{S}\n{function('f', X1)}\n{E}\n{C}\n{F2}", [f(1), f(2)]),
