@@ -25,6 +25,8 @@ UNTIMED_PASSES = 2
 # The time of a pass without drafts is that behind up to twice as many tokens, or half. Below this
 # many, the context hardly matters.
 NEAR_TOKENS = 4096
+# What a draft adds to the time of a pass, as a share of a pass without, until it is known.
+HOPEFUL = 0.05
 # Weight of the newest pass in a running share; and of the first one after a pause.
 _NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
 
@@ -65,11 +67,25 @@ class PassCosts:
         return bool(self._seconds[source, drafts])
 
     def seconds(self, source: str, drafts: int) -> float:
-        """The median of the latest; for a kind that was not timed yet, a hopeful guess."""
-        if times := self._seconds[source, drafts]:
-            return median(times)
+        """The median of the latest; for a kind that was not timed yet, a guess.
+
+        Between kinds that were, as much as drafts on a line between them; else a hopeful one.
+        """
         single = self._seconds["", 0]
-        return (median(single) if single else 1.0) * (1 + 0.05 * drafts)
+        timed = {0: median(single) if single else 1.0} | {
+            count: median(times)
+            for (kind, count), times in self._seconds.items()
+            if kind == source and times
+        }
+        if drafts in timed:
+            return timed[drafts]
+        fewer = max(count for count in timed if count < drafts)
+        more = min((count for count in timed if count > drafts), default=None)
+        hopeful = timed[fewer] + HOPEFUL * timed[0] * (drafts - fewer)
+        if more is None:
+            return hopeful
+        share = (drafts - fewer) / (more - fewer)
+        return max(hopeful, timed[fewer] + share * (timed[more] - timed[fewer]))
 
 
 @dataclass(slots=True)

@@ -91,6 +91,21 @@ def test_it_stops_when_drafts_are_wrong_and_comes_back_when_they_are_right():
     assert drafted[-100:].mean() > 0.8
 
 
+def test_few_passes_find_out_that_drafts_lose():
+    """What a pass with many costs says what those with fewer will."""
+    _, passes = simulate(MACHINES["no gain"], lambda _: 0.5, tokens=150)
+    assert np.count_nonzero(passes) <= 8
+
+
+def test_a_cost_that_was_not_timed_lies_between_those_that_were():
+    costs = PassCosts()
+    for drafts, seconds in ((0, 1.0), (2, 1.5), (6, 3.5)):
+        for _ in range(3):
+            costs.add("mtp" if drafts else "", drafts, seconds)
+    assert [costs.seconds("mtp", n) for n in range(7)] == [1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5]
+    assert costs.seconds("copy", 4) == pytest.approx(1.2)
+
+
 def test_what_passes_cost_is_known_to_the_next_reply():
     costs = PassCosts()
     simulate(MACHINES["no gain"], lambda _: 0.5, known=costs)
