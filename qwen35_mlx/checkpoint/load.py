@@ -74,8 +74,9 @@ def load_network(
             if found is not None:
                 network.read_mtp(Weights(config, checkpoint, computed))
                 notice(found.line)
-            if checkpoint.mtp_norms is not None:
-                mtp_decided(checkpoint.mtp_norms.raw)
+        # Also where it says nothing: it would say as little at the next load.
+        if checkpoint.mtp_norms is not None:
+            mtp_decided(checkpoint.mtp_norms.raw)
     select_kernels(network, notice, kv_bits)
     return network
 

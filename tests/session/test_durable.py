@@ -234,6 +234,7 @@ def test_a_full_disk_ends_no_reply_and_is_reported(own, library, monkeypatch):
     lines += chat.notices()
     assert sum("state cannot be saved" in line for line in lines) == 1
     assert chat.messages[-1].content == events[-1].message["content"]
+    monkeypatch.undo()  # so that the library can close
 
 
 def _no_space(*_: Any) -> int:
