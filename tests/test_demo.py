@@ -12,7 +12,7 @@ import qwen35_mlx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.session.events import Answer, Done
 
 

@@ -10,7 +10,7 @@ from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.checkpoint.mtp_norms import Confirmation, confirm_norms
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.attention import make_rope
-from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights

@@ -13,7 +13,8 @@ from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import UNPACKED
 from qwen35_mlx.model.attention import make_rope
-from qwen35_mlx.model.cache import DeltaState, KVCache
+from qwen35_mlx.model.cache import DeltaState
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.memory import unpacked_expert_bytes
 from qwen35_mlx.model.mtp import MTPHead

@@ -71,14 +71,16 @@ class PassCosts:
 
         Between kinds that were, as much as drafts on a line between them; else a hopeful one.
         """
+        if times := self._seconds[source, drafts]:
+            return median(times)
         single = self._seconds["", 0]
         timed = {0: median(single) if single else 1.0} | {
             count: median(times)
             for (kind, count), times in self._seconds.items()
             if kind == source and times
         }
-        if drafts in timed:
-            return timed[drafts]
+        if not drafts:
+            return timed[0]
         fewer = max(count for count in timed if count < drafts)
         more = min((count for count in timed if count > drafts), default=None)
         hopeful = timed[fewer] + HOPEFUL * timed[0] * (drafts - fewer)

@@ -17,8 +17,8 @@ from qwen35_mlx.kernels.qk_norm_rope import (
     split_projection,
 )
 from qwen35_mlx.kernels.selection import KernelSelection
-from qwen35_mlx.model.cache import KVArrays, KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVArrays, KVCache
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.memory import KV_GROUP, SCORE_BUDGET
 from qwen35_mlx.model.weights import Weights

@@ -8,9 +8,10 @@ import mlx.core as mx
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
-from qwen35_mlx.model.cache import DeltaPass, DeltaState, KVCache
+from qwen35_mlx.model.cache import DeltaPass, DeltaState
 from qwen35_mlx.model.config import LayerType, ModelConfig
 from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.moe import MLP, SparseMoE
 from qwen35_mlx.model.weights import Weights
 

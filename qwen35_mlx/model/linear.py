@@ -60,23 +60,26 @@ class Linear:
         if self.rotation is not None and not rotated:
             x, norm = self.rotation(x if norm is None else norm(x)), None
         plain = partial(matvec.reference, x, self._multiply, norm, residual, glu=glu)
-        if not self.uses_decode_kernel(x):
+        key = self._kernel_key(x)
+        if key is None:
             return plain()
-        key = self._selection_key
         variant = self.selection.matmul_decode[key]
         kernel = partial(matvec.kernel, x, self.weight, norm, residual, glu=glu, variant=variant)
         return self.selection.attempt("matmul_decode", kernel, plain, key)
 
     def uses_decode_kernel(self, x: mx.array) -> bool:
         """Whether a decode kernel is selected for this matrix and supports the product."""
-        selected = self.selection.matmul_decode.get(self._selection_key) in matvec.VARIANTS
-        return selected and matvec.supports(x, self.weight)
+        return self._kernel_key(x) is not None
 
-    @property
-    def _selection_key(self) -> str:
-        """Its key in `KernelSelection.matmul_decode`."""
+    def _kernel_key(self, x: mx.array) -> str | None:
+        """Its key in `KernelSelection.matmul_decode`, if a kernel is selected and supports x."""
+        selected, packing = self.selection.matmul_decode, self.packing
+        if not selected:
+            return None
         place = self.place
-        return place if place in self.selection.matmul_decode else self.packing
+        key = place if place in selected else packing
+        usable = selected.get(key) in matvec.VARIANTS and matvec.supports(x, self.weight)
+        return key if usable else None
 
     def _multiply(self, x: mx.array) -> mx.array:
         w = self.weight

@@ -4,8 +4,8 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import Rope
-from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.weights import Weights
 

@@ -19,8 +19,8 @@ from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model import attention, trials
 from qwen35_mlx.model.attention import Attention
-from qwen35_mlx.model.cache import TAIL_ROWS, KVCache
 from qwen35_mlx.model.delta_net import GatedDeltaNet
+from qwen35_mlx.model.kv_cache import TAIL_ROWS, KVCache
 from qwen35_mlx.model.matrix_operations import matrix_operations
 from qwen35_mlx.model.memory import KV_GROUP, unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, LARGE_BLOCKS, SparseMoE

@@ -5,9 +5,10 @@ import mlx.core as mx
 from qwen35_mlx.kernels.autotune import Operation, Outputs
 from qwen35_mlx.kernels.selection import PREFILL_CHUNK
 from qwen35_mlx.model import trials
-from qwen35_mlx.model.cache import DeltaState, KVCache
+from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.device_memory import limit
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.model.network import Network

@@ -8,7 +8,8 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.model.cache import DeltaState, HeadSnapshot, KVSnapshot, Snapshot
+from qwen35_mlx.model.cache import DeltaState, HeadSnapshot, Snapshot
+from qwen35_mlx.model.kv_cache import KVSnapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
 
 _FILE_DTYPES = {

@@ -11,8 +11,9 @@ import mlx.core as mx
 
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.attention import make_rope
-from qwen35_mlx.model.cache import DeltaState, KVCache
+from qwen35_mlx.model.cache import DeltaState
 from qwen35_mlx.model.config import LayerType
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.weights import Weights
 from scripts.support.mlx_lm_peer import mlx_lm_layer

@@ -21,7 +21,8 @@ import numpy as np
 
 import qwen35_mlx
 from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.model.cache import Cache, KVCache
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.kv_cache import KVCache
 from scripts.benchmarks import kv8_speed
 from scripts.demo_training.evaluate import needles
 from scripts.demo_training.turns import Message

@@ -7,8 +7,8 @@ import mlx.core as mx
 from qwen35_mlx.kernels import decode_attention
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.attention import quantized_attention
-from qwen35_mlx.model.cache import KVArrays, KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVArrays, KVCache
 from scripts.support import device_time
 from scripts.support.random_weights import SHAPES
 

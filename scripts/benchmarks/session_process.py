@@ -27,7 +27,8 @@ from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.attention import Attention
-from qwen35_mlx.model.cache import Cache, DeltaState, KVCache
+from qwen35_mlx.model.cache import Cache, DeltaState
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache import fingerprint
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache

@@ -18,8 +18,8 @@ from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from tests.checkpoint.cases import Tensors, golden, load, refused, save, write

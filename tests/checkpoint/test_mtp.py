@@ -19,7 +19,7 @@ from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.cache import KVCache
+from qwen35_mlx.model.kv_cache import KVCache
 from tests.checkpoint.cases import (
     Raw,
     Tensors,

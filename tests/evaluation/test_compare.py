@@ -13,8 +13,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import Comparison, compare_checkpoints
 from qwen35_mlx.evaluation.layers import Passage, Trunk, plain_rows
 from qwen35_mlx.evaluation.tensors import tensor_errors, tensor_kind
-from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.weight_shapes import trunk_tensors
 from tests.checkpoint import cases
 from tests.checkpoint.cases import Tensors

@@ -14,7 +14,8 @@ from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
-from qwen35_mlx.model.cache import Cache, KVCache
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.kv_cache import KVCache
 from tests.goldens import expected, network
 
 GREEDY = Sampling(temperature=0.0)

@@ -40,3 +40,15 @@ def float64(q, k, v, gate, scale) -> np.ndarray:
     out = (weights / weights.sum(-1, keepdims=True)) @ v
     out = out.swapaxes(1, 2) / (1 + np.exp(-gate))
     return out.reshape(*out.shape[:2], -1)
+
+
+def assert_equal_to_one_at_a_time(kernel, q, k, v, gate, scale, tail_rows=None):
+    """To the bit, with the kernel's tail beginning elsewhere."""
+    tokens, keys = q.shape[2], k.shape[2]
+    together = kernel(q, k, v, gate, scale, tail_rows)
+    for t in range(tokens):
+        seen = keys - tokens + t + 1
+        alone = kernel(
+            q[:, :, t : t + 1], k[:, :, :seen], v[:, :, :seen], gate[:, t : t + 1], scale
+        )
+        assert mx.array_equal(together[:, t : t + 1], alone).item(), t

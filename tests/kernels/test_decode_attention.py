@@ -8,7 +8,7 @@ import pytest
 
 from qwen35_mlx.kernels import decode_attention
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
-from tests.kernels.attention_cases import draw, float64
+from tests.kernels.attention_cases import assert_equal_to_one_at_a_time, draw, float64
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES
 
@@ -73,18 +73,6 @@ def test_each_of_a_few_tokens_sees_the_keys_up_to_its_own(attend, tokens, heads,
     assert relative_error(attend(*inputs, **rows), float64(*inputs)) < 2e-6
 
 
-def assert_equal_to_one_at_a_time(q, k, v, gate, scale, tail_rows=None):
-    """To the bit, with the kernel's tail beginning elsewhere."""
-    tokens, keys = q.shape[2], k.shape[2]
-    together = kernel(q, k, v, gate, scale, tail_rows)
-    for t in range(tokens):
-        seen = keys - tokens + t + 1
-        alone = kernel(
-            q[:, :, t : t + 1], k[:, :, :seen], v[:, :, :seen], gate[:, t : t + 1], scale
-        )
-        assert mx.array_equal(together[:, t : t + 1], alone).item(), t
-
-
 # Of the keys, the first of a tile, of a split, and of a key group that has none before.
 @pytest.mark.parametrize(("keys", "tokens"), [(6, 3), (34, 4), (67, 7)])
 @pytest.mark.parametrize("heads", [(4, 1), (8, 1), (16, 1)])
@@ -97,12 +85,12 @@ def test_tokens_of_one_pass_equal_single_ones_to_the_bit(
     monkeypatch.setattr(
         decode_attention, "_geometry", lambda t, *sizes: (geometry(t, *sizes)[0], min(t, together))
     )
-    assert_equal_to_one_at_a_time(*draw(keys, heads, 64, room=2, tokens=tokens))
+    assert_equal_to_one_at_a_time(kernel, *draw(keys, heads, 64, room=2, tokens=tokens))
 
 
 @pytest.mark.parametrize("kernels", MACHINES, indirect=True, ids=str)
 def test_a_pass_equals_single_tokens_on_any_machine(kernels):
-    assert_equal_to_one_at_a_time(*draw(36, (6, 2), 36, tokens=5, dtype=mx.float16))
+    assert_equal_to_one_at_a_time(kernel, *draw(36, (6, 2), 36, tokens=5, dtype=mx.float16))
 
 
 @pytest.mark.parametrize("heads", [(6, 1), (8, 1), (16, 1)])
@@ -127,7 +115,7 @@ def test_tokens_in_float32_share_no_threadgroup():
 def test_a_pass_in_which_the_splits_grow_equals_single_tokens(monkeypatch, keys, tokens, tail_rows):
     monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 2)
     inputs = draw(keys, (4, 1), tokens=tokens)
-    assert_equal_to_one_at_a_time(*inputs, tail_rows=tail_rows)
+    assert_equal_to_one_at_a_time(kernel, *inputs, tail_rows=tail_rows)
     assert relative_error(kernel(*inputs), float64(*inputs)) < 2e-6
 
 

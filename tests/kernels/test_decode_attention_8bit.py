@@ -7,7 +7,7 @@ import pytest
 from qwen35_mlx.kernels import decode_attention
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.attention import quantized_attention
-from tests.kernels.attention_cases import draw, float64, unpacked
+from tests.kernels.attention_cases import assert_equal_to_one_at_a_time, draw, float64, unpacked
 from tests.kernels.cases import relative_error
 from tests.metal_emulator import MACHINES
 
@@ -95,22 +95,10 @@ def test_half_precision(attend, dtype):
     assert relative_error(got, exact(*inputs)) < 1e-2
 
 
-def assert_equal_to_one_at_a_time(q, k, v, gate, scale, tail_rows=None):
-    """To the bit, with the kernel's tail beginning elsewhere."""
-    tokens, keys = q.shape[2], k.shape[2]
-    together = kernel(q, k, v, gate, scale, tail_rows)
-    for t in range(tokens):
-        seen = keys - tokens + t + 1
-        alone = kernel(
-            q[:, :, t : t + 1], k[:, :, :seen], v[:, :, :seen], gate[:, t : t + 1], scale
-        )
-        assert mx.array_equal(together[:, t : t + 1], alone).item(), t
-
-
 @pytest.mark.parametrize("kernels", MACHINES, indirect=True, ids=str)
 def test_tokens_of_one_pass_equal_single_ones_to_the_bit_on_any_machine(kernels):
     inputs = draw(37, (6, 2), 64, tokens=5, dtype=mx.float16)
-    assert_equal_to_one_at_a_time(*inputs, tail_rows=8)
+    assert_equal_to_one_at_a_time(kernel, *inputs, tail_rows=8)
     assert relative_error(kernel(*inputs), exact(*inputs)) < 1e-2
 
 
@@ -119,7 +107,7 @@ def test_tokens_of_one_pass_equal_single_ones_to_the_bit_on_any_machine(kernels)
 def test_a_pass_in_which_the_splits_grow_equals_single_tokens(monkeypatch, tokens, tail_rows):
     monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 2)
     inputs = draw(66, (4, 1), 32, tokens=tokens)
-    assert_equal_to_one_at_a_time(*inputs, tail_rows=tail_rows)
+    assert_equal_to_one_at_a_time(kernel, *inputs, tail_rows=tail_rows)
     assert relative_error(kernel(*inputs, tail_rows), exact(*inputs)) < 2e-6
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.kernels import gpu_kernel, matvec
+from qwen35_mlx.kernels import matvec
 from qwen35_mlx.kernels.quantized import chunk_values
 from tests.kernels.cases import relative_error
 from tests.kernels.matvec_cases import (
@@ -18,7 +18,7 @@ from tests.kernels.matvec_cases import (
     rms,
     stored,
 )
-from tests.metal_emulator import MACHINES, emulated
+from tests.metal_emulator import MACHINES
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -78,15 +78,8 @@ def test_the_product_is_rounded_before_the_residual_is_added(dtype):
     assert mx.array_equal(light(x, w, norm, residual), residual + product)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_order_and_contraction_do_not_matter(machine, monkeypatch):
-    if gpu_kernel.make_launcher.__module__ == gpu_kernel.__name__:
-        pytest.skip("machines vary in the emulator only")
-
-    def make_launcher(k: gpu_kernel.Kernel) -> gpu_kernel.Launcher:
-        return emulated(k.name, k.inputs, k.outputs, k.text, machine=machine)
-
-    monkeypatch.setattr(gpu_kernel, "make_launcher", make_launcher)
+@pytest.mark.parametrize("kernels", MACHINES, indirect=True, ids=str)
+def test_order_and_contraction_do_not_matter():
     x, w, norm = normal(3, 3, 1088), packed(10, 1088, 64, 4), rms(1088)
     got = light(x, w, norm, glu=True)
     assert relative_error(got, float64(x, w, norm, glu=True)) < 2e-6

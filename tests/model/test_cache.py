@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.model.cache import TAIL_ROWS, KVCache
+from qwen35_mlx.model.kv_cache import TAIL_ROWS, KVCache
 
 
 def rows(start: int, count: int) -> mx.array:

@@ -6,7 +6,8 @@ import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
-from qwen35_mlx.model.cache import Cache, KVCache
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from qwen35_mlx.model.weights import Weights

@@ -100,7 +100,8 @@ def test_attention_in_blocks_of_queries_gives_the_same(monkeypatch, budget):
 
 
 def test_state_and_decay_stay_float32_in_a_bfloat16_model():
-    from qwen35_mlx.model.cache import DeltaState, KVCache
+    from qwen35_mlx.model.cache import DeltaState
+    from qwen35_mlx.model.kv_cache import KVCache
 
     net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
     cache = net.make_cache()

@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.model.cache import Cache, KVCache
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import reading
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache

@@ -15,8 +15,8 @@ from qwen35_mlx.checkpoint.gguf.model import GGUFModel, read_gguf
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.cache import KVCache
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.weights import Weights
 from tests.checkpoint.cases import canonical, golden
