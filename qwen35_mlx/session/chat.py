@@ -15,6 +15,7 @@ from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
 from qwen35_mlx.session.anchors import PromptAnchors
+from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.chat_settings import checked_settings, merged_settings
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
@@ -399,9 +400,11 @@ class Chat:
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
     ) -> Generator[TurnEvent]:
-        recorder = TurnRecorder(
-            turn, messages, self._transcript, self._snapshots, self._anchors(), self._notices
-        )
+        def written(ids: Sequence[int]) -> None:
+            self._transcript.keep_states(self._snapshots.files(ids))
+
+        cached = CachedTurn(turn, self._snapshots, messages, self._anchors(), written)
+        recorder = TurnRecorder(cached, self._transcript, self._notices)
         done = yield from recorder.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)

@@ -289,12 +289,8 @@ class Model:
             Qwen35Error: the prompt is empty, fills the context, or has an id that is not in the
                 vocabulary.
         """
-        self._owner.check("this model")
-        prompt = self._prompts.raw(prompt)
-        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
-        turn = self._turn(
+        turn = self.completion(
             prompt,
-            PlainParser(),
             self.make_cache(),
             max_tokens=max_tokens,
             seed=seed,
@@ -305,6 +301,30 @@ class Model:
         assert isinstance(done, Done)
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
         return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
+
+    def completion(
+        self,
+        prompt: str | Sequence[int],
+        cache: Cache,
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        sampling: Mapping[str, float | None] | None = None,
+    ) -> Turn:
+        """A turn on a raw text, not yet started, on the caller's cache. Errors: `complete`."""
+        self._owner.check("this model")
+        prompt = self._prompts.raw(prompt)
+        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
+        return self._turn(
+            prompt,
+            PlainParser(),
+            cache,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=stop,
+            sampling=sampling or {},
+        )
 
     def turn(
         self,
