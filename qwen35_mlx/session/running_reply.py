@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-from qwen35_mlx.session.anchors import Messages, PromptAnchors
 from qwen35_mlx.session.cached_turn import CachedTurn
+from qwen35_mlx.session.chat_prompts import prompt_anchors
 from qwen35_mlx.session.events import Done, TurnEvent
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import CompletionArguments, ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.turn import Turn
 
@@ -32,25 +33,17 @@ def begin_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -
     Raises:
         Qwen35Error: the request is not valid, or its prompt does not fit.
     """
-    options = dict(request.options)
+    cache = model.make_cache()
     if request.prompt is not None:
         if request.messages:
             raise Qwen35Error("there are both messages and a prompt: give one of them")
-        own = {name: options.pop(name) for name in _TURN_OPTIONS if name in options}
-        turn = model.completion(request.prompt, model.make_cache(), **own, sampling=options)
+        options = ReplyOptions.of(request.options, CompletionArguments)
+        turn = model.completion(request.prompt, cache, options)
         return RunningReply(turn, _run(CachedTurn(turn, snapshots)))
-    thinking, tools = options.get("thinking"), options.get("tools")
-
-    def render(messages: Messages) -> list[int]:
-        return model.ids(messages, thinking=thinking, tools=tools)
-
-    own = {name: options.pop(name) for name in _TURN_OPTIONS if name in options}
-    turn = model.turn(request.messages, model.make_cache(), **own, sampling=options)
-    anchors = PromptAnchors(render, bool(tools))
+    options = ReplyOptions.of(request.options)
+    turn = model.turn(request.messages, cache, options)
+    anchors = prompt_anchors(model, options)
     return RunningReply(turn, _run(CachedTurn(turn, snapshots, request.messages, anchors)))
-
-
-_TURN_OPTIONS = ("max_tokens", "seed", "thinking", "tools", "stop")
 
 
 def _run(cached: CachedTurn) -> Generator[TurnEvent]:
