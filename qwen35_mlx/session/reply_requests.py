@@ -14,7 +14,7 @@ class ReplyRequest:
     Attributes:
         messages: as chat templates take them; empty if there is a prompt.
         prompt: a raw text, in which nothing is a control token, or token ids.
-        options: the keyword arguments of `Model.stream`: `max_tokens`, `seed`, `tools`,
+        options: `ReplyArguments` for messages, `CompletionArguments` for a prompt: `max_tokens`,
             `temperature` and so on.
         session: the title of a conversation of the library, which is made if it is missing; None
             for a reply that is not stored.

@@ -1,0 +1,370 @@
+"""The work of a `RequestEngine`'s thread: replies of many clients, in turns.
+
+A round is one token of every reply that is being written and then one chunk of one prompt. So a
+long prompt delays the tokens of others by a chunk at most, and each of several prompts gets on.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
+from qwen35_mlx.session.events import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    FailureKind,
+    Loading,
+    Notice,
+    PrefillProgress,
+    Queued,
+)
+from qwen35_mlx.session.fair_queue import FairQueue
+from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.mlx_thread import user_message
+from qwen35_mlx.session.prefill_pace import PrefillPace
+from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals, ReplyRequest
+from qwen35_mlx.session.requests import UseModel
+
+if TYPE_CHECKING:
+    from qwen35_mlx.library.library import Library
+    from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+    from qwen35_mlx.session.running_reply import RunningReply
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request, from its arrival to its last event.
+
+    Attributes:
+        deliver: called with its events, in the engine's thread.
+        cancelled: set by any thread; the job then ends at its next step.
+        place: the last one in the queue that was delivered; 0 for none.
+        read: tokens of the prompt that were in the cache at the last event; None before the first.
+        reply: None while the job waits.
+    """
+
+    request: ReplyRequest
+    deliver: Callable[[Event], None]
+    cancelled: bool = False
+    place: int = 0
+    read: int | None = None
+    reply: "RunningReply | None" = None
+
+
+class RequestLoop:
+    """Runs jobs until it is closed. All but `add`, `wake`, `close` and `status` is one thread's.
+
+    Args:
+        model: of requests that name none.
+        parallel: how many replies may run at once.
+        idle: seconds without a request after which the model is unloaded; None for never.
+        notice: called with lines that are not about one request, in any thread.
+        totals: to add to.
+
+    Attributes:
+        status: what it does, replaced at every step.
+    """
+
+    def __init__(
+        self,
+        model: UseModel,
+        options: LoadOptions,
+        library: "Library | None",
+        parallel: int,
+        idle: float | None,
+        notice: Callable[[str], None],
+        totals: EngineTotals,
+    ):
+        self._model = model
+        self._parallel = parallel
+        self._idle = idle
+        self._notice = notice
+        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting = FairQueue[Job](lambda job: job.request.client)
+        self._active: list[Job] = []
+        self._closed = False
+        self._ended = False
+        self._end_lock = threading.Lock()
+        self._loaded = LoadedModel(options, model, library, self._report_loading, notice)
+        self._wanted_load = model
+        self._snapshots: SnapshotCache | None = None
+        self._pace: PrefillPace | None = None
+        self._worked_at = time.monotonic()
+        self._loading: Loading | None = None
+        self._totals = totals
+        self.status = EngineStatus(totals=totals)
+
+    # From any thread
+
+    def add(self, job: Job) -> bool:
+        """Add a job; False if the loop has ended, and nothing will come of it."""
+        with self._end_lock:
+            if not self._ended:
+                self._arrivals.put(job)
+            return not self._ended
+
+    def wake(self) -> None:
+        """Let the loop see a job's `cancelled`."""
+        self._arrivals.put(None)
+
+    def close(self) -> None:
+        """Cancel all jobs, and end."""
+        self._closed = True
+        self.wake()
+
+    # From the loop's thread
+
+    def run(self) -> None:
+        while not self._closed:
+            self._receive(wait=not self._active)
+            self._drop_cancelled()
+            self._admit()
+            self._step()
+            self._publish()
+
+    def end(self, line: str) -> None:
+        """Fail what is left, or cancel it if the loop was closed, and free the model."""
+        with self._end_lock:
+            self._ended = True
+        self._receive(wait=False)
+        for job in [*self._active, *self._waiting.in_order()]:
+            self._stop(job)
+            if self._closed:
+                self._finish(job, Cancelled())
+            else:
+                self._fail(job, Qwen35Error(line), "internal")
+        self._unload()
+        self._publish()
+
+    def _receive(self, wait: bool) -> None:
+        """Take what has arrived; if `wait`, until something has or the model is unloaded."""
+        if wait and not self._waiting:
+            idle = self._seconds_to_idle()
+            try:
+                self._take(self._arrivals.get(timeout=idle))
+            except queue.Empty:
+                self._unload()
+                self._publish()
+        with suppress(queue.Empty):
+            while True:
+                self._take(self._arrivals.get_nowait())
+
+    def _take(self, job: Job | None) -> None:
+        if job is not None:
+            self._waiting.add(job)
+            self._totals = replace(self._totals, requests=self._totals.requests + 1)
+
+    def _seconds_to_idle(self) -> float | None:
+        """Until the model is unloaded; None if it is not."""
+        if self._idle is None or self._loaded.model is None:
+            return None
+        return max(self._worked_at + self._idle - time.monotonic(), 0)
+
+    def _drop_cancelled(self) -> None:
+        """End the waiting jobs that are cancelled."""
+        for job in self._waiting.in_order():
+            if job.cancelled:
+                self._finish(job, Cancelled())
+
+    def _admit(self) -> None:
+        """Begin waiting jobs while there is room, and tell the others their places."""
+        while not self._closed and len(self._active) < self._parallel and self._waiting:
+            job = self._waiting.in_order()[0]
+            if self._has_model(job):
+                self._begin(job)
+            elif self._active:
+                break
+            else:
+                self._load_for(job)
+        self._tell_places(self._waiting.in_order())
+
+    def _tell_places(self, jobs: Sequence[Job]) -> None:
+        for place, job in enumerate(jobs, 1):
+            if job.place != place:
+                job.place = place
+                self._deliver(job, Queued(place))
+
+    def _wanted(self, job: Job) -> UseModel:
+        name = job.request.model
+        return self._model if name in (None, self._model.model) else UseModel(name)
+
+    def _has_model(self, job: Job) -> bool:
+        return self._loaded.model is not None and self._loaded.wanted == self._wanted(job)
+
+    def _load_for(self, job: Job) -> None:
+        """Load the job's model. If that fails, all jobs that want it do."""
+        self._wanted_load = wanted = self._wanted(job)
+        try:
+            self._loaded.find(wanted)
+            self._unload()
+            self._load(wanted)
+        except _AbandonedError:
+            pass
+        except BaseException as error:
+            kind = "internal" if wanted == self._model else "invalid"
+            for other in self._waiting.in_order():
+                if self._wanted(other) == wanted:
+                    self._fail(other, error, kind)
+        finally:
+            self._loading = None
+
+    def _load(self, wanted: UseModel) -> None:
+        model = self._loaded.load(wanted)
+        from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+        from qwen35_mlx.session.memory import chunk_sizes
+
+        self._snapshots = SnapshotCache(model.states)
+        self._pace = PrefillPace(chunk_sizes())
+        self._worked_at = time.monotonic()
+
+    def _unload(self) -> None:
+        self._snapshots = self._pace = None
+        self._loaded.unload()
+
+    def _report_loading(self, event: Loading) -> None:
+        """Tell the jobs that wait for the model; end the load if none does any more."""
+        self._loading = event
+        self._receive(wait=False)
+        self._drop_cancelled()
+        order = self._waiting.in_order()
+        if self._closed or not any(self._wanted(job) == self._wanted_load for job in order):
+            raise _AbandonedError
+        for job in order[: self._parallel]:
+            self._deliver(job, event)
+        self._tell_places(order[self._parallel :])
+        self._publish()
+
+    def _begin(self, job: Job) -> None:
+        from qwen35_mlx.session.running_reply import begin_reply
+
+        assert self._loaded.model is not None
+        assert self._snapshots is not None
+        try:
+            job.reply = begin_reply(self._loaded.model, job.request, self._snapshots)
+        except BaseException as error:
+            self._fail(job, error, "invalid")
+            return
+        self._waiting.serve(job)
+        self._active.append(job)
+
+    def _step(self) -> None:
+        """One round."""
+        reading = [job for job in self._active if job.reply is not None and job.reply.reads]
+        writing = [job for job in self._active if job not in reading]
+        for job in writing:
+            self._advance(job)
+        if reading:
+            self._read(reading[0], bool(writing))
+        if self._active:
+            self._worked_at = time.monotonic()
+
+    def _read(self, job: Job, others_wait: bool) -> None:
+        """Read a chunk of a prompt. The next round's is another job's, if there is one."""
+        assert job.reply is not None
+        assert self._pace is not None
+        turn, before = job.reply.turn, job.read
+        whole, started = turn.chunk, time.monotonic()
+        turn.chunk = self._pace.chunk(whole, others_wait)
+        self._advance(job)
+        turn.chunk = whole
+        if before is not None and job.read is not None:
+            self._pace.add(job.read - before, time.monotonic() - started)
+        if job in self._active:
+            self._active.remove(job)
+            self._active.append(job)
+
+    def _advance(self, job: Job) -> None:
+        """Go on to the next event of a reply, and deliver it."""
+        assert job.reply is not None
+        if job.cancelled:
+            self._stop(job)
+            self._finish(job, Cancelled())
+            return
+        try:
+            event = next(job.reply.events)
+        except BaseException as error:
+            self._fail(job, error, "internal")
+            return
+        match event:
+            case Done():
+                self._count(event)
+                self._finish(job, event)
+                return
+            case Notice(line):
+                self._notice(line)
+                return
+            case PrefillProgress(done):
+                job.read = done
+        self._deliver(job, event)
+
+    def _stop(self, job: Job) -> None:
+        """Close the job's reply, which keeps what it has."""
+        if job.reply is not None:
+            with suppress(BaseException):
+                job.reply.events.close()
+
+    def _deliver(self, job: Job, event: Event) -> None:
+        """An error there means that the client is gone."""
+        try:
+            job.deliver(event)
+        except BaseException:
+            job.cancelled = True
+
+    def _fail(self, job: Job, error: BaseException, kind: FailureKind) -> None:
+        """End a job with an error.
+
+        Args:
+            kind: of an error that is a line for the user but says no more.
+        """
+        if isinstance(error, TooLongError):
+            kind = "too_long"
+        elif isinstance(error, BusyError):
+            kind = "busy"
+        elif not isinstance(error, Qwen35Error):
+            kind = "internal"
+        self._totals = replace(self._totals, failed=self._totals.failed + 1)
+        self._finish(job, Failed(user_message(error), kind))
+
+    def _finish(self, job: Job, last: Event) -> None:
+        """Take a job out, and deliver its last event."""
+        if job in self._active:
+            self._active.remove(job)
+        else:
+            self._waiting.drop(job)
+        if isinstance(last, Cancelled):
+            self._totals = replace(self._totals, cancelled=self._totals.cancelled + 1)
+        self._publish()
+        self._deliver(job, last)
+
+    def _count(self, done: Done) -> None:
+        usage, totals = done.usage, self._totals
+        self._totals = replace(
+            totals,
+            completed=totals.completed + 1,
+            prompt_tokens=totals.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=totals.cached_tokens + usage.cached_tokens,
+            reply_tokens=totals.reply_tokens + usage.reply_tokens,
+            prefill_seconds=totals.prefill_seconds + usage.prefill_seconds,
+            decode_seconds=totals.decode_seconds + usage.decode_seconds,
+        )
+
+    def _publish(self) -> None:
+        model = self._loaded.model
+        self.status = EngineStatus(
+            model=model and model.name,
+            context=model and model.context,
+            loading=self._loading,
+            active=len(self._active),
+            queued=len(self._waiting),
+            totals=self._totals,
+        )
+
+
+class _AbandonedError(Exception):
+    """No job waits for the model that is being loaded."""
