@@ -30,6 +30,7 @@ from qwen35_mlx.session.events import (
     Written,
 )
 from qwen35_mlx.terminal import print_error
+from qwen35_mlx.text.reply_events import EventList
 
 # A stream begins at the latest after this time: until then, an error has a status of its own.
 PATIENCE_SECONDS = 2.0
@@ -142,14 +143,16 @@ async def _whole(
     Raises:
         ApiError: there is none.
     """
-    content: list[Answer | Thinking | ToolCall] = []
+    content = EventList()
     while True:
         for event in await exchange.take(QUIET_SECONDS):
             match event:
-                case Answer() | Thinking() | ToolCall():
-                    content.append(event)
+                case Answer(text) | Thinking(text):
+                    content.add(type(event), text)
+                case ToolCall():
+                    content.add_call(event)
                 case Done():
-                    response = JSONResponse(writer.whole(content, event))
+                    response = JSONResponse(writer.whole(content.joined(), event))
                     await response(scope, receive, begun.send)
                     return
                 case Failed() | Cancelled():
