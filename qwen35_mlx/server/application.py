@@ -20,6 +20,7 @@ from qwen35_mlx.server.metrics import CONTENT_TYPE, metrics_text
 from qwen35_mlx.server.reply_endpoint import (
     QUIET_SECONDS,
     ReplyEndpoint,
+    api_error,
     client_name,
     last_error,
 )
@@ -124,8 +125,9 @@ class CountEndpoint:
             response = JSONResponse({"input_tokens": await self._count(scope, receive)})
         except ClientGoneError:
             return
-        except ApiError as error:
-            response = JSONResponse(anthropic_error(error), error.status)
+        except Exception as error:
+            found = api_error(error)
+            response = JSONResponse(anthropic_error(found), found.status)
         await response(scope, receive, send)
 
     async def _count(self, scope: Scope, receive: Receive) -> int:

@@ -44,7 +44,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     if not messages:
         raise fields.error("messages", "is empty: give at least one message")
     options = shared_options(fields) | effort_options(fields.text("reasoning_effort"))
-    limit = fields.whole("max_completion_tokens") or fields.whole("max_tokens")
+    limit = fields.limit("max_completion_tokens") or fields.limit("max_tokens")
     if limit is not None:
         options["max_tokens"] = limit
     if stop := fields.texts("stop"):

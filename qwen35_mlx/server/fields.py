@@ -66,6 +66,10 @@ class RequestFields:
             raise self.error(name, f"is {shown(value)}: give a whole number of {low} or more")
         return None if value is None else int(value)
 
+    def limit(self, name: str) -> int | None:
+        """A number of tokens. -1, which some clients send for no limit, counts as missing."""
+        return None if self.values.get(name) == -1 else self.whole(name)
+
     def section(self, name: str) -> "RequestFields":
         """An object; one without fields if it is missing."""
         value = self._typed(name, Mapping, "an object")

@@ -80,7 +80,7 @@ def _blocks(fields: RequestFields) -> list[RequestFields]:
     content = fields.get("content")
     if isinstance(content, str):
         return [RequestFields({"type": "text", "text": content}, fields.where("content"))]
-    if not content:
+    if content is None:
         raise fields.error("content", "is missing: give a string or a list of blocks")
     return fields.sections("content")
 

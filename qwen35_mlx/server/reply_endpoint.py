@@ -62,12 +62,8 @@ class ReplyEndpoint:
             await self._until_gone(call, scope, receive, begun)
         except ClientGoneError:
             return
-        except ApiError as error:
-            await self._refuse(error, scope, receive, begun)
         except Exception as error:
-            print_error(f"the server hit an error of its own: {crash.summary(error)}")
-            line = f"the server hit an error of its own ({crash.summary(error)}): report it"
-            await self._refuse(ApiError(line, 500), scope, receive, begun)
+            await self._refuse(api_error(error), scope, receive, begun)
 
     async def _refuse(
         self, error: ApiError, scope: Scope, receive: Receive, begun: "_Begun"
@@ -102,6 +98,15 @@ class ReplyEndpoint:
                     task.cancel()
                     with suppress(BaseException):
                         await task
+
+
+def api_error(error: Exception) -> ApiError:
+    """The error that a client gets. A fault of the server is reported on standard error, too."""
+    if isinstance(error, ApiError):
+        return error
+    line = f"the server hit an error of its own ({crash.summary(error)}): please report it"
+    print_error(line)
+    return ApiError(line, 500)
 
 
 def client_name(scope: Scope, user: str | None) -> str:

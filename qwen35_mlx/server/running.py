@@ -94,5 +94,6 @@ async def _serve(service: Service, server: QuietServer, listening: socket.socket
         loop.call_later(GRACE_SECONDS, service.cancel_all)
 
     for one in _SIGNALS:
-        loop.add_signal_handler(one, stop)
+        if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # as nohup sets it
+            loop.add_signal_handler(one, stop)
     await server.serve([listening])

@@ -96,9 +96,7 @@ class Service:
             self._open -= 1
 
     @staticmethod
-    def _submit(
-        submit: Submit, request: ReplyRequest, deliver: Callable[[Event], None]
-    ) -> Ticket:
+    def _submit(submit: Submit, request: ReplyRequest, deliver: Callable[[Event], None]) -> Ticket:
         try:
             return submit(request, deliver)
         except Qwen35Error as error:  # the engine is closed

@@ -50,7 +50,13 @@ def test_options_get_the_names_of_the_library():
 
 
 def test_defaults_and_unknown_fields_are_no_options():
-    nothing = {"n": 1, "logprobs": False, "tool_choice": "auto", "frequency_penalty": 0}
+    nothing = {
+        "n": 1,
+        "max_tokens": -1,
+        "logprobs": False,
+        "tool_choice": "auto",
+        "frequency_penalty": 0,
+    }
     found = request(**nothing, response_format={"type": "text"}, store=True, new_field=[1])
     assert dict(found.options) == {}
     assert found.session is None

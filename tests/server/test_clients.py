@@ -1,6 +1,8 @@
 """The official clients against a real server process with the demo model."""
 
 import asyncio
+import os
+import random
 import signal
 import time
 from collections.abc import Generator
@@ -11,10 +13,12 @@ import httpx2
 import openai
 import pytest
 
+from tests.server.mutations import damaged_json
 from tests.server.serving import ServerProcess, start_server
 
 ASK = [{"role": "user", "content": "What is 17 + 25?"}]
 SUM = "17 + 25 = 42"
+REQUESTS = int(os.environ.get("QWEN35_FUZZ", "300"))
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +201,15 @@ def test_thirty_requests_at_once(server):
     together, alone = asyncio.run(ask_all())
     assert together[14] == alone
     assert all(text.startswith(f"{30 + n} +") for n, text in enumerate(together)), together
+
+
+def test_damaged_json_is_the_clients_fault(server):
+    """What the server lets through, the engine refuses or answers; QWEN35_FUZZ=5000 sends 500."""
+    rng = random.Random(19)
+    with httpx2.Client(base_url=server.address, timeout=60) as client:
+        for _ in range(max(REQUESTS // 10, 1)):
+            path, body = damaged_json(rng)
+            found = client.post(path, content=body)
+            assert found.status_code < 500, (path, body, found.text)
+            assert '"server_error"' not in found.text, (path, body, found.text)
+            assert '"api_error"' not in found.text, (path, body, found.text)
