@@ -195,6 +195,7 @@ def test_stream_with_usage_at_its_end_only():
     assert chunks[-2].choices[0].finish_reason == "length"
     deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
     assert deltas[0].role == "assistant"
+    assert deltas[1].reasoning_content == "hm"  # type: ignore[attr-defined]
     assert [call.index for delta in deltas for call in delta.tool_calls or []] == [0, 1]
 
 

@@ -49,7 +49,7 @@ async def test_a_failure_before_the_reply_has_a_status(path, body, kind, status,
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_failure_in_the_reply_ends_the_stream_with_an_error(path):
-    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), Answer("He"), Failed("no luck")])
+    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.1, Failed("no luck")])
     found = await post(make_service(engine), path, {**BODIES[path], "stream": True})
     assert found.status == 200
     last = found.frames[-1]
@@ -155,6 +155,13 @@ async def test_a_stream_that_waits_tells_why(monkeypatch):
     ]
     assert found.body.startswith(b": queued, place 2\n\n")
     assert found.frames[-1] == "[DONE]"
+
+
+async def test_a_stream_that_waits_begins_soon(monkeypatch):
+    monkeypatch.setattr(reply_endpoint, "PATIENCE_SECONDS", 0.05)
+    engine = FakeEngine(lambda _: [Queued(2), 0.2, *reply(Answer("Hi"))])
+    found = await post(make_service(engine), CHAT, {**HELLO, "stream": True})
+    assert found.comments == ["queued, place 2"]
 
 
 async def test_comments_are_not_more_than_one_a_second():

@@ -161,7 +161,7 @@ def test_errors(kind, openai_class, anthropic_class):
 
 def test_an_error_in_a_stream_is_raised():
     messages: Any = [{"role": "user", "content": "Hi"}]
-    events = [PrefillProgress(0, 9, 0), Answer("He"), Failed("no luck")]
+    events = [PrefillProgress(0, 9, 0), Answer("He"), 0.1, Failed("no luck")]
     with scripted_server(FakeEngine(lambda _: events)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
         with pytest.raises(openai.APIError, match="no luck"):
