@@ -1,12 +1,14 @@
 """Whether a prompt fits into this machine's memory, before it is read."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from qwen35_mlx.errors import TooLongError
 from qwen35_mlx.kernels.selection import PREFILL_CHUNK
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.device_memory import limit
-from qwen35_mlx.model.memory import estimate
+from qwen35_mlx.model.memory import Estimate, estimate
 
 # Tokens between two progress events, and until a cancel is heard; the first that fits is taken.
 GPU_CHUNKS, CPU_CHUNKS = (4096, 2048, 1024, 512, 256), (512, 256, 128)
@@ -57,3 +59,13 @@ def chunk_for(
         f"{weights / 1e9:.1f} GB, and this machine has {bound / 1e9:.1f} GB for both: {smaller}"
         "shorten the conversation or choose a smaller model"
     )
+
+
+def room_beside(needs: Sequence[Estimate], weights: int) -> int:
+    """Bytes that this machine has left beside a model and prompts that are read in turns.
+
+    Of the work, only the largest counts: one chunk is computed at a time. Negative if all of it
+    does not fit.
+    """
+    held = sum(need.kv + need.states for need in needs)
+    return limit() - weights - held - max((need.work for need in needs), default=0)

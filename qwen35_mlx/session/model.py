@@ -53,6 +53,7 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
+        weight_bytes: of its weights in memory.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -88,7 +89,7 @@ class Model:
         self.states: DiskSnapshotCache | None = None
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        self._weights = checkpoint.nbytes
+        self.weight_bytes = checkpoint.nbytes
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
@@ -297,7 +298,7 @@ class Model:
             self.network.config,
             self.network.dtype.size,
             len(prompt),
-            self._weights,
+            self.weight_bytes,
             self.kv_bits,
             mtp=self.network.mtp is not None,
             largest=self.network.selection.chunk_tokens,

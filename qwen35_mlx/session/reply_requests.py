@@ -1,9 +1,10 @@
 """Requests for a reply to a `RequestEngine`: plain values that may cross threads and processes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.session.events import Loading
 
 
@@ -50,6 +51,18 @@ class EngineTotals:
     reply_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    def with_reply(self, usage: Usage) -> "EngineTotals":
+        """These and one more reply that is complete."""
+        return replace(
+            self,
+            completed=self.completed + 1,
+            prompt_tokens=self.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=self.cached_tokens + usage.cached_tokens,
+            reply_tokens=self.reply_tokens + usage.reply_tokens,
+            prefill_seconds=self.prefill_seconds + usage.prefill_seconds,
+            decode_seconds=self.decode_seconds + usage.decode_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.lifetime import Owner, close_at_exit
 from qwen35_mlx.session.events import Event
+from qwen35_mlx.session.job import Job
 from qwen35_mlx.session.loaded_model import LoadOptions
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals, ReplyRequest
-from qwen35_mlx.session.request_loop import Job, RequestLoop
+from qwen35_mlx.session.request_loop import RequestLoop
 from qwen35_mlx.session.requests import UseModel
 from qwen35_mlx.terminal import print_error
 

@@ -7,9 +7,9 @@ long prompt delays the tokens of others by a chunk at most, and each of several 
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
@@ -22,39 +22,21 @@ from qwen35_mlx.session.events import (
     Loading,
     Notice,
     PrefillProgress,
-    Queued,
 )
 from qwen35_mlx.session.fair_queue import FairQueue
+from qwen35_mlx.session.job import Job
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
 from qwen35_mlx.session.mlx_thread import user_message
 from qwen35_mlx.session.prefill_pace import PrefillPace
-from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals, ReplyRequest
+from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
 
 if TYPE_CHECKING:
     from qwen35_mlx.library.library import Library
     from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-    from qwen35_mlx.session.running_reply import RunningReply
 
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A request, from its arrival to its last event.
-
-    Attributes:
-        deliver: called with its events, in the engine's thread.
-        cancelled: set by any thread; the job then ends at its next step.
-        place: the last one in the queue that was delivered; 0 for none.
-        read: tokens of the prompt that were in the cache at the last event; None before the first.
-        reply: None while the job waits.
-    """
-
-    request: ReplyRequest
-    deliver: Callable[[Event], None]
-    cancelled: bool = False
-    place: int = 0
-    read: int | None = None
-    reply: "RunningReply | None" = None
+# Of the memory that is left beside a model, what snapshots of all clients may take.
+SNAPSHOT_SHARE = 0.25
 
 
 class RequestLoop:
@@ -134,7 +116,7 @@ class RequestLoop:
             self._ended = True
         self._receive(wait=False)
         for job in [*self._active, *self._waiting.in_order()]:
-            self._stop(job)
+            job.stop()
             if self._closed:
                 self._finish(job, Cancelled())
             else:
@@ -176,19 +158,14 @@ class RequestLoop:
         """Begin waiting jobs while there is room, and tell the others their places."""
         while not self._closed and len(self._active) < self._parallel and self._waiting:
             job = self._waiting.in_order()[0]
-            if self._has_model(job):
-                self._begin(job)
-            elif self._active:
-                break
-            else:
+            if not self._has_model(job):
+                if self._active:
+                    break
                 self._load_for(job)
-        self._tell_places(self._waiting.in_order())
-
-    def _tell_places(self, jobs: Sequence[Job]) -> None:
-        for place, job in enumerate(jobs, 1):
-            if job.place != place:
-                job.place = place
-                self._deliver(job, Queued(place))
+            elif not self._begin(job):
+                break
+        for place, job in enumerate(self._waiting.in_order(), 1):
+            job.tell_place(place)
 
     def _wanted(self, job: Job) -> UseModel:
         name = job.request.model
@@ -217,10 +194,11 @@ class RequestLoop:
     def _load(self, wanted: UseModel) -> None:
         model = self._loaded.load(wanted)
         from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-        from qwen35_mlx.session.memory import chunk_sizes
+        from qwen35_mlx.session import memory
 
-        self._snapshots = SnapshotCache(model.states)
-        self._pace = PrefillPace(chunk_sizes())
+        shared = max(int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes)), 0)
+        self._snapshots = SnapshotCache(model.states, shared_bytes=shared)
+        self._pace = PrefillPace(memory.chunk_sizes())
         self._worked_at = time.monotonic()
 
     def _unload(self) -> None:
@@ -236,22 +214,32 @@ class RequestLoop:
         if self._closed or not any(self._wanted(job) == self._wanted_load for job in order):
             raise _AbandonedError
         for job in order[: self._parallel]:
-            self._deliver(job, event)
-        self._tell_places(order[self._parallel :])
+            job.deliver(event)
+        for place, job in enumerate(order[self._parallel :], 1):
+            job.tell_place(place)
         self._publish()
 
-    def _begin(self, job: Job) -> None:
-        from qwen35_mlx.session.running_reply import begin_reply
+    def _begin(self, job: Job) -> bool:
+        """Begin a job, or end it; False if there is no room for it before others have ended."""
+        from qwen35_mlx.session.running_reply import begin_reply, room_beside
 
-        assert self._loaded.model is not None
-        assert self._snapshots is not None
+        model, snapshots = self._loaded.model, self._snapshots
+        assert model is not None
+        assert snapshots is not None
         try:
-            job.reply = begin_reply(self._loaded.model, job.request, self._snapshots)
+            if job.reply is None:
+                job.reply = begin_reply(model, job.request, snapshots)
         except BaseException as error:
             self._fail(job, error, "invalid")
-            return
+            return True
+        running = [other.reply for other in self._active if other.reply is not None]
+        room = room_beside(model, [*running, job.reply])
+        if room < 0 and running:
+            return False
+        snapshots.keep_within(max(room, 0))
         self._waiting.serve(job)
         self._active.append(job)
+        return True
 
     def _step(self) -> None:
         """One round."""
@@ -283,7 +271,7 @@ class RequestLoop:
         """Go on to the next event of a reply, and deliver it."""
         assert job.reply is not None
         if job.cancelled:
-            self._stop(job)
+            job.stop()
             self._finish(job, Cancelled())
             return
         try:
@@ -293,7 +281,7 @@ class RequestLoop:
             return
         match event:
             case Done():
-                self._count(event)
+                self._totals = self._totals.with_reply(event.usage)
                 self._finish(job, event)
                 return
             case Notice(line):
@@ -301,20 +289,7 @@ class RequestLoop:
                 return
             case PrefillProgress(done):
                 job.read = done
-        self._deliver(job, event)
-
-    def _stop(self, job: Job) -> None:
-        """Close the job's reply, which keeps what it has."""
-        if job.reply is not None:
-            with suppress(BaseException):
-                job.reply.events.close()
-
-    def _deliver(self, job: Job, event: Event) -> None:
-        """An error there means that the client is gone."""
-        try:
-            job.deliver(event)
-        except BaseException:
-            job.cancelled = True
+        job.deliver(event)
 
     def _fail(self, job: Job, error: BaseException, kind: FailureKind) -> None:
         """End a job with an error.
@@ -340,19 +315,7 @@ class RequestLoop:
         if isinstance(last, Cancelled):
             self._totals = replace(self._totals, cancelled=self._totals.cancelled + 1)
         self._publish()
-        self._deliver(job, last)
-
-    def _count(self, done: Done) -> None:
-        usage, totals = done.usage, self._totals
-        self._totals = replace(
-            totals,
-            completed=totals.completed + 1,
-            prompt_tokens=totals.prompt_tokens + usage.prompt_tokens,
-            cached_tokens=totals.cached_tokens + usage.cached_tokens,
-            reply_tokens=totals.reply_tokens + usage.reply_tokens,
-            prefill_seconds=totals.prefill_seconds + usage.prefill_seconds,
-            decode_seconds=totals.decode_seconds + usage.decode_seconds,
-        )
+        job.deliver(last)
 
     def _publish(self) -> None:
         model = self._loaded.model

@@ -1,11 +1,14 @@
 """A reply of a `RequestEngine` that is being read or written."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session import memory
 from qwen35_mlx.session.cached_turn import CachedTurn
+from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.chat_prompts import prompt_anchors
 from qwen35_mlx.session.events import Done, TurnEvent
 from qwen35_mlx.session.model import Model
@@ -27,6 +30,22 @@ class RunningReply:
         return self.turn.cache.offset < len(self.turn.prompt) - 1 and not self.turn.reply_ids
 
 
+def room_beside(model: Model, replies: Sequence[RunningReply]) -> int:
+    """Bytes that are left beside the model and replies that run at once; see `memory`."""
+    needs = [
+        estimate(
+            model.network.config,
+            model.network.dtype.size,
+            len(reply.turn.prompt),
+            reply.turn.chunk,
+            model.kv_bits,
+            mtp=model.network.mtp is not None,
+        )
+        for reply in replies
+    ]
+    return memory.room_beside(needs, model.weight_bytes)
+
+
 def begin_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:
     """The reply to a request without a session, not yet started.
 
@@ -41,9 +60,10 @@ def begin_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -
         turn = model.completion(request.prompt, cache, options)
         return RunningReply(turn, _run(CachedTurn(turn, snapshots)))
     options = ReplyOptions.of(request.options)
-    turn = model.turn(request.messages, cache, options)
-    anchors = prompt_anchors(model, options)
-    return RunningReply(turn, _run(CachedTurn(turn, snapshots, request.messages, anchors)))
+    messages = without_changing_lines(request.messages)
+    turn = model.turn(messages, cache, options)
+    cached = CachedTurn(turn, snapshots, messages, prompt_anchors(model, options))
+    return RunningReply(turn, _run(cached))
 
 
 def _run(cached: CachedTurn) -> Generator[TurnEvent]:

@@ -2,18 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
+from qwen35_mlx.model.memory import estimate
+from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import (
     Answer,
     Cancelled,
     Done,
     Event,
-    Failed,
     Loading,
     PrefillProgress,
     Queued,
@@ -21,75 +19,10 @@ from qwen35_mlx.session.events import (
     Written,
 )
 from qwen35_mlx.session.reply_requests import ReplyRequest
-from qwen35_mlx.session.request_engine import RequestEngine, Ticket
+from qwen35_mlx.session.request_engine import RequestEngine
+from tests.session.clients import GREEDY, Asked, Clients
 
 TOKENS = Thinking | Answer | Written
-ENDS = (Done, Cancelled, Failed)
-GREEDY: dict[str, Any] = {"temperature": 0.0, "presence_penalty": 0.5}
-
-
-@dataclass
-class Asked:
-    """A request, and its events as they come."""
-
-    ticket: Ticket
-    events: list[Event]
-    ended: threading.Event
-
-    def end(self) -> Event:
-        """Its last event."""
-        assert self.ended.wait(60), self.events
-        assert [isinstance(event, ENDS) for event in self.events].count(True) == 1
-        return self.events[-1]
-
-    def done(self) -> Done:
-        end = self.end()
-        assert isinstance(end, Done), end
-        return end
-
-    def wait_for(self, *kinds: type) -> None:
-        deadline = time.monotonic() + 60
-        while not any(isinstance(event, kinds) for event in list(self.events)):
-            assert time.monotonic() < deadline, self.events
-            time.sleep(0.002)
-
-
-@dataclass
-class Clients:
-    """Submits requests, and notes all events in the order in which the engine delivers them."""
-
-    engine: RequestEngine
-    order: list[tuple[str, Event]] = field(default_factory=list)
-
-    def ask(
-        self,
-        text: str,
-        *,
-        client: str = "",
-        seen: Callable[[Event], None] = lambda event: None,
-        **options: Any,
-    ) -> Asked:
-        request = ReplyRequest(
-            ({"role": "user", "content": text},),
-            options={"max_tokens": 12, **GREEDY, **options},
-            client=client,
-        )
-        return self.submit(request, seen)
-
-    def submit(
-        self, request: ReplyRequest, seen: Callable[[Event], None] = lambda event: None
-    ) -> Asked:
-        events: list[Event] = []
-        ended = threading.Event()
-
-        def deliver(event: Event) -> None:
-            events.append(event)
-            self.order.append((request.client, event))
-            if isinstance(event, ENDS):
-                ended.set()
-            seen(event)
-
-        return Asked(self.engine.submit(request, deliver), events, ended)
 
 
 @pytest.fixture
@@ -204,6 +137,24 @@ def test_a_long_prompt_is_read_in_small_pieces_between_the_tokens_of_others(clie
     assert len(pieces) > 5
 
 
+def test_what_does_not_fit_into_the_memory_together_runs_one_after_the_other(clients, monkeypatch):
+    clients.ask("Question").done()
+    loop = clients.engine._loop
+    model = loop._loaded.model
+    need = estimate(model.network.config, 4, 40, 512, None)
+    enough_for_one = model.weight_bytes + need.total + (need.kv + need.states) // 2
+    monkeypatch.setattr(memory, "limit", lambda: enough_for_one)
+    clients.order.clear()
+    asked = [clients.ask("Question", client=client) for client in "ab"]
+    for one in asked:
+        one.done()
+    begun = [type(event) for client, event in clients.order if client == "b"]
+    assert begun[0] is Queued
+    last = max(i for i, (client, _) in enumerate(clients.order) if client == "a")
+    started = [i for i, (_, event) in enumerate(clients.order) if isinstance(event, TOKENS)]
+    assert not any(clients.order[i][0] == "b" for i in started if i < last)
+
+
 def test_an_error_of_one_request_ends_it_alone(clients):
     other = clients.ask("Question", max_tokens=40)
     bad = {
@@ -214,8 +165,7 @@ def test_an_error_of_one_request_ends_it_alone(clients):
     }
     kinds = {}
     for part, asked in bad.items():
-        end = asked.end()
-        assert isinstance(end, Failed)
+        end = asked.failed()
         assert part in end.message
         kinds[part] = end.kind
     assert kinds == {
@@ -245,8 +195,7 @@ def test_a_model_that_is_not_found_fails_what_waits_for_it_and_others_go_on(clie
         for n in range(2)
     ]
     for one in asked:
-        end = one.end()
-        assert isinstance(end, Failed)
+        end = one.failed()
         assert end.kind == "invalid"
         assert "nowhere" in end.message
     again = clients.ask("Question")
@@ -298,9 +247,7 @@ def test_a_thread_that_ended_fails_its_requests_and_the_next_one_starts_another(
 ):
     clients.ask("Question").done()
     monkeypatch.setattr("qwen35_mlx.session.request_loop.RequestLoop._step", lambda self: {}["no"])
-    end = clients.ask("Question").end()
-    assert isinstance(end, Failed)
-    assert "KeyError" in end.message
+    assert "KeyError" in clients.ask("Question").failed().message
     monkeypatch.undo()
     clients.ask("Question").done()
     assert clients.engine.status().totals.requests == 3
