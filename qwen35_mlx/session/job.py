@@ -22,6 +22,7 @@ class Job:
         place: the last one in the queue that was delivered; 0 for none.
         read: tokens of the prompt that were in the cache at the last event; None before the first.
         reply: None until it is its turn.
+        counts: whether the length of the prompt is wanted, and no reply.
     """
 
     request: ReplyRequest
@@ -30,6 +31,7 @@ class Job:
     place: int = 0
     read: int | None = None
     reply: "RunningReply | None" = None
+    counts: bool = False
 
     def deliver(self, event: Event) -> None:
         """Pass an event on. An error there means that the client is gone."""

@@ -221,12 +221,15 @@ class RequestLoop:
 
     def _begin(self, job: Job) -> bool:
         """Begin a job, or end it; False if there is no room for it before others have ended."""
-        from qwen35_mlx.session.running_reply import begin_reply, room_beside
+        from qwen35_mlx.session.running_reply import begin_reply, count_prompt, room_beside
 
         model, snapshots = self._loaded.model, self._snapshots
         assert model is not None
         assert snapshots is not None
         try:
+            if job.counts:
+                self._finish(job, count_prompt(model, job.request))
+                return True
             if job.reply is None:
                 job.reply = begin_reply(model, job.request, snapshots)
         except BaseException as error:

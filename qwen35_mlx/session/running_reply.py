@@ -10,7 +10,7 @@ from qwen35_mlx.session import memory
 from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.chat_prompts import prompt_anchors
-from qwen35_mlx.session.events import Done, TurnEvent
+from qwen35_mlx.session.events import Done, Measured, TurnEvent
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import CompletionArguments, ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
@@ -64,6 +64,17 @@ def begin_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -
     turn = model.turn(messages, cache, options)
     cached = CachedTurn(turn, snapshots, messages, prompt_anchors(model, options))
     return RunningReply(turn, _run(cached))
+
+
+def count_prompt(model: Model, request: ReplyRequest) -> Measured:
+    """The length of a request's messages.
+
+    Raises:
+        Qwen35Error: the request is not valid.
+    """
+    options = ReplyOptions.of(request.options)
+    ids = model.prompt_ids(without_changing_lines(request.messages), options)
+    return Measured(None, len(ids), 0)
 
 
 def _run(cached: CachedTurn) -> Generator[TurnEvent]:
