@@ -191,6 +191,7 @@ def test_stream_with_usage_at_its_end_only():
     chunks = [ChatCompletionChunk.model_validate(frame.data) for frame in frames]
     assert {chunk.id for chunk in chunks} == {writer.id}
     assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert all("usage" in frame.data for frame in frames)  # null, where there is none yet
     assert chunks[-1].choices == []
     assert chunks[-2].choices[0].finish_reason == "length"
     deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]

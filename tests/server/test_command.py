@@ -79,12 +79,13 @@ def test_clients_do_not_see_paths(model_folder):
     assert command.public_name("demo") == "demo"
 
 
-def test_a_broken_model_is_told_to_the_client(tmp_path):
+def test_a_broken_model_is_told_to_the_client(tmp_path, monkeypatch):
     """The server is up before the model is loaded; the key comes from the environment."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    server = start_server(tmp_path / "home", "--model", str(folder), "--api-key", "k")
+    monkeypatch.setenv(command.API_KEY, "k")
+    server = start_server(tmp_path / "home", "--model", str(folder))
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
     url = f"{server.address}/v1/chat/completions"
     refused = httpx2.post(url, json=body)

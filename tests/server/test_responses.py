@@ -92,6 +92,16 @@ def test_items_of_one_reply_become_one_message():
     ]
 
 
+def test_replies_that_follow_each_other_stay_apart():
+    """As after a reply that was cut: what belongs to the second one begins with its reasoning."""
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
+    said = {"role": "assistant", "content": "Hello"}
+    messages = read({"input": [thought, said, thought, said, said]}).request.messages
+    assert [(one["reasoning_content"], one["content"]) for one in messages] == [
+        *(("hm", "Hello"), ("hm", "Hello"), ("", "Hello"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
