@@ -95,9 +95,8 @@ def test_a_history_is_matched_and_branches_where_it_differs(clients, library, mo
     tree = stored(library, "notes")
     assert [m.content for m in tree.path()][::2] == ["One", "Another"]
     assert len(tree.messages) == 8
-    again = clients.ask(
-        history, session="notes", thinking=True
-    ).done()  # its last question is there already
+    # Its last question is there already.
+    again = clients.ask(history, session="notes", thinking=True, max_tokens=60).done()
     tree = stored(library, "notes")
     assert len(tree.messages) == 9
     assert tree.position(tree.leaf) == (2, 2)
