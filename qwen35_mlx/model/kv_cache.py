@@ -54,6 +54,11 @@ class KVSnapshot:
         """
         return cls(_Buffer(rows, offset), offset)
 
+    @property
+    def arrays(self) -> KVArrays:
+        """The arrays that the rows are in."""
+        return () if self.buffer is None else self.buffer.rows
+
     def rows(self, start: int) -> KVArrays:
         """Rows `start` to `offset`, [B, kv_heads, offset - start, ...] each; () if empty."""
         if self.buffer is None:
