@@ -18,7 +18,7 @@ class CachedTurn:
         snapshots: where it begins and what it adds to.
         messages: what the prompt renders; none if it is a raw text.
         anchors: of the messages; None for a raw text.
-        written: called with the tokens along which snapshots were handed to the disk.
+        keep: called with the files on disk that hold the turn's tokens, whenever it has added some.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class CachedTurn:
         snapshots: SnapshotCache,
         messages: Sequence[Mapping[str, Any]] = (),
         anchors: PromptAnchors | None = None,
-        written: Callable[[Sequence[int]], None] = lambda ids: None,
+        keep: Callable[[Sequence[str]], None] | None = None,
     ):
         self.turn = turn
         self._snapshots = snapshots
         self._messages = messages
         self._anchors = anchors
-        self._written = written
+        self._keep = keep
         self._tool_call = 0  # where the next prompt goes on after a tool call
         self._before_tool_call: Snapshot | None = None
 
@@ -110,4 +110,5 @@ class CachedTurn:
 
     def _write(self, ids: Sequence[int]) -> None:
         self._snapshots.write()
-        self._written(ids)
+        if self._keep is not None:
+            self._keep(self._snapshots.files(ids))

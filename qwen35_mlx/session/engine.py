@@ -89,8 +89,7 @@ class EngineThread:
         library: where conversations and model states are stored; None for memory only. The caller
             closes it, after the engine.
         budget: bytes of model states on disk; None for the default.
-        context, kv_bits, mtp: as for `qwen35_mlx.load`.
-        adapter_path: likewise, of the first model alone.
+        context, kv_bits, mtp, adapter_path: see `LoadOptions`.
     """
 
     def __init__(

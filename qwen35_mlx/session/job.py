@@ -21,7 +21,9 @@ class Job:
         cancelled: set by any thread; the job then ends at its next step.
         place: the last one in the queue that was delivered; 0 for none.
         read: tokens of the prompt that were in the cache at the last event; None before the first.
-        reply: None until it is its turn.
+        retry_at: when to try again to begin, by `time.monotonic`.
+        busy_since: when its session was found open elsewhere; None before.
+        reply: None until it is its turn, and after its end.
         counts: whether the length of the prompt is wanted, and no reply.
     """
 
@@ -30,6 +32,8 @@ class Job:
     cancelled: bool = False
     place: int = 0
     read: int | None = None
+    retry_at: float = 0.0
+    busy_since: float | None = None
     reply: "RunningReply | None" = None
     counts: bool = False
 
@@ -50,4 +54,5 @@ class Job:
         """End its reply, which keeps what it has."""
         if self.reply is not None:
             with suppress(BaseException):
-                self.reply.events.close()
+                self.reply.close()
+            self.reply = None

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
-from qwen35_mlx.library.conversation import Message, MessageState, Role
+from qwen35_mlx.library.conversation import Message, MessageState
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.events import (
@@ -18,6 +18,7 @@ from qwen35_mlx.session.events import (
     TurnEvent,
     TurnStarted,
 )
+from qwen35_mlx.session.new_messages import as_stored
 
 # The time between two saves of a partial reply.
 SAVE_SECONDS = 0.5
@@ -92,8 +93,7 @@ class TurnRecorder:
         transcript = self._transcript
         with transcript.transaction():
             for message in added:
-                role = cast(Role, message["role"])
-                parent = transcript.add(Message(0, parent, role, message["content"])).id
+                parent = transcript.add(as_stored(message, parent)).id
             assert parent is not None
             transcript.use_model(model)
             empty = Message(0, parent, "assistant", "", state="partial", model=model)

@@ -27,16 +27,15 @@ from qwen35_mlx.session.fair_queue import FairQueue
 from qwen35_mlx.session.job import Job
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
 from qwen35_mlx.session.mlx_thread import user_message
-from qwen35_mlx.session.prefill_pace import PrefillPace
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
 
 if TYPE_CHECKING:
     from qwen35_mlx.library.library import Library
-    from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+    from qwen35_mlx.session.replies import Replies
 
-# Of the memory that is left beside a model, what snapshots of all clients may take.
-SNAPSHOT_SHARE = 0.25
+# A session that is open elsewhere is tried again at this distance, for this long.
+RETRY_SECONDS, BUSY_SECONDS = 0.05, 10.0
 
 
 class RequestLoop:
@@ -75,8 +74,8 @@ class RequestLoop:
         self._end_lock = threading.Lock()
         self._loaded = LoadedModel(options, model, library, self._report_loading, notice)
         self._wanted_load = model
-        self._snapshots: SnapshotCache | None = None
-        self._pace: PrefillPace | None = None
+        self._library = library
+        self._replies: Replies | None = None
         self._worked_at = time.monotonic()
         self._loading: Loading | None = None
         self._totals = totals
@@ -116,7 +115,6 @@ class RequestLoop:
             self._ended = True
         self._receive(wait=False)
         for job in [*self._active, *self._waiting.in_order()]:
-            job.stop()
             if self._closed:
                 self._finish(job, Cancelled())
             else:
@@ -126,13 +124,15 @@ class RequestLoop:
 
     def _receive(self, wait: bool) -> None:
         """Take what has arrived; if `wait`, until something has or the model is unloaded."""
-        if wait and not self._waiting:
-            idle = self._seconds_to_idle()
+        if wait:
+            # What waits now waits for a session.
+            timeout = RETRY_SECONDS if self._waiting else self._seconds_to_idle()
             try:
-                self._take(self._arrivals.get(timeout=idle))
+                self._take(self._arrivals.get(timeout=timeout))
             except queue.Empty:
-                self._unload()
-                self._publish()
+                if not self._waiting:
+                    self._unload()
+                    self._publish()
         with suppress(queue.Empty):
             while True:
                 self._take(self._arrivals.get_nowait())
@@ -156,8 +156,10 @@ class RequestLoop:
 
     def _admit(self) -> None:
         """Begin waiting jobs while there is room, and tell the others their places."""
-        while not self._closed and len(self._active) < self._parallel and self._waiting:
-            job = self._waiting.in_order()[0]
+        while not self._closed and len(self._active) < self._parallel:
+            job = self._next()
+            if job is None:
+                break
             if not self._has_model(job):
                 if self._active:
                     break
@@ -166,6 +168,15 @@ class RequestLoop:
                 break
         for place, job in enumerate(self._waiting.in_order(), 1):
             job.tell_place(place)
+
+    def _next(self) -> Job | None:
+        """The job whose turn it is, without those that wait for a session."""
+        now = time.monotonic()
+        for job in self._waiting.in_order():
+            in_use = self._replies is not None and self._replies.sessions.in_use(job.request)
+            if job.retry_at <= now and not in_use:
+                return job
+        return None
 
     def _wanted(self, job: Job) -> UseModel:
         name = job.request.model
@@ -193,16 +204,15 @@ class RequestLoop:
 
     def _load(self, wanted: UseModel) -> None:
         model = self._loaded.load(wanted)
-        from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-        from qwen35_mlx.session import memory
+        from qwen35_mlx.session.replies import Replies
 
-        shared = max(int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes)), 0)
-        self._snapshots = SnapshotCache(model.states, shared_bytes=shared)
-        self._pace = PrefillPace(memory.chunk_sizes())
+        self._replies = Replies(model, self._library)
         self._worked_at = time.monotonic()
 
     def _unload(self) -> None:
-        self._snapshots = self._pace = None
+        for job in self._waiting.in_order():
+            job.stop()  # one may have waited for memory
+        self._replies = None
         self._loaded.unload()
 
     def _report_loading(self, event: Loading) -> None:
@@ -221,28 +231,32 @@ class RequestLoop:
 
     def _begin(self, job: Job) -> bool:
         """Begin a job, or end it; False if there is no room for it before others have ended."""
-        from qwen35_mlx.session.running_reply import begin_reply, count_prompt, room_beside
-
-        model, snapshots = self._loaded.model, self._snapshots
-        assert model is not None
-        assert snapshots is not None
+        assert self._replies is not None
         try:
             if job.counts:
-                self._finish(job, count_prompt(model, job.request))
+                self._finish(job, self._replies.measured(job.request))
                 return True
-            if job.reply is None:
-                job.reply = begin_reply(model, job.request, snapshots)
+            reply = job.reply = job.reply or self._replies.begin(job.request)
+        except BusyError as error:
+            self._try_again(job, error)
+            return True
         except BaseException as error:
             self._fail(job, error, "invalid")
             return True
         running = [other.reply for other in self._active if other.reply is not None]
-        room = room_beside(model, [*running, job.reply])
-        if room < 0 and running:
+        if not self._replies.make_room(running, reply):
             return False
-        snapshots.keep_within(max(room, 0))
         self._waiting.serve(job)
         self._active.append(job)
         return True
+
+    def _try_again(self, job: Job, error: BusyError) -> None:
+        """Try later whether the job's session is free; after a while, fail."""
+        now = time.monotonic()
+        job.busy_since = job.busy_since or now
+        job.retry_at = now + RETRY_SECONDS
+        if now - job.busy_since > BUSY_SECONDS:
+            self._fail(job, error, "busy")
 
     def _step(self) -> None:
         """One round."""
@@ -258,14 +272,14 @@ class RequestLoop:
     def _read(self, job: Job, others_wait: bool) -> None:
         """Read a chunk of a prompt. The next round's is another job's, if there is one."""
         assert job.reply is not None
-        assert self._pace is not None
+        assert self._replies is not None
         turn, before = job.reply.turn, job.read
         whole, started = turn.chunk, time.monotonic()
-        turn.chunk = self._pace.chunk(whole, others_wait)
+        turn.chunk = self._replies.pace.chunk(whole, others_wait)
         self._advance(job)
         turn.chunk = whole
         if before is not None and job.read is not None:
-            self._pace.add(job.read - before, time.monotonic() - started)
+            self._replies.pace.add(job.read - before, time.monotonic() - started)
         if job in self._active:
             self._active.remove(job)
             self._active.append(job)
@@ -274,7 +288,6 @@ class RequestLoop:
         """Go on to the next event of a reply, and deliver it."""
         assert job.reply is not None
         if job.cancelled:
-            job.stop()
             self._finish(job, Cancelled())
             return
         try:
@@ -310,7 +323,8 @@ class RequestLoop:
         self._finish(job, Failed(user_message(error), kind))
 
     def _finish(self, job: Job, last: Event) -> None:
-        """Take a job out, and deliver its last event."""
+        """End a job's reply, take it out, and deliver its last event."""
+        job.stop()
         if job in self._active:
             self._active.remove(job)
         else:

@@ -1,16 +1,14 @@
 """A reply of a `RequestEngine` that is being read or written."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-from qwen35_mlx.session import memory
 from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.chat_prompts import prompt_anchors
-from qwen35_mlx.session.events import Done, Measured, TurnEvent
+from qwen35_mlx.session.events import Done, TurnEvent
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import CompletionArguments, ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
@@ -19,10 +17,16 @@ from qwen35_mlx.session.turn import Turn
 
 @dataclass(frozen=True, slots=True)
 class RunningReply:
-    """A turn and its events, the last of which is `Done`. Closing the events cancels it."""
+    """A turn and its events.
+
+    Attributes:
+        events: the last of them is `Done`.
+        close: cancels the turn unless it is complete, and gives up what it holds.
+    """
 
     turn: Turn
     events: Generator[TurnEvent]
+    close: Callable[[], None]
 
     @property
     def reads(self) -> bool:
@@ -30,51 +34,26 @@ class RunningReply:
         return self.turn.cache.offset < len(self.turn.prompt) - 1 and not self.turn.reply_ids
 
 
-def room_beside(model: Model, replies: Sequence[RunningReply]) -> int:
-    """Bytes that are left beside the model and replies that run at once; see `memory`."""
-    needs = [
-        estimate(
-            model.network.config,
-            model.network.dtype.size,
-            len(reply.turn.prompt),
-            reply.turn.chunk,
-            model.kv_bits,
-            mtp=model.network.mtp is not None,
-        )
-        for reply in replies
-    ]
-    return memory.room_beside(needs, model.weight_bytes)
-
-
-def begin_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:
+def stateless_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:
     """The reply to a request without a session, not yet started.
 
     Raises:
         Qwen35Error: the request is not valid, or its prompt does not fit.
     """
     cache = model.make_cache()
-    if request.prompt is not None:
-        if request.messages:
-            raise Qwen35Error("there are both messages and a prompt: give one of them")
+    if request.prompt is None:
+        options = ReplyOptions.of(request.options)
+        messages = without_changing_lines(request.messages)
+        turn = model.turn(messages, cache, options)
+        cached = CachedTurn(turn, snapshots, messages, prompt_anchors(model, options))
+    elif request.messages:
+        raise Qwen35Error("there are both messages and a prompt: give one of them")
+    else:
         options = ReplyOptions.of(request.options, CompletionArguments)
         turn = model.completion(request.prompt, cache, options)
-        return RunningReply(turn, _run(CachedTurn(turn, snapshots)))
-    options = ReplyOptions.of(request.options)
-    messages = without_changing_lines(request.messages)
-    turn = model.turn(messages, cache, options)
-    cached = CachedTurn(turn, snapshots, messages, prompt_anchors(model, options))
-    return RunningReply(turn, _run(cached))
-
-
-def count_prompt(model: Model, request: ReplyRequest) -> Measured:
-    """The length of a request's messages.
-
-    Raises:
-        Qwen35Error: the request is not valid.
-    """
-    options = ReplyOptions.of(request.options)
-    ids = model.prompt_ids(without_changing_lines(request.messages), options)
-    return Measured(None, len(ids), 0)
+        cached = CachedTurn(turn, snapshots)
+    events = _run(cached)
+    return RunningReply(turn, events, events.close)
 
 
 def _run(cached: CachedTurn) -> Generator[TurnEvent]:
