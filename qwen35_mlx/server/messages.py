@@ -268,12 +268,11 @@ def _empty_block(event: Answer | Thinking) -> dict[str, Any]:
 
 def stop_reason(done: Done) -> tuple[str, str | None]:
     """Why the reply has ended, and the stop string that ended it."""
-    stop = getattr(done, "stop", None)
     match done.finish_reason:
         case "tool_calls":
             return "tool_use", None
         case "stop":
-            return ("end_turn" if stop is None else "stop_sequence"), stop
+            return ("end_turn" if done.stop is None else "stop_sequence"), done.stop
         case _:
             return "max_tokens", None
 

@@ -149,7 +149,8 @@ class Turn:
             decode_seconds=ended - first_token_at,
             peak_memory=mx.get_peak_memory(),
         )
-        yield Done(reason, usage, content.for_template(), self._draft_counts())
+        message, drafts = content.for_template(), self._draft_counts()
+        yield Done(reason, usage, message, drafts, self.stop.found)
 
     def _draft_counts(self) -> DraftCounts | None:
         of = self.drafter

@@ -1,5 +1,6 @@
 """`/v1/messages` without a network."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -168,3 +169,9 @@ def test_stream_has_the_frames_of_the_interface_in_order():
     assert found[0].message.usage.cache_read_input_tokens == 12
     assert (found[-2].delta.stop_reason, found[-2].usage.output_tokens) == ("max_tokens", 5)
     assert found[-1].type == "message_stop"
+
+
+def test_a_stop_string_is_named():
+    ended = replace(done(), stop="END")
+    frames = MessageWriter("m", 5).end(ended)
+    assert frames[0].data["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "END"}  # type: ignore[index]
