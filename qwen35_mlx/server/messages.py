@@ -23,7 +23,7 @@ from qwen35_mlx.text.reply import Answer, ReplyEvent, Thinking, ToolCall
 
 # Clients send thinking back as it is. Nothing is concluded from it, so that nothing is signed.
 SIGNATURE = "unsigned"
-_UNSUPPORTED = ("mcp_servers", "container", "context_management")
+_UNSUPPORTED = ("mcp_servers", "container")
 
 
 def read(values: Mapping[str, Any]) -> ClientCall:
