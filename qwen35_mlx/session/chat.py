@@ -200,8 +200,8 @@ class Chat:
             if not content.strip():
                 raise Qwen35Error("the message is empty: write something")
             content = [{"role": "user", "content": content}]
-        _check_results(content)
-        return self._turn(self.conversation.leaf, content, max_tokens, seed, stop)
+        added = _checked_messages(content)
+        return self._turn(self.conversation.leaf, added, max_tokens, seed, stop)
 
     def retry(
         self, message: int | None = None, *, max_tokens: int | None = None, seed: int | None = None
@@ -414,13 +414,14 @@ class Chat:
         return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
 
 
-def _check_results(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse messages that cannot be stored: only text of the user and of tools can."""
+def _checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of messages that can be stored: only text of the user and of tools can."""
     if not messages:
         raise Qwen35Error("there is no message to send: give at least one")
-    for index, message in enumerate(messages):
-        plain = plain_message(message, index)
-        if plain["role"] not in ("user", "tool") or not isinstance(plain["content"], str):
+    plain = [plain_message(message, index) for index, message in enumerate(messages)]
+    for index, message in enumerate(plain):
+        if message["role"] not in ("user", "tool"):
             raise Qwen35Error(
                 f"messages[{index}] cannot be sent: give {{'role': 'tool', 'content': TEXT}}"
             )
+    return plain
