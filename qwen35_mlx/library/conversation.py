@@ -27,6 +27,7 @@ class Usage:
         reply_tokens: generated tokens, including the one that ended the reply.
         prefill_seconds, decode_seconds: wall-clock time before and after the first reply token.
         peak_memory: the most bytes held by MLX arrays during the turn.
+        reasoning_tokens: reply tokens of thinking; None of a stored reply, since it is not stored.
     """
 
     prompt_tokens: int
@@ -35,6 +36,7 @@ class Usage:
     prefill_seconds: float
     decode_seconds: float
     peak_memory: int
+    reasoning_tokens: int | None = field(default=None, compare=False)
 
     @property
     def prefill_rate(self) -> float:
