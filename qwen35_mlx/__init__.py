@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from qwen35_mlx.session.load import load
     from qwen35_mlx.session.model import Model
+    from qwen35_mlx.session.reply_options import ReplyArguments
 
 __version__ = "0.1.0"
 
@@ -72,6 +73,7 @@ __all__ = [
     "PrefillProgress",
     "Qwen35Error",
     "Reply",
+    "ReplyArguments",
     "Thinking",
     "Titled",
     "ToolCall",
@@ -91,6 +93,7 @@ _MODULES = {
     "Chat": "session.chat",
     "Model": "session.model",
     "Qwen35Error": "errors",
+    "ReplyArguments": "session.reply_options",
     "Usage": "library.conversation",
     "compare": "compare",
     "convert": "conversion.converter",

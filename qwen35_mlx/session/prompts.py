@@ -5,6 +5,7 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.encoding import PromptEncoder
+from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 from qwen35_mlx.untrusted_json import Fields
@@ -41,8 +42,7 @@ class Prompts:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        thinking: bool | None,
-        tools: Sequence[Mapping[str, Any]] | None,
+        options: ReplyOptions,
         *,
         reply: bool = True,
     ) -> str:
@@ -62,8 +62,8 @@ class Prompts:
             )
         rendered = self._template.render(
             messages,
-            thinking=thinking,
-            tools=tools,
+            thinking=options.thinking,
+            tools=options.tools,
             add_generation_prompt=reply,
             control_tokens=self._tokenizer.control_tokens,
         )

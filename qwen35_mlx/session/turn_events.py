@@ -1,5 +1,6 @@
 """The events of a turn, for the thread that the model belongs to."""
 
+import weakref
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -43,3 +44,21 @@ class TurnEvents(Generator[_Event, None, None]):
     def close(self) -> None:
         if self.open:
             super().close()
+
+
+class LastTurn:
+    """The newest turn of a chat. Its events belong to the caller, who may drop them."""
+
+    def __init__(self) -> None:
+        self._events: weakref.ref[TurnEvents[Any]] | None = None
+
+    def begin(self, events: Generator[_Event], owner: Owner) -> TurnEvents[_Event]:
+        """The events of the turn that is open from now on."""
+        begun = TurnEvents(events, owner)
+        self._events = weakref.ref(begun)
+        return begun
+
+    def open_events(self) -> TurnEvents[Any] | None:
+        """The events of a turn that is neither complete nor closed nor dropped."""
+        events = self._events and self._events()
+        return events if events is not None and events.open else None
