@@ -14,7 +14,7 @@ from qwen35_mlx.text.tool_call import rendered_calls
 
 Role = Literal["system", "user", "assistant", "tool"]
 MessageState = Literal["complete", "partial", "cancelled", "failed"]
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class ChatSettings:
     Attributes:
         system: the system prompt.
         sampling: `temperature`, `top_p` and so on; they override the model's defaults.
+        template_arguments: further variables of the model's template.
+        thinking_budget: tokens of thinking after which the model is made to answer.
+        repetition_guard: whether a reply that repeats itself without end is ended.
     """
 
     system: str | None = None
@@ -63,6 +66,9 @@ class ChatSettings:
     max_tokens: int | None = None
     seed: int | None = None
     sampling: Mapping[str, float | None] = field(default_factory=dict)
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    repetition_guard: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,14 @@ class Chat:
             raise Qwen35Error(f"conversation {conversation} is in a library: give that, too")
         self.model = model
         self.tools = None if kept.tools is None else plain_tools(kept.tools)
-        given = ChatSettings(system=system, thinking=kept.thinking, sampling=kept.sampling)
+        given = ChatSettings(
+            system=system,
+            thinking=kept.thinking,
+            sampling=kept.sampling,
+            template_arguments=kept.template_arguments,
+            thinking_budget=kept.thinking_budget,
+            repetition_guard=kept.repetition_guard,
+        )
         given = checked_settings(given, model.sampling)
         # Claimed before it is read: another window may have finished a turn of it just now.
         self.read_only = bool(

@@ -139,7 +139,7 @@ class Turn:
                     break
                 if not events:
                     yield Written(len(self.reply_ids))
-                if len(self.reply_ids) == self.max_tokens:
+                if len(self.reply_ids) >= self.max_tokens:
                     break
         ended = time.perf_counter()
         if not self.stop.stopped:

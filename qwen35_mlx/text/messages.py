@@ -195,6 +195,15 @@ def plain_tools(tools: object) -> list[Any]:
     return plain
 
 
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a template's arguments in plain JSON types.
+
+    Raises:
+        Qwen35Error: they hold other types than JSON has, or are nested too deep.
+    """
+    return {n: plain_value(value, f"the template argument {n}") for n, value in arguments.items()}
+
+
 def plain_value(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
     """A deep copy in plain JSON types. `where` names the value in error lines.
 

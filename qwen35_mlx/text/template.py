@@ -9,7 +9,7 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.text.control_tokens import ControlTokens
-from qwen35_mlx.text.messages import plain_messages, plain_tools, plain_value
+from qwen35_mlx.text.messages import plain_arguments, plain_messages, plain_tools
 from qwen35_mlx.text.template_process import LimitError, Outcome, template_process
 from qwen35_mlx.text.text_files import TextFiles
 
@@ -17,7 +17,7 @@ _TURN_OPEN = "<|im_start|>"
 _TURN_CLOSE = "<|im_end|>"
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"
-_THINKING_ARGUMENT = "enable_thinking"
+THINKING_ARGUMENT = "enable_thinking"
 _ADVICE = "take the chat template of the original checkpoint"
 
 
@@ -127,11 +127,11 @@ class ChatTemplate:
     def _given(self, arguments: Mapping[str, Any], thinking: bool | None) -> dict[str, Any]:
         """The variables of a rendering that the caller sets."""
         self.check_arguments(arguments)
-        given = {n: plain_value(v, f"the template argument {n}") for n, v in arguments.items()}
-        if thinking is not None and given.setdefault(_THINKING_ARGUMENT, thinking) is not thinking:
+        given = plain_arguments(arguments)
+        if thinking is not None and given.setdefault(THINKING_ARGUMENT, thinking) is not thinking:
             raise Qwen35Error(
-                f"thinking is {thinking}, and the template argument {_THINKING_ARGUMENT} is "
-                f"{shown(given[_THINKING_ARGUMENT])}: give one of them"
+                f"thinking is {thinking}, and the template argument {THINKING_ARGUMENT} is "
+                f"{shown(given[THINKING_ARGUMENT])}: give one of them"
             )
         return given
 
