@@ -314,6 +314,7 @@ class Model:
             seed=options.seed,
             drafter=self._drafter(cache, copies or CopyDrafts()),
             budget=self._budget(options.thinking_budget),
+            repetition_guard=options.repetition_guard is not False,
         )
 
     def _budget(self, tokens: int | None) -> ThinkingBudget | None:

@@ -13,6 +13,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.repetition import repeats_without_end
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import gpu_kernel
@@ -51,6 +52,7 @@ class Turn:
         owner: of the network; only that thread may run the turn.
         drafter: of tokens that are verified together; None decodes one a pass.
         budget: of thinking; None for as much as the model likes.
+        repetition_guard: whether to end a reply that repeats itself without end.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
         reply_ids: the tokens of the reply so far, all of them in the cache.
@@ -72,6 +74,7 @@ class Turn:
     seed: int | None = None
     drafter: Drafter | None = None
     budget: ThinkingBudget | None = None
+    repetition_guard: bool = True
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None
     reply_ids: list[int] = field(default_factory=list)
@@ -139,6 +142,9 @@ class Turn:
                     break
                 if not events:
                     yield Written(len(self.reply_ids))
+                if self.repetition_guard and repeats_without_end(self.reply_ids):
+                    reason = "repetition"
+                    break
                 if len(self.reply_ids) >= self.max_tokens:
                     break
         ended = time.perf_counter()
