@@ -48,7 +48,7 @@ class Turn:
         eos: tokens that end the reply.
         stop: strings that end the reply.
         max_tokens: length of the reply.
-        chunk: tokens of prefill between two events.
+        chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
         drafter: of tokens that are verified together; None decodes one a pass.
         budget: of thinking; None for as much as the model likes.
@@ -184,10 +184,11 @@ class Turn:
 
     def _read(self, ids: Sequence[int], end: int) -> Generator[int]:
         """Bring the cache from `ids[:cache.offset]` to `ids[:end]`; yields its offsets."""
-        start = self.cache.offset
-        observe = partial(self._show_to_drafter, ids, start)
-        for done in prefill(self.network, self.cache, ids[start:end], self.chunk, observe):
-            yield start + done
+        while (start := self.cache.offset) < end:
+            piece = ids[start : min(start + self.chunk, end)]
+            observe = partial(self._show_to_drafter, ids, start)
+            for done in prefill(self.network, self.cache, piece, len(piece), observe):
+                yield start + done
 
     def _show_to_drafter(self, ids: Sequence[int], base: int, hidden: mx.array, index: int) -> None:
         """Show it a prefilled chunk, whose first token is at `base + index` of `ids`."""
