@@ -38,12 +38,19 @@ def plain_messages(messages: Sequence[object]) -> list[dict[str, Any]]:
         Qwen35Error: as `plain_message`.
     """
     plain = [plain_message(message, index) for index, message in enumerate(messages)]
-    system = [message["content"] for message in plain if message["role"] in SYSTEM_ROLES]
-    if not system:
+    text = system_prompt(plain)
+    if text is None:
         return plain
-    text = system[0] if len(system) == 1 else "\n\n".join(part for part in system if part.strip())
     others = [message for message in plain if message["role"] not in SYSTEM_ROLES]
     return [{"role": SYSTEM_ROLES[0], "content": text}, *others]
+
+
+def system_prompt(plain: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of all system messages among plain ones; None without any."""
+    texts = [message["content"] for message in plain if message["role"] in SYSTEM_ROLES]
+    if len(texts) > 1:
+        return "\n\n".join(text for text in texts if text.strip())
+    return texts[0] if texts else None
 
 
 def plain_message(message: object, index: int) -> dict[str, Any]:
