@@ -115,4 +115,4 @@ def stripped(events: Sequence[ReplyEvent]) -> list[ReplyEvent]:
 
 def reasoning_tokens(done: Done) -> int:
     """Tokens of the thinking, which count as tokens of the reply, too."""
-    return getattr(done.usage, "reasoning_tokens", 0) or 0
+    return done.usage.reasoning_tokens or 0

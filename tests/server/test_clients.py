@@ -47,7 +47,10 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 def test_chat_whole_and_as_a_stream(client):
-    whole = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
+    # The demo model's template reads no effort.
+    whole = client.chat.completions.create(
+        model="demo", messages=ASK, temperature=0, reasoning_effort="low"
+    )
     message = whole.choices[0].message
     assert message.content == SUM
     assert message.reasoning_content
@@ -62,6 +65,7 @@ def test_chat_whole_and_as_a_stream(client):
     thinking = "".join(getattr(piece, "reasoning_content", None) or "" for piece in pieces)
     assert thinking.strip() == message.reasoning_content
     assert len(pieces) > 10
+    assert 10 < final.usage.completion_tokens_details.reasoning_tokens < len(pieces) + 10
     assert final.usage.completion_tokens == whole.usage.completion_tokens
     # The prompt was read for the first reply.
     assert final.usage.prompt_tokens_details.cached_tokens > 10

@@ -29,7 +29,10 @@ def test_options_get_the_names_of_the_library():
         thinking={"type": "enabled", "budget_tokens": 1024},
         tools=[TOOL],
         tool_choice={"type": "any", "disable_parallel_tool_use": True},
-        output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        output_config={
+            "format": {"type": "json_schema", "schema": {"type": "object"}},
+            "effort": "low",
+        },
     )
     assert found == {
         "max_tokens": 9,
@@ -37,6 +40,7 @@ def test_options_get_the_names_of_the_library():
         "stop": ["END"],
         "thinking": True,
         "thinking_budget": 1024,
+        "reasoning_effort": "low",
         "tools": [
             {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
         ],
@@ -148,6 +152,7 @@ def test_whole_reply():
     assert found.content[2].input == {"a": 1}  # type: ignore[union-attr]
     assert found.stop_reason == "tool_use"
     assert (found.usage.input_tokens, found.usage.cache_read_input_tokens) == (8, 12)
+    assert found.usage.output_tokens_details.thinking_tokens == 3  # type: ignore[union-attr]
 
 
 def test_stream_has_the_frames_of_the_interface_in_order():

@@ -133,6 +133,7 @@ def test_whole_reply():
     assert found.temperature == 0.5
     assert found.usage is not None
     assert found.usage.input_tokens_details.cached_tokens == 12
+    assert found.usage.output_tokens_details.reasoning_tokens == 3
 
 
 def test_a_search_of_the_web_is_left_out_and_the_response_says_so():
