@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen35_mlx.server import chat_completions, completions, messages, response_input
-from qwen35_mlx.server.bodies import ClientGoneError, read_json
+from qwen35_mlx.server.bodies import ClientGoneError, read_body
 from qwen35_mlx.server.errors import ApiError, anthropic_error, openai_error
 from qwen35_mlx.server.exchange import Exchange
 from qwen35_mlx.server.guard import Guard
@@ -131,7 +131,7 @@ class CountEndpoint:
         await response(scope, receive, send)
 
     async def _count(self, scope: Scope, receive: Receive) -> int:
-        call = messages.read(await read_json(scope, receive))
+        call = await read_body(receive, messages.read)
         self._service.check_model(call.model)
         exchange = Exchange()
         client = client_name(scope, call.user)

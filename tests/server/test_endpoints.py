@@ -1,6 +1,7 @@
 """The endpoints on a scripted engine: errors, limits, streams that wait, clients that go."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -82,6 +83,15 @@ async def test_a_body_that_is_too_large(monkeypatch):
     assert (found.status, found.json["error"]["type"]) == (413, "request_too_large")
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
     assert (await post(make_service(), MESSAGES, body.ljust(100))).status == 200
+
+
+@pytest.mark.parametrize(("length", "same"), [(bodies.LONG_BYTES, True), (99_999, False)])
+async def test_a_long_body_does_not_block_others(length, same):
+    async def receive():
+        return {"type": "http.request", "body": b"{}".ljust(length)}
+
+    read_in = await bodies.read_body(receive, lambda _: threading.current_thread())
+    assert (read_in is threading.current_thread()) == same
 
 
 async def test_a_body_that_does_not_arrive(monkeypatch):
