@@ -167,7 +167,8 @@ class Turn:
             peak_memory=mx.get_peak_memory(),
             reasoning_tokens=self.reasoning_tokens,
         )
-        yield Done(reason, usage, content.for_template(), self._draft_counts())
+        message, drafts = content.for_template(), self._draft_counts()
+        yield Done(reason, usage, message, drafts, self.stop.found)
 
     def _draft_counts(self) -> DraftCounts | None:
         of = self.drafter
