@@ -136,6 +136,24 @@ def _parser() -> argparse.ArgumentParser:
         help="guess tokens and verify them together: auto as many as are fastest, N (1 to 6) "
         "always as many by the model's MTP head; default: auto, or the chat's setting",
     )
+    add(
+        "--mcp-config",
+        metavar="FILE",
+        help="servers with tools for the model, in the form of Cursor and LM Studio; default: "
+        "mcp.json beside the settings",
+    )
+    add(
+        "--tools-folder",
+        type=_text,
+        metavar="DIR",
+        help="let the model ask to list and read the text files below this folder",
+    )
+    add(
+        "--allow-tools",
+        type=_text,
+        metavar="NAME,...",
+        help="with -p: run these tools without a question; no others are offered",
+    )
     add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
@@ -199,6 +217,8 @@ def _options(args: argparse.Namespace) -> CommandOptions:
             "adapter_path": args.adapter_path,
         },
         mtp=args.mtp,
+        mcp_config=args.mcp_config,
+        tools_folder=args.tools_folder,
         resume="" if args.latest else args.resume,
     )
 

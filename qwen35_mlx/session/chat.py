@@ -203,13 +203,32 @@ class Chat:
         _check_results(content)
         return self._turn(self.conversation.leaf, content, max_tokens, seed, stop)
 
+    def add_results(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Add the results of tool calls at the end of the path, without a reply.
+
+        Args:
+            messages: as `send` takes them.
+
+        Raises:
+            Qwen35Error: a message does not fit, or a reply is still being written; nothing is
+                added then.
+        """
+        self._check_writable()
+        _check_results(messages)
+        transcript, parent = self._transcript, self.conversation.leaf
+        with transcript.transaction():
+            for message in messages:
+                content = replace_surrogates(message["content"])
+                parent = transcript.add(Message(0, parent, message["role"], content)).id
+
     def retry(
         self, message: int | None = None, *, max_tokens: int | None = None, seed: int | None = None
     ) -> Generator[TurnEvent]:
         """Write another reply in place of one. The old one stays in the tree.
 
         Args:
-            message: the id of the reply; None for the last one.
+            message: the id of the reply, or of a result of tools that has none; None for the last
+                reply.
 
         Raises:
             Qwen35Error: there is no such reply.
@@ -222,6 +241,8 @@ class Chat:
                 raise Qwen35Error("there is no reply to write again: send a message first")
             message = replies[-1]
         reply = tree.message(message)
+        if reply.role == "tool":
+            return self._turn(reply.id, [], max_tokens, seed, ())
         if reply.role != "assistant":
             raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
         if reply.parent is None:

@@ -225,7 +225,7 @@ class ReplyEntry(TranscriptEntry):
         self.invalidate()
 
     def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """Add a tool call, which is only shown."""
+        """Add a tool call."""
         self.calls.append((name, arguments))
         self._call_texts.append(_call_text(name, arguments))
         self.invalidate()
