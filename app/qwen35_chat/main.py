@@ -219,8 +219,16 @@ def _options(args: argparse.Namespace) -> CommandOptions:
         mtp=args.mtp,
         mcp_config=args.mcp_config,
         tools_folder=args.tools_folder,
+        allow_tools=_tool_names(args.allow_tools),
         resume="" if args.latest else args.resume,
     )
+
+
+def _tool_names(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise Qwen35Error("--allow-tools is empty: name tools, separated by commas")
+    return names
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -237,6 +245,8 @@ def _run(argv: Sequence[str] | None) -> int:
         from qwen35_chat import one_shot
 
         return one_shot.run(prompt, options, show_thinking=args.show_thinking)
+    if options.allow_tools:
+        raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
     streams = (sys.stdout, sys.stderr)
     if not args.plain and not all(stream is not None and stream.isatty() for stream in streams):

@@ -24,6 +24,7 @@ class CommandOptions:
         load: further keyword arguments of `qwen35_mlx.load`.
         mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
         mcp_config: a file in place of the settings' `mcp.json`; None for that.
+        allow_tools: names of the tools that run without a question.
         tools_folder: that the built-in tools read; None for that of the settings.
         resume: the stored conversation to continue, by id or title; "" for the last one.
     """
@@ -37,6 +38,7 @@ class CommandOptions:
     mtp: str | None = None
     mcp_config: str | None = None
     tools_folder: str | None = None
+    allow_tools: tuple[str, ...] = ()
     resume: str | None = None
 
     @property
