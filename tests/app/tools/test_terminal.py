@@ -58,16 +58,10 @@ def words(terminal: Terminal) -> str:
     return " ".join(terminal.text.split())
 
 
-def cues(terminal: Terminal) -> set[str]:
-    """What the screen says while a turn is running."""
-    return {cue for cue in ("Esc stops", "Stopping") if cue in terminal.text}
-
-
-def idle(terminal: Terminal) -> None:
-    """Stop the reply, which is long."""
-    terminal.until(lambda: "Esc stops" in terminal.text)
+def stop(terminal: Terminal) -> None:
+    """Stop the reply to the last result."""
     terminal.write("\x1b")
-    terminal.until(lambda: not cues(terminal))
+    terminal.until(lambda: "Stopped." in terminal.text.rpartition("▸")[2])
 
 
 def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, folder: Path) -> None:
@@ -77,17 +71,17 @@ def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, fold
     ask(terminal, 'call test__echo {"text": "hello"}')
     choose(terminal)
     terminal.until(lambda: "Result of test__echo in" in terminal.text)
-    idle(terminal)
+    stop(terminal)
 
     for name in ("failing", "huge", "leave"):
         terminal.write(f"/tools test__{name} always\r")
         terminal.until(lambda name=name: f"test__{name} always runs" in terminal.text)
     terminal.write("call test__failing\r")
     terminal.until(lambda: "test__failing: the disk is ␛[31mred" in terminal.text)
-    idle(terminal)
+    stop(terminal)
     terminal.write("call test__huge\r")
     terminal.until(lambda: re.search("Result of test__huge in .* 2 lines", terminal.text))
-    idle(terminal)
+    stop(terminal)
 
     # The result of this tool is the next call of the model: it reads outside the folder.
     ask(terminal, "call test__outside")
@@ -97,17 +91,17 @@ def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, fold
     choose(terminal)
     terminal.until(lambda: "folder__read_file: the path leaves the folder" in terminal.text)
     assert "the secret" not in terminal.text
-    idle(terminal)
+    stop(terminal)
 
     ask(terminal, "call test__slow")
     choose(terminal)
     terminal.until(lambda: "Running slow" in terminal.text)
     terminal.write("\x1b")
     terminal.until(lambda: "test__slow: the user stopped this call" in terminal.text)
-    terminal.until(lambda: not cues(terminal))
+    terminal.until(lambda: "Esc stops" not in terminal.text)
 
     terminal.write("call test__leave\r")
     terminal.until(lambda: "test__leave: Connection closed" in terminal.text)
     terminal.until(lambda: "its last line: the server has had enough" in terminal.text)
     terminal.until(lambda: "2 tools" in terminal.text)
-    idle(terminal)
+    stop(terminal)
