@@ -231,6 +231,16 @@ def _tool_names(text: str | None) -> tuple[str, ...]:
     return names
 
 
+def _check_tools_of_prompt(args: argparse.Namespace) -> None:
+    """Refuse tools that could not run, as nobody is asked."""
+    for name in ("mcp_config", "tools_folder"):
+        if getattr(args, name) is not None and args.allow_tools is None:
+            option = f"--{name.replace('_', '-')}"
+            raise Qwen35Error(
+                f"{option} has no use with -p unless --allow-tools names what may run"
+            )
+
+
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     if args.format is not None and args.export is None:
@@ -242,6 +252,7 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _options(args)
     prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
+        _check_tools_of_prompt(args)
         from qwen35_chat import one_shot
 
         return one_shot.run(prompt, options, show_thinking=args.show_thinking)
