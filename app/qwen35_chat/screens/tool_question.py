@@ -24,7 +24,7 @@ ANSWERS: dict[Answer, str] = {
     "never": "Never run this tool",
 }
 ROUND_ANSWERS: dict[Answer, str] = {"once": "Go on", "no": "Stop"}
-HINT = "Up, Down and Enter choose · Page Up, Page Down scroll · Esc stops the reply"
+HINT = "Up, Down and Enter choose · Page Down scrolls · Esc stops the reply"
 
 
 class AnswerList(OptionList):

@@ -13,7 +13,7 @@ from qwen35_chat.tools.toolbox import Toolbox
 
 NEXT: Mapping[Permission, Permission] = {"ask": "always", "always": "never", "never": "ask"}
 WATCH_SECONDS = 0.25
-HINT = "Enter switches a server, and goes to the next answer for a tool, Esc goes back"
+HINT = "Enter switches a server or goes on to the next answer for a tool, Esc goes back"
 
 
 class ToolList(Picker):
