@@ -54,7 +54,7 @@ class Controller(ToolWindow):
         if self.stopping:
             # A turn that had not begun at the first cancel has not seen it.
             self.engine.cancel()
-        raw = self.engine.poll()
+        raw = [*self.engine.poll(), *self._release_turn()]
         if self.turn is not None:
             self.turn.pieces += sum(isinstance(e, events.Answer | events.Thinking) for e in raw)
         for event in merged(raw):
@@ -272,7 +272,7 @@ class Controller(ToolWindow):
         if self.deleting:
             raise Qwen35Error("this conversation is being deleted: Ctrl+N begins a new one")
         self.turn = RunningTurn(self._clock, requested.text)
-        self.engine.submit(request)
+        self._submit_turn(request)
         return requested
 
     # The model and the settings
@@ -337,23 +337,3 @@ class Controller(ToolWindow):
         self.require_idle()
         self._selected = to
         self._request(requests.Select(to), events.Opened)
-
-    def save_draft(self, text: str) -> None:
-        """Store the draft of the conversation soon. Errors become a `Problem`."""
-        if not self.read_only:
-            self.drafts.note(self.conversation, text)
-            self.write_drafts()
-
-    def write_drafts(self) -> None:
-        """Store the drafts that are not stored yet."""
-        self.calls.start("library", self.drafts.write)
-
-    async def draft(self) -> str:
-        """What was typed in the conversation and not sent."""
-        if self.read_only:
-            return ""
-        return await self.calls.run("reads", self.drafts.read, self.conversation)
-
-    def remember(self, text: str) -> None:
-        """Add a message to the history. Errors become a `Problem`."""
-        self.calls.start("files", self.history.add, text)

@@ -10,8 +10,10 @@ from qwen35_chat.tools.toolbox import OfferedTool, Toolbox
 from qwen35_chat.transitions import QueueReturned, Transition, TurnContinued, TurnEnded
 from qwen35_chat.window import Window
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Notice
-from qwen35_mlx.session.requests import AddResults, OfferTools, SendResults
+from qwen35_mlx.session.events import Cancelled, Event, Notice
+from qwen35_mlx.session.requests import AddResults, OfferTools, Request, SendResults
+
+HOLD_SECONDS = 15.0  # for which a turn waits for servers that are starting
 
 
 class ToolWindow(Window):
@@ -33,6 +35,8 @@ class ToolWindow(Window):
         self.toolbox = toolbox
         self._tool_notices = notices or []
         self._offered: tuple[OfferedTool, ...] = ()
+        self._held: Request | None = None  # a turn that waits for servers
+        self._held_until = 0.0
 
     @property
     def question(self) -> Question | None:
@@ -77,11 +81,36 @@ class ToolWindow(Window):
             lines, self._tool_notices = self._tool_notices, []
             return [Notice(line) for line in lines]
         lines, self._tool_notices = [*self._tool_notices, *self.toolbox.failures()], []
-        offered = self.toolbox.offered()
+        self._offer_tools(self.toolbox)
+        return [Notice(line) for line in lines]
+
+    def _offer_tools(self, toolbox: Toolbox) -> None:
+        """Offer the model the tools that there are now, if they are others than before."""
+        offered = toolbox.offered()
         if offered != self._offered:
             self._offered = offered
             self.engine.submit(OfferTools(tuple(tool.for_model() for tool in offered)))
-        return [Notice(line) for line in lines]
+
+    def _submit_turn(self, request: Request) -> None:
+        """Request a turn, once the servers have answered: it should have all tools."""
+        if self.toolbox is not None and self.toolbox.starting:
+            self._held = request
+            self._held_until = self._clock() + HOLD_SECONDS
+        else:
+            self.engine.submit(request)
+
+    def _release_turn(self) -> list[Event]:
+        """Submit the request that is held back, if it is time; the events if it was stopped."""
+        if self._held is None or self.toolbox is None:
+            return []
+        if self.stopping:
+            self._held = None
+            return [Cancelled()]
+        if not self.toolbox.starting or self._clock() >= self._held_until:
+            request, self._held = self._held, None
+            self._offer_tools(self.toolbox)
+            self.engine.submit(request)
+        return []
 
     def _begin_calls(self, turn: RunningTurn) -> bool:
         """Begin with the calls of a reply that has ended; False if there is nothing to run."""

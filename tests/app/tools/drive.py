@@ -35,6 +35,7 @@ class ScriptedServer:
     Attributes:
         calls: name and arguments of each.
         futures: their results, in the same order.
+        slow: it is not ready before `connect`.
     """
 
     def __init__(self, name: str, *tools: str, description: str = "does it"):
@@ -42,10 +43,18 @@ class ScriptedServer:
         self.description = description
         self.calls: list[tuple[str, Mapping[str, Any]]] = []
         self.futures: list[Future[ToolResult]] = []
+        self.slow = False
         self._tools = tools
         self.state = ServerState(name, "off")
 
     def start(self) -> None:
+        if self.slow:
+            self.state = ServerState(self.name, "starting")
+        else:
+            self.connect()
+
+    def connect(self) -> None:
+        """Be ready."""
         schema = {"type": "object"}
         tools = [Tool(self.name, tool, self.description, schema) for tool in self._tools]
         self.state = ServerState(self.name, "ready", tuple(tools))

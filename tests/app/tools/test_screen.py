@@ -10,11 +10,12 @@ import pytest
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.fake import done
 from qwen35_chat.screens.tool_question import ARMED_SECONDS, ToolQuestion
+from qwen35_chat.tool_window import HOLD_SECONDS
 from qwen35_chat.tools.calls import ToolResult
 
 from qwen35_mlx.library.exporting import to_markdown
 from qwen35_mlx.session.events import Answer, Cancelled, Failed, ToolCall
-from qwen35_mlx.session.requests import AddResults, OfferTools, Retry, SendResults
+from qwen35_mlx.session.requests import AddResults, OfferTools, Retry, Send, SendResults
 from tests.app.drive import Driver, chat, reply
 from tests.app.tools.drive import ScriptedServer, toolbox
 from tests.app.tools.server import ESCAPES
@@ -83,6 +84,42 @@ async def test_the_tools_are_offered_before_the_first_turn(running: Any) -> None
         (offer,) = [call for call in at.engine.calls if isinstance(call, OfferTools)]
         assert [tool["function"]["name"] for tool in offer.tools] == ["files__read", "files__write"]
         assert "2 tools" in at.text
+
+
+async def test_a_message_waits_for_servers_that_start(running: Any, files: ScriptedServer) -> None:
+    files.slow = True
+    async with running() as at:
+        await at.send("read a")
+        await at.shown()
+        assert at.sent == []
+        assert "0 tools, more starting" in at.text
+        files.connect()
+        await at.shown()
+        kinds = [type(call) for call in at.engine.calls if isinstance(call, OfferTools | Send)]
+        assert kinds == [OfferTools, Send]
+
+
+async def test_a_message_does_not_wait_for_ever(running: Any, files: ScriptedServer) -> None:
+    files.slow = True
+    async with running() as at:
+        await at.send("read a")
+        at.clock.now += HOLD_SECONDS
+        await at.shown(reply("No tools."))
+        assert at.sent == ["read a"]
+
+
+async def test_a_message_that_waits_is_taken_back(running: Any, files: ScriptedServer) -> None:
+    files.slow = True
+    async with running() as at:
+        await at.send("read a")
+        await at.press("escape")
+        await at.shown()
+        assert at.sent == []
+        assert at.typed == "read a"
+        assert not at.controller.busy
+        files.connect()
+        await at.shown()
+        assert at.sent == []
 
 
 async def test_keys_that_were_meant_for_the_message_allow_nothing(
