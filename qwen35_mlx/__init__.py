@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Notice,
         Opened,
         PrefillProgress,
+        Queued,
         Reply,
         Thinking,
         Titled,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     )
     from qwen35_mlx.session.load import load
     from qwen35_mlx.session.model import Model
+    from qwen35_mlx.session.reply_options import ReplyArguments
 
 __version__ = "0.1.0"
 
@@ -70,8 +72,10 @@ __all__ = [
     "Notice",
     "Opened",
     "PrefillProgress",
+    "Queued",
     "Qwen35Error",
     "Reply",
+    "ReplyArguments",
     "Thinking",
     "Titled",
     "ToolCall",
@@ -91,6 +95,7 @@ _MODULES = {
     "Chat": "session.chat",
     "Model": "session.model",
     "Qwen35Error": "errors",
+    "ReplyArguments": "session.reply_options",
     "Usage": "library.conversation",
     "compare": "compare",
     "convert": "conversion.converter",

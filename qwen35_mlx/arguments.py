@@ -2,7 +2,7 @@
 
 A caller of `load`, `convert`, `compare`, `Model`, `Chat` or `Library` gets a `Qwen35Error` for any
 argument that does not fit, before anything has changed. Only missing and unknown arguments raise
-Python's own `TypeError`.
+Python's own `TypeError`; an unknown option of a reply is a `Qwen35Error`, too.
 """
 
 import functools
@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.generation.sampling_parameters import Range
+from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 
 _Target = TypeVar("_Target")
 
@@ -161,6 +161,7 @@ ARGUMENTS: Mapping[str, Kind] = {
         lambda value: [value] if isinstance(value, str) else list(value),
     ),
     "sampling": Kind("a mapping", lambda value: isinstance(value, Mapping)),
+    **{name: Kind(str(bounds), bounds.contains) for name, bounds in RANGES.items()},
     # Chat
     "open.name": Kind(
         "an id or a title",
@@ -203,6 +204,25 @@ def checked(target: _Target) -> _Target:
         elif isinstance(member, classmethod):
             setattr(target, name, classmethod(_checked_function(member.__func__)))
     return target
+
+
+def checked_options(given: Mapping[str, Any], allowed: type) -> dict[str, Any]:
+    """The values of keyword arguments, as the function uses them.
+
+    Args:
+        allowed: a `TypedDict` with the names and the types of all that may be given.
+
+    Raises:
+        Qwen35Error: a name is unknown, or a value does not fit.
+    """
+    types = get_type_hints(allowed)
+    if unknown := [name for name in given if name not in types]:
+        names = ", ".join(sorted(types))
+        raise Qwen35Error(f"{shown(unknown[0])} is not an option here: {names} are")
+    return {
+        name: ARGUMENTS[name].check(name, value, NoneType in get_args(types[name]))
+        for name, value in given.items()
+    }
 
 
 def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:

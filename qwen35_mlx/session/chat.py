@@ -1,29 +1,28 @@
 """`Chat`: a conversation in which each turn costs only its own tokens, stored in a library."""
 
-import weakref
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Unpack
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.drafts import CopyDrafts
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
-from qwen35_mlx.session.anchors import PromptAnchors
-from qwen35_mlx.session.chat_settings import checked_settings, merged_settings
+from qwen35_mlx.session.cached_turn import CachedTurn
+from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_anchors
+from qwen35_mlx.session.chat_settings import checked_settings, merged_settings, turn_options
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.new_messages import as_stored, new_messages, placed, question, retried
 from qwen35_mlx.session.recorder import TurnRecorder
-from qwen35_mlx.session.turn import Turn
-from qwen35_mlx.session.turn_events import TurnEvents
-from qwen35_mlx.text.messages import plain_message, plain_tools
-
-_Event = TypeVar("_Event")
+from qwen35_mlx.session.reply_options import ChatArguments, ReplyArguments, ReplyOptions
+from qwen35_mlx.session.turn_events import LastTurn, TurnEvents
+from qwen35_mlx.text.messages import plain_tools
 
 
 @checked
@@ -46,14 +45,11 @@ class Chat:
     Args:
         library: where the conversation and its snapshots are stored; None for memory only.
         conversation: the id of a stored one; None for a new one.
+        title: of a new one; by default its first question.
         system: the system prompt.
-        thinking: whether the model thinks before it answers; None leaves it to the template.
-        tools: function descriptions in JSON schema; they are not stored.
-        sampling: in place of the model's defaults. A stored conversation has its own settings;
-            those given here replace them.
-
-    Attributes:
-        read_only: another window has the conversation open, and turns are refused.
+        snapshots: the prompt cache that it shares with other chats of the model; None for its own.
+        options: of all replies, see `qwen35_mlx.ReplyArguments`. A stored conversation has its own;
+            those given here replace them. Tools are not stored.
 
     Raises:
         Qwen35Error: the library cannot be used, or has no such conversation; from every method, an
@@ -66,40 +62,30 @@ class Chat:
         *,
         library: Library | None = None,
         conversation: int | None = None,
+        title: str = "",
         system: str | None = None,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **sampling: float | None,
+        snapshots: SnapshotCache | None = None,
+        **options: Unpack[ChatArguments],
     ):
         model.owner.check("this model")
-        if conversation is not None and library is None:
-            raise Qwen35Error(f"conversation {conversation} is in a library: give that, too")
+        kept = ReplyOptions.of(options, ChatArguments)
         self.model = model
-        self.tools = None if tools is None else plain_tools(tools)
-        given = ChatSettings(system=system, thinking=thinking, sampling=sampling)
+        self.tools = None if kept.tools is None else plain_tools(kept.tools)
+        given = ChatSettings(system=system, thinking=kept.thinking, sampling=kept.sampling)
         given = checked_settings(given, model.sampling)
-        # Claimed before it is read: another window may have finished a turn of it just now.
-        self.read_only = bool(
-            library is not None and conversation is not None and not library.claim(conversation)
-        )
-        try:
-            self._transcript = Transcript(library, conversation, given)
-        except BaseException:
-            if library is not None and conversation is not None and not self.read_only:
-                library.release(conversation)
-            raise
+        self._transcript = Transcript(library, conversation, given, title)
         settings = merged_settings(self.settings, given)
         if settings != self.settings and not self.read_only:
             self.configure(settings)
         self._library = library
         self._own_library = False
-        self._snapshots = SnapshotCache()
-        if library is not None:
-            self._snapshots = SnapshotCache(model.open_states(library.folder))
+        self._own_snapshots = snapshots is None
+        states = None if library is None else model.open_states(library.folder)
+        self._snapshots = snapshots or SnapshotCache(states)
         self._copies = CopyDrafts()
         self._notices: list[str] = []
         self._closed = False
-        self._events: weakref.ref[TurnEvents[Any]] | None = None  # of the last turn
+        self._last = LastTurn()
         close_at_exit(self)
 
     def __enter__(self) -> "Chat":
@@ -115,14 +101,15 @@ class Chat:
         name: int | str | None = None,
         *,
         library: Library | None = None,
-        **options: Any,
+        system: str | None = None,
+        **options: Unpack[ChatArguments],
     ) -> "Chat":
         """Open a stored conversation.
 
         Args:
             name: its id, its title or the start of its title; None for a new conversation.
             library: None for the user's own, which is closed with the chat.
-            options: as for `Chat`.
+            system, options: as for `Chat`.
 
         Raises:
             Qwen35Error: there is no such conversation.
@@ -131,7 +118,7 @@ class Chat:
         library = library or Library()
         try:
             number = None if name is None else library.resolve(str(name))
-            chat = cls(model, library=library, conversation=number, **options)
+            chat = cls(model, library=library, conversation=number, system=system, **options)
         except BaseException:
             if own:
                 library.close()
@@ -150,6 +137,11 @@ class Chat:
         return self._transcript.tree.path()
 
     @property
+    def read_only(self) -> bool:
+        """Whether another window has the conversation open, and turns are refused."""
+        return self._transcript.read_only
+
+    @property
     def settings(self) -> ChatSettings:
         return self._transcript.tree.settings
 
@@ -166,7 +158,7 @@ class Chat:
     def measured(self) -> tuple[int, int]:
         """`context_used` and `context_cached`, with a single rendering."""
         self.model.owner.check("this chat")
-        ids = self._ids_so_far()
+        ids = ids_so_far(self.model, self.conversation, self._options({}))
         return len(ids), self._snapshots.longest_prefix(ids)
 
     def configure(self, settings: ChatSettings) -> None:
@@ -174,12 +166,7 @@ class Chat:
         self._transcript.configure(checked_settings(settings, self.model.sampling))
 
     def send(
-        self,
-        content: str | Sequence[Mapping[str, Any]],
-        *,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        self, content: str | Sequence[Mapping[str, Any]], **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
         """Add a message and stream the reply to it.
 
@@ -188,20 +175,33 @@ class Chat:
 
         Args:
             content: the user's text; or messages of role "tool", the results of tool calls.
-            max_tokens, seed: for this turn, in place of the settings'.
-            stop: strings that end the reply; they do not appear in it.
+            options: for this turn, in place of the chat's: see `qwen35_mlx.ReplyArguments`.
 
         Raises:
             Qwen35Error: the message is empty or does not fit the context, or another reply is
                 still being written; nothing is added then.
         """
         self._check_writable()
-        if isinstance(content, str):
-            if not content.strip():
-                raise Qwen35Error("the message is empty: write something")
-            content = [{"role": "user", "content": content}]
-        _check_results(content)
-        return self._turn(self.conversation.leaf, content, max_tokens, seed, stop)
+        return self._turn(self.conversation.leaf, new_messages(content), options)
+
+    def reply_to(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ReplyArguments]
+    ) -> TurnEvents[TurnEvent]:
+        """Stream the reply to messages of a program that may send the whole history every time.
+
+        If one of the assistant is among them, they are a history: the turn goes on from the last
+        message that the conversation has of it, and adds the rest, on a path of its own where they
+        differ. Otherwise all of them are new. System messages become the system prompt.
+
+        Args:
+            options: as for `send`.
+
+        Raises:
+            Qwen35Error: as for `send`.
+        """
+        self._check_writable()
+        place = placed(self.conversation, messages)
+        return self._turn(place.parent, place.added, options, place.settings)
 
     def add_results(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Add the results of tool calls at the end of the path, without a reply.
@@ -214,45 +214,35 @@ class Chat:
                 added then.
         """
         self._check_writable()
-        _check_results(messages)
         transcript, parent = self._transcript, self.conversation.leaf
         with transcript.transaction():
-            for message in messages:
-                content = replace_surrogates(message["content"])
-                parent = transcript.add(Message(0, parent, message["role"], content)).id
+            for message in new_messages(messages):
+                parent = transcript.add(as_stored(message, parent)).id
 
     def retry(
-        self, message: int | None = None, *, max_tokens: int | None = None, seed: int | None = None
+        self, message: int | None = None, **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
         """Write another reply in place of one. The old one stays in the tree.
 
         Args:
             message: the id of the reply, or of a result of tools that has none; None for the last
                 reply.
+            options: as for `send`.
 
         Raises:
             Qwen35Error: there is no such reply.
         """
         self._check_writable()
-        tree = self.conversation
-        if message is None:
-            replies = [m.id for m in tree.path() if m.role == "assistant"]
-            if not replies:
-                raise Qwen35Error("there is no reply to write again: send a message first")
-            message = replies[-1]
-        reply = tree.message(message)
-        if reply.role == "tool":
-            return self._turn(reply.id, [], max_tokens, seed, ())
-        if reply.role != "assistant":
-            raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
-        if reply.parent is None:
-            raise Qwen35Error(f"message {message} answers nothing: send a message first")
-        return self._turn(reply.parent, [], max_tokens, seed, ())
+        parent = retried(self.conversation, message)
+        return self._turn(parent, [], options)
 
     def edit(
-        self, message: int, text: str, *, max_tokens: int | None = None, seed: int | None = None
+        self, message: int, text: str, **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
         """Add another version of a user message, and reply to it. The old path stays in the tree.
+
+        Args:
+            options: as for `send`.
 
         Raises:
             Qwen35Error: there is no such message, or the text is empty or too long.
@@ -261,9 +251,7 @@ class Chat:
         edited = self.conversation.message(message)
         if edited.role != "user":
             raise Qwen35Error(f"message {message} is not yours to edit: choose one that you sent")
-        if not text.strip():
-            raise Qwen35Error("the message is empty: write something")
-        return self._turn(edited.parent, [{"role": "user", "content": text}], max_tokens, seed, ())
+        return self._turn(edited.parent, question(text), options)
 
     def branch(self, message: int | None) -> None:
         """Go back to a message: the next one sent will follow it.
@@ -287,10 +275,7 @@ class Chat:
         """
         self._check_idle()
         leaf = self.conversation.newest_leaf(self.conversation.message(message).id)
-        if self.read_only:
-            self._transcript.tree = self.conversation.with_leaf(leaf)
-        else:
-            self._transcript.select(leaf)
+        self._transcript.select(leaf)
 
     def compact(self) -> Generator[PrefillProgress | Written]:
         """Let the model summarise the oldest turns, and go on from the summary.
@@ -302,9 +287,8 @@ class Chat:
             Qwen35Error: there is nothing to summarise, or no room for the summary.
         """
         self._check_writable()
-        return self._begin(
-            compaction.compact(self.model, self._transcript, self._snapshots, self.tools)
-        )
+        events = compaction.compact(self.model, self._transcript, self._snapshots, self.tools)
+        return self._last.begin(events, self.model.owner)
 
     def notices(self) -> list[str]:
         """Lines for the user that no turn has returned as `Notice`, since the last call."""
@@ -321,32 +305,20 @@ class Chat:
         """
         if self._closed or not self.model.owner.in_process:
             return
-        if (events := self._open_events()) is not None:
+        if (events := self._last.open_events()) is not None:
             events.close()
         self._closed = True
-        if self._snapshots.disk is not None:
+        if self._own_snapshots and self._snapshots.disk is not None:
             self._snapshots.disk.flush()
-        if not self.read_only:
-            self._transcript.close()
+        self._transcript.close()
         if self._own_library and self._library is not None:
             self._library.close()
-
-    def _open_events(self) -> TurnEvents[Any] | None:
-        """The events of a turn that is neither complete nor closed nor dropped."""
-        events = self._events and self._events()
-        return events if events is not None and events.open else None
-
-    def _begin(self, events: Generator[_Event]) -> TurnEvents[_Event]:
-        """The events of the turn that is open from now on."""
-        begun = TurnEvents(events, self.model.owner)
-        self._events = weakref.ref(begun)
-        return begun
 
     def _check_idle(self) -> None:
         self.model.owner.check("this chat")
         if self._closed:
             raise Qwen35Error("this chat is closed: open the conversation again")
-        if self._open_events() is not None:
+        if self._last.open_events() is not None:
             raise Qwen35Error(
                 "the last reply of this chat is still being written: take its events to the end, "
                 "or close() them"
@@ -354,94 +326,40 @@ class Chat:
 
     def _check_writable(self) -> None:
         self._check_idle()
-        if self._library is not None and self._library.read_only:
-            raise Qwen35Error(
-                f"{self._library.file} cannot be written: make room, or set QWEN35_HOME"
-            )
-        if self.read_only:
-            raise Qwen35Error(
-                "this conversation is open in another window: close it there, or start a new one"
-            )
+        self._transcript.check_writable()
 
-    def _ids_so_far(self) -> list[int]:
-        messages = self.conversation.for_template()
-        if not messages:
-            return []
-        try:
-            if all(message["role"] == "system" for message in messages):
-                # Templates reject a conversation without a question.
-                return self._anchors().system_prefix(messages)
-            return self.model.ids(
-                messages, thinking=self.settings.thinking, tools=self.tools, reply=False
-            )
-        except Qwen35Error:  # an imported path without a question: nothing could be sent
-            return []
+    def _options(self, given: Mapping[str, Any]) -> ReplyOptions:
+        """The options of a turn for which these are given."""
+        return turn_options(self.settings, self.tools, ReplyOptions.of(given))
 
     def _turn(
         self,
         parent: int | None,
         added: Sequence[Mapping[str, Any]],
-        max_tokens: int | None,
-        seed: int | None,
-        stop: str | Sequence[str],
-    ) -> Generator[TurnEvent]:
-        """The events of a reply to the path that ends at `parent`, followed by `added`."""
-        settings = self.settings
-        # The text as the library stores it, so that the tokens are the same after a restart.
-        added = [
-            {**message, "content": replace_surrogates(message["content"])} for message in added
-        ]
-        before = (
-            self._system_messages() if parent is None else self.conversation.for_template(parent)
-        )
-        messages = [*before, *added]
-        turn = self.model.turn(
-            messages,
-            self.model.make_cache(),
-            max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
-            seed=settings.seed if seed is None else seed,
-            thinking=settings.thinking,
-            tools=self.tools,
-            stop=stop,
-            sampling=settings.sampling,
-            copies=self._copies,
-        )
-        return self._begin(self._run(turn, messages, parent, added))
+        given: Mapping[str, Any],
+        settings: ChatSettings | None = None,
+    ) -> TurnEvents[TurnEvent]:
+        """The events of a reply to the path that ends at `parent`, followed by `added`.
 
-    def _system_messages(self) -> list[dict[str, Any]]:
-        """The messages before the first one of the path."""
-        system = self.settings.system
-        return [] if system is None else [{"role": "system", "content": system}]
+        Args:
+            settings: the new ones of the conversation; None to keep them.
+        """
+        options = self._options(given)
+        tree = replace(self.conversation, settings=settings or self.settings)
+        messages = [*messages_before(tree, parent), *added]
+        turn = self.model.turn(messages, self.model.make_cache(), options, copies=self._copies)
+        if tree.settings != self.settings:
+            self._transcript.configure(tree.settings)
+        anchors, keep = prompt_anchors(self.model, options), self._transcript.keep_states
+        cached = CachedTurn(turn, self._snapshots, messages, anchors, keep)
+        recorder = TurnRecorder(cached, self._transcript, self._notices)
+        events = self._run(recorder, parent, added)
+        return self._last.begin(events, self.model.owner, turn)
 
     def _run(
-        self,
-        turn: Turn,
-        messages: Sequence[Mapping[str, Any]],
-        parent: int | None,
-        added: Sequence[Mapping[str, Any]],
+        self, recorder: TurnRecorder, parent: int | None, added: Sequence[Mapping[str, Any]]
     ) -> Generator[TurnEvent]:
-        recorder = TurnRecorder(
-            turn, messages, self._transcript, self._snapshots, self._anchors(), self._notices
-        )
         done = yield from recorder.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)
         yield done
-
-    def _anchors(self) -> PromptAnchors:
-        return PromptAnchors(self._render, bool(self.tools))
-
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self.model.ids(messages, thinking=self.settings.thinking, tools=self.tools)
-
-
-def _check_results(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse messages that cannot be stored: only text of the user and of tools can."""
-    if not messages:
-        raise Qwen35Error("there is no message to send: give at least one")
-    for index, message in enumerate(messages):
-        plain = plain_message(message, index)
-        if plain["role"] not in ("user", "tool") or not isinstance(plain["content"], str):
-            raise Qwen35Error(
-                f"messages[{index}] cannot be sent: give {{'role': 'tool', 'content': TEXT}}"
-            )

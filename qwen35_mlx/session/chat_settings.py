@@ -1,10 +1,11 @@
-"""Settings of a chat: checked, and merged with stored ones."""
+"""Settings of a chat: checked, merged with stored ones, and as the options of a turn."""
 
 from dataclasses import replace
 
 from qwen35_mlx.arguments import ARGUMENTS
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.session.reply_options import ReplyOptions, Tools
 
 
 def checked_settings(settings: ChatSettings, defaults: Sampling) -> ChatSettings:
@@ -30,4 +31,16 @@ def merged_settings(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
         max_tokens=stored.max_tokens,
         seed=stored.seed,
         sampling=sampling,
+    )
+
+
+def turn_options(settings: ChatSettings, tools: Tools | None, given: ReplyOptions) -> ReplyOptions:
+    """The options of a turn: those given for it, and for the rest those of its chat."""
+    return replace(
+        given,
+        max_tokens=settings.max_tokens if given.max_tokens is None else given.max_tokens,
+        seed=settings.seed if given.seed is None else given.seed,
+        thinking=settings.thinking if given.thinking is None else given.thinking,
+        tools=tools if given.tools is None else given.tools,
+        sampling={**settings.sampling, **given.sampling},
     )

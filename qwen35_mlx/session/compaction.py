@@ -9,6 +9,7 @@ from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.events import PrefillProgress, Written
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import ReplyOptions, Tools
 
 # Newest turns that stay as they are.
 RECENT_TURNS = 2
@@ -25,7 +26,7 @@ def compact(
     model: Model,
     transcript: Transcript,
     snapshots: SnapshotCache,
-    tools: Sequence[Mapping[str, Any]] | None,
+    tools: Tools | None,
 ) -> Generator[PrefillProgress | Written]:
     """Summarise the oldest turns of a transcript, and select a new path with the summary.
 
@@ -39,18 +40,14 @@ def compact(
         return [*tree.for_template(messages[-1].id), {"role": "user", "content": REQUEST}]
 
     def fits(messages: Sequence[Message]) -> bool:
-        tokens = model.count(request(messages), thinking=False, tools=tools)
+        tokens = len(model.prompt_ids(request(messages), options))
         return tokens + longest <= model.context
 
-    cut = summary_cut(path, fits)
-    turn = model.turn(
-        request(path[:cut]),
-        model.make_cache(),
-        max_tokens=longest,
-        thinking=False,
-        tools=tools,
-        sampling=tree.settings.sampling,
+    options = ReplyOptions(
+        max_tokens=longest, thinking=False, tools=tools, sampling=tree.settings.sampling
     )
+    cut = summary_cut(path, fits)
+    turn = model.turn(request(path[:cut]), model.make_cache(), options)
 
     def run() -> Generator[PrefillProgress | Written]:
         snapshots.restore(turn.prompt, turn.cache)

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,12 @@ from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weigh
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import Done, Reply, TurnEvent
 from qwen35_mlx.session.prompts import Prompts, check_vocabulary, end_tokens
+from qwen35_mlx.session.reply_options import (
+    CompletionArguments,
+    PromptArguments,
+    ReplyArguments,
+    ReplyOptions,
+)
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
@@ -47,6 +53,7 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
+        weight_bytes: of its weights in memory.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -82,7 +89,7 @@ class Model:
         self.states: DiskSnapshotCache | None = None
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        self._weights = checkpoint.nbytes
+        self.weight_bytes = checkpoint.nbytes
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
@@ -147,55 +154,44 @@ class Model:
         return np.array(self.network.logits(hidden)[0].astype(mx.float32))
 
     def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        self, messages: Sequence[Mapping[str, Any]], **prompt: Unpack[PromptArguments]
     ) -> list[int]:
         """Token ids of the prompt for the next reply.
 
         Raises:
             Qwen35Error: the template rejects the messages, or the prompt fills the context.
         """
-        return self._prompts.check_length(self.ids(messages, thinking=thinking, tools=tools))
+        return self._prompts.check_length(self.ids(messages, **prompt))
 
     def ids(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         reply: bool = True,
+        **prompt: Unpack[PromptArguments],
     ) -> list[int]:
         """As `render`, but of any length.
 
         Args:
             reply: whether the prompt ends in the start of a reply.
         """
-        self._owner.check("this model")
-        return self._prompts.encode(self._prompts.render(messages, thinking, tools, reply=reply))
+        return self.prompt_ids(messages, ReplyOptions.of(prompt, PromptArguments), reply=reply)
 
     def count(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        self, messages: Sequence[Mapping[str, Any]], **prompt: Unpack[PromptArguments]
     ) -> int:
         """Number of tokens of the prompt for the next reply."""
-        return len(self.ids(messages, thinking=thinking, tools=tools))
+        return len(self.ids(messages, **prompt))
+
+    def prompt_ids(
+        self, messages: Sequence[Mapping[str, Any]], options: ReplyOptions, *, reply: bool = True
+    ) -> list[int]:
+        """As `ids`, of checked options."""
+        self._owner.check("this model")
+        return self._prompts.encode(self._prompts.render(messages, options, reply=reply))
 
     def stream(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        stop: str | Sequence[str] = (),
-        **sampling: float | None,
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
         """The reply to `messages` as it is written. Stop iterating to cancel.
 
@@ -205,54 +201,23 @@ class Model:
 
         Args:
             messages: {"role": ..., "content": ...} as chat templates take them.
-            max_tokens: the most tokens of the reply; None for all that the context leaves.
-            seed: the same seed gives the same reply again, on the same device.
-            thinking: whether the model thinks first; None leaves it to the model's template.
-            tools: function descriptions in JSON schema.
-            stop: strings that end the reply; they do not appear in it.
-            sampling: `temperature`, `top_p`, ... in place of the model's defaults: see `Sampling`.
+            options: see `qwen35_mlx.ReplyArguments`.
 
         Raises:
             Qwen35Error: at once, for anything wrong with the arguments or the prompt.
         """
-        turn = self.turn(
-            messages,
-            self.make_cache(),
-            max_tokens=max_tokens,
-            seed=seed,
-            thinking=thinking,
-            tools=tools,
-            stop=stop,
-            sampling=sampling,
-        )
+        turn = self.turn(messages, self.make_cache(), ReplyOptions.of(options))
         return TurnEvents(turn.run(), self._owner)
 
     def generate(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        stop: str | Sequence[str] = (),
-        **sampling: float | None,
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ReplyArguments]
     ) -> Reply:
         """The reply to `messages`, once it is complete. Arguments and errors: `stream`.
 
         reply = model.generate([{"role": "user", "content": "Hi"}], max_tokens=100)
         print(reply.text, reply.finish_reason)
         """
-        turn = self.turn(
-            messages,
-            self.make_cache(),
-            max_tokens=max_tokens,
-            seed=seed,
-            thinking=thinking,
-            tools=tools,
-            stop=stop,
-            sampling=sampling,
-        )
+        turn = self.turn(messages, self.make_cache(), ReplyOptions.of(options))
         *_, done = turn.run()
         assert isinstance(done, Done)
         content = turn.content
@@ -266,13 +231,7 @@ class Model:
         )
 
     def complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        **sampling: float | None,
+        self, prompt: str | Sequence[int], **options: Unpack[CompletionArguments]
     ) -> Reply:
         """What follows a raw text, without a chat template.
 
@@ -280,7 +239,7 @@ class Model:
 
         Args:
             prompt: a text, in which nothing is a control token, or token ids.
-            max_tokens, seed, stop, sampling: as for `stream`.
+            options: see `qwen35_mlx.ReplyArguments`; those of a prompt are not among them.
 
         Returns:
             the completion, with all of its whitespace and tags in `text`.
@@ -289,37 +248,29 @@ class Model:
             Qwen35Error: the prompt is empty, fills the context, or has an id that is not in the
                 vocabulary.
         """
-        self._owner.check("this model")
-        prompt = self._prompts.raw(prompt)
-        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
-        turn = self._turn(
-            prompt,
-            PlainParser(),
-            self.make_cache(),
-            max_tokens=max_tokens,
-            seed=seed,
-            stop=stop,
-            sampling=sampling,
-        )
+        given = ReplyOptions.of(options, CompletionArguments)
+        turn = self.completion(prompt, self.make_cache(), given)
         *_, done = turn.run()
         assert isinstance(done, Done)
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
         return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
 
+    def completion(self, prompt: str | Sequence[int], cache: Cache, options: ReplyOptions) -> Turn:
+        """A turn on a raw text, not yet started, on the caller's cache. Errors: `complete`."""
+        self._owner.check("this model")
+        prompt = self._prompts.raw(prompt)
+        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
+        return self._turn(prompt, PlainParser(), cache, options)
+
     def turn(
         self,
         messages: Sequence[Mapping[str, Any]],
         cache: Cache,
+        options: ReplyOptions,
         *,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        thinking: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        stop: str | Sequence[str] = (),
-        sampling: Mapping[str, float | None] | None = None,
         copies: CopyDrafts | None = None,
     ) -> Turn:
-        """A turn, not yet started, on the caller's cache. Arguments and errors: `stream`.
+        """A turn, not yet started, on the caller's cache. Errors: `stream`.
 
         Args:
             copies: of earlier turns of the conversation, so that its text is not read again.
@@ -327,28 +278,18 @@ class Model:
         self._owner.check("this model")
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
-        rendered = self._prompts.render(messages, thinking, tools)
-        return self._turn(
-            self._prompts.check_length(self._prompts.encode(rendered)),
-            ReplyParser(thinking=ChatTemplate.opens_thinking(rendered), tools=tools),
-            cache,
-            max_tokens=max_tokens,
-            seed=seed,
-            stop=stop,
-            sampling=sampling or {},
-            copies=copies,
-        )
+        rendered = self._prompts.render(messages, options)
+        prompt = self._prompts.check_length(self._prompts.encode(rendered))
+        thinking = ChatTemplate.opens_thinking(rendered)
+        parser = ReplyParser(thinking=thinking, tools=options.tools)
+        return self._turn(prompt, parser, cache, options, copies)
 
     def _turn(
         self,
         prompt: list[int],
         parser: ReplyParser | PlainParser,
         cache: Cache,
-        *,
-        max_tokens: int | None,
-        seed: int | None,
-        stop: str | Sequence[str],
-        sampling: Mapping[str, float | None],
+        options: ReplyOptions,
         copies: CopyDrafts | None = None,
     ) -> Turn:
         """A turn on a prompt that fits into the context."""
@@ -357,7 +298,7 @@ class Model:
             self.network.config,
             self.network.dtype.size,
             len(prompt),
-            self._weights,
+            self.weight_bytes,
             self.kv_bits,
             mtp=self.network.mtp is not None,
             largest=self.network.selection.chunk_tokens,
@@ -369,12 +310,12 @@ class Model:
             prompt=prompt,
             parser=parser,
             eos=self.eos,
-            sampling=self.sampling.updated(sampling),
-            max_tokens=min(max_tokens or room, room),
+            sampling=self.sampling.updated(options.sampling),
+            max_tokens=min(options.max_tokens or room, room),
             chunk=chunk,
             owner=self._owner,
-            stop=StopStrings([stop] if isinstance(stop, str) else stop),
-            seed=seed,
+            stop=StopStrings(options.stop),
+            seed=options.seed,
             drafter=self._drafter(cache, copies or CopyDrafts()),
         )
 

@@ -45,7 +45,7 @@ class Turn:
         eos: tokens that end the reply.
         stop: strings that end the reply.
         max_tokens: length of the reply.
-        chunk: tokens of prefill between two events.
+        chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
         drafter: of tokens that are verified together; None decodes one a pass.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
@@ -163,11 +163,11 @@ class Turn:
         yield PrefillProgress(cached, total, cached)
         snapshot_at = [position for position in self.snapshot_at if cached < position < total]
         for end in sorted({*snapshot_at, total - 1}):
-            start = self.cache.offset
-            ids = self.prompt[start:end]
-            observe = partial(self._show_to_drafter, start)
-            for done in prefill(self.network, self.cache, ids, self.chunk, observe):
-                yield PrefillProgress(start + done, total, cached)
+            while (start := self.cache.offset) < end:
+                ids = self.prompt[start : min(start + self.chunk, end)]
+                observe = partial(self._show_to_drafter, start)
+                for done in prefill(self.network, self.cache, ids, len(ids), observe):
+                    yield PrefillProgress(start + done, total, cached)
             if end in snapshot_at:
                 self.take_snapshot()
 

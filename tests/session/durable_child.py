@@ -13,11 +13,12 @@ import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.chat_prompts import prompt_anchors
 from qwen35_mlx.session.events import Done, TurnEvent
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import ReplyOptions
 
 OPTIONS: dict[str, Any] = {"thinking": True, "temperature": 0.0, "presence_penalty": 0.5}
 
@@ -47,7 +48,8 @@ def logits_after(model: Model, chat: Chat, question: str) -> np.ndarray:
     cache = model.make_cache()
     chat._snapshots.restore(prompt, cache)
     assert cache.offset > 0
-    for stop in (PromptAnchors(chat._render).anchor(messages, prompt), len(prompt) - 1):
+    anchors = prompt_anchors(model, ReplyOptions(thinking=chat.settings.thinking))
+    for stop in (anchors.anchor(messages, prompt), len(prompt) - 1):
         if stop > cache.offset:
             model.network(mx.array([prompt[cache.offset : stop]]), cache)
     hidden = model.network(mx.array([prompt[cache.offset :]]), cache)

@@ -17,6 +17,7 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done, Reply
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.turn import Turn
 from tests.session.durable_child import done_of
 
@@ -79,8 +80,8 @@ DRAFTERS: dict[str, Callable[..., Drafter]] = {
 
 def turn_of(model: Model, drafter: str | None, reply: Sequence[int] = (), **options: Any) -> Turn:
     cache = model.make_cache()
-    options = {"sampling": {"temperature": 0.8, "presence_penalty": 0.5}, "seed": 5} | options
-    turn = model.turn(QUESTION, cache, **options)
+    options = {"temperature": 0.8, "presence_penalty": 0.5, "seed": 5} | options
+    turn = model.turn(QUESTION, cache, ReplyOptions.of(options))
     turn.eos = frozenset()
     turn.drafter = None if drafter is None else DRAFTERS[drafter](model, cache, reply)
     return turn

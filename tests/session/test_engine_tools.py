@@ -49,11 +49,11 @@ def engine(model_folder: Path, library: Library) -> Iterable[EngineThread]:
 
 def called(engine: EngineThread, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A turn in which the model calls the tool."""
-    assert engine._model is not None
-    reply_with(monkeypatch, engine._model, CALL)
+    assert engine._loaded.model is not None
+    reply_with(monkeypatch, engine._loaded.model, CALL)
     engine.submit(Send("Read it"))
     events = wait_for(engine, Done)
-    reply_with(monkeypatch, engine._model, "So.")
+    reply_with(monkeypatch, engine._loaded.model, "So.")
     return events
 
 
@@ -79,8 +79,8 @@ def test_offers_change_between_turns_and_survive_another_conversation(
     engine: EngineThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    assert engine._model is not None
-    reply_with(monkeypatch, engine._model, "So.")
+    assert engine._loaded.model is not None
+    reply_with(monkeypatch, engine._loaded.model, "So.")
     for tools in ((READ,), (), (READ,)):
         engine.submit(OfferTools(tools))
         engine.submit(Open(None))

@@ -7,6 +7,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.reply_options import ReplyOptions
 
 
 def test_the_chunk_shrinks_with_the_room_and_then_the_prompt_is_refused(model, monkeypatch):
@@ -41,7 +42,7 @@ def test_a_turn_takes_the_length_selected_on_this_machine(model, monkeypatch, se
     monkeypatch.setattr(memory, "limit", lambda: 1 << 60)
     monkeypatch.setattr(model.network.selection, "prefill_chunk", selected)
     messages = [{"role": "user", "content": "Hello"}]
-    assert model.turn(messages, model.make_cache()).chunk == want
+    assert model.turn(messages, model.make_cache(), ReplyOptions()).chunk == want
 
 
 def test_a_chat_refuses_and_stays_as_it_was(model, monkeypatch):

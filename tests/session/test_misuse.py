@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.turn import Turn
 from tests.library.messages import add_message
 
@@ -87,9 +88,12 @@ def odd_values_for(
     values: Sequence[Any] = ODD,
 ) -> None:
     """Call `function` with each odd value in place of each of its arguments."""
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD or name == "notice":
-            continue
+    names = inspect.signature(function).parameters.keys() - {"notice"}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (declared,) = get_args(parameter.annotation)
+            names = names - {parameter.name} | get_type_hints(declared).keys() | {"heat"}
+    for name in sorted(names):
         for value in values:
             arguments = {**base, **given, name: value}
             try:
@@ -97,12 +101,6 @@ def odd_values_for(
             except BaseException as error:
                 error.add_note(f"{function.__qualname__}: {name}={type(value).__name__}")
                 raise
-
-
-def sampling_values(function: Callable[..., Any], **base: Any) -> None:
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "heat"):
-        for value in ODD:
-            outcome(lambda name=name, value=value: function(**base, **{name: value}))
 
 
 def test_no_argument_of_a_model_ends_in_a_traceback(model, monkeypatch):
@@ -116,10 +114,13 @@ def test_no_argument_of_a_model_ends_in_a_traceback(model, monkeypatch):
         (model.count, {"messages": HI}),
         (model.stream, {"messages": HI, **short}),
         (model.generate, {"messages": HI, **short}),
-        (model.turn, {"messages": HI, "cache": model.make_cache(), **short}),
+        (model.complete, {"prompt": [1], **short}),
+        (
+            model.turn,
+            {"messages": HI, "cache": model.make_cache(), "options": ReplyOptions(max_tokens=1)},
+        ),
     ]:
         odd_values_for(function, base, {})
-    sampling_values(model.generate, messages=HI, max_tokens=1)
     for value in ODD:
         outcome(lambda value=value: model.generate([{"role": "user", "content": value}], **short))
 
@@ -130,7 +131,6 @@ def test_no_argument_of_a_chat_ends_in_a_traceback(model, tmp_path):
         add_message(library, number, None, "user", "Hello")
         for base in ({}, {"library": library}):
             odd_values_for(Chat, {"model": model}, base)
-            sampling_values(Chat, model=model, **base)
         odd_values_for(Chat.open, {"model": model}, {"library": library})
         chat = Chat(model, library=library, **GREEDY)
         list(chat.send("Hello", max_tokens=1))

@@ -48,11 +48,11 @@ def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[Tra
     path = stored.path()
     entries: list[TranscriptEntry] = []
     calls: list[str] = []  # names of the last reply's calls that have no result yet
-    for message, following in zip(path, [*path[1:], None], strict=True):
+    for number, message in enumerate(path, 1):
         name = calls.pop(0) if calls and message.role == "tool" else ""
         if message.role == "assistant":
             calls = [_call(call)[0] for call in message.tool_calls]
-        answered = following is not None and following.role == "tool"
+        answered = number < len(path) and path[number].role == "tool"
         version = stored.position(message.id)
         entries.append(entry_of(message, version, view, retry, name, answered=answered))
     return entries

@@ -1,0 +1,90 @@
+"""The options of a reply: their names and types for callers, and the checked form.
+
+Every public function that writes a reply takes them as keyword arguments, typed by one of the
+dictionaries here. `ReplyOptions.of` checks them and gives the form that turns are made from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from qwen35_mlx.arguments import checked_options
+from qwen35_mlx.generation.sampling_parameters import RANGES
+
+Tools = Sequence[Mapping[str, Any]]
+
+
+class SamplingArguments(TypedDict, total=False):
+    """How tokens are drawn, in place of the model's defaults. `Sampling` says what each means."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    repetition_penalty: float | None
+
+
+class PromptArguments(TypedDict, total=False):
+    """What the template renders besides the messages.
+
+    - `thinking`: whether the model thinks first; None leaves it to the template.
+    - `tools`: function descriptions in JSON schema.
+    """
+
+    thinking: bool | None
+    tools: Tools | None
+
+
+class CompletionArguments(SamplingArguments, total=False):
+    """The options of a reply of any kind.
+
+    - `max_tokens`: the most tokens of the reply; None for all that the context leaves.
+    - `seed`: the same seed gives the same reply again, on the same device.
+    - `stop`: strings that end the reply; they do not appear in it.
+    """
+
+    max_tokens: int | None
+    seed: int | None
+    stop: str | Sequence[str]
+
+
+class ReplyArguments(PromptArguments, CompletionArguments, total=False):
+    """The options of a reply to messages: those of its prompt, its length and its sampling."""
+
+
+class ChatArguments(PromptArguments, SamplingArguments, total=False):
+    """The options that a chat keeps for all of its replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyOptions:
+    """The options of one reply, checked.
+
+    Attributes:
+        max_tokens, seed, thinking, tools: as in `ReplyArguments`.
+        stop: strings that end the reply.
+        sampling: the `SamplingArguments` that are given.
+    """
+
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    thinking: bool | None = None
+    tools: Tools | None = None
+    sampling: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], allowed: type = ReplyArguments) -> "ReplyOptions":
+        """The options that keyword arguments give.
+
+        Args:
+            allowed: the dictionary type that declares them.
+
+        Raises:
+            Qwen35Error: a name is unknown, or a value does not fit.
+        """
+        given = checked_options(arguments, allowed)
+        sampling = {name: given.pop(name) for name in RANGES if name in given}
+        given["stop"] = tuple(given.get("stop", ()))
+        return cls(**given, sampling=sampling)
