@@ -10,13 +10,14 @@ from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 import qwen35_mlx
-from qwen35_chat.options import CommandOptions, drafting
+from qwen35_chat.options import CommandOptions
 from qwen35_chat.tools.allowed import AllowedTools, allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
 from qwen35_chat.tools.shown import shown_arguments, shown_name
 from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
+from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
 from qwen35_mlx.terminal import visible, visible_line
 
