@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
@@ -26,6 +27,7 @@ class Replies:
         library: of sessions; None for none.
 
     Attributes:
+        group: of those that are being written.
         pace: of reading prompts.
         sessions: those that are being replied to.
     """
@@ -34,6 +36,7 @@ class Replies:
         self._model = model
         room = int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes))
         self._snapshots = SnapshotCache(model.states, shared_bytes=max(room, 0))
+        self.group = DecodeGroup(model.network)
         self.pace = PrefillPace(memory.chunk_sizes())
         self.sessions = Sessions(library)
 
@@ -45,7 +48,9 @@ class Replies:
             Qwen35Error: the request is not valid, or its prompt does not fit.
         """
         begin = stateless_reply if request.session is None else self.sessions.begin
-        return begin(self._model, self._without_unread_effort(request), self._snapshots)
+        reply = begin(self._model, self._without_unread_effort(request), self._snapshots)
+        reply.turn.group = self.group
+        return reply
 
     def measured(self, request: ReplyRequest) -> Measured:
         """The length of a request's prompt, which may be of any length.
