@@ -58,10 +58,9 @@ def application(service: Service) -> ASGIApp:
         return JSONResponse(model_json(service))
 
     async def error(request: Request, found: Exception) -> Response:
-        if isinstance(found, HTTPException):
-            found = _no_route(request, found)
-        assert isinstance(found, ApiError)
-        return JSONResponse(error_json(request.scope, found), found.status)
+        is_route = isinstance(found, HTTPException)
+        line = _no_route(request, found) if is_route else api_error(found)
+        return JSONResponse(error_json(request.scope, line), line.status)
 
     routes = [
         *(
@@ -74,7 +73,7 @@ def application(service: Service) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
     ]
-    handlers: Any = {HTTPException: error, ApiError: error}
+    handlers: Any = dict.fromkeys((HTTPException, ApiError, Exception), error)
     routed = Starlette(routes=routes, exception_handlers=handlers)
     routed.router.redirect_slashes = False
     return Guard(routed, service.options, error_json, PATHS, counts)

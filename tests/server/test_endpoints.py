@@ -243,6 +243,38 @@ async def test_a_fault_of_the_server_is_one_line(capsys):
         assert text.count("\n") <= 1
 
 
+async def test_a_fault_of_any_path_is_one_line():
+    class Broken(FakeEngine):
+        def status(self):
+            raise KeyError("secret")
+
+        def count(self, request, deliver):
+            raise KeyError("secret")
+
+    made = make_service(Broken())
+    counted = await post(made, "/v1/messages/count_tokens", HELLO)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    with pytest.raises(KeyError):  # Starlette raises it again for the log of uvicorn
+        await get_raw(made, "/metrics", send)
+    assert (counted.status, sent[0]["status"]) == (500, 500)
+    for text in (counted.body, sent[1]["body"]):
+        assert b"KeyError in " in text
+        assert b"secret" not in text
+
+
+async def get_raw(made, path, send):
+    async def receive():
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}
+    scope |= {"scheme": "http", "root_path": "", "query_string": b"", "client": None}
+    await application(made)(scope, receive, send)
+
+
 async def test_count_tokens():
     found = await post(make_service(), "/v1/messages/count_tokens", HELLO)
     assert found.json == {"input_tokens": 42}
