@@ -51,7 +51,7 @@ async def test_a_failure_before_the_reply_has_a_status(path, body, kind, status,
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_failure_in_the_reply_ends_the_stream_with_an_error(path):
-    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.1, Failed("no luck")])
+    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.3, Failed("no luck")])
     found = await post(make_service(engine), path, {**BODIES[path], "stream": True})
     assert found.status == 200
     last = found.frames[-1]
@@ -156,8 +156,8 @@ async def test_a_stream_that_waits_tells_why(monkeypatch):
     monkeypatch.setattr(reply_endpoint, "COMMENT_SECONDS", 0.0)
     monkeypatch.setattr(reply_endpoint, "QUIET_SECONDS", 0.05)
     events = [
-        *(Queued(2), 0.12, Loading("demo", 0.5), 0.08, PrefillProgress(37, 100, 0), 0.08),
-        *(Answer("Hi"), 0.01, Written(9), 0.08, done()),
+        *(Queued(2), 0.3, Loading("demo", 0.5), 0.3, PrefillProgress(37, 100, 0), 0.3),
+        *(Answer("Hi"), Written(9), 0.3, done()),
     ]
     found = await post(make_service(FakeEngine(lambda _: events)), CHAT, {**HELLO, "stream": True})
     told = list(dict.fromkeys(found.comments))
@@ -170,7 +170,7 @@ async def test_a_stream_that_waits_tells_why(monkeypatch):
 
 async def test_a_stream_that_waits_begins_soon(monkeypatch):
     monkeypatch.setattr(reply_endpoint, "PATIENCE_SECONDS", 0.05)
-    engine = FakeEngine(lambda _: [Queued(2), 0.2, *reply(Answer("Hi"))])
+    engine = FakeEngine(lambda _: [Queued(2), 0.5, *reply(Answer("Hi"))])
     found = await post(make_service(engine), CHAT, {**HELLO, "stream": True})
     assert found.comments == ["queued, place 2"]
 
