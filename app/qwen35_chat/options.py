@@ -7,11 +7,6 @@ from typing import Any
 from qwen35_mlx.library.conversation import ChatSettings
 
 
-def drafting(mtp: str) -> str | int:
-    """A value of `--mtp` or of the setting, as `qwen35_mlx.load` takes it."""
-    return int(mtp) if mtp.isdecimal() else mtp
-
-
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
     """A model and how to chat with it. The options that were not given are None.
