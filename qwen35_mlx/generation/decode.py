@@ -1,7 +1,7 @@
 """Decode: the tokens of a reply, one or several a pass of the network."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -21,9 +21,14 @@ OVERLAP_LIMIT = 256 << 20
 
 
 def decode(
-    network: Network, cache: Cache, last: int, sampler: Sampler, drafter: Drafter | None = None
+    network: Network,
+    cache: Cache,
+    last: int,
+    sampler: Sampler,
+    drafter: Drafter | None = None,
+    before: Sequence[int] = (),
 ) -> Generator[int]:
-    """Tokens that follow `last`, the prompt's final token, which the cache must not hold yet.
+    """Tokens that follow `last`, the newest token, which the cache must not hold yet.
 
     Endless: the caller stops the iteration, and closes it. The cache then holds exactly the tokens
     that were yielded. While the caller handles a token the device already computes further ones.
@@ -31,11 +36,12 @@ def decode(
     Args:
         drafter: guesses tokens that are verified together; None computes one a pass. The tokens
             are the same, up to rounding.
+        before: the tokens of the reply up to `last`; none if that ends the prompt.
 
     Raises:
         Qwen35Error: `last` has no embedding, or the logits are not finite.
     """
-    reply = _Reply(network, cache, sampler)
+    reply = _Reply(network, cache, sampler, before)
     running = reply.launch(network.token_array([last])[0])
     while True:
         following = None
@@ -104,12 +110,12 @@ class _Reply:
         ids: these tokens, [length] int32, if the sampler reads them; else empty.
     """
 
-    def __init__(self, network: Network, cache: Cache, sampler: Sampler):
+    def __init__(self, network: Network, cache: Cache, sampler: Sampler, before: Sequence[int]):
         self._network = network
         self._cache = cache
         self._sampler = sampler
-        self.ids = mx.array([], dtype=mx.int32)
-        self.length = 0
+        self.ids = mx.array([*before] if sampler.reads_reply else [], dtype=mx.int32)
+        self.length = len(before)
 
     def append(self, tokens: mx.array) -> None:
         """Add sampled tokens, [n] int32."""
