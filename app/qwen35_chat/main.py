@@ -6,41 +6,29 @@ Heavy modules are imported where they are used, so that `--help` loads neither M
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 from qwen35_chat.options import CommandOptions, template_value
-from qwen35_mlx import __version__, demo
+from qwen35_mlx import __version__
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.home import home
+from qwen35_mlx.load_options import (
+    POSITIVE,
+    add_load_options,
+    load_arguments,
+    model_name,
+    number_in,
+)
 from qwen35_mlx.user_paths import shown
 
-_POSITIVE = Range(1, whole=True)
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
+qwen35-chat serve starts a server with the interfaces of OpenAI and Anthropic: see its --help.
 Text on standard input is a prompt as well; with -p it follows the prompt's text.
 Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
-
-
-def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
-    """An argparse type for the numbers of a range.
-
-    Args:
-        description: of the range, for the error; the default is the range's own.
-    """
-    number = int if bounds.whole else float
-
-    def parse(text: str) -> float:
-        with suppress(ValueError, OverflowError):
-            value = number(text)
-            if bounds.contains(value):
-                return value
-        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not {description or bounds}")
-
-    return parse
 
 
 def _text(text: str) -> str:
@@ -70,19 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help='a folder, a GGUF file, or "org/repo" on the Hugging Face Hub, with ":Q4_K_M" for one '
-        "GGUF file of it; default: the one in the settings, or the small demo model",
-    )
-    add("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    add(
-        "--adapter-path",
-        metavar="PATH",
-        help="a LoRA adapter for the model: a folder, or org/repo on the Hub",
-    )
+    add_load_options(parser, "the one in the settings, or the small demo model")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",
@@ -92,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--thinking-budget",
-        type=_number_in(Range(0, whole=True)),
+        type=number_in(Range(0, whole=True)),
         metavar="N",
         help="after N tokens of thinking the model is made to answer; default: it thinks as long "
         "as it likes",
@@ -119,53 +95,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-tokens",
-        type=_number_in(_POSITIVE),
+        type=number_in(POSITIVE),
         metavar="N",
         help="the longest reply; default: whatever the context leaves",
     )
     add(
         "--temperature",
-        type=_number_in(RANGES["temperature"]),
+        type=number_in(RANGES["temperature"]),
         metavar="X",
         help="0 always takes the likeliest token; default, as for the next two: the model's",
     )
     add(
         "--top-p",
-        type=_number_in(RANGES["top_p"]),
+        type=number_in(RANGES["top_p"]),
         metavar="X",
         help="sample among the likeliest tokens that have this probability together",
     )
     add(
         "--top-k",
-        type=_number_in(RANGES["top_k"]),
+        type=number_in(RANGES["top_k"]),
         metavar="N",
         help="sample among the N likeliest tokens; 0: among all",
     )
     add(
         "--seed",
-        type=_number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
+        type=number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
         metavar="N",
         help="makes replies reproducible on the same machine",
-    )
-    add(
-        "--context",
-        type=_number_in(_POSITIVE),
-        metavar="N",
-        help="tokens of prompt and reply together; YaRN extends the model's own limit up to four "
-        "times",
-    )
-    add(
-        "--kv-bits",
-        type=int,
-        choices=(8,),
-        help="quantise keys and values to 8 bits: about half their memory, slightly less exact",
-    )
-    add(
-        "--mtp",
-        choices=("auto", "off", *"123456"),
-        metavar="auto|off|N",
-        help="guess tokens and verify them together: auto as many as are fastest, N (1 to 6) "
-        "always as many by the model's MTP head; default: auto, or the chat's setting",
     )
     add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
@@ -215,11 +171,9 @@ def _prompt(text: str | None, plain: bool) -> str | None:
 
 
 def _options(args: argparse.Namespace) -> CommandOptions:
-    if args.model is not None and not args.model.strip():
-        raise Qwen35Error("--model is empty: name a folder or an org/repo, or leave it out")
     sampling = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
     return CommandOptions(
-        model=args.model or demo.NAME,
+        model=model_name(args),
         model_given=args.model is not None,
         revision=args.revision,
         chat={
@@ -231,17 +185,17 @@ def _options(args: argparse.Namespace) -> CommandOptions:
             **sampling,
         },
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
-        load={
-            "context": args.context,
-            "kv_bits": args.kv_bits,
-            "adapter_path": args.adapter_path,
-        },
+        load=load_arguments(args),
         mtp=args.mtp,
         resume="" if args.latest else args.resume,
     )
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["serve"]:
+        from qwen35_mlx.server.command import run
+
+        return run(argv[1:], "qwen35-chat serve")
     args = _parser().parse_args(argv)
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
@@ -292,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     if sys.stderr is None:  # closed by the caller; libraries write to it
         sys.stderr = io.StringIO()
-    return run_command("qwen35-chat", lambda: _run(argv), home)
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_command("qwen35-chat", lambda: _run(words), home)
 
 
 if __name__ == "__main__":

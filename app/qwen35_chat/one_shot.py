@@ -10,10 +10,11 @@ from io import TextIOWrapper
 from typing import TextIO, cast
 
 import qwen35_mlx
-from qwen35_chat.options import CommandOptions, drafting
+from qwen35_chat.options import CommandOptions
 from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
+from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
 from qwen35_mlx.terminal import visible, visible_line
 

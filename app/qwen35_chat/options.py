@@ -9,11 +9,6 @@ from qwen35_mlx.json_text import JsonTextError, read_json
 from qwen35_mlx.library.conversation import ChatSettings
 
 
-def drafting(mtp: str) -> str | int:
-    """A value of `--mtp` or of the setting, as `qwen35_mlx.load` takes it."""
-    return int(mtp) if mtp.isdecimal() else mtp
-
-
 def template_value(text: str) -> Any:
     """The value of a template argument as a user types it: JSON, or else the text itself."""
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.history import History
-from qwen35_chat.options import CommandOptions, drafting
+from qwen35_chat.options import CommandOptions
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
@@ -22,6 +22,7 @@ from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import history
 from qwen35_mlx.library.library import Library
+from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.engine import Engine, EngineThread
 from qwen35_mlx.terminal import print_error
 

@@ -6,8 +6,10 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import memory
+from qwen35_mlx.session.events import Measured
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.prefill_pace import PrefillPace
+from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.running_reply import RunningReply, stateless_reply
 from qwen35_mlx.session.sessions import Sessions
@@ -43,6 +45,16 @@ class Replies:
         """
         begin = stateless_reply if request.session is None else self.sessions.begin
         return begin(self._model, request, self._snapshots)
+
+    def measured(self, request: ReplyRequest) -> Measured:
+        """The length of a request's prompt, which may be of any length.
+
+        Raises:
+            Qwen35Error: the request is not valid.
+        """
+        messages = self.sessions.messages(request)
+        ids = self._model.prompt_ids(messages, ReplyOptions.of(request.options))
+        return Measured(None, len(ids), self._snapshots.longest_prefix(ids))
 
     def make_room(self, running: Sequence[RunningReply], reply: RunningReply) -> bool:
         """Drop snapshots from memory until a reply fits beside running ones.

@@ -233,6 +233,9 @@ class RequestLoop:
         """Begin a job, or end it; False if there is no room for it before others have ended."""
         assert self._replies is not None
         try:
+            if job.counts:
+                self._finish(job, self._replies.measured(job.request))
+                return True
             reply = job.reply = job.reply or self._replies.begin(job.request)
         except BusyError as error:
             self._try_again(job, error)

@@ -164,7 +164,7 @@ def test_quantised_experts_through_kernels(
     net = load_plain(out, monkeypatch)
     launched = launches_of_the_same_reply(net, prompt, request, monkeypatch)
     rule = {"delta_net_decode", "delta_net_inputs", "delta_net_rule", "delta_net_norm"}
-    experts = {"experts_route", "experts_up", "experts_down"}
+    experts = {"experts_up_routed", "experts_down"}
     attention = {"qk_norm_rope", "decode_attention_partial", "decode_attention_merge"}
     assert set(launched) == rule | experts | attention | {"matvec"}
 

@@ -1,5 +1,6 @@
 """The request engine: replies of many clients at once, fair, and each on its own."""
 
+import queue
 import threading
 import time
 
@@ -12,7 +13,9 @@ from qwen35_mlx.session.events import (
     Cancelled,
     Done,
     Event,
+    Failed,
     Loading,
+    Measured,
     PrefillProgress,
     Queued,
     Thinking,
@@ -251,3 +254,20 @@ def test_a_thread_that_ended_fails_its_requests_and_the_next_one_starts_another(
     monkeypatch.undo()
     clients.ask("Question").done()
     assert clients.engine.status().totals.requests == 3
+
+
+def test_a_prompt_is_counted_without_a_reply(clients, model):
+    messages = ({"role": "user", "content": "Hello"},)
+
+    def count(options: dict[str, object]) -> Event:
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        clients.engine.count(ReplyRequest(messages=messages, options=options), events.put)
+        while isinstance(event := events.get(timeout=60), Loading):
+            pass
+        return event
+
+    expected = model.count(list(messages), thinking=False)
+    assert count({"thinking": False}) == Measured(None, expected, 0)
+    wrong = count({"wrong": 1})
+    assert isinstance(wrong, Failed)
+    assert wrong.kind == "invalid"
