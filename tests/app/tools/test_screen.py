@@ -227,6 +227,11 @@ async def test_escape_at_the_question_stops_the_turn(running: Any, files: Script
         assert not files.calls
         assert isinstance(at.engine.calls[-1], AddResults)
         assert at.library.conversation(1).path()[-1].content.startswith("Error: this call was not")
+        await at.press("f5")
+        await at.shown(reply("Without it, then."))
+        assert at.engine.calls[-1] == Retry(3)
+        assert "this call was not run" in at.text
+        assert "Without it, then." in at.text
         await at.turn("go on", "fine")
         assert at.library.conversation(1).path()[-1].content == "fine"
 
