@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.fake import done
-from qwen35_chat.screens.tool_question import ARMED_SECONDS, ToolQuestion
+from qwen35_chat.screens.tool_question import ANSWERS, ARMED_SECONDS, ToolQuestion
 from qwen35_chat.tool_window import HOLD_SECONDS
 from qwen35_chat.tools.calls import ToolResult
 
@@ -380,3 +380,13 @@ async def test_without_tools_the_command_says_how_to_get_some(home: Path) -> Non
     async with chat(home) as at:
         await at.send("/tools")
         assert "name servers in mcp.json" in at.text
+
+
+@pytest.mark.parametrize("size", [(40, 10), (60, 12), (80, 24)])
+async def test_the_answers_fit_a_low_terminal(size: tuple[int, int], running: Any) -> None:
+    async with running(size=size) as at:
+        await at.send("read a")
+        await at.shown(calls("read", path="long " * 200))
+        assert "Run read of files?" in at.text
+        for answer in ANSWERS.values():
+            assert answer in at.text
