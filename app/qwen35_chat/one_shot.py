@@ -154,6 +154,11 @@ def _write_event(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> No
             writer.note(f"note: {line}")
         case Done(finish_reason="length", usage=usage):
             writer.note(f"note: the reply was cut short after {usage.reply_tokens:,} tokens")
+        case Done(finish_reason="repetition", usage=usage):
+            writer.note(
+                f"note: the reply was ended after {usage.reply_tokens:,} tokens, since it went on"
+                " repeating itself"
+            )
         case _:
             pass
 

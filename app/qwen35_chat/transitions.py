@@ -25,6 +25,7 @@ END_NOTES: Mapping[FinishReason, str] = {
     "stop": "",
     "length": "Cut short: the reply reached the limit of tokens. Ask it to go on.",
     "tool_calls": "The model asks for a tool; none was run.",
+    "repetition": "Ended: the reply went on repeating itself. Write it again, or ask differently.",
 }
 
 

@@ -71,7 +71,14 @@ class Chat:
         kept = ReplyOptions.of(options, ChatArguments)
         self.model = model
         self.tools = None if kept.tools is None else plain_tools(kept.tools)
-        given = ChatSettings(system=system, thinking=kept.thinking, sampling=kept.sampling)
+        given = ChatSettings(
+            system=system,
+            thinking=kept.thinking,
+            sampling=kept.sampling,
+            template_arguments=kept.template_arguments,
+            thinking_budget=kept.thinking_budget,
+            repetition_guard=kept.repetition_guard,
+        )
         given = checked_settings(given, model.sampling)
         self._transcript = Transcript(library, conversation, given, title)
         settings = merged_settings(self.settings, given)

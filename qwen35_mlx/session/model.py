@@ -29,6 +29,7 @@ from qwen35_mlx.session.reply_options import (
     ReplyArguments,
     ReplyOptions,
 )
+from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
@@ -317,7 +318,12 @@ class Model:
             stop=StopStrings(options.stop),
             seed=options.seed,
             drafter=self._drafter(cache, copies or CopyDrafts()),
+            budget=self._budget(options.thinking_budget),
+            repetition_guard=options.repetition_guard is not False,
         )
+
+    def _budget(self, tokens: int | None) -> ThinkingBudget | None:
+        return None if tokens is None else ThinkingBudget.of(tokens, self.tokenizer)
 
     def _drafter(self, cache: Cache, copies: CopyDrafts) -> Drafter | None:
         """A new drafter for one reply; None for none."""

@@ -81,6 +81,8 @@ class _Section(Enum):
 class PlainParser:
     """As `ReplyParser`, for the completion of a raw text: all of it is answer, as it is written."""
 
+    thinking = False
+
     def push(self, text: str) -> list[ReplyEvent]:
         return [Answer(text)]
 
@@ -127,6 +129,11 @@ class ReplyParser:
         self._blank = True  # the answer's line so far
         self._call: list[str] = []  # the text of the open tool call
         self._reader: FunctionReader | JsonReader = FunctionReader()
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what was pushed ends in thinking."""
+        return self._section is _Section.THINKING
 
     def push(self, text: str) -> list[ReplyEvent]:
         """The events that `text` makes certain."""
