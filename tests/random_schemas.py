@@ -15,7 +15,7 @@ def random_schema(seed: int) -> dict[str, Any]:
 
 
 def _any(rng: random.Random, depth: int) -> dict[str, Any]:
-    if depth == 0 or rng.random() < 0.4:
+    if depth == 0 or rng.random() < 0.5:
         return rng.choice((_leaf, _leaf, _reference))(rng)
     return rng.choice((_object, _array, _union))(rng, depth - 1)
 
@@ -55,7 +55,9 @@ def _leaf(rng: random.Random) -> dict[str, Any]:
             {"type": ["integer", "null"], **bounds},
             {"type": "integer", **bounds},
             {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100},
-            {"type": "number", "exclusiveMinimum": low, "maximum": low + 3},
+            # A multiple of a number that is a float without rounding, and of few digits: a small
+            # model may write digits for ever.
+            {"type": "number", "exclusiveMinimum": low, "maximum": low + 3, "multipleOf": 0.25},
             {"type": "string", "maxLength": rng.randint(0, 8)},
             {"type": "string", "pattern": "^[a-c]{2,5}(-[0-9]+)?$", "maxLength": 9},
             {"type": "string", "format": "date"},

@@ -5,6 +5,7 @@ By default few random schemas. For more:
     QWEN35_SCHEMAS=500 scripts/test tests/generation/test_grammar.py
 """
 
+import itertools
 import json
 import os
 import random
@@ -118,7 +119,7 @@ class Writer:
         if depth is None and copies is None:
             return None
         head = MTPDrafts(self.network, cache) if depth else None
-        drafter = Drafter(head, copies, PassCosts(), depth=depth, clock=lambda: 0.0)
+        drafter = Drafter(head, copies, PassCosts(), depth=depth, clock=itertools.count().__next__)
         drafter.begin(self.prompt, cache.offset)
         return drafter
 
@@ -146,7 +147,7 @@ def allowed_texts(writer: Writer, grammar: Grammar, before: str) -> set[str]:
 def test_a_reply_under_a_random_schema_is_valid(writer: Writer, seed: int):
     schema = random_schema(seed)
     grammar = writer.vocabulary.json_schema(schema)
-    reply = writer.write(grammar, WARM, seed=seed, depth=(None, 1, 3)[seed % 3])
+    reply = writer.write(grammar, WARM, seed=seed, depth=None if seed % 4 else 3)
     jsonschema.validate(json.loads(writer.text(reply)), schema)
 
 
@@ -238,7 +239,7 @@ def test_penalties_do_not_bring_forbidden_tokens_back(writer: Writer):
 
 
 def test_drafts_of_a_shorter_vocabulary_are_masked(writer: Writer):
-    sampler = Sampler(GREEDY, 2048, grammar=writer.vocabulary.regex("ab"))
+    sampler = Sampler(GREEDY, 2048, grammar=writer.vocabulary.regex("a|bcd"))
     (token,) = np.array(sampler(mx.zeros((1, 300)), mx.array([], mx.int32), 0)).tolist()
     assert writer.model.tokenizer.decode([token]) == "a"
 
@@ -246,7 +247,7 @@ def test_drafts_of_a_shorter_vocabulary_are_masked(writer: Writer):
 @pytest.mark.parametrize(
     ("kind", "source", "names"),
     [
-        ("json_schema", {"type": "text"}, "JSON schema.*Invalid type: text"),
+        ("json_schema", {"type": "text"}, "Invalid type: text"),
         ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
         (
             "json_schema",
@@ -258,8 +259,8 @@ def test_drafts_of_a_shorter_vocabulary_are_masked(writer: Writer):
         ("json_schema", {"minimum": 3, "maximum": 2, "type": "integer"}, "minimum"),
         ("json_schema", {"type": {"no", "json"}}, "not JSON serializable"),
         ("json_schema", [{}], "object"),
-        ("regex", "(open", "regex.*unclosed group"),
-        ("lark", "begin: /a/", "Lark grammar.*no start rule"),
+        ("regex", "(open", "unclosed group"),
+        ("lark", "begin: /a/", "no start rule"),
     ],
 )
 def test_a_grammar_that_cannot_be_enforced_is_refused_in_one_line(
