@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     # Imported where it is used: 60 ms, which a start without grammars need not take.
     from llguidance import LLMatcher
 
-# Between two tokens of JSON: nothing, a space, or a new line with its indentation. A model that
-# finds no way on would otherwise write spaces for ever.
-JSON_WHITESPACE = r"\x20|\n\x20{0,32}"
+# JSON is one line, as `json.dumps` writes it. Where white space is free, a small model fills lines
+# with it, and any model pays for the indentation.
+JSON_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": r",\x20?",
+    "key_separator": r":\x20?",
+    # Keywords that cannot be enforced are refused, whatever the schema's own options are.
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 class GrammarVocabulary:
@@ -46,25 +53,19 @@ class GrammarVocabulary:
         self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=size, eos_token=sorted(eos))
 
     def json_schema(self, schema: Mapping[str, Any]) -> "Grammar":
-        """Replies that are one JSON value which `schema` allows.
+        """Replies that are one JSON value which `schema` allows, on one line.
+
+        Strings, numbers and arrays without bounds in the schema have none in the reply.
 
         Raises:
             Qwen35Error: it is no schema, or has keywords that cannot be enforced.
         """
         from llguidance import LLMatcher
 
-        def source() -> str:
-            # A schema may set options for llguidance; these it may not.
-            return LLMatcher.grammar_from_json_schema(
-                json.dumps(schema),
-                overrides={
-                    "whitespace_pattern": JSON_WHITESPACE,
-                    "lenient": False,
-                    "coerce_one_of": False,
-                },
-            )
-
-        return self._compiled("JSON schema", source)
+        return self._compiled(
+            "JSON schema",
+            lambda: LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS),
+        )
 
     def regex(self, pattern: str) -> "Grammar":
         """Replies that `pattern` matches as a whole, in the syntax of Rust's regex crate.
