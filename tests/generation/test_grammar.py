@@ -207,6 +207,17 @@ def test_where_a_grammar_is_complete_only_the_end_is_left(writer: Writer):
     assert rows[1].all()  # nobody reads what follows
 
 
+def test_after_the_end_everything_is_allowed_where_the_grammar_could_go_on(writer: Writer):
+    tokenizer = writer.model.tokenizer
+    rows = (
+        writer.vocabulary.regex("a*")
+        .matcher()
+        .allowed(np.array(tokenizer.encode("a"), np.int32), [min(writer.model.eos)])
+    )
+    assert 0 < rows[0].sum() < 100
+    assert rows[1].all()
+
+
 def test_a_string_of_json_holds_no_control_token(writer: Writer):
     grammar = writer.vocabulary.json_schema({"type": "string"})
     reply = np.array(writer.model.tokenizer.encode('"a'), np.int32)
