@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from qwen35_mlx.kernels import autotune, gpu_kernel
+from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel
 from qwen35_mlx.model import trials
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.load import load
@@ -125,6 +125,8 @@ def _no_remembered_readings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are tuned at small sizes, and every call takes one second."""
+    # Fewer splits have several rounds of fewer keys.
+    monkeypatch.setattr(decode_attention, "MAX_THREADGROUPS", 16)
     monkeypatch.setattr(trials, "PROMPT_TOKENS", 12)
     monkeypatch.setattr(trials, "CHUNKED_TOKENS", 12)
     monkeypatch.setattr(trials, "TIMED_CALLS", 1)

@@ -74,8 +74,8 @@ def load_network(
             if found is not None:
                 network.read_mtp(Weights(config, checkpoint, computed))
                 notice(found.line)
-        if checkpoint.mtp_norms is not None:
-            mtp_decided(checkpoint.mtp_norms.raw)
+            if checkpoint.mtp_norms is not None:
+                mtp_decided(checkpoint.mtp_norms.raw)
     select_kernels(network, notice, kv_bits)
     return network
 

@@ -77,12 +77,13 @@ class MTPDrafts:
         # after the last row may be unknown.
         self._hidden: list[mx.array] = []
         self._ids: list[int] = []
+        self._end = 0  # tokens of the conversation up to that of the last row, read or not
         vocab = network.config.vocab_size
         self._short = network.lm_head.first(SHORT_VOCAB) if vocab >= 2 * SHORT_VOCAB else None
         self._rare = 1.0  # share of the latest tokens that the shortened output head lacks
 
     def begin(self, prompt: Sequence[int], cached: int) -> None:
-        state = self._state
+        state, self._end = self._state, cached
         if state.end != cached or state.hidden is None:
             state.restore(None, 0)
             return
@@ -90,8 +91,7 @@ class MTPDrafts:
 
     def read(self, ids: Sequence[int], hidden: mx.array | None = None) -> None:
         assert hidden is not None
-        self._hidden.append(hidden)
-        self._ids += ids
+        self._add(ids, hidden)
         self._note_rare(ids)
         if len(self._ids) > _PENDING_ROWS:
             mx.async_eval(self._catch_up(len(self._ids) - 1))
@@ -103,12 +103,19 @@ class MTPDrafts:
             hidden: the network's output at the token before each of `ids`, and at the last one,
                 [1, T + 1, hidden].
         """
+        self._add(ids, hidden)
+
+    def _add(self, ids: Sequence[int], hidden: mx.array) -> None:
         self._hidden.append(hidden)
         self._ids += ids
+        self._end += hidden.shape[1]
 
     def save(self) -> None:
-        """Bring the head's state in the cache to the cache's last token."""
-        if not self._hidden:
+        """Bring the head's state in the cache to the cache's last token.
+
+        Where the head was not given the network's output at it, the state stays behind.
+        """
+        if not self._hidden or self._end != self._cache.offset:
             return
         # A row of its own, which does not keep the outputs of a whole chunk in memory.
         last = self._hidden[-1][:, mx.array([-1])]

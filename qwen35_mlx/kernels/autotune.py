@@ -161,9 +161,9 @@ def try_variants(operation: Operation, selection: KernelSelection) -> list[Trial
 
 
 def _without_failures(operation: Operation, trials: Sequence[Trial]) -> Operation:
-    """The operation without the variants that failed the checks that hold for it."""
-    failed = {trial.variant for trial in trials if trial.failure}
-    return replace(operation, variants=[v for v in operation.variants if v not in failed])
+    """The operation with the variants that passed the checks that hold for it."""
+    passed = {trial.variant for trial in trials if not trial.failure}
+    return replace(operation, variants=[v for v in operation.variants if v in passed])
 
 
 def _try_variant(operation: Operation, variant: str, references: Sequence[Outputs]) -> Trial:
@@ -235,6 +235,7 @@ def tune(
         if operation.checked_by:
             operation = _without_failures(operation, tried[operation.checked_by])
         trials = tried[operation.key] = try_variants(operation, selection)
+        fastest.pop(operation.key, None)
         if trials[0].milliseconds is not None:  # a reference that failed may run at the next start
             fastest[operation.key] = fastest_variant(trials, operation.margin)
         where = f" for {operation.packing}" if operation.packing else ""

@@ -118,6 +118,16 @@ def first_rows(arrays: Sequence[mx.array], count: int) -> tuple[mx.array, ...]:
     return tuple(x if i % parts else x[:, :, :count] for i, x in enumerate(arrays))
 
 
+def keys_of_one_round(batch: int, kv_heads: int) -> int:
+    """Keys up to which a split has one round of all SIMD groups at most."""
+    return MIN_SPLIT_KEYS * max_splits_for(batch, kv_heads)
+
+
+def max_splits_for(batch: int, kv_heads: int) -> int:
+    """Splits of the keys of a token, at most."""
+    return max(MAX_THREADGROUPS // (batch * kv_heads), 1)
+
+
 def split_size(keys: int, max_splits: int) -> int:
     """Keys of every split but the last of a token that sees `keys` keys."""
     return -(-keys // (MIN_SPLIT_KEYS * max_splits)) * MIN_SPLIT_KEYS
@@ -141,7 +151,7 @@ def kernel(
             tail may lie apart.
     """
     batch, _, tokens, _ = q.shape
-    max_splits = max(MAX_THREADGROUPS // (batch * prefix[0].shape[1]), 1)
+    max_splits = max_splits_for(batch, prefix[0].shape[1])
     keys = prefix[0].shape[2] + tail[0].shape[2]
     first_keys = keys - tokens + 1
     size = split_size(first_keys, max_splits)

@@ -162,6 +162,8 @@ class Kernel:
                 evaluated.add(variant)
             return outputs
         except (RuntimeError, ValueError) as error:
+            if _NO_MEMORY.search(str(error)):
+                raise  # its reference would need more
             shapes = ", ".join(
                 f"{name} {list(x.shape)} {x.dtype}"
                 for name, x in zip(self.inputs, inputs, strict=True)
@@ -187,6 +189,9 @@ def _evaluate(inputs: Sequence[mx.array]) -> bool:
         return False
     return True
 
+
+# What MLX says where it cannot allocate an array.
+_NO_MEMORY = re.compile(r"malloc|able to allocate|ing to allocate|out of memory", re.IGNORECASE)
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
@@ -216,9 +221,14 @@ def disable_tf32() -> None:
     os.environ.setdefault(TF32_ENV, "0")
 
 
+def on_gpu() -> bool:
+    """Whether MLX computes on a GPU."""
+    return mx.default_device() != mx.cpu
+
+
 def backend() -> str | None:
     """The language kernels are compiled to, "metal" or "cuda"; None if only references run."""
-    if kernels_disabled() or mx.default_device() == mx.cpu:
+    if kernels_disabled() or not on_gpu():
         return None
     if mx.metal.is_available():
         return "metal"

@@ -318,6 +318,10 @@ class Snapshot:
     head: HeadSnapshot | None = field(default=None, repr=False)
 
 
+# `Cache.offset` of a pass that was begun and not ended.
+NO_OFFSET = -(1 << 30)
+
+
 class Cache:
     """State of all layers.
 

@@ -38,8 +38,8 @@ class Use:
 
     @property
     def kind(self) -> tuple[bool, bool, bool]:
-        """Whether there is a norm, a residual, a gate."""
-        return self.norm is not None, self.residual, self.glu
+        """Whether the kernel has a norm, a residual, a gate; before a rotation it has no norm."""
+        return self.norm is not None and self.linear.rotation is None, self.residual, self.glu
 
     @property
     def size(self) -> tuple[int, int]:
@@ -155,13 +155,14 @@ def _branches(use: Use, tokens: int, dtype: mx.Dtype) -> set[object]:
     bits = row_format.bits
     tiling = matvec.tiling_for(tokens, use.linear.width, bits, dtype.size)
     single, several = tokens == 1, quantized.rounds_for(use.linear.width, bits) > 1
+    normed, residual, glu = use.kind
     even, in_slabs = tokens % tiling.sets == 0, 4 * tiling.slab < quantized.chunk_values(bits)
     return {
         ("products", single, tiling, several),
-        ("norm", use.norm is not None, single, tiling.sets, even, in_slabs, several),
-        ("outputs", use.glu, single, tiling.rows, tiling.sets),
-        ("sum", use.residual, single),
-        ("nothing staged", use.norm is not None, use.glu, single),
+        ("norm", normed, single, tiling.sets, even, in_slabs, several),
+        ("outputs", glu, single, tiling.rows, tiling.sets),
+        ("sum", residual, single),
+        ("nothing staged", normed, glu, single),
     }
 
 

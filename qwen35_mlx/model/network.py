@@ -8,7 +8,7 @@ import numpy as np
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.model.attention import make_rope
-from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.cache import NO_OFFSET, Cache
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.mtp import MTPHead
@@ -92,12 +92,14 @@ class Network:
         """
         tokens = ids.shape[1]
         x = self.embed(ids)
+        # An interruption leaves some layers a pass ahead of the others: no state of any offset.
+        offset, cache.offset = cache.offset, NO_OFFSET
         for layer, entry in zip(self.layers, cache.layers, strict=True):
             before, x = x, layer(x, entry, revocable=revocable)
             if tokens >= EVALUATE_FROM:
                 mx.async_eval(x, entry.arrays)
                 mx.eval(before)
-        cache.offset += tokens
+        cache.offset = offset + tokens
         return self.norm(x)
 
     def take_back(self, cache: Cache, count: int) -> None:

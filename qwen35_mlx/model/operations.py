@@ -199,11 +199,14 @@ def _few_queries(
 
         return run
 
+    # All splits have a round of keys; beyond that, each has several.
+    one_round = decode_attention.keys_of_one_round(1, kv_heads)
+    long = [call(1, 2 * one_round + 37), call(2, one_round + 1)]
     return Operation(
         name,
         f"{heads}/{kv_heads} heads of {dim}, {network.dtype}",
         [decode_attention.KERNEL],
-        [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70)],
+        [call(1, 2), call(1, 37), call(1, 300), call(2, 33), call(4, 130), call(7, 70), *long],
         trials.timed_together([call(1, trials.CONTEXT_TOKENS, timed)]),
         False,
         trials.tolerance(network),
@@ -247,6 +250,11 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
     by_format: dict[str, list[tuple[SparseMoE, RMSNorm]]] = defaultdict(list)
     for block, norm in layers:
         by_format[block.packing].append((block, norm))
+    in_kernels = {
+        packing: found
+        for packing, same in by_format.items()
+        if (found := [(block, norm) for block, norm in same if block.packed is not None])
+    }
     config, few = network.config, MAX_DECODE_TOKENS
     x = trials.noise(network, 1, trials.PROMPT_TOKENS, config.hidden_size)
     residual = x[:, ::-1]
@@ -269,8 +277,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
             trials.tolerance(network),
             packing,
         )
-        for packing, same in by_format.items()
-        if same[0][0].packed is not None
+        for packing, same in in_kernels.items()
     ]
     packing, same = max(by_format.items(), key=lambda item: len(item[1]))
     enough = -(-BLOCKS_FROM * config.num_experts // config.num_experts_per_tok)

@@ -32,10 +32,14 @@ def prefill_chunk(network: Network) -> Operation:
         chunk = network.selection.chunk_tokens
         outputs: list[mx.array] = []
         for layer in first.values():
+            before: list[mx.array] = []
             cache = DeltaState() if isinstance(layer.mixer, GatedDeltaNet) else KVCache()
             for start in range(0, tokens, chunk):
                 outputs.append(layer(prompt[:, start : start + chunk], cache))
-                mx.eval(outputs[-1], cache.arrays)  # as the network does
+                # As the network does: the next is launched while this one runs.
+                mx.async_eval(outputs[-1], cache.arrays)
+                mx.eval(before)
+                before = [outputs[-1]]
         return outputs
 
     return Operation(

@@ -95,7 +95,7 @@ class Turn:
             yield from self._run()
         except RuntimeError as error:
             # MLX raises no class of its own, others do.
-            if type(error) is not RuntimeError or gpu_kernel.backend() is None:
+            if type(error) is not RuntimeError or not gpu_kernel.on_gpu():
                 raise
             reason, _, _ = str(error).partition("\n")
             raise DeviceError(

@@ -121,7 +121,7 @@ def test_a_reply_may_end_where_the_head_does_not_draft(tokens, right):
         cache = net().make_cache()
         drafts, costs = MTPDrafts(net(), cache), PassCosts()
         for count in (0, 0, 0, 2, 2, 2):
-            costs.add("copy" if count else "", count, 1.0)
+            costs.add("copy" if count else "", count, 1e-6 if count else 1.0)
         drafter = Drafter(drafts, copies, costs)
         drafter.begin(PROMPT, 0)
         if copies is not None:
@@ -130,6 +130,16 @@ def test_a_reply_may_end_where_the_head_does_not_draft(tokens, right):
         drafter._pause_left = 1000
         assert_ends_at(tokens, right, drafter, cache)
         assert (drafter.accepted > 0) == (copies is not None and tokens >= 5)
+
+
+def test_a_head_that_was_not_given_the_last_output_is_not_saved():
+    """As where a turn ends with an error while a pass is waited for."""
+    cache = net().make_cache()
+    drafts = begun(PROMPT, cache)
+    prefill_with(NAME, PROMPT, cache, drafts)
+    net()(mx.array([[PROMPT[-1]]]), cache)
+    drafts.save()
+    assert cache.snapshot().head is None
 
 
 def test_a_head_that_missed_tokens_is_in_no_snapshot():

@@ -256,6 +256,16 @@ def test_matvec_is_checked_with_its_norm_residual_and_glu(monkeypatch, broken):
         assert [t.variant for t in tried[operation.key]] == [REFERENCE, *passed]
 
 
+def test_a_size_of_a_format_whose_reference_fails_has_no_kernel(milliseconds):
+    milliseconds |= {REFERENCE: 3.0, "fast": 1.0}
+    fake = FakeOperation(fast=lambda: ONE)
+    operation = replace(fake.operation, check_calls=[refuse])
+    size = replace(fake.operation, shape="2", check_calls=[], checked_by=operation.key)
+    tried = tune([operation, size], fake.selection, lambda _: None)
+    assert [trial.variant for trial in tried[size.key]] == [REFERENCE]
+    assert fake.selection.delta_decode == REFERENCE
+
+
 def test_a_size_is_tried_again_with_the_check_of_its_format(milliseconds):
     milliseconds |= {REFERENCE: 3.0, "fast": 1.0}
     fake = FakeOperation(fast=lambda: ONE)

@@ -43,6 +43,21 @@ def test_a_launch_error_names_the_kernel_and_its_shapes(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["[metal::malloc] Unable to allocate 9 bytes.", "cudaMallocAsync failed: out of memory"],
+)
+def test_a_kernel_is_not_blamed_for_a_full_memory(monkeypatch, message):
+    def refuse(**_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(gpu_kernel, "make_launcher", lambda _: refuse)
+    kernel = Kernel("experts_route", inputs=("logits",), outputs=("weights", "experts"))
+    with pytest.raises(RuntimeError, match="alloc") as caught:
+        kernel([mx.zeros((2, 9))], Launch(1, 32, [((1,), mx.float32)], {}))
+    assert not isinstance(caught.value, Qwen35Error)
+
+
 def fails_when_evaluated(**_) -> list[mx.array]:
     """As a launch of a kernel that does not compile: MLX says so only at evaluation."""
     halves = mx.ones((1, 1, 4), mx.float16)

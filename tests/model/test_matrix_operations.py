@@ -8,6 +8,7 @@ import pytest
 
 from qwen35_mlx.kernels import gpu_kernel, matvec
 from qwen35_mlx.kernels.autotune import Operation, try_variants
+from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, KernelSelection
@@ -79,6 +80,14 @@ def test_every_branch_that_a_session_takes_is_checked(sizes, bits, monkeypatch):
         {b for c in constants_of(p, monkeypatch) for b in branches(c)} for p in (every, checked)
     ]
     assert taken[0] == taken[1]
+
+
+def test_a_rotated_matrix_does_not_stand_for_one_with_a_norm():
+    """Its norm comes before the rotation, outside the kernel."""
+    rotated, plain = use(16, 512, 4, **NORM), use(64, 512, 4, **NORM)
+    rotated.linear.rotation = HadamardRotation(512, mx.ones((512,)))
+    assert not rotated.kind[0]
+    assert any(one is plain for one, _ in checked_passes([rotated, plain], mx.bfloat16))
 
 
 def failure(one: Use, tokens: int) -> str:

@@ -98,6 +98,21 @@ def test_a_checkpoint_loads_without_its_mtp_head_unless_it_is_requested(name):
     assert load_network(checkpoint, dtype="float32", mtp=True).mtp is not None
 
 
+def test_an_interrupted_pass_leaves_no_offset(name, monkeypatch):
+    """Some layers are a pass ahead of the others then."""
+    net = network(name)
+    cache = net.make_cache()
+    net(mx.arange(5)[None], cache)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(net, "layers", [net.layers[0], interrupt, *net.layers[2:]])
+    with pytest.raises(KeyboardInterrupt):
+        net(mx.arange(2)[None], cache)
+    assert cache.offset < 0
+
+
 def test_generating_after_a_snapshot_never_changes_it(name):
     want = expected(name)
     cache = network(name).make_cache()

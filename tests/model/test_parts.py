@@ -11,7 +11,6 @@ import pytest
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.conversion.converter import convert
-from qwen35_mlx.kernels import quantized
 from qwen35_mlx.kernels.delta_net_reference import l2_norm
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model import attention, moe
@@ -34,27 +33,26 @@ def test_experts_sorted_or_not_give_the_same(monkeypatch, sort_from):
     assert_logits(logits, want["prefill_logits"])
 
 
-@pytest.mark.parametrize("variant", [moe.BLOCKS, moe.LARGE_BLOCKS, quantized.UNPACKED])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_experts_in_blocks_give_the_same(
-    variant, bits, model_folder: Path, tmp_path: Path, monkeypatch
-):
+def test_experts_in_blocks_give_the_same(bits, model_folder: Path, tmp_path: Path, monkeypatch):
     if bits:
         convert(model_folder, tmp_path / "out", quantize=True, q_bits=bits, q_group_size=32)
     net = load_network(Checkpoint.open(tmp_path / "out" if bits else model_folder))
     prompt = expected("moe")["prompt"][None]
     net.selection.experts_prefill = REFERENCE
     want = np.array(net.logits(net(prompt, net.make_cache())))
-    net.selection.experts_prefill = variant
     calls, in_blocks = [], moe.ExpertBlocks.in_blocks
     monkeypatch.setattr(moe.ExpertBlocks, "in_blocks", lambda *a: calls.append(a) or in_blocks(*a))
-    got = np.array(net.logits(net(prompt, net.make_cache())))
-    assert len(calls) == net.config.num_hidden_layers
-    np.testing.assert_allclose(got, want, atol=1e-4)
+    for variant, rows in moe.BLOCK_ROWS.items():
+        net.selection.experts_prefill = variant
+        got = np.array(net.logits(net(prompt, net.make_cache())))
+        assert [call[2] for call in calls] == [rows] * net.config.num_hidden_layers
+        np.testing.assert_allclose(got, want, atol=1e-4)
+        calls.clear()
     # Too few assignments for the number of experts.
     monkeypatch.setattr(moe, "BLOCKS_FROM", prompt.size)
     net(prompt, net.make_cache())
-    assert len(calls) == net.config.num_hidden_layers
+    assert calls == []
 
 
 @pytest.mark.parametrize("width", [3, 4, 6, 64])
