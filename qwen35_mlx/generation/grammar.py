@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     # Imported where it is used: 60 ms, which a start without grammars need not take.
     from llguidance import LLMatcher
 
-# JSON is one line, as `json.dumps` writes it. Where white space is free, a small model fills lines
-# with it, and any model pays for the indentation.
-JSON_OPTIONS = {
-    "whitespace_flexible": False,
-    "item_separator": r",\x20?",
-    "key_separator": r":\x20?",
-    # Keywords that cannot be enforced are refused, whatever the schema's own options are.
-    "lenient": False,
-    "coerce_one_of": False,
-}
-
 
 class GrammarVocabulary:
     """The tokens of a model in the form that grammars are compiled for; made once for a model.
@@ -62,10 +51,22 @@ class GrammarVocabulary:
         """
         from llguidance import LLMatcher
 
-        return self._compiled(
-            "JSON schema",
-            lambda: LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS),
-        )
+        def source() -> str:
+            # White space is that of `json.dumps`. Where it is free, a small model fills lines with
+            # it, and any model pays for the indentation. The other options keep a schema from
+            # having keywords ignored that cannot be enforced.
+            return LLMatcher.grammar_from_json_schema(
+                json.dumps(schema),
+                overrides={
+                    "whitespace_flexible": False,
+                    "item_separator": r",\x20?",
+                    "key_separator": r":\x20?",
+                    "lenient": False,
+                    "coerce_one_of": False,
+                },
+            )
+
+        return self._compiled("JSON schema", source)
 
     def regex(self, pattern: str) -> "Grammar":
         """Replies that `pattern` matches as a whole, in the syntax of Rust's regex crate.
