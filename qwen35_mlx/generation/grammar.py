@@ -186,8 +186,9 @@ class GrammarMatcher:
                 f"the grammar cannot be followed further ({one_line(self._matcher.get_error())}):"
                 " make it simpler"
             )
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        return bits[: self._size].view(bool)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: self._size]
+        # There are bits for the tokenizer's tokens alone, of which a network may have more.
+        return np.pad(bits, (0, self._size - bits.size)).view(bool)
 
 
 def _unreadable(kind: str, error: object) -> Qwen35Error:

@@ -226,6 +226,17 @@ def test_a_string_of_json_holds_no_control_token(writer: Writer):
     assert allowed.isdisjoint(writer.model.tokenizer.control_tokens.ids)
 
 
+def test_ids_without_a_token_are_never_allowed(writer: Writer):
+    model = writer.model
+    vocabulary = GrammarVocabulary(model.tokenizer, model.tokenizer.vocab_size + 53, model.eos)
+    last = model.tokenizer.vocab_size + 52
+    row, after = vocabulary.regex("(?s:.*)").matcher().allowed(np.array([], np.int32), [last])
+    assert after.all()  # it is no draft that could be accepted
+    assert row.size == model.tokenizer.vocab_size + 53
+    assert row.any()
+    assert not row[model.tokenizer.vocab_size :].any()
+
+
 def test_json_is_one_line_and_a_space_follows_a_separator_alone(writer: Writer):
     grammar = writer.vocabulary.json_schema(PERSON)
     for before in ("{", '{"name": ', '{"name":"a"', '{"name": "a", ', '{"name":"a","tags": ["a"'):
