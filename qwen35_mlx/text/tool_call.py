@@ -26,14 +26,11 @@ from itertools import chain, islice
 from typing import Any
 
 from qwen35_mlx.json_text import write_json
+from qwen35_mlx.text.argument_types import allowed_types
+from qwen35_mlx.text.call_reader import Found, FunctionReader, Outcome
+from qwen35_mlx.text.call_tags import Function, Kind
 
-_FUNCTION = re.compile(r"\s*<function=([^<>\n]+)>")
-_FUNCTION_CLOSE = "</function>"
-_PARAMETER = re.compile(r"\s*<parameter=([^<>\n]+)>")
-# A value may contain the closing tag, which ends it only if the format can go on after it.
-_PARAMETER_CLOSE = re.compile(r"</parameter>(?=\s*(?:<parameter=|</function>|\Z))")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-_CLOSED_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 # Lists and objects within each other in the arguments of a call; the arguments are the first.
 MAX_DEPTH = 64
@@ -50,18 +47,10 @@ class ParsedCall:
     arguments: dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """The body ends inside a value, so the call goes on."""
-
-
-def parse_call(body: str, schemas: ParameterSchemas) -> ParsedCall | Unfinished | None:
-    """Parse a body in either format; None if it fits neither.
-
-    The last </function> or </parameter> may be missing.
-    """
+def parse_call(body: str, schemas: ParameterSchemas) -> ParsedCall | None:
+    """Parse a body in either format; None if it fits neither."""
     body = body.strip()
-    return _parse_json(body) if body.startswith("{") else _parse_function(body, schemas)
+    return parse_json(body) if body.startswith("{") else _parse_function(body, schemas)
 
 
 def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> ParameterSchemas:
@@ -76,7 +65,9 @@ def parameter_schemas(tools: Iterable[Mapping[str, Any]]) -> ParameterSchemas:
         parameters = _mapping(_mapping(function).get("parameters"))
         name = _mapping(function).get("name")
         if isinstance(name, str):
-            schemas[name] = _mapping(parameters.get("properties"))
+            properties = _mapping(parameters.get("properties"))
+            types = {key: allowed_types(schema, parameters) for key, schema in properties.items()}
+            schemas[name] = {key: {"type": sorted(named)} for key, named in types.items()}
     return schemas
 
 
@@ -93,40 +84,43 @@ def rendered_calls(calls: Sequence[Mapping[str, Any]]) -> str | None:
     return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies)
 
 
-def _parse_function(body: str, schemas: ParameterSchemas) -> ParsedCall | Unfinished | None:
-    head = _FUNCTION.match(body)
-    if head is None:
+def _parse_function(body: str, schemas: ParameterSchemas) -> ParsedCall | None:
+    text = f"{Kind.CALL.value}{body}{Kind.CALL_END.value}"
+    reader = FunctionReader()
+    if reader.push(text) != Found(Outcome.COMPLETE, len(text)) or reader.function is None:
         return None
-    name = head[1].strip()
-    types = schemas.get(name, {})
-    arguments: dict[str, object] = {}
-    at = head.end()
-    while key := _PARAMETER.match(body, at):
-        close = _PARAMETER_CLOSE.search(body, key.end())
-        if close is not None:
-            end, at = close.start(), close.end()
-        elif body.endswith(_FUNCTION_CLOSE):
-            end = at = len(body) - len(_FUNCTION_CLOSE)
-        else:
-            return Unfinished()
+    return to_call(text, reader.function, schemas)
+
+
+def to_call(text: str, function: Function, schemas: ParameterSchemas) -> ParsedCall | None:
+    """The call that a function in a text stands for; None if its arguments are not certain.
+
+    They are not if one name has two values, or if a value holds the tag of a parameter on offer
+    that the call itself lacks.
+    """
+    types = schemas.get(function.name, {})
+    written: dict[str, str] = {}
+    for key, start, end in function.parameters:
         # One newline on each side belongs to the format, the rest to the value.
-        value = body[key.end() : end].removeprefix("\n").removesuffix("\n")
-        arguments[key[1].strip()] = _convert(value, types.get(key[1].strip()))
-    if body[at:].strip() not in ("", _FUNCTION_CLOSE):
+        value = text[start:end].removeprefix("\n").removesuffix("\n")
+        if written.setdefault(key, value) != value:
+            return None
+    if any(key in types and key not in written for key in function.loose):
         return None
-    return ParsedCall(name, arguments)
+    values = {key: _convert(value, types.get(key)) for key, value in written.items()}
+    return ParsedCall(function.name, values)
 
 
-def _parse_json(body: str) -> ParsedCall | Unfinished | None:
+def parse_json(body: str) -> ParsedCall | None:
+    """Parse a body in JSON."""
     try:
         # Models write raw newlines in strings, which strict JSON forbids.
-        call = json.loads(body, strict=False)
+        call = json.loads(body, strict=False, object_pairs_hook=_unique)
         arguments = call.get("arguments", {})
         if isinstance(arguments, str):
-            arguments = json.loads(arguments, strict=False)
+            arguments = json.loads(arguments, strict=False, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
-        in_string = '"' in _CLOSED_STRING.sub("", body)
-        return Unfinished() if in_string else None
+        return None
     name = call.get("name")
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         return None
@@ -176,7 +170,7 @@ def _convert(value: str, schema: object) -> object:
 
     If a schema allows several types, null comes first, then string, then the type that JSON gives.
     """
-    types = _types(schema)
+    types = allowed_types(schema)
     text = value.strip()
     if "null" in types and text == "null":
         return None
@@ -203,17 +197,12 @@ def _convert(value: str, schema: object) -> object:
     return parsed if types & expected.get(type(parsed), set()) else value
 
 
-def _types(schema: object) -> set[str]:
-    """The types that a JSON schema allows; empty if it names none."""
-    schema = _mapping(schema)
-    named = schema.get("type")
-    listed = named if isinstance(named, list) else [named]
-    types = {name for name in listed if isinstance(name, str)}
-    for key in ("anyOf", "oneOf"):
-        options = schema.get(key)
-        for option in options if isinstance(options, list) else ():
-            types |= _types(option)
-    return types
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of these pairs. Of a name with two values nobody can say which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs) and any(found[name] != value for name, value in pairs):
+        raise ValueError("a name with two values")
+    return found
 
 
 def _refuse_constant(name: str) -> None:
