@@ -1,27 +1,29 @@
-"""Grammars: which tokens may follow in a reply, by a JSON schema, a regex or a Lark grammar.
+"""Grammars, compiled: which tokens may follow in a reply.
 
 `llguidance` compiles a grammar and computes which tokens of the vocabulary may follow: an Earley
-parser over a trie of the tokens' bytes. Control tokens are never text to it: a string of JSON may
-hold "<think>", and not the token. A Lark grammar may name them, as in `start: <think> /a+/`, or
-give their ids, `<[2025]>`; `<[*]>` is any token.
+parser over a trie of the tokens' bytes. What a grammar may be given as: `text/grammar_source.py`.
 
 Where a grammar is complete, only tokens that end the reply are left. After one of them everything
 is allowed: nobody reads what a pass computes there.
 """
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
+from qwen35_mlx.text.grammar_source import GrammarSource, unusable
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     # Imported where it is used: 60 ms, which a start without grammars need not take.
     from llguidance import LLMatcher
+
+# Compiled grammars that are kept for the next reply.
+REMEMBERED = 16
 
 
 class GrammarVocabulary:
@@ -40,64 +42,39 @@ class GrammarVocabulary:
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         wrapped = llguidance.TokenizerWrapper(_Tokens(tokenizer, size, min(self.eos)))
         self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=size, eos_token=sorted(eos))
+        self._compiled: OrderedDict[str, Grammar] = OrderedDict()
 
-    def json_schema(self, schema: Mapping[str, Any]) -> "Grammar":
-        """Replies that are one JSON value which `schema` allows, on one line.
-
-        Strings, numbers and arrays without bounds in the schema have none in the reply.
-
-        Raises:
-            Qwen35Error: it is no schema, or has keywords that cannot be enforced.
-        """
-        from llguidance import LLMatcher
-
-        def source() -> str:
-            # White space is that of `json.dumps`. Where it is free, a small model fills lines with
-            # it, and any model pays for the indentation. The other options keep a schema from
-            # having keywords ignored that cannot be enforced.
-            return LLMatcher.grammar_from_json_schema(
-                json.dumps(schema),
-                overrides={
-                    "whitespace_flexible": False,
-                    "item_separator": r",\x20?",
-                    "key_separator": r":\x20?",
-                    "lenient": False,
-                    "coerce_one_of": False,
-                },
-            )
-
-        return self._compiled("JSON schema", source)
-
-    def regex(self, pattern: str) -> "Grammar":
-        """Replies that `pattern` matches as a whole, in the syntax of Rust's regex crate.
+    def compile(self, source: GrammarSource) -> "Grammar":
+        """The grammar, which is remembered for the next reply that has the same.
 
         Raises:
-            Qwen35Error: it cannot be read.
+            Qwen35Error: it cannot be read, is too large, or has parts that cannot be enforced.
         """
-        from llguidance import LLMatcher
+        text = source.text()
+        if text in self._compiled:
+            self._compiled.move_to_end(text)
+            return self._compiled[text]
+        matcher = self._matcher(text)
+        if isinstance(matcher, str):
+            # Which part it is, llguidance does not say.
+            for part in source.parts.values():
+                self.compile(part)
+            raise unusable(source.what, matcher)
+        grammar = Grammar(matcher, self.size, self.eos)
+        self._compiled[text] = grammar
+        if len(self._compiled) > REMEMBERED:
+            self._compiled.popitem(last=False)
+        return grammar
 
-        return self._compiled("regex", lambda: LLMatcher.grammar_from_regex(pattern))
-
-    def lark(self, text: str) -> "Grammar":
-        """Replies that a Lark grammar derives from its rule `start`.
-
-        Raises:
-            Qwen35Error: it cannot be read.
-        """
-        from llguidance import LLMatcher
-
-        return self._compiled("Lark grammar", lambda: LLMatcher.grammar_from_lark(text))
-
-    def _compiled(self, kind: str, source: Callable[[], str]) -> "Grammar":
+    def _matcher(self, text: str) -> "LLMatcher | str":
+        """The matcher of a grammar; the reason if there is none."""
         from llguidance import LLMatcher
 
         try:
-            matcher = LLMatcher(self._tokenizer, source(), log_level=0, limits=self._limits)
+            matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
         except (ValueError, TypeError, RecursionError) as error:
-            raise _unreadable(kind, error) from None
-        if matcher.is_error():
-            raise _unreadable(kind, matcher.get_error())
-        return Grammar(matcher, self.size, self.eos)
+            return str(error)
+        return matcher.get_error() if matcher.is_error() else matcher
 
 
 class _Tokens:
@@ -189,7 +166,3 @@ class GrammarMatcher:
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: self._size]
         # There are bits for the tokenizer's tokens alone, of which a network may have more.
         return np.pad(bits, (0, self._size - bits.size)).view(bool)
-
-
-def _unreadable(kind: str, error: object) -> Qwen35Error:
-    return Qwen35Error(f"the {kind} cannot be used ({one_line(error)}): correct it")

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +14,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
+from qwen35_mlx.generation.grammar import Grammar, GrammarVocabulary
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
@@ -29,9 +31,11 @@ from qwen35_mlx.session.reply_options import (
     ReplyArguments,
     ReplyOptions,
 )
+from qwen35_mlx.session.response_format import reply_content
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
+from qwen35_mlx.text.reply_grammar import ReplyContent, reply_grammar
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
@@ -251,7 +255,8 @@ class Model:
         prompt = self._prompts.raw(prompt)
         self.network.token_array(prompt)  # refuses unknown ids before anything is computed
         given = ReplyOptions.of(options, CompletionArguments)
-        turn = self._turn(prompt, PlainParser(), self.make_cache(), given)
+        grammar = self._grammar(reply_content(given), thinking=False)
+        turn = self._turn(prompt, PlainParser(), self.make_cache(), given, grammar)
         *_, done = turn.run()
         assert isinstance(done, Done)
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
@@ -276,8 +281,10 @@ class Model:
         rendered = self._prompts.render(messages, options)
         prompt = self._prompts.check_length(self._prompts.encode(rendered))
         thinking = ChatTemplate.opens_thinking(rendered)
-        parser = ReplyParser(thinking=thinking, tools=options.tools)
-        return self._turn(prompt, parser, cache, options, copies)
+        content = reply_content(options)
+        calls = content is None or content.tools is not None
+        parser = ReplyParser(thinking=thinking, tools=options.tools, calls=calls)
+        return self._turn(prompt, parser, cache, options, self._grammar(content, thinking), copies)
 
     def _turn(
         self,
@@ -285,6 +292,7 @@ class Model:
         parser: ReplyParser | PlainParser,
         cache: Cache,
         options: ReplyOptions,
+        grammar: Grammar | None,
         copies: CopyDrafts | None = None,
     ) -> Turn:
         """A turn on a prompt that fits into the context."""
@@ -311,8 +319,21 @@ class Model:
             owner=self._owner,
             stop=StopStrings(options.stop),
             seed=options.seed,
+            grammar=grammar,
+            one_call=options.parallel_tool_calls is False,
             drafter=self._drafter(cache, copies or CopyDrafts()),
         )
+
+    def _grammar(self, content: ReplyContent | None, thinking: bool) -> Grammar | None:
+        """The compiled grammar of a reply; None for one without."""
+        if content is None:
+            return None
+        source = reply_grammar(content, self.tokenizer, self.eos, thinking=thinking)
+        return self._vocabulary.compile(source)
+
+    @cached_property
+    def _vocabulary(self) -> GrammarVocabulary:
+        return GrammarVocabulary(self.tokenizer, self.network.config.vocab_size, self.eos)
 
     def _drafter(self, cache: Cache, copies: CopyDrafts) -> Drafter | None:
         """A new drafter for one reply; None for none."""

@@ -42,15 +42,32 @@ class CompletionArguments(SamplingArguments, total=False):
     - `max_tokens`: the most tokens of the reply; None for all that the context leaves.
     - `seed`: the same seed gives the same reply again, on the same device.
     - `stop`: strings that end the reply; they do not appear in it.
+    - `response_format`: what an answer may be, in OpenAI's form: `{"type": "text"}` for anything,
+      `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": {...}}}`.
+      Beyond that, `{"type": "regex", "pattern": ...}` and, in Lark's form,
+      `{"type": "grammar", "grammar": ...}`. An answer that `max_tokens` or `stop` cuts is not
+      complete.
     """
 
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str]
+    response_format: Mapping[str, Any] | None
 
 
 class ReplyArguments(PromptArguments, CompletionArguments, total=False):
-    """The options of a reply to messages: those of its prompt, its length and its sampling."""
+    """The options of a reply to messages: those of its prompt and of its text, and these.
+
+    - `tool_choice`: "auto" leaves it to the model whether it calls a tool; with a
+      `response_format`, it then answers in that. "none" keeps it from calling one, although the
+      prompt describes them. "required" makes it call one or more, and
+      `{"type": "function", "function": {"name": ...}}` that one, once. Calls that are forced have
+      arguments that the tool's schema allows.
+    - `parallel_tool_calls`: False ends the reply after one call.
+    """
+
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
 
 
 class ChatArguments(PromptArguments, SamplingArguments, total=False):
@@ -62,7 +79,8 @@ class ReplyOptions:
     """The options of one reply, checked.
 
     Attributes:
-        max_tokens, seed, thinking, tools: as in `ReplyArguments`.
+        max_tokens, seed, thinking, tools, response_format, tool_choice, parallel_tool_calls: as
+            in `ReplyArguments`.
         stop: strings that end the reply.
         sampling: the `SamplingArguments` that are given.
     """
@@ -72,6 +90,9 @@ class ReplyOptions:
     stop: tuple[str, ...] = ()
     thinking: bool | None = None
     tools: Tools | None = None
+    response_format: Mapping[str, Any] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     sampling: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod

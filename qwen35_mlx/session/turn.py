@@ -11,6 +11,7 @@ import mlx.core as mx
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.drafter import Drafter
+from qwen35_mlx.generation.grammar import Grammar
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
@@ -26,6 +27,7 @@ from qwen35_mlx.text.reply import (
     ReplyContent,
     ReplyEvent,
     ReplyParser,
+    ToolCall,
     join_events,
 )
 from qwen35_mlx.text.stop import StopStrings
@@ -47,6 +49,8 @@ class Turn:
         max_tokens: length of the reply.
         chunk: tokens of prefill between two events.
         owner: of the network; only that thread may run the turn.
+        grammar: of the reply; None for any.
+        one_call: whether the reply ends after one tool call.
         drafter: of tokens that are verified together; None decodes one a pass.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
@@ -66,6 +70,8 @@ class Turn:
     chunk: int
     owner: Owner
     seed: int | None = None
+    grammar: Grammar | None = None
+    one_call: bool = False
     drafter: Drafter | None = None
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None
@@ -75,7 +81,8 @@ class Turn:
     @property
     def content(self) -> ReplyContent:
         """The reply so far, including what the parser holds back, such as an open tool call."""
-        return join_events([*self.reply_events, *self.parser.pending()])
+        pending = [] if self._called else self.parser.pending()
+        return join_events([*self.reply_events, *pending])
 
     def snapshot(self) -> Snapshot:
         """The state after the tokens that the cache holds now, before the turn's next event."""
@@ -112,7 +119,7 @@ class Turn:
             self.drafter.begin(self.prompt, cached)
         yield from self._prefill(cached)
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        sampler = Sampler(self.sampling, self.network.config.vocab_size, seed)
+        sampler = Sampler(self.sampling, self.network.config.vocab_size, seed, self.grammar)
         tokens = decode(self.network, self.cache, self.prompt[-1], sampler, self.drafter)
         decoder = self.tokenizer.stream()
         first_token_at = started
@@ -126,7 +133,7 @@ class Turn:
                 break
             events = self._parse(self.stop.push(decoder.push(token)))
             yield from events
-            if self.stop.stopped:
+            if self.stop.stopped or self._called:
                 reason = "stop"
                 break
             if not events:
@@ -135,9 +142,10 @@ class Turn:
                 break
         tokens.close()
         ended = time.perf_counter()
-        if not self.stop.stopped:
+        if not (self.stop.stopped or self._called):
             yield from self._parse(self.stop.push(decoder.flush()) + self.stop.flush())
-        yield from self._add(self.parser.finish())
+        if not self._called:
+            yield from self._add(self.parser.finish())
         content = self.content
         if reason == "stop" and content.tool_calls:
             reason = "tool_calls"
@@ -181,5 +189,13 @@ class Turn:
         return self._add(self.parser.push(text) if text else [])
 
     def _add(self, events: list[ReplyEvent]) -> list[ReplyEvent]:
+        if self.one_call:
+            calls = [index for index, event in enumerate(events) if isinstance(event, ToolCall)]
+            events = events[: calls[0] + 1] if calls else events
         self.reply_events += events
         return events
+
+    @property
+    def _called(self) -> bool:
+        """Whether the reply has the one call that it may have."""
+        return self.one_call and any(isinstance(one, ToolCall) for one in self.reply_events[-1:])

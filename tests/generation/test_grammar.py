@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jsonschema
@@ -28,6 +28,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.text.grammar_source import GrammarSource, json_schema, lark, regex
 from tests.random_schemas import random_schema
 
 SCHEMAS = int(os.environ.get("QWEN35_SCHEMAS", "24"))
@@ -135,6 +136,10 @@ def writer() -> Generator[Writer]:
         yield Writer(model)
 
 
+def compiled(writer: Writer, kind: Callable[[Any], GrammarSource], source: Any) -> Grammar:
+    return writer.vocabulary.compile(kind(source))
+
+
 def allowed_texts(writer: Writer, grammar: Grammar, before: str) -> set[str]:
     """The tokens that may follow a text."""
     tokenizer = writer.model.tokenizer
@@ -146,7 +151,7 @@ def allowed_texts(writer: Writer, grammar: Grammar, before: str) -> set[str]:
 @pytest.mark.parametrize("seed", range(SCHEMAS))
 def test_a_reply_under_a_random_schema_is_valid(writer: Writer, seed: int):
     schema = random_schema(seed)
-    grammar = writer.vocabulary.json_schema(schema)
+    grammar = compiled(writer, json_schema, schema)
     reply = writer.write(grammar, WARM, seed=seed, depth=None if seed % 4 else 3)
     jsonschema.validate(json.loads(writer.text(reply)), schema)
 
@@ -155,12 +160,12 @@ def test_a_reply_under_a_random_schema_is_valid(writer: Writer, seed: int):
 @pytest.mark.parametrize("depth", [None, 3])
 def test_a_grammar_that_allows_everything_changes_no_token(writer: Writer, sampling, depth):
     free = writer.write(None, sampling, tokens=40)
-    grammar = writer.vocabulary.lark(ANYTHING)
+    grammar = compiled(writer, lark, ANYTHING)
     assert writer.write(grammar, sampling, depth=depth, tokens=40) == free
 
 
 def test_a_grammar_that_allows_everything_changes_no_bit_of_the_logits(writer: Writer):
-    matcher = writer.vocabulary.lark(ANYTHING).matcher()
+    matcher = compiled(writer, lark, ANYTHING).matcher()
     logits = mx.random.normal((3, 2048)).astype(mx.bfloat16)
     after = masked(logits, matcher, mx.array([5, 6]), mx.array([7, 8]))
     assert after.dtype == logits.dtype
@@ -169,7 +174,7 @@ def test_a_grammar_that_allows_everything_changes_no_bit_of_the_logits(writer: W
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_drafts_change_no_token_of_a_reply_in_a_grammar(writer: Writer, sampling):
-    grammar = writer.vocabulary.json_schema(PERSON)
+    grammar = compiled(writer, json_schema, PERSON)
     single = writer.write(grammar, sampling)
     jsonschema.validate(json.loads(writer.text(single)), PERSON)
     assert writer.write(grammar, sampling, depth=4) == single
@@ -178,7 +183,7 @@ def test_drafts_change_no_token_of_a_reply_in_a_grammar(writer: Writer, sampling
 
 
 def test_rows_after_drafts_have_the_masks_of_the_same_reply(writer: Writer):
-    grammar = writer.vocabulary.json_schema(PERSON)
+    grammar = compiled(writer, json_schema, PERSON)
     ids = np.array(writer.model.tokenizer.encode('{"name": "Ann", "tags": ["a"]}'), np.int32)
     matcher, rng = grammar.matcher(), random.Random(0)
     for _ in range(30):
@@ -190,7 +195,7 @@ def test_rows_after_drafts_have_the_masks_of_the_same_reply(writer: Writer):
 
 
 def test_rows_after_a_forbidden_draft_are_free_and_later_ones_are_not(writer: Writer):
-    grammar = writer.vocabulary.json_schema(PERSON)
+    grammar = compiled(writer, json_schema, PERSON)
     good, bad = writer.model.tokenizer.encode("{")[0], writer.model.tokenizer.encode("}")[0]
     matcher, nothing = grammar.matcher(), np.array([], np.int32)
     rows = matcher.allowed(nothing, [good, bad, good])
@@ -200,7 +205,7 @@ def test_rows_after_a_forbidden_draft_are_free_and_later_ones_are_not(writer: Wr
 
 
 def test_where_a_grammar_is_complete_only_the_end_is_left(writer: Writer):
-    grammar = writer.vocabulary.json_schema(PERSON)
+    grammar = compiled(writer, json_schema, PERSON)
     reply = np.array(writer.model.tokenizer.encode('{"name": "", "tags": ["a"]}'), np.int32)
     rows = grammar.matcher().allowed(reply, [min(writer.model.eos)])
     assert set(np.flatnonzero(rows[0]).tolist()) == writer.model.eos
@@ -210,7 +215,7 @@ def test_where_a_grammar_is_complete_only_the_end_is_left(writer: Writer):
 def test_after_the_end_everything_is_allowed_where_the_grammar_could_go_on(writer: Writer):
     tokenizer = writer.model.tokenizer
     rows = (
-        writer.vocabulary.regex("a*")
+        compiled(writer, regex, "a*")
         .matcher()
         .allowed(np.array(tokenizer.encode("a"), np.int32), [min(writer.model.eos)])
     )
@@ -219,7 +224,7 @@ def test_after_the_end_everything_is_allowed_where_the_grammar_could_go_on(write
 
 
 def test_a_string_of_json_holds_no_control_token(writer: Writer):
-    grammar = writer.vocabulary.json_schema({"type": "string"})
+    grammar = compiled(writer, json_schema, {"type": "string"})
     reply = np.array(writer.model.tokenizer.encode('"a'), np.int32)
     allowed = set(np.flatnonzero(grammar.matcher().allowed(reply)[0]).tolist())
     assert len(allowed) > 1000
@@ -230,7 +235,9 @@ def test_ids_without_a_token_are_never_allowed(writer: Writer):
     model = writer.model
     vocabulary = GrammarVocabulary(model.tokenizer, model.tokenizer.vocab_size + 53, model.eos)
     last = model.tokenizer.vocab_size + 52
-    row, after = vocabulary.regex("(?s:.*)").matcher().allowed(np.array([], np.int32), [last])
+    row, after = (
+        vocabulary.compile(regex("(?s:.*)")).matcher().allowed(np.array([], np.int32), [last])
+    )
     assert after.all()  # it is no draft that could be accepted
     assert row.size == model.tokenizer.vocab_size + 53
     assert row.any()
@@ -238,7 +245,7 @@ def test_ids_without_a_token_are_never_allowed(writer: Writer):
 
 
 def test_json_is_one_line_and_a_space_follows_a_separator_alone(writer: Writer):
-    grammar = writer.vocabulary.json_schema(PERSON)
+    grammar = compiled(writer, json_schema, PERSON)
     for before in ("{", '{"name": ', '{"name":"a"', '{"name": "a", ', '{"name":"a","tags": ["a"'):
         assert not any(text[:1].isspace() for text in allowed_texts(writer, grammar, before))
     for before in ('{"name":', '{"name":"a",'):
@@ -248,22 +255,22 @@ def test_json_is_one_line_and_a_space_follows_a_separator_alone(writer: Writer):
 
 
 def test_a_regex_is_matched_as_a_whole(writer: Writer):
-    assert writer.text(writer.write(writer.vocabulary.regex("(yes|no), [0-9]{3}!"))).endswith("!")
+    assert writer.text(writer.write(compiled(writer, regex, "(yes|no), [0-9]{3}!"))).endswith("!")
 
 
 def test_a_lark_grammar_may_name_control_tokens(writer: Writer):
-    grammar = writer.vocabulary.lark("start: <think> /[ab]{3}/ </think>")
+    grammar = compiled(writer, lark, "start: <think> /[ab]{3}/ </think>")
     assert len(writer.text(writer.write(grammar))) == len("<think>aaa</think>")
 
 
 def test_penalties_do_not_bring_forbidden_tokens_back(writer: Writer):
     penalised = Sampling(temperature=0, repetition_penalty=1.9, presence_penalty=2)
-    reply = writer.write(writer.vocabulary.regex("a{30}"), penalised)
+    reply = writer.write(compiled(writer, regex, "a{30}"), penalised)
     assert writer.text(reply) == 30 * "a"
 
 
 def test_drafts_of_a_shorter_vocabulary_are_masked(writer: Writer):
-    sampler = Sampler(GREEDY, 2048, grammar=writer.vocabulary.regex("a|bcd"))
+    sampler = Sampler(GREEDY, 2048, grammar=compiled(writer, regex, "a|bcd"))
     (token,) = np.array(sampler(mx.zeros((1, 300)), mx.array([], mx.int32), 0)).tolist()
     assert writer.model.tokenizer.decode([token]) == "a"
 
@@ -271,25 +278,25 @@ def test_drafts_of_a_shorter_vocabulary_are_masked(writer: Writer):
 @pytest.mark.parametrize(
     ("kind", "source", "names"),
     [
-        ("json_schema", {"type": "text"}, "Invalid type: text"),
-        ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"),
+        (json_schema, {"type": "text"}, "Invalid type: text"),
+        (json_schema, {"type": "array", "uniqueItems": True}, "uniqueItems"),
         (
-            "json_schema",
+            json_schema,
             {"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}},
             "uniqueItems",
         ),
-        ("json_schema", {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
-        ("json_schema", {"$ref": "http://127.0.0.1:9/s.json"}, "does not fetch"),
-        ("json_schema", {"minimum": 3, "maximum": 2, "type": "integer"}, "minimum"),
-        ("json_schema", {"type": {"no", "json"}}, "not JSON serializable"),
-        ("json_schema", [{}], "object"),
-        ("regex", "(open", "unclosed group"),
-        ("lark", "begin: /a/", "no start rule"),
+        (json_schema, {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        (json_schema, {"$ref": "http://127.0.0.1:9/s.json"}, "does not fetch"),
+        (json_schema, {"minimum": 3, "maximum": 2, "type": "integer"}, "minimum"),
+        (json_schema, {"type": {"no", "json"}}, "not JSON serializable"),
+        (json_schema, [{}], "object"),
+        (regex, "(open", "unclosed group"),
+        (lark, "begin: /a/", "no start rule"),
     ],
 )
 def test_a_grammar_that_cannot_be_enforced_is_refused_in_one_line(
-    writer: Writer, kind: str, source: Any, names: str
+    writer: Writer, kind: Callable[[Any], GrammarSource], source: Any, names: str
 ):
     with pytest.raises(Qwen35Error, match=f"^the .* cannot be used .*{names}") as raised:
-        getattr(writer.vocabulary, kind)(source)
+        writer.vocabulary.compile(kind(source))
     assert "\n" not in str(raised.value)
