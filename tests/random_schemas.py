@@ -14,6 +14,36 @@ def random_schema(seed: int) -> dict[str, Any]:
     return schema | {"$defs": {"leaf": _leaf(rng), "list": _array(rng, 0)}}
 
 
+def random_tool(seed: int) -> dict[str, Any]:
+    """A tool whose parameters are of all types, some with definitions that they refer to."""
+    rng = random.Random(seed)
+    names = rng.sample(WORDS, rng.randint(0, 4))
+    properties = {name: rng.choice((_any(rng, 1), _text(rng))) for name in names}
+    parameters: dict[str, Any] = {"type": "object", "properties": properties}
+    parameters["required"] = [name for name in names if rng.random() < 0.6]
+    parameters["$defs"] = {"leaf": _leaf(rng), "list": _array(rng, 0)}
+    return {"type": "function", "function": {"name": f"do_{seed}", "parameters": parameters}}
+
+
+def _text(rng: random.Random) -> dict[str, Any]:
+    """Strings with and without bounds, alone and beside others."""
+    return rng.choice(
+        (
+            {"type": "string", "maxLength": 30},
+            {"type": ["string", "null"], "maxLength": 12},
+            {"anyOf": [{"type": "string", "maxLength": 6}, {"type": "integer", "minimum": 3}]},
+            {
+                "type": "string",
+                "pattern": rng.choice(("^ab|c$", "[0-9]{2}", r"^x\.[yz]+$", "a$")),
+                "maxLength": 9,
+            },
+            {"enum": ["", "<b>", "two\nlines", " padded "]},
+            {"type": "string", "minLength": 2, "maxLength": 5},
+            {"maxLength": 15},
+        )
+    )
+
+
 def _any(rng: random.Random, depth: int) -> dict[str, Any]:
     if depth == 0 or rng.random() < 0.5:
         return rng.choice((_leaf, _leaf, _reference))(rng)

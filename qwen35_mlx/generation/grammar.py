@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Compiled grammars that are kept for the next reply.
 REMEMBERED = 16
+# Tokens that a reply may be shorter by, when it is given next, without being read again.
+_MOST_STATES = 32
 
 
 class GrammarVocabulary:
@@ -85,8 +87,12 @@ class _Tokens:
     def __init__(self, tokenizer: Tokenizer, size: int, eos: int):
         self._tokenizer = tokenizer
         self.eos_token_id = eos
-        self.tokens = [tokenizer.token_bytes(i) for i in range(min(size, tokenizer.vocab_size))]
-        self.special_token_ids = sorted(tokenizer.control_tokens.ids)
+        self.tokens = [tokenizer.token_bytes(i) for i in range(size)]
+        # Ids without a token, which a network may have more of, are never text either.
+        unused = {i for i, token in enumerate(self.tokens) if not token}
+        for i in unused:
+            self.tokens[i] = b"<|%d|>" % i
+        self.special_token_ids = sorted(tokenizer.control_tokens.ids | unused)
 
     def __call__(self, text: bytes | str) -> list[int]:
         return self._tokenizer.encode(
@@ -114,9 +120,12 @@ class GrammarMatcher:
     """
 
     def __init__(self, matcher: "LLMatcher", size: int, eos: frozenset[int]):
-        self._matcher = matcher
         self._size, self._eos = size, eos
+        self._start = matcher
         self._read = np.array([], np.int32)
+        # After the latest tokens, one for each; the last one is after all of `_read`. Copies are
+        # kept, since llguidance's own `rollback` may leave the masks of what was taken back.
+        self._states = [_State(matcher)]
 
     def allowed(self, reply: np.ndarray, drafts: Sequence[int] = ()) -> np.ndarray:
         """The tokens that may follow a reply and each of its drafts: [T, size] bool.
@@ -133,36 +142,50 @@ class GrammarMatcher:
         """
         allowed = np.ones((len(drafts) + 1, self._size), bool)
         same = self._read[: reply.size] == reply[: self._read.size]
-        shared = same.size if same.all() else int(same.argmin())
-        self._take_back(self._read.size - shared)
-        if not all(map(self._take, reply[shared:].tolist())):
+        self._go_back(same.size if same.all() else int(same.argmin()))
+        if not all(map(self._take, reply[self._read.size :].tolist())):
             return allowed
-        allowed[0] = self._mask()
+        allowed[0] = self._states[-1].mask(self._size)
         for row, draft in enumerate(drafts, 1):
             if not self._take(draft):
                 break
-            allowed[row] = self._mask()
+            allowed[row] = self._states[-1].mask(self._size)
         return allowed
 
-    def _take_back(self, count: int) -> None:
-        if count:
-            self._matcher.rollback(count)
-            self._read = self._read[:-count]
+    def _go_back(self, length: int) -> None:
+        """Forget all but the first tokens of what was read."""
+        kept = len(self._states) - (self._read.size - length)
+        self._states = self._states[:kept] if kept > 0 else [_State(self._start)]
+        self._read = self._read[: length if kept > 0 else 0]
 
     def _take(self, token: int) -> bool:
         """Read a token, unless it is not allowed or ends the reply; returns whether it was read."""
-        if token in self._eos or not self._matcher.try_consume_tokens([token]):
+        if token in self._eos:
             return False
+        matcher = self._states[-1].matcher.deep_copy()
+        if not matcher.try_consume_tokens([token]):
+            return False
+        self._states = [*self._states[-_MOST_STATES:], _State(matcher)]
         self._read = np.append(self._read, np.int32(token))
         return True
 
-    def _mask(self) -> np.ndarray:
-        packed = self._matcher.compute_bitmask()
-        if self._matcher.is_error():
-            raise Qwen35Error(
-                f"the grammar cannot be followed further ({one_line(self._matcher.get_error())}):"
-                " make it simpler"
-            )
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: self._size]
-        # There are bits for the tokenizer's tokens alone, of which a network may have more.
-        return np.pad(bits, (0, self._size - bits.size)).view(bool)
+
+class _State:
+    """A matcher after some tokens, which are never taken back."""
+
+    def __init__(self, matcher: "LLMatcher"):
+        self.matcher = matcher
+        self._mask: np.ndarray | None = None
+
+    def mask(self, size: int) -> np.ndarray:
+        """The tokens that may follow: [size] bool."""
+        if self._mask is None:
+            packed = self.matcher.compute_bitmask()
+            if self.matcher.is_error():
+                raise Qwen35Error(
+                    "the grammar cannot be followed further "
+                    f"({one_line(self.matcher.get_error())}): make it simpler"
+                )
+            bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+            self._mask = bits[:size].view(bool)
+        return self._mask

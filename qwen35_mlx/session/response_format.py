@@ -40,7 +40,7 @@ def answer_grammar(response_format: Mapping[str, Any] | None) -> GrammarSource |
     Raises:
         Qwen35Error: it has another type than those that there are, or lacks a value.
     """
-    given = response_format or {"type": "text"}
+    given: Mapping[str, Any] = {"type": "text"} if response_format is None else response_format
     match given.get("type"):
         case "text":
             return None

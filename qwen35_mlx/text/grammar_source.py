@@ -6,6 +6,7 @@ of JSON may hold "<think>", and not the token. A Lark grammar may name them, as 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from qwen35_mlx.files import one_line
 
 # Characters of a grammar. Compiling takes time and memory that grow with it.
 MAX_CHARACTERS = 1 << 18
+# The lines of a grammar that a message quotes. Of a tool, nobody has written them.
+_EXCERPT = re.compile(r"^at \d+\(\d+\): |^ *\d+ \|.*$|^ *\^ *$", re.MULTILINE)
 # White space in JSON is that of `json.dumps`. Where it is free, a small model fills lines with it,
 # and any model pays for the indentation. The other options keep a schema from having keywords
 # ignored that cannot be enforced.
@@ -62,7 +65,8 @@ class GrammarSource:
 
 def unusable(what: str, error: object) -> Qwen35Error:
     """The error for a grammar that cannot be compiled."""
-    return Qwen35Error(f"the {what} cannot be used ({one_line(error)}): correct it")
+    reason = _EXCERPT.sub("", str(error))
+    return Qwen35Error(f"the {what} cannot be used ({one_line(reason)}): correct it")
 
 
 def json_schema(schema: Mapping[str, Any], what: str = "JSON schema") -> GrammarSource:

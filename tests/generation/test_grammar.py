@@ -194,6 +194,25 @@ def test_rows_after_drafts_have_the_masks_of_the_same_reply(writer: Writer):
             assert (row == grammar.matcher().allowed(ids[:length])[0]).all()
 
 
+@pytest.mark.parametrize("seed", range(SCHEMAS))
+def test_masks_after_wrong_drafts_are_those_of_the_reply_alone(writer: Writer, seed: int):
+    """At each token of a random reply, several are drafted that the schema allows as well."""
+    grammar, rng = compiled(writer, json_schema, random_schema(seed)), random.Random(seed)
+    matcher, reply = grammar.matcher(), np.array([], np.int32)
+    for _ in range(20):
+        fresh = grammar.matcher().allowed(reply)[0]
+        assert (matcher.allowed(reply)[0] == fresh).all()
+        choices = [i for i in np.flatnonzero(fresh).tolist() if i not in writer.model.eos]
+        if not choices:
+            break
+        for _ in range(2):
+            drafts: list[int] = []
+            while len(drafts) < 4:
+                row = matcher.allowed(reply, drafts)[-1]
+                drafts.append(rng.choice(np.flatnonzero(row).tolist()))
+        reply = np.append(reply, np.int32(rng.choice(choices)))
+
+
 def test_rows_after_a_forbidden_draft_are_free_and_later_ones_are_not(writer: Writer):
     grammar = compiled(writer, json_schema, PERSON)
     good, bad = writer.model.tokenizer.encode("{")[0], writer.model.tokenizer.encode("}")[0]
