@@ -14,6 +14,14 @@ class Qwen35Error(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
+class TooLongError(Qwen35Error):
+    """A prompt that fills the model's context or this machine's memory."""
+
+
+class BusyError(Qwen35Error):
+    """A conversation that is open elsewhere."""
+
+
 class _ShortRepr(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         try:

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
@@ -31,6 +32,7 @@ from qwen35_mlx.library.listing import (
     ConversationSummary,
     deleted_summaries,
     find_by_name,
+    find_by_title,
     summary_page,
 )
 from qwen35_mlx.library.locks import NamedLocks
@@ -159,6 +161,15 @@ class Library(ConversationStore):
         with self.reading() as db:
             return find_by_name(db, name)
 
+    def titled(self, title: str) -> int | None:
+        """The id of the conversation with exactly this title; None if there is none.
+
+        Raises:
+            Qwen35Error: several have it.
+        """
+        with self.reading() as db:
+            return find_by_title(db, replace_surrogates(title))
+
     def search(self, text: str, limit: int = 50) -> Sequence[Hit]:
         """Titles, then messages on any path, that contain all words of `text`; newest first.
 
@@ -235,6 +246,14 @@ class Library(ConversationStore):
         """Give up the claim on a conversation."""
         self._locks.release(str(conversation), CLAIMED)
 
+    def claim_title(self, title: str) -> bool:
+        """Reserve a title, so that only this window makes a conversation of it; as `claim`."""
+        return not self.read_only and self._locks.acquire(_title_lock(title), CLAIMED)
+
+    def release_title(self, title: str) -> None:
+        """Give up the claim on a title."""
+        self._locks.release(_title_lock(title), CLAIMED)
+
     # Deleting
 
     def delete(self, conversation: int) -> None:
@@ -297,3 +316,8 @@ class Library(ConversationStore):
                 kept = purging.needed_states(db)
             self.empty_log()
             purging.purge_files(self.folder, typed, kept)
+
+
+def _title_lock(title: str) -> str:
+    """The name of a lock for a title, which may be of any length."""
+    return f"title-{blake2b(replace_surrogates(title).encode(), digest_size=16).hexdigest()}"

@@ -67,6 +67,23 @@ def _summaries(
     return [ConversationSummary(*row) for row in db.execute(_SELECT_SUMMARIES + which, values)]
 
 
+def find_by_title(db: sqlite3.Connection, title: str) -> int | None:
+    """The id of the conversation with exactly this title; None if there is none.
+
+    Raises:
+        Qwen35Error: several have it.
+    """
+    rows = db.execute(
+        "SELECT id FROM conversations WHERE deleted IS NULL AND title = ? ORDER BY id", (title,)
+    )
+    found = [number for (number,) in rows]
+    if len(found) > 1:
+        raise Qwen35Error(
+            f"{len(found)} conversations are called {_shown(title)}: rename all but one"
+        )
+    return found[0] if found else None
+
+
 def find_by_name(db: sqlite3.Connection, name: str) -> int:
     """The id of the conversation whose id, title or beginning of the title is `name`.
 
@@ -84,7 +101,7 @@ def find_by_name(db: sqlite3.Connection, name: str) -> int:
     # Python refuses to read a number of thousands of digits, and no id has more than 19.
     if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 and int(wanted) in titles:
         return int(wanted)
-    shown = repr(name if len(name) <= MAX_SHOWN else name[: MAX_SHOWN - 1] + "…")
+    shown = _shown(name)
     matches = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
     exact = [i for i in matches if titles[i].casefold() == wanted]
     found = exact or matches
@@ -97,3 +114,7 @@ def find_by_name(db: sqlite3.Connection, name: str) -> int:
             f"{len(found)} conversations are called {shown}: say which by its id: {named}{more}"
         )
     return found[0]
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= MAX_SHOWN else name[: MAX_SHOWN - 1] + "…")

@@ -18,23 +18,39 @@ class Transcript:
         conversation: the id in the library; None for a new conversation, which is stored with its
             first message.
         settings: the settings of a new conversation; ignored for a stored one.
+        title: of a new conversation; "" for one from its first question.
 
     Attributes:
         tree: the current conversation; its id is 0 until it is stored.
+        read_only: another window has claimed it. If none has, this one does, until `close`.
 
     Raises:
         Qwen35Error: from every method: see `Library`.
     """
 
     def __init__(
-        self, library: Library | None, conversation: int | None, settings: ChatSettings
+        self,
+        library: Library | None,
+        conversation: int | None,
+        settings: ChatSettings,
+        title: str = "",
     ) -> None:
+        if conversation is not None and library is None:
+            raise Qwen35Error(f"conversation {conversation} is in a library: give that, too")
         self._library = library
         self._kept_states: set[str] = set()
-        if library is not None and conversation is not None:
+        self.read_only = False
+        if library is None or conversation is None:
+            self.tree = Conversation(id=0, title=title, settings=settings)
+            return
+        # Claimed before it is read: another window may have finished a turn of it just now.
+        self.read_only = not library.claim(conversation)
+        try:
             self.tree = library.conversation(conversation)
-        else:
-            self.tree = Conversation(id=0, title="", settings=settings)
+        except BaseException:
+            if not self.read_only:
+                library.release(conversation)
+            raise
 
     @property
     def id(self) -> int | None:
@@ -45,6 +61,21 @@ class Transcript:
     def has_library(self) -> bool:
         """Whether messages are stored in a library."""
         return self._library is not None
+
+    def check_writable(self) -> None:
+        """Refuse a conversation that cannot be changed here.
+
+        Raises:
+            Qwen35Error: it is read-only, or the library is.
+        """
+        if self._library is not None and self._library.read_only:
+            raise Qwen35Error(
+                f"{self._library.file} cannot be written: make room, or set QWEN35_HOME"
+            )
+        if self.read_only:
+            raise Qwen35Error(
+                "this conversation is open in another window: close it there, or start a new one"
+            )
 
     def add(self, message: Message) -> Message:
         """Add a message after its parent and select it.
@@ -68,7 +99,7 @@ class Transcript:
         """Create a new conversation in the library, claimed for this window."""
         if not self.tree.id:
             with library.transaction():
-                new = library.create(settings=self.tree.settings)
+                new = library.create(title=self.tree.title, settings=self.tree.settings)
                 library.claim(new)  # before other windows can see it
             self.tree = replace(self.tree, id=new)
 
@@ -139,8 +170,8 @@ class Transcript:
                 parent = self.add(copy).id
 
     def select(self, leaf: int | None) -> None:
-        """Select the path to `leaf`."""
-        if self._library is not None and self.tree.id:
+        """Select the path to `leaf`; of a conversation that is read-only, in memory alone."""
+        if self._library is not None and self.tree.id and not self.read_only:
             self._library.select(self.tree.id, leaf)
         self.tree = self.tree.with_leaf(leaf)
 
@@ -158,5 +189,5 @@ class Transcript:
 
     def close(self) -> None:
         """Give up the claim on the conversation."""
-        if self._library is not None and self.tree.id:
+        if self._library is not None and self.tree.id and not self.read_only:
             self._library.release(self.tree.id)

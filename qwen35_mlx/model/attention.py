@@ -18,9 +18,10 @@ from qwen35_mlx.kernels.qk_norm_rope import (
 )
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.kv_cache import KVArrays, KVCache
+from qwen35_mlx.model.kv_cache import KVArrays, KVCache, TailPlace
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.memory import KV_GROUP, SCORE_BUDGET
+from qwen35_mlx.model.recordings import PassRecording
 from qwen35_mlx.model.weights import Weights
 
 # For `KernelSelection.prefill_attention`: require MLX's fused kernel. By itself MLX does not take
@@ -31,9 +32,20 @@ FEW_QUERIES = 8
 
 
 class Attention:
-    """The full-attention mixer of one layer."""
+    """The full-attention mixer of one layer.
 
-    def __init__(self, config: ModelConfig, weights: Weights, rope: Rope):
+    Args:
+        shared: as for `Layer`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        rope: Rope,
+        shared: PassRecording | None = None,
+    ):
+        self._shared = shared
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
@@ -86,14 +98,20 @@ class Attention:
 
         Only where `uses_decode_kernel`.
         """
-        rows, tail = cache.append_to_tail(k, v)
-        scale = self.head_dim**-0.5
+        place = cache.next_in_tail(k.shape[2])
+        buffer, tail = cache.parts
+        append_and_attend = partial(_append_and_attend, place, self.head_dim**-0.5)
+        if self._shared is not None:
+            append_and_attend = self._shared.get(append_and_attend, place, q)
+
+        def kernel() -> mx.array:
+            y, *rows = append_and_attend(q, k, v, gate, *buffer, *tail)
+            cache.set_tail(place, tuple(rows))
+            return y
 
         def plain() -> mx.array:
-            cache.take_back(k.shape[2])
             return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
 
-        kernel = partial(decode_attention.kernel, q, rows, tail, gate, scale)
         return self.selection.attempt(_operation(cache), kernel, plain)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
@@ -117,6 +135,26 @@ class Attention:
             [B, T, hidden]
         """
         return self.o_proj(decode_attention.apply_gate(attended, gate), residual=residual)
+
+
+def _append_and_attend(
+    place: TailPlace,
+    scale: float,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    gate: mx.array,
+    *arrays: mx.array,
+) -> tuple[mx.array, ...]:
+    """The decode kernel's output, and the tail with k and v.
+
+    Args:
+        arrays: of the buffer, then of the tail.
+    """
+    half = len(arrays) // 2
+    buffer, tail = arrays[:half], arrays[half:]
+    place.write(tail, k, v)
+    return decode_attention.kernel(q, *place.in_use(buffer, tail), gate, scale), *tail
 
 
 def _operation(cache: KVCache) -> str:

@@ -94,6 +94,12 @@ class Snapshot:
     layers: tuple[KVSnapshot | DeltaState, ...] = field(repr=False)
     head: HeadSnapshot | None = field(default=None, repr=False)
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that it keeps in memory, the spare capacity of keys and values included."""
+        own = [] if self.head is None else [self.head.hidden, *self.head.kv.arrays]
+        return [*(array for layer in self.layers for array in layer.arrays), *own]
+
 
 # `Cache.offset` of a pass that was begun and not ended.
 NO_OFFSET = -(1 << 30)

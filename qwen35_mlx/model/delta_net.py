@@ -5,7 +5,6 @@ import mlx.core as mx
 from qwen35_mlx.kernels.delta_net import mix
 from qwen35_mlx.kernels.delta_net_reference import DeltaNetParameters
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.model.cache import DeltaPass
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.weights import Weights
@@ -65,12 +64,14 @@ class GatedDeltaNet:
         y, conv, recurrent = mix(projected, conv, recurrent, self.parameters, self.selection)
         return self.out_proj(y, residual=residual), conv, recurrent, projected
 
-    def replay(self, last: DeltaPass, count: int) -> tuple[mx.array, mx.array]:
-        """The state, conv and recurrent, after the first `count` tokens of a pass."""
-        if count == 0:
-            return last.conv, last.recurrent
-        projected = last.projected[:, :count]
-        _, conv, recurrent = mix(
-            projected, last.conv, last.recurrent, self.parameters, self.selection
-        )
+    def replay(
+        self, projected: mx.array, conv: mx.array, recurrent: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """The state after the first tokens of a pass, from what they were behind `in_proj`.
+
+        Args:
+            projected: [B, T, width].
+            conv, recurrent: the state before the pass.
+        """
+        _, conv, recurrent = mix(projected, conv, recurrent, self.parameters, self.selection)
         return conv, recurrent

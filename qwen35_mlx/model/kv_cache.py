@@ -1,5 +1,6 @@
 """Keys and values of one attention layer, with snapshots to return to."""
 
+from dataclasses import dataclass
 from weakref import WeakSet
 
 import mlx.core as mx
@@ -53,11 +54,41 @@ class KVSnapshot:
         """
         return cls(_Buffer(rows, offset), offset)
 
+    @property
+    def arrays(self) -> KVArrays:
+        """The arrays that the rows are in."""
+        return () if self.buffer is None else self.buffer.rows
+
     def rows(self, start: int) -> KVArrays:
         """Rows `start` to `offset`, [B, kv_heads, offset - start, ...] each; () if empty."""
         if self.buffer is None:
             return ()
         return tuple(a[..., start : self.offset, :] for a in self.buffer.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TailPlace:
+    """Where rows go in the tail of a `KVCache`: numbers that layers alike share.
+
+    Attributes:
+        bits: as `KVCache.bits`.
+        buffered: rows of the buffer, before those of the tail.
+        start, end: of the rows in the tail.
+    """
+
+    bits: int | None
+    buffered: int
+    start: int
+    end: int
+
+    def write(self, tail: KVArrays, keys: mx.array, values: mx.array) -> None:
+        """Write rows, [B, kv_heads, end - start, head_dim], to their place in the tail."""
+        for array, rows in zip(tail, _stored(keys, values, self.bits), strict=True):
+            array[..., self.start : self.end, :] = rows
+
+    def in_use(self, buffer: KVArrays, tail: KVArrays) -> tuple[KVArrays, KVArrays]:
+        """The rows of both, as `KVCache.append_to_tail` returns them."""
+        return first_rows(buffer, self.buffered), first_rows(tail, self.end)
 
 
 class KVCache:
@@ -92,26 +123,35 @@ class KVCache:
 
         The cache must hold a row already.
         """
-        assert self._buffer is not None
-        added = keys.shape[2]
-        if self._tail_length + added > TAIL_ROWS:
-            self._flush_tail()
-        rows = self._stored(keys, values)
-        if not self._tail_length:
-            self._tail = tuple(_empty_rows(array, TAIL_ROWS) for array in rows)
-        start, end = self._tail_length, self._tail_length + added
-        for array, new in zip(self._tail, rows, strict=True):
-            array[..., start:end, :] = new
-        self._tail_length = end
-        self.offset += added
-        buffered = self.offset - self._tail_length
-        return first_rows(self._buffer.rows, buffered), first_rows(self._tail, self._tail_length)
+        place = self.next_in_tail(keys.shape[2])
+        place.write(self._tail, keys, values)
+        self.set_tail(place, self._tail)
+        return place.in_use(self._rows, self._tail)
 
-    def _stored(self, keys: mx.array, values: mx.array) -> KVArrays:
-        """The rows in the buffer's format."""
-        if self.bits is None:
-            return keys, values
-        return (*_quantize(keys, self.bits), *_quantize(values, self.bits))
+    def next_in_tail(self, count: int) -> "TailPlace":
+        """Make room for `count` rows in the tail, at most `TAIL_ROWS`; they are not added yet.
+
+        The cache must hold a row already.
+        """
+        assert self._buffer is not None
+        if self._tail_length + count > TAIL_ROWS:
+            self._flush_tail()
+        if not self._tail_length:
+            # An array of the buffer may have fewer rows than the tail.
+            self._tail = tuple(_empty_rows(array, TAIL_ROWS) for array in self._buffer.rows)
+        buffered = self.offset - self._tail_length
+        return TailPlace(self.bits, buffered, self._tail_length, self._tail_length + count)
+
+    def set_tail(self, place: "TailPlace", tail: KVArrays) -> None:
+        """Add the rows that were written to their place in `tail`."""
+        self._tail = tail
+        self.offset += place.end - self._tail_length
+        self._tail_length = place.end
+
+    @property
+    def parts(self) -> tuple[KVArrays, KVArrays]:
+        """The arrays of the buffer and of the tail."""
+        return self._rows, self._tail
 
     def _flush_tail(self) -> None:
         """Move the tail's rows into the buffer."""
@@ -132,7 +172,7 @@ class KVCache:
             words, scales and biases of the keys, then of the values (see `mx.quantize`).
         """
         self._flush_tail()
-        return self._write(self._stored(keys, values))
+        return self._write(_stored(keys, values, self.bits))
 
     def _write(self, rows: KVArrays) -> KVArrays:
         """`update` with rows in the buffer's format."""
@@ -223,6 +263,13 @@ class KVCache:
 def _empty_rows(like: mx.array, count: int) -> mx.array:
     batch, heads, _, width = like.shape
     return mx.zeros((batch, heads, count, width), like.dtype)
+
+
+def _stored(keys: mx.array, values: mx.array, bits: int | None) -> KVArrays:
+    """Rows in the format of a buffer."""
+    if bits is None:
+        return keys, values
+    return (*_quantize(keys, bits), *_quantize(values, bits))
 
 
 def _quantize(x: mx.array, bits: int) -> KVArrays:

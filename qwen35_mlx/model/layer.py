@@ -1,33 +1,38 @@
 """One decoder layer: a mixer over tokens, then a feed-forward, each with a norm and a residual."""
 
-from collections.abc import Callable
-from typing import Any
-
 import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.attention import Attention, Rope
 from qwen35_mlx.model.cache import DeltaPass, DeltaState
 from qwen35_mlx.model.config import LayerType, ModelConfig
 from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.moe import MLP, SparseMoE
+from qwen35_mlx.model.recordings import PassRecording, Recordings
 from qwen35_mlx.model.weights import Weights
 
 
 class Layer:
     """x += mixer(norm(x)); x += mlp(norm(x)).
 
-    Everything except the KV cache is in functions of arrays alone, so that `mx.compile` can record
-    them: during decode, launch overhead dominates.
+    Everything except the KV cache is in functions of arrays alone, which are recorded.
+
+    Args:
+        shared: a recording of the network's full-attention layers; None for a layer by itself.
     """
 
-    def __init__(self, kind: LayerType, config: ModelConfig, weights: Weights, rope: Rope):
-        self.selection = weights.selection
+    def __init__(
+        self,
+        kind: LayerType,
+        config: ModelConfig,
+        weights: Weights,
+        rope: Rope,
+        shared: PassRecording | None = None,
+    ):
         self.mixer: Attention | GatedDeltaNet
         if kind == "full_attention":
-            self.mixer = Attention(config, weights.scope("self_attn"), rope)
+            self.mixer = Attention(config, weights.scope("self_attn"), rope, shared)
         else:
             self.mixer = GatedDeltaNet(config, weights.scope("linear_attn"))
         mlp = weights.scope("mlp")
@@ -35,9 +40,7 @@ class Layer:
         eps = config.rms_norm_eps
         self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
-        # By the name of the function, batch and tokens.
-        self._compiled: dict[tuple[str | int, ...], Callable[..., Any]] = {}
-        self._fallbacks = 0
+        self._recordings = Recordings(weights.selection)
 
     def __call__(
         self, x: mx.array, cache: KVCache | DeltaState, *, revocable: bool = False
@@ -53,7 +56,7 @@ class Layer:
         if cache.conv is None or cache.recurrent is None:
             cache.conv, cache.recurrent = self.mixer.parameters.empty(x.shape[0], x.dtype)
         before = cache.conv, cache.recurrent
-        run = self._recorded(self._delta_net_layer, x)
+        run = self._recordings.get(self._delta_net_layer, x)
         x, cache.conv, cache.recurrent, projected = run(x, *before)
         cache.last_pass = DeltaPass(*before, projected) if revocable else None
         return x
@@ -65,21 +68,24 @@ class Layer:
             return
         assert isinstance(self.mixer, GatedDeltaNet)
         assert cache.last_pass is not None
-        kept = cache.last_pass.projected.shape[1] - count
-        cache.conv, cache.recurrent = self.mixer.replay(cache.last_pass, kept)
-        cache.last_pass = None
+        last, cache.last_pass = cache.last_pass, None
+        cache.conv, cache.recurrent = last.conv, last.recurrent
+        if kept := last.projected.shape[1] - count:
+            projected = last.projected[:, :kept]
+            run = self._recordings.get(self.mixer.replay, projected)
+            cache.conv, cache.recurrent = run(projected, last.conv, last.recurrent)
 
     def _attend(self, x: mx.array, cache: KVCache) -> mx.array:
         """A full-attention layer: compiled functions before and after the cache update."""
         assert isinstance(self.mixer, Attention)
         # A compiled function would be recorded anew for every Python number.
-        offset = mx.array(cache.offset, mx.int32) if self._may_record(x) else cache.offset
-        q, k, v, gate = self._recorded(self._project, x)(x, offset)
+        offset = mx.array(cache.offset, mx.int32) if self._recordings.applies(x) else cache.offset
+        q, k, v, gate = self._recordings.get(self._project, x)(x, offset)
         if self.mixer.uses_decode_kernel(q, k, cache):
             gated = self.mixer.attend_gated(q, k, v, gate, cache)
-            return self._recorded(self._after_gated, x)(x, gated)
+            return self._recordings.get(self._after_gated, x)(x, gated)
         attended = self.mixer.attend(q, k, v, cache)
-        return self._recorded(self._after_attention, x)(x, attended, gate)
+        return self._recordings.get(self._after_attention, x)(x, attended, gate)
 
     def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:
         assert isinstance(self.mixer, Attention)
@@ -102,25 +108,3 @@ class Layer:
 
     def _add_mlp(self, x: mx.array) -> mx.array:
         return self.mlp(x, self.mlp_norm, residual=x)
-
-    def _may_record(self, x: mx.array) -> bool:
-        return self.selection.compiled and x.shape[1] <= MAX_DECODE_TOKENS
-
-    def _recorded(self, function: Callable[..., Any], x: mx.array) -> Callable[..., Any]:
-        """The function, in the form to call with x: recorded by `mx.compile` for a few tokens.
-
-        Its first run with so many tokens is not recorded, so that a kernel that fails in it can
-        give way to its reference: see `Kernel.__call__`. A recording keeps the kernels that it was
-        made with, so a fallback begins new ones.
-        """
-        if not self._may_record(x):
-            return function
-        if self._fallbacks != self.selection.fallbacks:
-            self._compiled.clear()
-            self._fallbacks = self.selection.fallbacks
-        key = function.__name__, *x.shape[:2]
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            self._compiled[key] = mx.compile(function)
-            return function
-        return compiled

@@ -12,6 +12,7 @@ from qwen35_mlx.model.cache import NO_OFFSET, Cache
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.mtp import MTPHead
+from qwen35_mlx.model.recordings import PassRecording
 from qwen35_mlx.model.weights import Weights
 
 # From this many tokens on, layers are evaluated one by one, so that the temporary arrays of each,
@@ -46,8 +47,10 @@ class Network:
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens")
         layers = trunk.scope("layers")
+        shared = PassRecording(weights.selection)
         self.layers = [
-            Layer(kind, config, layers.scope(i), rope) for i, kind in enumerate(config.layer_types)
+            Layer(kind, config, layers.scope(i), rope, shared)
+            for i, kind in enumerate(config.layer_types)
         ]
         self.norm = RMSNorm(trunk.array("norm.weight"), config.rms_norm_eps)
         self.dtype = weights.dtype or self.embed_tokens.dtype or self.norm.weight.dtype

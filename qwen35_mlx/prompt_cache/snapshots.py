@@ -1,4 +1,4 @@
-"""The snapshots that one conversation can go on from: the newest in memory, all of them on disk."""
+"""The snapshots that prompts can go on from: the newest in memory, all of them on disk."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,17 @@ MIN_SHARED_TOKENS = 256
 
 
 class SnapshotCache:
-    """Snapshots of the prompts of one conversation.
+    """Snapshots of the prompts of one conversation, or of several at the same time.
 
     Args:
         disk: None for memory only.
+        shared_bytes: what the snapshots of several conversations may take together in memory; the
+            least recently used are dropped first. None for one conversation: the newest stay.
     """
 
-    def __init__(self, disk: DiskSnapshotCache | None = None):
+    def __init__(self, disk: DiskSnapshotCache | None = None, *, shared_bytes: int | None = None):
         self.disk = disk
+        self._shared_bytes = shared_bytes
         self._memory: list[tuple[list[int], Snapshot]] = []
         self._unwritten: list[tuple[list[int], Snapshot]] = []
 
@@ -36,13 +39,15 @@ class SnapshotCache:
     def restore(self, ids: Sequence[int], cache: Cache) -> None:
         """Restore the longest stored proper prefix of `ids`; no prefix leaves the cache as it is.
 
-        With a disk, snapshots of other prompts are dropped from memory.
+        With a disk, snapshots of other prompts are dropped from memory, unless they are shared.
         """
         prefixes = self._prefixes(ids)
         prefix, snapshot = max(prefixes, key=lambda entry: len(entry[0]), default=([], None))
         if self.disk is not None:
-            # Those are on disk too, and would keep keys and values alive that this turn replaces.
-            self._memory = prefixes
+            if self._shared_bytes is None:
+                # The others are on disk too, and would keep keys and values alive that this turn
+                # replaces.
+                self._memory = prefixes
             if self.disk.longest_prefix(ids) > len(prefix):
                 restored = self.disk.restore(ids, cache)
                 if restored > len(prefix):
@@ -50,6 +55,7 @@ class SnapshotCache:
                     return
         if snapshot is not None:
             cache.restore(snapshot)
+            self._remember(prefix, snapshot)
 
     def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:
         """Store the snapshot after `ids` in memory; `write` brings it to disk."""
@@ -69,12 +75,28 @@ class SnapshotCache:
         """Drop all snapshots that are in memory only."""
         self._memory, self._unwritten = [], []
 
+    def keep_within(self, size: int) -> None:
+        """Drop the least recently used snapshots from memory until the rest takes `size` bytes."""
+        while self._memory and self._nbytes() > size:
+            del self._memory[0]
+
     def files(self, ids: Sequence[int]) -> list[str]:
         """The files on disk with tokens of these ids: see `DiskSnapshotCache.files`."""
         return self.disk.files(ids) if self.disk else []
 
     def _remember(self, ids: list[int], snapshot: Snapshot) -> None:
-        self._memory = [*self._memory[1 - MEMORY_SNAPSHOTS :], (ids, snapshot)]
+        """Put a snapshot last in memory, once."""
+        self._memory = [entry for entry in self._memory if entry[0] != ids]
+        self._memory.append((ids, snapshot))
+        if self._shared_bytes is None:
+            self._memory = self._memory[-MEMORY_SNAPSHOTS:]
+        else:
+            self.keep_within(self._shared_bytes)
+
+    def _nbytes(self) -> int:
+        """Bytes of the snapshots in memory. Keys and values that several share count once."""
+        arrays = {id(a): a.nbytes for _, snapshot in self._memory for a in snapshot.arrays}
+        return sum(arrays.values())
 
     def _prefixes(self, ids: Sequence[int]) -> list[tuple[list[int], Snapshot]]:
         """The snapshots in memory whose tokens are a proper prefix of `ids`."""

@@ -1,6 +1,7 @@
 """`Chat`: a conversation in which each turn costs only its own tokens, stored in a library."""
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 from qwen35_mlx.arguments import checked
@@ -12,14 +13,15 @@ from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
+from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_anchors
 from qwen35_mlx.session.chat_settings import checked_settings, merged_settings, turn_options
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
-from qwen35_mlx.session.new_messages import new_messages, question
+from qwen35_mlx.session.new_messages import new_messages, placed, question, retried
 from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.reply_options import ChatArguments, ReplyArguments, ReplyOptions
-from qwen35_mlx.session.turn_events import LastTurn
+from qwen35_mlx.session.turn_events import LastTurn, TurnEvents
 from qwen35_mlx.text.messages import plain_tools
 
 
@@ -43,12 +45,11 @@ class Chat:
     Args:
         library: where the conversation and its snapshots are stored; None for memory only.
         conversation: the id of a stored one; None for a new one.
+        title: of a new one; by default its first question.
         system: the system prompt.
+        snapshots: the prompt cache that it shares with other chats of the model; None for its own.
         options: of all replies, see `qwen35_mlx.ReplyArguments`. A stored conversation has its own;
             those given here replace them. Tools are not stored.
-
-    Attributes:
-        read_only: another window has the conversation open, and turns are refused.
 
     Raises:
         Qwen35Error: the library cannot be used, or has no such conversation; from every method, an
@@ -61,35 +62,26 @@ class Chat:
         *,
         library: Library | None = None,
         conversation: int | None = None,
+        title: str = "",
         system: str | None = None,
+        snapshots: SnapshotCache | None = None,
         **options: Unpack[ChatArguments],
     ):
         model.owner.check("this model")
         kept = ReplyOptions.of(options, ChatArguments)
-        if conversation is not None and library is None:
-            raise Qwen35Error(f"conversation {conversation} is in a library: give that, too")
         self.model = model
         self.tools = None if kept.tools is None else plain_tools(kept.tools)
         given = ChatSettings(system=system, thinking=kept.thinking, sampling=kept.sampling)
         given = checked_settings(given, model.sampling)
-        # Claimed before it is read: another window may have finished a turn of it just now.
-        self.read_only = bool(
-            library is not None and conversation is not None and not library.claim(conversation)
-        )
-        try:
-            self._transcript = Transcript(library, conversation, given)
-        except BaseException:
-            if library is not None and conversation is not None and not self.read_only:
-                library.release(conversation)
-            raise
+        self._transcript = Transcript(library, conversation, given, title)
         settings = merged_settings(self.settings, given)
         if settings != self.settings and not self.read_only:
             self.configure(settings)
         self._library = library
         self._own_library = False
-        self._snapshots = SnapshotCache()
-        if library is not None:
-            self._snapshots = SnapshotCache(model.open_states(library.folder))
+        self._own_snapshots = snapshots is None
+        states = None if library is None else model.open_states(library.folder)
+        self._snapshots = snapshots or SnapshotCache(states)
         self._copies = CopyDrafts()
         self._notices: list[str] = []
         self._closed = False
@@ -145,6 +137,11 @@ class Chat:
         return self._transcript.tree.path()
 
     @property
+    def read_only(self) -> bool:
+        """Whether another window has the conversation open, and turns are refused."""
+        return self._transcript.read_only
+
+    @property
     def settings(self) -> ChatSettings:
         return self._transcript.tree.settings
 
@@ -187,6 +184,25 @@ class Chat:
         self._check_writable()
         return self._turn(self.conversation.leaf, new_messages(content), options)
 
+    def reply_to(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ReplyArguments]
+    ) -> TurnEvents[TurnEvent]:
+        """Stream the reply to messages of a program that may send the whole history every time.
+
+        If one of the assistant is among them, they are a history: the turn goes on from the last
+        message that the conversation has of it, and adds the rest, on a path of its own where they
+        differ. Otherwise all of them are new. System messages become the system prompt.
+
+        Args:
+            options: as for `send`.
+
+        Raises:
+            Qwen35Error: as for `send`.
+        """
+        self._check_writable()
+        place = placed(self.conversation, messages)
+        return self._turn(place.parent, place.added, options, place.settings)
+
     def retry(
         self, message: int | None = None, **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
@@ -200,18 +216,8 @@ class Chat:
             Qwen35Error: there is no such reply.
         """
         self._check_writable()
-        tree = self.conversation
-        if message is None:
-            replies = [m.id for m in tree.path() if m.role == "assistant"]
-            if not replies:
-                raise Qwen35Error("there is no reply to write again: send a message first")
-            message = replies[-1]
-        reply = tree.message(message)
-        if reply.role != "assistant":
-            raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
-        if reply.parent is None:
-            raise Qwen35Error(f"message {message} answers nothing: send a message first")
-        return self._turn(reply.parent, [], options)
+        parent = retried(self.conversation, message)
+        return self._turn(parent, [], options)
 
     def edit(
         self, message: int, text: str, **options: Unpack[ReplyArguments]
@@ -252,10 +258,7 @@ class Chat:
         """
         self._check_idle()
         leaf = self.conversation.newest_leaf(self.conversation.message(message).id)
-        if self.read_only:
-            self._transcript.tree = self.conversation.with_leaf(leaf)
-        else:
-            self._transcript.select(leaf)
+        self._transcript.select(leaf)
 
     def compact(self) -> Generator[PrefillProgress | Written]:
         """Let the model summarise the oldest turns, and go on from the summary.
@@ -288,10 +291,9 @@ class Chat:
         if (events := self._last.open_events()) is not None:
             events.close()
         self._closed = True
-        if self._snapshots.disk is not None:
+        if self._own_snapshots and self._snapshots.disk is not None:
             self._snapshots.disk.flush()
-        if not self.read_only:
-            self._transcript.close()
+        self._transcript.close()
         if self._own_library and self._library is not None:
             self._library.close()
 
@@ -307,35 +309,35 @@ class Chat:
 
     def _check_writable(self) -> None:
         self._check_idle()
-        if self._library is not None and self._library.read_only:
-            raise Qwen35Error(
-                f"{self._library.file} cannot be written: make room, or set QWEN35_HOME"
-            )
-        if self.read_only:
-            raise Qwen35Error(
-                "this conversation is open in another window: close it there, or start a new one"
-            )
+        self._transcript.check_writable()
 
     def _options(self, given: Mapping[str, Any]) -> ReplyOptions:
         """The options of a turn for which these are given."""
         return turn_options(self.settings, self.tools, ReplyOptions.of(given))
 
     def _turn(
-        self, parent: int | None, added: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
-    ) -> Generator[TurnEvent]:
-        """The events of a reply to the path that ends at `parent`, followed by `added`."""
+        self,
+        parent: int | None,
+        added: Sequence[Mapping[str, Any]],
+        given: Mapping[str, Any],
+        settings: ChatSettings | None = None,
+    ) -> TurnEvents[TurnEvent]:
+        """The events of a reply to the path that ends at `parent`, followed by `added`.
+
+        Args:
+            settings: the new ones of the conversation; None to keep them.
+        """
         options = self._options(given)
-        messages = [*messages_before(self.conversation, parent), *added]
+        tree = replace(self.conversation, settings=settings or self.settings)
+        messages = [*messages_before(tree, parent), *added]
         turn = self.model.turn(messages, self.model.make_cache(), options, copies=self._copies)
-        recorder = TurnRecorder(
-            turn,
-            messages,
-            self._transcript,
-            self._snapshots,
-            prompt_anchors(self.model, options),
-            self._notices,
-        )
-        return self._last.begin(self._run(recorder, parent, added), self.model.owner)
+        if tree.settings != self.settings:
+            self._transcript.configure(tree.settings)
+        anchors, keep = prompt_anchors(self.model, options), self._transcript.keep_states
+        cached = CachedTurn(turn, self._snapshots, messages, anchors, keep)
+        recorder = TurnRecorder(cached, self._transcript, self._notices)
+        events = self._run(recorder, parent, added)
+        return self._last.begin(events, self.model.owner, turn)
 
     def _run(
         self, recorder: TurnRecorder, parent: int | None, added: Sequence[Mapping[str, Any]]

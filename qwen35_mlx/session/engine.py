@@ -4,16 +4,13 @@ MLX arrays, random state and compiled functions belong to the thread that made t
 through a queue, and only events come out.
 """
 
-import gc
 import queue
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import one_line
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.lifetime import Owner, close_at_exit
 from qwen35_mlx.session.events import (
@@ -28,6 +25,8 @@ from qwen35_mlx.session.events import (
     Opened,
     Unloaded,
 )
+from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread, user_message
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from qwen35_mlx.session.chat import Chat
     from qwen35_mlx.session.model import Model
 
-CLOSE_SECONDS = 5.0
 # Wait for further requests before measuring a conversation: a long one takes about a second and
 # holds the GIL.
 MEASURE_DELAY_SECONDS = 0.3
@@ -91,8 +89,7 @@ class EngineThread:
         library: where conversations and model states are stored; None for memory only. The caller
             closes it, after the engine.
         budget: bytes of model states on disk; None for the default.
-        context, kv_bits, mtp: as for `qwen35_mlx.load`.
-        adapter_path: likewise, of the first model alone.
+        context, kv_bits, mtp, adapter_path: see `LoadOptions`.
     """
 
     def __init__(
@@ -108,36 +105,36 @@ class EngineThread:
         mtp: str | int = "auto",
         adapter_path: str | None = None,
     ):
-        self._model_request = UseModel(model, revision) if model is not None else None
+        self._first = UseModel(model, revision) if model is not None else None
         self._settings = settings or ChatSettings()
         self._library = library
-        self._budget = budget
-        self._context = context
-        self._kv_bits = kv_bits
-        self._mtp = mtp
-        self._adapter_path = adapter_path
-        self._adapted = model  # the model that the adapter is for
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         if library is not None:
             library.report_to(self._emit_notice)
         self._submitted = 0  # requests are numbered from 1
         self._cancelled = 0  # requests up to this number are cancelled
-        self._with_closed_fence = False
+        self._closed = False
         self._owner = Owner()
-        self._thread = self._new_thread()
         self._started = False
         # Used by the engine's thread only:
         self._request_number = 0  # of the running request
-        self._model: Model | None = None
+        self._loaded = LoadedModel(
+            LoadOptions(budget, context, kv_bits, mtp, adapter_path),
+            self._first,
+            library,
+            self._report_loading,
+            self._emit_notice,
+        )
         self._chat: Chat | None = None
         self._conversation: int | None = None  # the current one, also without a chat
         self._measure_due = False  # a conversation was opened and not measured yet
         self._end = ""  # why the thread ended
+        self._thread = self._new_thread()
 
     def start(self) -> None:
-        if self._model_request is not None:
-            self.submit(self._model_request)
+        if self._first is not None:
+            self.submit(self._first)
         self._thread.start()
         self._started = True
         close_at_exit(self)
@@ -152,7 +149,7 @@ class EngineThread:
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
-        if self._started and not self._with_closed_fence and not self._thread.is_alive():
+        if self._started and not self._closed and not self._thread.is_alive():
             self._owner.check_process("this engine")
             self._restart()
         with suppress(queue.Empty):
@@ -161,9 +158,9 @@ class EngineThread:
         return events
 
     def close(self) -> None:
-        if self._with_closed_fence:
+        if self._closed:
             return
-        self._with_closed_fence = True
+        self._closed = True
         self.cancel()
         self._requests.put(None)
         if self._thread.is_alive():
@@ -171,31 +168,23 @@ class EngineThread:
             self._thread.join(CLOSE_SECONDS)
 
     def _new_thread(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name="mlx", daemon=True)
+        return mlx_thread(self._run, self._unload, lambda line: setattr(self, "_end", line))
 
     def _restart(self) -> None:
         """Start another thread in place of one that has ended; what it held is gone with it."""
-        self._model = self._chat = None
+        self._loaded.model = self._chat = None
         self._events.put(Failed(f"the engine ended and was started again: try again ({self._end})"))
         self._thread = self._new_thread()
         self._thread.start()
 
     def _run(self) -> None:
-        try:
-            while (entry := self._next()) is not None and not self._with_closed_fence:
-                self._request_number, request = entry
-                self._handle(request)
-        except BaseException as error:
-            self._end = _user_message(error)
-        finally:
-            with suppress(BaseException):
-                self._unload()
-            if "mlx.core" in sys.modules:
-                sys.modules["mlx.core"].clear_streams()
+        while (entry := self._next()) is not None and not self._closed:
+            self._request_number, request = entry
+            self._handle(request)
 
     def _next(self) -> tuple[int, Request] | None:
         """Wait for a request and its number; None at the end."""
-        if self._measure_due and self._model is not None:
+        if self._measure_due and self._loaded.model is not None:
             try:
                 return self._requests.get(timeout=MEASURE_DELAY_SECONDS)
             except queue.Empty:
@@ -232,7 +221,7 @@ class EngineThread:
             self._events.put(Cancelled())
         # Foreign code raises more than `Exception`: a panic of a Rust library is none.
         except BaseException as error:
-            self._events.put(Failed(_user_message(error)))
+            self._events.put(Failed(user_message(error)))
         if self._chat is not None:
             self._conversation = self._chat.conversation.id or None
             for line in self._chat.notices():
@@ -255,41 +244,15 @@ class EngineThread:
 
     def _load(self, request: UseModel) -> None:
         """Load a model in place of the loaded one, which stays if the new one is not found."""
-        self._events.put(Loading(request.model))
-        try:
-            import mlx.core  # noqa: F401
-        except ImportError as error:
-            raise Qwen35Error(
-                f"MLX does not start ({error}): on Linux, install the extra for your machine, "
-                "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
-            ) from None
-        from qwen35_mlx.checkpoint.hub import resolve_checkpoint
-        from qwen35_mlx.session.load import load
-
-        resolve_checkpoint(request.model, revision=request.revision, progress=self._report_download)
+        self._loaded.find(request)
         self._check_cancelled()
         self._unload()
-        self._model_request = request
-        self._adapted = self._adapted or request.model
-        self._model = load(
-            request.model,
-            revision=request.revision,
-            context=self._context,
-            kv_bits=self._kv_bits,
-            mtp=self._mtp,
-            adapter_path=self._adapter_path if request.model == self._adapted else None,
-            progress=self._report_download,
-            notice=self._emit_notice,
-        )
-        if self._library is not None:
-            self._model.open_states(
-                self._library.folder, budget=self._budget, notice=self._emit_notice
-            )
-        self._events.put(Loaded(self._model.name, self._model.context))
+        model = self._loaded.load(request)
+        self._events.put(Loaded(model.name, model.context))
 
-    def _report_download(self, done: int, total: int, what: str) -> None:
+    def _report_loading(self, event: Loading) -> None:
         self._check_cancelled()
-        self._events.put(Loading(what, done / total if total else None))
+        self._events.put(event)
 
     def _emit_notice(self, line: str) -> None:
         self._events.put(Notice(line))
@@ -298,26 +261,17 @@ class EngineThread:
         """Free the model's memory."""
         if self._chat is not None:
             self._chat.close()
-        model, self._model, self._chat = self._model, None, None
-        if model is None:
-            return
-        import mlx.core as mx
-
-        if model.states is not None:
-            model.states.close(CLOSE_SECONDS)
-        del model
-        gc.unfreeze()  # an application may have frozen the collector while the model was loaded
-        gc.collect()
-        mx.clear_cache()
+            self._chat = None
+        self._loaded.unload()
 
     def _loaded_model(self) -> "Model":
         """The model, loaded (again) if necessary."""
-        if self._model is None:
-            if self._model_request is None:
+        if self._loaded.model is None:
+            if self._loaded.wanted is None:
                 raise Qwen35Error("no model is loaded: choose one first")
-            self._load(self._model_request)
-        assert self._model is not None
-        return self._model
+            self._load(self._loaded.wanted)
+        assert self._loaded.model is not None
+        return self._loaded.model
 
     def _current_chat(self) -> "Chat":
         """The current conversation."""
@@ -351,7 +305,7 @@ class EngineThread:
         ):
             self._emit_opened()
             return
-        chat = self._make_chat(conversation) if self._model is not None else None
+        chat = self._make_chat(conversation) if self._loaded.model is not None else None
         title = ""
         if chat is None and conversation is not None:
             assert self._library is not None
@@ -394,12 +348,3 @@ class EngineThread:
 
 class _CancelledError(Exception):
     """The running request is cancelled."""
-
-
-def _user_message(error: BaseException) -> str:
-    """The line for the user. An internal error names its type, for a bug report."""
-    if isinstance(error, Qwen35Error):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "the memory is used up: close other programs or start a new conversation"
-    return f"internal error, please report it: {type(error).__name__}: {one_line(error)}"

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.text.reply import Answer as Answer
@@ -20,6 +20,13 @@ class Loading:
 
     what: str
     fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A request waits for others; after `place` - 1 of them it begins."""
+
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +162,17 @@ class Cancelled:
     """The turn was cancelled; the reply so far is kept."""
 
 
+# The request itself is at fault; its prompt fills the context or the memory; its conversation is
+# open elsewhere; anything else.
+FailureKind = Literal["invalid", "too_long", "busy", "internal"]
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The request ended in an error; `message` is one line for the user."""
 
     message: str
+    kind: FailureKind = "internal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +197,4 @@ class Reply(ReplyContent):
 TurnEvent = (
     TurnStarted | Titled | PrefillProgress | Thinking | Answer | Written | ToolCall | Notice | Done
 )
-Event = Loading | Loaded | Unloaded | Opened | Measured | TurnEvent | Cancelled | Failed
+Event = Queued | Loading | Loaded | Unloaded | Opened | Measured | TurnEvent | Cancelled | Failed

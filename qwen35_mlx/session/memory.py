@@ -1,15 +1,22 @@
 """Whether a prompt fits into this machine's memory, before it is read."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import TooLongError
 from qwen35_mlx.kernels.selection import PREFILL_CHUNK
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.device_memory import limit
-from qwen35_mlx.model.memory import estimate
+from qwen35_mlx.model.memory import Estimate, estimate
 
 # Tokens between two progress events, and until a cancel is heard; the first that fits is taken.
 GPU_CHUNKS, CPU_CHUNKS = (4096, 2048, 1024, 512, 256), (512, 256, 128)
+
+
+def chunk_sizes() -> tuple[int, ...]:
+    """The numbers of tokens that a prompt may be read in, on this device; the largest first."""
+    return CPU_CHUNKS if mx.default_device() == mx.cpu else GPU_CHUNKS
 
 
 def chunk_for(
@@ -34,11 +41,11 @@ def chunk_for(
         largest: on a GPU, the most to read at once: `KernelSelection.chunk_tokens`.
 
     Raises:
-        Qwen35Error: it does not fit, with the numbers.
+        TooLongError: it does not fit, with the numbers.
     """
     bound = limit()
     cpu = mx.default_device() == mx.cpu
-    chunks = CPU_CHUNKS if cpu else [chunk for chunk in GPU_CHUNKS if chunk <= largest]
+    chunks = [chunk for chunk in chunk_sizes() if cpu or chunk <= largest]
     needs = [
         estimate(config, itemsize, tokens, chunk, kv_bits, unpacks_experts=cpu, mtp=mtp).total
         for chunk in chunks
@@ -47,8 +54,18 @@ def chunk_for(
         if weights + need <= bound:
             return chunk
     smaller = "" if kv_bits is not None else "load it with kv_bits=8 (--kv-bits 8), "
-    raise Qwen35Error(
+    raise TooLongError(
         f"a prompt of {tokens:,} tokens needs about {needs[-1] / 1e9:.1f} GB beside the model's "
         f"{weights / 1e9:.1f} GB, and this machine has {bound / 1e9:.1f} GB for both: {smaller}"
         "shorten the conversation or choose a smaller model"
     )
+
+
+def room_beside(needs: Sequence[Estimate], weights: int) -> int:
+    """Bytes that this machine has left beside a model and prompts that are read in turns.
+
+    Of the work, only the largest counts: one chunk is computed at a time. Negative if all of it
+    does not fit.
+    """
+    held = sum(need.kv + need.states for need in needs)
+    return limit() - weights - held - max((need.work for need in needs), default=0)

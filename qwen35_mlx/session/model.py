@@ -57,6 +57,7 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
+        weight_bytes: of its weights in memory.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -92,7 +93,7 @@ class Model:
         self.states: DiskSnapshotCache | None = None
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        self._weights = checkpoint.nbytes
+        self.weight_bytes = checkpoint.nbytes
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
@@ -223,14 +224,9 @@ class Model:
         turn = self.turn(messages, self.make_cache(), ReplyOptions.of(options))
         *_, done = turn.run()
         assert isinstance(done, Done)
-        content = turn.content
+        reply, usage = turn.content, done.usage
         return Reply(
-            content.text,
-            content.thinking,
-            content.tool_calls,
-            done.usage,
-            done.finish_reason,
-            done.drafts,
+            reply.text, reply.thinking, reply.tool_calls, usage, done.finish_reason, done.drafts
         )
 
     def complete(
@@ -251,16 +247,20 @@ class Model:
             Qwen35Error: the prompt is empty, fills the context, or has an id that is not in the
                 vocabulary.
         """
-        self._owner.check("this model")
-        prompt = self._prompts.raw(prompt)
-        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
         given = ReplyOptions.of(options, CompletionArguments)
-        grammar = self._grammar(reply_content(given), thinking=False)
-        turn = self._turn(prompt, PlainParser(), self.make_cache(), given, grammar)
+        turn = self.completion(prompt, self.make_cache(), given)
         *_, done = turn.run()
         assert isinstance(done, Done)
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
         return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
+
+    def completion(self, prompt: str | Sequence[int], cache: Cache, options: ReplyOptions) -> Turn:
+        """A turn on a raw text, not yet started, on the caller's cache. Errors: `complete`."""
+        self._owner.check("this model")
+        prompt = self._prompts.raw(prompt)
+        self.network.token_array(prompt)  # refuses unknown ids before anything is computed
+        grammar = self._grammar(reply_content(options), thinking=False)
+        return self._turn(prompt, PlainParser(), cache, options, grammar)
 
     def turn(
         self,
@@ -301,7 +301,7 @@ class Model:
             self.network.config,
             self.network.dtype.size,
             len(prompt),
-            self._weights,
+            self.weight_bytes,
             self.kv_bits,
             mtp=self.network.mtp is not None,
             largest=self.network.selection.chunk_tokens,

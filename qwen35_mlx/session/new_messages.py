@@ -1,9 +1,12 @@
 """The messages that a turn adds to a conversation, checked and as the library stores them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Role
+from qwen35_mlx.library.history_match import matched
 from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.text.messages import plain_message
 
@@ -41,3 +44,90 @@ def new_messages(content: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str
 def _stored(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message with its text as the library stores it: its tokens survive a restart."""
     return {**message, "content": replace_surrogates(message["content"])}
+
+
+def retried(tree: Conversation, message: int | None) -> int:
+    """The id of the message that a reply answers, to answer it again.
+
+    Args:
+        message: the id of the reply; None for the last one of the selected path.
+
+    Raises:
+        Qwen35Error: there is no such reply.
+    """
+    if message is None:
+        replies = [m.id for m in tree.path() if m.role == "assistant"]
+        if not replies:
+            raise Qwen35Error("there is no reply to write again: send a message first")
+        message = replies[-1]
+    reply = tree.message(message)
+    if reply.role != "assistant":
+        raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
+    if reply.parent is None:
+        raise Qwen35Error(f"message {message} answers nothing: send a message first")
+    return reply.parent
+
+
+def as_stored(message: Mapping[str, Any], parent: int | None = None) -> Message:
+    """A plain message of a template as the library stores it."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    return Message(
+        id=0,
+        parent=parent,
+        role=cast(Role, message["role"]),
+        content=replace_surrogates(message["content"]),
+        thinking=replace_surrogates(message.get("reasoning_content") or ""),
+        tool_calls=tuple(
+            {
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["arguments"]},
+            }
+            for call in calls
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the messages of a program belong in a conversation.
+
+    Attributes:
+        parent: the id of the message that the others follow; None for the start.
+        added: those that the conversation does not hold yet.
+        settings: of the conversation, with the system prompt that the program sends, if any.
+    """
+
+    parent: int | None
+    added: list[Mapping[str, Any]]
+    settings: ChatSettings
+
+
+def placed(tree: Conversation, messages: Sequence[Mapping[str, Any]]) -> Placement:
+    """Place messages: a whole history if one of the assistant is among them, else new ones.
+
+    A history goes on from the deepest message that the conversation has of it; new messages follow
+    the selected path.
+
+    Raises:
+        Qwen35Error: there is none to reply to, or one that cannot be stored.
+    """
+    plain = [plain_message(message, index) for index, message in enumerate(messages)]
+    for index, message in enumerate(plain):
+        if message["role"] not in (*_SYSTEM, "user", "assistant", "tool"):
+            raise Qwen35Error(f"messages[{index}] has the role {message['role']!r}: give 'user'")
+        if not isinstance(message["content"], str):
+            raise Qwen35Error(f"messages[{index}] has content in parts: give text")
+    prompts = [message["content"] for message in plain if message["role"] in _SYSTEM]
+    settings = tree.settings
+    if prompts:
+        settings = replace(settings, system=replace_surrogates("\n\n".join(prompts)))
+    stored = [as_stored(message) for message in plain if message["role"] not in _SYSTEM]
+    if not stored or stored[-1].role == "assistant":
+        raise Qwen35Error("there is no message to reply to: end with one of the user or of a tool")
+    parent, known = tree.leaf, 0
+    if any(message.role == "assistant" for message in stored):
+        parent, known = matched(tree, stored)
+    return Placement(parent, [message.for_template() for message in stored[known:]], settings)
+
+
+_SYSTEM = ("system", "developer")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, TooLongError
 from qwen35_mlx.session.encoding import PromptEncoder
 from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.text.template import ChatTemplate
@@ -68,7 +68,7 @@ class Prompts:
             control_tokens=self._tokenizer.control_tokens,
         )
         if len(rendered) > self._context * CHARACTERS_PER_TOKEN:
-            raise Qwen35Error(
+            raise TooLongError(
                 f"the conversation has {len(rendered):,} characters, far more than this model's "
                 f"context of {self._context:,} tokens holds: shorten the message or start a new one"
             )
@@ -83,7 +83,7 @@ class Prompts:
         if not ids:
             raise Qwen35Error("the prompt is empty: give at least one message")
         if len(ids) >= self._context:
-            raise Qwen35Error(
+            raise TooLongError(
                 f"the conversation has {len(ids):,} tokens, and this model's context is "
                 f"{self._context:,}: shorten the message, compact the conversation (its oldest "
                 "turns become a summary) or start a new one"
@@ -98,13 +98,13 @@ class Prompts:
         """
         if isinstance(prompt, str):
             if len(prompt) > self._context * CHARACTERS_PER_TOKEN:
-                raise Qwen35Error(
+                raise TooLongError(
                     f"the prompt has {len(prompt):,} characters, far more than this model's "
                     f"context of {self._context:,} tokens holds: shorten it"
                 )
             prompt = self._tokenizer.encode(prompt)
         if not 0 < len(prompt) < self._context:
-            raise Qwen35Error(
+            raise (TooLongError if prompt else Qwen35Error)(
                 f"the prompt has {len(prompt):,} tokens: it must have from 1 to "
                 f"{self._context - 1:,}, since this model's context is {self._context:,}"
             )

@@ -1,17 +1,15 @@
-"""Records a turn: the question, the growing reply, and snapshots of the cache."""
+"""Records a turn in a transcript: the question, and the reply as it grows."""
 
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
-from qwen35_mlx.library.conversation import Message, MessageState, Role
+from qwen35_mlx.library.conversation import Message, MessageState
 from qwen35_mlx.library.transcript import Transcript
-from qwen35_mlx.model.cache import Snapshot
-from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS, MIN_SHARED_TOKENS, SnapshotCache
-from qwen35_mlx.session.anchors import PromptAnchors
+from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.events import (
     Answer,
     Done,
@@ -20,38 +18,26 @@ from qwen35_mlx.session.events import (
     TurnEvent,
     TurnStarted,
 )
-from qwen35_mlx.session.turn import DeviceError, Turn
+from qwen35_mlx.session.new_messages import as_stored
 
 # The time between two saves of a partial reply.
 SAVE_SECONDS = 0.5
 
 
 class TurnRecorder:
-    """Runs a turn and records it in a transcript and in the prompt cache.
+    """Runs a turn and records it in a transcript.
 
     Args:
-        turn: a turn that has not started.
-        messages: the conversation that the turn replies to, in the form of chat templates.
+        cached: the turn, which has not started.
         notices: a list to which lines for the user are appended.
     """
 
-    def __init__(
-        self,
-        turn: Turn,
-        messages: Sequence[Mapping[str, Any]],
-        transcript: Transcript,
-        snapshots: SnapshotCache,
-        anchors: PromptAnchors,
-        notices: list[str],
-    ):
-        self._turn = turn
-        self._messages = messages
+    def __init__(self, cached: CachedTurn, transcript: Transcript, notices: list[str]):
+        self._cached = cached
+        self._turn = cached.turn
         self._transcript = transcript
-        self._snapshots = snapshots
-        self._anchors = anchors
         self._notices = notices
         self._clock = _ThinkingClock()
-        self._before_tool_call: Snapshot | None = None
 
     def run(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
@@ -73,9 +59,8 @@ class TurnRecorder:
                 yield TurnStarted(transcript.tree.id, parent, reply)
                 if transcript.tree.title != title:
                     yield Titled(transcript.tree.id, transcript.tree.title)
-            self._restore()
             saved = time.monotonic()
-            for event in turn.run():
+            for event in self._cached.run():
                 self._clock.observe(event)
                 if isinstance(event, Done):
                     done = event
@@ -89,9 +74,6 @@ class TurnRecorder:
             raise
         except BaseException as failure:
             state, error = "failed", one_line(failure)
-            if isinstance(failure, DeviceError | RuntimeError):
-                # They share keys and values with the turn, of which some cannot be computed.
-                self._snapshots.forget()
             raise
         finally:
             self._finish(reply, state, error, done)
@@ -111,40 +93,12 @@ class TurnRecorder:
         transcript = self._transcript
         with transcript.transaction():
             for message in added:
-                role = cast(Role, message["role"])
-                parent = transcript.add(Message(0, parent, role, message["content"])).id
+                parent = transcript.add(as_stored(message, parent)).id
             assert parent is not None
             transcript.use_model(model)
             empty = Message(0, parent, "assistant", "", state="partial", model=model)
             reply = transcript.add(empty).id
         return parent, reply
-
-    def _restore(self) -> None:
-        """Restore the longest cached prefix and choose where the turn takes snapshots."""
-        turn, anchors = self._turn, self._anchors
-        prompt = turn.prompt
-        self._snapshots.restore(prompt, turn.cache)
-        # Prefill stops before the last prompt token, which is the input of the first decode.
-        last = len(prompt) - 1
-        kept = {*range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS)}
-        kept.add(min(anchors.anchor(self._messages, prompt), last))
-        shared = anchors.system_anchor(self._messages, prompt)
-        if shared >= MIN_SHARED_TOKENS:
-            kept.add(shared)
-        tool_call = min(anchors.tool_call_anchor(self._messages, prompt), last)
-        turn.snapshot_at = sorted({*kept, tool_call})
-
-        def take_snapshot() -> None:
-            position = turn.cache.offset
-            snapshot = turn.snapshot()
-            if position == tool_call:
-                self._before_tool_call = snapshot
-            if position in kept:
-                self._snapshots.add(prompt[:position], snapshot)
-            if position % CHECKPOINT_TOKENS == 0:
-                self._write_snapshots(prompt[:position])
-
-        turn.take_snapshot = take_snapshot
 
     def _message(self, reply: int) -> Message:
         """The reply with the content generated so far."""
@@ -173,11 +127,7 @@ class TurnRecorder:
             self._notices.append(f"the message could not be taken back: {failure}")
 
     def _finish(self, reply: int, state: MessageState, error: str, done: Done | None) -> None:
-        """Save the final reply and write the snapshots of the turn.
-
-        A turn that is forgotten may end in another thread or a forked process, when its events are
-        dropped there: then the network's arrays are left alone.
-        """
+        """Save the final reply, then the snapshots of the turn."""
         message = replace(
             self._message(reply),
             state=state,
@@ -189,27 +139,7 @@ class TurnRecorder:
             self._transcript.save(message)
         except Qwen35Error as failure:
             self._notices.append(f"the reply is not saved yet, and is kept until it is: {failure}")
-        if not self._turn.owner.here:
-            return
-        if state != "failed" and self._turn.reply_ids:
-            self._snapshot_end(message)
-        self._write_snapshots([*self._turn.prompt, *self._turn.reply_ids])
-
-    def _write_snapshots(self, ids: Sequence[int]) -> None:
-        """Write the snapshots along `ids`, and note that they belong to the conversation."""
-        self._snapshots.write()
-        self._transcript.keep_states(self._snapshots.files(ids))
-
-    def _snapshot_end(self, reply: Message) -> None:
-        """Add a snapshot where the next prompt continues: after the reply or before a tool call."""
-        turn, before = self._turn, self._before_tool_call
-        ids = [*turn.prompt, *turn.reply_ids]
-        messages = [*self._messages, reply.for_template()]
-        if turn.cache.offset == len(ids) and self._anchors.continues(messages, ids):
-            self._snapshots.add(ids, turn.snapshot())
-        elif before is not None and reply.tool_calls:
-            # The template may render the tool call differently from the model's own text.
-            self._snapshots.add(turn.prompt[: before.offset], before)
+        self._cached.end(None if state == "failed" else message.for_template())
 
 
 class _ThinkingClock:

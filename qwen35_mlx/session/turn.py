@@ -47,7 +47,7 @@ class Turn:
         eos: tokens that end the reply.
         stop: strings that end the reply.
         max_tokens: length of the reply.
-        chunk: tokens of prefill between two events.
+        chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
         grammar: of the reply; None for any.
         one_call: whether the reply ends after one tool call.
@@ -171,11 +171,11 @@ class Turn:
         yield PrefillProgress(cached, total, cached)
         snapshot_at = [position for position in self.snapshot_at if cached < position < total]
         for end in sorted({*snapshot_at, total - 1}):
-            start = self.cache.offset
-            ids = self.prompt[start:end]
-            observe = partial(self._show_to_drafter, start)
-            for done in prefill(self.network, self.cache, ids, self.chunk, observe):
-                yield PrefillProgress(start + done, total, cached)
+            while (start := self.cache.offset) < end:
+                ids = self.prompt[start : min(start + self.chunk, end)]
+                observe = partial(self._show_to_drafter, start)
+                for done in prefill(self.network, self.cache, ids, len(ids), observe):
+                    yield PrefillProgress(start + done, total, cached)
             if end in snapshot_at:
                 self.take_snapshot()
 

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 from qwen35_mlx.lifetime import Owner
+from qwen35_mlx.session.turn import Turn
 
 _Event = TypeVar("_Event")
 
@@ -13,6 +14,7 @@ class TurnEvents(Generator[_Event, None, None]):
     """An iterator over events that refuses other threads before it computes anything.
 
     Attributes:
+        turn: that they are of; None for those of more than a turn.
         open: whether more events may come: neither the last one was taken, nor `close` called, nor
             an error raised.
 
@@ -20,9 +22,10 @@ class TurnEvents(Generator[_Event, None, None]):
         Qwen35Error: from `next` and `close`: the caller is not the owner.
     """
 
-    def __init__(self, events: Generator[_Event], owner: Owner) -> None:
+    def __init__(self, events: Generator[_Event], owner: Owner, turn: Turn | None = None) -> None:
         self._events = events
         self._owner = owner
+        self.turn = turn
         self.open = True
 
     def send(self, value: None) -> _Event:
@@ -52,9 +55,11 @@ class LastTurn:
     def __init__(self) -> None:
         self._events: weakref.ref[TurnEvents[Any]] | None = None
 
-    def begin(self, events: Generator[_Event], owner: Owner) -> TurnEvents[_Event]:
+    def begin(
+        self, events: Generator[_Event], owner: Owner, turn: Turn | None = None
+    ) -> TurnEvents[_Event]:
         """The events of the turn that is open from now on."""
-        begun = TurnEvents(events, owner)
+        begun = TurnEvents(events, owner, turn)
         self._events = weakref.ref(begun)
         return begun
 

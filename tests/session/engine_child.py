@@ -20,7 +20,7 @@ from typing import Any
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Message
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session import recorder
+from qwen35_mlx.session import cached_turn, recorder
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import (
     Answer,
@@ -97,7 +97,7 @@ def wait_for_end(engine: EngineThread) -> Outcome:
 def endless(model: str, library: Library, seconds_to_save: str) -> None:
     """Turns with long prompts and replies."""
     recorder.SAVE_SECONDS = float(seconds_to_save)
-    recorder.CHECKPOINT_TOKENS = 64
+    cached_turn.CHECKPOINT_TOKENS = 64
     engine = EngineThread(model, settings=settings(60), library=library)
     engine.start()
     wait_for_end(engine)

@@ -8,7 +8,7 @@ import pytest
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session import recorder
+from qwen35_mlx.session import cached_turn, recorder
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking, TurnStarted, Written
 from tests.session.durable_child import OPTIONS, done_of, messages_with
@@ -31,7 +31,7 @@ def equal_to_fresh(model: Any, chat: Chat, question: str) -> None:
 
 
 def test_a_turn_cancelled_after_any_event_leaves_a_whole_conversation(model, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
+    monkeypatch.setattr(cached_turn, "CHECKPOINT_TOKENS", 64)
     chat = Chat(model, library=library, **OPTIONS)
     done_of(chat.send("Question 1", max_tokens=4))
     before = chat.messages

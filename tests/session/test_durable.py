@@ -17,7 +17,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import snapshots
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
-from qwen35_mlx.session import recorder
+from qwen35_mlx.session import cached_turn, recorder
 from qwen35_mlx.session.anchors import PromptAnchors
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Titled, TurnStarted
@@ -166,7 +166,7 @@ def test_a_reply_continues_where_the_next_prompt_begins_with_it():
 
 
 def test_a_system_prompt_is_prefilled_once_for_all_conversations(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "MIN_SHARED_TOKENS", 50)
+    monkeypatch.setattr(cached_turn, "MIN_SHARED_TOKENS", 50)
     system = "Some long instructions. " * 12
     done_of(Chat(own, library=library, system=system, **OPTIONS).send("Question 1", max_tokens=3))
     other = Chat(own, library=library, system=system, **OPTIONS)
@@ -176,7 +176,7 @@ def test_a_system_prompt_is_prefilled_once_for_all_conversations(own, library, m
 
 
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
-    monkeypatch.setattr(recorder, "CHECKPOINT_TOKENS", 64)
+    monkeypatch.setattr(cached_turn, "CHECKPOINT_TOKENS", 64)
     long = "word " * 150
     chat = Chat(own, library=library, **OPTIONS)
     for event in chat.send(long, max_tokens=3):

@@ -324,7 +324,7 @@ def test_the_next_turn_after_unload_loads_again(durable):
     wait_for(durable, Done)
     durable.submit(Unload())
     wait_for(durable, Unloaded)
-    assert durable._model is None
+    assert durable._loaded.model is None
     durable.submit(Send("Question 2"))
     events = wait_for(durable, Done)
     assert any(isinstance(event, Loaded) for event in events)

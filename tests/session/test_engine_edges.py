@@ -59,7 +59,7 @@ def test_conversations_without_a_question_are_measured(library):
 
 
 def test_cancel_works_within_a_tool_call_and_within_a_summary(durable, monkeypatch):
-    model = durable._model
+    model = durable._loaded.model
     assert model
     durable.submit(Configure(ChatSettings()))  # no token limit that could end the reply first
     reply_with(monkeypatch, model, "<tool_call>\n<function=f>\n<parameter=x>\n", ends=False)

@@ -1,0 +1,56 @@
+"""A request in a `RequestEngine`, from its arrival to its last event."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qwen35_mlx.session.events import Event, Queued
+from qwen35_mlx.session.reply_requests import ReplyRequest
+
+if TYPE_CHECKING:
+    from qwen35_mlx.session.running_reply import RunningReply
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request and what has become of it so far.
+
+    Attributes:
+        receive: called with its events, in the engine's thread.
+        cancelled: set by any thread; the job then ends at its next step.
+        place: the last one in the queue that was delivered; 0 for none.
+        read: tokens of the prompt that were in the cache at the last event; None before the first.
+        retry_at: when to try again to begin, by `time.monotonic`.
+        busy_since: when its session was found open elsewhere; None before.
+        reply: None until it is its turn, and after its end.
+    """
+
+    request: ReplyRequest
+    receive: Callable[[Event], None]
+    cancelled: bool = False
+    place: int = 0
+    read: int | None = None
+    retry_at: float = 0.0
+    busy_since: float | None = None
+    reply: "RunningReply | None" = None
+
+    def deliver(self, event: Event) -> None:
+        """Pass an event on. An error there means that the client is gone."""
+        try:
+            self.receive(event)
+        except BaseException:
+            self.cancelled = True
+
+    def tell_place(self, place: int) -> None:
+        """Deliver its place in the queue if it has changed."""
+        if self.place != place:
+            self.place = place
+            self.deliver(Queued(place))
+
+    def stop(self) -> None:
+        """End its reply, which keeps what it has."""
+        if self.reply is not None:
+            with suppress(BaseException):
+                self.reply.close()
+            self.reply = None

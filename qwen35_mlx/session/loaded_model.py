@@ -1,0 +1,122 @@
+"""The model of an engine: found, loaded in place of another one, and freed."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import Loading
+from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS
+from qwen35_mlx.session.requests import UseModel
+
+if TYPE_CHECKING:
+    from qwen35_mlx.library.library import Library
+    from qwen35_mlx.session.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How an engine loads its models.
+
+    Attributes:
+        budget: bytes of model states on disk; None for the default.
+        context, kv_bits, mtp: as for `qwen35_mlx.load`.
+        adapter_path: likewise, of the first model alone.
+    """
+
+    budget: int | None = None
+    context: int | None = None
+    kv_bits: int | None = None
+    mtp: str | int = "auto"
+    adapter_path: str | None = None
+
+
+class LoadedModel:
+    """At most one model, which belongs to the thread of its engine.
+
+    Args:
+        options: of every load.
+        first: the model that the adapter is for; None for the first that is loaded.
+        library: its folder holds the states of models; None for memory only.
+        report: called with `Loading` events. What it raises ends the load.
+        notice: called with lines for the user, in any thread.
+
+    Attributes:
+        model: None before `load` and after `unload`.
+        wanted: the newest request for a model, also after `unload`; at first `first`.
+    """
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        first: UseModel | None,
+        library: "Library | None",
+        report: Callable[[Loading], None],
+        notice: Callable[[str], None],
+    ):
+        self._options = options
+        self._adapted = first and first.model
+        self._library = library
+        self._report = report
+        self._notice = notice
+        self.model: Model | None = None
+        self.wanted = first
+
+    def find(self, request: UseModel) -> None:
+        """Download what is missing. The loaded model stays if the new one is not found.
+
+        Raises:
+            Qwen35Error: it is not found, or MLX does not start.
+        """
+        self._report(Loading(request.model))
+        try:
+            import mlx.core  # noqa: F401
+        except ImportError as error:
+            raise Qwen35Error(
+                f"MLX does not start ({error}): on Linux, install the extra for your machine, "
+                "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
+            ) from None
+        from qwen35_mlx.checkpoint.hub import resolve_checkpoint
+
+        resolve_checkpoint(request.model, revision=request.revision, progress=self._progress)
+
+    def load(self, request: UseModel) -> "Model":
+        """Load what `find` has found, in place of the loaded model."""
+        from qwen35_mlx.session.load import load
+
+        self.unload()
+        self.wanted = request
+        self._adapted = self._adapted or request.model
+        options = self._options
+        model = load(
+            request.model,
+            revision=request.revision,
+            context=options.context,
+            kv_bits=options.kv_bits,
+            mtp=options.mtp,
+            adapter_path=options.adapter_path if request.model == self._adapted else None,
+            progress=self._progress,
+            notice=self._notice,
+        )
+        if self._library is not None:
+            model.open_states(self._library.folder, budget=options.budget, notice=self._notice)
+        self.model = model
+        return model
+
+    def unload(self) -> None:
+        """Free the model's memory. Chats with it must be closed before."""
+        model, self.model = self.model, None
+        if model is None:
+            return
+        import mlx.core as mx
+
+        if model.states is not None:
+            model.states.close(CLOSE_SECONDS)
+        del model
+        gc.unfreeze()  # an application may have frozen the collector while the model was loaded
+        gc.collect()
+        mx.clear_cache()
+
+    def _progress(self, done: int, total: int, what: str) -> None:
+        self._report(Loading(what, done / total if total else None))

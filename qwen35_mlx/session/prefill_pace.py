@@ -1,0 +1,41 @@
+"""How many tokens of a prompt to read at once while other replies are being written."""
+
+# Seconds that a chunk may take while others wait for their next token.
+CHUNK_SECONDS = 0.25
+# Weight of the newest chunk in the time of a token.
+_NEWEST = 0.5
+
+
+class PrefillPace:
+    """The time that reading a prompt takes, as measured so far.
+
+    Args:
+        sizes: of chunks, any order. They are few, since kernels are compiled for each.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self._sizes = sorted(sizes)
+        self._token_seconds: float | None = None
+
+    def chunk(self, whole: int, others_wait: bool) -> int:
+        """The size of the next chunk.
+
+        Args:
+            whole: the size that is fastest and fits into memory; never more than that.
+            others_wait: whether other replies are being written.
+        """
+        if not others_wait:
+            return whole
+        fitting = [size for size in self._sizes if self._seconds(size) <= CHUNK_SECONDS]
+        return min(whole, max(fitting, default=self._sizes[0]))
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Take note of a chunk."""
+        if tokens:
+            new = seconds / tokens
+            old = new if self._token_seconds is None else self._token_seconds
+            self._token_seconds = old + _NEWEST * (new - old)
+
+    def _seconds(self, size: int) -> float:
+        """Of a chunk; without end before the first is timed, so that it is a small one."""
+        return float("inf") if self._token_seconds is None else size * self._token_seconds

@@ -1,0 +1,85 @@
+"""Requests for a reply to a `RequestEngine`: plain values that may cross threads and processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.session.events import Loading
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """What a client wants a reply to: messages, or a raw prompt.
+
+    Attributes:
+        messages: as chat templates take them; empty if there is a prompt.
+        prompt: a raw text, in which nothing is a control token, or token ids.
+        options: `ReplyArguments` for messages, `CompletionArguments` for a prompt: `max_tokens`,
+            `temperature` and so on.
+        session: the title of a conversation of the library, which is made if it is missing; None
+            for a reply that is not stored.
+        client: who sent it; requests of one client wait for each other.
+        model: as for `qwen35_mlx.load`; None for the one that the engine was started with.
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    session: str | None = None
+    client: str = ""
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTotals:
+    """What a `RequestEngine` has done since it was made.
+
+    Attributes:
+        completed, cancelled, failed: requests by their end; only those that are complete count in
+            the sums below.
+        prompt_tokens: of prompts that were read or restored; `cached_tokens` of them were restored.
+        prefill_seconds, decode_seconds: summed over replies, which may run at the same time.
+    """
+
+    requests: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    reply_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def with_reply(self, usage: Usage) -> "EngineTotals":
+        """These and one more reply that is complete."""
+        return replace(
+            self,
+            completed=self.completed + 1,
+            prompt_tokens=self.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=self.cached_tokens + usage.cached_tokens,
+            reply_tokens=self.reply_tokens + usage.reply_tokens,
+            prefill_seconds=self.prefill_seconds + usage.prefill_seconds,
+            decode_seconds=self.decode_seconds + usage.decode_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """What a `RequestEngine` does now.
+
+    Attributes:
+        model: the name of the loaded model; None without one.
+        context: tokens that its prompts and replies may have together; None without a model.
+        loading: the latest news of the load in progress; None without one.
+        active: replies that are being read or written.
+        queued: requests that wait.
+    """
+
+    model: str | None = None
+    context: int | None = None
+    loading: Loading | None = None
+    active: int = 0
+    queued: int = 0
+    totals: EngineTotals = EngineTotals()

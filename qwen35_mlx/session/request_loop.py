@@ -1,0 +1,347 @@
+"""The work of a `RequestEngine`'s thread: replies of many clients, in turns.
+
+A round is one token of every reply that is being written and then one chunk of one prompt. So a
+long prompt delays the tokens of others by a chunk at most, and each of several prompts gets on.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
+from qwen35_mlx.session.events import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    FailureKind,
+    Loading,
+    Notice,
+    PrefillProgress,
+)
+from qwen35_mlx.session.fair_queue import FairQueue
+from qwen35_mlx.session.job import Job
+from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.mlx_thread import user_message
+from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
+from qwen35_mlx.session.requests import UseModel
+
+if TYPE_CHECKING:
+    from qwen35_mlx.library.library import Library
+    from qwen35_mlx.session.replies import Replies
+
+# A session that is open elsewhere is tried again at this distance, for this long.
+RETRY_SECONDS, BUSY_SECONDS = 0.05, 10.0
+
+
+class RequestLoop:
+    """Runs jobs until it is closed. All but `add`, `wake`, `close` and `status` is one thread's.
+
+    Args:
+        model: of requests that name none.
+        parallel: how many replies may run at once.
+        idle: seconds without a request after which the model is unloaded; None for never.
+        notice: called with lines that are not about one request, in any thread.
+        totals: to add to.
+
+    Attributes:
+        status: what it does, replaced at every step.
+    """
+
+    def __init__(
+        self,
+        model: UseModel,
+        options: LoadOptions,
+        library: "Library | None",
+        parallel: int,
+        idle: float | None,
+        notice: Callable[[str], None],
+        totals: EngineTotals,
+    ):
+        self._model = model
+        self._parallel = parallel
+        self._idle = idle
+        self._notice = notice
+        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting = FairQueue[Job](lambda job: job.request.client)
+        self._active: list[Job] = []
+        self._closed = False
+        self._ended = False
+        self._end_lock = threading.Lock()
+        self._loaded = LoadedModel(options, model, library, self._report_loading, notice)
+        self._wanted_load = model
+        self._library = library
+        self._replies: Replies | None = None
+        self._worked_at = time.monotonic()
+        self._loading: Loading | None = None
+        self._totals = totals
+        self.status = EngineStatus(totals=totals)
+
+    # From any thread
+
+    def add(self, job: Job) -> bool:
+        """Add a job; False if the loop has ended, and nothing will come of it."""
+        with self._end_lock:
+            if not self._ended:
+                self._arrivals.put(job)
+            return not self._ended
+
+    def wake(self) -> None:
+        """Let the loop see a job's `cancelled`."""
+        self._arrivals.put(None)
+
+    def close(self) -> None:
+        """Cancel all jobs, and end."""
+        self._closed = True
+        self.wake()
+
+    # From the loop's thread
+
+    def run(self) -> None:
+        while not self._closed:
+            self._receive(wait=not self._active)
+            self._drop_cancelled()
+            self._admit()
+            self._step()
+            self._publish()
+
+    def end(self, line: str) -> None:
+        """Fail what is left, or cancel it if the loop was closed, and free the model."""
+        with self._end_lock:
+            self._ended = True
+        self._receive(wait=False)
+        for job in [*self._active, *self._waiting.in_order()]:
+            if self._closed:
+                self._finish(job, Cancelled())
+            else:
+                self._fail(job, Qwen35Error(line), "internal")
+        self._unload()
+        self._publish()
+
+    def _receive(self, wait: bool) -> None:
+        """Take what has arrived; if `wait`, until something has or the model is unloaded."""
+        if wait:
+            # What waits now waits for a session.
+            timeout = RETRY_SECONDS if self._waiting else self._seconds_to_idle()
+            try:
+                self._take(self._arrivals.get(timeout=timeout))
+            except queue.Empty:
+                if not self._waiting:
+                    self._unload()
+                    self._publish()
+        with suppress(queue.Empty):
+            while True:
+                self._take(self._arrivals.get_nowait())
+
+    def _take(self, job: Job | None) -> None:
+        if job is not None:
+            self._waiting.add(job)
+            self._totals = replace(self._totals, requests=self._totals.requests + 1)
+
+    def _seconds_to_idle(self) -> float | None:
+        """Until the model is unloaded; None if it is not."""
+        if self._idle is None or self._loaded.model is None:
+            return None
+        return max(self._worked_at + self._idle - time.monotonic(), 0)
+
+    def _drop_cancelled(self) -> None:
+        """End the waiting jobs that are cancelled."""
+        for job in self._waiting.in_order():
+            if job.cancelled:
+                self._finish(job, Cancelled())
+
+    def _admit(self) -> None:
+        """Begin waiting jobs while there is room, and tell the others their places."""
+        while not self._closed and len(self._active) < self._parallel:
+            job = self._next()
+            if job is None:
+                break
+            if not self._has_model(job):
+                if self._active:
+                    break
+                self._load_for(job)
+            elif not self._begin(job):
+                break
+        for place, job in enumerate(self._waiting.in_order(), 1):
+            job.tell_place(place)
+
+    def _next(self) -> Job | None:
+        """The job whose turn it is, without those that wait for a session."""
+        now = time.monotonic()
+        for job in self._waiting.in_order():
+            in_use = self._replies is not None and self._replies.sessions.in_use(job.request)
+            if job.retry_at <= now and not in_use:
+                return job
+        return None
+
+    def _wanted(self, job: Job) -> UseModel:
+        name = job.request.model
+        return self._model if name in (None, self._model.model) else UseModel(name)
+
+    def _has_model(self, job: Job) -> bool:
+        return self._loaded.model is not None and self._loaded.wanted == self._wanted(job)
+
+    def _load_for(self, job: Job) -> None:
+        """Load the job's model. If that fails, all jobs that want it do."""
+        self._wanted_load = wanted = self._wanted(job)
+        try:
+            self._loaded.find(wanted)
+            self._unload()
+            self._load(wanted)
+        except _AbandonedError:
+            pass
+        except BaseException as error:
+            kind = "internal" if wanted == self._model else "invalid"
+            for other in self._waiting.in_order():
+                if self._wanted(other) == wanted:
+                    self._fail(other, error, kind)
+        finally:
+            self._loading = None
+
+    def _load(self, wanted: UseModel) -> None:
+        model = self._loaded.load(wanted)
+        from qwen35_mlx.session.replies import Replies
+
+        self._replies = Replies(model, self._library)
+        self._worked_at = time.monotonic()
+
+    def _unload(self) -> None:
+        for job in self._waiting.in_order():
+            job.stop()  # one may have waited for memory
+        self._replies = None
+        self._loaded.unload()
+
+    def _report_loading(self, event: Loading) -> None:
+        """Tell the jobs that wait for the model; end the load if none does any more."""
+        self._loading = event
+        self._receive(wait=False)
+        self._drop_cancelled()
+        order = self._waiting.in_order()
+        if self._closed or not any(self._wanted(job) == self._wanted_load for job in order):
+            raise _AbandonedError
+        for job in order[: self._parallel]:
+            job.deliver(event)
+        for place, job in enumerate(order[self._parallel :], 1):
+            job.tell_place(place)
+        self._publish()
+
+    def _begin(self, job: Job) -> bool:
+        """Begin a job, or end it; False if there is no room for it before others have ended."""
+        assert self._replies is not None
+        try:
+            reply = job.reply = job.reply or self._replies.begin(job.request)
+        except BusyError as error:
+            self._try_again(job, error)
+            return True
+        except BaseException as error:
+            self._fail(job, error, "invalid")
+            return True
+        running = [other.reply for other in self._active if other.reply is not None]
+        if not self._replies.make_room(running, reply):
+            return False
+        self._waiting.serve(job)
+        self._active.append(job)
+        return True
+
+    def _try_again(self, job: Job, error: BusyError) -> None:
+        """Try later whether the job's session is free; after a while, fail."""
+        now = time.monotonic()
+        job.busy_since = job.busy_since or now
+        job.retry_at = now + RETRY_SECONDS
+        if now - job.busy_since > BUSY_SECONDS:
+            self._fail(job, error, "busy")
+
+    def _step(self) -> None:
+        """One round."""
+        reading = [job for job in self._active if job.reply is not None and job.reply.reads]
+        writing = [job for job in self._active if job not in reading]
+        for job in writing:
+            self._advance(job)
+        if reading:
+            self._read(reading[0], bool(writing))
+        if self._active:
+            self._worked_at = time.monotonic()
+
+    def _read(self, job: Job, others_wait: bool) -> None:
+        """Read a chunk of a prompt. The next round's is another job's, if there is one."""
+        assert job.reply is not None
+        assert self._replies is not None
+        turn, before = job.reply.turn, job.read
+        whole, started = turn.chunk, time.monotonic()
+        turn.chunk = self._replies.pace.chunk(whole, others_wait)
+        self._advance(job)
+        turn.chunk = whole
+        if before is not None and job.read is not None:
+            self._replies.pace.add(job.read - before, time.monotonic() - started)
+        if job in self._active:
+            self._active.remove(job)
+            self._active.append(job)
+
+    def _advance(self, job: Job) -> None:
+        """Go on to the next event of a reply, and deliver it."""
+        assert job.reply is not None
+        if job.cancelled:
+            self._finish(job, Cancelled())
+            return
+        try:
+            event = next(job.reply.events)
+        except BaseException as error:
+            self._fail(job, error, "internal")
+            return
+        match event:
+            case Done():
+                self._totals = self._totals.with_reply(event.usage)
+                self._finish(job, event)
+                return
+            case Notice(line):
+                self._notice(line)
+                return
+            case PrefillProgress(done):
+                job.read = done
+        job.deliver(event)
+
+    def _fail(self, job: Job, error: BaseException, kind: FailureKind) -> None:
+        """End a job with an error.
+
+        Args:
+            kind: of an error that is a line for the user but says no more.
+        """
+        if isinstance(error, TooLongError):
+            kind = "too_long"
+        elif isinstance(error, BusyError):
+            kind = "busy"
+        elif not isinstance(error, Qwen35Error):
+            kind = "internal"
+        self._totals = replace(self._totals, failed=self._totals.failed + 1)
+        self._finish(job, Failed(user_message(error), kind))
+
+    def _finish(self, job: Job, last: Event) -> None:
+        """End a job's reply, take it out, and deliver its last event."""
+        job.stop()
+        if job in self._active:
+            self._active.remove(job)
+        else:
+            self._waiting.drop(job)
+        if isinstance(last, Cancelled):
+            self._totals = replace(self._totals, cancelled=self._totals.cancelled + 1)
+        self._publish()
+        job.deliver(last)
+
+    def _publish(self) -> None:
+        model = self._loaded.model
+        self.status = EngineStatus(
+            model=model and model.name,
+            context=model and model.context,
+            loading=self._loading,
+            active=len(self._active),
+            queued=len(self._waiting),
+            totals=self._totals,
+        )
+
+
+class _AbandonedError(Exception):
+    """No job waits for the model that is being loaded."""

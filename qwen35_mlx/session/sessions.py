@@ -1,0 +1,110 @@
+"""The sessions of a `RequestEngine`: conversations of its library that clients go on with."""
+
+from qwen35_mlx.errors import BusyError, Qwen35Error, shown
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.rows import replace_surrogates
+from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session.changing_lines import without_changing_lines
+from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_requests import ReplyRequest
+from qwen35_mlx.session.running_reply import RunningReply
+
+# Characters of a name.
+LONGEST_NAME = 200
+
+
+class Sessions:
+    """Begins replies in sessions, one at a time in each.
+
+    While a reply is written, its session is claimed: no other window or engine writes to it.
+    Between replies it is free.
+
+    Args:
+        library: None for an engine without sessions.
+    """
+
+    def __init__(self, library: Library | None):
+        self._library = library
+        self._open: set[str] = set()
+
+    def in_use(self, request: ReplyRequest) -> bool:
+        """Whether a reply in the request's session is being written here."""
+        return request.session is not None and _title(request.session) in self._open
+
+    def begin(self, model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:
+        """The reply to a request with a session, not yet started.
+
+        The session is made when the reply starts, if it is missing.
+
+        Raises:
+            BusyError: the session is open elsewhere.
+            Qwen35Error: the request is not valid, its prompt does not fit, or nothing can be
+                stored.
+        """
+        assert request.session is not None
+        library, title = self._library, _title(request.session)
+        if library is None:
+            raise Qwen35Error("sessions are not kept here: leave out the session")
+        if not 0 < len(title) <= LONGEST_NAME:
+            raise Qwen35Error(
+                f"the session is called {shown(title)}: give it a name of 1 to {LONGEST_NAME}"
+                " characters"
+            )
+        if request.prompt is not None:
+            raise Qwen35Error("a session takes messages, and there is a prompt: give messages")
+        if library.read_only:
+            raise Qwen35Error(f"{library.file} cannot be written: leave out the session")
+        if not library.claim_title(title):
+            raise _busy(title)
+        try:
+            return self._begin(library, title, model, request, snapshots)
+        except BaseException:
+            library.release_title(title)
+            raise
+
+    def _begin(
+        self,
+        library: Library,
+        title: str,
+        model: Model,
+        request: ReplyRequest,
+        snapshots: SnapshotCache,
+    ) -> RunningReply:
+        chat = Chat(
+            model,
+            library=library,
+            conversation=library.titled(title),
+            title=title,
+            snapshots=snapshots,
+        )
+        try:
+            if chat.read_only:
+                raise _busy(title)
+            events = chat.reply_to(without_changing_lines(request.messages), **request.options)
+        except BaseException:
+            chat.close()
+            raise
+        assert events.turn is not None
+        self._open.add(title)
+
+        def close() -> None:
+            try:
+                chat.close()
+            finally:
+                library.release_title(title)
+                self._open.discard(title)
+
+        return RunningReply(events.turn, events, close)
+
+
+def _title(session: str) -> str:
+    """The title of a session's conversation, in which white space is as in all titles."""
+    return replace_surrogates(" ".join(session.split()))
+
+
+def _busy(title: str) -> BusyError:
+    return BusyError(
+        f"the session {shown(title)} is open in another window or program: close it there, or try"
+        " again later"
+    )
