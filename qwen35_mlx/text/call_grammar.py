@@ -13,18 +13,10 @@ from typing import Any
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.text.argument_types import allowed_types
+from qwen35_mlx.text.bounded_schema import bounded_in_call
 from qwen35_mlx.text.call_tags import is_tag_name
 from qwen35_mlx.text.grammar_source import GrammarSource, with_json_options
 from qwen35_mlx.text.string_grammar import raw_string
-
-# Less than JSON's readers keep exactly; a number that they do not would come back as text.
-_LIMIT = 10**15
-# Keywords whose values are data, not schemas.
-_DATA = ("const", "enum", "default", "examples")
-# A string within JSON holds no "<pa", "</fu" and so on: the starts of tags.
-_NO_TAG = (
-    "^([^<]|<+([^<pft/]|p[^<a]|f[^<u]|t[^<o]|/([^<pft]|p[^<a]|f[^<u]|t[^<o])))*(<+(/?[pft]?)?)?$"
-)
 
 
 def tool_name(tool: Mapping[str, Any]) -> str:
@@ -86,32 +78,8 @@ def _parameter(rule: str, key: str, schema: object, root: Mapping[str, Any]) -> 
         return [f"{rule}: {opened} {terminal}", f"{terminal}: ({value}) {closed}"]
     assert isinstance(schema, Mapping)
     definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
-    json = write_json(with_json_options(_readable({**definitions, **schema})))
+    json = write_json(with_json_options(bounded_in_call({**definitions, **schema})))
     return [f"{rule}: {opened} %json {json} {_quoted(chr(10) + '</parameter>' + chr(10))}"]
-
-
-def _readable(schema: Any) -> Any:
-    """A schema of values that come back from the text of a call as they are.
-
-    Numbers without bounds get some, and strings without a pattern hold no tag.
-    """
-    if isinstance(schema, list):
-        return [_readable(one) for one in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    found = {key: value if key in _DATA else _readable(value) for key, value in schema.items()}
-    if "enum" in found or "const" in found:
-        return found
-    named = found.get("type")
-    types = named if isinstance(named, list) else [named]
-    if "string" in types and not {"pattern", "format"} & found.keys():
-        found["pattern"] = _NO_TAG
-    if "integer" in types or "number" in types:
-        if not {"minimum", "exclusiveMinimum"} & found.keys():
-            found["minimum"] = -_LIMIT
-        if not {"maximum", "exclusiveMaximum"} & found.keys():
-            found["maximum"] = _LIMIT
-    return found
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
+from qwen35_mlx.text.bounded_schema import bounded
 
 # Characters of a grammar. Compiling takes time and memory that grow with it.
 MAX_CHARACTERS = 1 << 18
@@ -72,11 +73,18 @@ def unusable(what: str, error: object) -> Qwen35Error:
 def json_schema(schema: Mapping[str, Any], what: str = "JSON schema") -> GrammarSource:
     """Replies that are one JSON value which `schema` allows, on one line.
 
-    Strings, numbers and arrays without bounds in the schema have none in the reply.
+    Strings, numbers and arrays without bounds in the schema have none in the reply, except for
+    whole numbers: `WHOLE_LIMIT`.
+
+    Raises:
+        Qwen35Error: it is no mapping, or nested too deep.
     """
     if not isinstance(schema, Mapping):
         raise unusable(what, "it is no object")
-    return GrammarSource(what, {"json_schema": with_json_options(schema)})
+    try:
+        return GrammarSource(what, {"json_schema": with_json_options(bounded(schema))})
+    except RecursionError:
+        raise unusable(what, "it is nested too deep") from None
 
 
 def with_json_options(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.text.bounded_schema import bounded
 from qwen35_mlx.text.grammar_source import GrammarSource, json_schema, lark, regex
 from tests.random_schemas import random_schema
 
@@ -271,6 +272,15 @@ def test_json_is_one_line_and_a_space_follows_a_separator_alone(writer: Writer):
         assert {text for text in allowed_texts(writer, grammar, before) if text[:1].isspace()} > {
             " "
         }
+
+
+def test_a_whole_number_has_at_most_64_bits(writer: Writer):
+    schema = {"type": "array", "items": {"type": "integer"}}
+    allowed = allowed_texts(writer, compiled(writer, json_schema, schema), "[" + 18 * "9")
+    assert "9" not in allowed
+    assert "]" in allowed
+    values = {"default": {"type": "integer"}, "enum": [{"type": "integer"}, 10**30]}
+    assert bounded(values) == values
 
 
 def test_a_regex_is_matched_as_a_whole(writer: Writer):
