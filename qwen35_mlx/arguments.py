@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.text.messages import plain_arguments
 
 _Target = TypeVar("_Target")
 
@@ -152,6 +153,14 @@ ARGUMENTS: Mapping[str, Kind] = {
     ),
     "thinking": _FLAG,
     "tools": Kind("a list of mappings", _is_list_of(Mapping)),
+    "template_arguments": Kind(
+        "a mapping of names to values",
+        lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+        plain_arguments,
+    ),
+    "reasoning_effort": _NAME,
+    "thinking_budget": _whole(_COUNT),
+    "repetition_guard": _FLAG,
     "reply": _FLAG,
     "max_tokens": _whole(_AT_LEAST_ONE),
     "seed": _whole(_COUNT),

@@ -6,40 +6,27 @@ Heavy modules are imported where they are used, so that `--help` loads neither M
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
 from qwen35_chat.options import CommandOptions
-from qwen35_mlx import __version__, demo
+from qwen35_mlx import __version__
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.home import home
-from qwen35_mlx.user_paths import shown
+from qwen35_mlx.load_options import (
+    POSITIVE,
+    add_load_options,
+    load_arguments,
+    model_name,
+    number_in,
+)
 
-_POSITIVE = Range(1, whole=True)
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
+qwen35-chat serve starts a server with the interfaces of OpenAI and Anthropic: see its --help.
 Text on standard input is a prompt as well; with -p it follows the prompt's text.
 Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
-
-
-def _number_in(bounds: Range, description: str = "") -> Callable[[str], float]:
-    """An argparse type for the numbers of a range.
-
-    Args:
-        description: of the range, for the error; the default is the range's own.
-    """
-    number = int if bounds.whole else float
-
-    def parse(text: str) -> float:
-        with suppress(ValueError, OverflowError):
-            value = number(text)
-            if bounds.contains(value):
-                return value
-        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not {description or bounds}")
-
-    return parse
 
 
 def _text(text: str) -> str:
@@ -61,19 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help='a folder, a GGUF file, or "org/repo" on the Hugging Face Hub, with ":Q4_K_M" for one '
-        "GGUF file of it; default: the one in the settings, or the small demo model",
-    )
-    add("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    add(
-        "--adapter-path",
-        metavar="PATH",
-        help="a LoRA adapter for the model: a folder, or org/repo on the Hub",
-    )
+    add_load_options(parser, "the one in the settings, or the small demo model")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",
@@ -88,53 +63,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-tokens",
-        type=_number_in(_POSITIVE),
+        type=number_in(POSITIVE),
         metavar="N",
         help="the longest reply; default: whatever the context leaves",
     )
     add(
         "--temperature",
-        type=_number_in(RANGES["temperature"]),
+        type=number_in(RANGES["temperature"]),
         metavar="X",
         help="0 always takes the likeliest token; default, as for the next two: the model's",
     )
     add(
         "--top-p",
-        type=_number_in(RANGES["top_p"]),
+        type=number_in(RANGES["top_p"]),
         metavar="X",
         help="sample among the likeliest tokens that have this probability together",
     )
     add(
         "--top-k",
-        type=_number_in(RANGES["top_k"]),
+        type=number_in(RANGES["top_k"]),
         metavar="N",
         help="sample among the N likeliest tokens; 0: among all",
     )
     add(
         "--seed",
-        type=_number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
+        type=number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
         metavar="N",
         help="makes replies reproducible on the same machine",
     )
     add(
-        "--context",
-        type=_number_in(_POSITIVE),
-        metavar="N",
-        help="tokens of prompt and reply together; YaRN extends the model's own limit up to four "
-        "times",
+        "--mcp-config",
+        metavar="FILE",
+        help="servers with tools for the model, in the form of Cursor and LM Studio; default: "
+        "mcp.json beside the settings",
     )
     add(
-        "--kv-bits",
-        type=int,
-        choices=(8,),
-        help="quantise keys and values to 8 bits: about half their memory, slightly less exact",
+        "--tools-folder",
+        type=_text,
+        metavar="DIR",
+        help="let the model ask to list and read the text files below this folder",
     )
     add(
-        "--mtp",
-        choices=("auto", "off", *"123456"),
-        metavar="auto|off|N",
-        help="guess tokens and verify them together: auto as many as are fastest, N (1 to 6) "
-        "always as many by the model's MTP head; default: auto, or the chat's setting",
+        "--allow-tools",
+        type=_text,
+        metavar="NAME,...",
+        help="with -p: run these tools without a question; no others are offered",
     )
     add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
@@ -184,26 +157,44 @@ def _prompt(text: str | None, plain: bool) -> str | None:
 
 
 def _options(args: argparse.Namespace) -> CommandOptions:
-    if args.model is not None and not args.model.strip():
-        raise Qwen35Error("--model is empty: name a folder or an org/repo, or leave it out")
     sampling = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
     return CommandOptions(
-        model=args.model or demo.NAME,
+        model=model_name(args),
         model_given=args.model is not None,
         revision=args.revision,
         chat={"system": args.system, "thinking": args.thinking, **sampling},
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
-        load={
-            "context": args.context,
-            "kv_bits": args.kv_bits,
-            "adapter_path": args.adapter_path,
-        },
+        load=load_arguments(args),
         mtp=args.mtp,
+        mcp_config=args.mcp_config,
+        tools_folder=args.tools_folder,
+        allow_tools=_tool_names(args.allow_tools),
         resume="" if args.latest else args.resume,
     )
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _tool_names(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise Qwen35Error("--allow-tools is empty: name tools, separated by commas")
+    return names
+
+
+def _check_tools_of_prompt(args: argparse.Namespace) -> None:
+    """Refuse tools that could not run, as nobody is asked."""
+    for name in ("mcp_config", "tools_folder"):
+        if getattr(args, name) is not None and args.allow_tools is None:
+            option = f"--{name.replace('_', '-')}"
+            raise Qwen35Error(
+                f"{option} has no use with -p unless --allow-tools names what may run"
+            )
+
+
+def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["serve"]:
+        from qwen35_mlx.server.command import run
+
+        return run(argv[1:], "qwen35-chat serve")
     args = _parser().parse_args(argv)
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
@@ -214,9 +205,12 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _options(args)
     prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
+        _check_tools_of_prompt(args)
         from qwen35_chat import one_shot
 
         return one_shot.run(prompt, options, show_thinking=args.show_thinking)
+    if options.allow_tools:
+        raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
     streams = (sys.stdout, sys.stderr)
     if not args.plain and not all(stream is not None and stream.isatty() for stream in streams):
@@ -254,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     if sys.stderr is None:  # closed by the caller; libraries write to it
         sys.stderr = io.StringIO()
-    return run_command("qwen35-chat", lambda: _run(argv), home)
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_command("qwen35-chat", lambda: _run(words), home)
 
 
 if __name__ == "__main__":

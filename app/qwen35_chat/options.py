@@ -7,11 +7,6 @@ from typing import Any
 from qwen35_mlx.library.conversation import ChatSettings
 
 
-def drafting(mtp: str) -> str | int:
-    """A value of `--mtp` or of the setting, as `qwen35_mlx.load` takes it."""
-    return int(mtp) if mtp.isdecimal() else mtp
-
-
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
     """A model and how to chat with it. The options that were not given are None.
@@ -23,6 +18,9 @@ class CommandOptions:
         turn: keyword arguments of every `Chat.send`.
         load: further keyword arguments of `qwen35_mlx.load`.
         mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
+        mcp_config: a file in place of the settings' `mcp.json`; None for that.
+        allow_tools: names of the tools that run without a question.
+        tools_folder: that the built-in tools read; None for that of the settings.
         resume: the stored conversation to continue, by id or title; "" for the last one.
     """
 
@@ -33,6 +31,9 @@ class CommandOptions:
     turn: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
     mtp: str | None = None
+    mcp_config: str | None = None
+    tools_folder: str | None = None
+    allow_tools: tuple[str, ...] = ()
     resume: str | None = None
 
     @property
@@ -56,6 +57,7 @@ class CommandOptions:
             "thinking": None if thinking is None else "on" if thinking else "off",
             "max_tokens": self.turn.get("max_tokens"),
             "mtp": self.mtp,
+            "tools_folder": self.tools_folder,
             "sampling": {k: v for k, v in self._sampling().items() if v is not None} or None,
         }
         return {name: value for name, value in overrides.items() if value is not None}

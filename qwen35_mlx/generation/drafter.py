@@ -206,8 +206,12 @@ class Drafter:
         return self._match > 0 or (self._mtp is not None and not self._pause_left)
 
     def begin(self, prompt: Sequence[int], cached: int) -> None:
-        """Begin the reply to `prompt`, the first `cached` tokens of which are in the cache."""
+        """Begin the reply to `prompt`, the first `cached` tokens of which are in the cache.
+
+        It may begin again, after tokens that it has not drafted; then they are part of `prompt`.
+        """
         self._context = len(prompt)
+        self._running, self._read_at = _Plan(), None
         if not self._costs.single_known_at(self._context):
             self._pause_left = TIMED_TOKENS
         for source in self._sources.values():

@@ -1,12 +1,14 @@
-"""A sparse MoE layer for a few tokens in three dispatches, after the router's projection.
+"""A sparse MoE layer for a few tokens in three dispatches, or two, after the router's projection.
 
 `route` finds the experts of each token; `run_experts` computes the RMS norm, the routed and shared
-experts and the residual sum. `route_reference` and `experts_reference` are their definitions in
-plain MLX. Each matrix has a format of its own: those of the routed experts and of the shared one
-share a dispatch.
+experts and the residual sum. `route_and_run_experts` does both in two dispatches.
+`route_reference` and `experts_reference` are the definitions in plain MLX. Each matrix has a format
+of its own: those of the routed experts and of the shared one share a dispatch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import mlx.core as mx
 
@@ -17,9 +19,10 @@ from qwen35_mlx.kernels.quantized import chunk_values, simd_groups_for
 from qwen35_mlx.kernels.row_format import Matrix, RowFormat, dense, matrix_shape, row_arrays
 
 # For `KernelSelection.experts_decode`.
-KERNEL = "three dispatches"
+THREE_DISPATCHES, TWO_DISPATCHES = "three dispatches", "two dispatches"
 # Outputs of one token per threadgroup.
 OUTPUTS_PER_THREADGROUP = 4
+Outputs = Sequence[tuple[tuple[int, ...], mx.Dtype]]  # as `Launch.outputs`
 # Bytes of x in threadgroup memory, at most: Metal allows 32 KB, of which sums take a little.
 STAGED_BYTES = 28_000
 
@@ -103,15 +106,18 @@ _ROUTE = Kernel("experts_route", inputs=("logits",), outputs=("weights", "expert
 _PACKED = ("w", "scales", "biases", "shared_w", "shared_scales", "shared_biases")
 
 
-def _by_mixture(name: str, inputs: tuple[str, ...], output: str) -> dict[bool, Kernel]:
+def _by_mixture(name: str, inputs: tuple[str, ...], *outputs: str) -> dict[bool, Kernel]:
     """A kernel by `_Pair.mixed`: MLX hashes its text at each launch, and one format needs less."""
     return {
-        False: Kernel(name, inputs, (output,)),
-        True: Kernel(f"{name}_mixed", inputs, (output,)),
+        False: Kernel(name, inputs, outputs),
+        True: Kernel(f"{name}_mixed", inputs, outputs),
     }
 
 
 _UP = _by_mixture("experts_up", ("x", "norm_weight", "experts", *_PACKED), "h")
+_ROUTED_UP = _by_mixture(
+    "experts_up_routed", ("x", "norm_weight", "logits", *_PACKED), "h", "weights", "experts"
+)
 _DOWN = _by_mixture("experts_down", ("h", "experts", "weights", *_PACKED, "residual"), "y")
 
 
@@ -136,11 +142,16 @@ def route(logits: mx.array, top_k: int) -> tuple[mx.array, mx.array]:
     launch = Launch(
         threadgroups=tokens,
         threads=SIMD_WIDTH,
-        outputs=[((tokens, top_k + 1), mx.float32), ((tokens, top_k), mx.uint32)],
+        outputs=_routes(tokens, top_k),
         constants={"E": width - 1, "K": top_k},
     )
     weights, experts = _ROUTE([logits], launch)
     return weights, experts
+
+
+def _routes(tokens: int, top_k: int) -> Outputs:
+    """Weights and experts, as `route` returns them."""
+    return [((tokens, top_k + 1), mx.float32), ((tokens, top_k), mx.uint32)]
 
 
 def experts_reference(
@@ -194,37 +205,68 @@ def run_experts(
     that 4 tokens of a 35B-A3B choose, 30 differ where choices are independent. What they do share,
     a cache holds.
     """
-    tokens, hidden = x.shape
-    sizes = layer.constants
-    intermediate = sizes["K"] * sizes["I"] + sizes["IS"]
-
-    def launch(
-        pair: _Pair, out: int, width: int, dtype: mx.Dtype, **more: int | mx.Dtype
-    ) -> Launch:
-        simd_groups = pair.simd_groups(width, x.itemsize)
-        return Launch(
-            threadgroups=tokens * -(-out // OUTPUTS_PER_THREADGROUP),
-            threads=SIMD_WIDTH * simd_groups,
-            outputs=[((tokens, out), dtype)],
-            constants={
-                "InT": x.dtype,
-                **sizes,
-                **pair.constants,
-                "OUTPUTS": OUTPUTS_PER_THREADGROUP,
-                "SIMD_GROUPS": simd_groups,
-                **more,
-            },
-        )
-
     up = _Pair.of(layer.gate_up, layer.shared_gate_up, x)
-    (h,) = _UP[up.mixed](
-        [x, norm.weight, experts, *up.arrays],
-        launch(
-            up, intermediate, hidden, mx.float32, NormT=norm.weight.dtype, EPS=float_bits(norm.eps)
-        ),
-    )
-    down = _Pair.of(layer.down, layer.shared_down, x)
-    (y,) = _DOWN[down.mixed](
-        [h, experts, weights, *down.arrays, residual], launch(down, hidden, intermediate, x.dtype)
-    )
+    (h,) = _UP[up.mixed]([x, norm.weight, experts, *up.arrays], _up_launch(up, x, norm, layer))
+    return _down(h, weights, experts, layer, residual)
+
+
+def route_and_run_experts(
+    x: mx.array, norm: RMSNorm, logits: mx.array, layer: ExpertWeights, residual: mx.array
+) -> mx.array:
+    """`run_experts` of what `route` finds in `logits`, in two dispatches: the same to the bit."""
+    up = _Pair.of(layer.gate_up, layer.shared_gate_up, x)
+    launch = _up_launch(up, x, norm, layer)
+    launch = replace(launch, outputs=[*launch.outputs, *_routes(x.shape[0], layer.top_k)])
+    h, weights, experts = _ROUTED_UP[up.mixed]([x, norm.weight, logits, *up.arrays], launch)
+    return _down(h, weights, experts, layer, residual)
+
+
+def _up_launch(pair: _Pair, x: mx.array, norm: RMSNorm, layer: ExpertWeights) -> Launch:
+    sizes = layer.constants
+    width = sizes["K"] * sizes["I"] + sizes["IS"]
+    more = {"NormT": norm.weight.dtype, "EPS": float_bits(norm.eps)}
+    shape = x.shape[0], width, sizes["H"]
+    return _launch(pair, layer, shape, x.dtype, mx.float32, more)
+
+
+def _down(
+    h: mx.array, weights: mx.array, experts: mx.array, layer: ExpertWeights, residual: mx.array
+) -> mx.array:
+    pair = _Pair.of(layer.down, layer.shared_down, residual)
+    tokens, hidden = residual.shape
+    launch = _launch(pair, layer, (tokens, hidden, h.shape[1]), residual.dtype, residual.dtype)
+    (y,) = _DOWN[pair.mixed]([h, experts, weights, *pair.arrays, residual], launch)
     return y
+
+
+def _launch(
+    pair: _Pair,
+    layer: ExpertWeights,
+    shape: tuple[int, int, int],
+    dtype: mx.Dtype,
+    out_dtype: mx.Dtype,
+    more: Mapping[str, int | mx.Dtype] = MappingProxyType({}),
+) -> Launch:
+    """Of a product with two matrices.
+
+    Args:
+        shape: tokens, outputs of each, and values of a row.
+        dtype: of the layer's input.
+        out_dtype: of the outputs.
+        more: constants.
+    """
+    tokens, out, width = shape
+    simd_groups = pair.simd_groups(width, dtype.size)
+    return Launch(
+        threadgroups=tokens * -(-out // OUTPUTS_PER_THREADGROUP),
+        threads=SIMD_WIDTH * simd_groups,
+        outputs=[((tokens, out), out_dtype)],
+        constants={
+            "InT": dtype,
+            **layer.constants,
+            **pair.constants,
+            "OUTPUTS": OUTPUTS_PER_THREADGROUP,
+            "SIMD_GROUPS": simd_groups,
+            **more,
+        },
+    )

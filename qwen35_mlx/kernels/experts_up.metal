@@ -16,6 +16,8 @@
 // -> h        [N, K I + IS] float32   silu(gate) * up of each expert, then of the shared one
 
 #include "include_experts_up_begin.metal"
+const int chosen = routed ? static_cast<int>(experts[token * K + first_output / I]) : 0;
+#include "include_experts_up_rows.metal"
 {
 #include "include_routed_format.metal"
 #include "include_expert_gates_and_ups.metal"

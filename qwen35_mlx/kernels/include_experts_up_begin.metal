@@ -1,4 +1,4 @@
-// Included by experts_up.metal and experts_up_mixed.metal: all before the rows of w.
+// Included by experts_up.metal and its relatives: all before the choice of an expert.
 
 constexpr int IN = H;
 constexpr bool NORM = true;
@@ -11,7 +11,7 @@ const int thread_index = static_cast<int>(thread_position_in_threadgroup.x);
 const int lane = static_cast<int>(thread_index_in_simdgroup);
 const int simd_group = static_cast<int>(simdgroup_index_in_threadgroup);
 const int threadgroup_index = static_cast<int>(threadgroup_position_in_grid.x);
-const int tokens = static_cast<int>(experts_shape[0]);
+const int tokens = static_cast<int>(x_shape[0]);
 const int token = threadgroup_index % tokens;
 const int first_output = threadgroup_index / tokens * OUTPUTS;
 
@@ -24,14 +24,3 @@ auto x_quads = reinterpret_cast<const device vec<InT, 4>*>(x) + token * (H / 4);
 auto norm_quads = reinterpret_cast<const device vec<NormT, 4>*>(norm_weight);
 
 const bool routed = first_output < K * I;
-const int first_row = routed            // of the gates, in w or shared_w
-    ? static_cast<int>(experts[token * K + first_output / I]) * 2 * I + first_output % I
-    : first_output - K * I;
-const int up_distance = routed ? I : IS;  // rows from a gate to its up
-
-float acc[ROWS];
-#pragma unroll
-for (int r = 0; r < ROWS; ++r) acc[r] = 0.0f;
-float rms_scale = 1.0f;
-
-#include "include_expert_sources.metal"

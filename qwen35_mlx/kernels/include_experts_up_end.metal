@@ -1,4 +1,4 @@
-// Included by experts_up.metal and experts_up_mixed.metal: from acc[ROWS] to h.
+// Included by experts_up.metal and its relatives: from acc[ROWS] to h.
 
 #pragma unroll
 for (int r = 0; r < ROWS; ++r) {

@@ -14,7 +14,7 @@ from qwen35_mlx.text.tool_call import rendered_calls
 
 Role = Literal["system", "user", "assistant", "tool"]
 MessageState = Literal["complete", "partial", "cancelled", "failed"]
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Usage:
         reply_tokens: generated tokens, including the one that ended the reply.
         prefill_seconds, decode_seconds: wall-clock time before and after the first reply token.
         peak_memory: the most bytes held by MLX arrays during the turn.
+        reasoning_tokens: reply tokens of thinking; None of a stored reply, since it is not stored.
     """
 
     prompt_tokens: int
@@ -35,6 +36,7 @@ class Usage:
     prefill_seconds: float
     decode_seconds: float
     peak_memory: int
+    reasoning_tokens: int | None = field(default=None, compare=False)
 
     @property
     def prefill_rate(self) -> float:
@@ -54,6 +56,9 @@ class ChatSettings:
     Attributes:
         system: the system prompt.
         sampling: `temperature`, `top_p` and so on; they override the model's defaults.
+        template_arguments: further variables of the model's template.
+        thinking_budget: tokens of thinking after which the model is made to answer.
+        repetition_guard: whether a reply that repeats itself without end is ended.
     """
 
     system: str | None = None
@@ -61,6 +66,9 @@ class ChatSettings:
     max_tokens: int | None = None
     seed: int | None = None
     sampling: Mapping[str, float | None] = field(default_factory=dict)
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    repetition_guard: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from qwen35_mlx.json_text import write_json
-from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
+from qwen35_mlx.library.checksums import USAGE_COLUMNS
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 
 FORMAT = "qwen35-chat conversation"
 VERSION = 1
@@ -45,9 +46,7 @@ def _message(message: Message, numbers: dict[int, int]) -> dict[str, Any]:
     values |= {name: value for name, value in rest.items() if name not in values}
     values.setdefault("created", message.created)
     if message.usage is not None:
-        values["figures"] = {
-            field.name: getattr(message.usage, field.name) for field in fields(Usage)
-        }
+        values["figures"] = {name: getattr(message.usage, name) for name in USAGE_COLUMNS}
     if message.tool_calls:
         values["tool_calls"] = list(message.tool_calls)
     return values

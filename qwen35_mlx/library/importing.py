@@ -70,6 +70,9 @@ def _settings(values: dict[str, Any]) -> ChatSettings:
         max_tokens=fields.take("max_tokens", int | None, None),
         seed=fields.take("seed", int | None, None),
         sampling={name: within.take(name, int | float | None) for name in sampling},
+        template_arguments=fields.take("template_arguments", dict, {}),
+        thinking_budget=fields.take("thinking_budget", int | None, None),
+        repetition_guard=fields.take("repetition_guard", bool | None, None),
     )
     fields.end()
     return settings

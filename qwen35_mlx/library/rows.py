@@ -78,7 +78,9 @@ def row_from_message(message: Message) -> dict[str, Any]:
 
 
 def settings_to_json(settings: ChatSettings) -> str:
-    return to_json_text({**asdict(settings), "sampling": dict(settings.sampling)})
+    """The settings that are set, so that versions which lack a new one read the others."""
+    values = asdict(replace(settings, sampling=dict(settings.sampling)))
+    return to_json_text({n: v for n, v in values.items() if v not in (None, {})})
 
 
 def settings_from_json(text: str) -> ChatSettings:

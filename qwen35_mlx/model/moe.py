@@ -6,16 +6,17 @@ from functools import partial
 import mlx.core as mx
 
 from qwen35_mlx.kernels.experts import (
-    KERNEL,
+    TWO_DISPATCHES,
     ExpertWeights,
     route,
+    route_and_run_experts,
     route_reference,
     run_experts,
 )
 from qwen35_mlx.kernels.matvec import swiglu
 from qwen35_mlx.kernels.norm import RMSNorm
 from qwen35_mlx.kernels.quantized import UNPACKED
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import FusedLinear
 from qwen35_mlx.model.memory import MAX_EXPERT_BLOCK_ROWS
@@ -120,19 +121,27 @@ class SparseMoE:
     def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
         """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
         few = x.size <= MAX_DECODE_TOKENS * x.shape[-1]
-        selected = self.selection.experts_decode.get(self.packing) == KERNEL
+        variant = self.selection.experts_decode.get(self.packing, REFERENCE)
         plain = partial(self._reference, x, norm, residual)
-        if not few or not selected or self.packed is None:
+        if not few or variant == REFERENCE or self.packed is None:
             return plain()
-        kernel = partial(self._in_kernels, self.packed, x, norm, residual)
+        kernel = partial(self._in_kernels, variant, self.packed, x, norm, residual)
         return self.selection.attempt("experts_decode", kernel, plain, self.packing)
 
     def _in_kernels(
-        self, packed: ExpertWeights, x: mx.array, norm: RMSNorm, residual: mx.array
+        self,
+        variant: str,
+        packed: ExpertWeights,
+        x: mx.array,
+        norm: RMSNorm,
+        residual: mx.array,
     ) -> mx.array:
-        rows = x.flatten(0, -2)
-        weights, experts = route(self.router.joined(rows, norm), self.top_k)
-        y = run_experts(rows, norm, weights, experts, packed, residual.flatten(0, -2))
+        rows, flat_residual = x.flatten(0, -2), residual.flatten(0, -2)
+        logits = self.router.joined(rows, norm)
+        if variant == TWO_DISPATCHES:
+            y = route_and_run_experts(rows, norm, logits, packed, flat_residual)
+        else:
+            y = run_experts(rows, norm, *route(logits, self.top_k), packed, flat_residual)
         return y.reshape(x.shape)
 
     def _reference(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:

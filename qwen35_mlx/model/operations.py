@@ -270,7 +270,7 @@ def _experts(network: Network, layers: Sequence[tuple[SparseMoE, RMSNorm]]) -> l
         Operation(
             "experts_decode",
             f"{sizes}, {packing}, {network.dtype}",
-            [experts.KERNEL],
+            [experts.THREE_DISPATCHES, experts.TWO_DISPATCHES],
             [call(*same[0], tokens) for tokens in (1, few)],
             trials.timed_together([call(*layer, 1) for layer in same[: trials.TIMED_CALLS]]),
             True,

@@ -10,6 +10,7 @@ from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
+from qwen35_mlx.text.messages import SYSTEM_ROLES
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -60,7 +61,7 @@ class PromptAnchors:
 
     def system_anchor(self, messages: Messages, prompt: Sequence[int]) -> int:
         """Number of tokens that other conversations with this system prompt and tools share."""
-        system = [message for message in messages[:1] if message["role"] == "system"]
+        system = [message for message in messages if message["role"] in SYSTEM_ROLES]
         if not system and not self.has_tools:
             return 0
         return common_prefix_length(prompt, self.render([*system, _PROBE_QUESTION]))

@@ -1,11 +1,15 @@
 """Settings of a chat: checked, merged with stored ones, and as the options of a turn."""
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from qwen35_mlx.arguments import ARGUMENTS
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.reply_options import ReplyOptions, Tools
+from qwen35_mlx.text.template import THINKING_ARGUMENT
+
+_Value = TypeVar("_Value")
 
 
 def checked_settings(settings: ChatSettings, defaults: Sampling) -> ChatSettings:
@@ -14,8 +18,11 @@ def checked_settings(settings: ChatSettings, defaults: Sampling) -> ChatSettings
     Raises:
         Qwen35Error: a value does not fit.
     """
-    names = ("system", "thinking", "max_tokens", "seed")
+    names = ("system", "thinking", "max_tokens", "seed", "thinking_budget", "repetition_guard")
     values = {n: ARGUMENTS[n].check(n, getattr(settings, n), optional=True) for n in names}
+    values["template_arguments"] = ARGUMENTS["template_arguments"].check(
+        "template_arguments", settings.template_arguments
+    )
     given = ARGUMENTS["sampling"].check("sampling", settings.sampling)
     sampling = defaults.updated(given)
     known = {name: getattr(sampling, name) for name, value in given.items() if value is not None}
@@ -24,23 +31,50 @@ def checked_settings(settings: ChatSettings, defaults: Sampling) -> ChatSettings
 
 def merged_settings(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
     """The stored settings, replaced by the given ones that are not None."""
-    sampling = {**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}}
+    thinking, arguments = _merged_arguments(stored, given)
     return ChatSettings(
-        system=stored.system if given.system is None else given.system,
-        thinking=stored.thinking if given.thinking is None else given.thinking,
+        system=_first(given.system, stored.system),
+        thinking=thinking,
         max_tokens=stored.max_tokens,
         seed=stored.seed,
-        sampling=sampling,
+        sampling={**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}},
+        template_arguments=arguments,
+        thinking_budget=_first(given.thinking_budget, stored.thinking_budget),
+        repetition_guard=_first(given.repetition_guard, stored.repetition_guard),
     )
 
 
 def turn_options(settings: ChatSettings, tools: Tools | None, given: ReplyOptions) -> ReplyOptions:
     """The options of a turn: those given for it, and for the rest those of its chat."""
+    thinking, arguments = _merged_arguments(settings, given)
     return replace(
         given,
-        max_tokens=settings.max_tokens if given.max_tokens is None else given.max_tokens,
-        seed=settings.seed if given.seed is None else given.seed,
-        thinking=settings.thinking if given.thinking is None else given.thinking,
-        tools=tools if given.tools is None else given.tools,
+        max_tokens=_first(given.max_tokens, settings.max_tokens),
+        seed=_first(given.seed, settings.seed),
+        thinking=thinking,
+        tools=_first(given.tools, tools),
+        template_arguments=arguments,
+        thinking_budget=_first(given.thinking_budget, settings.thinking_budget),
+        repetition_guard=_first(given.repetition_guard, settings.repetition_guard),
         sampling={**settings.sampling, **given.sampling},
     )
+
+
+def _merged_arguments(
+    kept: ChatSettings, given: ChatSettings | ReplyOptions
+) -> tuple[bool | None, dict[str, Any]]:
+    """Whether to think, and the arguments of the template: those given replace those kept.
+
+    The template argument `enable_thinking` and `thinking` mean the same, so one replaces the other.
+    """
+    arguments = dict(kept.template_arguments)
+    thinking = _first(given.thinking, kept.thinking)
+    if given.thinking is not None:
+        arguments.pop(THINKING_ARGUMENT, None)
+    elif THINKING_ARGUMENT in given.template_arguments:
+        thinking = None
+    return thinking, {**arguments, **given.template_arguments}
+
+
+def _first(given: _Value | None, kept: _Value | None) -> _Value | None:
+    return kept if given is None else given

@@ -7,6 +7,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session.chat_settings import turn_options
 from qwen35_mlx.session.events import PrefillProgress, Written
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions, Tools
@@ -43,9 +44,8 @@ def compact(
         tokens = len(model.prompt_ids(request(messages), options))
         return tokens + longest <= model.context
 
-    options = ReplyOptions(
-        max_tokens=longest, thinking=False, tools=tools, sampling=tree.settings.sampling
-    )
+    given = ReplyOptions(max_tokens=longest, thinking=False)
+    options = turn_options(tree.settings, tools, given)
     cut = summary_cut(path, fits)
     turn = model.turn(request(path[:cut]), model.make_cache(), options)
 

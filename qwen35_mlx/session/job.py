@@ -24,6 +24,7 @@ class Job:
         retry_at: when to try again to begin, by `time.monotonic`.
         busy_since: when its session was found open elsewhere; None before.
         reply: None until it is its turn, and after its end.
+        counts: whether the length of the prompt is wanted, and no reply.
     """
 
     request: ReplyRequest
@@ -34,6 +35,7 @@ class Job:
     retry_at: float = 0.0
     busy_since: float | None = None
     reply: "RunningReply | None" = None
+    counts: bool = False
 
     def deliver(self, event: Event) -> None:
         """Pass an event on. An error there means that the client is gone."""

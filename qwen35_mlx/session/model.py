@@ -23,7 +23,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
 from qwen35_mlx.session import memory
-from qwen35_mlx.session.events import Done, Reply, TurnEvent
+from qwen35_mlx.session.events import Reply, TurnEvent
 from qwen35_mlx.session.prompts import Prompts, check_vocabulary, end_tokens
 from qwen35_mlx.session.reply_options import (
     CompletionArguments,
@@ -32,6 +32,7 @@ from qwen35_mlx.session.reply_options import (
     ReplyOptions,
 )
 from qwen35_mlx.session.response_format import reply_content
+from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
@@ -222,8 +223,7 @@ class Model:
         print(reply.text, reply.finish_reason)
         """
         turn = self.turn(messages, self.make_cache(), ReplyOptions.of(options))
-        *_, done = turn.run()
-        assert isinstance(done, Done)
+        done = turn.run_to_end()
         reply, usage = turn.content, done.usage
         return Reply(
             reply.text, reply.thinking, reply.tool_calls, usage, done.finish_reason, done.drafts
@@ -249,8 +249,7 @@ class Model:
         """
         given = ReplyOptions.of(options, CompletionArguments)
         turn = self.completion(prompt, self.make_cache(), given)
-        *_, done = turn.run()
-        assert isinstance(done, Done)
+        done = turn.run_to_end()
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
         return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
 
@@ -322,6 +321,8 @@ class Model:
             grammar=grammar,
             one_call=options.parallel_tool_calls is False,
             drafter=self._drafter(cache, copies or CopyDrafts()),
+            budget=self._budget(options.thinking_budget),
+            repetition_guard=options.repetition_guard is not False,
         )
 
     def _grammar(self, content: ReplyContent | None, thinking: bool) -> Grammar | None:
@@ -334,6 +335,9 @@ class Model:
     @cached_property
     def _vocabulary(self) -> GrammarVocabulary:
         return GrammarVocabulary(self.tokenizer, self.network.config.vocab_size, self.eos)
+
+    def _budget(self, tokens: int | None) -> ThinkingBudget | None:
+        return None if tokens is None else ThinkingBudget.of(tokens, self.tokenizer)
 
     def _drafter(self, cache: Cache, copies: CopyDrafts) -> Drafter | None:
         """A new drafter for one reply; None for none."""

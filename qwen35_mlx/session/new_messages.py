@@ -8,7 +8,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Role
 from qwen35_mlx.library.history_match import matched
 from qwen35_mlx.library.rows import replace_surrogates
-from qwen35_mlx.text.messages import plain_message
+from qwen35_mlx.text.messages import SYSTEM_ROLES, plain_message, system_prompt
 
 
 def question(text: str) -> list[Mapping[str, Any]]:
@@ -32,13 +32,13 @@ def new_messages(content: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str
         return question(content)
     if not content:
         raise Qwen35Error("there is no message to send: give at least one")
-    for index, message in enumerate(content):
-        plain = plain_message(message, index)
-        if plain["role"] not in ("user", "tool") or not isinstance(plain["content"], str):
+    plain = [plain_message(message, index) for index, message in enumerate(content)]
+    for index, message in enumerate(plain):
+        if message["role"] not in ("user", "tool"):
             raise Qwen35Error(
                 f"messages[{index}] cannot be sent: give {{'role': 'tool', 'content': TEXT}}"
             )
-    return [_stored(message) for message in content]
+    return [_stored(message) for message in plain]
 
 
 def _stored(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -50,7 +50,8 @@ def retried(tree: Conversation, message: int | None) -> int:
     """The id of the message that a reply answers, to answer it again.
 
     Args:
-        message: the id of the reply; None for the last one of the selected path.
+        message: the id of the reply, or of a result of tools that has none; None for the last
+            reply of the selected path.
 
     Raises:
         Qwen35Error: there is no such reply.
@@ -61,6 +62,8 @@ def retried(tree: Conversation, message: int | None) -> int:
             raise Qwen35Error("there is no reply to write again: send a message first")
         message = replies[-1]
     reply = tree.message(message)
+    if reply.role == "tool":
+        return reply.id
     if reply.role != "assistant":
         raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
     if reply.parent is None:
@@ -113,21 +116,15 @@ def placed(tree: Conversation, messages: Sequence[Mapping[str, Any]]) -> Placeme
     """
     plain = [plain_message(message, index) for index, message in enumerate(messages)]
     for index, message in enumerate(plain):
-        if message["role"] not in (*_SYSTEM, "user", "assistant", "tool"):
+        if message["role"] not in (*SYSTEM_ROLES, "user", "assistant", "tool"):
             raise Qwen35Error(f"messages[{index}] has the role {message['role']!r}: give 'user'")
-        if not isinstance(message["content"], str):
-            raise Qwen35Error(f"messages[{index}] has content in parts: give text")
-    prompts = [message["content"] for message in plain if message["role"] in _SYSTEM]
-    settings = tree.settings
-    if prompts:
-        settings = replace(settings, system=replace_surrogates("\n\n".join(prompts)))
-    stored = [as_stored(message) for message in plain if message["role"] not in _SYSTEM]
+    settings, system = tree.settings, system_prompt(plain)
+    if system is not None:
+        settings = replace(settings, system=replace_surrogates(system))
+    stored = [as_stored(message) for message in plain if message["role"] not in SYSTEM_ROLES]
     if not stored or stored[-1].role == "assistant":
         raise Qwen35Error("there is no message to reply to: end with one of the user or of a tool")
     parent, known = tree.leaf, 0
     if any(message.role == "assistant" for message in stored):
         parent, known = matched(tree, stored)
     return Placement(parent, [message.for_template() for message in stored[known:]], settings)
-
-
-_SYSTEM = ("system", "developer")

@@ -64,6 +64,7 @@ class Prompts:
             messages,
             thinking=options.thinking,
             tools=options.tools,
+            arguments=options.template_arguments,
             add_generation_prompt=reply,
             control_tokens=self._tokenizer.control_tokens,
         )

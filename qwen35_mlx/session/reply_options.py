@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from qwen35_mlx.arguments import checked_options
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.generation.sampling_parameters import RANGES
 
 Tools = Sequence[Mapping[str, Any]]
+EFFORT = "reasoning_effort"
 
 
 class SamplingArguments(TypedDict, total=False):
@@ -30,10 +32,15 @@ class PromptArguments(TypedDict, total=False):
 
     - `thinking`: whether the model thinks first; None leaves it to the template.
     - `tools`: function descriptions in JSON schema.
+    - `template_arguments`: values of variables that the template reads, of which
+      `model.template.arguments` is the list. A name that it does not read is refused.
+    - `reasoning_effort`: the template argument of that name.
     """
 
     thinking: bool | None
     tools: Tools | None
+    template_arguments: Mapping[str, Any]
+    reasoning_effort: str | None
 
 
 class CompletionArguments(SamplingArguments, total=False):
@@ -42,6 +49,7 @@ class CompletionArguments(SamplingArguments, total=False):
     - `max_tokens`: the most tokens of the reply; None for all that the context leaves.
     - `seed`: the same seed gives the same reply again, on the same device.
     - `stop`: strings that end the reply; they do not appear in it.
+    - `repetition_guard`: whether a reply that repeats itself without end is ended; None for yes.
     - `response_format`: what an answer may be, in OpenAI's form: `{"type": "text"}` for anything,
       `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": {...}}}`.
       Beyond that, `{"type": "regex", "pattern": ...}` and, in Lark's form,
@@ -53,9 +61,20 @@ class CompletionArguments(SamplingArguments, total=False):
     seed: int | None
     stop: str | Sequence[str]
     response_format: Mapping[str, Any] | None
+    repetition_guard: bool | None
 
 
-class ReplyArguments(PromptArguments, CompletionArguments, total=False):
+class ThinkingArguments(TypedDict, total=False):
+    """How much a reply may think.
+
+    - `thinking_budget`: tokens of thinking after which the model is made to answer; 0 lets it
+      answer at once, None think as long as it likes.
+    """
+
+    thinking_budget: int | None
+
+
+class ReplyArguments(PromptArguments, CompletionArguments, ThinkingArguments, total=False):
     """The options of a reply to messages: those of its prompt and of its text, and these.
 
     - `tool_choice`: "auto" leaves it to the model whether it calls a tool; with a
@@ -70,8 +89,10 @@ class ReplyArguments(PromptArguments, CompletionArguments, total=False):
     parallel_tool_calls: bool | None
 
 
-class ChatArguments(PromptArguments, SamplingArguments, total=False):
+class ChatArguments(PromptArguments, SamplingArguments, ThinkingArguments, total=False):
     """The options that a chat keeps for all of its replies."""
+
+    repetition_guard: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +100,9 @@ class ReplyOptions:
     """The options of one reply, checked.
 
     Attributes:
-        max_tokens, seed, thinking, tools, response_format, tool_choice, parallel_tool_calls: as
-            in `ReplyArguments`.
+        max_tokens, seed, thinking, tools, thinking_budget, repetition_guard, response_format,
+            tool_choice, parallel_tool_calls: as in `ReplyArguments`.
+        template_arguments: with `reasoning_effort`, if that is given.
         stop: strings that end the reply.
         sampling: the `SamplingArguments` that are given.
     """
@@ -90,6 +112,9 @@ class ReplyOptions:
     stop: tuple[str, ...] = ()
     thinking: bool | None = None
     tools: Tools | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    repetition_guard: bool | None = None
     response_format: Mapping[str, Any] | None = None
     tool_choice: str | Mapping[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -103,9 +128,17 @@ class ReplyOptions:
             allowed: the dictionary type that declares them.
 
         Raises:
-            Qwen35Error: a name is unknown, or a value does not fit.
+            Qwen35Error: a name is unknown, a value does not fit, or two contradict each other.
         """
         given = checked_options(arguments, allowed)
+        if (effort := given.pop(EFFORT, None)) is not None:
+            kept = given.get("template_arguments", {})
+            if kept.get(EFFORT, effort) != effort:
+                raise Qwen35Error(
+                    f"{EFFORT} is {shown(effort)}, and the template argument of that name is"
+                    f" {shown(kept[EFFORT])}: give one of them"
+                )
+            given["template_arguments"] = {**kept, EFFORT: effort}
         sampling = {name: given.pop(name) for name in RANGES if name in given}
         given["stop"] = tuple(given.get("stop", ()))
         return cls(**given, sampling=sampling)

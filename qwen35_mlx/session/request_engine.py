@@ -104,7 +104,20 @@ class RequestEngine:
         Raises:
             Qwen35Error: the engine is closed, or was not started.
         """
-        job = Job(request, deliver)
+        return self._add(Job(request, deliver))
+
+    def count(self, request: ReplyRequest, deliver: Callable[[Event], None]) -> Ticket:
+        """Queue a request for the length of its prompt, without a reply.
+
+        Args:
+            deliver: as for `submit`; the last event is `Measured`, `Cancelled` or `Failed`.
+
+        Raises:
+            Qwen35Error: the engine is closed, or was not started.
+        """
+        return self._add(Job(request, deliver, counts=True))
+
+    def _add(self, job: Job) -> Ticket:
         with self._lock:
             self._check_open()
             if self._thread is None:

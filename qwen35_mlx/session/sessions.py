@@ -1,12 +1,19 @@
 """The sessions of a `RequestEngine`: conversations of its library that clients go on with."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 from qwen35_mlx.errors import BusyError, Qwen35Error, shown
+from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.chat_prompts import messages_before
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.new_messages import placed
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.running_reply import RunningReply
 
@@ -31,6 +38,21 @@ class Sessions:
     def in_use(self, request: ReplyRequest) -> bool:
         """Whether a reply in the request's session is being written here."""
         return request.session is not None and _title(request.session) in self._open
+
+    def messages(self, request: ReplyRequest) -> Sequence[Mapping[str, Any]]:
+        """All messages that a request is about, those that its session holds included.
+
+        Raises:
+            Qwen35Error: it has messages that cannot be stored.
+        """
+        messages = without_changing_lines(request.messages)
+        if request.session is None or self._library is None:
+            return messages
+        number = self._library.titled(_title(request.session))
+        tree = Conversation(0, "") if number is None else self._library.conversation(number)
+        place = placed(tree, messages)
+        tree = replace(tree, settings=place.settings)
+        return [*messages_before(tree, place.parent), *place.added]
 
     def begin(self, model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:
         """The reply to a request with a session, not yet started.

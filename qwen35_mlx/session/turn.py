@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,9 +11,11 @@ import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.grammar import Grammar
 from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.repetition import repeats_without_end
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import gpu_kernel
@@ -22,6 +25,7 @@ from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done, DraftCounts, PrefillProgress, TurnEvent, Written
+from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.text.reply import (
     PlainParser,
     ReplyContent,
@@ -31,7 +35,7 @@ from qwen35_mlx.text.reply import (
     join_events,
 )
 from qwen35_mlx.text.stop import StopStrings
-from qwen35_mlx.text.tokenizer import Tokenizer
+from qwen35_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class DeviceError(Qwen35Error):
@@ -52,10 +56,15 @@ class Turn:
         grammar: of the reply; None for any.
         one_call: whether the reply ends after one tool call.
         drafter: of tokens that are verified together; None decodes one a pass.
+        group: replies that this one may share passes with, while the group is open; then without
+            drafts. None for passes of its own.
+        budget: of thinking; None for as much as the model likes.
+        repetition_guard: whether to end a reply that repeats itself without end.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
-        reply_ids: the tokens generated so far, all of them in the cache.
+        reply_ids: the tokens of the reply so far, all of them in the cache.
         reply_events: their text, parsed.
+        reasoning_tokens: how many of them are thinking, with the tag that ends it.
     """
 
     network: Network
@@ -73,10 +82,14 @@ class Turn:
     grammar: Grammar | None = None
     one_call: bool = False
     drafter: Drafter | None = None
+    group: DecodeGroup | None = None
+    budget: ThinkingBudget | None = None
+    repetition_guard: bool = True
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None
     reply_ids: list[int] = field(default_factory=list)
     reply_events: list[ReplyEvent] = field(default_factory=list)
+    reasoning_tokens: int = 0
 
     @property
     def content(self) -> ReplyContent:
@@ -111,6 +124,12 @@ class Turn:
                 f"{gpu_kernel.KERNELS_ENV}={REFERENCE} to go on without kernels, and report it"
             ) from error
 
+    def run_to_end(self) -> Done:
+        """As `run`, for those who need the whole reply alone."""
+        *_, done = self.run()
+        assert isinstance(done, Done)
+        return done
+
     def _run(self) -> Generator[TurnEvent]:
         mx.reset_peak_memory()
         started = time.perf_counter()
@@ -120,27 +139,31 @@ class Turn:
         yield from self._prefill(cached)
         seed = secrets.randbits(63) if self.seed is None else self.seed
         sampler = Sampler(self.sampling, self.network.config.vocab_size, seed, self.grammar)
-        tokens = decode(self.network, self.cache, self.prompt[-1], sampler, self.drafter)
         decoder = self.tokenizer.stream()
         first_token_at = started
         reason: FinishReason = "length"
-        for token in tokens:
-            self.reply_ids.append(token)
-            if len(self.reply_ids) == 1:
-                first_token_at = time.perf_counter()
-            if token in self.eos:
-                reason = "stop"
-                break
-            events = self._parse(self.stop.push(decoder.push(token)))
-            yield from events
-            if self.stop.stopped or self._called:
-                reason = "stop"
-                break
-            if not events:
-                yield Written(len(self.reply_ids))
-            if len(self.reply_ids) == self.max_tokens:
-                break
-        tokens.close()
+        with closing(self._tokens(sampler)) as tokens:
+            for forced, token in tokens:
+                if not self.reply_ids:
+                    first_token_at = time.perf_counter()
+                self.reply_ids += [*forced, token]
+                events = self._force(forced, decoder) if forced else []
+                if token in self.eos:
+                    reason = "stop"
+                    yield from events
+                    break
+                events += self._take(token, decoder)
+                yield from events
+                if self.stop.stopped or self._called:
+                    reason = "stop"
+                    break
+                if not events:
+                    yield Written(len(self.reply_ids))
+                if self.repetition_guard and repeats_without_end(self.reply_ids):
+                    reason = "repetition"
+                    break
+                if len(self.reply_ids) >= self.max_tokens:
+                    break
         ended = time.perf_counter()
         if not (self.stop.stopped or self._called):
             yield from self._parse(self.stop.push(decoder.flush()) + self.stop.flush())
@@ -156,8 +179,10 @@ class Turn:
             prefill_seconds=first_token_at - started,
             decode_seconds=ended - first_token_at,
             peak_memory=mx.get_peak_memory(),
+            reasoning_tokens=self.reasoning_tokens,
         )
-        yield Done(reason, usage, content.for_template(), self._draft_counts())
+        message, drafts = content.for_template(), self._draft_counts()
+        yield Done(reason, usage, message, drafts, self.stop.found)
 
     def _draft_counts(self) -> DraftCounts | None:
         of = self.drafter
@@ -171,19 +196,87 @@ class Turn:
         yield PrefillProgress(cached, total, cached)
         snapshot_at = [position for position in self.snapshot_at if cached < position < total]
         for end in sorted({*snapshot_at, total - 1}):
-            while (start := self.cache.offset) < end:
-                ids = self.prompt[start : min(start + self.chunk, end)]
-                observe = partial(self._show_to_drafter, start)
-                for done in prefill(self.network, self.cache, ids, len(ids), observe):
-                    yield PrefillProgress(start + done, total, cached)
+            for done in self._read(self.prompt, end):
+                yield PrefillProgress(done, total, cached)
             if end in snapshot_at:
                 self.take_snapshot()
 
-    def _show_to_drafter(self, base: int, hidden: mx.array, index: int) -> None:
-        """Show it a prefilled chunk, whose first token is at `base + index` of the prompt."""
+    def _read(self, ids: Sequence[int], end: int) -> Generator[int]:
+        """Bring the cache from `ids[:cache.offset]` to `ids[:end]`; yields its offsets."""
+        while (start := self.cache.offset) < end:
+            piece = ids[start : min(start + self.chunk, end)]
+            observe = partial(self._show_to_drafter, ids, start)
+            for done in prefill(self.network, self.cache, piece, len(piece), observe):
+                yield start + done
+
+    def _show_to_drafter(self, ids: Sequence[int], base: int, hidden: mx.array, index: int) -> None:
+        """Show it a prefilled chunk, whose first token is at `base + index` of `ids`."""
         if self.drafter is not None:
             following = base + index + 1
-            self.drafter.read_chunk(self.prompt[following : following + hidden.shape[1]], hidden)
+            self.drafter.read_chunk(ids[following : following + hidden.shape[1]], hidden)
+
+    def _tokens(self, sampler: Sampler) -> Generator[tuple[Sequence[int], int]]:
+        """The tokens that are sampled, each with those that are forced before it.
+
+        When one is yielded, the cache holds it, and all before it.
+        """
+        forced = self._forced()
+        while True:
+            reply = [*self.reply_ids, *forced]
+            ids = [*self.prompt, *reply]
+            if forced:
+                self._read_forced(ids)
+            joins = self._joins()
+            with closing(self._source(joins, sampler, ids[-1], reply)) as tokens:
+                for token in tokens:
+                    yield forced, token
+                    forced = self._forced()
+                    if forced or (self._joins() and not joins):
+                        break
+            if not forced:  # the last token is read again, in the group
+                self.network.take_back(self.cache, 1)
+
+    def _joins(self) -> bool:
+        """Whether this reply should share passes with others now."""
+        return self.group is not None and self.group.open
+
+    def _source(
+        self, joins: bool, sampler: Sampler, last: int, reply: Sequence[int]
+    ) -> Generator[int]:
+        """The tokens after `last`, the newest one, from shared passes or its own."""
+        if self.group is not None and joins:
+            return self.group.decode(self.cache, last, sampler, reply)
+        revocable = self.group is not None
+        return decode(
+            self.network, self.cache, last, sampler, self.drafter, reply, revocable=revocable
+        )
+
+    def _forced(self) -> Sequence[int]:
+        """Tokens that end the thinking here, if its budget is spent and they leave room."""
+        if self.budget is None or not self.parser.thinking:
+            return ()
+        room = self.max_tokens - len(self.reply_ids)
+        return self.budget.forced(self.reasoning_tokens, room)
+
+    def _read_forced(self, ids: Sequence[int]) -> None:
+        """Read all of `ids` but the last, as a prompt that the reply goes on from."""
+        if self.drafter is not None:
+            self.drafter.save()
+            self.drafter.begin(ids, self.cache.offset)
+        for _ in self._read(ids, len(ids) - 1):
+            pass
+
+    def _force(self, ids: Sequence[int], decoder: StreamDecoder) -> list[ReplyEvent]:
+        """Add forced tokens to the thinking. They are no place for a stop string."""
+        self.reasoning_tokens += len(ids)
+        return self._parse(self.stop.flush() + "".join(map(decoder.push, ids)))
+
+    def _take(self, token: int, decoder: StreamDecoder) -> list[ReplyEvent]:
+        """Add a sampled token to the reply."""
+        thinking = self.parser.thinking
+        events = self._parse(self.stop.push(decoder.push(token)))
+        self.reasoning_tokens += thinking or self.parser.thinking
+        return events
 
     def _parse(self, text: str) -> list[ReplyEvent]:
         return self._add(self.parser.push(text) if text else [])

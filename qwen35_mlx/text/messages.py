@@ -2,25 +2,65 @@
 
 A template is downloaded code, and its `tojson` needs JSON, so it gets no other types, and nothing
 that is nested deeper than `MAX_DEPTH` in the arguments of a call.
+
+Programs write messages in more forms than templates read. One form is given to all templates: the
+content is a string, the thinking is `reasoning_content`, and all system messages are one, in front.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.files import one_line
 from qwen35_mlx.text.tool_call import MAX_DEPTH, is_deep
 
 # A message has its list of calls, a call and its function around the arguments.
 _MESSAGE_DEPTH = MAX_DEPTH + 4
+SYSTEM_ROLES = ("system", "developer")
+# Roles whose content may be None: a call or a refusal alone, a tool without a result.
+_ROLES_WITHOUT_CONTENT = ("assistant", "tool")
+# Types of parts, and names of their values, that are not text. Templates look for the names, too.
+_MEDIA = {
+    name: medium
+    for medium in ("image", "audio", "video", "file")
+    for name in (medium, f"{medium}_url", f"input_{medium}")
+}
+
+
+def plain_messages(messages: Sequence[object]) -> list[dict[str, Any]]:
+    """Copies of a conversation's messages, as `plain_message` makes them, for a template.
+
+    Messages of role "system" and "developer" become one of role "system" at the front, wherever
+    they stand: their texts in order, with blank lines between. Many templates refuse any other.
+
+    Raises:
+        Qwen35Error: as `plain_message`.
+    """
+    plain = [plain_message(message, index) for index, message in enumerate(messages)]
+    text = system_prompt(plain)
+    if text is None:
+        return plain
+    others = [message for message in plain if message["role"] not in SYSTEM_ROLES]
+    return [{"role": SYSTEM_ROLES[0], "content": text}, *others]
+
+
+def system_prompt(plain: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of all system messages among plain ones; None without any."""
+    texts = [message["content"] for message in plain if message["role"] in SYSTEM_ROLES]
+    if len(texts) > 1:
+        return "\n\n".join(text for text in texts if text.strip())
+    return texts[0] if texts else None
 
 
 def plain_message(message: object, index: int) -> dict[str, Any]:
     """A copy of one message in plain JSON types.
 
-    Missing content beside tool calls or reasoning becomes ""; the `arguments` of a call become a
-    mapping.
+    - Content in parts becomes one string, as templates write it.
+    - Content that is None, of an assistant or a tool, or is missing beside tool calls or reasoning,
+      becomes "".
+    - `reasoning` becomes `reasoning_content`, unless that is there as well.
+    - The `arguments` of a call become a mapping.
 
     Args:
         index: of the message in the conversation, for error lines.
@@ -33,23 +73,83 @@ def plain_message(message: object, index: int) -> dict[str, Any]:
         raise Qwen35Error(
             f"{where} is of type {_type_name(message)}: give a mapping with 'role' and 'content'"
         )
-    plain = _plain(message, where)
+    plain = plain_value(message, where)
     role = plain.get("role")
     if not isinstance(role, str) or not role:
         raise Qwen35Error(f"{where} has no 'role': give 'system', 'user', 'assistant' or 'tool'")
     if plain.get("tool_calls") is not None:
         _parse_call_arguments(plain["tool_calls"], where)
-    content = plain.get("content")
-    if content is None:
-        if not plain.get("tool_calls") and not isinstance(plain.get("reasoning_content"), str):
-            raise Qwen35Error(f"{where} (role {role!r}) has no 'content': give a string")
-        plain["content"] = ""
-    elif not isinstance(content, str | list):
-        raise Qwen35Error(
-            f"{where} (role {role!r}) has 'content' of type {_type_name(content)}: give a string or"
-            " a list of parts"
-        )
+    _name_reasoning(plain, where)
+    plain["content"] = _text_content(plain, f"{where} (role {role!r})", where)
     return plain
+
+
+def _name_reasoning(message: dict[str, Any], where: str) -> None:
+    """Turn `reasoning` into `reasoning_content`, in place."""
+    reasoning = message.pop("reasoning", None)
+    if message.get("reasoning_content") is not None or reasoning is None:
+        return
+    if not isinstance(reasoning, str):
+        raise Qwen35Error(f"{where} has 'reasoning' of type {_type_name(reasoning)}: give a string")
+    message["reasoning_content"] = reasoning
+
+
+def _text_content(message: dict[str, Any], name: str, where: str) -> str:
+    """The content of a message as one string.
+
+    Args:
+        name, where: of the message, and of its place, in error lines.
+    """
+    content = message.get("content")
+    match content:
+        case str():
+            return content
+        case list():
+            return "".join(
+                _part_text(part, f"{where}.content[{index}]") for index, part in enumerate(content)
+            )
+        case None if _may_be_empty(message):
+            return ""
+        case None:
+            raise Qwen35Error(f"{name} has no 'content': give a string")
+        case _:
+            raise Qwen35Error(
+                f"{name} has 'content' of type {_type_name(content)}: give a string or a list of"
+                " parts"
+            )
+
+
+def _may_be_empty(message: dict[str, Any]) -> bool:
+    """Whether a message may have no content."""
+    if message.get("tool_calls") or isinstance(message.get("reasoning_content"), str):
+        return True
+    return "content" in message and message["role"] in _ROLES_WITHOUT_CONTENT
+
+
+def _part_text(part: object, where: str) -> str:
+    """The text of one part of a content.
+
+    Raises:
+        Qwen35Error: it is none of text. A template would write a place for an image, and the model
+            would answer about an image that it has not seen.
+    """
+    if not isinstance(part, dict):
+        raise Qwen35Error(
+            f"{where} is of type {_type_name(part)}: give {{'type': 'text', 'text': TEXT}}"
+        )
+    kind = part.get("type", "text")
+    for name in (kind, *part):
+        if isinstance(name, str) and (medium := _MEDIA.get(name)):
+            raise Qwen35Error(
+                f"{where} is of type {medium!r}, and the loaded model reads text only: describe"
+                " it in words, or leave it out"
+            )
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise Qwen35Error(
+            f"{where} is a part of type {shown(kind)} without text: give {{'type': 'text',"
+            " 'text': TEXT}"
+        )
+    return part["text"]
 
 
 def _parse_call_arguments(calls: object, where: str) -> None:
@@ -96,18 +196,30 @@ def plain_tools(tools: object) -> list[Any]:
         Qwen35Error: they are no list of mappings, hold other types than JSON has, or are nested too
             deep.
     """
-    plain = _plain(tools, "tools")
+    plain = plain_value(tools, "tools")
     if not isinstance(plain, list) or not all(isinstance(tool, dict) for tool in plain):
         raise Qwen35Error("tools is not a list of mappings: give a list of JSON schemas")
     return plain
 
 
-def _plain(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a template's arguments in plain JSON types.
+
+    Raises:
+        Qwen35Error: they hold other types than JSON has, or are nested too deep.
+    """
+    return {n: plain_value(value, f"the template argument {n}") for n, value in arguments.items()}
+
+
+def plain_value(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
     """A deep copy in plain JSON types. `where` names the value in error lines.
 
     Args:
         depth: how many lists and mappings may be within each other. A value that contains itself
             has more than any number.
+
+    Raises:
+        Qwen35Error: it holds other types than JSON has, or is nested too deep.
     """
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -119,9 +231,13 @@ def _plain(value: Any, where: str, depth: int = _MESSAGE_DEPTH) -> Any:
             f" {_MESSAGE_DEPTH} lists and mappings within each other"
         )
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}", depth - 1) for key, item in value.items()}
+        return {
+            str(key): plain_value(item, f"{where}.{key}", depth - 1) for key, item in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_plain(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value)]
+        return [
+            plain_value(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value)
+        ]
     raise Qwen35Error(
         f"{where} is of type {_type_name(value)}: give strings, numbers, lists and mappings"
     )

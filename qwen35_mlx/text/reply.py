@@ -54,6 +54,7 @@ from qwen35_mlx.text.reply_events import ToolCall as ToolCall
 from qwen35_mlx.text.reply_events import join_events as join_events
 from qwen35_mlx.text.tool_call import ParsedCall, parameter_schemas, parse_call
 
+_Tools = Sequence[Mapping[str, Any]]
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"
 _CALL_OPEN = "<tool_call>"
@@ -80,6 +81,8 @@ class _Section(Enum):
 
 class PlainParser:
     """As `ReplyParser`, for the completion of a raw text: all of it is answer, as it is written."""
+
+    thinking = False
 
     def push(self, text: str) -> list[ReplyEvent]:
         return [Answer(text)]
@@ -115,13 +118,7 @@ class ReplyParser:
     While text streams in, each character is read a bounded number of times, whatever the text.
     """
 
-    def __init__(
-        self,
-        *,
-        thinking: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        calls: bool = True,
-    ) -> None:
+    def __init__(self, *, thinking: bool, tools: _Tools | None = None, calls: bool = True) -> None:
         self._schemas = parameter_schemas(tools or ())
         self._tags = [_CALL_OPEN, *([_FUNCTION] if self._schemas else [])] if calls else []
         self._section = _Section.THINKING if thinking else _Section.ANSWER
@@ -135,6 +132,11 @@ class ReplyParser:
         self._blank = True  # the answer's line so far
         self._call: list[str] = []  # the text of the open tool call
         self._reader: FunctionReader | JsonReader = FunctionReader()
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what was pushed ends in thinking."""
+        return self._section is _Section.THINKING
 
     def push(self, text: str) -> list[ReplyEvent]:
         """The events that `text` makes certain."""

@@ -4,12 +4,12 @@ Templates are downloaded code: they run in jinja2's sandbox, in a process with l
 memory, on plain JSON values only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, shown
 from qwen35_mlx.text.control_tokens import ControlTokens
-from qwen35_mlx.text.messages import plain_message, plain_tools
+from qwen35_mlx.text.messages import plain_arguments, plain_messages, plain_tools
 from qwen35_mlx.text.template_process import LimitError, Outcome, template_process
 from qwen35_mlx.text.text_files import TextFiles
 
@@ -17,6 +17,7 @@ _TURN_OPEN = "<|im_start|>"
 _TURN_CLOSE = "<|im_end|>"
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"
+THINKING_ARGUMENT = "enable_thinking"
 _ADVICE = "take the chat template of the original checkpoint"
 
 
@@ -27,6 +28,10 @@ class ChatTemplate:
         source: the jinja2 text.
         bos_token, eos_token: variables that a template may use; "" leaves one undefined.
         name: of the template in error lines.
+
+    Attributes:
+        arguments: names of the variables that the template reads, besides those of every rendering,
+            such as "enable_thinking" or "reasoning_effort".
 
     Raises:
         Qwen35Error: the template does not compile.
@@ -44,7 +49,7 @@ class ChatTemplate:
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {key: token for key, token in tokens.items() if token}
         self._source = source
-        self._run(None)
+        self.arguments = tuple(self._run(None).split())
 
     @classmethod
     def from_files(cls, files: TextFiles) -> "ChatTemplate | None":
@@ -68,6 +73,7 @@ class ChatTemplate:
         *,
         thinking: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         control_tokens: ControlTokens | None = None,
     ) -> str:
@@ -75,33 +81,59 @@ class ChatTemplate:
 
         Args:
             messages: `{"role", "content"}`, for an assistant also `reasoning_content` and
-                `tool_calls`. The `arguments` of a call may be a mapping or its JSON text; templates
-                iterate over the mapping. Content may be missing beside tool calls or reasoning.
+                `tool_calls`. Other forms that programs write are read as well: `plain_messages`.
             thinking: the template's `enable_thinking`; None leaves it undefined, which gives the
                 model's default.
             tools: JSON schemas of the functions that the model may call.
+            arguments: values of any of `self.arguments`, in JSON types.
             add_generation_prompt: whether to end with the header of the assistant's next turn.
             control_tokens: of the tokenizer that will encode the text. They are quoted in the
-                messages and tools, so that only the template itself can write one.
+                messages, tools and arguments, so that only the template itself can write one.
 
         Raises:
-            Qwen35Error: a message is malformed, or the template refuses the conversation; then
-                with the template's message.
+            Qwen35Error: a message is malformed, the template does not read an argument, or it
+                refuses the conversation; then with the template's message.
         """
-        plain = [plain_message(message, index) for index, message in enumerate(messages)]
+        plain = plain_messages(messages)
+        given = self._given(arguments or {}, thinking)
         schemas = None if tools is None else plain_tools(tools)
         if control_tokens is not None:
             plain = [control_tokens.quote_message(message) for message in plain]
             schemas = control_tokens.quote_all(schemas)
+            given = {name: control_tokens.quote_all(value) for name, value in given.items()}
         variables: dict[str, Any] = {
             "messages": plain,
             "tools": schemas,
             "add_generation_prompt": add_generation_prompt,
             **self._tokens,
+            **given,
         }
-        if thinking is not None:
-            variables["enable_thinking"] = thinking
         return self._run(variables)
+
+    def check_arguments(self, names: Iterable[str]) -> None:
+        """Refuse the name of an argument that the template does not read.
+
+        Raises:
+            Qwen35Error: there is one; names those that it reads.
+        """
+        for name in names:
+            if name not in self.arguments:
+                known = ", ".join(self.arguments) or "none"
+                raise Qwen35Error(
+                    f"{self.name} does not read the argument {shown(name)}, it reads {known}: leave"
+                    " it out, or take another model"
+                )
+
+    def _given(self, arguments: Mapping[str, Any], thinking: bool | None) -> dict[str, Any]:
+        """The variables of a rendering that the caller sets."""
+        self.check_arguments(arguments)
+        given = plain_arguments(arguments)
+        if thinking is not None and given.setdefault(THINKING_ARGUMENT, thinking) is not thinking:
+            raise Qwen35Error(
+                f"thinking is {thinking}, and the template argument {THINKING_ARGUMENT} is "
+                f"{shown(given[THINKING_ARGUMENT])}: give one of them"
+            )
+        return given
 
     def _run(self, variables: Mapping[str, Any] | None) -> str:
         """The rendered text; "" if `variables` is None and the template is only compiled."""

@@ -42,7 +42,7 @@ OUT_OF_MEMORY = 70  # the exit code
 class Outcome(IntEnum):
     """What an answer's text is."""
 
-    TEXT = 0  # the rendered prompt, or nothing for a template that compiles
+    TEXT = 0  # the rendered prompt, or the arguments of a template that compiles, one a line
     SYNTAX_ERROR = 1  # where and why the template does not compile
     COMPILE_ERROR = 2  # why it cannot be compiled otherwise
     REFUSAL = 3  # what it gave to `raise_exception`
@@ -75,7 +75,8 @@ class TemplateProcess:
         """The text that a template renders, or the kind of error and its message.
 
         Args:
-            variables: in plain JSON types; None only compiles the template, and renders nothing.
+            variables: in plain JSON types; None compiles the template, and gives the names of its
+                arguments, one a line.
 
         Raises:
             LimitError: it takes too much time or memory, or gives too much text.

@@ -24,6 +24,7 @@ import jinja2.sandbox
 
 from qwen35_mlx.files import one_line
 from qwen35_mlx.text.control_tokens import MARK
+from qwen35_mlx.text.template_arguments import template_arguments
 from qwen35_mlx.text.template_process import LENGTH_BYTES, MAX_MEMORY, OUT_OF_MEMORY, READY, Outcome
 
 # How often the memory is measured where the system does not enforce a limit, as on macOS.
@@ -95,15 +96,15 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def answer(source: str, variables: dict[str, Any] | None) -> tuple[Outcome, str]:
-    """Compile a template, and render it unless `variables` is None."""
+    """Render a template; if `variables` is None, compile it and list its arguments."""
     try:
         template = _compiled(source)
+        if variables is None:
+            return Outcome.TEXT, "\n".join(template_arguments(environment(), source))
     except jinja2.TemplateSyntaxError as error:
         return Outcome.SYNTAX_ERROR, f"at line {error.lineno} ({_line(error.message or error)})"
     except Exception as error:  # for odd input, plain Python errors too
         return Outcome.COMPILE_ERROR, _line(error)
-    if variables is None:
-        return Outcome.TEXT, ""
     try:
         return Outcome.TEXT, template.render(variables)
     except _RefusalError as error:

@@ -211,7 +211,7 @@ def select_gpu_variants(selection: KernelSelection, packings: Iterable[str]) -> 
         selection.delta_prefill = "tiles"
         for packing in packings:
             selection.select("matmul_decode", matvec.KERNEL, packing)
-            selection.select("experts_decode", experts.KERNEL, packing)
+            selection.select("experts_decode", experts.TWO_DISPATCHES, packing)
         selection.qk_norm_rope = qk_norm_rope.KERNEL
         selection.decode_attention = decode_attention.KERNEL
         selection.decode_attention_8bit = decode_attention.KERNEL

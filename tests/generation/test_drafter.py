@@ -174,3 +174,18 @@ def test_passes_are_timed_again_at_another_length_of_context(context, again):
     drafter = Drafter(Head(), None, costs)  # type: ignore[arg-type]
     drafter.begin([0] * context, 0)
     assert drafter.wants_to_draft != again
+
+
+def test_a_pass_that_a_new_beginning_drops_is_neither_counted_nor_timed():
+    now, costs = 0.0, PassCosts()
+    head: Any = Head()
+    drafter = Drafter(head, None, costs, depth=3, clock=lambda: now)
+    drafter.begin([1, 2], 1)
+    for _ in range(4):
+        drafter.read([0], HIDDEN)
+    drafter.draft(SAMPLER, EMPTY, 4)
+    now = 100.0
+    drafter.begin([1, 2, 0, 0, 0, 0, 4, 5], 7)
+    drafter.read([0], HIDDEN)
+    assert (drafter.passes, drafter.drafted) == (0, 0)
+    assert costs.seconds("", 0) == 0.0

@@ -10,6 +10,7 @@ from qwen35_mlx.kernels.experts import (
     ExpertWeights,
     experts_reference,
     route,
+    route_and_run_experts,
     route_reference,
     run_experts,
 )
@@ -317,3 +318,23 @@ def test_unsupported_formats_are_left_to_the_reference():
     # One pointer type serves scales and biases.
     half = replace(four[3], biases=dense(four[3], mx.bfloat16)[:, :1])
     assert ExpertWeights.from_matrices(*four[:3], half, top_k=2) is None
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+@pytest.mark.parametrize(
+    "forms", [4 * [affine(64, 4)], MIXTURES["more bits"]], ids=["one", "mixed"]
+)
+def test_two_dispatches_give_the_bits_of_three(forms, tokens):
+    layer = draw_mixed(40, 128, 64, 128, 5, forms)
+    x, residual, norm = normal(5, tokens, 128), normal(7, tokens, 128), norm_of(128, mx.float32)
+    logits = 3 * normal(9, tokens, 41)
+    got = route_and_run_experts(x, norm, logits, layer, residual)
+    want = run_experts(x, norm, *route(logits, 5), layer, residual)
+    np.testing.assert_array_equal(np.array(got), np.array(want))
+
+
+def test_two_dispatches_of_nan_logits_stay_within_the_stacks():
+    layer = draw(8, 128, 64, 64, 3, 64, 4, mx.float32)
+    logits = mx.full((1, 9), float("nan"))
+    x, norm = normal(5, 1, 128), norm_of(128, mx.float32)
+    assert np.isnan(np.array(route_and_run_experts(x, norm, logits, layer, x))).all()

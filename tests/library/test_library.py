@@ -1,5 +1,6 @@
 """The library: messages, lists, deletion, windows, threads and drafts."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import library as library_module
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, MessageState, Usage
 from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.rows import settings_from_json, settings_to_json
 from tests.library.messages import add_message, begin_reply, finish_reply, update_reply
 
 USAGE = Usage(100, 40, 20, 0.5, 1.25, 1 << 30)
@@ -39,7 +41,8 @@ def ids(library: Library) -> list[int]:
 
 
 def test_a_turn_is_read_back_as_it_was_written(library: Library) -> None:
-    settings = ChatSettings("Be brief.", False, 10, 3, {"temperature": 0.5, "top_k": None})
+    sampling, arguments = {"temperature": 0.5, "top_k": None}, {"effort": "low", "keep": [1]}
+    settings = ChatSettings("Be brief.", False, 10, 3, sampling, arguments, 0, False)
     conversation, question = add_question(library, model="m", settings=settings)
     reply = begin_reply(library, conversation, question, "m").id
     update_reply(library, reply, "Not", "Hm", thinking_seconds=0.5)
@@ -187,6 +190,17 @@ def test_adding_a_conversation_is_atomic(library: Library) -> None:
 
 
 # Lists, titles, settings
+
+
+def test_settings_of_an_earlier_version_are_read_and_it_reads_ours() -> None:
+    """It wrote all of its own settings, and refuses others."""
+    names = ("system", "thinking", "max_tokens", "seed", "sampling")
+    theirs = json.dumps(dict.fromkeys(names[:-1]) | {"sampling": {"top_p": None}})
+    assert settings_from_json(theirs) == ChatSettings(sampling={"top_p": None})
+    ours = ChatSettings("S", False, 5, 0, {"top_k": 3})
+    assert json.loads(settings_to_json(ours)).keys() == set(names)
+    assert settings_from_json(settings_to_json(ours)) == ours
+    assert settings_to_json(ChatSettings()) == "{}"
 
 
 def test_the_first_question_sets_the_title(library: Library) -> None:

@@ -150,13 +150,22 @@ KERNEL_FORMATS = {
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("formats", KERNEL_FORMATS)
-def test_the_decode_kernels_read_every_matrix_in_its_own_format(formats, monkeypatch):
+@pytest.mark.parametrize(
+    ("variant", "function"),
+    [
+        (experts.THREE_DISPATCHES, "run_experts"),
+        (experts.TWO_DISPATCHES, "route_and_run_experts"),
+    ],
+)
+def test_the_decode_kernels_read_every_matrix_in_its_own_format(
+    variant, function, formats, monkeypatch
+):
     source = Source(KERNEL_FORMATS[formats])
     block = layer(source)
     assert block.packed is not None
-    block.selection.select("experts_decode", experts.KERNEL, block.packing)
-    runs, run = [], moe.run_experts
-    monkeypatch.setattr(moe, "run_experts", lambda *inputs: runs.append(1) or run(*inputs))
+    block.selection.select("experts_decode", variant, block.packing)
+    runs, run = [], getattr(moe, function)
+    monkeypatch.setattr(moe, function, lambda *inputs: runs.append(1) or run(*inputs))
     check(block, source, 2)
     assert runs
 
@@ -169,6 +178,6 @@ def test_the_decode_kernels_are_not_used_where_an_input_is_rotated(module):
     signs = mx.where(mx.arange(width) % 3, 1.0, -1.0)
     source = Source(formats, {module: HadamardRotation(width, signs)} if module else {})
     block = layer(source)
-    block.selection.select("experts_decode", experts.KERNEL, block.packing)
+    block.selection.select("experts_decode", experts.TWO_DISPATCHES, block.packing)
     assert (block.packed is None) == (module is not None)
     check(block, source, 2)

@@ -315,3 +315,14 @@ def test_a_form_that_cannot_be_is_refused_before_anything_is_computed(model, opt
             call()
         assert "\n" not in str(raised.value)
     assert chat.messages == ()
+
+
+def test_thinking_that_a_budget_ends_is_followed_by_the_form(demo, drafting):
+    options = GREEDY | {"response_format": in_schema(PERSON), "thinking": True}
+    for budget in (0, 3):
+        replies = [
+            model.generate(ASKED, thinking_budget=budget, **options) for model in (demo, drafting)
+        ]
+        assert replies[0].text == replies[1].text
+        assert "directly now" in replies[0].thinking
+        person(replies[0])

@@ -1,5 +1,6 @@
 """Sessions of a request engine: conversations of the library that clients go on with."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,22 @@ def test_without_a_library_there_are_no_sessions(model_folder):
     engine.start()
     assert "not kept here" in Clients(engine).ask("Hi", session="notes").failed().message
     engine.close()
+
+
+def test_the_length_of_a_prompt_in_a_session_has_what_the_session_holds(clients, library, model):
+    clients.ask([system("Be brief."), user("One")], session="notes").done()
+    ended, events = threading.Event(), []
+
+    def deliver(event):
+        events.append(event)
+        ended.set()
+
+    clients.engine.count(ReplyRequest((user("Two"),), session="notes"), deliver)
+    assert ended.wait(60)
+    messages = stored(library, "notes").for_template()
+    assert events[0].used == len(model.ids([*messages, user("Two")]))
+    assert 0 < events[0].cached < events[0].used
+    assert len(stored(library, "notes").messages) == 2
 
 
 def test_a_reply_that_is_cancelled_is_kept_so_far(clients, library):

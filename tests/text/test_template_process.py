@@ -195,6 +195,6 @@ def test_a_module_of_the_current_folder_is_not_imported(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
     process = TemplateProcess()
-    assert process.run("{{ a }}", None) == (Outcome.TEXT, "")
+    assert process.run("{{ a }}", None) == (Outcome.TEXT, "a")
     process.close()
     assert "PYTHONPATH" not in child_environment()

@@ -219,7 +219,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "theme": THEMES,
     "thinking_view": VIEWS,
 }
-AT_START = ("model", "mtp")
+AT_START = ("model", "mtp", "tools_folder")
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
     "system": "what the model is told before everything else",
@@ -231,6 +231,7 @@ HELP: Mapping[str, str] = {
     "theme": "ansi takes the terminal's own colours",
     "thinking_view": "how the thinking of replies is shown",
     "folders": "where models are looked for, separated by commas",
+    "tools_folder": "whose text files the model may ask to read, from the next start on",
 }
 
 

@@ -1,0 +1,102 @@
+"""A server on a socket, from the first connection to the last."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import uvicorn
+
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.server.application import application
+from qwen35_mlx.server.service import Service
+
+# How long replies may go on after a signal, and how long their ends may take to arrive.
+GRACE_SECONDS = 2.0
+_END_SECONDS = 5
+# Longer than clients keep unused connections, so that they are not closed as a request is sent.
+_KEEP_ALIVE_SECONDS = 75
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on a name or an address; port 0 is any free one.
+
+    Raises:
+        Qwen35Error: the port is in use, or the address is not this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            line = f"port {port} is in use: stop the program that uses it, or give another --port"
+            raise Qwen35Error(line) from None
+        raise Qwen35Error(
+            f"the server cannot listen on {host}, port {port} ({error.strerror}): "
+            "give another --host or --port"
+        ) from None
+    return listening
+
+
+class QuietServer(uvicorn.Server):
+    """Serves without a word, and leaves signals to `serve`.
+
+    uvicorn raises a signal again after its end, which would be before states are on disk.
+    """
+
+    def __init__(self, service: Service):
+        config = uvicorn.Config(
+            application(service),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(GRACE_SECONDS) + _END_SECONDS,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def serve(service: Service, listening: socket.socket) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP.
+
+    Replies in progress may go on for `GRACE_SECONDS` then, and are cancelled; a second signal
+    cancels them at once.
+    """
+    asyncio.run(_serve(service, QuietServer(service), listening))
+
+
+async def _serve(service: Service, server: QuietServer, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if service.closing:
+            service.cancel_all()
+            server.force_exit = True
+            return
+        service.closing = server.should_exit = True
+        loop.call_later(GRACE_SECONDS, service.cancel_all)
+
+    for one in _SIGNALS:
+        if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # as nohup sets it
+            loop.add_signal_handler(one, stop)
+    await server.serve([listening])

@@ -1,0 +1,42 @@
+"""A budget of thinking: when it is spent, a text that closes the thinking joins the reply.
+
+The model goes on from there as if it had written the text itself, and answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen35_mlx.text.tokenizer import Tokenizer
+
+# As in the documentation of Qwen3, whose models were evaluated with it.
+CLOSING = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the"
+    " thinking directly now.\n</think>\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """How much a reply may think.
+
+    Attributes:
+        tokens: of thinking; 0 closes it at once.
+        closing: the tokens of the text that closes it.
+    """
+
+    tokens: int
+    closing: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokens: int, tokenizer: Tokenizer) -> "ThinkingBudget":
+        """A budget with the closing text of Qwen's models."""
+        return cls(tokens, tuple(tokenizer.encode_prompt(CLOSING)))
+
+    def forced(self, spent: int, room: int) -> Sequence[int]:
+        """The tokens to force now, within thinking.
+
+        Args:
+            spent: tokens of thinking so far.
+            room: tokens that the reply may still have. Without room for an answer none are forced.
+        """
+        return self.closing if spent >= self.tokens and room > len(self.closing) else ()
