@@ -1,16 +1,12 @@
 """Schemas and forced calls with the official clients, on a real server with the demo model."""
 
 import json
-from collections.abc import Generator
 from typing import Any, Literal
 
-import anthropic
 import jsonschema
 import openai
 import pydantic
 import pytest
-
-from tests.server.serving import ServerProcess, start_server
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -32,23 +28,6 @@ ASK: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
 class Sum(pydantic.BaseModel):
     sum: int
     unit: Literal["none", "metres"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]:
-    started = start_server(tmp_path_factory.mktemp("home"))
-    yield started
-    assert started.stop() == 0, started.lines
-
-
-@pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Any:
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="any", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def claude(server: ServerProcess) -> Any:
-    return anthropic.Anthropic(base_url=server.address, api_key="any", max_retries=0)
 
 
 def test_a_schema_in_each_interface(client, claude):
