@@ -133,6 +133,10 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, _: do.models.unload(), slash="unload",
     ),
     Command(
+        "tools", "Tools", "servers and tools: switch them, and take back what always runs",
+        lambda do, text: do.tools.tools(text), slash="tools", argument="name on, off, ask ...",
+    ),
+    Command(
         "thinking", "Thinking on or off", "whether the model thinks before it answers",
         lambda do, text: do.settings.thinking(text), keys="ctrl+t", slash="thinking",
         argument="on, off or auto",

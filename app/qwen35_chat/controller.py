@@ -12,12 +12,12 @@ from qwen35_chat.download import Download
 from qwen35_chat.look_up import Found, look_up
 from qwen35_chat.merging import merged
 from qwen35_chat.running_turn import RunningTurn
+from qwen35_chat.tool_window import ToolWindow
 from qwen35_chat.transitions import (
     END_NOTES,
     ConversationShown,
     LoadFailed,
     Problem,
-    QueueReturned,
     ReplyStarted,
     RequestCancelled,
     SettingsChanged,
@@ -26,13 +26,13 @@ from qwen35_chat.transitions import (
     TurnRequested,
     TurnTakenBack,
 )
-from qwen35_chat.window import ModelStatus, Window
+from qwen35_chat.window import ModelStatus
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.session import events, requests
 
 
-class Controller(Window):
+class Controller(ToolWindow):
     """Requests to the engine and its events, for one window."""
 
     # Events into transitions
@@ -43,6 +43,8 @@ class Controller(Window):
         if conversation is not None:
             self._request(requests.Open(conversation), events.Opened)
         self.engine.start()
+        if self.toolbox is not None:
+            self.toolbox.start()
 
     async def poll(self) -> AsyncIterator[Transition]:
         """What has changed since the last call.
@@ -52,7 +54,7 @@ class Controller(Window):
         if self.stopping:
             # A turn that had not begun at the first cancel has not seen it.
             self.engine.cancel()
-        raw = self.engine.poll()
+        raw = [*self.engine.poll(), *self._release_turn()]
         if self.turn is not None:
             self.turn.pieces += sum(isinstance(e, events.Answer | events.Thinking) for e in raw)
         for event in merged(raw):
@@ -61,6 +63,8 @@ class Controller(Window):
                 yield transition
             if isinstance(event, events.Loaded) and (problem := await self._keep_model()):
                 yield problem
+        for transition in [*self._watch_tools(), *self._step_calls()]:
+            yield transition
         for line in self.calls.take_errors():
             yield Problem(line)
 
@@ -134,8 +138,9 @@ class Controller(Window):
                 self.usage, self.accepted = usage, drafts
                 self.used = usage.prompt_tokens + usage.reply_tokens
                 self.turn = None
-                ended = TurnEnded(END_NOTES[reason], usage=usage, accepted=drafts)
-                return [*turn.end_thinking(), ended, *self._send_next()]
+                calls = reason == "tool_calls" and self._begin_calls(turn)
+                ended = TurnEnded("" if calls else END_NOTES[reason], usage=usage, accepted=drafts)
+                return [*turn.end_thinking(), ended, *([] if calls else self._send_next())]
             case _:
                 return []
 
@@ -167,6 +172,8 @@ class Controller(Window):
             return [RequestCancelled()]
         if turn.summary:
             return [*self._return_queue(), RequestCancelled()]
+        if turn.absent and turn.results:
+            return self._keep_results(turn.results)
         if turn.absent:
             return [*self._return_queue(), TurnTakenBack(turn.text, stored=found.stored)]
         ended = TurnEnded("Stopped.", offer_retry=turn.blank)
@@ -179,7 +186,9 @@ class Controller(Window):
             return [LoadFailed(message) if load_failed else Problem(message)]
         if turn.summary:
             return [*self._return_queue(), Problem(message)]
-        if turn.absent:
+        if turn.absent and turn.results:
+            self.engine.submit(requests.AddResults(turn.results))
+        elif turn.absent:
             taken_back = TurnTakenBack(turn.text, message, load_failed, found.stored)
             return [*self._return_queue(), taken_back]
         ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
@@ -211,12 +220,6 @@ class Controller(Window):
     def _send_next(self) -> list[Transition]:
         return [self.send(self.queue.pop(0))] if self.queue else []
 
-    def _return_queue(self) -> list[Transition]:
-        """Give up on the queue: the turn that it waits for may never come."""
-        text = "\n\n".join(self.queue)
-        self.queue.clear()
-        return [QueueReturned(text)] if text else []
-
     # Turns
 
     def send(self, text: str) -> TurnRequested:
@@ -233,7 +236,8 @@ class Controller(Window):
             message: None for the last one.
         """
         found = message_tree.reply_to_replace(await self.stored_with_messages(), message)
-        requested = TurnRequested(None, drop_after=found.parent)
+        after = found.id if found.role == "tool" else found.parent
+        requested = TurnRequested(None, drop_after=after)
         return self._begin(requests.Retry(found.id), requested)
 
     def edit(self, message: int, text: str) -> TurnRequested:
@@ -253,6 +257,8 @@ class Controller(Window):
         """Stop the turn, however far it is, or the load."""
         if self.turn is not None:
             self.turn.stopping = True
+            if self.turn.calling is not None:
+                self.turn.calling.stop()
         if self.busy or self.loading:
             self.engine.cancel()
 
@@ -267,7 +273,7 @@ class Controller(Window):
         if self.deleting:
             raise Qwen35Error("this conversation is being deleted: Ctrl+N begins a new one")
         self.turn = RunningTurn(self._clock, requested.text)
-        self.engine.submit(request)
+        self._submit_turn(request)
         return requested
 
     # The model and the settings
@@ -332,23 +338,3 @@ class Controller(Window):
         self.require_idle()
         self._selected = to
         self._request(requests.Select(to), events.Opened)
-
-    def save_draft(self, text: str) -> None:
-        """Store the draft of the conversation soon. Errors become a `Problem`."""
-        if not self.read_only:
-            self.drafts.note(self.conversation, text)
-            self.write_drafts()
-
-    def write_drafts(self) -> None:
-        """Store the drafts that are not stored yet."""
-        self.calls.start("library", self.drafts.write)
-
-    async def draft(self) -> str:
-        """What was typed in the conversation and not sent."""
-        if self.read_only:
-            return ""
-        return await self.calls.run("reads", self.drafts.read, self.conversation)
-
-    def remember(self, text: str) -> None:
-        """Add a message to the history. Errors become a `Problem`."""
-        self.calls.start("files", self.history.add, text)

@@ -1,5 +1,6 @@
 """An engine without a model that plays scripted events, for tests and `qwen35-chat --fake`."""
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -21,23 +22,28 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
     Titled,
+    ToolCall,
     TurnStarted,
     Unloaded,
 )
 from qwen35_mlx.session.requests import (
+    AddResults,
     Compact,
     Configure,
     Edit,
+    OfferTools,
     Open,
     Request,
     Retry,
     Select,
     Send,
+    SendResults,
     Unload,
     UseModel,
 )
 
 CONTEXT = 4096
+CALL = "call "  # begins a line that the demonstration answers with a call
 # Maps a user message to events, each with its delay in seconds after the previous one.
 Script = Callable[[str], Iterable[tuple[float, Event]]]
 
@@ -56,7 +62,16 @@ def done(reason: FinishReason = "stop", *, prompt: int = 100, reply: int = 20) -
 
 
 def demonstration(text: str) -> Iterable[tuple[float, Event]]:
-    """A script with prefill, thinking and a Markdown answer, at the pace of a model."""
+    """A script with prefill, thinking and a Markdown answer, at the pace of a model.
+
+    Lines such as `call files__read {"path": "a"}` are answered by these calls.
+    """
+    if calls := [line for line in text.splitlines() if line.startswith(CALL)]:
+        for line in calls:
+            name, _, arguments = line.removeprefix(CALL).partition(" ")
+            yield 0.05, ToolCall(name, json.loads(arguments or "{}"))
+        yield 0.02, done("tool_calls")
+        return
     for position in range(0, 1025, 128):
         yield 0.05, PrefillProgress(position, 1024, 0)
     for word in [
@@ -188,9 +203,10 @@ class FakeEngine:
             case Send(text):
                 self._reply(text, None if self._library is None else self._leaf())
             case Retry(message) if self._library is not None:
-                user = self._stored().message(message).parent
-                assert user is not None
-                self._begin(self._stored().message(user).content, user)
+                found = self._stored().message(message)
+                answered = found.id if found.role == "tool" else found.parent
+                assert answered is not None
+                self._begin(self._stored().message(answered).content, answered)
             case Edit(message, text) if self._library is not None:
                 self._reply(text, self._stored().message(message).parent)
             case Select(message) if self._library is not None:
@@ -199,7 +215,11 @@ class FakeEngine:
                 self._open(self._conversation)
             case Compact():
                 self.play([Failed("nothing to compact: the conversation is short")])
-            case Configure():
+            case SendResults(results):
+                self._begin("\n".join(results), self._add_results(results))
+            case AddResults(results):
+                self._add_results(results)
+            case Configure() | OfferTools():
                 pass
             case _:
                 pass
@@ -237,6 +257,16 @@ class FakeEngine:
             self.play([Titled(self._conversation, self._stored().title)])
         self._begin(text, user.id)
 
+    def _add_results(self, results: Sequence[str]) -> int:
+        assert self._library is not None
+        assert self._conversation is not None
+        parent = self._leaf()
+        for result in results:
+            added = Message(0, parent, "tool", result)
+            parent = self._library.add_message(self._conversation, added).id
+        assert parent is not None
+        return parent
+
     def _begin(self, text: str, user: int) -> None:
         assert self._library is not None
         assert self._conversation is not None
@@ -263,6 +293,9 @@ class FakeEngine:
             case Answer(text):
                 self._partial = replace(reply, content=reply.content + text)
                 self._library.save(self._partial, durable=False)
+            case ToolCall():
+                calls = (*reply.tool_calls, event.for_template())
+                self._partial = replace(reply, tool_calls=calls)
             case Thinking(text):
                 self._partial = replace(reply, thinking=reply.thinking + text)
                 self._library.save(self._partial, durable=False)

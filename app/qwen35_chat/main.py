@@ -123,6 +123,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="makes replies reproducible on the same machine",
     )
+    add(
+        "--mcp-config",
+        metavar="FILE",
+        help="servers with tools for the model, in the form of Cursor and LM Studio; default: "
+        "mcp.json beside the settings",
+    )
+    add(
+        "--tools-folder",
+        type=_text,
+        metavar="DIR",
+        help="let the model ask to list and read the text files below this folder",
+    )
+    add(
+        "--allow-tools",
+        type=_text,
+        metavar="NAME,...",
+        help="with -p: run these tools without a question; no others are offered",
+    )
     add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
     add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
     stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
@@ -187,8 +205,28 @@ def _options(args: argparse.Namespace) -> CommandOptions:
         turn={"max_tokens": args.max_tokens, "seed": args.seed},
         load=load_arguments(args),
         mtp=args.mtp,
+        mcp_config=args.mcp_config,
+        tools_folder=args.tools_folder,
+        allow_tools=_tool_names(args.allow_tools),
         resume="" if args.latest else args.resume,
     )
+
+
+def _tool_names(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise Qwen35Error("--allow-tools is empty: name tools, separated by commas")
+    return names
+
+
+def _check_tools_of_prompt(args: argparse.Namespace) -> None:
+    """Refuse tools that could not run, as nobody is asked."""
+    for name in ("mcp_config", "tools_folder"):
+        if getattr(args, name) is not None and args.allow_tools is None:
+            option = f"--{name.replace('_', '-')}"
+            raise Qwen35Error(
+                f"{option} has no use with -p unless --allow-tools names what may run"
+            )
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -206,9 +244,12 @@ def _run(argv: Sequence[str]) -> int:
     options = _options(args)
     prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
+        _check_tools_of_prompt(args)
         from qwen35_chat import one_shot
 
         return one_shot.run(prompt, options, show_thinking=args.show_thinking)
+    if options.allow_tools:
+        raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
     streams = (sys.stdout, sys.stderr)
     if not args.plain and not all(stream is not None and stream.isatty() for stream in streams):

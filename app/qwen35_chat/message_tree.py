@@ -8,18 +8,20 @@ from qwen35_mlx.library.conversation import Conversation, Message
 
 
 def reply_to_replace(stored: Conversation, message: int | None) -> Message:
-    """The reply that a retry is about.
+    """The reply that a retry is about; or the last result of tools, if that has no reply.
 
     Args:
-        message: that reply or the user message before it; None for the end of the path.
+        message: that reply or a message before it; None for the end of the path.
     """
     found = stored.message(message) if message else stored.path()[-1]
-    if found.role != "user":
-        return found
-    replies = stored.children(found.id)
-    if not replies:
-        raise Qwen35Error("this message has no reply yet: send it again")
-    return stored.message(replies[-1])
+    while found.role != "assistant":
+        following = stored.children(found.id)
+        if not following and found.role == "tool":
+            break
+        if not following:
+            raise Qwen35Error("this message has no reply yet: send it again")
+        found = stored.message(following[-1])
+    return found
 
 
 def last_user_message(stored: Conversation, up_to: int | None = None) -> Message:

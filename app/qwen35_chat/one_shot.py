@@ -3,14 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from io import TextIOWrapper
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import qwen35_mlx
 from qwen35_chat.options import CommandOptions
+from qwen35_chat.tools.allowed import AllowedTools, allowed_tools
+from qwen35_chat.tools.calling import MAX_ROUNDS
+from qwen35_chat.tools.shown import shown_arguments, shown_name
 from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
@@ -47,23 +50,51 @@ def start_turn(
         mtp=drafting(options.mtp or "auto"),
         **options.load,
     )
-    if options.resume is None:
+    if options.resume is None and not options.allow_tools:
         chat = qwen35_mlx.Chat(load(), **options.chat)
         return cast("Generator[TurnEvent]", chat.send(prompt, **options.turn))
-    return _continue_stored(prompt, options, load)
+    return _start_turns(prompt, options, load)
 
 
-def _continue_stored(
+def _start_turns(
     prompt: str, options: CommandOptions, load: Callable[[], "qwen35_mlx.Model"]
 ) -> Generator[TurnEvent]:
-    """One turn of the stored conversation that the options name."""
-    with Library() as library:
-        # Found before the model is loaded: a wrong name should fail at once.
-        conversation = _find_conversation(options.resume or "", library)
-        with closing(
-            qwen35_mlx.Chat(load(), library=library, conversation=conversation, **options.chat)
-        ) as chat:
-            yield from chat.send(prompt, **options.turn)
+    """A turn of the stored conversation that the options name, or one with tools, or both."""
+    with ExitStack() as stack:
+        chat_options: dict[str, Any] = dict(options.chat)
+        # A wrong name of a conversation or a tool fails at once, before the model is loaded.
+        if options.resume is not None:
+            library = stack.enter_context(Library())
+            chat_options["library"] = library
+            chat_options["conversation"] = _find_conversation(options.resume, library)
+        tools = None
+        if options.allow_tools:
+            tools = stack.enter_context(
+                allowed_tools(options.allow_tools, options.mcp_config, options.tools_folder)
+            )
+            chat_options["tools"] = tools.schemas
+        chat = stack.enter_context(closing(qwen35_mlx.Chat(load(), **chat_options)))
+        yield from _turns(chat, prompt, options.turn, tools)
+
+
+def _turns(
+    chat: "qwen35_mlx.Chat", prompt: str, turn: Mapping[str, Any], tools: AllowedTools | None
+) -> Generator[TurnEvent]:
+    """The turns from a prompt to a reply that calls no tool. Calls that run become notices."""
+    content: str | list[dict[str, Any]] = prompt
+    for _ in range(MAX_ROUNDS):
+        calls: list[ToolCall] = []
+        for event in chat.send(content, **turn):
+            if tools is not None and isinstance(event, ToolCall):
+                calls.append(event)
+                arguments = shown_arguments(event.arguments, None)
+                yield Notice(f"the model calls {shown_name(event.name)}({arguments})")
+            else:
+                yield event
+        if tools is None or not calls:
+            return
+        content = tools.results(calls)
+    raise Qwen35Error(f"the model has called tools {MAX_ROUNDS} times in a row: it was stopped")
 
 
 def _find_conversation(name: str, library: Library) -> int:

@@ -28,6 +28,9 @@ class CommandOptions:
         turn: keyword arguments of every `Chat.send`.
         load: further keyword arguments of `qwen35_mlx.load`.
         mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
+        mcp_config: a file in place of the settings' `mcp.json`; None for that.
+        allow_tools: names of the tools that run without a question.
+        tools_folder: that the built-in tools read; None for that of the settings.
         resume: the stored conversation to continue, by id or title; "" for the last one.
     """
 
@@ -38,6 +41,9 @@ class CommandOptions:
     turn: Mapping[str, Any] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
     mtp: str | None = None
+    mcp_config: str | None = None
+    tools_folder: str | None = None
+    allow_tools: tuple[str, ...] = ()
     resume: str | None = None
 
     @property
@@ -66,6 +72,7 @@ class CommandOptions:
             "template_arguments": self.chat.get("template_arguments"),
             "max_tokens": self.turn.get("max_tokens"),
             "mtp": self.mtp,
+            "tools_folder": self.tools_folder,
             "sampling": {k: v for k, v in self._sampling().items() if v is not None} or None,
         }
         return {name: value for name, value in overrides.items() if value is not None}

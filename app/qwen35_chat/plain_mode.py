@@ -4,13 +4,14 @@ Nothing is redrawn and nothing moves. The commands are those of the screen, by t
 """
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import iscoroutine
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from qwen35_chat.attachments import with_files
 from qwen35_chat.commands import BY_SLASH, parse_slash
@@ -22,8 +23,10 @@ from qwen35_chat.handlers.plain import (
     PlainConversationHandler,
     PlainSettingsHandler,
 )
+from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.plain_view import PlainView
+from qwen35_chat.tools.calling import ANSWERS, Answer, CallQuestion, Question
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
 
@@ -54,6 +57,7 @@ class PlainMode:
         self.models = ModelHandler(controller, self.view)
         self.settings = PlainSettingsHandler(controller, self.view)
         self.messages = AnswerHandler(self.view)
+        self.tools = ToolHandler(controller, self.view)
         self._read = read
         self._sleep = sleep
         self._ended = False
@@ -129,12 +133,38 @@ class PlainMode:
     # Waiting
 
     def _wait(self) -> None:
-        """Write what happens until the engine has nothing more to do; Ctrl+C stops it."""
+        """Write what happens until the engine has nothing more to do; Ctrl+C stops it.
+
+        What a tool waits for is asked in between.
+        """
         self.view.begin_wait()
+        while self.controller.pending:
+            self._wait_for_engine()
+            if (question := self.controller.question) is not None:
+                self._ask(question)
+
+    def _ask(self, question: Question) -> None:
+        """Let the user answer a question; Ctrl+C, and the end of the input, stop the reply."""
+        self.view.show_question(question)
+        drop_typed_input()
+        allowed = ANSWERS if isinstance(question, CallQuestion) else ("once", "no")
+        while True:
+            try:
+                text = self._read(f"{', '.join(allowed[:-1])} or {allowed[-1]}: ")
+            except (EOFError, KeyboardInterrupt):
+                self.view.line("")
+                self.controller.stop()
+                return
+            if (answer := text.strip().lower()) in allowed:
+                self.controller.answer_tool(cast(Answer, answer))
+                return
+
+    def _wait_for_engine(self) -> None:
+        """Write what happens until there is a question or nothing more to do."""
         with self._interrupts():
             while self.controller.pending:
                 finished(self._show_changes())
-                if not self.controller.pending:
+                if not self.controller.pending or self.controller.question is not None:
                     return
                 if self._interrupted:
                     self._interrupted = False
@@ -161,3 +191,12 @@ class PlainMode:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def drop_typed_input() -> None:
+    """Forget what was typed at a terminal before a question: it was meant for something else."""
+    with suppress(ImportError, OSError, ValueError, AttributeError):
+        import termios
+
+        if sys.stdin.isatty():
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

@@ -1,6 +1,5 @@
 """What happens, as lines of text: the view of plain mode."""
 
-import json
 import os
 import sys
 import time
@@ -15,12 +14,22 @@ from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.progress import size_of
 from qwen35_chat.settings import display_value, setting_names
+from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
+from qwen35_chat.tools.shown import (
+    PERMISSION_WORDS,
+    first_line,
+    shown_arguments,
+    shown_name,
+    shown_state,
+)
+from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
     Problem,
     RequestCancelled,
     Transition,
+    TurnContinued,
     TurnEnded,
     TurnRequested,
     TurnTakenBack,
@@ -37,10 +46,11 @@ from qwen35_mlx.session.events import (
     ToolCall,
     Unloaded,
 )
-from qwen35_mlx.terminal import visible, write_to
+from qwen35_mlx.terminal import visible, visible_line, write_to
 
 PROGRESS_SECONDS = 5.0  # between two lines about a load or a prefill
 LISTED_CONVERSATIONS = 20
+LONGEST_RESULT = 200  # characters of a tool's result
 
 
 class PlainView:
@@ -90,7 +100,7 @@ class PlainView:
                 self._show_load_failure(message)
             case ConversationShown(stored, read_only):
                 self._show_conversation(stored, read_only=read_only)
-            case TurnRequested():
+            case TurnRequested() | TurnContinued():
                 self.answer = self._part = ""
             case TurnTakenBack(_, error, load_failed):
                 self._show_taken_back(error, load_failed=load_failed)
@@ -120,8 +130,9 @@ class PlainView:
                 self._write_part("Answer", text)
             case ToolCall(name, arguments):
                 self._end_part()
-                shown = json.dumps(dict(arguments), ensure_ascii=False)
-                self.line(f"Asks for {name}({shown})")
+                self.line(f"Asks for {shown_name(name)}({shown_arguments(arguments, None)})")
+            case CallEnded(name, text):
+                self._show_result(name, text)
             case TurnEnded(note, usage=usage, accepted=accepted):
                 self._end_part()
                 if note:
@@ -130,6 +141,21 @@ class PlainView:
                     self._show_usage(usage, accepted)
             case _:
                 pass
+
+    def show_question(self, question: Question) -> None:
+        """Write what the user is to decide."""
+        if isinstance(question, CallQuestion):
+            tool = question.tool
+            self.line(f"Run {shown_name(tool.name)} of {shown_name(tool.server)} with")
+            self.line(shown_arguments(question.call.arguments))
+        else:
+            self.line(f"The model has called tools {question.rounds} times in a row. Go on?")
+
+    def _show_result(self, name: str, text: str) -> None:
+        first, _, more = text.partition("\n")
+        shown = first[:LONGEST_RESULT]
+        left = f" ... ({len(text):,} characters)" if more or shown != first else ""
+        self.line(f"Result of {shown_name(name)}: {visible_line(shown)}{left}")
 
     def _show_usage(self, usage: Usage, accepted: DraftCounts | None) -> None:
         drafts = f"{accepted}, " if accepted else ""
@@ -217,6 +243,17 @@ class PlainView:
 
     def send_edit(self, message: Message, text: str) -> None:
         self.show(self._controller.edit(message.id, with_files(text, Path())))
+
+    def list_tools(self, toolbox: Toolbox) -> None:
+        """List servers and tools; a command with a name and a word changes one."""
+        for state in toolbox.states:
+            self.line(f"{shown_name(state.name)}: {shown_state(state)}")
+            for offer in toolbox.listed():
+                if offer.tool.server == state.name:
+                    words = PERMISSION_WORDS[toolbox.permissions.of(offer.tool)]
+                    self.line(f"  {offer.name}: {words}. {first_line(offer.tool.description)}")
+        self.line("/tools, a server and on or off switches it.")
+        self.line("/tools, a tool and ask, always or never says when it runs.")
 
     def ask_title(self, title: str, then: Callable[[str], Work]) -> None:
         """A command is one line, so there is nothing to ask: the title becomes automatic."""

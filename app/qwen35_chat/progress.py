@@ -5,8 +5,9 @@ from collections.abc import Callable
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
 from qwen35_chat.running_turn import RunningTurn
+from qwen35_chat.tools.calling import Calling
 from qwen35_mlx.session.events import PrefillProgress
-from qwen35_mlx.terminal import visible
+from qwen35_mlx.terminal import visible, visible_line
 
 BAR_CELLS = 16
 
@@ -53,6 +54,8 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
         read = turn.progress
         share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
         return ["Summing up the oldest turns", f"read {share}" if share else ""]
+    if turn.calling is not None:
+        return calling_parts(turn.calling)
     match turn.phase:
         case "reading" if turn.progress is not None:
             return prefill_parts(turn.progress, now - (turn.reading_since or 0.0))
@@ -62,6 +65,14 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
             return ["Writing"]
         case _:
             return ["Waiting" if loaded else "Waiting for the model"]
+
+
+def calling_parts(calling: Calling) -> list[str]:
+    """What the calls of tools are waiting for."""
+    if calling.running is None:
+        return ["A tool waits for your answer"]
+    tool = visible_line(calling.running.name[:60])
+    return [f"Running {tool}", clock_time(calling.seconds)]
 
 
 def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
@@ -112,6 +123,16 @@ def download_outcome(download: Download, key: str) -> tuple[str, bool]:
     return f"{name} is here now; {key} uses it", False
 
 
+def tools_cue(controller: Controller) -> str:
+    """How many tools the model is offered, and whether others are to come."""
+    toolbox = controller.toolbox
+    if toolbox is None:
+        return ""
+    number = len(toolbox.offered())
+    shown = f"{number} {'tool' if number == 1 else 'tools'}"
+    return f"{shown}, more starting" if toolbox.starting else shown
+
+
 def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
     """The right end of the status line: what matters most while no turn is the matter.
 
@@ -133,5 +154,5 @@ def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
     settings = controller.settings
     thinking = {"on": "thinking on", "off": "thinking off"}.get(settings.thinking, "")
     preset = "" if settings.preset == "model" else settings.preset
-    shown = ", ".join(part for part in (preset, thinking) if part)
+    shown = ", ".join(part for part in (preset, thinking, tools_cue(controller)) if part)
     return shown or f"{key('help')} help"

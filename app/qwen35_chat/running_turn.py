@@ -1,9 +1,10 @@
 """The turn that is running, as far as its events have arrived."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from qwen35_chat.tools.calling import Calling
 from qwen35_chat.transitions import ThinkingEnded, Transition
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
 
@@ -21,6 +22,10 @@ class RunningTurn:
         clock: the present moment.
         text: the new user message; None for another reply to a stored message.
         summary: the oldest turns are being replaced by a summary.
+        results: of tools, that are sent instead of a message; empty for none.
+        rounds: how many replies to the user's message have called tools before.
+        calls: of the reply so far.
+        calling: the calls that are being run now, between two replies; None during a reply.
         stored: the messages of the turn are in the library.
         stopping: it is being cancelled.
         blank: the reply has no visible text and no tool call yet.
@@ -35,6 +40,10 @@ class RunningTurn:
     clock: Callable[[], float]
     text: str | None = None
     summary: bool = False
+    results: tuple[str, ...] = ()
+    rounds: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
+    calling: Calling | None = None
     stored: bool = False
     stopping: bool = False
     blank: bool = True
@@ -87,6 +96,7 @@ class RunningTurn:
     def call(self, call: ToolCall) -> list[Transition]:
         """Take in a tool call."""
         self.blank = False
+        self.calls.append(call)
         return [*self.end_thinking(), call]
 
     def end_thinking(self) -> list[Transition]:

@@ -17,6 +17,7 @@ from qwen35_chat.options import CommandOptions
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
+from qwen35_chat.tools.toolbox import open_toolbox
 from qwen35_mlx import demo, exit_codes
 from qwen35_mlx.command_line import discard_output
 from qwen35_mlx.errors import Qwen35Error
@@ -65,7 +66,16 @@ class ChatRuntime:
             self._stack.callback(self._engine.close)
             typed = History(library.folder / history.FILE)
             seed = options.turn.get("seed")
-            self.controller = Controller(self._engine, library, settings, typed, seed=seed)
+            toolbox, notices = open_toolbox(
+                file.parent if file is not None else None,
+                options.mcp_config,
+                settings.settings.tools_folder,
+            )
+            if toolbox is not None:
+                self._stack.callback(toolbox.close)
+            self.controller = Controller(
+                self._engine, library, settings, typed, seed=seed, toolbox=toolbox, notices=notices
+            )
             self._stack.callback(self._close_download)
             self._stack.callback(self._finish_calls)
             self._stack = self._stack.pop_all()

@@ -55,6 +55,7 @@ class Settings:
         theme: one of `THEMES`.
         thinking_view: one of `VIEWS`, how the thinking in replies is shown.
         folders: searched for models, besides the download cache.
+        tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
         template_arguments: variables of the model's chat template.
         keys: for each command, its keys separated by commas; "" for no key.
@@ -72,6 +73,7 @@ class Settings:
     theme: str = "dark"
     thinking_view: str = "collapsed"
     folders: tuple[str, ...] = ()
+    tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -150,6 +152,7 @@ _CHECKS: Mapping[str, Check] = {
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',
     ),
+    "tools_folder": (lambda value: isinstance(value, str), "a folder in quotes"),
 }
 _SAMPLING_CHECKS: Mapping[str, Check] = {
     name: _number_in(bounds) for name, bounds in RANGES.items()

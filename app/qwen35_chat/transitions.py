@@ -6,6 +6,7 @@ Events of the engine that need no interpretation are transitions as they are.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qwen35_chat.tools.calling import CallEnded
 from qwen35_mlx.library.conversation import Conversation, FinishReason, Usage
 from qwen35_mlx.session.events import (
     Answer,
@@ -23,7 +24,7 @@ from qwen35_mlx.session.events import (
 END_NOTES: Mapping[FinishReason, str] = {
     "stop": "",
     "length": "Cut short: the reply reached the limit of tokens. Ask it to go on.",
-    "tool_calls": "The model asks for a tool; this chat has none.",
+    "tool_calls": "The model asks for a tool; none was run.",
     "repetition": "Ended: the reply went on repeating itself. Write it again, or ask differently.",
 }
 
@@ -63,6 +64,11 @@ class TurnRequested:
     text: str | None
     drop_from: int | None = None
     drop_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnContinued:
+    """The results of tools were sent, and another reply follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +159,14 @@ Transition = (
     | LoadFailed
     | ConversationShown
     | TurnRequested
+    | TurnContinued
     | ReplyStarted
     | PrefillProgress
     | Thinking
     | ThinkingEnded
     | Answer
     | ToolCall
+    | CallEnded
     | TurnEnded
     | TurnTakenBack
     | QueueReturned

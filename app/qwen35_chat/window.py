@@ -134,3 +134,23 @@ class Window:
         if self.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
         return self.conversation
+
+    def save_draft(self, text: str) -> None:
+        """Store the draft of the conversation soon. Errors become a `Problem`."""
+        if not self.read_only:
+            self.drafts.note(self.conversation, text)
+            self.write_drafts()
+
+    def write_drafts(self) -> None:
+        """Store the drafts that are not stored yet."""
+        self.calls.start("library", self.drafts.write)
+
+    async def draft(self) -> str:
+        """What was typed in the conversation and not sent."""
+        if self.read_only:
+            return ""
+        return await self.calls.run("reads", self.drafts.read, self.conversation)
+
+    def remember(self, text: str) -> None:
+        """Add a message to the history. Errors become a `Problem`."""
+        self.calls.start("files", self.history.add, text)

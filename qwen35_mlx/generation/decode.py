@@ -27,6 +27,8 @@ def decode(
     sampler: Sampler,
     drafter: Drafter | None = None,
     before: Sequence[int] = (),
+    *,
+    revocable: bool = False,
 ) -> Generator[int]:
     """Tokens that follow `last`, the newest token, which the cache must not hold yet.
 
@@ -37,11 +39,12 @@ def decode(
         drafter: guesses tokens that are verified together; None computes one a pass. The tokens
             are the same, up to rounding.
         before: the tokens of the reply up to `last`; none if that ends the prompt.
+        revocable: whether `Network.take_back` may remove the last token when it is closed.
 
     Raises:
         Qwen35Error: `last` has no embedding, or the logits are not finite.
     """
-    reply = _Reply(network, cache, sampler, before)
+    reply = Reply(network, cache, sampler, before, revocable)
     running = reply.launch(network.token_array([last])[0])
     while True:
         following = None
@@ -102,7 +105,7 @@ class _Pass:
         return 0 if self.drafts is None else self.drafts.size
 
 
-class _Reply:
+class Reply:
     """A reply in progress.
 
     Attributes:
@@ -110,7 +113,15 @@ class _Reply:
         ids: these tokens, [length] int32, if the sampler reads them; else empty.
     """
 
-    def __init__(self, network: Network, cache: Cache, sampler: Sampler, before: Sequence[int]):
+    def __init__(
+        self,
+        network: Network,
+        cache: Cache,
+        sampler: Sampler,
+        before: Sequence[int],
+        revocable: bool = False,
+    ):
+        self._revocable = revocable
         self._network = network
         self._cache = cache
         self._sampler = sampler
@@ -130,12 +141,18 @@ class _Reply:
         if drafts is not None and not drafts.size:
             drafts = None
         rows = token if drafts is None else mx.concatenate([token, drafts])
-        hidden = self._network(rows[None], self._cache, revocable=drafts is not None)
+        hidden = self._network(
+            rows[None], self._cache, revocable=self._revocable or drafts is not None
+        )
         logits = self._network.logits(hidden)[0]
         sums = mx.sum(logits.astype(mx.float32), axis=-1)
-        tokens = self._sampler(logits, self.ids, self.length, drafts)
+        tokens = self.sample(logits, drafts)
         mx.async_eval(tokens, sums, *([] if drafts is None else [drafts]))
         return _Pass(self._cache.offset - rows.size, drafts, hidden, tokens, sums)
+
+    def sample(self, logits: mx.array, drafts: mx.array | None = None) -> mx.array:
+        """The tokens after those appended, as `Sampler.__call__`."""
+        return self._sampler(logits, self.ids, self.length, drafts)
 
     def wait(self, running: _Pass) -> tuple[list[int], int]:
         """The drafts that the network samples too, and the token that it samples after them."""
@@ -144,11 +161,20 @@ class _Reply:
         accepted = 0
         while accepted < len(drafts) and drafts[accepted] == tokens[accepted]:
             accepted += 1
-        for row, total in enumerate(np.array(running.logit_sums).tolist()[: accepted + 1]):
-            if not math.isfinite(total):
-                raise Qwen35Error(
-                    "the network computed logits that are not finite at position "
-                    f"{running.offset + row}: the weights are damaged or overflow in this dtype; "
-                    "convert with --dtype bfloat16"
-                )
+        sums = np.array(running.logit_sums).tolist()
+        for row in range(accepted + 1):
+            check_finite(sums[row], running.offset + row)
         return drafts[:accepted], tokens[accepted]
+
+
+def check_finite(logit_sum: float, position: int) -> None:
+    """Refuse what was sampled from the logits at a position if one of them is NaN or infinite.
+
+    Raises:
+        Qwen35Error: one of them is.
+    """
+    if not math.isfinite(logit_sum):
+        raise Qwen35Error(
+            f"the network computed logits that are not finite at position {position}: the weights "
+            "are damaged or overflow in this dtype; convert with --dtype bfloat16"
+        )

@@ -6,7 +6,7 @@
 // projected      [B, L, 2 H D + 2 KV D]   query and gate of each head; then keys; then values
 // q_norm, k_norm [D]; EPS: bits of the norms' epsilon
 // wavelengths    [ROTARY / 2] float32     positions per radian
-// offset         [1] int32                position of the first token
+// offset         [1] or [B] int32         position of the first token of all rows, or of each
 // MAGNITUDE      bits of the float32 that rotated dimensions are multiplied by
 // -> q [B, H, L, D], k [B, KV, L, D]
 
@@ -32,7 +32,7 @@ auto norm_weight = is_query ? q_norm : k_norm;
 // All loads come before the first store, since a compiler moves none across a store and their
 // latency dominates. A lane without a pair reads the first.
 const float magnitude = as_type<float>(MAGNITUDE);
-const float position = static_cast<float>(static_cast<int>(offset[0]) + token);
+const float position = static_cast<float>(static_cast<int>(offset[offset_shape[0] == 1 ? 0 : batch]) + token);
 float a[LANE_PAIRS];
 float b[LANE_PAIRS];
 float a_norm[LANE_PAIRS];

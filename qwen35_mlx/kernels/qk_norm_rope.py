@@ -40,7 +40,11 @@ class Rope:
         return 2 * self.wavelengths.size
 
     def __call__(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        """x [B, heads, T, head_dim], rotated; `offset` (int or int32 []) is its first position."""
+        """x [B, heads, T, head_dim], rotated.
+
+        Args:
+            offset: its first position, an int or int32 []; or int32 [B], that of each row.
+        """
         dims = self.dims
         if self.magnitude != 1:
             # As an array, since MLX rounds a Python number to x's dtype: by up to 0.2% in bfloat16.
@@ -82,7 +86,7 @@ def qk_norm_rope(
     Args:
         projected: [B, T, 2 heads head_dim + 2 kv_heads head_dim]: query and gate of each head,
             then the keys, then the values.
-        offset: position of the first token, a number or int32 [].
+        offset: position of the first token, a number or int32 []; or int32 [B], that of each row.
 
     Returns:
         q [B, heads, T, head_dim] and k [B, kv_heads, T, head_dim], in projected's dtype.
@@ -147,6 +151,6 @@ def kernel(
     )
     if isinstance(offset, int):
         offset = mx.array(offset, mx.int32)
-    inputs = [projected, layer.q_norm, layer.k_norm, layer.rope.wavelengths, offset.reshape(1)]
+    inputs = [projected, layer.q_norm, layer.k_norm, layer.rope.wavelengths, offset.reshape(-1)]
     q, k = _KERNEL(inputs, launch)
     return q, k

@@ -1,7 +1,7 @@
 """Gated full attention: grouped queries, q and k norms, partial RoPE and a sigmoid output gate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,7 @@ class Attention:
 
         Args:
             x: [B, T, hidden].
-            offset: position of the first token, a number or int32 [].
+            offset: as for `qk_norm_rope`.
             norm: applied to x first.
 
         Returns:
@@ -113,6 +113,25 @@ class Attention:
             return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
 
         return self.selection.attempt(_operation(cache), kernel, plain)
+
+    def attend_each(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        gate: mx.array,
+        caches: Sequence[KVCache],
+    ) -> mx.array:
+        """Each row's own attention, gated: as `attend_gated`, where row i has `caches[i]`."""
+        rows = []
+        for i, cache in enumerate(caches):
+            one = q[i : i + 1], k[i : i + 1], v[i : i + 1]
+            if self.uses_decode_kernel(*one[:2], cache):
+                rows.append(self.attend_gated(*one, gate[i : i + 1], cache))
+            else:
+                attended = self.attend(*one, cache)
+                rows.append(decode_attention.apply_gate(attended, gate[i : i + 1]))
+        return mx.concatenate(rows)
 
     def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""

@@ -141,6 +141,16 @@ class Cache:
         if self.head is not None:
             self.head.restore(snapshot.head, snapshot.offset)
 
+    def leave_stack(self) -> None:
+        """Copy the states that are rows of a `Stack`, so that they do not keep all of it."""
+        for layer in self.layers:
+            if isinstance(layer, DeltaState) and layer.conv is not None:
+                assert layer.recurrent is not None
+                row = mx.array([0])
+                layer.conv, layer.recurrent = layer.conv[row], layer.recurrent[row]
+                layer.last_pass = None
+        mx.async_eval(self.arrays)
+
     @property
     def arrays(self) -> list[mx.array]:
         """The arrays of all layers, for one `mx.eval`."""

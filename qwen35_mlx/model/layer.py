@@ -1,5 +1,8 @@
 """One decoder layer: a mixer over tokens, then a feed-forward, each with a norm and a residual."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import mlx.core as mx
 
 from qwen35_mlx.kernels.norm import RMSNorm
@@ -10,6 +13,7 @@ from qwen35_mlx.model.delta_net import GatedDeltaNet
 from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.moe import MLP, SparseMoE
 from qwen35_mlx.model.recordings import PassRecording, Recordings
+from qwen35_mlx.model.stack import Stack
 from qwen35_mlx.model.weights import Weights
 
 
@@ -61,8 +65,33 @@ class Layer:
         cache.last_pass = DeltaPass(*before, projected) if revocable else None
         return x
 
+    def together(
+        self, x: mx.array, caches: Sequence[KVCache | DeltaState], offsets: mx.array, stack: Stack
+    ) -> mx.array:
+        """The next token of several conversations: x [N, 1, hidden] -> [N, 1, hidden].
+
+        `take_back(1)` may follow in each of them.
+
+        Args:
+            caches: of each, not empty.
+            offsets: number of tokens in each, int32 [N].
+            stack: of the layer, empty at first.
+        """
+        if isinstance(self.mixer, Attention):
+            q, k, v, gate = self._recordings.get(self._project, x)(x, offsets)
+            gated = self.mixer.attend_each(q, k, v, gate, cast(Sequence[KVCache], caches))
+            return self._recordings.get(self._after_gated, x)(x, gated)
+        states = cast(Sequence[DeltaState], caches)
+        run = self._recordings.get(self._delta_net_layer, x)
+        x, conv, recurrent, projected = run(x, *stack.join(states))
+        stack.hand_out(conv, recurrent, projected, states)
+        return x
+
     def take_back(self, count: int, cache: KVCache | DeltaState) -> None:
-        """Remove the last `count` tokens of the last call, a revocable one, from `cache`."""
+        """Remove the last `count` tokens of the last call, a revocable one, from `cache`.
+
+        More of it may be taken back afterwards.
+        """
         if isinstance(cache, KVCache):
             cache.take_back(count)
             return
@@ -74,6 +103,7 @@ class Layer:
             projected = last.projected[:, :kept]
             run = self._recordings.get(self.mixer.replay, projected)
             cache.conv, cache.recurrent = run(projected, last.conv, last.recurrent)
+            cache.last_pass = DeltaPass(last.conv, last.recurrent, projected)
 
     def _attend(self, x: mx.array, cache: KVCache) -> mx.array:
         """A full-attention layer: compiled functions before and after the cache update."""

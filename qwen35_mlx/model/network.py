@@ -13,6 +13,7 @@ from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.layer import Layer
 from qwen35_mlx.model.mtp import MTPHead
 from qwen35_mlx.model.recordings import PassRecording
+from qwen35_mlx.model.stack import Stack
 from qwen35_mlx.model.weights import Weights
 
 # From this many tokens on, layers are evaluated one by one, so that the temporary arrays of each,
@@ -104,6 +105,35 @@ class Network:
                 mx.eval(before)
         cache.offset = offset + tokens
         return self.norm(x)
+
+    def together(self, ids: mx.array, caches: Sequence[Cache], stacks: Sequence[Stack]) -> mx.array:
+        """Hidden states, after the final norm, of the next token of several conversations.
+
+        Up to rounding, each has what a call of its own would give. `take_back(cache, 1)` may follow
+        in each.
+
+        Args:
+            ids: [N, 1] int32.
+            caches: of each, not empty. The batch size of all is 1.
+            stacks: from `make_stacks`, of the same conversations as far as possible.
+
+        Returns:
+            [N, 1, hidden]
+        """
+        x = self.embed(ids)
+        offsets = [cache.offset for cache in caches]
+        positions = mx.array(offsets, mx.int32)
+        for cache in caches:
+            cache.offset = NO_OFFSET
+        for i, (layer, stack) in enumerate(zip(self.layers, stacks, strict=True)):
+            x = layer.together(x, [cache.layers[i] for cache in caches], positions, stack)
+        for cache, offset in zip(caches, offsets, strict=True):
+            cache.offset = offset + 1
+        return self.norm(x)
+
+    def make_stacks(self) -> list[Stack]:
+        """Of each layer, for conversations that `together` runs."""
+        return [Stack() for _ in self.layers]
 
     def take_back(self, cache: Cache, count: int) -> None:
         """Remove the last `count` tokens of the last call, a revocable one, from the cache.

@@ -4,7 +4,7 @@ During decode the launches of small kernels dominate, and building a graph in Py
 than replaying a recorded one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import mlx.core as mx
@@ -55,10 +55,10 @@ class PassRecording:
     def __init__(self, selection: KernelSelection):
         self._selection = selection
         self._run: set[tuple[int, ...]] = set()
-        self._constants: object = None
-        self._compiled: Function | None = None
+        # By constants, the oldest first: a pass over several conversations has some of each.
+        self._compiled: dict[Hashable, Function] = {}
 
-    def get(self, function: Function, constants: object, x: mx.array) -> Function:
+    def get(self, function: Function, constants: Hashable, x: mx.array) -> Function:
         """The function, in the form to call.
 
         Args:
@@ -71,6 +71,9 @@ class PassRecording:
         if shape not in self._run:
             self._run.add(shape)
             return function
-        if self._compiled is None or self._constants != constants:
-            self._constants, self._compiled = constants, mx.compile(function)
-        return self._compiled
+        compiled = self._compiled.get(constants)
+        if compiled is None:
+            if len(self._compiled) == MAX_DECODE_TOKENS:
+                del self._compiled[next(iter(self._compiled))]
+            compiled = self._compiled[constants] = mx.compile(function)
+        return compiled

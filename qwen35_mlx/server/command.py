@@ -119,6 +119,7 @@ def _options(args: argparse.Namespace) -> ServerOptions:
         port=int(args.port),
         api_key=args.api_key if args.api_key is not None else os.environ.get(API_KEY) or None,
         origins=tuple(args.cors),
+        hosts=tuple(name.lower() for name in args.allow_host),
     )
 
 
@@ -178,6 +179,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
         default=[],
         metavar="ORIGIN",
         help="lets pages of this origin use the server; may be repeated",
+    )
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which programs reach this machine, such as host.docker.internal; may be "
+        "repeated",
     )
     add(
         "--alias",

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from qwen35_mlx.errors import shown
 from qwen35_mlx.server.errors import ApiError
+from qwen35_mlx.session.reply_options import EFFORT
 
 _T = TypeVar("_T")
 
@@ -137,5 +138,10 @@ def shared_options(fields: RequestFields) -> dict[str, Any]:
 
 
 def effort_options(effort: str | None) -> dict[str, Any]:
-    """The options for a `reasoning_effort`: "none" is no thinking, all others are thinking."""
-    return {} if effort is None else {"thinking": effort != "none"}
+    """The options for a `reasoning_effort`: "none" is no thinking, all others are thinking.
+
+    How much of it, a template says that reads the effort.
+    """
+    if effort is None:
+        return {}
+    return {"thinking": False} if effort == "none" else {"thinking": True, EFFORT: effort}

@@ -80,10 +80,9 @@ class Guard:
             ApiError: it may not use the server.
         """
         host = headers.get("host", "")
-        if self._options.is_local and not is_loopback(_name(host)):
-            raise ApiError(
-                f"the Host header is {shown(host)}, which is not this machine: use localhost", 403
-            )
+        if self._options.is_local and not self._serves(_name(host)):
+            line = f"the Host header is {shown(host)}, which is not this machine: use localhost, "
+            raise ApiError(f"{line}or start the server with --allow-host", 403)
         origin = headers.get("origin")
         if origin is not None and origin != f"{scope['scheme']}://{host}":
             if not self._allows(origin):
@@ -96,6 +95,9 @@ class Guard:
             line = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
             raise ApiError(line, 401, code="invalid_api_key")
         return self._application
+
+    def _serves(self, name: str) -> bool:
+        return is_loopback(name) or name.lower() in self._options.hosts
 
     def _allows(self, origin: str) -> bool:
         return origin in self._options.origins or "*" in self._options.origins

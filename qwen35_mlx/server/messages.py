@@ -14,16 +14,18 @@ from qwen35_mlx.server.replies import (
     Frame,
     Interface,
     new_id,
+    reasoning_tokens,
     stripped,
     to_json,
 )
 from qwen35_mlx.session.events import Done, PrefillProgress
+from qwen35_mlx.session.reply_options import EFFORT
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.text.reply import Answer, ReplyEvent, Thinking, ToolCall
 
 # Clients send thinking back as it is. Nothing is concluded from it, so that nothing is signed.
 SIGNATURE = "unsigned"
-_UNSUPPORTED = ("mcp_servers", "container", "context_management")
+_UNSUPPORTED = ("mcp_servers", "container")
 
 
 def read(values: Mapping[str, Any]) -> ClientCall:
@@ -40,7 +42,8 @@ def read(values: Mapping[str, Any]) -> ClientCall:
         options["max_tokens"] = limit
     if stop := fields.texts("stop_sequences"):
         options["stop"] = stop
-    options |= _format_option(fields.section("output_config").section("format"))
+    wanted = fields.section("output_config")
+    options |= _format_option(wanted.section("format")) | _effort_option(wanted.text("effort"))
     options |= _tool_options(fields)
     return ClientCall(
         ReplyRequest(messages=messages, options=options, session=fields.text(SESSION) or None),
@@ -117,6 +120,10 @@ def _assistant(fields: RequestFields) -> dict[str, Any]:
             case _:
                 raise history.not_text(block)
     return history.assistant("\n".join(texts), "\n".join(thinking), calls)
+
+
+def _effort_option(effort: str | None) -> dict[str, Any]:
+    return {} if effort is None else {EFFORT: effort}
 
 
 def _thinking_options(fields: RequestFields) -> dict[str, Any]:
@@ -268,12 +275,11 @@ def _empty_block(event: Answer | Thinking) -> dict[str, Any]:
 
 def stop_reason(done: Done) -> tuple[str, str | None]:
     """Why the reply has ended, and the stop string that ended it."""
-    stop = getattr(done, "stop", None)
     match done.finish_reason:
         case "tool_calls":
             return "tool_use", None
         case "stop":
-            return ("end_turn" if stop is None else "stop_sequence"), stop
+            return ("end_turn" if done.stop is None else "stop_sequence"), done.stop
         case _:
             return "max_tokens", None
 
@@ -281,7 +287,8 @@ def stop_reason(done: Done) -> tuple[str, str | None]:
 def usage(done: Done) -> dict[str, Any]:
     """The numbers of tokens. Those that were in the cache are apart from the others."""
     counted = done.usage
-    return _usage(counted.prompt_tokens, counted.cached_tokens, counted.reply_tokens)
+    shared = _usage(counted.prompt_tokens, counted.cached_tokens, counted.reply_tokens)
+    return shared | {"output_tokens_details": {"thinking_tokens": reasoning_tokens(done)}}
 
 
 def _usage(prompt: int, cached: int, written: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class ServerOptions:
         host, port: where it listens; port 0 is any free one.
         api_key: that every client must send; None for none.
         origins: of web pages that may use it; "*" for all of them.
+        hosts: names in the Host header that are served on a loopback address besides its own.
 
     Raises:
         Qwen35Error: it would be open to other machines without a key, or a value does not fit.
@@ -31,6 +32,7 @@ class ServerOptions:
     port: int = DEFAULT_PORT
     api_key: str | None = None
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):

@@ -11,6 +11,9 @@ from qwen35_mlx.session.events import Done, PrefillProgress
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.text.reply import Answer, ReplyEvent, Thinking
 
+# Some clients take these for the end of a line. JSON has them in strings only.
+_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -25,7 +28,7 @@ class Frame:
     event: str = ""
 
     def encode(self) -> bytes:
-        data = self.data if isinstance(self.data, str) else to_json(self.data)
+        data = self.data if isinstance(self.data, str) else to_json(self.data).translate(_BREAKS)
         name = f"event: {self.event}\n" if self.event else ""
         return f"{name}data: {data}\n\n".encode()
 

@@ -15,7 +15,9 @@ from qwen35_mlx.server.response_output import Echo, ResponseWriter
 from qwen35_mlx.session.reply_requests import ReplyRequest
 
 _STORED = ("previous_response_id", "conversation", "prompt")
-_UNSUPPORTED = ("background", "top_logprobs", "context_management", "moderation")
+_UNSUPPORTED = ("background", "top_logprobs")
+# Agents offer it unasked; without it they work, so it is left out.
+_WEB_SEARCH = "web_search"
 _CHOICES = ("auto", "none", "required")
 
 
@@ -33,7 +35,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     if (limit := fields.whole("max_output_tokens")) is not None:
         options["max_tokens"] = limit
     options |= _format_option(fields.section("text").section("format"))
-    tools = [function_tool(tool, tool) for tool in fields.sections("tools")]
+    tools = [function_tool(tool, tool) for tool in _tools(fields)]
     options |= {"tools": tools} if tools else {}
     options |= choice_options(fields, _choice(fields), bool(tools))
     messages = _instructions(fields) + list(_messages(fields))
@@ -46,6 +48,15 @@ def read(values: Mapping[str, Any]) -> ClientCall:
         user=fields.text("user"),
         writer=partial(ResponseWriter, echo=_echo(fields)),
     )
+
+
+def _tools(fields: RequestFields) -> list[RequestFields]:
+    """The tools but for the search of the web."""
+    return [
+        tool
+        for tool in fields.sections("tools")
+        if not (tool.text("type") or "").startswith(_WEB_SEARCH)
+    ]
 
 
 def _instructions(fields: RequestFields) -> list[dict[str, Any]]:
@@ -156,7 +167,7 @@ def _echo(fields: RequestFields) -> Echo:
         text=fields.section("text").values or {"format": {"type": "text"}},
         reasoning=fields.section("reasoning").values,
         tool_choice=fields.get("tool_choice") or "auto",
-        tools=[_full_tool(tool.values) for tool in fields.sections("tools")],
+        tools=[_full_tool(tool.values) for tool in _tools(fields)],
     )
 
 

@@ -16,6 +16,8 @@ from qwen35_mlx.server.service import Service
 # How long replies may go on after a signal, and how long their ends may take to arrive.
 GRACE_SECONDS = 2.0
 _END_SECONDS = 5
+# Longer than clients keep unused connections, so that they are not closed as a request is sent.
+_KEEP_ALIVE_SECONDS = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -64,6 +66,7 @@ class QuietServer(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(GRACE_SECONDS) + _END_SECONDS,
         )
         super().__init__(config)

@@ -18,7 +18,7 @@ from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_
 from qwen35_mlx.session.chat_settings import checked_settings, merged_settings, turn_options
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
-from qwen35_mlx.session.new_messages import new_messages, placed, question, retried
+from qwen35_mlx.session.new_messages import as_stored, new_messages, placed, question, retried
 from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.reply_options import ChatArguments, ReplyArguments, ReplyOptions
 from qwen35_mlx.session.turn_events import LastTurn, TurnEvents
@@ -210,13 +210,30 @@ class Chat:
         place = placed(self.conversation, messages)
         return self._turn(place.parent, place.added, options, place.settings)
 
+    def add_results(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Add the results of tool calls at the end of the path, without a reply.
+
+        Args:
+            messages: as `send` takes them.
+
+        Raises:
+            Qwen35Error: a message does not fit, or a reply is still being written; nothing is
+                added then.
+        """
+        self._check_writable()
+        transcript, parent = self._transcript, self.conversation.leaf
+        with transcript.transaction():
+            for message in new_messages(messages):
+                parent = transcript.add(as_stored(message, parent)).id
+
     def retry(
         self, message: int | None = None, **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
         """Write another reply in place of one. The old one stays in the tree.
 
         Args:
-            message: the id of the reply; None for the last one.
+            message: the id of the reply, or of a result of tools that has none; None for the last
+                reply.
             options: as for `send`.
 
         Raises:

@@ -6,9 +6,9 @@ through a queue, and only events come out.
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -28,17 +28,21 @@ from qwen35_mlx.session.events import (
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread, user_message
 from qwen35_mlx.session.requests import (
+    AddResults,
     Compact,
     Configure,
     Edit,
+    OfferTools,
     Open,
     Request,
     Retry,
     Select,
     Send,
+    SendResults,
     Unload,
     UseModel,
 )
+from qwen35_mlx.text.messages import plain_tools
 
 if TYPE_CHECKING:
     from qwen35_mlx.library.library import Library
@@ -128,6 +132,7 @@ class EngineThread:
         )
         self._chat: Chat | None = None
         self._conversation: int | None = None  # the current one, also without a chat
+        self._tools: Sequence[Mapping[str, Any]] = ()  # that are offered to the model
         self._measure_due = False  # a conversation was opened and not measured yet
         self._end = ""  # why the thread ended
         self._thread = self._new_thread()
@@ -203,6 +208,10 @@ class EngineThread:
                     self._events.put(Unloaded())
                 case Configure(settings):
                     self._configure(settings)
+                case OfferTools(tools):
+                    self._tools = plain_tools(tools)
+                    if self._chat is not None:
+                        self._chat.tools = self._tools or None
                 case Open(conversation):
                     self._open(conversation)
                 case Select(message):
@@ -213,6 +222,11 @@ class EngineThread:
                     self._emit_opened()
                 case Send(text):
                     self._stream(self._current_chat().send(text))
+                case SendResults(results):
+                    chat = self._current_chat()
+                    self._stream(chat.send(self._tool_messages(results)))
+                case AddResults(results):
+                    self._current_chat().add_results(self._tool_messages(results))
                 case Retry(message):
                     self._stream(self._current_chat().retry(message))
                 case Edit(message, text):
@@ -229,7 +243,7 @@ class EngineThread:
 
     def _check_cancelled(self, request: Request | None = None) -> None:
         """Raise `_CancelledError` if the running request is cancelled. Quick requests never are."""
-        quick = isinstance(request, Unload | Configure | Open | Select)
+        quick = isinstance(request, Unload | Configure | OfferTools | AddResults | Open | Select)
         if self._request_number <= self._cancelled and not quick:
             raise _CancelledError
 
@@ -289,10 +303,22 @@ class EngineThread:
     def _make_chat(self, conversation: int | None) -> "Chat":
         from qwen35_mlx.session.chat import Chat
 
-        chat = Chat(self._loaded_model(), library=self._library, conversation=conversation)
+        chat = Chat(
+            self._loaded_model(),
+            library=self._library,
+            conversation=conversation,
+            tools=self._tools or None,
+        )
         if conversation is None:
             chat.configure(self._settings)
         return chat
+
+    def _tool_messages(self, results: Sequence[str]) -> list[dict[str, str]]:
+        """The messages of role "tool" for some results, cut to what the context can hold."""
+        from qwen35_mlx.session.results import within_context
+
+        texts = within_context(self._loaded_model(), results)
+        return [{"role": "tool", "content": text} for text in texts]
 
     def _open(self, conversation: int | None) -> None:
         """Open a conversation. Its snapshot is restored at the next turn, so opening is quick."""

@@ -154,12 +154,14 @@ class Done:
     Attributes:
         message: the reply as chat templates take it.
         drafts: None if no pass had any.
+        stop: the stop string that ended the reply; None if none did.
     """
 
     finish_reason: FinishReason
     usage: Usage
     message: Mapping[str, Any] = field(repr=False)
     drafts: DraftCounts | None = None
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ def retried(tree: Conversation, message: int | None) -> int:
     """The id of the message that a reply answers, to answer it again.
 
     Args:
-        message: the id of the reply; None for the last one of the selected path.
+        message: the id of the reply, or of a result of tools that has none; None for the last
+            reply of the selected path.
 
     Raises:
         Qwen35Error: there is no such reply.
@@ -61,6 +62,8 @@ def retried(tree: Conversation, message: int | None) -> int:
             raise Qwen35Error("there is no reply to write again: send a message first")
         message = replies[-1]
     reply = tree.message(message)
+    if reply.role == "tool":
+        return reply.id
     if reply.role != "assistant":
         raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
     if reply.parent is None:

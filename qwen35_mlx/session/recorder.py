@@ -78,7 +78,8 @@ class TurnRecorder:
         finally:
             self._finish(reply, state, error, done)
             if transcript.tree.message(reply).abandoned:
-                self._select(before)
+                # What a tool has done is done, so its result stays.
+                self._select(parent if transcript.tree.message(parent).role == "tool" else before)
         assert done is not None
         return done
 

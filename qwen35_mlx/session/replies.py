@@ -1,7 +1,9 @@
 """The replies of one loaded model: how they begin, and how many fit into the memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.model.memory import estimate
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
@@ -9,7 +11,7 @@ from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import Measured
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.prefill_pace import PrefillPace
-from qwen35_mlx.session.reply_options import ReplyOptions
+from qwen35_mlx.session.reply_options import EFFORT, ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.running_reply import RunningReply, stateless_reply
 from qwen35_mlx.session.sessions import Sessions
@@ -25,6 +27,7 @@ class Replies:
         library: of sessions; None for none.
 
     Attributes:
+        group: of those that are being written.
         pace: of reading prompts.
         sessions: those that are being replied to.
     """
@@ -33,6 +36,7 @@ class Replies:
         self._model = model
         room = int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes))
         self._snapshots = SnapshotCache(model.states, shared_bytes=max(room, 0))
+        self.group = DecodeGroup(model.network)
         self.pace = PrefillPace(memory.chunk_sizes())
         self.sessions = Sessions(library)
 
@@ -44,7 +48,9 @@ class Replies:
             Qwen35Error: the request is not valid, or its prompt does not fit.
         """
         begin = stateless_reply if request.session is None else self.sessions.begin
-        return begin(self._model, request, self._snapshots)
+        reply = begin(self._model, self._without_unread_effort(request), self._snapshots)
+        reply.turn.group = self.group
+        return reply
 
     def measured(self, request: ReplyRequest) -> Measured:
         """The length of a request's prompt, which may be of any length.
@@ -53,8 +59,20 @@ class Replies:
             Qwen35Error: the request is not valid.
         """
         messages = self.sessions.messages(request)
-        ids = self._model.prompt_ids(messages, ReplyOptions.of(request.options))
+        options = ReplyOptions.of(self._without_unread_effort(request).options)
+        ids = self._model.prompt_ids(messages, options)
         return Measured(None, len(ids), self._snapshots.longest_prefix(ids))
+
+    def _without_unread_effort(self, request: ReplyRequest) -> ReplyRequest:
+        """The request without a `reasoning_effort` that the template does not read.
+
+        Programs send one to every model; it is a wish, unlike other arguments of a template.
+        """
+        template = self._model.template
+        if template is None or EFFORT in template.arguments or EFFORT not in request.options:
+            return request
+        kept = {name: value for name, value in request.options.items() if name != EFFORT}
+        return replace(request, options=kept)
 
     def make_room(self, running: Sequence[RunningReply], reply: RunningReply) -> bool:
         """Drop snapshots from memory until a reply fits beside running ones.

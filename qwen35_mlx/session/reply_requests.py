@@ -16,7 +16,7 @@ class ReplyRequest:
         messages: as chat templates take them; empty if there is a prompt.
         prompt: a raw text, in which nothing is a control token, or token ids.
         options: `ReplyArguments` for messages, `CompletionArguments` for a prompt: `max_tokens`,
-            `temperature` and so on.
+            `temperature` and so on. A `reasoning_effort` that no template reads is ignored.
         session: the title of a conversation of the library, which is made if it is missing; None
             for a reply that is not stored.
         client: who sent it; requests of one client wait for each other.

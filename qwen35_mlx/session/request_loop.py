@@ -1,7 +1,8 @@
 """The work of a `RequestEngine`'s thread: replies of many clients, in turns.
 
-A round is one token of every reply that is being written and then one chunk of one prompt. So a
-long prompt delays the tokens of others by a chunk at most, and each of several prompts gets on.
+A round is one token of every reply that is being written and then one chunk of one prompt. Replies
+share the passes of a round (`generation.decode_group`). A long prompt delays the tokens of others
+by a chunk at most, and each of several prompts gets on.
 """
 
 import queue
@@ -262,6 +263,8 @@ class RequestLoop:
         """One round."""
         reading = [job for job in self._active if job.reply is not None and job.reply.reads]
         writing = [job for job in self._active if job not in reading]
+        if self._replies is not None:
+            self._replies.group.wanted = len(self._active) > 1
         for job in writing:
             self._advance(job)
         if reading:

@@ -3,7 +3,9 @@
 Conversations and messages are given by their ids in the library.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qwen35_mlx.library.conversation import ChatSettings
 
@@ -43,6 +45,34 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferTools:
+    """Offer these functions to the model from the next turn on, in place of those before.
+
+    Attributes:
+        tools: their descriptions in JSON schema, as for `Chat`.
+    """
+
+    tools: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendResults:
+    """Add the results of the calls at the end of the path, and reply to them."""
+
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddResults:
+    """Add the results of the calls at the end of the path, without a reply: no event, or `Failed`.
+
+    A turn that is stopped among its calls leaves none of them without a result.
+    """
+
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """Write another reply in place of this one. The old one stays in the tree."""
 
@@ -69,4 +99,17 @@ class Compact:
     """Replace the oldest turns by a summary on a new path: `Opened` or `Failed`."""
 
 
-Request = UseModel | Unload | Configure | Open | Send | Retry | Edit | Select | Compact
+Request = (
+    UseModel
+    | Unload
+    | Configure
+    | OfferTools
+    | Open
+    | Send
+    | SendResults
+    | AddResults
+    | Retry
+    | Edit
+    | Select
+    | Compact
+)

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.repetition import repeats_without_end
@@ -51,6 +52,8 @@ class Turn:
         chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
         drafter: of tokens that are verified together; None decodes one a pass.
+        group: replies that this one may share passes with, while the group is open; then without
+            drafts. None for passes of its own.
         budget: of thinking; None for as much as the model likes.
         repetition_guard: whether to end a reply that repeats itself without end.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
@@ -73,6 +76,7 @@ class Turn:
     owner: Owner
     seed: int | None = None
     drafter: Drafter | None = None
+    group: DecodeGroup | None = None
     budget: ThinkingBudget | None = None
     repetition_guard: bool = True
     snapshot_at: Sequence[int] = ()
@@ -163,7 +167,8 @@ class Turn:
             peak_memory=mx.get_peak_memory(),
             reasoning_tokens=self.reasoning_tokens,
         )
-        yield Done(reason, usage, content.for_template(), self._draft_counts())
+        message, drafts = content.for_template(), self._draft_counts()
+        yield Done(reason, usage, message, drafts, self.stop.found)
 
     def _draft_counts(self) -> DraftCounts | None:
         of = self.drafter
@@ -207,13 +212,30 @@ class Turn:
             ids = [*self.prompt, *reply]
             if forced:
                 self._read_forced(ids)
-            tokens = decode(self.network, self.cache, ids[-1], sampler, self.drafter, reply)
-            with closing(tokens):
+            joins = self._joins()
+            with closing(self._source(joins, sampler, ids[-1], reply)) as tokens:
                 for token in tokens:
                     yield forced, token
                     forced = self._forced()
-                    if forced:
+                    if forced or (self._joins() and not joins):
                         break
+            if not forced:  # the last token is read again, in the group
+                self.network.take_back(self.cache, 1)
+
+    def _joins(self) -> bool:
+        """Whether this reply should share passes with others now."""
+        return self.group is not None and self.group.open
+
+    def _source(
+        self, joins: bool, sampler: Sampler, last: int, reply: Sequence[int]
+    ) -> Generator[int]:
+        """The tokens after `last`, the newest one, from shared passes or its own."""
+        if self.group is not None and joins:
+            return self.group.decode(self.cache, last, sampler, reply)
+        revocable = self.group is not None
+        return decode(
+            self.network, self.cache, last, sampler, self.drafter, reply, revocable=revocable
+        )
 
     def _forced(self) -> Sequence[int]:
         """Tokens that end the thinking here, if its budget is spent and they leave room."""

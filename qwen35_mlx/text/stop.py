@@ -17,7 +17,7 @@ class StopStrings:
     """Passes text through up to the first stop string; holds back what may be the start of one.
 
     Attributes:
-        stopped: whether a stop string was found. `push` returns "" from then on.
+        found: the stop string that was found; None before. `push` returns "" from then on.
 
     Raises:
         Qwen35Error: a stop string is empty.
@@ -28,17 +28,23 @@ class StopStrings:
             raise Qwen35Error("a stop string is empty: leave it out or name some text")
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def push(self, text: str) -> str:
         """The text that is now certain to precede any stop string."""
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+        places = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if places:
+            end, self.found = min(places)
+            self._held = ""
+            return text[:end]
         held = max((partial_match_length(text, stop) for stop in self._stops), default=0)
         end = len(text) - held
         self._held = text[end:]

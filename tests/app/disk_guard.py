@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -27,6 +28,8 @@ SYSTEM_CALLS: tuple[tuple[Any, str], ...] = (
 APART = ("/qwen35_chat/fake.py", "/qwen35_chat/editor.py")
 # What is imported at its first use is read once, from the installation.
 IMPORTS = "<frozen importlib"
+# The thread of the event loop that waits for servers.
+SERVERS = "mcp"
 # A library that an earlier test forgot is closed by the garbage collector, at any call.
 FINALIZERS = "/weakref.py"
 
@@ -52,7 +55,12 @@ def guarded(name: str, function: Callable[..., Any], found: list[str]) -> Callab
     """The function, which notes in `found` where it is called from the app's event loop."""
 
     def call(*arguments: Any, **named: Any) -> Any:
-        if asyncio._get_running_loop() is not None and (caller := caller_in_app(sys._getframe(1))):
+        on_screen = threading.current_thread().name != SERVERS
+        if (
+            on_screen
+            and asyncio._get_running_loop()
+            and (caller := caller_in_app(sys._getframe(1)))
+        ):
             found.append(f"{caller} calls {name}")
         return function(*arguments, **named)
 

@@ -12,6 +12,7 @@ from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
 from textual.pilot import Pilot
@@ -141,6 +142,7 @@ def make(
     conversation: int | None = None,
     settings: Path | None = None,
     library: Library | None = None,
+    toolbox: Toolbox | None = None,
 ) -> Driver:
     """An app that does not run yet. Its library stays open, as its folder ends with the test."""
     library = library or Library(folder)
@@ -150,7 +152,7 @@ def make(
         file.load()
     clock = clock or Clock()
     history = History(folder / "history.jsonl")
-    controller = Controller(engine, library, file, history, clock=clock)
+    controller = Controller(engine, library, file, history, clock=clock, toolbox=toolbox)
     return Driver(
         ChatApp(controller, demo=demo, conversation=conversation, clock=clock), engine, clock
     )
@@ -167,6 +169,7 @@ async def chat(
     conversation: int | None = None,
     settings: Path | None = None,
     library: Library | None = None,
+    toolbox: Toolbox | None = None,
 ) -> AsyncGenerator[Driver]:
     driver = make(
         folder,
@@ -176,6 +179,7 @@ async def chat(
         conversation=conversation,
         settings=settings,
         library=library,
+        toolbox=toolbox,
     )
     try:
         async with driver.app.run_test(size=size) as pilot:

@@ -11,6 +11,7 @@ from qwen35_chat.fake import FakeEngine
 from qwen35_chat.history import History
 from qwen35_chat.plain_mode import PlainMode
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.tools.toolbox import Toolbox
 
 from qwen35_mlx import __version__
 from qwen35_mlx.library.library import Library
@@ -30,13 +31,24 @@ class PlainChat:
         steps: each is called at one of the waits, in order.
     """
 
-    def __init__(self, home: Path, *, loads: bool = True, library: Library | None = None):
+    def __init__(
+        self,
+        home: Path,
+        *,
+        loads: bool = True,
+        library: Library | None = None,
+        toolbox: Toolbox | None = None,
+    ):
         self.library = library or Library(home)
         self.engine = FakeEngine(self.library, loads=loads)
         settings = SettingsFile(home / "settings.toml", commands=SCOPE_OF)
         settings.load()
         self.controller = Controller(
-            self.engine, self.library, settings, History(home / "history.jsonl")
+            self.engine,
+            self.library,
+            settings,
+            History(home / "history.jsonl"),
+            toolbox=toolbox,
         )
         self.out = io.StringIO()
         self.prompts: list[str] = []

@@ -173,7 +173,7 @@ def test_a_tool_call_ends_the_thinking_and_counts_as_a_reply(window: LoneControl
     assert window.after(Thinking("hm"), call) == [Thinking("hm"), ThinkingEnded(0.0), call]
     (ended,) = window.after(done("tool_calls"))
     assert isinstance(ended, TurnEnded)
-    assert ended.note == "The model asks for a tool; this chat has none."
+    assert ended.note == "The model asks for a tool; none was run."
 
 
 def test_tokens_without_text_change_nothing(window: LoneController) -> None:

@@ -48,6 +48,18 @@ def test_only_the_screen_imports_textual(module: str) -> None:
     assert not loaded_after(f"import qwen35_chat.{module}") & {*HEAVY, "textual", "rich"}
 
 
+def test_servers_import_their_package_when_they_start(tmp_path: Path) -> None:
+    (tmp_path / "mcp.json").write_text('{"mcpServers": {"a": {"command": "x"}}}')
+    code = f"""
+import pathlib
+import qwen35_chat.runtime, qwen35_chat.tools.toolbox as toolbox
+opened, problems = toolbox.open_toolbox(pathlib.Path({str(tmp_path)!r}), None, "")
+assert opened is not None and not problems
+opened.close()
+"""
+    assert not loaded_after(code) & {*HEAVY, "mcp", "mcp_types", "anyio", "pydantic", "httpx2"}
+
+
 def test_drawing_needs_neither_screens_nor_widgets() -> None:
     code = """
 import sys

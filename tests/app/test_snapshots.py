@@ -16,10 +16,20 @@ from qwen35_chat.drawing import messages
 from qwen35_chat.fake import done
 from qwen35_chat.models import PUBLISHED, LocalModels, ModelEntry
 from qwen35_chat.screens import models
+from qwen35_chat.tools.calls import ToolResult
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from qwen35_mlx.session.events import Answer, Cancelled, Failed, Loading, PrefillProgress, Thinking
+from qwen35_mlx.session.events import (
+    Answer,
+    Cancelled,
+    Failed,
+    Loading,
+    PrefillProgress,
+    Thinking,
+    ToolCall,
+)
 from tests.app.drive import Clock, Driver, chat, reply
+from tests.app.tools.drive import ScriptedServer, toolbox
 
 LIST = """Three rivers of Norway, by length:
 
@@ -317,4 +327,48 @@ async def test_versions(home: Path, pinned, same) -> None:
         await at.press("f5")
         await at.shown(reply("*Glomma*, after the river."))
         await at.press("f4")
+        assert await same(at)
+
+
+async def asking_for_a_tool(at: Driver, files: ScriptedServer) -> None:
+    """The second of two calls waits for an answer."""
+    await at.send("Which chapters has the book?")
+    listing = ToolCall("book__list_files", {"path": "chapters"})
+    reading = {"path": "chapters/01 [draft].md", "note": "Zeilen für \u202eÄnderung"}
+    thoughts = Thinking("I need the list of files first.")
+    await at.shown([thoughts, listing, ToolCall("book__read_file", reading), done("tool_calls")])
+    at.clock.now += 2.0
+    await at.press("down", "enter")
+    files.futures[0].set_result(ToolResult("01 [draft].md 8312\n02 storm.md 9120\nnotes/"))
+    await at.shown()
+    at.clock.now += 2.0
+
+
+@pytest.fixture
+def book() -> ScriptedServer:
+    return ScriptedServer("book", "list_files", "read_file", description="Of one folder.")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+async def test_a_question_about_a_tool(theme, home: Path, pinned, same, book) -> None:
+    async with screen(home, settings=themed(home, theme), toolbox=toolbox(book)) as at:
+        await asking_for_a_tool(at, book)
+        await at.press("down")
+        assert await same(at)
+
+
+async def test_a_result_of_a_tool(home: Path, pinned, same, book) -> None:
+    async with screen(home, toolbox=toolbox(book)) as at:
+        await asking_for_a_tool(at, book)
+        await at.press("down", "down", "down", "enter")
+        await at.shown(reply("There are **two** chapters; I may not read them."))
+        assert await same(at)
+
+
+async def test_tools(home: Path, pinned, same, book) -> None:
+    tools = toolbox(book)
+    tools.allow(tools.offered()[0].tool, "always")
+    async with screen(home, toolbox=tools) as at:
+        await at.send("/tools")
+        await at.settled()
         assert await same(at)

@@ -140,7 +140,7 @@ async def test_a_tool_call_is_shown_and_not_run(home: Path) -> None:
         await at.send("one")
         await at.shown([ToolCall("weather", {"city": "Oslo"}), done("tool_calls")])
         assert 'asks for  weather({"city": "Oslo"})' in at.text
-        assert "asks for a tool; this chat has none" in at.text
+        assert "asks for a tool; none was run" in at.text
 
 
 async def test_a_reply_cut_short_has_a_note(home: Path) -> None:

@@ -229,3 +229,14 @@ def test_the_offset_is_a_number_or_an_array(compute):
     projected, layer = Case(2).draw()
     numbers, arrays = compute(projected, 6, layer), compute(projected, mx.array(6, mx.int32), layer)
     assert all(mx.array_equal(x, y) for x, y in zip(numbers, arrays, strict=True))
+
+
+@pytest.mark.parametrize("compute", IMPLEMENTATIONS)
+@pytest.mark.parametrize("offsets", [[7], [0, FAR, 33], [*range(100, 109)]])
+def test_each_row_has_a_position_of_its_own(compute, offsets):
+    projected, layer = Case(tokens=2, batch=len(offsets)).draw()
+    got = compute(projected, mx.array(offsets, mx.int32), layer)
+    for row, offset in enumerate(offsets):
+        want = float64(projected[row : row + 1], offset, layer)
+        for x, y in zip(got, want, strict=True):
+            assert relative_error(x[row : row + 1], y) < 2e-6

@@ -25,6 +25,7 @@ USAGE = Usage(
     prefill_seconds=0.5,
     decode_seconds=0.25,
     peak_memory=1,
+    reasoning_tokens=3,
 )
 
 

@@ -66,7 +66,7 @@ SEEDS: dict[str, Any] = {
 SEEDS["/v1/messages/count_tokens"] = SEEDS["/v1/messages"]
 _VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1.5, 1e308, 2**40, 2**70, "", "x", "\u0000", "é😀" * 50),
-    *([], {}, [[]], [None], {"type": "text"}, {"": {}}, "<|im_end|>", "a" * 5000, ["a"] * 300),
+    *([], {}, [[]], [None], {"type": "text"}, {"": {}}, "<|im_end|>", "a" * 400, ["a"] * 300),
     *("auto", "function", "json_schema", "image", "assistant", "tool", {"type": "function"}),
 ]
 
@@ -81,6 +81,20 @@ def damaged_json(rng: random.Random) -> tuple[str, bytes]:
     if rng.random() < 0.4:
         text = _damage_bytes(text, rng)
     return path, text
+
+
+def with_short_reply(body: bytes) -> bytes:
+    """The body, with a small limit on the reply where it has none or a large one."""
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if isinstance(values, dict):
+        for name in ("max_tokens", "max_output_tokens"):
+            limit = values.get(name)
+            if limit in (None, -1) or (isinstance(limit, int | float) and limit > 5):
+                values[name] = 1
+    return json.dumps(values).encode()
 
 
 def _damage(body: Any, rng: random.Random) -> None:

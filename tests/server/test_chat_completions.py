@@ -66,13 +66,17 @@ def test_defaults_and_unknown_fields_are_no_options():
     ("fields", "thinking"),
     [
         ({"reasoning_effort": "none"}, False),
-        ({"reasoning_effort": "low"}, True),
         ({"chat_template_kwargs": {"enable_thinking": False}}, False),
         ({"enable_thinking": True}, True),
     ],
 )
 def test_thinking_has_several_names(fields, thinking):
     assert dict(request(**fields).options) == {"thinking": thinking}
+
+
+def test_an_effort_is_thinking_and_left_to_the_template():
+    found = request(reasoning_effort="low")
+    assert dict(found.options) == {"thinking": True, "reasoning_effort": "low"}
 
 
 def test_other_template_arguments_stay_apart():
@@ -173,6 +177,7 @@ def test_whole_reply():
     assert found.choices[0].finish_reason == "tool_calls"
     assert found.usage is not None
     assert found.usage.prompt_tokens_details.cached_tokens == 12  # type: ignore
+    assert found.usage.completion_tokens_details.reasoning_tokens == 3  # type: ignore
 
 
 def test_a_reply_of_calls_alone_has_no_content():

@@ -13,7 +13,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.server.mutations import damaged_json
+from tests.server.mutations import damaged_json, with_short_reply
 from tests.server.serving import ServerProcess, start_server
 
 ASK = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -47,7 +47,10 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 def test_chat_whole_and_as_a_stream(client):
-    whole = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
+    # The demo model's template reads no effort.
+    whole = client.chat.completions.create(
+        model="demo", messages=ASK, temperature=0, reasoning_effort="low"
+    )
     message = whole.choices[0].message
     assert message.content == SUM
     assert message.reasoning_content
@@ -62,6 +65,7 @@ def test_chat_whole_and_as_a_stream(client):
     thinking = "".join(getattr(piece, "reasoning_content", None) or "" for piece in pieces)
     assert thinking.strip() == message.reasoning_content
     assert len(pieces) > 10
+    assert 10 < final.usage.completion_tokens_details.reasoning_tokens < len(pieces) + 10
     assert final.usage.completion_tokens == whole.usage.completion_tokens
     # The prompt was read for the first reply.
     assert final.usage.prompt_tokens_details.cached_tokens > 10
@@ -209,7 +213,7 @@ def test_damaged_json_is_the_clients_fault(server):
     with httpx2.Client(base_url=server.address, timeout=60) as client:
         for _ in range(max(REQUESTS // 10, 1)):
             path, body = damaged_json(rng)
-            found = client.post(path, content=body)
+            found = client.post(path, content=with_short_reply(body))
             assert found.status_code < 500, (path, body, found.text)
             assert '"server_error"' not in found.text, (path, body, found.text)
             assert '"api_error"' not in found.text, (path, body, found.text)

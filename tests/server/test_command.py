@@ -2,6 +2,10 @@
 
 import signal
 import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -95,3 +99,27 @@ def test_a_broken_model_is_told_to_the_client(tmp_path, monkeypatch):
     assert "config.json" in found.json()["error"]["message"]
     assert server.stop(signal.SIGTERM) == 0
     assert server.lines[-1].startswith("Stopped: ")
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 2])
+def test_a_signal_ends_a_long_reply_with_an_error(signals):
+    """At once if it comes twice."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.server.scripted_child", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = f"http://127.0.0.1:{process.stdout.readline().strip()}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with httpx2.stream("POST", url, json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        for one in signals:
+            process.send_signal(one)
+            time.sleep(0.3)
+        with suppress(httpx2.HTTPError):
+            assert len(signals) > 1 or "the server is closing" in "".join(lines)
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 0

@@ -28,7 +28,7 @@ _STATUS = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
 def server() -> Generator[tuple[int, int]]:
     """The port and the process of a server on a scripted engine."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.server.fuzz_child"],
+        [sys.executable, "-m", "tests.server.scripted_child"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -25,6 +25,12 @@ async def test_other_names_are_refused_on_loopback(host):
     assert "is not this machine" in found.json["error"]["message"]
 
 
+async def test_a_name_that_is_allowed_is_served():
+    service = make_service(hosts=("host.docker.internal",))
+    for host, status in (("Host.docker.internal:8080", 200), ("docker.internal", 403)):
+        assert (await get(service, "/v1/models", {"host": host})).status == status
+
+
 async def test_other_names_are_served_beyond_loopback():
     service = make_service(host="0.0.0.0", api_key="k")
     headers = {"host": "my-mac.local", "x-api-key": "k"}

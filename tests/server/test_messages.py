@@ -1,5 +1,6 @@
 """`/v1/messages` without a network."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,10 @@ def test_options_get_the_names_of_the_library():
         thinking={"type": "enabled", "budget_tokens": 1024},
         tools=[TOOL],
         tool_choice={"type": "any", "disable_parallel_tool_use": True},
-        output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        output_config={
+            "format": {"type": "json_schema", "schema": {"type": "object"}},
+            "effort": "low",
+        },
     )
     assert found == {
         "max_tokens": 9,
@@ -36,6 +40,7 @@ def test_options_get_the_names_of_the_library():
         "stop": ["END"],
         "thinking": True,
         "thinking_budget": 1024,
+        "reasoning_effort": "low",
         "tools": [
             {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
         ],
@@ -147,6 +152,7 @@ def test_whole_reply():
     assert found.content[2].input == {"a": 1}  # type: ignore[union-attr]
     assert found.stop_reason == "tool_use"
     assert (found.usage.input_tokens, found.usage.cache_read_input_tokens) == (8, 12)
+    assert found.usage.output_tokens_details.thinking_tokens == 3  # type: ignore[union-attr]
 
 
 def test_stream_has_the_frames_of_the_interface_in_order():
@@ -168,3 +174,9 @@ def test_stream_has_the_frames_of_the_interface_in_order():
     assert found[0].message.usage.cache_read_input_tokens == 12
     assert (found[-2].delta.stop_reason, found[-2].usage.output_tokens) == ("max_tokens", 5)
     assert found[-1].type == "message_stop"
+
+
+def test_a_stop_string_is_named():
+    ended = replace(done(), stop="END")
+    frames = MessageWriter("m", 5).end(ended)
+    assert frames[0].data["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "END"}  # type: ignore[index]

@@ -109,7 +109,7 @@ def test_replies_that_follow_each_other_stay_apart():
         ({"background": True}, "background is not supported: leave it out"),
         ({"input": []}, "input is empty: give a string or a list of items"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type is 'item_reference'"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type is 'web_search': tools of type"),
+        ({"tools": [{"type": "mcp"}]}, "tools[0].type is 'mcp': tools of type function"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role is 'tool': give system"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
@@ -133,6 +133,13 @@ def test_whole_reply():
     assert found.temperature == 0.5
     assert found.usage is not None
     assert found.usage.input_tokens_details.cached_tokens == 12
+    assert found.usage.output_tokens_details.reasoning_tokens == 3
+
+
+def test_a_search_of_the_web_is_left_out_and_the_response_says_so():
+    made = writer(tools=[{"type": "web_search_preview"}, TOOL])
+    found = made.whole([Answer("Hello")], done())
+    assert [tool["type"] for tool in found["tools"]] == ["function"]
 
 
 def test_stream_has_the_frames_of_the_interface_in_order():

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -157,6 +158,24 @@ def test_errors(kind, openai_class, anthropic_class):
         claude = anthropic.Anthropic(base_url=address, api_key="any", max_retries=0)
         with pytest.raises(anthropic_class, match="no luck"):
             claude.messages.create(model="demo", max_tokens=9, messages=messages)
+
+
+def test_every_character_survives_a_stream():
+    """Some end a line for one client or another: U+0085, U+2028, a carriage return."""
+    text = "a\x85b\u2028c\u2029d\re\r\nf\n\ng\0😀"
+    messages: Any = [{"role": "user", "content": text}]
+    engine = FakeEngine(lambda request: reply(Answer(request.messages[0]["content"])))
+    with scripted_server(engine) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
+        chunks = client.chat.completions.create(model="demo", messages=messages, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+        claude = anthropic.Anthropic(base_url=address, api_key="any", max_retries=0)
+        with claude.messages.stream(model="demo", max_tokens=9, messages=messages) as stream:
+            assert "".join(stream.text_stream) == text
+        raw = httpx2.post(
+            f"{address}/v1/chat/completions", json={"messages": messages, "stream": True}
+        ).text
+        assert raw.splitlines() == raw.split("\n")[:-1]
 
 
 def test_an_error_in_a_stream_is_raised():

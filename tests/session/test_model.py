@@ -195,7 +195,7 @@ def test_stop_string_ends_the_reply_before_it(model):
     text, _ = reply(model)
     stop = text[6:9]
     short, done = reply(model, stop=[stop])
-    assert done.finish_reason == "stop"
+    assert (done.finish_reason, done.stop) == ("stop", stop)
     assert short == text[: text.index(stop)]
 
 

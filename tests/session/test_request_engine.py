@@ -1,6 +1,7 @@
 """The request engine: replies of many clients at once, fair, and each on its own."""
 
 import queue
+import shutil
 import threading
 import time
 
@@ -271,3 +272,26 @@ def test_a_prompt_is_counted_without_a_reply(clients, model):
     wrong = count({"wrong": 1})
     assert isinstance(wrong, Failed)
     assert wrong.kind == "invalid"
+
+
+def test_an_effort_reaches_a_template_that_reads_it_and_no_other(clients, model_folder, tmp_path):
+    """Programs send one to every model."""
+    reading = shutil.copytree(model_folder, tmp_path / "reading")
+    with (reading / "chat_template.jinja").open("a") as template:
+        template.write("{{ reasoning_effort | default('') }}")
+
+    def length(engine: RequestEngine, **options: str) -> int:
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        messages = ({"role": "user", "content": "Hello"},)
+        engine.count(ReplyRequest(messages=messages, options=options), events.put)
+        while not isinstance(event := events.get(timeout=60), Measured | Failed):
+            pass
+        assert isinstance(event, Measured), event
+        return event.used
+
+    plain = length(clients.engine)
+    assert length(clients.engine, reasoning_effort="low") == plain
+    engine = RequestEngine(str(reading), library=None)
+    engine.start()
+    assert length(engine, reasoning_effort="low") > length(engine) == plain
+    engine.close()

@@ -31,6 +31,13 @@ def test_only_a_possible_start_of_a_stop_string_is_held_back():
     assert run(["END"], ["so E", "N", "T", "s"])[0] == ["so ", "", "ENT", "s", ""]
 
 
+def test_the_stop_string_that_comes_first_is_named():
+    strings = StopStrings(["three", "two"])
+    assert strings.found is None
+    strings.push("one two three")
+    assert strings.found == "two"
+
+
 def test_flush_returns_the_held_text():
     assert run(["END"], ["the E"])[0] == ["the ", "E"]
 

@@ -1,6 +1,5 @@
 """The entries of the transcript: messages, replies and notices."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -13,6 +12,7 @@ from qwen35_chat.drawing.lines import EMPTY_LINE, Line, action, wrap
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.drawing.parts import Column, FixedPart, Part, PlainPart, estimate
 from qwen35_chat.drawing.sections import LONGEST, fenced_code, pieces
+from qwen35_chat.tools.shown import shown_arguments, shown_name
 from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
@@ -225,7 +225,7 @@ class ReplyEntry(TranscriptEntry):
         self.invalidate()
 
     def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """Add a tool call, which is only shown."""
+        """Add a tool call."""
         self.calls.append((name, arguments))
         self._call_texts.append(_call_text(name, arguments))
         self.invalidate()
@@ -332,7 +332,7 @@ def _plain_parts(text: str, style: str) -> list[Part]:
 
 def _call_text(name: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
     """A tool call's name and arguments, as much of them as fits a part."""
-    shown = json.dumps(dict(arguments), ensure_ascii=False)
+    shown = shown_arguments(arguments, None)
     if len(shown) > LONGEST:
         shown = f"{shown[:LONGEST]}… {len(shown) - LONGEST:,} more characters"
-    return visible(name[:LONGEST]), visible(shown)
+    return shown_name(name), shown

@@ -10,6 +10,7 @@ from qwen35_chat.drawing.entries import (
     TranscriptEntry,
     UserEntry,
 )
+from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.transitions import END_NOTES
 from qwen35_mlx import __version__
 from qwen35_mlx.library.conversation import Conversation, Message
@@ -44,21 +45,39 @@ def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[Tra
     Args:
         retry: the key of that command.
     """
-    return [
-        entry_of(message, stored.position(message.id), view, retry) for message in stored.path()
-    ]
+    path = stored.path()
+    entries: list[TranscriptEntry] = []
+    calls: list[str] = []  # names of the last reply's calls that have no result yet
+    for number, message in enumerate(path, 1):
+        name = calls.pop(0) if calls and message.role == "tool" else ""
+        if message.role == "assistant":
+            calls = [_call(call)[0] for call in message.tool_calls]
+        answered = number < len(path) and path[number].role == "tool"
+        version = stored.position(message.id)
+        entries.append(entry_of(message, version, view, retry, name, answered=answered))
+    return entries
 
 
 def entry_of(
-    message: Message, version: tuple[int, int], view: ThinkingView, retry: str
+    message: Message,
+    version: tuple[int, int],
+    view: ThinkingView,
+    retry: str,
+    name: str = "",
+    *,
+    answered: bool = False,
 ) -> TranscriptEntry:
     """One message.
 
     Args:
         version: which of how many versions it is, from 1.
+        name: of the tool whose result it is.
+        answered: the results of its calls follow.
     """
     if message.role == "user":
         return UserEntry(message.content, message.id, version)
+    if message.role == "tool":
+        return ToolEntry(name, message.content, message=message.id)
     if message.role != "assistant":
         return NoticeEntry(f"{message.role}: {message.content}")
     return ReplyEntry(
@@ -66,7 +85,7 @@ def entry_of(
         answer=message.content,
         calls=[_call(call) for call in message.tool_calls],
         thinking_seconds=message.thinking_seconds,
-        note=_note(message, retry),
+        note="" if answered else _note(message, retry),
         error=message.state == "failed",
         view=view,
         message=message.id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qwen35_chat.commands import Command
 from qwen35_chat.disk_calls import Work
+from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
 
@@ -55,6 +56,10 @@ class ChatView(Protocol):
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List the settings; `change` gets the name of one and its new value."""
+        ...
+
+    def list_tools(self, toolbox: Toolbox) -> None:
+        """List servers and tools."""
         ...
 
     def ask_title(self, title: str, then: Callable[[str], Work]) -> None:

@@ -21,6 +21,7 @@ from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
 from qwen35_chat.handlers.settings import ScreenSettingsHandler
+from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_chat.progress import download_outcome, short_name
@@ -30,6 +31,7 @@ from qwen35_chat.screens.draft import ScreenDraft
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
+from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import bindings_of, set_bindings
@@ -99,6 +101,7 @@ class ChatScreen(CoveredScreen):
         self.conversations = ConversationHandler(controller, self)
         self.models = ModelHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
+        self.tools = ToolHandler(controller, self)
         self._demo = demo
         self._conversation = conversation
         self._ready = ready
@@ -112,6 +115,7 @@ class ChatScreen(CoveredScreen):
             self, controller, self.composer, lambda: self.writing.draft, self.show_error
         )
         self._sends = WorkQueue(app)
+        self._questions = QuestionAsker(self, controller, clock)
 
     def compose(self) -> ComposeResult:
         yield self.transcript
@@ -197,6 +201,7 @@ class ChatScreen(CoveredScreen):
             return
         async for transition in self.controller.poll():
             self.show(transition)
+        self._questions.show()
         # The list of models shows the outcome of a download itself.
         if self.app.screen is self and (download := self.controller.take_ended_download()):
             text, error = download_outcome(download, self.key("models"))

@@ -15,7 +15,9 @@ from qwen35_chat.screens.lists import (
 )
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
+from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -65,6 +67,9 @@ class CoveredScreen(Screen[None]):
         controller = self.controller
         file, arguments = controller.settings_file.file, controller.template_arguments
         self._pick(SettingsList(lambda: controller.settings, file, change, arguments))
+
+    def list_tools(self, toolbox: Toolbox) -> None:
+        self._pick(ToolList(self.controller, toolbox))
 
     def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
         self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))

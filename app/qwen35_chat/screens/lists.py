@@ -221,7 +221,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "theme": THEMES,
     "thinking_view": VIEWS,
 }
-AT_START = ("model", "mtp")
+AT_START = ("model", "mtp", "tools_folder")
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
     "system": "what the model is told before everything else",
@@ -235,6 +235,7 @@ HELP: Mapping[str, str] = {
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
     "repetition_guard": "ends a reply that repeats itself without end",
     "folders": "where models are looked for, separated by commas",
+    "tools_folder": "whose text files the model may ask to read, from the next start on",
 }
 
 

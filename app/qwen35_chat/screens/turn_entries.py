@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView, UserEntry
 from qwen35_chat.drawing.messages import entries_of, with_retry
+from qwen35_chat.drawing.tool_entries import ToolEntry
+from qwen35_chat.tools.calling import CallEnded
 from qwen35_chat.transitions import (
     ReplyStarted,
     ThinkingEnded,
     Transition,
+    TurnContinued,
     TurnEnded,
     TurnRequested,
     TurnTakenBack,
@@ -28,6 +31,8 @@ class TurnEntries:
         self._key = key
         self._user: UserEntry | None = None  # of the turn, if it has a new message
         self._reply: ReplyEntry | None = None
+        self._result: ToolEntry | None = None  # the last one, if the reply answers it
+        self._view: ThinkingView = "collapsed"
 
     def begin(self, requested: TurnRequested, view: ThinkingView) -> None:
         """Show a turn that was requested. `view`: how thinking is shown."""
@@ -40,33 +45,49 @@ class TurnEntries:
         self._user = UserEntry(requested.text) if requested.text is not None else None
         if self._user is not None:
             transcript.add(self._user)
-        self._reply = ReplyEntry(complete=False, view=view)
-        transcript.add(self._reply)
+        self._view, self._result = view, None
+        self._begin_reply()
         transcript.follow()
 
     def show(self, transition: Transition) -> None:
         """Render a transition of the turn; others are ignored."""
-        if self._reply is None:
-            return
+        match transition:
+            case CallEnded(name, text, seconds):
+                self._result = ToolEntry(name, text, seconds=seconds)
+                self._transcript.add(self._result)
+                return
+            case TurnContinued():
+                self._begin_reply()
+                return
+            case _ if self._reply is None:
+                return
+            case _:
+                self._show_reply(transition, self._reply)
+        self._transcript.lay_out()
+
+    def _begin_reply(self) -> None:
+        self._reply = ReplyEntry(complete=False, view=self._view)
+        self._transcript.add(self._reply)
+
+    def _show_reply(self, transition: Transition, reply: ReplyEntry) -> None:
         match transition:
             case ReplyStarted():
-                self._place(self._reply, transition)
+                self._place(reply, transition)
             case Thinking(text):
-                self._reply.add_thinking(text)
+                reply.add_thinking(text)
             case ThinkingEnded(thinking_seconds):
-                self._reply.end_thinking(thinking_seconds)
+                reply.end_thinking(thinking_seconds)
             case Answer(text):
-                self._reply.add_answer(text)
+                reply.add_answer(text)
             case ToolCall(name, arguments):
-                self._reply.add_call(name, arguments)
+                reply.add_call(name, arguments)
             case TurnEnded(note, error, offer_retry):
                 if offer_retry:
                     note = with_retry(note, self._key("retry"))
-                self._reply.finish(note, error=error)
+                reply.finish(note, error=error)
                 self._user = self._reply = None
             case _:
-                return
-        self._transcript.lay_out()
+                pass
 
     def take_back(self, turn: TurnTakenBack, view: ThinkingView) -> None:
         """Return to what was shown before the turn."""
@@ -92,8 +113,10 @@ class TurnEntries:
     def _place(self, reply: ReplyEntry, started: ReplyStarted) -> None:
         """Tie the entries to their messages in the library."""
         reply.message = started.reply
-        if self._user is not None:
-            self._user.message = started.user
+        question = self._user or self._result
+        if question is not None:
+            question.message = started.user
+        self._result = None
         versions = {started.user: started.user_version, started.reply: started.reply_version}
         for entry in self._transcript.entries[-4:]:
             version = versions.get(entry.message or 0)

@@ -1,0 +1,133 @@
+"""The question before a tool runs. Only keys of the user answer it."""
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from qwen35_chat.controller import Controller
+from qwen35_chat.tools.calling import Answer, CallQuestion, Question
+from qwen35_chat.tools.shown import shown_arguments, shown_name
+
+# Keys that were pressed for something else, while the question was appearing, choose nothing.
+ARMED_SECONDS = 0.6
+ANSWERS: dict[Answer, str] = {
+    "once": "Run it this once",
+    "always": "Always run this tool, without a question",
+    "no": "Not this time",
+    "never": "Never run this tool",
+}
+ROUND_ANSWERS: dict[Answer, str] = {"once": "Go on", "no": "Stop"}
+HINT = "Up, Down and Enter choose · Page Down scrolls · Esc stops the reply"
+
+
+class AnswerList(OptionList):
+    """The answers, none of which is marked at first, so that Enter alone chooses nothing."""
+
+    def __init__(self, answers: dict[Answer, str], armed: Callable[[], bool]):
+        options = [Option(text, id=answer) for answer, text in answers.items()]
+        super().__init__(*options, markup=False, compact=True)
+        self._armed = armed
+
+    def action_select(self) -> None:
+        if self._armed():
+            super().action_select()
+
+
+class ToolQuestion(ModalScreen[Answer | None]):
+    """Shows a call in full. Its result is the answer; None stops the reply.
+
+    Args:
+        clock: seconds.
+    """
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("escape,ctrl+c", "leave", "Stop", priority=True),
+        Binding("pageup", "page(-1)", show=False, priority=True),
+        Binding("pagedown", "page(1)", show=False, priority=True),
+    ]
+
+    def __init__(self, question: Question, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._question = question
+        self._clock = clock
+        self._opened = clock()
+
+    def compose(self) -> ComposeResult:
+        title, text, answers = _parts(self._question)
+        with Vertical(id="question"):
+            yield Static(title, classes="title", markup=False)
+            with VerticalScroll(can_focus=False):
+                yield Static(text, markup=False)
+            yield AnswerList(answers, self._armed)
+            yield Static(HINT, classes="hint", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(AnswerList).highlighted = None
+        self.query_one(AnswerList).focus()
+
+    def _armed(self) -> bool:
+        return self._clock() - self._opened >= ARMED_SECONDS
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.dismiss(cast(Answer, event.option.id))
+
+    def action_page(self, direction: int) -> None:
+        scroll = self.query_one(VerticalScroll)
+        if direction < 0:
+            scroll.scroll_page_up(animate=False)
+        else:
+            scroll.scroll_page_down(animate=False)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+def _parts(question: Question) -> tuple[str, str, dict[Answer, str]]:
+    """Title, text and answers of a question."""
+    if isinstance(question, CallQuestion):
+        tool = question.tool
+        title = f"Run {shown_name(tool.name)} of {shown_name(tool.server)}?"
+        return title, shown_arguments(question.call.arguments), ANSWERS
+    text = f"The model has called tools {question.rounds} times in a row to answer you."
+    return "Go on?", text, ROUND_ANSWERS
+
+
+class QuestionAsker:
+    """Covers a screen with the controller's question, once nothing else covers it.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, screen: Screen[None], controller: Controller, clock: Callable[[], float]):
+        self._screen = screen
+        self._controller = controller
+        self._clock = clock
+        self._asked: Question | None = None  # that is on the screen
+
+    def show(self) -> None:
+        """Ask what waits for an answer, unless it is asked already."""
+        question, app = self._controller.question, self._screen.app
+        if question is None or question is self._asked or app.screen is not self._screen:
+            return
+        self._asked = question
+        app.push_screen(
+            ToolQuestion(question, self._clock), lambda answer: self._answer(question, answer)
+        )
+
+    def _answer(self, question: Question, answer: Answer | None) -> None:
+        self._asked = None
+        if self._controller.question is not question:  # it was stopped meanwhile
+            return
+        if answer is None:
+            self._controller.stop()
+        else:
+            self._controller.answer_tool(answer)

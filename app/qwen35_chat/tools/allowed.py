@@ -1,0 +1,76 @@
+"""The tools of a run without questions: those alone that the command line names."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from qwen35_chat.settings import settings_file
+from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.tools.calling import UNKNOWN
+from qwen35_chat.tools.calls import ERROR
+from qwen35_chat.tools.toolbox import OfferedTool, Toolbox, open_toolbox
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text.reply import ToolCall
+from qwen35_mlx.user_paths import shown
+
+WAIT_SECONDS = 0.05
+
+
+class AllowedTools:
+    """Runs calls of some tools.
+
+    Attributes:
+        schemas: of the tools, as `qwen35_mlx.Chat` takes them.
+    """
+
+    def __init__(self, toolbox: Toolbox, offers: Sequence[OfferedTool]):
+        self._toolbox = toolbox
+        self._tools = {offer.name: offer.tool for offer in offers}
+        self.schemas = [offer.for_model() for offer in offers]
+
+    def results(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+        """The results of calls, one after another, as messages for the model."""
+        return [{"role": "tool", "content": self._result(call)} for call in calls]
+
+    def _result(self, call: ToolCall) -> str:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return f"{ERROR}{UNKNOWN}"
+        result = self._toolbox.call(tool, call.arguments).result()
+        return f"{ERROR}{result.text}" if result.error else result.text
+
+
+@contextmanager
+def allowed_tools(
+    names: Sequence[str], mcp_config: str | None, tools_folder: str | None
+) -> Iterator[AllowedTools]:
+    """Connect to the servers, and end them after the block.
+
+    Args:
+        names: of the tools, as `/tools` lists them in plain mode.
+        mcp_config, tools_folder: as in `CommandOptions`.
+
+    Raises:
+        Qwen35Error: a tool is not there.
+    """
+    file = settings_file()
+    settings = SettingsFile(file).load()
+    folder = tools_folder if tools_folder is not None else settings.tools_folder
+    toolbox, problems = open_toolbox(file.parent, mcp_config, folder)
+    if toolbox is None:
+        raise Qwen35Error(problems[0] if problems else "there are no tools: name servers first")
+    try:
+        toolbox.start()
+        while toolbox.starting:
+            time.sleep(WAIT_SECONDS)
+        problems += toolbox.failures()
+        listed = {offer.name: offer for offer in toolbox.listed()}
+        for name in names:
+            if name not in listed:
+                known = ", ".join(listed) or "none"
+                reason = f"; {problems[0]}" if problems else ""
+                raise Qwen35Error(f"there is no tool {shown(name)}, only: {known}{reason}")
+        yield AllowedTools(toolbox, [listed[name] for name in dict.fromkeys(names)])
+    finally:
+        toolbox.close()

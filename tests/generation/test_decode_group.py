@@ -1,0 +1,181 @@
+"""Replies that share passes are those of their own passes."""
+
+from itertools import islice
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import qwen35_mlx
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode import decode
+from qwen35_mlx.generation.decode_group import DecodeGroup
+from qwen35_mlx.generation.prefill import prefill
+from qwen35_mlx.generation.sampler import Sampler
+from qwen35_mlx.generation.sampling_parameters import Sampling
+from qwen35_mlx.model import kv_cache
+from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.network import Network
+
+TOKENS = 24
+QUESTIONS = ["What is 17 + 25?", "Name three colours.", "Write a line about the sea.", "中文?"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    with qwen35_mlx.load("demo", dtype="float32", mtp="off") as loaded:
+        yield loaded
+
+
+def prompts(model: qwen35_mlx.Model) -> list[list[int]]:
+    return [model.render([{"role": "user", "content": text}]) for text in QUESTIONS]
+
+
+def read(network: Network, prompt: list[int], kv_bits: int | None = None) -> Cache:
+    cache = network.make_cache(kv_bits)
+    for _ in prefill(network, cache, prompt[:-1], 512):
+        pass
+    return cache
+
+
+def samplers(model: qwen35_mlx.Model) -> list[Sampler]:
+    vocab = model.network.config.vocab_size
+    return [
+        Sampler(Sampling(temperature=0), vocab),
+        Sampler(Sampling(temperature=0.8, top_k=20), vocab, 3),
+        Sampler(Sampling(temperature=0, presence_penalty=1.5), vocab),
+        Sampler(Sampling(temperature=1, top_k=0, top_p=1), vocab, 4),
+    ]
+
+
+def alone(model: qwen35_mlx.Model, prompt: list[int], sampler: Sampler) -> tuple[list[int], Cache]:
+    cache = read(model.network, prompt)
+    stream = decode(model.network, cache, prompt[-1], sampler)
+    reply = list(islice(stream, TOKENS))
+    stream.close()
+    return reply, cache
+
+
+def assert_same_state(one: Cache, other: Cache) -> None:
+    assert one.offset == other.offset
+    saved = [cache.snapshot().layers for cache in (one, other)]
+    for a, b in zip(*saved, strict=True):
+        rows = [
+            s.rows(0) if isinstance(s, kv_cache.KVSnapshot) else (s.conv, s.recurrent)
+            for s in (a, b)
+        ]
+        for x, y in zip(*rows, strict=True):
+            np.testing.assert_allclose(np.array(x), np.array(y), rtol=1e-3, atol=1e-4)
+
+
+def test_each_reply_is_its_own(model):
+    want = [alone(model, *one) for one in zip(prompts(model), samplers(model), strict=True)]
+    group = DecodeGroup(model.network)
+    caches = [read(model.network, prompt) for prompt in prompts(model)]
+    streams = [
+        group.decode(cache, prompt[-1], sampler)
+        for cache, prompt, sampler in zip(caches, prompts(model), samplers(model), strict=True)
+    ]
+    replies = [[next(stream) for stream in streams] for _ in range(TOKENS)]
+    for stream in streams:
+        stream.close()
+    assert [list(reply) for reply in zip(*replies, strict=True)] == [reply for reply, _ in want]
+    for cache, (_, own) in zip(caches, want, strict=True):
+        assert_same_state(cache, own)
+
+
+def test_replies_begin_and_end_at_any_time(model, monkeypatch):
+    monkeypatch.setattr(kv_cache, "TAIL_ROWS", 7)
+    want = [alone(model, *one)[0] for one in zip(prompts(model), samplers(model), strict=True)]
+    group, random = DecodeGroup(model.network), np.random.default_rng(0)
+    waiting = list(zip(prompts(model), samplers(model), want, strict=True))
+    running = []
+    passes = 0
+    while waiting or running:
+        if waiting and (not running or random.random() < 0.2):
+            prompt, sampler, reply = waiting.pop()
+            cache = read(model.network, prompt)
+            running.append((group.decode(cache, prompt[-1], sampler), [], reply, cache, prompt))
+        order = random.permutation(len(running))
+        for index in order[: random.integers(1, len(running) + 1)]:
+            stream, got, *_ = running[index]
+            got.append(next(stream))
+        passes += 1
+        for entry in list(running):
+            stream, got, reply, cache, prompt = entry
+            if len(got) == len(reply) - 3:  # before the end, also while a pass is under way
+                stream.close()
+                running.remove(entry)
+                assert got == reply[:-3]
+                assert cache.offset == len(prompt) + len(got)
+                fresh = read(model.network, [*prompt, *got, 0])
+                assert_same_state(cache, fresh)
+    assert passes > TOKENS
+
+
+def test_a_pass_waits_for_nobody(model):
+    group = DecodeGroup(model.network)
+    first, second = (
+        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
+    )
+    want = alone(model, prompts(model)[0], samplers(model)[0])[0]
+    next(second)
+    assert list(islice(first, TOKENS)) == want
+    want = alone(model, prompts(model)[1], samplers(model)[1])[0]
+    assert list(islice(second, TOKENS - 1)) == want[1:]
+
+
+def test_all_rows_of_a_round_are_in_one_pass(model, monkeypatch):
+    rows, together = [], Network.together
+    monkeypatch.setattr(
+        Network, "together", lambda *args: rows.append(args[1].shape[0]) or together(*args)
+    )
+    group = DecodeGroup(model.network)
+    streams = [
+        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        for prompt, sampler in zip(prompts(model), samplers(model), strict=True)
+    ]
+    for _ in range(5):
+        for stream in streams:
+            next(stream)
+    # The streams begin one after the other.
+    assert rows[-4:] == [4, 4, 4, 4]
+    assert len(rows) <= 8
+
+
+def test_a_state_outlives_the_others(model):
+    prompt, sampler = prompts(model)[0], samplers(model)[0]
+    group, caches = DecodeGroup(model.network), [read(model.network, prompt) for _ in range(3)]
+    streams = [group.decode(cache, prompt[-1], sampler) for cache in caches]
+    for stream in streams:
+        next(stream)
+        next(stream)
+    before = [layer.recurrent for layer in caches[0].layers if hasattr(layer, "recurrent")]
+    streams[0].close()
+    after = [layer.recurrent for layer in caches[0].layers if hasattr(layer, "recurrent")]
+    assert all(a is not b for a, b in zip(before, after, strict=True))
+
+
+def test_logits_that_are_not_finite_end_their_reply_alone(model, monkeypatch):
+    group = DecodeGroup(model.network)
+    good, bad = (
+        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
+    )
+    next(good)
+    next(bad)
+    whole = Network.logits
+
+    def second_row_infinite(self, hidden):
+        logits = whole(self, hidden)
+        return logits if len(logits) < 2 else logits.at[1].add(mx.inf)
+
+    monkeypatch.setattr(Network, "logits", second_row_infinite)
+    next(good)  # launches both rows
+    next(bad)
+    next(good)
+    with pytest.raises(Qwen35Error, match="not finite at position"):
+        next(bad)
+    monkeypatch.undo()
+    assert len(list(islice(good, 5))) == 5
