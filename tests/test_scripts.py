@@ -29,6 +29,7 @@ BENCHMARKS = (
         "matvec",
         "passes",
         "recipes",
+        "server",
         "session",
     ),
     "ui",
