@@ -14,6 +14,16 @@ _NO_TAG = (
     r"~/(?s:.*)(<tool_call>|<\/tool_call>|<\/function>|<\/parameter>|<function=|<parameter=)"
     r"(?s:.*)/"
 )
+_DATE = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME = (
+    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+}
 # References may form circles.
 _MAX_DEPTH = 20
 
@@ -21,8 +31,8 @@ _MAX_DEPTH = 20
 def raw_string(schema: object, root: Mapping[str, Any], *, null: bool) -> str:
     """A terminal of Lark for the strings that a schema allows, without any tag of a call.
 
-    Heeded are `enum`, `const`, `pattern`, `minLength`, `maxLength`, `$ref`, `anyOf`, `oneOf` and
-    `allOf`; a `format` is not.
+    Heeded are `enum`, `const`, `pattern`, `minLength`, `maxLength`, `$ref`, `anyOf`, `oneOf`,
+    `allOf`, and of each `format` those in `_FORMATS`.
 
     Args:
         root: the schema that `$ref` points into.
@@ -64,6 +74,8 @@ def _own_bounds(schema: Mapping[str, Any]) -> list[str]:
         bounds.append(" | ".join(map(write_json, strings)))
     if isinstance(pattern := schema.get("pattern"), str):
         bounds.append(" | ".join(map(_searched, _alternatives(pattern))))
+    if isinstance(form := schema.get("format"), str) and form in _FORMATS:
+        bounds.append(f"/{_FORMATS[form]}/")
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     if least or most != "":
         bounds.append(f"/(?s:.{{{least},{most}}})/")

@@ -1,8 +1,9 @@
 """What grammars cost: `python -m scripts.benchmarks.grammar`.
 
 Replies of the demo model of one length, without a grammar, with one that allows everything, and
-with a JSON schema, in turns: milliseconds a token, and what the grammar adds. Then what a schema
-costs the host: compiling it, and the mask of a token.
+with a JSON schema, in turns: milliseconds of a pass of the network, and what the grammar adds to
+it, by the clock and in time of the processors. Tokens a pass differ, since a schema is more or less
+easily guessed than a story. Then what a schema costs the host: to compile it, and for each mask.
 """
 
 import argparse
@@ -51,8 +52,14 @@ ENDLESS = {"type": "array", "items": SCHEMA, "minItems": 1000}
 ANYTHING = "start: <[*]>*"
 
 
-def decode_seconds(model: Model, grammar: Grammar | None, tokens: int, depth: int) -> float:
-    """Of a token of a reply, after the first ones; the MTP head drafts `depth` a pass."""
+def decode_pass(
+    model: Model, grammar: Grammar | None, tokens: int, depth: int
+) -> tuple[float, float, float]:
+    """Seconds, seconds of the processors and tokens of a pass, after the first ones.
+
+    Args:
+        depth: drafts of the MTP head in each.
+    """
     network = model.network
     prompt = model.render([{"role": "user", "content": "Tell me a story."}], thinking=False)
     cache = network.make_cache()
@@ -65,11 +72,13 @@ def decode_seconds(model: Model, grammar: Grammar | None, tokens: int, depth: in
     sampler = Sampler(Sampling(temperature=0), network.config.vocab_size, 0, grammar)
     stream = decode(network, cache, prompt[-1], sampler, drafter)
     list(islice(stream, 8))
-    started = time.perf_counter()
+    before = 0 if drafter is None else drafter.passes
+    started, used = time.perf_counter(), time.process_time()
     count = len(list(islice(stream, tokens)))
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    passes = count if drafter is None else drafter.passes - before
     stream.close()
-    return seconds / count
+    return seconds / passes, used / passes, count / passes
 
 
 def replies(model: Model, tokens: int, runs: int) -> list[dict[str, Any]]:
@@ -84,13 +93,16 @@ def replies(model: Model, tokens: int, runs: int) -> list[dict[str, Any]]:
     rows = []
     for depth, (name, grammar) in itertools.product((0, 3), grammars.items()):
         pairs = [
-            [decode_seconds(model, one, tokens, depth) for one in (None, grammar)]
-            for _ in range(runs)
+            [decode_pass(model, one, tokens, depth) for one in (None, grammar)] for _ in range(runs)
         ]
-        plain, within = (statistics.median(times) for times in zip(*pairs, strict=True))
-        row = {"grammar": name, "drafts": depth, "ms without": 1000 * plain}
-        added = statistics.median(b / a - 1 for a, b in pairs)
-        rows.append(row | {"ms with": 1000 * within, "added %": 100 * added})
+        plain, within = (
+            [statistics.median(values) for values in zip(*side, strict=True)]
+            for side in zip(*pairs, strict=True)
+        )
+        row = {"grammar": name, "drafts": depth, "ms without": 1000 * plain[0]}
+        row |= {"tokens without": plain[2], "ms with": 1000 * within[0], "tokens with": within[2]}
+        added = [statistics.median(100 * (b[i] / a[i] - 1) for a, b in pairs) for i in range(2)]
+        rows.append(row | dict(zip(("added %", "added CPU %"), added, strict=True)))
     return rows
 
 

@@ -194,6 +194,21 @@ def test_a_pattern_is_searched_for_in_a_raw_text(writer, pattern, fits, wrong):
         assert not writer.accepts(grammar, call(x=value)), value
 
 
+@pytest.mark.parametrize(
+    ("form", "fits", "wrong"),
+    [
+        ("date", ["2026-11-28"], ["2026-13-01", "2026-1-1", "soon"]),
+        ("date-time", ["2026-11-28T21:35:00Z", "2026-11-28T21:35:00.5+01:00"], ["2026-11-28"]),
+        ("uuid", ["0" * 8 + "-0000-4000-8000-" + "a" * 12], ["0" * 32]),
+        ("email", ["a@b.c", "anything"], []),
+    ],
+)
+def test_a_format_of_a_raw_text(writer, form, fits, wrong):
+    grammar = writer.grammar(ReplyContent(tools=[function({"x": {"format": form}})]))
+    assert all(writer.accepts(grammar, call(x=value)) for value in fits)
+    assert not any(writer.accepts(grammar, call(x=value)) for value in wrong)
+
+
 def test_references_and_unions_bound_a_raw_text(writer):
     schema = {"anyOf": [{"$ref": "#/$defs/unit"}, {"type": "null"}, {"type": "integer"}]}
     tool = function({"x": schema})

@@ -17,11 +17,13 @@ import pytest
 
 from qwen35_mlx import demo as demo_model
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Done, Reply, ToolCall
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
+from qwen35_mlx.session.reply_options import ReplyOptions
 from tests.random_schemas import random_schema, random_tool
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
@@ -326,3 +328,21 @@ def test_thinking_that_a_budget_ends_is_followed_by_the_form(demo, drafting):
         assert replies[0].text == replies[1].text
         assert "directly now" in replies[0].thinking
         person(replies[0])
+
+
+def test_replies_in_shared_passes_keep_to_their_own_forms(demo):
+    forms = [in_schema(PERSON), {"type": "regex", "pattern": "(no, ){6}no"}]
+    options = GREEDY | {"thinking": False}
+    alone = [demo.generate(ASKED, response_format=form, **options).text for form in forms]
+    group = DecodeGroup(demo.network)
+    group.wanted = True
+    turns = []
+    for form in forms:
+        given = ReplyOptions.of(options | {"response_format": form})
+        turn = demo.turn(ASKED, demo.make_cache(), given)
+        turn.group = group
+        turns.append(turn)
+    running = [turn.run() for turn in turns]
+    while running:
+        running = [events for events in running if next(events, None) is not None]
+    assert [turn.content.text for turn in turns] == alone
