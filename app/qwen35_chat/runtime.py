@@ -24,7 +24,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import history
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.load_options import drafting
-from qwen35_mlx.session.engine import Engine, EngineThread
+from qwen35_mlx.session.engine import EngineThread
+from qwen35_mlx.session.engine_protocol import Engine
 from qwen35_mlx.terminal import print_error
 
 if TYPE_CHECKING:

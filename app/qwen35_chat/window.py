@@ -15,7 +15,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import events, requests
-from qwen35_mlx.session.engine import Engine
+from qwen35_mlx.session.engine_protocol import Engine
 
 ModelStatus = Literal["loading", "loaded", "absent", "failed"]
 

@@ -205,12 +205,7 @@ class Chat:
     def add_results(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Add the results of tool calls at the end of the path, without a reply.
 
-        Args:
-            messages: as `send` takes them.
-
-        Raises:
-            Qwen35Error: a message does not fit, or a reply is still being written; nothing is
-                added then.
+        Messages and errors are those of `send`.
         """
         self._check_writable()
         transcript, parent = self._transcript, self.conversation.leaf
@@ -232,8 +227,7 @@ class Chat:
             Qwen35Error: there is no such reply.
         """
         self._check_writable()
-        parent = retried(self.conversation, message)
-        return self._turn(parent, [], options)
+        return self._turn(retried(self.conversation, message), [], options)
 
     def edit(
         self, message: int, text: str, **options: Unpack[ReplyArguments]
@@ -304,8 +298,7 @@ class Chat:
         """
         if self._closed or not self.model.owner.in_process:
             return
-        if (events := self._last.open_events()) is not None:
-            events.close()
+        self._last.close()
         self._closed = True
         if self._own_snapshots and self._snapshots.disk is not None:
             self._snapshots.disk.flush()
@@ -317,11 +310,7 @@ class Chat:
         self.model.owner.check("this chat")
         if self._closed:
             raise Qwen35Error("this chat is closed: open the conversation again")
-        if self._last.open_events() is not None:
-            raise Qwen35Error(
-                "the last reply of this chat is still being written: take its events to the end, "
-                "or close() them"
-            )
+        self._last.check_over()
 
     def _check_writable(self) -> None:
         self._check_idle()

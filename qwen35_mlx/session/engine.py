@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -52,32 +52,6 @@ if TYPE_CHECKING:
 # Wait for further requests before measuring a conversation: a long one takes about a second and
 # holds the GIL.
 MEASURE_DELAY_SECONDS = 0.3
-
-
-class Engine(Protocol):
-    """What a user interface needs of an engine. Only `close` blocks."""
-
-    def start(self) -> None:
-        """Begin to load the model: `Loading` events, then `Loaded` or `Failed`."""
-        ...
-
-    def submit(self, request: Request) -> None:
-        """Queue a request. `session.requests` lists the events it ends in; a turn ends in `Done`,
-        `Cancelled` or `Failed`."""
-        ...
-
-    def cancel(self) -> None:
-        """Cancel all turns and loads queued so far. The running one stops within one chunk of the
-        prompt or one token."""
-        ...
-
-    def poll(self) -> list[Event]:
-        """The events since the last call, oldest first."""
-        ...
-
-    def close(self) -> None:
-        """Cancel, and wait up to `CLOSE_SECONDS` for the thread to end."""
-        ...
 
 
 class EngineThread:

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Generator
 from typing import Any, TypeVar
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.session.turn import Turn
 
@@ -63,7 +64,23 @@ class LastTurn:
         self._events = weakref.ref(begun)
         return begun
 
-    def open_events(self) -> TurnEvents[Any] | None:
-        """The events of a turn that is neither complete nor closed nor dropped."""
+    def check_over(self) -> None:
+        """Refuse another turn before the end of this one.
+
+        Raises:
+            Qwen35Error: its events are neither complete nor closed nor dropped.
+        """
+        if self._open_events() is not None:
+            raise Qwen35Error(
+                "the last reply of this chat is still being written: take its events to the end, "
+                "or close() them"
+            )
+
+    def close(self) -> None:
+        """Cancel the turn, if it is not over."""
+        if (events := self._open_events()) is not None:
+            events.close()
+
+    def _open_events(self) -> TurnEvents[Any] | None:
         events = self._events and self._events()
         return events if events is not None and events.open else None

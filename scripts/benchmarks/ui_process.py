@@ -20,7 +20,7 @@ from qwen35_chat.runtime import ChatRuntime, app_class
 
 from qwen35_mlx.library.conversation import Message, Usage
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session.engine import Engine
+from qwen35_mlx.session.engine_protocol import Engine
 from qwen35_mlx.session.events import Answer, Done, Event, Loaded, Opened, Thinking, TurnStarted
 from qwen35_mlx.session.requests import Open, Request, Send
 

@@ -160,6 +160,34 @@ def test_what_does_not_fit_into_the_memory_together_runs_one_after_the_other(cli
     assert not any(clients.order[i][0] == "b" for i in started if i < last)
 
 
+def test_replies_are_as_each_alone_while_others_come_and_go(clients, model):
+    """One begins later, one is cancelled, and one's client goes away, all amid shared passes."""
+    asked: dict[str, Asked] = {}
+
+    def late(event: Event) -> None:
+        if isinstance(event, TOKENS) and "Late" not in asked:
+            asked["Late"] = clients.ask("Late", client="late", max_tokens=20)
+
+    def gone(event: Event) -> None:
+        if isinstance(event, TOKENS):
+            raise ConnectionError
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, TOKENS):
+            cancelled.ticket.cancel()
+
+    asked["First"] = clients.ask("First", client="first", max_tokens=40, seen=late)
+    cancelled = clients.ask("Cancelled", client="cancelled", max_tokens=40, seen=cancel)
+    left = clients.ask("Left", client="left", max_tokens=40, seen=gone)
+    asked["First"].done()
+    for text, one in asked.items():
+        length = one.done().usage.reply_tokens
+        message = [{"role": "user", "content": text}]
+        *_, expected = model.stream(message, max_tokens=length, **GREEDY)
+        assert one.done().message == expected.message
+    assert cancelled.end() == left.end() == Cancelled()
+
+
 def test_an_error_of_one_request_ends_it_alone(clients):
     other = clients.ask("Question", max_tokens=40)
     bad = {

@@ -23,7 +23,7 @@ from tests.session.test_engine_kills import check_stored_files, killed
 
 KILLS = int(os.environ.get("QWEN35_KILLS", "2"))
 # Sessions at the same time, and kills after which others begin: the context of the model is small.
-SESSIONS, KILLS_EACH = 6, 3
+SESSIONS, KILLS_EACH = 4, 3
 
 
 def start(
@@ -84,7 +84,7 @@ def test_every_session_that_was_acknowledged_goes_on_after_a_kill(model_folder, 
 
 def test_two_engines_and_a_chat_on_one_library_lose_nothing(model_folder, model, tmp_path):
     """Both engines reply in the same sessions, and the chat writes beside them."""
-    questions, names = 3, ["a", "b"]
+    questions, names = 2, ["a", "b"]
     Library(tmp_path).close()
     processes = [
         start(model_folder, tmp_path, name, names, questions, 6) for name in ("one", "two")

@@ -153,23 +153,6 @@ def test_a_session_open_elsewhere_is_waited_for_and_then_refused_by_name(
     clients.ask("Three", session="notes").done()
 
 
-def test_two_engines_make_one_conversation_of_a_name(clients, library, model_folder, folder):
-    """Every message of both is in it."""
-    with Library(folder) as theirs:
-        engine = RequestEngine(str(model_folder), library=theirs)
-        engine.start()
-        other = Clients(engine)
-        asked = [
-            one.ask(f"Question {n}", session="notes") for n in range(4) for one in (clients, other)
-        ]
-        for one in asked:
-            one.done()
-        engine.close()
-    assert library.count() == 1
-    questions = sorted(m.content for m in stored(library, "notes").path()[::2])
-    assert questions == sorted(f"Question {n}" for n in range(4) for _ in range(2))
-
-
 @pytest.mark.parametrize(
     ("request_", "part"),
     [
@@ -227,9 +210,9 @@ def test_a_reply_that_is_cancelled_is_kept_so_far(clients, library):
 
 def test_a_session_after_a_restart_is_the_same_to_the_bit(model_folder, tmp_path):
     """Its texts, and every byte of its states on disk."""
-    turns = [f"Question {n} and some words" for n in range(4)]
+    turns = [f"Question {n} and some words" for n in range(3)]
     found = []
-    for name, restarts in (("one", (4,)), ("two", (1, 2, 4))):
+    for name, restarts in (("one", (3,)), ("two", (1, 3))):
         start = 0
         for end in restarts:
             with Library(tmp_path / name) as library:
@@ -245,5 +228,5 @@ def test_a_session_after_a_restart_is_the_same_to_the_bit(model_folder, tmp_path
         found.append((texts, states))
     assert found[0][0] == found[1][0]
     assert found[0][1].keys() == found[1][1].keys()
-    assert len(found[0][1]) > 6
+    assert len(found[0][1]) > 4
     assert found[0][1] == found[1][1]

@@ -66,28 +66,26 @@ def serve(model, folder: Path, work: Callable[[Clients], None]) -> None:
             engine.close()
 
 
-@pytest.mark.parametrize("thinking", [True, False])
-def test_twenty_turns_with_the_whole_history_prefill_what_is_new(reader, folder, thinking):
+def test_twenty_turns_with_the_whole_history_prefill_what_is_new(reader, folder):
     """Half of them before a restart; the logits behind them equal a fresh prefill."""
-    ours = Conversation(reader, thinking=thinking)
-    other = Conversation(reader, thinking=thinking)
+    ours, other = (Conversation(reader, thinking=thinking) for thinking in (True, False))
 
     def half(start: int, clients: Clients) -> None:
         for turn in range(start, start + TURNS // 2):
             ours.ask(clients, f"{turn} + 5?")
-            if turn % 4 == 0:
+            if turn % 3 == 0:
                 other.ask(clients, f"{turn} * 3?")  # between them, on the same cache
 
     serve(reader, folder, lambda clients: half(0, clients))
     serve(reader, folder, lambda clients: half(TURNS // 2, clients))
     for one in (ours, other):
         assert one.prefilled <= 1.1 * one.new
-    check_state(reader, folder, ours, thinking)
+    check_state(reader, folder, ours)
 
 
-def check_state(reader, folder: Path, conversation: Conversation, thinking: bool) -> None:
+def check_state(reader, folder: Path, conversation: Conversation) -> None:
     """What the cache holds of the newest prompt gives the logits of a fresh prefill."""
-    prompt = reader.ids(conversation.messages[:-1], thinking=thinking)
+    prompt = reader.ids(conversation.messages[:-1], **conversation.options)
     states = reader.open_states(folder)
     cache = reader.make_cache()
     SnapshotCache(states).restore(prompt, cache)
