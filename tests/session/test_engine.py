@@ -403,7 +403,7 @@ def test_a_turn_cancelled_before_its_reply_is_taken_back(durable, library):
 def test_an_error_within_a_turn_ends_the_turn_only(durable, library, monkeypatch):
     from qwen35_mlx.session import turn
 
-    def broken(*_):
+    def broken(*_, **__):
         raise ValueError("two\nlines")
         yield
 

@@ -60,7 +60,7 @@ def failure(engine: EngineThread) -> str:
 def test_an_error_of_any_kind_fails_the_turn_and_the_next_one_runs(
     engine, library, monkeypatch, error
 ):
-    def broken(*_):
+    def broken(*_, **__):
         raise error
         yield
 

@@ -163,4 +163,4 @@ def test_a_server_by_http_gets_the_headers(address: str, loop: EventLoopThread) 
     assert call(server, "echo", text="after") == ToolResult("after")
     server.close(5)
     refused = started(ServerConfig("web", url=address), loop)
-    assert refused.state.status == "failed"
+    assert refused.state.error == "Server returned an error response: check its url and headers"
