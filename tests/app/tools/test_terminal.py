@@ -33,7 +33,7 @@ def terminal(home: Path, tmp_path: Path, folder: Path) -> Iterable[Terminal]:
     command = [sys.executable, "-m", "qwen35_chat.main", "--fake"]
     options = ["--mcp-config", str(config), "--tools-folder", str(folder)]
     with Terminal([*command, *options], environment=environment, size=(100, 40)) as terminal:
-        terminal.until(lambda: "12 tools" in terminal.text)
+        terminal.until(lambda: "13 tools" in terminal.text)
         yield terminal
         terminal.write(QUIT)
         assert terminal.wait(15) == 0
