@@ -28,6 +28,7 @@ BENCHMARKS = (
         "matvec",
         "passes",
         "recipes",
+        "server",
         "session",
     ),
     "ui",
