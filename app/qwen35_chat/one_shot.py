@@ -84,14 +84,16 @@ def _turns(
     content: str | list[dict[str, Any]] = prompt
     for _ in range(MAX_ROUNDS):
         calls: list[ToolCall] = []
+        complete = False  # a reply that is cut short may have cut a call, too
         for event in chat.send(content, **turn):
             if tools is not None and isinstance(event, ToolCall):
                 calls.append(event)
                 arguments = shown_arguments(event.arguments, None)
                 yield Notice(f"the model calls {shown_name(event.name)}({arguments})")
             else:
+                complete = isinstance(event, Done) and event.finish_reason == "tool_calls"
                 yield event
-        if tools is None or not calls:
+        if tools is None or not complete:
             return
         content = tools.results(calls)
     raise Qwen35Error(f"the model has called tools {MAX_ROUNDS} times in a row: it was stopped")

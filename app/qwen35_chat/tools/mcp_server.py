@@ -96,7 +96,9 @@ class McpServer:
                 raise
             except BaseException as error:
                 if number == self._run_number:
-                    self._show("failed", error=self._reason(error))
+                    advice = "check its url and headers" if self._config.url else ""
+                    reason = ": ".join(part for part in (self._reason(error), advice) if part)
+                    self._show("failed", error=reason)
             finally:
                 self._client = None
 

@@ -179,7 +179,10 @@ def open_toolbox(
     problems: list[str] = []
     found: list[config.ServerConfig] = []
     if mcp_config is not None:
-        found, problems = config.read_servers(Path(mcp_config).expanduser(), required=True)
+        try:
+            found, problems = config.read_servers(absolute_user_path(mcp_config), required=True)
+        except Qwen35Error as error:
+            problems = [str(error)]
     elif settings is not None:
         make_private(settings / config.FILE_NAME)
         found, problems = config.read_servers(settings / config.FILE_NAME, required=False)

@@ -70,8 +70,10 @@ def test_a_huge_result_is_cut_with_a_line_that_says_so(test_server: McpServer) -
 def test_a_slow_call_is_given_up_at_once_and_others_go_on(test_server: McpServer) -> None:
     slow = test_server.call("slow", {})
     assert call(test_server, "echo", text="beside") == ToolResult("beside")
+    assert call(test_server, "cancelled").text == "0"
     assert slow.cancel()
     assert call(test_server, "echo", text="after") == ToolResult("after")
+    until(lambda: call(test_server, "cancelled").text == "1")
 
 
 def test_a_server_learns_nothing_of_the_folders_here(test_server: McpServer) -> None:
@@ -163,4 +165,4 @@ def test_a_server_by_http_gets_the_headers(address: str, loop: EventLoopThread) 
     assert call(server, "echo", text="after") == ToolResult("after")
     server.close(5)
     refused = started(ServerConfig("web", url=address), loop)
-    assert refused.state.status == "failed"
+    assert refused.state.error == "Server returned an error response: check its url and headers"

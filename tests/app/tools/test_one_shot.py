@@ -72,6 +72,15 @@ def test_a_named_tool_runs_and_its_result_is_answered(
     ]
 
 
+def test_calls_of_a_reply_that_was_cut_short_do_not_run(
+    config: str, scripted: Callable[..., ScriptedChat], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = scripted([CALL, done("length")])
+    assert main(["-p", "go", "--mcp-config", config, "--allow-tools", "test__echo"]) == 0
+    assert chat.sent == ["go"]
+    assert "cut short" in capsys.readouterr().err
+
+
 def test_without_names_no_server_starts_and_no_tool_is_offered(
     config: str,
     home: Path,

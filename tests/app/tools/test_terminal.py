@@ -33,7 +33,7 @@ def terminal(home: Path, tmp_path: Path, folder: Path) -> Iterable[Terminal]:
     command = [sys.executable, "-m", "qwen35_chat.main", "--fake"]
     options = ["--mcp-config", str(config), "--tools-folder", str(folder)]
     with Terminal([*command, *options], environment=environment, size=(100, 40)) as terminal:
-        terminal.until(lambda: "12 tools" in terminal.text)
+        terminal.until(lambda: "13 tools" in terminal.text)
         yield terminal
         terminal.write(QUIT)
         assert terminal.wait(15) == 0
@@ -73,7 +73,7 @@ def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, fold
     terminal.until(lambda: "Result of test__echo in" in terminal.text)
     stop(terminal)
 
-    for name in ("failing", "huge", "leave"):
+    for name in ("failing", "huge", "outside", "slow", "leave"):
         terminal.write(f"/tools test__{name} always\r")
         terminal.until(lambda name=name: f"test__{name} always runs" in terminal.text)
     terminal.write("call test__failing\r")
@@ -85,16 +85,13 @@ def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, fold
 
     # The result of this tool is the next call of the model: it reads outside the folder.
     ask(terminal, "call test__outside")
-    choose(terminal)
-    terminal.until(lambda: "Run read_file of folder?" in terminal.text)
-    time.sleep(0.7)
+    assert "Run read_file of folder?" in terminal.text
     choose(terminal)
     terminal.until(lambda: "folder__read_file: the path leaves the folder" in terminal.text)
     assert "the secret" not in terminal.text
     stop(terminal)
 
-    ask(terminal, "call test__slow")
-    choose(terminal)
+    terminal.write("call test__slow\r")
     terminal.until(lambda: "Running slow" in terminal.text)
     terminal.write("\x1b")
     terminal.until(lambda: "test__slow: the user stopped this call" in terminal.text)
@@ -103,5 +100,5 @@ def test_servers_are_called_and_what_goes_wrong_is_told(terminal: Terminal, fold
     terminal.write("call test__leave\r")
     terminal.until(lambda: "test__leave: Connection closed" in terminal.text)
     terminal.until(lambda: "its last line: the server has had enough" in terminal.text)
-    terminal.until(lambda: "2 tools" in terminal.text)
+    terminal.until(lambda: " 2 tools" in terminal.text)
     stop(terminal)

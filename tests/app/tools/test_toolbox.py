@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.disk_calls import finished
+from qwen35_chat.fake import done
+from qwen35_chat.tools.calls import ToolResult
 from qwen35_chat.tools.toolbox import Toolbox, open_toolbox
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session.events import Notice
+from qwen35_mlx.session.events import Notice, ToolCall
+from qwen35_mlx.session.requests import AddResults
 from tests.app.plain_drive import PlainChat
 from tests.app.test_controller import LoneController
 from tests.app.tools.drive import ScriptedServer, toolbox, until, write_config
@@ -48,6 +51,31 @@ def test_a_folder_that_is_none_is_one_line(folder: str, home: Path) -> None:
     assert tools is None
     assert len(problems) == 2
     assert all("\n" not in line for line in problems)
+
+
+@pytest.mark.parametrize("file", ["~nobody-here/x", "a\0b", "\udcff", "x" * 5000, ".", "missing"])
+def test_a_file_that_is_none_is_one_line(file: str, home: Path) -> None:
+    tools, (problem,) = open_toolbox(home, file, "")
+    assert tools is None
+    assert "\n" not in problem
+
+
+def test_results_are_stored_when_the_window_closes(home: Path) -> None:
+    with Library(home) as library:
+        window = LoneController(library)
+        files = ScriptedServer("files", "read")
+        window.toolbox = toolbox(files)
+        window.send("read twice")
+        call = ToolCall("files__read", {})
+        window.after(call, call, done("tool_calls"))
+        window.answer_tool("once")
+        files.futures[0].set_result(ToolResult("text"))
+        window.after()
+        window.end_calls()
+        reason = "this call was not run, since the user stopped the turn"
+        assert window.engine.requests[-1] == AddResults(("text", f"Error: {reason}"))
+        window.end_calls()
+        assert not window.busy
 
 
 def test_a_server_that_is_disabled_starts_once_it_is_switched_on(home: Path) -> None:
