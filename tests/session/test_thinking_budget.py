@@ -88,6 +88,19 @@ def test_drafts_change_nothing(model: Model, closed: Turn, drafter: str):
     assert_ends(model, turn, closed, len(closed.reply_ids))
 
 
+@pytest.mark.parametrize("budget", [0, BUDGET])
+def test_an_answer_after_the_close_keeps_to_its_format(model: Model, budget: int):
+    schema = {"type": "boolean"}
+    reply = model.generate(
+        QUESTION,
+        thinking=True,
+        thinking_budget=budget,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert reply.text in ("true", "false")
+    assert CLOSED in reply.thinking
+
+
 def test_replies_in_shared_passes_are_closed_one_by_one(model: Model, closed: Turn):
     """Also where one joins the others after a start by itself, with drafts."""
     group = DecodeGroup(model.network)
