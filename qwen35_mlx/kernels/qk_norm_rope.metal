@@ -1,14 +1,16 @@
-// Queries and keys of full attention between their joint projection and the cache, for a few
-// tokens: RMS norm of every query and key head, then rotation of its first ROTARY dimensions.
+// Queries, keys and values of full attention between their joint projection and the cache, for a few
+// tokens: RMS norm of every query and key head, then rotation of its first ROTARY dimensions. Values
+// are copied beside the keys, so that both go into the cache together.
 //
-// Launch: one SIMD group (a threadgroup of its own) per token and head, B * L * (H + KV) in all.
+// Launch: one SIMD group (a threadgroup of its own) per token and head, B * L * (H + KV) in all: that
+// of a key has the value, too.
 //
 // projected      [B, L, 2 H D + 2 KV D]   query and gate of each head; then keys; then values
 // q_norm, k_norm [D]; EPS: bits of the norms' epsilon
 // wavelengths    [ROTARY / 2] float32     positions per radian
 // offset         [1] or [B] int32         position of the first token of all rows, or of each
 // MAGNITUDE      bits of the float32 that rotated dimensions are multiplied by
-// -> q [B, H, L, D], k [B, KV, L, D]
+// -> q [B, H, L, D], kv [2, B, KV, L, D]
 
 constexpr int WIDTH = 2 * (H + KV) * D;
 constexpr int PAIRS = ROTARY / 2;         // dimension i rotates with i + PAIRS
@@ -26,8 +28,13 @@ const bool is_query = head < H;
 
 auto head_in = projected + row * WIDTH + (is_query ? 2 * head * D : (H + head) * D);
 auto head_out = is_query ? q + ((batch * H + head) * L + token) * D
-                         : k + ((batch * KV + head - H) * L + token) * D;
+                         : kv + ((batch * KV + head - H) * L + token) * D;
 auto norm_weight = is_query ? q_norm : k_norm;
+
+if (!is_query) {
+  auto value_out = head_out + static_cast<int>(projected_shape[0]) * KV * L * D;
+  for (int i = lane; i < D; i += 32) value_out[i] = head_in[KV * D + i];
+}
 
 // All loads come before the first store, since a compiler moves none across a store and their
 // latency dominates. A lane without a pair reads the first.

@@ -1,7 +1,7 @@
 """RMS norm and rotary embedding of queries and keys, between their projection and the cache.
 
 Plain MLX takes two norms, two rotations and copies of strided arrays for it; the kernel takes one
-dispatch.
+dispatch. Keys and values come out in one array, which the cache writes at once.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ KERNEL = "one dispatch"
 _KERNEL = Kernel(
     "qk_norm_rope",
     inputs=("projected", "q_norm", "k_norm", "wavelengths", "offset"),
-    outputs=("q", "k"),
+    outputs=("q", "kv"),
 )
 
 
@@ -81,7 +81,7 @@ def qk_norm_rope(
     layer: AttentionParameters,
     selection: KernelSelection,
 ) -> tuple[mx.array, mx.array]:
-    """Queries and keys, normalised and rotated, by the selected variant.
+    """Queries and keys, normalised and rotated, and values, by the selected variant.
 
     Args:
         projected: [B, T, 2 heads head_dim + 2 kv_heads head_dim]: query and gate of each head,
@@ -89,7 +89,8 @@ def qk_norm_rope(
         offset: position of the first token, a number or int32 []; or int32 [B], that of each row.
 
     Returns:
-        q [B, heads, T, head_dim] and k [B, kv_heads, T, head_dim], in projected's dtype.
+        q [B, heads, T, head_dim], and keys and values [2, B, kv_heads, T, head_dim], in projected's
+        dtype.
     """
     decoding = projected.shape[1] <= MAX_DECODE_TOKENS
     plain = partial(reference, projected, offset, layer)
@@ -116,10 +117,10 @@ def reference(
     projected: mx.array, offset: int | mx.array, layer: AttentionParameters
 ) -> tuple[mx.array, mx.array]:
     """`qk_norm_rope` in plain MLX, for any number of tokens."""
-    q, _, k, _ = split_projection(projected, layer)
+    q, _, k, v = split_projection(projected, layer)
     q = mx.fast.rms_norm(q, layer.q_norm, layer.eps).astype(projected.dtype).swapaxes(1, 2)
     k = mx.fast.rms_norm(k, layer.k_norm, layer.eps).astype(projected.dtype).swapaxes(1, 2)
-    return layer.rope(q, offset), layer.rope(k, offset)
+    return layer.rope(q, offset), mx.stack([layer.rope(k, offset), v.swapaxes(1, 2)])
 
 
 def kernel(
@@ -136,7 +137,7 @@ def kernel(
         threads=SIMD_WIDTH,
         outputs=[
             ((batch, layer.heads, tokens, layer.head_dim), projected.dtype),
-            ((batch, layer.kv_heads, tokens, layer.head_dim), projected.dtype),
+            ((2, batch, layer.kv_heads, tokens, layer.head_dim), projected.dtype),
         ],
         constants={
             "InT": projected.dtype,
@@ -152,5 +153,5 @@ def kernel(
     if isinstance(offset, int):
         offset = mx.array(offset, mx.int32)
     inputs = [projected, layer.q_norm, layer.k_norm, layer.rope.wavelengths, offset.reshape(-1)]
-    q, k = _KERNEL(inputs, launch)
-    return q, k
+    q, kv = _KERNEL(inputs, launch)
+    return q, kv

@@ -67,7 +67,7 @@ class Attention:
     def project(
         self, x: mx.array, offset: int | mx.array, norm: RMSNorm | None = None
     ) -> tuple[mx.array, ...]:
-        """Queries, keys, values and the output gate.
+        """Queries, keys and values, and the output gate.
 
         Args:
             x: [B, T, hidden].
@@ -75,70 +75,67 @@ class Attention:
             norm: applied to x first.
 
         Returns:
-            q [B, heads, T, head_dim]; k, v [B, kv_heads, T, head_dim];
+            q [B, heads, T, head_dim]; kv [2, B, kv_heads, T, head_dim];
             gate [B, T, heads, head_dim].
         """
         projected = self.qkv_proj.joined(x, norm)
-        _, gate, _, v = split_projection(projected, self.parameters)
-        q, k = qk_norm_rope(projected, offset, self.parameters, self.selection)
-        return q, k, v.swapaxes(1, 2), gate
+        _, gate, _, _ = split_projection(projected, self.parameters)
+        q, kv = qk_norm_rope(projected, offset, self.parameters, self.selection)
+        return q, kv, gate
 
-    def attend(self, q: mx.array, k: mx.array, v: mx.array, cache: KVCache) -> mx.array:
-        """Append k and v to the cache and attend to all of it -> [B, heads, T, head_dim]."""
-        rows = cache.update(k, v)
+    def attend(self, q: mx.array, kv: mx.array, cache: KVCache) -> mx.array:
+        """Append kv to the cache and attend to all of it -> [B, heads, T, head_dim]."""
+        rows = cache.update(kv[0], kv[1])
         scale = self.head_dim**-0.5
         if cache.bits is None:
             return causal_attention(q, rows[0], rows[1], scale, self.selection)
         return quantized_attention(q, rows, cache.bits, scale, self.selection)
 
-    def attend_gated(
-        self, q: mx.array, k: mx.array, v: mx.array, gate: mx.array, cache: KVCache
-    ) -> mx.array:
+    def attend_gated(self, q: mx.array, kv: mx.array, gate: mx.array, cache: KVCache) -> mx.array:
         """`attend` and the output gate in the decode kernel -> [B, T, heads head_dim].
 
         Only where `uses_decode_kernel`.
         """
-        place = cache.next_in_tail(k.shape[2])
+        place = cache.next_in_tail(kv.shape[3])
         buffer, tail = cache.parts
         append_and_attend = partial(_append_and_attend, place, self.head_dim**-0.5)
         if self._shared is not None:
             append_and_attend = self._shared.get(append_and_attend, place, q)
 
         def kernel() -> mx.array:
-            y, *rows = append_and_attend(q, k, v, gate, *buffer, *tail)
+            y, *rows = append_and_attend(q, kv, gate, *buffer, *tail)
             cache.set_tail(place, tuple(rows))
             return y
 
         def plain() -> mx.array:
-            return decode_attention.apply_gate(self.attend(q, k, v, cache), gate)
+            return decode_attention.apply_gate(self.attend(q, kv, cache), gate)
 
         return self.selection.attempt(_operation(cache), kernel, plain)
 
     def attend_each(
         self,
         q: mx.array,
-        k: mx.array,
-        v: mx.array,
+        kv: mx.array,
         gate: mx.array,
         caches: Sequence[KVCache],
     ) -> mx.array:
         """Each row's own attention, gated: as `attend_gated`, where row i has `caches[i]`."""
         rows = []
         for i, cache in enumerate(caches):
-            one = q[i : i + 1], k[i : i + 1], v[i : i + 1]
-            if self.uses_decode_kernel(*one[:2], cache):
+            one = q[i : i + 1], kv[:, i : i + 1]
+            if self.uses_decode_kernel(*one, cache):
                 rows.append(self.attend_gated(*one, gate[i : i + 1], cache))
             else:
                 attended = self.attend(*one, cache)
                 rows.append(decode_attention.apply_gate(attended, gate[i : i + 1]))
         return mx.concatenate(rows)
 
-    def uses_decode_kernel(self, q: mx.array, k: mx.array, cache: KVCache) -> bool:
+    def uses_decode_kernel(self, q: mx.array, kv: mx.array, cache: KVCache) -> bool:
         """Whether the decode kernel is selected and supports these shapes and this cache."""
         if cache.bits not in (None, decode_attention.PACKED_BITS) or not cache.offset:
             return False
         variant = getattr(self.selection, _operation(cache))
-        return variant == decode_attention.KERNEL and decode_attention.supports(q, k)
+        return variant == decode_attention.KERNEL and decode_attention.supports(q, kv[0])
 
     def gate_and_project(
         self, attended: mx.array, gate: mx.array, residual: mx.array | None = None
@@ -160,19 +157,18 @@ def _append_and_attend(
     place: TailPlace,
     scale: float,
     q: mx.array,
-    k: mx.array,
-    v: mx.array,
+    kv: mx.array,
     gate: mx.array,
     *arrays: mx.array,
 ) -> tuple[mx.array, ...]:
-    """The decode kernel's output, and the tail with k and v.
+    """The decode kernel's output, and the tail with kv.
 
     Args:
         arrays: of the buffer, then of the tail.
     """
-    half = len(arrays) // 2
-    buffer, tail = arrays[:half], arrays[half:]
-    place.write(tail, k, v)
+    # The tail has keys and values in one array, the buffer in two.
+    buffer, tail = arrays[: len(arrays) // 3 * 2], arrays[len(arrays) // 3 * 2 :]
+    place.write(tail, kv)
     return decode_attention.kernel(q, *place.in_use(buffer, tail), gate, scale), *tail
 
 

@@ -81,14 +81,14 @@ class TailPlace:
     start: int
     end: int
 
-    def write(self, tail: KVArrays, keys: mx.array, values: mx.array) -> None:
-        """Write rows, [B, kv_heads, end - start, head_dim], to their place in the tail."""
-        for array, rows in zip(tail, _stored(keys, values, self.bits), strict=True):
+    def write(self, tail: KVArrays, kv: mx.array) -> None:
+        """Write keys and values, [2, B, kv_heads, end - start, head_dim], to their place."""
+        for array, rows in zip(tail, _stored(kv, self.bits), strict=True):
             array[..., self.start : self.end, :] = rows
 
     def in_use(self, buffer: KVArrays, tail: KVArrays) -> tuple[KVArrays, KVArrays]:
         """The rows of both, as `KVCache.append_to_tail` returns them."""
-        return first_rows(buffer, self.buffered), first_rows(tail, self.end)
+        return first_rows(buffer, self.buffered), first_rows(_keys_and_values(tail), self.end)
 
 
 class KVCache:
@@ -101,12 +101,13 @@ class KVCache:
     def __init__(self, bits: int | None = None) -> None:
         self.bits = bits
         self._buffer: _Buffer | None = None
-        # Arrays [B, kv_heads, TAIL_ROWS, ...] as in the buffer, `_tail_length` rows filled.
+        # Keys and values together, [2, B, kv_heads, TAIL_ROWS, ...] in the format of the buffer,
+        # `_tail_length` rows filled: half as many arrays to write at every token.
         self._tail: KVArrays = ()
         self._tail_length = 0
         self.offset = 0
 
-    def append_to_tail(self, keys: mx.array, values: mx.array) -> tuple[KVArrays, KVArrays]:
+    def append_to_tail(self, kv: mx.array) -> tuple[KVArrays, KVArrays]:
         """Append T rows, at most `TAIL_ROWS`, without writing them to the buffer.
 
         MLX writes into an array in place only if no pending computation still reads it; otherwise
@@ -114,7 +115,7 @@ class KVCache:
         is small enough to copy.
 
         Args:
-            keys, values: [B, kv_heads, T, head_dim].
+            kv: keys and values, [2, B, kv_heads, T, head_dim].
 
         Returns:
             keys and values of the buffer, [B, kv_heads, N, head_dim] each, and of the tail,
@@ -123,8 +124,8 @@ class KVCache:
 
         The cache must hold a row already.
         """
-        place = self.next_in_tail(keys.shape[2])
-        place.write(self._tail, keys, values)
+        place = self.next_in_tail(kv.shape[3])
+        place.write(self._tail, kv)
         self.set_tail(place, self._tail)
         return place.in_use(self._rows, self._tail)
 
@@ -137,8 +138,11 @@ class KVCache:
         if self._tail_length + count > TAIL_ROWS:
             self._flush_tail()
         if not self._tail_length:
-            # An array of the buffer may have fewer rows than the tail.
-            self._tail = tuple(_empty_rows(array, TAIL_ROWS) for array in self._buffer.rows)
+            keys = self._buffer.rows[: len(self._buffer.rows) // 2]
+            self._tail = tuple(
+                mx.zeros((2, *array.shape[:2], TAIL_ROWS, array.shape[3]), array.dtype)
+                for array in keys
+            )
         buffered = self.offset - self._tail_length
         return TailPlace(self.bits, buffered, self._tail_length, self._tail_length + count)
 
@@ -156,7 +160,8 @@ class KVCache:
     def _flush_tail(self) -> None:
         """Move the tail's rows into the buffer."""
         if self._tail_length:
-            rows = tuple(array[..., : self._tail_length, :] for array in self._tail)
+            tail = _keys_and_values(self._tail)
+            rows = tuple(array[..., : self._tail_length, :] for array in tail)
             self.offset -= self._tail_length
             self._tail, self._tail_length = (), 0
             self._write(rows)
@@ -172,7 +177,7 @@ class KVCache:
             words, scales and biases of the keys, then of the values (see `mx.quantize`).
         """
         self._flush_tail()
-        return self._write(_stored(keys, values, self.bits))
+        return self._write((*_stored(keys, self.bits), *_stored(values, self.bits)))
 
     def _write(self, rows: KVArrays) -> KVArrays:
         """`update` with rows in the buffer's format."""
@@ -265,12 +270,11 @@ def _empty_rows(like: mx.array, count: int) -> mx.array:
     return mx.zeros((batch, heads, count, width), like.dtype)
 
 
-def _stored(keys: mx.array, values: mx.array, bits: int | None) -> KVArrays:
-    """Rows in the format of a buffer."""
-    if bits is None:
-        return keys, values
-    return (*_quantize(keys, bits), *_quantize(values, bits))
+def _stored(rows: mx.array, bits: int | None) -> KVArrays:
+    """Keys, values or both in the format of a buffer: packed words, scales and biases."""
+    return (rows,) if bits is None else tuple(mx.quantize(rows, group_size=KV_GROUP, bits=bits))
 
 
-def _quantize(x: mx.array, bits: int) -> KVArrays:
-    return tuple(mx.quantize(x, group_size=KV_GROUP, bits=bits))
+def _keys_and_values(tail: KVArrays) -> KVArrays:
+    """The arrays of a tail in the order of those of a buffer."""
+    return (*[array[0] for array in tail], *[array[1] for array in tail])

@@ -78,8 +78,8 @@ class Layer:
             stack: of the layer, empty at first.
         """
         if isinstance(self.mixer, Attention):
-            q, k, v, gate = self._recordings.get(self._project, x)(x, offsets)
-            gated = self.mixer.attend_each(q, k, v, gate, cast(Sequence[KVCache], caches))
+            q, kv, gate = self._recordings.get(self._project, x)(x, offsets)
+            gated = self.mixer.attend_each(q, kv, gate, cast(Sequence[KVCache], caches))
             return self._recordings.get(self._after_gated, x)(x, gated)
         states = cast(Sequence[DeltaState], caches)
         run = self._recordings.get(self._delta_net_layer, x)
@@ -110,11 +110,11 @@ class Layer:
         assert isinstance(self.mixer, Attention)
         # A compiled function would be recorded anew for every Python number.
         offset = mx.array(cache.offset, mx.int32) if self._recordings.applies(x) else cache.offset
-        q, k, v, gate = self._recordings.get(self._project, x)(x, offset)
-        if self.mixer.uses_decode_kernel(q, k, cache):
-            gated = self.mixer.attend_gated(q, k, v, gate, cache)
+        q, kv, gate = self._recordings.get(self._project, x)(x, offset)
+        if self.mixer.uses_decode_kernel(q, kv, cache):
+            gated = self.mixer.attend_gated(q, kv, gate, cache)
             return self._recordings.get(self._after_gated, x)(x, gated)
-        attended = self.mixer.attend(q, k, v, cache)
+        attended = self.mixer.attend(q, kv, cache)
         return self._recordings.get(self._after_attention, x)(x, attended, gate)
 
     def _project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, ...]:

@@ -189,7 +189,7 @@ def _few_queries(
         buffered = max(length - TAIL_ROWS, 1)
         cache = KVCache(kv_bits)
         cache.update(k[:, :, :buffered], v[:, :, :buffered])
-        parts = cache.append_to_tail(k[:, :, buffered:], v[:, :, buffered:])
+        parts = cache.append_to_tail(mx.stack([k[:, :, buffered:], v[:, :, buffered:]]))
         mx.eval(rows, parts)
 
         def run() -> Outputs:

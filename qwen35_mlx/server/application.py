@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen35_mlx.server import chat_completions, completions, messages, response_input
-from qwen35_mlx.server.bodies import ClientGoneError, read_json
+from qwen35_mlx.server.bodies import ClientGoneError, read_body
 from qwen35_mlx.server.errors import ApiError, anthropic_error, openai_error
 from qwen35_mlx.server.exchange import Exchange
 from qwen35_mlx.server.guard import Guard
@@ -58,10 +58,9 @@ def application(service: Service) -> ASGIApp:
         return JSONResponse(model_json(service))
 
     async def error(request: Request, found: Exception) -> Response:
-        if isinstance(found, HTTPException):
-            found = _no_route(request, found)
-        assert isinstance(found, ApiError)
-        return JSONResponse(error_json(request.scope, found), found.status)
+        is_route = isinstance(found, HTTPException)
+        line = _no_route(request, found) if is_route else api_error(found)
+        return JSONResponse(error_json(request.scope, line), line.status)
 
     routes = [
         *(
@@ -74,7 +73,7 @@ def application(service: Service) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
     ]
-    handlers: Any = {HTTPException: error, ApiError: error}
+    handlers: Any = dict.fromkeys((HTTPException, ApiError, Exception), error)
     routed = Starlette(routes=routes, exception_handlers=handlers)
     routed.router.redirect_slashes = False
     return Guard(routed, service.options, error_json, PATHS, counts)
@@ -131,7 +130,7 @@ class CountEndpoint:
         await response(scope, receive, send)
 
     async def _count(self, scope: Scope, receive: Receive) -> int:
-        call = messages.read(await read_json(scope, receive))
+        call = await read_body(receive, messages.read)
         self._service.check_model(call.model)
         exchange = Exchange()
         client = client_name(scope, call.user)

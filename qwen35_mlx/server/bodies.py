@@ -1,43 +1,52 @@
-"""The JSON of a request, read within limits of size and time."""
+"""The body of a request, read within limits of size and time."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.untrusted_json import parse_json
 
 MAX_BYTES = 32 * 2**20
 READ_SECONDS = 60.0
-# A longer body blocks the event loop for some milliseconds while it is parsed.
-_LONG = 2**16
+# A longer body would block the event loop for some milliseconds.
+LONG_BYTES = 2**16
+
+_T = TypeVar("_T")
 
 
 class ClientGoneError(Exception):
     """The client has closed the connection."""
 
 
-async def read_json(scope: Scope, receive: Receive) -> Mapping[str, Any]:
-    """The JSON object in the body of a request.
+async def read_body(receive: Receive, read: Callable[[Mapping[str, Any]], _T]) -> _T:
+    """What `read` makes of the JSON object in the body of a request.
+
+    Args:
+        read: called in another thread if the body is long. May raise an ApiError, too.
 
     Raises:
-        ApiError: it is too large or too slow, or it is not a JSON object.
+        ApiError: the body is too large or too slow, or it is not a JSON object.
         ClientGoneError: the client has gone.
     """
     try:
-        body = await asyncio.wait_for(_read(scope, receive), READ_SECONDS)
+        body = await asyncio.wait_for(_read(receive), READ_SECONDS)
     except TimeoutError:
         line = f"the request has not arrived within {READ_SECONDS:.0f} seconds: send it again"
         raise ApiError(line, 408) from None
-    value = await asyncio.to_thread(_parse, body) if len(body) > _LONG else _parse(body)
-    if not isinstance(value, Mapping):
-        raise ApiError("the request is not a JSON object: send one")
-    return value
+
+    def read_parsed() -> _T:
+        value = _parse(body)
+        if not isinstance(value, Mapping):
+            raise ApiError("the request is not a JSON object: send one")
+        return read(value)
+
+    return await asyncio.to_thread(read_parsed) if len(body) > LONG_BYTES else read_parsed()
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
+async def _read(receive: Receive) -> bytes:
     """The body. One that is too large is read to its end: else its sender sees no answer."""
     chunks: list[bytes] = []
     size = 0

@@ -238,4 +238,4 @@ def _written_call(call: ToolCall) -> dict[str, Any]:
     return {"id": new_id("call_"), "type": "function", "function": function}
 
 
-INTERFACE = Interface("chat completions", read, openai_error)
+INTERFACE = Interface(read, openai_error)

@@ -113,4 +113,4 @@ def _reason(done: Done) -> str:
     return "length" if finish_reason(done) == "length" else "stop"
 
 
-INTERFACE = Interface("completions", read, openai_error)
+INTERFACE = Interface(read, openai_error)

@@ -300,4 +300,4 @@ def _usage(prompt: int, cached: int, written: int) -> dict[str, Any]:
     }
 
 
-INTERFACE = Interface("messages", read, anthropic_error)
+INTERFACE = Interface(read, anthropic_error)

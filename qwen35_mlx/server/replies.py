@@ -81,7 +81,6 @@ class ClientCall:
 class Interface:
     """An interface of the server: how it reads requests and writes errors."""
 
-    name: str
     read: Callable[[Mapping[str, Any]], ClientCall]
     error: Callable[[ApiError], dict[str, Any]]
 

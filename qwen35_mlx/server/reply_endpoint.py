@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from qwen35_mlx import crash
-from qwen35_mlx.server.bodies import ClientGoneError, read_json
+from qwen35_mlx.server.bodies import ClientGoneError, read_body
 from qwen35_mlx.server.errors import ApiError, of_failure
 from qwen35_mlx.server.exchange import Exchange
 from qwen35_mlx.server.replies import ClientCall, Frame, Interface, ReplyWriter, comment
@@ -57,7 +57,7 @@ class ReplyEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = _Begun(send)
         try:
-            call = self._interface.read(await read_json(scope, receive))
+            call = await read_body(receive, self._interface.read)
             self._service.check_model(call.model)
             await self._until_gone(call, scope, receive, begun)
         except ClientGoneError:

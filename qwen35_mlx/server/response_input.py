@@ -175,4 +175,4 @@ def _full_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": None, "parameters": None, "strict": None, **tool}
 
 
-INTERFACE = Interface("responses", read, openai_error)
+INTERFACE = Interface(read, openai_error)

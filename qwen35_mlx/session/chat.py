@@ -15,7 +15,12 @@ from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
 from qwen35_mlx.session.cached_turn import CachedTurn
 from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_anchors
-from qwen35_mlx.session.chat_settings import checked_settings, merged_settings, turn_options
+from qwen35_mlx.session.chat_settings import (
+    checked_settings,
+    merged_settings,
+    settings_of,
+    turn_options,
+)
 from qwen35_mlx.session.events import Notice, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.new_messages import as_stored, new_messages, placed, question, retried
@@ -71,15 +76,7 @@ class Chat:
         kept = ReplyOptions.of(options, ChatArguments)
         self.model = model
         self.tools = None if kept.tools is None else plain_tools(kept.tools)
-        given = ChatSettings(
-            system=system,
-            thinking=kept.thinking,
-            sampling=kept.sampling,
-            template_arguments=kept.template_arguments,
-            thinking_budget=kept.thinking_budget,
-            repetition_guard=kept.repetition_guard,
-        )
-        given = checked_settings(given, model.sampling)
+        given = checked_settings(settings_of(kept, system), model.sampling)
         self._transcript = Transcript(library, conversation, given, title)
         settings = merged_settings(self.settings, given)
         if settings != self.settings and not self.read_only:
@@ -198,13 +195,8 @@ class Chat:
 
         If one of the assistant is among them, they are a history: the turn goes on from the last
         message that the conversation has of it, and adds the rest, on a path of its own where they
-        differ. Otherwise all of them are new. System messages become the system prompt.
-
-        Args:
-            options: as for `send`.
-
-        Raises:
-            Qwen35Error: as for `send`.
+        differ. Otherwise all of them are new. System messages become the system prompt. Options and
+        errors are those of `send`.
         """
         self._check_writable()
         place = placed(self.conversation, messages)
@@ -359,13 +351,13 @@ class Chat:
             self._transcript.configure(tree.settings)
         anchors, keep = prompt_anchors(self.model, options), self._transcript.keep_states
         cached = CachedTurn(turn, self._snapshots, messages, anchors, keep)
-        recorder = TurnRecorder(cached, self._transcript, self._notices)
-        events = self._run(recorder, parent, added)
+        events = self._run(cached, parent, added)
         return self._last.begin(events, self.model.owner, turn)
 
     def _run(
-        self, recorder: TurnRecorder, parent: int | None, added: Sequence[Mapping[str, Any]]
+        self, cached: CachedTurn, parent: int | None, added: Sequence[Mapping[str, Any]]
     ) -> Generator[TurnEvent]:
+        recorder = TurnRecorder(cached, self._transcript, self._notices)
         done = yield from recorder.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)

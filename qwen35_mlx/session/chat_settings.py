@@ -12,6 +12,18 @@ from qwen35_mlx.text.template import THINKING_ARGUMENT
 _Value = TypeVar("_Value")
 
 
+def settings_of(options: ReplyOptions, system: str | None) -> ChatSettings:
+    """The settings that the options of a chat and a system prompt make."""
+    return ChatSettings(
+        system=system,
+        thinking=options.thinking,
+        sampling=options.sampling,
+        template_arguments=options.template_arguments,
+        thinking_budget=options.thinking_budget,
+        repetition_guard=options.repetition_guard,
+    )
+
+
 def checked_settings(settings: ChatSettings, defaults: Sampling) -> ChatSettings:
     """A copy of the settings in plain types, which the library can store.
 

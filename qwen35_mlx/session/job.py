@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qwen35_mlx.session.events import Event, Queued
+from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
+from qwen35_mlx.session.events import Event, Failed, FailureKind, Queued
+from qwen35_mlx.session.mlx_thread import user_message
 from qwen35_mlx.session.reply_requests import ReplyRequest
 
 if TYPE_CHECKING:
@@ -56,3 +58,18 @@ class Job:
             with suppress(BaseException):
                 self.reply.close()
             self.reply = None
+
+
+def failure(error: BaseException, kind: FailureKind) -> Failed:
+    """The last event of a job that an error has ended.
+
+    Args:
+        kind: of an error that is a line for the user but says no more.
+    """
+    if isinstance(error, TooLongError):
+        kind = "too_long"
+    elif isinstance(error, BusyError):
+        kind = "busy"
+    elif not isinstance(error, Qwen35Error):
+        kind = "internal"
+    return Failed(user_message(error), kind)

@@ -2,6 +2,8 @@
 
 # Seconds that a chunk may take while others wait for their next token.
 CHUNK_SECONDS = 0.25
+# Tokens of a chunk on machines that read slowly, beside the sizes that prompts are read in anyway.
+SMALL_CHUNKS = (64, 128)
 # Weight of the newest chunk in the time of a token.
 _NEWEST = 0.5
 
@@ -10,11 +12,11 @@ class PrefillPace:
     """The time that reading a prompt takes, as measured so far.
 
     Args:
-        sizes: of chunks, any order. They are few, since kernels are compiled for each.
+        sizes: in tokens that prompts are read in; few, since kernels are compiled for each.
     """
 
     def __init__(self, sizes: tuple[int, ...]):
-        self._sizes = sorted(sizes)
+        self._sizes = sorted({*SMALL_CHUNKS, *sizes})
         self._token_seconds: float | None = None
 
     def chunk(self, whole: int, others_wait: bool) -> int:
@@ -37,5 +39,5 @@ class PrefillPace:
             self._token_seconds = old + _NEWEST * (new - old)
 
     def _seconds(self, size: int) -> float:
-        """Of a chunk; without end before the first is timed, so that it is a small one."""
+        """Of a chunk; infinite before the first is timed, so that it is a small one."""
         return float("inf") if self._token_seconds is None else size * self._token_seconds

@@ -13,21 +13,19 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
+from qwen35_mlx.errors import BusyError, Qwen35Error
 from qwen35_mlx.session.events import (
     Cancelled,
     Done,
     Event,
-    Failed,
     FailureKind,
     Loading,
     Notice,
     PrefillProgress,
 )
 from qwen35_mlx.session.fair_queue import FairQueue
-from qwen35_mlx.session.job import Job
+from qwen35_mlx.session.job import Job, failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
-from qwen35_mlx.session.mlx_thread import user_message
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
 
@@ -311,31 +309,27 @@ class RequestLoop:
         job.deliver(event)
 
     def _fail(self, job: Job, error: BaseException, kind: FailureKind) -> None:
-        """End a job with an error.
-
-        Args:
-            kind: of an error that is a line for the user but says no more.
-        """
-        if isinstance(error, TooLongError):
-            kind = "too_long"
-        elif isinstance(error, BusyError):
-            kind = "busy"
-        elif not isinstance(error, Qwen35Error):
-            kind = "internal"
         self._totals = replace(self._totals, failed=self._totals.failed + 1)
-        self._finish(job, Failed(user_message(error), kind))
+        self._finish(job, failure(error, kind))
 
     def _finish(self, job: Job, last: Event) -> None:
         """End a job's reply, take it out, and deliver its last event."""
         job.stop()
         if job in self._active:
             self._active.remove(job)
+            self._yield_session(job)
         else:
             self._waiting.drop(job)
         if isinstance(last, Cancelled):
             self._totals = replace(self._totals, cancelled=self._totals.cancelled + 1)
         self._publish()
         job.deliver(last)
+
+    def _yield_session(self, ended: Job) -> None:
+        """Let other engines that wait for the job's session have it before the next one here."""
+        for job in self._waiting.in_order():
+            if job.request.session is not None and job.request.session == ended.request.session:
+                job.retry_at = time.monotonic() + 2 * RETRY_SECONDS
 
     def _publish(self) -> None:
         model = self._loaded.model

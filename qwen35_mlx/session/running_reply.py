@@ -13,6 +13,7 @@ from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import CompletionArguments, ReplyOptions
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.turn import Turn
+from qwen35_mlx.text.messages import plain_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def stateless_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCach
     cache = model.make_cache()
     if request.prompt is None:
         options = ReplyOptions.of(request.options)
-        messages = without_changing_lines(request.messages)
+        messages = plain_messages(without_changing_lines(request.messages))
         turn = model.turn(messages, cache, options)
         cached = CachedTurn(turn, snapshots, messages, prompt_anchors(model, options))
     elif request.messages:

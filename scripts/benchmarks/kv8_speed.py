@@ -40,7 +40,7 @@ def stored(config: ModelConfig, context: int, bits: int | None, count: int) -> l
     found = []
     for _ in range(count):
         cache = filled(config, context - TAIL_ROWS, bits)
-        split = cache.append_to_tail(*random_rows(config, TAIL_ROWS))
+        split = cache.append_to_tail(mx.stack(random_rows(config, TAIL_ROWS)))
         joined = filled(config, context, bits).snapshot().rows(0)
         mx.eval(split, joined)
         found.append((*split, joined))

@@ -108,7 +108,7 @@ def attention_seconds(network: Network, cache: Cache) -> float:
                 shape = (count, config.head_dim)
                 q = mx.ones((1, config.num_attention_heads, *shape), network.dtype)
                 kv = mx.ones((1, config.num_key_value_heads, *shape), network.dtype)
-                mx.eval(layer.mixer.attend(q, kv, kv, entry))
+                mx.eval(layer.mixer.attend(q, mx.stack([kv, kv]), entry))
     return time.perf_counter() - started
 
 

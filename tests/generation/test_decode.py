@@ -66,7 +66,10 @@ class ReadsAll:
         for layer in cache.layers:
             assert isinstance(layer, KVCache)
             row = mx.broadcast_to(x[:, None], (1, 4, 1, 64))
-            rows = sum(layer.append_to_tail(row, row), ()) if self.tail else layer.update(row, row)
+            if self.tail:
+                rows = sum(layer.append_to_tail(mx.stack([row, row])), ())
+            else:
+                rows = layer.update(row, row)
             x = x + sum(part.sum() for part in rows)
         cache.offset += 1
         return x

@@ -11,7 +11,6 @@ from qwen35_mlx.kernels.qk_norm_rope import (
     KERNEL,
     AttentionParameters,
     Rope,
-    kernel,
 )
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, KernelSelection
 from tests.kernels.cases import relative_error
@@ -23,9 +22,18 @@ pytestmark = pytest.mark.usefixtures("kernels")
 def reference(
     projected: mx.array, offset: int | mx.array, layer: AttentionParameters
 ) -> tuple[mx.array, ...]:
-    """On the CPU: MLX's sines on Metal are fast and not this exact."""
+    """q, k and v. On the CPU: MLX's sines on Metal are fast and not this exact."""
     with mx.stream(mx.cpu):
-        return qk_norm_rope.reference(projected, offset, layer)
+        q, kv = qk_norm_rope.reference(projected, offset, layer)
+        return q, kv[0], kv[1]
+
+
+def kernel(
+    projected: mx.array, offset: int | mx.array, layer: AttentionParameters
+) -> tuple[mx.array, ...]:
+    """q, k and v."""
+    q, kv = qk_norm_rope.kernel(projected, offset, layer)
+    return q, kv[0], kv[1]
 
 
 IMPLEMENTATIONS = [kernel, reference]
@@ -68,8 +76,8 @@ class Case:
 
 def float64(
     projected: mx.array, offset: int, layer: AttentionParameters, *, rounded_angle: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """q and k, one head at a time.
+) -> tuple[np.ndarray, ...]:
+    """q, k and v, one head at a time.
 
     Args:
         rounded_angle: compute the angle in float32, from position and wavelength.
@@ -101,7 +109,8 @@ def float64(
         for h in range(layer.kv_heads):
             start = keys + h * dim
             k[b, h, t] = head(rows[b, t, start : start + dim], layer.k_norm, offset + t)
-    return q, k
+    v = rows[..., keys + layer.kv_heads * dim :].reshape(batch, tokens, layer.kv_heads, dim)
+    return q, k, v.swapaxes(1, 2)
 
 
 def check(compute, case: Case, offset: int, tolerance: float = 2e-6, **options) -> None:
@@ -155,9 +164,9 @@ def test_half_precision(compute, dtype, norms):
 def test_a_head_is_rounded_between_its_norm_and_its_rotation():
     projected, layer = Case(3, size=(64, 64), dtype=mx.bfloat16).draw()
     # At position 0 nothing rotates: the result is that of the norm.
-    q, k = (x[:, :, :1] for x in kernel(projected, 0, layer))
+    q, k, v = (x[:, :, :1] for x in kernel(projected, 0, layer))
     with mx.stream(mx.cpu):
-        want = [layer.rope(x.astype(mx.float32), 9).astype(mx.bfloat16) for x in (q, k)]
+        want = [layer.rope(x.astype(mx.float32), 9).astype(mx.bfloat16) for x in (q, k)] + [v]
     for x, y in zip(kernel(projected[:, :1], 9, layer), want, strict=True):
         # The float32 before the last rounding may differ in its last digit.
         assert mx.mean(x == y).item() > 0.95
@@ -174,7 +183,7 @@ def test_yarn_magnitude_scales_the_rotated_dimensions(compute, dtype):
 def test_a_magnitude_is_not_rounded_to_half_precision(compute):
     """Rounding errors of single values average out; the magnitude's, of 0.18%, would not."""
     projected, layer = Case(8, 3, size=(64, 64), dtype=mx.bfloat16, magnitude=1.1386).draw()
-    (got, _), (want, _) = compute(projected, 50, layer), float64(projected, 50, layer)
+    (got, *_), (want, *_) = compute(projected, 50, layer), float64(projected, 50, layer)
     wide = np.array(got.astype(mx.float32), np.float64)
     assert abs((wide * want).sum() / (want * want).sum() - 1) < 5e-4
 

@@ -33,7 +33,7 @@ def decoded(cache: KVCache, start: int, count: int, step: int = 1) -> tuple[mx.a
     """Append `count` rows, `step` at a time, from row `start`; returns all keys and all values."""
     for i in range(start, start + count, step):
         added = min(step, start + count - i)
-        both = cache.append_to_tail(rows(i, added), -rows(i, added))
+        both = cache.append_to_tail(mx.stack([rows(i, added), -rows(i, added)]))
         assert both[1][0].shape[2] >= added
     assert cache.offset == start + count
     keys, values = (mx.concatenate(parts, axis=2) for parts in zip(*both, strict=True))
@@ -62,7 +62,7 @@ def test_quantised_rows_are_the_same_through_the_tail(step):
     parts.update(keys[:, :, :9], values[:, :, :9])
     for start in range(9, keys.shape[2] - step, step):
         rows = slice(start, start + step)
-        prefix, tail = parts.append_to_tail(keys[:, :, rows], values[:, :, rows])
+        prefix, tail = parts.append_to_tail(mx.stack([keys[:, :, rows], values[:, :, rows]]))
         both = [mx.concatenate([prefix[i], tail[i]], axis=2) for i in (0, 3)]
     assert mx.array_equal(both[0], want[0][:, :, : parts.offset])
     assert mx.array_equal(both[1], want[3][:, :, : parts.offset])
@@ -110,7 +110,7 @@ def test_a_snapshot_contains_the_tail_rows_and_later_rows_do_not_change_it():
     assert mx.array_equal(keys, rows(0, 16))
     other = KVCache()
     other.restore(at_15)
-    other.append_to_tail(rows(99, 1), rows(99, 1))
+    other.append_to_tail(mx.stack([rows(99, 1), rows(99, 1)]))
     assert mx.array_equal(other.snapshot().rows(0)[0][..., 0], mx.array([[[*range(15), 99]]]))
     assert mx.array_equal(cache.snapshot().rows(0)[0], rows(0, 16))
     assert mx.array_equal(at_15.rows(0)[0], rows(0, 15))

@@ -102,6 +102,40 @@ def test_a_pass_of_a_few_tokens_gives_the_reference_logits(name, request, monkey
 
 
 @pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_conversations_together_give_the_logits_of_each(name, kv_bits, request, monkeypatch):
+    prompt = expected(name)["prompt"]
+    net = load_plain(FOLDER / name, monkeypatch)
+    lengths = [PROMPT, 3, 11]
+
+    def read() -> list[Cache]:
+        caches = [net.make_cache(kv_bits) for _ in lengths]
+        for cache, length in zip(caches, lengths, strict=True):
+            net(prompt[None, :length], cache)
+        return caches
+
+    tokens = mx.array([[5], [9], [2]])
+    alone = [
+        [net.logits(net(tokens[i : i + 1], cache))[0] for _ in range(2)]
+        for i, cache in enumerate(read())
+    ]
+    request.getfixturevalue("kernels")
+    use_kernels(net)
+    attended, attend = [], decode_attention.kernel
+    monkeypatch.setattr(
+        decode_attention, "kernel", lambda q, *rest: attended.append(len(q)) or attend(q, *rest)
+    )
+    caches, stacks = read(), net.make_stacks()
+    together = [net.logits(net.together(tokens, caches, stacks)) for _ in range(2)]
+    for i, rows in enumerate(alone):
+        for one, all_rows in zip(rows, together, strict=True):
+            # With 8 bits, a difference of rounding may be one of their steps.
+            atol = 1e-4 if kv_bits is None else 1e-3
+            np.testing.assert_allclose(np.array(all_rows[i]), np.array(one), atol=atol)
+    assert set(attended) == {1}
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
 def test_a_state_is_bit_identical_whether_its_last_rows_are_in_the_tail_or_not(
     kv_bits, request, monkeypatch
 ):

@@ -158,7 +158,7 @@ def test_errors_have_the_classes_of_the_clients(client, claude):
         client.responses.create(model="demo", input="Hi", temperature=1000)
     long: Any = [{"role": "user", "content": "word " * 40_000}]
     with pytest.raises(openai.BadRequestError) as error:
-        client.chat.completions.create(model="demo", messages=long, stream=True)
+        client.chat.completions.create(model="demo", messages=long)
     assert error.value.code == "context_length_exceeded"
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
         claude.messages.create(model="demo", max_tokens=9, messages=long)

@@ -90,7 +90,7 @@ def test_a_broken_model_is_told_to_the_client(tmp_path, monkeypatch):
     (folder / "config.json").write_text("{}")
     monkeypatch.setenv(command.API_KEY, "k")
     server = start_server(tmp_path / "home", "--model", str(folder))
-    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
     url = f"{server.address}/v1/chat/completions"
     refused = httpx2.post(url, json=body)
     found = httpx2.post(url, json=body, headers={"x-api-key": "k"}, timeout=60)

@@ -1,6 +1,7 @@
 """The endpoints on a scripted engine: errors, limits, streams that wait, clients that go."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -50,7 +51,7 @@ async def test_a_failure_before_the_reply_has_a_status(path, body, kind, status,
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_failure_in_the_reply_ends_the_stream_with_an_error(path):
-    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.1, Failed("no luck")])
+    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.3, Failed("no luck")])
     found = await post(make_service(engine), path, {**BODIES[path], "stream": True})
     assert found.status == 200
     last = found.frames[-1]
@@ -82,6 +83,15 @@ async def test_a_body_that_is_too_large(monkeypatch):
     assert (found.status, found.json["error"]["type"]) == (413, "request_too_large")
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
     assert (await post(make_service(), MESSAGES, body.ljust(100))).status == 200
+
+
+@pytest.mark.parametrize(("length", "same"), [(bodies.LONG_BYTES, True), (99_999, False)])
+async def test_a_long_body_does_not_block_others(length, same):
+    async def receive():
+        return {"type": "http.request", "body": b"{}".ljust(length)}
+
+    read_in = await bodies.read_body(receive, lambda _: threading.current_thread())
+    assert (read_in is threading.current_thread()) == same
 
 
 async def test_a_body_that_does_not_arrive(monkeypatch):
@@ -146,8 +156,8 @@ async def test_a_stream_that_waits_tells_why(monkeypatch):
     monkeypatch.setattr(reply_endpoint, "COMMENT_SECONDS", 0.0)
     monkeypatch.setattr(reply_endpoint, "QUIET_SECONDS", 0.05)
     events = [
-        *(Queued(2), 0.12, Loading("demo", 0.5), 0.08, PrefillProgress(37, 100, 0), 0.08),
-        *(Answer("Hi"), 0.01, Written(9), 0.08, done()),
+        *(Queued(2), 0.3, Loading("demo", 0.5), 0.3, PrefillProgress(37, 100, 0), 0.3),
+        *(Answer("Hi"), Written(9), 0.3, done()),
     ]
     found = await post(make_service(FakeEngine(lambda _: events)), CHAT, {**HELLO, "stream": True})
     told = list(dict.fromkeys(found.comments))
@@ -160,7 +170,7 @@ async def test_a_stream_that_waits_tells_why(monkeypatch):
 
 async def test_a_stream_that_waits_begins_soon(monkeypatch):
     monkeypatch.setattr(reply_endpoint, "PATIENCE_SECONDS", 0.05)
-    engine = FakeEngine(lambda _: [Queued(2), 0.2, *reply(Answer("Hi"))])
+    engine = FakeEngine(lambda _: [Queued(2), 0.5, *reply(Answer("Hi"))])
     found = await post(make_service(engine), CHAT, {**HELLO, "stream": True})
     assert found.comments == ["queued, place 2"]
 
@@ -231,6 +241,38 @@ async def test_a_fault_of_the_server_is_one_line(capsys):
         assert "KeyError in " in text
         assert "secret" not in text
         assert text.count("\n") <= 1
+
+
+async def test_a_fault_of_any_path_is_one_line():
+    class Broken(FakeEngine):
+        def status(self):
+            raise KeyError("secret")
+
+        def count(self, request, deliver):
+            raise KeyError("secret")
+
+    made = make_service(Broken())
+    counted = await post(made, "/v1/messages/count_tokens", HELLO)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    with pytest.raises(KeyError):  # Starlette raises it again for the log of uvicorn
+        await get_raw(made, "/metrics", send)
+    assert (counted.status, sent[0]["status"]) == (500, 500)
+    for text in (counted.body, sent[1]["body"]):
+        assert b"KeyError in " in text
+        assert b"secret" not in text
+
+
+async def get_raw(made, path, send):
+    async def receive():
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}
+    scope |= {"scheme": "http", "root_path": "", "query_string": b"", "client": None}
+    await application(made)(scope, receive, send)
 
 
 async def test_count_tokens():

@@ -180,7 +180,7 @@ def test_every_character_survives_a_stream():
 
 def test_an_error_in_a_stream_is_raised():
     messages: Any = [{"role": "user", "content": "Hi"}]
-    events = [PrefillProgress(0, 9, 0), Answer("He"), 0.1, Failed("no luck")]
+    events = [PrefillProgress(0, 9, 0), Answer("He"), 0.3, Failed("no luck")]
     with scripted_server(FakeEngine(lambda _: events)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
         with pytest.raises(openai.APIError, match="no luck"):

@@ -30,7 +30,9 @@ def reply_with(
         assert end in model.eos
         ids = [*ids, end]
 
-    def decode(network: Network, cache: Cache, last: int, *_: object) -> Generator[int, None, None]:
+    def decode(
+        network: Network, cache: Cache, last: int, *_: object, **__: object
+    ) -> Generator[int, None, None]:
         network(mx.array([[last]]), cache)
         for token in chain(ids, [] if ends else repeat(SILENT)):
             network(mx.array([[token]]), cache)

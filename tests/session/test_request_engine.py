@@ -25,6 +25,7 @@ from qwen35_mlx.session.events import (
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.request_engine import RequestEngine
 from tests.session.clients import GREEDY, Asked, Clients
+from tests.session.scripted import reply_with
 
 TOKENS = Thinking | Answer | Written
 
@@ -230,6 +231,17 @@ def test_a_raw_prompt_is_completed_and_its_end_is_in_the_prompt_cache(clients, m
     ids = (*model.tokenizer.encode("The quick brown fox"), 7, 8, 9)
     second = clients.submit(ReplyRequest(prompt=ids, options={"max_tokens": 2}))
     assert second.done().usage.cached_tokens == len(ids) - 4  # before the last token of the first
+
+
+def test_a_raw_prompt_goes_on_from_the_end_of_an_earlier_completion(clients, model, monkeypatch):
+    reply_with(monkeypatch, model, " jumps over")
+    clients.submit(ReplyRequest(prompt="The quick brown fox", options={"max_tokens": 60})).done()
+    ids = [
+        i for text in ("The quick brown fox", " jumps over") for i in model.tokenizer.encode(text)
+    ]
+    ids += [model.tokenizer.token_id("<|im_end|>"), 7]
+    again = clients.submit(ReplyRequest(prompt=tuple(ids), options={"max_tokens": 2})).done()
+    assert again.usage.cached_tokens == len(ids) - 1
 
 
 def test_closing_cancels_everything_and_refuses_more(model_folder):
