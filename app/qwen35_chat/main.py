@@ -7,8 +7,9 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from qwen35_chat.options import CommandOptions
+from qwen35_chat.options import CommandOptions, template_value
 from qwen35_mlx import __version__
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
@@ -21,6 +22,7 @@ from qwen35_mlx.load_options import (
     model_name,
     number_in,
 )
+from qwen35_mlx.user_paths import shown
 
 SHELLS = ("bash", "zsh", "fish")
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)
@@ -37,6 +39,14 @@ def _text(text: str) -> str:
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError("the text is not UTF-8") from None
     return text
+
+
+def _template_argument(text: str) -> tuple[str, Any]:
+    """An argparse type: the name and the value of a template argument."""
+    name, separator, value = _text(text).partition("=")
+    if not separator or not name.strip():
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not NAME=VALUE")
+    return name.strip(), template_value(value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +66,28 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="whether the model thinks before it answers; default: as its template says",
+    )
+    add(
+        "--thinking-budget",
+        type=number_in(Range(0, whole=True)),
+        metavar="N",
+        help="after N tokens of thinking the model is made to answer; default: it thinks as long "
+        "as it likes",
+    )
+    add(
+        "--template-arg",
+        dest="template_arguments",
+        type=_template_argument,
+        action="append",
+        metavar="NAME=VALUE",
+        help="a variable of the model's chat template, such as reasoning_effort=low; VALUE is JSON "
+        "or text; may be given several times",
+    )
+    add(
+        "--repetition-guard",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether a reply that repeats itself without end is ended; default: it is",
     )
     add(
         "--show-thinking",
@@ -185,7 +217,14 @@ def _options(args: argparse.Namespace) -> CommandOptions:
         model=model_name(args),
         model_given=args.model is not None,
         revision=args.revision,
-        chat={"system": args.system, "thinking": args.thinking, **sampling},
+        chat={
+            "system": args.system,
+            "thinking": args.thinking,
+            "thinking_budget": args.thinking_budget,
+            "repetition_guard": args.repetition_guard,
+            "template_arguments": dict(args.template_arguments or ()) or None,
+            **sampling,
+        },
         turn=turn,
         load=load_arguments(args),
         mtp=args.mtp,

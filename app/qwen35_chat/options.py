@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwen35_mlx.generation.sampling_parameters import RANGES
+from qwen35_mlx.json_text import JsonTextError, read_json
 from qwen35_mlx.library.conversation import ChatSettings
+
+
+def template_value(text: str) -> Any:
+    """The value of a template argument as a user types it: JSON, or else the text itself."""
+    try:
+        return read_json(text)
+    except JsonTextError:
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +24,7 @@ class CommandOptions:
     Attributes:
         model, revision: as for `qwen35_mlx.load`.
         model_given: whether the command line names the model; if not, `model` is the default.
-        chat: keyword arguments of `qwen35_mlx.Chat`: system, thinking and sampling values.
+        chat: keyword arguments of `qwen35_mlx.Chat`: system, thinking, sampling values and so on.
         turn: keyword arguments of every `Chat.send`.
         load: further keyword arguments of `qwen35_mlx.load`.
         mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
@@ -45,16 +55,21 @@ class CommandOptions:
             max_tokens=self.turn.get("max_tokens"),
             seed=self.turn.get("seed"),
             sampling=self._sampling(),
+            template_arguments=self.chat.get("template_arguments") or {},
+            thinking_budget=self.chat.get("thinking_budget"),
+            repetition_guard=self.chat.get("repetition_guard"),
         )
 
     @property
     def setting_overrides(self) -> dict[str, object]:
         """The options that override settings of the settings file, by their names there."""
-        thinking = self.chat.get("thinking")
         overrides = {
             "model": self.model if self.model_given else None,
             "system": self.chat.get("system"),
-            "thinking": None if thinking is None else "on" if thinking else "off",
+            "thinking": self._switch("thinking"),
+            "thinking_budget": self.chat.get("thinking_budget"),
+            "repetition_guard": self._switch("repetition_guard"),
+            "template_arguments": self.chat.get("template_arguments"),
             "max_tokens": self.turn.get("max_tokens"),
             "mtp": self.mtp,
             "tools_folder": self.tools_folder,
@@ -63,4 +78,8 @@ class CommandOptions:
         return {name: value for name, value in overrides.items() if value is not None}
 
     def _sampling(self) -> dict[str, float | None]:
-        return {k: v for k, v in self.chat.items() if k not in ("system", "thinking")}
+        return {name: self.chat[name] for name in RANGES if name in self.chat}
+
+    def _switch(self, name: str) -> str | None:
+        on = self.chat.get(name)
+        return None if on is None else "on" if on else "off"

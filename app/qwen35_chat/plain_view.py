@@ -13,7 +13,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.progress import size_of
-from qwen35_chat.settings import FIELDS, SAMPLING, display_value
+from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
 from qwen35_chat.tools.shown import (
     PERMISSION_WORDS,
@@ -295,7 +295,7 @@ class PlainView:
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""
         now = self._controller.settings
-        for name in (*FIELDS, *(f"sampling.{name}" for name in SAMPLING)):
+        for name in setting_names(now):
             self.line(f"{name}: {display_value(now, name) or 'none'}")
         self.line(
             f"/settings name value changes one. The file: {self._controller.settings_file.file}"

@@ -173,6 +173,7 @@ class ChatRuntime:
     def _finish_calls(self) -> None:
         """Wait for what is being saved, with a line if that takes long, but not for ever."""
         calls = self.controller.calls
+        self.controller.end_calls()
         self._engine.cancel()  # its reply is saved meanwhile
         if not calls.close(QUIET_SECONDS):
             _say("waiting for another window or the disk to save what was typed last ...")

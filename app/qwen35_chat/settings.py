@@ -1,5 +1,6 @@
 """The user's settings: their names, defaults and valid values, read from a TOML file."""
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_chat.keys import key_names, key_problem, shown_keys
+from qwen35_chat.options import template_value
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.user_paths import shown, user_path
 
@@ -21,6 +24,7 @@ MAX_NUMBER = 1_000_000_000  # catches slips in settings that have no bound of th
 THEMES = ("dark", "light", "ansi")
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
+SWITCH = ("on", "off")
 # A number is the drafts of the MTP head in a pass.
 MTP = ("auto", "off", *"123456")
 # The sampling values of the Qwen3.5 model card. "model" uses the checkpoint's own defaults.
@@ -43,6 +47,8 @@ class Settings:
         system: the system prompt; "" for none.
         thinking: one of `THINKING`; "auto" leaves it to the model.
         preset: one of `PRESETS`.
+        thinking_budget: tokens of thinking after which the model is made to answer; -1 for none.
+        repetition_guard: one of `SWITCH`, whether a reply that repeats itself without end is ended.
         max_tokens: limit of a reply; 0 for whatever the context leaves.
         context: tokens for which the list of models estimates memory.
         mtp: one of `MTP`, how many tokens are guessed and verified together.
@@ -51,6 +57,7 @@ class Settings:
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
+        template_arguments: variables of the model's chat template.
         keys: for each command, its keys separated by commas; "" for no key.
     """
 
@@ -58,6 +65,8 @@ class Settings:
     system: str = ""
     thinking: str = "auto"
     preset: str = "model"
+    thinking_budget: int = -1
+    repetition_guard: str = "on"
     max_tokens: int = 0
     context: int = 32_768
     mtp: str = "auto"
@@ -66,6 +75,7 @@ class Settings:
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def chat_settings(self, seed: int | None = None) -> ChatSettings:
@@ -77,6 +87,9 @@ class Settings:
             max_tokens=self.max_tokens or None,
             seed=seed,
             sampling={**PRESETS[self.preset], **self.sampling},
+            template_arguments=self.template_arguments,
+            thinking_budget=None if self.thinking_budget < 0 else self.thinking_budget,
+            repetition_guard=None if self.repetition_guard == "on" else False,
         )
 
 
@@ -128,6 +141,8 @@ _CHECKS: Mapping[str, Check] = {
     "system": (lambda value: isinstance(value, str), "text in quotes"),
     "thinking": _one_of(THINKING),
     "preset": _one_of(tuple(PRESETS)),
+    "thinking_budget": _whole_number(-1),
+    "repetition_guard": _one_of(SWITCH),
     "max_tokens": _whole_number(0),
     "context": _whole_number(1),
     "mtp": _one_of(MTP),
@@ -143,6 +158,26 @@ _SAMPLING_CHECKS: Mapping[str, Check] = {
     name: _number_in(bounds) for name, bounds in RANGES.items()
 }
 FIELDS, SAMPLING = tuple(_CHECKS), tuple(_SAMPLING_CHECKS)
+TABLES = ("sampling", "template_arguments", "keys")
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value of TOML is one of JSON: dates are not."""
+    match value:
+        case dict():
+            return all(map(_is_json, value.values()))
+        case list():
+            return all(map(_is_json, value))
+        case float():
+            return math.isfinite(value)
+        case _:
+            return isinstance(value, str | int)
+
+
+def setting_names(settings: Settings) -> list[str]:
+    """The names of all settings that have a value of their own, those of `[keys]` left out."""
+    arguments = [f"template_arguments.{name}" for name in settings.template_arguments]
+    return [*FIELDS, *(f"sampling.{name}" for name in SAMPLING), *arguments]
 
 
 def setting_problem(name: str, value: object, commands: Mapping[str, str] | None = None) -> str:
@@ -159,11 +194,13 @@ def setting_problem(name: str, value: object, commands: Mapping[str, str] | None
     if table == "sampling" and key:
         check = _SAMPLING_CHECKS.get(key)
         known = ", ".join(_SAMPLING_CHECKS)
-    elif name in ("sampling", "keys"):
+    elif table == "template_arguments" and key:
+        check, known = (_is_json, "text, a number, true or false, a list or a table"), ""
+    elif name in TABLES:
         return "" if isinstance(value, dict) else f"must be a table, [{name}]"
     else:
         check = _CHECKS.get(name)
-        known = ", ".join([*_CHECKS, "sampling", "keys"])
+        known = ", ".join([*_CHECKS, *TABLES])
     if check is None:
         return f"is not a setting; these are: {known}"
     accepts, description = check
@@ -274,8 +311,10 @@ def parse_value(name: str, text: str) -> object:
             user_path(folder)
         return folders
     table, _, key = name.rpartition(".")
+    if table == "template_arguments":
+        return template_value(text)
     sampling = RANGES.get(key) if table == "sampling" else None
-    if name in ("max_tokens", "context") or (sampling and sampling.whole):
+    if name in ("max_tokens", "context", "thinking_budget") or (sampling and sampling.whole):
         number, description = int, "a whole number"
     elif table == "sampling":
         number, description = float, "a number"
@@ -288,9 +327,12 @@ def parse_value(name: str, text: str) -> object:
 
 
 def display_value(settings: Settings, name: str) -> str:
-    """The effective value of a setting or `sampling.key`, for people; "" for none."""
+    """The effective value of a setting or `table.key`, for people; "" for none."""
     table, _, key = name.rpartition(".")
-    if table:
+    if table == "template_arguments":
+        value = settings.template_arguments.get(key)
+        return value if isinstance(value, str) else "" if value is None else write_json(value)
+    if table == "sampling":
         value = settings.sampling.get(key, PRESETS[settings.preset].get(key))
         return "" if value is None else f"{value:g}"
     value = getattr(settings, key)

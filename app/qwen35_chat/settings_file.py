@@ -111,7 +111,8 @@ class SettingsFile:
     def _with_overrides(self, settings: Settings) -> Settings:
         values = {f.name: getattr(settings, f.name) for f in fields(Settings)}
         values.update(self._overrides)
-        values["sampling"] = {**settings.sampling, **self._overrides.get("sampling", {})}
+        for table in ("sampling", "template_arguments"):
+            values[table] = {**getattr(settings, table), **self._overrides.get(table, {})}
         return Settings(**values)
 
     def _text(self) -> str:

@@ -73,6 +73,12 @@ class ToolWindow(Window):
     def _save_permissions(self) -> None:
         self.calls.start("files", self.require_toolbox().permissions.save)
 
+    def end_calls(self) -> None:
+        """Stop the calls that are being run and store the results; the window closes."""
+        if self.turn is not None and self.turn.calling is not None:
+            self.turn.calling.stop()
+            self._step_calls()
+
     # Called as events are polled
 
     def _watch_tools(self) -> list[Transition]:

@@ -183,9 +183,11 @@ class EngineThread:
         self._thread.start()
 
     def _run(self) -> None:
-        while (entry := self._next()) is not None and not self._closed:
+        while (entry := self._next()) is not None:
             self._request_number, request = entry
-            self._handle(request)
+            # Results of tools are stored, however late: what a tool has done is done.
+            if not self._closed or isinstance(request, AddResults):
+                self._handle(request)
 
     def _next(self) -> tuple[int, Request] | None:
         """Wait for a request and its number; None at the end."""

@@ -39,7 +39,7 @@ class PromptArguments(TypedDict, total=False):
 
     thinking: bool | None
     tools: Tools | None
-    template_arguments: Mapping[str, Any]
+    template_arguments: Mapping[str, Any] | None
     reasoning_effort: str | None
 
 
@@ -111,14 +111,14 @@ class ReplyOptions:
             Qwen35Error: a name is unknown, a value does not fit, or two contradict each other.
         """
         given = checked_options(arguments, allowed)
+        kept = given.pop("template_arguments", None) or {}
         if (effort := given.pop(EFFORT, None)) is not None:
-            kept = given.get("template_arguments", {})
             if kept.get(EFFORT, effort) != effort:
                 raise Qwen35Error(
                     f"{EFFORT} is {shown(effort)}, and the template argument of that name is"
                     f" {shown(kept[EFFORT])}: give one of them"
                 )
-            given["template_arguments"] = {**kept, EFFORT: effort}
+            kept = {**kept, EFFORT: effort}
         sampling = {name: given.pop(name) for name in RANGES if name in given}
         given["stop"] = tuple(given.get("stop", ()))
-        return cls(**given, sampling=sampling)
+        return cls(**given, template_arguments=kept, sampling=sampling)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qwen35_mlx.text.tokenizer import Tokenizer
 
-# As in the documentation of Qwen3, whose models were evaluated with it.
+# As the guide to thinking budgets in the documentation of Qwen3 gives it.
 CLOSING = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the"
     " thinking directly now.\n</think>\n\n"

@@ -122,6 +122,13 @@ def test_options_reach_the_model(script) -> None:
             "--system",
             "Be.brief",
             "--no-thinking",
+            "--thinking-budget",
+            "0",
+            "--no-repetition-guard",
+            "--template-arg",
+            "reasoning_effort=low",
+            "--template-arg",
+            "documents=[1, null]",
             "--max-tokens",
             "5",
             "--temperature",
@@ -150,6 +157,9 @@ def test_options_reach_the_model(script) -> None:
         chat={
             "system": "Be.brief",
             "thinking": False,
+            "thinking_budget": 0,
+            "repetition_guard": False,
+            "template_arguments": {"reasoning_effort": "low", "documents": [1, None]},
             "temperature": 0,
             "top_p": 0.5,
             "top_k": 3,
@@ -219,6 +229,15 @@ def test_a_reply_cut_short_is_noted_on_standard_error(script, capsys) -> None:
     assert capsys.readouterr() == (
         "Once upon\n",
         "note: the reply was cut short after 1,500 tokens\n",
+    )
+
+
+def test_a_reply_that_repeated_itself_is_noted_on_standard_error(script, capsys) -> None:
+    script(Answer("la la"), done("repetition", reply=4096))
+    assert main(["-p", "hi"]) == 0
+    assert capsys.readouterr() == (
+        "la la\n",
+        "note: the reply was ended after 4,096 tokens, since it went on repeating itself\n",
     )
 
 

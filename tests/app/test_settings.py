@@ -12,9 +12,12 @@ from qwen35_chat.settings import (
     FIELDS,
     PRESETS,
     SAMPLING,
+    TABLES,
     Settings,
     display_value,
     parse_settings,
+    parse_value,
+    setting_names,
     setting_problem,
     settings_file,
 )
@@ -43,7 +46,7 @@ def test_every_kind_of_setting_is_read() -> None:
         sampling={"temperature": 0.5, "top_k": 10},
         keys={"new": "ctrl+y"},
     )
-    assert {*FIELDS, "sampling", "keys"} == {field.name for field in fields(Settings)}
+    assert {*FIELDS, *TABLES} == {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,14 @@ def test_every_kind_of_setting_is_read() -> None:
         ("max_tokens = true", "line 1: max_tokens must be a whole number"),
         ("context = 0", "line 1: context must be a whole number from 1"),
         ("context = 99999999999999999999", "line 1: context must be a whole number"),
+        ("thinking_budget = -2", "line 1: thinking_budget must be a whole number from -1"),
+        ("repetition_guard = true", 'line 1: repetition_guard must be one of "on", "off"'),
+        ("template_arguments = 1", "line 1: template_arguments must be a table"),
+        (
+            "[template_arguments]\na = 1\nb = [2020-01-01]",
+            "line 3: template_arguments.b must be text, a number",
+        ),
+        ("[template_arguments]\na = nan", "line 2: template_arguments.a must be text, a number"),
         ('theme = "blue"', 'line 1: theme must be one of "dark", "light", "ansi"'),
         ('thinking_view = "shut"', "line 1: thinking_view must be one of"),
         ('folders = "~/models"', "line 1: folders must be a list of folders"),
@@ -152,6 +163,34 @@ def test_single_values_override_the_preset_and_defaults_are_the_models_own() -> 
     ]  # fmt: skip
 
 
+def test_template_arguments_are_a_table_of_any_values() -> None:
+    text = '[template_arguments]\neffort = "low"\ndocuments = [{ title = "a" }]\nn = 1.5\n'
+    assert parse_settings("thinking_budget = 0\n" + text, FILE, SCOPE_OF) == Settings(
+        thinking_budget=0,
+        template_arguments={"effort": "low", "documents": [{"title": "a"}], "n": 1.5},
+    )
+
+
+def test_template_arguments_the_budget_and_the_guard_reach_the_engine() -> None:
+    arguments = {"reasoning_effort": "low", "preserve_thinking": True}
+    settings = Settings(
+        template_arguments=arguments, thinking_budget=0, repetition_guard="off"
+    ).chat_settings()
+    assert settings == ChatSettings(
+        template_arguments=arguments, thinking_budget=0, repetition_guard=False
+    )
+
+
+def test_template_arguments_are_typed_as_json_or_text() -> None:
+    for text, value in (("high", "high"), ("3", 3), ("true", True), ('"3"', "3"), ("[1]", [1])):
+        assert parse_value("template_arguments.a", text) == value
+    assert parse_value("template_arguments.a", " ") is None
+    settings = Settings(template_arguments={"a": "x", "c": True, "d": [1]})
+    names = setting_names(settings)[-3:]
+    assert names == ["template_arguments.a", "template_arguments.c", "template_arguments.d"]
+    assert [display_value(settings, name) for name in names] == ["x", "true", "[1]"]
+
+
 def test_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_HOME", str(tmp_path))
     assert settings_file() == tmp_path / "settings.toml"
@@ -202,6 +241,17 @@ async def test_a_setting_by_command(home: Path) -> None:
         await at.until(lambda: "colour is not a setting" in at.text)
         assert "line" not in at.text.split("colour is not")[0].splitlines()[-1]
         assert file.read_text() == with_value(WRITTEN, "max_tokens", 1234)
+
+
+async def test_a_template_argument_by_command(home: Path) -> None:
+    file = home / "settings.toml"
+    async with chat(home, settings=file, size=(90, 44)) as at:
+        await at.send("/settings template_arguments.effort low")
+        await at.until(lambda: at.controller.settings.template_arguments == {"effort": "low"})
+        assert at.engine.calls[-1] == Configure(at.controller.settings.chat_settings())
+        assert '[template_arguments]\neffort = "low"' in file.read_text()
+        await at.pilot.press("f2")
+        await at.until(lambda: "template_arguments.effort" in at.text)
 
 
 async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch) -> None:

@@ -11,7 +11,15 @@ from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.engine import EngineThread
-from qwen35_mlx.session.events import Cancelled, Done, Loaded, PrefillProgress, ToolCall
+from qwen35_mlx.session.events import (
+    Answer,
+    Cancelled,
+    Done,
+    Loaded,
+    Opened,
+    PrefillProgress,
+    ToolCall,
+)
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.requests import (
     AddResults,
@@ -99,6 +107,37 @@ def test_results_that_get_no_reply_are_stored_and_the_chat_goes_on(
     wait_for(engine, Done)
     roles = [m.role for m in path(library)]
     assert roles == ["user", "assistant", "tool", "user", "assistant"]
+
+
+def test_results_are_stored_when_what_was_before_them_is_cancelled(
+    engine: EngineThread, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called(engine, monkeypatch)
+    assert engine._loaded.model is not None
+    reply_with(monkeypatch, engine._loaded.model, "So it goes", ends=False)
+    engine.submit(Send("And now?"))
+    engine.submit(AddResults(("seven",)))
+    wait_for(engine, Answer)
+    engine.cancel()
+    wait_for(engine, Cancelled)
+    engine.submit(Open(1))
+    wait_for(engine, Opened)
+    assert path(library)[-1].content == "seven"
+
+
+def test_results_are_stored_by_an_engine_that_is_closed(
+    engine: EngineThread, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called(engine, monkeypatch)
+    assert engine._loaded.model is not None
+    reply_with(monkeypatch, engine._loaded.model, "So it goes", ends=False)
+    engine.submit(Send("And now?"))
+    wait_for(engine, Answer)
+    engine.submit(Send("Never begun"))
+    engine.submit(AddResults(("seven",)))
+    engine.close()
+    assert path(library)[-1].content == "seven"
+    assert "Never begun" not in [m.content for m in library.conversation(1).messages]
 
 
 def test_results_stay_when_the_reply_to_them_is_cancelled(

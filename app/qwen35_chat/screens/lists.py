@@ -19,12 +19,13 @@ from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
     MTP,
     PRESETS,
-    SAMPLING,
+    SWITCH,
     THEMES,
     THINKING,
     VIEWS,
     Settings,
     display_value,
+    setting_names,
 )
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary, Hit
@@ -215,6 +216,7 @@ class HistoryList(Picker):
 CHOICES: Mapping[str, Sequence[str]] = {
     "thinking": THINKING,
     "preset": tuple(PRESETS),
+    "repetition_guard": SWITCH,
     "mtp": MTP,
     "theme": THEMES,
     "thinking_view": VIEWS,
@@ -230,6 +232,8 @@ HELP: Mapping[str, str] = {
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "ansi takes the terminal's own colours",
     "thinking_view": "how the thinking of replies is shown",
+    "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
+    "repetition_guard": "ends a reply that repeats itself without end",
     "folders": "where models are looked for, separated by commas",
     "tools_folder": "whose text files the model may ask to read, from the next start on",
 }
@@ -259,14 +263,15 @@ class SettingsList(Picker):
 
     def _make_rows(self, words: str) -> Sequence[Row]:
         now = self._settings()
-        names = [*HELP, *(f"sampling.{name}" for name in SAMPLING)]
+        names = setting_names(now)
         rows: list[Row] = []
         for name in ranked(words, names, limit=len(names)):
             value = display_value(now, name)
             shown = one_line(value) if value else Content.styled("none", "dim")
-            rows.append(Row(name, Content.assemble((f"{name:<29}", "bold"), shown)))
+            rows.append(Row(name, Content.assemble((f"{name:<28} ", "bold"), shown)))
         if not words:
-            rows.append(Row("", Content("Keys are changed in the file, under [keys]")))
+            more = "More in the file: [keys], and [template_arguments] of the model"
+            rows.append(Row("", Content(more)))
         return rows
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -310,6 +315,8 @@ def _help(settings: Settings, name: str) -> str:
     table, _, key = name.rpartition(".")
     if not table:
         return HELP[name]
+    if table == "template_arguments":
+        return "a variable of the model's chat template; empty leaves it out"
     if key in settings.sampling:
         return "your own, over the preset's; empty for the preset's"
     return "of the preset" if key in PRESETS[settings.preset] else "the model's own"

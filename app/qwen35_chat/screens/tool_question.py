@@ -19,7 +19,7 @@ from qwen35_chat.tools.shown import shown_arguments, shown_name
 ARMED_SECONDS = 0.6
 ANSWERS: dict[Answer, str] = {
     "once": "Run it this once",
-    "always": "Always run this tool, without a question",
+    "always": "Always run this tool",
     "no": "Not this time",
     "never": "Never run this tool",
 }
@@ -47,6 +47,7 @@ class ToolQuestion(ModalScreen[Answer | None]):
         clock: seconds.
     """
 
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS = [  # noqa: RUF012
         Binding("escape,ctrl+c", "leave", "Stop", priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),

@@ -1,6 +1,7 @@
 """All tools of a chat: what is offered to the model, and what the user allows."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import make_private
 from qwen35_mlx.user_paths import absolute_user_path, shown
 
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 5.0  # a server has 2 to end, and 2 more to end after SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,11 @@ class Toolbox:
         """End all servers, waiting a little for them."""
         for server in self._servers.values():
             server.stop()
+        end = time.monotonic() + CLOSE_SECONDS
         for server in self._servers.values():
-            server.close(CLOSE_SECONDS)
+            server.close(max(end - time.monotonic(), 0.1))
         if self._loop is not None:
-            self._loop.close(CLOSE_SECONDS)
+            self._loop.close(1.0)
 
 
 def _named(states: Sequence[ServerState]) -> tuple[OfferedTool, ...]:

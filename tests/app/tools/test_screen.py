@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.fake import done
-from qwen35_chat.screens.tool_question import ARMED_SECONDS, ToolQuestion
+from qwen35_chat.screens.tool_question import ANSWERS, ARMED_SECONDS, ToolQuestion
 from qwen35_chat.tool_window import HOLD_SECONDS
 from qwen35_chat.tools.calls import ToolResult
 
@@ -227,6 +227,11 @@ async def test_escape_at_the_question_stops_the_turn(running: Any, files: Script
         assert not files.calls
         assert isinstance(at.engine.calls[-1], AddResults)
         assert at.library.conversation(1).path()[-1].content.startswith("Error: this call was not")
+        await at.press("f5")
+        await at.shown(reply("Without it, then."))
+        assert at.engine.calls[-1] == Retry(3)
+        assert "this call was not run" in at.text
+        assert "Without it, then." in at.text
         await at.turn("go on", "fine")
         assert at.library.conversation(1).path()[-1].content == "fine"
 
@@ -375,3 +380,13 @@ async def test_without_tools_the_command_says_how_to_get_some(home: Path) -> Non
     async with chat(home) as at:
         await at.send("/tools")
         assert "name servers in mcp.json" in at.text
+
+
+@pytest.mark.parametrize("size", [(40, 10), (60, 12), (80, 24)])
+async def test_the_answers_fit_a_low_terminal(size: tuple[int, int], running: Any) -> None:
+    async with running(size=size) as at:
+        await at.send("read a")
+        await at.shown(calls("read", path="long " * 200))
+        assert "Run read of files?" in at.text
+        for answer in ANSWERS.values():
+            assert answer in at.text
