@@ -10,7 +10,6 @@ import queue
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from functools import partial
 from typing import Any
 
 import llm
@@ -146,7 +145,11 @@ class AsyncLocalModel(_Described, llm.AsyncModel):
         conversation: llm.AsyncConversation | None,
     ) -> AsyncGenerator[StreamEvent]:
         arrived: asyncio.Queue[Event] = asyncio.Queue()
-        put = partial(asyncio.get_running_loop().call_soon_threadsafe, arrived.put_nowait)
+        loop = asyncio.get_running_loop()
+
+        def put(event: Event) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, event)
+
         ticket = _submit(self._engine, reply_request(self.name, prompt), put)
         try:
             while not _ends(event := await arrived.get()):
