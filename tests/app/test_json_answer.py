@@ -152,3 +152,22 @@ def test_options_without_a_use(script, capsys, argv, says) -> None:
     script(done())
     assert main(argv) == 2
     assert says in capsys.readouterr().err
+
+
+def test_the_demo_model_keeps_to_a_schema_and_an_unusable_one_is_refused(
+    capsys, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    file = tmp_path / "schema.json"
+    properties = {"answer": {"enum": ["maybe"]}}
+    schema = {"type": "object", "properties": properties, "required": ["answer"]}
+    file.write_text(json.dumps(schema | {"additionalProperties": False}))
+    answer = written(capsys, "--schema", str(file), "--no-thinking")
+    assert json.loads(answer["text"]) == {"answer": "maybe"}
+    assert answer["usage"]["reply_tokens"] > 1
+    file.write_text('{"type": "array", "uniqueItems": true}')
+    assert main(["-p", "hi", "--json", "--schema", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "uniqueItems" in err
