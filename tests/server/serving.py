@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def start_server(home: Path, *options: str) -> ServerProcess:
     except queue.Empty:
         process.kill()
         raise
-    return ServerProcess(process, [line])
+    started = ServerProcess(process, [line])
+    weakref.finalize(started, process.kill)  # of a test that has failed; a second end is none
+    return started
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 import asyncio
 import os
 import random
-import signal
 import time
-from collections.abc import Generator
 from typing import Any
 
 import anthropic
@@ -14,30 +12,11 @@ import openai
 import pytest
 
 from tests.server.mutations import damaged_json, with_short_reply
-from tests.server.serving import ServerProcess, start_server
+from tests.server.serving import ServerProcess
 
 ASK = [{"role": "user", "content": "What is 17 + 25?"}]
 SUM = "17 + 25 = 42"
 REQUESTS = int(os.environ.get("QWEN35_FUZZ", "300"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]:
-    started = start_server(tmp_path_factory.mktemp("home"), "--alias", "gpt-*")
-    yield started
-    assert started.stop(signal.SIGINT) == 0, started.lines
-    assert started.lines[-1].startswith("Stopped: ")
-    assert not any("Traceback" in line for line in started.lines)
-
-
-@pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Any:
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="any", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def claude(server: ServerProcess) -> Any:
-    return anthropic.Anthropic(base_url=server.address, api_key="any", max_retries=0)
 
 
 def metric(server: ServerProcess, name: str) -> float:
@@ -208,10 +187,10 @@ def test_thirty_requests_at_once(server):
 
 
 def test_damaged_json_is_the_clients_fault(server):
-    """What the server lets through, the engine refuses or answers; QWEN35_FUZZ=5000 sends 500."""
+    """What the server lets through, the engine refuses or answers; QWEN35_FUZZ=5000 sends 250."""
     rng = random.Random(19)
     with httpx2.Client(base_url=server.address, timeout=60) as client:
-        for _ in range(max(REQUESTS // 10, 1)):
+        for _ in range(max(REQUESTS // 20, 1)):
             path, body = damaged_json(rng)
             found = client.post(path, content=with_short_reply(body))
             assert found.status_code < 500, (path, body, found.text)

@@ -64,7 +64,6 @@ def test_a_session_survives_a_kill(tmp_path: Path):
     server = start_server(tmp_path)
     found = ask(connect(server), [{"role": "user", "content": QUESTIONS[2]}], session="Trip")
     assert found.choices[0].message.content.endswith("your name is Ada.")
-    assert found.usage.prompt_tokens_details.cached_tokens > 10
     assert server.stop() == 0
     with Library(tmp_path) as library:
         conversation = library.conversation(library.resolve("Trip"))
