@@ -143,7 +143,11 @@ def below(package: str) -> list[str]:
             MODELS | {"textual"},
         ),
         (below("qwen35_mlx.server"), MODELS | {"textual", "jinja2"}),
-        (below("qwen35_chat"), MODELS | {"starlette", "uvicorn"}),
+        # The program `llm`, which has numpy loaded, imports its plugin.
+        (
+            [name for name in below("qwen35_chat") if name != "qwen35_chat.llm_plugin"],
+            MODELS | {"starlette", "uvicorn", "llm"},
+        ),
         # Ctrl-C ends a command in one line once its own module is there.
         ([f"qwen35_mlx.{name}" for name in ("convert", "compare", "check")], MODELS),
     ],

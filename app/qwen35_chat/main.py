@@ -24,6 +24,7 @@ from qwen35_mlx.load_options import (
 )
 from qwen35_mlx.user_paths import shown
 
+SHELLS = ("bash", "zsh", "fish")
 _SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
 qwen35-chat serve starts a server with the interfaces of OpenAI and Anthropic: see its --help.
@@ -94,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         help="with -p: write the thinking to standard error, too",
     )
     add(
+        "--json",
+        action="store_true",
+        help="with -p: write one JSON object with text, thinking, tool calls and usage",
+    )
+    add(
+        "--schema",
+        type=_text,
+        metavar="FILE",
+        help="with -p: an answer in JSON that fits the JSON schema in FILE",
+    )
+    add(
         "--max-tokens",
         type=number_in(POSITIVE),
         metavar="N",
@@ -160,6 +172,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("md", "json"),
         help="of --export: md is the selected path, for reading; json is everything; default: md",
     )
+    add(
+        "--completions",
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print the completions of a shell and exit: {', '.join(SHELLS)}",
+    )
     add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     return parser
 
@@ -190,6 +208,11 @@ def _prompt(text: str | None, plain: bool) -> str | None:
 
 def _options(args: argparse.Namespace) -> CommandOptions:
     sampling = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
+    turn = {"max_tokens": args.max_tokens, "seed": args.seed}
+    if args.schema is not None:
+        from qwen35_chat.schema_file import response_format
+
+        turn["response_format"] = response_format(args.schema)
     return CommandOptions(
         model=model_name(args),
         model_given=args.model is not None,
@@ -202,7 +225,7 @@ def _options(args: argparse.Namespace) -> CommandOptions:
             "template_arguments": dict(args.template_arguments or ()) or None,
             **sampling,
         },
-        turn={"max_tokens": args.max_tokens, "seed": args.seed},
+        turn=turn,
         load=load_arguments(args),
         mtp=args.mtp,
         mcp_config=args.mcp_config,
@@ -229,12 +252,24 @@ def _check_tools_of_prompt(args: argparse.Namespace) -> None:
             )
 
 
+def _refuse_answer_options(args: argparse.Namespace) -> None:
+    """Refuse options of one answer where there is none."""
+    for name in ("json", "schema"):
+        if getattr(args, name):
+            raise Qwen35Error(f"--{name} is for one answer: give a prompt with -p")
+
+
 def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["serve"]:
         from qwen35_mlx.server.command import run
 
         return run(argv[1:], "qwen35-chat serve")
     args = _parser().parse_args(argv)
+    if args.completions is not None:
+        from qwen35_chat.shell_completions import script
+
+        print(script(_parser(), args.completions))
+        return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or args.export is not None or args.import_file is not None:
@@ -245,9 +280,12 @@ def _run(argv: Sequence[str]) -> int:
     prompt = _prompt(args.prompt, args.plain)
     if prompt is not None:
         _check_tools_of_prompt(args)
+        if args.json and args.show_thinking:
+            raise Qwen35Error("--json has the thinking already: leave out --show-thinking")
         from qwen35_chat import one_shot
 
-        return one_shot.run(prompt, options, show_thinking=args.show_thinking)
+        return one_shot.run(prompt, options, show_thinking=args.show_thinking, as_json=args.json)
+    _refuse_answer_options(args)
     if options.allow_tools:
         raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
@@ -263,6 +301,7 @@ def _run(argv: Sequence[str]) -> int:
 def _run_library_command(args: argparse.Namespace) -> int:
     from qwen35_chat import library_commands
 
+    _refuse_answer_options(args)
     if args.prompt is not None:
         raise Qwen35Error("-p asks a model, and --list, --export and --import do not: choose one")
     if args.list:

@@ -10,6 +10,7 @@ from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 import qwen35_mlx
+from qwen35_chat.json_answer import JsonAnswer
 from qwen35_chat.options import CommandOptions
 from qwen35_chat.tools.allowed import AllowedTools, allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
@@ -25,12 +26,15 @@ DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 
 
 def start_turn(
-    prompt: str, options: CommandOptions, progress: Callable[[int, int, str], None]
+    prompt: str,
+    options: CommandOptions,
+    progress: Callable[[int, int, str], None],
+    notice: Callable[[str], None] | None = None,
 ) -> Generator[TurnEvent]:
     """Load the model and start a turn with the prompt.
 
     Args:
-        progress: as for `qwen35_mlx.load`.
+        progress, notice: as for `qwen35_mlx.load`.
 
     Raises:
         Qwen35Error: MLX, the model, the conversation or the prompt cannot be used.
@@ -47,6 +51,7 @@ def start_turn(
         options.model,
         revision=options.revision,
         progress=progress,
+        notice=notice,
         mtp=drafting(options.mtp or "auto"),
         **options.load,
     )
@@ -109,11 +114,20 @@ def _find_conversation(name: str, library: Library) -> int:
     return newest[0].id
 
 
-def run(prompt: str, options: CommandOptions, *, show_thinking: bool = False) -> int:
+def run(
+    prompt: str,
+    options: CommandOptions,
+    *,
+    show_thinking: bool = False,
+    as_json: bool = False,
+) -> int:
     """Write the answer alone to standard output, as it is generated. Returns the exit code.
 
     Standard error gets the rest: the thinking on request, a note if the answer is cut short, and
     on a terminal a line about the work in progress.
+
+    Args:
+        as_json: write one JSON object at the end instead, which has the rest, too.
 
     Raises:
         Qwen35Error: as for `start_turn`.
@@ -125,12 +139,19 @@ def run(prompt: str, options: CommandOptions, *, show_thinking: bool = False) ->
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     writer = _Writer(sys.stdout, sys.stderr)
+    answer = JsonAnswer(options.model) if as_json else None
+    notice = None if answer is None else answer.add_notice
     try:
         writer.cue(f"loading {options.model} ...")
-        with closing(start_turn(prompt, options, writer.download_progress)) as events:
+        with closing(start_turn(prompt, options, writer.download_progress, notice)) as events:
             writer.cue("reading ...")
             for event in events:
-                _write_event(event, writer, show_thinking)
+                if answer is None:
+                    _write_event(event, writer, show_thinking)
+                else:
+                    _collect(event, answer, writer)
+        if answer is not None:
+            writer.answer(f"{_encodable(answer.text(), sys.stdout)}\n")
         writer.end()
     except BrokenPipeError:
         return exit_codes.BROKEN_PIPE  # the reader has closed its end
@@ -139,6 +160,19 @@ def run(prompt: str, options: CommandOptions, *, show_thinking: bool = False) ->
             writer.end()
         raise
     return 0
+
+
+def _collect(event: TurnEvent, answer: JsonAnswer, writer: "_Writer") -> None:
+    answer.add(event)
+    if isinstance(event, Thinking | Answer | ToolCall):
+        writer.cue("thinking ..." if isinstance(event, Thinking) else "writing ...")
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """JSON without characters that the stream's encoding may lack."""
+    if (stream.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
+        return text
+    return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
 
 
 def _write_event(event: TurnEvent, writer: "_Writer", show_thinking: bool) -> None:

@@ -152,6 +152,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
         description="Serve a model to other programs, with the interfaces of OpenAI and Anthropic.",
         allow_abbrev=False,
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     add_load_options(parser, "the small demo model")
     add = parser.add_argument
     add(
@@ -208,4 +214,3 @@ def _parser(program: str) -> argparse.ArgumentParser:
         metavar="N",
         help="replies that are written at the same time; default: %(default)s",
     )
-    return parser

@@ -39,7 +39,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartedTurns]:
         started: StartedTurns = []
 
         def start_turn(
-            prompt: str, options: CommandOptions, progress: Callable[[int, int, str], None]
+            prompt: str,
+            options: CommandOptions,
+            progress: Callable[[int, int, str], None],
+            notice: Callable[[str], None] | None,
         ) -> Generator[TurnEvent]:
             started.append((prompt, options))
             progress(500_000_000, 2_000_000_000, "model.safetensors")
