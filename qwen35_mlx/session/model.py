@@ -105,6 +105,11 @@ class Model:
         """The thread and the process that loaded it."""
         return self._owner
 
+    @property
+    def template_arguments(self) -> tuple[str, ...]:
+        """Names of the variables that its template reads, for `template_arguments` of replies."""
+        return () if self.template is None else self.template.arguments
+
     def __enter__(self) -> "Model":
         return self
 
