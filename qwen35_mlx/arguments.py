@@ -169,6 +169,15 @@ ARGUMENTS: Mapping[str, Kind] = {
         lambda value: isinstance(value, str) or _is_list_of(str)(value),
         lambda value: [value] if isinstance(value, str) else list(value),
     ),
+    "response_format": Kind("a mapping with a 'type'", lambda value: isinstance(value, Mapping)),
+    "tool_choice": Kind(
+        "'auto', 'none', 'required' or {'type': 'function', 'function': {'name': ...}}",
+        lambda value: (
+            isinstance(value, Mapping)
+            or (isinstance(value, str) and value in ("auto", "none", "required"))
+        ),
+    ),
+    "parallel_tool_calls": _FLAG,
     "sampling": Kind("a mapping", lambda value: isinstance(value, Mapping)),
     **{name: Kind(str(bounds), bounds.contains) for name, bounds in RANGES.items()},
     # Chat

@@ -83,6 +83,16 @@ def test_the_events_of_a_tool_call_and_its_result():
     assert "[stop, " in after
 
 
+def test_an_answer_in_a_schema_and_a_forced_call():
+    place, *calls = run("structured_output.py").splitlines()
+    assert place.startswith("{'city': ")
+    assert calls
+    for call in calls:
+        assert re.fullmatch(
+            r"get_weather {'city': .*, 'unit': '(celsius|fahrenheit)'} tool_calls", call
+        )
+
+
 def test_a_converted_checkpoint_answers(half_precision_demo):
     output = run("convert_and_load.py", half_precision_demo)
     size = float(re.findall(r"([\d.]+) MB in 4 bits", output)[0])

@@ -23,6 +23,7 @@ BENCHMARKS = (
         "drafts",
         "generate",
         "gguf",
+        "grammar",
         "kernels",
         "kv8",
         "matvec",

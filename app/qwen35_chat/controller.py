@@ -95,8 +95,9 @@ class Controller(ToolWindow):
             case events.Loading():
                 self.model_status, self.load_progress = "loading", event
                 return [event]
-            case events.Loaded(model, context):
+            case events.Loaded(model, context, arguments):
                 self.model, self.context, self.model_status = model, context, "loaded"
+                self.template_arguments = arguments
                 self._model_before = ""
                 return [event]
             case events.Unloaded():

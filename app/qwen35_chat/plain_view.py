@@ -295,7 +295,7 @@ class PlainView:
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""
         now = self._controller.settings
-        for name in setting_names(now):
+        for name in setting_names(now, self._controller.template_arguments):
             self.line(f"{name}: {display_value(now, name) or 'none'}")
         self.line(
             f"/settings name value changes one. The file: {self._controller.settings_file.file}"

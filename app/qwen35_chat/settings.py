@@ -3,7 +3,7 @@
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -174,10 +174,19 @@ def _is_json(value: object) -> bool:
             return isinstance(value, str | int)
 
 
-def setting_names(settings: Settings) -> list[str]:
-    """The names of all settings that have a value of their own, those of `[keys]` left out."""
-    arguments = [f"template_arguments.{name}" for name in settings.template_arguments]
-    return [*FIELDS, *(f"sampling.{name}" for name in SAMPLING), *arguments]
+def setting_names(settings: Settings, template_arguments: Sequence[str] = ()) -> list[str]:
+    """The names of all settings that can be shown, those of `[keys]` left out.
+
+    Args:
+        template_arguments: that the model's template reads. `thinking` is one of them.
+    """
+    read = [name for name in template_arguments if name != "enable_thinking"]
+    names = dict.fromkeys([*read, *settings.template_arguments])
+    return [
+        *FIELDS,
+        *(f"sampling.{name}" for name in SAMPLING),
+        *(f"template_arguments.{name}" for name in names),
+    ]
 
 
 def setting_problem(name: str, value: object, commands: Mapping[str, str] | None = None) -> str:

@@ -69,6 +69,7 @@ class Window:
         self.model_status: ModelStatus = "loading"  # from the start on
         self.load_progress: events.Loading | None = None
         self.context = 0
+        self.template_arguments: tuple[str, ...] = ()  # that the loaded model's template reads
         self.used = 0
         self.cached = 0
         self.usage: Usage | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import Reply, check_finite
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
@@ -21,6 +22,7 @@ class _Member:
         logit_sum: of the logits that it was sampled from, [].
         launched: a token and its `logit_sum` that the latest pass has read, and that the caller
             does not have yet.
+        error: why no token follows that one.
     """
 
     cache: Cache
@@ -29,6 +31,7 @@ class _Member:
     next_token: mx.array
     logit_sum: mx.array
     launched: tuple[mx.array, mx.array] | None = None
+    error: Qwen35Error | None = None
 
 
 class DecodeGroup:
@@ -66,6 +69,8 @@ class DecodeGroup:
         try:
             while True:
                 if member.launched is None:
+                    if member.error is not None:
+                        raise member.error
                     self._launch()
                 assert member.launched is not None
                 token, logit_sum = member.launched
@@ -80,7 +85,9 @@ class DecodeGroup:
 
     def _launch(self) -> None:
         """Begin a pass over the next token of each reply whose last one was taken."""
-        ready = [member for member in self._members if member.launched is None]
+        ready = [
+            member for member in self._members if member.launched is None and member.error is None
+        ]
         network = self._network
         tokens = mx.stack([member.next_token for member in ready])
         hidden = network.together(tokens, [member.cache for member in ready], self._stacks)
@@ -89,6 +96,9 @@ class DecodeGroup:
         for i, member in enumerate(ready):
             member.reply.append(member.next_token)
             member.launched = member.next_token, member.logit_sum
-            member.next_token = member.reply.sample(logits[i : i + 1])
             member.logit_sum = sums[i]
+            try:
+                member.next_token = member.reply.sample(logits[i : i + 1])
+            except Qwen35Error as error:  # of its grammar: the others go on
+                member.error = error
         mx.async_eval([member.next_token for member in ready], sums)

@@ -16,7 +16,9 @@ from functools import partial
 from hashlib import blake2b
 
 import mlx.core as mx
+import numpy as np
 
+from qwen35_mlx.generation.grammar import Grammar, GrammarMatcher
 from qwen35_mlx.generation.sampling_parameters import Sampling
 
 # Up to this top_k only the most likely tokens are sampled from.
@@ -62,14 +64,19 @@ class Sampler:
 
     Args:
         seed: the same seed gives the same tokens for the same logits.
+        grammar: of the reply; None allows every token.
 
     Attributes:
         reads_reply: whether tokens depend on the ones before them by more than their logits.
     """
 
-    def __init__(self, sampling: Sampling, vocab_size: int, seed: int = 0):
+    def __init__(
+        self, sampling: Sampling, vocab_size: int, seed: int = 0, grammar: Grammar | None = None
+    ):
         self._sampling = sampling
-        self.reads_reply = sampling.presence_penalty != 0 or sampling.repetition_penalty != 1
+        self._matcher = None if grammar is None else grammar.matcher()
+        self._penalises = sampling.presence_penalty != 0 or sampling.repetition_penalty != 1
+        self.reads_reply = self._penalises or grammar is not None
         self._noise = GumbelNoise(vocab_size, seed) if sampling.temperature > 0 else None
         few = 0 < sampling.top_k <= min(MAX_CANDIDATES, vocab_size)
         draw = draw_of_candidates if few else draw_of_vocabulary
@@ -83,16 +90,42 @@ class Sampler:
         The logits may be those of the first tokens of the vocabulary alone: other tokens are then
         not drawn, and these have the same noise.
 
+        With a grammar, waits for `reply` and `drafts`, while the device computes the logits.
+
         Args:
-            reply: tokens of the reply before `position`, [position]; only penalties read them.
+            reply: tokens of the reply before `position`, [position]; only penalties and grammars
+                read them.
             drafts: the tokens that row 1 and later assume before them, [T - 1].
+
+        Raises:
+            Qwen35Error: the grammar is too complex to go on with.
         """
-        if self.reads_reply:
+        if self._matcher is not None:
+            logits = masked(logits, self._matcher, reply, drafts)
+        if self._penalises:
             logits = penalised(logits, reply, self._sampling, drafts)
         if self._noise is None:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
         rows, vocab = logits.shape
         return self._draw(logits, self._noise.rows(position, rows)[:, :vocab])
+
+
+def masked(
+    logits: mx.array, matcher: GrammarMatcher, reply: mx.array, drafts: mx.array | None = None
+) -> mx.array:
+    """Logits [T, vocab] with -inf for every token that the grammar forbids in its row.
+
+    Args:
+        reply, drafts: as for `penalised`. Where they are not in the grammar, nothing is forbidden.
+    """
+    # In this order: a device computes one thing after the other, and what is waited for below must
+    # not come after the logits, during which the mask is computed.
+    before = [reply] if drafts is None else [reply, drafts]
+    mx.async_eval(before)
+    mx.async_eval(logits)
+    after = [] if drafts is None else np.array(drafts).tolist()
+    allowed = matcher.allowed(np.array(reply), after)[:, : logits.shape[1]]
+    return mx.where(mx.array(allowed), logits, -mx.inf)
 
 
 def draw_of_vocabulary(logits: mx.array, noise: mx.array, sampling: Sampling) -> mx.array:

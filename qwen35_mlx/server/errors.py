@@ -69,4 +69,5 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
     """The body of an error in Anthropic's interface."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, default)
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    details = {} if error.code is None else {"details": {"error_code": error.code}}
+    return {"type": "error", "error": {"type": kind, "message": str(error), **details}}

@@ -25,7 +25,7 @@ from qwen35_mlx.text.reply import Answer, ReplyEvent, Thinking, ToolCall
 
 # Clients send thinking back as it is. Nothing is concluded from it, so that nothing is signed.
 SIGNATURE = "unsigned"
-_UNSUPPORTED = ("mcp_servers", "container")
+_UNSUPPORTED = ("mcp_servers", "container", "compaction")
 
 
 def read(values: Mapping[str, Any]) -> ClientCall:
@@ -36,6 +36,10 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     """
     fields = RequestFields(values)
     fields.refuse(_UNSUPPORTED)
+    if fields.get("thread"):
+        # Of a thread, clients send the newest messages only; this code makes them send all.
+        line = "thread is not supported, since messages are not kept: send all of them"
+        raise ApiError(line, code="thread_unsupported_request", param="thread")
     messages = _messages(fields)
     options = shared_options(fields) | _thinking_options(fields.section("thinking"))
     if (limit := fields.whole("max_tokens")) is not None:

@@ -264,7 +264,7 @@ class EngineThread:
         self._check_cancelled()
         self._unload()
         model = self._loaded.load(request)
-        self._events.put(Loaded(model.name, model.context))
+        self._events.put(Loaded(model.name, model.context, model.template_arguments))
 
     def _report_loading(self, event: Loading) -> None:
         self._check_cancelled()

@@ -31,10 +31,15 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is ready."""
+    """The model is ready.
+
+    Attributes:
+        template_arguments: names of those that its chat template reads.
+    """
 
     model: str
     context: int
+    template_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +14,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
+from qwen35_mlx.generation.grammar import Grammar, GrammarVocabulary
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
@@ -21,7 +23,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
 from qwen35_mlx.session import memory
-from qwen35_mlx.session.events import Done, Reply, TurnEvent
+from qwen35_mlx.session.events import Reply, TurnEvent
 from qwen35_mlx.session.prompts import Prompts, check_vocabulary, end_tokens
 from qwen35_mlx.session.reply_options import (
     CompletionArguments,
@@ -29,10 +31,12 @@ from qwen35_mlx.session.reply_options import (
     ReplyArguments,
     ReplyOptions,
 )
+from qwen35_mlx.session.response_format import reply_content
 from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
+from qwen35_mlx.text.reply_grammar import ReplyContent, reply_grammar
 from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
@@ -100,6 +104,11 @@ class Model:
     def owner(self) -> Owner:
         """The thread and the process that loaded it."""
         return self._owner
+
+    @property
+    def template_arguments(self) -> tuple[str, ...]:
+        """Names of the variables that its template reads, for `template_arguments` of replies."""
+        return () if self.template is None else self.template.arguments
 
     def __enter__(self) -> "Model":
         return self
@@ -219,16 +228,10 @@ class Model:
         print(reply.text, reply.finish_reason)
         """
         turn = self.turn(messages, self.make_cache(), ReplyOptions.of(options))
-        *_, done = turn.run()
-        assert isinstance(done, Done)
-        content = turn.content
+        done = turn.run_to_end()
+        reply, usage = turn.content, done.usage
         return Reply(
-            content.text,
-            content.thinking,
-            content.tool_calls,
-            done.usage,
-            done.finish_reason,
-            done.drafts,
+            reply.text, reply.thinking, reply.tool_calls, usage, done.finish_reason, done.drafts
         )
 
     def complete(
@@ -251,8 +254,7 @@ class Model:
         """
         given = ReplyOptions.of(options, CompletionArguments)
         turn = self.completion(prompt, self.make_cache(), given)
-        *_, done = turn.run()
-        assert isinstance(done, Done)
+        done = turn.run_to_end()
         text = "".join(event.text for event in turn.reply_events if isinstance(event, Answer))
         return Reply(text, "", (), done.usage, done.finish_reason, done.drafts)
 
@@ -261,7 +263,8 @@ class Model:
         self._owner.check("this model")
         prompt = self._prompts.raw(prompt)
         self.network.token_array(prompt)  # refuses unknown ids before anything is computed
-        return self._turn(prompt, PlainParser(), cache, options)
+        grammar = self._grammar(reply_content(options), thinking=False)
+        return self._turn(prompt, PlainParser(), cache, options, grammar)
 
     def turn(
         self,
@@ -282,8 +285,10 @@ class Model:
         rendered = self._prompts.render(messages, options)
         prompt = self._prompts.check_length(self._prompts.encode(rendered))
         thinking = ChatTemplate.opens_thinking(rendered)
-        parser = ReplyParser(thinking=thinking, tools=options.tools)
-        return self._turn(prompt, parser, cache, options, copies)
+        content = reply_content(options)
+        calls = content is None or content.tools is not None
+        parser = ReplyParser(thinking=thinking, tools=options.tools, calls=calls)
+        return self._turn(prompt, parser, cache, options, self._grammar(content, thinking), copies)
 
     def _turn(
         self,
@@ -291,6 +296,7 @@ class Model:
         parser: ReplyParser | PlainParser,
         cache: Cache,
         options: ReplyOptions,
+        grammar: Grammar | None,
         copies: CopyDrafts | None = None,
     ) -> Turn:
         """A turn on a prompt that fits into the context."""
@@ -317,10 +323,23 @@ class Model:
             owner=self._owner,
             stop=StopStrings(options.stop),
             seed=options.seed,
+            grammar=grammar,
+            one_call=options.parallel_tool_calls is False,
             drafter=self._drafter(cache, copies or CopyDrafts()),
             budget=self._budget(options.thinking_budget),
             repetition_guard=options.repetition_guard is not False,
         )
+
+    def _grammar(self, content: ReplyContent | None, thinking: bool) -> Grammar | None:
+        """The compiled grammar of a reply; None for one without."""
+        if content is None:
+            return None
+        source = reply_grammar(content, self.tokenizer, self.eos, thinking=thinking)
+        return self._vocabulary.compile(source)
+
+    @cached_property
+    def _vocabulary(self) -> GrammarVocabulary:
+        return GrammarVocabulary(self.tokenizer, self.network.config.vocab_size, self.eos)
 
     def _budget(self, tokens: int | None) -> ThinkingBudget | None:
         return None if tokens is None else ThinkingBudget.of(tokens, self.tokenizer)

@@ -50,11 +50,17 @@ class CompletionArguments(SamplingArguments, total=False):
     - `seed`: the same seed gives the same reply again, on the same device.
     - `stop`: strings that end the reply; they do not appear in it.
     - `repetition_guard`: whether a reply that repeats itself without end is ended; None for yes.
+    - `response_format`: what an answer may be, in OpenAI's form: `{"type": "text"}` for anything,
+      `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": {...}}}`.
+      Beyond that, `{"type": "regex", "pattern": ...}` and, in Lark's form,
+      `{"type": "grammar", "grammar": ...}`. An answer that `max_tokens` or `stop` cuts is not
+      complete.
     """
 
     max_tokens: int | None
     seed: int | None
     stop: str | Sequence[str]
+    response_format: Mapping[str, Any] | None
     repetition_guard: bool | None
 
 
@@ -69,7 +75,18 @@ class ThinkingArguments(TypedDict, total=False):
 
 
 class ReplyArguments(PromptArguments, CompletionArguments, ThinkingArguments, total=False):
-    """The options of a reply to messages: those of its prompt, its length and its sampling."""
+    """The options of a reply to messages: those of its prompt and of its text, and these.
+
+    - `tool_choice`: "auto" leaves it to the model whether it calls a tool; with a
+      `response_format`, it then answers in that. "none" keeps it from calling one, although the
+      prompt describes them. "required" makes it call one or more, and
+      `{"type": "function", "function": {"name": ...}}` that one, once. Calls that are forced have
+      arguments that the tool's schema allows.
+    - `parallel_tool_calls`: False ends the reply after one call.
+    """
+
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
 
 
 class ChatArguments(PromptArguments, SamplingArguments, ThinkingArguments, total=False):
@@ -83,8 +100,8 @@ class ReplyOptions:
     """The options of one reply, checked.
 
     Attributes:
-        max_tokens, seed, thinking, tools, thinking_budget, repetition_guard: as in
-            `ReplyArguments`.
+        max_tokens, seed, thinking, tools, thinking_budget, repetition_guard, response_format,
+            tool_choice, parallel_tool_calls: as in `ReplyArguments`.
         template_arguments: with `reasoning_effort`, if that is given.
         stop: strings that end the reply.
         sampling: the `SamplingArguments` that are given.
@@ -98,6 +115,9 @@ class ReplyOptions:
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     thinking_budget: int | None = None
     repetition_guard: bool | None = None
+    response_format: Mapping[str, Any] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     sampling: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod

@@ -13,6 +13,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.generation.drafter import Drafter
+from qwen35_mlx.generation.grammar import Grammar
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.repetition import repeats_without_end
 from qwen35_mlx.generation.sampler import Sampler
@@ -30,6 +31,7 @@ from qwen35_mlx.text.reply import (
     ReplyContent,
     ReplyEvent,
     ReplyParser,
+    ToolCall,
     join_events,
 )
 from qwen35_mlx.text.stop import StopStrings
@@ -51,6 +53,8 @@ class Turn:
         max_tokens: length of the reply.
         chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
+        grammar: of the reply; None for any.
+        one_call: whether the reply ends after one tool call.
         drafter: of tokens that are verified together; None decodes one a pass.
         group: replies that this one may share passes with, while the group is open; then without
             drafts. None for passes of its own.
@@ -75,6 +79,8 @@ class Turn:
     chunk: int
     owner: Owner
     seed: int | None = None
+    grammar: Grammar | None = None
+    one_call: bool = False
     drafter: Drafter | None = None
     group: DecodeGroup | None = None
     budget: ThinkingBudget | None = None
@@ -88,7 +94,8 @@ class Turn:
     @property
     def content(self) -> ReplyContent:
         """The reply so far, including what the parser holds back, such as an open tool call."""
-        return join_events([*self.reply_events, *self.parser.pending()])
+        pending = [] if self._called else self.parser.pending()
+        return join_events([*self.reply_events, *pending])
 
     def snapshot(self) -> Snapshot:
         """The state after the tokens that the cache holds now, before the turn's next event."""
@@ -117,6 +124,12 @@ class Turn:
                 f"{gpu_kernel.KERNELS_ENV}={REFERENCE} to go on without kernels, and report it"
             ) from error
 
+    def run_to_end(self) -> Done:
+        """As `run`, for those who need the whole reply alone."""
+        *_, done = self.run()
+        assert isinstance(done, Done)
+        return done
+
     def _run(self) -> Generator[TurnEvent]:
         mx.reset_peak_memory()
         started = time.perf_counter()
@@ -125,7 +138,7 @@ class Turn:
             self.drafter.begin(self.prompt, cached)
         yield from self._prefill(cached)
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        sampler = Sampler(self.sampling, self.network.config.vocab_size, seed)
+        sampler = Sampler(self.sampling, self.network.config.vocab_size, seed, self.grammar)
         decoder = self.tokenizer.stream()
         first_token_at = started
         reason: FinishReason = "length"
@@ -141,7 +154,7 @@ class Turn:
                     break
                 events += self._take(token, decoder)
                 yield from events
-                if self.stop.stopped:
+                if self.stop.stopped or self._called:
                     reason = "stop"
                     break
                 if not events:
@@ -152,9 +165,10 @@ class Turn:
                 if len(self.reply_ids) >= self.max_tokens:
                     break
         ended = time.perf_counter()
-        if not self.stop.stopped:
+        if not (self.stop.stopped or self._called):
             yield from self._parse(self.stop.push(decoder.flush()) + self.stop.flush())
-        yield from self._add(self.parser.finish())
+        if not self._called:
+            yield from self._add(self.parser.finish())
         content = self.content
         if reason == "stop" and content.tool_calls:
             reason = "tool_calls"
@@ -268,5 +282,13 @@ class Turn:
         return self._add(self.parser.push(text) if text else [])
 
     def _add(self, events: list[ReplyEvent]) -> list[ReplyEvent]:
+        if self.one_call:
+            calls = [index for index, event in enumerate(events) if isinstance(event, ToolCall)]
+            events = events[: calls[0] + 1] if calls else events
         self.reply_events += events
         return events
+
+    @property
+    def _called(self) -> bool:
+        """Whether the reply has the one call that it may have."""
+        return self.one_call and any(isinstance(one, ToolCall) for one in self.reply_events[-1:])

@@ -72,23 +72,24 @@ class _Reader:
         bounds += [self.types(one, depth) for one in _schemas(schema.get("allOf"))]
         for keyword in ("$ref", "$dynamicRef"):
             if isinstance(reference := schema.get(keyword), str):
-                bounds.append(self.types(self._found(reference), depth))
+                bounds.append(self.types(referenced(reference, self._root), depth))
         return bounds
 
-    def _found(self, reference: str) -> object:
-        """What a JSON pointer names; None if there is no such thing."""
-        if not reference.startswith("#"):
+
+def referenced(reference: str, root: Mapping[str, Any]) -> object:
+    """What a JSON pointer names, as `#/$defs/NAME`; None if there is no such thing."""
+    if not reference.startswith("#"):
+        return None
+    found: object = root
+    for part in reference[1:].split("/")[1:]:
+        part = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
             return None
-        found: object = self._root
-        for part in reference[1:].split("/")[1:]:
-            part = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(found, Mapping):
-                found = found.get(part)
-            elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            else:
-                return None
-        return found
+    return found
 
 
 def type_of(value: object) -> str:

@@ -23,6 +23,7 @@ _TAG = re.compile(
     rf"<tool_call>|</tool_call>|</function>|</parameter>|<function={_NAME}|<parameter={_NAME}"
 )
 _NAMED_START = re.compile(rf"<(?:function|parameter)=[^<>\n]{{0,{_MAX_NAME}}}")
+_TAG_NAME = re.compile(rf"[^<>\n]{{1,{_MAX_NAME}}}")
 _LONGEST = max(len(kind.value) for kind in Kind) + _MAX_NAME
 
 
@@ -42,6 +43,11 @@ def read_tags(text: str, offset: int = 0) -> Iterator[Tag]:
         name = match[1] or match[2]
         kind = Kind(match[0][: -len(name) - 1] if name else match[0])
         yield Tag(kind, (name or "").strip(), offset + match.start(), offset + match.end())
+
+
+def is_tag_name(name: object) -> bool:
+    """Whether a tag with this name is read back with it."""
+    return isinstance(name, str) and name == name.strip() and _TAG_NAME.fullmatch(name) is not None
 
 
 def undecided(text: str) -> int:

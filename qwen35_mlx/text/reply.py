@@ -54,6 +54,7 @@ from qwen35_mlx.text.reply_events import ToolCall as ToolCall
 from qwen35_mlx.text.reply_events import join_events as join_events
 from qwen35_mlx.text.tool_call import ParsedCall, parameter_schemas, parse_call
 
+_Tools = Sequence[Mapping[str, Any]]
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"
 _CALL_OPEN = "<tool_call>"
@@ -101,6 +102,7 @@ class ReplyParser:
         tools: the tools on offer. A call's values are converted to the types in their JSON
             schemas; without a schema they stay strings, which render back exactly as the model
             wrote them.
+        calls: whether there may be calls; if not, all of the answer is text.
 
     Text comes out as early as it is certain. Only the start of a possible tag, whitespace that may
     have to be dropped, and a tool call until it closes are held back.
@@ -116,8 +118,9 @@ class ReplyParser:
     While text streams in, each character is read a bounded number of times, whatever the text.
     """
 
-    def __init__(self, *, thinking: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
+    def __init__(self, *, thinking: bool, tools: _Tools | None = None, calls: bool = True) -> None:
         self._schemas = parameter_schemas(tools or ())
+        self._tags = [_CALL_OPEN, *([_FUNCTION] if self._schemas else [])] if calls else []
         self._section = _Section.THINKING if thinking else _Section.ANSWER
         self._buffer = ""  # what was pushed last
         self._at = 0  # how much of the buffer is decided
@@ -211,7 +214,7 @@ class ReplyParser:
                     return True
                 if self._may_become(_THINK_OPEN):
                     return False
-        text, opened = self._take_until(_CALL_OPEN, *([_FUNCTION] if self._schemas else []))
+        text, opened = self._take_until(*self._tags) if self._tags else (self._take_rest(), "")
         if text:
             self._answer(text, events)
         if opened == _CALL_OPEN:

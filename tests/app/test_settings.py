@@ -26,6 +26,7 @@ from qwen35_chat.settings_file import SettingsFile, with_value
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.session.events import Loaded
 from qwen35_mlx.session.requests import Configure
 from tests.app.drive import chat
 from tests.app.settings_text import FILE, WRITTEN
@@ -186,7 +187,7 @@ def test_template_arguments_are_typed_as_json_or_text() -> None:
         assert parse_value("template_arguments.a", text) == value
     assert parse_value("template_arguments.a", " ") is None
     settings = Settings(template_arguments={"a": "x", "c": True, "d": [1]})
-    names = setting_names(settings)[-3:]
+    names = setting_names(settings, ("enable_thinking", "a"))[-3:]
     assert names == ["template_arguments.a", "template_arguments.c", "template_arguments.d"]
     assert [display_value(settings, name) for name in names] == ["x", "true", "[1]"]
 
@@ -250,8 +251,11 @@ async def test_a_template_argument_by_command(home: Path) -> None:
         await at.until(lambda: at.controller.settings.template_arguments == {"effort": "low"})
         assert at.engine.calls[-1] == Configure(at.controller.settings.chat_settings())
         assert '[template_arguments]\neffort = "low"' in file.read_text()
+        await at.shown([Loaded("demo", 4096, ("enable_thinking", "preserve_thinking"))])
         await at.pilot.press("f2")
         await at.until(lambda: "template_arguments.effort" in at.text)
+        assert "template_arguments.preserve_thinking" in at.text
+        assert "template_arguments.enable_thinking" not in at.text
 
 
 async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch) -> None:

@@ -179,3 +179,28 @@ def test_logits_that_are_not_finite_end_their_reply_alone(model, monkeypatch):
         next(bad)
     monkeypatch.undo()
     assert len(list(islice(good, 5))) == 5
+
+
+def test_an_error_of_a_sampler_ends_its_reply_alone(model):
+    class Failing(Sampler):
+        def __call__(self, logits, reply, position, drafts=None):
+            if position == 3:
+                raise Qwen35Error("the grammar is too complex")
+            return super().__call__(logits, reply, position, drafts)
+
+    group = DecodeGroup(model.network)
+    (prompt, other), (sampler, _) = prompts(model)[:2], samplers(model)[:2]
+    good = group.decode(read(model.network, prompt), prompt[-1], sampler)
+    vocab = model.network.config.vocab_size
+    bad = group.decode(
+        read(model.network, other), other[-1], Failing(Sampling(temperature=0), vocab)
+    )
+    got = []
+    for _ in range(3):
+        got.append(next(good))
+        next(bad)
+    got.append(next(good))
+    with pytest.raises(Qwen35Error, match="too complex"):
+        next(bad)
+    got += islice(good, TOKENS - 4)
+    assert got == alone(model, prompt, samplers(model)[0])[0]

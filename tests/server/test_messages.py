@@ -122,6 +122,7 @@ def test_history_comes_back_as_templates_take_it():
             "messages[1].role is assistant: a reply cannot be continued",
         ),
         ({"messages": [{"role": "user"}]}, "messages[0].content is missing"),
+        ({"thread": {"type": "create"}}, "thread is not supported, since messages are not kept"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
             "messages[0].content[0] is an image: the model reads text only",

@@ -140,6 +140,30 @@ def test_messages(engine, address, stream):
     check_history(engine)
 
 
+def test_the_tool_runner_of_the_client(engine, address):
+    """It runs the functions and sends their results by itself.
+
+    At first it wants the server to keep the messages; refused, it sends all of them.
+    """
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"sun in {city}"
+
+    client = anthropic.Anthropic(base_url=address, api_key="any")
+    runner = client.beta.messages.tool_runner(
+        model="demo",
+        max_tokens=9,
+        tools=[weather],
+        messages=[{"role": "user", "content": "Weather?"}],
+        max_iterations=5,
+    )
+    found: Any = runner.until_done()
+    assert found.content[-1].text == EXPECTED
+    check_history(engine)
+
+
 @pytest.mark.parametrize(
     ("kind", "openai_class", "anthropic_class"),
     [

@@ -72,6 +72,8 @@ def engine(model_folder):
 def test_the_engine_loads_once_and_replies_twice(engine):
     events = wait_for(engine, Loaded)
     assert isinstance(events[0], Loading)
+    assert isinstance(events[-1], Loaded)
+    assert events[-1].template_arguments == ("enable_thinking",)
     for _ in range(2):
         engine.submit(Send("Hello"))
         events = wait_for(engine, Done)

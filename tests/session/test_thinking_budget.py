@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
@@ -85,6 +86,32 @@ def test_drafts_change_nothing(model: Model, closed: Turn, drafter: str):
     done_of(turn.run())
     assert turn.content == closed.content
     assert_ends(model, turn, closed, len(closed.reply_ids))
+
+
+def test_replies_in_shared_passes_are_closed_one_by_one(model: Model, closed: Turn):
+    """Also where one joins the others after a start by itself, with drafts."""
+    group = DecodeGroup(model.network)
+    turns = [
+        turn_of(model, budget, **SAMPLED | {"seed": seed}, max_tokens=closed.max_tokens)
+        for budget, seed in ((BUDGET, 4), (BUDGET + 2, 4), (None, 7))
+    ]
+    alone = [turn_of(model, BUDGET + 2, **SAMPLED, max_tokens=closed.max_tokens)]
+    alone.append(turn_of(model, None, **SAMPLED | {"seed": 7}, max_tokens=closed.max_tokens))
+    for turn in alone:
+        done_of(turn.run())
+    for turn in turns:
+        turn.group = group
+    running = [turn.run() for turn in turns]
+    while len(turns[0].reply_ids) < 3:
+        next(running[0])
+    group.wanted = True
+    while running:
+        for events in list(running):
+            if next(events, None) is None:
+                running.remove(events)
+    for turn, want in zip(turns, [closed, *alone], strict=True):
+        assert turn.reply_ids == want.reply_ids
+        assert turn.cache.offset == len(turn.prompt) + len(turn.reply_ids)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

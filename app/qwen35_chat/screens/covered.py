@@ -65,7 +65,8 @@ class CoveredScreen(Screen[None]):
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         controller = self.controller
-        self._pick(SettingsList(lambda: controller.settings, controller.settings_file.file, change))
+        file, arguments = controller.settings_file.file, controller.template_arguments
+        self._pick(SettingsList(lambda: controller.settings, file, change, arguments))
 
     def list_tools(self, toolbox: Toolbox) -> None:
         self._pick(ToolList(self.controller, toolbox))

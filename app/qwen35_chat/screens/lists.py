@@ -246,6 +246,7 @@ class SettingsList(Picker):
         settings: the present ones.
         file: where they are stored; None for nowhere.
         change: stores a new value, given the name and what the user wrote.
+        template_arguments: that the model's template reads.
     """
 
     def __init__(
@@ -253,17 +254,19 @@ class SettingsList(Picker):
         settings: Callable[[], Settings],
         file: Path | None,
         change: Callable[[str, str], Work],
+        template_arguments: Sequence[str] = (),
     ):
         place = f", kept in {_short(file)}" if file is not None else ""
         hint = "Enter changes it, Esc goes back"
         super().__init__(f"Settings{place}", self._make_rows, hint=hint)
         self._settings = settings
         self._change = change
+        self._template_arguments = template_arguments
         self._explained = ""  # the setting that the message line explains
 
     def _make_rows(self, words: str) -> Sequence[Row]:
         now = self._settings()
-        names = setting_names(now)
+        names = setting_names(now, self._template_arguments)
         rows: list[Row] = []
         for name in ranked(words, names, limit=len(names)):
             value = display_value(now, name)
