@@ -53,7 +53,7 @@ class GrammarVocabulary:
             Qwen35Error: it cannot be read, is too large, or has parts that cannot be enforced.
         """
         text = source.text()
-        if text in self._compiled:
+        if text in self._compiled and self._compiled[text].usable:
             self._compiled.move_to_end(text)
             return self._compiled[text]
         matcher = self._matcher(text)
@@ -106,6 +106,13 @@ class Grammar:
     def __init__(self, matcher: "LLMatcher", size: int, eos: frozenset[int]):
         self._matcher = matcher
         self._size, self._eos = size, eos
+
+    @property
+    def usable(self) -> bool:
+        """Whether replies can still begin: one that exceeds a limit of llguidance uses it up."""
+        matcher = self._matcher.deep_copy()
+        matcher.compute_bitmask()
+        return not matcher.is_error()
 
     def matcher(self) -> "GrammarMatcher":
         """A matcher for one reply."""
@@ -164,6 +171,7 @@ class GrammarMatcher:
             return False
         matcher = self._states[-1].matcher.deep_copy()
         if not matcher.try_consume_tokens([token]):
+            _check(matcher)
             return False
         self._states = [*self._states[-_MOST_STATES:], _State(matcher)]
         self._read = np.append(self._read, np.int32(token))
@@ -181,11 +189,18 @@ class _State:
         """The tokens that may follow: [size] bool."""
         if self._mask is None:
             packed = self.matcher.compute_bitmask()
-            if self.matcher.is_error():
-                raise Qwen35Error(
-                    "the grammar cannot be followed further "
-                    f"({one_line(self.matcher.get_error())}): make it simpler"
-                )
+            _check(self.matcher)
             bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
             self._mask = bits[:size].view(bool)
         return self._mask
+
+
+def _check(matcher: "LLMatcher") -> None:
+    """Refuse to go on where a limit of llguidance was exceeded.
+
+    Raises:
+        Qwen35Error: one was.
+    """
+    if matcher.is_error():
+        reason = one_line(matcher.get_error())
+        raise Qwen35Error(f"the grammar cannot be followed further ({reason}): make it simpler")

@@ -173,7 +173,8 @@ class RequestLoop:
         now = time.monotonic()
         for job in self._waiting.in_order():
             in_use = self._replies is not None and self._replies.sessions.in_use(job.request)
-            if job.retry_at <= now and not in_use:
+            # One that has begun waits for memory; its session is in use by itself.
+            if job.reply is not None or (job.retry_at <= now and not in_use):
                 return job
         return None
 

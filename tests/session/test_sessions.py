@@ -11,6 +11,7 @@ from qwen35_mlx.session import request_loop
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Cancelled, Queued, Thinking, Titled, TurnStarted
 from qwen35_mlx.session.load import load
+from qwen35_mlx.session.replies import Replies
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.request_engine import RequestEngine
 from tests.session.clients import Clients
@@ -230,3 +231,13 @@ def test_a_session_after_a_restart_is_the_same_to_the_bit(model_folder, tmp_path
     assert found[0][1].keys() == found[1][1].keys()
     assert len(found[0][1]) > 4
     assert found[0][1] == found[1][1]
+
+
+def test_a_session_that_waits_for_memory_begins_when_there_is_some(clients, library, monkeypatch):
+    monkeypatch.setattr(Replies, "make_room", lambda self, running, reply: not running)
+    first = clients.ask("Long", max_tokens=40)
+    waiting = clients.ask("One", session="notes")
+    assert first.done()
+    assert waiting.done()
+    assert clients.ask("Two", session="notes").done()
+    assert [m.content for m in stored(library, "notes").path()][::2] == ["One", "Two"]
