@@ -22,6 +22,7 @@ from qwen35_mlx.load_options import (
     model_name,
     number_in,
 )
+from qwen35_mlx.terminal import write_output
 from qwen35_mlx.user_paths import shown
 
 SHELLS = ("bash", "zsh", "fish")
@@ -268,7 +269,7 @@ def _run(argv: Sequence[str]) -> int:
     if args.completions is not None:
         from qwen35_chat.shell_completions import script
 
-        print(script(_parser(), args.completions))
+        write_output(script(_parser(), args.completions) + "\n")
         return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")

@@ -137,21 +137,24 @@ class GrammarMatcher:
     def allowed(self, reply: np.ndarray, drafts: Sequence[int] = ()) -> np.ndarray:
         """The tokens that may follow a reply and each of its drafts: [T, size] bool.
 
-        Row t is after `reply` and the first t of `drafts`. Where these are not in the grammar
-        themselves, or have ended the reply, everything is allowed.
+        Row t is after `reply` and the first t of `drafts`. Where a draft is not in the grammar
+        itself, or the reply has ended, everything is allowed.
 
         Args:
             reply: [n] int32.
             drafts: T - 1 tokens.
 
         Raises:
-            Qwen35Error: the grammar is too complex to go on with.
+            Qwen35Error: the grammar is too complex to go on with, or the reply is not in it.
         """
         allowed = np.ones((len(drafts) + 1, self._size), bool)
         same = self._read[: reply.size] == reply[: self._read.size]
         self._go_back(same.size if same.all() else int(same.argmin()))
-        if not all(map(self._take, reply[self._read.size :].tolist())):
-            return allowed
+        for token in reply[self._read.size :].tolist():
+            if not self._take(token):
+                if token not in self._eos:
+                    raise Qwen35Error("the reply has left its grammar: please report it")
+                return allowed
         allowed[0] = self._states[-1].mask(self._size)
         for row, draft in enumerate(drafts, 1):
             if not self._take(draft):
