@@ -1,11 +1,15 @@
 """Tools in plain mode: a question is a line, and its answer a word."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from qwen35_chat import plain_mode
 from qwen35_chat.fake import done
+from qwen35_chat.runtime import ChatRuntime
 from qwen35_chat.tools.calls import ToolResult
 
 from qwen35_mlx.session.events import ToolCall
@@ -84,6 +88,31 @@ def test_the_end_of_the_input_and_ctrl_c_stop_the_turn(
     assert not files.calls
     assert isinstance(session.engine.calls[-1], AddResults)
     assert "Stopped." in written
+
+
+def test_lines_of_a_pipe_allow_nothing(home: Path, files: Answering) -> None:
+    piped = PlainChat(home, toolbox=toolbox(files), attended=False)
+    written = run(piped)
+    piped.library.close()
+    assert not files.calls
+    assert piped.prompts == ["You: ", "You: "]
+    assert "No: standard input is no terminal, so that nobody can allow it.\n" in written
+    assert "Result of files__read: Error: the user does not allow this call" in written
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_a_terminal_has_a_user(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def make(_: object, **options: Any) -> SimpleNamespace:
+        made.append(options)
+        return SimpleNamespace(run=lambda _: None)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr(plain_mode, "PlainMode", make)
+    runtime: Any = SimpleNamespace(controller=None, _enable_readline=lambda: None)
+    assert ChatRuntime.run_plain(runtime, None) == 0
+    assert made == [{"attended": terminal}]
 
 
 def test_what_was_typed_before_the_question_is_dropped(
