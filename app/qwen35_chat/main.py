@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add_load_options(parser, "the one in the settings, or the small demo model")
+    add_load_options(parser, "the one in the settings, or the small demo model; with -p, the demo")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",

@@ -13,7 +13,7 @@ from qwen35_chat.runtime import ChatRuntime
 from qwen35_chat.tools.calls import ToolResult
 
 from qwen35_mlx.session.events import ToolCall
-from qwen35_mlx.session.requests import AddResults, SendResults
+from qwen35_mlx.session.requests import AddResults, OfferTools, Send, SendResults
 from tests.app.drive import reply
 from tests.app.plain_drive import PlainChat
 from tests.app.tools.drive import ScriptedServer, toolbox
@@ -148,3 +148,15 @@ def test_tools_are_listed_and_switched(session: PlainChat, files: Answering) -> 
         "Error: there is no tool files__no: /tools lists them",
         "Error: give a server and on or off, or a tool and ask, always or never",
     ]
+
+
+def test_tools_that_are_ready_since_the_last_poll_are_offered_first(home: Path, files: Answering):
+    """Plain mode polls nothing while it waits for a line."""
+    files.slow = True
+    session = PlainChat(home, toolbox=toolbox(files))
+    requests: list[object] = []
+    session.engine.submit = requests.append  # pyright: ignore[reportAttributeAccessIssue]
+    files.connect()
+    session.controller.send("Hello")
+    session.library.close()
+    assert [type(request) for request in requests] == [OfferTools, Send]
