@@ -59,6 +59,14 @@ def test_options_get_the_names_of_the_library():
         ({}, {"thinking": False}),
         ({"thinking": {"type": "disabled"}}, {"thinking": False}),
         ({"thinking": {"type": "adaptive"}}, {}),
+        ({"enable_thinking": True}, {"thinking": True}),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, {"thinking": True}),
+        ({"thinking_budget": 9}, {"thinking": True, "thinking_budget": 9}),
+        (
+            {"enable_thinking": False, "thinking_budget": 9},
+            {"thinking": False, "thinking_budget": 9},
+        ),
+        ({"enable_thinking": True, "thinking": {"type": "disabled"}}, {"thinking": False}),
     ],
 )
 def test_thinking_is_off_unless_it_is_wanted(fields, found):
