@@ -7,7 +7,7 @@ import pytest
 
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session import request_loop
+from qwen35_mlx.session import job
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Cancelled, Queued, Thinking, Titled, TurnStarted
 from qwen35_mlx.session.load import load
@@ -143,7 +143,7 @@ def test_a_session_open_elsewhere_is_waited_for_and_then_refused_by_name(
         waiting.wait_for(Queued)
         clients.ask("Question").done()  # others do not wait for it
     waiting.done()
-    monkeypatch.setattr(request_loop, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(job, "BUSY_SECONDS", 0.1)
     with Library(folder) as window:
         assert window.claim_title("new")  # another engine is about to make it
         assert window.claim(stored(library, "notes").id)
