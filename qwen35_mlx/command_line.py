@@ -16,6 +16,11 @@ from qwen35_mlx.terminal import print_error
 class CommandParser(argparse.ArgumentParser):
     """A parser whose errors are those of the project: one line."""
 
+    @property
+    def arguments(self) -> list[argparse.Action]:
+        """Of all options, those of groups included."""
+        return self._actions
+
     def error(self, message: str) -> NoReturn:
         """Raise an error instead of printing the usage."""
         raise Qwen35Error(f"{message}; see {self.prog} --help")

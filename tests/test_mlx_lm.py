@@ -45,7 +45,7 @@ def published(name: str, checkpoint: Path, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_converted(published, tmp_path):
-    convert(published, tmp_path / "out", dtype="float32")
+    convert(published, tmp_path / "out", dtype="float32", verify=False)
     assert_agree(tmp_path / "out")
 
 

@@ -54,7 +54,7 @@ class JsonAnswer:
 
         - `text`, `thinking`: without whitespace at their ends; those of several turns have blank
           lines between them.
-        - `tool_calls`: those that did not run, in OpenAI's form.
+        - `tool_calls`: those that got no result, in OpenAI's form.
         - `finish_reason`: of the last turn, as in `qwen35_mlx.Reply`.
         - `usage`: sums over the turns, under the names of `qwen35_mlx.Usage`.
         - `notices`: lines for the user.

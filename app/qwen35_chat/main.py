@@ -22,6 +22,7 @@ from qwen35_mlx.load_options import (
     model_name,
     number_in,
 )
+from qwen35_mlx.terminal import write_output
 from qwen35_mlx.user_paths import shown
 
 SHELLS = ("bash", "zsh", "fish")
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add_load_options(parser, "the one in the settings, or the small demo model")
+    add_load_options(parser, "the one in the settings, or the small demo model; with -p, the demo")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",
@@ -268,7 +269,7 @@ def _run(argv: Sequence[str]) -> int:
     if args.completions is not None:
         from qwen35_chat.shell_completions import script
 
-        print(script(_parser(), args.completions))
+        write_output(script(_parser(), args.completions) + "\n")
         return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")

@@ -85,7 +85,10 @@ def _start_turns(
 def _turns(
     chat: "qwen35_mlx.Chat", prompt: str, turn: Mapping[str, Any], tools: AllowedTools | None
 ) -> Generator[TurnEvent]:
-    """The turns from a prompt to a reply that calls no tool. Calls that run become notices."""
+    """The turns from a prompt to a reply that calls no tool.
+
+    With tools, calls come right before the end of their turn: those that get results as notices.
+    """
     content: str | list[dict[str, Any]] = prompt
     for _ in range(MAX_ROUNDS):
         calls: list[ToolCall] = []
@@ -93,15 +96,20 @@ def _turns(
         for event in chat.send(content, **turn):
             if tools is not None and isinstance(event, ToolCall):
                 calls.append(event)
-                arguments = shown_arguments(event.arguments, None)
-                yield Notice(f"the model calls {shown_name(event.name)}({arguments})")
-            else:
-                complete = isinstance(event, Done) and event.finish_reason == "tool_calls"
-                yield event
+                continue
+            if isinstance(event, Done):
+                complete = event.finish_reason == "tool_calls"
+                yield from map(_call_notice, calls) if complete else calls
+            yield event
         if tools is None or not complete:
             return
-        content = tools.results(calls)
+        content = tools.results(calls, chat.model)
     raise Qwen35Error(f"the model has called tools {MAX_ROUNDS} times in a row: it was stopped")
+
+
+def _call_notice(call: ToolCall) -> Notice:
+    arguments = shown_arguments(call.arguments, None)
+    return Notice(f"the model calls {shown_name(call.name)}({arguments})")
 
 
 def _find_conversation(name: str, library: Library) -> int:

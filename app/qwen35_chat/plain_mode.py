@@ -37,6 +37,7 @@ class PlainMode:
     """Reads lines, sends them or runs them as commands, and waits for what they lead to.
 
     Args:
+        attended: a user writes the lines, and may answer questions of tools.
         read: returns the next line after a prompt; raises EOFError at the end.
         out: as for `PlainView`.
     """
@@ -45,6 +46,7 @@ class PlainMode:
         self,
         controller: Controller,
         *,
+        attended: bool,
         read: Callable[[str], str] = input,
         out: TextIO | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -58,6 +60,7 @@ class PlainMode:
         self.settings = PlainSettingsHandler(controller, self.view)
         self.messages = AnswerHandler(self.view)
         self.tools = ToolHandler(controller, self.view)
+        self._attended = attended
         self._read = read
         self._sleep = sleep
         self._ended = False
@@ -144,8 +147,15 @@ class PlainMode:
                 self._ask(question)
 
     def _ask(self, question: Question) -> None:
-        """Let the user answer a question; Ctrl+C, and the end of the input, stop the reply."""
+        """Let the user answer a question; Ctrl+C, and the end of the input, stop the reply.
+
+        Without a user the answer is no: a line of a file or a pipe was not written for this call.
+        """
         self.view.show_question(question)
+        if not self._attended:
+            self.view.line("No: standard input is no terminal, so that nobody can allow it.")
+            self.controller.answer_tool("no")
+            return
         drop_typed_input()
         allowed = ANSWERS if isinstance(question, CallQuestion) else ("once", "no")
         while True:

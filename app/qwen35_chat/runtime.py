@@ -157,9 +157,10 @@ class ChatRuntime:
             raise Qwen35Error("--plain needs standard input and output")
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # what is no text must not end the chat
-        if sys.stdin.isatty():
+        attended = sys.stdin.isatty()
+        if attended:
             self._enable_readline()
-        PlainMode(self.controller).run(conversation)
+        PlainMode(self.controller, attended=attended).run(conversation)
         return 0
 
     def _enable_readline(self) -> None:

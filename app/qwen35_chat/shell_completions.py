@@ -1,9 +1,8 @@
 """`qwen35-chat --completions`: a script by which a shell completes the command's options."""
 
-import argparse
-
 import shtab
 
+from qwen35_mlx.command_line import CommandParser
 from qwen35_mlx.server import command
 
 # What a shell offers for the value of an option, by its name in the help.
@@ -11,7 +10,7 @@ _VALUES = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY, "PATH": shtab.FILE}
 _MODEL = "model"  # mostly a repository; a folder or a file can be completed
 
 
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
+def script(parser: CommandParser, shell: str) -> str:
     """The script of a shell, for the options of `qwen35-chat` and of `qwen35-chat serve`.
 
     Args:
@@ -27,8 +26,8 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     return shtab.complete(parser, shell=shell)
 
 
-def _offer_paths(parser: argparse.ArgumentParser) -> None:
-    for action in parser._actions:
+def _offer_paths(parser: CommandParser) -> None:
+    for action in parser.arguments:
         name = action.metavar if isinstance(action.metavar, str) else ""
         values = shtab.FILE if action.dest == _MODEL else _VALUES.get(name)
         if values is not None:

@@ -103,6 +103,9 @@ class ToolWindow(Window):
             self._held = request
             self._held_until = self._clock() + HOLD_SECONDS
         else:
+            # In plain mode nothing has been polled since the last turn.
+            if self.toolbox is not None:
+                self._offer_tools(self.toolbox)
             self.engine.submit(request)
 
     def _release_turn(self) -> list[Event]:

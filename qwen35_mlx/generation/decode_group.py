@@ -31,7 +31,7 @@ class _Member:
     next_token: mx.array
     logit_sum: mx.array
     launched: tuple[mx.array, mx.array] | None = None
-    error: Qwen35Error | None = None
+    error: BaseException | None = None
 
 
 class DecodeGroup:
@@ -88,6 +88,15 @@ class DecodeGroup:
         ready = [
             member for member in self._members if member.launched is None and member.error is None
         ]
+        try:
+            self._run(ready)
+        except BaseException as error:
+            # Some layers may be a token ahead of others: none of these can go on.
+            for member in ready:
+                member.error, member.launched = error, None
+            raise
+
+    def _run(self, ready: Sequence[_Member]) -> None:
         network = self._network
         tokens = mx.stack([member.next_token for member in ready])
         hidden = network.together(tokens, [member.cache for member in ready], self._stacks)

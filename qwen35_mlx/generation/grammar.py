@@ -53,7 +53,7 @@ class GrammarVocabulary:
             Qwen35Error: it cannot be read, is too large, or has parts that cannot be enforced.
         """
         text = source.text()
-        if text in self._compiled:
+        if text in self._compiled and self._compiled[text].usable:
             self._compiled.move_to_end(text)
             return self._compiled[text]
         matcher = self._matcher(text)
@@ -107,6 +107,13 @@ class Grammar:
         self._matcher = matcher
         self._size, self._eos = size, eos
 
+    @property
+    def usable(self) -> bool:
+        """Whether replies can still begin: one that exceeds a limit of llguidance uses it up."""
+        matcher = self._matcher.deep_copy()
+        matcher.compute_bitmask()
+        return not matcher.is_error()
+
     def matcher(self) -> "GrammarMatcher":
         """A matcher for one reply."""
         return GrammarMatcher(self._matcher.deep_copy(), self._size, self._eos)
@@ -130,21 +137,24 @@ class GrammarMatcher:
     def allowed(self, reply: np.ndarray, drafts: Sequence[int] = ()) -> np.ndarray:
         """The tokens that may follow a reply and each of its drafts: [T, size] bool.
 
-        Row t is after `reply` and the first t of `drafts`. Where these are not in the grammar
-        themselves, or have ended the reply, everything is allowed.
+        Row t is after `reply` and the first t of `drafts`. Where a draft is not in the grammar
+        itself, or the reply has ended, everything is allowed.
 
         Args:
             reply: [n] int32.
             drafts: T - 1 tokens.
 
         Raises:
-            Qwen35Error: the grammar is too complex to go on with.
+            Qwen35Error: the grammar is too complex to go on with, or the reply is not in it.
         """
         allowed = np.ones((len(drafts) + 1, self._size), bool)
         same = self._read[: reply.size] == reply[: self._read.size]
         self._go_back(same.size if same.all() else int(same.argmin()))
-        if not all(map(self._take, reply[self._read.size :].tolist())):
-            return allowed
+        for token in reply[self._read.size :].tolist():
+            if not self._take(token):
+                if token not in self._eos:
+                    raise Qwen35Error("the reply has left its grammar: please report it")
+                return allowed
         allowed[0] = self._states[-1].mask(self._size)
         for row, draft in enumerate(drafts, 1):
             if not self._take(draft):
@@ -164,6 +174,7 @@ class GrammarMatcher:
             return False
         matcher = self._states[-1].matcher.deep_copy()
         if not matcher.try_consume_tokens([token]):
+            _check(matcher)
             return False
         self._states = [*self._states[-_MOST_STATES:], _State(matcher)]
         self._read = np.append(self._read, np.int32(token))
@@ -181,11 +192,18 @@ class _State:
         """The tokens that may follow: [size] bool."""
         if self._mask is None:
             packed = self.matcher.compute_bitmask()
-            if self.matcher.is_error():
-                raise Qwen35Error(
-                    "the grammar cannot be followed further "
-                    f"({one_line(self.matcher.get_error())}): make it simpler"
-                )
+            _check(self.matcher)
             bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
             self._mask = bits[:size].view(bool)
         return self._mask
+
+
+def _check(matcher: "LLMatcher") -> None:
+    """Refuse to go on where a limit of llguidance was exceeded.
+
+    Raises:
+        Qwen35Error: one was.
+    """
+    if matcher.is_error():
+        reason = one_line(matcher.get_error())
+        raise Qwen35Error(f"the grammar cannot be followed further ({reason}): make it simpler")

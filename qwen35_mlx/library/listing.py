@@ -87,24 +87,32 @@ def find_by_title(db: sqlite3.Connection, title: str) -> int | None:
 def find_by_name(db: sqlite3.Connection, name: str) -> int:
     """The id of the conversation whose id, title or beginning of the title is `name`.
 
-    An exact title goes before a beginning; case and spacing do not matter.
+    An exact title goes before one in another case, and that before a beginning; spacing does not
+    matter. Where a number is both an id and a title, neither goes before the other.
 
     Raises:
         Qwen35Error: no conversation matches, or several do; the message lists them.
     """
-    wanted = " ".join(name.split()).casefold()
+    written = " ".join(name.split())
+    wanted = written.casefold()
     titles: dict[int, str] = dict(
         db.execute(
             "SELECT id, title FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
         )
     )
     # Python refuses to read a number of thousands of digits, and no id has more than 19.
-    if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 and int(wanted) in titles:
-        return int(wanted)
     shown = _shown(name)
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 and int(wanted) in titles:
+        called = [i for i, title in titles.items() if title == written and i != int(wanted)]
+        if called:
+            raise Qwen35Error(
+                f"{shown} is the id of {_shown(titles[int(wanted)])} and the title of conversation "
+                f"{called[0]}: give that id, or the other title"
+            )
+        return int(wanted)
     matches = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
     exact = [i for i in matches if titles[i].casefold() == wanted]
-    found = exact or matches
+    found = [i for i in exact if titles[i] == written] or exact or matches
     if not wanted or not found:
         raise Qwen35Error(f"no conversation is called {shown}: qwen35-chat --list shows them")
     if len(found) > 1:

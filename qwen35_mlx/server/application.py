@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen35_mlx.server import chat_completions, completions, messages, response_input
-from qwen35_mlx.server.bodies import ClientGoneError, read_body
+from qwen35_mlx.server.bodies import ClientGoneError, read_body, while_connected
 from qwen35_mlx.server.errors import ApiError, anthropic_error, openai_error
 from qwen35_mlx.server.exchange import Exchange
 from qwen35_mlx.server.guard import Guard
@@ -114,7 +114,10 @@ def _no_route(request: Request, found: HTTPException) -> ApiError:
 
 
 class CountEndpoint:
-    """Anthropic's `/v1/messages/count_tokens`: the length of the prompt, without a reply."""
+    """Anthropic's `/v1/messages/count_tokens`: the length of the prompt, without a reply.
+
+    It is cancelled when its client disconnects.
+    """
 
     def __init__(self, service: Service):
         self._service = service
@@ -137,9 +140,18 @@ class CountEndpoint:
         with self._service.submitted(
             self._service.engine.count, call.request, client, exchange.deliver
         ):
-            while True:
-                for event in await exchange.take(QUIET_SECONDS):
-                    if isinstance(event, Measured):
-                        return event.used
-                    if isinstance(event, Failed | Cancelled):
-                        raise last_error(event)
+            return await while_connected(receive, _measured(exchange))
+
+
+async def _measured(exchange: Exchange) -> int:
+    """The length of a prompt.
+
+    Raises:
+        ApiError: there is none.
+    """
+    while True:
+        for event in await exchange.take(QUIET_SECONDS):
+            if isinstance(event, Measured):
+                return event.used
+            if isinstance(event, Failed | Cancelled):
+                raise last_error(event)

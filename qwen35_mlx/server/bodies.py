@@ -1,7 +1,8 @@
-"""The body of a request, read within limits of size and time."""
+"""The body of a request, read within limits of size and time, and the end of its connection."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -44,6 +45,30 @@ async def read_body(receive: Receive, read: Callable[[Mapping[str, Any]], _T]) -
         return read(value)
 
     return await asyncio.to_thread(read_parsed) if len(body) > LONG_BYTES else read_parsed()
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of some work on a request whose body is read. It is cancelled with the client.
+
+    Raises:
+        ClientGoneError: the client has gone.
+    """
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGoneError
+    finally:
+        for task in (working, gone):
+            task.cancel()
+            with suppress(BaseException):
+                await task
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read(receive: Receive) -> bytes:

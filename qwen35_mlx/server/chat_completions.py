@@ -43,7 +43,8 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     messages = history.in_call_order([_message(one) for one in fields.sections("messages")])
     if not messages:
         raise fields.error("messages", "is empty: give at least one message")
-    options = shared_options(fields) | effort_options(fields.text("reasoning_effort"))
+    options = shared_options(fields)
+    options |= effort_options(fields.text("reasoning_effort"), options)
     limit = fields.limit("max_completion_tokens") or fields.limit("max_tokens")
     if limit is not None:
         options["max_tokens"] = limit

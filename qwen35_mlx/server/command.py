@@ -88,7 +88,10 @@ def greeting(options: ServerOptions, port: int) -> list[str]:
     """
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{host}:{port}"
-    key = f' -H "Authorization: Bearer ${API_KEY}"' if options.api_key else ""
+    # The key itself should be in no log.
+    from_variable = options.api_key == os.environ.get(API_KEY)
+    word = f"${API_KEY}" if from_variable else "YOUR-API-KEY"
+    key = f' -H "Authorization: Bearer {word}"' if options.api_key else ""
     hello = '{"messages": [{"role": "user", "content": "Hello"}]}'
     return [
         f"Serving {options.name} at {address}/v1 (OpenAI) and {address} (Anthropic). "

@@ -55,11 +55,14 @@ def _prompt(fields: RequestFields) -> str | tuple[int, ...]:
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt and all(type(one) is int for one in prompt):
-        return tuple(prompt)
-    if isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str | list):
+    if not isinstance(prompt, list) or not prompt:
+        raise fields.error("prompt", f"is {shown(prompt)}: give a string or a list of token ids")
+    if len(prompt) > 1 and isinstance(prompt[0], str | list):
         raise fields.error("prompt", f"is a list of {len(prompt)}: send one prompt a request")
-    raise fields.error("prompt", f"is {shown(prompt)}: give a string or a list of token ids")
+    for place, one in enumerate(prompt):
+        if type(one) is not int or not 0 <= one < 2**63:
+            raise fields.error("prompt", f"has {shown(one)} at place {place}: give token ids")
+    return tuple(prompt)
 
 
 @dataclass(slots=True)

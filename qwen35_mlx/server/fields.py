@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qwen35_mlx.errors import shown
+from qwen35_mlx.generation.sampling_parameters import RANGES, Range
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.session.reply_options import EFFORT
 
@@ -12,10 +13,7 @@ _T = TypeVar("_T")
 
 # Further fields, for clients that can add some.
 SESSION = "session"
-_SAMPLING = (
-    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "repetition_penalty"),
-    "seed",
-)
+_NUMBERS = {**RANGES, "seed": Range(0, whole=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +58,18 @@ class RequestFields:
         return self._typed(name, bool, "true or false")
 
     def whole(self, name: str, low: int = 1) -> int | None:
-        """A whole number of at least `low`, which 1.0 is, too."""
+        """A whole number of at least `low`, which 1.0 is, too, and of 64 bits at most."""
+        found = self.number(name, Range(low, whole=True))
+        return None if found is None else int(found)
+
+    def number(self, name: str, bounds: Range) -> float | None:
+        """A number in a range. No range has whole numbers of more than 64 bits."""
         value = self.values.get(name)
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
-        if value is not None and not (fits and value >= low):
-            raise self.error(name, f"is {shown(value)}: give a whole number of {low} or more")
-        return None if value is None else int(value)
+        if value is not None and not bounds.contains(value):
+            many = isinstance(value, int | float) and abs(value) >= 2**63
+            digits = " of at most 18 digits" if many else ""
+            raise self.error(name, f"is {shown(value)}: give {bounds}{digits}")
+        return value
 
     def limit(self, name: str) -> int | None:
         """A number of tokens. -1, which some clients send for no limit, counts as missing."""
@@ -122,7 +126,8 @@ def shared_options(fields: RequestFields) -> dict[str, Any]:
 
     `thinking_budget` and `chat_template_kwargs` are not OpenAI's; other servers have them, too.
     """
-    options = {name: fields.get(name) for name in _SAMPLING if fields.get(name) is not None}
+    numbers = {name: fields.number(name, bounds) for name, bounds in _NUMBERS.items()}
+    options: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
     if (budget := fields.whole("thinking_budget", low=0)) is not None:
         options["thinking_budget"] = budget
     arguments = dict(fields.section("chat_template_kwargs").values)
@@ -137,11 +142,15 @@ def shared_options(fields: RequestFields) -> dict[str, Any]:
     return options
 
 
-def effort_options(effort: str | None) -> dict[str, Any]:
+def effort_options(effort: str | None, shared: Mapping[str, Any]) -> dict[str, Any]:
     """The options for a `reasoning_effort`: "none" is no thinking, all others are thinking.
 
     How much of it, a template says that reads the effort.
+
+    Args:
+        shared: the `shared_options`. A switch of thinking among them wins over the effort.
     """
-    if effort is None:
+    if not effort:
         return {}
-    return {"thinking": False} if effort == "none" else {"thinking": True, EFFORT: effort}
+    thinking = shared.get("thinking", effort != "none")
+    return {"thinking": thinking} | ({EFFORT: effort} if thinking and effort != "none" else {})

@@ -7,22 +7,17 @@ from typing import Any
 from qwen35_mlx.errors import shown
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.server.fields import RequestFields
+from qwen35_mlx.text.messages import medium_of
 from qwen35_mlx.untrusted_json import parse_json
 
-# Types of content parts, and what they are called in an error line.
-_MEDIA = {
-    **dict.fromkeys(("image", "image_url", "input_image"), "an image"),
-    **dict.fromkeys(("audio", "input_audio"), "audio"),
-    **dict.fromkeys(("video", "video_url", "input_video"), "a video"),
-    **dict.fromkeys(("file", "input_file", "document"), "a file"),
-}
+# Types of content parts that are text.
 _TEXT = ("text", "input_text", "output_text")
 
 
 def text_of(fields: RequestFields, name: str) -> str:
     """The text of a field that holds a string, or a list of parts that are text.
 
-    Parts are joined by line breaks. A missing field is "".
+    Parts are joined as in `text.messages`, with nothing between them. A missing field is "".
 
     Raises:
         ApiError: a part is not text; the line names it.
@@ -32,7 +27,7 @@ def text_of(fields: RequestFields, name: str) -> str:
         return value or ""
     if not isinstance(value, list):
         raise fields.error(name, f"is {shown(value)}: give a string or a list of parts")
-    return "\n".join(
+    return "".join(
         part if isinstance(part, str) else part_text(fields.item(name, index, part))
         for index, part in enumerate(value)
     )
@@ -45,13 +40,15 @@ def part_text(part: RequestFields) -> str:
         ApiError: it is not text.
     """
     kind = part.get("type")
+    source = part.section("source") if kind == "document" else None
+    if source is not None and source.get("type") == "text":
+        return f"{source.text('data') or ''}\n"  # a file ends with its last line
+    if medium_of(part.values):
+        raise not_text(part)
     if kind in _TEXT or (kind is None and "text" in part.values):
         return part.text("text") or ""
     if kind == "refusal":
         return part.text("refusal") or ""
-    source = part.section("source") if kind == "document" else None
-    if source is not None and source.get("type") == "text":
-        return source.text("data") or ""
     raise not_text(part)
 
 
@@ -63,9 +60,7 @@ def text_of_reasoning(item: RequestFields) -> str:
 
 def not_text(part: RequestFields) -> ApiError:
     """The error for a content part that is not text."""
-    kind = part.get("type")
-    named = _MEDIA.get(kind) if isinstance(kind, str) else None
-    what = named or f"of type {shown(kind)}"
+    what = medium_of(part.values) or f"of type {shown(part.get('type'))}"
     return ApiError(f"{part.path} is {what}: the model reads text only", param=part.path)
 
 

@@ -41,7 +41,8 @@ def read(values: Mapping[str, Any]) -> ClientCall:
         line = "thread is not supported, since messages are not kept: send all of them"
         raise ApiError(line, code="thread_unsupported_request", param="thread")
     messages = _messages(fields)
-    options = shared_options(fields) | _thinking_options(fields.section("thinking"))
+    options = shared_options(fields)
+    options |= _thinking_options(fields, options)
     if (limit := fields.whole("max_tokens")) is not None:
         options["max_tokens"] = limit
     if stop := fields.texts("stop_sequences"):
@@ -102,7 +103,7 @@ def _user(fields: RequestFields) -> list[dict[str, Any]]:
             results.append(history.tool_result(history.text_of(block, "content"), call_id))
         else:
             texts.append(history.part_text(block))
-    message = {"role": "user", "content": "\n".join(texts)}
+    message = {"role": "user", "content": "".join(texts)}
     return [*results, message] if texts else results
 
 
@@ -123,21 +124,28 @@ def _assistant(fields: RequestFields) -> dict[str, Any]:
                 calls.append(history.call(name, given, block.text("id"), block))
             case _:
                 raise history.not_text(block)
-    return history.assistant("\n".join(texts), "\n".join(thinking), calls)
+    return history.assistant("".join(texts), "\n".join(thinking), calls)
 
 
 def _effort_option(effort: str | None) -> dict[str, Any]:
-    return {} if effort is None else {EFFORT: effort}
+    return {EFFORT: effort} if effort else {}
 
 
-def _thinking_options(fields: RequestFields) -> dict[str, Any]:
-    """Without the field there is no thinking, as in the interface: content[0] is the text."""
-    kind = fields.text("type")
+def _thinking_options(fields: RequestFields, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the field `thinking` gives.
+
+    Without it there is no thinking, as in the interface: content[0] is the text. Fields that other
+    servers have for it count, too.
+    """
+    wanted = fields.section("thinking")
+    kind = wanted.text("type")
+    if kind is None and not shared.keys().isdisjoint(("thinking", "thinking_budget")):
+        return {} if "thinking" in shared else {"thinking": True}
     if kind == "adaptive":
         return {}
     if kind != "enabled":
         return {"thinking": False}
-    budget = fields.whole("budget_tokens")
+    budget = wanted.whole("budget_tokens")
     return {"thinking": True} | ({} if budget is None else {"thinking_budget": budget})
 
 

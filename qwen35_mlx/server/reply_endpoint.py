@@ -1,16 +1,14 @@
 """An endpoint that replies: from a request's JSON to a response, whole or as a stream."""
 
-import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from qwen35_mlx import crash
-from qwen35_mlx.server.bodies import ClientGoneError, read_body
+from qwen35_mlx.server.bodies import ClientGoneError, read_body, while_connected
 from qwen35_mlx.server.errors import ApiError, of_failure
 from qwen35_mlx.server.exchange import Exchange
 from qwen35_mlx.server.replies import ClientCall, Frame, Interface, ReplyWriter, comment
@@ -59,7 +57,7 @@ class ReplyEndpoint:
         try:
             call = await read_body(receive, self._interface.read)
             self._service.check_model(call.model)
-            await self._until_gone(call, scope, receive, begun)
+            await self._reply(call, scope, receive, begun)
         except ClientGoneError:
             return
         except Exception as error:
@@ -73,31 +71,26 @@ class ReplyEndpoint:
             response = JSONResponse(self._interface.error(error), error.status)
             await response(scope, receive, begun.send)
 
-    async def _until_gone(
+    async def _reply(
         self, call: ClientCall, scope: Scope, receive: Receive, begun: "_Begun"
     ) -> None:
-        """Reply, as long as the client is there."""
+        """Reply.
+
+        Raises:
+            ClientGoneError: the client has gone.
+        """
         exchange = Exchange()
         client = client_name(scope, call.user)
         with self._service.submitted(
             self._service.engine.submit, call.request, client, exchange.deliver
         ):
             writer = call.writer(self._service.options.name, int(time.time()))
-            work = asyncio.create_task(
+            await while_connected(
+                receive,
                 _stream(writer, exchange, begun)
                 if call.stream
-                else _whole(writer, exchange, scope, receive, begun)
+                else _whole(writer, exchange, scope, receive, begun),
             )
-            gone = asyncio.create_task(_disconnected(receive))
-            try:
-                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if work.done():
-                    work.result()
-            finally:
-                for task in (work, gone):
-                    task.cancel()
-                    with suppress(BaseException):
-                        await task
 
 
 def api_error(error: Exception) -> ApiError:
@@ -113,11 +106,6 @@ def client_name(scope: Scope, user: str | None) -> str:
     """Who asks, for the fairness among clients: the user it names, or its address and program."""
     address = scope["client"][0] if scope.get("client") else ""
     return f"{address} {user or Headers(scope=scope).get('user-agent', '')}"
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class _Begun:

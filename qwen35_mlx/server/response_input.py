@@ -31,7 +31,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     fields.refuse(_STORED, "responses are not stored; send the history in input, or name a session")
     fields.refuse(_UNSUPPORTED)
     options = shared_options(fields)
-    options |= effort_options(fields.section("reasoning").text("effort"))
+    options |= effort_options(fields.section("reasoning").text("effort"), options)
     if (limit := fields.whole("max_output_tokens")) is not None:
         options["max_tokens"] = limit
     options |= _format_option(fields.section("text").section("format"))

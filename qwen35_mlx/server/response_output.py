@@ -74,7 +74,7 @@ class ResponseWriter:
         return [*frames, self._frame(f"response.{status}", response=response)]
 
     def fail(self, error: ApiError) -> list[Frame]:
-        code = "invalid_prompt" if error.status < 500 else "server_error"
+        code = error.code or ("invalid_prompt" if error.status < 500 else "server_error")
         response = self._response("failed") | {"error": {"code": code, "message": str(error)}}
         return [self._frame("response.failed", response=response)]
 

@@ -8,14 +8,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.server.application import application
-from qwen35_mlx.server.service import Service
+from qwen35_mlx.server.service import MAX_OPEN, Service
 
 # How long replies may go on after a signal, and how long their ends may take to arrive.
 GRACE_SECONDS = 2.0
 _END_SECONDS = 5
+# For the head of the first request of a connection; its body has a time of its own.
+HEAD_SECONDS = 30.0
+# Those with a request in progress, and some that are unused or ask for /health.
+MOST_CONNECTIONS = MAX_OPEN + 64
 # Longer than clients keep unused connections, so that they are not closed as a request is sent.
 _KEEP_ALIVE_SECONDS = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,6 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         Qwen35Error: the port is in use, or the address is not this machine's.
     """
+    failed = f"the server cannot listen on {host}, port {port}"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -38,15 +44,48 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
+    except UnicodeError:  # getaddrinfo encodes names as those of the DNS
+        raise Qwen35Error(f"{failed} (this is no name of a host): give another --host") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             line = f"port {port} is in use: stop the program that uses it, or give another --port"
             raise Qwen35Error(line) from None
-        raise Qwen35Error(
-            f"the server cannot listen on {host}, port {port} ({error.strerror}): "
-            "give another --host or --port"
-        ) from None
+        raise Qwen35Error(f"{failed} ({error.strerror}): give another --host or --port") from None
     return listening
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed unless requests arrive. uvicorn waits for them without end."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._expect_request(HEAD_SECONDS)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_request(_KEEP_ALIVE_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _expect_request(self, seconds: float) -> None:
+        """Close the connection unless the whole head of a request is here in time."""
+        self._forget()
+        self._timer = self.loop.call_later(seconds, self._close_if_unused)
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _close_if_unused(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class QuietServer(uvicorn.Server):
@@ -58,7 +97,7 @@ class QuietServer(uvicorn.Server):
     def __init__(self, service: Service):
         config = uvicorn.Config(
             application(service),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,

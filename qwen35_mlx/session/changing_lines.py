@@ -34,9 +34,13 @@ def without_changing_lines(
 def _without(content: Any) -> Any:
     """The content of a message, a string or parts, without the lines."""
     if isinstance(content, str):
-        while content.startswith(tuple(CHANGING_LINES)):
-            content = content.partition("\n")[2].lstrip("\n")
-        return content
+        start, lines = 0, tuple(CHANGING_LINES)
+        while content.startswith(lines, start):
+            end = content.find("\n", start)
+            start = len(content) if end < 0 else end
+            while content.startswith("\n", start):
+                start += 1
+        return content[start:]
     if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
         text = content[0].get("text")
         kept = _without(text)

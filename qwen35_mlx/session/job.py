@@ -1,5 +1,6 @@
 """A request in a `RequestEngine`, from its arrival to its last event."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from qwen35_mlx.session.reply_requests import ReplyRequest
 
 if TYPE_CHECKING:
     from qwen35_mlx.session.running_reply import RunningReply
+
+# A session that is open elsewhere is tried again at this distance, for this long.
+RETRY_SECONDS, BUSY_SECONDS = 0.05, 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +55,13 @@ class Job:
         if self.place != place:
             self.place = place
             self.deliver(Queued(place))
+
+    def try_later(self) -> bool:
+        """Set when to try again whether its session is free; False after `BUSY_SECONDS`."""
+        now = time.monotonic()
+        self.busy_since = self.busy_since or now
+        self.retry_at = now + RETRY_SECONDS
+        return now - self.busy_since <= BUSY_SECONDS
 
     def stop(self) -> None:
         """End its reply, which keeps what it has."""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import mlx.core as mx
+
 from qwen35_mlx.generation.decode_group import DecodeGroup
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.model.memory import estimate
@@ -18,6 +20,8 @@ from qwen35_mlx.session.sessions import Sessions
 
 # Of the memory that is left beside a model, what snapshots of all clients may take.
 SNAPSHOT_SHARE = 0.25
+# Tokens that a reply is expected to go on for, where it may: most end by themselves before.
+REPLY_TOKENS = 4096
 
 
 class Replies:
@@ -88,12 +92,15 @@ class Replies:
         return True
 
     def _need(self, reply: RunningReply) -> memory.Estimate:
-        network = self._model.network
+        network, turn = self._model.network, reply.turn
+        written = len(turn.reply_ids)
+        ahead = min(turn.max_tokens - written, REPLY_TOKENS)
         return estimate(
             network.config,
             network.dtype.size,
-            len(reply.turn.prompt),
-            reply.turn.chunk,
+            len(turn.prompt) + written + ahead,
+            turn.chunk,
             self._model.kv_bits,
+            unpacks_experts=mx.default_device() == mx.cpu,
             mtp=network.mtp is not None,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwen35_mlx.library.conversation import Usage
-from qwen35_mlx.session.events import Loading
+from qwen35_mlx.session.events import Cancelled, Done, Event, Failed, Loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class EngineTotals:
     """What a `RequestEngine` has done since it was made.
 
     Attributes:
+        requests: for a reply; those for the length of a prompt are not among them.
         completed, cancelled, failed: requests by their end; only those that are complete count in
             the sums below.
         prompt_tokens: of prompts that were read or restored; `cached_tokens` of them were restored.
@@ -52,8 +53,19 @@ class EngineTotals:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
 
-    def with_reply(self, usage: Usage) -> "EngineTotals":
-        """These and one more reply that is complete."""
+    def with_end(self, last: Event) -> "EngineTotals":
+        """These and the end of one more request, by its last event."""
+        match last:
+            case Done():
+                return self._with_reply(last.usage)
+            case Cancelled():
+                return replace(self, cancelled=self.cancelled + 1)
+            case Failed():
+                return replace(self, failed=self.failed + 1)
+            case _:
+                return self
+
+    def _with_reply(self, usage: Usage) -> "EngineTotals":
         return replace(
             self,
             completed=self.completed + 1,

@@ -23,18 +23,15 @@ from qwen35_mlx.session.events import (
     Notice,
     PrefillProgress,
 )
-from qwen35_mlx.session.fair_queue import FairQueue
-from qwen35_mlx.session.job import Job, failure
+from qwen35_mlx.session.job import RETRY_SECONDS, Job, failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
+from qwen35_mlx.session.waiting_jobs import WaitingJobs
 
 if TYPE_CHECKING:
     from qwen35_mlx.library.library import Library
     from qwen35_mlx.session.replies import Replies
-
-# A session that is open elsewhere is tried again at this distance, for this long.
-RETRY_SECONDS, BUSY_SECONDS = 0.05, 10.0
 
 
 class RequestLoop:
@@ -66,7 +63,7 @@ class RequestLoop:
         self._idle = idle
         self._notice = notice
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._waiting = FairQueue[Job](lambda job: job.request.client)
+        self._waiting = WaitingJobs()
         self._active: list[Job] = []
         self._closed = False
         self._ended = False
@@ -102,7 +99,7 @@ class RequestLoop:
 
     def run(self) -> None:
         while not self._closed:
-            self._receive(wait=not self._active)
+            self._receive(wait=not self._active and not self._waiting.counts)
             self._drop_cancelled()
             self._admit()
             self._step()
@@ -113,7 +110,7 @@ class RequestLoop:
         with self._end_lock:
             self._ended = True
         self._receive(wait=False)
-        for job in [*self._active, *self._waiting.in_order()]:
+        for job in [*self._active, *self._waiting.of_both_kinds()]:
             if self._closed:
                 self._finish(job, Cancelled())
             else:
@@ -139,7 +136,8 @@ class RequestLoop:
     def _take(self, job: Job | None) -> None:
         if job is not None:
             self._waiting.add(job)
-            self._totals = replace(self._totals, requests=self._totals.requests + 1)
+            if not job.counts:
+                self._totals = replace(self._totals, requests=self._totals.requests + 1)
 
     def _seconds_to_idle(self) -> float | None:
         """Until the model is unloaded; None if it is not."""
@@ -149,13 +147,32 @@ class RequestLoop:
 
     def _drop_cancelled(self) -> None:
         """End the waiting jobs that are cancelled."""
-        for job in self._waiting.in_order():
+        for job in self._waiting.of_both_kinds():
             if job.cancelled:
                 self._finish(job, Cancelled())
 
+    def _count(self) -> bool:
+        """Measure one prompt, however many replies run. One a round: their tokens wait for it.
+
+        Returns whether replies may begin: not before one that needs another model.
+        """
+        job = min(self._waiting.counts, key=lambda one: not self._has_model(one), default=None)
+        if job is not None and not self._has_model(job):
+            if self._active:
+                return False
+            self._load_for(job)
+        if job in self._waiting.counts and self._replies is not None and self._has_model(job):
+            try:
+                last = self._replies.measured(job.request)
+            except BaseException as error:
+                last = failure(error, "invalid")
+            self._finish(job, last)
+        return True
+
     def _admit(self) -> None:
         """Begin waiting jobs while there is room, and tell the others their places."""
-        while not self._closed and len(self._active) < self._parallel:
+        may_begin = self._count()
+        while may_begin and not self._closed and len(self._active) < self._parallel:
             job = self._next()
             if job is None:
                 break
@@ -165,15 +182,15 @@ class RequestLoop:
                 self._load_for(job)
             elif not self._begin(job):
                 break
-        for place, job in enumerate(self._waiting.in_order(), 1):
-            job.tell_place(place)
+        self._waiting.tell_places()
 
     def _next(self) -> Job | None:
         """The job whose turn it is, without those that wait for a session."""
         now = time.monotonic()
         for job in self._waiting.in_order():
             in_use = self._replies is not None and self._replies.sessions.in_use(job.request)
-            if job.retry_at <= now and not in_use:
+            # One that has begun waits for memory; its session is in use by itself.
+            if job.reply is not None or (job.retry_at <= now and not in_use):
                 return job
         return None
 
@@ -195,7 +212,7 @@ class RequestLoop:
             pass
         except BaseException as error:
             kind = "internal" if wanted == self._model else "invalid"
-            for other in self._waiting.in_order():
+            for other in self._waiting.of_both_kinds():
                 if self._wanted(other) == wanted:
                     self._fail(other, error, kind)
         finally:
@@ -219,25 +236,22 @@ class RequestLoop:
         self._loading = event
         self._receive(wait=False)
         self._drop_cancelled()
-        order = self._waiting.in_order()
-        if self._closed or not any(self._wanted(job) == self._wanted_load for job in order):
+        wanted = map(self._wanted, self._waiting.of_both_kinds())
+        if self._closed or self._wanted_load not in wanted:
             raise _AbandonedError
-        for job in order[: self._parallel]:
+        for job in [*self._waiting.counts, *self._waiting.in_order()[: self._parallel]]:
             job.deliver(event)
-        for place, job in enumerate(order[self._parallel :], 1):
-            job.tell_place(place)
+        self._waiting.tell_places(self._parallel)
         self._publish()
 
     def _begin(self, job: Job) -> bool:
         """Begin a job, or end it; False if there is no room for it before others have ended."""
         assert self._replies is not None
         try:
-            if job.counts:
-                self._finish(job, self._replies.measured(job.request))
-                return True
             reply = job.reply = job.reply or self._replies.begin(job.request)
         except BusyError as error:
-            self._try_again(job, error)
+            if not job.try_later():
+                self._fail(job, error, "busy")
             return True
         except BaseException as error:
             self._fail(job, error, "invalid")
@@ -248,14 +262,6 @@ class RequestLoop:
         self._waiting.serve(job)
         self._active.append(job)
         return True
-
-    def _try_again(self, job: Job, error: BusyError) -> None:
-        """Try later whether the job's session is free; after a while, fail."""
-        now = time.monotonic()
-        job.busy_since = job.busy_since or now
-        job.retry_at = now + RETRY_SECONDS
-        if now - job.busy_since > BUSY_SECONDS:
-            self._fail(job, error, "busy")
 
     def _step(self) -> None:
         """One round."""
@@ -298,7 +304,6 @@ class RequestLoop:
             return
         match event:
             case Done():
-                self._totals = self._totals.with_reply(event.usage)
                 self._finish(job, event)
                 return
             case Notice(line):
@@ -309,7 +314,6 @@ class RequestLoop:
         job.deliver(event)
 
     def _fail(self, job: Job, error: BaseException, kind: FailureKind) -> None:
-        self._totals = replace(self._totals, failed=self._totals.failed + 1)
         self._finish(job, failure(error, kind))
 
     def _finish(self, job: Job, last: Event) -> None:
@@ -317,19 +321,13 @@ class RequestLoop:
         job.stop()
         if job in self._active:
             self._active.remove(job)
-            self._yield_session(job)
+            self._waiting.hold_back(job.request.session)
         else:
             self._waiting.drop(job)
-        if isinstance(last, Cancelled):
-            self._totals = replace(self._totals, cancelled=self._totals.cancelled + 1)
+        if not job.counts:
+            self._totals = self._totals.with_end(last)
         self._publish()
         job.deliver(last)
-
-    def _yield_session(self, ended: Job) -> None:
-        """Let other engines that wait for the job's session have it before the next one here."""
-        for job in self._waiting.in_order():
-            if job.request.session is not None and job.request.session == ended.request.session:
-                job.retry_at = time.monotonic() + 2 * RETRY_SECONDS
 
     def _publish(self) -> None:
         model = self._loaded.model

@@ -142,7 +142,7 @@ class Turn:
         decoder = self.tokenizer.stream()
         first_token_at = started
         reason: FinishReason = "length"
-        with closing(self._tokens(sampler)) as tokens:
+        with closing(self._tokens(sampler, decoder)) as tokens:
             for forced, token in tokens:
                 if not self.reply_ids:
                     first_token_at = time.perf_counter()
@@ -215,12 +215,14 @@ class Turn:
             following = base + index + 1
             self.drafter.read_chunk(ids[following : following + hidden.shape[1]], hidden)
 
-    def _tokens(self, sampler: Sampler) -> Generator[tuple[Sequence[int], int]]:
+    def _tokens(
+        self, sampler: Sampler, decoder: StreamDecoder
+    ) -> Generator[tuple[Sequence[int], int]]:
         """The tokens that are sampled, each with those that are forced before it.
 
         When one is yielded, the cache holds it, and all before it.
         """
-        forced = self._forced()
+        forced = self._forced(decoder)
         while True:
             reply = [*self.reply_ids, *forced]
             ids = [*self.prompt, *reply]
@@ -230,7 +232,7 @@ class Turn:
             with closing(self._source(joins, sampler, ids[-1], reply)) as tokens:
                 for token in tokens:
                     yield forced, token
-                    forced = self._forced()
+                    forced = self._forced(decoder)
                     if forced or (self._joins() and not joins):
                         break
             if not forced:  # the last token is read again, in the group
@@ -251,9 +253,12 @@ class Turn:
             self.network, self.cache, last, sampler, self.drafter, reply, revocable=revocable
         )
 
-    def _forced(self) -> Sequence[int]:
-        """Tokens that end the thinking here, if its budget is spent and they leave room."""
-        if self.budget is None or not self.parser.thinking:
+    def _forced(self, decoder: StreamDecoder) -> Sequence[int]:
+        """Tokens that end the thinking here, if its budget is spent and they leave room.
+
+        None within a character: its other bytes would be missing.
+        """
+        if self.budget is None or not self.parser.thinking or decoder.incomplete:
             return ()
         room = self.max_tokens - len(self.reply_ids)
         return self.budget.forced(self.reasoning_tokens, room)

@@ -20,11 +20,15 @@ _MESSAGE_DEPTH = MAX_DEPTH + 4
 SYSTEM_ROLES = ("system", "developer")
 # Roles whose content may be None: a call or a refusal alone, a tool without a result.
 _ROLES_WITHOUT_CONTENT = ("assistant", "tool")
-# Types of parts, and names of their values, that are not text. Templates look for the names, too.
+# What is not text, by the types of parts and the names of their values. Templates look for the
+# names, too.
 _MEDIA = {
     name: medium
-    for medium in ("image", "audio", "video", "file")
-    for name in (medium, f"{medium}_url", f"input_{medium}")
+    for word, medium in (
+        *(("image", "an image"), ("audio", "audio"), ("video", "a video"), ("file", "a file")),
+        ("document", "a file"),
+    )
+    for name in (word, f"{word}_url", f"input_{word}")
 }
 
 
@@ -138,18 +142,23 @@ def _part_text(part: object, where: str) -> str:
             f"{where} is of type {_type_name(part)}: give {{'type': 'text', 'text': TEXT}}"
         )
     kind = part.get("type", "text")
-    for name in (kind, *part):
-        if isinstance(name, str) and (medium := _MEDIA.get(name)):
-            raise Qwen35Error(
-                f"{where} is of type {medium!r}, and the loaded model reads text only: describe"
-                " it in words, or leave it out"
-            )
+    if medium := medium_of(part):
+        raise Qwen35Error(
+            f"{where} is {medium}, and the loaded model reads text only: describe it in words, or"
+            " leave it out"
+        )
     if kind != "text" or not isinstance(part.get("text"), str):
         raise Qwen35Error(
             f"{where} is a part of type {shown(kind)} without text: give {{'type': 'text',"
             " 'text': TEXT}"
         )
     return part["text"]
+
+
+def medium_of(part: Mapping[str, Any]) -> str | None:
+    """What one part of a content is besides text, such as "an image"; None for nothing."""
+    names = [part.get("type"), *(name for name, value in part.items() if value is not None)]
+    return next((_MEDIA[name] for name in names if isinstance(name, str) and name in _MEDIA), None)
 
 
 def _parse_call_arguments(calls: object, where: str) -> None:

@@ -179,6 +179,11 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the last character lacks some of its bytes."""
+        return bool(self._utf8.getstate()[0])
+
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; "" while a character is incomplete."""
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))

@@ -38,6 +38,7 @@ class PlainChat:
         loads: bool = True,
         library: Library | None = None,
         toolbox: Toolbox | None = None,
+        attended: bool = True,
     ):
         self.library = library or Library(home)
         self.engine = FakeEngine(self.library, loads=loads)
@@ -57,6 +58,7 @@ class PlainChat:
         self._typed: list[str | BaseException | list[Event]] = []
         self.plain = PlainMode(
             self.controller,
+            attended=attended,
             read=self._read,
             out=self.out,
             sleep=self._sleep,

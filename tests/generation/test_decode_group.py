@@ -204,3 +204,27 @@ def test_an_error_of_a_sampler_ends_its_reply_alone(model):
         next(bad)
     got += islice(good, TOKENS - 4)
     assert got == alone(model, prompt, samplers(model)[0])[0]
+
+
+def test_a_pass_that_fails_ends_all_of_its_replies(model, monkeypatch):
+    group = DecodeGroup(model.network)
+    streams = [
+        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
+    ]
+    for stream in streams:
+        next(stream)
+
+    def broken(*_):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(model.network.layers[-1], "together", broken)
+    next(streams[0])  # what is computed already
+    with pytest.raises(RuntimeError, match="in the middle"):
+        next(streams[0])
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        next(streams[1])
+    prompt, sampler = prompts(model)[0], samplers(model)[0]
+    later = group.decode(read(model.network, prompt), prompt[-1], sampler)
+    assert list(islice(later, TOKENS)) == alone(model, prompt, samplers(model)[0])[0]

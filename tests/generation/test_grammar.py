@@ -329,3 +329,25 @@ def test_a_grammar_that_cannot_be_enforced_is_refused_in_one_line(
     with pytest.raises(Qwen35Error, match=f"^the .* cannot be used .*{names}") as raised:
         writer.vocabulary.compile(kind(source))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (regex("(ab){400000}"), "ababab"),
+        (json_schema({"type": "string", "pattern": "^(a{1000}){1000}$"}), '"aaa'),
+    ],
+)
+def test_a_grammar_beyond_a_limit_ends_the_reply_and_not_itself(model, source, text):
+    """What llguidance can follow no further is not what it forbids: the reply says so."""
+    vocabulary = GrammarVocabulary(model.tokenizer, model.network.config.vocab_size, model.eos)
+    reply = np.array(model.tokenizer.encode(text), np.int32)
+
+    def follow() -> None:
+        matcher = vocabulary.compile(source).matcher()
+        for count in range(len(reply) + 1):
+            matcher.allowed(reply[:count])
+
+    for _ in range(2):  # the second one finds no grammar that is used up
+        with pytest.raises(Qwen35Error, match="cannot be followed further"):
+            follow()

@@ -272,8 +272,15 @@ def test_a_name_resolves_to_one_conversation(library: Library) -> None:
     second = library.create(title="Tea")
     third = library.create(title="Teatime")
     number = library.create(title=f"{first}")
-    assert library.resolve(f"{first}") == first  # an id goes before a title
+    with pytest.raises(
+        Qwen35Error, match=rf"'{first}' is the id of 'Tea in Köln' and the title of"
+    ):
+        library.resolve(f"{first}")
+    assert library.resolve(f"{third}") == third
     assert library.resolve("tea") == second
+    upper = library.create(title="TEA")
+    assert (library.resolve("Tea"), library.resolve("TEA")) == (second, upper)
+    library.delete(upper)
     assert library.resolve(" TEA  IN ") == first
     assert library.resolve("tea in kÖ") == first
     assert library.resolve("teat") == third

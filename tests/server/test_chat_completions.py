@@ -66,6 +66,8 @@ def test_defaults_and_unknown_fields_are_no_options():
     ("fields", "thinking"),
     [
         ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "low", "enable_thinking": False}, False),
+        ({"reasoning_effort": "none", "enable_thinking": True}, True),
         ({"chat_template_kwargs": {"enable_thinking": False}}, False),
         ({"enable_thinking": True}, True),
     ],
@@ -106,7 +108,7 @@ def test_history_comes_back_as_templates_take_it():
     parsed = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     assert list(read({"messages": messages}).request.messages) == [
         {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": "a\nb"},
+        {"role": "user", "content": "ab"},
         {
             "role": "assistant",
             "content": "",

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import httpx2
 import pytest
@@ -39,6 +39,7 @@ def error_line(capsys, code: int) -> str:
         (["--model", " "], "--model is empty"),
         (["--wrong"], "unrecognized arguments: --wrong; see qwen35-chat serve --help"),
         (["--host", "192.0.2.1", "--api-key", "k"], "the server cannot listen on 192.0.2.1"),
+        (["--host", "a..b", "--api-key", "k"], "the server cannot listen on a..b, port 8080 (this"),
         (["--host", "no.such.name.invalid", "--api-key", "k"], "the server cannot listen on no."),
         (["--port", "0", "--model", "./no-model"], "no-model"),
     ],
@@ -70,7 +71,12 @@ def test_times(text, seconds):
     assert command._seconds(text) == seconds
 
 
-def test_the_key_is_not_printed():
+def test_the_key_is_not_printed(monkeypatch):
+    """A key of the command line is in no variable that curl could read."""
+    monkeypatch.setenv(command.API_KEY, "other")
+    lines = command.greeting(ServerOptions(name="demo", api_key="secret"), 80)
+    assert '-H "Authorization: Bearer YOUR-API-KEY"' in lines[1]
+    monkeypatch.setenv(command.API_KEY, "secret")
     lines = command.greeting(ServerOptions(name="demo", host="::1", api_key="secret"), 80)
     assert "secret" not in "".join(lines)
     assert "http://[::1]:80/v1" in lines[0]
@@ -119,7 +125,9 @@ def test_a_signal_ends_a_long_reply_with_an_error(signals):
         for one in signals:
             process.send_signal(one)
             time.sleep(0.3)
-        with suppress(httpx2.HTTPError):
-            assert len(signals) > 1 or "the server is closing" in "".join(lines)
+        # Two signals may close the connection before the error is sent.
+        with suppress(httpx2.HTTPError) if len(signals) > 1 else nullcontext():
+            rest = "".join(lines)
+            assert len(signals) > 1 or "the server is closing" in rest
     assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == 0

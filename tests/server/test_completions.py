@@ -23,7 +23,10 @@ def test_one_prompt_has_several_forms(prompt, read_as):
     ("fields", "line"),
     [
         ({"prompt": ["a", "b"]}, "prompt is a list of 2: send one prompt a request"),
-        ({"prompt": [True]}, "prompt is [True]: give a string or a list of token ids"),
+        ({"prompt": [True]}, "prompt has True at place 0: give token ids"),
+        ({"prompt": [5, -1]}, "prompt has -1 at place 1: give token ids"),
+        ({"prompt": [[5, 2**63]]}, "prompt has 9223372036854775808 at place 1: give token ids"),
+        ({"prompt": []}, "prompt is []: give a string or a list of token ids"),
         ({}, "prompt is None: give a string or a list of token ids"),
         ({"prompt": "a", "echo": True}, "echo is not supported: leave it out"),
         ({"prompt": "a", "logprobs": 1}, "logprobs is not supported: leave it out"),

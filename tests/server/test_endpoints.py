@@ -282,6 +282,49 @@ async def test_count_tokens():
     assert (wrong.status, wrong.json["type"]) == (400, "error")
 
 
+async def test_a_client_that_goes_cancels_its_count():
+    class Waiting(FakeEngine):
+        def count(self, request, deliver):
+            return self.submit(request, deliver)
+
+    engine = Waiting(lambda _: [30.0])
+    gone = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, gone.set)
+    counting = call(
+        application(make_service(engine)), "POST", f"{MESSAGES}/count_tokens", HELLO, None, gone
+    )
+    assert await asyncio.wait_for(counting, 5) is None
+    assert engine.tickets[0].cancelled.is_set()
+
+
+@pytest.mark.parametrize(("kind", "code"), [("too_long", "context_length_exceeded")])
+async def test_a_failed_stream_of_a_response_has_the_code_of_its_error(kind, code):
+    engine = FakeEngine(lambda _: [PrefillProgress(0, 9, 0), 0.1, Failed("no luck", kind)])
+    found = await post(make_service(engine), "/v1/responses", {"input": "Hi", "stream": True})
+    assert found.frames[-1]["response"]["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"max_tokens": 10**30}, {"seed": -1}, {"temperature": "hot"}, {"top_k": 1.5}),
+        *({"thinking_budget": 2**63}, {"top_p": True}),
+    ],
+)
+async def test_a_number_that_does_not_fit_is_refused_in_the_words_of_the_interface(field):
+    made = make_service()
+    for path, body in ALL:
+        name, value = next(iter(field.items()))
+        if path == "/v1/responses" and name == "max_tokens":
+            name = "max_output_tokens"
+        found = await post(made, path, {**body, name: value})
+        message = found.json["error"]["message"]
+        assert found.status == 400
+        assert message.startswith(f"{name} is ")
+        assert "None" not in message
+    assert made.engine.requests == []  # type: ignore[attr-defined]
+
+
 async def test_metrics_count_known_paths_only():
     made = make_service()
     app = application(made)

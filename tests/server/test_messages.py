@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.server.messages import MessageWriter, read
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
+from qwen35_mlx.text.messages import plain_messages
 from tests.server.fake_engine import done
 
 USER = {"role": "user", "content": "Hi"}
@@ -59,6 +60,14 @@ def test_options_get_the_names_of_the_library():
         ({}, {"thinking": False}),
         ({"thinking": {"type": "disabled"}}, {"thinking": False}),
         ({"thinking": {"type": "adaptive"}}, {}),
+        ({"enable_thinking": True}, {"thinking": True}),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, {"thinking": True}),
+        ({"thinking_budget": 9}, {"thinking": True, "thinking_budget": 9}),
+        (
+            {"enable_thinking": False, "thinking_budget": 9},
+            {"thinking": False, "thinking_budget": 9},
+        ),
+        ({"enable_thinking": True, "thinking": {"type": "disabled"}}, {"thinking": False}),
     ],
 )
 def test_thinking_is_off_unless_it_is_wanted(fields, found):
@@ -143,6 +152,20 @@ def test_a_document_of_text_is_text():
     content = [{"type": "document", "source": source}, {"type": "text", "text": "Sum it up."}]
     request = read({"messages": [{"role": "user", "content": content}]}).request
     assert request.messages[0]["content"] == "A file.\nSum it up."
+
+
+def test_blocks_are_joined_as_the_library_joins_parts():
+    content = [{"type": "text", "text": "a", "image": None}, {"type": "text", "text": "b"}]
+    request = read({"messages": [{"role": "user", "content": content}], "system": content}).request
+    plain = plain_messages([{"role": "user", "content": content}])
+    assert [message["content"] for message in request.messages] == ["ab", "ab"]
+    assert plain[0]["content"] == "ab"
+
+
+def test_an_image_beside_a_text_is_not_dropped():
+    part = {"type": "text", "text": "what?", "image": "a.png"}
+    with pytest.raises(ApiError, match="is an image: the model reads text only"):
+        read({"messages": [{"role": "user", "content": [part]}]})
 
 
 def test_whole_reply():

@@ -314,6 +314,48 @@ def test_a_prompt_is_counted_without_a_reply(clients, model):
     assert wrong.kind == "invalid"
 
 
+def test_a_prompt_is_counted_beside_a_reply_and_changes_no_turn_and_no_total(one_at_a_time):
+    """Also one whose options do not fit, and one that is cancelled."""
+    clients = one_at_a_time
+    running, go_on = held(clients)
+    ends: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+    asked = [clients.ask("Question", client=client) for client in "aab"]
+    messages = ({"role": "user", "content": "Hello"},)
+    tickets = {}
+    for name, options in (("good", {}), ("bad", {"wrong": 1}), ("gone", {})):
+        request = ReplyRequest(messages, options=options, client="a")
+        tickets[name] = clients.engine.count(request, lambda e, name=name: ends.put((name, e)))
+    tickets["gone"].cancel()
+    go_on.set()
+    found = dict(ends.get(timeout=60) for _ in tickets)
+    assert not running.ended.is_set()
+    assert [type(found[name]) for name in tickets] == [Measured, Failed, Cancelled]
+    for one in asked:
+        one.done()
+    finished = [client for client, event in clients.order if isinstance(event, Done)]
+    assert finished == ["held", "a", "b", "a"]
+    totals = clients.engine.status().totals
+    assert (totals.requests, totals.completed) == (4, 4)
+    assert (totals.failed, totals.cancelled) == (0, 0)
+
+
+def test_counts_wait_for_the_load_and_fail_with_it(model_folder):
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine = RequestEngine(str(model_folder), library=None)
+    engine.start()
+    messages = ({"role": "user", "content": "Hello"},)
+    engine.count(ReplyRequest(messages, model="./nowhere"), events.put)
+    while isinstance(failed := events.get(timeout=60), Loading):
+        pass
+    assert isinstance(failed, Failed)
+    assert "nowhere" in failed.message
+    engine.count(ReplyRequest(messages), events.put)
+    while isinstance(event := events.get(timeout=60), Loading):
+        pass
+    assert isinstance(event, Measured)
+    engine.close()
+
+
 def test_an_effort_reaches_a_template_that_reads_it_and_no_other(clients, model_folder, tmp_path):
     """Programs send one to every model."""
     reading = shutil.copytree(model_folder, tmp_path / "reading")

@@ -7,10 +7,11 @@ import pytest
 
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session import request_loop
+from qwen35_mlx.session import job
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Cancelled, Queued, Thinking, Titled, TurnStarted
 from qwen35_mlx.session.load import load
+from qwen35_mlx.session.replies import Replies
 from qwen35_mlx.session.reply_requests import ReplyRequest
 from qwen35_mlx.session.request_engine import RequestEngine
 from tests.session.clients import Clients
@@ -142,7 +143,7 @@ def test_a_session_open_elsewhere_is_waited_for_and_then_refused_by_name(
         waiting.wait_for(Queued)
         clients.ask("Question").done()  # others do not wait for it
     waiting.done()
-    monkeypatch.setattr(request_loop, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(job, "BUSY_SECONDS", 0.1)
     with Library(folder) as window:
         assert window.claim_title("new")  # another engine is about to make it
         assert window.claim(stored(library, "notes").id)
@@ -230,3 +231,13 @@ def test_a_session_after_a_restart_is_the_same_to_the_bit(model_folder, tmp_path
     assert found[0][1].keys() == found[1][1].keys()
     assert len(found[0][1]) > 4
     assert found[0][1] == found[1][1]
+
+
+def test_a_session_that_waits_for_memory_begins_when_there_is_some(clients, library, monkeypatch):
+    monkeypatch.setattr(Replies, "make_room", lambda self, running, reply: not running)
+    first = clients.ask("Long", max_tokens=40)
+    waiting = clients.ask("One", session="notes")
+    assert first.done()
+    assert waiting.done()
+    assert clients.ask("Two", session="notes").done()
+    assert [m.content for m in stored(library, "notes").path()][::2] == ["One", "Two"]

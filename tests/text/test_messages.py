@@ -75,21 +75,22 @@ def test_content_of_others_may_not_be_none(role: str):
 @pytest.mark.parametrize(
     ("part", "medium"),
     [
-        ({"type": "image"}, "image"),
-        ({"type": "image_url", "image_url": {"url": "data:"}}, "image"),
-        ({"type": "input_image", "image_url": "data:"}, "image"),
-        ({"type": "text", "text": "what?", "image": "a.png"}, "image"),
-        ({"image": "a.png"}, "image"),
+        ({"type": "image"}, "an image"),
+        ({"type": "image_url", "image_url": {"url": "data:"}}, "an image"),
+        ({"type": "input_image", "image_url": "data:"}, "an image"),
+        ({"type": "text", "text": "what?", "image": "a.png"}, "an image"),
+        ({"image": "a.png"}, "an image"),
         ({"type": "input_audio", "input_audio": {}}, "audio"),
-        ({"type": "video_url", "video_url": {}}, "video"),
-        ({"type": "file", "file": {}}, "file"),
+        ({"type": "video_url", "video_url": {}}, "a video"),
+        ({"type": "file", "file": {}}, "a file"),
+        ({"type": "document", "source": {}}, "a file"),
     ],
 )
 def test_a_part_that_is_no_text_is_refused_by_name(part: dict[str, Any], medium: str):
     content = [{"type": "text", "text": "Look:"}, part]
     with pytest.raises(Qwen35Error) as caught:
         plain_messages([HELLO, {"role": "user", "content": content}])
-    assert str(caught.value).startswith(f"messages[1].content[1] is of type '{medium}', and the")
+    assert str(caught.value).startswith(f"messages[1].content[1] is {medium}, and the")
 
 
 @pytest.mark.parametrize(

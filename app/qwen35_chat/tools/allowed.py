@@ -3,16 +3,19 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tools.calling import UNKNOWN
 from qwen35_chat.tools.calls import ERROR
-from qwen35_chat.tools.toolbox import OfferedTool, Toolbox, open_toolbox
+from qwen35_chat.tools.toolbox import OfferedTool, Toolbox, open_toolbox, plain_name
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.reply import ToolCall
 from qwen35_mlx.user_paths import shown
+
+if TYPE_CHECKING:
+    from qwen35_mlx.session.model import Model
 
 WAIT_SECONDS = 0.05
 
@@ -29,9 +32,12 @@ class AllowedTools:
         self._tools = {offer.name: offer.tool for offer in offers}
         self.schemas = [offer.for_model() for offer in offers]
 
-    def results(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-        """The results of calls, one after another, as messages for the model."""
-        return [{"role": "tool", "content": self._result(call)} for call in calls]
+    def results(self, calls: Sequence[ToolCall], model: "Model") -> list[dict[str, Any]]:
+        """The results of calls, one after another, as messages that fit the model's context."""
+        from qwen35_mlx.session.results import within_context
+
+        texts = within_context(model, [self._result(call) for call in calls])
+        return [{"role": "tool", "content": text} for text in texts]
 
     def _result(self, call: ToolCall) -> str:
         tool = self._tools.get(call.name)
@@ -52,7 +58,7 @@ def allowed_tools(
         mcp_config, tools_folder: as in `CommandOptions`.
 
     Raises:
-        Qwen35Error: a tool is not there.
+        Qwen35Error: a tool is not there, or its name could be that of another one.
     """
     file = settings_file()
     settings = SettingsFile(file).load()
@@ -71,6 +77,24 @@ def allowed_tools(
                 known = ", ".join(listed) or "none"
                 reason = f"; {problems[0]}" if problems else ""
                 raise Qwen35Error(f"there is no tool {shown(name)}, only: {known}{reason}")
+            if not _is_sure(listed[name], toolbox):
+                raise Qwen35Error(
+                    f"the name {shown(name)} could be that of another tool: give the servers in "
+                    "mcp.json other names, or leave the tool out"
+                )
         yield AllowedTools(toolbox, [listed[name] for name in dict.fromkeys(names)])
     finally:
         toolbox.close()
+
+
+def _is_sure(offer: OfferedTool, toolbox: Toolbox) -> bool:
+    """Whether no other tool could have this name, whichever servers answer, in whichever order."""
+    same = [
+        other
+        for other in toolbox.listed()
+        if plain_name(other.tool.server, other.tool.name) == offer.name
+    ]
+    servers = [
+        state for state in toolbox.states if offer.name.startswith(plain_name(state.name, ""))
+    ]
+    return same == [offer] and len(servers) == 1

@@ -1,9 +1,9 @@
 """One thread with an event loop, for everything that waits for servers."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from logging import NullHandler, getLogger
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -30,8 +30,8 @@ class EventLoopThread:
     def _run(self) -> None:
         # What the packages log would be written over the screen.
         for name in ("mcp", "httpx2", "asyncio"):
-            logger = logging.getLogger(name)
-            logger.addHandler(logging.NullHandler())
+            logger = getLogger(name)
+            logger.addHandler(NullHandler())
             logger.propagate = False
         asyncio.set_event_loop(self._loop)
         try:

@@ -57,22 +57,10 @@ class Permissions:
         """Read the file.
 
         Raises:
-            Qwen35Error: it cannot be read; nothing is permitted then.
+            Qwen35Error: it cannot be read; what held before still holds.
         """
-        self._stored = _Answers()
-        if self._file is None:
-            return
-        try:
-            with open_regular(self._file) as file:
-                text = (file.read(MAX_BYTES) or b"").decode()
-            self._stored = _parsed(parse_json(text))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is damaged"
-            raise Qwen35Error(
-                f"{self._file} cannot be read ({reason}): every call of a tool asks again"
-            ) from None
+        if self._file is not None:
+            self._stored = _read(self._file, "every call of a tool asks again")
 
     def of(self, tool: Tool) -> Permission:
         """What holds for a tool."""
@@ -96,19 +84,39 @@ class Permissions:
     def save(self) -> None:
         """Store what was answered in this window, beside what others have stored meanwhile.
 
+        Another thread may read the answers during this.
+
         Raises:
             Qwen35Error: the file cannot be read or written; what was answered holds until the end.
         """
         if self._file is None:
             return
-        self.load()
-        self._stored.update(self._given)
+        stored = _read(self._file, "the answer holds until the end")
+        stored.update(self._given)
         try:
-            replace_file(self._file, _text(self._stored), private=True)
+            replace_file(self._file, _text(stored), private=True)
         except OSError as error:
             raise Qwen35Error(
                 f"{self._file} cannot be written ({error.strerror}): the answer holds until the end"
             ) from None
+        self._stored = stored
+
+
+def _read(file: Path, otherwise: str) -> _Answers:
+    """The answers in the file; none if it does not exist.
+
+    Raises:
+        Qwen35Error: it cannot be read, and what follows from that is `otherwise`.
+    """
+    try:
+        with open_regular(file) as opened:
+            text = (opened.read(MAX_BYTES) or b"").decode()
+        return _parsed(parse_json(text))
+    except FileNotFoundError:
+        return _Answers()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise Qwen35Error(f"{file} cannot be read ({reason}): {otherwise}") from None
 
 
 def _parsed(value: Mapping[str, Any]) -> _Answers:

@@ -152,11 +152,16 @@ class Toolbox:
             self._loop.close(1.0)
 
 
+def plain_name(server: str, tool: str) -> str:
+    """The name of a tool for the model, unless another tool has it already."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{server}__{tool}")
+
+
 def _named(states: Sequence[ServerState]) -> tuple[OfferedTool, ...]:
     """The tools of all servers, each with a name for the model that no other has."""
     found: dict[str, OfferedTool] = {}
     for tool in (tool for state in states for tool in state.tools):
-        plain = re.sub(r"[^A-Za-z0-9_-]", "_", f"{tool.server}__{tool.name}")
+        plain = plain_name(tool.server, tool.name)
         numbered = chain([plain], (f"{plain}_{number}" for number in count(2)))
         name = next(name for name in numbered if name not in found)
         found[name] = OfferedTool(name, tool)

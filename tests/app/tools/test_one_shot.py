@@ -1,18 +1,23 @@
 """`qwen35-chat -p` with tools: those that are named run, and nothing else."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import qwen35_chat.one_shot as one_shot
 from qwen35_chat.fake import done
 from qwen35_chat.main import main
+from qwen35_chat.tools import allowed
+from qwen35_chat.tools.allowed import allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import Answer, ToolCall, TurnEvent
-from tests.app.tools.drive import write_config
+from tests.app.tools.drive import ScriptedServer, toolbox, write_config
 
 CALL = ToolCall("test__echo", {"text": "hi\x1b[2J"})
 
@@ -24,6 +29,7 @@ class ScriptedChat:
         self.replies = [*replies]
         self.sent: list[Any] = []
         self.options: Mapping[str, Any] = {}
+        self.model = SimpleNamespace(context=1 << 20)
 
     def __call__(self, model: object, **options: Any) -> "ScriptedChat":
         self.options = options
@@ -78,7 +84,69 @@ def test_calls_of_a_reply_that_was_cut_short_do_not_run(
     chat = scripted([CALL, done("length")])
     assert main(["-p", "go", "--mcp-config", config, "--allow-tools", "test__echo"]) == 0
     assert chat.sent == ["go"]
-    assert "cut short" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out.startswith("test__echo(")
+    assert "cut short" in err
+    assert "the model calls" not in err
+
+
+def test_json_lists_the_calls_without_a_result(
+    config: str, scripted: Callable[..., ScriptedChat], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = ToolCall("test__echo", {"text": "never"})
+    scripted([CALL, done("tool_calls")], [cut, done("length")])
+    options = ["--mcp-config", config, "--allow-tools", "test__echo"]
+    assert main(["-p", "go", "--json", *options]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (call,) = answer["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"text": "never"}
+    (notice,) = answer["notices"]
+    assert notice.startswith("the model calls test__echo")
+    assert "never" not in notice
+
+
+def test_results_are_cut_to_what_the_context_can_hold(
+    config: str, scripted: Callable[..., ScriptedChat]
+) -> None:
+    call = ToolCall("test__echo", {"text": "word " * 100})
+    chat = scripted([call, call, done("tool_calls")], [done()])
+    chat.model = SimpleNamespace(context=80, tokenizer=SimpleNamespace(encode=str.split))
+    assert main(["-p", "go", "--mcp-config", config, "--allow-tools", "test__echo"]) == 0
+    for message in chat.sent[1]:
+        assert message["content"].endswith("of 100 tokens]")
+        assert message["content"].count("word") <= 10
+
+
+@pytest.mark.parametrize(
+    ("servers", "name"),
+    [
+        ({"a": ["b__c"], "a__b": ["c"]}, "a__b__c"),
+        ({"a__b": ["c"], "a": ["b__c"]}, "a__b__c"),
+        ({"a__b": ["c"], "a": ["b__c"]}, "a__b__c_2"),
+        ({"a": ["b__c"], "a__b": []}, "a__b__c"),
+        ({"a": ["c.d", "c_d"]}, "a__c_d"),
+        ({"a": ["c.d", "c_d", "c_d_2"]}, "a__c_d_2"),
+    ],
+)
+def test_a_name_that_could_be_that_of_another_tool_is_refused(
+    servers: dict[str, list[str]], name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = toolbox(*(ScriptedServer(server, *names) for server, names in servers.items()))
+    monkeypatch.setattr(allowed, "open_toolbox", lambda *_: (tools, []))
+    with (
+        pytest.raises(Qwen35Error, match=f"the name {name} could be that of another tool"),
+        allowed_tools([name], None, None),
+    ):
+        pass
+
+
+def test_names_that_only_begin_alike_are_allowed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = toolbox(ScriptedServer("a", "c", "c_2"), ScriptedServer("ab", "c"))
+    monkeypatch.setattr(allowed, "open_toolbox", lambda *_: (tools, []))
+    with allowed_tools(["a__c", "ab__c"], None, None) as found:
+        assert [schema["function"]["name"] for schema in found.schemas] == ["a__c", "ab__c"]
 
 
 def test_without_names_no_server_starts_and_no_tool_is_offered(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qwen35_chat.tools import permissions as permissions_module
 from qwen35_chat.tools.calls import Tool
 from qwen35_chat.tools.permissions import Permissions
 
@@ -88,6 +89,34 @@ def test_a_damaged_file_allows_nothing(text: str, file: Path) -> None:
     with pytest.raises(Qwen35Error, match="every call of a tool asks again"):
         permissions.load()
     assert permissions.of(READ) == "ask"
+
+
+def test_a_file_that_has_become_damaged_takes_nothing_back(file: Path) -> None:
+    permissions = stored(file, "never")
+    file.write_text("{")
+    with pytest.raises(Qwen35Error, match="every call of a tool asks again"):
+        permissions.load()
+    assert permissions.of(READ) == "never"
+    with pytest.raises(Qwen35Error, match="the answer holds until the end"):
+        permissions.save()
+    assert permissions.of(READ) == "never"
+    assert file.read_text() == "{"
+
+
+@pytest.mark.parametrize("method", ["load", "save"])
+def test_answers_hold_while_the_file_is_read(
+    method: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permissions = stored(file, "never")
+    parse, seen = permissions_module.parse_json, []
+
+    def parse_json(text: str) -> object:
+        seen.append(permissions.of(READ))
+        return parse(text)
+
+    monkeypatch.setattr(permissions_module, "parse_json", parse_json)
+    getattr(permissions, method)()
+    assert seen == ["never"]
 
 
 def test_an_answer_that_is_not_known_asks(file: Path) -> None:

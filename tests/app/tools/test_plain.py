@@ -1,15 +1,19 @@
 """Tools in plain mode: a question is a line, and its answer a word."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from qwen35_chat import plain_mode
 from qwen35_chat.fake import done
+from qwen35_chat.runtime import ChatRuntime
 from qwen35_chat.tools.calls import ToolResult
 
 from qwen35_mlx.session.events import ToolCall
-from qwen35_mlx.session.requests import AddResults, SendResults
+from qwen35_mlx.session.requests import AddResults, OfferTools, Send, SendResults
 from tests.app.drive import reply
 from tests.app.plain_drive import PlainChat
 from tests.app.tools.drive import ScriptedServer, toolbox
@@ -86,6 +90,31 @@ def test_the_end_of_the_input_and_ctrl_c_stop_the_turn(
     assert "Stopped." in written
 
 
+def test_lines_of_a_pipe_allow_nothing(home: Path, files: Answering) -> None:
+    piped = PlainChat(home, toolbox=toolbox(files), attended=False)
+    written = run(piped)
+    piped.library.close()
+    assert not files.calls
+    assert piped.prompts == ["You: ", "You: "]
+    assert "No: standard input is no terminal, so that nobody can allow it.\n" in written
+    assert "Result of files__read: Error: the user does not allow this call" in written
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_a_terminal_has_a_user(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def make(_: object, **options: Any) -> SimpleNamespace:
+        made.append(options)
+        return SimpleNamespace(run=lambda _: None)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr(plain_mode, "PlainMode", make)
+    runtime: Any = SimpleNamespace(controller=None, _enable_readline=lambda: None)
+    assert ChatRuntime.run_plain(runtime, None) == 0
+    assert made == [{"attended": terminal}]
+
+
 def test_what_was_typed_before_the_question_is_dropped(
     session: PlainChat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,3 +148,15 @@ def test_tools_are_listed_and_switched(session: PlainChat, files: Answering) -> 
         "Error: there is no tool files__no: /tools lists them",
         "Error: give a server and on or off, or a tool and ask, always or never",
     ]
+
+
+def test_tools_that_are_ready_since_the_last_poll_are_offered_first(home: Path, files: Answering):
+    """Plain mode polls nothing while it waits for a line."""
+    files.slow = True
+    session = PlainChat(home, toolbox=toolbox(files))
+    requests: list[object] = []
+    session.engine.submit = requests.append  # pyright: ignore[reportAttributeAccessIssue]
+    files.connect()
+    session.controller.send("Hello")
+    session.library.close()
+    assert [type(request) for request in requests] == [OfferTools, Send]
