@@ -20,6 +20,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
+from qwen35_mlx.session.loaded_model import check_mlx
 from qwen35_mlx.terminal import visible, visible_line
 
 DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
@@ -39,13 +40,7 @@ def start_turn(
     Raises:
         Qwen35Error: MLX, the model, the conversation or the prompt cannot be used.
     """
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError as error:
-        raise Qwen35Error(
-            f"MLX does not start ({error}): on Linux, install the extra for your machine, "
-            "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
-        ) from None
+    check_mlx()
     load = partial(
         qwen35_mlx.load,
         options.model,

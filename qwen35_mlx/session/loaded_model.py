@@ -70,13 +70,7 @@ class LoadedModel:
             Qwen35Error: it is not found, or MLX does not start.
         """
         self._report(Loading(request.model))
-        try:
-            import mlx.core  # noqa: F401
-        except ImportError as error:
-            raise Qwen35Error(
-                f"MLX does not start ({error}): on Linux, install the extra for your machine, "
-                "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
-            ) from None
+        check_mlx()
         from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 
         resolve_checkpoint(request.model, revision=request.revision, progress=self._progress)
@@ -120,3 +114,18 @@ class LoadedModel:
 
     def _progress(self, done: int, total: int, what: str) -> None:
         self._report(Loading(what, done / total if total else None))
+
+
+def check_mlx() -> None:
+    """Import MLX, before what needs it.
+
+    Raises:
+        Qwen35Error: it does not start.
+    """
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        raise Qwen35Error(
+            f"MLX does not start ({error}): on Linux, install the extra for your machine, "
+            "qwen35-mlx[cpu] or qwen35-mlx[cuda]"
+        ) from None
