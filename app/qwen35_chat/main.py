@@ -50,7 +50,7 @@ def _template_argument(text: str) -> tuple[str, Any]:
     return name.strip(), template_value(value)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     parser = CommandParser(
         prog="qwen35-chat",
         description="Chat with a Qwen3.5 model on this machine.",
