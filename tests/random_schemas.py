@@ -1,10 +1,19 @@
-"""Random JSON schemas whose values are short, so that a reply of a small model can end."""
+"""JSON schemas, random ones too, whose values are short: a reply of a small model can end."""
 
 import random
 from typing import Any
 
 WORDS = ("name", "city", "age", "unit", "tags", "é", "a b", 'quo"te')
 VALUES = ("red", "two words", 'a "b"', "é", 0, -7, 2.5, True, False, None)
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "tags": {"type": "array", "items": {"enum": ["a", "bc"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["name", "tags"],
+    "additionalProperties": False,
+}
 
 
 def random_schema(seed: int) -> dict[str, Any]:

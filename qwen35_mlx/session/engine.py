@@ -289,12 +289,10 @@ class EngineThread:
             chat.configure(self._settings)
         return chat
 
-    def _tool_messages(self, results: Sequence[str]) -> list[dict[str, str]]:
-        """The messages of role "tool" for some results, cut to what the context can hold."""
-        from qwen35_mlx.session.results import within_context
+    def _tool_messages(self, results: Sequence[str]) -> list[dict[str, Any]]:
+        from qwen35_mlx.session.results import tool_messages
 
-        texts = within_context(self._loaded_model(), results)
-        return [{"role": "tool", "content": text} for text in texts]
+        return tool_messages(self._loaded_model(), results)
 
     def _open(self, conversation: int | None) -> None:
         """Open a conversation. Its snapshot is restored at the next turn, so opening is quick."""

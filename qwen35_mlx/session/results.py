@@ -1,12 +1,18 @@
 """Results of tools, of which one may be longer than all that a model can read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from qwen35_mlx.session.model import Model
 
 # All results of one reply take at most this share of the context.
 SHARE = 0.25
 _SHRINK = 0.95  # beyond what the average length of a token says
+
+
+def tool_messages(model: Model, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The results of one reply's calls as messages of role "tool", cut by `within_context`."""
+    return [{"role": "tool", "content": text} for text in within_context(model, texts)]
 
 
 def within_context(model: Model, texts: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import argparse
 import http.client
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -128,11 +130,14 @@ def measure(url: str, model: str, args: argparse.Namespace) -> Iterator[dict[str
         history.append({"role": "assistant", "content": answer.strip() or "I do not know."})
     history.append(user("What is 60 + 12?"))
     yield row(f"turn {args.turns}", lambda: [ask(url, model, history, args.tokens)])
-    for count in args.at_once:
+
+    def at_once(count: int) -> list[Reply]:
         asked = [[user(f"Write a poem about the number {count * 100 + i}")] for i in range(count)]
         with ThreadPoolExecutor(count) as pool:
-            run = lambda one: ask(url, model, one, args.tokens)  # noqa: E731
-            yield row(f"{count} at once", lambda: list(pool.map(run, asked)))  # noqa: B023
+            return list(pool.map(partial(ask, url, model, tokens=args.tokens), asked))
+
+    for count in args.at_once:
+        yield row(f"{count} at once", partial(at_once, count))
 
 
 @contextmanager
@@ -152,7 +157,8 @@ def our_server(model: str) -> Iterator[str]:
 @contextmanager
 def mlx_lm_server(model: str) -> Iterator[str]:
     """The address of mlx-lm's server."""
-    port = 18_080
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", model, "--port", str(port)]
     with tempfile.TemporaryDirectory() as home, _process(command, Path(home)):
         _wait_for(port)

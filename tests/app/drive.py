@@ -1,6 +1,6 @@
 """Drives the app in tests, and reads its screen."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from qwen35_chat.widgets.transcript import TranscriptView
 from textual.pilot import Pilot
 
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.session.events import Answer, Event, PrefillProgress, Thinking
+from qwen35_mlx.session.events import Answer, Event, PrefillProgress, Thinking, TurnEvent
 
 
 class Clock:
@@ -29,6 +29,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def played(events: Iterable[TurnEvent | Exception]) -> Generator[TurnEvent]:
+    """The events of a turn, which ends where one of them is an error."""
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+        yield event
 
 
 def reply(*pieces: str, thinking: str = "") -> list[Event]:

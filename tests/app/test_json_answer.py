@@ -15,6 +15,7 @@ from qwen35_chat.options import CommandOptions
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.events import Answer, Notice, Thinking, ToolCall, TurnEvent
+from tests.app.drive import played
 
 
 @pytest.fixture
@@ -29,10 +30,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[CommandOptions
             started.append(options)
             if notice is not None:
                 notice("the model has no MTP head")
-            for event in events:
-                if isinstance(event, Exception):
-                    raise event
-                yield event
+            yield from played(events)
 
         monkeypatch.setattr(one_shot, "start_turn", start_turn)
         return started

@@ -22,6 +22,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     TurnEvent,
 )
+from tests.app.drive import played
 
 StartedTurns = list[tuple[str, CommandOptions]]
 
@@ -46,10 +47,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartedTurns]:
         ) -> Generator[TurnEvent]:
             started.append((prompt, options))
             progress(500_000_000, 2_000_000_000, "model.safetensors")
-            for event in events:
-                if isinstance(event, Exception):
-                    raise event
-                yield event
+            yield from played(events)
 
         monkeypatch.setattr(one_shot, "start_turn", start_turn)
         return started

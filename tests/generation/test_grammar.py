@@ -30,20 +30,11 @@ from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.bounded_schema import bounded
 from qwen35_mlx.text.grammar_source import GrammarSource, json_schema, lark, regex
-from tests.random_schemas import random_schema
+from tests.random_schemas import PERSON, random_schema
 
 SCHEMAS = int(os.environ.get("QWEN35_SCHEMAS", "24"))
 GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=0.7, top_p=0.95, top_k=20)
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 12},
-        "tags": {"type": "array", "items": {"enum": ["a", "bc"]}, "minItems": 1, "maxItems": 2},
-    },
-    "required": ["name", "tags"],
-    "additionalProperties": False,
-}
 ANYTHING = "start: <[*]>*"
 
 

@@ -65,6 +65,14 @@ def called(engine: EngineThread, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return events
 
 
+def begin_endless_reply(engine: EngineThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a call without a result, ask for a reply that does not end by itself."""
+    called(engine, monkeypatch)
+    assert engine._loaded.model is not None
+    reply_with(monkeypatch, engine._loaded.model, "So it goes", ends=False)
+    engine.submit(Send("And now?"))
+
+
 def path(library: Library) -> list[Message]:
     return list(library.conversation(1).path())
 
@@ -112,10 +120,7 @@ def test_results_that_get_no_reply_are_stored_and_the_chat_goes_on(
 def test_results_are_stored_when_what_was_before_them_is_cancelled(
     engine: EngineThread, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called(engine, monkeypatch)
-    assert engine._loaded.model is not None
-    reply_with(monkeypatch, engine._loaded.model, "So it goes", ends=False)
-    engine.submit(Send("And now?"))
+    begin_endless_reply(engine, monkeypatch)
     engine.submit(AddResults(("seven",)))
     wait_for(engine, Answer)
     engine.cancel()
@@ -128,10 +133,7 @@ def test_results_are_stored_when_what_was_before_them_is_cancelled(
 def test_results_are_stored_by_an_engine_that_is_closed(
     engine: EngineThread, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called(engine, monkeypatch)
-    assert engine._loaded.model is not None
-    reply_with(monkeypatch, engine._loaded.model, "So it goes", ends=False)
-    engine.submit(Send("And now?"))
+    begin_endless_reply(engine, monkeypatch)
     wait_for(engine, Answer)
     engine.submit(Send("Never begun"))
     engine.submit(AddResults(("seven",)))

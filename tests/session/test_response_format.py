@@ -24,22 +24,13 @@ from qwen35_mlx.session.events import Done, Reply, ToolCall
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions
-from tests.random_schemas import random_schema, random_tool
+from tests.random_schemas import PERSON, random_schema, random_tool
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
 
 SCHEMAS = int(os.environ.get("QWEN35_SCHEMAS", "2"))
 ASKED = [{"role": "user", "content": "What is the weather in Paris?"}]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 400}
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 12},
-        "tags": {"type": "array", "items": {"enum": ["a", "bc"]}, "minItems": 1, "maxItems": 2},
-    },
-    "required": ["name", "tags"],
-    "additionalProperties": False,
-}
 WEATHER = {
     "type": "function",
     "function": {

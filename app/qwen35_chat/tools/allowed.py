@@ -34,10 +34,9 @@ class AllowedTools:
 
     def results(self, calls: Sequence[ToolCall], model: "Model") -> list[dict[str, Any]]:
         """The results of calls, one after another, as messages that fit the model's context."""
-        from qwen35_mlx.session.results import within_context
+        from qwen35_mlx.session.results import tool_messages
 
-        texts = within_context(model, [self._result(call) for call in calls])
-        return [{"role": "tool", "content": text} for text in texts]
+        return tool_messages(model, [self._result(call) for call in calls])
 
     def _result(self, call: ToolCall) -> str:
         tool = self._tools.get(call.name)
