@@ -19,6 +19,8 @@ ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
 MOST_FILES = 50  # of a message, that are listed
+ROOMY = 64  # cells of width, from which a message of the user has a margin above and below
+MODEL_CELLS = 8  # of a model's name, that are left to it on a narrow screen
 _keys = count()
 
 
@@ -94,8 +96,7 @@ class TranscriptEntry(ABC):
             (f" {which}/{total} ", ".muted"),
             Content.styled(">", ".link").stylize(action("version", self.key, 1)),
         )
-        margin = "  " if self.indent == 1 else ""
-        return [FixedPart(lambda width: wrap(shown, width, margin))]
+        return [FixedPart(lambda width: wrap(shown, width))]
 
 
 class UserEntry(TranscriptEntry):
@@ -117,7 +118,8 @@ class UserEntry(TranscriptEntry):
         self.invalidate()
 
     def estimate(self, width: int) -> int:
-        return min(estimate(self.text, width), FOLD_LINES) + 1
+        margins = 2 if width - self.indent >= ROOMY else 0
+        return min(estimate(self.text, width), FOLD_LINES) + margins + 1
 
     def _parts(self) -> Sequence[Part]:
         text, files = taken_apart(self.text)
@@ -126,8 +128,7 @@ class UserEntry(TranscriptEntry):
             parts: list[Part] = [FixedPart(lambda width: self._folded_lines(text, width))]
         else:
             parts = [
-                PlainPart(piece, joined=joined, first="  " if n else "> ", rest="  ", fill=".user")
-                for n, (piece, joined) in enumerate(pieces(text))
+                PlainPart(piece, joined=joined, fill=".user") for piece, joined in pieces(text)
             ]
         shown = [
             f"@ {visible(file.name)}, {file.lines:,} {'line' if file.lines == 1 else 'lines'}"
@@ -135,15 +136,13 @@ class UserEntry(TranscriptEntry):
         ]
         if len(files) > MOST_FILES:
             shown.append(f"@ {len(files) - MOST_FILES:,} more files")
-        return parts + [
-            PlainPart(line[:LONGEST], ".muted", first="  ", rest="  ", fill=".user")
-            for line in shown
-        ]
+        parts += [PlainPart(line[:LONGEST], ".muted", fill=".user") for line in shown]
+        return [_user_margin(), *parts, _user_margin()]
 
     def _folded_lines(self, text: str, width: int) -> list[Line]:
         """The message, or its first lines if it is long."""
         start, _ = next(pieces(text))
-        lines = wrap(Content(start), width, "> ", "  ", ".user")
+        lines = wrap(Content(start), width, fill=".user")
         if len(start) < len(text):
             lines = lines[:FOLDED_LINES]
             seen = sum(len(line.content.plain) - line.prefix for line in lines)
@@ -154,11 +153,14 @@ class UserEntry(TranscriptEntry):
         else:
             return lines
         shown = Content.styled(more, ".link").stylize(action("fold", self.key))
-        return lines + wrap(shown, width, "  ", "  ", ".user")
+        return lines + wrap(shown, width, fill=".user")
 
 
 class ReplyEntry(TranscriptEntry):
     """A reply: thinking, answer, tool calls, and a note at its end.
+
+    Args:
+        model: the name of the model for its head; "" if that is not known.
 
     Attributes:
         calls: name and arguments of each.
@@ -166,7 +168,6 @@ class ReplyEntry(TranscriptEntry):
         view: how thinking is shown.
     """
 
-    indent = 3
     author = "assistant"
 
     def __init__(
@@ -180,6 +181,7 @@ class ReplyEntry(TranscriptEntry):
         error: bool = False,
         view: ThinkingView = "collapsed",
         complete: bool = True,
+        model: str = "",
         message: int | None = None,
         version: tuple[int, int] = (1, 1),
     ):
@@ -192,6 +194,7 @@ class ReplyEntry(TranscriptEntry):
         self._note = note
         self._error = error
         self._complete = complete
+        self._model = model
         self._call_texts = [_call_text(*call) for call in self.calls]
         self._body: MarkdownText | None = None
         self._thoughts: MarkdownText | None = None
@@ -253,16 +256,20 @@ class ReplyEntry(TranscriptEntry):
                 self.invalidate()
 
     def estimate(self, width: int) -> int:
-        thinking = bool(self.thinking.strip())
-        if thinking and self.view == "open":
-            return estimate(self.thinking, width) + estimate(self.answer, width) + 4
-        return estimate(self.answer, width) + (2 if thinking else 0) + 2 * bool(self._note)
+        thoughts = 0
+        if self.thinking.strip() and self.view == "open":
+            thoughts = estimate(self.thinking, width) + 2
+        return thoughts + estimate(self.answer, width) + 2 + 2 * bool(self._note)
 
     def _parts(self) -> Sequence[Part]:
-        parts = self._thinking_parts()
-        if self.answer.strip():
-            if parts:
+        parts: list[Part] = [FixedPart(self._head_lines)]
+        if self.thinking.strip() and self.view == "open":
+            if self._thoughts is None:
+                self._thoughts = self._markdown(self.thinking.lstrip("\n"), 2, ".thinking")
+            parts += self._thoughts.parts
+            if self.answer.strip():
                 parts.append(_space())
+        if self.answer.strip():
             if self._body is None:
                 self._body = self._markdown(self.answer)
             parts += self._body.parts
@@ -270,7 +277,7 @@ class ReplyEntry(TranscriptEntry):
             call = Content.assemble(("asks for  ", ".muted"), (name, "bold"), f"({shown})")
             parts.append(FixedPart(lambda width, call=call: wrap(call, width, "", "  ")))
         if self._note:
-            if parts:
+            if len(parts) > 1:
                 parts.append(_space())
             style = ".error" if self._error else ".muted"
             parts += _plain_parts(self._note, style)
@@ -283,28 +290,29 @@ class ReplyEntry(TranscriptEntry):
             made.finish()
         return made
 
-    def _thinking_parts(self) -> list[Part]:
+    def _head_lines(self, width: int) -> list[Line]:
+        """Who replies, and how long the thinking took."""
+        name = Content.styled(self._model or "Reply", ".reply-name")
+        thought = self._thought()
+        room = max(width - thought.cell_length, MODEL_CELLS)
+        head = name.truncate(room, ellipsis=True) + thought
+        return [Line(head.truncate(width, ellipsis=True), len(head.plain), fill=".reply")]
+
+    def _thought(self) -> Content:
+        """The thinking in a few words, which fold and unfold it; empty if there is none."""
         if not self.thinking.strip() or self.view == "hidden":
-            return []
+            return Content("")
         if self.thinking_seconds is not None:
-            label = f"Thought for {self.thinking_seconds:.1f} s"
+            label = f"Thought {self.thinking_seconds:.1f} s"
         else:
             label = "Thought" if self._complete else "Thinking"
         mark = "▾" if self.view == "open" else "▸"
-        head = Content.styled(f"{mark} {label}", ".thinking-head")
-        head = head.stylize(action("fold", self.key))
-        parts: list[Part] = [FixedPart(lambda width: wrap(head, width))]
-        if self.view == "open":
-            if self._thoughts is None:
-                self._thoughts = self._markdown(self.thinking.lstrip("\n"), 2, ".thinking")
-            parts += self._thoughts.parts
-        return parts
+        shown = Content.styled(f"{mark} {label}", ".thinking-head")
+        return Content("  ") + shown.stylize(action("fold", self.key))
 
 
 class NoticeEntry(TranscriptEntry):
     """A line or two from the app."""
-
-    indent = 3
 
     def __init__(self, text: str, *, error: bool = False, style: str = ".muted"):
         super().__init__()
@@ -320,6 +328,12 @@ class NoticeEntry(TranscriptEntry):
 
     def _parts(self) -> Sequence[Part]:
         return _plain_parts(self.text, self._style)
+
+
+def _user_margin() -> Part:
+    """Above and below a message of the user, where there is room."""
+    margin = Line(Content(""), fill=".user")
+    return FixedPart(lambda width: [margin] if width >= ROOMY else [])
 
 
 def _space() -> Part:

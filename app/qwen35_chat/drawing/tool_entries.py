@@ -23,7 +23,6 @@ class ToolEntry(TranscriptEntry):
         seconds: that it took; None if that is not known, or it was not run.
     """
 
-    indent = 3
     author = "tool"
 
     def __init__(

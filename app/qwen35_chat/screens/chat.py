@@ -9,6 +9,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult
+from textual.containers import Vertical
 from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, keys_for_people, run_command
@@ -104,7 +105,9 @@ class ChatScreen(CoveredScreen):
         self._conversation = conversation
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
-        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._turn_entries = TurnEntries(
+            self.transcript, self.key, lambda: short_name(controller.model)
+        )
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
         # Of the engine, with the conversation that each was about.
@@ -117,12 +120,13 @@ class ChatScreen(CoveredScreen):
         self._watchers = Watchers(controller, self)
 
     def compose(self) -> ComposeResult:
-        yield self.transcript
-        yield self._lines.queue
-        yield self.completions
-        yield self._lines.activity
-        yield self.composer
-        yield self._lines.status
+        with Vertical(id="column"):
+            yield self.transcript
+            yield self._lines.queue
+            yield self.completions
+            yield self._lines.activity
+            yield self.composer
+            yield self._lines.status
 
     def on_mount(self) -> None:
         self.show_queue()

@@ -13,6 +13,9 @@ from qwen35_chat.drawing.lines import BLANK, Line
 # A strip has about twenty objects, all of which the garbage collector visits.
 CACHED_SCREENS = 4
 FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
+# What stands in the gutter of a line with this fill, and its style: who speaks.
+BARS = {".user": ("▌", ".user-bar"), ".reply": ("◆", ".reply-bar")}
+MARK = "█", ".mark"
 
 
 class StripCache:
@@ -59,16 +62,18 @@ class StripCache:
         ):
             return cached[2]
         plain = self._widget.visual_style
-        base = self._style(line.fill) if line.fill else plain
+        base = plain + self._style(line.fill) if line.fill else plain
         content = line.content
         if selected is not None:
             start, end = within(selected, indent, content.plain)
             style = self._widget.screen.get_visual_style("screen--selection")
             content = content.stylize(style, max(start, line.prefix), end)
-        gutter = plain + self._style(".mark") if marked else plain
+        own = base if line.fill == ".user" else plain  # this fill has the gutter, too
+        bar, style = MARK if marked else BARS.get(line.fill, (" ", ""))
+        gutter = own + self._style(style) if style else own
         segments = [
-            Segment("▌" if marked else " ", gutter.rich_style),
-            Segment(" " * indent, (base if indent == 1 else plain).rich_style),
+            Segment(bar, gutter.rich_style),
+            Segment(" " * indent, own.rich_style),
         ]
         segments += [
             Segment(text, (base + style).rich_style)

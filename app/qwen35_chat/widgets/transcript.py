@@ -23,8 +23,6 @@ from qwen35_chat.drawing.parts import Column, Part
 from qwen35_chat.textual_private import set_virtual_size
 from qwen35_chat.widgets.strips import StripCache, within
 
-MAX_COLUMNS = 110  # of text; longer lines are hard to read
-
 
 class TranscriptView(ScrollView, can_focus=True):
     """Entries, oldest first. It follows the end unless the user has scrolled up.
@@ -41,6 +39,10 @@ class TranscriptView(ScrollView, can_focus=True):
         "transcript--error",
         "transcript--heading",
         "transcript--user",
+        "transcript--user-bar",
+        "transcript--reply",
+        "transcript--reply-bar",
+        "transcript--reply-name",
         "transcript--code",
         "transcript--code-head",
         "transcript--thinking",
@@ -131,7 +133,7 @@ class TranscriptView(ScrollView, can_focus=True):
             return
         self._laying_out = True
         try:
-            columns = min(size.width - 1, MAX_COLUMNS)
+            columns = size.width - 1
             if columns != self._columns:
                 self._columns = columns
                 self._estimate_heights()
