@@ -35,9 +35,8 @@ from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.screens.watchers import Watchers
-from qwen35_chat.screens.work import WorkQueue
+from qwen35_chat.screens.work import WorkQueue, working_app
 from qwen35_chat.textual_private import bindings_of, set_bindings
-from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
@@ -359,7 +358,7 @@ class ChatScreen(CoveredScreen):
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""
-        use_theme(self.app, self.controller.settings)
+        working_app(self).use_theme()
         self._bind_keys()
         for entry in self.transcript.entries:
             if isinstance(entry, ReplyEntry):

@@ -100,13 +100,14 @@ class Status(Widget):
             memory = size_of(self.usage.peak_memory)
             found.append(segment(f"memory {memory}", memory, rank=6))
             first = f"{self.usage.prefill_seconds:.2f} s"
-            found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA + 1))
+            found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA))
         if self.state:
             shorter = self.state.partition(",")[0]
             found.append(segment(self.state, shorter, rank=0, style="$text-warning", right=True))
         elif self.keys:
             *more, last = self.keys
-            found += [segment(key, rank=EXTRA, right=True) for key in more]
+            for n, key in enumerate(more):
+                found.append(segment(key, rank=EXTRA + len(more) - n, right=True))
             found.append(segment(last, rank=3, right=True))
         return found
 
