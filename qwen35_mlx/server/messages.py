@@ -43,7 +43,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     messages = _messages(fields)
     options = shared_options(fields)
     options |= _thinking_options(fields, options)
-    if (limit := fields.whole("max_tokens")) is not None:
+    if (limit := fields.limit("max_tokens")) is not None:
         options["max_tokens"] = limit
     if stop := fields.texts("stop_sequences"):
         options["stop"] = stop
@@ -145,7 +145,7 @@ def _thinking_options(fields: RequestFields, shared: Mapping[str, Any]) -> dict[
         return {}
     if kind != "enabled":
         return {"thinking": False}
-    budget = wanted.whole("budget_tokens")
+    budget = wanted.limit("budget_tokens", of="thinking_budget")
     return {"thinking": True} | ({} if budget is None else {"thinking_budget": budget})
 
 

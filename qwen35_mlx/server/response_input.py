@@ -32,7 +32,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     fields.refuse(_UNSUPPORTED)
     options = shared_options(fields)
     options |= effort_options(fields.section("reasoning").text("effort"), options)
-    if (limit := fields.whole("max_output_tokens")) is not None:
+    if (limit := fields.limit("max_output_tokens")) is not None:
         options["max_tokens"] = limit
     options |= _format_option(fields.section("text").section("format"))
     tools = [function_tool(tool, tool) for tool in _tools(fields)]
@@ -159,7 +159,7 @@ def _echo(fields: RequestFields) -> Echo:
     parallel = fields.flag("parallel_tool_calls")
     return Echo(
         instructions=fields.text("instructions"),
-        max_output_tokens=fields.whole("max_output_tokens"),
+        max_output_tokens=fields.limit("max_output_tokens"),
         metadata=fields.section("metadata").values,
         parallel_tool_calls=parallel is not False,
         temperature=fields.get("temperature"),
