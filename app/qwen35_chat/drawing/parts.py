@@ -11,19 +11,25 @@ from itertools import accumulate
 
 from textual.content import Content
 
-from qwen35_chat.drawing.lines import Code, Line, wrap
+from qwen35_chat.drawing.line import Line, joined_line, sourced
+from qwen35_chat.drawing.lines import Code
+from qwen35_chat.drawing.source_lines import SourceText
+from qwen35_chat.drawing.wrapping import wrap
 
 
 class Part(ABC):
     """Lines that are laid out together, for one width at a time.
 
     Attributes:
+        place: the number of the text that it shows a piece of (`TranscriptEntry.sources`), and
+            where that piece begins; None if it shows none.
         least: lines that it counts for at least, so that the work of a frame is bounded.
     """
 
     least = 1
 
-    def __init__(self) -> None:
+    def __init__(self, place: tuple[int, int] | None = None) -> None:
+        self.place = place
         self._lines: list[Line] = []
         self._width = -1
 
@@ -63,12 +69,18 @@ class FixedPart(Part):
 
     Args:
         estimate: roughly its number of lines.
+        place: as for `Part`.
     """
 
     least = 0  # an entry has but a few of these
 
-    def __init__(self, layout: Callable[[int], list[Line]], estimate: int = 1):
-        super().__init__()
+    def __init__(
+        self,
+        layout: Callable[[int], list[Line]],
+        estimate: int = 1,
+        place: tuple[int, int] | None = None,
+    ):
+        super().__init__(place)
         self._make = layout
         self._number = estimate
 
@@ -84,6 +96,7 @@ class PlainPart(Part):
 
     Args:
         joined: it continues a line of the part before it.
+        place: as for `Part`.
         first, rest, fill: as for `wrap`.
     """
 
@@ -93,11 +106,12 @@ class PlainPart(Part):
         style: str = "",
         *,
         joined: bool = False,
+        place: tuple[int, int] | None = None,
         first: str = "",
         rest: str = "",
         fill: str = "",
     ):
-        super().__init__()
+        super().__init__(place)
         self._content = Content.styled(text, style) if style else Content(text)
         self._joined = joined
         self._around = first, rest, fill
@@ -106,6 +120,9 @@ class PlainPart(Part):
         lines = wrap(self._content, width, *self._around)
         if self._joined:
             lines[0] = joined_line(lines[0])
+        if self.place is not None:
+            stream, start = self.place
+            lines = sourced(lines, SourceText(stream, self._content.plain, start).plain())
         return lines
 
     def _estimate(self, width: int) -> int:
@@ -172,8 +189,3 @@ class Column:
 def estimate(text: str, width: int) -> int:
     """The lines that a text takes, if most of its own are shorter than the screen."""
     return text.count("\n") + len(text) // max(width, 1) + 1
-
-
-def joined_line(line: Line) -> Line:
-    """`line`, as one that continues the line above it."""
-    return Line(line.content, line.prefix, joined=True, fill=line.fill)
