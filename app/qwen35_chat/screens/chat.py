@@ -169,10 +169,12 @@ class ChatScreen(CoveredScreen):
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, quit."""
+        """Stop the reply; with none, or for the second time, clear what is typed, or else quit."""
         if self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
+        elif self.writing.clear():
+            self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
 
