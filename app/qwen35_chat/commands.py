@@ -278,6 +278,12 @@ def keys_for_people(name: str, remapped: Mapping[str, str], most: int = 1) -> st
     return " or ".join(keys[:most]) or (f"/{command.slash}" if command.slash else command.title)
 
 
+def slash_for_people(name: str) -> str:
+    """How a command is called where no key is: by its slash name, and Ctrl+C to stop."""
+    command = BY_NAME[name]
+    return f"/{command.slash}" if command.slash else "Ctrl+C" if name == "stop" else command.title
+
+
 def run_command(name: str, view: Any, text: str = "") -> None:
     """Run a command on a view; an error is one line there.
 

@@ -267,11 +267,12 @@ class Controller(ToolWindow):
             raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
         if self.read_only:
             raise Qwen35Error(
-                "this conversation is open in another window: Ctrl+N begins a new one"
+                f"this conversation is open in another window: {self.key('new')} begins a new one"
             )
         self.require_idle()
         if self.deleting:
-            raise Qwen35Error("this conversation is being deleted: Ctrl+N begins a new one")
+            new = self.key("new")
+            raise Qwen35Error(f"this conversation is being deleted: {new} begins a new one")
         self.turn = RunningTurn(self._clock, requested.text)
         self._submit_turn(request)
         return requested

@@ -54,6 +54,7 @@ class PlainMode:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.controller = controller
+        controller.has_keys = False
         self.view = PlainView(controller, out, clock)
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qwen35_chat.time_left import TimeLeft
 from qwen35_chat.tools.calling import Calling
 from qwen35_chat.transitions import ThinkingEnded, Transition
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
@@ -31,7 +32,7 @@ class RunningTurn:
         blank: the reply has no visible text and no tool call yet.
         progress: the latest of the prefill.
         pieces: how many pieces of text have arrived, about one a token.
-        reading_since: when the prefill began.
+        reading_left: until the prefill has ended.
         thinking_since: when the first visible thinking arrived.
         text_since: when the first visible text arrived.
         thinking_seconds: how long the thinking took, once it has ended.
@@ -50,11 +51,14 @@ class RunningTurn:
     phase: Phase = "waiting"
     progress: PrefillProgress | None = None
     pieces: int = 0
-    reading_since: float | None = None
     thinking_since: float | None = None
     text_since: float | None = None
     thinking_seconds: float | None = None
     _answering: bool = False
+    reading_left: TimeLeft = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reading_left = TimeLeft(self.clock)
 
     @property
     def absent(self) -> bool:
@@ -64,8 +68,7 @@ class RunningTurn:
     def read(self, progress: PrefillProgress) -> list[Transition]:
         """Take in progress of the prefill."""
         self.phase, self.progress = "reading", progress
-        if self.reading_since is None:
-            self.reading_since = self.clock()
+        self.reading_left.report(progress.done, progress.total)
         return [progress]
 
     def think(self, text: str) -> list[Transition]:

@@ -220,7 +220,7 @@ async def test_ctrl_c_copies_a_selection_or_quits(home: Path) -> None:
         await at.press(*"word", "ctrl+shift+left", "ctrl+c")
         assert at.app.clipboard == "word"
         assert at.app.is_running
-        await at.press("right", "ctrl+c")
+        await at.press("right", "ctrl+c", "ctrl+c")
     assert at.app.return_code == 0
     assert "close" not in at.engine.calls  # whoever made the engine closes it
 

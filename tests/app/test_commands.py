@@ -206,8 +206,22 @@ def test_a_line_with_a_slash_is_a_command_or_a_message() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    "/etc/hosts|/etc/hosts is a file|/a/b/|//|// so|//todo fix|/* so */|/ 2|1/2|/2|/^a/|see /help|"
-    "`/etc` is a folder|/\n/help".split("|"),
+    [
+        "/etc/hosts",
+        "/etc/hosts is a file",
+        "/a/b/",
+        "//",
+        "// so",
+        "//todo fix",
+        "/* so */",
+        "/ 2",
+        "1/2",
+        "/2",
+        "/^a/",
+        "see /help",
+        "`/etc` is a folder",
+        "/\n/help",
+    ],
 )
 def test_a_path_a_comment_and_what_is_in_backticks_are_messages(text: str) -> None:
     assert parse_slash(text) is None

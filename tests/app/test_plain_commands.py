@@ -74,7 +74,7 @@ def test_conversations_are_listed_opened_renamed_deleted_and_brought_back(sessio
     assert "Renamed to Trees\n1. Trees: " in written
     assert "/sessions and a number opens one.\n1. about rivers: they flow\n" in written
     assert "about rivers:\nYou: about rivers\nAnswer: they flow\n" in written
-    assert "Deleted about rivers; /undo brings it back.\nA new conversation.\n" in written
+    assert "Deleted about rivers; /undo brings it back\nA new conversation.\n" in written
     assert written.endswith("Answer: they flow\nThere is none.\n")
     assert Open(1) in session.engine.calls
 
