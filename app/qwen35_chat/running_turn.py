@@ -7,6 +7,7 @@ from typing import Literal
 from qwen35_chat.time_left import TimeLeft
 from qwen35_chat.tools.calling import Calling
 from qwen35_chat.transitions import ThinkingEnded, Transition
+from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
 
 Phase = Literal["waiting", "reading", "thinking", "writing"]
@@ -27,7 +28,8 @@ class RunningTurn:
         rounds: how many replies to the user's message have called tools before.
         calls: of the reply so far.
         calling: the calls that are being run now, between two replies; None during a reply.
-        stored: the messages of the turn are in the library.
+        used_before: tokens of the conversation before it.
+        reply: its id in the library, once the messages of the turn are there.
         stopping: it is being cancelled.
         blank: the reply has no visible text and no tool call yet.
         progress: the latest of the prefill.
@@ -45,7 +47,8 @@ class RunningTurn:
     rounds: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     calling: Calling | None = None
-    stored: bool = False
+    used_before: int = 0
+    reply: int | None = None
     stopping: bool = False
     blank: bool = True
     phase: Phase = "waiting"
@@ -63,7 +66,19 @@ class RunningTurn:
     @property
     def absent(self) -> bool:
         """The library has nothing of it, and neither has the view, so that it can be taken back."""
-        return not self.summary and not self.stored and self.blank
+        return not self.summary and self.reply is None and self.blank
+
+    def left_out(self, stored: Conversation | None) -> bool:
+        """Whether the library has left the turn, since its reply was empty when it ended.
+
+        Args:
+            stored: the conversation as it is then.
+        """
+        if self.absent:
+            return True
+        if self.reply is None or self.results or stored is None:
+            return False
+        return all(message.id != self.reply for message in stored.path())
 
     def read(self, progress: PrefillProgress) -> list[Transition]:
         """Take in progress of the prefill."""

@@ -380,7 +380,7 @@ async def test_ctrl_c_stops_the_reply_then_leaves_an_edit_then_clears(home: Path
         assert at.typed == "next"
         assert at.controller.stopping
         await at.shown([Cancelled()])
-        assert at.typed == "next"
+        assert at.typed == "two\nnext"
         await at.press("ctrl+c")
         assert at.typed == ""
         assert at.app.is_running
