@@ -124,7 +124,7 @@ class Status(Widget):
         percent = Content.styled(f"{share:.0%}", style)
         full = bar_cells(share, GAUGE_CELLS)
         gauge = Content.styled("━" * full, style)
-        gauge += Content.styled("╌" * (GAUGE_CELLS - full), "$text-muted")
+        gauge += "╌" * (GAUGE_CELLS - full)
         return Segment(
             (
                 Content.assemble(gauge, f" {self.used:,} / {self.context:,} (", percent, ")"),
