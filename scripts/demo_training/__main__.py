@@ -14,6 +14,7 @@ checkpoint in the Hugging Face layout. Training stops at its wall-clock limit an
 import argparse
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 MAX_LENGTH = 8192
@@ -50,7 +51,14 @@ def train(args: argparse.Namespace) -> None:
         torch.distributed.init_process_group("gloo")
     plan = Plan(args.minutes, args.call_minutes or args.minutes, args.tokens, args.seed,
                 args.muon_lr, args.adam_lr, workers=args.workers)  # fmt: skip
-    trainer = Trainer(PRESETS[args.preset], plan, args.run, args.device)
+    start = None
+    if args.start:
+        from scripts.demo_training.run_evaluation import load_export
+
+        args.run.mkdir(parents=True, exist_ok=True)
+        shutil.copy(args.start / "tokenizer.json", args.run)
+        start = load_export(args.start)
+    trainer = Trainer(PRESETS[args.preset], plan, args.run, args.device, start)
     if args.resume and trainer.checkpoint.exists():
         trainer.resume()
     total, active = trainer.model.count()
@@ -83,6 +91,9 @@ def main() -> None:
             command.add_argument("--muon-lr", type=float, default=0.015)
             command.add_argument("--adam-lr", type=float, default=3e-3)
             command.add_argument("--resume", action="store_true")
+            command.add_argument(
+                "--start", type=Path, help="go on from the weights of this exported checkpoint"
+            )
         if name in ("export", "evaluate"):
             command.add_argument("--out", type=Path, required=True, help="exported checkpoint")
         if name == "evaluate":
