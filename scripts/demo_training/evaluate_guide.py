@@ -52,15 +52,21 @@ class Question:
         if not reply.rstrip().endswith(END):
             return "does not end"
         answer = reply.removesuffix(END).strip()
-        lower = answer.lower()
         for group in self.needs:
-            if not any(text.lower() in lower for text in group):
+            if not any(holds(answer, text) for text in group):
                 return f"lacks {' or '.join(group)[:60]}"
         if self.names is not None and (strange := named(answer) - self.names):
             return f"names {', '.join(sorted(strange))}"
         if self.language and self.chinese != (CHINESE.search(answer) is not None):
             return "is in another language"
         return ""
+
+
+def holds(answer: str, text: str) -> bool:
+    """Whether the answer has the text in any case: a word as a whole one, or its plural."""
+    start = "(?<![a-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
+    end = "s?(?![a-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
+    return re.search(start + re.escape(text.lower()) + end, answer.lower()) is not None
 
 
 def named(text: str) -> frozenset[str]:
@@ -76,7 +82,9 @@ def needs_of(kind: str, text: str) -> tuple[tuple[str, ...], ...]:
         return ((newcomer.model_for(int(memory[1]))[0],),)
     if kind in TEXT_KINDS:
         found = [a[key] for a in newcomer.answers(kind) for key in ("text", "zh") if key in a]
-        patterns = [newcomer.NOUN_TEXTS[kind][4:16]] if kind in newcomer.NOUN_TEXTS else []
+        patterns = (
+            [newcomer.NOUN_TEXTS[kind].split("{n}")[1]] if kind in newcomer.NOUN_TEXTS else []
+        )
         # The Chinese texts are shown with Chinese marks, and formulas without their sentence.
         parts = [guide.wide_marks(t).partition("\n\n")[2] or guide.wide_marks(t) for t in found]
         whole = [guide.wide_marks(t) for t in found]
