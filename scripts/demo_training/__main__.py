@@ -6,15 +6,19 @@ checkpoint in the Hugging Face layout. Training stops at its wall-clock limit an
 
     python -m scripts.demo_training tokenizer --run runs/demo
     python -m scripts.demo_training train --run runs/demo --preset gpu --device cuda \
-        --tokens 32768 --workers 14 --minutes 9
+        --tokens 32768 --workers 12 --minutes 8
     python -m scripts.demo_training export --run runs/demo --out runs/demo/export
     python -m scripts.demo_training evaluate --run runs/demo --out runs/demo/export
+
+`train --start FOLDER` goes on from the weights of an exported checkpoint, with its tokenizer:
+FOLDER may be what `qwen35-convert --hf-path demo --dequantize --mlx-path FOLDER` writes.
 """
 
 import argparse
 import itertools
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 MAX_LENGTH = 8192
@@ -41,6 +45,7 @@ def make_tokenizer(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train until the time limit; under torchrun, with several processes."""
     import torch
+    from tokenizers import Tokenizer
 
     from scripts.demo_training.shape import PRESETS
     from scripts.demo_training.train import Plan, Trainer
@@ -58,7 +63,9 @@ def train(args: argparse.Namespace) -> None:
         args.run.mkdir(parents=True, exist_ok=True)
         shutil.copy(args.start / "tokenizer.json", args.run)
         start = load_export(args.start)
-    trainer = Trainer(PRESETS[args.preset], plan, args.run, args.device, start)
+    words = Tokenizer.from_file(str(args.run / "tokenizer.json")).get_vocab_size()
+    shape = replace(PRESETS[args.preset], vocab=words)
+    trainer = Trainer(shape, plan, args.run, args.device, start)
     if args.resume and trainer.checkpoint.exists():
         trainer.resume()
     total, active = trainer.model.count()
@@ -73,7 +80,7 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("--run", type=Path, required=True, help="folder of the run")
         if name == "tokenizer":
-            command.add_argument("--vocab", type=int, default=2048)
+            command.add_argument("--vocab", type=int, default=4096)
         if name in ("train", "evaluate"):
             command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
             command.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -98,6 +105,7 @@ def main() -> None:
             command.add_argument("--out", type=Path, required=True, help="exported checkpoint")
         if name == "evaluate":
             command.add_argument("--count", type=int, default=100, help="questions per skill")
+            command.add_argument("--only", default="", help="skills, separated by commas")
             command.add_argument(
                 "--bits", type=int, default=0, help="quantise the weights first; 0: do not"
             )

@@ -115,7 +115,7 @@ def evaluate_run(args: argparse.Namespace) -> None:
     """Score `args.out`; writes metrics.json, or metrics-Nbit.json for quantised weights."""
     torch.set_num_threads(args.threads)
     model = TorchModel(load_export(args.out, args.bits), ChatFormat.load(args.out), args.device)
-    scores = evaluate(model.generate, model.length, model.mtp_agreement, args.count)
+    scores = evaluate(model.generate, model.length, model.mtp_agreement, args.count, args.only)
     metrics = json.loads((args.out / "training.json").read_text())
     metrics["bits"] = args.bits or 16
     metrics["scores"] = [s.as_dict() for s in scores]

@@ -141,14 +141,13 @@ class Trainer:
         """A new training of `shape`, or one that goes on from the weights of `start`."""
         torch.manual_seed(plan.seed)
         self.plan, self.folder, self.device = plan, folder, device
-        if start is not None:
-            scaled = start.with_embed_scale(shape.embed_scale)
-            shape = scaled.shape
         # On a CPU, products in bfloat16 take several times as long.
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self.model = DemoNetwork(shape, dtype).to(device)
         if start is not None:
-            self.model.load_state_dict(scaled.state_dict())
+            start = start.with_embed_scale(shape.embed_scale)
+        self.model = DemoNetwork(start.shape if start else shape, dtype).to(device)
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.rank, self.ranks = 0, 1
