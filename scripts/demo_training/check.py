@@ -71,6 +71,9 @@ def check(run: Path) -> None:
     folded = scaled.with_embed_scale(1.0)
     apart = scaled.logits(scaled.hidden(ids)[0]) - folded.logits(folded.hidden(ids)[0])
     differences["folded scale"] = apart.abs().max().item()
+    again = folded.with_embed_scale(8.0)
+    apart = scaled.logits(scaled.hidden(ids)[0]) - again.logits(again.hidden(ids)[0])
+    differences["unfolded scale"] = apart.abs().max().item()
     for name, difference in differences.items():
         print(f"{name}: {difference:.2e}")
     if max(differences.values()) > 1e-4:

@@ -121,7 +121,7 @@ def typed(rng: random.Random, text: str) -> str:
     if rng.random() < 0.12:
         mark = text[-1] if text[-1:] in ".?!" else ""
         text = text.removesuffix(mark) + rng.choice(frames()["closers"]) + mark
-    if rng.random() < 0.08:
+    if rng.random() < 0.1:
         short = [w for w in text.split() if w.lower() not in FUNCTION_WORDS or rng.random() < 0.4]
         text = " ".join(short) or text
     if rng.random() < 0.06:
