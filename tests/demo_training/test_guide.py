@@ -203,7 +203,14 @@ def test_questions_have_no_open_groups_or_slots() -> None:
             assert all(expected in exchange.answer for expected in exchange.expects)
 
 
-def test_counting_ends_where_it_should() -> None:
+def spelled(number: int) -> str:
+    """The number as questions write it: in digits, in English or in Chinese."""
+    return f"{number}|{newcomer.number_words(number)}|{newcomer.number_zh(number)}"
+
+
+def test_counting_runs_from_the_first_number_asked_for_to_the_last(monkeypatch) -> None:
+    for name in ("typed", "typed_zh"):  # no slips in the numbers
+        monkeypatch.setattr(newcomer, name, lambda _, text: text)
     rng = random.Random(4)
     for _ in range(400):
         exchange = newcomer.count(rng, rng.random() < 0.2)
@@ -212,6 +219,12 @@ def test_counting_ends_where_it_should() -> None:
         numbers = [int(n) for n in exchange.answer.rstrip(".").split(", ")]
         assert max(numbers) <= newcomer.COUNT_END
         assert len({b - a for a, b in itertools.pairwise(numbers)}) == 1
+        first, last = min(numbers), max(numbers)
+        assert re.search(spelled(last), exchange.user), exchange
+        assert first == 1 or re.search(spelled(first), exchange.user), exchange
+
+
+def test_numbers_are_spelled() -> None:
     assert newcomer.number_words(21) == "twenty-one"
     assert [newcomer.number_zh(n) for n in (7, 10, 15, 20, 42, 100)] == [
         "七", "十", "十五", "二十", "四十二", "一百",
