@@ -28,6 +28,7 @@ from qwen35_chat.transitions import (
     LoadFailed,
     Problem,
     RequestCancelled,
+    ThinkingEnded,
     Transition,
     TurnContinued,
     TurnEnded,
@@ -119,12 +120,14 @@ class PlainView:
                 if self._progress_due():
                     self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
-                view = self._controller.settings.thinking_view
-                if view == "open":
+                if self._controller.settings.thinking_view == "open":
                     self._write_part("Thinking", text)
-                elif view == "collapsed" and self._part != "Thinking":
+                elif self._part != "Thinking":
                     self._part = "Thinking"
-                    self.line("Thinking.")
+                    self._cue("Thinking.")
+            case ThinkingEnded(seconds):
+                self._end_part()
+                self._cue(f"Thought for {seconds:.{int(seconds < 10)}f} s.")
             case Answer(text):
                 self.answer += text
                 self._write_part("Answer", text)
@@ -220,6 +223,11 @@ class PlainView:
     def line(self, text: str) -> None:
         """Write a line."""
         self._write(text + "\n")
+
+    def _cue(self, text: str) -> None:
+        """Write a line for someone who waits: only on a terminal."""
+        if self._out.isatty():
+            self.line(text)
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         self.line(f"Error: {text}" if error else text)
