@@ -143,7 +143,7 @@ def typed_zh(rng: random.Random, text: str) -> str:
         text = rng.choice(frames()["openers_zh"]) + text
     if rng.random() < 0.35:
         text = text.rstrip("?。")
-    elif rng.random() < 0.1:
+    elif rng.random() < 0.1 and not text.rstrip("?。").endswith(("吗", "吧", "了")):
         text = text.rstrip("?。") + rng.choice(frames()["closers_zh"])
     return text if rng.random() < 0.25 else wide_marks(text)
 
