@@ -38,7 +38,7 @@ class TranscriptEntry(ABC):
     """A message, or a notice of the app.
 
     Attributes:
-        key: names it in actions.
+        key: names it in actions; that of a later one is greater.
         message: its id in the library; None before it has one.
         indent: columns to its left.
         author: "user", "assistant", or "" for a notice.
@@ -70,6 +70,11 @@ class TranscriptEntry(ABC):
     def code_blocks(self) -> list[str]:
         """Its blocks of code."""
         return []
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """The names of the commands on a message that are of use here."""
+        return ["mark_copy"]
 
     @property
     def complete(self) -> bool:
@@ -133,6 +138,11 @@ class UserEntry(TranscriptEntry):
     def sources(self) -> Sequence[str]:
         text, files = taken_apart(self.text)
         return [visible(text), list_of_files(files)]
+
+    @property
+    def commands(self) -> Sequence[str]:
+        fold = ["mark_toggle"] if estimate(self.text, 80) > FOLD_LINES else []
+        return ["mark_copy", "mark_edit", *fold]
 
     def toggle(self) -> None:
         self._folded = not self._folded
@@ -225,6 +235,12 @@ class ReplyEntry(TranscriptEntry):
     @property
     def code_blocks(self) -> list[str]:
         return fenced_code(visible(self.answer))
+
+    @property
+    def commands(self) -> Sequence[str]:
+        code = ["mark_code"] if "```" in self.answer or "~~~" in self.answer else []
+        fold = ["mark_toggle"] if self.thinking.strip() else []
+        return ["mark_copy", *code, "mark_retry", "mark_branch", *fold]
 
     @property
     def complete(self) -> bool:

@@ -41,6 +41,10 @@ class ToolEntry(TranscriptEntry):
         return self.text
 
     @property
+    def commands(self) -> Sequence[str]:
+        return ["mark_copy", "mark_toggle"]
+
+    @property
     def sources(self) -> Sequence[str]:
         return [visible(self.text)] if self._open else []
 
