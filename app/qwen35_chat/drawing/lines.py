@@ -4,7 +4,6 @@ Styles are names: `.muted` is the component class `transcript--muted`, and other
 styles. A change of the theme therefore needs no new layout.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from rich.cells import cell_len
 from textual.content import Content, Span
 from textual.style import Style
 
+from qwen35_chat.drawing.line_breaks import break_offsets, widest_unit
+
 TAB = 4  # cells
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
-LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
-_WORDS = re.compile(r"\S+\s*|\s+")
 BLANK = Content("")
 
 
@@ -49,33 +48,6 @@ class TextBlock(Protocol):
     def lines(self, width: int) -> list[Line]:
         """Its lines, each at most `width` cells wide."""
         ...
-
-
-def break_offsets(text: str, width: int) -> list[int]:
-    """Offsets at which to break `text`, which is one line, so that its parts fit `width` cells."""
-    if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
-        return []
-    offsets: list[int] = []
-    used = 0
-    for match in _WORDS.finditer(text):
-        word = match.group()
-        cells = cell_len(word.rstrip())
-        long = len(word) > LONGEST_LINE * width
-        if used + cells > width or long:
-            if used:
-                offsets.append(match.start())
-                used = 0
-            if cells > width or long:  # broken anywhere
-                start = match.start()
-                for at, character in enumerate(word, start):
-                    one = cell_len(character)
-                    if (used + one > width and used) or at - start >= LONGEST_LINE * width:
-                        offsets.append(at)
-                        used, start = 0, at
-                    used += one
-                continue
-        used += cell_len(word)
-    return offsets
 
 
 def wrap(
@@ -142,6 +114,29 @@ class Paragraph:
         return wrap(self.content, width, self.first, self.rest, self.fill)
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading, the first of which has a line below it.
+
+    Attributes:
+        tag: "h1" to "h6".
+        content, first, rest: as for `Paragraph`.
+    """
+
+    content: Content
+    tag: str
+    first: str = ""
+    rest: str = ""
+
+    def lines(self, width: int) -> list[Line]:
+        lines = wrap(self.content, width, self.first, self.rest)
+        if self.tag == "h1":
+            longest = max(cell_len(line.content.plain[line.prefix :].rstrip()) for line in lines)
+            across = f"{self.rest}{'─' * longest}"
+            lines.append(Line(Content.styled(across, ".muted"), len(across)))
+        return lines
+
+
 @dataclass(slots=True, eq=False)
 class Code:
     """Code as it was written, in a box of its own colour.
@@ -149,13 +144,14 @@ class Code:
     Attributes:
         number: its place among the blocks of its part, for copying; None while it is being
             written, when it gets no colours either.
-        rest: before each line.
+        first, rest: before the line above it, and before each other line.
         colours: its lines with colours, once these have been computed.
     """
 
     code: str
     language: str = ""
     number: int | None = None
+    first: str = ""
     rest: str = ""
     colours: Sequence[Content] | None = field(default=None, init=False)
     _coloured: bool = field(default=False, init=False)
@@ -165,7 +161,7 @@ class Code:
 
     def header(self, width: int) -> Line:
         """The line above it, with its language."""
-        label = Content.styled(f"{self.rest} {self.language or 'code'}", ".code-head")
+        label = Content.styled(f"{self.first} {self.language or 'code'}", ".code-head")
         if self.number is not None:
             gap = " " * max(width - cell_len(label.plain) - len("copy") - 1, 1)
             label = (
@@ -247,12 +243,13 @@ def action(name: str, *arguments: object) -> Style:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A horizontal line."""
+    """A horizontal line. Attributes: as for `Paragraph`."""
 
+    first: str = ""
     rest: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        shown = self.rest + "─" * max(width - cell_len(self.rest), 0)
+        shown = self.first + "─" * max(width - cell_len(self.first), 0)
         return [Line(Content.styled(shown, ".muted"), len(shown))]
 
 
@@ -262,12 +259,14 @@ class Table:
 
     Attributes:
         continued: its head is above it already.
+        aligns: "left", "center" or "right" for each column; "" is left as well.
     """
 
     head: Sequence[Content]
     rows: Sequence[Sequence[Content]]
     rest: str = ""
     continued: bool = False
+    aligns: Sequence[str] = ()
 
     def lines(self, width: int) -> list[Line]:
         columns = len(self.head)
@@ -295,8 +294,7 @@ class Table:
 
     def _least(self, column: int) -> int:
         """The cells that the longest word of a column takes."""
-        words = " ".join(self._texts(column)).split()
-        return min(max(map(cell_len, words), default=1), LONGEST_WORD)
+        return min(max(1, *map(widest_unit, self._texts(column))), LONGEST_WORD)
 
     def _row(self, cells: Sequence[Content], widths: Sequence[int], style: str) -> list[Line]:
         broken = []
@@ -309,9 +307,12 @@ class Table:
             for k, cells_wide in enumerate(widths):
                 part = broken[k][n] if n < len(broken[k]) else BLANK
                 part = part.rstrip()
-                parts.append(Content.styled(part.plain, style) if style else part)
+                space = max(cells_wide - cell_len(part.plain), 0)
+                align = self.aligns[k] if k < len(self.aligns) else ""
+                left = {"right": space, "center": space // 2}.get(align, 0)
+                parts += [" " * left, part.stylize_before(style) if style else part]
                 if k < len(widths) - 1:
-                    parts.append(" " * (cells_wide - cell_len(part.plain) + 2))
+                    parts.append(" " * (space - left + 2))
             lines.append(Line(Content("").join(parts), len(self.rest)))
         return lines
 

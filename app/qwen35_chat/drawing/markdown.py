@@ -1,6 +1,7 @@
 """A section of Markdown into blocks."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
@@ -8,29 +9,39 @@ from typing import TYPE_CHECKING, Any
 from textual.content import Content, Span
 from textual.style import Style
 
-from qwen35_chat.drawing.lines import BLANK, Code, Paragraph, Rule, Table, TextBlock, action
+from qwen35_chat.drawing.formulas import Formula, in_text
+from qwen35_chat.drawing.lines import (
+    BLANK,
+    Code,
+    Heading,
+    Paragraph,
+    Rule,
+    Table,
+    TextBlock,
+    action,
+)
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.tree import SyntaxTreeNode
 
-# What is nested deeper, or has more marks or cells than any text that is meant to be read, is shown
-# as it was written: the parser would drop it, or take seconds.
+# What is nested deeper, or has more cells than any text that is meant to be read, is shown as it
+# was written: the parser would drop it, or take seconds.
 DEEPEST = 40
-MOST_MARKS = 1_000
-MOST_BRACKETS = 200
-MOST_CELLS = 2_000
+MOST_RAGGED_CELLS = 2_000
 WEB = ("https://", "http://")
-_MARKS = str.maketrans("", "", "[]*_~`<&")
 _STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
+_HEADINGS = {"h1": ".heading", "h2": ".heading", "h3": "bold", "h4": "bold italic"}
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @cache
 def _parser() -> "MarkdownIt":
     # Imported with the first reply: a start of the app does not wait for it.
-    from markdown_it import MarkdownIt
+    from qwen35_chat.drawing.markdown_rules import parser
 
-    return MarkdownIt("gfm-like", {"maxNesting": DEEPEST})
+    return parser(DEEPEST)
 
 
 def blocks(
@@ -49,7 +60,7 @@ def blocks(
         return
     numbers = count() if numbered else repeat(None)
     for n, node in enumerate(tree.children):
-        if n:
+        if n and not (node.type == "footnote" and tree.children[n - 1].type == "footnote"):
             yield Paragraph(BLANK)
         if node.type == "table":
             yield _table(node, "", continued=not n and bool(table))
@@ -70,13 +81,9 @@ def language_of(info: str) -> str:
 
 
 def _unreadable(source: str) -> bool:
-    """Whether a text has more marks or cells than any that is meant to be read."""
-    if source.count("[") > MOST_BRACKETS:
-        return True
-    if len(source) - len(source.translate(_MARKS)) > MOST_MARKS:
-        return True
+    """Whether a text has more cells than any that is meant to be read."""
     lines = source.split("\n")
-    return len(lines) * max(line.count("|") for line in lines) > MOST_CELLS
+    return len(lines) * max(line.count("|") for line in lines) > MOST_RAGGED_CELLS
 
 
 def _tree(source: str, references: Mapping[str, Any]) -> "SyntaxTreeNode | None":
@@ -94,23 +101,66 @@ def _block(
 ) -> Iterator[TextBlock]:
     match node.type:
         case "heading":
-            yield Paragraph(_inline(node, ".heading"), first, rest)
+            yield Heading(_inline(node, _HEADINGS.get(node.tag, "italic")), node.tag, first, rest)
         case "bullet_list" | "ordered_list":
             yield from _list(node, first, rest, numbers)
         case "blockquote":
-            for child in node.children:
-                yield from _block(child, f"{first}▏ ", f"{rest}▏ ", numbers)
-                first = rest
+            yield from _quote(node, f"{first}▏ ", f"{rest}▏ ", numbers)
         case "fence" | "code_block":
-            yield Code(node.content, language_of(node.info), next(numbers), rest=rest)
+            yield Code(node.content, language_of(node.info), next(numbers), first, rest)
         case "hr":
-            yield Rule(rest)
+            yield Rule(first, rest)
         case "table":
+            if first != rest:
+                yield Paragraph(BLANK, first, rest)
             yield _table(node, rest)
         case "html_block":
             yield Paragraph(Content(node.content.rstrip("\n")), first, rest)
+        case "formula_block":
+            yield Formula(node.content, node.markup, first, rest)
+        case "footnote":
+            mark = f"{_footnote(node.info)} "
+            yield Paragraph(_inline(node), first + mark, rest + " " * len(mark))
         case _:
-            yield Paragraph(_inline(node), first, rest)
+            yield from _paragraphs(node, first, rest)
+
+
+def _quote(
+    node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
+) -> Iterator[TextBlock]:
+    for n, child in enumerate(node.children):
+        if n:
+            yield Paragraph(BLANK, rest, rest)
+        yield from _block(child, rest if n else first, rest, numbers)
+
+
+def _paragraphs(
+    node: "SyntaxTreeNode", first: str, rest: str, *, skip: int = 0
+) -> Iterator[TextBlock]:
+    """A paragraph, and the formulas in it that stand on lines of their own.
+
+    Args:
+        skip: characters at its start that are not shown.
+    """
+    inline = [child for part in node.children for child in part.children]
+    text: list[SyntaxTreeNode] = []
+    shown = False
+    for child in [*inline, None]:
+        if child is not None and not (child.type == "formula" and child.meta["display"]):
+            text.append(child)
+            continue
+        content = _stripped(_content(text)[0 if shown else skip :])
+        if content.plain or (child is None and not shown):
+            yield Paragraph(content, first, rest)
+            first, shown = rest, True
+        if child is not None:
+            yield Formula(child.content, child.markup, first, rest)
+            first, shown, text = rest, True, []
+
+
+def _stripped(content: Content) -> Content:
+    plain = content.plain
+    return content[len(plain) - len(plain.lstrip()) : len(plain.rstrip())]
 
 
 def _list(
@@ -119,32 +169,59 @@ def _list(
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
     for item in node.children:
         mark = "• " if number is None else f"{number}. "
+        box = _box(item)
+        mark = mark.replace("• ", "") + box if box else mark
         indent = rest + " " * len(mark)
         head = first + mark
         if not item.children:
             yield Paragraph(BLANK, head, indent)
+        before = ""
         for child in item.children:
-            yield from _block(child, head, indent, numbers)
-            head = indent
+            if before == child.type == "paragraph":
+                yield Paragraph(BLANK, indent, indent)
+            if box and not before:
+                yield from _paragraphs(child, head, indent, skip=len("[x] "))
+            else:
+                yield from _block(child, head, indent, numbers)
+            head, before = indent, child.type
         first = rest
         number = None if number is None else number + 1
+
+
+def _box(item: "SyntaxTreeNode") -> str:
+    """The box of a task; "" if an item of a list is none."""
+    start = item.children[0].children[:1] if item.children else []
+    text = start[0].content[:4].lower() if start and item.children[0].type == "paragraph" else ""
+    return {"[ ] ": "☐ ", "[x] ": "☑ "}.get(text, "")
+
+
+def _footnote(name: str) -> str:
+    return name.translate(_RAISED) if name.isdecimal() and name.isascii() else f"[{name}]"
 
 
 def _table(node: "SyntaxTreeNode", rest: str, *, continued: bool = False) -> Table:
     rows = [
         [_inline(cell) for cell in row.children] for part in node.children for row in part.children
     ]
-    return Table(rows[0], rows[1:], rest, continued)
+    head = next(iter(node.children)).children[0]
+    aligns = [
+        str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head.children
+    ]
+    return Table(rows[0], rows[1:], rest, continued, aligns)
 
 
 def _inline(node: "SyntaxTreeNode", style: str = "") -> Content:
+    if not node.children:
+        return Content.styled(node.content, style)
+    inline = [child for part in node.children for child in part.children]
+    content = _content(inline)
+    return content.stylize_before(style) if style else content
+
+
+def _content(nodes: Sequence["SyntaxTreeNode"]) -> Content:
     text = _Text()
-    for child in node.children:
-        if child.type == "inline":
-            _walk(child, text)
-    whole = text.joined() if node.children else node.content
-    spans = [Span(0, len(whole), style), *text.spans] if style else text.spans
-    return Content(whole, spans)
+    _walk(nodes, text)
+    return Content(text.joined(), text.spans)
 
 
 class _Text:
@@ -168,31 +245,46 @@ class _Text:
         return "".join(self._pieces[first:])
 
 
-def _walk(node: "SyntaxTreeNode", text: _Text) -> None:
-    for child in node.children:
-        start = text.length
-        style: str | Style = _STYLES.get(child.type, "")
-        match child.type:
+def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
+    for node in nodes:
+        start, known = text.length, len(text.spans)
+        styles: list[str | Style] = [_STYLES[node.type]] if node.type in _STYLES else []
+        match node.type:
             case "softbreak" | "hardbreak":  # a model means the line breaks that it writes
                 text.add("\n")
             case "code_inline":
-                text.add(child.content)
-                style = ".code"
+                text.add(node.content)
+                styles.append(".inline-code")
+            case "formula":
+                text.add(in_text(node.content, node.markup))
+            case "footnote_mark":
+                text.add(_footnote(node.content))
+            case "html_inline":
+                text.add("\n" if _BREAK.fullmatch(node.content) else node.content)
             case "image":
-                text.add(f"{child.content or 'image'} ({child.attrs.get('src', '')})")
-                style = ".muted"
+                text.add(f"{node.content or 'image'} ({node.attrs.get('src', '')})")
+                styles.append(".muted")
             case "link":
-                _walk(child, text)
-                href = str(child.attrs.get("href", ""))
-                shown = text.joined(start)
-                # The model chose the address, so it is shown, and only a web page can be opened.
-                if href.startswith(WEB):
-                    style = action("open_link", href) + Style(underline=True)
-                if shown != href:
-                    text.add(f" ({href})")
-            case _ if child.children:
-                _walk(child, text)
+                _walk(node.children, text)
+                styles += _link(node, text, start)
+            case _ if node.children:
+                _walk(node.children, text)
             case _:
-                text.add(child.content)
-        if style:
-            text.spans.append(Span(start, text.length, style))
+                text.add(node.content)
+        # Before those of what is within: the last one of two colours wins.
+        text.spans[known:known] = [Span(start, text.length, style) for style in styles]
+
+
+def _link(node: "SyntaxTreeNode", text: _Text, start: int) -> list[str | Style]:
+    """The styles of a link, after its text; its address is added."""
+    href = str(node.attrs.get("href", ""))
+    shown = text.joined(start)
+    end = text.length
+    # The model chose the address, so it is shown, and only a web page can be opened.
+    if shown != href and not node.markup:
+        text.add(f" ({href})")
+        text.spans.append(Span(end, text.length, ".muted"))
+    if not href.startswith(WEB):
+        return []
+    text.spans.append(Span(start, end, Style(underline=True)))
+    return [action("open_link", href), ".link"]

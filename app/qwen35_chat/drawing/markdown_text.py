@@ -11,7 +11,7 @@ from qwen35_chat.drawing.parts import Part, estimate, joined_line
 from qwen35_chat.drawing.sections import LONGEST, Section, Sections, settled, unindented
 
 MOST_DEFINITIONS = 100
-_DEFINITION = re.compile(r"^ {0,3}\[[^\]\n]+\]:[ \t]*\S[^\n]*$", re.MULTILINE)
+_DEFINITION = re.compile(r"^ {0,3}\[(?!\^)[^\]\n]+\]:[ \t]*\S[^\n]*$", re.MULTILINE)
 
 
 class MarkdownText:

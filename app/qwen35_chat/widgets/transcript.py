@@ -42,6 +42,7 @@ class TranscriptView(ScrollView, can_focus=True):
         "transcript--heading",
         "transcript--user",
         "transcript--code",
+        "transcript--inline-code",
         "transcript--code-head",
         "transcript--thinking",
         "transcript--thinking-head",
