@@ -32,6 +32,7 @@ _JOINED = r"\u0300-\u036f\u200d\u20e3\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e0
 # A no-break space belongs to the words around it.
 _SPACE = r"\t\n\r \u1680\u2000-\u2006\u2008-\u200a\u2028\u2029\u205f\u3000"
 _ATOM = rf"(?:[{_CJK}][{_JOINED}]*+|[^{_SPACE}{_CJK}]++)"
+# A word or a character, and the spaces after it; nothing at the end of a text.
 _UNITS = re.compile(
     rf"((?:{_ATOM}(?:(?<=[{_NO_END}]){_ATOM})*+(?:[{_NO_START}][{_JOINED}]*+)*+)?+)([{_SPACE}]*+)"
 )
@@ -55,7 +56,7 @@ def break_offsets(text: str, width: int) -> list[int]:
     for word, space in _UNITS.findall(text):
         cells = cell_len(word)
         long = len(word) + len(space) > LONGEST_LINE * width
-        if used and (used + cells > width or long):
+        if used and word and (used + cells > width or long):
             offsets.append(at)
             used = 0
         if cells > width or long:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from textual.content import Content, Span
 from textual.style import Style
 
@@ -132,7 +132,7 @@ class Heading:
         lines = wrap(self.content, width, self.first, self.rest)
         if self.tag == "h1":
             longest = max(cell_len(line.content.plain[line.prefix :].rstrip()) for line in lines)
-            across = f"{self.rest}{'─' * longest}"
+            across = fitting(f"{self.rest}{'─' * longest}", width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
         return lines
 
@@ -161,14 +161,12 @@ class Code:
 
     def header(self, width: int) -> Line:
         """The line above it, with its language."""
-        label = Content.styled(f"{self.first} {self.language or 'code'}", ".code-head")
-        if self.number is not None:
-            gap = " " * max(width - cell_len(label.plain) - len("copy") - 1, 1)
-            label = (
-                label
-                + gap
-                + Content.styled("copy", ".link").stylize(action("copy_code", self.number))
-            )
+        name = fitting(f"{self.first} {self.language or 'code'}", width)
+        label = Content.styled(name, ".code-head")
+        room = width - cell_len(name) - len("copy") - 1
+        if self.number is not None and room > 0:
+            copy = Content.styled("copy", ".link").stylize(action("copy_code", self.number))
+            label = label + " " * room + copy
         return Line(label, len(label.plain), fill=".code-head")
 
     def close(self, code: str, *, whole_lines: bool) -> None:
@@ -236,6 +234,11 @@ class CodeLines:
         return lines
 
 
+def fitting(text: str, width: int) -> str:
+    """As much of a text as fits into `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width)
+
+
 def action(name: str, *arguments: object) -> Style:
     """A style that makes text clickable, for an action of the transcript."""
     return Style.from_meta({"@click": (name, arguments)})
@@ -249,7 +252,7 @@ class Rule:
     rest: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        shown = self.first + "─" * max(width - cell_len(self.first), 0)
+        shown = fitting(self.first + "─" * max(width - cell_len(self.first), 0), width)
         return [Line(Content.styled(shown, ".muted"), len(shown))]
 
 
@@ -280,6 +283,7 @@ class Table:
         if not self.continued:
             lines += self._row(self.head, widths, ".heading")
             across = self.rest + "  ".join("─" * cells for cells in widths)
+            across = fitting(across, width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
         rows = [self._row(row, widths, "") for row in self.rows]
         apart = any(len(row) > 1 for row in rows)

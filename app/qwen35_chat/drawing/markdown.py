@@ -278,13 +278,12 @@ def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
 def _link(node: "SyntaxTreeNode", text: _Text, start: int) -> list[str | Style]:
     """The styles of a link, after its text; its address is added."""
     href = str(node.attrs.get("href", ""))
-    shown = text.joined(start)
-    end = text.length
+    shown, end = text.joined(start), text.length
+    web = href.startswith(WEB)
+    if web:
+        text.spans += [Span(start, end, ".link"), Span(start, end, Style(underline=True))]
     # The model chose the address, so it is shown, and only a web page can be opened.
     if shown != href and not node.markup:
         text.add(f" ({href})")
         text.spans.append(Span(end, text.length, ".muted"))
-    if not href.startswith(WEB):
-        return []
-    text.spans.append(Span(start, end, Style(underline=True)))
-    return [action("open_link", href), ".link"]
+    return [action("open_link", href)] if web else []

@@ -135,6 +135,8 @@ def _formula_block(state: "StateBlock", first: int, end: int, silent: bool) -> b
     opens = _OPENS.match(state.src, start, last)
     if opens is None or (opens[1] and opens[1] not in ENVIRONMENTS):
         return False
+    if opens[0] == "$$" and state.src.count("$$", state.src.rfind("\n\n", 0, start) + 1, start) % 2:
+        return False  # it closes one that begins within the paragraph
     found = _close(state, opens, first, end)
     if found is None:
         return _open_formula(state, opens, first, end, silent=silent)

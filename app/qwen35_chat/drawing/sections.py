@@ -13,7 +13,7 @@ LONGEST = 4_000  # characters, at which a section is cut wherever that does the 
 MOST_LINES = 200  # at which it is cut as well
 # So that the parser takes a part of a frame for a section: its time grows with some of these faster
 # than with their number.
-MOST_MARKS = 1_000
+MOST_MARKS = 400
 MOST_BRACKETS = 200
 MOST_CELLS = 1_000
 

@@ -6,6 +6,7 @@ A formula by itself may take several: fractions have two floors, matrices have r
 
 import re
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from rich.cells import cell_len
 
@@ -194,7 +195,7 @@ class _Layout:
         if each or (node.mark == "\u0304" and len(text) > 1):
             mark = "\u0305" if node.mark == "\u0304" else node.mark
             return Block(("".join(f"{character}{mark}" for character in text),), kind=body.kind)
-        return Block((text[:1] + node.mark + text[1:],), kind=body.kind)
+        return Block((normalize("NFC", text[:1] + node.mark) + text[1:],), kind=body.kind)
 
     def _fenced(self, node: Fenced) -> Block:
         if self._flat and isinstance(node.body, Matrix):
@@ -212,7 +213,8 @@ class _Layout:
     def _matrix(self, node: Matrix) -> Block:
         if self._flat:
             cells = ([self.block(cell).lines[0].strip() for cell in row] for row in node.rows)
-            return Block(("; ".join(filter(None, map(" ".join, cells))),), kind="group")
+            between = ", " if node.columns == "l" else " "  # values and their conditions
+            return Block(("; ".join(filter(None, map(between.join, cells))),), kind="group")
         rows = [[self.block(cell) for cell in row] for row in node.rows]
         widths = [0] * max(map(len, rows))
         for row in rows:

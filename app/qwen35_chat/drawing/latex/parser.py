@@ -5,6 +5,7 @@ command becomes its own source, with its arguments.
 """
 
 import re
+from unicodedata import normalize
 
 from qwen35_chat.drawing.latex import atoms, symbols
 from qwen35_chat.drawing.latex.nodes import (
@@ -329,7 +330,7 @@ class _Parser:
         node = self._argument()
         if not isinstance(node, Symbol):
             raise UnreadableError("not of what is no symbol")
-        return Symbol(f"{node.text}\u0338", node.kind)
+        return Symbol(normalize("NFC", f"{node.text}\u0338"), node.kind)
 
     def _modulo(self, name: str) -> Node:
         if name == "bmod":
