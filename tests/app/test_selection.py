@@ -80,6 +80,27 @@ async def test_a_table_is_copied_as_markdown(home: Path, width: int) -> None:
         assert at.app.clipboard == "the first"
 
 
+async def test_a_formula_is_copied_as_it_was_written(home: Path) -> None:
+    text = "So $a^2$ and\n\n$$\nx = \\frac{1}{y}\n$$\n\nis it."
+    async with shown(home, text) as (at, mouse):
+        await mouse.drag(mouse.find("So"), mouse.find("and", 2))
+        assert at.app.clipboard == "So $a^2$ and"
+        x, y = mouse.find("a²")
+        await mouse.drag((x, y), (x + 1, y))
+        assert at.app.clipboard == "$a^2$"
+        x, y = mouse.find("x =")
+        await mouse.drag((x, y), (x + 2, y))
+        assert at.app.clipboard == "$$\nx = \\frac{1}{y}\n$$"
+        await mouse.drag(mouse.find("and"), mouse.find("is it", 4))
+        assert at.app.clipboard == text.removeprefix("So $a^2$ ").removesuffix(".")
+
+
+async def test_a_task_is_copied_with_its_box(home: Path) -> None:
+    async with shown(home, "- [x] done\n- [ ] to do") as (at, mouse):
+        await mouse.drag(mouse.find("done"), mouse.find("to do", 4))
+        assert at.app.clipboard == "- [x] done\n- [ ] to do"
+
+
 async def test_a_selection_goes_across_messages(home: Path) -> None:
     async with shown(home, PROSE) as (at, mouse):
         await at.turn("and a question\nof two lines", LIST)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qwen35_chat.drawing.line import CELL, Line
+from textual.style import Style
+
+from qwen35_chat.drawing.line import CELL, SOURCE, Line
 from qwen35_chat.drawing.parts import Column
 from qwen35_chat.drawing.source_lines import SourceLine
 from qwen35_chat.drawing.words import word_at
@@ -16,10 +18,12 @@ class Row:
     Attributes:
         source: the line as it was written.
         cells: what is shown of it, as the cells of a table; one if it is of none.
+        formulas: the start and the end of each, and how it was written.
     """
 
     source: SourceLine
     cells: Sequence[str]
+    formulas: Sequence[tuple[int, int, str]] = ()
 
     @property
     def end(self) -> int:
@@ -27,9 +31,17 @@ class Row:
         return (len(self.cells) - 1) * CELL + len(self.cells[-1])
 
     def text(self, start: int, end: int) -> str:
-        """What is between two places of the same cell."""
+        """What is between two places of the same cell, with formulas as they were written."""
+        pieces: list[str] = []
+        for first, last, written in self.formulas:
+            if first < end and last > start:
+                pieces += [self._shown(start, first), written]
+                start = last
+        return "".join([*pieces, self._shown(start, end)])
+
+    def _shown(self, start: int, end: int) -> str:
         cell, first = divmod(start, CELL)
-        last = end - cell * CELL
+        last = max(end - cell * CELL, first)
         return self.cells[cell][first:last] if cell < len(self.cells) else ""
 
     def word(self, place: int) -> tuple[int, int]:
@@ -50,7 +62,8 @@ def rows_of(lines: Sequence[Line]) -> list[Row]:
         while at < len(lines) and lines[at].source is source:
             at += 1
         if source is not None:
-            rows.append(Row(source, _cells(source, lines[first:at])))
+            shown = lines[first:at]
+            rows.append(Row(source, _cells(source, shown), _formulas(shown)))
     return rows
 
 
@@ -65,6 +78,25 @@ def _cells(source: SourceLine, lines: Sequence[Line]) -> list[str]:
             text += gap * (at - len(text)) + line.content.plain[run.start : run.end]
             texts[cell] = text
     return [texts.get(n, "") for n in range(max(texts, default=0) + 1)]
+
+
+def _formulas(lines: Sequence[Line]) -> list[tuple[int, int, str]]:
+    found: list[tuple[int, int, str]] = []
+    for line in lines:
+        for span in line.content.spans:
+            if not isinstance(span.style, Style) or SOURCE not in span.style.meta:
+                continue
+            written = span.style.meta[SOURCE]
+            for run in line.runs:
+                start, end = max(run.start, span.start), min(run.end, span.end)
+                if start >= end:
+                    continue
+                at = run.at + start - run.start
+                if found and found[-1][1] == at and found[-1][2] == written:  # it was broken
+                    found[-1] = found[-1][0], at + end - start, written
+                else:
+                    found.append((at, at + end - start, written))
+    return sorted(found)
 
 
 def rows_from(column: Column, stream: int, start: int) -> Iterator[Row]:

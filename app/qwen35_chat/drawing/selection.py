@@ -13,6 +13,7 @@ from qwen35_chat.drawing.parts import Column
 from qwen35_chat.drawing.rows import Row, rows_back, rows_from
 
 LAST = 1 << 60  # after everything in an entry
+WHOLE = ("table", "formula")  # rows that are copied whole
 
 
 class Place(NamedTuple):
@@ -225,6 +226,8 @@ def _between(column: Column, stream: int, source: str, first: _End, last: _End) 
     if block and one.kind == "table":
         return _of_table(source, first, last)
     if one.start == other.start:
+        if one.kind == "formula":
+            return source[one.start : one.end].strip()
         return first.row.text(first.at, last.at)
     if block:
         if one.kind == "code":
@@ -254,7 +257,7 @@ def _of_table(source: str, first: _End, last: _End) -> str:
 def _from(end: _End, source: str) -> str:
     """A row from a place on."""
     row = end.row
-    if end.at == 0 or row.source.kind == "table":
+    if end.at == 0 or row.source.kind in WHOLE:
         return source[row.source.start : row.source.end]
     return row.text(end.at, row.end)
 
@@ -262,6 +265,6 @@ def _from(end: _End, source: str) -> str:
 def _up_to(end: _End, source: str) -> str:
     """A row up to a place."""
     row = end.row
-    if end.at >= row.end or row.source.kind == "table":
+    if end.at >= row.end or row.source.kind in WHOLE:
         return source[row.source.start : row.source.end]
     return row.text(0, end.at)

@@ -12,7 +12,7 @@ from qwen35_chat.drawing.line import BLANK, Line
 
 # A strip has about twenty objects, all of which the garbage collector visits.
 CACHED_SCREENS = 4
-FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
+FILLED = (".user", ".code", ".code-head", ".inline-code")  # styles with a background of their own
 
 
 class StripCache:

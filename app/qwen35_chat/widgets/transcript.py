@@ -41,6 +41,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
         "transcript--heading",
         "transcript--user",
         "transcript--code",
+        "transcript--inline-code",
         "transcript--code-head",
         "transcript--thinking",
         "transcript--thinking-head",
