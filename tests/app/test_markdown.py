@@ -117,7 +117,7 @@ def styles(source: str, word: str) -> set[str]:
                 if not isinstance(style, Style):
                     found |= set(str(style).split())
                 elif style.meta:
-                    found.add(style.meta["@click"][1][0])
+                    found |= {click[1][0] for click in [style.meta.get("@click")] if click}
                 else:
                     found.add("underline")
     return found
