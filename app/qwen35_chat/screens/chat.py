@@ -9,6 +9,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult
+from textual.containers import Vertical
 from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, keys_for_people, run_command
@@ -33,6 +34,7 @@ from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.screens.watchers import Watchers
 from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.themes import use_theme
@@ -50,7 +52,6 @@ from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx import demo
-from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.session.events import Loaded, Notice, Unloaded
 
@@ -59,8 +60,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
-SETTINGS_SECONDS = 1.0
-LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
 
 
 class ChatScreen(CoveredScreen):
@@ -106,7 +105,9 @@ class ChatScreen(CoveredScreen):
         self._conversation = conversation
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
-        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._turn_entries = TurnEntries(
+            self.transcript, self.key, lambda: short_name(controller.model)
+        )
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
         # Of the engine, with the conversation that each was about.
@@ -116,14 +117,16 @@ class ChatScreen(CoveredScreen):
         )
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
+        self._watchers = Watchers(controller, self)
 
     def compose(self) -> ComposeResult:
-        yield self.transcript
-        yield self._lines.queue
-        yield self.completions
-        yield self._lines.activity
-        yield self.composer
-        yield self._lines.status
+        with Vertical(id="column"):
+            yield self.transcript
+            yield self._lines.queue
+            yield self.completions
+            yield self._lines.activity
+            yield self.composer
+            yield self._lines.status
 
     def on_mount(self) -> None:
         self.show_queue()
@@ -136,10 +139,9 @@ class ChatScreen(CoveredScreen):
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
         self.call_after_refresh(self._start)
-        # Workers, since a handler that waits for the disk would keep the keys waiting, too.
+        # A worker, since a handler that waits for the disk would keep the keys waiting, too.
         self.run_worker(self._watch_engine(), group="engine")
-        self.run_worker(self._watch_settings(), group="settings")
-        self.set_interval(LIBRARY_SECONDS, self._watch_library)
+        self._watchers.start(self)
 
     def _start(self) -> None:
         self._ready()
@@ -380,27 +382,7 @@ class ChatScreen(CoveredScreen):
             return self.controller.select_version(int(event.argument), event.entry.message)
         return None
 
-    def _watch_library(self) -> None:
-        """Show what waits for the library, and store what could not be stored before."""
-        self.save_draft()
-        if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
-            self.controller.write_drafts()
-        self.show_progress()
-
     # Settings
-
-    async def _watch_settings(self) -> None:
-        """Read the settings again whenever their file has changed."""
-        while True:
-            await asyncio.sleep(SETTINGS_SECONDS)
-            try:
-                changed = await self.controller.reload()
-            except Qwen35Error as error:
-                self.show_message(str(error), error=True)
-                continue
-            if changed is not None:
-                self.show(changed)
-                self.show_message("The settings were read again")
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""
