@@ -50,7 +50,6 @@ async def test_a_click_marks_the_message_under_it_and_the_view_stays(home: Path)
         await at.press("f3")
         assert at.app.clipboard == LINES
         # Another click takes the mark away.
-        await at.pilot.pause(0.6)
         await mouse.click(*mouse.find("line 15"))
         assert at.transcript.marked is None
         assert at.transcript.scroll_y == y
@@ -94,7 +93,6 @@ async def test_a_fold_opens_where_it_is_clicked(home: Path) -> None:
         assert mouse.find("▾ Thought") == (x, y)
         assert "let me see" in at.text
         assert at.transcript.marked is None
-        await at.pilot.pause(0.6)
         await mouse.click(x + 3, y)
         assert mouse.find("▸ Thought") == (x, y)
         # The end is in view again, and so it is followed.
