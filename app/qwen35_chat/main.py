@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TextIO
 
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.options import CommandOptions, Start
@@ -22,7 +23,7 @@ from qwen35_mlx.user_paths import shown
 
 def _standard_input() -> str:
     """The text on standard input; "" if that is a terminal or closed."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin is None or _is_terminal(sys.stdin):
         return ""
     try:
         return sys.stdin.buffer.read().decode()
@@ -41,8 +42,7 @@ def _prompt(args: argparse.Namespace, *, plain: bool) -> str | None:
             f"'{shown(' '.join(args.message))}' follows the prompt: put the whole of it in "
             "quotation marks"
         )
-    attended = sys.stdin is not None and sys.stdin.isatty()
-    if args.prompt is None and (plain or attended):
+    if args.prompt is None and (plain or _is_terminal(sys.stdin)):
         return None
     text = args.prompt or " ".join(args.message)
     prompt = "\n\n".join(part for part in (text, _standard_input()) if part.strip())
@@ -161,8 +161,7 @@ def _run(argv: Sequence[str]) -> int:
     if options.allow_tools:
         raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
-    streams = (sys.stdout, sys.stderr)
-    if not plain and not all(stream is not None and stream.isatty() for stream in streams):
+    if not plain and not (_is_terminal(sys.stdout) and _is_terminal(sys.stderr)):
         raise Qwen35Error(
             "the chat needs a terminal for its output and its errors: use -p for an answer "
             "in a file or a pipe"
@@ -172,9 +171,12 @@ def _run(argv: Sequence[str]) -> int:
 
 def _is_dumb() -> bool:
     """Whether the user sits at a terminal that can only show lines."""
-    streams = (sys.stdin, sys.stdout)
-    at_terminal = all(stream is not None and stream.isatty() for stream in streams)
+    at_terminal = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     return at_terminal and os.environ.get("TERM") == "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _run_library_command(args: argparse.Namespace) -> int:
