@@ -28,6 +28,7 @@ from qwen35_chat.transitions import (
     LoadFailed,
     Problem,
     RequestCancelled,
+    ThinkingEnded,
     Transition,
     TurnContinued,
     TurnEnded,
@@ -121,12 +122,14 @@ class PlainView:
                 if self._progress_due():
                     self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
-                view = self._controller.settings.thinking_view
-                if view == "open":
+                if self._controller.settings.thinking_view == "open":
                     self._write_part("Thinking", text)
-                elif view == "collapsed" and not self._thinking:
-                    self.line("Thinking.")
+                elif not self._thinking:
+                    self._cue("Thinking.")
                 self._thinking = True
+            case ThinkingEnded(seconds):
+                self._end_part()
+                self._cue(f"Thought for {seconds:.{int(seconds < 10)}f} s.")
             case Answer(text):
                 self.answer += text
                 self._write_part("Answer", text)
@@ -228,6 +231,11 @@ class PlainView:
         """Write a line; a part of the reply that is not complete goes on in another."""
         self._end_part()
         self._write(text + "\n")
+
+    def _cue(self, text: str) -> None:
+        """Write a line for someone who waits: only on a terminal."""
+        if self._out.isatty():
+            self.line(text)
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         self.line(f"Error: {text}" if error else text)

@@ -176,7 +176,7 @@ def test_a_notice_within_an_answer_has_its_own_line(session: PlainChat) -> None:
         reply()[-1],
     ]
     written = session.run("q", events)
-    assert "Thinking.\nAnswer: One, \na state was rebuilt\nAnswer: two\n" in written
+    assert "Answer: One, \na state was rebuilt\nAnswer: two\n" in written
     assert session.plain.view.answer == "One, two"
 
 

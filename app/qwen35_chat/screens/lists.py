@@ -226,7 +226,7 @@ HELP: Mapping[str, str] = {
     "system": "what the model is told before everything else",
     "thinking": "before the answer: auto leaves it to the model",
     "preset": "sampling, as the model's card advises",
-    "max_tokens": "longest reply; 0 for whatever the context leaves",
+    "max_tokens": "longest reply; -1 for whatever the context leaves",
     "context": "tokens that the list of models reckons memory for",
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "ansi takes the terminal's own colours",
