@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from qwen35_chat.fake import done
 from qwen35_chat.models import PUBLISHED, LocalModels, ModelEntry
 from qwen35_chat.screens import models

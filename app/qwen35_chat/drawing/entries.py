@@ -1,13 +1,12 @@
 """The entries of the transcript: messages, replies and notices."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any, Literal
 
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.entry_parts import (
     call_parts,
     call_text,
@@ -16,10 +15,10 @@ from qwen35_chat.drawing.entry_parts import (
     plain_parts,
     space,
 )
-from qwen35_chat.drawing.line import EMPTY_LINE, Line, sourced
+from qwen35_chat.drawing.line import Line, sourced
 from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.markdown_text import MarkdownText
-from qwen35_chat.drawing.parts import Column, FixedPart, Part, estimate
+from qwen35_chat.drawing.parts import FixedPart, Part, estimate
 from qwen35_chat.drawing.sections import fenced_code, pieces
 from qwen35_chat.drawing.source_lines import SourceText
 from qwen35_chat.drawing.wrapping import wrap
@@ -28,92 +27,11 @@ from qwen35_mlx.terminal import visible
 ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
-ROOMY = 64  # cells of width, from which a message of the user has a margin above and below
-MODEL_CELLS = 8  # of a model's name, that are left to it on a narrow screen
 # The texts of a message and of a reply, by their place in `TranscriptEntry.sources`.
 TEXT, FILES = range(2)
 THINKING, ANSWER, CALLS, NOTE = range(4)
-_keys = count()
-
-
-class TranscriptEntry(ABC):
-    """A message, or a notice of the app.
-
-    Attributes:
-        key: names it in actions.
-        message: its id in the library; None before it has one.
-        indent: columns to its left.
-        author: "user", "assistant", or "" for a notice.
-        version: which of how many versions of this message it is, from 1.
-        changed: its parts are out of date.
-    """
-
-    indent = 1
-    author = ""
-
-    def __init__(self, message: int | None = None, version: tuple[int, int] = (1, 1)):
-        self.key = next(_keys)
-        self.message = message
-        self.version = version
-        self._column: Column | None = None
-        self.changed = True
-
-    @property
-    def copy_text(self) -> str:
-        """What copying it puts on the clipboard."""
-        return ""
-
-    @property
-    def sources(self) -> Sequence[str]:
-        """The texts whose lines its parts show, as they were written; "" for what is folded."""
-        return []
-
-    @property
-    def code_blocks(self) -> list[str]:
-        """Its blocks of code."""
-        return []
-
-    @property
-    def complete(self) -> bool:
-        """Whether its text is complete, so that code may get colours."""
-        return True
-
-    def invalidate(self) -> None:
-        """Make its parts again when it is drawn next."""
-        self.changed = True
-
-    def toggle(self) -> None:  # noqa: B027 - most entries cannot be folded
-        """Fold or unfold it, if it can be folded."""
-
-    def column(self, width: int) -> Column:
-        """Its parts for a width in cells, with an empty line at the end."""
-        width = max(width - self.indent, 1)
-        if self.changed or self._column is None:
-            end = FixedPart(lambda _: [EMPTY_LINE])
-            self._column = Column([*self._parts(), *self._version_parts(), end], width)
-            self.changed = False
-        elif self._column.width != width:
-            self._column = Column(self._column.parts, width)
-        return self._column
-
-    def estimate(self, width: int) -> int:
-        """Roughly its number of lines, without a layout."""
-        return 2
-
-    @abstractmethod
-    def _parts(self) -> Sequence[Part]:
-        """Its parts."""
-
-    def _version_parts(self) -> Sequence[Part]:
-        which, total = self.version
-        if total < 2:
-            return []
-        shown = Content.assemble(
-            Content.styled("<", ".link").stylize(action("version", self.key, -1)),
-            (f" {which}/{total} ", ".muted"),
-            Content.styled(">", ".link").stylize(action("version", self.key, 1)),
-        )
-        return [FixedPart(lambda width: wrap(shown, width))]
+ROOMY = 64  # cells of width, from which a message of the user has a margin above and below
+MODEL_CELLS = 8  # of a model's name, that are left to it on a narrow screen
 
 
 class UserEntry(TranscriptEntry):
@@ -134,6 +52,11 @@ class UserEntry(TranscriptEntry):
     def sources(self) -> Sequence[str]:
         text, files = taken_apart(self.text)
         return [visible(text), list_of_files(files)]
+
+    @property
+    def commands(self) -> Sequence[str]:
+        fold = ["mark_toggle"] if estimate(self.text, 80) > FOLD_LINES else []
+        return ["mark_copy", "mark_edit", *fold]
 
     def toggle(self) -> None:
         self._folded = not self._folded
@@ -232,6 +155,12 @@ class ReplyEntry(TranscriptEntry):
         return fenced_code(visible(self.answer))
 
     @property
+    def commands(self) -> Sequence[str]:
+        code = ["mark_code"] if "```" in self.answer or "~~~" in self.answer else []
+        fold = ["mark_toggle"] if self.thinking.strip() else []
+        return ["mark_copy", *code, "mark_retry", "mark_branch", *fold]
+
+    @property
     def complete(self) -> bool:
         return self._complete
 
@@ -289,8 +218,8 @@ class ReplyEntry(TranscriptEntry):
         parts: list[Part] = [FixedPart(self._head_lines)]
         if self.thinking.strip() and self.view == "open":
             if self._thoughts is None:
-                shown = self.thinking.lstrip("\n")
-                self._thoughts = self._markdown(THINKING, shown, 2, ".thinking")
+                thinking = self.thinking.lstrip("\n")
+                self._thoughts = self._markdown(THINKING, thinking, 2, ".thinking")
             parts += self._thoughts.parts
             if self.answer.strip():
                 parts.append(space())

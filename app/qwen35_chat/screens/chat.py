@@ -25,6 +25,7 @@ from qwen35_chat.handlers.settings import ScreenSettingsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
@@ -37,7 +38,7 @@ from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.screens.watchers import Watchers
 from qwen35_chat.screens.work import WorkQueue, working_app
-from qwen35_chat.textual_private import bindings_of, set_bindings
+from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
@@ -72,7 +73,7 @@ class ChatScreen(CoveredScreen):
         app: runs what waits.
         controller: its engine is started here, once the first frame is drawn.
         demo: whether it begins with the demonstration model.
-        conversation: to go on with.
+        start: what it begins with.
         clock: seconds, for what is timed on the screen.
         ready: as for `ChatApp`.
     """
@@ -86,15 +87,15 @@ class ChatScreen(CoveredScreen):
         controller: Controller,
         *,
         demo: bool = False,
-        conversation: int | None = None,
+        start: Start = EMPTY,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(controller)
-        self.transcript = TranscriptView()
+        self.transcript = TranscriptView(clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
-        greeting = DEMO_GREETING if demo and conversation is None else ""
+        greeting = DEMO_GREETING if demo and start == EMPTY else ""
         self.writing = WritingHandler(controller, self, greeting)
         self.messages = MessageHandler(controller, self, self.writing)
         self.versions = VersionHandler(controller, self)
@@ -102,7 +103,7 @@ class ChatScreen(CoveredScreen):
         self.models = ModelHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
-        self._conversation = conversation
+        self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
         self._turn_entries = TurnEntries(
@@ -139,7 +140,7 @@ class ChatScreen(CoveredScreen):
         self._lines.status.update(model=short_name(self.controller.model))
         self._bind_keys()
         self.composer.focus()
-        self._show_first()
+        self.show_first()
         self._draft.load()
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
@@ -150,19 +151,30 @@ class ChatScreen(CoveredScreen):
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._conversation)
+        self.controller.start(self._begin.conversation)
+        if self._begin.choose:
+            self.conversations.list()
+        if self._begin.conversation is None:
+            self._send_first()
 
-    def _show_first(self) -> None:
+    def _send_first(self) -> None:
+        """Send the message that the chat begins with, once."""
+        message = self._begin.message
+        self._begin = EMPTY
+        if message:
+            self._try_to_send(lambda: self.writing.send_first(message))
+
+    def show_first(self) -> None:
         """Show the first screen while there is no message, unless one is being opened."""
         entries = self.transcript.entries
-        self._first.show(self._conversation is None and not any(e.author for e in entries))
+        self._first.show(self._begin.conversation is None and not any(e.author for e in entries))
 
     # Keys and commands
 
     def _bind_keys(self) -> None:
         bindings = chat_bindings(self.controller.settings.keys)
         set_bindings(self, bindings.chat)
-        set_bindings(self.transcript, bindings.messages)
+        self.transcript.marking.use_keys(self.controller.settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
 
@@ -172,19 +184,30 @@ class ChatScreen(CoveredScreen):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
+        if name == "stop" and self._clear_selection():
+            return
         self.save_draft()
         run_command(name, self, argument)
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, clear what is typed, or else quit."""
-        if self.controller.busy and not self.controller.stopping:
+        """Copy what is selected; else stop the reply, clear what is typed, or quit."""
+        if selected := self.transcript.selecting.text or self.get_selected_text():
+            self._clear_selection()
+            self.copy(selected)
+        elif self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
         elif self.writing.clear():
             self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
+
+    def _clear_selection(self) -> bool:
+        """Select nothing; whether something was."""
+        was = bool(self.get_selected_text())
+        self.clear_selection()
+        return self.transcript.selecting.clear() or was
 
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
@@ -256,13 +279,12 @@ class ChatScreen(CoveredScreen):
                 self._show_settings()
             case _:
                 self._turn_entries.show(transition)
-        self._show_first()
+        self.show_first()
         self.show_progress()
 
     def _show_conversation(self, shown: ConversationShown) -> None:
         """Another conversation, or another path of this one."""
         self.writing.leave_edit()
-        self._conversation = None  # it is open, or never will be
         if shown.stored is None:
             self.transcript.show([])
         else:
@@ -273,8 +295,9 @@ class ChatScreen(CoveredScreen):
             self._show_notices()
         self._draft.switch()
         self.transcript.follow()
+        self._send_first()
         if self.focused is self.transcript:
-            self.transcript.mark_message(shown.selected)
+            self.transcript.marking.message(shown.selected)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -324,8 +347,11 @@ class ChatScreen(CoveredScreen):
         self._sends.add(work, self._show_refusal)
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
+        self._try_to_send(self.writing.send)
+
+    def _try_to_send(self, send: Callable[[], None]) -> None:
         try:
-            self.writing.send()
+            send()
         except Qwen35Error as error:
             self._show_refusal(str(error))
         self.show_progress()
@@ -361,6 +387,7 @@ class ChatScreen(CoveredScreen):
         self._first.update()
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)
 
@@ -374,17 +401,31 @@ class ChatScreen(CoveredScreen):
 
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
-        here = self.focused
-        if here in (self.transcript, self._first.starts) and event.is_printable and event.character:
-            if here is self.transcript and event.key in bindings_of(here).key_to_bindings:
-                return
+        if self.focused in (self.transcript, self._first.starts) and event.is_printable:
             self.composer.focus()
-            self.composer.insert(event.character)
+            self.composer.insert(event.character or "")
             event.stop()
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.attempt(lambda: self._clicked(event))
         self.composer.focus()
+
+    def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
+        self.action_command(event.name)
+
+    def on_transcript_view_left(self) -> None:
+        self.composer.focus()
+
+    def on_transcript_view_selected(self, event: TranscriptView.Selected) -> None:
+        self._copy_at_release(event.text)
+
+    def on_text_selected(self) -> None:
+        """Text around the conversation was selected."""
+        self._copy_at_release(self.get_selected_text() or "")
+
+    def _copy_at_release(self, text: str) -> None:
+        if text.strip() and self.controller.settings.copy_on_select == "on":
+            self.copy(text)
 
     def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":

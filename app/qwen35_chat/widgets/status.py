@@ -14,7 +14,7 @@ from qwen35_mlx.session.events import DraftCounts
 
 GAUGE_CELLS = 8
 # From which share of the context on the gauge has which colour.
-GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-success"))
+GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-secondary"))
 SHORT_NAME = 10  # cells
 _SIZE = re.compile(r"\d+(\.\d+)?B(-A\d+(\.\d+)?B)?")  # in a model's name: 9B, 35B-A3B
 
