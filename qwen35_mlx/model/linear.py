@@ -73,11 +73,11 @@ class Linear:
 
     def _kernel_key(self, x: mx.array) -> str | None:
         """Its key in `KernelSelection.matmul_decode`, if a kernel is selected and supports x."""
-        selected, packing = self.selection.matmul_decode, self.packing
+        selected = self.selection.matmul_decode
         if not selected:
             return None
         place = self.place
-        key = place if place in selected else packing
+        key = place if place in selected else self.packing
         usable = selected.get(key) in matvec.VARIANTS and matvec.supports(x, self.weight)
         return key if usable else None
 

@@ -38,7 +38,7 @@ def test_a_turn_cancelled_after_any_event_leaves_a_whole_conversation(model, lib
     long = "word " * 120
     # Events: started, progress at 0 and at each checkpoint and chunk, then those of the reply.
     for number in range(14):
-        events = chat.send(long, max_tokens=5)
+        events = chat.send(long, max_tokens=6)
         for _ in range(number + 1):
             event = next(events, None)
         events.close()

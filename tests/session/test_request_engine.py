@@ -142,6 +142,28 @@ def test_a_long_prompt_is_read_in_small_pieces_between_the_tokens_of_others(clie
     assert len(pieces) > 5
 
 
+def test_short_prompts_are_read_together_between_two_tokens_of_others(clients, monkeypatch):
+    monkeypatch.setattr("qwen35_mlx.session.prefill_pace.CHUNK_SECONDS", 60)
+    readers: list[Asked] = []
+
+    def begin(event: Event) -> None:
+        if isinstance(event, TOKENS) and not readers:
+            for name in ("red", "green", "blue"):
+                readers.append(clients.ask(f"Short {name}", client=name, max_tokens=1))
+
+    clients.ask("Question", client="writer", max_tokens=20, seen=begin).done()
+    for one in readers:
+        one.done()
+    order = [
+        client
+        for client, event in clients.order
+        if isinstance(event, TOKENS if client == "writer" else PrefillProgress)
+    ]
+    reading = [index for index, client in enumerate(order) if client != "writer"]
+    assert reading == [*range(reading[0], reading[0] + len(reading))]
+    assert 0 < reading[0] < reading[-1] < len(order) - 1
+
+
 def test_what_does_not_fit_into_the_memory_together_runs_one_after_the_other(clients, monkeypatch):
     clients.ask("Question").done()
     loop = clients.engine._loop
