@@ -58,7 +58,7 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
         return calling_parts(turn.calling)
     match turn.phase:
         case "reading" if turn.progress is not None:
-            return prefill_parts(turn.progress, now - (turn.reading_since or 0.0))
+            return prefill_parts(turn.progress, turn.reading_left.seconds)
         case "thinking":
             return ["Thinking", clock_time(now - (turn.thinking_since or 0.0))]
         case "writing":
@@ -75,18 +75,17 @@ def calling_parts(calling: Calling) -> list[str]:
     return [f"Running {tool}", clock_time(calling.seconds)]
 
 
-def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
+def prefill_parts(progress: PrefillProgress, seconds: float | None) -> list[str]:
     """Prefill: a bar, the time left, and the tokens done, cached and left.
 
     Args:
-        seconds: since the first progress of this turn.
+        seconds: until its end; None if unknown.
     """
     share = progress.done / max(progress.total, 1)
-    computed = progress.done - progress.cached
     left = progress.total - progress.done
     parts = [f"Reading {bar(share)} {share:.0%}"]
-    if left and computed > 0 and seconds > 0:
-        parts.append(f"{clock_time(left * seconds / computed)} to go")
+    if left and seconds is not None:
+        parts.append(f"{clock_time(seconds)} to go")
     parts.append(f"{progress.done:,} of {progress.total:,} tokens")
     if progress.cached:
         parts.append(f"{progress.cached:,} from before")

@@ -124,10 +124,10 @@ def test_the_time_left_ignores_what_an_earlier_download_fetched() -> None:
     text = "import sys\nfor line in sys.stdin: pass"
     download = Download("org/repo", program(text), clock=lambda: now[0])
     assert download.seconds_left is None
-    download._first, download.done, download.total = (0.0, 900), 900, 1000
+    download._left.report(900, 1000)
     now[0] = 10.0
     assert download.seconds_left is None  # an earlier download had fetched 900
-    download.done = 950
+    download._left.report(950, 1000)
     assert download.seconds_left == pytest.approx(10.0)
     download.close()
 

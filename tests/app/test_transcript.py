@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from qwen35_chat.drawing.colours import coloured
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, TranscriptEntry, UserEntry
-from qwen35_chat.drawing.lines import Line
+from qwen35_chat.drawing.line import Line
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.fake import done
 from qwen35_chat.merging import merged

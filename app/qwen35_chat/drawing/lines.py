@@ -1,46 +1,22 @@
-"""Lines for the screen, and the blocks of text that are wrapped into them.
+"""The blocks of a text, which are laid out as lines of the screen.
 
 Styles are names: `.muted` is the component class `transcript--muted`, and others are Textual
 styles. A change of the theme therefore needs no new layout.
 """
 
-import re
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rich.cells import cell_len
-from textual.content import Content, Span
+from textual.content import Content
 from textual.style import Style
 
-TAB = 4  # cells
+from qwen35_chat.drawing.line import BLANK, CELL, EMPTY_LINE, Line, Run
+from qwen35_chat.drawing.wrapping import wrap
+
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
-LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
-_WORDS = re.compile(r"\S+\s*|\s+")
-BLANK = Content("")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """One line of the screen.
-
-    Attributes:
-        content: the text with its styles.
-        prefix: characters at its start that are decoration, and are not copied.
-        joined: it continues the line above, which was too long.
-        fill: a style for the background of the whole width.
-    """
-
-    content: Content
-    prefix: int = 0
-    joined: bool = False
-    fill: str = ""
-
-
-EMPTY_LINE = Line(BLANK)
 
 
 class TextBlock(Protocol):
@@ -49,84 +25,6 @@ class TextBlock(Protocol):
     def lines(self, width: int) -> list[Line]:
         """Its lines, each at most `width` cells wide."""
         ...
-
-
-def break_offsets(text: str, width: int) -> list[int]:
-    """Offsets at which to break `text`, which is one line, so that its parts fit `width` cells."""
-    if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
-        return []
-    offsets: list[int] = []
-    used = 0
-    for match in _WORDS.finditer(text):
-        word = match.group()
-        cells = cell_len(word.rstrip())
-        long = len(word) > LONGEST_LINE * width
-        if used + cells > width or long:
-            if used:
-                offsets.append(match.start())
-                used = 0
-            if cells > width or long:  # broken anywhere
-                start = match.start()
-                for at, character in enumerate(word, start):
-                    one = cell_len(character)
-                    if (used + one > width and used) or at - start >= LONGEST_LINE * width:
-                        offsets.append(at)
-                        used, start = 0, at
-                    used += one
-                continue
-        used += cell_len(word)
-    return offsets
-
-
-def wrap(
-    content: Content, width: int, first: str = "", rest: str = "", fill: str = ""
-) -> list[Line]:
-    """`content` in lines of at most `width` cells.
-
-    Args:
-        first, rest: before the first line, and before each other line.
-        fill: the style `Line.fill` of the lines.
-    """
-    half = max(width // 2, 1)
-    if cell_len(rest) > half:  # deeply nested: the text needs the room more than its margin
-        first, rest = first[-half:], rest[-half:]
-    room = max(width - cell_len(rest), 1)
-    lines: list[Line] = []
-    for part in content.split("\n", allow_blank=True):
-        if "\t" in part.plain:
-            part = expand_tabs(part)
-        offsets = break_offsets(part.plain, room)
-        for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
-            prefix = rest if lines else first
-            shown = Content.styled(prefix, ".muted") + piece if prefix else piece
-            lines.append(Line(shown, len(prefix), joined=n > 0, fill=fill))
-    return lines
-
-
-def expand_tabs(content: Content) -> Content:
-    """One line with spaces in place of its tabs.
-
-    It takes one pass; the method of `Content` takes one for each tab.
-    """
-    parts = content.plain.split("\t")
-    starts, at, cells = [0], 0, 0  # where each part starts, and how far the line is
-    expanded: list[str] = []
-    for part in parts[:-1]:
-        cells += cell_len(part)
-        spaces = TAB - cells % TAB
-        cells += spaces
-        expanded.append(part + " " * spaces)
-        at += len(part) + spaces
-        starts.append(at)
-    expanded.append(parts[-1])
-    before = [0, *accumulate(len(part) + 1 for part in parts[:-1])]
-
-    def moved(offset: int) -> int:
-        part = bisect_right(before, offset) - 1
-        return starts[part] + offset - before[part]
-
-    spans = [Span(moved(span.start), moved(span.end), span.style) for span in content.spans]
-    return Content("".join(expanded), spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +133,8 @@ class CodeLines:
         if self.whole.colours is not None:
             contents = self.whole.colours[self.first : self.first + len(contents)]
         prefix = f"{self.whole.rest} "
-        for content in contents:
-            lines += wrap(content, width - 1, prefix, prefix, ".code")
+        for row, content in enumerate(contents):
+            lines += wrap(content, width - 1, prefix, prefix, ".code", row)
         return lines
 
 
@@ -279,10 +177,10 @@ class Table:
         widths = _shares(natural, least, room)
         lines: list[Line] = []
         if not self.continued:
-            lines += self._row(self.head, widths, ".heading")
+            lines += self._row(0, self.head, widths, ".heading")
             across = self.rest + "  ".join("─" * cells for cells in widths)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
-        rows = [self._row(row, widths, "") for row in self.rows]
+        rows = [self._row(n, row, widths, "") for n, row in enumerate(self.rows, 1)]
         apart = any(len(row) > 1 for row in rows)
         for n, row in enumerate(rows):
             if apart and n:
@@ -298,32 +196,55 @@ class Table:
         words = " ".join(self._texts(column)).split()
         return min(max(map(cell_len, words), default=1), LONGEST_WORD)
 
-    def _row(self, cells: Sequence[Content], widths: Sequence[int], style: str) -> list[Line]:
+    def _row(
+        self, row: int, cells: Sequence[Content], widths: Sequence[int], style: str
+    ) -> list[Line]:
         broken = []
         for n, cells_wide in enumerate(widths):
             cell = cells[n] if n < len(cells) else BLANK
-            broken.append([line.content for line in wrap(cell, cells_wide)])
+            broken.append(wrap(cell, cells_wide))
         lines: list[Line] = []
         for n in range(max(map(len, broken))):
             parts: list[Content | str] = [self.rest]
+            at, runs = len(self.rest), []
             for k, cells_wide in enumerate(widths):
-                part = broken[k][n] if n < len(broken[k]) else BLANK
-                part = part.rstrip()
+                line = broken[k][n] if n < len(broken[k]) else EMPTY_LINE
+                part = line.content.rstrip()
+                runs += [run.moved(at) for run in _cell_runs(line.runs, k, len(part.plain))]
                 parts.append(Content.styled(part.plain, style) if style else part)
-                if k < len(widths) - 1:
-                    parts.append(" " * (cells_wide - cell_len(part.plain) + 2))
-            lines.append(Line(Content("").join(parts), len(self.rest)))
+                gap = " " * (cells_wide - cell_len(part.plain) + 2) if k < len(widths) - 1 else ""
+                parts.append(gap)
+                at += len(part.plain) + len(gap)
+            lines.append(Line(Content("").join(parts), len(self.rest), row=row, runs=runs))
         return lines
 
     def _records(self, width: int) -> list[Line]:
         lines: list[Line] = []
-        for row in self.rows:
+        for number, row in enumerate(self.rows, 1):
             if lines:
                 lines.append(EMPTY_LINE)
-            for name, cell in zip(self.head, row, strict=False):
-                named = Content.styled(f"{name.plain}: ", ".heading") + cell
-                lines += wrap(named, width, self.rest, self.rest)
+            for k, (name, cell) in enumerate(zip(self.head, row, strict=False)):
+                label = Content.styled(f"{name.plain}: ", ".heading")
+                for line in wrap(label + cell, width, self.rest, self.rest):
+                    runs = _cell_runs(line.runs, k, len(line.content.plain), len(label.plain))
+                    lines.append(replace(line, row=number, runs=runs))
         return lines
+
+
+def _cell_runs(runs: Sequence[Run], cell: int, end: int, label: int = 0) -> list[Run]:
+    """The runs of a cell's line, as those of its row.
+
+    Args:
+        cell: its number.
+        end: of the line; the spaces after that are not shown.
+        label: characters before the cell, which are decoration.
+    """
+    found: list[Run] = []
+    for run in runs:
+        start = min(run.start + max(label - run.at, 0), run.end)
+        at = max(run.at + start - run.start - label, 0)
+        found.append(Run(min(start, end), min(run.end, end), cell * CELL + at))
+    return found
 
 
 def _shares(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:

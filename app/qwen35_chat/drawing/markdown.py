@@ -1,6 +1,7 @@
 """A section of Markdown into blocks."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from textual.content import Content, Span
 from textual.style import Style
 
-from qwen35_chat.drawing.lines import BLANK, Code, Paragraph, Rule, Table, TextBlock, action
+from qwen35_chat.drawing.line import BLANK, Line, one_row, sourced
+from qwen35_chat.drawing.lines import Code, Paragraph, Rule, Table, TextBlock, action
+from qwen35_chat.drawing.source_lines import Kind, SourceLine, SourceText
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -33,9 +36,45 @@ def _parser() -> "MarkdownIt":
     return MarkdownIt("gfm-like", {"maxNesting": DEEPEST})
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A block, and the lines of the source that it shows.
+
+    Attributes:
+        first, end: these lines, without the fences of code; none of a block that shows none.
+    """
+
+    block: TextBlock
+    kind: Kind = "prose"
+    first: int = 0
+    end: int = 0
+
+    def lines(self, width: int, text: SourceText) -> list[Line]:
+        """Its lines in `width` cells; `text` is its source."""
+        lines = self.block.lines(width)
+        rows = 1 + max((line.row for line in lines), default=-1)
+        if self.first >= self.end or not rows:
+            return lines
+        if self.kind == "prose" and rows != self.end - self.first:
+            whole = text.line(self.first, self.end, text.start(self.first), self.kind)
+            return sourced(one_row(lines), [whole])
+        return sourced(lines, self._rows(rows, text))
+
+    def _rows(self, rows: int, text: SourceText) -> list[SourceLine]:
+        block, indent = text.start(self.first), 0
+        numbers = [self.first + n for n in range(rows)]
+        if isinstance(self.block, Code):
+            code = self.block.code.split("\n")
+            pairs = zip(code, text.lines[self.first :], strict=False)
+            indent = max((len(line) - len(shown) for shown, line in pairs if shown), default=0)
+        elif self.kind == "table":  # the line below the head is no row
+            numbers = [number + (n > 0) for n, number in enumerate(numbers)]
+        return [text.line(n, n + 1, block, self.kind, indent) for n in numbers]
+
+
 def blocks(
     source: str, references: Mapping[str, Any], *, numbered: bool, table: str = ""
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     """The blocks of a text, with an empty line between those at its top.
 
     Args:
@@ -45,16 +84,21 @@ def blocks(
     """
     tree = None if _unreadable(source) else _tree(table + source, references)
     if tree is None or not tree.children:
-        yield Paragraph(Content(source.strip("\n")))
+        shown = source.strip("\n")
+        first = len(source) - len(source.lstrip("\n"))
+        yield Placed(Paragraph(Content(shown)), first=first, end=first + shown.count("\n") + 1)
         return
     numbers = count() if numbered else repeat(None)
+    above = table.count("\n")  # lines that are not of `source`
     for n, node in enumerate(tree.children):
         if n:
-            yield Paragraph(BLANK)
+            yield Placed(Paragraph(BLANK))
         if node.type == "table":
-            yield _table(node, "", continued=not n and bool(table))
+            found = [_placed(_table(node, "", continued=not n and bool(table)), node, "table")]
         else:
-            yield from _block(node, "", "", numbers)
+            found = _block(node, "", "", numbers)
+        for placed in found:
+            yield replace(placed, first=placed.first - above, end=placed.end - above)
 
 
 def references_of(definitions: str) -> Mapping[str, Any]:
@@ -91,10 +135,10 @@ def _tree(source: str, references: Mapping[str, Any]) -> "SyntaxTreeNode | None"
 
 def _block(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     match node.type:
         case "heading":
-            yield Paragraph(_inline(node, ".heading"), first, rest)
+            yield _placed(Paragraph(_inline(node, ".heading"), first, rest), node)
         case "bullet_list" | "ordered_list":
             yield from _list(node, first, rest, numbers)
         case "blockquote":
@@ -102,27 +146,33 @@ def _block(
                 yield from _block(child, f"{first}▏ ", f"{rest}▏ ", numbers)
                 first = rest
         case "fence" | "code_block":
-            yield Code(node.content, language_of(node.info), next(numbers), rest=rest)
+            code = Code(node.content, language_of(node.info), next(numbers), rest=rest)
+            yield _placed(code, node, "code")
         case "hr":
-            yield Rule(rest)
+            yield Placed(Rule(rest))
         case "table":
-            yield _table(node, rest)
+            yield _placed(_table(node, rest), node, "table")
         case "html_block":
-            yield Paragraph(Content(node.content.rstrip("\n")), first, rest)
+            yield _placed(Paragraph(Content(node.content.rstrip("\n")), first, rest), node)
         case _:
-            yield Paragraph(_inline(node), first, rest)
+            yield _placed(Paragraph(_inline(node), first, rest), node)
+
+
+def _placed(block: TextBlock, node: "SyntaxTreeNode", kind: Kind = "prose") -> Placed:
+    first, end = node.map or (0, 0)
+    return Placed(block, kind, first + (node.type == "fence"), end)
 
 
 def _list(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
     for item in node.children:
         mark = "• " if number is None else f"{number}. "
         indent = rest + " " * len(mark)
         head = first + mark
         if not item.children:
-            yield Paragraph(BLANK, head, indent)
+            yield _placed(Paragraph(BLANK, head, indent), item)
         for child in item.children:
             yield from _block(child, head, indent, numbers)
             head = indent

@@ -11,7 +11,7 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.widgets import TextArea
 
-from qwen35_chat.commands import Command, keys_for_people, run_command
+from qwen35_chat.commands import Command, run_command
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.disk_calls import Work
@@ -160,7 +160,7 @@ class ChatScreen(CoveredScreen):
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""
-        return keys_for_people(name, self.controller.settings.keys, most)
+        return self.controller.key(name, most)
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
@@ -169,10 +169,12 @@ class ChatScreen(CoveredScreen):
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, quit."""
+        """Stop the reply; with none, or for the second time, clear what is typed, or else quit."""
         if self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
+        elif self.writing.clear():
+            self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
 
@@ -214,6 +216,7 @@ class ChatScreen(CoveredScreen):
             case Loaded(model, context):
                 self._lines.status.update(model=short_name(model), context=context)
                 self._completer.use_model(model)
+                self._turn_entries.end_load_failure()
                 self._ready()
             case Unloaded():
                 self.show_message(UNLOADED)
@@ -279,7 +282,7 @@ class ChatScreen(CoveredScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
-        self._lines.update(editing=self.writing.editing is not None)
+        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
 
     def show_queue(self) -> None:
         self._lines.show_queue(self.writing.unsent)
@@ -308,10 +311,19 @@ class ChatScreen(CoveredScreen):
     # What is typed
 
     def perform_send(self, work: Work) -> None:
-        self._sends.add(work, self.show_error)
+        self._sends.add(work, self._show_refusal)
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
-        self.attempt(self.writing.send)
+        try:
+            self.writing.send()
+        except Qwen35Error as error:
+            self._show_refusal(str(error))
+        self.show_progress()
+
+    def _show_refusal(self, line: str) -> None:
+        """Show why what is typed cannot be sent, until it is changed."""
+        self._lines.show_message(line, error=True, typed=self.composer.text)
+        self.show_progress()
 
     def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
         self.writing.step_history(event.direction)

@@ -33,6 +33,7 @@ class TurnEntries:
         self._reply: ReplyEntry | None = None
         self._result: ToolEntry | None = None  # the last one, if the reply answers it
         self._view: ThinkingView = "collapsed"
+        self._failure: NoticeEntry | None = None  # why there is no model
 
     def begin(self, requested: TurnRequested, view: ThinkingView) -> None:
         """Show a turn that was requested. `view`: how thinking is shown."""
@@ -108,7 +109,14 @@ class TurnEntries:
         text += f"{self._key('models')} chooses another."
         last = self._transcript.entries[-1] if self._transcript.entries else None
         if not (isinstance(last, NoticeEntry) and last.text == text):
-            self._transcript.add(NoticeEntry(text, error=True))
+            self._failure = NoticeEntry(text, error=True)
+            self._transcript.add(self._failure)
+
+    def end_load_failure(self) -> None:
+        """Leave out why there was no model, since there is one."""
+        for entry in [e for e in self._transcript.entries if e is self._failure]:
+            self._transcript.drop(entry)
+        self._failure = None
 
     def _place(self, reply: ReplyEntry, started: ReplyStarted) -> None:
         """Tie the entries to their messages in the library."""

@@ -30,7 +30,7 @@ def fitted(parts: list[str], cue: str, width: int) -> str:
 class Activity(Widget):
     """What the turn is doing, and the key that matters; blank without a turn.
 
-    This is one line, but a message to the user takes as many as it needs.
+    This is one line. A message to the user stands above it, in as many lines as it needs.
     """
 
     def __init__(self) -> None:
@@ -38,18 +38,24 @@ class Activity(Widget):
         self._parts: list[str] = []
         self._cue = ""
         self._message = ""
+        self._error = False
 
-    def show(self, parts: list[str], cue: str = "", message: str = "") -> None:
-        """Show `parts` at the left and `cue` at the right, or `message` instead of both."""
-        if (parts, cue, message) != (self._parts, self._cue, self._message):
-            layout = message != self._message
-            self._parts, self._cue, self._message = parts, cue, message
+    def show(
+        self, parts: list[str], cue: str = "", message: str = "", *, error: bool = False
+    ) -> None:
+        """Show `parts` at the left and `cue` at the right, below `message`."""
+        before = self._parts, self._cue, self._message, self._error
+        if (parts, cue, message, error) != before:
+            layout = message != self._message or bool(parts) != bool(self._parts)
+            self._parts, self._cue, self._message, self._error = parts, cue, message, error
             self.refresh(layout=layout)
 
     def render(self) -> RenderResult:
-        if self._message:
-            return Content(self._message)
-        return Content(fitted(self._parts, self._cue, self.size.width))
+        message = Content.styled(self._message, "$text-error" if self._error else "")
+        if self._message and not self._parts:
+            return message
+        progress = Content(fitted(self._parts, self._cue, self.size.width))
+        return Content("\n").join([message, progress]) if self._message else progress
 
 
 class Status(Widget):

@@ -8,7 +8,7 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.widget import Widget
 
-from qwen35_chat.drawing.lines import BLANK, Line
+from qwen35_chat.drawing.line import BLANK, Line
 
 # A strip has about twenty objects, all of which the garbage collector visits.
 CACHED_SCREENS = 4

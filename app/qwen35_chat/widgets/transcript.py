@@ -18,7 +18,8 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from qwen35_chat.drawing.entries import TranscriptEntry
-from qwen35_chat.drawing.lines import EMPTY_LINE, Code, Line
+from qwen35_chat.drawing.line import EMPTY_LINE, Line
+from qwen35_chat.drawing.lines import Code
 from qwen35_chat.drawing.parts import Column, Part
 from qwen35_chat.textual_private import set_virtual_size
 from qwen35_chat.widgets.strips import StripCache, within
