@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,24 @@ DRAFT = "what I was about to say"
 SAVED_SECONDS = 2.0
 
 
-def chat(home: Path, *options: str, size: tuple[int, int] = (100, 30)) -> Terminal:
+def chat(
+    home: Path,
+    *options: str,
+    size: tuple[int, int] = (100, 30),
+    on_output: Callable[[bytes], None] | None = None,
+) -> Terminal:
     """Start the command as a user with this home folder."""
     kept = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment |= {"QWEN35_HOME": str(home), "HOME": str(home), "LC_ALL": "C.UTF-8"}
     environment |= {f"XDG_{name}_HOME": str(home / name) for name in ("DATA", "CONFIG", "CACHE")}
-    return Terminal([str(COMMAND), *options], environment=environment, folder=home, size=size)
+    return Terminal(
+        [str(COMMAND), *options],
+        environment=environment,
+        folder=home,
+        size=size,
+        on_output=on_output,
+    )
 
 
 def stored(home: Path) -> Conversation:
