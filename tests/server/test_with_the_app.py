@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwen35_mlx.library.library import Library
-from tests.app.test_terminal import QUIT, chat
+from tests.app.real_terminal import QUIT, chat
 from tests.server.serving import ServerProcess, start_server
 from tests.server.test_sessions import ask, connect
 from tests.session.test_engine_kills import check_stored_files
