@@ -9,6 +9,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult
+from textual.containers import Vertical
 from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, run_command
@@ -24,6 +25,7 @@ from qwen35_chat.handlers.settings import ScreenSettingsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
@@ -33,8 +35,9 @@ from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.screens.watchers import Watchers
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import bindings_of, set_bindings
+from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
     ConversationShown,
@@ -59,8 +62,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
-SETTINGS_SECONDS = 1.0
-LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
 
 
 class ChatScreen(CoveredScreen):
@@ -72,7 +73,7 @@ class ChatScreen(CoveredScreen):
         app: runs what waits.
         controller: its engine is started here, once the first frame is drawn.
         demo: whether it begins with the demonstration model.
-        conversation: to go on with.
+        start: what it begins with.
         clock: seconds, for what is timed on the screen.
         ready: as for `ChatApp`.
     """
@@ -86,15 +87,15 @@ class ChatScreen(CoveredScreen):
         controller: Controller,
         *,
         demo: bool = False,
-        conversation: int | None = None,
+        start: Start = EMPTY,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(controller)
-        self.transcript = TranscriptView()
+        self.transcript = TranscriptView(clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
-        greeting = DEMO_GREETING if demo and conversation is None else ""
+        greeting = DEMO_GREETING if demo and start == EMPTY else ""
         self.writing = WritingHandler(controller, self, greeting)
         self.messages = MessageHandler(controller, self, self.writing)
         self.versions = VersionHandler(controller, self)
@@ -103,10 +104,12 @@ class ChatScreen(CoveredScreen):
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
         self._demo = demo
-        self._conversation = conversation
+        self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
-        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._turn_entries = TurnEntries(
+            self.transcript, self.key, lambda: short_name(controller.model)
+        )
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
         # Of the engine, with the conversation that each was about.
@@ -116,34 +119,46 @@ class ChatScreen(CoveredScreen):
         )
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
+        self._watchers = Watchers(controller, self)
 
     def compose(self) -> ComposeResult:
-        yield self.transcript
-        yield self._lines.queue
-        yield self.completions
-        yield self._lines.activity
-        yield self.composer
-        yield self._lines.status
+        with Vertical(id="column"):
+            yield self.transcript
+            yield self._lines.queue
+            yield self.completions
+            yield self._lines.activity
+            yield self.composer
+            yield self._lines.status
 
     def on_mount(self) -> None:
         self.show_queue()
         self._lines.status.update(model=short_name(self.controller.model))
         self._bind_keys()
         self.composer.focus()
-        if self._conversation is None:
+        if self._begin.conversation is None:
             self._show_welcome()
         self._draft.load()
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
         self.call_after_refresh(self._start)
-        # Workers, since a handler that waits for the disk would keep the keys waiting, too.
+        # A worker, since a handler that waits for the disk would keep the keys waiting, too.
         self.run_worker(self._watch_engine(), group="engine")
-        self.run_worker(self._watch_settings(), group="settings")
-        self.set_interval(LIBRARY_SECONDS, self._watch_library)
+        self._watchers.start(self)
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._conversation)
+        self.controller.start(self._begin.conversation)
+        if self._begin.choose:
+            self.conversations.list()
+        if self._begin.conversation is None:
+            self._send_first()
+
+    def _send_first(self) -> None:
+        """Send the message that the chat begins with, once."""
+        message = self._begin.message
+        self._begin = EMPTY
+        if message:
+            self._try_to_send(lambda: self.writing.send_first(message))
 
     def _show_welcome(self) -> None:
         with_demo = self._demo and self.controller.model == demo.NAME
@@ -154,7 +169,7 @@ class ChatScreen(CoveredScreen):
     def _bind_keys(self) -> None:
         bindings = chat_bindings(self.controller.settings.keys)
         set_bindings(self, bindings.chat)
-        set_bindings(self.transcript, bindings.messages)
+        self.transcript.marking.use_keys(self.controller.settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
 
@@ -164,19 +179,30 @@ class ChatScreen(CoveredScreen):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
+        if name == "stop" and self._clear_selection():
+            return
         self.save_draft()
         run_command(name, self, argument)
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, clear what is typed, or else quit."""
-        if self.controller.busy and not self.controller.stopping:
+        """Copy what is selected; else stop the reply, clear what is typed, or quit."""
+        if selected := self.transcript.selecting.text or self.get_selected_text():
+            self._clear_selection()
+            self.copy(selected)
+        elif self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
         elif self.writing.clear():
             self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
+
+    def _clear_selection(self) -> bool:
+        """Select nothing; whether something was."""
+        was = bool(self.get_selected_text())
+        self.clear_selection()
+        return self.transcript.selecting.clear() or was
 
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
@@ -263,8 +289,9 @@ class ChatScreen(CoveredScreen):
             self._show_notices()
         self._draft.switch()
         self.transcript.follow()
+        self._send_first()
         if self.focused is self.transcript:
-            self.transcript.mark_message(shown.selected)
+            self.transcript.marking.message(shown.selected)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -314,8 +341,11 @@ class ChatScreen(CoveredScreen):
         self._sends.add(work, self._show_refusal)
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
+        self._try_to_send(self.writing.send)
+
+    def _try_to_send(self, send: Callable[[], None]) -> None:
         try:
-            self.writing.send()
+            send()
         except Qwen35Error as error:
             self._show_refusal(str(error))
         self.show_progress()
@@ -332,6 +362,7 @@ class ChatScreen(CoveredScreen):
         self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)
 
@@ -346,8 +377,6 @@ class ChatScreen(CoveredScreen):
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
         if self.focused is self.transcript and event.is_printable and event.character:
-            if event.key in bindings_of(self.transcript).key_to_bindings:
-                return
             self.composer.focus()
             self.composer.insert(event.character)
             event.stop()
@@ -355,6 +384,23 @@ class ChatScreen(CoveredScreen):
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.attempt(lambda: self._clicked(event))
         self.composer.focus()
+
+    def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
+        self.action_command(event.name)
+
+    def on_transcript_view_left(self) -> None:
+        self.composer.focus()
+
+    def on_transcript_view_selected(self, event: TranscriptView.Selected) -> None:
+        self._copy_at_release(event.text)
+
+    def on_text_selected(self) -> None:
+        """Text around the conversation was selected."""
+        self._copy_at_release(self.get_selected_text() or "")
+
+    def _copy_at_release(self, text: str) -> None:
+        if text.strip() and self.controller.settings.copy_on_select == "on":
+            self.copy(text)
 
     def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":
@@ -365,27 +411,7 @@ class ChatScreen(CoveredScreen):
             return self.controller.select_version(int(event.argument), event.entry.message)
         return None
 
-    def _watch_library(self) -> None:
-        """Show what waits for the library, and store what could not be stored before."""
-        self.save_draft()
-        if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
-            self.controller.write_drafts()
-        self.show_progress()
-
     # Settings
-
-    async def _watch_settings(self) -> None:
-        """Read the settings again whenever their file has changed."""
-        while True:
-            await asyncio.sleep(SETTINGS_SECONDS)
-            try:
-                changed = await self.controller.reload()
-            except Qwen35Error as error:
-                self.show_message(str(error), error=True)
-                continue
-            if changed is not None:
-                self.show(changed)
-                self.show_message("The settings were read again")
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""
