@@ -29,6 +29,9 @@ FORMS = {
     "\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}": "    a = b\n      = c",
     "1. So\n   $$\n   x\n   - y\n   $$\n2. Then": "1. So\n       x − y\n2. Then",
     "1. So\n$$\nx\n$$\n2. Then": "1. So\n\n    x\n\n2. Then",
+    "a\n\n$$\nx\n\n+ y\n\n+ z\n$$\n\nb": "a\n\n    x + y + z\n\nb",
+    "```math\nx^2\n```\n\n```mathematica\n":
+        "    x²\n\n mathematica                                           copy\n",
     "> so $$x=1$$": "▏ so\n▏     x = 1",
     "| a |\n|---|\n| $x^2$ |": "a\n──\nx²",
     "# The $\\alpha$": "The α\n─────",
@@ -72,6 +75,7 @@ FORMS = {
     "- a\n\n  b\n- c": "• a\n\n  b\n• c",
     "> a\n>\n> > b\n> c": "▏ a\n▏\n▏ ▏ b\n▏ ▏ c",
     "- > q\n- # h\n- - x": "• ▏ q\n• h\n  ─\n• • x",
+    "> [!NOTE]\n> *a*\n\n> [!x]\n\n> [!TIP]": "▏ Note\n▏ a\n\n▏ [!x]\n\n▏ Tip",
     "a[^1] b[^note]\n\n[^1]: One\n  *more*\n[^note]: word":
         "a¹ b[note]\n\n¹ One\n  more\n[note] word",
     "a\n\n***\n\nb": f"a\n\n{'─' * 60}\n\nb",

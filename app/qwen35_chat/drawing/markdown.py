@@ -33,6 +33,7 @@ WEB = ("https://", "http://")
 _STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 _HEADINGS = {"h1": ".heading", "h2": ".heading", "h3": "bold", "h4": "bold italic"}
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_ALERT = re.compile(r"\[!(NOTE|TIP|IMPORTANT|WARNING|CAUTION)\](?:\n|\Z)")
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -106,6 +107,8 @@ def _block(
             yield from _list(node, first, rest, numbers)
         case "blockquote":
             yield from _quote(node, f"{first}▏ ", f"{rest}▏ ", numbers)
+        case "fence" if node.info.strip() == "math":
+            yield Formula(node.content, node.content.rstrip("\n"), first, rest)
         case "fence" | "code_block":
             yield Code(node.content, language_of(node.info), next(numbers), first, rest)
         case "hr":
@@ -131,7 +134,13 @@ def _quote(
     for n, child in enumerate(node.children):
         if n:
             yield Paragraph(BLANK, rest, rest)
-        yield from _block(child, rest if n else first, rest, numbers)
+        alert = _ALERT.match(child.children[0].content) if not n and child.children else None
+        if alert and child.type == "paragraph":
+            yield Paragraph(Content.styled(alert[1].capitalize(), "bold"), first, rest)
+            if child.children[0].content[alert.end() :]:
+                yield from _paragraphs(child, rest, rest, skip=alert.end())
+        else:
+            yield from _block(child, rest if n else first, rest, numbers)
 
 
 def _paragraphs(
