@@ -29,7 +29,7 @@ FORMS = {
     "\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}": "    a = b\n      = c",
     "1. So\n   $$\n   x\n   - y\n   $$\n2. Then": "1. So\n       x − y\n2. Then",
     "1. So\n$$\nx\n$$\n2. Then": "1. So\n\n    x\n\n2. Then",
-    "a\n\n$$\nx\n\n+ y\n\n+ z\n$$\n\nb": "a\n\n    x + y + z\n\nb",
+    "a\n\n$$\nx\n\n+ y\n\n= z\n$$\n\nb": "a\n\n    x + y = z\n\nb",
     "```math\nx^2\n```\n\n```mathematica\n":
         "    x²\n\n mathematica                                           copy\n",
     "> so $$x=1$$": "▏ so\n▏     x = 1",
@@ -38,6 +38,7 @@ FORMS = {
     # what is no formula, or cannot be read as one
     "It costs $5 and $10, or $5-$10.": "It costs $5 and $10, or $5-$10.",
     "US$5 and A$10, 5$ to 10$": "US$5 and A$10, 5$ to 10$",
+    "about $5 to 10$ more, $n log n$": "about $5 to 10$ more, $n log n$",
     "$HOME/bin:$PATH, $VAR1/$VAR2/": "$HOME/bin:$PATH, $VAR1/$VAR2/",
     "${HOME}/x, ${A}${B} $AB$(c)": "${HOME}/x, ${A}${B} $AB$(c)",
     "where $$\nx\n$$": "where\n    x",
@@ -176,6 +177,7 @@ def test_no_line_is_wider_than_the_screen(source: str) -> None:
         ("## `b`", "b", {".heading", ".inline-code"}),
         ("[b](https://c.d)", "b", {".link", "underline", "https://c.d"}),
         ("[b](https://c.d)", "(https://c.d)", {".muted", "https://c.d"}),
+        ("README.md x", "README.md", set()),
         ("[b](file:///c)", "b", set()),
         ("[**b**](https://c.d)", "b", {"bold", ".link", "underline", "https://c.d"}),
         ("见https://a.b/c，然后", "https://a.b/c", {".link", "underline", "https://a.b/c"}),

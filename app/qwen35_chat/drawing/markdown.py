@@ -256,7 +256,7 @@ class _Text:
 
 def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
     for node in nodes:
-        start, known = text.length, len(text.spans)
+        start = text.length
         styles: list[str | Style] = [_STYLES[node.type]] if node.type in _STYLES else []
         match node.type:
             case "softbreak" | "hardbreak":  # a model means the line breaks that it writes
@@ -280,8 +280,7 @@ def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
                 _walk(node.children, text)
             case _:
                 text.add(node.content)
-        # Before those of what is within: the last one of two colours wins.
-        text.spans[known:known] = [Span(start, text.length, style) for style in styles]
+        text.spans += [Span(start, text.length, style) for style in styles]
 
 
 def _link(node: "SyntaxTreeNode", text: _Text, start: int) -> list[str | Style]:
