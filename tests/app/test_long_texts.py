@@ -9,7 +9,7 @@ from types import FrameType
 import pytest
 from qwen35_chat.attachments import Attached, taken_apart
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, TranscriptEntry, UserEntry
-from qwen35_chat.drawing.lines import expand_tabs
+from qwen35_chat.drawing.line import Run
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.drawing.sections import (
     LONGEST,
@@ -20,6 +20,7 @@ from qwen35_chat.drawing.sections import (
     fenced_code,
     pieces,
 )
+from qwen35_chat.drawing.wrapping import expand_tabs
 from textual.content import Content, Span
 
 SCREEN = 80  # lines that are laid out at most in a frame: two screens
@@ -250,9 +251,10 @@ def test_what_is_nested_too_deeply_is_shown_as_it_was_written(mark: str, depth: 
 
 def test_tabs_become_spaces_and_styles_stay_where_they_were() -> None:
     content = Content("a\tbc\t界\td", [Span(0, 1, "bold"), Span(2, 5, "italic"), Span(7, 8, "dim")])
-    shown = expand_tabs(content)
+    shown, runs = expand_tabs(content)
     assert shown.plain == "a   bc  界  d"
     assert [(span.start, span.end) for span in shown.spans] == [(0, 1), (4, 8), (11, 12)]
+    assert runs == [Run(0, 1, 0), Run(4, 6, 2), Run(8, 9, 5), Run(11, 12, 7)]
 
 
 def test_a_message_of_a_megabyte_is_folded_to_its_first_lines() -> None:
@@ -269,10 +271,10 @@ def test_a_message_of_a_megabyte_is_folded_to_its_first_lines() -> None:
 def test_pieces_of_a_plain_text_are_the_text() -> None:
     for text in ("", "a", "a\n", "x" * 9_001, "ab\n" * 5_000, ("y" * 3_000 + "\n") * 3):
         cut = list(pieces(text))
-        whole = "".join(piece if joined or not n else f"\n{piece}" for n, (piece, joined) in
-                        enumerate(cut))  # fmt: skip
+        whole = "".join(p.text if p.joined or not n else f"\n{p.text}" for n, p in enumerate(cut))
         assert whole == text or whole + "\n" == text
-        assert all(len(piece) <= LONGEST for piece, _ in cut)
+        assert all(len(piece.text) <= LONGEST for piece in cut)
+        assert all(text.startswith(piece.text, piece.start) for piece in cut)
 
 
 def test_files_in_a_message_are_found_in_one_pass() -> None:

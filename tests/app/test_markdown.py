@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.drawing.colours import coloured
-from qwen35_chat.drawing.lines import Line
+from qwen35_chat.drawing.line import Line
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.fake import done
 from rich.cells import cell_len
@@ -122,7 +122,7 @@ def styles(source: str, word: str) -> set[str]:
                 if not isinstance(style, Style):
                     found |= set(str(style).split())
                 elif style.meta:
-                    found.add(style.meta["@click"][1][0])
+                    found |= {click[1][0] for click in [style.meta.get("@click")] if click}
                 else:
                     found.add("underline")
     return found

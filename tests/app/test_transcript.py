@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.drawing.colours import coloured
-from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, TranscriptEntry, UserEntry
-from qwen35_chat.drawing.lines import Line
+from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
+from qwen35_chat.drawing.line import Line
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.fake import done
 from qwen35_chat.merging import merged
 from textual.content import Content
-from textual.geometry import Offset
-from textual.selection import Selection
 
 from qwen35_mlx.session.events import (
     Answer,
@@ -239,27 +237,6 @@ async def test_a_long_message_of_the_user_is_folded_and_unfolds_on_a_click(home:
         await at.pilot.click("TranscriptView", offset=(6, line))
         await at.pilot.pause()
         assert "line 39" in at.text
-
-
-async def test_selected_text_is_copied_without_its_margin_and_its_wraps(home: Path) -> None:
-    async with chat(home, size=(40, 20)) as at:
-        await at.turn("q", "one two three four five six seven eight nine ten\n\n- a\n- b")
-        lines = at.text.splitlines()
-        first = next(n for n, line in enumerate(lines) if "one two" in line)
-        last = next(n for n, line in enumerate(lines) if "• b" in line)
-        y = round(at.transcript.scroll_y)
-        chosen = Selection(Offset(8, first + y), Offset(20, last + y))
-        text = at.transcript.get_selection(chosen)
-        assert text == ("two three four five six seven eight nine ten\n\na\nb", "\n")
-
-
-async def test_everything_can_be_selected(home: Path) -> None:
-    async with chat(home, size=(40, 12)) as at:
-        at.transcript.show([NoticeEntry(f"notice {n}") for n in range(50)])
-        await at.pilot.pause()
-        text = at.transcript.get_selection(Selection(None, None))
-        assert text is not None
-        assert text[0].split("\n\n") == [f"notice {n}" for n in range(50)]
 
 
 @pytest.mark.parametrize("size", [(12, 5), (20, 8), (50, 20)])

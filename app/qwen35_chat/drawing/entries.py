@@ -8,17 +8,29 @@ from typing import Any, Literal
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
-from qwen35_chat.drawing.lines import EMPTY_LINE, Line, action, wrap
+from qwen35_chat.drawing.entry_parts import (
+    call_parts,
+    call_text,
+    list_of_calls,
+    list_of_files,
+    plain_parts,
+    space,
+)
+from qwen35_chat.drawing.line import EMPTY_LINE, Line, sourced
+from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.markdown_text import MarkdownText
-from qwen35_chat.drawing.parts import Column, FixedPart, Part, PlainPart, estimate
-from qwen35_chat.drawing.sections import LONGEST, fenced_code, pieces
-from qwen35_chat.tools.shown import shown_arguments, shown_name
+from qwen35_chat.drawing.parts import Column, FixedPart, Part, estimate
+from qwen35_chat.drawing.sections import fenced_code, pieces
+from qwen35_chat.drawing.source_lines import SourceText
+from qwen35_chat.drawing.wrapping import wrap
 from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
 # A longer message of the user is folded: it was pasted, and nobody reads it again.
 FOLD_LINES, FOLDED_LINES = 24, 10
-MOST_FILES = 50  # of a message, that are listed
+# The texts of a message and of a reply, by their place in `TranscriptEntry.sources`.
+TEXT, FILES = range(2)
+THINKING, ANSWER, CALLS, NOTE = range(4)
 _keys = count()
 
 
@@ -26,7 +38,7 @@ class TranscriptEntry(ABC):
     """A message, or a notice of the app.
 
     Attributes:
-        key: names it in actions.
+        key: names it in actions; that of a later one is greater.
         message: its id in the library; None before it has one.
         indent: columns to its left.
         author: "user", "assistant", or "" for a notice.
@@ -50,9 +62,19 @@ class TranscriptEntry(ABC):
         return ""
 
     @property
+    def sources(self) -> Sequence[str]:
+        """The texts whose lines its parts show, as they were written; "" for what is folded."""
+        return []
+
+    @property
     def code_blocks(self) -> list[str]:
         """Its blocks of code."""
         return []
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """The names of the commands on a message that are of use here."""
+        return ["mark_copy"]
 
     @property
     def complete(self) -> bool:
@@ -112,6 +134,16 @@ class UserEntry(TranscriptEntry):
     def copy_text(self) -> str:
         return self.text
 
+    @property
+    def sources(self) -> Sequence[str]:
+        text, files = taken_apart(self.text)
+        return [visible(text), list_of_files(files)]
+
+    @property
+    def commands(self) -> Sequence[str]:
+        fold = ["mark_toggle"] if estimate(self.text, 80) > FOLD_LINES else []
+        return ["mark_copy", "mark_edit", *fold]
+
     def toggle(self) -> None:
         self._folded = not self._folded
         self.invalidate()
@@ -123,27 +155,21 @@ class UserEntry(TranscriptEntry):
         text, files = taken_apart(self.text)
         text = visible(text)
         if self._folded:
-            parts: list[Part] = [FixedPart(lambda width: self._folded_lines(text, width))]
-        else:
-            parts = [
-                PlainPart(piece, joined=joined, first="  " if n else "> ", rest="  ", fill=".user")
-                for n, (piece, joined) in enumerate(pieces(text))
+            parts: list[Part] = [
+                FixedPart(lambda width: self._folded_lines(text, width), place=(TEXT, 0))
             ]
-        shown = [
-            f"@ {visible(file.name)}, {file.lines:,} {'line' if file.lines == 1 else 'lines'}"
-            for file in files[:MOST_FILES]
-        ]
-        if len(files) > MOST_FILES:
-            shown.append(f"@ {len(files) - MOST_FILES:,} more files")
-        return parts + [
-            PlainPart(line[:LONGEST], ".muted", first="  ", rest="  ", fill=".user")
-            for line in shown
-        ]
+        else:
+            parts = plain_parts(text, first="> ", rest="  ", fill=".user")
+        if files:
+            shown = list_of_files(files)
+            parts += plain_parts(shown, ".muted", FILES, first="  ", rest="  ", fill=".user")
+        return parts
 
     def _folded_lines(self, text: str, width: int) -> list[Line]:
         """The message, or its first lines if it is long."""
-        start, _ = next(pieces(text))
+        start = next(pieces(text)).text
         lines = wrap(Content(start), width, "> ", "  ", ".user")
+        lines = sourced(lines, SourceText(TEXT, start).plain())
         if len(start) < len(text):
             lines = lines[:FOLDED_LINES]
             seen = sum(len(line.content.plain) - line.prefix for line in lines)
@@ -192,7 +218,7 @@ class ReplyEntry(TranscriptEntry):
         self._note = note
         self._error = error
         self._complete = complete
-        self._call_texts = [_call_text(*call) for call in self.calls]
+        self._call_texts = [call_text(*call) for call in self.calls]
         self._body: MarkdownText | None = None
         self._thoughts: MarkdownText | None = None
 
@@ -201,8 +227,20 @@ class ReplyEntry(TranscriptEntry):
         return self.answer.strip("\n")
 
     @property
+    def sources(self) -> Sequence[str]:
+        thinking = self._thoughts.text if self._thoughts and self.view == "open" else ""
+        answer = self._body.text if self._body else visible(self.answer)
+        return [thinking, answer, list_of_calls(self._call_texts), visible(self._note)]
+
+    @property
     def code_blocks(self) -> list[str]:
         return fenced_code(visible(self.answer))
+
+    @property
+    def commands(self) -> Sequence[str]:
+        code = ["mark_code"] if "```" in self.answer or "~~~" in self.answer else []
+        fold = ["mark_toggle"] if self.thinking.strip() else []
+        return ["mark_copy", *code, "mark_retry", "mark_branch", *fold]
 
     @property
     def complete(self) -> bool:
@@ -227,7 +265,7 @@ class ReplyEntry(TranscriptEntry):
     def add_call(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Add a tool call."""
         self.calls.append((name, arguments))
-        self._call_texts.append(_call_text(name, arguments))
+        self._call_texts.append(call_text(name, arguments))
         self.invalidate()
 
     def end_thinking(self, seconds: float) -> None:
@@ -262,22 +300,20 @@ class ReplyEntry(TranscriptEntry):
         parts = self._thinking_parts()
         if self.answer.strip():
             if parts:
-                parts.append(_space())
+                parts.append(space())
             if self._body is None:
-                self._body = self._markdown(self.answer)
+                self._body = self._markdown(ANSWER, self.answer)
             parts += self._body.parts
-        for name, shown in self._call_texts:
-            call = Content.assemble(("asks for  ", ".muted"), (name, "bold"), f"({shown})")
-            parts.append(FixedPart(lambda width, call=call: wrap(call, width, "", "  ")))
+        parts += call_parts(self._call_texts, CALLS)
         if self._note:
             if parts:
-                parts.append(_space())
+                parts.append(space())
             style = ".error" if self._error else ".muted"
-            parts += _plain_parts(self._note, style)
+            parts += plain_parts(visible(self._note), style, NOTE)
         return parts
 
-    def _markdown(self, text: str, margin: int = 0, style: str = "") -> MarkdownText:
-        made = MarkdownText(margin, style)
+    def _markdown(self, stream: int, text: str, margin: int = 0, style: str = "") -> MarkdownText:
+        made = MarkdownText(margin, style, stream)
         made.feed(visible(text))
         if self._complete:
             made.finish()
@@ -296,7 +332,9 @@ class ReplyEntry(TranscriptEntry):
         parts: list[Part] = [FixedPart(lambda width: wrap(head, width))]
         if self.view == "open":
             if self._thoughts is None:
-                self._thoughts = self._markdown(self.thinking.lstrip("\n"), 2, ".thinking")
+                self._thoughts = self._markdown(
+                    THINKING, self.thinking.lstrip("\n"), 2, ".thinking"
+                )
             parts += self._thoughts.parts
         return parts
 
@@ -315,24 +353,12 @@ class NoticeEntry(TranscriptEntry):
     def copy_text(self) -> str:
         return self.text
 
+    @property
+    def sources(self) -> Sequence[str]:
+        return [visible(self.text)]
+
     def estimate(self, width: int) -> int:
         return estimate(self.text, width) + 1
 
     def _parts(self) -> Sequence[Part]:
-        return _plain_parts(self.text, self._style)
-
-
-def _space() -> Part:
-    return FixedPart(lambda _: [EMPTY_LINE])
-
-
-def _plain_parts(text: str, style: str) -> list[Part]:
-    return [PlainPart(piece, style, joined=joined) for piece, joined in pieces(visible(text))]
-
-
-def _call_text(name: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
-    """A tool call's name and arguments, as much of them as fits a part."""
-    shown = shown_arguments(arguments, None)
-    if len(shown) > LONGEST:
-        shown = f"{shown[:LONGEST]}… {len(shown) - LONGEST:,} more characters"
-    return shown_name(name), shown
+        return plain_parts(visible(self.text), self._style)

@@ -10,7 +10,8 @@ from textual.content import Content
 from qwen35_chat.drawing.latex.layout import one_line, several_lines
 from qwen35_chat.drawing.latex.nodes import Matrix, Node
 from qwen35_chat.drawing.latex.parser import UnreadableError, parse
-from qwen35_chat.drawing.lines import Line, wrap
+from qwen35_chat.drawing.line import Line, Run
+from qwen35_chat.drawing.wrapping import wrap
 
 INDENT = 4  # cells before a formula by itself
 UNBROKEN = 24  # cells; a shorter formula in a text stays on one line
@@ -52,15 +53,17 @@ class Formula:
         first, rest = self.first + indent, self.rest + indent
         rows = several_lines(tree)
         if cell_len(rows[0]) + max(cell_len(first), cell_len(rest)) <= width:
-            return [_line(row, rest if n else first) for n, row in enumerate(rows)]
+            return [_line(n, row, rest if n else first) for n, row in enumerate(rows)]
         lines: list[Line] = []
-        for row in _flat_rows(tree):
-            lines += wrap(Content(row), width, rest if lines else first, rest)
+        for n, row in enumerate(_flat_rows(tree)):
+            lines += wrap(Content(row), width, rest if n else first, rest, first_row=n)
         return lines
 
 
-def _line(row: str, prefix: str) -> Line:
-    return Line(Content.styled(prefix, ".muted") + row.rstrip(), len(prefix))
+def _line(number: int, row: str, prefix: str) -> Line:
+    content = Content.styled(prefix, ".muted") + row.rstrip()
+    runs = [Run(len(prefix), len(content.plain), 0)]
+    return Line(content, len(prefix), row=number, runs=runs)
 
 
 def _flat_rows(tree: Node) -> Sequence[str]:

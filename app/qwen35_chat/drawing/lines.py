@@ -1,45 +1,23 @@
-"""Lines for the screen, and the blocks of text that are wrapped into them.
+"""The blocks of a text, which are laid out as lines of the screen.
 
 Styles are names: `.muted` is the component class `transcript--muted`, and others are Textual
 styles. A change of the theme therefore needs no new layout.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
-from textual.content import Content, Span
+from textual.content import Content
 from textual.style import Style
 
-from qwen35_chat.drawing.line_breaks import break_offsets, widest_unit
+from qwen35_chat.drawing.line import BLANK, CELL, EMPTY_LINE, Line, Run, one_row
+from qwen35_chat.drawing.line_breaks import widest_unit
+from qwen35_chat.drawing.wrapping import wrap
 
-TAB = 4  # cells
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
-BLANK = Content("")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """One line of the screen.
-
-    Attributes:
-        content: the text with its styles.
-        prefix: characters at its start that are decoration, and are not copied.
-        joined: it continues the line above, which was too long.
-        fill: a style for the background of the whole width.
-    """
-
-    content: Content
-    prefix: int = 0
-    joined: bool = False
-    fill: str = ""
-
-
-EMPTY_LINE = Line(BLANK)
 
 
 class TextBlock(Protocol):
@@ -48,57 +26,6 @@ class TextBlock(Protocol):
     def lines(self, width: int) -> list[Line]:
         """Its lines, each at most `width` cells wide."""
         ...
-
-
-def wrap(
-    content: Content, width: int, first: str = "", rest: str = "", fill: str = ""
-) -> list[Line]:
-    """`content` in lines of at most `width` cells.
-
-    Args:
-        first, rest: before the first line, and before each other line.
-        fill: the style `Line.fill` of the lines.
-    """
-    half = max(width // 2, 1)
-    if cell_len(rest) > half:  # deeply nested: the text needs the room more than its margin
-        first, rest = first[-half:], rest[-half:]
-    room = max(width - cell_len(rest), 1)
-    lines: list[Line] = []
-    for part in content.split("\n", allow_blank=True):
-        if "\t" in part.plain:
-            part = expand_tabs(part)
-        offsets = break_offsets(part.plain, room)
-        for n, piece in enumerate(part.divide(offsets) if offsets else [part]):
-            prefix = rest if lines else first
-            shown = Content.styled(prefix, ".muted") + piece if prefix else piece
-            lines.append(Line(shown, len(prefix), joined=n > 0, fill=fill))
-    return lines
-
-
-def expand_tabs(content: Content) -> Content:
-    """One line with spaces in place of its tabs.
-
-    It takes one pass; the method of `Content` takes one for each tab.
-    """
-    parts = content.plain.split("\t")
-    starts, at, cells = [0], 0, 0  # where each part starts, and how far the line is
-    expanded: list[str] = []
-    for part in parts[:-1]:
-        cells += cell_len(part)
-        spaces = TAB - cells % TAB
-        cells += spaces
-        expanded.append(part + " " * spaces)
-        at += len(part) + spaces
-        starts.append(at)
-    expanded.append(parts[-1])
-    before = [0, *accumulate(len(part) + 1 for part in parts[:-1])]
-
-    def moved(offset: int) -> int:
-        part = bisect_right(before, offset) - 1
-        return starts[part] + offset - before[part]
-
-    spans = [Span(moved(span.start), moved(span.end), span.style) for span in content.spans]
-    return Content("".join(expanded), spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +156,8 @@ class CodeLines:
         if self.whole.colours is not None:
             contents = self.whole.colours[self.first : self.first + len(contents)]
         prefix = f"{self.whole.rest} "
-        for content in contents:
-            lines += wrap(content, width - 1, prefix, prefix, ".code")
+        for row, content in enumerate(contents):
+            lines += wrap(content, width - 1, prefix, prefix, ".code", row)
         return lines
 
 
@@ -281,11 +208,11 @@ class Table:
         widths = _shares(natural, least, room)
         lines: list[Line] = []
         if not self.continued:
-            lines += self._row(self.head, widths, ".heading")
+            lines += self._row(0, self.head, widths, ".heading")
             across = self.rest + "  ".join("─" * cells for cells in widths)
             across = fitting(across, width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
-        rows = [self._row(row, widths, "") for row in self.rows]
+        rows = [self._row(n, row, widths, "") for n, row in enumerate(self.rows, 1)]
         apart = any(len(row) > 1 for row in rows)
         for n, row in enumerate(rows):
             if apart and n:
@@ -300,35 +227,59 @@ class Table:
         """The cells that the longest word of a column takes."""
         return min(max(1, *map(widest_unit, self._texts(column))), LONGEST_WORD)
 
-    def _row(self, cells: Sequence[Content], widths: Sequence[int], style: str) -> list[Line]:
+    def _row(
+        self, row: int, cells: Sequence[Content], widths: Sequence[int], style: str
+    ) -> list[Line]:
         broken = []
         for n, cells_wide in enumerate(widths):
             cell = cells[n] if n < len(cells) else BLANK
-            broken.append([line.content for line in wrap(cell, cells_wide)])
+            broken.append(one_row(wrap(cell, cells_wide)))
         lines: list[Line] = []
         for n in range(max(map(len, broken))):
             parts: list[Content | str] = [self.rest]
+            at, runs = len(self.rest), []
             for k, cells_wide in enumerate(widths):
-                part = broken[k][n] if n < len(broken[k]) else BLANK
-                part = part.rstrip()
+                line = broken[k][n] if n < len(broken[k]) else EMPTY_LINE
+                part = line.content.rstrip()
                 space = max(cells_wide - cell_len(part.plain), 0)
                 align = self.aligns[k] if k < len(self.aligns) else ""
                 left = {"right": space, "center": space // 2}.get(align, 0)
-                parts += [" " * left, part.stylize_before(style) if style else part]
-                if k < len(widths) - 1:
-                    parts.append(" " * (space - left + 2))
-            lines.append(Line(Content("").join(parts), len(self.rest)))
+                right = space - left + 2 if k < len(widths) - 1 else 0
+                cell = _cell_runs(line.runs, k, len(part.plain))
+                runs += [run.moved(at + left) for run in cell]
+                shown = part.stylize_before(style) if style else part
+                parts += [" " * left, shown, " " * right]
+                at += left + len(part.plain) + right
+            lines.append(Line(Content("").join(parts), len(self.rest), row=row, runs=runs))
         return lines
 
     def _records(self, width: int) -> list[Line]:
         lines: list[Line] = []
-        for row in self.rows:
+        for number, row in enumerate(self.rows, 1):
             if lines:
                 lines.append(EMPTY_LINE)
-            for name, cell in zip(self.head, row, strict=False):
-                named = Content.styled(f"{name.plain}: ", ".heading") + cell
-                lines += wrap(named, width, self.rest, self.rest)
+            for k, (name, cell) in enumerate(zip(self.head, row, strict=False)):
+                label = Content.styled(f"{name.plain}: ", ".heading")
+                for line in one_row(wrap(label + cell, width, self.rest, self.rest)):
+                    runs = _cell_runs(line.runs, k, len(line.content.plain), len(label.plain))
+                    lines.append(replace(line, row=number, runs=runs))
         return lines
+
+
+def _cell_runs(runs: Sequence[Run], cell: int, end: int, label: int = 0) -> list[Run]:
+    """The runs of a cell's line, as those of its row.
+
+    Args:
+        cell: its number.
+        end: of the line; the spaces after that are not shown.
+        label: characters before the cell, which are decoration.
+    """
+    found: list[Run] = []
+    for run in runs:
+        start = min(run.start + max(label - run.at, 0), run.end)
+        at = max(run.at + start - run.start - label, 0)
+        found.append(Run(min(start, end), min(run.end, end), cell * CELL + at))
+    return found
 
 
 def _shares(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:

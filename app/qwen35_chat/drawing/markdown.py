@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,10 @@ from textual.content import Content, Span
 from textual.style import Style
 
 from qwen35_chat.drawing.formulas import Formula, in_text
-from qwen35_chat.drawing.lines import (
-    BLANK,
-    Code,
-    Heading,
-    Paragraph,
-    Rule,
-    Table,
-    TextBlock,
-    action,
-)
+from qwen35_chat.drawing.line import BLANK, SOURCE
+from qwen35_chat.drawing.lines import Code, Heading, Paragraph, Rule, Table, TextBlock, action
+from qwen35_chat.drawing.placed import Placed, Stacked
+from qwen35_chat.drawing.source_lines import Kind
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -47,7 +42,7 @@ def _parser() -> "MarkdownIt":
 
 def blocks(
     source: str, references: Mapping[str, Any], *, numbered: bool, table: str = ""
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     """The blocks of a text, with an empty line between those at its top.
 
     Args:
@@ -57,16 +52,21 @@ def blocks(
     """
     tree = None if _unreadable(source) else _tree(table + source, references)
     if tree is None or not tree.children:
-        yield Paragraph(Content(source.strip("\n")))
+        shown = source.strip("\n")
+        first = len(source) - len(source.lstrip("\n"))
+        yield Placed(Paragraph(Content(shown)), first=first, end=first + shown.count("\n") + 1)
         return
     numbers = count() if numbered else repeat(None)
+    above = table.count("\n")  # lines that are not of `source`
     for n, node in enumerate(tree.children):
         if n and not (node.type == "footnote" and tree.children[n - 1].type == "footnote"):
-            yield Paragraph(BLANK)
+            yield Placed(Paragraph(BLANK))
         if node.type == "table":
-            yield _table(node, "", continued=not n and bool(table))
+            found = [_placed(_table(node, "", continued=not n and bool(table)), node, "table")]
         else:
-            yield from _block(node, "", "", numbers)
+            found = _block(node, "", "", numbers)
+        for placed in found:
+            yield replace(placed, first=placed.first - above, end=placed.end - above)
 
 
 def references_of(definitions: str) -> Mapping[str, Any]:
@@ -99,53 +99,56 @@ def _tree(source: str, references: Mapping[str, Any]) -> "SyntaxTreeNode | None"
 
 def _block(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     match node.type:
         case "heading":
-            yield Heading(_inline(node, _HEADINGS.get(node.tag, "italic")), node.tag, first, rest)
+            content = _inline(node, _HEADINGS.get(node.tag, "italic"))
+            yield _placed(Heading(content, node.tag, first, rest), node)
         case "bullet_list" | "ordered_list":
             yield from _list(node, first, rest, numbers)
         case "blockquote":
             yield from _quote(node, f"{first}▏ ", f"{rest}▏ ", numbers)
         case "fence" if node.info.strip() == "math":
-            yield Formula(node.content, node.content.rstrip("\n"), first, rest)
+            formula = Formula(node.content, node.content.rstrip("\n"), first, rest)
+            yield Placed(formula, "formula", *(node.map or (0, 0)))
         case "fence" | "code_block":
-            yield Code(node.content, language_of(node.info), next(numbers), first, rest)
+            code = Code(node.content, language_of(node.info), next(numbers), first, rest)
+            yield _placed(code, node, "code")
         case "hr":
-            yield Rule(first, rest)
+            yield Placed(Rule(first, rest))
         case "table":
             if first != rest:
-                yield Paragraph(BLANK, first, rest)
-            yield _table(node, rest)
+                yield Placed(Paragraph(BLANK, first, rest))
+            yield _placed(_table(node, rest), node, "table")
         case "html_block":
-            yield Paragraph(Content(node.content.rstrip("\n")), first, rest)
+            yield _placed(Paragraph(Content(node.content.rstrip("\n")), first, rest), node)
         case "formula_block":
-            yield Formula(node.content, node.markup, first, rest)
+            formula = Formula(node.content, node.markup, first, rest)
+            yield _placed(formula, node, "formula")
         case "footnote":
             mark = f"{_footnote(node.info)} "
-            yield Paragraph(_inline(node), first + mark, rest + " " * len(mark))
+            note = Paragraph(_inline(node), first + mark, rest + " " * len(mark))
+            yield _placed(note, node)
         case _:
-            yield from _paragraphs(node, first, rest)
+            yield _paragraph(node, first, rest)
 
 
 def _quote(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     for n, child in enumerate(node.children):
         if n:
-            yield Paragraph(BLANK, rest, rest)
+            yield Placed(Paragraph(BLANK, rest, rest))
         alert = _ALERT.match(child.children[0].content) if not n and child.children else None
         if alert and child.type == "paragraph":
-            yield Paragraph(Content.styled(alert[1].capitalize(), "bold"), first, rest)
+            yield Placed(Paragraph(Content.styled(alert[1].capitalize(), "bold"), first, rest))
             if child.children[0].content[alert.end() :]:
-                yield from _paragraphs(child, rest, rest, skip=alert.end())
+                yield _paragraph(child, rest, rest, skip=alert.end())
         else:
             yield from _block(child, rest if n else first, rest, numbers)
 
 
-def _paragraphs(
-    node: "SyntaxTreeNode", first: str, rest: str, *, skip: int = 0
-) -> Iterator[TextBlock]:
+def _paragraph(node: "SyntaxTreeNode", first: str, rest: str, *, skip: int = 0) -> Placed:
     """A paragraph, and the formulas in it that stand on lines of their own.
 
     Args:
@@ -153,18 +156,24 @@ def _paragraphs(
     """
     inline = [child for part in node.children for child in part.children]
     text: list[SyntaxTreeNode] = []
-    shown = False
+    blocks: list[TextBlock] = []
     for child in [*inline, None]:
         if child is not None and not (child.type == "formula" and child.meta["display"]):
             text.append(child)
             continue
-        content = _stripped(_content(text)[0 if shown else skip :])
-        if content.plain or (child is None and not shown):
-            yield Paragraph(content, first, rest)
-            first, shown = rest, True
+        content = _stripped(_content(text)[0 if blocks else skip :])
+        if content.plain or (child is None and not blocks):
+            blocks.append(Paragraph(content, first, rest))
+            first = rest
         if child is not None:
-            yield Formula(child.content, child.markup, first, rest)
-            first, shown, text = rest, True, []
+            blocks.append(Formula(child.content, child.markup, first, rest))
+            first, text = rest, []
+    return _placed(blocks[0] if len(blocks) == 1 else Stacked(blocks), node)
+
+
+def _placed(block: TextBlock, node: "SyntaxTreeNode", kind: Kind = "prose") -> Placed:
+    first, end = node.map or (0, 0)
+    return Placed(block, kind, first + (node.type == "fence"), end)
 
 
 def _stripped(content: Content) -> Content:
@@ -174,7 +183,7 @@ def _stripped(content: Content) -> Content:
 
 def _list(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
-) -> Iterator[TextBlock]:
+) -> Iterator[Placed]:
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
     for item in node.children:
         mark = "• " if number is None else f"{number}. "
@@ -183,13 +192,13 @@ def _list(
         indent = rest + " " * len(mark)
         head = first + mark
         if not item.children:
-            yield Paragraph(BLANK, head, indent)
+            yield _placed(Paragraph(BLANK, head, indent), item)
         before = ""
         for child in item.children:
             if before == child.type == "paragraph":
-                yield Paragraph(BLANK, indent, indent)
+                yield Placed(Paragraph(BLANK, indent, indent))
             if box and not before:
-                yield from _paragraphs(child, head, indent, skip=len("[x] "))
+                yield _paragraph(child, head, indent, skip=len("[x] "))
             else:
                 yield from _block(child, head, indent, numbers)
             head, before = indent, child.type
@@ -212,10 +221,8 @@ def _table(node: "SyntaxTreeNode", rest: str, *, continued: bool = False) -> Tab
     rows = [
         [_inline(cell) for cell in row.children] for part in node.children for row in part.children
     ]
-    head = next(iter(node.children)).children[0]
-    aligns = [
-        str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head.children
-    ]
+    head = node.children[0].children[0].children
+    aligns = [str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head]
     return Table(rows[0], rows[1:], rest, continued, aligns)
 
 
@@ -266,6 +273,7 @@ def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
                 styles.append(".inline-code")
             case "formula":
                 text.add(in_text(node.content, node.markup))
+                styles.append(Style.from_meta({SOURCE: node.markup}))
             case "footnote_mark":
                 text.add(_footnote(node.content))
             case "html_inline":

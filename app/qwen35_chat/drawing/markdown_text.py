@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qwen35_chat.drawing.lines import EMPTY_LINE, Code, CodeLines, Line, TextBlock
-from qwen35_chat.drawing.markdown import blocks, language_of, references_of
-from qwen35_chat.drawing.parts import Part, estimate, joined_line
+from qwen35_chat.drawing.line import EMPTY_LINE, Line, joined_line, sourced
+from qwen35_chat.drawing.lines import Code, CodeLines
+from qwen35_chat.drawing.markdown import Placed, blocks, language_of, references_of
+from qwen35_chat.drawing.parts import Part, estimate
 from qwen35_chat.drawing.sections import LONGEST, Section, Sections, settled, unindented
+from qwen35_chat.drawing.source_lines import SourceLine, SourceText
 
 MOST_DEFINITIONS = 100
 _DEFINITION = re.compile(r"^ {0,3}\[(?!\^)[^\]\n]+\]:[ \t]*\S[^\n]*$", re.MULTILINE)
@@ -20,17 +23,24 @@ class MarkdownText:
     Args:
         margin: cells before each line.
         style: of the whole text.
+        stream: its number in `TranscriptEntry.sources`.
     """
 
-    def __init__(self, margin: int = 0, style: str = ""):
+    def __init__(self, margin: int = 0, style: str = "", stream: int = 0):
         self._sections = Sections()
+        self._source = _Source(stream, self._sections)
         self._margin = margin
         self._style = style
         self._closed: list[Part] = []
-        self._open = _OpenPart(margin, style)
+        self._open = _OpenPart(self._source, margin, style)
         self._code: Code | None = None  # the long block of code of the last section
         self._code_line = 0  # the line in it at which the next section begins
         self._references: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        """All of it, as it was written."""
+        return self._sections.text
 
     def feed(self, text: str) -> None:
         """Add to the text."""
@@ -41,7 +51,7 @@ class MarkdownText:
     def finish(self) -> None:
         """End the text."""
         self._add(self._sections.finish())
-        self._open = _OpenPart(self._margin, self._style)
+        self._open = _OpenPart(self._source, self._margin, self._style)
         self._define()
 
     @property
@@ -59,9 +69,9 @@ class MarkdownText:
                 if section.start != section.fence.end:  # the last one may hold no line
                     self._closed.append(part)
             elif section.source.strip():
-                blocks = _Parsed(section, self._references, numbered=True)
+                blocks = _Parsed(section, self._source, self._references, numbered=True)
                 gap = self._gap(section)
-                self._closed.append(_SectionPart(section, blocks, self._margin, self._style, gap))
+                self._closed.append(self._part(section, blocks, gap))
 
     def _code_part(self, section: Section) -> Part:
         fence = section.fence
@@ -75,7 +85,11 @@ class MarkdownText:
             text = unindented(self._sections.text[fence.start : fence.end], fence.indent)
             code.close(text, whole_lines=not fence.cut)
         gap = first and bool(self._closed)
-        return _SectionPart(section, lines, self._margin, self._style, gap)
+        body = _Fenced(section, self._source, lines)
+        return self._part(section, body, gap)
+
+    def _part(self, section: Section, body: "_Parsed | _Fenced", gap: bool) -> Part:
+        return _SectionPart(section, self._source, body, self._margin, self._style, gap)
 
     def _define(self) -> None:
         """Resolve links whose addresses are elsewhere in the text."""
@@ -88,19 +102,40 @@ class MarkdownText:
             part.forget()
 
 
+class _Source:
+    """Where the sections of a text are in it.
+
+    Args:
+        stream: as for `MarkdownText`.
+    """
+
+    def __init__(self, stream: int, sections: Sections):
+        self.stream = stream
+        self._sections = sections
+
+    def of(self, section: Section, start: int = 0) -> SourceText:
+        """A section as it was written, from a character of it on."""
+        start += section.start
+        return SourceText(self.stream, self._sections.text[start : section.end], start)
+
+
 class _Parsed:
     """The blocks of a section, parsed when they are first needed."""
 
-    def __init__(self, section: Section, references: Mapping[str, Any], *, numbered: bool):
+    def __init__(
+        self, section: Section, source: _Source, references: Mapping[str, Any], *, numbered: bool
+    ):
         self._section = section
+        self._source = source
         self._references = references
         self._numbered = numbered
         self._resolved = 0
-        self._blocks: list[TextBlock] | None = None
+        self._blocks: list[Placed] | None = None
 
     @property
     def codes(self) -> list[Code]:
-        return [block for block in self._blocks or () if isinstance(block, Code)]
+        blocks = [placed.block for placed in self._blocks or ()]
+        return [block for block in blocks if isinstance(block, Code)]
 
     def lines(self, width: int) -> list[Line]:
         if self._blocks is None or self._resolved != len(self._references):
@@ -110,7 +145,27 @@ class _Parsed:
                 section.source, self._references, numbered=self._numbered, table=section.table
             )
             self._blocks = list(made)
-        return [line for block in self._blocks for line in block.lines(width)]
+        text = self._source.of(self._section)
+        return [line for block in self._blocks for line in block.lines(width, text)]
+
+
+class _Fenced:
+    """The lines of a section within a long block of code."""
+
+    def __init__(self, section: Section, source: _Source, lines: CodeLines):
+        self._section = section
+        self._source = source
+        self._lines = lines
+
+    @property
+    def codes(self) -> list[Code]:
+        return self._lines.codes
+
+    def lines(self, width: int) -> list[Line]:
+        fence = self._section.fence
+        assert fence is not None
+        text = self._source.of(self._section)
+        return sourced(self._lines.lines(width), _code_rows(text, fence.start, fence.indent))
 
 
 class _SectionPart(Part):
@@ -121,9 +176,15 @@ class _SectionPart(Part):
     """
 
     def __init__(
-        self, section: Section, body: _Parsed | CodeLines, margin: int, style: str, gap: bool
+        self,
+        section: Section,
+        source: _Source,
+        body: _Parsed | _Fenced,
+        margin: int,
+        style: str,
+        gap: bool,
     ):
-        super().__init__()
+        super().__init__((source.stream, section.start))
         self._section = section
         self._body = body
         self._margin = margin
@@ -145,8 +206,9 @@ class _SectionPart(Part):
 class _OpenPart(Part):
     """The section that is being written. What cannot change any more in it is laid out once."""
 
-    def __init__(self, margin: int, style: str):
-        super().__init__()
+    def __init__(self, source: _Source, margin: int, style: str):
+        super().__init__((source.stream, 0))
+        self._source = source
         self._margin = margin
         self._style = style
         self._section = Section("", 0, 0)
@@ -163,6 +225,7 @@ class _OpenPart(Part):
 
     def show(self, section: Section, *, gap: bool) -> None:
         self._section, self._gap = section, gap
+        self.place = self._source.stream, section.start
         self.forget()
 
     def _estimate(self, width: int) -> int:
@@ -177,7 +240,10 @@ class _OpenPart(Part):
         gap = self._gap
         if section.fence is not None:
             first = section.start == section.fence.start
-            lines = self._code_so_far(section.source, section.fence.language, room, head=first)
+            rows = _code_rows(self._source.of(section), section.fence.start, section.fence.indent)
+            lines = self._code_so_far(
+                section.source, section.fence.language, rows, room, head=first
+            )
             gap = first and gap
         else:
             lines = self._text_so_far(section, room)
@@ -187,28 +253,39 @@ class _OpenPart(Part):
         end, fence = settled(section.source)
         if end != len(self._head):
             # Each part of it is complete by itself, and has been drawn once.
-            new = self._parsed(section, section.source[len(self._head) : end], width)
+            new = self._parsed(section, len(self._head), end, width)
             if self._head_lines and new:
                 self._head_lines.append(EMPTY_LINE)
             self._head_lines += new
             self._head, self._code = section.source[:end], ""
         lines = list(self._head_lines)
         if fence is not None:
-            tail = self._code_so_far(section.source[fence.end() :], fence[4].strip(), width)
+            text = self._source.of(section, fence.end())
+            rows = _code_rows(text, text.start(0))
+            code = section.source[fence.end() :]
+            tail = self._code_so_far(code, fence[4].strip(), rows, width)
         else:
-            tail = self._parsed(section, section.source[end:], width)
+            tail = self._parsed(section, end, len(section.source), width)
         if lines and tail:
             lines.append(EMPTY_LINE)
         return lines + tail
 
-    def _parsed(self, section: Section, source: str, width: int) -> list[Line]:
+    def _parsed(self, section: Section, start: int, end: int, width: int) -> list[Line]:
+        source = section.source[start:end]
         if not source.strip():
             return []
-        piece = Section(source, 0, len(source), table="" if self._head else section.table)
-        return _Parsed(piece, {}, numbered=False).lines(width)
+        table = "" if self._head else section.table
+        piece = Section(source, section.start + start, section.start + end, table=table)
+        return _Parsed(piece, self._source, {}, numbered=False).lines(width)
 
     def _code_so_far(
-        self, code: str, language: str, width: int, *, head: bool = True
+        self,
+        code: str,
+        language: str,
+        rows: Sequence[SourceLine],
+        width: int,
+        *,
+        head: bool = True,
     ) -> list[Line]:
         whole = Code("", language_of(language))
         if not code.startswith(self._code) or not self._code:
@@ -217,9 +294,15 @@ class _OpenPart(Part):
         end = code.rfind("\n") + 1
         new = code[len(self._code) : end].removesuffix("\n")
         if end > len(self._code):
-            self._code_lines += CodeLines(whole, new, 0).lines(width)
+            row = self._code.count("\n")
+            self._code_lines += sourced(CodeLines(whole, new, 0).lines(width), rows[row:])
             self._code = code[:end]
-        return self._code_lines + CodeLines(whole, code[end:], 0).lines(width)
+        return self._code_lines + sourced(CodeLines(whole, code[end:], 0).lines(width), rows[-1:])
+
+
+def _code_rows(text: SourceText, block: int, indent: int = 0) -> list[SourceLine]:
+    """Each line of code; `block` and `indent` as for `SourceLine`."""
+    return [text.line(n, n + 1, block, "code", indent) for n in range(len(text.lines))]
 
 
 def _framed(
@@ -231,15 +314,7 @@ def _framed(
         framed[0] = joined_line(framed[0])
     if section.tail and framed:
         last = framed[-1]
-        framed[-1] = Line(last.content + section.tail, last.prefix, last.joined, last.fill)
+        framed[-1] = replace(last, content=last.content + section.tail)
     if margin or style:
-        framed = [
-            Line(
-                (" " * margin + line.content).stylize_before(style),
-                line.prefix + margin,
-                line.joined,
-                line.fill,
-            )
-            for line in framed
-        ]
+        framed = [line.after(" " * margin, style) for line in framed]
     return [EMPTY_LINE, *framed] if gap and framed else framed

@@ -11,13 +11,22 @@ from itertools import accumulate
 
 from textual.content import Content
 
-from qwen35_chat.drawing.lines import Code, Line, wrap
+from qwen35_chat.drawing.line import Line, joined_line, sourced
+from qwen35_chat.drawing.lines import Code
+from qwen35_chat.drawing.source_lines import SourceText
+from qwen35_chat.drawing.wrapping import wrap
 
 
 class Part(ABC):
-    """Lines that are laid out together, for one width at a time."""
+    """Lines that are laid out together, for one width at a time.
 
-    def __init__(self) -> None:
+    Attributes:
+        place: the number of the text that it shows a piece of (`TranscriptEntry.sources`), and
+            where that piece begins; None if it shows none.
+    """
+
+    def __init__(self, place: tuple[int, int] | None = None) -> None:
+        self.place = place
         self._lines: list[Line] = []
         self._width = -1
 
@@ -57,10 +66,16 @@ class FixedPart(Part):
 
     Args:
         estimate: roughly its number of lines.
+        place: as for `Part`.
     """
 
-    def __init__(self, layout: Callable[[int], list[Line]], estimate: int = 1):
-        super().__init__()
+    def __init__(
+        self,
+        layout: Callable[[int], list[Line]],
+        estimate: int = 1,
+        place: tuple[int, int] | None = None,
+    ):
+        super().__init__(place)
         self._make = layout
         self._number = estimate
 
@@ -76,6 +91,7 @@ class PlainPart(Part):
 
     Args:
         joined: it continues a line of the part before it.
+        place: as for `Part`.
         first, rest, fill: as for `wrap`.
     """
 
@@ -85,11 +101,12 @@ class PlainPart(Part):
         style: str = "",
         *,
         joined: bool = False,
+        place: tuple[int, int] | None = None,
         first: str = "",
         rest: str = "",
         fill: str = "",
     ):
-        super().__init__()
+        super().__init__(place)
         self._content = Content.styled(text, style) if style else Content(text)
         self._joined = joined
         self._around = first, rest, fill
@@ -98,6 +115,9 @@ class PlainPart(Part):
         lines = wrap(self._content, width, *self._around)
         if self._joined:
             lines[0] = joined_line(lines[0])
+        if self.place is not None:
+            stream, start = self.place
+            lines = sourced(lines, SourceText(stream, self._content.plain, start).plain())
         return lines
 
     def _estimate(self, width: int) -> int:
@@ -165,8 +185,3 @@ class Column:
 def estimate(text: str, width: int) -> int:
     """The lines that a text takes, if most of its own are shorter than the screen."""
     return text.count("\n") + len(text) // max(width, 1) + 1
-
-
-def joined_line(line: Line) -> Line:
-    """`line`, as one that continues the line above it."""
-    return Line(line.content, line.prefix, joined=True, fill=line.fill)

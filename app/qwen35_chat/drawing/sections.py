@@ -7,6 +7,7 @@ was streamed has the sections of the same reply out of the library.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SHORTEST = 1_200  # characters, from which a section ends at the next place that is safe
 LONGEST = 4_000  # characters, at which a section is cut wherever that does the least harm
@@ -79,6 +80,19 @@ class Section:
     tail: str = ""
     table: str = ""
     fence: Fence | None = None
+
+
+class Piece(NamedTuple):
+    """A piece of a plain text.
+
+    Attributes:
+        start: its place in the text.
+        joined: it continues a line of the piece before it.
+    """
+
+    text: str
+    start: int
+    joined: bool
 
 
 class Sections:
@@ -260,11 +274,8 @@ def fenced_code(text: str) -> list[str]:
     return found
 
 
-def pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """A plain text in pieces of at most `LONGEST` characters, cut at the end of a line if possible.
-
-    With each comes whether it continues a line of the one before it.
-    """
+def pieces(text: str) -> Iterator[Piece]:
+    """A plain text in pieces of at most `LONGEST` characters, if possible of whole lines."""
     at, joined = 0, False
     while at < len(text):
         window = text[at : at + LONGEST]
@@ -273,10 +284,10 @@ def pieces(text: str) -> Iterator[tuple[str, bool]]:
         elif at + LONGEST >= len(text):
             break
         cut = window.rfind("\n")
-        yield window[:cut] if cut >= 0 else window, joined
+        yield Piece(window[:cut] if cut >= 0 else window, at, joined)
         at, joined = (at + cut + 1, False) if cut >= 0 else (at + LONGEST, True)
     if at < len(text) or not at:
-        yield text[at:], joined
+        yield Piece(text[at:], at, joined)
 
 
 def _closing_line(marker: str, *, last: bool = False) -> re.Pattern[str]:

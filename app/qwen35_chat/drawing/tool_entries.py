@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from qwen35_chat.drawing.entries import TranscriptEntry
-from qwen35_chat.drawing.lines import action, wrap
-from qwen35_chat.drawing.parts import FixedPart, Part, PlainPart, estimate
-from qwen35_chat.drawing.sections import pieces
+from qwen35_chat.drawing.entry_parts import plain_parts
+from qwen35_chat.drawing.lines import action
+from qwen35_chat.drawing.parts import FixedPart, Part, estimate
+from qwen35_chat.drawing.wrapping import wrap
 from qwen35_chat.tools.calls import ERROR
 from qwen35_mlx.terminal import visible, visible_line
 
@@ -39,6 +40,14 @@ class ToolEntry(TranscriptEntry):
     def copy_text(self) -> str:
         return self.text
 
+    @property
+    def commands(self) -> Sequence[str]:
+        return ["mark_copy", "mark_toggle"]
+
+    @property
+    def sources(self) -> Sequence[str]:
+        return [visible(self.text)] if self._open else []
+
     def toggle(self) -> None:
         self._open = not self._open
         self.invalidate()
@@ -52,10 +61,7 @@ class ToolEntry(TranscriptEntry):
         head = head.stylize(".error" if failed else ".muted").stylize(action("fold", self.key))
         parts: list[Part] = [FixedPart(lambda width: wrap(head, width, "", "  "))]
         if self._open:
-            parts += [
-                PlainPart(piece, ".muted", joined=joined, first="  ", rest="  ")
-                for piece, joined in pieces(visible(self.text))
-            ]
+            parts += plain_parts(visible(self.text), ".muted", first="  ", rest="  ")
         return parts
 
     def _head(self, failed: bool) -> str:

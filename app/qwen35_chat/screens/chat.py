@@ -34,7 +34,7 @@ from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import bindings_of, set_bindings
+from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
     ConversationShown,
@@ -154,7 +154,7 @@ class ChatScreen(CoveredScreen):
     def _bind_keys(self) -> None:
         bindings = chat_bindings(self.controller.settings.keys)
         set_bindings(self, bindings.chat)
-        set_bindings(self.transcript, bindings.messages)
+        self.transcript.marking.use_keys(self.controller.settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
 
@@ -164,17 +164,28 @@ class ChatScreen(CoveredScreen):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
+        if name == "stop" and self._clear_selection():
+            return
         self.save_draft()
         run_command(name, self, argument)
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, quit."""
-        if self.controller.busy and not self.controller.stopping:
+        """Copy what is selected; else stop the reply; with none, or for the second time, quit."""
+        if selected := self.transcript.selecting.text or self.get_selected_text():
+            self._clear_selection()
+            self.copy(selected)
+        elif self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
         else:
             self.quit()
+
+    def _clear_selection(self) -> bool:
+        """Select nothing; whether something was."""
+        was = bool(self.get_selected_text())
+        self.clear_selection()
+        return self.transcript.selecting.clear() or was
 
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
@@ -261,7 +272,7 @@ class ChatScreen(CoveredScreen):
         self._draft.switch()
         self.transcript.follow()
         if self.focused is self.transcript:
-            self.transcript.mark_message(shown.selected)
+            self.transcript.marking.message(shown.selected)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -320,6 +331,7 @@ class ChatScreen(CoveredScreen):
         self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)
 
@@ -334,8 +346,6 @@ class ChatScreen(CoveredScreen):
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
         if self.focused is self.transcript and event.is_printable and event.character:
-            if event.key in bindings_of(self.transcript).key_to_bindings:
-                return
             self.composer.focus()
             self.composer.insert(event.character)
             event.stop()
@@ -343,6 +353,23 @@ class ChatScreen(CoveredScreen):
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.attempt(lambda: self._clicked(event))
         self.composer.focus()
+
+    def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
+        self.action_command(event.name)
+
+    def on_transcript_view_left(self) -> None:
+        self.composer.focus()
+
+    def on_transcript_view_selected(self, event: TranscriptView.Selected) -> None:
+        self._copy_at_release(event.text)
+
+    def on_text_selected(self) -> None:
+        """Text around the conversation was selected."""
+        self._copy_at_release(self.get_selected_text() or "")
+
+    def _copy_at_release(self, text: str) -> None:
+        if text.strip() and self.controller.settings.copy_on_select == "on":
+            self.copy(text)
 
     def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":
