@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import LIMITS, RANGES, Range
 from qwen35_mlx.text.messages import plain_arguments
 
 _Target = TypeVar("_Target")
@@ -159,10 +159,8 @@ ARGUMENTS: Mapping[str, Kind] = {
         plain_arguments,
     ),
     "reasoning_effort": _NAME,
-    "thinking_budget": _whole(_COUNT),
     "repetition_guard": _FLAG,
     "reply": _FLAG,
-    "max_tokens": _whole(_AT_LEAST_ONE),
     "seed": _whole(_COUNT),
     "stop": Kind(
         "a string or a list of strings",
@@ -180,6 +178,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "parallel_tool_calls": _FLAG,
     "sampling": Kind("a mapping", lambda value: isinstance(value, Mapping)),
     **{name: Kind(str(bounds), bounds.contains) for name, bounds in RANGES.items()},
+    **{name: _whole(bounds) for name, bounds in LIMITS.items()},
     # Chat
     "open.name": Kind(
         "an id or a title",

@@ -3,9 +3,11 @@
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
+from qwen35_chat.mentions import CLOSING, mentions, refuse_missing
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.user_paths import is_dir, shown
@@ -22,7 +24,6 @@ SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
 _CHIP = re.compile(r"\[paste \d+: [^\]\n]{1,40}\]")
-_MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +71,30 @@ def read_text_file(path: Path, name: str = "") -> str:
     return text
 
 
-def with_files(message: str, folder: Path) -> str:
+def with_files(message: str, folder: Path, typed: str | None = None) -> str:
     """`message`, followed by the files that it names as `@path`.
 
-    A name without a file stays text: it may be a handle or a decorator.
+    A name without a file is refused if it looks like one's (`mentions.file_is_meant`), else it
+    stays text. So does what stands in backticks.
+
+    Args:
+        typed: the message without its pastes, which name no files; None for all of it.
 
     Raises:
-        Qwen35Error: a named file cannot be attached.
+        Qwen35Error: a named file is not there, or cannot be attached.
     """
     parts = [message]
     seen: set[str] = set()
-    for match in _MENTION.finditer(message):
-        name = match.group(1) or match.group(2)
+    for found in mentions(taken_apart(message)[0] if typed is None else typed):
+        name = found.name
         path = _existing(folder, name)
-        if path is None and match.group(2):
-            name = name.rstrip(".,;:!?)")
+        if path is None and not found.quoted:
+            name = name.rstrip(CLOSING)
             path = _existing(folder, name)
-        if path is None or not name or name in seen:
+        if path is None:
+            refuse_missing(found, folder, partial(files_below, folder))
+            continue
+        if not name or name in seen:
             continue
         seen.add(name)
         text = read_text_file(path, name).rstrip("\n")
@@ -139,11 +147,6 @@ def taken_apart(message: str) -> tuple[str, list[Attached]]:
         written.append(message[done : begin.start()].rstrip("\n"))
         at = done = own[which] + len(f"\n</file{number}>")
     return "".join([*written, message[done:]]), files
-
-
-def mention(path: str) -> str:
-    """A file's name, as a message mentions it."""
-    return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
 
 
 def files_below(folder: Path) -> list[str]:

@@ -1,19 +1,15 @@
 """Every command, once: its key, its slash name, its help, and the handler that it calls.
 
-Completion, the palette, F1, the key bindings and docs/keys.md all read this table.
-`python -m qwen35_chat.commands` prints docs/keys.md.
+Completion, the palette, F1, the key bindings and docs/keys.md (`key_page.py`) read this table.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import iscoroutine
 from typing import Any, Literal
 
 from qwen35_chat.keys import key_names, shown_keys
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.terminal import print_line
 
 Scope = Literal["chat", "messages", "sessions", "models"]
 SCOPES: Mapping[Scope, str] = {
@@ -22,19 +18,6 @@ SCOPES: Mapping[Scope, str] = {
     "sessions": "In the list of conversations",
     "models": "In the list of models",
 }
-KEY_PAGE = """# Keys and commands
-
-<!-- Generated: python -m qwen35_chat.commands > docs/keys.md -->
-
-A key acts where its table says; a slash command is written in the composer. `qwen35-chat --plain`
-has the slash commands that need no screen; `/help` lists them there. Ctrl+C stops the reply, and
-quits without one.
-
-Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
-`sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
-
-{tables}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +30,7 @@ class Command:
             command may wait for the disk.
         keys: its default keys, in Textual's names, separated by commas; "" for none.
         slash: its name in the composer, without the slash; "" for none.
+        aliases: other slash names, which users of other chats know.
         argument: what may follow the slash name; "" for nothing.
         screen: it needs the screen; plain mode does not have it.
         typed: the composer handles the key itself, in order with what is typed.
@@ -58,6 +42,7 @@ class Command:
     run: Callable[[Any, str], Any]
     keys: str = ""
     slash: str = ""
+    aliases: tuple[str, ...] = ()
     argument: str = ""
     scope: Scope = "chat"
     screen: bool = False
@@ -79,12 +64,12 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "new", "New conversation", "begin a new conversation", lambda do, _: do.conversations.new(),
-        keys="ctrl+n", slash="new",
+        keys="ctrl+n", slash="new", aliases=("clear",),
     ),
     Command(
         "sessions", "Conversations", "find and open a conversation, by title or any words in it",
         lambda do, text: do.conversations.list(text), keys="ctrl+s", slash="sessions",
-        argument="words",
+        aliases=("resume",), argument="words",
     ),
     Command(
         "rename", "Rename", "give this conversation a title",
@@ -208,9 +193,9 @@ COMMANDS: tuple[Command, ...] = (
         keys="ctrl+p", screen=True,
     ),
     Command("help", "Help", "all keys and commands", lambda do, _: do.help(), keys="f1",
-            slash="help"),
+            slash="help", aliases=("?",)),
     Command("quit", "Quit", "quit; nothing is lost", lambda do, _: do.quit(), keys="ctrl+q",
-            slash="quit"),
+            slash="quit", aliases=("exit", "q", "bye")),
     Command("mark_up", "Message before", "mark the message before",
             lambda do, _: do.messages.mark(-1),
             keys="up,k", scope="messages", screen=True),
@@ -251,29 +236,11 @@ COMMANDS: tuple[Command, ...] = (
 BY_NAME: Mapping[str, Command] = {command.name: command for command in COMMANDS}
 SCOPE_OF: Mapping[str, Scope] = {command.name: command.scope for command in COMMANDS}
 BY_SLASH: Mapping[str, Command] = {c.slash: c for c in COMMANDS if c.slash}
+BY_ALIAS: Mapping[str, Command] = {alias: c for c in COMMANDS for alias in c.aliases}
 
 
 def in_scope(scope: Scope) -> list[Command]:
     return [command for command in COMMANDS if command.scope == scope]
-
-
-def parse_slash(text: str) -> tuple[Command, str] | None:
-    """The command that a line like `/rename A title` calls; None if it is a message.
-
-    Raises:
-        Qwen35Error: it looks like a command, and there is none of this name.
-    """
-    match = re.fullmatch(r"/([A-Za-z]+)(?:\s+(.*))?", text.strip(), re.DOTALL)
-    if not match:
-        return None
-    name, argument = match.group(1).lower(), (match.group(2) or "").strip()
-    if name in BY_SLASH:
-        return BY_SLASH[name], argument
-    if like := get_close_matches(name, BY_SLASH, 1, cutoff=0.7):
-        raise Qwen35Error(f"there is no command /{name}; did you mean /{like[0]}?")
-    if not argument:
-        raise Qwen35Error(f"there is no command /{name}: /help lists them")
-    return None
 
 
 def keys_of(command: Command, remapped: Mapping[str, str]) -> str:
@@ -311,23 +278,10 @@ def keys_for_people(name: str, remapped: Mapping[str, str], most: int = 1) -> st
     return " or ".join(keys[:most]) or (f"/{command.slash}" if command.slash else command.title)
 
 
-def key_tables() -> str:
-    """Tables of keys and commands in Markdown; the names are those of the `[keys]` setting."""
-    parts: list[str] = []
-    for scope, title in SCOPES.items():
-        rows = [f"## {title}", "", "| key | command | | name |", "|---|---|---|---|"]
-        for command in in_scope(scope):
-            argument = f" {command.argument}" if command.argument else ""
-            slash = f"`/{command.slash}{argument}`" if command.slash else ""
-            keys = shown_keys(command.keys)
-            rows.append(f"| {keys} | {slash} | {command.help} | `{command.name}` |")
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
-
-
-def key_page() -> str:
-    """The text of docs/keys.md."""
-    return KEY_PAGE.format(tables=key_tables())
+def slash_for_people(name: str) -> str:
+    """How a command is called where no key is: by its slash name, and Ctrl+C to stop."""
+    command = BY_NAME[name]
+    return f"/{command.slash}" if command.slash else "Ctrl+C" if name == "stop" else command.title
 
 
 def run_command(name: str, view: Any, text: str = "") -> None:
@@ -342,8 +296,3 @@ def run_command(name: str, view: Any, text: str = "") -> None:
         return
     if iscoroutine(work):
         view.perform(work)
-
-
-if __name__ == "__main__":
-    for line in key_page().splitlines():
-        print_line(line)

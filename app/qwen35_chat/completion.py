@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen35_chat.attachments import mention
-from qwen35_chat.commands import BY_SLASH
+from qwen35_chat.commands import BY_ALIAS, BY_SLASH
+from qwen35_chat.mentions import mention
 
 LIMIT = 8
 _WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
@@ -65,15 +65,19 @@ def commands_for(text: str) -> list[Completion]:
     match = re.fullmatch(r"/([a-z]*)", text)
     if not match:
         return []
-    names = ranked(match.group(1), list(BY_SLASH), limit=len(BY_SLASH))
+    query = match.group(1)
+    found = [(name, BY_SLASH[name]) for name in ranked(query, list(BY_SLASH), limit=len(BY_SLASH))]
+    commands = [command for _, command in found]
+    found += [
+        (alias, command)
+        for alias, command in BY_ALIAS.items()
+        if query and alias.startswith(query) and command not in commands
+    ]
     return [
         Completion(
-            f"/{name}" + (" " if BY_SLASH[name].argument else ""),
-            len(text),
-            f"/{name}",
-            BY_SLASH[name].help,
+            f"/{name}" + (" " if command.argument else ""), len(text), f"/{name}", command.help
         )
-        for name in names
+        for name, command in found
     ]
 
 

@@ -76,7 +76,7 @@ class Controller(ToolWindow):
                 conversation = opened
             case events.TurnStarted():
                 pass
-            case events.Cancelled() | events.Failed() if self.turn is not None and self.turn.absent:
+            case events.Cancelled() | events.Failed() if self.turn is not None and self.turn.blank:
                 pass
             case _:
                 return Found()
@@ -162,7 +162,7 @@ class Controller(ToolWindow):
         self.conversation = event.conversation
         if self.turn is None:
             return []
-        self.turn.stored = True
+        self.turn.reply = event.reply
         return [ReplyStarted(event.user, event.reply, found.user_version, found.reply_version)]
 
     def _cancelled(self, found: Found) -> list[Transition]:
@@ -174,7 +174,8 @@ class Controller(ToolWindow):
             return [*self._return_queue(), RequestCancelled()]
         if turn.absent and turn.results:
             return self._keep_results(turn.results)
-        if turn.absent:
+        if turn.left_out(found.stored):
+            self.used = turn.used_before
             return [*self._return_queue(), TurnTakenBack(turn.text, stored=found.stored)]
         ended = TurnEnded("Stopped.", offer_retry=turn.blank)
         return [*turn.end_thinking(), ended, *self._return_queue()]
@@ -188,7 +189,8 @@ class Controller(ToolWindow):
             return [*self._return_queue(), Problem(message)]
         if turn.absent and turn.results:
             self.engine.submit(requests.AddResults(turn.results))
-        elif turn.absent:
+        elif turn.left_out(found.stored):
+            self.used = turn.used_before
             taken_back = TurnTakenBack(turn.text, message, load_failed, found.stored)
             return [*self._return_queue(), taken_back]
         ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
@@ -267,12 +269,13 @@ class Controller(ToolWindow):
             raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
         if self.read_only:
             raise Qwen35Error(
-                "this conversation is open in another window: Ctrl+N begins a new one"
+                f"this conversation is open in another window: {self.key('new')} begins a new one"
             )
         self.require_idle()
         if self.deleting:
-            raise Qwen35Error("this conversation is being deleted: Ctrl+N begins a new one")
-        self.turn = RunningTurn(self._clock, requested.text)
+            new = self.key("new")
+            raise Qwen35Error(f"this conversation is being deleted: {new} begins a new one")
+        self.turn = RunningTurn(self._clock, requested.text, used_before=self.used)
         self._submit_turn(request)
         return requested
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Thread
 
+from qwen35_chat.time_left import TimeLeft
 from qwen35_mlx import exit_codes
 from qwen35_mlx.checkpoint.hub import STALL_SECONDS, resolve_checkpoint
 from qwen35_mlx.child_process import child_environment, python_command
@@ -45,13 +46,13 @@ class Download:
         stall_seconds: float = STALL_SECONDS,
     ):
         self.name = name
-        self._clock = clock
         self.done = 0
         self.total = 0
         self.folder = ""
         self.error = ""
         self.cancelled = False
-        self._first: tuple[float, int] | None = None  # time and bytes of the first report
+        # The first report counts the bytes of earlier, interrupted downloads.
+        self._left = TimeLeft(clock, shortest=1.0)
         self._process = subprocess.Popen(
             command or python_command("qwen35_chat.download", name, str(stall_seconds)),
             env=child_environment(),
@@ -75,15 +76,8 @@ class Download:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the average rate so far; None while there is too little to go by."""
-        if self._first is None:
-            return None
-        # The first report counts the bytes of earlier, interrupted downloads.
-        start, resumed_at = self._first
-        seconds, fetched = self._clock() - start, self.done - resumed_at
-        if fetched <= 0 or seconds < 1:
-            return None
-        return (self.total - self.done) * seconds / fetched
+        """As `TimeLeft.seconds`."""
+        return self._left.seconds
 
     def cancel(self) -> None:
         """Stop it; the next download resumes where this one ends."""
@@ -106,7 +100,7 @@ class Download:
                 continue
             if "done" in report:
                 self.done, self.total = int(report["done"]), int(report["total"])
-                self._first = self._first or (self._clock(), self.done)
+                self._left.report(self.done, self.total)
             self.folder = report.get("folder", self.folder)
             self.error = report.get("error", self.error)
         self._process.wait()

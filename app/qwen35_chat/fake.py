@@ -145,6 +145,7 @@ class FakeEngine:
         self._timed: deque[tuple[float, Event]] = deque()
         self._conversation: int | None = None
         self._partial: Message | None = None  # the reply that is being written
+        self._before: int | None = None  # the end of the path before it
 
     @property
     def sent(self) -> list[str]:
@@ -206,7 +207,7 @@ class FakeEngine:
                 found = self._stored().message(message)
                 answered = found.id if found.role == "tool" else found.parent
                 assert answered is not None
-                self._begin(self._stored().message(answered).content, answered)
+                self._begin(self._stored().message(answered).content, answered, self._leaf())
             case Edit(message, text) if self._library is not None:
                 self._reply(text, self._stored().message(message).parent)
             case Select(message) if self._library is not None:
@@ -216,7 +217,7 @@ class FakeEngine:
             case Compact():
                 self.play([Failed("nothing to compact: the conversation is short")])
             case SendResults(results):
-                self._begin("\n".join(results), self._add_results(results))
+                self._begin("\n".join(results), self._add_results(results), None)
             case AddResults(results):
                 self._add_results(results)
             case Configure() | OfferTools():
@@ -252,10 +253,11 @@ class FakeEngine:
         if self._conversation is None:
             self._conversation = self._library.create(model=self._model)
             self._library.claim(self._conversation)
+        before = self._leaf()
         user = self._library.add_message(self._conversation, Message(0, parent, "user", text))
         if new:
             self.play([Titled(self._conversation, self._stored().title)])
-        self._begin(text, user.id)
+        self._begin(text, user.id, before)
 
     def _add_results(self, results: Sequence[str]) -> int:
         assert self._library is not None
@@ -267,12 +269,13 @@ class FakeEngine:
         assert parent is not None
         return parent
 
-    def _begin(self, text: str, user: int) -> None:
+    def _begin(self, text: str, user: int, before: int | None) -> None:
+        """Begin a reply. `before`: the end of the path, that an empty one leaves selected."""
         assert self._library is not None
         assert self._conversation is not None
         empty = Message(0, user, "assistant", "", state="partial", model=self._model)
         reply = self._library.add_message(self._conversation, empty)
-        self._partial = reply
+        self._partial, self._before = reply, before
         self.play([TurnStarted(self._conversation, user, reply.id)])
         self._schedule(text)
 
@@ -312,3 +315,8 @@ class FakeEngine:
         assert self._library is not None
         self._library.save(reply)
         self._partial = None
+        stored = self._stored()
+        if reply.abandoned and (
+            reply.parent is None or stored.message(reply.parent).role != "tool"
+        ):
+            self._library.select(stored.id, self._before)

@@ -174,13 +174,19 @@ def reply_request(name: str, prompt: llm.Prompt) -> ReplyRequest:
         options["tools"] = [_tool(tool) for tool in prompt.tools]
     try:
         ReplyOptions.of(options)  # before a model is loaded
+        messages = as_messages(prompt.messages)
     except Qwen35Error as error:
         raise llm.ModelError(str(error)) from None
-    return ReplyRequest(messages=as_messages(prompt.messages), options=options, model=name)
+    return ReplyRequest(messages=messages, options=options, model=name)
 
 
 def as_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]:
-    """A conversation as chat templates take it."""
+    """A conversation as chat templates take it.
+
+    Raises:
+        llm.ModelError: there is an attachment.
+        Qwen35Error: a result of a tool is of no call.
+    """
     found: list[dict[str, Any]] = []
     for message in messages:
         if any(isinstance(part, AttachmentPart) for part in message.parts):
@@ -210,7 +216,7 @@ def _result(part: ToolResultPart) -> dict[str, Any]:
         raise llm.ModelError(
             f"the tool {part.name} has an attachment as its result: the model reads text only"
         )
-    return history.tool_result(part.output, part.tool_call_id)
+    return history.tool_result(part.output, part.tool_call_id, f"the id of {part.name}'s result")
 
 
 def _tool(tool: object) -> dict[str, Any]:

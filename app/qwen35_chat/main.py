@@ -13,10 +13,9 @@ from qwen35_chat.options import CommandOptions, template_value
 from qwen35_mlx import __version__
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import LIMITS, RANGES, Range
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import (
-    POSITIVE,
     add_load_options,
     load_arguments,
     model_name,
@@ -30,6 +29,7 @@ _SEEDS = Range(0, 1 << 64, below=True, whole=True)
 EPILOG = """\
 qwen35-chat serve starts a server with the interfaces of OpenAI and Anthropic: see its --help.
 Text on standard input is a prompt as well; with -p it follows the prompt's text.
+What the options leave open, the settings file says, also with -p; F2 in the chat names it.
 Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
 
 
@@ -60,7 +60,7 @@ def _parser() -> CommandParser:
     )
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add_load_options(parser, "the one in the settings, or the small demo model; with -p, the demo")
+    add_load_options(parser, "the one in the settings, or the small demo model")
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",
@@ -70,10 +70,10 @@ def _parser() -> CommandParser:
     )
     add(
         "--thinking-budget",
-        type=number_in(Range(0, whole=True)),
+        type=number_in(LIMITS["thinking_budget"]),
         metavar="N",
-        help="after N tokens of thinking the model is made to answer; default: it thinks as long "
-        "as it likes",
+        help="after N tokens of thinking the model is made to answer; default, or -1: it thinks as "
+        "long as it likes",
     )
     add(
         "--template-arg",
@@ -108,9 +108,9 @@ def _parser() -> CommandParser:
     )
     add(
         "--max-tokens",
-        type=number_in(POSITIVE),
+        type=number_in(LIMITS["max_tokens"]),
         metavar="N",
-        help="the longest reply; default: whatever the context leaves",
+        help="the longest reply; default, or -1: whatever the context leaves",
     )
     add(
         "--temperature",

@@ -5,13 +5,17 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 import qwen35_mlx
+from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.json_answer import JsonAnswer
 from qwen35_chat.options import CommandOptions
+from qwen35_chat.settings import settings_file
+from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tools.allowed import AllowedTools, allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
 from qwen35_chat.tools.shown import shown_arguments, shown_name
@@ -19,6 +23,7 @@ from qwen35_mlx import exit_codes
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.load_options import drafting
+from qwen35_mlx.session.chat_settings import merged_settings
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
 from qwen35_mlx.session.loaded_model import check_mlx
 from qwen35_mlx.terminal import visible, visible_line
@@ -51,7 +56,7 @@ def start_turn(
         **options.load,
     )
     if options.resume is None and not options.allow_tools:
-        chat = qwen35_mlx.Chat(load(), **options.chat)
+        chat = _chat(load(), options)
         return cast("Generator[TurnEvent]", chat.send(prompt, **options.turn))
     return _start_turns(prompt, options, load)
 
@@ -61,20 +66,28 @@ def _start_turns(
 ) -> Generator[TurnEvent]:
     """A turn of the stored conversation that the options name, or one with tools, or both."""
     with ExitStack() as stack:
-        chat_options: dict[str, Any] = dict(options.chat)
+        more: dict[str, Any] = {}
         # A wrong name of a conversation or a tool fails at once, before the model is loaded.
         if options.resume is not None:
             library = stack.enter_context(Library())
-            chat_options["library"] = library
-            chat_options["conversation"] = _find_conversation(options.resume, library)
+            more["library"] = library
+            more["conversation"] = _find_conversation(options.resume, library)
         tools = None
         if options.allow_tools:
             tools = stack.enter_context(
-                allowed_tools(options.allow_tools, options.mcp_config, options.tools_folder)
+                allowed_tools(options.allow_tools, options.mcp_config, options.tools_folder or "")
             )
-            chat_options["tools"] = tools.schemas
-        chat = stack.enter_context(closing(qwen35_mlx.Chat(load(), **chat_options)))
+            more["tools"] = tools.schemas
+        chat = stack.enter_context(closing(_chat(load(), options, **more)))
         yield from _turns(chat, prompt, options.turn, tools)
+
+
+def _chat(model: "qwen35_mlx.Model", options: CommandOptions, **more: Any) -> "qwen35_mlx.Chat":
+    """A chat with the options of the command line, and the settings for what they leave open."""
+    chat = qwen35_mlx.Chat(model, **options.chat, **more)
+    if options.settings is not None:
+        chat.configure(merged_settings(options.settings, chat.settings))
+    return chat
 
 
 def _turns(
@@ -107,6 +120,25 @@ def _call_notice(call: ToolCall) -> Notice:
     return Notice(f"the model calls {shown_name(call.name)}({arguments})")
 
 
+def with_settings(options: CommandOptions) -> CommandOptions:
+    """The options, with those of the settings file that the command line leaves open.
+
+    A stored conversation has its own: of the settings, it gets the model and its drafts alone.
+
+    Raises:
+        Qwen35Error: the file has a mistake.
+    """
+    settings = SettingsFile(settings_file(), commands=SCOPE_OF).load()
+    folder = options.tools_folder
+    return replace(
+        options,
+        model=options.model if options.model_given else settings.model,
+        mtp=options.mtp or settings.mtp,
+        tools_folder=settings.tools_folder if folder is None else folder,
+        settings=settings.chat_settings() if options.resume is None else None,
+    )
+
+
 def _find_conversation(name: str, library: Library) -> int:
     """The id of a conversation; of the last one if `name` is empty."""
     if name:
@@ -133,8 +165,9 @@ def run(
         as_json: write one JSON object at the end instead, which has the rest, too.
 
     Raises:
-        Qwen35Error: as for `start_turn`.
+        Qwen35Error: as for `with_settings` and `start_turn`.
     """
+    options = with_settings(options)
     if sys.stdout is None:
         raise Qwen35Error("standard output is closed: there is nowhere to write the answer")
     # A character that the stream's encoding lacks must not abort the answer.

@@ -26,6 +26,7 @@ class CommandOptions:
         model_given: whether the command line names the model; if not, `model` is the default.
         chat: keyword arguments of `qwen35_mlx.Chat`: system, thinking, sampling values and so on.
         turn: keyword arguments of every `Chat.send`.
+        settings: of the settings file, for what `chat` and `turn` leave open; None for nothing.
         load: further keyword arguments of `qwen35_mlx.load`.
         mtp: how many tokens are guessed: "auto", "off", or a number from 1 to 6.
         mcp_config: a file in place of the settings' `mcp.json`; None for that.
@@ -39,6 +40,7 @@ class CommandOptions:
     model_given: bool = True
     chat: Mapping[str, Any] = field(default_factory=dict)
     turn: Mapping[str, Any] = field(default_factory=dict)
+    settings: ChatSettings | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
     mtp: str | None = None
     mcp_config: str | None = None

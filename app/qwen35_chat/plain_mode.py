@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from qwen35_chat.attachments import with_files
-from qwen35_chat.commands import BY_SLASH, parse_slash
+from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished
 from qwen35_chat.handlers.models import ModelHandler
@@ -26,6 +26,7 @@ from qwen35_chat.handlers.plain import (
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.plain_view import PlainView
+from qwen35_chat.slash import parse_slash
 from qwen35_chat.tools.calling import ANSWERS, Answer, CallQuestion, Question
 from qwen35_mlx import __version__
 from qwen35_mlx.errors import Qwen35Error
@@ -53,6 +54,7 @@ class PlainMode:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.controller = controller
+        controller.has_keys = False
         self.view = PlainView(controller, out, clock)
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)

@@ -28,6 +28,7 @@ from qwen35_chat.transitions import (
     LoadFailed,
     Problem,
     RequestCancelled,
+    ThinkingEnded,
     Transition,
     TurnContinued,
     TurnEnded,
@@ -77,6 +78,7 @@ class PlainView:
         self._out = out or sys.stdout
         self._clock = clock
         self._part = ""  # of the reply, to which the line that is being written belongs
+        self._thinking = False  # the reply has thinking
         self._progress_at = 0.0
         self._listed: dict[str, int] = {}  # the conversations that numbers stand for
 
@@ -98,10 +100,11 @@ class PlainView:
                 self.line("The model's memory was given back; the next message loads it again.")
             case LoadFailed(message):
                 self._show_load_failure(message)
-            case ConversationShown(stored, read_only):
-                self._show_conversation(stored, read_only=read_only)
+            case ConversationShown(stored, read_only, selected):
+                self._show_conversation(stored, read_only=read_only, first=selected)
             case TurnRequested() | TurnContinued():
-                self.answer = self._part = ""
+                self.answer = ""
+                self._thinking = False
             case TurnTakenBack(_, error, load_failed):
                 self._show_taken_back(error, load_failed=load_failed)
             case RequestCancelled():
@@ -119,17 +122,18 @@ class PlainView:
                 if self._progress_due():
                     self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
-                view = self._controller.settings.thinking_view
-                if view == "open":
+                if self._controller.settings.thinking_view == "open":
                     self._write_part("Thinking", text)
-                elif view == "collapsed" and self._part != "Thinking":
-                    self._part = "Thinking"
-                    self.line("Thinking.")
+                elif not self._thinking:
+                    self._cue("Thinking.")
+                self._thinking = True
+            case ThinkingEnded(seconds):
+                self._end_part()
+                self._cue(f"Thought for {seconds:.{int(seconds < 10)}f} s.")
             case Answer(text):
                 self.answer += text
                 self._write_part("Answer", text)
             case ToolCall(name, arguments):
-                self._end_part()
                 self.line(f"Asks for {shown_name(name)}({shown_arguments(arguments, None)})")
             case CallEnded(name, text):
                 self._show_result(name, text)
@@ -176,13 +180,21 @@ class PlainView:
         else:
             self.line("Stopped.")
 
-    def _show_conversation(self, stored: Conversation | None, *, read_only: bool) -> None:
+    def _show_conversation(
+        self, stored: Conversation | None, *, read_only: bool, first: int | None
+    ) -> None:
+        """Write a conversation, from the message `first` on if one is named."""
         if stored is None:
             self.answer = ""
             self.line("A new conversation.")
             return
-        self.line(f"{stored.title or 'Untitled'}:")
-        for message in stored.path():
+        path = stored.path()
+        ids = [message.id for message in path]
+        if first in ids:
+            path = path[ids.index(first) :]
+        else:
+            self.line(f"{stored.title or 'Untitled'}:")
+        for message in path:
             who = {"user": "You", "assistant": "Answer"}.get(message.role, message.role)
             which, total = stored.position(message.id)
             version = f" (version {which} of {total})" if total > 1 else ""
@@ -211,15 +223,19 @@ class PlainView:
         self._write(text)
 
     def _end_part(self) -> None:
-        if self._part == "Answer" or (
-            self._part == "Thinking" and self._controller.settings.thinking_view == "open"
-        ):
+        if self._part:
+            self._part = ""
             self._write("\n")
-        self._part = ""
 
     def line(self, text: str) -> None:
-        """Write a line."""
+        """Write a line; a part of the reply that is not complete goes on in another."""
+        self._end_part()
         self._write(text + "\n")
+
+    def _cue(self, text: str) -> None:
+        """Write a line for someone who waits: only on a terminal."""
+        if self._out.isatty():
+            self.line(text)
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         self.line(f"Error: {text}" if error else text)

@@ -37,9 +37,14 @@ def short_name(model: str) -> str:
     return visible(model.rstrip("/").rpartition("/")[2])
 
 
+def bar_cells(share: float, cells: int) -> int:
+    """How many cells of a bar are full at this share, from 0 to 1."""
+    return round(min(max(share, 0.0), 1.0) * cells)
+
+
 def bar(share: float) -> str:
     """A bar filled to this share, from 0 to 1."""
-    full = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    full = bar_cells(share, BAR_CELLS)
     return "━" * full + "╌" * (BAR_CELLS - full)
 
 
@@ -58,7 +63,7 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
         return calling_parts(turn.calling)
     match turn.phase:
         case "reading" if turn.progress is not None:
-            return prefill_parts(turn.progress, now - (turn.reading_since or 0.0))
+            return prefill_parts(turn.progress, turn.reading_left.seconds)
         case "thinking":
             return ["Thinking", clock_time(now - (turn.thinking_since or 0.0))]
         case "writing":
@@ -75,18 +80,17 @@ def calling_parts(calling: Calling) -> list[str]:
     return [f"Running {tool}", clock_time(calling.seconds)]
 
 
-def prefill_parts(progress: PrefillProgress, seconds: float) -> list[str]:
+def prefill_parts(progress: PrefillProgress, seconds: float | None) -> list[str]:
     """Prefill: a bar, the time left, and the tokens done, cached and left.
 
     Args:
-        seconds: since the first progress of this turn.
+        seconds: until its end; None if unknown.
     """
     share = progress.done / max(progress.total, 1)
-    computed = progress.done - progress.cached
     left = progress.total - progress.done
     parts = [f"Reading {bar(share)} {share:.0%}"]
-    if left and computed > 0 and seconds > 0:
-        parts.append(f"{clock_time(left * seconds / computed)} to go")
+    if left and seconds is not None:
+        parts.append(f"{clock_time(seconds)} to go")
     parts.append(f"{progress.done:,} of {progress.total:,} tokens")
     if progress.cached:
         parts.append(f"{progress.cached:,} from before")
@@ -123,18 +127,8 @@ def download_outcome(download: Download, key: str) -> tuple[str, bool]:
     return f"{name} is here now; {key} uses it", False
 
 
-def tools_cue(controller: Controller) -> str:
-    """How many tools the model is offered, and whether others are to come."""
-    toolbox = controller.toolbox
-    if toolbox is None:
-        return ""
-    number = len(toolbox.offered())
-    shown = f"{number} {'tool' if number == 1 else 'tools'}"
-    return f"{shown}, more starting" if toolbox.starting else shown
-
-
-def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
-    """The right end of the status line: what matters most while no turn is the matter.
+def model_state(controller: Controller, key: Callable[[str], str]) -> str:
+    """What is the matter with the model in use or the next one; "" if nothing is.
 
     Args:
         key: returns the first key of a command, for people.
@@ -149,10 +143,21 @@ def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
         return f"loading {short_name(progress.what)}{share}"
     if (download := controller.download) is not None and download.running:
         return f"downloading {short_name(download.name)} {download.fraction:.0%}"
+    return ""
+
+
+def modes(controller: Controller) -> list[tuple[str, str]]:
+    """How replies are made, where that is not as usual, each in full and in short."""
+    found: list[tuple[str, str]] = []
     if controller.read_only:
-        return "read only"
+        found.append(("read only", "read only"))
     settings = controller.settings
-    thinking = {"on": "thinking on", "off": "thinking off"}.get(settings.thinking, "")
-    preset = "" if settings.preset == "model" else settings.preset
-    shown = ", ".join(part for part in (preset, thinking, tools_cue(controller)) if part)
-    return shown or f"{key('help')} help"
+    if settings.thinking != "auto":
+        found.append((f"thinking {settings.thinking}", f"think {settings.thinking}"))
+    if settings.preset != "model":
+        found.append((f"preset {settings.preset}", settings.preset))
+    if (toolbox := controller.toolbox) is not None:
+        number = len(toolbox.offered())
+        shown = f"{number} {'tool' if number == 1 else 'tools'}"
+        found.append((f"{shown}, more starting" if toolbox.starting else shown, shown))
+    return found

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qwen35_chat.time_left import TimeLeft
 from qwen35_chat.tools.calling import Calling
 from qwen35_chat.transitions import ThinkingEnded, Transition
+from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
 
 Phase = Literal["waiting", "reading", "thinking", "writing"]
@@ -26,12 +28,13 @@ class RunningTurn:
         rounds: how many replies to the user's message have called tools before.
         calls: of the reply so far.
         calling: the calls that are being run now, between two replies; None during a reply.
-        stored: the messages of the turn are in the library.
+        used_before: tokens of the conversation before it.
+        reply: its id in the library, once the messages of the turn are there.
         stopping: it is being cancelled.
         blank: the reply has no visible text and no tool call yet.
         progress: the latest of the prefill.
         pieces: how many pieces of text have arrived, about one a token.
-        reading_since: when the prefill began.
+        reading_left: until the prefill has ended.
         thinking_since: when the first visible thinking arrived.
         text_since: when the first visible text arrived.
         thinking_seconds: how long the thinking took, once it has ended.
@@ -44,28 +47,43 @@ class RunningTurn:
     rounds: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     calling: Calling | None = None
-    stored: bool = False
+    used_before: int = 0
+    reply: int | None = None
     stopping: bool = False
     blank: bool = True
     phase: Phase = "waiting"
     progress: PrefillProgress | None = None
     pieces: int = 0
-    reading_since: float | None = None
     thinking_since: float | None = None
     text_since: float | None = None
     thinking_seconds: float | None = None
     _answering: bool = False
+    reading_left: TimeLeft = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reading_left = TimeLeft(self.clock)
 
     @property
     def absent(self) -> bool:
         """The library has nothing of it, and neither has the view, so that it can be taken back."""
-        return not self.summary and not self.stored and self.blank
+        return not self.summary and self.reply is None and self.blank
+
+    def left_out(self, stored: Conversation | None) -> bool:
+        """Whether the library has left the turn, since its reply was empty when it ended.
+
+        Args:
+            stored: the conversation as it is then.
+        """
+        if self.absent:
+            return True
+        if self.reply is None or self.results or stored is None:
+            return False
+        return all(message.id != self.reply for message in stored.path())
 
     def read(self, progress: PrefillProgress) -> list[Transition]:
         """Take in progress of the prefill."""
         self.phase, self.progress = "reading", progress
-        if self.reading_since is None:
-            self.reading_since = self.clock()
+        self.reading_left.report(progress.done, progress.total)
         return [progress]
 
     def think(self, text: str) -> list[Transition]:

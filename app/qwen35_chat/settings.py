@@ -14,7 +14,7 @@ from qwen35_chat.options import template_value
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
-from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import LIMITS, NO_LIMIT, RANGES, Range
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.user_paths import shown, user_path
@@ -47,9 +47,9 @@ class Settings:
         system: the system prompt; "" for none.
         thinking: one of `THINKING`; "auto" leaves it to the model.
         preset: one of `PRESETS`.
-        thinking_budget: tokens of thinking after which the model is made to answer; -1 for none.
+        thinking_budget: tokens of thinking, then the model is made to answer; -1 for no limit.
         repetition_guard: one of `SWITCH`, whether a reply that repeats itself without end is ended.
-        max_tokens: limit of a reply; 0 for whatever the context leaves.
+        max_tokens: limit of a reply; -1 for whatever the context leaves.
         context: tokens for which the list of models estimates memory.
         mtp: one of `MTP`, how many tokens are guessed and verified together.
         theme: one of `THEMES`.
@@ -66,9 +66,9 @@ class Settings:
     system: str = ""
     thinking: str = "auto"
     preset: str = "model"
-    thinking_budget: int = -1
+    thinking_budget: int = NO_LIMIT
     repetition_guard: str = "on"
-    max_tokens: int = 0
+    max_tokens: int = NO_LIMIT
     context: int = 32_768
     mtp: str = "auto"
     theme: str = "dark"
@@ -86,13 +86,17 @@ class Settings:
         return ChatSettings(
             system=self.system or None,
             thinking=thinking,
-            max_tokens=self.max_tokens or None,
+            max_tokens=_number_or_none(self.max_tokens),
             seed=seed,
             sampling={**PRESETS[self.preset], **self.sampling},
             template_arguments=self.template_arguments,
-            thinking_budget=None if self.thinking_budget < 0 else self.thinking_budget,
+            thinking_budget=_number_or_none(self.thinking_budget),
             repetition_guard=None if self.repetition_guard == "on" else False,
         )
+
+
+def _number_or_none(limit: int) -> int | None:
+    return None if limit == NO_LIMIT else limit
 
 
 def settings_file() -> Path:
@@ -116,13 +120,6 @@ def _one_of(names: tuple[str, ...]) -> Check:
     return lambda value: value in names, "one of " + ", ".join(f'"{name}"' for name in names)
 
 
-def _whole_number(least: int) -> Check:
-    return (
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= MAX_NUMBER,
-        f"a whole number from {least} to {MAX_NUMBER:,}",
-    )
-
-
 def _number_in(bounds: Range) -> Check:
     types = int if bounds.whole else int | float
 
@@ -143,10 +140,13 @@ _CHECKS: Mapping[str, Check] = {
     "system": (lambda value: isinstance(value, str), "text in quotes"),
     "thinking": _one_of(THINKING),
     "preset": _one_of(tuple(PRESETS)),
-    "thinking_budget": _whole_number(-1),
+    "thinking_budget": _number_in(LIMITS["thinking_budget"]),
     "repetition_guard": _one_of(SWITCH),
-    "max_tokens": _whole_number(0),
-    "context": _whole_number(1),
+    "max_tokens": _number_in(LIMITS["max_tokens"]),
+    "context": (
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= MAX_NUMBER,
+        f"a whole number from 1 to {MAX_NUMBER:,}",
+    ),
     "mtp": _one_of(MTP),
     "theme": _one_of(THEMES),
     "thinking_view": _one_of(VIEWS),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from qwen35_chat.commands import keys_for_people, slash_for_people
 from qwen35_chat.disk_calls import DiskCalls, InlineCalls
 from qwen35_chat.download import Download
 from qwen35_chat.drafts import Drafts
@@ -42,6 +43,7 @@ class Window:
         download: of a model, while one runs.
         deleted: conversations deleted in this window, the last one last.
         deleting: the current conversation is being deleted.
+        has_keys: the view has keys for commands; without, their slash names are named.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Window:
         self.download: Download | None = None
         self.deleted: list[int] = []
         self.deleting = False
+        self.has_keys = True
         self._seed = seed
         self._clock = clock
         self._model_before = ""  # stays if the load that is running fails
@@ -120,6 +123,12 @@ class Window:
         """The engine has yet to end a turn, a load or another request."""
         return self.busy or self.loading or bool(self._awaited)
 
+    def key(self, name: str, most: int = 1) -> str:
+        """The first keys of a command, at most `most`, for people."""
+        if not self.has_keys:
+            return slash_for_people(name)
+        return keys_for_people(name, self.settings.keys, most)
+
     def _request(self, request: requests.Request, end: type[events.Event]) -> None:
         """Ask the engine for something that is no turn and ends in an event of this type."""
         self._awaited = (end, events.Failed, events.Cancelled)
@@ -127,7 +136,7 @@ class Window:
 
     def require_idle(self) -> None:
         if self.busy:
-            raise Qwen35Error("a reply is being written: Esc stops it")
+            raise Qwen35Error(f"a reply is being written: {self.key('stop')} stops it")
 
     def require_stored(self) -> int:
         """The id of the conversation, which must have a message."""

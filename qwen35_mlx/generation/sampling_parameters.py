@@ -10,6 +10,8 @@ from qwen35_mlx.errors import Qwen35Error, shown
 
 # Numbers beyond this cannot be stored: SQLite and JSON readers keep 64 bits.
 _WHOLE_LIMIT = 2**63
+# In place of a number of tokens: as many as there is room for.
+NO_LIMIT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Range:
     Attributes:
         low, high: bounds, both included unless `above` or `below` excludes them.
         whole: whether only whole numbers are allowed.
+        unlimited: whether `NO_LIMIT` is allowed, too.
     """
 
     low: float
@@ -26,6 +29,7 @@ class Range:
     above: bool = False
     below: bool = False
     whole: bool = False
+    unlimited: bool = False
 
     def contains(self, value: object) -> bool:
         """Whether `value` is a finite number in this range; a boolean is not a number.
@@ -39,12 +43,16 @@ class Range:
             return False
         if self.whole and number % 1:
             return False
+        if self.unlimited and number == NO_LIMIT:
+            return True
         low = number > self.low if self.above else number >= self.low
         return low and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
         """For messages, such as "a number above 0 and at most 1"."""
         number = "a whole number" if self.whole else "a number"
+        if self.unlimited:
+            number = f"{NO_LIMIT} (no limit) or {number}"
         if math.isinf(self.high):
             return f"{number} of {self.low:g} or more"
         if self.above:
@@ -60,6 +68,11 @@ RANGES: Mapping[str, Range] = {
     "min_p": Range(0, 1),
     "presence_penalty": Range(-2, 2),
     "repetition_penalty": Range(0, 10, above=True),
+}
+# Numbers of tokens that a reply may have, and that it may think.
+LIMITS: Mapping[str, Range] = {
+    "max_tokens": Range(1, whole=True, unlimited=True),
+    "thinking_budget": Range(0, whole=True, unlimited=True),
 }
 
 

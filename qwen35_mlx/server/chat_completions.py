@@ -40,7 +40,9 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     fields.refuse(_UNSUPPORTED)
     if "audio" in fields.texts("modalities"):
         raise fields.error("modalities", "asks for audio: the model writes text only")
-    messages = history.in_call_order([_message(one) for one in fields.sections("messages")])
+    session = fields.text(SESSION) or None
+    sent = [_message(one) for one in fields.sections("messages")]
+    messages = history.in_call_order(sent, session=session is not None)
     if not messages:
         raise fields.error("messages", "is empty: give at least one message")
     options = shared_options(fields)
@@ -53,7 +55,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     options |= _format_option(fields) | _tool_options(fields)
     include_usage = bool(fields.section("stream_options").flag("include_usage"))
     return ClientCall(
-        ReplyRequest(messages=messages, options=options, session=fields.text(SESSION) or None),
+        ReplyRequest(messages=messages, options=options, session=session),
         stream=bool(fields.flag("stream")),
         model=fields.text("model"),
         user=fields.text("user"),
@@ -69,7 +71,8 @@ def _message(fields: RequestFields) -> dict[str, Any]:
             raise fields.error("content", "is missing: give a string")
         return {"role": role, "content": text}
     if role == "tool":
-        return history.tool_result(text, fields.text("tool_call_id"))
+        name = "tool_call_id"
+        return history.tool_result(text, fields.text(name), fields.where(name))
     if role == "assistant":
         fields.refuse(["function_call"], "use tool_calls")
         reasoning = fields.text("reasoning_content") or fields.text("reasoning") or ""

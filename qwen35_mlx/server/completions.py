@@ -32,8 +32,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     fields.refuse(_UNSUPPORTED)
     options = shared_options(fields)
     options = {name: value for name, value in options.items() if name not in _OF_CHATS}
-    if fields.get("max_tokens") != -1:
-        options["max_tokens"] = fields.whole("max_tokens") or DEFAULT_MAX_TOKENS
+    options["max_tokens"] = fields.limit("max_tokens") or DEFAULT_MAX_TOKENS
     if stop := fields.texts("stop"):
         options["stop"] = stop
     if fields.section("response_format").text("type") not in (None, "text"):

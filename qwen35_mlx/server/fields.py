@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qwen35_mlx.errors import shown
-from qwen35_mlx.generation.sampling_parameters import RANGES, Range
+from qwen35_mlx.generation.sampling_parameters import LIMITS, RANGES, Range
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.session.reply_options import EFFORT
 
@@ -13,6 +13,7 @@ _T = TypeVar("_T")
 
 # Further fields, for clients that can add some.
 SESSION = "session"
+_COPIES = Range(1, whole=True)
 _NUMBERS = {**RANGES, "seed": Range(0, whole=True)}
 
 
@@ -57,9 +58,9 @@ class RequestFields:
     def flag(self, name: str) -> bool | None:
         return self._typed(name, bool, "true or false")
 
-    def whole(self, name: str, low: int = 1) -> int | None:
-        """A whole number of at least `low`, which 1.0 is, too, and of 64 bits at most."""
-        found = self.number(name, Range(low, whole=True))
+    def whole(self, name: str, bounds: Range) -> int | None:
+        """A whole number, which 1.0 is, too, in a range of such."""
+        found = self.number(name, bounds)
         return None if found is None else int(found)
 
     def number(self, name: str, bounds: Range) -> float | None:
@@ -71,9 +72,13 @@ class RequestFields:
             raise self.error(name, f"is {shown(value)}: give {bounds}{digits}")
         return value
 
-    def limit(self, name: str) -> int | None:
-        """A number of tokens. -1, which some clients send for no limit, counts as missing."""
-        return None if self.values.get(name) == -1 else self.whole(name)
+    def limit(self, name: str, of: str = "max_tokens") -> int | None:
+        """A number of tokens, or -1 for no limit.
+
+        Args:
+            of: the option that it becomes.
+        """
+        return self.whole(name, LIMITS[of])
 
     def section(self, name: str) -> "RequestFields":
         """An object; one without fields if it is missing."""
@@ -111,7 +116,7 @@ class RequestFields:
 
     def refuse_copies(self, name: str) -> None:
         """Refuse more than one reply to a request."""
-        if (count := self.whole(name)) is not None and count > 1:
+        if (count := self.whole(name, _COPIES)) is not None and count > 1:
             raise self.error(name, f"is {count}: one reply a request is supported; send it again")
 
     def _typed(self, name: str, kind: type[_T], wanted: str) -> _T | None:
@@ -128,7 +133,7 @@ def shared_options(fields: RequestFields) -> dict[str, Any]:
     """
     numbers = {name: fields.number(name, bounds) for name, bounds in _NUMBERS.items()}
     options: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
-    if (budget := fields.whole("thinking_budget", low=0)) is not None:
+    if (budget := fields.limit("thinking_budget", of="thinking_budget")) is not None:
         options["thinking_budget"] = budget
     arguments = dict(fields.section("chat_template_kwargs").values)
     thinking = fields.flag("enable_thinking")

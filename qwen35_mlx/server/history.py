@@ -1,7 +1,10 @@
 """Messages of all interfaces, as chat templates take them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
+from math import inf
+from operator import itemgetter
 from typing import Any
 
 from qwen35_mlx.errors import shown
@@ -22,15 +25,24 @@ def text_of(fields: RequestFields, name: str) -> str:
     Raises:
         ApiError: a part is not text; the line names it.
     """
+    return "".join(_texts(fields, name))
+
+
+def paragraphs_of(fields: RequestFields, name: str) -> str:
+    """As `text_of`, of parts that are paragraphs: with an empty line between them."""
+    return "\n\n".join(filter(None, _texts(fields, name)))
+
+
+def _texts(fields: RequestFields, name: str) -> list[str]:
     value = fields.get(name)
     if value is None or isinstance(value, str):
-        return value or ""
+        return [value or ""]
     if not isinstance(value, list):
         raise fields.error(name, f"is {shown(value)}: give a string or a list of parts")
-    return "".join(
+    return [
         part if isinstance(part, str) else part_text(fields.item(name, index, part))
         for index, part in enumerate(value)
-    )
+    ]
 
 
 def part_text(part: RequestFields) -> str:
@@ -97,30 +109,76 @@ def assistant(
     return message | ({"tool_calls": list(calls)} if calls else {})
 
 
-def tool_result(content: str, call_id: str | None) -> dict[str, Any]:
-    """The result of the call with this id."""
-    return {"role": "tool", "content": content, "tool_call_id": call_id}
+def tool_result(content: str, call_id: str | None, where: str) -> dict[str, Any]:
+    """The result of the call with this id, for `in_call_order`.
+
+    Args:
+        where: the path of the id in the request, for error lines.
+    """
+    return {"role": "tool", "content": content, "id": call_id, "where": where}
 
 
-def in_call_order(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+def in_call_order(
+    messages: Sequence[Mapping[str, Any]], *, session: bool = False
+) -> tuple[dict[str, Any], ...]:
     """The messages without ids of calls, and tool results in the order of their calls.
 
     Templates do not print the ids, so that the model can match results by their order only.
-    Results of unknown calls come after those of known ones.
+    Results without an id come last.
+
+    Args:
+        session: whether the messages go on in a session, which may hold the calls of results before
+            the first reply.
+
+    Raises:
+        ApiError: a result is of no call before it, or of one that has a result already.
     """
     ordered: list[dict[str, Any]] = []
-    places: dict[str | None, int] = {}  # of the calls of the last assistant message
+    calls = _OpenCalls(replied=not session)
     for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
         if is_result:
-            results = sorted(group, key=lambda one: places.get(one["tool_call_id"], len(places)))
-            ordered += [_without(result, "tool_call_id") for result in results]
+            results = sorted(((calls.place(one), one) for one in group), key=itemgetter(0))
+            ordered += [{"role": "tool", "content": one["content"]} for _, one in results]
             continue
         for message in group:
-            calls = message.get("tool_calls", ())
-            places = {call["id"]: place for place, call in enumerate(calls)}
-            cleaned = {"tool_calls": [_without(call, "id") for call in calls]} if calls else {}
-            ordered.append(dict(message) | cleaned)
+            calls.add(message)
+            listed = [_without(call, "id") for call in message.get("tool_calls", ())]
+            ordered.append(dict(message) | ({"tool_calls": listed} if listed else {}))
     return tuple(ordered)
+
+
+@dataclass(slots=True)
+class _OpenCalls:
+    """The calls of a conversation that have no result yet.
+
+    Attributes:
+        replied: whether all calls are known, since a reply is among the messages.
+    """
+
+    replied: bool
+    _count: int = 0
+    _places: dict[str | None, list[int]] = field(default_factory=dict)  # by id
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Take in the calls of a message that is no result."""
+        self.replied = self.replied or message["role"] == "assistant"
+        for call in message.get("tool_calls", ()):
+            self._places.setdefault(call["id"], []).append(self._count)
+            self._count += 1
+
+    def place(self, result: Mapping[str, Any]) -> float:
+        """The place of a result among those of all calls."""
+        call_id = result["id"]
+        if places := self._places.get(call_id):
+            return places.pop(0)
+        if call_id is not None and self.replied:
+            where = result["where"]
+            raise ApiError(
+                f"{where} is {shown(call_id)}: no call before it has this id and no result yet;"
+                " send the reply with the call before its result",
+                param=where,
+            )
+        return inf
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:

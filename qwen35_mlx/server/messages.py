@@ -40,10 +40,11 @@ def read(values: Mapping[str, Any]) -> ClientCall:
         # Of a thread, clients send the newest messages only; this code makes them send all.
         line = "thread is not supported, since messages are not kept: send all of them"
         raise ApiError(line, code="thread_unsupported_request", param="thread")
-    messages = _messages(fields)
+    session = fields.text(SESSION) or None
+    messages = history.in_call_order(_messages(fields), session=session is not None)
     options = shared_options(fields)
     options |= _thinking_options(fields, options)
-    if (limit := fields.whole("max_tokens")) is not None:
+    if (limit := fields.limit("max_tokens")) is not None:
         options["max_tokens"] = limit
     if stop := fields.texts("stop_sequences"):
         options["stop"] = stop
@@ -51,7 +52,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     options |= _format_option(wanted.section("format")) | _effort_option(wanted.text("effort"))
     options |= _tool_options(fields)
     return ClientCall(
-        ReplyRequest(messages=messages, options=options, session=fields.text(SESSION) or None),
+        ReplyRequest(messages=messages, options=options, session=session),
         stream=bool(fields.flag("stream")),
         model=fields.text("model"),
         user=fields.section("metadata").text("user_id"),
@@ -59,7 +60,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     )
 
 
-def _messages(fields: RequestFields) -> tuple[dict[str, Any], ...]:
+def _messages(fields: RequestFields) -> list[dict[str, Any]]:
     sent = fields.sections("messages")
     if not sent:
         raise fields.error("messages", "is empty: give at least one message")
@@ -68,7 +69,7 @@ def _messages(fields: RequestFields) -> tuple[dict[str, Any], ...]:
             "role", "is assistant: a reply cannot be continued; end with a user message"
         )
     messages: list[dict[str, Any]] = []
-    if system := history.text_of(fields, "system"):
+    if system := history.paragraphs_of(fields, "system"):
         messages.append({"role": "system", "content": system})
     for one in sent:
         role = one.required_text("role")
@@ -77,10 +78,10 @@ def _messages(fields: RequestFields) -> tuple[dict[str, Any], ...]:
         elif role == "user":
             messages += _user(one)
         elif role == "system":
-            messages.append({"role": role, "content": history.text_of(one, "content")})
+            messages.append({"role": role, "content": history.paragraphs_of(one, "content")})
         else:
             raise one.error("role", f"is {shown(role)}: give user or assistant")
-    return history.in_call_order(messages)
+    return messages
 
 
 def _blocks(fields: RequestFields) -> list[RequestFields]:
@@ -99,8 +100,8 @@ def _user(fields: RequestFields) -> list[dict[str, Any]]:
     texts: list[str] = []
     for block in _blocks(fields):
         if block.get("type") == "tool_result":
-            call_id = block.text("tool_use_id")
-            results.append(history.tool_result(history.text_of(block, "content"), call_id))
+            text, name = history.text_of(block, "content"), "tool_use_id"
+            results.append(history.tool_result(text, block.text(name), block.where(name)))
         else:
             texts.append(history.part_text(block))
     message = {"role": "user", "content": "".join(texts)}
@@ -145,7 +146,7 @@ def _thinking_options(fields: RequestFields, shared: Mapping[str, Any]) -> dict[
         return {}
     if kind != "enabled":
         return {"thinking": False}
-    budget = wanted.whole("budget_tokens")
+    budget = wanted.limit("budget_tokens", of="thinking_budget")
     return {"thinking": True} | ({} if budget is None else {"thinking_budget": budget})
 
 

@@ -32,17 +32,17 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     fields.refuse(_UNSUPPORTED)
     options = shared_options(fields)
     options |= effort_options(fields.section("reasoning").text("effort"), options)
-    if (limit := fields.whole("max_output_tokens")) is not None:
+    if (limit := fields.limit("max_output_tokens")) is not None:
         options["max_tokens"] = limit
     options |= _format_option(fields.section("text").section("format"))
     tools = [function_tool(tool, tool) for tool in _tools(fields)]
     options |= {"tools": tools} if tools else {}
     options |= choice_options(fields, _choice(fields), bool(tools))
-    messages = _instructions(fields) + list(_messages(fields))
+    session = fields.text(SESSION) or None
+    sent = [*_instructions(fields), *_messages(fields)]
+    messages = history.in_call_order(sent, session=session is not None)
     return ClientCall(
-        ReplyRequest(
-            messages=tuple(messages), options=options, session=fields.text(SESSION) or None
-        ),
+        ReplyRequest(messages=messages, options=options, session=session),
         stream=bool(fields.flag("stream")),
         model=fields.text("model"),
         user=fields.text("user"),
@@ -64,16 +64,16 @@ def _instructions(fields: RequestFields) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def _messages(fields: RequestFields) -> tuple[dict[str, Any], ...]:
+def _messages(fields: RequestFields) -> list[dict[str, Any]]:
     given = fields.get("input")
     if isinstance(given, str):
-        return ({"role": "user", "content": given},)
+        return [{"role": "user", "content": given}]
     messages = _Messages()
     for item in fields.sections("input"):
         messages.add(item)
     if not messages.found:
         raise fields.error("input", "is empty: give a string or a list of items")
-    return history.in_call_order(messages.found)
+    return messages.found
 
 
 @dataclass(slots=True)
@@ -101,8 +101,8 @@ class _Messages:
                 assert self._open is not None
                 self._open.setdefault("tool_calls", []).append(call)
             case "function_call_output":
-                text = history.text_of(item, "output")
-                self._close(history.tool_result(text, item.required_text("call_id")))
+                text, call_id = history.text_of(item, "output"), item.required_text("call_id")
+                self._close(history.tool_result(text, call_id, item.where("call_id")))
             case _:
                 raise item.error("type", f"is {shown(kind)}, which is not supported: leave it out")
 
@@ -159,7 +159,7 @@ def _echo(fields: RequestFields) -> Echo:
     parallel = fields.flag("parallel_tool_calls")
     return Echo(
         instructions=fields.text("instructions"),
-        max_output_tokens=fields.whole("max_output_tokens"),
+        max_output_tokens=fields.limit("max_output_tokens"),
         metadata=fields.section("metadata").values,
         parallel_tool_calls=parallel is not False,
         temperature=fields.get("temperature"),

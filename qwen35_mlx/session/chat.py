@@ -18,6 +18,7 @@ from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_
 from qwen35_mlx.session.chat_settings import (
     checked_settings,
     merged_settings,
+    readable_settings,
     settings_of,
     turn_options,
 )
@@ -54,7 +55,8 @@ class Chat:
         system: the system prompt.
         snapshots: the prompt cache that it shares with other chats of the model; None for its own.
         options: of all replies, see `qwen35_mlx.ReplyArguments`. A stored conversation has its own;
-            those given here replace them. Tools are not stored.
+            those given here replace them. Tools are not stored. Stored template arguments that this
+            model does not read are left out, with a `Notice`.
 
     Raises:
         Qwen35Error: the library cannot be used, or has no such conversation; from every method, an
@@ -74,6 +76,8 @@ class Chat:
     ):
         model.owner.check("this model")
         kept = ReplyOptions.of(options, ChatArguments)
+        if model.template is not None:
+            model.template.check_arguments(kept.template_arguments)
         self.model = model
         self.tools = None if kept.tools is None else plain_tools(kept.tools)
         given = checked_settings(settings_of(kept, system), model.sampling)
@@ -318,7 +322,9 @@ class Chat:
 
     def _options(self, given: Mapping[str, Any]) -> ReplyOptions:
         """The options of a turn for which these are given."""
-        return turn_options(self.settings, self.tools, ReplyOptions.of(given))
+        settings, lines = readable_settings(self.settings, self.model)
+        self._notices += lines
+        return turn_options(settings, self.tools, ReplyOptions.of(given))
 
     def _turn(
         self,

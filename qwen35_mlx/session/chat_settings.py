@@ -1,13 +1,17 @@
 """Settings of a chat: checked, merged with stored ones, and as the options of a turn."""
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen35_mlx.arguments import ARGUMENTS
+from qwen35_mlx.errors import shown
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.reply_options import ReplyOptions, Tools
 from qwen35_mlx.text.template import THINKING_ARGUMENT
+
+if TYPE_CHECKING:
+    from qwen35_mlx.session.model import Model
 
 _Value = TypeVar("_Value")
 
@@ -54,6 +58,29 @@ def merged_settings(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
         thinking_budget=_first(given.thinking_budget, stored.thinking_budget),
         repetition_guard=_first(given.repetition_guard, stored.repetition_guard),
     )
+
+
+def readable_settings(settings: ChatSettings, model: "Model") -> tuple[ChatSettings, list[str]]:
+    """The settings without the template arguments that the model's template does not read.
+
+    Settings outlive a model: what one template reads, another may not.
+
+    Returns:
+        the settings, and lines for the user on what is left out; one for each argument and model.
+    """
+    read = model.template_arguments
+    unread = [name for name in settings.template_arguments if name not in read]
+    if not unread:
+        return settings, []
+    known = {n: v for n, v in settings.template_arguments.items() if n in read}
+    lines = [
+        f"the settings have the template argument {shown(name)}, which {model.name} does not read:"
+        " it is left out"
+        for name in unread
+        if name not in model.arguments_left_out
+    ]
+    model.arguments_left_out.update(unread)
+    return replace(settings, template_arguments=known), lines
 
 
 def turn_options(settings: ChatSettings, tools: Tools | None, given: ReplyOptions) -> ReplyOptions:

@@ -7,7 +7,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
-from qwen35_mlx.session.chat_settings import turn_options
+from qwen35_mlx.session.chat_settings import readable_settings, turn_options
 from qwen35_mlx.session.events import PrefillProgress, Written
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions, Tools
@@ -45,7 +45,8 @@ def compact(
         return tokens + longest <= model.context
 
     given = ReplyOptions(max_tokens=longest, thinking=False)
-    options = turn_options(tree.settings, tools, given)
+    settings, _ = readable_settings(tree.settings, model)
+    options = turn_options(settings, tools, given)
     cut = summary_cut(path, fits)
     turn = model.turn(request(path[:cut]), model.make_cache(), options)
 

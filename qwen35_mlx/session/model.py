@@ -64,6 +64,7 @@ class Model:
         kv_bits, mtp: as for `load`.
         adapter: the file of the adapter that is applied; None without one.
         states: the prompt cache on disk, from `open_states` to `close`.
+        arguments_left_out: template arguments of settings of which a notice has been given.
 
     Raises:
         Qwen35Error: from every method: an argument does not fit, or the caller is in another
@@ -91,6 +92,7 @@ class Model:
         self.template = template
         self.kv_bits = kv_bits
         self._owner = Owner()
+        self.arguments_left_out: set[str] = set()
         self.states: DiskSnapshotCache | None = None
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
@@ -318,7 +320,7 @@ class Model:
             parser=parser,
             eos=self.eos,
             sampling=self.sampling.updated(options.sampling),
-            max_tokens=min(options.max_tokens or room, room),
+            max_tokens=options.length(room),
             chunk=chunk,
             owner=self._owner,
             stop=StopStrings(options.stop),
@@ -326,7 +328,7 @@ class Model:
             grammar=grammar,
             one_call=options.parallel_tool_calls is False,
             drafter=self._drafter(cache, copies or CopyDrafts()),
-            budget=self._budget(options.thinking_budget),
+            budget=ThinkingBudget.of(options.thinking_budget, self.tokenizer),
             repetition_guard=options.repetition_guard is not False,
         )
 
@@ -340,9 +342,6 @@ class Model:
     @cached_property
     def _vocabulary(self) -> GrammarVocabulary:
         return GrammarVocabulary(self.tokenizer, self.network.config.vocab_size, self.eos)
-
-    def _budget(self, tokens: int | None) -> ThinkingBudget | None:
-        return None if tokens is None else ThinkingBudget.of(tokens, self.tokenizer)
 
     def _drafter(self, cache: Cache, copies: CopyDrafts) -> Drafter | None:
         """A new drafter for one reply; None for none."""

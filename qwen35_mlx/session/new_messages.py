@@ -127,4 +127,22 @@ def placed(tree: Conversation, messages: Sequence[Mapping[str, Any]]) -> Placeme
     parent, known = tree.leaf, 0
     if any(message.role == "assistant" for message in stored):
         parent, known = matched(tree, stored)
+    _check_results(tree.path(parent) if parent is not None else (), stored[known:])
     return Placement(parent, [message.for_template() for message in stored[known:]], settings)
+
+
+def _check_results(before: Sequence[Message], added: Sequence[Message]) -> None:
+    """Refuse results of tools where the last reply has called none.
+
+    Raises:
+        Qwen35Error: there is one.
+    """
+    called = False
+    for index, message in enumerate([*before, *added]):
+        if message.role == "assistant":
+            called = bool(message.tool_calls)
+        elif message.role == "tool" and not called and index >= len(before):
+            raise Qwen35Error(
+                "there is the result of a tool, and the reply before it has called none: send the"
+                " reply with its call, too"
+            )

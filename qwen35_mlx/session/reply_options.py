@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from qwen35_mlx.arguments import checked_options
 from qwen35_mlx.errors import Qwen35Error, shown
-from qwen35_mlx.generation.sampling_parameters import RANGES
+from qwen35_mlx.generation.sampling_parameters import NO_LIMIT, RANGES
 
 Tools = Sequence[Mapping[str, Any]]
 EFFORT = "reasoning_effort"
@@ -46,7 +46,8 @@ class PromptArguments(TypedDict, total=False):
 class CompletionArguments(SamplingArguments, total=False):
     """The options of a reply of any kind.
 
-    - `max_tokens`: the most tokens of the reply; None for all that the context leaves.
+    - `max_tokens`: the most tokens of the reply; None or -1 for all that the context leaves. In a
+      chat None keeps its limit, and -1 lifts it.
     - `seed`: the same seed gives the same reply again, on the same device.
     - `stop`: strings that end the reply; they do not appear in it.
     - `repetition_guard`: whether a reply that repeats itself without end is ended; None for yes.
@@ -68,7 +69,8 @@ class ThinkingArguments(TypedDict, total=False):
     """How much a reply may think.
 
     - `thinking_budget`: tokens of thinking after which the model is made to answer; 0 lets it
-      answer at once, None think as long as it likes.
+      answer at once, None or -1 think as long as it likes. In a chat None keeps its budget, and -1
+      lifts it.
     """
 
     thinking_budget: int | None
@@ -142,3 +144,8 @@ class ReplyOptions:
         sampling = {name: given.pop(name) for name in RANGES if name in given}
         given["stop"] = tuple(given.get("stop", ()))
         return cls(**given, template_arguments=kept, sampling=sampling)
+
+    def length(self, room: int) -> int:
+        """The most tokens of the reply, where there is room for so many."""
+        limit = self.max_tokens
+        return room if limit is None or limit == NO_LIMIT else min(limit, room)

@@ -6,6 +6,7 @@ The model goes on from there as if it had written the text itself, and answers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwen35_mlx.generation.sampling_parameters import NO_LIMIT
 from qwen35_mlx.text.tokenizer import Tokenizer
 
 # As the guide to thinking budgets in the documentation of Qwen3 gives it.
@@ -28,8 +29,10 @@ class ThinkingBudget:
     closing: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokens: int, tokenizer: Tokenizer) -> "ThinkingBudget":
-        """A budget with the closing text of Qwen's models."""
+    def of(cls, tokens: int | None, tokenizer: Tokenizer) -> "ThinkingBudget | None":
+        """A budget with the closing text of Qwen's models; None for no limit."""
+        if tokens is None or tokens == NO_LIMIT:
+            return None
         return cls(tokens, tuple(tokenizer.encode_prompt(CLOSING)))
 
     def forced(self, spent: int, room: int) -> Sequence[int]:

@@ -7,19 +7,25 @@ from tests.app.drive import Driver
 
 
 class Mouse:
-    """The mouse of a running app; cells count from the top left of the screen."""
+    """The mouse of a running app; cells count from the top left of the screen.
+
+    It has a clock of its own: a press is long after the one before, but in a click of several.
+    """
 
     def __init__(self, at: Driver):
         self._at = at
+        self._time = 0.0
 
     async def _send(self, kind: type[events.MouseEvent], x: int, y: int, button: int) -> None:
         event = kind(
             None, x, y, 0, 0, button, False, False, False, screen_x=x, screen_y=y, style=None
         )
+        event.time = self._time
         self._at.app.post_message(event)
         await self._at.pilot.pause()
 
-    async def down(self, x: int, y: int) -> None:
+    async def down(self, x: int, y: int, *, again: bool = False) -> None:
+        self._time += 0.1 if again else 10
         await self._send(events.MouseDown, x, y, 1)
 
     async def move(self, x: int, y: int) -> None:
@@ -29,15 +35,17 @@ class Mouse:
         await self._send(events.MouseUp, x, y, 1)
         await self._at.settled()
 
-    async def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+    async def drag(
+        self, start: tuple[int, int], end: tuple[int, int], *, again: bool = False
+    ) -> None:
         """Press at `start`, move to `end`, and release there."""
-        await self.down(*start)
+        await self.down(*start, again=again)
         await self.move(*end)
         await self.up(*end)
 
     async def click(self, x: int, y: int, times: int = 1) -> None:
-        for _ in range(times):
-            await self.down(x, y)
+        for n in range(times):
+            await self.down(x, y, again=n > 0)
             await self.up(x, y)
 
     def find(self, text: str, at: int = 0) -> tuple[int, int]:

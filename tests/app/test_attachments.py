@@ -88,6 +88,93 @@ def test_a_long_message_is_searched_once(
     assert searched <= 2 * len(text)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("notes.txt", "README.md", "a b.txt", "src/main.py", "src/util.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("named", "near"),
+    [
+        ("@note.txt", "@notes.txt"),
+        ("@notes.txt.", None),
+        ("@nothing-like-it.csv", ""),
+        ("@nothing-like-it.csv, and so on", ""),
+        ("@src/mian.py", "@src/main.py"),
+        ("@mian.py", "@src/main.py"),
+        ("@src/", "a folder"),
+        ("@lib/x", ""),
+        ("@./x", ""),
+        ("@~/no-such-file-here", ""),
+        ("@/no/such/file", ""),
+        ('@"no such file"', ""),
+        ('@"a  b.txt"', '@"a b.txt"'),
+        ("@readme", "@README.md"),
+        ("@README", "@README.md"),
+        ("@.env.local", ""),
+    ],
+)
+def test_a_file_that_is_not_there_is_refused_with_the_nearest(
+    named: str, near: str | None, folder: Path
+) -> None:
+    for message in (f"see {named}", f"{named} says", f"one\n{named}\ntwo"):
+        if near is None:
+            assert with_files(message, folder).endswith("</file>")
+            continue
+        with pytest.raises(Qwen35Error) as refused:
+            with_files(message, folder)
+        line = str(refused.value)
+        assert near in line
+        assert ("did you mean" in line) == near.startswith("@")
+        assert (
+            "folder" in near
+            or f"`{named.split(',')[0].split(' says')[0]}`".replace('"', "") in line
+        )
+
+
+def test_a_path_outside_the_folder_is_looked_for_where_it_points(folder: Path) -> None:
+    with pytest.raises(Qwen35Error, match=r"did you mean @/.*/notes\.txt\?"):
+        with_files(f"see @{folder}/notse.txt", folder / "src")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "thanks @alice, and @bob!",
+        "write to ada@example.com",
+        "@property\ndef name(self): ...",
+        "@pytest.fixture\nasync def name(): ...",
+        '@app.get("/x")\n@cache.it\ndef x(): ...',
+        "@a.b\n    class X: ...",
+        "in backticks `@nothing.txt` and ``@no.txt``",
+        "```python\n@nothing.txt\nx = 1\n```",
+        "~~~\n@nothing.txt",
+        "a @ b, 3 @ 4, @",
+    ],
+)
+def test_people_decorators_and_code_are_no_files(message: str, folder: Path) -> None:
+    assert with_files(message, folder) == message
+
+
+def test_code_ends_where_its_fence_does(folder: Path) -> None:
+    with pytest.raises(Qwen35Error, match=r"nothing\.txt"):
+        with_files("```\nx\n```\n@nothing.txt", folder)
+    assert with_files("`one` @notes.txt `two", folder).endswith("</file>")
+
+
+def test_a_paste_names_no_files(folder: Path) -> None:
+    pasted = "@nothing.txt\n@notes.txt\n"
+    assert with_files(f"why? {pasted}", folder, "why? [paste 1: 2 lines]") == f"why? {pasted}"
+
+
+def test_a_file_in_an_edited_message_names_no_others(folder: Path) -> None:
+    whole = 'so\n\n<file name="x">\n@nothing.txt\n</file>'
+    assert with_files(whole, folder) == whole
+
+
 WORDS = (
     *("~nobody-of-this-name", "~nobody-of-this-name/x", "a" * 260, "a/" * 3000, "x\0y", "\ud83d"),
     *("~", "/", "..", "\x1b]52;c;x\a", "\u202e", "²", "-", "%s", "{0}", "*"),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.fake import done
 
@@ -15,7 +16,7 @@ from qwen35_mlx.session.events import (
     PrefillProgress,
     Thinking,
 )
-from qwen35_mlx.session.requests import Configure, Unload
+from qwen35_mlx.session.requests import Configure, Retry, Unload
 from tests.app.drive import chat, reply
 from tests.library.messages import add_message
 
@@ -25,7 +26,7 @@ async def test_the_model_is_loaded_after_the_first_frame(home: Path) -> None:
         assert [type(call) for call in at.engine.calls] == [Configure, str]
         assert "a small demonstration model" in at.text
         assert "loading" not in at.text
-        assert "demo · 0 / 4,096 (0%)" in at.text
+        assert "0 / 4,096 (0%)" in at.text
 
 
 async def test_enter_sends_a_greeting_to_the_demo_once(home: Path) -> None:
@@ -59,7 +60,7 @@ async def test_enter_sends_and_the_reply_streams_in(home: Path) -> None:
         assert "Reading" not in at.text
         await at.shown([Answer("!"), done(prompt=300, reply=21)])
         assert "Good day!" in at.text
-        assert "demo · 321 / 4,096 (8%) · 40 tok/s · first token 0.25 s · 1.0 MB" in at.text
+        assert "321 / 4,096 (8%) · 40 tok/s · memory 1.0 MB" in at.text
         assert "Esc" not in at.text
 
 
@@ -131,16 +132,34 @@ async def test_esc_stops_the_reply_and_keeps_it_and_the_typed_text(home: Path) -
         assert (stored[-1].content, stored[-1].state) == ("Once upon", "cancelled")
 
 
-async def test_a_stop_before_the_first_word_names_the_key_for_a_retry(home: Path) -> None:
+@pytest.mark.parametrize("end", [Cancelled(), Failed("no memory is left")])
+async def test_a_turn_that_ends_before_its_first_word_leaves_what_was_before(home, end) -> None:
     async with chat(home) as at:
-        await at.send("a question")
-        await at.press("escape")
+        await at.turn("one", "an answer")
+        await at.send("two")
+        await at.shown([PrefillProgress(0, 9, 0), end])
+        assert at.typed == "two"
+        assert "> two" not in at.text
+        assert "an answer" in at.text
+        assert ("no memory is left" in at.text) == isinstance(end, Failed)
+        assert at.library.conversation(1).leaf == 2
+        assert "120 / 4,096" in at.text
+        await at.press("f5")  # what is asked again is what is on the screen
+        assert at.engine.calls[-1] == Retry(2)
+        await at.shown([PrefillProgress(0, 9, 0), end])
+        assert "an answer" in at.text
+        assert at.typed == "two"
+        assert at.library.conversation(1).leaf == 2
+
+
+async def test_a_first_turn_that_ends_before_its_first_word_can_be_sent_again(home: Path) -> None:
+    async with chat(home) as at:
+        await at.send("one")
         await at.shown([PrefillProgress(0, 9, 0), Cancelled()])
-        assert "Stopped. F5 asks again." in at.text
-        await at.press("f5")
-        await at.shown(reply("yes"))
-        assert "yes" in at.text
-        assert "Stopped" not in at.text
+        assert at.typed == "one"
+        await at.press("enter")
+        await at.shown(reply("so"))
+        assert [m.content for m in at.library.conversation(1).path()] == ["one", "so"]
 
 
 async def test_a_turn_that_had_not_begun_is_cancelled_too(home: Path) -> None:
@@ -220,7 +239,7 @@ async def test_ctrl_c_copies_a_selection_or_quits(home: Path) -> None:
         await at.press(*"word", "ctrl+shift+left", "ctrl+c")
         assert at.app.clipboard == "word"
         assert at.app.is_running
-        await at.press("right", "ctrl+c")
+        await at.press("right", "ctrl+c", "ctrl+c")
     assert at.app.return_code == 0
     assert "close" not in at.engine.calls  # whoever made the engine closes it
 

@@ -4,17 +4,18 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from qwen35_chat import commands
-from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keymap, parse_slash
+from qwen35_chat import commands, key_page
+from qwen35_chat.commands import BY_ALIAS, COMMANDS, SCOPES, in_scope, keymap
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_chat.screens import chat as chat_screen
 from qwen35_chat.screens.lists import ConversationList, Palette, SettingsList
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.slash import parse_slash
 from textual.widgets import OptionList, Static, TextArea
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.session.events import Answer
+from qwen35_mlx.session.events import Answer, Cancelled
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import Driver, chat
 from tests.app.plain_drive import PlainChat
@@ -38,7 +39,8 @@ def test_a_key_calls_one_command_only(scope) -> None:
 
 def test_names_and_slash_names_are_unique() -> None:
     assert len({command.name for command in COMMANDS}) == len(COMMANDS)
-    slashes = [command.slash for command in COMMANDS if command.slash]
+    slashes = [c.slash for c in COMMANDS if c.slash]
+    slashes += [alias for c in COMMANDS for alias in c.aliases]
     assert len(slashes) == len(set(slashes))
     assert all(command.scope == "chat" for command in COMMANDS if command.slash)
 
@@ -63,8 +65,8 @@ def test_keys_for_writing_are_left_to_the_search_line(scope) -> None:
 
 
 def test_docs_keys_is_up_to_date() -> None:
-    """`python -m qwen35_chat.commands > docs/keys.md` renews it."""
-    assert KEY_PAGE.read_text(encoding="utf-8") == commands.key_page()
+    """`python -m qwen35_chat.key_page > docs/keys.md` renews it."""
+    assert KEY_PAGE.read_text(encoding="utf-8") == key_page.key_page()
 
 
 class Handler:
@@ -200,21 +202,75 @@ def test_a_line_with_a_slash_is_a_command_or_a_message() -> None:
     assert found is not None
     assert (found[0].name, found[1]) == ("rename", "A title\nof two")
     assert parse_slash("/RETRY") is not None
-    assert parse_slash("/etc/passwd is a file") is None
-    assert parse_slash("/etc is a folder") is None
-    assert parse_slash("1/2") is None
-    with pytest.raises(Qwen35Error, match="no command /sesions; did you mean /sessions"):
-        parse_slash("/sesions rivers")
-    with pytest.raises(Qwen35Error, match="no command /etc: /help lists them"):
-        parse_slash("/etc")
 
 
-async def test_a_mistyped_command_is_not_sent_to_the_model(home: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc/hosts",
+        "/etc/hosts is a file",
+        "/a/b/",
+        "//",
+        "// so",
+        "//todo fix",
+        "/* so */",
+        "/ 2",
+        "1/2",
+        "/2",
+        "/^a/",
+        "see /help",
+        "`/etc` is a folder",
+        "/\n/help",
+    ],
+)
+def test_a_path_a_comment_and_what_is_in_backticks_are_messages(text: str) -> None:
+    assert parse_slash(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("/sesions rivers", r"no command /sesions; did you mean /sessions\? .* `/sesions`"),
+        ("/sett x", r"did you mean /settings\?"),
+        ("/exitt", r"did you mean /exit\?"),
+        ("/etc is a folder", r"no command /etc: /help lists them\. .* backticks: `/etc`"),
+        ("/etc", "no command /etc"),
+        ("/new-chat please", "no command /new-chat"),
+        ("/clear_all", "no command /clear_all"),
+        ("/quit!", r"did you mean /quit\?"),
+        ("/weather\nof today", "no command /weather"),
+        ("/помощь мне", "no command /помощь"),
+        ("/x\x1b]0;t\x07 y", "no command /x␛]0;t␇"),
+        ("/" + "a" * 9_000 + " b", "no command /a{40}:"),
+        ("/new and this text", "/new takes nothing after its name"),
+        ("/exit now", "/quit takes nothing after its name"),
+    ],
+)
+def test_what_looks_like_a_command_is_refused(text: str, why: str) -> None:
+    with pytest.raises(Qwen35Error, match=why):
+        parse_slash(text)
+
+
+@pytest.mark.parametrize("text", ["/thinkin off", "/weather in Paris", "/thinkin", "/new start"])
+async def test_a_mistyped_command_stays_in_the_composer(home: Path, text: str) -> None:
     async with chat(home) as at:
-        await at.send("/thinkin off")
-        assert "did you mean /thinking?" in at.text
+        await at.send(text)
+        assert "there is no command" in at.text or "takes nothing" in at.text
         assert at.sent == []
-        assert at.typed == "/thinkin off"
+        assert at.typed == text
+        await at.press("ctrl+c")
+        assert at.typed == ""
+        await at.send(f"`{text}`")
+        assert at.sent == [f"`{text}`"]
+
+
+@pytest.mark.parametrize("alias", BY_ALIAS)
+async def test_a_name_of_other_chats_calls_its_command(home: Path, called, alias: str) -> None:
+    async with chat(home) as at:
+        await at.press("slash", *alias.replace("?", " "), *(["backspace"] if alias == "?" else []))
+        assert alias == "?" or f"/{alias}" in at.text  # among the completions
+        await at.send(f"/{alias}")
+        assert called == [BY_ALIAS[alias].name]
 
 
 # What they do
@@ -255,7 +311,7 @@ async def test_a_preset_sets_thinking_and_shows_its_sampling(home: Path) -> None
         await at.until(lambda: at.controller.settings.thinking == "off")
         said = " ".join(at.text.split())
         assert "temperature 0.7, top_p 0.8, top_k 5, presence_penalty 1.5" in said
-        assert "not-thinking, thinking off" in at.text
+        assert " thinking off  ·  not-thinking " in at.text
         await at.send("/preset quick")
         assert "'quick' is none of: model, thinking, precise, not-thinking" in at.text
 
@@ -289,6 +345,58 @@ async def test_quit(home: Path, how: str) -> None:
             if not at.app.is_running:
                 break
             await at.pilot.pause(0.01)
+    assert at.app.return_code == 0
+
+
+@pytest.mark.parametrize("text", ["one", "one\ntwo", " ", "a\n" * 40])
+async def test_ctrl_c_clears_what_is_typed_and_up_brings_it_back(home: Path, text: str) -> None:
+    async with chat(home) as at:
+        at.composer.insert(text)
+        await at.press("ctrl+c")
+        assert at.typed == ""
+        assert "Up brings it back, Ctrl+C quits" in at.text
+        if text.strip():
+            await at.press("up")
+            assert at.composer.whole == text
+            await at.press("ctrl+c")
+        assert at.app.is_running
+        await at.pilot.press("ctrl+c")
+        await at.pilot.pause()
+        assert not at.app.is_running
+    assert at.sent == []
+
+
+async def test_ctrl_c_stops_the_reply_then_leaves_an_edit_then_clears(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one")
+        await at.press(*"so", "f4")
+        assert at.typed == "one"
+        await at.press("ctrl+c")
+        assert at.typed == "so"
+        at.composer.set_text("two")
+        await at.press("enter")
+        at.composer.insert("next")
+        await at.press("ctrl+c")
+        assert at.typed == "next"
+        assert at.controller.stopping
+        await at.shown([Cancelled()])
+        assert at.typed == "two\nnext"
+        await at.press("ctrl+c")
+        assert at.typed == ""
+        assert at.app.is_running
+
+
+async def test_ctrl_d_deletes_a_letter_and_quits_on_nothing(home: Path) -> None:
+    async with chat(home) as at:
+        await at.press(*"ab", "home", "ctrl+d")
+        assert at.typed == "b"
+        await at.press("end", "ctrl+d")
+        assert at.typed == "b"
+        assert at.app.is_running
+        await at.press("backspace")
+        await at.pilot.press("ctrl+d")
+        await at.pilot.pause()
+        assert not at.app.is_running
     assert at.app.return_code == 0
 
 

@@ -49,7 +49,7 @@ async def test_a_download_shows_its_progress_and_enter_uses_the_model(home, tmp_
         await at.press("enter")
         assert at.engine.calls[-1] == UseModel(NINE)
         await at.shown()
-        assert "Qwen3.5-9B-MLX-4bit · 0 / 4,096" in at.text
+        assert "Qwen3.5-9B-MLX-4bit · ╌╌╌╌╌╌╌╌ 0 / 4,096" in at.text
         assert settings.read_text() == f'# mine\nmodel = "{NINE}"\n'
 
 
@@ -124,10 +124,10 @@ def test_the_time_left_ignores_what_an_earlier_download_fetched() -> None:
     text = "import sys\nfor line in sys.stdin: pass"
     download = Download("org/repo", program(text), clock=lambda: now[0])
     assert download.seconds_left is None
-    download._first, download.done, download.total = (0.0, 900), 900, 1000
+    download._left.report(900, 1000)
     now[0] = 10.0
     assert download.seconds_left is None  # an earlier download had fetched 900
-    download.done = 950
+    download._left.report(950, 1000)
     assert download.seconds_left == pytest.approx(10.0)
     download.close()
 

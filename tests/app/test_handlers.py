@@ -243,7 +243,7 @@ def test_a_setting_is_changed_by_name_and_value(controller: Controller, view: An
     view.finish(SettingsHandler(controller, view).settings("max_tokens 1,234"))
     assert controller.settings.max_tokens == 1234
     assert view.shown == [SettingsChanged()]
-    assert view.messages == ["max_tokens: kept"]
+    assert view.messages == ["max_tokens is 1234, from now on"]
 
 
 def test_a_command_without_a_value_goes_to_the_next_one(controller: Controller, view: Any) -> None:

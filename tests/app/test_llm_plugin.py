@@ -10,7 +10,7 @@ from pathlib import Path
 
 import llm
 import pytest
-from llm.parts import AttachmentPart, Message
+from llm.parts import AttachmentPart, Message, ToolResultPart
 from qwen35_chat.fake import done
 from qwen35_chat.llm_plugin import AsyncLocalModel, LocalModel, SharedEngine, register_models
 
@@ -130,6 +130,14 @@ def test_an_attachment_in_the_history_is_refused() -> None:
     image = AttachmentPart(attachment=llm.Attachment(type="image/png", content=b"png"))
     with pytest.raises(llm.ModelError, match="text only"):
         model.prompt(messages=[Message("user", [image])]).text()
+    assert engine.requests == []
+
+
+def test_a_result_of_a_call_that_is_not_there_is_refused() -> None:
+    model, engine = scripted()
+    result = ToolResultPart(name="add", output="3", tool_call_id="lost")
+    with pytest.raises(llm.ModelError, match="the id of add's result is 'lost': no call before"):
+        model.prompt(messages=[Message("tool", [result])]).text()
     assert engine.requests == []
 
 

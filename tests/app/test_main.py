@@ -37,12 +37,15 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
             "--temperature: '100' is not a number from 0 to below 100",
         ),
         (
-            ["-p", "hi", "--thinking-budget", "-1"],
-            "--thinking-budget: '-1' is not a whole number of 0 or more",
+            ["-p", "hi", "--thinking-budget", "-2"],
+            "--thinking-budget: '-2' is not -1 (no limit) or a whole number",
         ),
         (["-p", "hi", "--template-arg", "a"], "--template-arg: 'a' is not NAME=VALUE"),
         (["-p", "hi", "--template-arg", "=1"], "--template-arg: '=1' is not NAME=VALUE"),
-        (["-p", "hi", "--max-tokens", "0"], "--max-tokens: '0' is not a whole number of 1 or more"),
+        (
+            ["-p", "hi", "--max-tokens", "0"],
+            "--max-tokens: '0' is not -1 (no limit) or a whole number",
+        ),
         (["-p", "hi", "--max-tokens", "many"], "--max-tokens"),
         (["-p", "hi", "--seed", "-1"], "--seed"),
         (

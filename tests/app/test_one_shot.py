@@ -6,15 +6,20 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Generator
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from qwen35_chat import one_shot
 from qwen35_chat.fake import done
 from qwen35_chat.main import main
 from qwen35_chat.options import CommandOptions
+from qwen35_chat.settings import FILE_NAME, PRESETS
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import (
     Answer,
     PrefillProgress,
@@ -22,6 +27,7 @@ from qwen35_mlx.session.events import (
     ToolCall,
     TurnEvent,
 )
+from qwen35_mlx.session.model import Model
 from tests.app.drive import played
 
 StartedTurns = list[tuple[str, CommandOptions]]
@@ -66,6 +72,16 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
 @pytest.fixture(autouse=True)
 def nothing_piped_in(stdin: Callable[[bytes], None]) -> None:
     stdin(b"")
+
+
+@pytest.fixture
+def settings_text(home: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        file = home / FILE_NAME
+        file.write_text(text)
+        return file
+
+    return write
 
 
 def terminals(monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, Terminal]:
@@ -165,6 +181,7 @@ def test_options_reach_the_model(script) -> None:
         turn={"max_tokens": 5, "seed": 7},
         load={"context": 9000, "kv_bits": 8, "adapter_path": "org/adapter"},
         mtp="3",
+        tools_folder="",
         resume="Ada",
     )
 
@@ -175,6 +192,100 @@ def test_without_options_the_demo_and_the_models_own_defaults(script) -> None:
     options = started[0][1]
     assert options.model == "demo"
     assert {*options.chat.values(), *options.turn.values()} == {None}
+    assert options.settings == ChatSettings()
+
+
+SETTINGS = """
+model = "org/large"
+system = "Be kind."
+thinking = "on"
+preset = "precise"
+thinking_budget = 9
+repetition_guard = "off"
+max_tokens = 50
+mtp = "2"
+tools_folder = "~/notes"
+
+[sampling]
+temperature = 0.1
+
+[template_arguments]
+documents = 1
+"""
+
+
+def test_the_settings_hold_for_what_the_options_leave_open(script, settings_text) -> None:
+    started = script(done())
+    settings_text(SETTINGS)
+    main(["-p", "hi"])
+    main(["-p", "hi", "-m", "demo", "--mtp", "off", "--tools-folder", "~/x", "--allow-tools", "y"])
+    kept, given = (options for _, options in started)
+    assert (kept.model, kept.mtp, kept.tools_folder) == ("org/large", "2", "~/notes")
+    assert (given.model, given.mtp, given.tools_folder) == ("demo", "off", "~/x")
+    assert kept.settings == given.settings
+    assert kept.settings == ChatSettings(
+        system="Be kind.",
+        thinking=True,
+        max_tokens=50,
+        sampling={**PRESETS["precise"], "temperature": 0.1},
+        template_arguments={"documents": 1},
+        thinking_budget=9,
+        repetition_guard=False,
+    )
+
+
+def test_a_stored_conversation_keeps_its_own_settings(script, settings_text) -> None:
+    started = script(done())
+    settings_text(SETTINGS)
+    main(["-p", "hi", "--continue"])
+    assert (started[0][1].model, started[0][1].settings) == ("org/large", None)
+
+
+def test_a_mistake_in_the_settings_is_one_line(script, settings_text, capsys) -> None:
+    started = script(done())
+    file = settings_text('\nthinking = "perhaps"')
+    assert main(["-p", "hi"]) == 2
+    assert started == []
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}, line 2: thinking must be one of")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def reply_seen(monkeypatch: pytest.MonkeyPatch, model: Model) -> list[Any]:
+    """Notes the chat that one answer is written in, with the small random model."""
+    seen: list[Any] = []
+
+    class SeenChat(Chat):
+        def send(self, content, **options):
+            seen.append((self.settings, self._options(options)))
+            return super().send(content, **{**options, "max_tokens": 1})
+
+    monkeypatch.setattr(one_shot.qwen35_mlx, "load", lambda *_, **__: model)
+    monkeypatch.setattr(one_shot.qwen35_mlx, "Chat", SeenChat)
+    return seen
+
+
+def test_options_go_before_settings_in_the_reply(reply_seen, settings_text, capsys) -> None:
+    """Also where both mean the same under two names."""
+    settings_text(SETTINGS)
+    argv = ["-p", "hi", "--temperature", "0.5", "--max-tokens", "-1", "--thinking-budget", "-1"]
+    assert main([*argv, "--template-arg", "enable_thinking=false"]) == 0
+    ((kept, used),) = reply_seen
+    assert (used.thinking, used.template_arguments) == (None, {"enable_thinking": False})
+    assert (used.max_tokens, used.thinking_budget) == (-1, -1)
+    assert used.sampling == {**PRESETS["precise"], "temperature": 0.5}
+    assert (kept.system, used.repetition_guard) == ("Be kind.", False)
+    line = "note: the settings have the template argument 'documents', which "
+    assert line in capsys.readouterr().err
+
+
+def test_an_argument_of_the_command_that_the_template_does_not_read_is_refused(
+    reply_seen, capsys
+) -> None:
+    assert main(["-p", "hi", "--template-arg", "documents=1"]) == 2
+    assert "does not read the argument 'documents'" in capsys.readouterr().err
+    assert reply_seen == []
 
 
 def test_thinking_is_shown_on_request_on_standard_error(script, capsys) -> None:

@@ -33,8 +33,16 @@ def test_every_slash_name_is_listed_or_needs_the_screen(session) -> None:
 @pytest.mark.parametrize(
     ("typed", "why"),
     [
-        ("/sesions", "there is no command /sesions; did you mean /sessions?"),
-        ("/foo", "there is no command /foo: /help lists them"),
+        (
+            "/sesions",
+            "there is no command /sesions; did you mean /sessions? As text it goes in "
+            "backticks: `/sesions`",
+        ),
+        (
+            "/foo",
+            "there is no command /foo: /help lists them. As text it goes in backticks: `/foo`",
+        ),
+        ("/exit now", "/quit takes nothing after its name"),
         ("/thinking maybe", "thinking is auto; give one of: auto, on, off"),
         ("/preset fast", "preset is model; give one of: model, thinking, precise, not-thinking"),
         ("/view", "thinking_view is collapsed; give one of: hidden, collapsed, open"),
@@ -66,7 +74,7 @@ def test_conversations_are_listed_opened_renamed_deleted_and_brought_back(sessio
     assert "Renamed to Trees\n1. Trees: " in written
     assert "/sessions and a number opens one.\n1. about rivers: they flow\n" in written
     assert "about rivers:\nYou: about rivers\nAnswer: they flow\n" in written
-    assert "Deleted about rivers; /undo brings it back.\nA new conversation.\n" in written
+    assert "Deleted about rivers; /undo brings it back\nA new conversation.\n" in written
     assert written.endswith("Answer: they flow\nThere is none.\n")
     assert Open(1) in session.engine.calls
 

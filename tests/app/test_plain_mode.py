@@ -1,10 +1,12 @@
 """`--plain`: the same chat as lines, for screen readers, logs and dumb terminals."""
 
+import itertools
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from qwen35_chat.fake import done
 
 from qwen35_mlx.session.events import (
@@ -16,6 +18,7 @@ from qwen35_mlx.session.events import (
     Loading,
     Notice,
     PrefillProgress,
+    Thinking,
     ToolCall,
 )
 from qwen35_mlx.session.requests import UseModel
@@ -28,7 +31,7 @@ BOXES = re.compile("[\u2500-\u257f\u2580-\u259f\u2800-\u28ff]")
 
 def test_a_turn_is_a_few_lines(session: PlainChat) -> None:
     written = session.run("hello", reply("Good ", "day.", thinking="hm"))
-    assert written == "Thinking.\nAnswer: Good day.\n" + FIGURES
+    assert written == "Answer: Good day.\n" + FIGURES
     assert session.engine.sent == ["hello"]
     assert session.prompts == ["You: ", "You: "]
 
@@ -42,6 +45,21 @@ def test_thinking_is_written_out_or_left_out_as_the_settings_say(session: PlainC
         f"thinking_view: open\nThinking: hm\nhm\nAnswer: 1\n{FIGURES}"
         f"thinking_view: hidden\nAnswer: 2\n{FIGURES}"
     )
+
+
+@pytest.mark.parametrize(
+    ("view", "before"),
+    [("collapsed", "Thinking.\n"), ("hidden", "Thinking.\n"), ("open", "Thinking: hm hm\n")],
+)
+def test_on_a_terminal_thinking_has_a_line_at_its_start_and_its_end(
+    session: PlainChat, view: str, before: str
+) -> None:
+    session.out.isatty = lambda: True
+    thinks = [Thinking("hm"), Thinking(" hm")]
+    session.controller._clock = itertools.count(0, 12.4).__next__
+    written = session.run(f"/view {view}", "hello", [*thinks, Answer("Good day."), done()])
+    lines = f"{before}Thought for 12 s.\nAnswer: Good day.\n{FIGURES}"
+    assert written == f"thinking_view: {view}\n{lines}"
 
 
 def test_a_backslash_continues_the_message_in_the_next_line(session: PlainChat) -> None:

@@ -52,7 +52,7 @@ def test_options_get_the_names_of_the_library():
 def test_defaults_and_unknown_fields_are_no_options():
     nothing = {
         "n": 1,
-        "max_tokens": -1,
+        "max_tokens": None,
         "logprobs": False,
         "tool_choice": "auto",
         "frequency_penalty": 0,
@@ -103,7 +103,6 @@ def test_history_comes_back_as_templates_take_it():
         },
         {"role": "tool", "tool_call_id": "c2", "content": "two"},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "one"}]},
-        {"role": "tool", "tool_call_id": "lost", "content": "other"},
     ]
     parsed = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     assert list(read({"messages": messages}).request.messages) == [
@@ -117,7 +116,6 @@ def test_history_comes_back_as_templates_take_it():
         },
         {"role": "tool", "content": "one"},
         {"role": "tool", "content": "two"},
-        {"role": "tool", "content": "other"},
     ]
 
 
@@ -131,8 +129,8 @@ def test_history_comes_back_as_templates_take_it():
         ({"messages": "hi"}, "messages is 'hi': give a list of objects"),
         ({"messages": ["hi"]}, "messages[0] is 'hi': give an object"),
         ({"messages": [{"role": "user"}]}, "messages[0].content is missing: give a string"),
-        ({"max_tokens": 0}, "max_tokens is 0: give a whole number of 1 or more"),
-        ({"max_tokens": True}, "max_tokens is True: give a whole number of 1 or more"),
+        ({"max_tokens": 0}, "max_tokens is 0: give -1 (no limit) or a whole number"),
+        ({"max_tokens": True}, "max_tokens is True: give -1 (no limit) or a whole number"),
         ({"stream": "yes"}, "stream is 'yes': give true or false"),
         ({"stop": [1]}, "stop is [1]: give a string or a list of strings"),
         ({"tool_choice": "required"}, "tool_choice requires a call, and there are no tools: add"),

@@ -325,6 +325,18 @@ async def test_a_number_that_does_not_fit_is_refused_in_the_words_of_the_interfa
     assert made.engine.requests == []  # type: ignore[attr-defined]
 
 
+async def test_minus_one_is_no_limit_in_every_interface():
+    made = make_service()
+    for path, body in ALL:
+        name = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+        found = await post(made, path, {**body, name: -1, "thinking_budget": -1})
+        assert found.status == 200
+    requests = made.engine.requests  # type: ignore[attr-defined]
+    assert [request.options["max_tokens"] for request in requests] == [-1] * len(ALL)
+    budgets = [request.options.get("thinking_budget") for request in requests]
+    assert budgets.count(-1) == len(ALL) - 1  # a completion has no thinking
+
+
 async def test_metrics_count_known_paths_only():
     made = make_service()
     app = application(made)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from qwen35_mlx.server.errors import ApiError
 from qwen35_mlx.server.messages import MessageWriter, read
+from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.events import Answer, PrefillProgress, Thinking, ToolCall
 from qwen35_mlx.text.messages import plain_messages
 from tests.server.fake_engine import done
@@ -156,10 +157,23 @@ def test_a_document_of_text_is_text():
 
 def test_blocks_are_joined_as_the_library_joins_parts():
     content = [{"type": "text", "text": "a", "image": None}, {"type": "text", "text": "b"}]
-    request = read({"messages": [{"role": "user", "content": content}], "system": content}).request
+    request = read({"messages": [{"role": "user", "content": content}]}).request
     plain = plain_messages([{"role": "user", "content": content}])
-    assert [message["content"] for message in request.messages] == ["ab", "ab"]
-    assert plain[0]["content"] == "ab"
+    assert request.messages[0]["content"] == plain[0]["content"] == "ab"
+
+
+def test_blocks_of_a_system_prompt_are_paragraphs():
+    """Also where the first is a header that changes with every request, and is left out later."""
+    header = "x-anthropic-billing-header: cc_version=2.1.15; cch=00af1;"
+    blocks = [{"type": "text", "text": text} for text in (header, "You are brief.", "", "Today.")]
+    later = {"role": "system", "content": blocks[1:]}
+    found = read({"messages": [USER, later, USER], "system": blocks}).request.messages
+    assert found[0]["content"] == f"{header}\n\nYou are brief.\n\nToday."
+    assert found[2]["content"] == "You are brief.\n\nToday."
+    kept = without_changing_lines(found)
+    assert kept[0] == {"role": "system", "content": "You are brief.\n\nToday."}
+    only = read({"messages": [USER], "system": blocks[:1]}).request.messages
+    assert without_changing_lines(only) == [USER]
 
 
 def test_an_image_beside_a_text_is_not_dropped():

@@ -195,7 +195,7 @@ def test_no_argument_of_load_and_convert_ends_in_a_traceback(
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("max_tokens is 0: give a whole number of 1 or more or None", {"max_tokens": 0}),
+    ("max_tokens is 0: give -1 \\(no limit\\) or a whole number", {"max_tokens": 0}),
     ("max_tokens is 1.5", {"max_tokens": 1.5}),
     ("max_tokens is nan", {"max_tokens": math.nan}),
     ("max_tokens is True", {"max_tokens": True}),

@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling_parameters import RANGES, Sampling
+from qwen35_mlx.generation.sampling_parameters import LIMITS, RANGES, Sampling
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session.chat import Chat
@@ -49,6 +49,18 @@ def test_an_unknown_option_of_a_chat_is_named_and_nothing_is_added(model, call):
     assert chat.conversation == before
     with pytest.raises(Qwen35Error, match="'seed' is not an option here"):
         Chat(model, seed=5)  # type: ignore[call-arg]
+
+
+def test_minus_one_lifts_every_limit_and_none_keeps_that_of_a_chat():
+    kept = ChatSettings(max_tokens=5, thinking_budget=3)
+    for given, limits in (({}, (5, 3)), (dict.fromkeys(LIMITS, -1), (-1, -1))):
+        turn = turn_options(kept, None, ReplyOptions.of(given))
+        assert (turn.max_tokens, turn.thinking_budget) == limits
+    assert ReplyOptions.of({"max_tokens": -1}).length(7) == 7
+    assert ReplyOptions().length(7) == 7
+    assert [ReplyOptions(max_tokens=limit).length(7) for limit in (5, 9)] == [5, 7]
+    with pytest.raises(Qwen35Error, match=r"max_tokens is -2: give -1 \(no limit\) or a whole num"):
+        ReplyOptions.of({"max_tokens": -2})
 
 
 def test_a_completion_has_no_prompt_to_think_or_call_tools_in(model):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import job
@@ -119,6 +120,21 @@ def test_calls_and_their_results_are_stored_and_found_again(clients, library):
     clients.ask([*history, reply, user("Thanks")], session="notes").done()
     roles = [m.role for m in stored(library, "notes").messages]
     assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+
+
+def test_a_result_goes_to_the_call_that_the_session_holds_and_to_nothing_else(clients, library):
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    result = {"role": "tool", "content": "yes"}
+    clients.ask("Hi", session="notes").done()
+    for sent in ([result], [user("So"), result]):
+        failed = clients.ask(sent, session="notes").failed()
+        assert failed.kind == "invalid"
+        assert failed.message.startswith("there is the result of a tool, and the reply before it")
+    number = library.titled("notes")
+    leaf = library.conversation(number).leaf
+    library.add_message(number, Message(0, leaf, "assistant", "", tool_calls=(call,)))
+    clients.ask([result, result], session="notes").done()
+    assert [m.role for m in stored(library, "notes").path()[-3:]] == ["tool", "tool", "assistant"]
 
 
 def test_replies_in_one_session_follow_each_other_and_others_go_on(clients, library):

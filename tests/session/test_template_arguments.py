@@ -12,7 +12,7 @@ from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.chat_settings import merged_settings, turn_options
-from qwen35_mlx.session.events import Done
+from qwen35_mlx.session.events import Done, Notice
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions
@@ -49,6 +49,37 @@ def test_an_argument_that_the_template_does_not_read_is_refused_and_nothing_is_a
         with pytest.raises(Qwen35Error, match=r"does not read the argument '.*effort', it reads"):
             chat.send("Hi", **options)  # type: ignore[arg-type]
     assert chat.messages == ()
+
+
+def test_a_chat_is_not_made_with_an_argument_that_the_template_does_not_read(model: Model):
+    with pytest.raises(Qwen35Error, match="does not read the argument 'effort'"):
+        Chat(model, template_arguments={"effort": 1})
+
+
+def test_an_argument_of_the_settings_that_is_not_read_is_left_out_with_one_notice(
+    model: Model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(model, "arguments_left_out", set())
+    arguments = {"reasoning_effort": "low", **OFF}
+    with Library(tmp_path) as library:
+        number = library.create(settings=ChatSettings(template_arguments=arguments))
+        chat = Chat(model, library=library, conversation=number)
+        turns = [list(chat.send("Hi", max_tokens=2)) for _ in range(3)]
+        notices = [[e.message for e in events if isinstance(e, Notice)] for events in turns]
+        done = turns[0][-1]
+        assert isinstance(done, Done)
+        assert done.usage.prompt_tokens == model.count(HI, template_arguments=OFF)
+        ((line,), *others) = notices
+        assert line.startswith("the settings have the template argument 'reasoning_effort', which ")
+        assert others == [[], []]
+        # Another conversation with this model says it no more, and the settings keep it.
+        another = Chat(model)
+        another.configure(ChatSettings(template_arguments=arguments))
+        assert not any(isinstance(e, Notice) for e in another.send("Hi", max_tokens=2))
+        assert another.settings.template_arguments == arguments
+        reply_with(monkeypatch, model, "Said hi.")
+        list(chat.compact())
+        chat.close()
 
 
 @pytest.mark.parametrize(

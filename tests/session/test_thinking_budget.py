@@ -35,7 +35,9 @@ def turn_of(model: Model, budget: int | None, **options: Any) -> Turn:
 
 
 def closing_of(model: Model) -> list[int]:
-    return list(ThinkingBudget.of(0, model.tokenizer).closing)
+    budget = ThinkingBudget.of(0, model.tokenizer)
+    assert budget is not None
+    return list(budget.closing)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,16 @@ def test_a_chat_goes_on_after_a_close_and_a_restart(model_folder, tmp_path, mtp:
         assert stored.settings.thinking_budget == BUDGET
 
 
-@pytest.mark.parametrize("budget", [-1, 1.5, True, "5"])
+def test_minus_one_lifts_the_budget_of_a_chat_for_a_turn(model: Model):
+    chat = Chat(model, thinking=True, thinking_budget=0, temperature=0)
+    room = len(closing_of(model)) + ANSWER
+    free = done_of(chat.send("Hi", max_tokens=room, thinking_budget=-1))
+    assert CLOSED not in free.message["reasoning_content"]
+    kept = done_of(chat.retry(max_tokens=room))
+    assert CLOSED in kept.message["reasoning_content"]
+
+
+@pytest.mark.parametrize("budget", [-2, 1.5, True, "5"])
 def test_a_budget_that_is_no_count_is_named(model: Model, budget: Any):
     with pytest.raises(Qwen35Error, match="thinking_budget is"):
         model.generate(QUESTION, thinking_budget=budget)

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from qwen35_chat.drawing.entries import TranscriptEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.line import EMPTY_LINE, Line
 from qwen35_chat.drawing.parts import Column, Part
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import split_graphemes
 
-from qwen35_chat.drawing.entries import TranscriptEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.line import CELL, Line, Run
 from qwen35_chat.drawing.parts import Column
 from qwen35_chat.drawing.rows import Row, rows_back, rows_from

@@ -37,7 +37,8 @@ class ConversationHandler:
         self._view.show_message(f"Renamed to {await rename(self._controller, title)}")
 
     async def delete(self) -> None:
-        self._view.show_message(f"Deleted {await delete(self._controller)}; /undo brings it back")
+        title = await delete(self._controller)
+        self._view.show_message(f"Deleted {title}; {self._controller.key('undo')} brings it back")
 
     async def undo(self) -> None:
         """Restore and open the conversation that was deleted last."""

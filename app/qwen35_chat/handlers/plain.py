@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from qwen35_chat.drawing.sections import fenced_code
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.settings import SettingsHandler
-from qwen35_chat.library_actions import delete, undelete
+from qwen35_chat.library_actions import undelete
 from qwen35_chat.plain_view import PlainView
 from qwen35_chat.settings import PRESET_THINKING, PRESETS, THINKING, VIEWS
 from qwen35_mlx.errors import Qwen35Error
@@ -13,9 +13,6 @@ from qwen35_mlx.errors import Qwen35Error
 
 class PlainConversationHandler(ConversationHandler):
     """The conversation that is opened is written out next, so the messages are shorter."""
-
-    async def delete(self) -> None:
-        self._view.show_message(f"Deleted {await delete(self._controller)}; /undo brings it back.")
 
     async def undo(self) -> None:
         self._controller.open((await undelete(self._controller)).id)

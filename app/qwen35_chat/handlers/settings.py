@@ -2,8 +2,27 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView, ScreenView
-from qwen35_chat.settings import PRESET_THINKING, PRESETS, THEMES, THINKING, VIEWS, parse_value
+from qwen35_chat.settings import (
+    PRESET_THINKING,
+    PRESETS,
+    THEMES,
+    THINKING,
+    VIEWS,
+    Settings,
+    display_value,
+    parse_value,
+)
 from qwen35_mlx.errors import Qwen35Error
+
+AT_START = ("model", "mtp", "tools_folder")
+SHOWN_VALUE = 60  # characters
+
+
+def changed_line(settings: Settings, name: str) -> str:
+    """What to say of a setting that was changed."""
+    value = " ".join(display_value(settings, name).split()) or "none"
+    shown = value if len(value) <= SHOWN_VALUE else f"{value[:SHOWN_VALUE].rstrip()}…"
+    return f"{name} is {shown}, from {'the next start' if name in AT_START else 'now'} on"
 
 
 class SettingsHandler:
@@ -22,7 +41,7 @@ class SettingsHandler:
         name, _, value = text.partition(" ")
         if value:
             await self.change(name, value)
-            self._view.show_message(f"{name}: kept")
+            self._view.show_message(changed_line(self._controller.settings, name))
         else:
             self._view.list_settings(self.change)
 

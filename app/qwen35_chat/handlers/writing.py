@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from qwen35_chat.attachments import taken_apart, with_files
-from qwen35_chat.commands import parse_slash
 from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
 from qwen35_chat.handlers.view import ScreenView
+from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -85,7 +85,8 @@ class WritingHandler:
             typed: the text as it was in the composer, pastes by their short names.
         """
         try:
-            whole = await self._controller.calls.run("files", with_files, text, Path())
+            calls = self._controller.calls
+            whole = await calls.run("files", with_files, text, Path(), typed or text)
             self._deliver(whole, editing)
             self._controller.remember(text)
         except Qwen35Error:
@@ -106,6 +107,18 @@ class WritingHandler:
 
     def new_line(self) -> None:
         self._view.composer.insert("\n")
+
+    def clear(self) -> bool:
+        """Leave the edit, or else put what is typed into the history; whether there was either."""
+        if self.editing is not None:
+            self._end_edit()
+            return True
+        if not self._view.composer.text:
+            return False
+        if (whole := self._view.composer.whole).strip():
+            self._controller.remember(whole)
+        self._view.composer.set_text("")
+        return True
 
     def stop(self) -> None:
         """Stop the turn; without one, leave the edit."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult
+from textual.containers import Vertical
 from textual.widgets import TextArea
 
-from qwen35_chat.commands import Command, keys_for_people, run_command
+from qwen35_chat.commands import Command, run_command
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.disk_calls import Work
@@ -33,6 +34,7 @@ from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.screens.watchers import Watchers
 from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.themes import use_theme
@@ -59,8 +61,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
-SETTINGS_SECONDS = 1.0
-LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
 
 
 class ChatScreen(CoveredScreen):
@@ -106,7 +106,9 @@ class ChatScreen(CoveredScreen):
         self._conversation = conversation
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
-        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._turn_entries = TurnEntries(
+            self.transcript, self.key, lambda: short_name(controller.model)
+        )
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
         # Of the engine, with the conversation that each was about.
@@ -116,14 +118,16 @@ class ChatScreen(CoveredScreen):
         )
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
+        self._watchers = Watchers(controller, self)
 
     def compose(self) -> ComposeResult:
-        yield self.transcript
-        yield self._lines.queue
-        yield self.completions
-        yield self._lines.activity
-        yield self.composer
-        yield self._lines.status
+        with Vertical(id="column"):
+            yield self.transcript
+            yield self._lines.queue
+            yield self.completions
+            yield self._lines.activity
+            yield self.composer
+            yield self._lines.status
 
     def on_mount(self) -> None:
         self.show_queue()
@@ -136,10 +140,9 @@ class ChatScreen(CoveredScreen):
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
         self.call_after_refresh(self._start)
-        # Workers, since a handler that waits for the disk would keep the keys waiting, too.
+        # A worker, since a handler that waits for the disk would keep the keys waiting, too.
         self.run_worker(self._watch_engine(), group="engine")
-        self.run_worker(self._watch_settings(), group="settings")
-        self.set_interval(LIBRARY_SECONDS, self._watch_library)
+        self._watchers.start(self)
 
     def _start(self) -> None:
         self._ready()
@@ -160,7 +163,7 @@ class ChatScreen(CoveredScreen):
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""
-        return keys_for_people(name, self.controller.settings.keys, most)
+        return self.controller.key(name, most)
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
@@ -171,13 +174,15 @@ class ChatScreen(CoveredScreen):
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Copy what is selected; else stop the reply; with none, or for the second time, quit."""
+        """Copy what is selected; else stop the reply, clear what is typed, or quit."""
         if selected := self.transcript.selecting.text or self.get_selected_text():
             self._clear_selection()
             self.copy(selected)
         elif self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
+        elif self.writing.clear():
+            self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
 
@@ -225,6 +230,7 @@ class ChatScreen(CoveredScreen):
             case Loaded(model, context):
                 self._lines.status.update(model=short_name(model), context=context)
                 self._completer.use_model(model)
+                self._turn_entries.end_load_failure()
                 self._ready()
             case Unloaded():
                 self.show_message(UNLOADED)
@@ -290,7 +296,7 @@ class ChatScreen(CoveredScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
-        self._lines.update(editing=self.writing.editing is not None)
+        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
 
     def show_queue(self) -> None:
         self._lines.show_queue(self.writing.unsent)
@@ -319,10 +325,19 @@ class ChatScreen(CoveredScreen):
     # What is typed
 
     def perform_send(self, work: Work) -> None:
-        self._sends.add(work, self.show_error)
+        self._sends.add(work, self._show_refusal)
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
-        self.attempt(self.writing.send)
+        try:
+            self.writing.send()
+        except Qwen35Error as error:
+            self._show_refusal(str(error))
+        self.show_progress()
+
+    def _show_refusal(self, line: str) -> None:
+        """Show why what is typed cannot be sent, until it is changed."""
+        self._lines.show_message(line, error=True, typed=self.composer.text)
+        self.show_progress()
 
     def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
         self.writing.step_history(event.direction)
@@ -380,27 +395,7 @@ class ChatScreen(CoveredScreen):
             return self.controller.select_version(int(event.argument), event.entry.message)
         return None
 
-    def _watch_library(self) -> None:
-        """Show what waits for the library, and store what could not be stored before."""
-        self.save_draft()
-        if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
-            self.controller.write_drafts()
-        self.show_progress()
-
     # Settings
-
-    async def _watch_settings(self) -> None:
-        """Read the settings again whenever their file has changed."""
-        while True:
-            await asyncio.sleep(SETTINGS_SECONDS)
-            try:
-                changed = await self.controller.reload()
-            except Qwen35Error as error:
-                self.show_message(str(error), error=True)
-                continue
-            if changed is not None:
-                self.show(changed)
-                self.show_message("The settings were read again")
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""

@@ -8,11 +8,12 @@ from pathlib import Path
 from textual.content import Content
 from textual.widgets import OptionList
 
-from qwen35_chat.commands import COMMANDS, SCOPES, in_scope, keys_of
+from qwen35_chat.commands import SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.exporting import export
+from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.screens.picker import Ask, Picker, Row
@@ -146,10 +147,9 @@ class ConversationList(Picker):
 
     async def delete_marked(self) -> None:
         if (at := self._marked_conversation) is not None:
-            undo = next(c for c in COMMANDS if c.name == "session_undo")
-            keys = shown_keys(keys_of(undo, self._remapped))
             title = await delete(self._controller, at)
-            self._show_done(f"Deleted {title or 'it'}; {keys} brings it back")
+            key = self._controller.key("session_undo")
+            self._show_done(f"Deleted {title or 'it'}; {key} brings it back")
 
     async def undo(self) -> None:
         self._show_done(f"Back again: {(await undelete(self._controller)).title}")
@@ -222,13 +222,12 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
 }
-AT_START = ("model", "mtp", "tools_folder")
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
     "system": "what the model is told before everything else",
     "thinking": "before the answer: auto leaves it to the model",
     "preset": "sampling, as the model's card advises",
-    "max_tokens": "longest reply; 0 for whatever the context leaves",
+    "max_tokens": "longest reply; -1 for whatever the context leaves",
     "context": "tokens that the list of models reckons memory for",
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "ansi takes the terminal's own colours",
@@ -304,8 +303,7 @@ class SettingsList(Picker):
 
     async def _set(self, name: str, text: str) -> None:
         await self._change(name, text)
-        when = "for the next start" if name in AT_START else "and holds from now on"
-        self.show_message(f"{name} is kept, {when}")
+        self.show_message(changed_line(self._settings(), name))
         if self.is_attached:
             self.reload(name)
 

@@ -1,18 +1,42 @@
 """The lines around the composer, as they follow from the controller."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from textual.widgets import Static
 
 from qwen35_chat.controller import Controller
-from qwen35_chat.progress import status_cue, turn_parts
+from qwen35_chat.progress import model_state, modes, turn_parts
+from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.widgets.status import Activity, Status
 from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
 WAIT_SECONDS = 1.0  # from which a wait for the library is shown
+# Commands whose keys the status line names, and what these do; the last is the most useful one.
+KEYS = (("sessions", "conversations"), ("palette", "commands"), ("help", "help"))
 WAITING = "Waiting for another window or the disk to save …"
 WENT_THROUGH = "What waited is saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A message to the user.
+
+    Attributes:
+        until: seconds on the clock at which it ends.
+        turn, typed: that it is about; it ends with them. None for none.
+    """
+
+    text: str
+    error: bool
+    until: float
+    turn: RunningTurn | None
+    typed: str | None
+
+    def holds(self, now: float, turn: RunningTurn | None, typed: str) -> bool:
+        """Whether it is still to be shown."""
+        return now < self.until and self.turn in (None, turn) and self.typed in (None, typed)
 
 
 class ProgressLines:
@@ -32,12 +56,18 @@ class ProgressLines:
         self._controller = controller
         self._key = key
         self._clock = clock
-        self._message: tuple[str, bool, float] | None = None  # text, error, until when
+        self._message: Note | None = None
         self._failures_before: int | None = None  # the wait that is shown; None for none
 
-    def show_message(self, text: str, *, error: bool = False) -> None:
-        """Show one line to the user, for some seconds, in place of the turn."""
-        self._message = (visible(text), error, self._clock() + MESSAGE_SECONDS)
+    def show_message(self, text: str, *, error: bool = False, typed: str | None = None) -> None:
+        """Show one line to the user, for some seconds. An error during a turn ends with that.
+
+        Args:
+            typed: the text that it is about; it ends with that. None for no text.
+        """
+        until = self._clock() + MESSAGE_SECONDS
+        turn = self._controller.turn if error else None
+        self._message = Note(visible(text), error, until, turn, typed)
 
     def show_queue(self, unsent: Sequence[str]) -> None:
         """Show the messages that wait, those with files to be read last."""
@@ -46,37 +76,42 @@ class ProgressLines:
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
-    def update(self, *, editing: bool) -> None:
+    def update(self, typed: str, *, editing: bool) -> None:
         """Bring the turn and the status up to date.
 
         Args:
-            editing: the composer has another version of a message.
+            typed: the text in the composer.
+            editing: it is another version of a message.
         """
         controller = self._controller
         turn = controller.turn
-        if self._message and self._clock() >= self._message[2]:
-            self._message = None
+        note = self._message
+        if note is not None and not note.holds(self._clock(), turn, typed):
+            note = self._message = None
         waiting = self._watch_library()
-        text, error, _ = self._message or (waiting, False, 0.0)
-        self.activity.set_class(error, "error")
-        if text:
-            self.activity.show([], message=text)
-        elif turn is not None and turn.stopping:
-            self.activity.show(["Stopping"])
-        elif turn is not None:
-            parts = turn_parts(turn, self._clock(), loaded=controller.loaded)
-            self.activity.show(parts, f"{self._key('stop')} stops")
-        elif editing:
-            self.activity.show(["Another version of your message"], "Enter sends, Esc leaves")
-        else:
-            self.activity.show([])
+        text, error = (note.text, note.error) if note else (waiting, False)
+        self.activity.show(*self._doing(turn, editing=editing), text, error=error)
         self.status.update(
             used=controller.used,
             usage=controller.usage,
             accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
-            cue=status_cue(controller, self._key),
+            state=model_state(controller, self._key),
+            modes=modes(controller),
+            keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )
+
+    def _doing(self, turn: RunningTurn | None, *, editing: bool) -> tuple[list[str], str]:
+        """What goes on, and the keys that matter."""
+        if turn is not None and turn.stopping:
+            return ["Stopping"], ""
+        if turn is not None:
+            parts = turn_parts(turn, self._clock(), loaded=self._controller.loaded)
+            return parts, f"{self._key('stop')} stops"
+        if editing:
+            keys = f"{self._key('send')} sends, {self._key('stop')} leaves"
+            return ["Another version of your message"], keys
+        return [], ""
 
     def _watch_library(self) -> str:
         """The line about a wait for the library, "" without one; its end is a message."""

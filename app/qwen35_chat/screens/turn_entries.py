@@ -24,15 +24,20 @@ class TurnEntries:
 
     Args:
         key: returns the first key of a command, for people.
+        model: returns the name of the model that replies, for people.
     """
 
-    def __init__(self, transcript: TranscriptView, key: Callable[[str], str]):
+    def __init__(
+        self, transcript: TranscriptView, key: Callable[[str], str], model: Callable[[], str]
+    ):
         self._transcript = transcript
         self._key = key
+        self._model = model
         self._user: UserEntry | None = None  # of the turn, if it has a new message
         self._reply: ReplyEntry | None = None
         self._result: ToolEntry | None = None  # the last one, if the reply answers it
         self._view: ThinkingView = "collapsed"
+        self._failure: NoticeEntry | None = None  # why there is no model
 
     def begin(self, requested: TurnRequested, view: ThinkingView) -> None:
         """Show a turn that was requested. `view`: how thinking is shown."""
@@ -66,7 +71,7 @@ class TurnEntries:
         self._transcript.lay_out()
 
     def _begin_reply(self) -> None:
-        self._reply = ReplyEntry(complete=False, view=self._view)
+        self._reply = ReplyEntry(complete=False, view=self._view, model=self._model())
         self._transcript.add(self._reply)
 
     def _show_reply(self, transition: Transition, reply: ReplyEntry) -> None:
@@ -108,7 +113,14 @@ class TurnEntries:
         text += f"{self._key('models')} chooses another."
         last = self._transcript.entries[-1] if self._transcript.entries else None
         if not (isinstance(last, NoticeEntry) and last.text == text):
-            self._transcript.add(NoticeEntry(text, error=True))
+            self._failure = NoticeEntry(text, error=True)
+            self._transcript.add(self._failure)
+
+    def end_load_failure(self) -> None:
+        """Leave out why there was no model, since there is one."""
+        for entry in [e for e in self._transcript.entries if e is self._failure]:
+            self._transcript.drop(entry)
+        self._failure = None
 
     def _place(self, reply: ReplyEntry, started: ReplyStarted) -> None:
         """Tie the entries to their messages in the library."""

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qwen35_chat.settings import settings_file
-from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tools.calling import UNKNOWN
 from qwen35_chat.tools.calls import ERROR
 from qwen35_chat.tools.toolbox import OfferedTool, Toolbox, open_toolbox, plain_name
@@ -48,21 +47,19 @@ class AllowedTools:
 
 @contextmanager
 def allowed_tools(
-    names: Sequence[str], mcp_config: str | None, tools_folder: str | None
+    names: Sequence[str], mcp_config: str | None, tools_folder: str
 ) -> Iterator[AllowedTools]:
     """Connect to the servers, and end them after the block.
 
     Args:
         names: of the tools, as `/tools` lists them in plain mode.
-        mcp_config, tools_folder: as in `CommandOptions`.
+        mcp_config: as in `CommandOptions`.
+        tools_folder: that the built-in tools read; "" for no such tools.
 
     Raises:
         Qwen35Error: a tool is not there, or its name could be that of another one.
     """
-    file = settings_file()
-    settings = SettingsFile(file).load()
-    folder = tools_folder if tools_folder is not None else settings.tools_folder
-    toolbox, problems = open_toolbox(file.parent, mcp_config, folder)
+    toolbox, problems = open_toolbox(settings_file().parent, mcp_config, tools_folder)
     if toolbox is None:
         raise Qwen35Error(problems[0] if problems else "there are no tools: name servers first")
     try:

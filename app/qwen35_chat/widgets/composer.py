@@ -120,6 +120,8 @@ class Composer(LiteralTextArea):
             return False
         if key == "up":
             self.post_message(self.HistoryStep(-1))
+        elif key == "ctrl+d":  # the end of the input, as in a shell
+            self.post_message(self.CommandKey("quit"))
         elif (name := self.typed_keys.get(key)) in ("older", "newer"):
             self.post_message(self.CommandKey(name))
         else:

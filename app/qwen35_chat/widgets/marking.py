@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from textual.scroll_view import ScrollView
 
 from qwen35_chat.commands import keymap
-from qwen35_chat.drawing.entries import TranscriptEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.layout import Layout
 from qwen35_chat.drawing.line import Line
 from qwen35_chat.widgets.message_keys import message_keys

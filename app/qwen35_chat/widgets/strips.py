@@ -13,6 +13,9 @@ from qwen35_chat.drawing.line import BLANK, Line
 # A strip has about twenty objects, all of which the garbage collector visits.
 CACHED_SCREENS = 4
 FILLED = (".user", ".code", ".code-head", ".inline-code")  # styles with a background of their own
+# What stands in the gutter of a line with this fill, and its style: who speaks.
+BARS = {".user": ("▌", ".user-bar"), ".reply": ("◆", ".reply-bar")}
+MARK = "█", ".mark"
 
 
 class StripCache:
@@ -54,15 +57,17 @@ class StripCache:
         if cached and cached[:3] == (line, marked, selected) and cached[3].cell_length == width:
             return cached[3]
         plain = self._widget.visual_style
-        base = self._style(line.fill) if line.fill else plain
+        base = plain + self._style(line.fill) if line.fill else plain
         content = line.content
         if selected is not None:
             style = self._widget.screen.get_visual_style("screen--selection")
             content = content.stylize(style, *selected)
-        gutter = plain + self._style(".mark") if marked else plain
+        own = base if line.fill == ".user" else plain  # this fill has the gutter, too
+        bar, style = MARK if marked else BARS.get(line.fill, (" ", ""))
+        gutter = own + self._style(style) if style else own
         segments = [
-            Segment("▌" if marked else " ", gutter.rich_style),
-            Segment(" " * indent, (base if indent == 1 else plain).rich_style),
+            Segment(bar, gutter.rich_style),
+            Segment(" " * indent, own.rich_style),
         ]
         segments += [
             Segment(text, (base + style).rich_style)

@@ -9,7 +9,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from qwen35_chat.drawing.entries import TranscriptEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.layout import Layout
 from qwen35_chat.drawing.lines import Code
 from qwen35_chat.drawing.parts import Part
@@ -17,8 +17,6 @@ from qwen35_chat.textual_private import set_virtual_size
 from qwen35_chat.widgets.marking import LEAVE, Marking
 from qwen35_chat.widgets.selecting import Selecting
 from qwen35_chat.widgets.strips import StripCache
-
-MAX_COLUMNS = 110  # of text; longer lines are hard to read
 
 
 class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
@@ -40,6 +38,10 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
         "transcript--error",
         "transcript--heading",
         "transcript--user",
+        "transcript--user-bar",
+        "transcript--reply",
+        "transcript--reply-bar",
+        "transcript--reply-name",
         "transcript--code",
         "transcript--inline-code",
         "transcript--code-head",
@@ -144,7 +146,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             return
         self._laying_out = True
         try:
-            self.rows.lay_out(min(size.width - 1, MAX_COLUMNS), size.height)
+            self.rows.lay_out(size.width - 1, size.height)
             set_virtual_size(self, Size(size.width, self.rows.height))
             self.scroll_y = self.scroll_target_y = (
                 self.max_scroll_y if self.rows.following else self.rows.top_line()

@@ -16,6 +16,7 @@ from qwen35_chat.tools.allowed import allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.session.events import Answer, ToolCall, TurnEvent
 from tests.app.tools.drive import ScriptedServer, toolbox, write_config
 
@@ -30,6 +31,7 @@ class ScriptedChat:
         self.sent: list[Any] = []
         self.options: Mapping[str, Any] = {}
         self.model = SimpleNamespace(context=1 << 20)
+        self.settings = ChatSettings()
 
     def __call__(self, model: object, **options: Any) -> "ScriptedChat":
         self.options = options
@@ -38,6 +40,9 @@ class ScriptedChat:
     def send(self, content: Any, **_: object) -> Iterator[TurnEvent]:
         self.sent.append(content)
         yield from self.replies.pop(0)
+
+    def configure(self, settings: ChatSettings) -> None:
+        self.settings = settings
 
     def close(self) -> None: ...
 
@@ -135,7 +140,7 @@ def test_a_name_that_could_be_that_of_another_tool_is_refused(
     monkeypatch.setattr(allowed, "open_toolbox", lambda *_: (tools, []))
     with (
         pytest.raises(Qwen35Error, match=f"the name {name} could be that of another tool"),
-        allowed_tools([name], None, None),
+        allowed_tools([name], None, ""),
     ):
         pass
 
@@ -145,7 +150,7 @@ def test_names_that_only_begin_alike_are_allowed(
 ) -> None:
     tools = toolbox(ScriptedServer("a", "c", "c_2"), ScriptedServer("ab", "c"))
     monkeypatch.setattr(allowed, "open_toolbox", lambda *_: (tools, []))
-    with allowed_tools(["a__c", "ab__c"], None, None) as found:
+    with allowed_tools(["a__c", "ab__c"], None, "") as found:
         assert [schema["function"]["name"] for schema in found.schemas] == ["a__c", "ab__c"]
 
 

@@ -260,7 +260,7 @@ async def test_results_stay_when_the_reply_to_them_is_stopped_or_fails(
             await at.send("read a")
             await at.shown(calls("read"))
             await run_once(at, files)
-            at.controller.turn.stored = False  # the engine has stored nothing of it
+            at.controller.turn.reply = None  # the engine has stored nothing of it
             await at.shown([end])
             assert isinstance(at.engine.calls[-1], AddResults)
             assert note in at.text

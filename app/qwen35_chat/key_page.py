@@ -1,0 +1,48 @@
+"""docs/keys.md, from the command table. `python -m qwen35_chat.key_page` prints it."""
+
+from qwen35_chat.commands import SCOPES, in_scope
+from qwen35_chat.keys import shown_keys
+from qwen35_mlx.terminal import print_line
+
+KEY_PAGE = """# Keys and commands
+
+<!-- Generated: python -m qwen35_chat.key_page > docs/keys.md -->
+
+A key acts where its table says; a slash command is written in the composer. `qwen35-chat --plain`
+has the slash commands that need no screen; `/help` lists them there. Ctrl+C stops the reply, or
+else clears what is typed, or else quits. Ctrl+D quits while nothing is typed.
+
+What begins with a slash and a word is a command, and is never sent if there is none of that name.
+What follows an @ is a file, if it looks like one. In backticks both are text: `` `/etc` ``. Paths
+such as /etc/hosts and comments such as `// so` are text, too.
+
+Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
+`sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
+
+{tables}
+"""
+
+
+def key_tables() -> str:
+    """Tables of keys and commands in Markdown; the names are those of the `[keys]` setting."""
+    parts: list[str] = []
+    for scope, title in SCOPES.items():
+        rows = [f"## {title}", "", "| key | command | | name |", "|---|---|---|---|"]
+        for command in in_scope(scope):
+            argument = f" {command.argument}" if command.argument else ""
+            slash = f"`/{command.slash}{argument}`" if command.slash else ""
+            slash += "".join(f" `/{alias}`" for alias in command.aliases)
+            keys = shown_keys(command.keys)
+            rows.append(f"| {keys} | {slash} | {command.help} | `{command.name}` |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def key_page() -> str:
+    """The text of docs/keys.md."""
+    return KEY_PAGE.format(tables=key_tables())
+
+
+if __name__ == "__main__":
+    for line in key_page().splitlines():
+        print_line(line)
