@@ -9,23 +9,21 @@ from tests.app.drive import Driver
 class Mouse:
     """The mouse of a running app; cells count from the top left of the screen.
 
-    It has a clock of its own: a press is long after the one before, but in a click of several.
+    A press is a second after the one before, but in a click of several.
     """
 
     def __init__(self, at: Driver):
         self._at = at
-        self._time = 0.0
 
     async def _send(self, kind: type[events.MouseEvent], x: int, y: int, button: int) -> None:
         event = kind(
             None, x, y, 0, 0, button, False, False, False, screen_x=x, screen_y=y, style=None
         )
-        event.time = self._time
         self._at.app.post_message(event)
         await self._at.pilot.pause()
 
     async def down(self, x: int, y: int, *, again: bool = False) -> None:
-        self._time += 0.1 if again else 10
+        self._at.clock.now += 0 if again else 1
         await self._send(events.MouseDown, x, y, 1)
 
     async def move(self, x: int, y: int) -> None:

@@ -91,7 +91,7 @@ class ChatScreen(CoveredScreen):
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(controller)
-        self.transcript = TranscriptView()
+        self.transcript = TranscriptView(clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
         greeting = DEMO_GREETING if demo and conversation is None else ""

@@ -1,6 +1,7 @@
 """The conversation on the screen: drawn, scrolled, and acted on with the mouse and the keys."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from textual import events, work
@@ -24,6 +25,9 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
 
     A click acts on what is under it, and leaves the focus where it is. While the view has the
     focus, keys act on the marked message.
+
+    Args:
+        clock: seconds.
 
     Attributes:
         marking: the message that is marked, and its keys.
@@ -88,9 +92,10 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             super().__init__()
             self.parts = parts
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.rows = Layout()
+        self._clock = clock
         self.selecting = Selecting(self, self.rows)
         self.marking = Marking(self, self.rows)
         self._laying_out = False
@@ -266,7 +271,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
         if event.button == 1:
             self.capture_mouse()
             self._pressed = self.rows.part_at(self.top + event.y)
-            self.selecting.press(event.x, event.y, event.time)
+            self.selecting.press(event.x, event.y, self._clock())
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if event.button == 1:
