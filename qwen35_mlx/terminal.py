@@ -16,8 +16,15 @@ _PICTURES[0x7F] = 0x2421
 _C1 = {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
 # A lone surrogate cannot be encoded, so writing it would fail.
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
-_ONE_CELL: dict[int, int | str] = {**_PICTURES, **dict.fromkeys(_C1, "\ufffd"), **_SURROGATES}
-_TABLE: dict[int, int | str] = {**_PICTURES, **_C1, **_SURROGATES}
+# Marks that turn the direction of what follows them, which could be the program's own words: the
+# embeddings, overrides and isolates of Unicode.
+_TURNS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_ONE_CELL: dict[int, int | str] = {
+    **_PICTURES,
+    **dict.fromkeys((*_C1, *_TURNS), "\ufffd"),
+    **_SURROGATES,
+}
+_TABLE: dict[int, int | str] = {**_PICTURES, **_C1, **_TURNS, **_SURROGATES}
 # Within a line, a newline would begin another that looks like the program's own.
 _LINE: dict[int, int | str] = {**_TABLE, 0x09: 0x2409, 0x0A: 0x240A}
 

@@ -151,7 +151,8 @@ from qwen35_mlx.session.events import Answer, Notice, Thinking
 evil = sys.argv[1]
 for argv in (["info"], ["verify"], ["--folder", evil + "/file", "info"], ["prune", evil]):
     print("RUN", session(argv))
-for argv in (["--list"], ["--export", "1"], ["--export", evil], ["--import", evil], [evil]):
+stored = (["--list"], ["--export", "1"], ["--export", evil], ["--import", evil])
+for argv in (*stored, ["-p", "x", evil]):
     print("RUN", main(argv))
 one_shot.start_turn = lambda *_: (kind(evil) for kind in (Thinking, Answer, Notice))
 print("RUN", main(["-p", "x", "-m", evil, "--show-thinking"]))

@@ -12,6 +12,7 @@ from textual import work
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import ThreadCalls
+from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.textual_private import PrivateApp, write_to_terminal
@@ -26,7 +27,7 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         controller: what the window shows. Its calls get threads, which the caller closes, and then
             its engine and library.
         demo: whether the demonstration model is used at the start.
-        conversation: its id in the library; None for a new one.
+        start: what it begins with.
         clock: seconds, the same clock as the controller's.
         ready: called when many long-lived objects have just been made: after the first frame, and
             after each load of a model.
@@ -41,7 +42,7 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         controller: Controller,
         *,
         demo: bool = False,
-        conversation: int | None = None,
+        start: Start = EMPTY,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
@@ -51,9 +52,7 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         self._crashes = CrashReports("qwen35-chat", controller.library.folder)
         controller.calls = ThreadCalls(clock)
         self.work = WorkQueue(self)
-        self.chat = ChatScreen(
-            self, controller, demo=demo, conversation=conversation, clock=clock, ready=ready
-        )
+        self.chat = ChatScreen(self, controller, demo=demo, start=start, clock=clock, ready=ready)
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         use_theme(self, controller.settings)

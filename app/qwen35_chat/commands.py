@@ -85,9 +85,9 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, _: do.conversations.undo(), slash="undo",
     ),
     Command(
-        "export", "Export", "write this conversation to a file, as Markdown or JSON",
+        "export", "Export", "write this conversation to a file, as Markdown, HTML or JSON",
         lambda do, text: do.conversations.export(text), slash="export",
-        argument="file.md or file.json",
+        argument="file.md, .html or .json",
     ),
     Command(
         "retry", "Retry", "ask for another reply to the same message",

@@ -1,25 +1,40 @@
-"""Export of a conversation to a file."""
+"""Exports of conversations: to a text, or to a new file."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from qwen35_chat.controller import Controller
+from qwen35_chat.html_export import to_html
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.library.exporting import to_json, to_markdown
-from qwen35_mlx.user_paths import user_path
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.user_paths import shown, user_path
+
+FORMATS: Mapping[str, Callable[[Conversation], str]] = {
+    "md": to_markdown,
+    "html": to_html,
+    "json": to_json,
+}
+SUFFIXES = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json"}
 
 
-def export(controller: Controller, conversation: int, name: str) -> Path:
-    """Write a conversation to a new file, as JSON if its name ends in .json, else as Markdown.
+def export(library: Library, conversation: int, name: str) -> Path:
+    """Write a conversation to a new file, in the format of its suffix: Markdown without one.
 
     Args:
         name: of the file; "" to name it after the conversation.
 
     Raises:
-        Qwen35Error: the file exists, or cannot be written.
+        Qwen35Error: there is no format of this suffix, the file exists, or it cannot be written.
     """
-    stored = controller.library.conversation(conversation)
+    stored = library.conversation(conversation)
     file = user_path(name) if name else _file_for(stored.title)
-    text = to_json(stored) if file.suffix == ".json" else to_markdown(stored)
+    if not file.suffix:
+        file = file.with_name(f"{file.name}.md")
+    if (kind := SUFFIXES.get(file.suffix.lower())) is None:
+        known = ", ".join(SUFFIXES)
+        raise Qwen35Error(f"{shown(str(file))}: there is no format for it; end it in {known}")
+    text = FORMATS[kind](stored)
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(text)

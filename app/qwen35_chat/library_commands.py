@@ -2,10 +2,12 @@
 
 import os
 import time
+from dataclasses import asdict
 
+from qwen35_chat.exporting import FORMATS
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular
-from qwen35_mlx.library.exporting import to_json, to_markdown
+from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.library.listing import ConversationSummary
@@ -16,13 +18,20 @@ _PAGE_SIZE = 500
 MAX_IMPORT_BYTES = 256 << 20
 
 
-def print_list() -> int:
-    """Print a table of all conversations, the last changed first. Returns the exit code."""
+def print_list(*, as_json: bool = False) -> int:
+    """Print all conversations, the last changed first. Returns the exit code.
+
+    Args:
+        as_json: an array of objects in place of a table.
+    """
     with Library() as library:
         rows: list[ConversationSummary] = []
         while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
             rows += page
         _print_notices(library)
+    if as_json:
+        write_output(write_json([asdict(row) for row in rows], indent=2) + "\n")
+        return 0
     if not rows:
         print_error("no conversations yet")
         return 0
@@ -54,12 +63,12 @@ def export(name: str, kind: str) -> int:
 
     Args:
         name: its id or title.
-        kind: "md" or "json".
+        kind: one of `exporting.FORMATS`.
     """
     with Library() as library:
         conversation = library.conversation(library.resolve(name))
         _print_notices(library)
-    write_output(to_json(conversation) if kind == "json" else to_markdown(conversation))
+    write_output(FORMATS[kind](conversation))
     return 0
 
 

@@ -5,187 +5,25 @@ Heavy modules are imported where they are used, so that `--help` loads neither M
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import TextIO
 
-from qwen35_chat.options import CommandOptions, template_value
-from qwen35_mlx import __version__
+from qwen35_chat.command_parser import command_parser, option_parser
+from qwen35_chat.options import CommandOptions, Start
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.sampling_parameters import LIMITS, RANGES, Range
 from qwen35_mlx.library.home import home
-from qwen35_mlx.load_options import (
-    add_load_options,
-    load_arguments,
-    model_name,
-    number_in,
-)
+from qwen35_mlx.load_options import load_arguments, model_name
 from qwen35_mlx.terminal import write_output
 from qwen35_mlx.user_paths import shown
-
-SHELLS = ("bash", "zsh", "fish")
-_SEEDS = Range(0, 1 << 64, below=True, whole=True)
-EPILOG = """\
-qwen35-chat serve starts a server with the interfaces of OpenAI and Anthropic: see its --help.
-Text on standard input is a prompt as well; with -p it follows the prompt's text.
-What the options leave open, the settings file says, also with -p; F2 in the chat names it.
-Exit codes: 0 an answer was given, 2 bad input, 130 interrupted."""
-
-
-def _text(text: str) -> str:
-    """An argparse type: text, refused if it holds bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
-    return text
-
-
-def _template_argument(text: str) -> tuple[str, Any]:
-    """An argparse type: the name and the value of a template argument."""
-    name, separator, value = _text(text).partition("=")
-    if not separator or not name.strip():
-        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not NAME=VALUE")
-    return name.strip(), template_value(value)
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="qwen35-chat",
-        description="Chat with a Qwen3.5 model on this machine.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
-    add_load_options(parser, "the one in the settings, or the small demo model")
-    add("--system", type=_text, metavar="TEXT", help="the system prompt")
-    add(
-        "--thinking",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether the model thinks before it answers; default: as its template says",
-    )
-    add(
-        "--thinking-budget",
-        type=number_in(LIMITS["thinking_budget"]),
-        metavar="N",
-        help="after N tokens of thinking the model is made to answer; default, or -1: it thinks as "
-        "long as it likes",
-    )
-    add(
-        "--template-arg",
-        dest="template_arguments",
-        type=_template_argument,
-        action="append",
-        metavar="NAME=VALUE",
-        help="a variable of the model's chat template, such as reasoning_effort=low; VALUE is JSON "
-        "or text; may be given several times",
-    )
-    add(
-        "--repetition-guard",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether a reply that repeats itself without end is ended; default: it is",
-    )
-    add(
-        "--show-thinking",
-        action="store_true",
-        help="with -p: write the thinking to standard error, too",
-    )
-    add(
-        "--json",
-        action="store_true",
-        help="with -p: write one JSON object with text, thinking, tool calls and usage",
-    )
-    add(
-        "--schema",
-        type=_text,
-        metavar="FILE",
-        help="with -p: an answer in JSON that fits the JSON schema in FILE",
-    )
-    add(
-        "--max-tokens",
-        type=number_in(LIMITS["max_tokens"]),
-        metavar="N",
-        help="the longest reply; default, or -1: whatever the context leaves",
-    )
-    add(
-        "--temperature",
-        type=number_in(RANGES["temperature"]),
-        metavar="X",
-        help="0 always takes the likeliest token; default, as for the next two: the model's",
-    )
-    add(
-        "--top-p",
-        type=number_in(RANGES["top_p"]),
-        metavar="X",
-        help="sample among the likeliest tokens that have this probability together",
-    )
-    add(
-        "--top-k",
-        type=number_in(RANGES["top_k"]),
-        metavar="N",
-        help="sample among the N likeliest tokens; 0: among all",
-    )
-    add(
-        "--seed",
-        type=number_in(_SEEDS, "a number from 0 to 2**64 - 1"),
-        metavar="N",
-        help="makes replies reproducible on the same machine",
-    )
-    add(
-        "--mcp-config",
-        metavar="FILE",
-        help="servers with tools for the model, in the form of Cursor and LM Studio; default: "
-        "mcp.json beside the settings",
-    )
-    add(
-        "--tools-folder",
-        type=_text,
-        metavar="DIR",
-        help="let the model ask to list and read the text files below this folder",
-    )
-    add(
-        "--allow-tools",
-        type=_text,
-        metavar="NAME,...",
-        help="with -p: run these tools without a question; no others are offered",
-    )
-    add("--plain", action="store_true", help="the chat as plain lines of text, for screen readers")
-    add("--fake", action="store_true", help=argparse.SUPPRESS)  # a scripted model, for tests
-    stored = parser.add_argument_group("stored conversations").add_mutually_exclusive_group()
-    stored.add_argument(
-        "--continue", dest="latest", action="store_true", help="continue the last one"
-    )
-    stored.add_argument("--resume", type=_text, metavar="ID|TITLE", help="continue this one")
-    stored.add_argument("--list", action="store_true", help="list them and exit")
-    stored.add_argument(
-        "--export", metavar="ID|TITLE", help="write one to standard output and exit"
-    )
-    stored.add_argument(
-        "--import", dest="import_file", metavar="FILE", help="add one that was exported as json"
-    )
-    add(
-        "--format",
-        choices=("md", "json"),
-        help="of --export: md is the selected path, for reading; json is everything; default: md",
-    )
-    add(
-        "--completions",
-        choices=SHELLS,
-        metavar="SHELL",
-        help=f"print the completions of a shell and exit: {', '.join(SHELLS)}",
-    )
-    add("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
-    return parser
 
 
 def _standard_input() -> str:
     """The text on standard input; "" if that is a terminal or closed."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin is None or _is_terminal(sys.stdin):
         return ""
     try:
         return sys.stdin.buffer.read().decode()
@@ -197,14 +35,44 @@ def _standard_input() -> str:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
 
 
-def _prompt(text: str | None, plain: bool) -> str | None:
-    """The prompt from `-p` and standard input; None to open the chat instead."""
-    if text is None and (plain or (sys.stdin is not None and sys.stdin.isatty())):
+def _prompt(args: argparse.Namespace, *, plain: bool) -> str | None:
+    """The prompt from `-p` or the message, and from standard input; None to open the chat."""
+    if args.prompt is not None and args.message:
+        raise Qwen35Error(
+            f"'{shown(' '.join(args.message))}' follows the prompt: put the whole of it in "
+            "quotation marks"
+        )
+    if args.prompt is None and (plain or _is_terminal(sys.stdin)):
         return None
-    prompt = "\n\n".join(part for part in (text or "", _standard_input()) if part.strip())
+    text = args.prompt or " ".join(args.message)
+    prompt = "\n\n".join(part for part in (text, _standard_input()) if part.strip())
     if not prompt:
         raise Qwen35Error("the prompt is empty: give some text with -p or on standard input")
     return prompt
+
+
+def _check_message(parser: CommandParser, words: Sequence[str]) -> None:
+    """Refuse a single word that was meant as a command or an option.
+
+    Raises:
+        Qwen35Error: it was; the line says what to write.
+    """
+    if len(words) != 1:
+        return
+    (word,) = words
+    names = {
+        name.lstrip("-"): name for action in parser.arguments for name in action.option_strings
+    }
+    if get_close_matches(word.lower(), ["serve"], 1, cutoff=0.8):
+        meant = "serve"
+    elif word.lower() in names:
+        meant = names[word.lower()]
+    else:
+        return
+    raise Qwen35Error(
+        f"{word} is no command: did you mean qwen35-chat {meant}? To say it to the model, write it "
+        "in the chat, or give it to -p"
+    )
 
 
 def _options(args: argparse.Namespace) -> CommandOptions:
@@ -265,21 +133,24 @@ def _run(argv: Sequence[str]) -> int:
         from qwen35_mlx.server.command import run
 
         return run(argv[1:], "qwen35-chat serve")
-    args = _parser().parse_args(argv)
+    parser = command_parser()
+    args = parser.parse_args(argv)
+    _check_message(parser, args.message)
     if args.completions is not None:
         from qwen35_chat.shell_completions import script
 
-        write_output(script(_parser(), args.completions) + "\n")
+        write_output(script(option_parser(), args.completions) + "\n")
         return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or args.export is not None or args.import_file is not None:
         return _run_library_command(args)
-    if args.resume is not None and not args.resume.strip():
-        raise Qwen35Error("--resume is empty: name a conversation, or use --continue")
     options = _options(args)
-    prompt = _prompt(args.prompt, args.plain)
+    plain = args.plain or _is_dumb()
+    prompt = _prompt(args, plain=plain)
     if prompt is not None:
+        if args.resume is not None and not args.resume.strip():
+            raise Qwen35Error("--resume needs a name with -p: give an id or a title")
         _check_tools_of_prompt(args)
         if args.json and args.show_thinking:
             raise Qwen35Error("--json has the thinking already: leave out --show-thinking")
@@ -290,23 +161,38 @@ def _run(argv: Sequence[str]) -> int:
     if options.allow_tools:
         raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
     # Textual draws on standard error.
-    streams = (sys.stdout, sys.stderr)
-    if not args.plain and not all(stream is not None and stream.isatty() for stream in streams):
+    if not plain and not (_is_terminal(sys.stdout) and _is_terminal(sys.stderr)):
         raise Qwen35Error(
             "the chat needs a terminal for its output and its errors: use -p for an answer "
             "in a file or a pipe"
         )
-    return _chat(options, args)
+    return _chat(options, args, plain=plain)
+
+
+def _is_dumb() -> bool:
+    """Whether the user sits at a terminal that can only show lines."""
+    at_terminal = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    return at_terminal and os.environ.get("TERM") == "dumb"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _run_library_command(args: argparse.Namespace) -> int:
     from qwen35_chat import library_commands
 
-    _refuse_answer_options(args)
-    if args.prompt is not None:
-        raise Qwen35Error("-p asks a model, and --list, --export and --import do not: choose one")
+    if args.json and not args.list:
+        raise Qwen35Error("--json is for -p and --list; --export has --format json")
+    if args.schema:
+        raise Qwen35Error("--schema is for one answer: give a prompt with -p")
+    if args.prompt is not None or args.message:
+        raise Qwen35Error(
+            "-p and a message are for a model, which --list, --export and --import use none of: "
+            "choose one"
+        )
     if args.list:
-        return library_commands.print_list()
+        return library_commands.print_list(as_json=args.json)
     if args.export is not None:
         return library_commands.export(args.export, args.format or "md")
     if not args.import_file:
@@ -314,13 +200,17 @@ def _run_library_command(args: argparse.Namespace) -> int:
     return library_commands.import_file(args.import_file)
 
 
-def _chat(options: CommandOptions, args: argparse.Namespace) -> int:
+def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> int:
     """Run the chat, on the whole terminal or in plain mode."""
     from qwen35_chat.runtime import ChatRuntime
 
     with ChatRuntime(options, fake=args.fake) as runtime:
-        conversation = runtime.conversation(last=args.latest, name=args.resume)
-        return runtime.run_plain(conversation) if args.plain else runtime.run_screen(conversation)
+        choose = args.resume is not None and not args.resume.strip()
+        name = None if choose else args.resume
+        start = Start(
+            runtime.conversation(last=args.latest, name=name), " ".join(args.message), choose
+        )
+        return runtime.run_plain(start) if plain else runtime.run_screen(start)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,24 @@ def template_value(text: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """What a chat begins with.
+
+    Attributes:
+        conversation: its id in the library; None for a new one.
+        message: to send at once; "" for none.
+        choose: whether the stored conversations are listed first.
+    """
+
+    conversation: int | None = None
+    message: str = ""
+    choose: bool = False
+
+
+EMPTY = Start()
+
+
+@dataclass(frozen=True, slots=True)
 class CommandOptions:
     """A model and how to chat with it. The options that were not given are None.
 

@@ -25,6 +25,7 @@ from qwen35_chat.handlers.plain import (
 )
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
+from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.plain_view import PlainView
 from qwen35_chat.slash import parse_slash
 from qwen35_chat.tools.calling import ANSWERS, Answer, CallQuestion, Question
@@ -68,14 +69,19 @@ class PlainMode:
         self._ended = False
         self._interrupted = False
 
-    def run(self, conversation: int | None = None) -> None:
+    def run(self, start: Start = EMPTY) -> None:
         """Run until the input ends, or /quit."""
         line = self.view.line
         line(f"qwen35-chat {__version__}, {self.controller.model}. /help lists the commands.")
-        self.controller.start(conversation)
+        self.controller.start(start.conversation)
         self._wait()
         if draft := finished(self.controller.draft()):
             line(f"Not sent last time: {draft}")
+        if start.choose:
+            self._do("/sessions")
+        if start.message:
+            line(f"You: {start.message}")
+            self._do(start.message)
         while not self._ended:
             try:
                 text = self._read_message()
@@ -85,11 +91,7 @@ class PlainMode:
             except KeyboardInterrupt:
                 line("")
                 continue
-            try:
-                self._take(text)
-                self._wait()
-            except Qwen35Error as error:
-                self.view.show_message(str(error), error=True)
+            self._do(text)
         finished(self._show_changes())
 
     def _read_message(self) -> str:
@@ -103,6 +105,14 @@ class PlainMode:
                 self.controller.save_draft("\n".join(lines))
                 raise
         return "\n".join(lines)
+
+    def _do(self, text: str) -> None:
+        """Take a message or a command, and wait for what it leads to; an error is one line."""
+        try:
+            self._take(text)
+            self._wait()
+        except Qwen35Error as error:
+            self.view.show_message(str(error), error=True)
 
     def _take(self, text: str) -> None:
         """Send a message, or run a command."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.history import History
-from qwen35_chat.options import CommandOptions
+from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.settings import settings_file
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
@@ -114,7 +114,7 @@ class ChatRuntime:
 
         Args:
             last: the one that was changed last.
-            name: an id or a title.
+            name: an id, a title or a part of one.
 
         Raises:
             Qwen35Error: there is none.
@@ -129,13 +129,13 @@ class ChatRuntime:
             raise Qwen35Error("there is no conversation to go on with: start without --continue")
         return found[0].id
 
-    def run_screen(self, conversation: int | None) -> int:
+    def run_screen(self, start: Start) -> int:
         """Run the chat on the whole terminal until the user quits. Returns the exit code."""
         with guarded_terminal(self.controller.library.folder / FILE_NAME):
             app = app_class()(
                 self.controller,
                 demo=self.controller.model == demo.NAME,
-                conversation=conversation,
+                start=start,
                 # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
                 # Modules and the model are permanent, so it can skip them.
                 ready=gc.freeze,
@@ -149,7 +149,7 @@ class ChatRuntime:
             discard_output()
         return code
 
-    def run_plain(self, conversation: int | None) -> int:
+    def run_plain(self, start: Start) -> int:
         """Run the chat in plain mode until the input ends. Returns the exit code."""
         from qwen35_chat.plain_mode import PlainMode
 
@@ -160,7 +160,7 @@ class ChatRuntime:
         attended = sys.stdin.isatty()
         if attended:
             self._enable_readline()
-        PlainMode(self.controller, attended=attended).run(conversation)
+        PlainMode(self.controller, attended=attended).run(start)
         return 0
 
     def _enable_readline(self) -> None:

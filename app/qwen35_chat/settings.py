@@ -347,5 +347,5 @@ def display_value(settings: Settings, name: str) -> str:
     if table == "sampling":
         value = settings.sampling.get(key, PRESETS[settings.preset].get(key))
         return "" if value is None else f"{value:g}"
-    value = getattr(settings, key)
+    value = settings.keys.get(key, "") if table == "keys" else getattr(settings, key)
     return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -12,7 +12,7 @@ from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
 FORMAT = "qwen35-chat conversation"
 VERSION = 1
 _ROLE_HEADINGS = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
-_STATE_LABELS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
+STATE_LABELS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
 
 
 def to_json(conversation: Conversation) -> str:
@@ -81,7 +81,7 @@ def _message_parts(message: Message) -> list[str]:
         text = write_json(call.get("function", call), indent=2)
         fence = "`" * max(3, _longest_run(text) + 1)
         parts.append(f"{fence}json\n{text}\n{fence}")
-    if ending := _STATE_LABELS.get(message.state):
+    if ending := STATE_LABELS.get(message.state):
         parts.append(f"*({ending}{': ' if message.error else ''}{message.error})*")
     return parts
 

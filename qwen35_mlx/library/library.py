@@ -153,7 +153,7 @@ class Library(ConversationStore):
             return found.fetchone()[0]
 
     def resolve(self, name: str) -> int:
-        """The id of the conversation whose id, title or beginning of the title is `name`.
+        """The id of the conversation whose id, title or part of a title is `name`.
 
         Raises:
             Qwen35Error: no conversation matches, or several do; the message lists them.

@@ -85,10 +85,11 @@ def find_by_title(db: sqlite3.Connection, title: str) -> int | None:
 
 
 def find_by_name(db: sqlite3.Connection, name: str) -> int:
-    """The id of the conversation whose id, title or beginning of the title is `name`.
+    """The id of the conversation whose id, title or part of a title is `name`.
 
-    An exact title goes before one in another case, and that before a beginning; spacing does not
-    matter. Where a number is both an id and a title, neither goes before the other.
+    An exact title goes before one in another case, that before a beginning, and that before another
+    part; spacing does not matter. Where a number is both an id and a title, neither goes before the
+    other.
 
     Raises:
         Qwen35Error: no conversation matches, or several do; the message lists them.
@@ -110,9 +111,10 @@ def find_by_name(db: sqlite3.Connection, name: str) -> int:
                 f"{called[0]}: give that id, or the other title"
             )
         return int(wanted)
-    matches = [i for i, title in titles.items() if title.casefold().startswith(wanted)]
-    exact = [i for i in matches if titles[i].casefold() == wanted]
-    found = [i for i in exact if titles[i] == written] or exact or matches
+    parts = [i for i, title in titles.items() if wanted in title.casefold()]
+    begun = [i for i in parts if titles[i].casefold().startswith(wanted)]
+    exact = [i for i in begun if titles[i].casefold() == wanted]
+    found = [i for i in exact if titles[i] == written] or exact or begun or parts
     if not wanted or not found:
         raise Qwen35Error(f"no conversation is called {shown}: qwen35-chat --list shows them")
     if len(found) > 1:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from qwen35_chat.options import CommandOptions
+from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.runtime import ChatRuntime, app_class
 
 from qwen35_mlx.library.conversation import Message, Usage
@@ -142,7 +142,7 @@ def stream(conversation: int) -> dict[str, Any]:
                 tasks.append(asyncio.get_running_loop().create_task(measure_lag(engine, lags)))
 
         cpu = time.process_time()
-        app_class()(window.controller, conversation=conversation, ready=ready).run()
+        app_class()(window.controller, start=Start(conversation), ready=ready).run()
         engine.close()
         return {"lags": lags, "tok/s": engine.rate, "cpu s": time.process_time() - cpu}
 

@@ -11,6 +11,7 @@ from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.fake import FakeEngine, done
 from qwen35_chat.history import History
+from qwen35_chat.options import Start
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.widgets.composer import Composer
@@ -148,6 +149,7 @@ def make(
     loads: bool = True,
     demo: bool = False,
     conversation: int | None = None,
+    start: Start | None = None,
     settings: Path | None = None,
     library: Library | None = None,
     toolbox: Toolbox | None = None,
@@ -162,7 +164,9 @@ def make(
     history = History(folder / "history.jsonl")
     controller = Controller(engine, library, file, history, clock=clock, toolbox=toolbox)
     return Driver(
-        ChatApp(controller, demo=demo, conversation=conversation, clock=clock), engine, clock
+        ChatApp(controller, demo=demo, start=start or Start(conversation), clock=clock),
+        engine,
+        clock,
     )
 
 
@@ -175,6 +179,7 @@ async def chat(
     loads: bool = True,
     demo: bool = False,
     conversation: int | None = None,
+    start: Start | None = None,
     settings: Path | None = None,
     library: Library | None = None,
     toolbox: Toolbox | None = None,
@@ -185,6 +190,7 @@ async def chat(
         loads=loads,
         demo=demo,
         conversation=conversation,
+        start=start,
         settings=settings,
         library=library,
         toolbox=toolbox,

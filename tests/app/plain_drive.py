@@ -9,6 +9,7 @@ from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
 from qwen35_chat.fake import FakeEngine
 from qwen35_chat.history import History
+from qwen35_chat.options import Start
 from qwen35_chat.plain_mode import PlainMode
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tools.toolbox import Toolbox
@@ -65,7 +66,12 @@ class PlainChat:
             clock=lambda: self.now,
         )
 
-    def run(self, *typed: str | BaseException | list[Event], at: int | None = None) -> str:
+    def run(
+        self,
+        *typed: str | BaseException | list[Event],
+        at: int | None = None,
+        start: Start | None = None,
+    ) -> str:
         """Run plain mode to the end of the input.
 
         Events are played after the line before them is read.
@@ -74,7 +80,7 @@ class PlainChat:
             What was written since the model was loaded.
         """
         self._typed = list(typed)
-        self.plain.run(at)
+        self.plain.run(start or Start(at))
         assert not self._typed, "not everything was read"
         return self.out.getvalue().removeprefix(READY).removesuffix("\n")
 

@@ -176,7 +176,7 @@ def test_a_notice_within_an_answer_has_its_own_line(session: PlainChat) -> None:
         reply()[-1],
     ]
     written = session.run("q", events)
-    assert "Thinking.\nAnswer: One, \na state was rebuilt\nAnswer: two\n" in written
+    assert "Answer: One, \na state was rebuilt\nAnswer: two\n" in written
     assert session.plain.view.answer == "One, two"
 
 
@@ -190,8 +190,12 @@ def test_another_version_is_written_from_its_message_on(session: PlainChat) -> N
 def test_a_changed_setting_is_named_with_its_value(session: PlainChat) -> None:
     long = "word " * 40
     written = session.run(
-        "/settings max_tokens 100", "/settings mtp off", f"/settings system {long}"
+        "/settings max_tokens 100",
+        "/settings mtp off",
+        f"/settings system {long}",
+        "/settings keys.send ctrl+y",
     )
     assert "max_tokens is 100, from now on\n" in written
     assert "mtp is off, from the next start on\n" in written
     assert "word…, from now on\n" in written
+    assert "keys.send is ctrl+y, from now on\n" in written

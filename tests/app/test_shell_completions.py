@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from qwen35_chat.main import SHELLS, main
+from qwen35_chat.command_parser import SHELLS
+from qwen35_chat.main import main
 
 BASH = """
 source "$1"

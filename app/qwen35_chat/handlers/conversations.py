@@ -48,5 +48,5 @@ class ConversationHandler:
 
     async def export(self, name: str = "") -> None:
         controller, conversation = self._controller, self._controller.require_stored()
-        file = await controller.calls.run("files", export, controller, conversation, name)
+        file = await controller.calls.run("files", export, controller.library, conversation, name)
         self._view.show_message(f"Written to {file}")

@@ -63,6 +63,16 @@ class WritingHandler:
             self._view.show_queue()
         self._view.save_draft()
 
+    def send_first(self, text: str) -> None:
+        """Send a text of the command line; what is typed already stays."""
+        composer, typed = self._view.composer, self._view.composer.text
+        composer.set_text(text)
+        try:
+            self.send()
+        finally:
+            if typed:
+                composer.set_text(f"{composer.text}\n{typed}" if composer.text else typed)
+
     def _deliver(self, text: str, editing: int | None) -> None:
         """Send a text, or queue it during a turn.
 

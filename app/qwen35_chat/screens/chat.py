@@ -25,6 +25,7 @@ from qwen35_chat.handlers.settings import ScreenSettingsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
@@ -72,7 +73,7 @@ class ChatScreen(CoveredScreen):
         app: runs what waits.
         controller: its engine is started here, once the first frame is drawn.
         demo: whether it begins with the demonstration model.
-        conversation: to go on with.
+        start: what it begins with.
         clock: seconds, for what is timed on the screen.
         ready: as for `ChatApp`.
     """
@@ -86,7 +87,7 @@ class ChatScreen(CoveredScreen):
         controller: Controller,
         *,
         demo: bool = False,
-        conversation: int | None = None,
+        start: Start = EMPTY,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
@@ -94,7 +95,7 @@ class ChatScreen(CoveredScreen):
         self.transcript = TranscriptView(clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
-        greeting = DEMO_GREETING if demo and conversation is None else ""
+        greeting = DEMO_GREETING if demo and start == EMPTY else ""
         self.writing = WritingHandler(controller, self, greeting)
         self.messages = MessageHandler(controller, self, self.writing)
         self.versions = VersionHandler(controller, self)
@@ -103,7 +104,7 @@ class ChatScreen(CoveredScreen):
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
         self._demo = demo
-        self._conversation = conversation
+        self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
         self._turn_entries = TurnEntries(
@@ -134,7 +135,7 @@ class ChatScreen(CoveredScreen):
         self._lines.status.update(model=short_name(self.controller.model))
         self._bind_keys()
         self.composer.focus()
-        if self._conversation is None:
+        if self._begin.conversation is None:
             self._show_welcome()
         self._draft.load()
         self.composer.suggest(self.writing.greeting)
@@ -146,7 +147,18 @@ class ChatScreen(CoveredScreen):
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._conversation)
+        self.controller.start(self._begin.conversation)
+        if self._begin.choose:
+            self.conversations.list()
+        if self._begin.conversation is None:
+            self._send_first()
+
+    def _send_first(self) -> None:
+        """Send the message that the chat begins with, once."""
+        message = self._begin.message
+        self._begin = EMPTY
+        if message:
+            self._try_to_send(lambda: self.writing.send_first(message))
 
     def _show_welcome(self) -> None:
         with_demo = self._demo and self.controller.model == demo.NAME
@@ -277,6 +289,7 @@ class ChatScreen(CoveredScreen):
             self._show_notices()
         self._draft.switch()
         self.transcript.follow()
+        self._send_first()
         if self.focused is self.transcript:
             self.transcript.marking.message(shown.selected)
 
@@ -328,8 +341,11 @@ class ChatScreen(CoveredScreen):
         self._sends.add(work, self._show_refusal)
 
     def on_composer_submitted(self, _: Composer.Submitted) -> None:
+        self._try_to_send(self.writing.send)
+
+    def _try_to_send(self, send: Callable[[], None]) -> None:
         try:
-            self.writing.send()
+            send()
         except Qwen35Error as error:
             self._show_refusal(str(error))
         self.show_progress()

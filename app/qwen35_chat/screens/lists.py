@@ -157,7 +157,7 @@ class ConversationList(Picker):
     async def export_marked(self) -> None:
         if (at := self._marked_conversation) is not None:
             controller = self._controller
-            file = await controller.calls.run("files", export, controller, at, "")
+            file = await controller.calls.run("files", export, controller.library, at, "")
             self._show_done(f"Written to {file}")
 
 
