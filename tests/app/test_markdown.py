@@ -27,6 +27,7 @@ FORMS = {
     "$$\nx\n$$ where": "    x\n\nwhere",
     "$$x=1.$$\n\n$$y$$.": "    x = 1.\n\n    y.",
     "\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}": "    a = b\n      = c",
+    "- a\n\n  $$x$$\n- b": "• a\n\n      x\n\n• b",
     "1. So\n   $$\n   x\n   - y\n   $$\n2. Then": "1. So\n       x − y\n2. Then",
     "1. So\n$$\nx\n$$\n2. Then": "1. So\n\n    x\n\n2. Then",
     "a\n\n$$\nx\n\n+ y\n\n= z\n$$\n\nb": "a\n\n    x + y = z\n\nb",
@@ -73,7 +74,9 @@ FORMS = {
     "# A\n\n## B\n\n### C": "A\n─\n\nB\n\nC",
     "- a\n  - b\n    1. c\n- d": "• a\n  • b\n    1. c\n• d",
     "- [ ] a\n- [x] **b**\n- [y] c\n\n1. [X] d": "☐ a\n☑ b\n• [y] c\n\n1. ☑ d",
-    "- a\n\n  b\n- c": "• a\n\n  b\n• c",
+    "- a\n\n  b\n- c\n- d": "• a\n\n  b\n\n• c\n• d",
+    "- a\n\n- b\n  c": "• a\n• b\n  c",
+    "1. a\n   - b\n\n   c\n2. d": "1. a\n   • b\n\n   c\n\n2. d",
     "> a\n>\n> > b\n> c": "▏ a\n▏\n▏ ▏ b\n▏ ▏ c",
     "- > q\n- # h\n- - x": "• ▏ q\n• h\n  ─\n• • x",
     "> [!NOTE]\n> *a*\n\n> [!x]\n\n> [!TIP]": "▏ Note\n▏ a\n\n▏ [!x]\n\n▏ Tip",
@@ -90,7 +93,7 @@ CODE = {
     "1. a\n   ```python\n   if x:\n       y\n   ```\n2. b": [
         "1. a", "    python", "    if x:", "        y", "2. b"],
     "- ```sh\n  ls\n  ```": ["•  sh", "   ls"],
-    "- a\n\n      b\n        c": ["• a", "   code", "   b", "     c"],
+    "- a\n\n      b\n        c": ["• a", "", "   code", "   b", "     c"],
     "> ```\n> a\n>   b\n> ```": ["▏  code", "▏  a", "▏    b"],
 }  # fmt: skip
 

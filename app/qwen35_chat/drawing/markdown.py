@@ -185,7 +185,10 @@ def _list(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
 ) -> Iterator[Placed]:
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
+    apart = False  # whether the item before has empty lines in it
     for item in node.children:
+        if apart:
+            yield Placed(Paragraph(BLANK, rest, rest))
         mark = "• " if number is None else f"{number}. "
         box = _box(item)
         mark = mark.replace("• ", "") + box if box else mark
@@ -193,17 +196,25 @@ def _list(
         head = first + mark
         if not item.children:
             yield _placed(Paragraph(BLANK, head, indent), item)
-        before = ""
+        apart, end = False, None
         for child in item.children:
-            if before == child.type == "paragraph":
+            if end is not None and child.map and child.map[0] > end:
                 yield Placed(Paragraph(BLANK, indent, indent))
-            if box and not before:
+                apart = True
+            if box and end is None:
                 yield _paragraph(child, head, indent, skip=len("[x] "))
             else:
                 yield from _block(child, head, indent, numbers)
-            head, before = indent, child.type
+            head, end = indent, _last_line(child)
         first = rest
         number = None if number is None else number + 1
+
+
+def _last_line(node: "SyntaxTreeNode") -> int:
+    """The line of the source after a block. That of a list has the empty lines after it, too."""
+    while node.children and node.children[-1].map:
+        node = node.children[-1]
+    return node.map[1] if node.map else 0
 
 
 def _box(item: "SyntaxTreeNode") -> str:
