@@ -98,7 +98,7 @@ class Writer:
         cache.restore(self.state)
         drafter = self._drafter(cache, depth, copies)
         sampler = Sampler(sampling, self.network.config.vocab_size, seed, grammar)
-        stream = decode(self.network, cache, self.prompt[-1], sampler, drafter)
+        stream = decode(self.network, cache, self.prompt[-1:], sampler, drafter)
         reply: list[int] = []
         for token in stream:
             reply.append(token)
@@ -162,6 +162,16 @@ def test_a_grammar_that_allows_everything_changes_no_bit_of_the_logits(writer: W
     after = masked(logits, matcher, mx.array([5, 6]), mx.array([7, 8]))
     assert after.dtype == logits.dtype
     assert mx.array_equal(after, logits)
+
+
+def test_where_everything_is_allowed_nothing_is_masked(writer: Writer):
+    """Neither at the start nor after a token; after what a grammar forbids, it is."""
+    logits, nothing = mx.zeros((1, 2048)), mx.array([], mx.int32)
+    matcher = compiled(writer, lark, ANYTHING).matcher()
+    assert masked(logits, matcher, nothing) is logits
+    assert masked(logits, matcher, mx.array([5])) is logits
+    some = compiled(writer, regex, "a").matcher()
+    assert mx.isinf(masked(logits, some, nothing)).any()
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
