@@ -106,8 +106,10 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, _: do.versions.select(1), keys="right", slash="newer", typed=True,
     ),
     Command(
-        "compact", "Compact", "sum up the oldest turns, to make room in the context",
-        lambda do, _: do.versions.compact(), slash="compact",
+        "compact", "Compact",
+        "sum up the oldest turns, to make room in the context; all of them stay here",
+        lambda do, text: do.versions.compact(text), keys="f6", slash="compact",
+        argument="undo or redo",
     ),
     Command(
         "models", "Models", "choose, download or change the model",

@@ -378,7 +378,7 @@ class ChatScreen(CoveredScreen):
         elif event.name == "code":
             self.copy(str(event.argument))
         elif event.name == "version" and event.entry is not None:
-            return self.controller.select_version(int(event.argument), event.entry.message)
+            return self.versions.select(int(event.argument), event.entry.message)
         return None
 
     def _watch_library(self) -> None:
