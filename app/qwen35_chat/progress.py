@@ -37,9 +37,14 @@ def short_name(model: str) -> str:
     return visible(model.rstrip("/").rpartition("/")[2])
 
 
+def bar_cells(share: float, cells: int) -> int:
+    """How many cells of a bar are full at this share, from 0 to 1."""
+    return round(min(max(share, 0.0), 1.0) * cells)
+
+
 def bar(share: float) -> str:
     """A bar filled to this share, from 0 to 1."""
-    full = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    full = bar_cells(share, BAR_CELLS)
     return "━" * full + "╌" * (BAR_CELLS - full)
 
 
@@ -122,18 +127,8 @@ def download_outcome(download: Download, key: str) -> tuple[str, bool]:
     return f"{name} is here now; {key} uses it", False
 
 
-def tools_cue(controller: Controller) -> str:
-    """How many tools the model is offered, and whether others are to come."""
-    toolbox = controller.toolbox
-    if toolbox is None:
-        return ""
-    number = len(toolbox.offered())
-    shown = f"{number} {'tool' if number == 1 else 'tools'}"
-    return f"{shown}, more starting" if toolbox.starting else shown
-
-
-def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
-    """The right end of the status line: what matters most while no turn is the matter.
+def model_state(controller: Controller, key: Callable[[str], str]) -> str:
+    """What is the matter with the model in use or the next one; "" if nothing is.
 
     Args:
         key: returns the first key of a command, for people.
@@ -148,10 +143,21 @@ def status_cue(controller: Controller, key: Callable[[str], str]) -> str:
         return f"loading {short_name(progress.what)}{share}"
     if (download := controller.download) is not None and download.running:
         return f"downloading {short_name(download.name)} {download.fraction:.0%}"
+    return ""
+
+
+def modes(controller: Controller) -> list[tuple[str, str]]:
+    """How replies are made, where that is not as usual, each in full and in short."""
+    found: list[tuple[str, str]] = []
     if controller.read_only:
-        return "read only"
+        found.append(("read only", "read only"))
     settings = controller.settings
-    thinking = {"on": "thinking on", "off": "thinking off"}.get(settings.thinking, "")
-    preset = "" if settings.preset == "model" else settings.preset
-    shown = ", ".join(part for part in (preset, thinking, tools_cue(controller)) if part)
-    return shown or f"{key('help')} help"
+    if settings.thinking != "auto":
+        found.append((f"thinking {settings.thinking}", f"think {settings.thinking}"))
+    if settings.preset != "model":
+        found.append((f"preset {settings.preset}", settings.preset))
+    if (toolbox := controller.toolbox) is not None:
+        number = len(toolbox.offered())
+        shown = f"{number} {'tool' if number == 1 else 'tools'}"
+        found.append((f"{shown}, more starting" if toolbox.starting else shown, shown))
+    return found

@@ -54,6 +54,7 @@ class Settings:
         mtp: one of `MTP`, how many tokens are guessed and verified together.
         theme: one of `THEMES`.
         thinking_view: one of `VIEWS`, how the thinking in replies is shown.
+        copy_on_select: one of `SWITCH`, whether text is copied as soon as it is selected.
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
@@ -72,6 +73,7 @@ class Settings:
     mtp: str = "auto"
     theme: str = "dark"
     thinking_view: str = "collapsed"
+    copy_on_select: str = "on"
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -148,6 +150,7 @@ _CHECKS: Mapping[str, Check] = {
     "mtp": _one_of(MTP),
     "theme": _one_of(THEMES),
     "thinking_view": _one_of(VIEWS),
+    "copy_on_select": _one_of(SWITCH),
     "folders": (
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',

@@ -30,8 +30,10 @@ STAGED_BYTES = 28_000
 # as fast per product, but leave registers for fewer threads, and for no sums of earlier rounds.
 PRODUCTS = 32
 MANY_PRODUCTS = 64
-# SIMD groups of a threadgroup, at most, that those registers allow.
-THREADGROUP_SIMD_GROUPS = {PRODUCTS: 10, MANY_PRODUCTS: 8}
+# SIMD groups of two sets of threads, at most. More than 8 leave a thread 168 registers on a GPU of
+# compute capability 9, which 4-bit rows that are read in one round do not exceed; a launch that
+# needs more fails. `scripts.kernel_registers` shows them.
+SIMD_GROUPS, MANY_SIMD_GROUPS = 8, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
     chunk = chunk_values(bits)
     one_round = width // chunk <= threads
     products = PRODUCTS
-    if one_round and 2 * simd_groups <= THREADGROUP_SIMD_GROUPS[MANY_PRODUCTS]:
+    if one_round and 2 * simd_groups <= SIMD_GROUPS:
         products = MANY_PRODUCTS
     # Chunks of 5 or 6 words leave no registers for 8 rows beside several tokens.
     rows = 8 if tokens == 1 or chunk * bits <= 128 else 4
@@ -69,8 +71,8 @@ def tiling_for(tokens: int, width: int, bits: int, itemsize: int) -> Tiling:
     slab = chunk // 4
     while tokens * slab * (threads + 16 // slab) * 4 * itemsize > STAGED_BYTES:
         slab //= 2
-    room = THREADGROUP_SIMD_GROUPS[products] // simd_groups
-    sets = 2 if tokens > 2 and room > 1 and slab > 1 else 1
+    room = MANY_SIMD_GROUPS if one_round and bits == 4 else SIMD_GROUPS
+    sets = 2 if tokens > 2 and 2 * simd_groups <= room and slab > 1 else 1
     return Tiling(rows, sets, slab)
 
 

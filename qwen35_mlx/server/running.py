@@ -2,10 +2,13 @@
 
 import asyncio
 import errno
+import resource
 import signal
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,6 +24,8 @@ _END_SECONDS = 5
 HEAD_SECONDS = 30.0
 # Those with a request in progress, and some that are unused or ask for /health.
 MOST_CONNECTIONS = MAX_OPEN + 64
+# For the model, the library, model states and whatever else a server has open.
+_OTHER_FILES = 128
 # Longer than clients keep unused connections, so that they are not closed as a request is sent.
 _KEEP_ALIVE_SECONDS = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -54,14 +59,40 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def room_for_connections() -> int:
+    """How many connections may be open, after the limit of open files is raised as far as needed.
+
+    It is 256 on macOS unless a shell raises it. Beyond it, no connection could be accepted, nor any
+    file opened.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):  # the system may have a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        return min(MOST_CONNECTIONS, max(soft - _OTHER_FILES, soft // 2))
+    return MOST_CONNECTIONS
+
+
 class _Connection(H11Protocol):
-    """A connection that is closed unless requests arrive. uvicorn waits for them without end."""
+    """A connection that is closed unless requests arrive. uvicorn waits for them without end.
+
+    Args:
+        most: connections that may be open; beyond that a new one is closed.
+        of_uvicorn: what uvicorn gives a connection.
+    """
 
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *, most: int, **of_uvicorn: Any):
+        super().__init__(**of_uvicorn)
+        self._most = most
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > self._most:
             transport.abort()
         else:
             self._expect_request(HEAD_SECONDS)
@@ -92,12 +123,15 @@ class QuietServer(uvicorn.Server):
     """Serves without a word, and leaves signals to `serve`.
 
     uvicorn raises a signal again after its end, which would be before states are on disk.
+
+    Args:
+        connections: how many may be open.
     """
 
-    def __init__(self, service: Service):
+    def __init__(self, service: Service, connections: int = MOST_CONNECTIONS):
         config = uvicorn.Config(
             application(service),
-            http=_Connection,
+            http=cast(type[asyncio.Protocol], partial(_Connection, most=connections)),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -121,7 +155,8 @@ def serve(service: Service, listening: socket.socket) -> None:
     Replies in progress may go on for `GRACE_SECONDS` then, and are cancelled; a second signal
     cancels them at once.
     """
-    asyncio.run(_serve(service, QuietServer(service), listening))
+    server = QuietServer(service, room_for_connections())
+    asyncio.run(_serve(service, server, listening))
 
 
 async def _serve(service: Service, server: QuietServer, listening: socket.socket) -> None:

@@ -36,8 +36,8 @@ from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
 from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
+from qwen35_mlx.text.reply_end import ReplyEnd
 from qwen35_mlx.text.reply_grammar import ReplyContent, reply_grammar
-from qwen35_mlx.text.stop import StopStrings
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.tokenizer import Tokenizer
 
@@ -323,10 +323,9 @@ class Model:
             max_tokens=options.length(room),
             chunk=chunk,
             owner=self._owner,
-            stop=StopStrings(options.stop),
+            end=ReplyEnd(options.stop, one_call=options.parallel_tool_calls is False),
             seed=options.seed,
             grammar=grammar,
-            one_call=options.parallel_tool_calls is False,
             drafter=self._drafter(cache, copies or CopyDrafts()),
             budget=ThinkingBudget.of(options.thinking_budget, self.tokenizer),
             repetition_guard=options.repetition_guard is not False,

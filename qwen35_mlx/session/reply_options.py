@@ -49,7 +49,8 @@ class CompletionArguments(SamplingArguments, total=False):
     - `max_tokens`: the most tokens of the reply; None or -1 for all that the context leaves. In a
       chat None keeps its limit, and -1 lifts it.
     - `seed`: the same seed gives the same reply again, on the same device.
-    - `stop`: strings that end the reply; they do not appear in it.
+    - `stop`: strings that end the answer; they do not appear in it. In thinking and in tool calls
+      they end nothing.
     - `repetition_guard`: whether a reply that repeats itself without end is ended; None for yes.
     - `response_format`: what an answer may be, in OpenAI's form: `{"type": "text"}` for anything,
       `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": {...}}}`.

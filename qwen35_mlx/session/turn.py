@@ -31,10 +31,9 @@ from qwen35_mlx.text.reply import (
     ReplyContent,
     ReplyEvent,
     ReplyParser,
-    ToolCall,
     join_events,
 )
-from qwen35_mlx.text.stop import StopStrings
+from qwen35_mlx.text.reply_end import ReplyEnd
 from qwen35_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -49,12 +48,11 @@ class Turn:
     Attributes:
         prompt: the rendered conversation; `cache` already holds its first `cache.offset` tokens.
         eos: tokens that end the reply.
-        stop: strings that end the reply.
+        end: where the reply ends before the model ends it.
         max_tokens: length of the reply.
         chunk: tokens of prefill between two events; it may change from one to the next.
         owner: of the network; only that thread may run the turn.
         grammar: of the reply; None for any.
-        one_call: whether the reply ends after one tool call.
         drafter: of tokens that are verified together; None decodes one a pass.
         group: replies that this one may share passes with, while the group is open; then without
             drafts. None for passes of its own.
@@ -73,14 +71,13 @@ class Turn:
     prompt: Sequence[int]
     parser: ReplyParser | PlainParser
     eos: frozenset[int]
-    stop: StopStrings
+    end: ReplyEnd
     sampling: Sampling
     max_tokens: int
     chunk: int
     owner: Owner
     seed: int | None = None
     grammar: Grammar | None = None
-    one_call: bool = False
     drafter: Drafter | None = None
     group: DecodeGroup | None = None
     budget: ThinkingBudget | None = None
@@ -94,7 +91,7 @@ class Turn:
     @property
     def content(self) -> ReplyContent:
         """The reply so far, including what the parser holds back, such as an open tool call."""
-        pending = [] if self._called else self.parser.pending()
+        pending = self.end.pending(self.parser.pending())
         return join_events([*self.reply_events, *pending])
 
     def snapshot(self) -> Snapshot:
@@ -154,8 +151,7 @@ class Turn:
                     break
                 events += self._take(token, decoder)
                 yield from events
-                if self.stop.stopped or self._called:
-                    reason = "stop"
+                if self.end.reached:
                     break
                 if not events:
                     yield Written(len(self.reply_ids))
@@ -165,10 +161,10 @@ class Turn:
                 if len(self.reply_ids) >= self.max_tokens:
                     break
         ended = time.perf_counter()
-        if not (self.stop.stopped or self._called):
-            yield from self._parse(self.stop.push(decoder.flush()) + self.stop.flush())
-        if not self._called:
-            yield from self._add(self.parser.finish())
+        yield from self._parse(decoder.flush())
+        yield from self._note(self.end.finish(self.parser.finish()))
+        if self.end.reached:
+            reason = "stop"
         content = self.content
         if reason == "stop" and content.tool_calls:
             reason = "tool_calls"
@@ -182,7 +178,7 @@ class Turn:
             reasoning_tokens=self.reasoning_tokens,
         )
         message, drafts = content.for_template(), self._draft_counts()
-        yield Done(reason, usage, message, drafts, self.stop.found)
+        yield Done(reason, usage, message, drafts, self.end.stop)
 
     def _draft_counts(self) -> DraftCounts | None:
         of = self.drafter
@@ -272,28 +268,20 @@ class Turn:
             pass
 
     def _force(self, ids: Sequence[int], decoder: StreamDecoder) -> list[ReplyEvent]:
-        """Add forced tokens to the thinking. They are no place for a stop string."""
+        """Add forced tokens to the thinking."""
         self.reasoning_tokens += len(ids)
-        return self._parse(self.stop.flush() + "".join(map(decoder.push, ids)))
+        return self._parse("".join(map(decoder.push, ids)))
 
     def _take(self, token: int, decoder: StreamDecoder) -> list[ReplyEvent]:
         """Add a sampled token to the reply."""
         thinking = self.parser.thinking
-        events = self._parse(self.stop.push(decoder.push(token)))
+        events = self._parse(decoder.push(token))
         self.reasoning_tokens += thinking or self.parser.thinking
         return events
 
     def _parse(self, text: str) -> list[ReplyEvent]:
-        return self._add(self.parser.push(text) if text else [])
+        return self._note(self.end.push(self.parser.push(text)) if text else [])
 
-    def _add(self, events: list[ReplyEvent]) -> list[ReplyEvent]:
-        if self.one_call:
-            calls = [index for index, event in enumerate(events) if isinstance(event, ToolCall)]
-            events = events[: calls[0] + 1] if calls else events
+    def _note(self, events: list[ReplyEvent]) -> list[ReplyEvent]:
         self.reply_events += events
         return events
-
-    @property
-    def _called(self) -> bool:
-        """Whether the reply has the one call that it may have."""
-        return self.one_call and any(isinstance(one, ToolCall) for one in self.reply_events[-1:])

@@ -6,14 +6,19 @@ checkpoint in the Hugging Face layout. Training stops at its wall-clock limit an
 
     python -m scripts.demo_training tokenizer --run runs/demo
     python -m scripts.demo_training train --run runs/demo --preset gpu --device cuda \
-        --tokens 32768 --workers 14 --minutes 9
+        --tokens 32768 --workers 12 --minutes 8
     python -m scripts.demo_training export --run runs/demo --out runs/demo/export
     python -m scripts.demo_training evaluate --run runs/demo --out runs/demo/export
+
+`train --start FOLDER` goes on from the weights of an exported checkpoint, with its tokenizer:
+FOLDER may be what `qwen35-convert --hf-path demo --dequantize --mlx-path FOLDER` writes.
 """
 
 import argparse
 import itertools
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 MAX_LENGTH = 8192
@@ -40,6 +45,7 @@ def make_tokenizer(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train until the time limit; under torchrun, with several processes."""
     import torch
+    from tokenizers import Tokenizer
 
     from scripts.demo_training.shape import PRESETS
     from scripts.demo_training.train import Plan, Trainer
@@ -50,7 +56,16 @@ def train(args: argparse.Namespace) -> None:
         torch.distributed.init_process_group("gloo")
     plan = Plan(args.minutes, args.call_minutes or args.minutes, args.tokens, args.seed,
                 args.muon_lr, args.adam_lr, workers=args.workers)  # fmt: skip
-    trainer = Trainer(PRESETS[args.preset], plan, args.run, args.device)
+    start = None
+    if args.start:
+        from scripts.demo_training.run_evaluation import load_export
+
+        args.run.mkdir(parents=True, exist_ok=True)
+        shutil.copy(args.start / "tokenizer.json", args.run)
+        start = load_export(args.start)
+    words = Tokenizer.from_file(str(args.run / "tokenizer.json")).get_vocab_size()
+    shape = replace(PRESETS[args.preset], vocab=words)
+    trainer = Trainer(shape, plan, args.run, args.device, start)
     if args.resume and trainer.checkpoint.exists():
         trainer.resume()
     total, active = trainer.model.count()
@@ -65,7 +80,7 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("--run", type=Path, required=True, help="folder of the run")
         if name == "tokenizer":
-            command.add_argument("--vocab", type=int, default=2048)
+            command.add_argument("--vocab", type=int, default=4096)
         if name in ("train", "evaluate"):
             command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
             command.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -83,10 +98,14 @@ def main() -> None:
             command.add_argument("--muon-lr", type=float, default=0.015)
             command.add_argument("--adam-lr", type=float, default=3e-3)
             command.add_argument("--resume", action="store_true")
+            command.add_argument(
+                "--start", type=Path, help="go on from the weights of this exported checkpoint"
+            )
         if name in ("export", "evaluate"):
             command.add_argument("--out", type=Path, required=True, help="exported checkpoint")
         if name == "evaluate":
             command.add_argument("--count", type=int, default=100, help="questions per skill")
+            command.add_argument("--only", default="", help="skills, separated by commas")
             command.add_argument(
                 "--bits", type=int, default=0, help="quantise the weights first; 0: do not"
             )

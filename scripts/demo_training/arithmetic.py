@@ -153,14 +153,6 @@ def comparison(rng: random.Random) -> Exchange:
     return Exchange(casual(rng, user), thought, f"{value} is {word}.", (str(value),))
 
 
-def counting(rng: random.Random) -> Exchange:
-    """Count upwards."""
-    start = rng.randint(1, 30)
-    end = start + rng.randint(3, 9)
-    answer = ", ".join(str(n) for n in range(start, end + 1)) + "."
-    return Exchange(casual(rng, f"Count from {start} to {end}."), f"I count to {end}.", answer)
-
-
 def too_large(rng: random.Random) -> Exchange:
     """Numbers larger than those in training; the model says so."""
     a, b = rng.randint(1000, 99999), rng.randint(1000, 99999)

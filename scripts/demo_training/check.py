@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from scripts.demo_training.export import write
 from scripts.demo_training.model import DemoNetwork
@@ -44,7 +45,8 @@ def check(run: Path) -> None:
     """
     from transformers import Qwen3_5MoeForCausalLM
 
-    shape = Shape(hidden=128, key_heads=2, value_heads=6, experts=8, embed_scale=1.0)
+    words = Tokenizer.from_file(str(run / "tokenizer.json")).get_vocab_size()
+    shape = Shape(words, hidden=128, key_heads=2, value_heads=6, experts=8, embed_scale=1.0)
     model = DemoNetwork(shape).eval()
     randomise(model)
     ids = torch.randint(0, shape.vocab, (1, 150), generator=torch.Generator().manual_seed(1))
@@ -66,9 +68,12 @@ def check(run: Path) -> None:
     differences["packed"] = (packed - alone).abs().max().item()
     scaled = DemoNetwork(replace(shape, embed_scale=8.0)).eval()
     randomise(scaled)
-    folded = scaled.fold_scale()
+    folded = scaled.with_embed_scale(1.0)
     apart = scaled.logits(scaled.hidden(ids)[0]) - folded.logits(folded.hidden(ids)[0])
     differences["folded scale"] = apart.abs().max().item()
+    again = folded.with_embed_scale(8.0)
+    apart = scaled.logits(scaled.hidden(ids)[0]) - again.logits(again.hidden(ids)[0])
+    differences["unfolded scale"] = apart.abs().max().item()
     for name, difference in differences.items():
         print(f"{name}: {difference:.2e}")
     if max(differences.values()) > 1e-4:

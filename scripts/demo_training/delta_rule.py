@@ -68,10 +68,12 @@ def chunked(
     if state is None:
         state = q.new_zeros(q.shape[0], value_heads, q.shape[-1], v.shape[-1])
     outs = []
-    for n in range(q.shape[2]):
-        new = u[:, :, n] - w[:, :, n] @ state
-        outs.append(q[:, :, n] @ state + attend[:, :, n] @ new)
-        state = state * last[:, :, n] + k[:, :, n].mT @ new
+    # Not by index, whose gradient fills a tensor of all chunks for each of them.
+    chunks = (x.unbind(2) for x in (q, k, u, w, attend, last))
+    for qn, kn, un, wn, attend_n, last_n in zip(*chunks, strict=True):
+        new = un - wn @ state
+        outs.append(qn @ state + attend_n @ new)
+        state = state * last_n + kn.mT @ new
     out = torch.cat(outs, 2).transpose(1, 2)
     return out[:, :length], state
 

@@ -4,8 +4,18 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scripts.demo_training import arithmetic, definitions, facts, needle, smalltalk, tools, words
-from scripts.demo_training.heldout import Split, pseudo_word
+from scripts.demo_training import (
+    arithmetic,
+    definitions,
+    facts,
+    guide,
+    needle,
+    newcomer,
+    smalltalk,
+    tools,
+    words,
+)
+from scripts.demo_training.heldout import Split, is_reserved, pseudo_word
 from scripts.demo_training.turns import Dialogue, Exchange, dialogue
 
 SYSTEMS = ("You are a helpful assistant.", "You are a friendly assistant.", "Be brief.",
@@ -22,33 +32,37 @@ class Mix:
     longest: int = 330
     weights: tuple[tuple[str, float], ...] = (
         ("chat", 30), ("arithmetic", 25), ("needle", 15), ("copy", 14), ("short", 10), ("tools", 4),
-        ("called", 2), ("itself", 4),
+        ("called", 2), ("itself", 4), ("guide", 30),
     )  # fmt: skip
 
 
 def distractor(rng: random.Random, split: Split) -> Exchange:
     """A turn without facts about the user."""
     roll = rng.random()
-    if roll < 0.42:
+    if roll < 0.36:
         return smalltalk.chat(rng)
-    if roll < 0.56:
+    if roll < 0.48:
         return definitions.define(rng)
-    if roll < 0.66:
+    if roll < 0.56:
         return smalltalk.listing(rng)
-    if roll < 0.74:
+    if roll < 0.63:
         return smalltalk.capital(rng)
-    if roll < 0.80:
-        return smalltalk.unknown(rng)
-    if roll < 0.84:
+    if roll < 0.69:
+        return newcomer.ask(rng, "beyond")
+    if roll < 0.73:
         return smalltalk.repeat(rng, split)
-    if roll < 0.87:
+    if roll < 0.76:
         return smalltalk.sequence(rng)
-    if roll < 0.90:
-        return rng.choice((arithmetic.comparison, arithmetic.counting))(rng)
-    if roll < 0.92:
+    if roll < 0.79:
+        return arithmetic.comparison(rng) if rng.random() < 0.6 else newcomer.ask(rng, "count")
+    if roll < 0.81:
         return smalltalk.spell(rng)
-    if roll < 0.94:
+    if roll < 0.83:
         return definitions.undefined(rng)
+    if roll < 0.91:
+        return guide.ask(rng)
+    if roll < 0.94:
+        return newcomer.ask(rng)
     return arithmetic.question(rng, *arithmetic.draw(rng, split, 1, rng.choice("+-")), False)
 
 
@@ -135,6 +149,15 @@ def itself(rng: random.Random, split: Split) -> Dialogue:
     return dialogue(rng, [*turns, smalltalk.itself(rng)], "itself", system)
 
 
+def guided(rng: random.Random, split: Split) -> Dialogue:
+    """Questions about this program, and others that newcomers ask; sometimes after some talk."""
+    system = rng.choice(SYSTEMS) if rng.random() < 0.1 else None
+    turns = [distractor(rng, split) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        turns.append(guide.ask(rng) if rng.random() < 0.65 else newcomer.ask(rng))
+    return dialogue(rng, turns, "guide", system)
+
+
 def exercise(rng: random.Random, split: Split) -> Dialogue:
     """Arithmetic, mostly with thinking; sometimes after some talk."""
     if rng.random() < 0.3:
@@ -171,7 +194,14 @@ def copy(rng: random.Random, split: Split) -> Dialogue:
 
 
 def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Dialogue]:
-    """An endless stream of conversations."""
+    """An endless stream of conversations, without the questions of heldout_guide.toml."""
+    for made in _generate(seed, mix, held_out):
+        asked = [m["content"] for m in made.messages if m["role"] == "user"]
+        if not any(map(is_reserved, asked)):
+            yield made
+
+
+def _generate(seed: int, mix: Mix, held_out: bool) -> Iterator[Dialogue]:
     rng, split = random.Random(seed), Split(held_out)
     names, weights = zip(*mix.weights, strict=True)
     while True:
@@ -195,5 +225,7 @@ def generate(seed: int, mix: Mix, held_out: bool = False) -> Iterator[Dialogue]:
             yield called(rng)
         elif skill == "itself":
             yield itself(rng, split)
+        elif skill == "guide":
+            yield guided(rng, split)
         else:
             yield tools.call(rng)

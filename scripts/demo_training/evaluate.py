@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scripts.demo_training import arithmetic, definitions, needle, smalltalk, tools
+from scripts.demo_training import (
+    arithmetic,
+    definitions,
+    evaluate_guide,
+    needle,
+    smalltalk,
+    tools,
+)
 from scripts.demo_training.dialogues import called, distractor, itself, recall
 from scripts.demo_training.facts import ask_untold, draw, draw_many, tell
 from scripts.demo_training.heldout import Split
@@ -23,6 +30,7 @@ MTPAgreement = Callable[[Dialogue], tuple[int, int]]  # -> (agreeing, compared) 
 HELD_OUT = Split(True)
 REPLY_TOKENS = 160  # at most
 SUM_TOKENS = 400  # a product needs about 200
+MISSES = 60  # that are described
 
 
 @dataclass(slots=True)
@@ -37,7 +45,7 @@ class Score:
     def add(self, right: bool, question: str, expected: str, reply: str) -> None:
         self.right += right
         self.count += 1
-        if not right and len(self.misses) < 5:
+        if not right and len(self.misses) < MISSES:
             self.misses.append(f"{question[-120:]!r}: expected {expected!r}, got {reply[-200:]!r}")
 
     @property
@@ -226,26 +234,74 @@ def mtp_agreement(agreement: MTPAgreement, count: int, seed: int = 109) -> Score
     return score
 
 
-def evaluate(
-    generate: Generate, length: Length, agreement: MTPAgreement | None, count: int = 100
-) -> list[Score]:
-    """Score every skill with `count` questions, and print each score."""
-    jobs: list[Callable[[], Score]] = [
-        lambda: facts_over_turns(generate, count),
-        *(lambda s=s: sums(generate, count, s, True) for s in "+-*"),
-        *(lambda t=t: needles(generate, length, t, count) for t in (1024, 2048, 4096)),
-        lambda: untold(generate, count),
-        *(lambda s=s: sums(generate, count, s, False) for s in "+-*"),
-        lambda: meanings(generate),
-        lambda: copies(generate, count),
-        lambda: names(generate, count),
-        lambda: identity(generate, count),
-        lambda: calls(generate, count),
-    ]
+def guide_answers(generate: Generate, chinese: bool) -> Score:
+    """Questions about the program and of newcomers, with and without thinking in turn."""
+    score = Score(f"about the program, {'Chinese' if chinese else 'English'}")
+    found = [q for q in evaluate_guide.questions() if q.chinese == chinese]
+    return score_guide(score, generate, found)
+
+
+def endings(generate: Generate) -> Score:
+    """Odd requests; the reply has to end by itself."""
+    return score_guide(Score("ends by itself"), generate, list(evaluate_guide.endings()))
+
+
+def score_guide(
+    score: Score, generate: Generate, questions: list[evaluate_guide.Question]
+) -> Score:
+    for number, question in enumerate(questions):
+        reply = generate(
+            [{"role": "user", "content": question.text}],
+            thinking=number % 2 == 0,
+            max_tokens=evaluate_guide.REPLY_TOKENS,
+            tools=None,
+        )
+        fault = question.fault(reply.rsplit("</think>", 1)[-1].strip())
+        score.add(not fault, question.text, f"{question.topic}: {fault}", reply)
+    return score
+
+
+def skills(
+    generate: Generate, length: Length, agreement: MTPAgreement | None, count: int
+) -> dict[str, list[Callable[[], Score]]]:
+    """The scores of each skill, to be computed."""
+    found: dict[str, list[Callable[[], Score]]] = {
+        "recall": [lambda: facts_over_turns(generate, count)],
+        "arithmetic": [
+            lambda s=s, t=t: sums(generate, count, s, t) for t in (True, False) for s in "+-*"
+        ],
+        "needle": [lambda t=t: needles(generate, length, t, count) for t in (1024, 2048, 4096)],
+        "untold": [lambda: untold(generate, count)],
+        "definitions": [lambda: meanings(generate)],
+        "copying": [lambda: copies(generate, count)],
+        "identity": [lambda: names(generate, count), lambda: identity(generate, count)],
+        "tools": [lambda: calls(generate, count)],
+        "guide": [lambda z=z: guide_answers(generate, z) for z in (False, True)],
+        "ends": [lambda: endings(generate)],
+    }  # fmt: skip
     if agreement is not None:
-        jobs.append(lambda: mtp_agreement(agreement, count))
+        found["mtp"] = [lambda: mtp_agreement(agreement, count)]
+    return found
+
+
+def evaluate(
+    generate: Generate,
+    length: Length,
+    agreement: MTPAgreement | None,
+    count: int = 100,
+    only: str = "",
+) -> list[Score]:
+    """Score skills with `count` questions each, and print each score.
+
+    Args:
+        only: names of skills, separated by commas; "" for all.
+
+    Raises:
+        KeyError: there is no such skill.
+    """
+    jobs = skills(generate, length, agreement, count)
     scores = []
-    for job in jobs:
+    for job in [job for name in (only.split(",") if only else jobs) for job in jobs[name]]:
         score = job()
         scores.append(score)
         print(f"{score.skill:40} {score.right:5} / {score.count:5}  {score.share:.1%}", flush=True)

@@ -1,6 +1,6 @@
 """The held-out questions for the shipped model, through this package.
 
-    python -m scripts.demo_training.evaluate_package [FOLDER] [--count 100]
+    python -m scripts.demo_training.evaluate_package [FOLDER] [--count 100] [--only guide,ends]
 
 Decodes greedily. FOLDER is any checkpoint; the default is the model in the package.
 """
@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qwen35_mlx
-from qwen35_mlx.session.events import Answer, Thinking, ToolCall
+from qwen35_mlx.session.events import Answer, Done, Thinking, ToolCall
 from scripts.demo_training.evaluate import evaluate
+from scripts.demo_training.evaluate_guide import END
 from scripts.demo_training.turns import Message
 
 
@@ -44,6 +45,8 @@ class PackageModel:
                     for key, value in event.arguments.items()
                 )
                 answer += f"<function={event.name}>\n{values}"
+            elif isinstance(event, Done) and event.finish_reason == "stop":
+                answer += END
         return f"{thought}</think>{answer}"
 
     def length(self, messages: list[Message]) -> int:
@@ -54,9 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", default="demo")
     parser.add_argument("--count", type=int, default=100, help="questions per skill")
+    parser.add_argument("--only", default="", help="skills, separated by commas; default: all")
+    parser.add_argument("--misses", action="store_true", help="print wrong answers, too")
     args = parser.parse_args()
     model = PackageModel(qwen35_mlx.load(args.folder))
-    scores = evaluate(model.generate, model.length, None, args.count)
+    scores = evaluate(model.generate, model.length, None, args.count, args.only)
+    if args.misses:
+        print(*(miss for score in scores for miss in score.misses), sep="\n")
     print(json.dumps({s.skill: [s.right, s.count] for s in scores}))
 
 

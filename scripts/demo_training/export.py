@@ -105,7 +105,7 @@ def write(model: DemoNetwork, tokenizer_folder: Path, out: Path, max_length: int
 def export(run: Path, out: Path, max_length: int) -> None:
     """Export the latest checkpoint of a run, with training.json about its training."""
     saved = torch.load(run / "latest.pt", map_location="cpu", weights_only=True)
-    model = load_model(run / "latest.pt").fold_scale()
+    model = load_model(run / "latest.pt").with_embed_scale(1.0)
     write(model, run, out, max_length)
     total, active = model.count()
     facts = {

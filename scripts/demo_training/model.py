@@ -95,19 +95,20 @@ class DemoNetwork(nn.Module):
         return F.linear(h.to(self.dtype), weight.to(self.dtype)).float()
 
     @torch.no_grad()
-    def fold_scale(self) -> "DemoNetwork":
-        """The same function without `embed_scale`: larger embeddings, smaller last norms.
+    def with_embed_scale(self, scale: float) -> "DemoNetwork":
+        """The same function with another `embed_scale`: 1 for an export.
 
         Blocks add outputs of about 1 to the residual, which would hide a tied embedding small
-        enough for reasonable logits. Training therefore scales it at the input.
+        enough for reasonable logits. Training therefore scales it at the input; an export has
+        larger embeddings and smaller last norms instead.
         """
-        scale = self.shape.embed_scale
-        folded = DemoNetwork(replace(self.shape, embed_scale=1.0), self.dtype)
-        folded.load_state_dict(self.state_dict())
-        folded.model.embed_tokens.weight *= scale
-        for norm in (folded.model.norm, folded.mtp.norm):
-            norm.weight.copy_((1 + norm.weight) / scale - 1)
-        return folded.eval()
+        ratio = self.shape.embed_scale / scale
+        made = DemoNetwork(replace(self.shape, embed_scale=scale), self.dtype)
+        made.load_state_dict(self.state_dict())
+        made.model.embed_tokens.weight *= ratio
+        for norm in (made.model.norm, made.mtp.norm):
+            norm.weight.copy_((1 + norm.weight) / ratio - 1)
+        return made.eval()
 
     def count(self) -> tuple[int, int]:
         """All parameters, and those active per token (selected experts only, without MTP)."""

@@ -26,11 +26,16 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            stacks: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
-                scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
-                p.add_(update, alpha=-group["lr"] * scale)
+                if p.grad is not None:
+                    stacks.setdefault(p.shape, []).append(p)
+            for shape, params in stacks.items():  # one product for all matrices of one shape
+                updates = []
+                for p in params:
+                    buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(buffer, group["momentum"]))
+                scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
+                update = orthogonalise(torch.stack(updates)).mul_(-group["lr"] * scale)
+                torch._foreach_add_(params, list(update.unbind()))

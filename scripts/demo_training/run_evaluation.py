@@ -112,12 +112,13 @@ class TorchModel:
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
-    """Score `args.out`; writes metrics.json, or metrics-Nbit.json for quantised weights."""
+    """Score `args.out`; writes metrics.json, named after the bits and the skills if not all."""
     torch.set_num_threads(args.threads)
     model = TorchModel(load_export(args.out, args.bits), ChatFormat.load(args.out), args.device)
-    scores = evaluate(model.generate, model.length, model.mtp_agreement, args.count)
+    scores = evaluate(model.generate, model.length, model.mtp_agreement, args.count, args.only)
     metrics = json.loads((args.out / "training.json").read_text())
     metrics["bits"] = args.bits or 16
     metrics["scores"] = [s.as_dict() for s in scores]
-    name = f"metrics-{args.bits}bit.json" if args.bits else "metrics.json"
-    (args.out / name).write_text(json.dumps(metrics, indent=2) + "\n")
+    parts = ["metrics", *([f"{args.bits}bit"] if args.bits else []), *filter(None, [args.only])]
+    name = "-".join(parts).replace(",", "-") + ".json"
+    (args.out / name).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

@@ -9,23 +9,6 @@ from scripts.demo_training.turns import Exchange, casual
 
 # One exchange per line: questions | thought | answers, with alternatives separated by " / ".
 TALK = Path(__file__).with_name("smalltalk.txt")
-UNKNOWN = (
-    "Who won the match yesterday?", "What is the weather like today?", "Who is the president?",
-    "How do I repair a {n}?", "Who invented the {n}?", "Write an essay about a {n}.",
-    "What time is it?", "What is the date today?", "Why is the sky blue?", "Write a program.",
-    "Can you write Python code?", "How does a {n} work?", "Who wrote Hamlet?", "What is love?",
-    "Translate {n} into French.", "What is the meaning of life?", "How tall is the {n}?",
-    "Where can I buy a {n}?", "How much does a {n} cost?", "Who is {p}?", "Tell me about {p}.",
-    "What do you think about {n}s?", "Explain quantum physics.", "How do I get to {c}?",
-    "What is the history of {c}?", "How many people live in {c}?", "Is it true that {n}s can fly?",
-    "What happened in 1848?", "Solve this equation.", "Who was {p}?", "Write a poem about a {n}.",
-    "What is the latest news?", "Recommend a film.", "How do I cook {f}?", "Why do cats purr?",
-)  # fmt: skip
-DONT_KNOW = (
-    "I am only a small demo model and do not know that.",
-    "Sorry, I do not know that. I am only a small demo model.",
-    "That is beyond me, I am sorry. I am only a small demo model.",
-)
 
 
 def _parse() -> list[tuple[list[str], str, list[str]]]:
@@ -55,15 +38,6 @@ def itself(rng: random.Random) -> Exchange:
     rows = [row for row in ROWS if row[0][0] in ITSELF]
     asks, thought, answers = rows[rng.randrange(2)] if rng.random() < 0.6 else rng.choice(rows)
     return Exchange(casual(rng, rng.choice(asks)), thought, rng.choice(answers))
-
-
-def unknown(rng: random.Random) -> Exchange:
-    """A question beyond the training data."""
-    person = " ".join(pseudo_word(rng).capitalize() for _ in range(2))
-    text = rng.choice(UNKNOWN).replace("{n}", rng.choice(words.NOUNS))
-    text = text.replace("{c}", rng.choice(words.CITIES)).replace("{p}", person)
-    text = text.replace("{f}", rng.choice(words.FOODS))
-    return Exchange(casual(rng, text), "I do not know this.", rng.choice(DONT_KNOW), ("not",))
 
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}

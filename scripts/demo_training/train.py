@@ -41,10 +41,12 @@ class Plan:
 CHAT_WEIGHTS = (
     ("chat", 32.0), ("recall", 14.0), ("untold", 5.0), ("arithmetic", 26.0), ("needle", 15.0),
     ("copy", 9.0), ("short", 10.0), ("tools", 3.0), ("called", 2.0), ("itself", 4.0),
+    ("guide", 30.0),
 )  # fmt: skip
 LATE_WEIGHTS = (
     ("chat", 16.0), ("recall", 9.0), ("untold", 9.0), ("arithmetic", 45.0), ("needle", 10.0),
     ("copy", 6.0), ("short", 6.0), ("tools", 2.0), ("called", 2.0), ("itself", 4.0),
+    ("guide", 30.0),
 )  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
 PHASES = (
@@ -128,10 +130,24 @@ class Trainer:
     two processes of one thread are much faster than one process of two.
     """
 
-    def __init__(self, shape: Shape, plan: Plan, folder: Path, device: str) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        plan: Plan,
+        folder: Path,
+        device: str,
+        start: DemoNetwork | None = None,
+    ) -> None:
+        """A new training of `shape`, or one that goes on from the weights of `start`."""
         torch.manual_seed(plan.seed)
         self.plan, self.folder, self.device = plan, folder, device
-        self.model = DemoNetwork(shape, torch.bfloat16).to(device)
+        # On a CPU, products in bfloat16 take several times as long.
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        if start is not None:
+            start = start.with_embed_scale(shape.embed_scale)
+        self.model = DemoNetwork(start.shape if start else shape, dtype).to(device)
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
         self.optimisers = optimisers(self.model, plan)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.rank, self.ranks = 0, 1

@@ -55,6 +55,13 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "one word": lambda n: "a" * n,
     "words": lambda n: "ab " * (n // 3),
     "paragraphs": lambda n: "a\n\n" * (n // 3),
+    "bold and code": lambda n: "**a** `b` " * (n // 10),
+    "formulas": lambda n: "$x_1$ and " * (n // 10),
+    "open formulas": lambda n: "$$x \\[y \\(z " * (n // 12),
+    "open formula": lambda n: "$$\n" + "x + y\n" * (n // 6),
+    "footnotes": lambda n: "a[^1]\n\n[^1]: b\n" * (n // 14),
+    "bold Chinese": lambda n: "天地**玄黄**宇宙`洪荒`" * (n // 13),
+    "opening brackets": lambda n: "（" * n,
     "wide characters": lambda n: "界" * n,
     "combining characters": lambda n: "a" + "\u0301" * n,
     "control characters": lambda n: "\x1b[31m" * (n // 5),
@@ -291,6 +298,37 @@ def test_a_text_that_grows_looks_as_it_will_when_it_is_complete(size: int) -> No
         plain(growing)
     shown = [line.removesuffix("copy").rstrip() for line in plain(growing)]
     assert shown == [line.removesuffix("copy").rstrip() for line in plain(complete(text))]
+
+
+@pytest.mark.parametrize("name", ["wide characters", "bold Chinese", "bold and code", "links"])
+def test_the_work_to_draw_a_text_grows_with_its_length(name: str) -> None:
+    def steps(length: int) -> int:
+        with counted() as count:
+            assert plain(complete(TEXTS[name](length)))
+        return count.count
+
+    steps(1_000)
+    assert steps(20_000) < 2.2 * steps(10_000)
+
+
+def test_a_paragraph_of_many_marks_is_shown_without_them() -> None:
+    text = complete("**a** `b` [c](https://d.e) $f$ " * 1_000)
+    assert not set("*`[$") & set("".join(plain(text)))
+
+
+def test_code_of_many_brackets_is_shown_as_code() -> None:
+    code = "x = [" + "[[0, 1], [2]], " * 150 + "]"
+    lines = plain(complete(f"Look:\n\n```python\n{code}\n```\n\nDone."))
+    assert lines[0] == "Look:"
+    assert lines[2].split() == ["python", "copy"]
+    assert lines[-1] == "Done."
+
+
+def test_a_long_line_is_cut_after_a_sentence_outside_of_marks() -> None:
+    sentence = "这是**一个。很长**的句子，"
+    lines = plain(complete(sentence * 500))
+    assert not [line for line in lines if "*" in line]
+    assert "".join(lines) == sentence.replace("**", "") * 500
 
 
 def test_a_line_of_fence_marks_is_searched_once() -> None:

@@ -100,7 +100,7 @@ async def test_the_versions_can_be_clicked(home: Path) -> None:
         await at.press("f5")
         await at.shown(reply("two"))
         line = next(n for n, text in enumerate(at.text.splitlines()) if "< 2/2 >" in text)
-        await at.pilot.click("TranscriptView", offset=(4, line))
+        await at.pilot.click("TranscriptView", offset=(2, line))
         await at.shown()
         assert "one" in at.text
 
@@ -207,11 +207,11 @@ async def test_versions_of_a_marked_message(home: Path) -> None:
         await at.shown(reply("two"))
         await at.press("tab", "up", "left")
         await at.shown()
-        assert "> first\n" in at.text
+        assert " first\n" in at.text
         assert at.transcript.marked is at.messages[0]
         await at.press("right")
         await at.shown()
-        assert "> first!" in at.text
+        assert " first!" in at.text
 
 
 async def test_commands_without_a_message_show_an_error(home: Path) -> None:

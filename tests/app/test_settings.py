@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.main import main
-from qwen35_chat.screens import chat as chat_module
+from qwen35_chat.screens import watchers
 from qwen35_chat.screens.picker import Ask
 from qwen35_chat.settings import (
     FIELDS,
@@ -259,7 +259,7 @@ async def test_a_template_argument_by_command(home: Path) -> None:
 
 
 async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch) -> None:
-    monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
+    monkeypatch.setattr(watchers, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
     async with chat(home, settings=file) as at:
@@ -278,7 +278,7 @@ async def test_a_change_of_the_file_applies_without_a_restart(home, monkeypatch)
 
 
 async def test_a_broken_file_keeps_the_old_settings_and_is_reported_once(home, monkeypatch) -> None:
-    monkeypatch.setattr(chat_module, "SETTINGS_SECONDS", 0.01)
+    monkeypatch.setattr(watchers, "SETTINGS_SECONDS", 0.01)
     file = home / "settings.toml"
     file.write_text(WRITTEN)
     said: list[str] = []

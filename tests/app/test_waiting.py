@@ -97,7 +97,7 @@ async def test_a_wait_that_ends_in_an_error_shows_that_and_the_draft_is_tried_ag
         save(library, conversation, text)
 
     monkeypatch.setattr(Library, "save_draft", save_draft)
-    monkeypatch.setattr("qwen35_chat.screens.chat.LIBRARY_SECONDS", 0.02)
+    monkeypatch.setattr("qwen35_chat.screens.watchers.LIBRARY_SECONDS", 0.02)
     async with chat(home) as at:
         with busy_lane(at.controller, "library") as opened:
             await at.pilot.press("x")

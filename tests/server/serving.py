@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qwen35_mlx.server.running import QuietServer, listen
 from tests.server.asgi import make_service
@@ -65,10 +66,14 @@ def start_server(home: Path, *options: str) -> ServerProcess:
 
 
 @contextmanager
-def scripted_server(engine: FakeEngine) -> Generator[str]:
-    """The address of a server on a scripted engine, in this process."""
+def scripted_server(engine: FakeEngine, **options: Any) -> Generator[str]:
+    """The address of a server on a scripted engine, in this process.
+
+    Args:
+        options: of `QuietServer`.
+    """
     listening = listen("127.0.0.1", 0)
-    server = QuietServer(make_service(engine))
+    server = QuietServer(make_service(engine), **options)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()
     try:

@@ -122,6 +122,27 @@ def test_messages_whole_and_as_a_stream(claude):
     assert short.stop_reason == "max_tokens"
 
 
+def test_a_stop_string_ends_the_answer_and_no_thinking(client, claude):
+    whole = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
+    thought = whole.choices[0].message.reasoning_content
+    assert "=" in thought
+    cut = client.chat.completions.create(model="demo", messages=ASK, temperature=0, stop=" =")
+    assert cut.choices[0].message.reasoning_content == thought
+    assert cut.choices[0].message.content == "17 + 25"
+    assert cut.choices[0].finish_reason == "stop"
+    thinking: Any = {"type": "adaptive"}
+    ended = claude.messages.create(
+        model="demo",
+        max_tokens=200,
+        thinking=thinking,
+        messages=ASK,
+        stop_sequences=[" ="],
+        extra_body={"temperature": 0},
+    )
+    assert [getattr(block, "text", None) for block in ended.content] == [None, "17 + 25"]
+    assert (ended.stop_reason, ended.stop_sequence) == ("stop_sequence", " =")
+
+
 def test_models(client, claude):
     assert [model.id for model in client.models.list()] == ["demo"]
     assert claude.models.retrieve("demo").display_name == "demo"

@@ -191,6 +191,20 @@ def test_end_tokens_come_from_names_config_and_generation_config(model_folder, t
     assert model.eos == names | {511, 500, 501}
 
 
+@pytest.mark.parametrize("stop", [["END"], ["\n\n"], ["\n\nw", "ght"]])
+def test_a_stop_string_ends_the_answer_and_no_thinking(model, monkeypatch, stop):
+    """The empty line between the two is of neither."""
+    text = "thought END\n\nmore\n</think>\n\nanswer right END\n\nwrong"
+    reply_with(monkeypatch, model, text)
+    cut = model.generate(HI, thinking=True, stop=stop)
+    assert (cut.thinking, cut.finish_reason) == ("thought END\n\nmore", "stop")
+    answer = "answer right END\n\nwrong"
+    assert cut.text == answer[: min(answer.find(one) % 99 for one in stop)].strip()
+    assert model.generate(HI, thinking=True, stop="more").text == answer
+    cut = model.complete("x", stop="</think>")
+    assert cut.text == "thought END\n\nmore\n"
+
+
 def test_stop_string_ends_the_reply_before_it(model):
     text, _ = reply(model)
     stop = text[6:9]

@@ -16,7 +16,7 @@ from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.thinking_budget import CLOSING, ThinkingBudget
 from qwen35_mlx.session.turn import Turn
-from qwen35_mlx.text.stop import StopStrings
+from qwen35_mlx.text.reply_end import ReplyEnd
 from tests.session.durable_child import done_of
 from tests.session.scripted import reply_with
 from tests.session.test_drafting import DRAFTERS, assert_ends
@@ -197,7 +197,7 @@ def test_a_stop_string_does_not_end_the_closing_text(model: Model, closed: Turn,
     """Not even one that begins before it, or ends in it."""
     thought = model.tokenizer.decode(closed.reply_ids[:BUDGET])
     turn = turn_of(model, BUDGET, **SAMPLED, max_tokens=closed.max_tokens)
-    turn.stop = StopStrings([stop, f"{thought[-1:]}\n\nConsid", closed.content.text[2:]])
+    turn.end = ReplyEnd([stop, f"{thought[-1:]}\n\nConsid", closed.content.text[2:]])
     assert done_of(turn.run()).finish_reason == "stop"
     assert turn.content.thinking == closed.content.thinking
     assert turn.content.text == closed.content.text[:2]

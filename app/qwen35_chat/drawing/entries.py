@@ -1,13 +1,12 @@
 """The entries of the transcript: messages, replies and notices."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any, Literal
 
 from textual.content import Content
 
 from qwen35_chat.attachments import taken_apart
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.entry_parts import (
     call_parts,
     call_text,
@@ -16,10 +15,10 @@ from qwen35_chat.drawing.entry_parts import (
     plain_parts,
     space,
 )
-from qwen35_chat.drawing.line import EMPTY_LINE, Line, sourced
+from qwen35_chat.drawing.line import Line, sourced
 from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.markdown_text import MarkdownText
-from qwen35_chat.drawing.parts import Column, FixedPart, Part, estimate
+from qwen35_chat.drawing.parts import FixedPart, Part, estimate
 from qwen35_chat.drawing.sections import fenced_code, pieces
 from qwen35_chat.drawing.source_lines import SourceText
 from qwen35_chat.drawing.wrapping import wrap
@@ -31,88 +30,8 @@ FOLD_LINES, FOLDED_LINES = 24, 10
 # The texts of a message and of a reply, by their place in `TranscriptEntry.sources`.
 TEXT, FILES = range(2)
 THINKING, ANSWER, CALLS, NOTE = range(4)
-_keys = count()
-
-
-class TranscriptEntry(ABC):
-    """A message, or a notice of the app.
-
-    Attributes:
-        key: names it in actions.
-        message: its id in the library; None before it has one.
-        indent: columns to its left.
-        author: "user", "assistant", or "" for a notice.
-        version: which of how many versions of this message it is, from 1.
-        changed: its parts are out of date.
-    """
-
-    indent = 1
-    author = ""
-
-    def __init__(self, message: int | None = None, version: tuple[int, int] = (1, 1)):
-        self.key = next(_keys)
-        self.message = message
-        self.version = version
-        self._column: Column | None = None
-        self.changed = True
-
-    @property
-    def copy_text(self) -> str:
-        """What copying it puts on the clipboard."""
-        return ""
-
-    @property
-    def sources(self) -> Sequence[str]:
-        """The texts whose lines its parts show, as they were written; "" for what is folded."""
-        return []
-
-    @property
-    def code_blocks(self) -> list[str]:
-        """Its blocks of code."""
-        return []
-
-    @property
-    def complete(self) -> bool:
-        """Whether its text is complete, so that code may get colours."""
-        return True
-
-    def invalidate(self) -> None:
-        """Make its parts again when it is drawn next."""
-        self.changed = True
-
-    def toggle(self) -> None:  # noqa: B027 - most entries cannot be folded
-        """Fold or unfold it, if it can be folded."""
-
-    def column(self, width: int) -> Column:
-        """Its parts for a width in cells, with an empty line at the end."""
-        width = max(width - self.indent, 1)
-        if self.changed or self._column is None:
-            end = FixedPart(lambda _: [EMPTY_LINE])
-            self._column = Column([*self._parts(), *self._version_parts(), end], width)
-            self.changed = False
-        elif self._column.width != width:
-            self._column = Column(self._column.parts, width)
-        return self._column
-
-    def estimate(self, width: int) -> int:
-        """Roughly its number of lines, without a layout."""
-        return 2
-
-    @abstractmethod
-    def _parts(self) -> Sequence[Part]:
-        """Its parts."""
-
-    def _version_parts(self) -> Sequence[Part]:
-        which, total = self.version
-        if total < 2:
-            return []
-        shown = Content.assemble(
-            Content.styled("<", ".link").stylize(action("version", self.key, -1)),
-            (f" {which}/{total} ", ".muted"),
-            Content.styled(">", ".link").stylize(action("version", self.key, 1)),
-        )
-        margin = "  " if self.indent == 1 else ""
-        return [FixedPart(lambda width: wrap(shown, width, margin))]
+ROOMY = 64  # cells of width, from which a message of the user has a margin above and below
+MODEL_CELLS = 8  # of a model's name, that are left to it on a narrow screen
 
 
 class UserEntry(TranscriptEntry):
@@ -134,12 +53,18 @@ class UserEntry(TranscriptEntry):
         text, files = taken_apart(self.text)
         return [visible(text), list_of_files(files)]
 
+    @property
+    def commands(self) -> Sequence[str]:
+        fold = ["mark_toggle"] if estimate(self.text, 80) > FOLD_LINES else []
+        return ["mark_copy", "mark_edit", *fold]
+
     def toggle(self) -> None:
         self._folded = not self._folded
         self.invalidate()
 
     def estimate(self, width: int) -> int:
-        return min(estimate(self.text, width), FOLD_LINES) + 1
+        margins = 2 if width - self.indent >= ROOMY else 0
+        return min(estimate(self.text, width), FOLD_LINES) + margins + 1
 
     def _parts(self) -> Sequence[Part]:
         text, files = taken_apart(self.text)
@@ -149,16 +74,15 @@ class UserEntry(TranscriptEntry):
                 FixedPart(lambda width: self._folded_lines(text, width), place=(TEXT, 0))
             ]
         else:
-            parts = plain_parts(text, first="> ", rest="  ", fill=".user")
+            parts = plain_parts(text, fill=".user")
         if files:
-            shown = list_of_files(files)
-            parts += plain_parts(shown, ".muted", FILES, first="  ", rest="  ", fill=".user")
-        return parts
+            parts += plain_parts(list_of_files(files), ".muted", FILES, fill=".user")
+        return [_user_margin(), *parts, _user_margin()]
 
     def _folded_lines(self, text: str, width: int) -> list[Line]:
         """The message, or its first lines if it is long."""
         start = next(pieces(text)).text
-        lines = wrap(Content(start), width, "> ", "  ", ".user")
+        lines = wrap(Content(start), width, fill=".user")
         lines = sourced(lines, SourceText(TEXT, start).plain())
         if len(start) < len(text):
             lines = lines[:FOLDED_LINES]
@@ -170,11 +94,14 @@ class UserEntry(TranscriptEntry):
         else:
             return lines
         shown = Content.styled(more, ".link").stylize(action("fold", self.key))
-        return lines + wrap(shown, width, "  ", "  ", ".user")
+        return lines + wrap(shown, width, fill=".user")
 
 
 class ReplyEntry(TranscriptEntry):
     """A reply: thinking, answer, tool calls, and a note at its end.
+
+    Args:
+        model: the name of the model for its head; "" if that is not known.
 
     Attributes:
         calls: name and arguments of each.
@@ -182,7 +109,6 @@ class ReplyEntry(TranscriptEntry):
         view: how thinking is shown.
     """
 
-    indent = 3
     author = "assistant"
 
     def __init__(
@@ -196,6 +122,7 @@ class ReplyEntry(TranscriptEntry):
         error: bool = False,
         view: ThinkingView = "collapsed",
         complete: bool = True,
+        model: str = "",
         message: int | None = None,
         version: tuple[int, int] = (1, 1),
     ):
@@ -208,6 +135,7 @@ class ReplyEntry(TranscriptEntry):
         self._note = note
         self._error = error
         self._complete = complete
+        self._model = model
         self._call_texts = [call_text(*call) for call in self.calls]
         self._body: MarkdownText | None = None
         self._thoughts: MarkdownText | None = None
@@ -225,6 +153,12 @@ class ReplyEntry(TranscriptEntry):
     @property
     def code_blocks(self) -> list[str]:
         return fenced_code(visible(self.answer))
+
+    @property
+    def commands(self) -> Sequence[str]:
+        code = ["mark_code"] if "```" in self.answer or "~~~" in self.answer else []
+        fold = ["mark_toggle"] if self.thinking.strip() else []
+        return ["mark_copy", *code, "mark_retry", "mark_branch", *fold]
 
     @property
     def complete(self) -> bool:
@@ -275,22 +209,27 @@ class ReplyEntry(TranscriptEntry):
                 self.invalidate()
 
     def estimate(self, width: int) -> int:
-        thinking = bool(self.thinking.strip())
-        if thinking and self.view == "open":
-            return estimate(self.thinking, width) + estimate(self.answer, width) + 4
-        return estimate(self.answer, width) + (2 if thinking else 0) + 2 * bool(self._note)
+        thoughts = 0
+        if self.thinking.strip() and self.view == "open":
+            thoughts = estimate(self.thinking, width) + 2
+        return thoughts + estimate(self.answer, width) + 2 + 2 * bool(self._note)
 
     def _parts(self) -> Sequence[Part]:
-        parts = self._thinking_parts()
-        if self.answer.strip():
-            if parts:
+        parts: list[Part] = [FixedPart(self._head_lines)]
+        if self.thinking.strip() and self.view == "open":
+            if self._thoughts is None:
+                thinking = self.thinking.lstrip("\n")
+                self._thoughts = self._markdown(THINKING, thinking, 2, ".thinking")
+            parts += self._thoughts.parts
+            if self.answer.strip():
                 parts.append(space())
+        if self.answer.strip():
             if self._body is None:
                 self._body = self._markdown(ANSWER, self.answer)
             parts += self._body.parts
         parts += call_parts(self._call_texts, CALLS)
         if self._note:
-            if parts:
+            if len(parts) > 1:
                 parts.append(space())
             style = ".error" if self._error else ".muted"
             parts += plain_parts(visible(self._note), style, NOTE)
@@ -303,30 +242,29 @@ class ReplyEntry(TranscriptEntry):
             made.finish()
         return made
 
-    def _thinking_parts(self) -> list[Part]:
+    def _head_lines(self, width: int) -> list[Line]:
+        """Who replies, and how long the thinking took."""
+        name = Content.styled(self._model or "Reply", ".reply-name")
+        thought = self._thought()
+        room = max(width - thought.cell_length, MODEL_CELLS)
+        head = name.truncate(room, ellipsis=True) + thought
+        return [Line(head.truncate(width, ellipsis=True), len(head.plain), fill=".reply")]
+
+    def _thought(self) -> Content:
+        """The thinking in a few words, which fold and unfold it; empty if there is none."""
         if not self.thinking.strip() or self.view == "hidden":
-            return []
+            return Content("")
         if self.thinking_seconds is not None:
-            label = f"Thought for {self.thinking_seconds:.1f} s"
+            label = f"Thought {self.thinking_seconds:.1f} s"
         else:
             label = "Thought" if self._complete else "Thinking"
         mark = "▾" if self.view == "open" else "▸"
-        head = Content.styled(f"{mark} {label}", ".thinking-head")
-        head = head.stylize(action("fold", self.key))
-        parts: list[Part] = [FixedPart(lambda width: wrap(head, width))]
-        if self.view == "open":
-            if self._thoughts is None:
-                self._thoughts = self._markdown(
-                    THINKING, self.thinking.lstrip("\n"), 2, ".thinking"
-                )
-            parts += self._thoughts.parts
-        return parts
+        shown = Content.styled(f"{mark} {label}", ".thinking-head")
+        return Content("  ") + shown.stylize(action("fold", self.key))
 
 
 class NoticeEntry(TranscriptEntry):
     """A line or two from the app."""
-
-    indent = 3
 
     def __init__(self, text: str, *, error: bool = False, style: str = ".muted"):
         super().__init__()
@@ -346,3 +284,9 @@ class NoticeEntry(TranscriptEntry):
 
     def _parts(self) -> Sequence[Part]:
         return plain_parts(visible(self.text), self._style)
+
+
+def _user_margin() -> Part:
+    """Above and below a message of the user, where there is room."""
+    margin = Line(Content(""), fill=".user")
+    return FixedPart(lambda width: [margin] if width >= ROOMY else [])

@@ -10,6 +10,8 @@ from textual.content import Content
 from qwen35_chat.drawing.source_lines import SourceLine
 
 CELL = 1 << 20  # characters from one cell of a table's row to the next, as `Run.at` counts them
+# In the meta data of a style: a formula as it was written, in place of which the text is shown.
+SOURCE = "source"
 BLANK = Content("")
 
 

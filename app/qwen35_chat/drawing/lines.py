@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 from textual.style import Style
 
-from qwen35_chat.drawing.line import BLANK, CELL, EMPTY_LINE, Line, Run
+from qwen35_chat.drawing.line import BLANK, CELL, EMPTY_LINE, Line, Run, one_row
+from qwen35_chat.drawing.line_breaks import widest_unit
 from qwen35_chat.drawing.wrapping import wrap
 
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
@@ -40,6 +41,29 @@ class Paragraph:
         return wrap(self.content, width, self.first, self.rest, self.fill)
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading, the first of which has a line below it.
+
+    Attributes:
+        tag: "h1" to "h6".
+        content, first, rest: as for `Paragraph`.
+    """
+
+    content: Content
+    tag: str
+    first: str = ""
+    rest: str = ""
+
+    def lines(self, width: int) -> list[Line]:
+        lines = wrap(self.content, width, self.first, self.rest)
+        if self.tag == "h1":
+            longest = max(cell_len(line.content.plain[line.prefix :].rstrip()) for line in lines)
+            across = fitting(f"{self.rest}{'─' * longest}", width)
+            lines.append(Line(Content.styled(across, ".muted"), len(across)))
+        return lines
+
+
 @dataclass(slots=True, eq=False)
 class Code:
     """Code as it was written, in a box of its own colour.
@@ -47,13 +71,14 @@ class Code:
     Attributes:
         number: its place among the blocks of its part, for copying; None while it is being
             written, when it gets no colours either.
-        rest: before each line.
+        first, rest: before the line above it, and before each other line.
         colours: its lines with colours, once these have been computed.
     """
 
     code: str
     language: str = ""
     number: int | None = None
+    first: str = ""
     rest: str = ""
     colours: Sequence[Content] | None = field(default=None, init=False)
     _coloured: bool = field(default=False, init=False)
@@ -63,14 +88,12 @@ class Code:
 
     def header(self, width: int) -> Line:
         """The line above it, with its language."""
-        label = Content.styled(f"{self.rest} {self.language or 'code'}", ".code-head")
-        if self.number is not None:
-            gap = " " * max(width - cell_len(label.plain) - len("copy") - 1, 1)
-            label = (
-                label
-                + gap
-                + Content.styled("copy", ".link").stylize(action("copy_code", self.number))
-            )
+        name = fitting(f"{self.first} {self.language or 'code'}", width)
+        label = Content.styled(name, ".code-head")
+        room = width - cell_len(name) - len("copy") - 1
+        if self.number is not None and room > 0:
+            copy = Content.styled("copy", ".link").stylize(action("copy_code", self.number))
+            label = label + " " * room + copy
         return Line(label, len(label.plain), fill=".code-head")
 
     def close(self, code: str, *, whole_lines: bool) -> None:
@@ -138,6 +161,11 @@ class CodeLines:
         return lines
 
 
+def fitting(text: str, width: int) -> str:
+    """As much of a text as fits into `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width)
+
+
 def action(name: str, *arguments: object) -> Style:
     """A style that makes text clickable, for an action of the transcript."""
     return Style.from_meta({"@click": (name, arguments)})
@@ -145,12 +173,13 @@ def action(name: str, *arguments: object) -> Style:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A horizontal line."""
+    """A horizontal line. Attributes: as for `Paragraph`."""
 
+    first: str = ""
     rest: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        shown = self.rest + "─" * max(width - cell_len(self.rest), 0)
+        shown = fitting(self.first + "─" * max(width - cell_len(self.first), 0), width)
         return [Line(Content.styled(shown, ".muted"), len(shown))]
 
 
@@ -160,12 +189,14 @@ class Table:
 
     Attributes:
         continued: its head is above it already.
+        aligns: "left", "center" or "right" for each column; "" is left as well.
     """
 
     head: Sequence[Content]
     rows: Sequence[Sequence[Content]]
     rest: str = ""
     continued: bool = False
+    aligns: Sequence[str] = ()
 
     def lines(self, width: int) -> list[Line]:
         columns = len(self.head)
@@ -179,6 +210,7 @@ class Table:
         if not self.continued:
             lines += self._row(0, self.head, widths, ".heading")
             across = self.rest + "  ".join("─" * cells for cells in widths)
+            across = fitting(across, width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
         rows = [self._row(n, row, widths, "") for n, row in enumerate(self.rows, 1)]
         apart = any(len(row) > 1 for row in rows)
@@ -193,8 +225,7 @@ class Table:
 
     def _least(self, column: int) -> int:
         """The cells that the longest word of a column takes."""
-        words = " ".join(self._texts(column)).split()
-        return min(max(map(cell_len, words), default=1), LONGEST_WORD)
+        return min(max(1, *map(widest_unit, self._texts(column))), LONGEST_WORD)
 
     def _row(
         self, row: int, cells: Sequence[Content], widths: Sequence[int], style: str
@@ -202,7 +233,7 @@ class Table:
         broken = []
         for n, cells_wide in enumerate(widths):
             cell = cells[n] if n < len(cells) else BLANK
-            broken.append(wrap(cell, cells_wide))
+            broken.append(one_row(wrap(cell, cells_wide)))
         lines: list[Line] = []
         for n in range(max(map(len, broken))):
             parts: list[Content | str] = [self.rest]
@@ -210,11 +241,15 @@ class Table:
             for k, cells_wide in enumerate(widths):
                 line = broken[k][n] if n < len(broken[k]) else EMPTY_LINE
                 part = line.content.rstrip()
-                runs += [run.moved(at) for run in _cell_runs(line.runs, k, len(part.plain))]
-                parts.append(Content.styled(part.plain, style) if style else part)
-                gap = " " * (cells_wide - cell_len(part.plain) + 2) if k < len(widths) - 1 else ""
-                parts.append(gap)
-                at += len(part.plain) + len(gap)
+                space = max(cells_wide - cell_len(part.plain), 0)
+                align = self.aligns[k] if k < len(self.aligns) else ""
+                left = {"right": space, "center": space // 2}.get(align, 0)
+                right = space - left + 2 if k < len(widths) - 1 else 0
+                cell = _cell_runs(line.runs, k, len(part.plain))
+                runs += [run.moved(at + left) for run in cell]
+                shown = part.stylize_before(style) if style else part
+                parts += [" " * left, shown, " " * right]
+                at += left + len(part.plain) + right
             lines.append(Line(Content("").join(parts), len(self.rest), row=row, runs=runs))
         return lines
 
@@ -225,7 +260,7 @@ class Table:
                 lines.append(EMPTY_LINE)
             for k, (name, cell) in enumerate(zip(self.head, row, strict=False)):
                 label = Content.styled(f"{name.plain}: ", ".heading")
-                for line in wrap(label + cell, width, self.rest, self.rest):
+                for line in one_row(wrap(label + cell, width, self.rest, self.rest)):
                     runs = _cell_runs(line.runs, k, len(line.content.plain), len(label.plain))
                     lines.append(replace(line, row=number, runs=runs))
         return lines

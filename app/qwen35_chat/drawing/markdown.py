@@ -1,7 +1,8 @@
 """A section of Markdown into blocks."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
@@ -9,67 +10,33 @@ from typing import TYPE_CHECKING, Any
 from textual.content import Content, Span
 from textual.style import Style
 
-from qwen35_chat.drawing.line import BLANK, Line, one_row, sourced
-from qwen35_chat.drawing.lines import Code, Paragraph, Rule, Table, TextBlock, action
-from qwen35_chat.drawing.source_lines import Kind, SourceLine, SourceText
+from qwen35_chat.drawing.formulas import Formula, in_text
+from qwen35_chat.drawing.line import BLANK, SOURCE
+from qwen35_chat.drawing.lines import Code, Heading, Paragraph, Rule, Table, TextBlock, action
+from qwen35_chat.drawing.placed import Placed, Stacked
+from qwen35_chat.drawing.source_lines import Kind
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.tree import SyntaxTreeNode
 
-# What is nested deeper, or has more marks or cells than any text that is meant to be read, is shown
-# as it was written: the parser would drop it, or take seconds.
+# What is nested deeper, or has more cells than any text that is meant to be read, is shown as it
+# was written: the parser would drop it, or take seconds.
 DEEPEST = 40
-MOST_MARKS = 1_000
-MOST_BRACKETS = 200
-MOST_CELLS = 2_000
+MOST_RAGGED_CELLS = 2_000
 WEB = ("https://", "http://")
-_MARKS = str.maketrans("", "", "[]*_~`<&")
 _STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
+_HEADINGS = {"h1": ".heading", "h2": ".heading", "h3": "bold", "h4": "bold italic"}
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @cache
 def _parser() -> "MarkdownIt":
     # Imported with the first reply: a start of the app does not wait for it.
-    from markdown_it import MarkdownIt
+    from qwen35_chat.drawing.markdown_rules import parser
 
-    return MarkdownIt("gfm-like", {"maxNesting": DEEPEST})
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A block, and the lines of the source that it shows.
-
-    Attributes:
-        first, end: these lines, without the fences of code; none of a block that shows none.
-    """
-
-    block: TextBlock
-    kind: Kind = "prose"
-    first: int = 0
-    end: int = 0
-
-    def lines(self, width: int, text: SourceText) -> list[Line]:
-        """Its lines in `width` cells; `text` is its source."""
-        lines = self.block.lines(width)
-        rows = 1 + max((line.row for line in lines), default=-1)
-        if self.first >= self.end or not rows:
-            return lines
-        if self.kind == "prose" and rows != self.end - self.first:
-            whole = text.line(self.first, self.end, text.start(self.first), self.kind)
-            return sourced(one_row(lines), [whole])
-        return sourced(lines, self._rows(rows, text))
-
-    def _rows(self, rows: int, text: SourceText) -> list[SourceLine]:
-        block, indent = text.start(self.first), 0
-        numbers = [self.first + n for n in range(rows)]
-        if isinstance(self.block, Code):
-            code = self.block.code.split("\n")
-            pairs = zip(code, text.lines[self.first :], strict=False)
-            indent = max((len(line) - len(shown) for shown, line in pairs if shown), default=0)
-        elif self.kind == "table":  # the line below the head is no row
-            numbers = [number + (n > 0) for n, number in enumerate(numbers)]
-        return [text.line(n, n + 1, block, self.kind, indent) for n in numbers]
+    return parser(DEEPEST)
 
 
 def blocks(
@@ -91,7 +58,7 @@ def blocks(
     numbers = count() if numbered else repeat(None)
     above = table.count("\n")  # lines that are not of `source`
     for n, node in enumerate(tree.children):
-        if n:
+        if n and not (node.type == "footnote" and tree.children[n - 1].type == "footnote"):
             yield Placed(Paragraph(BLANK))
         if node.type == "table":
             found = [_placed(_table(node, "", continued=not n and bool(table)), node, "table")]
@@ -114,13 +81,9 @@ def language_of(info: str) -> str:
 
 
 def _unreadable(source: str) -> bool:
-    """Whether a text has more marks or cells than any that is meant to be read."""
-    if source.count("[") > MOST_BRACKETS:
-        return True
-    if len(source) - len(source.translate(_MARKS)) > MOST_MARKS:
-        return True
+    """Whether a text has more cells than any that is meant to be read."""
     lines = source.split("\n")
-    return len(lines) * max(line.count("|") for line in lines) > MOST_CELLS
+    return len(lines) * max(line.count("|") for line in lines) > MOST_RAGGED_CELLS
 
 
 def _tree(source: str, references: Mapping[str, Any]) -> "SyntaxTreeNode | None":
@@ -138,29 +101,74 @@ def _block(
 ) -> Iterator[Placed]:
     match node.type:
         case "heading":
-            yield _placed(Paragraph(_inline(node, ".heading"), first, rest), node)
+            content = _inline(node, _HEADINGS.get(node.tag, "italic"))
+            yield _placed(Heading(content, node.tag, first, rest), node)
         case "bullet_list" | "ordered_list":
             yield from _list(node, first, rest, numbers)
         case "blockquote":
-            for child in node.children:
-                yield from _block(child, f"{first}▏ ", f"{rest}▏ ", numbers)
-                first = rest
+            yield from _quote(node, f"{first}▏ ", f"{rest}▏ ", numbers)
         case "fence" | "code_block":
-            code = Code(node.content, language_of(node.info), next(numbers), rest=rest)
+            code = Code(node.content, language_of(node.info), next(numbers), first, rest)
             yield _placed(code, node, "code")
         case "hr":
-            yield Placed(Rule(rest))
+            yield Placed(Rule(first, rest))
         case "table":
+            if first != rest:
+                yield Placed(Paragraph(BLANK, first, rest))
             yield _placed(_table(node, rest), node, "table")
         case "html_block":
             yield _placed(Paragraph(Content(node.content.rstrip("\n")), first, rest), node)
+        case "formula_block":
+            formula = Formula(node.content, node.markup, first, rest)
+            yield _placed(formula, node, "formula")
+        case "footnote":
+            mark = f"{_footnote(node.info)} "
+            note = Paragraph(_inline(node), first + mark, rest + " " * len(mark))
+            yield _placed(note, node)
         case _:
-            yield _placed(Paragraph(_inline(node), first, rest), node)
+            yield _paragraph(node, first, rest)
+
+
+def _quote(
+    node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
+) -> Iterator[Placed]:
+    for n, child in enumerate(node.children):
+        if n:
+            yield Placed(Paragraph(BLANK, rest, rest))
+        yield from _block(child, rest if n else first, rest, numbers)
+
+
+def _paragraph(node: "SyntaxTreeNode", first: str, rest: str, *, skip: int = 0) -> Placed:
+    """A paragraph, and the formulas in it that stand on lines of their own.
+
+    Args:
+        skip: characters at its start that are not shown.
+    """
+    inline = [child for part in node.children for child in part.children]
+    text: list[SyntaxTreeNode] = []
+    blocks: list[TextBlock] = []
+    for child in [*inline, None]:
+        if child is not None and not (child.type == "formula" and child.meta["display"]):
+            text.append(child)
+            continue
+        content = _stripped(_content(text)[0 if blocks else skip :])
+        if content.plain or (child is None and not blocks):
+            blocks.append(Paragraph(content, first, rest))
+            first = rest
+        if child is not None:
+            blocks.append(Formula(child.content, child.markup, first, rest))
+            first, text = rest, []
+    return _placed(blocks[0] if len(blocks) == 1 else Stacked(blocks), node)
 
 
 def _placed(block: TextBlock, node: "SyntaxTreeNode", kind: Kind = "prose") -> Placed:
     first, end = node.map or (0, 0)
     return Placed(block, kind, first + (node.type == "fence"), end)
+
+
+def _stripped(content: Content) -> Content:
+    plain = content.plain
+    return content[len(plain) - len(plain.lstrip()) : len(plain.rstrip())]
 
 
 def _list(
@@ -169,32 +177,59 @@ def _list(
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
     for item in node.children:
         mark = "• " if number is None else f"{number}. "
+        box = _box(item)
+        mark = mark.replace("• ", "") + box if box else mark
         indent = rest + " " * len(mark)
         head = first + mark
         if not item.children:
             yield _placed(Paragraph(BLANK, head, indent), item)
+        before = ""
         for child in item.children:
-            yield from _block(child, head, indent, numbers)
-            head = indent
+            if before == child.type == "paragraph":
+                yield Placed(Paragraph(BLANK, indent, indent))
+            if box and not before:
+                yield _paragraph(child, head, indent, skip=len("[x] "))
+            else:
+                yield from _block(child, head, indent, numbers)
+            head, before = indent, child.type
         first = rest
         number = None if number is None else number + 1
+
+
+def _box(item: "SyntaxTreeNode") -> str:
+    """The box of a task; "" if an item of a list is none."""
+    start = item.children[0].children[:1] if item.children else []
+    text = start[0].content[:4].lower() if start and item.children[0].type == "paragraph" else ""
+    return {"[ ] ": "☐ ", "[x] ": "☑ "}.get(text, "")
+
+
+def _footnote(name: str) -> str:
+    return name.translate(_RAISED) if name.isdecimal() and name.isascii() else f"[{name}]"
 
 
 def _table(node: "SyntaxTreeNode", rest: str, *, continued: bool = False) -> Table:
     rows = [
         [_inline(cell) for cell in row.children] for part in node.children for row in part.children
     ]
-    return Table(rows[0], rows[1:], rest, continued)
+    head = next(iter(node.children)).children[0]
+    aligns = [
+        str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head.children
+    ]
+    return Table(rows[0], rows[1:], rest, continued, aligns)
 
 
 def _inline(node: "SyntaxTreeNode", style: str = "") -> Content:
+    if not node.children:
+        return Content.styled(node.content, style)
+    inline = [child for part in node.children for child in part.children]
+    content = _content(inline)
+    return content.stylize_before(style) if style else content
+
+
+def _content(nodes: Sequence["SyntaxTreeNode"]) -> Content:
     text = _Text()
-    for child in node.children:
-        if child.type == "inline":
-            _walk(child, text)
-    whole = text.joined() if node.children else node.content
-    spans = [Span(0, len(whole), style), *text.spans] if style else text.spans
-    return Content(whole, spans)
+    _walk(nodes, text)
+    return Content(text.joined(), text.spans)
 
 
 class _Text:
@@ -218,31 +253,46 @@ class _Text:
         return "".join(self._pieces[first:])
 
 
-def _walk(node: "SyntaxTreeNode", text: _Text) -> None:
-    for child in node.children:
-        start = text.length
-        style: str | Style = _STYLES.get(child.type, "")
-        match child.type:
+def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
+    for node in nodes:
+        start, known = text.length, len(text.spans)
+        styles: list[str | Style] = [_STYLES[node.type]] if node.type in _STYLES else []
+        match node.type:
             case "softbreak" | "hardbreak":  # a model means the line breaks that it writes
                 text.add("\n")
             case "code_inline":
-                text.add(child.content)
-                style = ".code"
+                text.add(node.content)
+                styles.append(".inline-code")
+            case "formula":
+                text.add(in_text(node.content, node.markup))
+                styles.append(Style.from_meta({SOURCE: node.markup}))
+            case "footnote_mark":
+                text.add(_footnote(node.content))
+            case "html_inline":
+                text.add("\n" if _BREAK.fullmatch(node.content) else node.content)
             case "image":
-                text.add(f"{child.content or 'image'} ({child.attrs.get('src', '')})")
-                style = ".muted"
+                text.add(f"{node.content or 'image'} ({node.attrs.get('src', '')})")
+                styles.append(".muted")
             case "link":
-                _walk(child, text)
-                href = str(child.attrs.get("href", ""))
-                shown = text.joined(start)
-                # The model chose the address, so it is shown, and only a web page can be opened.
-                if href.startswith(WEB):
-                    style = action("open_link", href) + Style(underline=True)
-                if shown != href:
-                    text.add(f" ({href})")
-            case _ if child.children:
-                _walk(child, text)
+                _walk(node.children, text)
+                styles += _link(node, text, start)
+            case _ if node.children:
+                _walk(node.children, text)
             case _:
-                text.add(child.content)
-        if style:
-            text.spans.append(Span(start, text.length, style))
+                text.add(node.content)
+        # Before those of what is within: the last one of two colours wins.
+        text.spans[known:known] = [Span(start, text.length, style) for style in styles]
+
+
+def _link(node: "SyntaxTreeNode", text: _Text, start: int) -> list[str | Style]:
+    """The styles of a link, after its text; its address is added."""
+    href = str(node.attrs.get("href", ""))
+    shown, end = text.joined(start), text.length
+    web = href.startswith(WEB)
+    if web:
+        text.spans += [Span(start, end, ".link"), Span(start, end, Style(underline=True))]
+    # The model chose the address, so it is shown, and only a web page can be opened.
+    if shown != href and not node.markup:
+        text.add(f" ({href})")
+        text.spans.append(Span(end, text.length, ".muted"))
+    return [action("open_link", href)] if web else []

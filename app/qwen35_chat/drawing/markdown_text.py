@@ -14,7 +14,7 @@ from qwen35_chat.drawing.sections import LONGEST, Section, Sections, settled, un
 from qwen35_chat.drawing.source_lines import SourceLine, SourceText
 
 MOST_DEFINITIONS = 100
-_DEFINITION = re.compile(r"^ {0,3}\[[^\]\n]+\]:[ \t]*\S[^\n]*$", re.MULTILINE)
+_DEFINITION = re.compile(r"^ {0,3}\[(?!\^)[^\]\n]+\]:[ \t]*\S[^\n]*$", re.MULTILINE)
 
 
 class MarkdownText:

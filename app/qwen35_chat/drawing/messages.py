@@ -12,6 +12,7 @@ from qwen35_chat.drawing.entries import (
 )
 from qwen35_chat.drawing.summary_entry import SummaryEntry
 from qwen35_chat.drawing.tool_entries import ToolEntry
+from qwen35_chat.progress import short_name
 from qwen35_chat.transitions import END_NOTES
 from qwen35_mlx import __version__
 from qwen35_mlx.library.conversation import Conversation, Message
@@ -94,6 +95,7 @@ def entry_of(
         note="" if answered else _note(message, retry),
         error=message.state == "failed",
         view=view,
+        model=short_name(message.model),
         message=message.id,
         version=version,
     )

@@ -21,9 +21,12 @@ class Part(ABC):
     """Lines that are laid out together, for one width at a time.
 
     Attributes:
+        least: lines that it counts for at least, so that the work of a frame is bounded.
         place: the number of the text that it shows a piece of (`TranscriptEntry.sources`), and
             where that piece begins; None if it shows none.
     """
+
+    least = 1
 
     def __init__(self, place: tuple[int, int] | None = None) -> None:
         self.place = place
@@ -62,12 +65,14 @@ class Part(ABC):
 
 
 class FixedPart(Part):
-    """A part of a few lines: a head, a note, an empty line.
+    """A part of a few lines: a head, a note, an empty line. It may have none, in a narrow width.
 
     Args:
         estimate: roughly its number of lines.
         place: as for `Part`.
     """
+
+    least = 0  # an entry has but a few of these
 
     def __init__(
         self,
@@ -157,15 +162,14 @@ class Column:
     def lay_out_up(self, at: int, lines: int) -> int:
         """Lay out parts from `at` upwards. Returns how many of `lines` lines are missing then."""
         while at >= 0 and lines > 0:
-            # Each counts as a line at least, so that their number is bounded, too.
-            lines -= max(self._lay_out(at), 1)
+            lines -= max(self._lay_out(at), self.parts[at].least)
             at -= 1
         return lines
 
     def lay_out_down(self, at: int, lines: int) -> int:
         """As `lay_out_up`, downwards."""
         while at < len(self.parts) and lines > 0:
-            lines -= max(self._lay_out(at), 1)
+            lines -= max(self._lay_out(at), self.parts[at].least)
             at += 1
         return lines
 

@@ -5,21 +5,37 @@ was streamed has the sections of the same reply out of the library.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 SHORTEST = 1_200  # characters, from which a section ends at the next place that is safe
 LONGEST = 4_000  # characters, at which a section is cut wherever that does the least harm
 MOST_LINES = 200  # at which it is cut as well
+# So that the parser takes a part of a frame for a section: its time grows with some of these faster
+# than with their number.
+MOST_MARKS = 400
+MOST_BRACKETS = 200
+MOST_CELLS = 1_000
 
 _FENCE = re.compile(
     r"^([ \t]*+)((?:[-*+>] |\d{1,9}[.)] )?)[ \t]*(`{3,}+|~{3,}+)[ \t]*+([^`\n]*+)\n", re.MULTILINE
 )
 # An empty line ends every list and every quote if the next line is not indented and is no item.
 _SAFE = re.compile(r"\n[ \t]*\n(?=[^\s\-*+\d]|[-*+][^\s]|\d+[^\d.)])")
-_MANY_LINES = re.compile(rf"(?:[^\n]*+\n){{{MOST_LINES}}}")
+_LIMITS = tuple(
+    re.compile(rf"(?:[^{marks}]*+[{marks}]){{{most}}}")
+    for marks, most in (
+        (r"\n", MOST_LINES),
+        (r"\[\]*_~`<&$\\", MOST_MARKS),
+        (r"\[", MOST_BRACKETS),
+        (r"|", MOST_CELLS),
+    )
+)
+_MANY_LINES = _LIMITS[0]
 _ITEM = re.compile(r"\n(?=(?:[-*+]|\d{1,9}[.)])[ \t])")
+_PLACES = (re.compile(r"[.!?;:] |[。！？；：，、]"), re.compile(" "))
+_PAIRS = ("`", "**", "~~", "$")
 
 
 @dataclass(slots=True, eq=False)
@@ -127,19 +143,19 @@ class Sections:
             self._open = section.end
             yield section
 
-    def _window(self) -> tuple[str, int]:
+    def _window(self, limits: Sequence[re.Pattern[str]]) -> tuple[str, int]:
         """What may be in the next section and one character more, and the section's end.
 
         The end is -1 while the text is too short for one.
         """
         window = self.text[self._open : self._open + LONGEST + 1]
-        if lines := _MANY_LINES.match(window):
-            return window[: lines.end() + 1], lines.end() if lines.end() < len(window) else -1
-        return window, LONGEST if len(window) > LONGEST else -1
+        found = (limit.match(window) for limit in limits)
+        end = min((match.end() for match in found if match), default=LONGEST)
+        return window[: end + 1], end if end < len(window) else -1
 
     def _next(self) -> Section | None:
         """The next section outside a long block of code; None if it is still open."""
-        window, end = self._window()
+        window, end = self._window(_LIMITS)
         at = 0
         while True:
             fence = _FENCE.search(window, at)
@@ -159,7 +175,7 @@ class Sections:
                 return self._section(window[:at], at + 1)
         if end < 0:
             return None
-        return self._before_fence(window, fence) if fence else self._cut(window[:end])
+        return self._before_fence(window, fence) if fence else self._cut(window[:end], at)
 
     def _section(
         self,
@@ -177,20 +193,29 @@ class Sections:
         self._joined, self._within_line, self._table = joined, within_line, table
         return section
 
-    def _cut(self, window: str) -> Section:
-        """Cut before an item of a list, else at the end of a line, else of a word."""
-        items = [match.start() for match in _ITEM.finditer(window, len(window) // 4)]
-        at = items[-1] if items else window.rfind("\n", 1)
+    def _cut(self, window: str, after: int) -> Section:
+        """Cut where it does the least harm, after the last block of code.
+
+        Before a block, an item of a list, a line, a sentence, a word; none of the last two between
+        a pair of marks.
+        """
+        half = max(len(window) // 2, after)
+        safe = list(_SAFE.finditer(window, half))
+        items = [match.start() for match in _ITEM.finditer(window, max(len(window) // 4, after))]
+        if safe:
+            return self._section(window[: safe[-1].start()], safe[-1].end())
+        at = items[-1] if items else window.rfind("\n", max(after, 1))
         if at > 0:
             block = window.rfind("\n\n", 0, at) + 2
             table = self._table if block == 1 else _table_head(window[max(block, 0) : at])
             if block == 1 and not table:
                 table = _table_head(window[:at])
             return self._section(window[:at], at + 1, joined=True, table=table)
-        at = window.rfind(" ", 1)
-        if at > 0:
-            return self._section(window[:at], at + 1, joined=True, within_line=True, tail=" ")
-        return self._section(window, len(window), joined=True, within_line=True)
+        at = _place(window)
+        space = window[at - 1] == " "
+        return self._section(
+            window[: at - space], at, joined=True, within_line=True, tail=" " * space
+        )
 
     def _before_fence(self, window: str, fence: re.Match[str]) -> Section:
         """What is before a block of code that does not fit, which comes next."""
@@ -201,7 +226,7 @@ class Sections:
 
     def _code(self, fence: Fence, *, last: bool) -> Section | None:
         """The next section of a long block of code; None if it is still open."""
-        window, limit = self._window()
+        window, limit = self._window([_MANY_LINES])
         close = _closing_line(fence.marker, last=last).search("\n" + window)
         if close is not None:
             code = window[: max(close.start() - 1, 0)]
@@ -273,6 +298,16 @@ def _closing_line(marker: str, *, last: bool = False) -> re.Pattern[str]:
     """
     end = r"(?:\n|\Z)" if last else r"\n"
     return re.compile(rf"\n[ \t]*{marker[0]}{{{len(marker)},}}[ \t]*{end}")
+
+
+def _place(line: str) -> int:
+    """Where a long line is cut."""
+    for places in _PLACES:
+        ends = [match.end() for match in places.finditer(line, len(line) // 2)]
+        for end in reversed(ends[-20:]):
+            if not any(line.count(mark, 0, end) % 2 for mark in _PAIRS):
+                return end
+    return line.rfind(" ", 1) + 1 or len(line)
 
 
 def _table_head(block: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-Kind = Literal["plain", "prose", "code", "table"]
+Kind = Literal["plain", "prose", "code", "table", "formula"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,7 @@ class SourceLine:
             where what is shown of one cannot be told from the next.
         block: where its paragraph, code or table begins in that text.
         kind: "plain" and "code" read as they were written, "prose" without its marks; "table" is a
-            row.
+            row, and "formula" one by itself.
         indent: characters at its start that are not part of the code.
     """
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from qwen35_chat.drawing.entries import TranscriptEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.entry_parts import plain_parts
 from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.parts import FixedPart, Part, estimate
@@ -24,7 +24,6 @@ class ToolEntry(TranscriptEntry):
         seconds: that it took; None if that is not known, or it was not run.
     """
 
-    indent = 3
     author = "tool"
 
     def __init__(
@@ -39,6 +38,10 @@ class ToolEntry(TranscriptEntry):
     @property
     def copy_text(self) -> str:
         return self.text
+
+    @property
+    def commands(self) -> Sequence[str]:
+        return ["mark_copy", "mark_toggle"]
 
     @property
     def sources(self) -> Sequence[str]:

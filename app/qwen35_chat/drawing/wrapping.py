@@ -1,6 +1,5 @@
 """Text broken into lines of the screen."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -9,37 +8,9 @@ from rich.cells import cell_len
 from textual.content import Content, Span
 
 from qwen35_chat.drawing.line import Line, Run
+from qwen35_chat.drawing.line_breaks import break_offsets
 
 TAB = 4  # cells
-LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
-_WORDS = re.compile(r"\S+\s*|\s+")
-
-
-def break_offsets(text: str, width: int) -> list[int]:
-    """Offsets at which to break `text`, which is one line, so that its parts fit `width` cells."""
-    if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
-        return []
-    offsets: list[int] = []
-    used = 0
-    for match in _WORDS.finditer(text):
-        word = match.group()
-        cells = cell_len(word.rstrip())
-        long = len(word) > LONGEST_LINE * width
-        if used + cells > width or long:
-            if used:
-                offsets.append(match.start())
-                used = 0
-            if cells > width or long:  # broken anywhere
-                start = match.start()
-                for at, character in enumerate(word, start):
-                    one = cell_len(character)
-                    if (used + one > width and used) or at - start >= LONGEST_LINE * width:
-                        offsets.append(at)
-                        used, start = 0, at
-                    used += one
-                continue
-        used += cell_len(word)
-    return offsets
 
 
 def wrap(

@@ -33,8 +33,7 @@ class MessageHandler:
     def toggle(self) -> None:
         """Fold or unfold the marked message."""
         if (marked := self._view.transcript.marked) is not None:
-            marked.toggle()
-            self._view.transcript.lay_out()
+            self._view.transcript.toggle(marked)
 
     def page(self, direction: int) -> None:
         self._view.transcript.scroll_page(direction)

@@ -9,6 +9,7 @@ from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult
+from textual.containers import Vertical
 from textual.widgets import TextArea
 
 from qwen35_chat.commands import Command, run_command
@@ -34,8 +35,9 @@ from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
+from qwen35_chat.screens.watchers import Watchers
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import bindings_of, set_bindings
+from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
     ConversationShown,
@@ -60,8 +62,6 @@ POLLS_PER_SECOND = 15
 DRAWING_SHARE = 0.1
 KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
-SETTINGS_SECONDS = 1.0
-LIBRARY_SECONDS = 1.0  # between looks at what waits for the library
 
 
 class ChatScreen(CoveredScreen):
@@ -92,7 +92,7 @@ class ChatScreen(CoveredScreen):
         ready: Callable[[], None] = lambda: None,
     ):
         super().__init__(controller)
-        self.transcript = TranscriptView()
+        self.transcript = TranscriptView(clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
         greeting = DEMO_GREETING if demo and start == EMPTY else ""
@@ -107,7 +107,9 @@ class ChatScreen(CoveredScreen):
         self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
-        self._turn_entries = TurnEntries(self.transcript, self.key)
+        self._turn_entries = TurnEntries(
+            self.transcript, self.key, lambda: short_name(controller.model)
+        )
         self._completer = Completer(self, controller, self.completions)
         self._budget = CpuBudget(DRAWING_SHARE)
         # Of the engine, with the conversation that each was about.
@@ -117,14 +119,16 @@ class ChatScreen(CoveredScreen):
         )
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
+        self._watchers = Watchers(controller, self)
 
     def compose(self) -> ComposeResult:
-        yield self.transcript
-        yield self._lines.queue
-        yield self.completions
-        yield self._lines.activity
-        yield self.composer
-        yield self._lines.status
+        with Vertical(id="column"):
+            yield self.transcript
+            yield self._lines.queue
+            yield self.completions
+            yield self._lines.activity
+            yield self.composer
+            yield self._lines.status
 
     def on_mount(self) -> None:
         self.show_queue()
@@ -137,10 +141,9 @@ class ChatScreen(CoveredScreen):
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
         self.call_after_refresh(self._start)
-        # Workers, since a handler that waits for the disk would keep the keys waiting, too.
+        # A worker, since a handler that waits for the disk would keep the keys waiting, too.
         self.run_worker(self._watch_engine(), group="engine")
-        self.run_worker(self._watch_settings(), group="settings")
-        self.set_interval(LIBRARY_SECONDS, self._watch_library)
+        self._watchers.start(self)
 
     def _start(self) -> None:
         self._ready()
@@ -166,7 +169,7 @@ class ChatScreen(CoveredScreen):
     def _bind_keys(self) -> None:
         bindings = chat_bindings(self.controller.settings.keys)
         set_bindings(self, bindings.chat)
-        set_bindings(self.transcript, bindings.messages)
+        self.transcript.marking.use_keys(self.controller.settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
 
@@ -176,19 +179,30 @@ class ChatScreen(CoveredScreen):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
+        if name == "stop" and self._clear_selection():
+            return
         self.save_draft()
         run_command(name, self, argument)
         self.show_progress()
 
     def action_interrupt(self) -> None:
-        """Stop the reply; with none, or for the second time, clear what is typed, or else quit."""
-        if self.controller.busy and not self.controller.stopping:
+        """Copy what is selected; else stop the reply, clear what is typed, or quit."""
+        if selected := self.transcript.selecting.text or self.get_selected_text():
+            self._clear_selection()
+            self.copy(selected)
+        elif self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
         elif self.writing.clear():
             self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
+
+    def _clear_selection(self) -> bool:
+        """Select nothing; whether something was."""
+        was = bool(self.get_selected_text())
+        self.clear_selection()
+        return self.transcript.selecting.clear() or was
 
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
@@ -277,7 +291,7 @@ class ChatScreen(CoveredScreen):
         self.transcript.follow()
         self._send_first()
         if self.focused is self.transcript:
-            self.transcript.mark_message(shown.selected)
+            self.transcript.marking.message(shown.selected)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -348,6 +362,7 @@ class ChatScreen(CoveredScreen):
         self.action_command(event.name)
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)
 
@@ -362,8 +377,6 @@ class ChatScreen(CoveredScreen):
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
         if self.focused is self.transcript and event.is_printable and event.character:
-            if event.key in bindings_of(self.transcript).key_to_bindings:
-                return
             self.composer.focus()
             self.composer.insert(event.character)
             event.stop()
@@ -371,6 +384,23 @@ class ChatScreen(CoveredScreen):
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.attempt(lambda: self._clicked(event))
         self.composer.focus()
+
+    def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
+        self.action_command(event.name)
+
+    def on_transcript_view_left(self) -> None:
+        self.composer.focus()
+
+    def on_transcript_view_selected(self, event: TranscriptView.Selected) -> None:
+        self._copy_at_release(event.text)
+
+    def on_text_selected(self) -> None:
+        """Text around the conversation was selected."""
+        self._copy_at_release(self.get_selected_text() or "")
+
+    def _copy_at_release(self, text: str) -> None:
+        if text.strip() and self.controller.settings.copy_on_select == "on":
+            self.copy(text)
 
     def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
         if event.name == "link":
@@ -381,27 +411,7 @@ class ChatScreen(CoveredScreen):
             return self.versions.select(int(event.argument), event.entry.message)
         return None
 
-    def _watch_library(self) -> None:
-        """Show what waits for the library, and store what could not be stored before."""
-        self.save_draft()
-        if self.controller.drafts.waiting and not self.controller.calls.library_seconds:
-            self.controller.write_drafts()
-        self.show_progress()
-
     # Settings
-
-    async def _watch_settings(self) -> None:
-        """Read the settings again whenever their file has changed."""
-        while True:
-            await asyncio.sleep(SETTINGS_SECONDS)
-            try:
-                changed = await self.controller.reload()
-            except Qwen35Error as error:
-                self.show_message(str(error), error=True)
-                continue
-            if changed is not None:
-                self.show(changed)
-                self.show_message("The settings were read again")
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""

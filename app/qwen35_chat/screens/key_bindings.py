@@ -13,21 +13,20 @@ class ChatBindings:
     """The keys of the chat.
 
     Attributes:
-        chat, messages, app: bindings of the screen, the transcript and the app.
+        chat, app: bindings of the screen and the app.
         typed: each key that the composer handles itself, and its command's name.
     """
 
     chat: BindingsMap
-    messages: BindingsMap
     app: BindingsMap
     typed: Mapping[str, str]
 
 
 def chat_bindings(remapped: Mapping[str, str]) -> ChatBindings:
     """The keys of the chat, as the settings remap them."""
-    # While text is selected, a binding of Textual copies it first.
+    # While text is selected in the composer, a binding of Textual copies it first.
     chat = BindingsMap([Binding("ctrl+c", "interrupt", "Quit", show=False)])
-    messages, app = BindingsMap(), BindingsMap()
+    app = BindingsMap()
     typed: dict[str, str] = {}
     for key, command in keymap("chat", remapped).items():
         if command.typed:
@@ -39,6 +38,4 @@ def chat_bindings(remapped: Mapping[str, str]) -> ChatBindings:
             # Before the composer, but for Esc, which closes its completions first.
             action = f"command('{command.name}')"
             chat.bind(key, action, command.title, show=False, priority=key != "escape")
-    for key, command in keymap("messages", remapped).items():
-        messages.bind(key, f"screen.command('{command.name}')", command.title, show=False)
-    return ChatBindings(chat, messages, app, typed)
+    return ChatBindings(chat, app, typed)

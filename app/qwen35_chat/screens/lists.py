@@ -220,6 +220,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "mtp": MTP,
     "theme": THEMES,
     "thinking_view": VIEWS,
+    "copy_on_select": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -231,6 +232,7 @@ HELP: Mapping[str, str] = {
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "ansi takes the terminal's own colours",
     "thinking_view": "how the thinking of replies is shown",
+    "copy_on_select": "text is copied as soon as the mouse has selected it",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
     "repetition_guard": "ends a reply that repeats itself without end",
     "folders": "where models are looked for, separated by commas",

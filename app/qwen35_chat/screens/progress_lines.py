@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from textual.widgets import Static
 
 from qwen35_chat.controller import Controller
-from qwen35_chat.progress import status_cue, turn_parts
+from qwen35_chat.progress import model_state, modes, turn_parts
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.widgets.status import Activity, Status
 from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
 WAIT_SECONDS = 1.0  # from which a wait for the library is shown
+# Commands whose keys the status line names, and what these do; the last is the most useful one.
+KEYS = (("sessions", "conversations"), ("palette", "commands"), ("help", "help"))
 WAITING = "Waiting for another window or the disk to save …"
 WENT_THROUGH = "What waited is saved"
 
@@ -94,7 +96,9 @@ class ProgressLines:
             usage=controller.usage,
             accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
-            cue=status_cue(controller, self._key),
+            state=model_state(controller, self._key),
+            modes=modes(controller),
+            keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )
 
     def _doing(self, turn: RunningTurn | None, *, editing: bool) -> tuple[list[str], str]:

@@ -24,11 +24,15 @@ class TurnEntries:
 
     Args:
         key: returns the first key of a command, for people.
+        model: returns the name of the model that replies, for people.
     """
 
-    def __init__(self, transcript: TranscriptView, key: Callable[[str], str]):
+    def __init__(
+        self, transcript: TranscriptView, key: Callable[[str], str], model: Callable[[], str]
+    ):
         self._transcript = transcript
         self._key = key
+        self._model = model
         self._user: UserEntry | None = None  # of the turn, if it has a new message
         self._reply: ReplyEntry | None = None
         self._result: ToolEntry | None = None  # the last one, if the reply answers it
@@ -67,7 +71,7 @@ class TurnEntries:
         self._transcript.lay_out()
 
     def _begin_reply(self) -> None:
-        self._reply = ReplyEntry(complete=False, view=self._view)
+        self._reply = ReplyEntry(complete=False, view=self._view, model=self._model())
         self._transcript.add(self._reply)
 
     def _show_reply(self, transition: Transition, reply: ReplyEntry) -> None:

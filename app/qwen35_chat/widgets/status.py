@@ -1,30 +1,22 @@
 """The lines around the composer: the turn above it, the model and the context below it."""
 
+import re
+from collections.abc import Sequence
+
 from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
-from qwen35_chat.progress import size_of
+from qwen35_chat.progress import bar_cells, short_name, size_of
+from qwen35_chat.widgets.segments import EXTRA, Segment, line_of, segment
 from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.session.events import DraftCounts
 
-SEPARATOR = " · "
-WARN_AT = 0.8  # of the context, from which it is highlighted
-
-
-def fitted(parts: list[str], cue: str, width: int) -> str:
-    """One line of `width` cells: `parts` at the left, `cue` at the right.
-
-    Parts that do not fit are left out, the last one first.
-    """
-    shown = [part for part in parts if part]
-    while len(shown) > 1 and len(SEPARATOR.join(shown)) + len(cue) + 2 > width:
-        shown.pop()
-    left = SEPARATOR.join(shown)
-    room = max(width - len(cue) - 2, 0) if cue else width
-    if len(left) > room:
-        left = left[: room - 1] + "…" if room > 1 else ""
-    return left + cue.rjust(width - len(left))
+GAUGE_CELLS = 8
+# From which share of the context on the gauge has which colour.
+GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-success"))
+SHORT_NAME = 10  # cells
+_SIZE = re.compile(r"\d+(\.\d+)?B(-A\d+(\.\d+)?B)?")  # in a model's name: 9B, 35B-A3B
 
 
 class Activity(Widget):
@@ -54,17 +46,31 @@ class Activity(Widget):
         message = Content.styled(self._message, "$text-error" if self._error else "")
         if self._message and not self._parts:
             return message
-        progress = Content(fitted(self._parts, self._cue, self.size.width))
+        ranked = [segment(part, rank=n) for n, part in enumerate(filter(None, self._parts), 1)]
+        cue = [segment(self._cue, rank=0, right=True)] if self._cue else []
+        progress = line_of([*ranked, *cue], self.size.width)
         return Content("\n").join([message, progress]) if self._message else progress
 
 
 class Status(Widget):
-    """Model, context in use, speed, time to the first token, memory."""
+    """Model, context in use, modes, speed, drafts, memory, and keys.
+
+    Attributes:
+        model: its name.
+        state: what is the matter with the model, "" if nothing is: it is being loaded, say.
+        modes: how it is made to reply, where that is not as usual; each in full and in short.
+        keys: to know now, the most useful one last.
+        used, context: tokens.
+        usage, accepted: of the last turn.
+        live_rate: tokens a second of the reply that is being written; 0 without one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.model = ""
-        self.cue = ""
+        self.state = ""
+        self.modes: Sequence[tuple[str, str]] = ()
+        self.keys: Sequence[str] = ()
         self.used = 0
         self.context = 0
         self.usage: Usage | None = None
@@ -80,33 +86,83 @@ class Status(Widget):
             self.refresh()
 
     @property
-    def parts(self) -> list[str]:
-        parts = [self.model, self._gauge()]
+    def segments(self) -> list[Segment]:
+        """All that there is to say."""
+        found = [segment(*name_forms(self.model), rank=1, style="$text-accent")]
+        if self.context:
+            found.append(self._gauge())
+        for n, forms in enumerate(self.modes):
+            chips = (f" {form} " for form in forms)
+            found.append(segment(*chips, rank=7 if n else 2, style="$text-primary on $panel"))
         if self.live_rate:
-            parts.append(f"~{self.live_rate:.0f} tok/s")
+            rate = f"~{self.live_rate:.0f}"
+            found.append(segment(f"{rate} tok/s", f"{rate} t/s", rank=4))
         elif self.usage and self.usage.reply_tokens > 1:
-            parts.append(f"{self.usage.decode_rate:.0f} tok/s")
-        if self.usage:
-            parts.append(f"first token {self.usage.prefill_seconds:.2f} s")
-            parts.append(size_of(self.usage.peak_memory))
+            rate = f"{self.usage.decode_rate:.0f}"
+            found.append(segment(f"{rate} tok/s", f"{rate} t/s", rank=4))
         if self.accepted:
-            parts.append(str(self.accepted))
-        return parts
+            found.append(segment(*draft_forms(self.accepted), rank=5))
+        if self.usage:
+            memory = size_of(self.usage.peak_memory)
+            found.append(segment(f"memory {memory}", memory, rank=6))
+            first = f"{self.usage.prefill_seconds:.2f} s"
+            found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA + 1))
+        if self.state:
+            shorter = self.state.partition(",")[0]
+            found.append(segment(self.state, shorter, rank=0, style="$text-warning", right=True))
+        elif self.keys:
+            *more, last = self.keys
+            found += [segment(key, rank=EXTRA, right=True) for key in more]
+            found.append(segment(last, rank=3, right=True))
+        return found
 
-    def _gauge(self) -> str:
-        if not self.context:
-            return ""
+    def _gauge(self) -> Segment:
+        """How much of the context is in use, by its colour as well."""
         share = self.used / self.context
-        return f"{self.used:,} / {self.context:,} ({share:.0%})"
-
-    @property
-    def nearly_full(self) -> bool:
-        return bool(self.context) and self.used >= WARN_AT * self.context
+        style = next(style for least, style in GAUGE_STYLES if share >= least)
+        percent = Content.styled(f"{share:.0%}", style)
+        full = bar_cells(share, GAUGE_CELLS)
+        gauge = Content.styled("━" * full, style)
+        gauge += Content.styled("╌" * (GAUGE_CELLS - full), "$text-muted")
+        return Segment(
+            (
+                Content.assemble(gauge, f" {self.used:,} / {self.context:,} (", percent, ")"),
+                Content.assemble(gauge, " ", percent, f" of {self.context:,}"),
+                Content.assemble(gauge, " ", percent),
+                percent,
+            ),
+            rank=0,
+        )
 
     def render(self) -> RenderResult:
-        line = fitted(self.parts, self.cue, self.size.width)
-        content = Content(line)
-        gauge = self._gauge()
-        if self.nearly_full and gauge and (at := line.find(gauge)) >= 0:
-            content = content.stylize("$text-warning bold", at, at + len(gauge))
-        return content
+        return line_of(self.segments, self.size.width)
+
+
+def name_forms(model: str) -> tuple[str, ...]:
+    """A model's name, in full and ever shorter; what tells it from others stays."""
+    name = short_name(model).removesuffix(".gguf")
+    size = _SIZE.search(name)
+    if size is None:
+        return name, middle_cut(name, SHORT_NAME)
+    own = name[size.start() :]
+    return name, middle_cut(own, 2 * SHORT_NAME), size.group()
+
+
+def middle_cut(name: str, cells: int) -> str:
+    """`name` in at most `cells` characters, without its middle."""
+    if len(name) <= cells:
+        return name
+    end = (cells - 1) // 2
+    return f"{name[: cells - 1 - end]}…{name[-end:]}"
+
+
+def draft_forms(counts: DraftCounts) -> tuple[str, ...]:
+    """What came of drafts, in full and ever shorter."""
+    accepted, drafted = counts.accepted / counts.passes, counts.drafted / counts.passes
+    speed = "" if counts.speedup is None else f", {counts.speedup:.1f}x"
+    few = f"{accepted:.1f}/{drafted:.1f} drafts"
+    return (
+        f"{accepted:.1f} of {drafted:.1f} drafts{speed}",
+        f"{few}{speed}",
+        f"{accepted:.1f} drafts",
+    )

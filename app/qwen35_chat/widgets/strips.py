@@ -12,7 +12,10 @@ from qwen35_chat.drawing.line import BLANK, Line
 
 # A strip has about twenty objects, all of which the garbage collector visits.
 CACHED_SCREENS = 4
-FILLED = (".user", ".code", ".code-head")  # styles with a background of their own
+FILLED = (".user", ".code", ".code-head", ".inline-code")  # styles with a background of their own
+# What stands in the gutter of a line with this fill, and its style: who speaks.
+BARS = {".user": ("▌", ".user-bar"), ".reply": ("◆", ".reply-bar")}
+MARK = "█", ".mark"
 
 
 class StripCache:
@@ -24,7 +27,7 @@ class StripCache:
 
     def __init__(self, widget: Widget):
         self._widget = widget
-        self._cache: dict[tuple[int, int], tuple[Line, bool, Strip]] = {}
+        self._cache: dict[tuple[int, int], tuple[Line, bool, tuple[int, int] | None, Strip]] = {}
 
     def clear(self) -> None:
         """Drop all strips."""
@@ -46,29 +49,25 @@ class StripCache:
             indent: cells between the gutter and the line.
             columns: cells of text, which a fill covers.
             width: cells of the strip.
-            selected: start and end of the selection in the strip; -1 for its end.
+            selected: the characters of the line's content that are selected.
         """
         marked = marked and line.content is not BLANK
         key = id(line), indent  # the empty line is in entries of any indent
-        cached = self._cache.get(key) if selected is None else None
-        if (
-            cached
-            and cached[:2] == (line, marked)
-            and cached[2].cell_length == width
-            and not selected
-        ):
-            return cached[2]
+        cached = self._cache.get(key)
+        if cached and cached[:3] == (line, marked, selected) and cached[3].cell_length == width:
+            return cached[3]
         plain = self._widget.visual_style
-        base = self._style(line.fill) if line.fill else plain
+        base = plain + self._style(line.fill) if line.fill else plain
         content = line.content
         if selected is not None:
-            start, end = within(selected, indent, content.plain)
             style = self._widget.screen.get_visual_style("screen--selection")
-            content = content.stylize(style, max(start, line.prefix), end)
-        gutter = plain + self._style(".mark") if marked else plain
+            content = content.stylize(style, *selected)
+        own = base if line.fill == ".user" else plain  # this fill has the gutter, too
+        bar, style = MARK if marked else BARS.get(line.fill, (" ", ""))
+        gutter = own + self._style(style) if style else own
         segments = [
-            Segment("▌" if marked else " ", gutter.rich_style),
-            Segment(" " * indent, (base if indent == 1 else plain).rich_style),
+            Segment(bar, gutter.rich_style),
+            Segment(" " * indent, own.rich_style),
         ]
         segments += [
             Segment(text, (base + style).rich_style)
@@ -76,11 +75,10 @@ class StripCache:
         ]
         strip = Strip(segments).crop_extend(0, min(width, columns + 1), base.rich_style)
         strip = strip.crop_extend(0, width, plain.rich_style)
-        if selected is None:
-            if len(self._cache) > CACHED_SCREENS * self._widget.size.height:
-                for oldest in list(islice(self._cache, len(self._cache) // 2)):
-                    del self._cache[oldest]
-            self._cache[key] = (line, marked, strip)
+        if len(self._cache) > CACHED_SCREENS * self._widget.size.height:
+            for oldest in list(islice(self._cache, len(self._cache) // 2)):
+                del self._cache[oldest]
+        self._cache[key] = (line, marked, selected, strip)
         return strip
 
     def _style(self, style: str | Style) -> Style:
@@ -91,10 +89,3 @@ class StripCache:
             # A style without a background of its own has that of its line.
             return found if style in FILLED else replace(found, background=None)
         return Style.parse(style)
-
-
-def within(span: tuple[int, int], indent: int, text: str) -> tuple[int, int]:
-    """A span of a strip, as a span of its line's text."""
-    start, end = span
-    gutter = 1 + indent
-    return max(start - gutter, 0), len(text) if end == -1 else max(end - gutter, 0)

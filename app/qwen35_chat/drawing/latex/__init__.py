@@ -1,0 +1,1 @@
+"""Formulas in LaTeX as text: read (`parser`), and laid out in lines of characters (`layout`)."""
