@@ -286,8 +286,8 @@ class PlainView:
             return
         library = self._controller.library
         if words:
-            hits = library.search(words)
-            found = {hit.conversation: (hit.title, hit.snippet.text) for hit in hits}
+            hits = library.search_conversations(words)
+            found = {h.conversation: (h.best.title, h.best.snippet.text) for h in hits}
         else:
             summaries = library.list(limit=LISTED_CONVERSATIONS)
             found = {s.id: (s.title, s.preview) for s in summaries}

@@ -128,7 +128,7 @@ async def test_all_of_it_stays_in_view_with_a_divider_that_unfolds(stored: Libra
             assert lines.count(word) >= 1
         assert "Summarised above: 4 messages" in lines
         assert "/compact undo goes back to the whole" in lines
-        assert lines.index("second answer") < lines.index("Summarised") < lines.index("> three")
+        assert lines.index("second answer") < lines.index("Summarised") < lines.index("three")
         assert "They count." not in lines
         await at.press("tab", "up", "up", "up", "up")
         assert isinstance(at.transcript.marked, SummaryEntry)
@@ -151,14 +151,14 @@ async def test_the_way_back_and_forward(stored: Library, home: Path) -> None:
         await at.send("/compact undo")
         await at.shown()
         assert at.library.conversation(1).leaf == 8
-        assert "Summarised above" not in at.text
+        assert not any(isinstance(entry, SummaryEntry) for entry in at.transcript.entries)
         assert "/compact redo goes on from it" in at.text
         await at.send("/compact undo")
         await at.until(lambda: "begins with no summary" in at.text)
         await at.send("/compact redo")
         await at.shown()
-        assert "Summarised above: 4 messages" in at.text
-        assert "> five" in at.text
+        assert any(isinstance(entry, SummaryEntry) for entry in at.transcript.entries)
+        assert "five" in at.text
         await at.send("/compact now")
         await at.until(lambda: "undo or redo" in at.text)
 

@@ -35,6 +35,10 @@ class SummaryEntry(TranscriptEntry):
         return self.text
 
     @property
+    def commands(self) -> Sequence[str]:
+        return ["mark_copy", "mark_toggle"]
+
+    @property
     def sources(self) -> Sequence[str]:
         return [visible(self.text)] if self._open else []
 

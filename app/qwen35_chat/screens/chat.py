@@ -30,6 +30,7 @@ from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.screens.draft import ScreenDraft
+from qwen35_chat.screens.find import Find
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
@@ -104,6 +105,7 @@ class ChatScreen(CoveredScreen):
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
         self._demo = demo
+        self.find = Find(self.transcript, self)
         self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
@@ -292,6 +294,11 @@ class ChatScreen(CoveredScreen):
         self._send_first()
         if self.focused is self.transcript:
             self.transcript.marking.message(shown.selected)
+        if self.controller.conversation is not None:
+            self.find.shown(self.controller.conversation)
+
+    def find_later(self, conversation: int, message: int, words: str) -> None:
+        self.find.later(conversation, message, words)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
