@@ -2,6 +2,7 @@
 
 from qwen35_chat.commands import SCOPES, in_scope
 from qwen35_chat.keys import shown_keys
+from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
 from qwen35_mlx.terminal import print_line
 
 KEY_PAGE = """# Keys and commands
@@ -20,6 +21,8 @@ Any key can be changed in the settings file, which F2 names: under `[keys]`, a l
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
 
 {tables}
+
+{mouse}
 """
 
 
@@ -38,9 +41,15 @@ def key_tables() -> str:
     return "\n\n".join(parts)
 
 
+def mouse_table() -> str:
+    """A table of what the mouse does, in Markdown."""
+    rows = [f"| {action} | {does} |" for action, does in MOUSE_ACTIONS]
+    return "\n".join([f"## {MOUSE_TITLE}", "", "| | |", "|---|---|", *rows])
+
+
 def key_page() -> str:
     """The text of docs/keys.md."""
-    return KEY_PAGE.format(tables=key_tables())
+    return KEY_PAGE.format(tables=key_tables(), mouse=mouse_table())
 
 
 if __name__ == "__main__":

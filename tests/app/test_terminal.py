@@ -1,10 +1,8 @@
 """The command in a real terminal: what a second start remembers, and that nothing is lost."""
 
-import os
 import re
 import signal
 import sqlite3
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,24 +14,13 @@ from qwen35_mlx.library.connections import BUSY_SECONDS
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
 from qwen35_mlx.library.library import Library
 from scripts.support.terminal import Terminal
+from tests.app.real_terminal import LOADED, QUIT, chat
 
-COMMAND = Path(sys.executable).with_name("qwen35-chat")
-QUIT = "\x11"
-LOADED = "F1 help"
 COUNT = "Count from one to one hundred."  # the demo model thinks about this without end
 DRAFT = "what I was about to say"
 # A reply that is written is saved within a second, a draft half a second after the last key; a
 # machine with much else to do is given twice that.
 SAVED_SECONDS = 2.0
-
-
-def chat(home: Path, *options: str, size: tuple[int, int] = (100, 30)) -> Terminal:
-    """Start the command as a user with this home folder."""
-    kept = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
-    environment |= {"QWEN35_HOME": str(home), "HOME": str(home), "LC_ALL": "C.UTF-8"}
-    environment |= {f"XDG_{name}_HOME": str(home / name) for name in ("DATA", "CONFIG", "CACHE")}
-    return Terminal([str(COMMAND), *options], environment=environment, folder=home, size=size)
 
 
 def stored(home: Path) -> Conversation:

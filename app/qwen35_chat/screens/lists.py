@@ -16,6 +16,7 @@ from qwen35_chat.exporting import export
 from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
+from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.settings import (
     MTP,
@@ -349,9 +350,14 @@ def help_text(remapped: Mapping[str, str], width: int) -> Content:
         for command in in_scope(scope):
             keys = shown_keys(keys_of(command, remapped))
             slash = f"/{command.slash}" if command.slash else ""
-            named = f"  {keys:<20}{slash:<11}"
-            lines = textwrap.wrap(command.help, max(width - len(named), 20))
-            parts.append((named, "$text-accent"))
-            parts.append(f"\n{' ' * len(named)}".join(lines) + "\n")
+            parts += _help_line(f"  {keys:<20}{slash:<11}", command.help, width)
         parts.append("\n")
-    return Content.assemble(*parts[:-1])
+    parts.append((f"{MOUSE_TITLE}\n", "bold"))
+    for action, does in MOUSE_ACTIONS:
+        parts += _help_line(f"  {action:<20}", does.replace("`", ""), width)
+    return Content.assemble(*parts)
+
+
+def _help_line(named: str, does: str, width: int) -> list[str | tuple[str, str]]:
+    lines = textwrap.wrap(does, max(width - len(named), 20))
+    return [(named, "$text-accent"), f"\n{' ' * len(named)}".join(lines) + "\n"]
