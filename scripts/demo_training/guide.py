@@ -114,7 +114,8 @@ def misspelled(rng: random.Random, text: str) -> str:
 FUNCTION_WORDS = frozenset(
     listed(
         "a an the my this that do does to i is it me you your of in can for how what which where "
-        "there want need would like please way have be i'd i'm what's where's tell show could should"
+        "there want need would like please way have be i'd i'm what's where's tell show could "
+        "should"
     )
 )
 
