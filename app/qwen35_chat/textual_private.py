@@ -163,6 +163,8 @@ class LiteralTextArea(TextArea):
         super().notify_style_update()
 
     def render_lines(self, crop: Region) -> list[Strip]:
+        if self.content_size.width < 1:  # the placeholder cannot be wrapped into that
+            return [Strip.blank(crop.width, self.visual_style.rich_style)] * crop.height
         if self._styles_applied:
             return super(TextArea, self).render_lines(crop)
         self._styles_applied = True

@@ -245,6 +245,13 @@ async def test_a_long_message_of_the_user_is_folded_and_unfolds_on_a_click(home:
         assert "line 39" in at.text
 
 
+@pytest.mark.parametrize("columns", range(1, 8))
+async def test_a_pane_of_a_few_columns_does_not_end_the_chat(home: Path, columns: int) -> None:
+    async with chat(home, size=(columns, 12)) as at:
+        await at.turn("one", "# 标题\n\n- **two** `three`\n\n| a | b |\n|---|--:|\n| c | $x^2$ |")
+        assert at.app.is_running
+
+
 @pytest.mark.parametrize("size", [(12, 5), (20, 8), (50, 20)])
 async def test_the_composer_stays_on_a_small_terminal(home: Path, size) -> None:
     async with chat(home, size=size) as at:
