@@ -9,24 +9,30 @@ from qwen35_chat.drawing.entries import (
     TranscriptEntry,
     UserEntry,
 )
+from qwen35_chat.drawing.summary_entry import SummaryEntry
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.progress import short_name
 from qwen35_chat.transitions import END_NOTES
 from qwen35_mlx.library.conversation import Conversation, Message
+from qwen35_mlx.library.summaries import whole_path
 
 DEMO_GREETING = "Hello! Who are you?"
 
 
 def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[TranscriptEntry]:
-    """The selected path of a conversation.
+    """The selected path of a conversation, with the turns that were summarised.
 
     Args:
         retry: the key of that command.
     """
-    path = stored.path()
+    path = whole_path(stored)
     entries: list[TranscriptEntry] = []
     calls: list[str] = []  # names of the last reply's calls that have no result yet
     for number, message in enumerate(path, 1):
+        if message.summary is not None:
+            above = sum(m.summary is None for m in path[: number - 1])
+            entries.append(SummaryEntry(message.summary, above, message.id))
+            continue
         name = calls.pop(0) if calls and message.role == "tool" else ""
         if message.role == "assistant":
             calls = [_call(call)[0] for call in message.tool_calls]

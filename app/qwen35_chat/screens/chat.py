@@ -30,6 +30,7 @@ from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.screens.draft import ScreenDraft
+from qwen35_chat.screens.find import Find
 from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
@@ -103,6 +104,7 @@ class ChatScreen(CoveredScreen):
         self.models = ModelHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
+        self.find = Find(self.transcript, self)
         self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
@@ -298,6 +300,11 @@ class ChatScreen(CoveredScreen):
         self._send_first()
         if self.focused is self.transcript:
             self.transcript.marking.message(shown.selected)
+        if self.controller.conversation is not None:
+            self.find.shown(self.controller.conversation)
+
+    def find_later(self, conversation: int, message: int, words: str) -> None:
+        self.find.later(conversation, message, words)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -433,7 +440,7 @@ class ChatScreen(CoveredScreen):
         elif event.name == "code":
             self.copy(str(event.argument))
         elif event.name == "version" and event.entry is not None:
-            return self.controller.select_version(int(event.argument), event.entry.message)
+            return self.versions.select(int(event.argument), event.entry.message)
         return None
 
     # Settings

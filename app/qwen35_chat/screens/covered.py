@@ -55,11 +55,19 @@ class CoveredScreen(Screen[None]):
         self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
+        shown = ConversationList(self.controller, words)
+
         def opened(row: str) -> Work:
             conversation, _, message = row[1:].partition("m")
+            if message:
+                self.find_later(int(conversation), int(message), shown.words)
             return then(int(conversation), int(message) if message else None)
 
-        self._pick(ConversationList(self.controller, words), opened)
+        self._pick(shown, opened)
+
+    def find_later(self, conversation: int, message: int, words: str) -> None:
+        """Go to words in a message of a conversation, once that is shown."""
+        raise NotImplementedError
 
     def list_models(self, then: Callable[[str], None]) -> None:
         self._pick(ModelList(self.controller), then)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from textual.content import Content
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
 from qwen35_chat.commands import SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
@@ -30,7 +30,8 @@ from qwen35_chat.settings import (
     setting_names,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.library import ConversationSummary, Hit
+from qwen35_mlx.library.library import ConversationSummary
+from qwen35_mlx.library.search import ConversationHits, Snippet
 from qwen35_mlx.terminal import visible
 
 CONVERSATIONS_SHOWN = 200
@@ -52,6 +53,14 @@ def when(then: float, now: float) -> str:
         if seconds < limit:
             return f"{int(seconds // size)} {unit}"
     return time.strftime("%Y-%m-%d", time.localtime(then))
+
+
+def marked(snippet: Snippet, style: str = "") -> Content:
+    """A part of a text, with what was searched for marked."""
+    text = Content.styled(visible(snippet.text), style)
+    for start, end in snippet.spans:
+        text = text.stylize("bold $text-accent", start, end)
+    return text
 
 
 class ConversationList(Picker):
@@ -84,9 +93,9 @@ class ConversationList(Picker):
         library, calls = self._controller.library, self._controller.calls
         try:
             if words.strip():
-                hits = await calls.run("reads", library.search, words)
-                self._titles = {hit.conversation: hit.title for hit in hits}
-                return [self._hit_row(hit) for hit in hits] or [
+                hits = await calls.run("reads", library.search_conversations, words)
+                self._titles = {found.conversation: found.best.title for found in hits}
+                return [self._hit_row(found) for found in hits] or [
                     Row("", Content("Nothing has these words"))
                 ]
             listed = await calls.run("reads", library.list, CONVERSATIONS_SHOWN)
@@ -109,19 +118,26 @@ class ConversationList(Picker):
             Content.styled(when(found.updated, self._now()), "dim"),
         )
 
-    def _hit_row(self, hit: Hit) -> Row:
-        text = Content(visible(hit.snippet.text))
-        for start, end in hit.snippet.spans:
-            text = text.stylize("bold $text-accent", start, end)
-        role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
-        where = role if hit.where not in ("title", "thinking") else hit.where
-        title = one_line(hit.title) or "Untitled"
-        label = text if hit.message is None else Content.assemble((title, "bold"), "  ", text)
+    def _hit_row(self, found: ConversationHits) -> Row:
+        hit = found.best
+        title = marked(found.title, "bold") if found.title.text.strip() else Content("Untitled")
+        if hit.message is None:
+            label, where = title, "title"
+        else:
+            label = Content.assemble(title, "  ", marked(hit.snippet))
+            number = f"{found.messages} messages" if found.messages > 1 else ""
+            role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
+            where = number or ("thinking" if hit.where == "thinking" else role)
         return Row(
-            f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""),
+            f"c{found.conversation}" + (f"m{hit.message}" if hit.message else ""),
             label,
             Content.styled(f"{where}  {when(hit.created, self._now()):>6}", "dim"),
         )
+
+    @property
+    def words(self) -> str:
+        """What is searched for."""
+        return self.query_one(Input).value
 
     @property
     def _marked_conversation(self) -> int | None:
