@@ -78,6 +78,8 @@ async def test_a_table_is_copied_as_markdown(home: Path, width: int) -> None:
         assert at.app.clipboard == "\n".join([*rows[:2], *rows[3:]])
         await mouse.drag(*mouse.ends("the first"))
         assert at.app.clipboard == "the first"
+        await mouse.drag(mouse.find("show me", 5), mouse.find("the second", 2))
+        assert at.app.clipboard == "\n".join(["me", "", *rows[:4]])
 
 
 async def test_a_formula_is_copied_as_it_was_written(home: Path) -> None:
