@@ -296,6 +296,30 @@ async def test_a_selection_stays_at_another_width_and_when_thinking_is_unfolded(
             assert " ".join("".join(spans).split()) == expected
 
 
+async def test_text_on_a_page_is_copied_as_well(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        mouse = Mouse(at)
+        await at.press("f1")
+        x, y = mouse.find("begin a new line")
+        await mouse.drag((x, y), (x + len("begin a new line") - 1, y))
+        assert at.app.clipboard == "begin a new line"
+
+
+async def test_a_message_of_the_app_can_be_selected(home: Path) -> None:
+    async with chat(home, size=(60, 30)) as at:
+        mouse = Mouse(at)
+        await at.send("/theme blue")
+        await at.until(lambda: "is none of" in at.text)
+        y = next(n for n, line in enumerate(at.text.splitlines()) if "is none of" in line)
+        x = at.text.splitlines()[y].index("is none of")
+        await mouse.drag((x, y), (x + len("is none of") - 1, y))
+        assert at.app.clipboard == "is none of"
+        at.app.copy_to_clipboard("")
+        await at.press("ctrl+c")
+        assert at.app.clipboard == "is none of"
+        assert at.app.is_running
+
+
 async def test_what_is_dropped_is_not_selected_any_more(home: Path) -> None:
     async with shown(home, PROSE) as (at, mouse):
         await mouse.drag(*mouse.ends("two three"))
