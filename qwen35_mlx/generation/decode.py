@@ -23,14 +23,14 @@ OVERLAP_LIMIT = 256 << 20
 def decode(
     network: Network,
     cache: Cache,
-    last: int,
+    newest: Sequence[int],
     sampler: Sampler,
     drafter: Drafter | None = None,
     before: Sequence[int] = (),
     *,
     revocable: bool = False,
 ) -> Generator[int]:
-    """Tokens that follow `last`, the newest token, which the cache must not hold yet.
+    """Tokens that follow `newest`, at least one token, which the cache must not hold yet.
 
     Endless: the caller stops the iteration, and closes it. The cache then holds exactly the tokens
     that were yielded. While the caller handles a token the device already computes further ones.
@@ -38,14 +38,16 @@ def decode(
     Args:
         drafter: guesses tokens that are verified together; None computes one a pass. The tokens
             are the same, up to rounding.
-        before: the tokens of the reply up to `last`; none if that ends the prompt.
+        before: the tokens of the reply so far; none if `newest` ends the prompt.
         revocable: whether `Network.take_back` may remove the last token when it is closed.
 
     Raises:
-        Qwen35Error: `last` has no embedding, or the logits are not finite.
+        Qwen35Error: one of `newest` has no embedding, or the logits are not finite.
     """
     reply = Reply(network, cache, sampler, before, revocable)
-    running = reply.launch(network.token_array([last])[0])
+    running = reply.launch(network.token_array(newest)[0])
+    if drafter is not None and running.earlier is not None:
+        drafter.read_chunk(newest[1:], running.earlier)
     while True:
         following = None
         if drafter is None or (running.drafts is None and not drafter.wants_to_draft):
@@ -68,9 +70,9 @@ def decode(
             drafter.read([*accepted, token], running.hidden[:, : kept + 1])
         if following is None:
             assert drafter is not None
-            newest = mx.array([*accepted, token], mx.int32)
-            reply.append(newest)
-            following = reply.launch(newest[-1:], drafter.draft(sampler, reply.ids, reply.length))
+            taken = mx.array([*accepted, token], mx.int32)
+            reply.append(taken)
+            following = reply.launch(taken[-1:], drafter.draft(sampler, reply.ids, reply.length))
         try:
             yield token
         except GeneratorExit:
@@ -83,12 +85,14 @@ def decode(
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """A pass of the network over one token and drafts of those after it.
+    """A pass of the network over the newest token, drafts of those after it and known ones before.
 
     Attributes:
-        offset: position of the first row in the cache.
+        offset: position of the newest token in the cache.
         drafts: [T - 1]; None if T is 1.
-        hidden: the network's output, [1, T, hidden].
+        earlier: the network's output at the tokens before the newest one, [1, n, hidden]; None for
+            none.
+        hidden: the network's output at the others, [1, T, hidden].
         tokens: sampled from it, [T].
         logit_sums: [T], not finite as soon as one logit is NaN or infinite, and cheaper to read
             than all of them.
@@ -96,6 +100,7 @@ class _Pass:
 
     offset: int
     drafts: mx.array | None
+    earlier: mx.array | None
     hidden: mx.array
     tokens: mx.array
     logit_sums: mx.array
@@ -134,21 +139,23 @@ class Reply:
         if self._sampler.reads_reply:
             self.ids = mx.concatenate([self.ids, tokens])
 
-    def launch(self, token: mx.array, drafts: mx.array | None = None) -> _Pass:
-        """Begin a pass over the newest token, [1], which the cache does not hold, and drafts."""
+    def launch(self, newest: mx.array, drafts: mx.array | None = None) -> _Pass:
+        """Begin a pass over the newest tokens, [n], which the cache does not hold, and drafts."""
         if self._cache.append_target_nbytes > OVERLAP_LIMIT:
             mx.synchronize()
         if drafts is not None and not drafts.size:
             drafts = None
-        rows = token if drafts is None else mx.concatenate([token, drafts])
-        hidden = self._network(
-            rows[None], self._cache, revocable=self._revocable or drafts is not None
-        )
+        rows = newest if drafts is None else mx.concatenate([newest, drafts])
+        revocable = self._revocable or drafts is not None
+        hidden, earlier = self._network(rows[None], self._cache, revocable=revocable), None
+        if known := newest.size - 1:
+            earlier, hidden = hidden[:, :known], hidden[:, known:]
         logits = self._network.logits(hidden)[0]
         sums = mx.sum(logits.astype(mx.float32), axis=-1)
         tokens = self.sample(logits, drafts)
         mx.async_eval(tokens, sums, *([] if drafts is None else [drafts]))
-        return _Pass(self._cache.offset - rows.size, drafts, hidden, tokens, sums)
+        offset = self._cache.offset - hidden.shape[1]
+        return _Pass(offset, drafts, earlier, hidden, tokens, sums)
 
     def sample(self, logits: mx.array, drafts: mx.array | None = None) -> mx.array:
         """The tokens after those appended, as `Sampler.__call__`."""

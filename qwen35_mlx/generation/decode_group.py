@@ -42,7 +42,7 @@ class DecodeGroup:
     row of every reply whose last token was taken, so one that is not asked delays no other.
 
     Attributes:
-        wanted: whether replies should join; whoever runs them sets it.
+        wanted: whether replies should join, and stay; whoever runs them sets it.
     """
 
     def __init__(self, network: Network):
@@ -57,13 +57,17 @@ class DecodeGroup:
         return self.wanted and len(self._members) < MAX_DECODE_TOKENS
 
     def decode(
-        self, cache: Cache, last: int, sampler: Sampler, before: Sequence[int] = ()
+        self, cache: Cache, newest: Sequence[int], sampler: Sampler, before: Sequence[int] = ()
     ) -> Generator[int]:
-        """As `decode.decode`, of one reply of the group; the cache must not be empty."""
+        """As `decode.decode`, of one reply of the group.
+
+        It ends once replies should no longer join. Then the last token is taken back, so that
+        another decode can begin with it.
+        """
         assert len(self._members) < MAX_DECODE_TOKENS
         network = self._network
         reply = Reply(network, cache, sampler, before)
-        first = reply.launch(network.token_array([last])[0])
+        first = reply.launch(network.token_array(newest)[0])
         member = _Member(cache, sampler, reply, first.tokens, first.logit_sums[0])
         self._members.append(member)
         try:
@@ -71,6 +75,9 @@ class DecodeGroup:
                 if member.launched is None:
                     if member.error is not None:
                         raise member.error
+                    if not self.wanted and reply.length > len(before):
+                        network.take_back(cache, 1)
+                        return
                     self._launch()
                 assert member.launched is not None
                 token, logit_sum = member.launched

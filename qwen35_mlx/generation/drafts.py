@@ -84,6 +84,7 @@ class MTPDrafts:
 
     def begin(self, prompt: Sequence[int], cached: int) -> None:
         state, self._end = self._state, cached
+        self._hidden, self._ids = [], []
         if state.end != cached or state.hidden is None:
             state.restore(None, 0)
             return

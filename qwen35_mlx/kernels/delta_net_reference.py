@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 L2_EPS = 1e-6
-# Tokens that `chunked` computes at a time.
-CHUNK = 64
+# Tokens that `chunked` computes at a time: a GPU is faster with few large products, a CPU with few
+# multiplications.
+CHUNK, CPU_CHUNK = 64, 8
 # From this many tokens on, `gated_delta_rule` is `chunked`.
 MIN_CHUNKED_TOKENS = 8
 
@@ -129,8 +130,10 @@ def gated_delta_rule(
     Returns:
         y [B, T, nv, dv] and the state after the last token.
     """
-    rule = recurrent if q.shape[1] < MIN_CHUNKED_TOKENS else chunked
-    return rule(q, k, v, g, beta, state)
+    if q.shape[1] < MIN_CHUNKED_TOKENS:
+        return recurrent(q, k, v, g, beta, state)
+    chunk = CPU_CHUNK if mx.default_device() == mx.cpu else CHUNK
+    return chunked(q, k, v, g, beta, state, chunk)
 
 
 def recurrent(
@@ -143,11 +146,18 @@ def recurrent(
     ys = []
     for t in range(q.shape[1]):
         state = state * decay[:, t, :, None, None]
-        recalled = (state @ k[:, t, :, :, None]).squeeze(-1)
-        delta = (v[:, t] - recalled) * beta[:, t, :, None]
+        delta = (v[:, t] - _recall(state, k[:, t])) * beta[:, t, :, None]
         state = state + delta[..., None] * k[:, t, :, None, :]
-        ys.append((state @ q[:, t, :, :, None]).squeeze(-1))
+        ys.append(_recall(state, q[:, t]))
     return mx.stack(ys, axis=1), state
+
+
+def _recall(state: mx.array, keys: mx.array) -> mx.array:
+    """S k of each head: [B, nv, dv, dk], [B, nv, dk] -> [B, nv, dv].
+
+    As a row times S^T, which on a CPU takes a fifth of the time of S times a column.
+    """
+    return (keys[..., None, :] @ state.swapaxes(-1, -2)).squeeze(-2)
 
 
 def chunked(
@@ -196,14 +206,15 @@ def chunked(
     k = k * decay[..., -1, :, None]
     carried = from_start[..., -1, None, None]
 
-    s = state.reshape(batch, key_heads, group, dv, dk)
+    # Transposed: a CPU reads the right-hand matrix of a product faster by its rows.
+    s = mx.contiguous(state.swapaxes(-1, -2)).reshape(batch, key_heads, group, dk, dv)
     ys = []
     for n in range(v.shape[0]):
-        corrections = u[n] - w[n] @ s.swapaxes(-1, -2)
-        ys.append(q[n] @ s.swapaxes(-1, -2) + within[n] @ corrections)
-        s = carried[n] * s + corrections.swapaxes(-1, -2) @ k[n]
+        corrections = u[n] - w[n] @ s
+        ys.append(q[n] @ s + within[n] @ corrections)
+        s = carried[n] * s + k[n].swapaxes(-1, -2) @ corrections
     y = mx.stack(ys).transpose(1, 0, 4, 2, 3, 5).reshape(batch, -1, value_heads, dv)
-    return y[:, :tokens], s.reshape(state.shape)
+    return y[:, :tokens], mx.contiguous(s.swapaxes(-1, -2)).reshape(state.shape)
 
 
 def _unit_lower_inverse(strict: mx.array) -> mx.array:

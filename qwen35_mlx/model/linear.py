@@ -73,11 +73,11 @@ class Linear:
 
     def _kernel_key(self, x: mx.array) -> str | None:
         """Its key in `KernelSelection.matmul_decode`, if a kernel is selected and supports x."""
-        selected, packing = self.selection.matmul_decode, self.packing
+        selected = self.selection.matmul_decode
         if not selected:
             return None
         place = self.place
-        key = place if place in selected else packing
+        key = place if place in selected else self.packing
         usable = selected.get(key) in matvec.VARIANTS and matvec.supports(x, self.weight)
         return key if usable else None
 
@@ -128,14 +128,15 @@ class Linear:
         if isinstance(w, QuantizedWeight):
             if x.shape[-2] == 1 or self.selection.experts_prefill != UNPACKED:
                 return gather_matmul(x, w, experts, sorted_indices).astype(x.dtype)
-            w = w.dequantized(x.dtype)
-        if mx.default_device() == mx.cpu and w.dtype != mx.float32:
+            columns = w.unpacked_columns(x.dtype)
+        else:
+            columns = w.swapaxes(-1, -2)
+        if mx.default_device() == mx.cpu and columns.dtype != mx.float32:
             # MLX's CPU gather_mm is float32 only: cast the gathered experts, not the stack.
-            gathered = w[experts].astype(mx.float32).swapaxes(-1, -2)
-            return (x.astype(mx.float32) @ gathered).astype(x.dtype)
-        return mx.gather_mm(
-            x, w.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=sorted_indices
-        ).astype(x.dtype)
+            return (x.astype(mx.float32) @ columns[experts].astype(mx.float32)).astype(x.dtype)
+        return mx.gather_mm(x, columns, rhs_indices=experts, sorted_indices=sorted_indices).astype(
+            x.dtype
+        )
 
     @property
     def dtype(self) -> mx.Dtype | None:

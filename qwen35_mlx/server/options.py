@@ -7,7 +7,7 @@ from qwen35_mlx.errors import Qwen35Error
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
-DEFAULT_PARALLEL = 4
+DEFAULT_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True)

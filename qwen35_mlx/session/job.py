@@ -43,6 +43,11 @@ class Job:
     reply: "RunningReply | None" = None
     counts: bool = False
 
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are to be read before the first token of its reply."""
+        return 0 if self.reply is None else self.reply.unread
+
     def deliver(self, event: Event) -> None:
         """Pass an event on. An error there means that the client is gone."""
         try:

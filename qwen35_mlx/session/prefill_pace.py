@@ -1,5 +1,11 @@
 """How many tokens of a prompt to read at once while other replies are being written."""
 
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from qwen35_mlx.session.job import Job
+
 # Seconds that a chunk may take while others wait for their next token.
 CHUNK_SECONDS = 0.25
 # Tokens of a chunk on machines that read slowly, beside the sizes that prompts are read in anyway.
@@ -30,6 +36,21 @@ class PrefillPace:
             return whole
         fitting = [size for size in self._sizes if self._seconds(size) <= CHUNK_SECONDS]
         return min(whole, max(fitting, default=self._sizes[0]))
+
+    def fits(self, tokens: int, elapsed: float) -> bool:
+        """Whether others may wait for these tokens too, after some seconds of reading."""
+        return elapsed + self._seconds(tokens) <= CHUNK_SECONDS
+
+    @contextmanager
+    def chunk_of(self, job: Job, others_wait: bool) -> Generator[None]:
+        """While a job reads a chunk of its prompt: sets the size, and takes note of the time."""
+        assert job.reply is not None
+        turn, before, started = job.reply.turn, job.read, time.monotonic()
+        whole, turn.chunk = turn.chunk, self.chunk(turn.chunk, others_wait)
+        yield
+        turn.chunk = whole
+        if before is not None and job.read is not None:
+            self.add(job.read - before, time.monotonic() - started)
 
     def add(self, tokens: int, seconds: float) -> None:
         """Take note of a chunk."""

@@ -62,7 +62,7 @@ class RequestEngine:
         model: str,
         *,
         library: "Library | None",
-        parallel: int = 4,
+        parallel: int = 8,
         idle: float | None = None,
         revision: str | None = None,
         notice: Callable[[str], None] | None = None,

@@ -1,8 +1,9 @@
 """The work of a `RequestEngine`'s thread: replies of many clients, in turns.
 
-A round is one token of every reply that is being written and then one chunk of one prompt. Replies
-share the passes of a round (`generation.decode_group`). A long prompt delays the tokens of others
-by a chunk at most, and each of several prompts gets on.
+A round is one token of every reply that is being written and then one chunk of a prompt, or several
+short prompts in about the time of one. Replies share the passes of a round
+(`generation.decode_group`). A long prompt delays the tokens of others by a chunk at most, and each
+of several prompts gets on.
 """
 
 import queue
@@ -25,6 +26,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.job import RETRY_SECONDS, Job, failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.prefill_pace import PrefillPace
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
 from qwen35_mlx.session.waiting_jobs import WaitingJobs
@@ -265,31 +267,27 @@ class RequestLoop:
 
     def _step(self) -> None:
         """One round."""
-        reading = [job for job in self._active if job.reply is not None and job.reply.reads]
-        writing = [job for job in self._active if job not in reading]
-        if self._replies is not None:
-            self._replies.group.wanted = len(self._active) > 1
+        if self._replies is None or not self._active:
+            return
+        writing = [job for job in self._active if not job.unread]
+        self._replies.group.wanted = len(writing) > 1
         for job in writing:
             self._advance(job)
-        if reading:
-            self._read(reading[0], bool(writing))
-        if self._active:
-            self._worked_at = time.monotonic()
+        self._read_prompts(self._replies.pace, bool(writing))
+        self._worked_at = time.monotonic()
 
-    def _read(self, job: Job, others_wait: bool) -> None:
-        """Read a chunk of a prompt. The next round's is another job's, if there is one."""
-        assert job.reply is not None
-        assert self._replies is not None
-        turn, before = job.reply.turn, job.read
-        whole, started = turn.chunk, time.monotonic()
-        turn.chunk = self._replies.pace.chunk(whole, others_wait)
-        self._advance(job)
-        turn.chunk = whole
-        if before is not None and job.read is not None:
-            self._replies.pace.add(job.read - before, time.monotonic() - started)
-        if job in self._active:
-            self._active.remove(job)
-            self._active.append(job)
+    def _read_prompts(self, pace: PrefillPace, others_wait: bool) -> None:
+        """Read a chunk of a prompt, and short prompts while all take no longer than one may."""
+        started, first = time.monotonic(), True
+        while job := next((job for job in self._active if job.unread), None):
+            if not first and not pace.fits(job.unread, time.monotonic() - started):
+                break
+            first = False
+            with pace.chunk_of(job, others_wait):
+                self._advance(job)
+            if job in self._active:  # the next chunk is another job's, if there is one
+                self._active.remove(job)
+                self._active.append(job)
 
     def _advance(self, job: Job) -> None:
         """Go on to the next event of a reply, and deliver it."""

@@ -30,9 +30,10 @@ class RunningReply:
     close: Callable[[], None]
 
     @property
-    def reads(self) -> bool:
-        """Whether its next event needs another chunk of the prompt, and not just a token."""
-        return self.turn.cache.offset < len(self.turn.prompt) - 1 and not self.turn.reply_ids
+    def unread(self) -> int:
+        """Tokens of the prompt that are to be read before the first token of the reply."""
+        turn = self.turn
+        return 0 if turn.reply_ids else max(turn.prefill_end - turn.cache.offset, 0)
 
 
 def stateless_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCache) -> RunningReply:

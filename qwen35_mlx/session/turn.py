@@ -19,7 +19,7 @@ from qwen35_mlx.generation.repetition import repeats_without_end
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.kernels.selection import REFERENCE
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE
 from qwen35_mlx.library.conversation import FinishReason, Usage
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache, Snapshot
@@ -54,12 +54,13 @@ class Turn:
         owner: of the network; only that thread may run the turn.
         grammar: of the reply; None for any.
         drafter: of tokens that are verified together; None decodes one a pass.
-        group: replies that this one may share passes with, while the group is open; then without
-            drafts. None for passes of its own.
+        group: replies that this one shares passes with while it is wanted; then without drafts.
+            None for passes of its own.
         budget: of thinking; None for as much as the model likes.
         repetition_guard: whether to end a reply that repeats itself without end.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
+        prefill_end: where in `prompt` the decode begins, with a few tokens or one.
         reply_ids: the tokens of the reply so far, all of them in the cache.
         reply_events: their text, parsed.
         reasoning_tokens: how many of them are thinking, with the tag that ends it.
@@ -84,9 +85,13 @@ class Turn:
     repetition_guard: bool = True
     snapshot_at: Sequence[int] = ()
     take_snapshot: Callable[[], None] = lambda: None
+    prefill_end: int = field(init=False)
     reply_ids: list[int] = field(default_factory=list)
     reply_events: list[ReplyEvent] = field(default_factory=list)
     reasoning_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.prefill_end = len(self.prompt) - 1
 
     @property
     def content(self) -> ReplyContent:
@@ -187,11 +192,14 @@ class Turn:
         return DraftCounts(of.passes, of.drafted, of.accepted, of.speedup)
 
     def _prefill(self, cached: int) -> Generator[PrefillProgress]:
-        """Read all of the prompt but its last token, which decoding begins with."""
+        """Read the prompt up to `prefill_end`."""
         total = len(self.prompt)
         yield PrefillProgress(cached, total, cached)
         snapshot_at = [position for position in self.snapshot_at if cached < position < total]
-        for end in sorted({*snapshot_at, total - 1}):
+        last = max(snapshot_at, default=cached)
+        if total - last <= MAX_DECODE_TOKENS:  # a pass of their own would take as long as a token's
+            self.prefill_end = last
+        for end in sorted({*snapshot_at, self.prefill_end}):
             for done in self._read(self.prompt, end):
                 yield PrefillProgress(done, total, cached)
             if end in snapshot_at:
@@ -225,28 +233,35 @@ class Turn:
             if forced:
                 self._read_forced(ids)
             joins = self._joins()
-            with closing(self._source(joins, sampler, ids[-1], reply)) as tokens:
+            with closing(self._source(joins, sampler, ids[self.cache.offset :], reply)) as tokens:
                 for token in tokens:
                     yield forced, token
                     forced = self._forced(decoder)
                     if forced or (self._joins() and not joins):
                         break
-            if not forced:  # the last token is read again, in the group
-                self.network.take_back(self.cache, 1)
+            if not forced:
+                self._change_passes(joins)
+
+    def _change_passes(self, shared: bool) -> None:
+        """From passes of its own to shared ones or back: the last token is read again in them."""
+        if not shared:
+            self.network.take_back(self.cache, 1)
+        elif self.drafter is not None:  # the group has taken it back
+            self.drafter.begin([*self.prompt, *self.reply_ids], self.cache.offset)
 
     def _joins(self) -> bool:
-        """Whether this reply should share passes with others now."""
+        """Whether this reply should begin to share passes with others now."""
         return self.group is not None and self.group.open
 
     def _source(
-        self, joins: bool, sampler: Sampler, last: int, reply: Sequence[int]
+        self, joins: bool, sampler: Sampler, newest: Sequence[int], reply: Sequence[int]
     ) -> Generator[int]:
-        """The tokens after `last`, the newest one, from shared passes or its own."""
+        """The tokens after the newest ones, from shared passes or its own."""
         if self.group is not None and joins:
-            return self.group.decode(self.cache, last, sampler, reply)
+            return self.group.decode(self.cache, newest, sampler, reply)
         revocable = self.group is not None
         return decode(
-            self.network, self.cache, last, sampler, self.drafter, reply, revocable=revocable
+            self.network, self.cache, newest, sampler, self.drafter, reply, revocable=revocable
         )
 
     def _forced(self, decoder: StreamDecoder) -> Sequence[int]:

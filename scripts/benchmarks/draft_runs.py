@@ -160,7 +160,7 @@ def write(
     reply: list[int] = []
     mx.synchronize()  # with the pass after the last token of the reply before
     started = time.perf_counter()
-    stream = decode(network, cache, asked.prompt[-1], sampler, drafter)
+    stream = decode(network, cache, asked.prompt[-1:], sampler, drafter)
     for token in stream:
         reply.append(token)
         if len(reply) == tokens or token in eos:

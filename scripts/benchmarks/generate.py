@@ -61,7 +61,7 @@ def ours(network: Network, chunk: int, kv_bits: int | None = None) -> Generate:
         for _ in prefill(network, cache, prompt[:-1], chunk):
             pass
         yield from decode(
-            network, cache, prompt[-1], Sampler(Sampling(temperature=0), network.config.vocab_size)
+            network, cache, prompt[-1:], Sampler(Sampling(temperature=0), network.config.vocab_size)
         )
 
     return run

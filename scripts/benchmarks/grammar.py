@@ -70,7 +70,7 @@ def decode_pass(
     for _ in prefill(network, cache, prompt[:-1], 512):
         pass
     sampler = Sampler(Sampling(temperature=0), network.config.vocab_size, 0, grammar)
-    stream = decode(network, cache, prompt[-1], sampler, drafter)
+    stream = decode(network, cache, prompt[-1:], sampler, drafter)
     list(islice(stream, 8))
     before = 0 if drafter is None else drafter.passes
     started, used = time.perf_counter(), time.process_time()

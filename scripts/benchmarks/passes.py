@@ -110,7 +110,7 @@ def rate(network: Network, cache: Cache, tokens: int, drafter: Drafter | None) -
     """The reply, and tokens a second of its second half."""
     sampler = Sampler(Sampling(temperature=0), network.config.vocab_size)
     before = cache.snapshot()
-    stream = decode(network, cache, 7, sampler, drafter)
+    stream = decode(network, cache, [7], sampler, drafter)
     reply = list(islice(stream, tokens // 2))
     started = time.perf_counter()
     reply += list(islice(stream, tokens - tokens // 2))

@@ -218,7 +218,7 @@ def _finished(network: Network, question: Question, start: list[int], end: int) 
     network(network.token_array(before), cache)
     mx.eval(cache.arrays)
     for token in decode(
-        network, cache, last, Sampler(Sampling(temperature=0), network.config.vocab_size)
+        network, cache, [last], Sampler(Sampling(temperature=0), network.config.vocab_size)
     ):
         reply.append(token)
         if token == end or len(reply) >= question.max_tokens:

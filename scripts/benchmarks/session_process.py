@@ -88,7 +88,7 @@ def run_turn(network: Network, cache: Cache, ids: list[int], chunk: int) -> dict
     for _ in prefill(network, cache, ids[cache.offset : -1], chunk):
         pass
     stream = decode(
-        network, cache, ids[-1], Sampler(Sampling(temperature=0), network.config.vocab_size)
+        network, cache, ids[-1:], Sampler(Sampling(temperature=0), network.config.vocab_size)
     )
     reply = [next(stream)]
     first = time.perf_counter() - started

@@ -145,7 +145,6 @@ def test_a_file_that_holds_no_schema(script, capsys, tmp_path: Path, content, sa
         (["-p", "hi", "--schema", "."], "is a folder"),
         (["-p", "hi", "--json", "--show-thinking"], "leave out --show-thinking"),
         (["--plain", "--json"], "--json is for one answer"),
-        (["--list", "--json"], "--json is for one answer"),
     ],
 )
 def test_options_without_a_use(script, capsys, argv, says) -> None:

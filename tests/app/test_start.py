@@ -154,7 +154,7 @@ async def test_a_message_of_the_command_line_is_sent(home: Path) -> None:
     async with chat(home, start=Start(message="hello"), loads=False, demo=True) as at:
         assert at.sent == ["hello"]
         await at.shown(reply("Good day"))
-        assert "> hello" in at.text
+        assert "hello" in at.text
         assert "Good day" in at.text
         assert at.typed == ""
 
@@ -166,7 +166,7 @@ async def test_a_message_follows_the_conversation_that_is_continued(home: Path) 
     async with chat(home, start=Start(1, "two"), library=at.library) as at:
         await at.until(lambda: at.sent == ["two"])
         await at.shown(reply("so"))
-        assert at.text.index("an answer") < at.text.index("> two") < at.text.index("so")
+        assert at.text.index("an answer") < at.text.index("two") < at.text.index("so")
         await at.press("ctrl+n")
         await at.shown()
         assert at.sent == ["two"]

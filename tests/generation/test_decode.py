@@ -27,7 +27,7 @@ def generate(name: str, count: int, sampling: Sampling = GREEDY, chunk: int = 64
     for _ in prefill(net, cache, prompt[:-1], chunk):
         pass
     sample = Sampler(sampling, net.config.vocab_size, seed)
-    return list(islice(decode(net, cache, prompt[-1], sample), count)), cache
+    return list(islice(decode(net, cache, prompt[-1:], sample), count)), cache
 
 
 @pytest.mark.parametrize("chunk", [1000, 64, 7])
@@ -86,12 +86,12 @@ def test_long_keys_and_values_are_not_copied_at_every_token(tail, waits, monkeyp
         layer.update(*(mx.zeros((1, 4, 50_000, 64)),) * 2)
     cache.offset = 50_000
     sample = Sampler(GREEDY, 8)
-    list(islice(decode(ReadsAll(tail), cache, 3, sample), 2))  # the buffers grow
+    list(islice(decode(ReadsAll(tail), cache, [3], sample), 2))  # the buffers grow
     mx.synchronize()
     monkeypatch.setattr(decoding, "OVERLAP_LIMIT", 0 if waits else 1 << 60)
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    list(islice(decode(ReadsAll(tail), cache, 3, sample), 6))
+    list(islice(decode(ReadsAll(tail), cache, [3], sample), 6))
     more = mx.get_peak_memory() - before
     # Without either they are copied. If MLX ever appends in place there, both can go.
     assert more < cache.nbytes / 100 if waits or tail else more > cache.nbytes / 8
@@ -124,7 +124,7 @@ def test_logits_that_are_not_finite_raise_an_error_of_one_line():
     norm = net.norm
     net.norm = replace(norm, weight=norm.weight * mx.nan)
     try:
-        tokens = decode(net, net.make_cache(), 5, Sampler(GREEDY, net.config.vocab_size))
+        tokens = decode(net, net.make_cache(), [5], Sampler(GREEDY, net.config.vocab_size))
         with pytest.raises(Qwen35Error, match="not finite at position 0"):
             next(tokens)
     finally:

@@ -38,6 +38,12 @@ def read(network: Network, prompt: list[int], kv_bits: int | None = None) -> Cac
     return cache
 
 
+def shared(model: qwen35_mlx.Model) -> DecodeGroup:
+    group = DecodeGroup(model.network)
+    group.wanted = True
+    return group
+
+
 def samplers(model: qwen35_mlx.Model) -> list[Sampler]:
     vocab = model.network.config.vocab_size
     return [
@@ -50,7 +56,7 @@ def samplers(model: qwen35_mlx.Model) -> list[Sampler]:
 
 def alone(model: qwen35_mlx.Model, prompt: list[int], sampler: Sampler) -> tuple[list[int], Cache]:
     cache = read(model.network, prompt)
-    stream = decode(model.network, cache, prompt[-1], sampler)
+    stream = decode(model.network, cache, prompt[-1:], sampler)
     reply = list(islice(stream, TOKENS))
     stream.close()
     return reply, cache
@@ -70,10 +76,10 @@ def assert_same_state(one: Cache, other: Cache) -> None:
 
 def test_each_reply_is_its_own(model):
     want = [alone(model, *one) for one in zip(prompts(model), samplers(model), strict=True)]
-    group = DecodeGroup(model.network)
+    group = shared(model)
     caches = [read(model.network, prompt) for prompt in prompts(model)]
     streams = [
-        group.decode(cache, prompt[-1], sampler)
+        group.decode(cache, prompt[-1:], sampler)
         for cache, prompt, sampler in zip(caches, prompts(model), samplers(model), strict=True)
     ]
     replies = [[next(stream) for stream in streams] for _ in range(TOKENS)]
@@ -87,7 +93,7 @@ def test_each_reply_is_its_own(model):
 def test_replies_begin_and_end_at_any_time(model, monkeypatch):
     monkeypatch.setattr(kv_cache, "TAIL_ROWS", 7)
     want = [alone(model, *one)[0] for one in zip(prompts(model), samplers(model), strict=True)]
-    group, random = DecodeGroup(model.network), np.random.default_rng(0)
+    group, random = shared(model), np.random.default_rng(0)
     waiting = list(zip(prompts(model), samplers(model), want, strict=True))
     running = []
     passes = 0
@@ -95,7 +101,7 @@ def test_replies_begin_and_end_at_any_time(model, monkeypatch):
         if waiting and (not running or random.random() < 0.2):
             prompt, sampler, reply = waiting.pop()
             cache = read(model.network, prompt)
-            running.append((group.decode(cache, prompt[-1], sampler), [], reply, cache, prompt))
+            running.append((group.decode(cache, prompt[-1:], sampler), [], reply, cache, prompt))
         order = random.permutation(len(running))
         for index in order[: random.integers(1, len(running) + 1)]:
             stream, got, *_ = running[index]
@@ -114,9 +120,9 @@ def test_replies_begin_and_end_at_any_time(model, monkeypatch):
 
 
 def test_a_pass_waits_for_nobody(model):
-    group = DecodeGroup(model.network)
+    group = shared(model)
     first, second = (
-        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        group.decode(read(model.network, prompt), prompt[-1:], sampler)
         for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
     )
     want = alone(model, prompts(model)[0], samplers(model)[0])[0]
@@ -131,9 +137,9 @@ def test_all_rows_of_a_round_are_in_one_pass(model, monkeypatch):
     monkeypatch.setattr(
         Network, "together", lambda *args: rows.append(args[1].shape[0]) or together(*args)
     )
-    group = DecodeGroup(model.network)
+    group = shared(model)
     streams = [
-        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        group.decode(read(model.network, prompt), prompt[-1:], sampler)
         for prompt, sampler in zip(prompts(model), samplers(model), strict=True)
     ]
     for _ in range(5):
@@ -146,8 +152,8 @@ def test_all_rows_of_a_round_are_in_one_pass(model, monkeypatch):
 
 def test_a_state_outlives_the_others(model):
     prompt, sampler = prompts(model)[0], samplers(model)[0]
-    group, caches = DecodeGroup(model.network), [read(model.network, prompt) for _ in range(3)]
-    streams = [group.decode(cache, prompt[-1], sampler) for cache in caches]
+    group, caches = shared(model), [read(model.network, prompt) for _ in range(3)]
+    streams = [group.decode(cache, prompt[-1:], sampler) for cache in caches]
     for stream in streams:
         next(stream)
         next(stream)
@@ -158,9 +164,9 @@ def test_a_state_outlives_the_others(model):
 
 
 def test_logits_that_are_not_finite_end_their_reply_alone(model, monkeypatch):
-    group = DecodeGroup(model.network)
+    group = shared(model)
     good, bad = (
-        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        group.decode(read(model.network, prompt), prompt[-1:], sampler)
         for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
     )
     next(good)
@@ -188,12 +194,12 @@ def test_an_error_of_a_sampler_ends_its_reply_alone(model):
                 raise Qwen35Error("the grammar is too complex")
             return super().__call__(logits, reply, position, drafts)
 
-    group = DecodeGroup(model.network)
+    group = shared(model)
     (prompt, other), (sampler, _) = prompts(model)[:2], samplers(model)[:2]
-    good = group.decode(read(model.network, prompt), prompt[-1], sampler)
+    good = group.decode(read(model.network, prompt), prompt[-1:], sampler)
     vocab = model.network.config.vocab_size
     bad = group.decode(
-        read(model.network, other), other[-1], Failing(Sampling(temperature=0), vocab)
+        read(model.network, other), other[-1:], Failing(Sampling(temperature=0), vocab)
     )
     got = []
     for _ in range(3):
@@ -207,9 +213,9 @@ def test_an_error_of_a_sampler_ends_its_reply_alone(model):
 
 
 def test_a_pass_that_fails_ends_all_of_its_replies(model, monkeypatch):
-    group = DecodeGroup(model.network)
+    group = shared(model)
     streams = [
-        group.decode(read(model.network, prompt), prompt[-1], sampler)
+        group.decode(read(model.network, prompt), prompt[-1:], sampler)
         for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
     ]
     for stream in streams:
@@ -226,5 +232,5 @@ def test_a_pass_that_fails_ends_all_of_its_replies(model, monkeypatch):
     with pytest.raises(RuntimeError, match="in the middle"):
         next(streams[1])
     prompt, sampler = prompts(model)[0], samplers(model)[0]
-    later = group.decode(read(model.network, prompt), prompt[-1], sampler)
+    later = group.decode(read(model.network, prompt), prompt[-1:], sampler)
     assert list(islice(later, TOKENS)) == alone(model, prompt, samplers(model)[0])[0]

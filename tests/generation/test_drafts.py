@@ -77,7 +77,7 @@ def reply(
 ) -> list[int]:
     net, last = network(name, mtp=True), expected(name)["prompt"].tolist()[-1]
     sampler = Sampler(sampling, net.config.vocab_size, seed=11)
-    stream = decode(net, cache, last, sampler, drafter)
+    stream = decode(net, cache, [last], sampler, drafter)
     found = list(islice(stream, tokens))
     stream.close()
     return found

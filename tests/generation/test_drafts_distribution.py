@@ -117,7 +117,7 @@ def test_three_tokens_have_their_joint_distribution(sampling: Sampling, coupled:
         chain: Any = Chain()
         source: Any = Guesses(seed, coupled)
         drafter = Drafter(source, None, PassCosts(), depth=2)
-        stream = decode(chain, chain, 0, Sampler(sampling, VOCAB, seed), drafter)
+        stream = decode(chain, chain, [0], Sampler(sampling, VOCAB, seed), drafter)
         counts[tuple(islice(stream, 3))] += 1
         stream.close()
         assert chain.offset == 4

@@ -106,7 +106,7 @@ class Writer:
         """A reply, cancelled after so many tokens, wherever in a pass that is."""
         drafter = self.read(cache, prompt)
         sampler = Sampler(Sampling(temperature=0), self.network.config.vocab_size)
-        stream = decode(self.network, cache, prompt[-1], sampler, drafter)
+        stream = decode(self.network, cache, prompt[-1:], sampler, drafter)
         found = list(islice(stream, tokens))
         stream.close()
         if drafter is not None:

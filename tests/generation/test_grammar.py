@@ -98,7 +98,7 @@ class Writer:
         cache.restore(self.state)
         drafter = self._drafter(cache, depth, copies)
         sampler = Sampler(sampling, self.network.config.vocab_size, seed, grammar)
-        stream = decode(self.network, cache, self.prompt[-1], sampler, drafter)
+        stream = decode(self.network, cache, self.prompt[-1:], sampler, drafter)
         reply: list[int] = []
         for token in stream:
             reply.append(token)

@@ -209,3 +209,24 @@ def test_the_first_rows_of_a_matrix_are_not_copied():
     assert mx.get_active_memory() - before < short.arrays[0].nbytes
     x = mx.ones((1, 3, net().config.hidden_size))
     np.testing.assert_allclose(np.array(short(x)), np.array(lm_head(x))[..., :128], atol=1e-5)
+
+
+def test_a_head_that_begins_again_further_on_forgets_what_it_had_not_read():
+    """Its rows would be taken for those of the tokens that follow."""
+    caches = net().make_cache(), net().make_cache()
+    interrupted = begun(PROMPT, caches[0])
+    prefill_with(NAME, PROMPT, caches[0], interrupted, 20)
+    snapshots = []
+    for cache in caches:
+        prefill_with(NAME, PROMPT, cache, None, 30)  # as shared passes do
+        drafts = begun(PROMPT, cache) if cache is caches[1] else interrupted
+        drafts.begin(PROMPT, 30)
+        prefill_with(NAME, PROMPT, cache, drafts)
+        drafts.save()
+        snapshots.append(cache.snapshot().head)
+    one, other = snapshots
+    assert one.kv.offset == other.kv.offset == len(PROMPT) - 32
+    for mine, its in zip(
+        (one.hidden, *one.kv.rows(0)), (other.hidden, *other.kv.rows(0)), strict=True
+    ):
+        np.testing.assert_allclose(np.array(mine), np.array(its), atol=2e-4)

@@ -13,7 +13,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
-from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
 from qwen35_mlx.model import operations as model_operations
 from qwen35_mlx.model.linear import Linear
 from qwen35_mlx.model.operations import operations
@@ -394,6 +394,22 @@ def test_a_cpu_unpacks_for_long_prompts_unless_kernels_are_disabled(monkeypatch)
     monkeypatch.setenv(gpu_kernel.KERNELS_ENV, "reference")
     plain = load_network(demo)
     assert plain.selection == KernelSelection()
-    ids = mx.arange(quantized.MIN_UNPACKED_ROWS)[None]
-    got, want = (net.logits(net(ids, net.make_cache())) for net in (fast, plain))
-    np.testing.assert_allclose(np.array(got), np.array(want), atol=1e-4)
+    for count in (quantized.CPU_MIN_UNPACKED_ROWS, quantized.MIN_UNPACKED_ROWS):
+        ids = mx.arange(count)[None]
+        got, want = (net.logits(net(ids, net.make_cache())) for net in (fast, plain))
+        np.testing.assert_allclose(np.array(got), np.array(want), atol=1e-4)
+
+
+def test_a_cpu_unpacks_for_no_decode_pass(monkeypatch):
+    # Or a token might be rounded differently with drafts, or beside other conversations.
+    if gpu_kernel.backend():
+        pytest.skip("about MLX's CPU")
+    ones = mx.ones((MAX_DECODE_TOKENS + 1, 64))
+    w = quantized.QuantizedWeight.quantized(ones, quantized.Quantization(64, 8))
+    rows = []
+    monkeypatch.setitem(
+        quantized.PREFILL_VARIANTS, quantized.UNPACKED, lambda x, w: rows.append(len(x))
+    )
+    for count in range(1, MAX_DECODE_TOKENS + 2):
+        quantized.matmul(ones[:count], w, quantized.UNPACKED)
+    assert rows == [MAX_DECODE_TOKENS + 1]

@@ -4,12 +4,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.kernels.delta_net_reference import CHUNK, chunked, gated_delta_rule, recurrent
+from qwen35_mlx.kernels.delta_net_reference import (
+    CHUNK,
+    CPU_CHUNK,
+    chunked,
+    gated_delta_rule,
+    recurrent,
+)
 from scripts.support.delta_inputs import DeltaCase
 from tests.kernels.cases import float64_rule, relative_error, to_mlx
 
 RULES = [recurrent, chunked, gated_delta_rule]
-LENGTHS = [1, 2, 3, 8, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]
+LENGTHS = [1, 2, 3, CPU_CHUNK, CPU_CHUNK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]
 
 
 def check(rule, case: DeltaCase, tolerance: float = 2e-6) -> None:

@@ -1,7 +1,7 @@
 """Scripted replies: the network reads them token by token as if it had generated them."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from itertools import chain, repeat
 
 import mlx.core as mx
@@ -31,9 +31,9 @@ def reply_with(
         ids = [*ids, end]
 
     def decode(
-        network: Network, cache: Cache, last: int, *_: object, **__: object
+        network: Network, cache: Cache, newest: Sequence[int], *_: object, **__: object
     ) -> Generator[int, None, None]:
-        network(mx.array([[last]]), cache)
+        network(mx.array([newest]), cache)
         for token in chain(ids, [] if ends else repeat(SILENT)):
             network(mx.array([[token]]), cache)
             mx.eval(cache.arrays)

@@ -69,7 +69,9 @@ def test_a_turn_goes_on_without_a_kernel_that_fails(
     assert line.startswith(f"kernel '{name}")
     assert "QWEN35_KERNELS=reference" in line
     after = logits_after(own, chats[1], "And now?")[0]
-    np.testing.assert_allclose(after, fresh_logits(plain, chats[0], "And now?"), atol=1e-4)
+    # With 8 bits, a key next to the middle of two steps may be rounded to either.
+    atol = 5e-4 if kv_bits else 1e-4
+    np.testing.assert_allclose(after, fresh_logits(plain, chats[0], "And now?"), atol=atol)
 
 
 def test_a_turn_that_cannot_be_computed_ends_in_one_line_and_the_next_one_is_right(

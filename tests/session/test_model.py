@@ -349,7 +349,7 @@ def test_an_id_without_an_embedding_never_reaches_the_network(model, bad):
         with pytest.raises(Qwen35Error, match=r"is not in the vocabulary|token ids"):
             list(prefill(model.network, model.make_cache(), ids, 2))
     with pytest.raises(Qwen35Error, match=r"is not in the vocabulary|token ids"):
-        next(decode(model.network, model.make_cache(), bad, Sampler(Sampling(temperature=0), 8)))
+        next(decode(model.network, model.make_cache(), [bad], Sampler(Sampling(temperature=0), 8)))
 
 
 def test_a_text_far_too_long_is_refused_before_it_is_encoded(model, monkeypatch):

@@ -51,7 +51,7 @@ def test_the_first_request_loads_the_model_and_equals_a_stream(clients, model):
 
 
 def test_many_at_once_reply_as_each_alone(clients, model):
-    asked = {f"Question {n}": clients.ask(f"Question {n}", client=f"{n}") for n in range(7)}
+    asked = {f"Question {n}": clients.ask(f"Question {n}", client=f"{n}") for n in range(9)}
     for text, one in asked.items():
         *_, expected = model.stream([{"role": "user", "content": text}], max_tokens=12, **GREEDY)
         assert one.done().message == expected.message
@@ -140,6 +140,28 @@ def test_a_long_prompt_is_read_in_small_pieces_between_the_tokens_of_others(clie
     assert pieces.count("") == 0
     assert all(piece == "r" for piece in pieces)  # a token of the other after every piece
     assert len(pieces) > 5
+
+
+def test_short_prompts_are_read_together_between_two_tokens_of_others(clients, monkeypatch):
+    monkeypatch.setattr("qwen35_mlx.session.prefill_pace.CHUNK_SECONDS", 60)
+    readers: list[Asked] = []
+
+    def begin(event: Event) -> None:
+        if isinstance(event, TOKENS) and not readers:
+            for name in ("red", "green", "blue"):
+                readers.append(clients.ask(f"Short {name}", client=name, max_tokens=1))
+
+    clients.ask("Question", client="writer", max_tokens=20, seen=begin).done()
+    for one in readers:
+        one.done()
+    order = [
+        client
+        for client, event in clients.order
+        if isinstance(event, TOKENS if client == "writer" else PrefillProgress)
+    ]
+    reading = [index for index, client in enumerate(order) if client != "writer"]
+    assert reading == [*range(reading[0], reading[0] + len(reading))]
+    assert 0 < reading[0] < reading[-1] < len(order) - 1
 
 
 def test_what_does_not_fit_into_the_memory_together_runs_one_after_the_other(clients, monkeypatch):

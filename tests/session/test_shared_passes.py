@@ -8,6 +8,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done
 from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.turn import Turn
+from tests.generation.test_decode_group import assert_same_state
 
 QUESTIONS = ["What is 17 + 25?", "Name three colours.", "Write a line about the sea."]
 OPTIONS = {"max_tokens": 40, "temperature": 0.8, "seed": 5}
@@ -77,3 +78,28 @@ def test_a_cancelled_turn_leaves_the_others_their_replies(model, rows):
         pass
     assert one.reply_ids == want.reply_ids
     assert 2 in rows
+
+
+@pytest.mark.parametrize("options", [{}, {"thinking": True, "thinking_budget": 6}])
+@pytest.mark.parametrize("together_for", [1, 4, 12])
+def test_a_turn_that_is_alone_again_drafts_again(model, rows, together_for, options):
+    want = alone(model, QUESTIONS[0], **options)
+    group = DecodeGroup(model.network)
+    group.wanted = True
+    one, other = (turn(model, question, **options) for question in QUESTIONS[:2])
+    one.group = other.group = group
+    runs = one.run(), other.run()
+    while len(one.reply_ids) < together_for:
+        for run in runs:
+            next(run)
+    runs[1].close()
+    assert one.drafter is not None
+    assert one.drafter.passes == 0
+    group.wanted = False
+    shared = len(rows)
+    for _ in runs[0]:
+        pass
+    assert one.reply_ids == want.reply_ids
+    assert_same_state(one.cache, want.cache)
+    assert one.drafter.accepted > 0
+    assert len(rows) == shared
