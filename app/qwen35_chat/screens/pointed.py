@@ -20,6 +20,7 @@ class PointedScreen(CoveredScreen):
     def __init__(self, controller: Controller, transcript: TranscriptView):
         super().__init__(controller)
         self.transcript = transcript
+        self._around = ""  # what is selected outside of it, which may show another text since
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
         self.attempt(lambda: self._clicked(event))
@@ -44,19 +45,22 @@ class PointedScreen(CoveredScreen):
         if event.text.strip() and self.controller.settings.copy_on_select == "on":
             self.copy(event.text)
 
+    def on_text_selected(self) -> None:
+        self._around = self.get_selected_text() or ""
+
     def copy(self, text: str) -> None:
         """Copy text to the clipboard."""
         self.app.copy_to_clipboard(text)
 
     def copy_selected(self) -> bool:
         """Copy what is selected, and clear the selection; whether something was."""
-        selected = self.transcript.selecting.text or self.get_selected_text()
+        selected = self.transcript.selecting.text or (self._around if self.selections else "")
         if selected:
             self.copy(selected)
         return self.clear_selected()
 
     def clear_selected(self) -> bool:
         """Select nothing; whether something was."""
-        around = bool(self.get_selected_text())  # by Textual, which selects in other widgets
+        around = bool(self.selections)  # by Textual, which selects in other widgets
         self.clear_selection()
         return self.transcript.selecting.clear() or around
