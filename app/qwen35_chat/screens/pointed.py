@@ -2,6 +2,7 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
+from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
@@ -13,9 +14,11 @@ class PointedScreen(CoveredScreen):
     Attributes:
         transcript: the conversation.
         composer: gets the focus after a click that has acted.
+        versions: goes to other versions of a message.
     """
 
     composer: Composer
+    versions: VersionHandler
 
     def __init__(self, controller: Controller, transcript: TranscriptView):
         super().__init__(controller)
@@ -32,7 +35,7 @@ class PointedScreen(CoveredScreen):
         elif event.name == "code":
             self.copy(str(event.argument))
         elif event.name == "version" and event.entry is not None:
-            return self.controller.select_version(int(event.argument), event.entry.message)
+            return self.versions.select(int(event.argument), event.entry.message)
         return None
 
     def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
