@@ -112,6 +112,12 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         self._copied = text
         self._copy(text)
 
+    def on_text_selected(self) -> None:
+        """Copy text outside the conversation that the mouse has selected."""
+        text = self.screen.get_selected_text() or ""
+        if text.strip() and self.controller.settings.copy_on_select == "on":
+            self.copy_to_clipboard(text)
+
     @work(thread=True, group="clipboard")
     def _copy(self, text: str) -> None:
         message = clipboard.copy(text, partial(write_to_terminal, self))

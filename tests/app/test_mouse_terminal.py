@@ -135,7 +135,7 @@ def test_a_click_in_a_view_that_is_scrolled_up_acts_while_a_reply_streams(mouse:
     terminal = mouse.terminal
     terminal.write("again\r")
     terminal.until(lambda: "again" in terminal.text and "Writing" in terminal.text)
-    terminal.write("\x1b[5~")
+    terminal.write("\x1b[5~" * 3)
     terminal.until(lambda: "qwen35-chat" in terminal.screen.lines[0] and "copy" in terminal.text)
     top, at = terminal.screen.lines[0], mouse.find("copy")
     assert mouse.sends("def", down(at), up(at)).startswith("def greet")

@@ -72,12 +72,14 @@ async def test_code_in_a_list_is_copied_without_the_indent_of_the_list(home: Pat
 
 @pytest.mark.parametrize("width", [24, 60])  # on the narrow screen each row is a record
 async def test_a_table_is_copied_as_markdown(home: Path, width: int) -> None:
-    async with shown(home, TABLE, size=(width, 40)) as (at, mouse):
+    async with shown(home, f"Above.\n\n{TABLE}", size=(width, 40)) as (at, mouse):
         await mouse.drag(mouse.find("the second", 2), mouse.find("third"))
         rows = TABLE.split("\n")
         assert at.app.clipboard == "\n".join([*rows[:2], *rows[3:]])
         await mouse.drag(*mouse.ends("the first"))
         assert at.app.clipboard == "the first"
+        await mouse.drag(mouse.find("Above"), mouse.find("the second", 2))
+        assert at.app.clipboard == "\n".join(["Above.", "", *rows[:4]])
 
 
 async def test_a_formula_is_copied_as_it_was_written(home: Path) -> None:
@@ -292,6 +294,30 @@ async def test_a_selection_stays_at_another_width_and_when_thinking_is_unfolded(
                 if (span := selection.within(entry.key, line))
             ]
             assert " ".join("".join(spans).split()) == expected
+
+
+async def test_text_on_a_page_is_copied_as_well(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        mouse = Mouse(at)
+        await at.press("f1")
+        x, y = mouse.find("begin a new line")
+        await mouse.drag((x, y), (x + len("begin a new line") - 1, y))
+        assert at.app.clipboard == "begin a new line"
+
+
+async def test_a_message_of_the_app_can_be_selected(home: Path) -> None:
+    async with chat(home, size=(60, 30)) as at:
+        mouse = Mouse(at)
+        await at.send("/theme blue")
+        await at.until(lambda: "is none of" in at.text)
+        y = next(n for n, line in enumerate(at.text.splitlines()) if "is none of" in line)
+        x = at.text.splitlines()[y].index("is none of")
+        await mouse.drag((x, y), (x + len("is none of") - 1, y))
+        assert at.app.clipboard == "is none of"
+        at.app.copy_to_clipboard("")
+        await at.press("ctrl+c")
+        assert at.app.clipboard == "is none of"
+        assert at.app.is_running
 
 
 async def test_what_is_dropped_is_not_selected_any_more(home: Path) -> None:

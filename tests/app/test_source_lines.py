@@ -1,9 +1,14 @@
 """Where lines of the screen come from in the text of a message."""
 
+from collections.abc import Callable
+
 import pytest
 from qwen35_chat.drawing.entries import ReplyEntry, UserEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.line import CELL, Line
 from qwen35_chat.drawing.markdown_text import MarkdownText
+from qwen35_chat.drawing.rows import Row, rows_of
+from qwen35_chat.drawing.selection import Place, Selection, selected_text
 
 TEXT = """# A **title**
 
@@ -119,6 +124,15 @@ def test_a_place_is_the_same_while_the_text_grows(size: int) -> None:
     assert set(places(lines_of(growing, 60))) == final
 
 
+def test_places_in_code_that_is_being_written_stay() -> None:
+    text = "See:\n\n```c\n" + "".join(f"int x{n} = {n};\n" for n in range(90))
+    final = set(places(lines_of(whole(text), 40)))
+    growing = MarkdownText(stream=3)
+    for at in range(0, len(text), 50):
+        growing.feed(text[at : at + 50])
+        assert set(places(lines_of(growing, 40))) <= final
+
+
 def test_a_row_of_a_table_counts_by_its_cells() -> None:
     row = next(line for line in lines_of(whole(TEXT), 100) if line.content.plain.startswith("bb"))
     assert row.source is not None
@@ -159,3 +173,51 @@ def test_the_texts_of_a_reply_are_what_its_parts_show() -> None:
     ]
     calls = ['asks for  f({"a": 1})', "asks for  g({})"]
     assert shown == ["Let me *see*.", "**Yes**", *calls, "Stopped."]
+
+
+def selected(
+    entry: TranscriptEntry, first: Callable[[Row], bool], last: Callable[[Row], bool]
+) -> str:
+    """What is copied from the start of one row of an entry to the end of another."""
+    column = entry.column(60)
+    rows = [row for part in column.parts for row in rows_of(part.lines(column.width))]
+    start, end = next(filter(first, rows)), next(filter(last, rows))
+    begin = Place(entry.key, start.source.stream, start.source.start, 0)
+    stop = Place(entry.key, end.source.stream, end.source.start, end.end)
+    return selected_text(Selection(begin, stop), [entry], 60)
+
+
+def test_rows_of_a_table_that_is_cut_come_with_its_head() -> None:
+    rows = [f"| {n} | value {n} of a long table |" for n in range(300)]
+    head = ["Above:", "", "| a | b |", "|:--|--:|"]
+    entry = ReplyEntry(answer="\n".join([*head, *rows]))
+    copied = selected(entry, lambda r: r.cells[0] == "150", lambda r: r.cells[0] == "152")
+    assert copied == "\n".join([*head[2:], *rows[150:153]])
+    copied = selected(entry, lambda r: r.cells[0] == "2", lambda r: r.cells[0] == "290")
+    assert copied == "\n".join([*head[2:], *rows[2:291]])
+    copied = selected(entry, lambda r: r.cells[0] == "a", lambda r: r.cells[0] == "1")
+    assert copied == "\n".join([*head[2:], *rows[:2]])
+
+
+def test_a_paragraph_that_is_cut_keeps_all_its_spaces() -> None:
+    text = " ".join(f"word{n}" for n in range(2_000))
+    entry = ReplyEntry(answer=text)
+    assert selected(entry, lambda r: True, lambda r: r.source.end >= len(text)) == text
+    column = entry.column(60)
+    rows = [row for part in column.parts for row in rows_of(part.lines(column.width))]
+    assert "".join(row.text(0, row.end) for row in rows) == text
+    assert len(rows) > 2
+
+
+def test_long_code_in_a_list_is_copied_without_the_indent_and_without_a_layout() -> None:
+    code = [f"  x{n} = {n};" for n in range(900)]
+    fenced = "\n".join(["- item", "", "  ```c", *(f"  {line}" for line in code), "  ```"])
+    entry = ReplyEntry(answer=fenced)
+    copied = selected(entry, lambda r: r.cells == ["  x0 = 0;"], lambda r: "x899" in r.cells[0])
+    assert copied == "\n".join(code)
+
+
+def test_what_is_folded_is_copied_only_as_far_as_it_is_shown() -> None:
+    entry = UserEntry("\n".join(f"line {n}" for n in range(40)))
+    copied = selected(entry, lambda r: r.cells == ["line 8"], lambda r: r.cells == ["line 9"])
+    assert copied == "line 8\nline 9"

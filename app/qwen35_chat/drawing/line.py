@@ -62,6 +62,12 @@ class Line:
         """The place in its row after its last character."""
         return max((run.at + run.end - run.start for run in self.runs), default=0)
 
+    def before(self, more: str) -> "Line":
+        """This line with more text at its end."""
+        *runs, last = self.runs or [Run(self.prefix, self.prefix, 0)]
+        runs.append(Run(last.start, last.end + len(more), last.at))
+        return replace(self, content=self.content + more, runs=runs)
+
     def after(self, margin: str, style: str) -> "Line":
         """This line after a margin, which is decoration, with a style below its own."""
         by = len(margin)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -313,8 +312,7 @@ def _framed(
     if section.within_line and framed:
         framed[0] = joined_line(framed[0])
     if section.tail and framed:
-        last = framed[-1]
-        framed[-1] = replace(last, content=last.content + section.tail)
+        framed[-1] = framed[-1].before(section.tail)
     if margin or style:
         framed = [line.after(" " * margin, style) for line in framed]
     return [EMPTY_LINE, *framed] if gap and framed else framed

@@ -1,5 +1,6 @@
 """What is selected in a conversation: places in its texts, not on the screen."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -13,6 +14,7 @@ from qwen35_chat.drawing.parts import Column
 from qwen35_chat.drawing.rows import Row, rows_back, rows_from
 
 LAST = 1 << 60  # after everything in an entry
+_RULE = re.compile(r"[ \t>]*\|?[ \t]*:?-[-|: \t]*")  # below the head of a table
 WHOLE = ("table", "formula")  # rows that are copied whole
 
 
@@ -184,7 +186,7 @@ def _of_source(
     last = _last(column, end or Place(0, stream, LAST, LAST))
     if first is None or last is None:
         return ""  # nothing of it is shown
-    if not _same_block(first, last):
+    if not _same_block(first, last, source):
         # Up to its ends it has what is not shown as well, such as the fence of code.
         if start is None:
             return (source[: last.row.source.start] + _up_to(last, source)).strip("\n")
@@ -193,8 +195,10 @@ def _of_source(
     return _between(column, stream, source, first, last)
 
 
-def _same_block(first: _End, last: _End) -> bool:
+def _same_block(first: _End, last: _End, source: str) -> bool:
     one, other = first.row.source, last.row.source
+    if one.kind == other.kind == "table":  # a long one has several sections, which are blocks
+        return "\n\n" not in source[one.start : other.start]
     return one.block == other.block and one.kind == other.kind != "plain"
 
 
@@ -222,7 +226,7 @@ def _between(column: Column, stream: int, source: str, first: _End, last: _End) 
     one, other = first.row.source, last.row.source
     if other.start < one.start:
         return ""
-    block = _same_block(first, last)
+    block = _same_block(first, last, source)
     if block and one.kind == "table":
         return _of_table(source, first, last)
     if one.start == other.start:
@@ -248,10 +252,11 @@ def _of_table(source: str, first: _End, last: _End) -> str:
         if first.at // CELL == max(last.at - 1, first.at) // CELL:
             return first.row.text(first.at, last.at).strip()
         return source[one.start : one.end].strip()
-    head = ""
-    if one.start > one.block:
-        head = "\n".join(source[one.block :].split("\n", 2)[:2]) + "\n"
-    return head + source[one.start : other.end]
+    above = source[: one.start].split("\n")
+    rule = max((n for n, line in enumerate(above) if _RULE.fullmatch(line)), default=0)
+    rows = source[one.start : other.end]
+    is_head = _RULE.fullmatch(rows.split("\n", 2)[1])
+    return rows if is_head or not rule else "\n".join([*above[rule - 1 : rule + 1], rows])
 
 
 def _from(end: _End, source: str) -> str:

@@ -28,12 +28,12 @@ from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
-from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.screens.draft import ScreenDraft
 from qwen35_chat.screens.find import Find
 from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
+from qwen35_chat.screens.pointed import PointedScreen
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
@@ -65,7 +65,7 @@ KEPT_NOTICES = 20
 DRAFT_SECONDS = 0.5  # after the last key
 
 
-class ChatScreen(CoveredScreen):
+class ChatScreen(PointedScreen):
     """One conversation with one model.
 
     It renders the controller's transitions, and holds the handlers of the commands.
@@ -92,8 +92,7 @@ class ChatScreen(CoveredScreen):
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
-        super().__init__(controller)
-        self.transcript = TranscriptView(clock)
+        super().__init__(controller, TranscriptView(clock))
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
         greeting = DEMO_GREETING if demo and start == EMPTY else ""
@@ -186,7 +185,7 @@ class ChatScreen(CoveredScreen):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command of the table."""
-        if name == "stop" and self._clear_selection():
+        if name == "stop" and self.clear_selected():
             return
         self.save_draft()
         run_command(name, self, argument)
@@ -194,22 +193,15 @@ class ChatScreen(CoveredScreen):
 
     def action_interrupt(self) -> None:
         """Copy what is selected; else stop the reply, clear what is typed, or quit."""
-        if selected := self.transcript.selecting.text or self.get_selected_text():
-            self._clear_selection()
-            self.copy(selected)
-        elif self.controller.busy and not self.controller.stopping:
+        if self.copy_selected():
+            return
+        if self.controller.busy and not self.controller.stopping:
             self.writing.stop()
             self.show_progress()
         elif self.writing.clear():
             self.show_message("Cleared; Up brings it back, Ctrl+C quits")
         else:
             self.quit()
-
-    def _clear_selection(self) -> bool:
-        """Select nothing; whether something was."""
-        was = bool(self.get_selected_text())
-        self.clear_selection()
-        return self.transcript.selecting.clear() or was
 
     def run_later(self, command: Command, argument: str) -> None:
         self.call_later(self.action_command, command.name, argument)
@@ -339,9 +331,6 @@ class ChatScreen(CoveredScreen):
     def send_edit(self, message: Message, text: str) -> None:
         self.writing.send_edit(message.id, text)
 
-    def copy(self, text: str) -> None:
-        self.app.copy_to_clipboard(text)
-
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
         with self.app.suspend():
@@ -412,36 +401,6 @@ class ChatScreen(CoveredScreen):
             self.composer.focus()
             self.composer.insert(event.character or "")
             event.stop()
-
-    def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
-        self.attempt(lambda: self._clicked(event))
-        self.composer.focus()
-
-    def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
-        self.action_command(event.name)
-
-    def on_transcript_view_left(self) -> None:
-        self.composer.focus()
-
-    def on_transcript_view_selected(self, event: TranscriptView.Selected) -> None:
-        self._copy_at_release(event.text)
-
-    def on_text_selected(self) -> None:
-        """Text around the conversation was selected."""
-        self._copy_at_release(self.get_selected_text() or "")
-
-    def _copy_at_release(self, text: str) -> None:
-        if text.strip() and self.controller.settings.copy_on_select == "on":
-            self.copy(text)
-
-    def _clicked(self, event: TranscriptView.Clicked) -> Work | None:
-        if event.name == "link":
-            self.app.open_url(str(event.argument))
-        elif event.name == "code":
-            self.copy(str(event.argument))
-        elif event.name == "version" and event.entry is not None:
-            return self.versions.select(int(event.argument), event.entry.message)
-        return None
 
     # Settings
 

@@ -21,6 +21,7 @@ STEP_SECONDS = 0.05  # between two steps while the pointer is at the edge of the
 # Before the first step in the top line, which the pointer cannot leave.
 TOP_STEPS = 8
 FASTEST = 10  # lines a step
+STEPS_TO_SPEED = 20  # after which a step is a line longer
 CHARACTER, WORD, LINE = 1, 2, 3  # presses, and what they select
 
 
@@ -169,12 +170,13 @@ class Selecting:
         return line_around(here.start, column) if self._presses == LINE else here
 
     def _direction(self) -> int:
-        """Lines to scroll in a step."""
+        """Lines to scroll in a step: more the farther the pointer is beyond, and after a while."""
         y = self._pointer[1]
         below = y - self._view.scrollable_content_region.height + 1
+        faster = self._steps // STEPS_TO_SPEED
         if below > 0:
-            return min(below, FASTEST)
-        return max(y - 1, -FASTEST) if y <= 0 else 0
+            return min(below + faster, FASTEST)
+        return max(y - 1 - faster, -FASTEST) if y <= 0 else 0
 
     def _step(self) -> None:
         """Scroll while the pointer is at the edge, and select what comes into view."""
