@@ -143,8 +143,8 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, text: do.settings.system(text), slash="system", argument="text",
     ),
     Command(
-        "theme", "Theme", "dark, light, or the terminal's own colours",
-        lambda do, text: do.settings.theme(text), slash="theme", argument="dark, light or ansi",
+        "theme", "Theme", "choose the colours, and see each theme before",
+        lambda do, text: do.settings.theme(text), slash="theme", argument="name",
         screen=True,
     ),
     Command(

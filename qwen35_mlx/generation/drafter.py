@@ -25,8 +25,9 @@ UNTIMED_PASSES = 2
 # The time of a pass without drafts is that behind up to twice as many tokens, or half. Below this
 # many, the context hardly matters.
 NEAR_TOKENS = 4096
-# What a draft adds to the time of a pass, as a share of a pass without, until it is known.
-HOPEFUL = 0.05
+# What a draft adds to the time of a pass, as a share of a pass without, until it is known. A CPU
+# takes as long for each token of a pass.
+HOPEFUL, CPU_HOPEFUL = 0.05, 1.0
 # Weight of the newest pass in a running share; and of the first one after a pause.
 _NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
 
@@ -35,9 +36,14 @@ class PassCosts:
     """Seconds between passes by their drafts, the caller's handling of tokens included.
 
     Kept from one reply to the next.
+
+    Args:
+        hopeful: what a draft adds to the time of a pass until it is known, as a share of one
+            without.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hopeful: float = HOPEFUL) -> None:
+        self._hopeful = hopeful
         self._passes: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._seconds: defaultdict[tuple[str, int], deque[float]] = defaultdict(
             lambda: deque(maxlen=9)
@@ -83,7 +89,7 @@ class PassCosts:
             return timed[0]
         fewer = max(count for count in timed if count < drafts)
         more = min((count for count in timed if count > drafts), default=None)
-        hopeful = timed[fewer] + HOPEFUL * timed[0] * (drafts - fewer)
+        hopeful = timed[fewer] + self._hopeful * timed[0] * (drafts - fewer)
         if more is None:
             return hopeful
         share = (drafts - fewer) / (more - fewer)

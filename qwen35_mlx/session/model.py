@@ -12,7 +12,7 @@ import numpy as np
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.generation.drafter import Drafter, PassCosts
+from qwen35_mlx.generation.drafter import CPU_HOPEFUL, HOPEFUL, Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
 from qwen35_mlx.generation.grammar import Grammar, GrammarVocabulary
 from qwen35_mlx.generation.sampling_parameters import Sampling
@@ -84,7 +84,7 @@ class Model:
     ):
         self.name = name
         self.mtp = mtp
-        self._costs = PassCosts()
+        self._costs = PassCosts(CPU_HOPEFUL if mx.default_device() == mx.cpu else HOPEFUL)
         self.adapter = checkpoint.adapter
         self.path, self.files = checkpoint.path, checkpoint.files
         self.network = network

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.generation.drafter import MAX_DEPTH, Drafter, PassCosts
+from qwen35_mlx.generation.drafter import CPU_HOPEFUL, MAX_DEPTH, Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
@@ -95,6 +95,13 @@ def test_few_passes_find_out_that_drafts_lose():
     """What a pass with many costs says what those with fewer will."""
     _, passes = simulate(MACHINES["no gain"], lambda _: 0.5, tokens=150)
     assert np.count_nonzero(passes) <= 8
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_cpu_tries_few_drafts_since_they_lose_there(share):
+    costs = PassCosts(CPU_HOPEFUL)
+    _, passes = simulate(MACHINES["no gain"], lambda _: share, known=costs, tokens=150)
+    assert 1 <= sum(passes) <= 4
 
 
 def test_a_cost_that_was_not_timed_lies_between_those_that_were():

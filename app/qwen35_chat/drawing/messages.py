@@ -1,6 +1,5 @@
-"""Stored messages, and what an empty conversation begins with, as entries."""
+"""Stored messages as entries."""
 
-from collections.abc import Callable
 from typing import Any
 
 from qwen35_chat.drawing.entries import (
@@ -14,32 +13,10 @@ from qwen35_chat.drawing.summary_entry import SummaryEntry
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.progress import short_name
 from qwen35_chat.transitions import END_NOTES
-from qwen35_mlx import __version__
 from qwen35_mlx.library.conversation import Conversation, Message
 from qwen35_mlx.library.summaries import whole_path
 
 DEMO_GREETING = "Hello! Who are you?"
-DEMO_WELCOME = (
-    "This is a small demonstration model that came with the package. It shows how everything "
-    "works, and knows very little. {models} finds one for this machine."
-)
-
-
-def welcome(key: Callable[..., str], *, demo: bool) -> list[TranscriptEntry]:
-    """What an empty conversation begins with.
-
-    Args:
-        key: returns the keys of a command, for people; its second argument is how many at most.
-        demo: whether the demonstration model is in use.
-    """
-    parts = [f"qwen35-chat {__version__}"]
-    if demo:
-        parts.append(DEMO_WELCOME.format(models=key("models")))
-    parts.append(
-        f"{key('send')} sends, {key('newline', 2)} begins a new line.\n"
-        f"{key('sessions')} finds earlier conversations, {key('help')} lists all keys."
-    )
-    return [NoticeEntry("\n\n".join(parts))]
 
 
 def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[TranscriptEntry]:

@@ -15,6 +15,7 @@ from qwen35_chat.screens.lists import (
 )
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.tools.toolbox import Toolbox
@@ -75,6 +76,9 @@ class CoveredScreen(Screen[None]):
         controller = self.controller
         file, arguments = controller.settings_file.file, controller.template_arguments
         self._pick(SettingsList(lambda: controller.settings, file, change, arguments))
+
+    def list_themes(self, then: Callable[[str], Work]) -> None:
+        self._pick(ThemeList(self.controller.settings), then)
 
     def list_tools(self, toolbox: Toolbox) -> None:
         self._pick(ToolList(self.controller, toolbox))

@@ -16,11 +16,11 @@ from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.screens.picker import Ask, Picker, Row
+from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.settings import (
     MTP,
     PRESETS,
     SWITCH,
-    THEMES,
     THINKING,
     VIEWS,
     Settings,
@@ -233,7 +233,6 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "preset": tuple(PRESETS),
     "repetition_guard": SWITCH,
     "mtp": MTP,
-    "theme": THEMES,
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
 }
@@ -245,7 +244,7 @@ HELP: Mapping[str, str] = {
     "max_tokens": "longest reply; -1 for whatever the context leaves",
     "context": "tokens that the list of models reckons memory for",
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
-    "theme": "ansi takes the terminal's own colours",
+    "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
@@ -300,6 +299,9 @@ class SettingsList(Picker):
             self.show_message(_help(self._settings(), event.option_id))
 
     def chosen(self, row: str) -> None:
+        if row == "theme":
+            self.app.push_screen(ThemeList(self._settings()), self._theme_chosen)
+            return
         if row in CHOICES:
             values = CHOICES[row]
             self.perform(self._set_next(row, values))
@@ -311,6 +313,10 @@ class SettingsList(Picker):
 
         hint = "Enter keeps it, Esc goes back; empty for the default"
         self.app.push_screen(Ask(row, display_value(self._settings(), row), hint), given)
+
+    def _theme_chosen(self, name: str | None) -> None:
+        if name is not None:
+            self.perform(self._set("theme", name))
 
     async def _set_next(self, name: str, values: Sequence[str]) -> None:
         now = values.index(display_value(self._settings(), name))
