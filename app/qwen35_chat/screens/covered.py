@@ -6,12 +6,12 @@ from textual.screen import Screen
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
+from qwen35_chat.screens.help_page import help_text
 from qwen35_chat.screens.lists import (
     ConversationList,
     HistoryList,
     Palette,
     SettingsList,
-    help_text,
 )
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page

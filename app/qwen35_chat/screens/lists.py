@@ -1,6 +1,5 @@
 """The lists that cover the chat: conversations, commands, messages sent before, settings."""
 
-import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from textual.content import Content
 from textual.widgets import Input, OptionList
 
-from qwen35_chat.commands import SCOPES, in_scope, keys_of
+from qwen35_chat.commands import in_scope, keys_of
 from qwen35_chat.completion import ranked, score
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
@@ -16,7 +15,6 @@ from qwen35_chat.exporting import export
 from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
-from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
 from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.settings import (
@@ -346,24 +344,3 @@ def _help(settings: Settings, name: str) -> str:
     if key in settings.sampling:
         return "your own, over the preset's; empty for the preset's"
     return "of the preset" if key in PRESETS[settings.preset] else "the model's own"
-
-
-def help_text(remapped: Mapping[str, str], width: int) -> Content:
-    """All keys and commands, for F1, in lines of `width` cells."""
-    parts: list[Content | str | tuple[str, str]] = []
-    for scope, title in SCOPES.items():
-        parts.append((f"{title}\n", "bold"))
-        for command in in_scope(scope):
-            keys = shown_keys(keys_of(command, remapped))
-            slash = f"/{command.slash}" if command.slash else ""
-            parts += _help_line(f"  {keys:<20}{slash:<11}", command.help, width)
-        parts.append("\n")
-    parts.append((f"{MOUSE_TITLE}\n", "bold"))
-    for action, does in MOUSE_ACTIONS:
-        parts += _help_line(f"  {action:<20}", does.replace("`", ""), width)
-    return Content.assemble(*parts)
-
-
-def _help_line(named: str, does: str, width: int) -> list[str | tuple[str, str]]:
-    lines = textwrap.wrap(does, max(width - len(named), 20))
-    return [(named, "$text-accent"), f"\n{' ' * len(named)}".join(lines) + "\n"]

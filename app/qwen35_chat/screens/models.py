@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from qwen35_chat.completion import score
@@ -98,21 +99,25 @@ class ModelList(Picker):
         fit = self._fit(known)
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
         owner, _, short = known.name.removesuffix(".gguf").rpartition("/")
+        name = visible(known.title or short)
+        # A colour of the terminal might not be readable on that of the mark.
+        shown_fit = (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit])
         where = " · ".join(filter(None, (known.program, visible(owner))))
         return Row(
             known.name,
             Content.assemble(
                 here,
-                (visible(known.title or short), "bold"),
+                (name, "bold"),
                 ("  advised", "$text-accent") if advised else (f"  {where}", "dim"),
             ),
             Content.assemble(
                 f"{size_of(known.size):>8} ",
                 f"{size_of(known.memory_needed(self._controller.settings.context)):>8} ",
                 f"{'' if known.kl is None else f'{known.kl:.3f}':>5}  ",
-                # A colour of the terminal might not be readable on that of the mark.
-                (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit]),
+                shown_fit,
             ),
+            Content.assemble(shown_fit),
+            len(here) + cell_len(name),
         )
 
     def chosen(self, row: str) -> None:
@@ -151,7 +156,7 @@ class ModelList(Picker):
 
 
 def _heading(text: str, right: str = "") -> Row:
-    return Row("", Content(text), Content(right))
+    return Row("", Content(text), Content(right), least=len(text))
 
 
 def _matches(words: str, name: str, title: str = "") -> bool:

@@ -32,14 +32,19 @@ class Row:
     Attributes:
         label: truncated if there is no room for it.
         right: at the right end of the line, in full.
+        least: cells of the label that are never cut for `right`; `narrow` takes its place then.
     """
 
     id: str
     label: Content
     right: Content = NOTHING
+    narrow: Content = NOTHING
+    least: int = 0
 
     def fitted(self, width: int) -> Content:
         """The row in `width` cells."""
+        if self.least > width - self.right.cell_length - 2 and self.right.plain:
+            return Row(self.id, self.label, self.narrow).fitted(width)
         room = width - self.right.cell_length - (2 if self.right.plain else 0)
         label = self.label.truncate(max(room, 1), ellipsis=True)
         if not self.right.plain:
