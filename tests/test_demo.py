@@ -21,6 +21,12 @@ def demo() -> qwen35_mlx.Model:
     return qwen35_mlx.load("demo")
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands read no settings of the user's."""
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path))
+
+
 def answer(events) -> tuple[str, Done]:
     received = list(events)
     assert isinstance(received[-1], Done)

@@ -15,9 +15,23 @@ from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(example: str, *arguments: str | Path) -> str:
-    """What an example prints."""
-    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
+# Measures conversions on the least that there is, 64 tokens: a text takes 20 seconds.
+SHORT_PROOF = """
+import runpy, sys
+from qwen35_mlx.conversion import proof
+proof._CPU_WORK = 0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(example: str, *arguments: str | Path, python: tuple[str, ...] = ()) -> str:
+    """What an example prints.
+
+    Args:
+        python: arguments of Python in front of the example.
+    """
+    command = [sys.executable, *python, str(EXAMPLES / example), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -94,7 +108,7 @@ def test_an_answer_in_a_schema_and_a_forced_call():
 
 
 def test_a_converted_checkpoint_answers(half_precision_demo):
-    output = run("convert_and_load.py", half_precision_demo)
+    output = run("convert_and_load.py", half_precision_demo, python=("-c", SHORT_PROOF))
     size = float(re.findall(r"([\d.]+) MB in 4 bits", output)[0])
     assert 5 < size < 10
     assert "Paris" in output

@@ -10,13 +10,14 @@ from functools import partial
 from textual import work
 
 from qwen35_chat import clipboard
+from qwen35_chat.background import is_light
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import PrivateApp, write_to_terminal
-from qwen35_chat.themes import DARK, LIGHT, use_theme
+from qwen35_chat.textual_private import BackgroundAnswered, PrivateApp, write_to_terminal
+from qwen35_chat.themes import OWN, theme_name
 from qwen35_mlx.crash import CrashReports
 
 
@@ -53,9 +54,11 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         controller.calls = ThreadCalls(clock)
         self.work = WorkQueue(self)
         self.chat = ChatScreen(self, controller, demo=demo, start=start, clock=clock, ready=ready)
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        use_theme(self, controller.settings)
+        self._light = False  # the background of the terminal
+        self._previewed = ""  # a theme that is tried and not chosen yet
+        for theme in OWN:
+            self.register_theme(theme)
+        self.use_theme()
 
     def crash_line(self, error: BaseException) -> str:
         return self._crashes.line(error)
@@ -75,6 +78,23 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         """Store the draft and exit; the terminal was closed, for instance."""
         self.chat.save_draft()
         self.exit(return_code=128 + number)
+
+    def use_theme(self, previewed: str = "") -> None:
+        """Use the theme of the settings.
+
+        Args:
+            previewed: a theme to use in its place, until the next call; "" for none.
+        """
+        self._previewed = previewed
+        name = previewed or self.controller.settings.theme
+        self.theme = theme_name(name, light=self._light)
+
+    def on_background_answered(self, event: BackgroundAnswered) -> None:
+        """Follow the terminal."""
+        light = is_light(event.colour)
+        if light is not None and light is not self._light:
+            self._light = light
+            self.use_theme(self._previewed)
 
     def action_leave(self) -> None:
         self.chat.quit()

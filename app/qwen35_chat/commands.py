@@ -106,8 +106,10 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, _: do.versions.select(1), keys="right", slash="newer", typed=True,
     ),
     Command(
-        "compact", "Compact", "sum up the oldest turns, to make room in the context",
-        lambda do, _: do.versions.compact(), slash="compact",
+        "compact", "Compact",
+        "sum up the oldest turns, to make room in the context; all of them stay here",
+        lambda do, text: do.versions.compact(text), keys="f6", slash="compact",
+        argument="undo or redo",
     ),
     Command(
         "models", "Models", "choose, download or change the model",
@@ -141,8 +143,8 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, text: do.settings.system(text), slash="system", argument="text",
     ),
     Command(
-        "theme", "Theme", "dark, light, or the terminal's own colours",
-        lambda do, text: do.settings.theme(text), slash="theme", argument="dark, light or ansi",
+        "theme", "Theme", "choose the colours, and see each theme before",
+        lambda do, text: do.settings.theme(text), slash="theme", argument="name",
         screen=True,
     ),
     Command(
@@ -218,6 +220,10 @@ COMMANDS: tuple[Command, ...] = (
             lambda do, _: do.messages.copy_code(), keys="y", scope="messages", screen=True),
     Command("mark_toggle", "Unfold", "unfold its thinking or its long text, or fold it again",
             lambda do, _: do.messages.toggle(), keys="space", scope="messages", screen=True),
+    Command("mark_next", "Next found", "go to the next message with the words of the search",
+            lambda do, _: do.find.step(1), keys="n", scope="messages", screen=True),
+    Command("mark_last", "Found before", "go to the message before with the words of the search",
+            lambda do, _: do.find.step(-1), keys="N", scope="messages", screen=True),
     Command("mark_leave", "Back", "back to the composer", lambda do, _: do.messages.leave(),
             keys="escape,tab", scope="messages", screen=True),
     Command("session_rename", "Rename", "rename it", lambda do, _: do.rename_marked(),

@@ -28,7 +28,7 @@ from qwen35_chat.transitions import (
 )
 from qwen35_chat.window import ModelStatus
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation
+from qwen35_mlx.library.conversation import Conversation, Role
 from qwen35_mlx.session import events, requests
 
 
@@ -115,8 +115,8 @@ class Controller(ToolWindow):
                 return self._started(event, found)
             case events.Cancelled():
                 return self._cancelled(found)
-            case events.Failed(message):
-                return self._failed(message, found)
+            case events.Failed():
+                return self._failed(event, found)
             case _ if self.turn is not None:
                 return self._take_turn(event, self.turn)
             case _:
@@ -139,7 +139,10 @@ class Controller(ToolWindow):
                 self.used = usage.prompt_tokens + usage.reply_tokens
                 self.turn = None
                 calls = reason == "tool_calls" and self._begin_calls(turn)
-                ended = TurnEnded("" if calls else END_NOTES[reason], usage=usage, accepted=drafts)
+                note = "" if calls else END_NOTES[reason]
+                if reason == "length" and self.context and self.used >= self.context:
+                    note = f"Cut short: the context is full. {self._ways_to_room()}"
+                ended = TurnEnded(note, usage=usage, accepted=drafts)
                 return [*turn.end_thinking(), ended, *([] if calls else self._send_next())]
             case _:
                 return []
@@ -180,7 +183,10 @@ class Controller(ToolWindow):
         ended = TurnEnded("Stopped.", offer_retry=turn.blank)
         return [*turn.end_thinking(), ended, *self._return_queue()]
 
-    def _failed(self, message: str, found: Found) -> list[Transition]:
+    def _failed(self, failed: events.Failed, found: Found) -> list[Transition]:
+        message = failed.message
+        if failed.kind == "too_long":
+            message = f"{message.rstrip('.')}. {self._ways_to_room()}"
         load_failed = self._end_load("failed")
         turn, self.turn = self.turn, None
         if turn is None:
@@ -195,6 +201,12 @@ class Controller(ToolWindow):
             return [*self._return_queue(), taken_back]
         ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
         return [*turn.end_thinking(), ended, *self._return_queue()]
+
+    def _ways_to_room(self) -> str:
+        """The commands that make room in the context."""
+        keys = {name: self.key(name) for name in ("compact", "new")}
+        compact, new = (f"/{n}" if k == f"/{n}" else f"/{n} ({k})" for n, k in keys.items())
+        return f"{compact} sums up the oldest turns, {new} begins another conversation."
 
     def _end_load(self, status: ModelStatus) -> bool:
         """End a load that has failed or was stopped; False if none was running.
@@ -334,10 +346,24 @@ class Controller(ToolWindow):
                 return stored
         raise Qwen35Error("this conversation has no message yet")
 
-    async def select_version(self, step: int, message: int | None = None) -> None:
-        """Go to the version before (-1) or after (1), as `message_tree.version_beside` finds it."""
+    async def select_version(self, step: int, message: int | None = None) -> tuple[int, int, Role]:
+        """Go to the version before (-1) or after (1), as `message_tree.version_beside` finds it.
+
+        Returns:
+            which of how many versions it is, and its role.
+        """
         self.require_idle()
-        to = message_tree.version_beside(await self.stored_with_messages(), step, message)
+        stored = await self.stored_with_messages()
+        to = message_tree.version_beside(stored, step, message)
+        self._select(to, to)
+        return *stored.position(to), stored.message(to).role
+
+    async def select_summary(self, *, back: bool) -> None:
+        """Go to the path before the last compaction, or forward to that after it."""
         self.require_idle()
-        self._selected = to
-        self._request(requests.Select(to), events.Opened)
+        self._select(message_tree.beside_summary(await self.stored_with_messages(), back=back))
+
+    def _select(self, message: int, shown: int | None = None) -> None:
+        self.require_idle()
+        self._selected = shown
+        self._request(requests.Select(message), events.Opened)

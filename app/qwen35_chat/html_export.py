@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.conversation import Conversation, Message
-from qwen35_mlx.library.exporting import STATE_LABELS
+from qwen35_mlx.library.exporting import STATE_LABELS, SUMMARY_TITLE, system_prompt
+from qwen35_mlx.library.summaries import whole_path
 from qwen35_mlx.terminal import visible
 
 if TYPE_CHECKING:
@@ -45,14 +46,12 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 
 
 def to_html(conversation: Conversation) -> str:
-    """The selected path as one HTML page."""
+    """The selected path, with the turns that were summarised, as one HTML page."""
     title = escape(visible(" ".join(conversation.title.split()))) or "Untitled"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
     about = escape(visible(", ".join(part for part in (when, conversation.model) if part)))
-    path = conversation.path()
-    articles = [_article(message) for message in path]
-    system = conversation.settings.system
-    if system is not None and (not path or path[0].role != "system"):
+    articles = [_article(message) for message in whole_path(conversation)]
+    if (system := system_prompt(conversation)) is not None:
         articles.insert(0, _article(Message(0, None, "system", system)))
     return (
         '<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">\n'
@@ -64,6 +63,12 @@ def to_html(conversation: Conversation) -> str:
 
 
 def _article(message: Message) -> str:
+    if message.summary is not None:
+        text = escape(visible(message.summary))
+        return (
+            f"<hr>\n<details><summary>{SUMMARY_TITLE}</summary>"
+            f'<pre class="text">{text}</pre></details>\n<hr>'
+        )
     parts = [f'<article class="{message.role}">\n<h2>{_NAMES[message.role]}</h2>']
     if message.thinking.strip():
         thinking = escape(visible(message.thinking.strip("\n")))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from qwen35_chat.controller import Controller
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary, Library
+from qwen35_mlx.library.summaries import whole_path
 
 
 async def rename(controller: Controller, title: str, conversation: int | None = None) -> str:
@@ -79,5 +80,5 @@ async def show_path(controller: Controller, conversation: int, message: int) -> 
 
 def _select_path(library: Library, conversation: int, message: int) -> None:
     stored = library.conversation(conversation)
-    if all(m.id != message for m in stored.path()):
+    if all(m.id != message for m in whole_path(stored)):
         library.select(conversation, stored.newest_leaf(message))

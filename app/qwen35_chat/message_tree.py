@@ -5,6 +5,7 @@ The functions raise `Qwen35Error` if there is no such message.
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation, Message
+from qwen35_mlx.library.summaries import after_summary, before_summary, whole_path
 
 
 def reply_to_replace(stored: Conversation, message: int | None) -> Message:
@@ -33,11 +34,20 @@ def last_user_message(stored: Conversation, up_to: int | None = None) -> Message
 
 
 def message_after(stored: Conversation, message: int) -> Message | None:
-    """What follows a message on the selected path; None at its end."""
-    path = stored.path()
+    """What follows a message on the selected path, summarised turns included; None at its end."""
+    path = [found for found in whole_path(stored) if found.summary is None]
     ids = [found.id for found in path]
     at = ids.index(message) + 1 if message in ids else len(ids)
     return path[at] if at < len(path) else None
+
+
+def beside_summary(stored: Conversation, *, back: bool) -> int:
+    """A message of the path before the last compaction, or else of that after it, by its id."""
+    to = before_summary(stored) if back else after_summary(stored)
+    if to is None:
+        where = "begins with no summary" if back else "has no summary that is left"
+        raise Qwen35Error(f"this conversation {where}: there is nothing to go to")
+    return to
 
 
 def version_beside(stored: Conversation, step: int, message: int | None) -> int:

@@ -36,6 +36,7 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.library.conversation import Conversation, Message, Usage
+from qwen35_mlx.library.summaries import whole_path
 from qwen35_mlx.session.events import (
     Answer,
     DraftCounts,
@@ -188,13 +189,16 @@ class PlainView:
             self.answer = ""
             self.line("A new conversation.")
             return
-        path = stored.path()
+        path = whole_path(stored)
         ids = [message.id for message in path]
         if first in ids:
             path = path[ids.index(first) :]
         else:
             self.line(f"{stored.title or 'Untitled'}:")
-        for message in path:
+        for number, message in enumerate(path):
+            if message.summary is not None:
+                self.line(f"Summarised above: {number} messages. /compact undo goes back to them.")
+                continue
             who = {"user": "You", "assistant": "Answer"}.get(message.role, message.role)
             which, total = stored.position(message.id)
             version = f" (version {which} of {total})" if total > 1 else ""
@@ -282,8 +286,8 @@ class PlainView:
             return
         library = self._controller.library
         if words:
-            hits = library.search(words)
-            found = {hit.conversation: (hit.title, hit.snippet.text) for hit in hits}
+            hits = library.search_conversations(words)
+            found = {h.conversation: (h.best.title, h.best.snippet.text) for h in hits}
         else:
             summaries = library.list(limit=LISTED_CONVERSATIONS)
             found = {s.id: (s.title, s.preview) for s in summaries}

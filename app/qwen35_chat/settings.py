@@ -21,7 +21,14 @@ from qwen35_mlx.user_paths import shown, user_path
 
 FILE_NAME = "settings.toml"
 MAX_NUMBER = 1_000_000_000  # catches slips in settings that have no bound of their own
-THEMES = ("dark", "light", "ansi")
+# "auto" is dark or light as the terminal is, "ansi" takes its colours; then come Textual's own.
+THEMES = (
+    "auto", "dark", "light", "ansi",
+    "atom-one-dark", "catppuccin-frappe", "catppuccin-macchiato", "catppuccin-mocha", "dracula",
+    "flexoki", "gruvbox", "monokai", "nord", "rose-pine", "rose-pine-moon", "solarized-dark",
+    "textual-dark", "tokyo-night",
+    "atom-one-light", "catppuccin-latte", "rose-pine-dawn", "solarized-light", "textual-light",
+)  # fmt: skip
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
 SWITCH = ("on", "off")
@@ -71,7 +78,7 @@ class Settings:
     max_tokens: int = NO_LIMIT
     context: int = 32_768
     mtp: str = "auto"
-    theme: str = "dark"
+    theme: str = "auto"
     thinking_view: str = "collapsed"
     copy_on_select: str = "on"
     folders: tuple[str, ...] = ()
@@ -148,7 +155,10 @@ _CHECKS: Mapping[str, Check] = {
         f"a whole number from 1 to {MAX_NUMBER:,}",
     ),
     "mtp": _one_of(MTP),
-    "theme": _one_of(THEMES),
+    "theme": (
+        lambda value: value in THEMES,
+        'a theme, such as "auto", "dark", "light" or "ansi"; /theme in the chat lists them all',
+    ),
     "thinking_view": _one_of(VIEWS),
     "copy_on_select": _one_of(SWITCH),
     "folders": (

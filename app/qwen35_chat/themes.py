@@ -1,11 +1,6 @@
-"""The themes: dark, light, and the terminal's own colours."""
+"""The themes: the app's own, Textual's, and the terminal's own colours."""
 
-from typing import Any
-
-from textual.app import App
 from textual.theme import Theme
-
-from qwen35_chat.settings import Settings
 
 DARK = Theme(
     name="qwen-dark",
@@ -35,9 +30,24 @@ LIGHT = Theme(
     error="#b3261e",
     dark=False,
 )
-THEMES = {"dark": DARK.name, "light": LIGHT.name, "ansi": "ansi-dark"}
+OWN = (DARK, LIGHT)
 
 
-def use_theme(app: App[Any], settings: Settings) -> None:
-    """Apply the theme of the settings."""
-    app.theme = THEMES[settings.theme]
+def theme_name(setting: str, *, light: bool) -> str:
+    """Textual's name of a theme.
+
+    Args:
+        setting: one of `settings.THEMES`.
+        light: the background of the terminal.
+    """
+    match setting:
+        case "auto":
+            return (LIGHT if light else DARK).name
+        case "dark":
+            return DARK.name
+        case "light":
+            return LIGHT.name
+        case "ansi":
+            return "ansi-light" if light else "ansi-dark"
+        case name:
+            return name

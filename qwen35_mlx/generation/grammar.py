@@ -147,14 +147,16 @@ class GrammarMatcher:
         Raises:
             Qwen35Error: the grammar is too complex to go on with, or the reply is not in it.
         """
-        allowed = np.ones((len(drafts) + 1, self._size), bool)
         same = self._read[: reply.size] == reply[: self._read.size]
         self._go_back(same.size if same.all() else int(same.argmin()))
         for token in reply[self._read.size :].tolist():
             if not self._take(token):
                 if token not in self._eos:
                     raise Qwen35Error("the reply has left its grammar: please report it")
-                return allowed
+                return np.ones((len(drafts) + 1, self._size), bool)
+        if not drafts:
+            return self._states[-1].mask(self._size)[None]
+        allowed = np.ones((len(drafts) + 1, self._size), bool)
         allowed[0] = self._states[-1].mask(self._size)
         for row, draft in enumerate(drafts, 1):
             if not self._take(draft):
@@ -164,6 +166,8 @@ class GrammarMatcher:
 
     def _go_back(self, length: int) -> None:
         """Forget all but the first tokens of what was read."""
+        if length == self._read.size:
+            return
         kept = len(self._states) - (self._read.size - length)
         self._states = self._states[:kept] if kept > 0 else [_State(self._start)]
         self._read = self._read[: length if kept > 0 else 0]

@@ -125,7 +125,7 @@ def masked(
     mx.async_eval(logits)
     after = [] if drafts is None else np.array(drafts).tolist()
     allowed = matcher.allowed(np.array(reply), after)[:, : logits.shape[1]]
-    return mx.where(mx.array(allowed), logits, -mx.inf)
+    return logits if allowed.all() else mx.where(mx.array(allowed), logits, -mx.inf)
 
 
 def draw_of_vocabulary(logits: mx.array, noise: mx.array, sampling: Sampling) -> mx.array:

@@ -13,6 +13,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.text.tool_call import rendered_calls
 
 Role = Literal["system", "user", "assistant", "tool"]
+# Begins the summary in the system message of a compacted path.
+SUMMARY_HEADING = "Summary of the conversation so far:"
 MessageState = Literal["complete", "partial", "cancelled", "failed"]
 FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 
@@ -110,6 +112,13 @@ class Message:
         """Whether it is a reply that was interrupted before its first token."""
         return self.role == "assistant" and self.state != "complete" and self.empty
 
+    @property
+    def summary(self) -> str | None:
+        """The summary of earlier turns that a system message holds; None without one."""
+        if self.role != "system" or SUMMARY_HEADING not in self.content:
+            return None
+        return self.content.partition(SUMMARY_HEADING)[2].strip()
+
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template takes it.
 
@@ -197,8 +206,14 @@ class Conversation:
         return tuple(self._children[message])
 
     def siblings(self, message: int) -> tuple[int, ...]:
-        """Ids of all versions of a message, including itself, oldest first."""
-        return tuple(self._children[self.message(message).parent])
+        """Ids of all versions of a message, including itself, oldest first.
+
+        A summary of earlier turns is no version of another message.
+        """
+        found = self.message(message)
+        if found.summary is not None:
+            return (message,)
+        return tuple(i for i in self._children[found.parent] if self._by_id[i].summary is None)
 
     def position(self, message: int) -> tuple[int, int]:
         """A message's place among its versions: (2, 3) for the second of three."""

@@ -17,6 +17,7 @@ from qwen35_mlx.library.checksums import (
     update,
 )
 from qwen35_mlx.library.conversation import (
+    SUMMARY_HEADING,
     ChatSettings,
     Conversation,
     Message,
@@ -292,8 +293,11 @@ class ConversationStore(Database):
             row = db.execute(
                 "SELECT sum(other.id <= one.id), count(*) FROM messages one JOIN messages other"
                 " ON other.conversation = one.conversation AND other.parent IS one.parent"
+                " AND (other.id = one.id OR NOT EXISTS (SELECT 1 FROM messages summary WHERE"
+                " summary.id IN (one.id, other.id) AND summary.role = 'system'"
+                " AND instr(summary.content, ?)))"
                 " WHERE one.id = ?",
-                (message,),
+                (SUMMARY_HEADING, message),
             ).fetchone()
         if row is None or not row[1]:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")

@@ -8,10 +8,12 @@ from typing import Any
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.checksums import USAGE_COLUMNS
 from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message
+from qwen35_mlx.library.summaries import whole_path
 
 FORMAT = "qwen35-chat conversation"
 VERSION = 1
 _ROLE_HEADINGS = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
+SUMMARY_TITLE = "Summary of the turns above, which the model reads in their place"
 STATE_LABELS = {"partial": "interrupted", "cancelled": "stopped", "failed": "failed"}
 
 
@@ -59,16 +61,28 @@ def _without_defaults(value: Any, default: Any) -> dict[str, Any]:
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """The selected path as Markdown. Thinking is quoted, and open code fences are closed."""
+    """The selected path as Markdown, with the turns that were summarised.
+
+    Thinking is quoted, and open code fences are closed.
+    """
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
     title = " ".join(conversation.title.split()) or "Untitled"
     parts = [f"# {title}", ", ".join(part for part in (when, conversation.model) if part)]
-    path = conversation.path()
-    if conversation.settings.system is not None and (not path or path[0].role != "system"):
-        parts += ["## System", _with_closed_fence(conversation.settings.system)]
-    for message in path:
-        parts += [f"## {_ROLE_HEADINGS[message.role]}", *_message_parts(message)]
+    if (system := system_prompt(conversation)) is not None:
+        parts += ["## System", _with_closed_fence(system)]
+    for message in whole_path(conversation):
+        if message.summary is not None:
+            parts += [f"## {SUMMARY_TITLE}", _with_closed_fence(message.summary)]
+        else:
+            parts += [f"## {_ROLE_HEADINGS[message.role]}", *_message_parts(message)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def system_prompt(conversation: Conversation) -> str | None:
+    """The system prompt of the settings, unless the path has one of its own."""
+    path = conversation.path()
+    own = path and path[0].role == "system" and path[0].summary is None
+    return None if own else conversation.settings.system
 
 
 def _message_parts(message: Message) -> list[str]:

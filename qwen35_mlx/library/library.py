@@ -37,7 +37,13 @@ from qwen35_mlx.library.listing import (
 )
 from qwen35_mlx.library.locks import NamedLocks
 from qwen35_mlx.library.rows import replace_surrogates
-from qwen35_mlx.library.search import Hit, find_hits, parse_query
+from qwen35_mlx.library.search import (
+    ConversationHits,
+    Hit,
+    find_conversations,
+    find_hits,
+    parse_query,
+)
 from qwen35_mlx.library.unsaved import UnsavedMessages
 from qwen35_mlx.lifetime import close_at_exit
 
@@ -181,6 +187,14 @@ class Library(ConversationStore):
             return []
         with self.reading() as db:
             return find_hits(db, query, limit)
+
+    def search_conversations(self, text: str, limit: int = 50) -> Sequence[ConversationHits]:
+        """Conversations that contain all words of `text`, each with its best line; as `search`."""
+        query = parse_query(text)
+        if not query.terms:
+            return []
+        with self.reading() as db:
+            return find_conversations(db, query, limit)
 
     # Drafts
 

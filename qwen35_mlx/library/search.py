@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from qwen35_mlx.library.conversation import Role
 TRIGRAM = 3
 # The rest of a pasted page is ignored, since it would only make the search slow.
 MAX_QUERY_CHARACTERS = 400
+MOST_ROWS = 2_000  # messages that are looked at for a list of conversations
 _SELECT_HITS = (
     "SELECT messages.conversation, c.title, messages.id, messages.role, messages.content,"
     " messages.thinking, messages.created FROM"
@@ -68,6 +69,21 @@ class Hit:
     created: float
 
 
+@dataclass(frozen=True, slots=True)
+class ConversationHits:
+    """What a search has found in a conversation.
+
+    Attributes:
+        best: its best message, or its title if no message matches.
+        messages: how many messages match, of the newest `MOST_ROWS` in the library.
+    """
+
+    conversation: int
+    title: Snippet
+    best: Hit
+    messages: int
+
+
 def parse_query(text: str) -> Query:
     """Parse words and "quoted phrases". Every character is literal; there are no operators."""
     text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:MAX_QUERY_CHARACTERS])
@@ -83,9 +99,35 @@ def _case_variants(term: str) -> tuple[str, ...]:
     return tuple("".join(chars) for chars in product(*cases))
 
 
+def find_conversations(
+    db: sqlite3.Connection, query: Query, limit: int
+) -> Sequence[ConversationHits]:
+    """Conversations with the terms, each with its best line: those in whose title they are, then
+    those with the newest messages.
+
+    The best line has a term as a whole word, is no thinking, and is the newest of these.
+    """
+    best = {hit.conversation: (0, hit, 0) for hit in _title_hits(db, query)}
+    whole = re.compile(rf"(?<!\w)(?:{query.pattern().pattern})(?!\w)", re.IGNORECASE)
+    for hit in _message_hits(db, query, MOST_ROWS):
+        rank, kept, number = best.get(hit.conversation, (0, hit, 0))
+        new = 1 + (hit.where == "content") * 2 + bool(whole.search(hit.snippet.text))
+        if new > rank:
+            rank, kept = new, hit
+        best[hit.conversation] = rank, kept, number + 1
+    return [
+        ConversationHits(at, make_snippet(hit.title, query), hit, number)
+        for at, (_, hit, number) in list(best.items())[:limit]
+    ]
+
+
 def find_hits(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     """Titles, then messages on any path, that contain all terms; newest first."""
     hits = _title_hits(db, query)[:limit]
+    return [*hits, *_message_hits(db, query, limit - len(hits))]
+
+
+def _message_hits(db: sqlite3.Connection, query: Query, limit: int) -> Iterator[Hit]:
     conditions, values = ["c.deleted IS NULL"], list[Any]()
     if query.match:
         # CROSS JOIN makes SQLite read the index in order, newest first, and stop at the limit.
@@ -103,15 +145,14 @@ def find_hits(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]
     rows = db.execute(
         f"{_SELECT_HITS} {tables} CROSS JOIN conversations c ON c.id = messages.conversation"
         f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
-        (*values, limit - len(hits)),
+        (*values, limit),
     )
     pattern = query.pattern()
     for conversation, title, message, role, content, thinking, created in rows:
         in_content = pattern.search(content) or not pattern.search(thinking)
         piece = make_snippet(content if in_content else thinking, query)
         where = "content" if in_content else "thinking"
-        hits.append(Hit(conversation, title, message, role, where, piece, created))
-    return hits
+        yield Hit(conversation, title, message, role, where, piece, created)
 
 
 def _title_hits(db: sqlite3.Connection, query: Query) -> list[Hit]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Message
+from qwen35_mlx.library.conversation import SUMMARY_HEADING, Message
 from qwen35_mlx.library.transcript import Transcript
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.chat_settings import readable_settings, turn_options
@@ -20,7 +20,6 @@ REQUEST = (
     "Summarise our conversation up to here, for yourself to go on from. Keep names, numbers, "
     "facts, decisions and open questions; leave out greetings. Write the summary only."
 )
-HEADING = "Summary of the conversation so far:"
 
 
 def compact(
@@ -92,7 +91,7 @@ def compacted_path(
 ) -> list[Message]:
     """The new path: a system message with the summary, and the messages from `cut` on."""
     if path[0].role == "system":  # it has the summary of an earlier compaction, now summarised too
-        system = path[0].content.partition(HEADING)[0].strip() or None
-    parts = [part for part in (system, f"{HEADING}\n{summary}") if part]
+        system = path[0].content.partition(SUMMARY_HEADING)[0].strip() or None
+    parts = [part for part in (system, f"{SUMMARY_HEADING}\n{summary}") if part]
     first = Message(0, None, "system", "\n\n".join(parts))
     return [first, *(message for message in path[cut:] if not message.abandoned)]

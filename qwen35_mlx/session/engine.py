@@ -25,8 +25,9 @@ from qwen35_mlx.session.events import (
     Opened,
     Unloaded,
 )
+from qwen35_mlx.session.job import failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
-from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread, user_message
+from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread
 from qwen35_mlx.session.requests import (
     AddResults,
     Compact,
@@ -211,7 +212,7 @@ class EngineThread:
             self._events.put(Cancelled())
         # Foreign code raises more than `Exception`: a panic of a Rust library is none.
         except BaseException as error:
-            self._events.put(Failed(user_message(error)))
+            self._events.put(failure(error, "internal"))
         if self._chat is not None:
             self._conversation = self._chat.conversation.id or None
             for line in self._chat.notices():

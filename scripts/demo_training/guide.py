@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.demo_training.turns import Exchange
+from scripts.demo_training.words import listed
 
 TOPICS = Path(__file__).with_name("guide.toml")
 FRAMES = Path(__file__).with_name("frames.toml")
@@ -109,8 +110,14 @@ def misspelled(rng: random.Random, text: str) -> str:
     return text[:at] + new + text[at + 2 :]
 
 
-FUNCTION_WORDS = {"a", "an", "the", "my", "this", "that", "do", "to", "i", "is", "it", "me", "you",
-                  "your", "of", "in", "can", "for"}  # fmt: skip
+# What may be left out in haste.
+FUNCTION_WORDS = frozenset(
+    listed(
+        "a an the my this that do does to i is it me you your of in can for how what which where "
+        "there want need would like please way have be i'd i'm what's where's tell show could "
+        "should"
+    )
+)
 
 
 def typed(rng: random.Random, text: str) -> str:

@@ -40,7 +40,7 @@ async def test_a_click_marks_the_message_under_it_and_the_view_stays(home: Path)
         await at.turn("two", "the end")
         y = await scrolled_up(at)
         before = at.text.splitlines()[:8]
-        await mouse.click(*mouse.find("line 15"))
+        await mouse.click(*mouse.find("line 25"))
         assert at.transcript.marked is at.messages[1]
         assert at.transcript.scroll_y == y
         assert [line.lstrip("█ ") for line in at.text.splitlines()[:8]] == [
@@ -50,7 +50,7 @@ async def test_a_click_marks_the_message_under_it_and_the_view_stays(home: Path)
         await at.press("f3")
         assert at.app.clipboard == LINES
         # Another click takes the mark away.
-        await mouse.click(*mouse.find("line 15"))
+        await mouse.click(*mouse.find("line 25"))
         assert at.transcript.marked is None
         assert at.transcript.scroll_y == y
         assert "retry" not in at.text
@@ -62,7 +62,7 @@ async def test_a_click_acts_while_a_reply_streams_and_the_view_is_scrolled_up(ho
         await at.turn("one", f"{CODE}\n\n{LINES}")
         await at.send("two")
         await at.shown([PrefillProgress(0, 100, 0), Answer("so\n\n" * 9)])
-        at.transcript.scroll_to(y=6, animate=False)
+        at.transcript.scroll_to(y=1, animate=False)
         await at.pilot.pause()
         y = at.transcript.scroll_y
         await mouse.down(*mouse.find("copy"))
@@ -192,6 +192,8 @@ async def test_a_mark_does_not_move_when_the_text_above_is_folded(home: Path) ->
     async with chat(home, size=(60, 20)) as at:
         reply = ReplyEntry(thinking="hm\n\n" * 40, answer=LINES, view="open")
         at.transcript.show([UserEntry("one"), reply])
+        at.app.chat.show_first()
+        await at.pilot.pause()
         at.transcript.scroll_to(y=110, animate=False)
         await at.pilot.pause()
         top = at.text.splitlines()[0]

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 from qwen35_chat import clipboard
 from qwen35_chat.clipboard import LONGEST_OSC52, copy, osc52, programs
-from qwen35_chat.themes import THEMES
-from qwen35_chat.widgets.status import Activity, Status
 from textual import constants
-from textual.color import Color
 from textual.widgets import Input
 
 from qwen35_mlx.session.events import Answer, Failed, Loading, Notice
@@ -168,46 +165,6 @@ async def test_a_hostile_title_is_shown_where_it_is_edited(home: Path) -> None:
 
 
 # Colours and motion
-
-
-def luminance(colour: Color) -> float:
-    def linear(value: float) -> float:
-        return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-
-    red, green, blue = (linear(value / 255) for value in colour.rgb)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: Color, other: Color) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-@pytest.mark.parametrize("theme", ["dark", "light"])
-async def test_every_text_has_enough_contrast(home: Path, theme: str) -> None:
-    (home / "settings.toml").write_text(f'theme = "{theme}"\n')
-    async with chat(home, settings=home / "settings.toml") as at:
-        assert at.app.theme == THEMES[theme]
-        assert at.app.current_theme.dark == (theme == "dark")
-        for name in at.transcript.COMPONENT_CLASSES:
-            style = at.transcript.get_visual_style(name)
-            assert style.foreground is not None
-            assert style.background is not None
-            assert contrast(style.foreground, style.background) >= 4.5, name
-        for widget in (at.composer, at.app.chat.query_one(Status), at.app.chat.query_one(Activity)):
-            style = widget.visual_style
-            assert contrast(style.foreground, style.background) >= 4.5, widget
-
-
-async def test_the_theme_changes_by_command_and_at_once(home: Path) -> None:
-    async with chat(home, settings=home / "settings.toml") as at:
-        await at.turn("one", "so")
-        for theme in ("light", "ansi", "dark"):
-            await at.send(f"/theme {theme}")
-            await at.until(lambda theme=theme: at.app.theme == THEMES[theme])
-            assert f"Theme {theme}" in at.text
-        await at.send("/theme blue")
-        await at.until(lambda: "'blue' is none of: dark, light, ansi" in at.text)
 
 
 def colours(at: Driver) -> set[str]:

@@ -25,7 +25,18 @@ CHAT = in_scope("chat")
 # What the composer acts on itself is tested in test_composer and test_sessions.
 ITS_OWN = {"send", "newline", "older", "newer"}
 # Keys of a text area that mean something else here, on purpose.
-TAKEN = {"enter", "tab", "left", "right", "pageup", "pagedown", "escape", "ctrl+j", "shift+enter"}
+TAKEN = {
+    "f6",
+    "enter",
+    "tab",
+    "left",
+    "right",
+    "pageup",
+    "pagedown",
+    "escape",
+    "ctrl+j",
+    "shift+enter",
+}
 
 
 # The table itself

@@ -27,14 +27,19 @@ FORMS = {
     "$$\nx\n$$ where": "    x\n\nwhere",
     "$$x=1.$$\n\n$$y$$.": "    x = 1.\n\n    y.",
     "\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}": "    a = b\n      = c",
+    "- a\n\n  $$x$$\n- b": "• a\n\n      x\n\n• b",
     "1. So\n   $$\n   x\n   - y\n   $$\n2. Then": "1. So\n       x − y\n2. Then",
     "1. So\n$$\nx\n$$\n2. Then": "1. So\n\n    x\n\n2. Then",
+    "a\n\n$$\nx\n\n+ y\n\n= z\n$$\n\nb": "a\n\n    x + y = z\n\nb",
+    "```math\nx^2\n```\n\n```mathematica\n":
+        "    x²\n\n mathematica                                           copy\n",
     "> so $$x=1$$": "▏ so\n▏     x = 1",
     "| a |\n|---|\n| $x^2$ |": "a\n──\nx²",
     "# The $\\alpha$": "The α\n─────",
     # what is no formula, or cannot be read as one
     "It costs $5 and $10, or $5-$10.": "It costs $5 and $10, or $5-$10.",
     "US$5 and A$10, 5$ to 10$": "US$5 and A$10, 5$ to 10$",
+    "about $5 to 10$ more, $n log n$": "about $5 to 10$ more, $n log n$",
     "$HOME/bin:$PATH, $VAR1/$VAR2/": "$HOME/bin:$PATH, $VAR1/$VAR2/",
     "${HOME}/x, ${A}${B} $AB$(c)": "${HOME}/x, ${A}${B} $AB$(c)",
     "where $$\nx\n$$": "where\n    x",
@@ -69,9 +74,12 @@ FORMS = {
     "# A\n\n## B\n\n### C": "A\n─\n\nB\n\nC",
     "- a\n  - b\n    1. c\n- d": "• a\n  • b\n    1. c\n• d",
     "- [ ] a\n- [x] **b**\n- [y] c\n\n1. [X] d": "☐ a\n☑ b\n• [y] c\n\n1. ☑ d",
-    "- a\n\n  b\n- c": "• a\n\n  b\n• c",
+    "- a\n\n  b\n- c\n- d": "• a\n\n  b\n\n• c\n• d",
+    "- a\n\n- b\n  c": "• a\n• b\n  c",
+    "1. a\n   - b\n\n   c\n2. d": "1. a\n   • b\n\n   c\n\n2. d",
     "> a\n>\n> > b\n> c": "▏ a\n▏\n▏ ▏ b\n▏ ▏ c",
     "- > q\n- # h\n- - x": "• ▏ q\n• h\n  ─\n• • x",
+    "> [!NOTE]\n> *a*\n\n> [!x]\n\n> [!TIP]": "▏ Note\n▏ a\n\n▏ [!x]\n\n▏ Tip",
     "a[^1] b[^note]\n\n[^1]: One\n  *more*\n[^note]: word":
         "a¹ b[note]\n\n¹ One\n  more\n[note] word",
     "a\n\n***\n\nb": f"a\n\n{'─' * 60}\n\nb",
@@ -85,7 +93,7 @@ CODE = {
     "1. a\n   ```python\n   if x:\n       y\n   ```\n2. b": [
         "1. a", "    python", "    if x:", "        y", "2. b"],
     "- ```sh\n  ls\n  ```": ["•  sh", "   ls"],
-    "- a\n\n      b\n        c": ["• a", "   code", "   b", "     c"],
+    "- a\n\n      b\n        c": ["• a", "", "   code", "   b", "     c"],
     "> ```\n> a\n>   b\n> ```": ["▏  code", "▏  a", "▏    b"],
 }  # fmt: skip
 
@@ -172,6 +180,7 @@ def test_no_line_is_wider_than_the_screen(source: str) -> None:
         ("## `b`", "b", {".heading", ".inline-code"}),
         ("[b](https://c.d)", "b", {".link", "underline", "https://c.d"}),
         ("[b](https://c.d)", "(https://c.d)", {".muted", "https://c.d"}),
+        ("README.md x", "README.md", set()),
         ("[b](file:///c)", "b", set()),
         ("[**b**](https://c.d)", "b", {"bold", ".link", "underline", "https://c.d"}),
         ("见https://a.b/c，然后", "https://a.b/c", {".link", "underline", "https://a.b/c"}),

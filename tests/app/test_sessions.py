@@ -23,11 +23,12 @@ async def test_ctrl_n_begins_a_new_conversation_and_ctrl_s_finds_the_old_one(hom
         assert "about rivers" in at.text
         assert "• about trees" in at.text
         await at.press(*"flow")
-        assert "about trees" not in at.text
+        assert "• about trees" not in at.text
         await at.press("enter")
         await at.shown()
         assert "they flow" in at.text
         assert at.controller.conversation == 1
+        await at.press("escape")
         await at.turn("and lakes?")
         assert [m.content for m in at.library.conversation(1).path()] == [
             "about rivers",

@@ -144,7 +144,7 @@ def test_an_invalid_value_changes_nothing(tmp_path: Path) -> None:
     file = SettingsFile(path, commands=SCOPE_OF)
     file.load()
     for name, value, why in (
-        ("theme", "blue", "theme must be one of"),
+        ("theme", "blue", "theme must be a theme"),
         ("colour", "red", "colour is not a setting"),
         ("sampling.top_p", 3.0, "sampling.top_p must be"),
         ("keys.undo", "ctrl+y", r"has Ctrl\+Y, as keys.new does"),
@@ -152,7 +152,7 @@ def test_an_invalid_value_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(Qwen35Error, match=why):
             file.set(name, value)
     assert path.read_text() == WRITTEN
-    assert file.settings.theme == "dark"
+    assert file.settings.theme == "auto"
 
 
 def test_a_change_replaces_the_file_atomically(tmp_path: Path, monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Pictures of the screen, which show an unintended change as a difference.
 
 `scripts/test tests/app --snapshot-update` renews them; look at each before it is committed. Time,
-memory, version and folders are pinned, so that they are the same on any machine.
+memory and folders are pinned, so that they are the same on any machine.
 """
 
 import re
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qwen35_chat.drawing import messages
 from qwen35_chat.fake import done
 from qwen35_chat.models import PUBLISHED, LocalModels, ModelEntry
 from qwen35_chat.screens import models
@@ -95,13 +94,13 @@ class Download:
 
 @pytest.fixture
 def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Pin memory, models, version and the time of day, which the test may change."""
+    """Pin memory, models and the time of day, which the test may change."""
     clock = Clock()
     clock.now = 1_764_000_000.0
     monkeypatch.setattr(time, "time", clock)
     monkeypatch.setattr(models, "machine_memory", lambda: 24 * 2**30)
     monkeypatch.setattr(models, "local_models", lambda _: LOCAL)
-    monkeypatch.setattr(messages, "__version__", "1.2.3")
+
     for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
         monkeypatch.delenv(name, raising=False)
     return clock

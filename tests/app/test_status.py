@@ -77,10 +77,12 @@ def test_the_gauge_changes_its_colour_before_the_context_is_full() -> None:
             {
                 str(s.style)
                 for s in spans
-                if "success" in str(s.style) or "warning" in str(s.style) or "error" in str(s.style)
+                if "secondary" in str(s.style)
+                or "warning" in str(s.style)
+                or "error" in str(s.style)
             }
         )
-    assert styles == [{"$text-success"}, {"$text-warning"}, {"bold $text-error"}]
+    assert styles == [{"$text-secondary"}, {"$text-warning"}, {"bold $text-error"}]
 
 
 def test_a_load_takes_the_place_of_keys() -> None:

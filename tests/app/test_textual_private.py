@@ -21,9 +21,11 @@ from qwen35_chat.textual_private import (
     set_virtual_size,
     write_to_terminal,
 )
+from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingsMap
 from textual.dom import DOMNode
+from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.widget import Widget
@@ -69,6 +71,12 @@ def text_of(widget: Widget) -> str:
         (App(), "_exception_event"),
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
+        (App, "get_driver_class"),
+        (LinuxDriver, "process_message"),
+        (LinuxDriver, "run_input_thread"),
+        (LinuxDriver, "start_application_mode"),
+        (XTermParser, "feed"),
+        (XTermParser, "tick"),
         (App, "_close_messages_no_wait"),
         (Input, "_value"),
         (ScrollView, "virtual_size"),

@@ -187,6 +187,8 @@ async def test_paging_up_through_estimated_heights_shows_every_line_once(home: P
     """Heights are estimated far from the view, and correcting them must not move text."""
     async with chat(home, size=(50, 20)) as at:
         at.transcript.show(long_conversation(60))
+        at.app.chat.show_first()
+        await at.pilot.pause()
         await at.pilot.pause()
         pages = []
 
@@ -209,6 +211,8 @@ async def test_only_what_is_near_the_view_is_laid_out(home: Path) -> None:
     async with chat(home, size=(50, 20)) as at:
         entries = long_conversation(1000)
         at.transcript.show(entries)
+        at.app.chat.show_first()
+        await at.pilot.pause()
         await at.pilot.pause()
         assert "answer 999" in at.text
         parts = [part for entry in entries for part in entry.column(48).parts]
@@ -218,6 +222,8 @@ async def test_only_what_is_near_the_view_is_laid_out(home: Path) -> None:
 async def test_a_resize_keeps_the_place(home: Path) -> None:
     async with chat(home, size=(80, 20)) as at:
         at.transcript.show(long_conversation(40))
+        at.app.chat.show_first()
+        await at.pilot.pause()
         await at.pilot.pause()
         for _ in range(8):
             await at.press("pageup")
@@ -237,6 +243,13 @@ async def test_a_long_message_of_the_user_is_folded_and_unfolds_on_a_click(home:
         await at.pilot.click("TranscriptView", offset=(6, line))
         await at.pilot.pause()
         assert "line 39" in at.text
+
+
+@pytest.mark.parametrize("columns", range(1, 8))
+async def test_a_pane_of_a_few_columns_does_not_end_the_chat(home: Path, columns: int) -> None:
+    async with chat(home, size=(columns, 12)) as at:
+        await at.turn("one", "# 标题\n\n- **two** `three`\n\n| a | b |\n|---|--:|\n| c | $x^2$ |")
+        assert at.app.is_running
 
 
 @pytest.mark.parametrize("size", [(12, 5), (20, 8), (50, 20)])
@@ -323,6 +336,8 @@ async def test_code_out_of_view_waits_for_its_colours(home: Path, monkeypatch) -
             ReplyEntry(answer=f"```python\nx = {n}\n```\n" + "- so\n" * 30) for n in range(9)
         ]
         at.transcript.show([*replies, ReplyEntry(answer="```python\nlast = 1\n```")])
+        at.app.chat.show_first()
+        await at.pilot.pause()
         await at.until(lambda: "last = 1" in asked)
         await at.pilot.pause()
         assert "x = 0" not in asked

@@ -16,6 +16,7 @@ from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.mtp import head_norms
+from qwen35_mlx.conversion import proof
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
@@ -497,8 +498,9 @@ def test_a_given_head_that_does_not_fit_is_an_error(tmp_path: Path, made: str, s
 
 @pytest.mark.parametrize("quantize", [False, True])
 def test_a_conversion_takes_a_given_head_and_says_how_its_norms_are_stored(
-    tmp_path: Path, model_folder: Path, quantize: bool
+    tmp_path: Path, model_folder: Path, quantize: bool, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(proof, "DEFAULT_TOKENS", 400)
     source = tmp_path / "source"
     shutil.copytree(model_folder, source)
     tensors = load(source / "model.safetensors")

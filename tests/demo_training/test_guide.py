@@ -17,7 +17,7 @@ from qwen35_chat import main as chat
 from qwen35_chat.commands import BY_NAME
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_chat.models import PUBLISHED
-from qwen35_chat.settings import PRESETS, THEMES, THINKING, VIEWS
+from qwen35_chat.settings import PRESETS, THEMES, THINKING, VIEWS, Settings
 
 from qwen35_mlx.demo import NAME
 from qwen35_mlx.generation.sampling_parameters import RANGES
@@ -145,6 +145,13 @@ def test_figures_of_the_model_and_the_server_are_theirs() -> None:
     assert {entry.max_context for entry in PUBLISHED} == {262_144}
     assert f"127.0.0.1:{DEFAULT_PORT}" in every
     assert re.findall(r'load\("(\w+)"\)', every) == [NAME] * every.count("qwen35_mlx.load(")
+
+
+def test_exports_and_the_mouse_do_what_is_said() -> None:
+    suffixes = re.findall(r"\.\w+", BY_NAME["export"].argument)
+    for text in (*guide.topics()["export"].english.say, *guide.topics()["export"].chinese.say):
+        assert set(re.findall(r"\.(?:md|html|json)\b", text)) == set(suffixes), text
+    assert Settings().copy_on_select == "on"
 
 
 def test_folders_are_those_of_docs_storage() -> None:

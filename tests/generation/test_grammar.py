@@ -164,6 +164,16 @@ def test_a_grammar_that_allows_everything_changes_no_bit_of_the_logits(writer: W
     assert mx.array_equal(after, logits)
 
 
+def test_where_everything_is_allowed_nothing_is_masked(writer: Writer):
+    """Neither at the start nor after a token; after what a grammar forbids, it is."""
+    logits, nothing = mx.zeros((1, 2048)), mx.array([], mx.int32)
+    matcher = compiled(writer, lark, ANYTHING).matcher()
+    assert masked(logits, matcher, nothing) is logits
+    assert masked(logits, matcher, mx.array([5])) is logits
+    some = compiled(writer, regex, "a").matcher()
+    assert mx.isinf(masked(logits, some, nothing)).any()
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_drafts_change_no_token_of_a_reply_in_a_grammar(writer: Writer, sampling):
     grammar = compiled(writer, json_schema, PERSON)

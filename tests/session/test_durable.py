@@ -24,6 +24,7 @@ from qwen35_mlx.session.events import Answer, Done, Notice, PrefillProgress, Tit
 from qwen35_mlx.session.load import load
 from qwen35_mlx.session.model import Model
 from tests.session.durable_child import OPTIONS, done_of, fresh_logits, logits_after, messages_with
+from tests.session.scripted import reply_with
 
 
 @pytest.fixture
@@ -57,36 +58,40 @@ def finished(process: subprocess.Popen[str]) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
-def test_twenty_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefill(tmp_path):
-    model = qwen35_mlx.load("demo")
-    with Library(tmp_path) as library:
-        chat = Chat(model, library=library, thinking=True, temperature=0.0)
-        computed = new = 0
-        before: list[int] = []
-        for turn in range(20):
-            question = f"What is {17 + turn} + {60 - turn}?"
-            messages = messages_with(chat, question)
-            prompt = model.render(messages, thinking=True)
-            new += len(prompt) - common_prefix_length(prompt, before)
-            before = prompt
-            if turn == 19:
-                np.testing.assert_allclose(
-                    logits_after(model, chat, question)[0], model.logits(prompt)[-1], atol=1e-4
-                )
-                fresh = done_of(
-                    model.stream(messages, thinking=True, temperature=0.0, max_tokens=150)
-                )
+@pytest.mark.parametrize("name", ["the demo model", "a scripted one"])
+def test_turns_with_thinking_prefill_what_is_new_and_equal_a_fresh_prefill(
+    name, own, library, monkeypatch
+):
+    """Twenty of the small model, which is told its replies, and a few of one that thinks."""
+    scripted = name == "a scripted one"
+    model, turns = (own, 20) if scripted else (qwen35_mlx.load("demo"), 3)
+    chat = Chat(model, library=library, thinking=True, temperature=0.0)
+    computed = new = 0
+    before: list[int] = []
+    for turn in range(turns):
+        question = f"{17 + turn} + {60 - turn}?"
+        messages = messages_with(chat, question)
+        prompt = model.render(messages, thinking=True)
+        new += len(prompt) - common_prefix_length(prompt, before)
+        before = prompt
+        with monkeypatch.context() as patch:
+            if scripted:
+                reply_with(patch, model, f"so\n</think>\n\n{turn}.")
             done = done_of(chat.send(question, max_tokens=150))
-            if turn == 19:
-                assert done.message == fresh.message
-            computed += done.usage.prompt_tokens - done.usage.cached_tokens
-        assert computed <= 1.1 * new
-        assert "reasoning_content" in done.message
         assert done.message["reasoning_content"]
+        assert done.message["content"]
+        computed += done.usage.prompt_tokens - done.usage.cached_tokens
+    assert computed <= 1.1 * new
+    question = "And 1 + 2?"
+    expected = fresh_logits(model, chat, question)
+    np.testing.assert_allclose(logits_after(model, chat, question)[0], expected, atol=1e-4)
+    options = {"thinking": True, "temperature": 0.0, "max_tokens": 60}
+    fresh = done_of(model.stream(messages_with(chat, question), **options))
+    assert done_of(chat.send(question, max_tokens=60)).message == fresh.message
 
 
 def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
-    """Every turn is compared, with a small model that is quick to prefill."""
+    """The logits of every turn, and some replies, of a small model that is quick to prefill."""
     chat = Chat(own, library=library, **OPTIONS)
     for turn in range(20):
         question = f"{turn}?"
@@ -95,7 +100,8 @@ def test_each_of_twenty_turns_equals_a_fresh_prefill(own, library):
             fresh = fresh_logits(own, chat, question)
             np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
         done = done_of(chat.send(question, max_tokens=6))
-        assert done.message == done_of(own.stream(messages, max_tokens=6, **OPTIONS)).message
+        if turn % 4 == 3:
+            assert done.message == done_of(own.stream(messages, max_tokens=6, **OPTIONS)).message
     assert chat.context_used > 300
 
 

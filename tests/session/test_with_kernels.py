@@ -25,10 +25,10 @@ def test_turns_equal_a_fresh_prefill_and_a_restart_gives_the_same_bits(
             if turn:
                 fresh = fresh_logits(plain, chat, question)
                 np.testing.assert_allclose(logits_after(own, chat, question)[0], fresh, atol=1e-4)
-            done_of(chat.send(question, max_tokens=9))
+            done_of(chat.send(question, max_tokens=5))
         want = logits_after(own, chat, "And now?")
         # From memory, after a turn of another conversation.
-        done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=9))
+        done_of(Chat(own, library=library, **OPTIONS).send("Something else", max_tokens=5))
         np.testing.assert_array_equal(logits_after(own, chat, "And now?"), want)
         number = chat.conversation.id
         chat.close()

@@ -5,6 +5,7 @@ laid out, which corrects their heights before they can be seen; the view stays i
 frame's work is therefore bounded by the size of the screen, however long a message is.
 """
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -74,6 +75,12 @@ class Layout:
     def lay_out_entry(self, at: int, lines: int) -> None:
         """Lay out entries from one on, until they have this many lines."""
         self._measure_down(at, 0, lines)
+        self._place()
+
+    def lay_out_whole(self, at: int) -> None:
+        """Lay out all of an entry."""
+        self.column(at).lay_out_down(0, sys.maxsize)
+        self._take_height(at)
         self._place()
 
     def _place(self) -> None:

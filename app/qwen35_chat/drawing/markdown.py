@@ -28,6 +28,7 @@ WEB = ("https://", "http://")
 _STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 _HEADINGS = {"h1": ".heading", "h2": ".heading", "h3": "bold", "h4": "bold italic"}
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_ALERT = re.compile(r"\[!(NOTE|TIP|IMPORTANT|WARNING|CAUTION)\](?:\n|\Z)")
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -107,6 +108,9 @@ def _block(
             yield from _list(node, first, rest, numbers)
         case "blockquote":
             yield from _quote(node, f"{first}▏ ", f"{rest}▏ ", numbers)
+        case "fence" if node.info.strip() == "math":
+            formula = Formula(node.content, node.content.rstrip("\n"), first, rest)
+            yield Placed(formula, "formula", *(node.map or (0, 0)))
         case "fence" | "code_block":
             code = Code(node.content, language_of(node.info), next(numbers), first, rest)
             yield _placed(code, node, "code")
@@ -135,7 +139,13 @@ def _quote(
     for n, child in enumerate(node.children):
         if n:
             yield Placed(Paragraph(BLANK, rest, rest))
-        yield from _block(child, rest if n else first, rest, numbers)
+        alert = _ALERT.match(child.children[0].content) if not n and child.children else None
+        if alert and child.type == "paragraph":
+            yield Placed(Paragraph(Content.styled(alert[1].capitalize(), "bold"), first, rest))
+            if child.children[0].content[alert.end() :]:
+                yield _paragraph(child, rest, rest, skip=alert.end())
+        else:
+            yield from _block(child, rest if n else first, rest, numbers)
 
 
 def _paragraph(node: "SyntaxTreeNode", first: str, rest: str, *, skip: int = 0) -> Placed:
@@ -175,7 +185,10 @@ def _list(
     node: "SyntaxTreeNode", first: str, rest: str, numbers: Iterator[int | None]
 ) -> Iterator[Placed]:
     number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
+    apart = False  # whether the item before has empty lines in it
     for item in node.children:
+        if apart:
+            yield Placed(Paragraph(BLANK, rest, rest))
         mark = "• " if number is None else f"{number}. "
         box = _box(item)
         mark = mark.replace("• ", "") + box if box else mark
@@ -183,17 +196,25 @@ def _list(
         head = first + mark
         if not item.children:
             yield _placed(Paragraph(BLANK, head, indent), item)
-        before = ""
+        apart, end = False, None
         for child in item.children:
-            if before == child.type == "paragraph":
+            if end is not None and child.map and child.map[0] > end:
                 yield Placed(Paragraph(BLANK, indent, indent))
-            if box and not before:
+                apart = True
+            if box and end is None:
                 yield _paragraph(child, head, indent, skip=len("[x] "))
             else:
                 yield from _block(child, head, indent, numbers)
-            head, before = indent, child.type
+            head, end = indent, _last_line(child)
         first = rest
         number = None if number is None else number + 1
+
+
+def _last_line(node: "SyntaxTreeNode") -> int:
+    """The line of the source after a block. That of a list has the empty lines after it, too."""
+    while node.children and node.children[-1].map:
+        node = node.children[-1]
+    return node.map[1] if node.map else 0
 
 
 def _box(item: "SyntaxTreeNode") -> str:
@@ -211,10 +232,8 @@ def _table(node: "SyntaxTreeNode", rest: str, *, continued: bool = False) -> Tab
     rows = [
         [_inline(cell) for cell in row.children] for part in node.children for row in part.children
     ]
-    head = next(iter(node.children)).children[0]
-    aligns = [
-        str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head.children
-    ]
+    head = node.children[0].children[0].children
+    aligns = [str(cell.attrs.get("style", "")).removeprefix("text-align:") for cell in head]
     return Table(rows[0], rows[1:], rest, continued, aligns)
 
 
@@ -255,7 +274,7 @@ class _Text:
 
 def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
     for node in nodes:
-        start, known = text.length, len(text.spans)
+        start = text.length
         styles: list[str | Style] = [_STYLES[node.type]] if node.type in _STYLES else []
         match node.type:
             case "softbreak" | "hardbreak":  # a model means the line breaks that it writes
@@ -280,8 +299,7 @@ def _walk(nodes: Sequence["SyntaxTreeNode"], text: _Text) -> None:
                 _walk(node.children, text)
             case _:
                 text.add(node.content)
-        # Before those of what is within: the last one of two colours wins.
-        text.spans[known:known] = [Span(start, text.length, style) for style in styles]
+        text.spans += [Span(start, text.length, style) for style in styles]
 
 
 def _link(node: "SyntaxTreeNode", text: _Text, start: int) -> list[str | Style]:

@@ -1,6 +1,5 @@
-"""Stored messages, and what an empty conversation begins with, as entries."""
+"""Stored messages as entries."""
 
-from collections.abc import Callable
 from typing import Any
 
 from qwen35_chat.drawing.entries import (
@@ -10,46 +9,30 @@ from qwen35_chat.drawing.entries import (
     TranscriptEntry,
     UserEntry,
 )
+from qwen35_chat.drawing.summary_entry import SummaryEntry
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.progress import short_name
 from qwen35_chat.transitions import END_NOTES
-from qwen35_mlx import __version__
 from qwen35_mlx.library.conversation import Conversation, Message
+from qwen35_mlx.library.summaries import whole_path
 
 DEMO_GREETING = "Hello! Who are you?"
-DEMO_WELCOME = (
-    "This is a small demonstration model that came with the package. It shows how everything "
-    "works, and knows very little. {models} finds one for this machine."
-)
-
-
-def welcome(key: Callable[..., str], *, demo: bool) -> list[TranscriptEntry]:
-    """What an empty conversation begins with.
-
-    Args:
-        key: returns the keys of a command, for people; its second argument is how many at most.
-        demo: whether the demonstration model is in use.
-    """
-    parts = [f"qwen35-chat {__version__}"]
-    if demo:
-        parts.append(DEMO_WELCOME.format(models=key("models")))
-    parts.append(
-        f"{key('send')} sends, {key('newline', 2)} begins a new line.\n"
-        f"{key('sessions')} finds earlier conversations, {key('help')} lists all keys."
-    )
-    return [NoticeEntry("\n\n".join(parts))]
 
 
 def entries_of(stored: Conversation, view: ThinkingView, retry: str) -> list[TranscriptEntry]:
-    """The selected path of a conversation.
+    """The selected path of a conversation, with the turns that were summarised.
 
     Args:
         retry: the key of that command.
     """
-    path = stored.path()
+    path = whole_path(stored)
     entries: list[TranscriptEntry] = []
     calls: list[str] = []  # names of the last reply's calls that have no result yet
     for number, message in enumerate(path, 1):
+        if message.summary is not None:
+            above = sum(m.summary is None for m in path[: number - 1])
+            entries.append(SummaryEntry(message.summary, above, message.id))
+            continue
         name = calls.pop(0) if calls and message.role == "tool" else ""
         if message.role == "assistant":
             calls = [_call(call)[0] for call in message.tool_calls]

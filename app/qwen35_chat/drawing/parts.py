@@ -21,9 +21,9 @@ class Part(ABC):
     """Lines that are laid out together, for one width at a time.
 
     Attributes:
-        least: lines that it counts for at least, so that the work of a frame is bounded.
         place: the number of the text that it shows a piece of (`TranscriptEntry.sources`), and
             where that piece begins; None if it shows none.
+        least: lines that it counts for at least, so that the work of a frame is bounded.
     """
 
     least = 1

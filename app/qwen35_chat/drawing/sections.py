@@ -160,7 +160,7 @@ class Sections:
         while True:
             fence = _FENCE.search(window, at)
             until = fence.start() if fence else len(window)
-            if safe := _SAFE.search(window, max(at, SHORTEST), until):
+            if safe := next(_safe_places(window, max(at, SHORTEST), until), None):
                 return self._section(window[: safe.start()], safe.end())
             if fence is None:
                 break
@@ -248,7 +248,7 @@ def settled(source: str) -> tuple[int, re.Match[str] | None]:
     at = end = 0
     while True:
         fence = _FENCE.search(source, at)
-        for safe in _SAFE.finditer(source, at, fence.start() if fence else len(source)):
+        for safe in _safe_places(source, at, fence.start() if fence else len(source)):
             end = safe.end()
         if fence is None:
             return end, None
@@ -298,6 +298,16 @@ def _closing_line(marker: str, *, last: bool = False) -> re.Pattern[str]:
     """
     end = r"(?:\n|\Z)" if last else r"\n"
     return re.compile(rf"\n[ \t]*{marker[0]}{{{len(marker)},}}[ \t]*{end}")
+
+
+def _safe_places(text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+    """The places after which a block begins, outside of formulas that have empty lines."""
+    for place in _SAFE.finditer(text, start, end):
+        at = place.start()
+        if text.count("$$", 0, at) % 2 == 0 and text.count("\\[", 0, at) <= text.count(
+            "\\]", 0, at
+        ):
+            yield place
 
 
 def _place(line: str) -> int:

@@ -1,6 +1,9 @@
 """Settings, each of which is stored at once."""
 
+from difflib import get_close_matches
+
 from qwen35_chat.controller import Controller
+from qwen35_chat.disk_calls import Work
 from qwen35_chat.handlers.view import ChatView, ScreenView
 from qwen35_chat.settings import (
     PRESET_THINKING,
@@ -82,8 +85,20 @@ class ScreenSettingsHandler(SettingsHandler):
         values = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
         self._view.show_message(f"Preset {to}: {values or 'as the model says'}")
 
-    async def theme(self, text: str = "") -> None:
-        self._view.show_message(f"Theme {await self._cycle('theme', THEMES, text)}")
+    def theme(self, text: str = "") -> Work | None:
+        """Use a theme, or list them all."""
+        if text:
+            return self._use_theme(text)
+        self._screen.list_themes(self._use_theme)
+        return None
+
+    async def _use_theme(self, name: str) -> None:
+        if name not in THEMES:
+            like = get_close_matches(name, THEMES, 1)
+            hint = f"did you mean {like[0]}?" if like else "/theme lists them"
+            raise Qwen35Error(f"there is no theme {name!r}: {hint}")
+        await self.change("theme", name)
+        self._view.show_message(f"Theme {name}")
 
     async def system(self, text: str = "") -> None:
         if text:

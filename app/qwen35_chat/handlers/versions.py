@@ -3,6 +3,7 @@
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
 from qwen35_chat.message_tree import last_user_message
+from qwen35_mlx.errors import Qwen35Error
 
 
 class VersionHandler:
@@ -23,9 +24,27 @@ class VersionHandler:
         else:
             self._view.offer_edit(message)
 
-    async def select(self, step: int) -> None:
-        """Go to the version before (-1) or after (1)."""
-        await self._controller.select_version(step, self._view.marked_message)
+    async def select(self, step: int, message: int | None = None) -> None:
+        """Go to the version before (-1) or after (1) a message, and say which it is.
 
-    def compact(self) -> None:
-        self._controller.compact()
+        Args:
+            message: None for the one that is marked.
+        """
+        message = self._view.marked_message if message is None else message
+        which, total, role = await self._controller.select_version(step, message)
+        if not self._controller.has_keys:
+            return  # the lines of plain mode name the version
+        whose = "your message" if role == "user" else "the reply"
+        back = self._controller.key("older" if step > 0 else "newer")
+        self._view.show_message(f"Version {which} of {total} of {whose}; {back} goes back")
+
+    async def compact(self, text: str = "") -> None:
+        """Sum up the oldest turns; "undo" goes back to all of them, and "redo" to the summary."""
+        if text not in ("", "undo", "redo"):
+            raise Qwen35Error("/compact takes nothing, undo or redo after its name")
+        if not text:
+            self._controller.compact()
+            return
+        await self._controller.select_summary(back=text == "undo")
+        if text == "undo":
+            self._view.show_message("Without the summary; /compact redo goes on from it")

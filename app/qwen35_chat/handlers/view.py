@@ -148,6 +148,10 @@ class ScreenView(ChatView, Protocol):
         """List messages sent before; `then` gets the chosen one."""
         ...
 
+    def list_themes(self, then: Callable[[str], Work]) -> None:
+        """List the themes, and show each while it is marked; `then` gets the chosen one."""
+        ...
+
     def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
         """Ask for a line of text."""
         ...

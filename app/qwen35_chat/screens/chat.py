@@ -17,7 +17,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView
-from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of, welcome
+from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
@@ -30,15 +30,16 @@ from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.screens.draft import ScreenDraft
+from qwen35_chat.screens.find import Find
+from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
 from qwen35_chat.screens.watchers import Watchers
-from qwen35_chat.screens.work import WorkQueue
+from qwen35_chat.screens.work import WorkQueue, working_app
 from qwen35_chat.textual_private import set_bindings
-from qwen35_chat.themes import use_theme
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
@@ -51,8 +52,8 @@ from qwen35_chat.transitions import (
 )
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
+from qwen35_chat.widgets.first_screen import Starts
 from qwen35_chat.widgets.transcript import TranscriptView
-from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 from qwen35_mlx.session.events import Loaded, Notice, Unloaded
@@ -103,7 +104,7 @@ class ChatScreen(CoveredScreen):
         self.models = ModelHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
-        self._demo = demo
+        self.find = Find(self.transcript, self)
         self._begin = start
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
@@ -120,14 +121,20 @@ class ChatScreen(CoveredScreen):
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
         self._watchers = Watchers(controller, self)
+        self._first = FirstScreen(
+            self, controller, self.transcript, self.composer, self.completions, self.key
+        )
 
     def compose(self) -> ComposeResult:
         with Vertical(id="column"):
+            yield self._first.face
             yield self.transcript
             yield self._lines.queue
-            yield self.completions
             yield self._lines.activity
+            yield self.completions
             yield self.composer
+            yield self._first.starts
+            yield self._first.tip
             yield self._lines.status
 
     def on_mount(self) -> None:
@@ -135,8 +142,7 @@ class ChatScreen(CoveredScreen):
         self._lines.status.update(model=short_name(self.controller.model))
         self._bind_keys()
         self.composer.focus()
-        if self._begin.conversation is None:
-            self._show_welcome()
+        self.show_first()
         self._draft.load()
         self.composer.suggest(self.writing.greeting)
         self.show_progress()
@@ -160,9 +166,10 @@ class ChatScreen(CoveredScreen):
         if message:
             self._try_to_send(lambda: self.writing.send_first(message))
 
-    def _show_welcome(self) -> None:
-        with_demo = self._demo and self.controller.model == demo.NAME
-        self.transcript.show(welcome(self.key, demo=with_demo))
+    def show_first(self) -> None:
+        """Show the first screen while there is no message, unless one is being opened."""
+        entries = self.transcript.entries
+        self._first.show(self._begin.conversation is None and not any(e.author for e in entries))
 
     # Keys and commands
 
@@ -274,13 +281,14 @@ class ChatScreen(CoveredScreen):
                 self._show_settings()
             case _:
                 self._turn_entries.show(transition)
+        self.show_first()
         self.show_progress()
 
     def _show_conversation(self, shown: ConversationShown) -> None:
         """Another conversation, or another path of this one."""
         self.writing.leave_edit()
         if shown.stored is None:
-            self._show_welcome()
+            self.transcript.show([])
         else:
             self.transcript.show(entries_of(shown.stored, self._thinking_view, self.key("retry")))
             if shown.read_only:
@@ -292,6 +300,11 @@ class ChatScreen(CoveredScreen):
         self._send_first()
         if self.focused is self.transcript:
             self.transcript.marking.message(shown.selected)
+        if self.controller.conversation is not None:
+            self.find.shown(self.controller.conversation)
+
+    def find_later(self, conversation: int, message: int, words: str) -> None:
+        self.find.later(conversation, message, words)
 
     def _show_notices(self) -> None:
         """Show again what was said about this conversation: a reply that is not saved, say."""
@@ -359,7 +372,26 @@ class ChatScreen(CoveredScreen):
         self.writing.step_history(event.direction)
 
     def on_composer_command_key(self, event: Composer.CommandKey) -> None:
-        self.action_command(event.name)
+        if event.name == "messages" and self._first.shown:
+            self._first.starts.focus()
+        else:
+            self.action_command(event.name)
+
+    def on_starts_chosen(self, event: Starts.Chosen) -> None:
+        self.composer.focus()
+        if (conversation := event.conversation) is not None:
+            self.attempt(lambda: self.conversations.open(conversation))
+            return
+        draft = self.composer.text
+        self.composer.set_text(event.message)
+        self.attempt(self.writing.send)
+        self.composer.set_text(draft)
+
+    def on_starts_left(self, _: Starts.Left) -> None:
+        self.composer.focus()
+
+    def on_resize(self) -> None:
+        self._first.update()
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
         self.transcript.marking.unmark()
@@ -376,9 +408,9 @@ class ChatScreen(CoveredScreen):
 
     def on_key(self, event: events.Key) -> None:
         """Type a letter into the composer that is no key on a message."""
-        if self.focused is self.transcript and event.is_printable and event.character:
+        if self.focused in (self.transcript, self._first.starts) and event.is_printable:
             self.composer.focus()
-            self.composer.insert(event.character)
+            self.composer.insert(event.character or "")
             event.stop()
 
     def on_transcript_view_clicked(self, event: TranscriptView.Clicked) -> None:
@@ -408,14 +440,14 @@ class ChatScreen(CoveredScreen):
         elif event.name == "code":
             self.copy(str(event.argument))
         elif event.name == "version" and event.entry is not None:
-            return self.controller.select_version(int(event.argument), event.entry.message)
+            return self.versions.select(int(event.argument), event.entry.message)
         return None
 
     # Settings
 
     def _show_settings(self) -> None:
         """Show the settings that hold now."""
-        use_theme(self.app, self.controller.settings)
+        working_app(self).use_theme()
         self._bind_keys()
         for entry in self.transcript.entries:
             if isinstance(entry, ReplyEntry):

@@ -15,6 +15,7 @@ from qwen35_chat.screens.lists import (
 )
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.tools.toolbox import Toolbox
@@ -54,11 +55,19 @@ class CoveredScreen(Screen[None]):
         self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
+        shown = ConversationList(self.controller, words)
+
         def opened(row: str) -> Work:
             conversation, _, message = row[1:].partition("m")
+            if message:
+                self.find_later(int(conversation), int(message), shown.words)
             return then(int(conversation), int(message) if message else None)
 
-        self._pick(ConversationList(self.controller, words), opened)
+        self._pick(shown, opened)
+
+    def find_later(self, conversation: int, message: int, words: str) -> None:
+        """Go to words in a message of a conversation, once that is shown."""
+        raise NotImplementedError
 
     def list_models(self, then: Callable[[str], None]) -> None:
         self._pick(ModelList(self.controller), then)
@@ -67,6 +76,9 @@ class CoveredScreen(Screen[None]):
         controller = self.controller
         file, arguments = controller.settings_file.file, controller.template_arguments
         self._pick(SettingsList(lambda: controller.settings, file, change, arguments))
+
+    def list_themes(self, then: Callable[[str], Work]) -> None:
+        self._pick(ThemeList(self.controller.settings), then)
 
     def list_tools(self, toolbox: Toolbox) -> None:
         self._pick(ToolList(self.controller, toolbox))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from textual.content import Content
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
 from qwen35_chat.commands import SCOPES, in_scope, keys_of
 from qwen35_chat.completion import ranked, score
@@ -18,11 +18,11 @@ from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
 from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
 from qwen35_chat.screens.picker import Ask, Picker, Row
+from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.settings import (
     MTP,
     PRESETS,
     SWITCH,
-    THEMES,
     THINKING,
     VIEWS,
     Settings,
@@ -30,7 +30,8 @@ from qwen35_chat.settings import (
     setting_names,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.library import ConversationSummary, Hit
+from qwen35_mlx.library.library import ConversationSummary
+from qwen35_mlx.library.search import ConversationHits, Snippet
 from qwen35_mlx.terminal import visible
 
 CONVERSATIONS_SHOWN = 200
@@ -52,6 +53,14 @@ def when(then: float, now: float) -> str:
         if seconds < limit:
             return f"{int(seconds // size)} {unit}"
     return time.strftime("%Y-%m-%d", time.localtime(then))
+
+
+def marked(snippet: Snippet, style: str = "") -> Content:
+    """A part of a text, with what was searched for marked."""
+    text = Content.styled(visible(snippet.text), style)
+    for start, end in snippet.spans:
+        text = text.stylize("bold $text-accent", start, end)
+    return text
 
 
 class ConversationList(Picker):
@@ -84,9 +93,9 @@ class ConversationList(Picker):
         library, calls = self._controller.library, self._controller.calls
         try:
             if words.strip():
-                hits = await calls.run("reads", library.search, words)
-                self._titles = {hit.conversation: hit.title for hit in hits}
-                return [self._hit_row(hit) for hit in hits] or [
+                hits = await calls.run("reads", library.search_conversations, words)
+                self._titles = {found.conversation: found.best.title for found in hits}
+                return [self._hit_row(found) for found in hits] or [
                     Row("", Content("Nothing has these words"))
                 ]
             listed = await calls.run("reads", library.list, CONVERSATIONS_SHOWN)
@@ -109,19 +118,26 @@ class ConversationList(Picker):
             Content.styled(when(found.updated, self._now()), "dim"),
         )
 
-    def _hit_row(self, hit: Hit) -> Row:
-        text = Content(visible(hit.snippet.text))
-        for start, end in hit.snippet.spans:
-            text = text.stylize("bold $text-accent", start, end)
-        role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
-        where = role if hit.where not in ("title", "thinking") else hit.where
-        title = one_line(hit.title) or "Untitled"
-        label = text if hit.message is None else Content.assemble((title, "bold"), "  ", text)
+    def _hit_row(self, found: ConversationHits) -> Row:
+        hit = found.best
+        title = marked(found.title, "bold") if found.title.text.strip() else Content("Untitled")
+        if hit.message is None:
+            label, where = title, "title"
+        else:
+            label = Content.assemble(title, "  ", marked(hit.snippet))
+            number = f"{found.messages} messages" if found.messages > 1 else ""
+            role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
+            where = number or ("thinking" if hit.where == "thinking" else role)
         return Row(
-            f"c{hit.conversation}" + (f"m{hit.message}" if hit.message else ""),
+            f"c{found.conversation}" + (f"m{hit.message}" if hit.message else ""),
             label,
             Content.styled(f"{where}  {when(hit.created, self._now()):>6}", "dim"),
         )
+
+    @property
+    def words(self) -> str:
+        """What is searched for."""
+        return self.query_one(Input).value
 
     @property
     def _marked_conversation(self) -> int | None:
@@ -219,7 +235,6 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "preset": tuple(PRESETS),
     "repetition_guard": SWITCH,
     "mtp": MTP,
-    "theme": THEMES,
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
 }
@@ -231,7 +246,7 @@ HELP: Mapping[str, str] = {
     "max_tokens": "longest reply; -1 for whatever the context leaves",
     "context": "tokens that the list of models reckons memory for",
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
-    "theme": "ansi takes the terminal's own colours",
+    "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
@@ -286,6 +301,9 @@ class SettingsList(Picker):
             self.show_message(_help(self._settings(), event.option_id))
 
     def chosen(self, row: str) -> None:
+        if row == "theme":
+            self.app.push_screen(ThemeList(self._settings()), self._theme_chosen)
+            return
         if row in CHOICES:
             values = CHOICES[row]
             self.perform(self._set_next(row, values))
@@ -297,6 +315,10 @@ class SettingsList(Picker):
 
         hint = "Enter keeps it, Esc goes back; empty for the default"
         self.app.push_screen(Ask(row, display_value(self._settings(), row), hint), given)
+
+    def _theme_chosen(self, name: str | None) -> None:
+        if name is not None:
+            self.perform(self._set("theme", name))
 
     async def _set_next(self, name: str, values: Sequence[str]) -> None:
         now = values.index(display_value(self._settings(), name))

@@ -48,11 +48,13 @@ class WorkQueue:
 
 
 class WorkingApp(Protocol):
-    """An app with a queue for commands, and a place for lines to the user."""
+    """An app with a queue for commands, a place for lines to the user, and themes."""
 
     work: WorkQueue
 
     def show_message(self, text: str, *, error: bool = False) -> None: ...
+
+    def use_theme(self, previewed: str = "") -> None: ...
 
 
 def working_app(screen: Screen[Any]) -> WorkingApp:

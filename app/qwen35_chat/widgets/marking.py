@@ -56,6 +56,11 @@ class Marking:
         self.marked = next((entry for entry in marks if entry.message == message), last)
         self._bring_into_view()
 
+    def entry(self, entry: TranscriptEntry) -> None:
+        """Mark an entry."""
+        self.marked = entry
+        self._view.refresh()
+
     def enter(self) -> None:
         """Mark the last message in view, unless one is marked there."""
         marks = self._marks()

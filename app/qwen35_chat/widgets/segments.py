@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-SEPARATOR = Content.styled(" · ", "$text-muted")
+SEPARATOR = Content(" · ")
 GAP = 2  # cells between the left and the right part
 EXTRA = 9  # the rank of what is shown only where all others have their fullest forms
 

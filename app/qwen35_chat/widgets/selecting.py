@@ -1,5 +1,8 @@
 """Selecting text of the conversation with the mouse."""
 
+import re
+
+from rich.cells import cell_len
 from textual.scroll_view import ScrollView
 from textual.timer import Timer
 
@@ -67,6 +70,29 @@ class Selecting:
         self._origin = self._at_pointer()
         if self._presses > CHARACTER:
             self._extend()
+
+    def find(self, at: int, pattern: re.Pattern[str]) -> int | None:
+        """Select the first match of a pattern in an entry; its line in the entry, None without.
+
+        Args:
+            at: the number of the entry, all of which is laid out.
+        """
+        entry, column = self._layout.entries[at], self._layout.column(at)
+        for y in range(column.height):
+            line = column.line(y)
+            if (
+                line is None
+                or line.source is None
+                or not (match := pattern.search(line.content.plain))
+            ):
+                continue
+            before, last = line.content.plain[: match.start()], line.content.plain[: match.end()]
+            start = at_cell(entry, column, y, cell_len(before)).start
+            end = at_cell(entry, column, y, cell_len(last) - 1).end
+            self.selection = Selection(start, end)
+            self._view.refresh()
+            return y
+        return None
 
     def move(self, x: int, y: int) -> None:
         """The pointer is in another cell, which may be beyond the view."""

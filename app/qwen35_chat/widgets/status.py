@@ -14,7 +14,7 @@ from qwen35_mlx.session.events import DraftCounts
 
 GAUGE_CELLS = 8
 # From which share of the context on the gauge has which colour.
-GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-success"))
+GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-secondary"))
 SHORT_NAME = 10  # cells
 _SIZE = re.compile(r"\d+(\.\d+)?B(-A\d+(\.\d+)?B)?")  # in a model's name: 9B, 35B-A3B
 
@@ -106,13 +106,14 @@ class Status(Widget):
             memory = size_of(self.usage.peak_memory)
             found.append(segment(f"memory {memory}", memory, rank=6))
             first = f"{self.usage.prefill_seconds:.2f} s"
-            found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA + 1))
+            found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA))
         if self.state:
             shorter = self.state.partition(",")[0]
             found.append(segment(self.state, shorter, rank=0, style="$text-warning", right=True))
         elif self.keys:
             *more, last = self.keys
-            found += [segment(key, rank=EXTRA, right=True) for key in more]
+            for n, key in enumerate(more):
+                found.append(segment(key, rank=EXTRA + len(more) - n, right=True))
             found.append(segment(last, rank=3, right=True))
         return found
 
@@ -123,7 +124,7 @@ class Status(Widget):
         percent = Content.styled(f"{share:.0%}", style)
         full = bar_cells(share, GAUGE_CELLS)
         gauge = Content.styled("━" * full, style)
-        gauge += Content.styled("╌" * (GAUGE_CELLS - full), "$text-muted")
+        gauge += "╌" * (GAUGE_CELLS - full)
         return Segment(
             (
                 Content.assemble(gauge, f" {self.used:,} / {self.context:,} (", percent, ")"),

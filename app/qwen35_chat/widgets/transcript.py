@@ -1,5 +1,6 @@
 """The conversation on the screen: drawn, scrolled, and acted on with the mouse and the keys."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
@@ -265,6 +266,17 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             selected=selection.within(entry.key, line) if selection else None,
         )
 
+    def reveal(self, entry: TranscriptEntry, pattern: re.Pattern[str]) -> None:
+        """Mark an entry, and go to the first match of a pattern in it, which is selected."""
+        at = self.entries.index(entry)
+        self.rows.lay_out_whole(at)
+        self.marking.entry(entry)
+        line = self.selecting.find(at, pattern) or 0
+        top = self.rows.bounds(at)[0] + line - self.scrollable_content_region.height // 3
+        self.rows.following = False
+        self.lay_out()
+        self.scroll_to(y=max(top, 0), animate=False, immediate=True)
+
     # The mouse
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
@@ -338,7 +350,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             return  # what is typed goes to the composer
         event.stop()
         event.prevent_default()
-        if name == LEAVE and self.selecting.clear():
+        if name == LEAVE and self.selecting.clear() and not self.marking.in_view:
             return
         self.post_message(self.Command(name))
 

@@ -37,6 +37,8 @@ def command(name: str, alphabet: str) -> Node | None:
     if name in symbols.LETTERS:
         text = symbols.LETTERS[name]
         return Symbol(symbols.letter(text, alphabet) if alphabet and len(text) == 1 else text)
+    if name == "colon":
+        return Symbol(":", "comma")
     if name in symbols.LIMITED:
         return Large(symbols.LIMITED[name], limits=True)
     if name in symbols.INTEGRALS:

@@ -39,10 +39,13 @@ from qwen35_chat.drawing.latex.nodes import (
     Symbol,
 )
 
-_OPERANDS = frozenset(["letter", "closing", "name", "group", "fraction"])
+_OPERANDS = frozenset(["letter", "closing", "name", "large", "group", "fraction"])
 _LOOSE = frozenset(["operator", "sign", "relation", "comma", "group"])  # bind less than a product
+_BELOW = "".join(map(chr, symbols.SUBSCRIPTS.values())).replace(",", "")
+_ABOVE = "".join(map(chr, symbols.SUPERSCRIPTS.values())).replace(",", "")
 # What needs no parentheses below a line: a number, a differential, a value of a function, an index.
-_ONE_FACTOR = re.compile(r"[\d.]+|[∂d]\w|\w\(\w+\)|\w[₀-₉ₐ-ₜᵢ-ᵪⱼ⁰-⁹ᵃ-ᶻ′]+")
+_ONE_FACTOR = re.compile(rf"[\d.]+|[∂d√]?\w[{_BELOW}{_ABOVE}]*|\w\(\w+\)")
+_ONE_ROOT = re.compile(rf"\d+|\w[{_BELOW}]*")
 
 
 def one_line(node: Node) -> str:
@@ -74,7 +77,7 @@ class _Layout:
             case Symbol():
                 return Block((node.text,), kind=node.kind)
             case Large():
-                return Block((node.text,), kind="name")
+                return Block((node.text,), kind="name" if node.text.isascii() else "large")
             case Row():
                 return self._row(node.nodes)
             case Scripts():
@@ -108,7 +111,7 @@ class _Layout:
                 blocks.append(Block((" ",)))
             blocks.append(block)
             depth += (kind == "opening") - (kind == "closing")
-            group = group or (not depth and kind in _LOOSE)
+            group = group or (not depth and kind in (*_LOOSE, "name", "large"))
             spaced = kind == "space"
             before = before if spaced else kind
         whole = beside(blocks)
@@ -126,7 +129,7 @@ class _Layout:
         base = self.block(node.base)
         if base.kind == "group" and base.flat:
             base = Block((f"({base.lines[0]})",))
-        keeps = ("name", "relation", "operator", "closing", "opening")
+        keeps = ("name", "large", "relation", "operator", "closing", "opening")
         kind = base.kind if base.kind in keeps else "letter"
         if base.flat and (self._flat or has_small(below, above)):
             return Block((base.lines[0] + scripts(below, above),), kind=kind)
@@ -183,19 +186,19 @@ class _Layout:
         if not body.flat:
             return beside([Block((sign,)), fence("(", body, ")")])
         inside = body.lines[0]
-        single = is_single(inside) or inside.isdecimal()
+        single = _ONE_ROOT.fullmatch(inside) or is_single(inside)
         return Block((f"{sign}{inside}" if single else f"{sign}({inside})",))
 
     def _accent(self, node: Accent) -> Block:
         body = self.block(node.body)
         if not body.flat:
             return body
-        text = body.lines[0]
-        each = len(text) > 1 and node.mark in "\u0305\u0332\u0338"
-        if each or (node.mark == "\u0304" and len(text) > 1):
-            mark = "\u0305" if node.mark == "\u0304" else node.mark
+        text, mark = body.lines[0], node.mark
+        if len(text) > 1 and mark in "\u0304\u0305\u0332\u0338\u20d7":  # over all of it
+            mark = "\u0305" if mark == "\u0304" else mark
             return Block(("".join(f"{character}{mark}" for character in text),), kind=body.kind)
-        return Block((normalize("NFC", text[:1] + node.mark) + text[1:],), kind=body.kind)
+        at = (len(text) + 1) // 2
+        return Block((normalize("NFC", text[:at] + mark) + text[at:],), kind=body.kind)
 
     def _fenced(self, node: Fenced) -> Block:
         if self._flat and isinstance(node.body, Matrix):
@@ -245,9 +248,9 @@ def _apart(before: str, kind: str) -> bool:
         return True
     if "fraction" in (before, kind):
         return before in _OPERANDS and (kind in _OPERANDS or kind == "opening")
-    if kind == "name":
+    if kind in ("name", "large"):
         return before in _OPERANDS
-    return before == "name" and kind != "opening"
+    return before == "large" or (before == "name" and kind != "opening")
 
 
 def _columns(node: Matrix, count: int) -> tuple[list[str], list[str]]:

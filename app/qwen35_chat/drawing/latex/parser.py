@@ -140,11 +140,13 @@ class _Parser:
         self._depth -= 1
         return Row(tuple(nodes))
 
-    def _group(self) -> Row:
+    def _group(self) -> Node:
         """What is left of a group whose brace was read."""
         inside = self.row(set())
         if self._next() != "}":
             raise UnreadableError("a brace is not closed")
+        if len(inside.nodes) == 1 and isinstance(sign := inside.nodes[0], Symbol):
+            return Symbol(sign.text)  # as in 1{,}000: a sign in braces is a letter
         return inside
 
     def _argument(self) -> Node:
@@ -161,7 +163,8 @@ class _Parser:
         while (token := self._peek()) in ("^", "_", "'"):
             if token in given:
                 raise UnreadableError("two scripts in one place")
-            given[token] = self._primes() if token == "'" else self._script()
+            self._at += token != "'"
+            given[token] = self._primes() if token == "'" else self._argument()
             start = self._at
             self._skip_space()
             if self._peek() not in ("^", "_", "'"):
@@ -171,10 +174,6 @@ class _Parser:
         if isinstance(base, Stack) and base.brace:  # \underbrace{…}_{…}
             return Stack(base.body, above or base.above, below or base.below, base.brace)
         return Scripts(base, below, above)
-
-    def _script(self) -> Node:
-        self._next()
-        return self._argument()
 
     def _primes(self) -> Node:
         count = 0

@@ -30,7 +30,7 @@ LETTERS = _pairs("""
     spadesuit ♠ checkmark ✓ backslash \\ surd √ mho ℧ eth ð AA Å aa å ae æ AE Æ o ø O Ø ss ß
     l ł L Ł complement ∁ dag † ddag ‡ R ℝ N ℕ Z ℤ Q ℚ C ℂ
     bigcirc ◯ blacktriangle ▲ triangledown ▽ blacktriangledown ▼ lightning ↯ Join ⋈
-    vert | Vert ‖ colon :
+    vert | Vert ‖
     textquoteright ’ textdollar $ textbackslash \\ textasciitilde ~ textbar | slash /
 """)
 LETTERS.update({"%": "%", "$": "$", "#": "#", "&": "&", "_": "_", "|": "‖"})

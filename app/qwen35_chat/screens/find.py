@@ -1,0 +1,85 @@
+"""Words in the conversation: the messages that have them, one after the other."""
+
+from typing import Protocol
+
+from qwen35_chat.drawing.entries import ReplyEntry
+from qwen35_chat.drawing.entry import TranscriptEntry
+from qwen35_chat.widgets.transcript import TranscriptView
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.search import parse_query
+
+
+class FindView(Protocol):
+    """Where the messages are."""
+
+    def key(self, name: str, most: int = 1) -> str: ...
+
+    def show_message(self, text: str, *, error: bool = False) -> None: ...
+
+
+class Find:
+    """Goes to messages with the words of a search; the words are selected there.
+
+    Args:
+        transcript: the messages.
+        view: names keys, and shows a line.
+    """
+
+    def __init__(self, transcript: TranscriptView, view: FindView):
+        self._transcript = transcript
+        self._view = view
+        self._words = ""
+        self._later: tuple[int, int] | None = None  # a conversation, and the message to go to
+
+    def later(self, conversation: int, message: int, words: str) -> None:
+        """Go to words in a message once its conversation is shown."""
+        self._later, self._words = (conversation, message), words
+
+    def shown(self, conversation: int) -> None:
+        """A conversation is shown: go where it was opened for, if it was."""
+        later, self._later = self._later, None
+        if later is None or later[0] != conversation:
+            return
+        found = self._found()
+        here = next((entry for entry in found if entry.message == later[1]), None)
+        if here is not None:
+            self._transcript.focus()
+            self._go(here, found)
+
+    def step(self, step: int) -> None:
+        """Go to the next (1) message with the words, or to the one before (-1), round the end."""
+        found = self._found()
+        if not found:
+            raise Qwen35Error(f"no search has led here: {self._view.key('sessions')} begins one")
+        marked, entries = self._transcript.marking.marked, self._transcript.entries
+        at = entries.index(marked) if marked in entries else -1
+        places = [entries.index(entry) for entry in found]
+        after = [n for n, place in enumerate(places) if place > at]
+        before = [n for n, place in enumerate(places) if place < at]
+        to = (after or [0])[0] if step > 0 else (before or [-1])[-1]
+        self._go(found[to], found)
+
+    def _found(self) -> list[TranscriptEntry]:
+        """The messages with all of the words."""
+        terms = [term.casefold() for term in parse_query(self._words).terms]
+        return [
+            entry
+            for entry in self._transcript.entries
+            if entry.author and terms and all(term in _text(entry).casefold() for term in terms)
+        ]
+
+    def _go(self, entry: TranscriptEntry, found: list[TranscriptEntry]) -> None:
+        pattern = parse_query(self._words).pattern()
+        if isinstance(entry, ReplyEntry) and not pattern.search(entry.answer):
+            entry.show_thinking("open")
+            self._transcript.lay_out()
+        self._transcript.reveal(entry, pattern)
+        line = f"{found.index(entry) + 1} of {len(found)} messages with {self._words.strip()}"
+        if len(found) > 1:
+            line += f"; {self._view.key('mark_next')} goes on, {self._view.key('mark_last')} back"
+        self._view.show_message(line)
+
+
+def _text(entry: TranscriptEntry) -> str:
+    thinking = entry.thinking if isinstance(entry, ReplyEntry) else ""
+    return f"{entry.copy_text}\n{thinking}"
