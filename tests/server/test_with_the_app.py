@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(not QUESTIONS, reason="takes long: set QWEN35_QU
 
 def talk(server: ServerProcess, name: str, session: str) -> dict[str, str]:
     """Ask all questions in a session, one after the other; the replies by question."""
-    client, replies = connect(server), {}
+    # As clients do by themselves: the other server may have the session for long on a busy machine.
+    client, replies = connect(server).with_options(max_retries=5), {}
     for number in range(QUESTIONS):
         question = f"{name} {session} {number}"
         found = ask(client, [{"role": "user", "content": question}], session=session)
