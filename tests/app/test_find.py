@@ -80,8 +80,8 @@ async def test_it_opens_at_the_words_and_goes_on(stored: Library, home: Path) ->
         assert "4 messages" in rows[1]
         await at.press("down", "enter")
         await at.shown()
+        await at.until(lambda: at.transcript.selecting.text == "apple")
         assert at.transcript.marked is at.messages[-1]
-        assert at.transcript.selecting.text == "apple"
         assert "4 of 4 messages with apple; n goes on, N back" in at.text
         await at.press("n")
         assert at.transcript.marked is at.messages[0]

@@ -47,10 +47,12 @@ class Layout:
         self.entries.append(entry)
         self._heights.append(0)
         self._measured.append(False)
+        self._tops.append(self.height)
 
     def drop(self, entry: TranscriptEntry) -> None:
         at = self.entries.index(entry)
         del self.entries[at], self._heights[at], self._measured[at]
+        self._place()
 
     # Heights
 
@@ -58,6 +60,7 @@ class Layout:
         """Forget the heights, after many entries or the width have changed."""
         self._heights = [entry.estimate(self.columns) for entry in self.entries]
         self._measured = [False] * len(self.entries)
+        self._place()
 
     def lay_out(self, columns: int, height: int) -> None:
         """Lay out the entries in and near a view of `height` lines, which stays where it is."""

@@ -383,7 +383,8 @@ class ChatScreen(PointedScreen):
         self._first.update()
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
-        self.transcript.marking.unmark()
+        if self.composer.has_focus:  # else a draft was put there
+            self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)
 
