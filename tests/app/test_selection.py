@@ -308,7 +308,7 @@ async def test_text_on_a_page_is_copied_as_well(home: Path) -> None:
 async def test_a_message_of_the_app_can_be_selected(home: Path) -> None:
     async with chat(home, size=(60, 30)) as at:
         mouse = Mouse(at)
-        await at.send("/theme blue")
+        await at.send("/view wide")
         await at.until(lambda: "is none of" in at.text)
         y = next(n for n, line in enumerate(at.text.splitlines()) if "is none of" in line)
         x = at.text.splitlines()[y].index("is none of")
