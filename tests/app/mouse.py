@@ -48,7 +48,8 @@ class Mouse:
 
     def find(self, text: str, at: int = 0) -> tuple[int, int]:
         """The cell of a character of a text in the conversation, where the text comes last."""
-        lines = self._at.text.splitlines()[: self._at.transcript.size.height]
+        height = self._at.transcript.size.height  # 0 before the first message
+        lines = self._at.text.splitlines()[: height or None]
         for y, line in reversed(list(enumerate(lines))):
             if (x := line.rfind(text)) >= 0:
                 return cell_len(line[: x + at]), y

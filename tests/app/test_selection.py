@@ -180,12 +180,12 @@ async def test_a_drag_beyond_the_bottom_scrolls_and_one_to_the_top_as_well(home:
     text = "\n".join(f"line {n:02}" for n in range(60))
     async with shown(home, text, size=(40, 16)) as (at, mouse):
         view = at.transcript
-        view.scroll_to(y=20, animate=False)
+        view.scroll_to(y=14, animate=False)
         await at.pilot.pause()
         x, y = mouse.find("line 15")
         await mouse.down(x, y)
         await mouse.move(x + 3, at.app.size.height - 1)
-        await at.until(lambda: view.scroll_y > 35)
+        await at.until(lambda: view.scroll_y > 30)
         await mouse.up(x + 3, at.app.size.height - 1)
         stopped = view.scroll_y
         copied = at.app.clipboard.split("\n")
@@ -308,7 +308,7 @@ async def test_text_on_a_page_is_copied_as_well(home: Path) -> None:
 async def test_a_message_of_the_app_can_be_selected(home: Path) -> None:
     async with chat(home, size=(60, 30)) as at:
         mouse = Mouse(at)
-        await at.send("/theme blue")
+        await at.send("/view wide")
         await at.until(lambda: "is none of" in at.text)
         y = next(n for n, line in enumerate(at.text.splitlines()) if "is none of" in line)
         x = at.text.splitlines()[y].index("is none of")
