@@ -44,8 +44,7 @@ class Find:
         here = next((entry for entry in found if entry.message == later[1]), None)
         if here is not None:
             self._transcript.focus()
-            # Its place is known once it has been laid out.
-            self._transcript.call_after_refresh(self._go, here, found)
+            self._go(here, found)
 
     def step(self, step: int) -> None:
         """Go to the next (1) message with the words, or to the one before (-1), round the end."""

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual import events, work
@@ -102,6 +103,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
         self._laying_out = False
         self._colouring = False
         self._pressed: tuple[TranscriptEntry, Part] | None = None  # what the button went down on
+        self._awaited: Callable[[], None] | None = None  # runs once this has a size
         self._strips = StripCache(self)
 
     # Entries
@@ -114,6 +116,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
     def show(self, entries: Iterable[TranscriptEntry]) -> None:
         """Replace all entries, and go to the end."""
         self.rows.show(entries)
+        self._awaited = None
         self.marking.keep_shown()
         self.selecting.keep_shown()
         self._strips.clear()
@@ -160,6 +163,9 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             self.rows.keep_place(self.top)
         finally:
             self._laying_out = False
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited()
         self._request_colours()
         self.refresh()
 
@@ -268,6 +274,9 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def reveal(self, entry: TranscriptEntry, pattern: re.Pattern[str]) -> None:
         """Mark an entry, and go to the first match of a pattern in it, which is selected."""
+        if not self.scrollable_content_region.area:
+            self._awaited = partial(self.reveal, entry, pattern)
+            return
         at = self.entries.index(entry)
         self.rows.lay_out_whole(at)
         self.marking.entry(entry)
