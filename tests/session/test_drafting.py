@@ -25,8 +25,8 @@ QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
 TOKENS = 24
-# Of four tokens, the last of which is this one of the reply.
-STOP, STOPPED = " + 5 =", 13
+# In an answer without thinking, of four tokens, the last of which is this one of the reply.
+STOP, STOPPED = "5 = 4", 9
 
 
 class Right(MTPDrafts):
@@ -103,11 +103,19 @@ def plain(demo: Model) -> Turn:
 
 
 @pytest.fixture(scope="module")
-def stopped(demo: Model, plain: Turn) -> Turn:
-    """A turn without drafts, ended by a stop string of several tokens."""
-    turn = turn_of(demo, None, stop=STOP)
+def answer(demo: Model) -> Turn:
+    """A turn without drafts and thinking."""
+    turn = turn_of(demo, None, thinking=False, max_tokens=TOKENS)
     done_of(turn.run())
-    assert turn.reply_ids == plain.reply_ids[:STOPPED]
+    return turn
+
+
+@pytest.fixture(scope="module")
+def stopped(demo: Model, answer: Turn) -> Turn:
+    """`answer`, ended by a stop string of several tokens."""
+    turn = turn_of(demo, None, thinking=False, stop=STOP)
+    done_of(turn.run())
+    assert turn.reply_ids == answer.reply_ids[:STOPPED]
     assert demo.tokenizer.decode(turn.reply_ids[-4:]) == STOP
     return turn
 
@@ -132,10 +140,10 @@ def accepted(drafter: str, done: Done) -> bool:
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)
-def test_a_stop_string_over_several_tokens(demo, plain, stopped, drafter):
-    turn = turn_of(demo, drafter, plain.reply_ids, stop=STOP)
+def test_a_stop_string_over_several_tokens(demo, answer, stopped, drafter):
+    turn = turn_of(demo, drafter, answer.reply_ids, thinking=False, stop=STOP)
     done = done_of(turn.run())
-    assert_ends(demo, turn, plain, STOPPED)
+    assert_ends(demo, turn, answer, STOPPED)
     assert turn.content == stopped.content
     assert done.finish_reason == "stop"
     assert accepted(drafter, done)
