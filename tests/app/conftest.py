@@ -4,7 +4,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from qwen35_chat.screens import chat
+from qwen35_chat.screens import chat, typing
 from textual import app, pilot
 
 from tests.app.disk_guard import guard
@@ -15,7 +15,7 @@ from tests.app.plain_drive import PlainChat
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "POLLS_PER_SECOND", 100)
     monkeypatch.setattr(chat, "DRAWING_SHARE", 1e9)
-    monkeypatch.setattr(chat, "DRAFT_SECONDS", 0.01)
+    monkeypatch.setattr(typing, "DRAFT_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)

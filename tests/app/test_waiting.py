@@ -254,7 +254,7 @@ async def test_what_is_typed_last_stays_with_its_conversation(
 ) -> None:
     async with chat(home) as at:
         await at.turn("one")
-        monkeypatch.setattr("qwen35_chat.screens.chat.DRAFT_SECONDS", 60)
+        monkeypatch.setattr("qwen35_chat.screens.typing.DRAFT_SECONDS", 60)
         at.controller.open(None)  # as if the engine took its time
         at.composer.set_text("of the first")
         await at.shown()
@@ -269,7 +269,7 @@ async def test_another_version_leaves_the_composer_alone(
         await at.turn("one")
         await at.press("f5")
         await at.shown(reply("two"))
-        monkeypatch.setattr("qwen35_chat.screens.chat.DRAFT_SECONDS", 60)
+        monkeypatch.setattr("qwen35_chat.screens.typing.DRAFT_SECONDS", 60)
         at.app.chat.perform(at.controller.select_version(-1))
         at.composer.set_text("typed meanwhile")
         at.composer.move_cursor((0, 5))

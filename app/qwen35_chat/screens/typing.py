@@ -1,0 +1,127 @@
+"""What is typed into the composer of the chat: sent, stored as a draft, completed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from textual import events
+from textual.widgets import TextArea
+
+from qwen35_chat.disk_calls import Work
+from qwen35_chat.handlers.conversations import ConversationHandler
+from qwen35_chat.handlers.writing import WritingHandler
+from qwen35_chat.screens.completer import Completer
+from qwen35_chat.screens.draft import ScreenDraft
+from qwen35_chat.screens.first import FirstScreen
+from qwen35_chat.screens.pointed import PointedScreen
+from qwen35_chat.screens.progress_lines import ProgressLines
+from qwen35_chat.screens.work import WorkQueue
+from qwen35_chat.widgets.composer import Composer
+from qwen35_chat.widgets.first_screen import Starts
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Message
+
+DRAFT_SECONDS = 0.5  # after the last key
+
+
+class TypingScreen(PointedScreen):
+    """A screen with a composer.
+
+    Attributes:
+        writing, conversations: handlers of commands.
+    """
+
+    writing: WritingHandler
+    conversations: ConversationHandler
+    _lines: ProgressLines
+    _completer: Completer
+    _draft: ScreenDraft
+    _sends: WorkQueue
+    _first: FirstScreen
+
+    def show_progress(self) -> None:
+        """Bring the lines around the composer up to date."""
+        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
+
+    # What handlers need of the screen
+
+    @property
+    def marked_message(self) -> int | None:
+        return self.transcript.marked.message if self.transcript.marked is not None else None
+
+    def offer_edit(self, message: Message) -> None:
+        self.writing.begin_edit(message.id, message.content)
+
+    def send_edit(self, message: Message, text: str) -> None:
+        self.writing.send_edit(message.id, text)
+
+    @contextmanager
+    def terminal_released(self) -> Iterator[None]:
+        with self.app.suspend():
+            yield
+        self.app.refresh()
+
+    # What is typed
+
+    def perform_send(self, work: Work) -> None:
+        self._sends.add(work, self._show_refusal)
+
+    def on_composer_submitted(self, _: Composer.Submitted) -> None:
+        self.try_to_send(self.writing.send)
+
+    def try_to_send(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except Qwen35Error as error:
+            self._show_refusal(str(error))
+        self.show_progress()
+
+    def _show_refusal(self, line: str) -> None:
+        """Show why what is typed cannot be sent, until it is changed."""
+        self._lines.show_message(line, error=True, typed=self.composer.text)
+        self.show_progress()
+
+    def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
+        self.writing.step_history(event.direction)
+
+    def on_composer_command_key(self, event: Composer.CommandKey) -> None:
+        if event.name == "messages" and self._first.shown:
+            self._first.starts.focus()
+        else:
+            self.action_command(event.name)
+
+    def on_starts_chosen(self, event: Starts.Chosen) -> None:
+        self.composer.focus()
+        if (conversation := event.conversation) is not None:
+            self.attempt(lambda: self.conversations.open(conversation))
+            return
+        draft = self.composer.text
+        self.composer.set_text(event.message)
+        self.attempt(self.writing.send)
+        self.composer.set_text(draft)
+
+    def on_starts_left(self, _: Starts.Left) -> None:
+        self.composer.focus()
+
+    def on_resize(self) -> None:
+        self._first.update()
+
+    def on_text_area_changed(self, _: TextArea.Changed) -> None:
+        if self.composer.has_focus:  # else a draft was put there
+            self.transcript.marking.unmark()
+        self.complete()
+        self._draft.changed(DRAFT_SECONDS)
+
+    def complete(self) -> None:
+        """List what may follow what is typed."""
+        self._completer.complete(self.composer.text, self.composer.before_cursor)
+
+    def save_draft(self) -> None:
+        """Store what is typed, if that has changed. Does not wait for it."""
+        self._draft.save()
+
+    def on_key(self, event: events.Key) -> None:
+        """Type a letter into the composer that is no key on a message."""
+        if self.focused in (self.transcript, self._first.starts) and event.is_printable:
+            self.composer.focus()
+            self.composer.insert(event.character or "")
+            event.stop()
