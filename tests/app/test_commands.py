@@ -129,6 +129,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_every_key_of_the_chat_calls_its_command(home: Path, called: list[str]) -> None:
     async with chat(home) as at:
+        await at.turn("one", "so")
         at.app.action_leave = lambda: called.append("quit")  # type: ignore[method-assign]
         for command in CHAT:
             for key in key_names(command.keys):

@@ -200,7 +200,7 @@ def test_retry_acts_on_the_marked_message(controller: Controller, view: Any) -> 
 
 def test_compact_is_a_request(controller: Controller, view: Any) -> None:
     turn(controller, "first")
-    VersionHandler(controller, view).compact()
+    view.finish(VersionHandler(controller, view).compact())
     assert engine_of(controller).calls[-1] == Compact()
     controller.take(Failed("too short"))
     assert not controller.busy

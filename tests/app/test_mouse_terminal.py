@@ -136,14 +136,14 @@ def test_a_click_in_a_view_that_is_scrolled_up_acts_while_a_reply_streams(mouse:
     terminal.write("again\r")
     terminal.until(lambda: "again" in terminal.text and "Writing" in terminal.text)
     terminal.write("\x1b[5~" * 3)
-    terminal.until(lambda: "qwen35-chat" in terminal.screen.lines[0] and "copy" in terminal.text)
+    terminal.until(lambda: "北京" in terminal.screen.lines[1] and "copy" in terminal.text)
     top, at = terminal.screen.lines[0], mouse.find("copy")
     assert mouse.sends("def", down(at), up(at)).startswith("def greet")
     assert terminal.screen.lines[0] == top
     terminal.until(lambda: "Writing" not in terminal.text)
     assert terminal.screen.lines[0] == top
     # Beyond the lower edge the view scrolls, and what comes into it is selected.
-    start, below = mouse.find("Here is"), (20, terminal.screen.rows - 1)
+    start, below = mouse.find("3 words. Here is", 9), (20, terminal.screen.rows - 1)
     terminal.write(down(start))
     terminal.pump(0.1)
     terminal.write(move(below))

@@ -283,12 +283,12 @@ def test_a_name_resolves_to_one_conversation(library: Library) -> None:
     library.delete(upper)
     assert library.resolve(" TEA  IN ") == first
     assert library.resolve("tea in kÖ") == first
-    assert library.resolve("teat") == third
+    assert (library.resolve("teat"), library.resolve("eat")) == (third, third)
     library.delete(second)
     with pytest.raises(Qwen35Error, match=rf"2 .* 'te': .*{first} \(Tea in Köln\)") as raised:
         library.resolve("te")
     assert f"{third} (Teatime)" in str(raised.value)
-    for unknown in ("", "  ", "coffee", "99", "eat", "²", "٣", "9" * 5000, "9" * 19, "x" * 5000):
+    for unknown in ("", "  ", "coffee", "99", "²", "٣", "9" * 5000, "9" * 19, "x" * 5000):
         with pytest.raises(Qwen35Error, match="no conversation is called") as unknown_error:
             library.resolve(unknown)
         assert len(str(unknown_error.value)) < 200
