@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.entry_parts import plain_parts
+from qwen35_chat.drawing.folded_entry import FoldedEntry
 from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.parts import FixedPart, Part, estimate
 from qwen35_chat.drawing.wrapping import wrap
@@ -16,7 +16,7 @@ SHOWN_NAME = 80  # characters of a tool's name
 SHOWN_ERROR = 200  # characters of an error in the head
 
 
-class ToolEntry(TranscriptEntry):
+class ToolEntry(FoldedEntry):
     """What a tool has answered: one line, unfolded on request. An error shows its first line.
 
     Args:
@@ -29,37 +29,19 @@ class ToolEntry(TranscriptEntry):
     def __init__(
         self, name: str, text: str, *, seconds: float | None = None, message: int | None = None
     ):
-        super().__init__(message)
+        super().__init__(text, message)
         self.name = name
-        self.text = text
         self._seconds = seconds
-        self._open = False
-
-    @property
-    def copy_text(self) -> str:
-        return self.text
-
-    @property
-    def commands(self) -> Sequence[str]:
-        return ["mark_copy", "mark_toggle"]
-
-    @property
-    def sources(self) -> Sequence[str]:
-        return [visible(self.text)] if self._open else []
-
-    def toggle(self) -> None:
-        self._open = not self._open
-        self.invalidate()
 
     def estimate(self, width: int) -> int:
-        return estimate(self.text, width) + 2 if self._open else 2
+        return estimate(self.text, width) + 2 if self.unfolded else 2
 
     def _parts(self) -> Sequence[Part]:
         failed = self.text.startswith(ERROR)
-        head = Content.styled(f"{'▾' if self._open else '▸'} {self._head(failed)}")
+        head = Content.styled(f"{self.fold_mark} {self._head(failed)}")
         head = head.stylize(".error" if failed else ".muted").stylize(action("fold", self.key))
         parts: list[Part] = [FixedPart(lambda width: wrap(head, width, "", "  "))]
-        if self._open:
+        if self.unfolded:
             parts += plain_parts(visible(self.text), ".muted", first="  ", rest="  ")
         return parts
 
