@@ -6,23 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ClassVar
 
-from textual import events, work
-from textual.geometry import Region, Size
+from textual import events
+from textual.geometry import Region
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from qwen35_chat.drawing.entry import TranscriptEntry
-from qwen35_chat.drawing.layout import Layout
-from qwen35_chat.drawing.lines import Code
 from qwen35_chat.drawing.parts import Part
-from qwen35_chat.textual_private import set_virtual_size
+from qwen35_chat.widgets.laid_out import LaidOutView
 from qwen35_chat.widgets.marking import LEAVE, Marking
 from qwen35_chat.widgets.selecting import Selecting
 from qwen35_chat.widgets.strips import StripCache
 
 
-class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
+class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
     """Entries, oldest first. It follows the end unless the user has scrolled up.
 
     A click acts on what is under it, and leaves the focus where it is. While the view has the
@@ -87,23 +84,12 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
     class Left(Message):
         """A click has left no message marked."""
 
-    class Coloured(Message):
-        """The code in these parts has got its colours."""
-
-        def __init__(self, parts: Sequence[Part]):
-            super().__init__()
-            self.parts = parts
-
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self.rows = Layout()
         self._clock = clock
         self.selecting = Selecting(self, self.rows)
         self.marking = Marking(self, self.rows)
-        self._laying_out = False
-        self._colouring = False
         self._pressed: tuple[TranscriptEntry, Part] | None = None  # what the button went down on
-        self._awaited: Callable[[], None] | None = None  # runs once this has a size
         self._strips = StripCache(self)
 
     # Entries
@@ -116,7 +102,7 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
     def show(self, entries: Iterable[TranscriptEntry]) -> None:
         """Replace all entries, and go to the end."""
         self.rows.show(entries)
-        self._awaited = None
+        self.forget_awaited()
         self.marking.keep_shown()
         self.selecting.keep_shown()
         self._strips.clear()
@@ -136,97 +122,24 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
     def entry(self, key: int) -> TranscriptEntry | None:
         return next((entry for entry in self.entries if entry.key == key), None)
 
-    # Layout
+    # Places
 
-    def follow(self) -> None:
-        """Go to the end and stay there."""
-        self.rows.following = True
-        self.lay_out()
+    def scrolled(self) -> None:
+        self.selecting.scrolled()
 
-    def forget_layout(self) -> None:
-        """Lay out again after many entries have changed."""
-        self.rows.estimate_heights()
-        self.lay_out()
-
-    def lay_out(self) -> None:
-        """Lay out the entries in and near the view."""
-        size = self.scrollable_content_region.size
-        if not size.width or not size.height or self._laying_out:
+    def reveal(self, entry: TranscriptEntry, pattern: re.Pattern[str]) -> None:
+        """Mark an entry, and go to the first match of a pattern in it, which is selected."""
+        if not self.scrollable_content_region.area:
+            self.once_laid_out(partial(self.reveal, entry, pattern))
             return
-        self._laying_out = True
-        try:
-            self.rows.lay_out(size.width - 1, size.height)
-            set_virtual_size(self, Size(size.width, self.rows.height))
-            self.scroll_y = self.scroll_target_y = (
-                self.max_scroll_y if self.rows.following else self.rows.top_line()
-            )
-            self.rows.keep_place(self.top)
-        finally:
-            self._laying_out = False
-        awaited, self._awaited = self._awaited, None
-        if awaited is not None:
-            awaited()
-        self._request_colours()
-        self.refresh()
-
-    def toggle(self, entry: TranscriptEntry) -> None:
-        """Fold or unfold an entry; the line at the top stays where it is."""
-        entry.toggle()
+        at = self.entries.index(entry)
+        self.rows.lay_out_whole(at)
+        self.marking.entry(entry)
+        line = self.selecting.find(at, pattern) or 0
+        top = self.rows.bounds(at)[0] + line - self.scrollable_content_region.height // 3
         self.rows.following = False
         self.lay_out()
-        self.rows.following = self.scroll_y >= self.max_scroll_y
-
-    @property
-    def top(self) -> int:
-        """The line at the top of the view."""
-        return round(self.scroll_y)
-
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
-        if not self._laying_out and old_value != new_value:
-            self.rows.following = new_value >= self.max_scroll_y
-            self.rows.keep_place(self.top)
-            self.selecting.scrolled()
-            self.lay_out()
-
-    def on_resize(self) -> None:
-        self.lay_out()
-
-    def scroll_page(self, direction: int) -> None:
-        step = max(self.scrollable_content_region.height - 2, 1)
-        self.scroll_to(y=self.scroll_y + direction * step, animate=False)
-
-    # Colours of code, which take too long to wait for
-
-    @property
-    def colouring(self) -> bool:
-        """Whether colours are being computed for code in view."""
-        return self._colouring
-
-    def _request_colours(self) -> None:
-        height = self.scrollable_content_region.height
-        plain = [
-            (part, codes)
-            for entry, part in self.rows.parts_in(self.top, height)
-            if entry.complete and (codes := [code for code in part.codes if code.uncoloured])
-        ]
-        if plain and not self._colouring:
-            self._colouring = True
-            self._colour(plain)
-
-    @work(thread=True, group="colours")
-    def _colour(self, plain: Sequence[tuple[Part, Sequence[Code]]]) -> None:
-        for _, codes in plain:
-            for code in codes:
-                code.colour()
-        self.post_message(self.Coloured([part for part, _ in plain]))
-
-    def on_transcript_view_coloured(self, event: Coloured) -> None:
-        event.stop()
-        self._colouring = False
-        for part in event.parts:
-            part.forget()
-        self.lay_out()
+        self.scroll_to(y=max(top, 0), animate=False, immediate=True)
 
     # Drawing
 
@@ -271,20 +184,6 @@ class TranscriptView(ScrollView, can_focus=True, inherit_bindings=False):
             marked=entry is self.marking.marked,
             selected=selection.within(entry.key, line) if selection else None,
         )
-
-    def reveal(self, entry: TranscriptEntry, pattern: re.Pattern[str]) -> None:
-        """Mark an entry, and go to the first match of a pattern in it, which is selected."""
-        if not self.scrollable_content_region.area:
-            self._awaited = partial(self.reveal, entry, pattern)
-            return
-        at = self.entries.index(entry)
-        self.rows.lay_out_whole(at)
-        self.marking.entry(entry)
-        line = self.selecting.find(at, pattern) or 0
-        top = self.rows.bounds(at)[0] + line - self.scrollable_content_region.height // 3
-        self.rows.following = False
-        self.lay_out()
-        self.scroll_to(y=max(top, 0), animate=False, immediate=True)
 
     # The mouse
 
