@@ -5,7 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen35_chat.settings import FILE_NAME, Settings, parse_settings, setting_problem
+from qwen35_chat.settings import FILE_NAME, Settings, setting_problem
+from qwen35_chat.settings_text import parse_settings
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import make_private, open_regular, replace_file
 

@@ -15,13 +15,13 @@ from qwen35_chat.settings import (
     TABLES,
     Settings,
     display_value,
-    parse_settings,
     parse_value,
     setting_names,
     setting_problem,
     settings_file,
 )
 from qwen35_chat.settings_file import SettingsFile, with_value
+from qwen35_chat.settings_text import parse_settings
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.sampling_parameters import RANGES, Range

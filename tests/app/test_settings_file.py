@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.settings import (
-    line_of,
-    parse_settings,
     parse_value,
 )
 from qwen35_chat.settings_file import HEADER, SettingsFile, with_value
+from qwen35_chat.settings_text import line_of, parse_settings
 
 from qwen35_mlx.errors import Qwen35Error
 from tests.app.settings_text import FILE, WRITTEN
