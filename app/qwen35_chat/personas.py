@@ -170,9 +170,7 @@ def _front_matter(text: str, file: str) -> tuple[dict[str, str], str]:
         value = _unquoted(value.strip())
         where = f"{file}, line {number}"
         if not colon:
-            raise Qwen35Error(
-                f"{where} is not KEY: VALUE: correct it, or write {_FENCE} above"
-            )
+            raise Qwen35Error(f"{where} is not KEY: VALUE: correct it, or write {_FENCE} above")
         if problem := _problem(key, value, values):
             raise Qwen35Error(f"{where}: {visible_line(key[:LONGEST_NAME])} {problem}")
         values[key] = value
