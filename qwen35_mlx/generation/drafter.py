@@ -28,8 +28,8 @@ NEAR_TOKENS = 4096
 # What a draft adds to the time of a pass, as a share of a pass without, until it is known. A CPU
 # takes as long for each token of a pass.
 HOPEFUL, CPU_HOPEFUL = 0.05, 1.0
-# Weight of the newest pass in a running share; and of the first one after a pause.
-_NEWEST, _NEWEST_AFTER_PAUSE = 0.1, 0.5
+# Least weight of the newest pass in a running share.
+_NEWEST = 0.1
 
 
 class PassCosts:
@@ -102,16 +102,18 @@ class _Acceptance:
 
     Attributes:
         shares: of the drafts at each place, where all before were accepted.
-        old: whether the latest pass was before a pause.
+        passes: since the beginning or a pause. The first ones weigh more: what was known before
+            may hold no longer.
     """
 
     prior: float
     shares: list[float] = field(default_factory=list)
-    old: bool = False
+    passes: int = 0
 
     def record(self, drafted: int, accepted: int) -> None:
-        weight, self.old = _NEWEST_AFTER_PAUSE if self.old else _NEWEST, False
+        self.passes += 1
         for place in range(min(accepted + 1, drafted)):
+            weight = _NEWEST if place else max(1 / (self.passes + 1), _NEWEST)
             if place == len(self.shares):
                 self.shares.append(self.share(place))
             hit = float(place < accepted)
@@ -303,7 +305,7 @@ class Drafter:
             return max(drafted, copied, key=self._rate)
         # One pass, to see whether it would gain now; then a pause.
         self._pause_left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-        self._head.old = True
+        self._head.passes = 0
         return copied if copied.count else _Plan("mtp", 1)
 
     def _best(self, plans: Sequence[_Plan]) -> _Plan:

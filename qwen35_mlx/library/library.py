@@ -18,7 +18,6 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 
 from qwen35_mlx.arguments import checked
@@ -44,6 +43,7 @@ from qwen35_mlx.library.search import (
     find_hits,
     parse_query,
 )
+from qwen35_mlx.library.title_claims import TitleClaims
 from qwen35_mlx.library.unsaved import UnsavedMessages
 from qwen35_mlx.lifetime import close_at_exit
 
@@ -66,12 +66,16 @@ class Library(ConversationStore):
     Raises:
         Qwen35Error: from every method: the disk is full, the file is damaged, or there is no
             conversation or message of the given id. The library is then unchanged.
+
+    Attributes:
+        titles: claims on titles, for programs that take turns in a conversation.
     """
 
     def __init__(self, folder: str | Path | None = None):
         self.folder = home(folder)
         super().__init__(self.folder / FILE)
         self._locks = NamedLocks(self.folder / "open")
+        self.titles = TitleClaims(self._locks)
         self._new_draft: int | None = None
         self._draft_lock = threading.Lock()
         self._unsaved = UnsavedMessages(self)
@@ -260,14 +264,6 @@ class Library(ConversationStore):
         """Give up the claim on a conversation."""
         self._locks.release(str(conversation), CLAIMED)
 
-    def claim_title(self, title: str) -> bool:
-        """Reserve a title, so that only this window makes a conversation of it; as `claim`."""
-        return not self.read_only and self._locks.acquire(_title_lock(title), CLAIMED)
-
-    def release_title(self, title: str) -> None:
-        """Give up the claim on a title."""
-        self._locks.release(_title_lock(title), CLAIMED)
-
     # Deleting
 
     def delete(self, conversation: int) -> None:
@@ -330,8 +326,3 @@ class Library(ConversationStore):
                 kept = purging.needed_states(db)
             self.empty_log()
             purging.purge_files(self.folder, typed, kept)
-
-
-def _title_lock(title: str) -> str:
-    """The name of a lock for a title, which may be of any length."""
-    return f"title-{blake2b(replace_surrogates(title).encode(), digest_size=16).hexdigest()}"

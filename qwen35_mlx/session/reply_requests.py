@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.session.events import Cancelled, Done, Event, Failed, Loading
 
 
@@ -29,6 +30,11 @@ class ReplyRequest:
     session: str | None = None
     client: str = ""
     model: str | None = None
+
+    @property
+    def title(self) -> str | None:
+        """The title of the session's conversation, in which white space is as in all titles."""
+        return None if self.session is None else replace_surrogates(" ".join(self.session.split()))
 
 
 @dataclass(frozen=True, slots=True)

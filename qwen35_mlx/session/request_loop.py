@@ -65,7 +65,7 @@ class RequestLoop:
         self._idle = idle
         self._notice = notice
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._waiting = WaitingJobs()
+        self._waiting = WaitingJobs(library)
         self._active: list[Job] = []
         self._closed = False
         self._ended = False
@@ -184,6 +184,7 @@ class RequestLoop:
                 self._load_for(job)
             elif not self._begin(job):
                 break
+        self._waiting.withdraw_late()
         self._waiting.tell_places()
 
     def _next(self) -> Job | None:
@@ -230,6 +231,7 @@ class RequestLoop:
     def _unload(self) -> None:
         for job in self._waiting.in_order():
             job.stop()  # one may have waited for memory
+            self._waiting.withdraw(job)
         self._replies = None
         self._loaded.unload()
 
@@ -319,7 +321,6 @@ class RequestLoop:
         job.stop()
         if job in self._active:
             self._active.remove(job)
-            self._waiting.hold_back(job.request.session)
         else:
             self._waiting.drop(job)
         if not job.counts:

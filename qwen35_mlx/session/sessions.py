@@ -7,7 +7,6 @@ from typing import Any
 from qwen35_mlx.errors import BusyError, Qwen35Error, shown
 from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.library.library import Library
-from qwen35_mlx.library.rows import replace_surrogates
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.changing_lines import without_changing_lines
 from qwen35_mlx.session.chat import Chat
@@ -37,7 +36,7 @@ class Sessions:
 
     def in_use(self, request: ReplyRequest) -> bool:
         """Whether a reply in the request's session is being written here."""
-        return request.session is not None and _title(request.session) in self._open
+        return request.title in self._open
 
     def messages(self, request: ReplyRequest) -> Sequence[Mapping[str, Any]]:
         """All messages that a request is about, those that its session holds included.
@@ -46,9 +45,9 @@ class Sessions:
             Qwen35Error: it has messages that cannot be stored.
         """
         messages = without_changing_lines(request.messages)
-        if request.session is None or self._library is None:
+        if request.title is None or self._library is None:
             return messages
-        number = self._library.titled(_title(request.session))
+        number = self._library.titled(request.title)
         tree = Conversation(0, "") if number is None else self._library.conversation(number)
         place = placed(tree, messages)
         tree = replace(tree, settings=place.settings)
@@ -64,8 +63,8 @@ class Sessions:
             Qwen35Error: the request is not valid, its prompt does not fit, or nothing can be
                 stored.
         """
-        assert request.session is not None
-        library, title = self._library, _title(request.session)
+        library, title = self._library, request.title
+        assert title is not None
         if library is None:
             raise Qwen35Error("sessions are not kept here: leave out the session")
         if not 0 < len(title) <= LONGEST_NAME:
@@ -77,12 +76,12 @@ class Sessions:
             raise Qwen35Error("a session takes messages, and there is a prompt: give messages")
         if library.read_only:
             raise Qwen35Error(f"{library.file} cannot be written: leave out the session")
-        if not library.claim_title(title):
+        if not library.titles.claim(title):
             raise _busy(title)
         try:
             return self._begin(library, title, model, request, snapshots)
         except BaseException:
-            library.release_title(title)
+            library.titles.release(title)
             raise
 
     def _begin(
@@ -114,15 +113,10 @@ class Sessions:
             try:
                 chat.close()
             finally:
-                library.release_title(title)
+                library.titles.release(title)
                 self._open.discard(title)
 
         return RunningReply(events.turn, events, close)
-
-
-def _title(session: str) -> str:
-    """The title of a session's conversation, in which white space is as in all titles."""
-    return replace_surrogates(" ".join(session.split()))
 
 
 def _busy(title: str) -> BusyError:

@@ -1,21 +1,31 @@
 """The jobs that wait in a `RequestEngine`: for a reply in fair turns, or for a count."""
 
 import time
+from typing import TYPE_CHECKING
 
 from qwen35_mlx.session.fair_queue import FairQueue
-from qwen35_mlx.session.job import RETRY_SECONDS, Job
+from qwen35_mlx.session.job import Job
+
+if TYPE_CHECKING:
+    from qwen35_mlx.library.library import Library
 
 
 class WaitingJobs:
     """Jobs by their kind. Its length is the number of those that wait for a reply.
 
+    One whose session is open elsewhere may be the next to have it (`library.title_claims`).
+
+    Args:
+        library: of sessions; None for none.
+
     Attributes:
         counts: jobs that want the length of a prompt. They take no turns of their clients.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: "Library | None"):
         self.counts: list[Job] = []
         self._replies = FairQueue[Job](lambda job: job.request.client)
+        self._library = library
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -36,6 +46,7 @@ class WaitingJobs:
             self.counts.remove(job)
         else:
             self._replies.drop(job)
+            self.withdraw(job)
 
     def in_order(self) -> list[Job]:
         """The jobs for a reply in the order in which they would be served if no other came."""
@@ -50,8 +61,17 @@ class WaitingJobs:
         for place, job in enumerate(self.in_order()[begin:], 1):
             job.tell_place(place)
 
-    def hold_back(self, session: str | None) -> None:
-        """Let other engines that wait for a session have it before the next job here."""
+    def withdraw(self, job: Job) -> None:
+        """Let others have its session before it."""
+        if self._library is not None and job.request.title is not None:
+            self._library.titles.withdraw(job.request.title)
+
+    def withdraw_late(self) -> None:
+        """Let others have the sessions of jobs that could not try again when it was time to.
+
+        There is no room for them here, for no one can say how long.
+        """
+        now = time.monotonic()
         for job in self.in_order():
-            if session is not None and job.request.session == session:
-                job.retry_at = time.monotonic() + 2 * RETRY_SECONDS
+            if job.busy_since is not None and job.retry_at <= now:
+                self.withdraw(job)

@@ -91,6 +91,12 @@ def test_it_stops_when_drafts_are_wrong_and_comes_back_when_they_are_right():
     assert drafted[-100:].mean() > 0.8
 
 
+@pytest.mark.parametrize("machine", ["4b", "35b-a3b"])
+def test_drafts_that_are_all_wrong_are_given_up_soon(machine):
+    _, passes = simulate(MACHINES[machine], lambda _: 0.0, tokens=40)
+    assert 1 <= sum(passes) <= 16
+
+
 def test_few_passes_find_out_that_drafts_lose():
     """What a pass with many costs says what those with fewer will."""
     _, passes = simulate(MACHINES["no gain"], lambda _: 0.5, tokens=150)
@@ -115,7 +121,8 @@ def test_a_cost_that_was_not_timed_lies_between_those_that_were():
 
 def test_what_passes_cost_is_known_to_the_next_reply():
     costs = PassCosts()
-    simulate(MACHINES["no gain"], lambda _: 0.5, known=costs)
+    for _ in range(2):  # a pass of six drafts may be tried in the second
+        simulate(MACHINES["no gain"], lambda _: 0.5, known=costs)
     _, passes = simulate(MACHINES["no gain"], lambda _: 0.5, known=costs, tokens=200)
     assert np.count_nonzero(passes) <= 4
 

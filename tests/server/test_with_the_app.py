@@ -9,6 +9,7 @@ import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,7 @@ pytestmark = pytest.mark.skipif(not QUESTIONS, reason="takes long: set QWEN35_QU
 
 def talk(server: ServerProcess, name: str, session: str) -> dict[str, str]:
     """Ask all questions in a session, one after the other; the replies by question."""
-    # As clients do by themselves: the other server may have the session for long on a busy machine.
-    client, replies = connect(server).with_options(max_retries=5), {}
+    client, replies = connect(server), {}
     for number in range(QUESTIONS):
         question = f"{name} {session} {number}"
         found = ask(client, [{"role": "user", "content": question}], session=session)
@@ -82,9 +82,16 @@ def test_two_servers_and_the_app_lose_nothing_and_show_no_lock(tmp_path: Path):
             found = pairs(library, session)
             assert {question: answer.strip() for question, answer in found.items()} == want
             assert len(found) == len(servers) * QUESTIONS
+            assert longest_run(found) <= 2  # they take turns
     files = check_stored_files(tmp_path)
     seconds = time.monotonic() - started
     print(f"\n{sum(map(len, shown))} + {len(asked)} questions, {files} states, {seconds:.0f} s")
+
+
+def longest_run(found: dict[str, str]) -> int:
+    """The most questions that a server answered in a row while the other one had some, too."""
+    runs = [len(list(run)) for _, run in groupby(question.split()[0] for question in found)]
+    return max(runs[1:-1], default=0)
 
 
 def replied(library: Library, asked: list[str]) -> bool:

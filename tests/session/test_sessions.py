@@ -1,6 +1,7 @@
 """Sessions of a request engine: conversations of the library that clients go on with."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -161,13 +162,55 @@ def test_a_session_open_elsewhere_is_waited_for_and_then_refused_by_name(
     waiting.done()
     monkeypatch.setattr(job, "BUSY_SECONDS", 0.1)
     with Library(folder) as window:
-        assert window.claim_title("new")  # another engine is about to make it
+        assert window.titles.claim("new")  # another engine is about to make it
         assert window.claim(stored(library, "notes").id)
         for session in ("notes", "new"):
             failed = clients.ask("Three", session=session).failed()
             assert failed.kind == "busy"
             assert f"'{session}' is open" in failed.message
     clients.ask("Three", session="notes").done()
+
+
+def test_a_session_that_another_window_takes_again_at_once_is_this_ones_before(clients, folder):
+    """A client of the other one asks as soon as it has a reply, long before this one looks."""
+    with Library(folder) as window:
+        assert window.titles.claim("notes")
+        waiting = clients.ask("One", session=" notes ")
+        waiting.wait_for(Queued)
+        window.titles.release("notes")
+        assert not window.titles.claim("notes")
+        waiting.done()
+
+
+def test_a_session_that_nobody_waits_for_any_more_is_free(clients, folder):
+    with Library(folder) as window:
+        assert window.titles.claim("notes")
+        waiting = clients.ask("One", session="notes")
+        waiting.wait_for(Queued)
+        waiting.ticket.cancel()
+        assert waiting.end() == Cancelled()
+        window.titles.release("notes")
+        assert window.titles.claim("notes")
+
+
+def test_an_engine_without_room_keeps_no_other_window_waiting(model_folder, library, folder):
+    engine = RequestEngine(str(model_folder), library=library, parallel=1)
+    engine.start()
+    clients = Clients(engine)
+    with Library(folder) as window:
+        assert window.titles.claim("notes")
+        waiting = clients.ask("One", session="notes")
+        waiting.wait_for(Queued)
+        long = clients.ask("Question", client="another", max_tokens=2000)
+        long.wait_for(Answer, Thinking)
+        window.titles.release("notes")
+        while not window.titles.claim("notes"):
+            time.sleep(0.01)
+        assert not long.ended.is_set()
+        long.ticket.cancel()
+        window.titles.release("notes")
+        waiting.done()
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -189,7 +232,7 @@ def test_a_session_open_elsewhere_is_waited_for_and_then_refused_by_name(
 def test_a_request_that_is_refused_leaves_nothing_behind(clients, library, request_, part):
     assert part in clients.submit(request_).failed().message
     assert library.count() == 0
-    assert library.claim_title("n")
+    assert library.titles.claim("n")
 
 
 def test_without_a_library_there_are_no_sessions(model_folder):
