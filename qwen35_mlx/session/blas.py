@@ -19,7 +19,7 @@ _PRODUCT = "cblas_sgemm"
 
 
 def load_openblas() -> None:
-    """Make MLX use this machine's OpenBLAS, if there is one. Without effect once MLX is imported."""
+    """Make MLX use this machine's OpenBLAS, if there is one. Call it before MLX is imported."""
     if sys.platform != "linux" or "mlx.core" in sys.modules or has_fast_blas():
         return
     with suppress(OSError):  # not installed
