@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TextIO
 
 from qwen35_chat import clipboard
-from qwen35_chat.attachments import with_files
+from qwen35_chat.attachments import attached
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
+from qwen35_chat.group_question import ask_about
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.progress import size_of
 from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
@@ -61,6 +63,7 @@ class PlainView:
     Args:
         out: where to write; None for standard output.
         clock: seconds.
+        agrees: lets the user answer a question that was written.
 
     Attributes:
         answer: the last answer.
@@ -73,11 +76,14 @@ class PlainView:
         controller: Controller,
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        agrees: Callable[[], bool] = lambda: False,
     ):
         self.answer = ""
         self._controller = controller
         self._out = out or sys.stdout
         self._clock = clock
+        self._agrees = agrees
         self._part = ""  # of the reply, to which the line that is being written belongs
         self._thinking = False  # the reply has thinking
         self._progress_at = 0.0
@@ -262,7 +268,25 @@ class PlainView:
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.show(self._controller.edit(message.id, with_files(text, Path())))
+        if (whole := self.with_files(text, edit=True)) is not None:
+            self.show(self._controller.edit(message.id, whole))
+
+    def with_files(self, text: str, *, edit: bool = False) -> str | None:
+        """A message with the files that it names; None if the user does not want to send them.
+
+        Args:
+            edit: it is another version of a message.
+        """
+        found = attached(text, Path())
+        if found.groups:
+            room = self._controller.room(edit=edit)
+            question = ask_about(found.groups, self._controller.tokens, room)
+            self.line(question.title)
+            self.line(question.text)
+            if not self._agrees():
+                self.line("Not sent.")
+                return None
+        return found.text
 
     def list_tools(self, toolbox: Toolbox) -> None:
         """List servers and tools; a command with a name and a word changes one."""
@@ -311,6 +335,18 @@ class PlainView:
         for damaged in local.left_out:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
+
+    def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        """List personas; a command with a name chooses one."""
+        for persona in personas.usable:
+            self.line(f"{persona.name}: {' '.join(persona.system.split())[:80]}")
+        for problem in personas.problems.values():
+            self.line(f"Left out: {problem}")
+        if personas.usable:
+            self.line("/prompt and a name uses one here, /prompt none the settings' own again.")
+        else:
+            self.line(f"Put system prompts into {folder}, each in a file that ends in .md:")
+            self.line(EXAMPLE)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""

@@ -12,8 +12,9 @@ from qwen35_chat.history import History
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.tokens import TokenCounter
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.conversation import ChatSettings, Usage
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import events, requests
 from qwen35_mlx.session.engine_protocol import Engine
@@ -31,11 +32,13 @@ class Window:
     Attributes:
         calls: where calls that may wait are made; inline, unless the view replaces it.
         drafts: what is typed and not sent.
+        tokens: counts those of texts; for the lane of models alone.
         history: messages sent before.
         conversation: its id in the library; None for a new one.
         read_only: another window holds the conversation.
         turn: the turn or summary that is running; None while there is none.
         queue: messages to send after that turn.
+        persona: that holds in the conversation; "" for none.
         model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
         load_progress: the latest of the load that is running or was last.
         used: tokens of the conversation; cached: those of them that need no prefill.
@@ -62,11 +65,13 @@ class Window:
         self.history = history or History()
         self.calls: DiskCalls = InlineCalls()
         self.drafts = Drafts(library)
+        self.tokens = TokenCounter()
         self.conversation: int | None = None
         self.title = ""
         self.read_only = False
         self.turn: RunningTurn | None = None
         self.queue: list[str] = []
+        self.persona = ""
         self.model = settings.settings.model
         self.model_status: ModelStatus = "loading"  # from the start on
         self.load_progress: events.Loading | None = None
@@ -82,6 +87,7 @@ class Window:
         self.has_keys = True
         self._seed = seed
         self._clock = clock
+        self._configured: ChatSettings | None = None  # what the engine was given last
         self._model_before = ""  # stays if the load that is running fails
         self._model_to_keep = ""  # goes into the settings once it is loaded
         self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
@@ -123,6 +129,16 @@ class Window:
         """The engine has yet to end a turn, a load or another request."""
         return self.busy or self.loading or bool(self._awaited)
 
+    def room(self, *, edit: bool) -> int | None:
+        """The tokens that are left in the context; None if that is not known.
+
+        Args:
+            edit: for another version of a message, which some of the conversation makes way for.
+        """
+        if not self.context:
+            return None
+        return self.context - (0 if edit else self.used)
+
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""
         if not self.has_keys:
@@ -143,6 +159,20 @@ class Window:
         if self.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
         return self.conversation
+
+    def require_writable(self) -> None:
+        if self.library.read_only:
+            raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
+        if self.read_only:
+            new = self.key("new")
+            raise Qwen35Error(
+                f"this conversation is open in another window: {new} begins a new one"
+            )
+
+    @property
+    def own_prompt(self) -> str:
+        """What the conversation has instead of the settings' system prompt; "" for nothing."""
+        return self.persona or "its own" if self.settings_file.held.get("system") else ""
 
     def save_draft(self, text: str) -> None:
         """Store the draft of the conversation soon. Errors become a `Problem`."""
