@@ -8,9 +8,11 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from qwen35_chat.documents import MOST_DOCUMENTS, document_kind
 from qwen35_chat.file_groups import MADE, file_group, is_pattern
+from qwen35_chat.file_refused import FileRefusedError
 from qwen35_chat.mentions import CLOSING, LONGEST_NAME, Mention, mentions, refuse_missing
-from qwen35_chat.readable_files import FileRefusedError, read_text_file
+from qwen35_chat.readable_files import read_text_file
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import is_dir, shown
 
@@ -121,6 +123,10 @@ def _group(found: Mention, name: str, folder: Path, *, is_folder: bool) -> Attac
         group = file_group(name, folder)
     except (OSError, ValueError, RuntimeError):
         return None
+    if sum(bool(document_kind(file)) for file, _ in group.paths) > MOST_DOCUMENTS:
+        raise Qwen35Error(
+            f"{shown(name)} has more than {MOST_DOCUMENTS} PDF and Word files: name a part of them"
+        )
     files: list[Attached] = []
     for file, path in group.paths:
         try:
