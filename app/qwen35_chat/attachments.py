@@ -24,7 +24,7 @@ MOST_FILES = 20_000  # looked at for completion
 # a number that the text does not have, as in <file-2 name="..."> and </file-2>.
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
-_CHIP = re.compile(r"\[paste \d+: [^\]\n]{1,40}\]")
+_CHIP = re.compile(r"\[(?:paste|output) \d+: [^\]\n]{1,40}\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 class Chips:
-    """Long pastes, each of which the composer shows as a short name."""
+    """Long pastes and outputs of commands, each of which the composer shows as a short name."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -244,8 +244,16 @@ class Chips:
         if lines <= longest and len(text) <= characters:
             return None
         size = f"{lines} lines" if lines > longest else f"{len(text):,} characters"
-        name = f"[paste {len(self._texts) + 1}: {size}]"
-        self._texts[name] = self.expanded(text)
+        return self._named("paste", size, self.expanded(text))
+
+    def output(self, text: str) -> str:
+        """A name for the output of a command."""
+        lines = text.count("\n") - 1  # without the fence
+        return self._named("output", f"{lines} lines", text)
+
+    def _named(self, kind: str, size: str, text: str) -> str:
+        name = f"[{kind} {len(self._texts) + 1}: {size}]"
+        self._texts[name] = text
         return name
 
     def expanded(self, text: str) -> str:

@@ -21,10 +21,12 @@ from qwen35_chat.handlers.plain import (
     PlainConversationHandler,
     PlainSettingsHandler,
 )
+from qwen35_chat.handlers.shell import AS_MESSAGE
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.plain_view import PlainView
+from qwen35_chat.shell_command import shell_command
 from qwen35_chat.slash import parse_slash
 from qwen35_chat.tools.calling import ANSWERS, Answer, CallQuestion, Question
 from qwen35_mlx import __version__
@@ -124,6 +126,8 @@ class PlainMode:
             if iscoroutine(work):
                 finished(work)
             return
+        if self._attended and shell_command(text):
+            raise Qwen35Error(f"a command of the shell needs the screen. {AS_MESSAGE}")
         if (whole := self.view.with_files(text)) is None:
             return
         self.view.show(self.controller.send(whole))

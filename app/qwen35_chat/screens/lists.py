@@ -235,6 +235,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "mtp": MTP,
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
+    "shell_commands": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -247,6 +248,7 @@ HELP: Mapping[str, str] = {
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
+    "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
     "repetition_guard": "ends a reply that repeats itself without end",
     "folders": "where models are looked for, separated by commas",
