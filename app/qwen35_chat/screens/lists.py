@@ -293,8 +293,7 @@ class SettingsList(Picker):
             shown = one_line(value) if value else Content.styled("none", "dim")
             rows.append(Row(name, Content.assemble((f"{name:<28} ", "bold"), shown)))
         if not words:
-            more = "More in the file: [keys], and [template_arguments] of the model"
-            rows.append(Row("", Content(more)))
+            rows.append(Row("", Content("More in the file: [keys], [template_arguments]")))
         return rows
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
