@@ -92,7 +92,7 @@ def test_what_is_hidden_linked_made_or_no_text_is_left_out_and_counted(folder: P
 
 IGNORE = {
     ".gitignore": "*.log\n/out/\n!keep.log\n# a comment\n\nsub/*.tmp\n",
-    "sub/.gitignore": "*.txt\n!deep/x.txt\n",
+    "sub/.gitignore": "*.txt\n!deep/x.txt\n!b.log\n",
 }
 
 
@@ -100,7 +100,7 @@ def test_git_ignores_the_same_files(tmp_path: Path) -> None:
     write(
         tmp_path,
         *("a.log", "keep.log", "out/x", "in/out/x", "in/a.log", "sub/a.tmp", "a.tmp"),
-        *("sub/a.txt", "sub/deep/x.txt", "sub/deep/y.txt", "a.txt"),
+        *("sub/a.txt", "sub/deep/x.txt", "sub/deep/y.txt", "a.txt", "sub/b.log"),
     )
     for name, text in IGNORE.items():
         write(tmp_path, name, text=text)
