@@ -169,10 +169,10 @@ def test_the_question_has_the_tokens_of_each_file_and_their_share(folder: Path) 
     groups = attached("@src/", folder).groups
     question = ask_about(groups, TokenCounter(), 4_000)
     assert question.title == "Send 3 files of src/?"
-    first, _, *lines = question.text.split("\n")
-    assert first == "About 1,002 tokens, 25% of the 4,000 left in the context"
+    lines = question.text.split("\n")
+    assert question.summary == "About 1,002 tokens, 25% of the 4,000 left in the context"
     assert lines == ["1,000  src/c.py", "    1  src/deep/d.py", "    1  src/deep/e.md"]
-    assert ask_about(groups, TokenCounter(), None).text.startswith("About 1,002 tokens\n")
+    assert ask_about(groups, TokenCounter(), None).summary == "About 1,002 tokens"
     with pytest.raises(Qwen35Error, match="3 files with about 1,002 tokens, and 1,002 are left"):
         ask_about(groups, TokenCounter(), 1_002)
 

@@ -169,7 +169,7 @@ async def test_escape_stops_a_command_first(home: Path, on: Path) -> None:
         await at.press(*"!sleep 100", "enter")
         await at.until(lambda: "Esc stops it" in at.text)
         await at.press("escape")
-        await shown(at, "Stopped ·")
+        await shown(at, "Stopped")
         await at.press("escape")
         assert at.typed == "!sleep 100"
 
