@@ -35,6 +35,8 @@ async def test_all_lines_can_be_reached_and_long_ones_are_cut() -> None:
         await pilot.pause()
         assert page.lines[-1] == "end"
         await pilot.resize_terminal(41, 12)
+        while page.query_one(LongText).size.width < 41:
+            await pilot.pause(0.01)
         page.query_one(LongText).scroll_home(animate=False, immediate=True)
         await pilot.pause()
         assert page.lines[2] == "x" * 30
