@@ -4,12 +4,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.plain_files import with_files
 from qwen35_chat.progress import size_of
 from qwen35_chat.question import Question as FileQuestion
@@ -317,6 +319,18 @@ class PlainView:
         for damaged in local.left_out:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
+
+    def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        """List personas; a command with a name chooses one."""
+        for persona in personas.usable:
+            self.line(f"{persona.name}: {' '.join(persona.system.split())[:80]}")
+        for problem in personas.problems.values():
+            self.line(f"Left out: {problem}")
+        if personas.usable:
+            self.line("/prompt and a name uses one here, /prompt none the settings' own again.")
+        else:
+            self.line(f"Put system prompts into {folder}, each in a file that ends in .md:")
+            self.line(EXAMPLE)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""
