@@ -25,7 +25,7 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Role
+from qwen35_mlx.library.conversation import Conversation, Message, Role
 from qwen35_mlx.session import events, requests
 
 
@@ -234,6 +234,22 @@ class Controller(ModelWindow):
         """Send another version of a user message; the old one stays."""
         requested = TurnRequested(text, drop_from=message)
         return self._begin(requests.Edit(message, text), requested)
+
+    async def continue_reply(self, message: int | None = None) -> TurnRequested:
+        """Let the model go on from a reply that was cut short; None for the last one."""
+        stored = await self.stored_with_messages()
+        return self._continue(message_tree.reply_to_continue(stored, message, cut=True))
+
+    def amend(self, reply: Message, text: str) -> TurnRequested:
+        """Let the model go on from `text` in place of a reply's answer; the old one stays."""
+        return self._continue(reply, text)
+
+    def _continue(self, reply: Message, text: str | None = None) -> TurnRequested:
+        requested = TurnRequested(None, drop_after=reply.parent)
+        begun = self._begin(requests.Continue(reply.id, text), requested)
+        assert self.turn is not None
+        self.turn.thought = reply.thinking_seconds
+        return begun
 
     def compact(self) -> None:
         """Replace the oldest turns by a summary."""

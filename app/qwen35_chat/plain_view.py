@@ -259,10 +259,17 @@ class PlainView:
     # What command handlers need
 
     def offer_edit(self, message: Message) -> None:
+        if message.role == "assistant":
+            self.line(f"The reply: {message.content}")
+            self.line("/amend and a text lets it begin so and go on.")
+            return
         self.line(f"Your last message: {message.content}")
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
+        if message.role == "assistant":
+            self.show(self._controller.amend(message, text))
+            return
         self.show(self._controller.edit(message.id, with_files(text, Path())))
 
     def list_tools(self, toolbox: Toolbox) -> None:

@@ -80,6 +80,14 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Continue:
+    """Write another version of a reply that begins with it, or with its thinking and a text."""
+
+    message: int
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """Add another version of a user message, and reply to it. The old path stays."""
 
@@ -109,6 +117,7 @@ Request = (
     | SendResults
     | AddResults
     | Retry
+    | Continue
     | Edit
     | Select
     | Compact

@@ -37,11 +37,11 @@ class ChatView(Protocol):
         ...
 
     def offer_edit(self, message: Message) -> None:
-        """Let the user write another version of this message of theirs."""
+        """Let the user write another version of this message, or of the start of this reply."""
         ...
 
     def send_edit(self, message: Message, text: str) -> None:
-        """Send `text` as another version of this message."""
+        """Send `text` as another version of this message, or of the start of this reply."""
         ...
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
