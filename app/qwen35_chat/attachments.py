@@ -2,23 +2,22 @@
 
 import re
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-from qwen35_chat.mentions import CLOSING, mentions, refuse_missing
+from qwen35_chat.file_groups import MADE, file_group, is_pattern
+from qwen35_chat.mentions import CLOSING, LONGEST_NAME, Mention, mentions, refuse_missing
+from qwen35_chat.readable_files import FileRefusedError, read_text_file
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import open_regular
 from qwen35_mlx.user_paths import is_dir, shown
 
-LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
 LONG_PASTE = 12  # lines; a longer paste becomes a chip
 LONG_PASTE_CHARACTERS = 2_000
 LONG_TEXT, LONG_TEXT_CHARACTERS = 1_000, 20_000  # more takes too long to be edited on the screen
 MOST_FILES = 20_000  # looked at for completion
-# Folders without files that anyone attaches.
-SKIPPED = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
 # A file between <file name="..."> and </file>. Where its text has such an end itself, both tags get
 # a number that the text does not have, as in <file-2 name="..."> and </file-2>.
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
@@ -37,44 +36,52 @@ class Attached:
     def lines(self) -> int:
         return self.text.count("\n") + 1
 
+    @property
+    def tagged(self) -> str:
+        """The file, as it stands in a message."""
+        tag = _tag_for(self.text)
+        return f'<{tag} name="{self.name}">\n{self.text}\n</{tag}>'
 
-def read_text_file(path: Path, name: str = "") -> str:
-    """The text of a file.
 
-    Args:
-        name: for error messages; "" for the path.
+@dataclass(frozen=True, slots=True)
+class AttachedGroup:
+    """The files of a folder, or those that fit a pattern.
 
-    Raises:
-        Qwen35Error: the file is not text, too large, or cannot be read.
+    Attributes:
+        name: of the folder, or the pattern, as the message has it.
+        left_out: why files and folders are left out, and how many for each reason.
     """
-    name = shown(name or str(path))
-    if is_dir(path):
-        raise Qwen35Error(f"{name} is a folder: attach its files one by one")
-    try:
-        with open_regular(path) as file:
-            # Up to one byte too many: some files of the system have no size until they are read.
-            data = b""
-            while (part := file.read(LARGEST_FILE + 1 - len(data))) and len(data) <= LARGEST_FILE:
-                data += part
-    except OSError as error:
-        raise Qwen35Error(f"{name} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise Qwen35Error(f"{name} has a character that no path can have") from None
-    if len(data) > LARGEST_FILE:
-        raise Qwen35Error(f"{name} has more than {LARGEST_FILE:,} bytes: attach a part of it")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise Qwen35Error(f"{name} is not text, and the model reads text only: convert it first")
-    return text
+
+    name: str
+    files: tuple[Attached, ...]
+    left_out: Mapping[str, int]
 
 
-def with_files(message: str, folder: Path, typed: str | None = None) -> str:
-    """`message`, followed by the files that it names as `@path`.
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """A message and what it names.
 
-    A name without a file is refused if it looks like one's (`mentions.file_is_meant`), else it
+    Attributes:
+        files: those that are named one by one.
+        groups: folders and patterns, for which the user has to be asked.
+    """
+
+    message: str
+    files: tuple[Attached, ...] = ()
+    groups: tuple[AttachedGroup, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The message, followed by the files, each once."""
+        grouped = (file for group in self.groups for file in group.files)
+        each = {file.name: file for file in (*self.files, *grouped)}
+        return "\n\n".join([self.message, *(file.tagged for file in each.values())])
+
+
+def attached(message: str, folder: Path, typed: str | None = None) -> Attachments:
+    """The files that a message names as `@path`, `@folder/` or `@*.py`.
+
+    A name without a file is refused if it looks like one's (`refuse_missing`), else it
     stays text. So does what stands in backticks.
 
     Args:
@@ -83,24 +90,58 @@ def with_files(message: str, folder: Path, typed: str | None = None) -> str:
     Raises:
         Qwen35Error: a named file is not there, or cannot be attached.
     """
-    parts = [message]
-    seen: set[str] = set()
+    files: dict[str, Attached] = {}
+    groups: dict[str, AttachedGroup] = {}
     for found in mentions(taken_apart(message)[0] if typed is None else typed):
         name = found.name
         path = _existing(folder, name)
         if path is None and not found.quoted:
             name = name.rstrip(CLOSING)
             path = _existing(folder, name)
-        if path is None:
+        if not name or name in files or name in groups:
+            continue
+        if path is not None and not is_dir(path):
+            files[name] = Attached(name, read_text_file(path, name).rstrip("\n"))
+        elif group := _group(found, name, folder, is_folder=path is not None):
+            groups[name] = group
+        else:
             refuse_missing(found, folder, partial(files_below, folder))
-            continue
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        text = read_text_file(path, name).rstrip("\n")
-        tag = _tag_for(text)
-        parts.append(f'<{tag} name="{name}">\n{text}\n</{tag}>')
-    return "\n\n".join(parts)
+    return Attachments(message, tuple(files.values()), tuple(groups.values()))
+
+
+def _group(found: Mention, name: str, folder: Path, *, is_folder: bool) -> AttachedGroup | None:
+    """The files of a folder or a pattern; None if the name is neither.
+
+    Raises:
+        Qwen35Error: there are none that can be attached, or too many.
+    """
+    if not is_folder and (not is_pattern(name) or found.decorator or len(name) > LONGEST_NAME):
+        return None
+    try:
+        group = file_group(name, folder)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    files: list[Attached] = []
+    for file, path in group.paths:
+        try:
+            files.append(Attached(file, read_text_file(path, file).rstrip("\n")))
+        except FileRefusedError as refused:
+            group.left_out[refused.reason] += 1
+    if files:
+        return AttachedGroup(name, tuple(files), group.left_out)
+    # Without any file, what looks like a pattern may be something else: 2 * 3, or *emphasis*.
+    if not is_folder and not group.left_out and not ("/" in name or "." in name):
+        return None
+    why = f" ({shown_reasons(group.left_out)})" if group.left_out else ""
+    raise Qwen35Error(
+        f"{shown(name)} has no file that can be attached{why}. "
+        f"As text it goes in backticks: `@{shown(name)}`"
+    )
+
+
+def shown_reasons(left_out: Mapping[str, int]) -> str:
+    """What is left out, for people: "2 hidden, 1 not text"."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in sorted(left_out.items()))
 
 
 def _existing(folder: Path, name: str) -> Path | None:
@@ -129,7 +170,7 @@ def _tag_for(text: str) -> str:
 
 
 def taken_apart(message: str) -> tuple[str, list[Attached]]:
-    """The inverse of `with_files`: a message as it was written, and its files."""
+    """The inverse of `Attachments.text`: a message as it was written, and its files."""
     ends: dict[str, list[int]] = {}  # by number, so that each is found without another search
     for end in _END.finditer(message):
         ends.setdefault(end.group(1), []).append(end.start())
@@ -150,7 +191,10 @@ def taken_apart(message: str) -> tuple[str, list[Attached]]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Files below `folder`, as relative paths, level by level, without hidden ones."""
+    """Files and folders below `folder`, as relative paths, level by level, without hidden ones.
+
+    A folder's path ends in a slash.
+    """
     found: list[str] = []
     level = [folder]
     while level and len(found) < MOST_FILES:
@@ -161,16 +205,17 @@ def files_below(folder: Path) -> list[str]:
             except OSError:
                 continue
             for child in children:
-                if child.name.startswith(".") or child.name in SKIPPED:
+                if child.name.startswith(".") or child.name in MADE:
                     continue
                 if '"' in child.name or "\n" in child.name:  # which no mention can hold
                     continue
                 if child.is_symlink() and child.is_dir():
                     continue
+                path = child.relative_to(folder).as_posix()
                 if child.is_dir():
                     below.append(child)
-                else:
-                    found.append(child.relative_to(folder).as_posix())
+                    path += "/"
+                found.append(path)
         level = below
     return found[:MOST_FILES]
 

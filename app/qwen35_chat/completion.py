@@ -8,6 +8,7 @@ from qwen35_chat.commands import BY_ALIAS, BY_SLASH
 from qwen35_chat.mentions import mention
 
 LIMIT = 8
+FOLDER = "sends its files, once you have seen which"
 _WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
 
@@ -34,7 +35,7 @@ def score(query: str, candidate: str) -> float | None:
     """
     low, text = query.casefold(), candidate.casefold()
     at, last, points = 0, -2, 0.0
-    name = text.rfind("/") + 1
+    name = text.rstrip("/").rfind("/") + 1
     found = text.find(low, name)
     if low and found >= 0:
         return 100.0 + (20 if found == name else 0) - len(text) / 100
@@ -88,9 +89,12 @@ def mention_before(text: str) -> str | None:
 
 
 def files_for(text: str, files: Sequence[str]) -> list[Completion]:
-    """Files, if `text`, up to the cursor, ends in an @ and a part of a name."""
+    """Files and folders, if `text`, up to the cursor, ends in an @ and a part of a name."""
     query = mention_before(text)
     if query is None:
         return []
     replaces = len(text) - text.rindex("@", 0, len(text) - len(query))
-    return [Completion(mention(name) + " ", replaces, name) for name in ranked(query, files)]
+    return [
+        Completion(mention(name) + " ", replaces, name, FOLDER if name.endswith("/") else "")
+        for name in ranked(query, files)
+    ]

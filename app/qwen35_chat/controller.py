@@ -96,6 +96,7 @@ class Controller(ModelWindow):
             case events.Loaded(model, context, arguments):
                 self.model, self.context, self.model_status = model, context, "loaded"
                 self.template_arguments = arguments
+                self.calls.start("models", self.tokens.use_model, model)
                 self._model_before = ""
                 return [event]
             case events.Unloaded():

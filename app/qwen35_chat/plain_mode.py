@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import iscoroutine
-from pathlib import Path
 from typing import TextIO, cast
 
-from qwen35_chat.attachments import with_files
 from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished
@@ -57,7 +55,7 @@ class PlainMode:
     ):
         self.controller = controller
         controller.has_keys = False
-        self.view = PlainView(controller, out, clock)
+        self.view = PlainView(controller, out, clock, agrees=self._agrees)
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)
         self.models = ModelHandler(controller, self.view)
@@ -128,12 +126,26 @@ class PlainMode:
             if iscoroutine(work):
                 finished(work)
             return
-        self.view.show(self.controller.send(with_files(text, Path())))
+        if (whole := self.view.with_files(text)) is None:
+            return
+        self.view.show(self.controller.send(whole))
         try:
             self.controller.save_draft("")
             self.controller.remember(text)
         except Qwen35Error as error:
             self.view.show_message(str(error), error=True)
+
+    def _agrees(self) -> bool:
+        """Let the user answer yes or no. Without a user the answer is no."""
+        if not self._attended:
+            self.view.line("No: standard input is no terminal, so that nobody can agree.")
+            return False
+        drop_typed_input()
+        try:
+            return self._read("yes or no: ").strip().lower() in ("yes", "y")
+        except (EOFError, KeyboardInterrupt):
+            self.view.line("")
+            return False
 
     def help(self) -> None:
         for name, command in BY_SLASH.items():

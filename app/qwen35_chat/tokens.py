@@ -22,14 +22,23 @@ class TokenCounter:
         """Count with this model's tokenizer from now on."""
         self._model, self._encode, self._tried = model, None, False
 
-    def describe(self, text: str) -> str:
-        """The number of tokens for people, such as "12 tokens", or "about 12 tokens"."""
+    @property
+    def exact(self) -> bool:
+        """Whether the model's tokenizer counts."""
         if not self._tried:
             self._tried = True
             self._load()
-        if self._encode is None:
-            return f"about {max(len(text) // CHARACTERS_PER_TOKEN, 1):,} tokens"
-        return f"{len(self._encode(text)):,} tokens"
+        return self._encode is not None
+
+    def count(self, text: str) -> int:
+        """The number of tokens, at least 1."""
+        if not self.exact or self._encode is None:
+            return max(len(text) // CHARACTERS_PER_TOKEN, 1)
+        return len(self._encode(text))
+
+    def describe(self, text: str) -> str:
+        """The number of tokens for people, such as "12 tokens", or "about 12 tokens"."""
+        return f"{'' if self.exact else 'about '}{self.count(text):,} tokens"
 
     def _load(self) -> None:
         folder = local_checkpoint(self._model) if self._model else None

@@ -12,6 +12,7 @@ from qwen35_chat.history import History
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.tokens import TokenCounter
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Usage
 from qwen35_mlx.library.library import Library
@@ -31,6 +32,7 @@ class Window:
     Attributes:
         calls: where calls that may wait are made; inline, unless the view replaces it.
         drafts: what is typed and not sent.
+        tokens: counts those of texts; for the lane of models alone.
         history: messages sent before.
         conversation: its id in the library; None for a new one.
         read_only: another window holds the conversation.
@@ -63,6 +65,7 @@ class Window:
         self.history = history or History()
         self.calls: DiskCalls = InlineCalls()
         self.drafts = Drafts(library)
+        self.tokens = TokenCounter()
         self.conversation: int | None = None
         self.title = ""
         self.read_only = False
@@ -125,6 +128,16 @@ class Window:
     def pending(self) -> bool:
         """The engine has yet to end a turn, a load or another request."""
         return self.busy or self.loading or bool(self._awaited)
+
+    def room(self, *, edit: bool) -> int | None:
+        """The tokens that are left in the context; None if that is not known.
+
+        Args:
+            edit: for another version of a message, which some of the conversation makes way for.
+        """
+        if not self.context:
+            return None
+        return self.context - (0 if edit else self.used)
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""

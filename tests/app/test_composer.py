@@ -4,9 +4,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from qwen35_chat.attachments import Chips, files_below, read_text_file, taken_apart, with_files
+from qwen35_chat.attachments import Chips, attached, files_below, taken_apart
 from qwen35_chat.completion import commands_for, files_for, ranked
 from qwen35_chat.history import History
+from qwen35_chat.readable_files import read_text_file
 from textual import events
 
 from qwen35_mlx.errors import Qwen35Error
@@ -155,7 +156,7 @@ async def test_a_file_that_is_no_text_is_refused_and_the_message_stays(home: Pat
 def test_the_error_names_why_a_file_cannot_be_attached(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    for path, why in ((folder, "is a folder"), (tmp_path / "none", "No such file")):
+    for path, why in ((folder, "not a regular file"), (tmp_path / "none", "No such file")):
         with pytest.raises(Qwen35Error, match=why):
             read_text_file(path)
     large = tmp_path / "large"
@@ -166,13 +167,13 @@ def test_the_error_names_why_a_file_cannot_be_attached(tmp_path: Path) -> None:
 
 def test_mentions_without_a_file_stay_text(tmp_path: Path) -> None:
     text = "ask @ada about @property, and me@example.org"
-    assert with_files(text, tmp_path) == text
+    assert attached(text, tmp_path).text == text
 
 
 def test_attached_files_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("one\ntwo\n")
     (tmp_path / "c.md").write_text("<file>\n")
-    whole = with_files('see @"a b.txt" and @c.md, and @c.md.', tmp_path)
+    whole = attached('see @"a b.txt" and @c.md, and @c.md.', tmp_path).text
     text, files = taken_apart(whole)
     assert text == 'see @"a b.txt" and @c.md, and @c.md.'
     assert [(file.name, file.text, file.lines) for file in files] == [
@@ -183,10 +184,10 @@ def test_attached_files_round_trip(tmp_path: Path) -> None:
 
 def test_hidden_and_build_folders_are_not_searched(tmp_path: Path) -> None:
     for name in ("a.txt", "src/b.txt", ".git/config", "node_modules/x.js"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    assert files_below(tmp_path) == ["a.txt", "src/b.txt"]
+    assert files_below(tmp_path / "in") == ["a.txt", "src/", "src/b.txt"]
 
 
 async def test_a_long_paste_is_a_chip_that_is_sent_in_full_and_expands(home: Path) -> None:

@@ -129,7 +129,7 @@ def test_held_settings_are_over_all_others_and_never_written(home: Path) -> None
 async def test_a_persona_holds_in_its_conversation_alone(home: Path, prompts: Path) -> None:
     async with chat(home, settings=home / "settings.toml") as at:
         await at.send("/prompt reviewer")
-        assert "Code reviewer holds in this conversation, preset precise, thinking on" in at.text
+        assert "This conversation uses Code reviewer, preset precise, thinking on" in at.text
         assert ("prompt: Code reviewer", "Code reviewer") in modes(at.controller)
         now = configured(at)
         assert now.system == "You review code.\n\nName the worst problem first."
@@ -228,7 +228,7 @@ def test_plain_mode_lists_and_uses_them(session: PlainChat, home: Path, prompts:
         "pirate: You are a pirate.",
         "Left out: bad.md: the front matter has no end: write --- below it",
         "/prompt and a name uses one here, /prompt none the settings' own again.",
-        "pirate holds in this conversation",
+        "This conversation uses pirate",
         "Error: there is no prompt 'x': /prompt lists them",
     ]
     assert configured(session).system == "You are a pirate."

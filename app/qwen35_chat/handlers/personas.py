@@ -20,7 +20,9 @@ class PersonaHandler:
         controller = self._controller
         if name.casefold() == NO_PERSONA:
             self._view.show(controller.use_persona(None))
-            self._view.show_message("The system prompt of the settings holds here again")
+            self._view.show_message(
+                "This conversation uses the system prompt of the settings again"
+            )
             return
         folder = controller.settings_file.persona_folder
         if folder is None:
@@ -41,7 +43,7 @@ class PersonaHandler:
             controller.use_model(model, keep=False)
         given = [f"{name} {value}" for name, value in persona.settings.items()]
         given += [visible_line(model)] if other and here else []
-        line = f"{persona.name} holds in this conversation" + "".join(f", {g}" for g in given)
+        line = f"This conversation uses {persona.name}" + "".join(f", {g}" for g in given)
         if not here:
             missing = f"its model {visible_line(model)} is not on this machine"
             line += f"; {missing}: /model {visible_line(model)} downloads it"

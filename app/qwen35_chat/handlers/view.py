@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from qwen35_chat.commands import Command
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
+from qwen35_chat.question import Question
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
@@ -161,6 +162,10 @@ class ScreenView(ChatView, Protocol):
 
     def list_themes(self, then: Callable[[str], Work]) -> None:
         """List the themes, and show each while it is marked; `then` gets the chosen one."""
+        ...
+
+    async def confirm(self, question: Question) -> bool:
+        """Ask the user; whether the answer is yes."""
         ...
 
     def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from qwen35_chat.attachments import taken_apart, with_files
+from qwen35_chat.attachments import Attachments, attached, taken_apart
 from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
+from qwen35_chat.file_groups import names_file
+from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.view import ScreenView
+from qwen35_chat.mentions import CLOSING, mentions
 from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
@@ -102,8 +105,11 @@ class WritingHandler:
         """
         try:
             calls = self._controller.calls
-            whole = await calls.run("files", with_files, text, Path(), typed or text)
-            self._deliver(whole, editing)
+            found = await calls.run("files", attached, text, Path(), typed or text)
+            if found.groups and not await self._agreed(found, editing):
+                self._put_back(typed or text, editing)
+                return
+            self._deliver(found.text, editing)
             self._controller.remember(text)
         except Qwen35Error:
             self._put_back(typed or text, editing)
@@ -112,6 +118,15 @@ class WritingHandler:
             self.unsent.remove(text)
             self._view.show_queue()
             self._view.save_draft()
+
+    async def _agreed(self, found: Attachments, editing: Message | None) -> bool:
+        """Whether the user wants to send the files of the folders and patterns."""
+        controller = self._controller
+        room = controller.room(edit=editing is not None)
+        question = await controller.calls.run(
+            "models", ask_about, found.groups, controller.tokens, room
+        )
+        return await self._view.confirm(question)
 
     def _put_back(self, text: str, editing: Message | None) -> None:
         composer = self._view.composer
@@ -162,7 +177,8 @@ class WritingHandler:
         self.editing = message
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
-        named = all(f"@{file.name}" in written or f'@"{file.name}"' in written for file in files)
+        names = [n for m in mentions(written) for n in (m.name, m.name.rstrip(CLOSING))]
+        named = all(any(names_file(name, file.name) for name in names) for file in files)
         composer.set_text(written if named else text)
         composer.focus()
 

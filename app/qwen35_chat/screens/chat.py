@@ -86,7 +86,7 @@ class ChatScreen(TypingScreen):
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], None] = lambda: None,
     ):
-        super().__init__(controller, TranscriptView(clock))
+        super().__init__(controller, TranscriptView(clock), clock)
         self.completions = Completions()
         self.composer = Composer(self.completions, self.complete)
         greeting = DEMO_GREETING if demo and start == EMPTY else ""
@@ -235,7 +235,6 @@ class ChatScreen(TypingScreen):
         match transition:
             case Loaded(model, context):
                 self._lines.status.update(model=short_name(model), context=context)
-                self._completer.use_model(model)
                 self._turn_entries.end_load_failure()
                 self._ready()
             case Unloaded():

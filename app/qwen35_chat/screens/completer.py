@@ -7,10 +7,10 @@ from typing import Any
 
 from textual.screen import Screen
 
-from qwen35_chat.attachments import files_below, read_text_file
+from qwen35_chat.attachments import files_below
 from qwen35_chat.completion import commands_for, files_for, mention_before
 from qwen35_chat.controller import Controller
-from qwen35_chat.tokens import TokenCounter
+from qwen35_chat.readable_files import read_text_file
 from qwen35_chat.widgets.completions import Completions
 from qwen35_mlx.errors import Qwen35Error
 
@@ -31,11 +31,6 @@ class Completer:
         self._text = self._before = ""
         self._files: list[str] = []
         self._listed_at: float | None = None
-        self._counter = TokenCounter()
-
-    def use_model(self, model: str) -> None:
-        """Count tokens as this model does."""
-        self._controller.calls.start("models", self._counter.use_model, model)
 
     def complete(self, text: str, before: str) -> None:
         """List what may follow.
@@ -49,7 +44,7 @@ class Completer:
         if not choices and (query := mention_before(before)) is not None:
             self._list_files()
             choices = files_for(before, self._files)
-            if choices and query:
+            if choices and query and not choices[0].hint:
                 self._work("count", self._count(choices[0].label))
         # What a whole command's name would complete to is that name.
         self._completions.show(
@@ -77,6 +72,6 @@ class Completer:
 
     def _describe(self, name: str) -> str:
         try:
-            return self._counter.describe(read_text_file(Path(name)))
+            return self._controller.tokens.describe(read_text_file(Path(name)))
         except Qwen35Error as error:
             return str(error).removeprefix(f"{name} ")

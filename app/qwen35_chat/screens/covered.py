@@ -8,6 +8,7 @@ from textual.screen import Screen
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
+from qwen35_chat.question import Question
 from qwen35_chat.screens.help_page import help_text
 from qwen35_chat.screens.lists import (
     ConversationList,
@@ -18,6 +19,7 @@ from qwen35_chat.screens.lists import (
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.personas import PersonaList
 from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.question import QuestionScreen
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
@@ -26,11 +28,16 @@ from qwen35_mlx.errors import Qwen35Error
 
 
 class CoveredScreen(Screen[None]):
-    """A screen that other screens cover, to let the user choose or answer."""
+    """A screen that other screens cover, to let the user choose or answer.
 
-    def __init__(self, controller: Controller):
+    Attributes:
+        clock: seconds, for what is timed on the screen.
+    """
+
+    def __init__(self, controller: Controller, clock: Callable[[], float]):
         super().__init__()
         self.controller = controller
+        self.clock = clock
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         """Show one line to the user."""
@@ -91,6 +98,10 @@ class CoveredScreen(Screen[None]):
 
     def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
         self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))
+
+    async def confirm(self, question: Question) -> bool:
+        """Ask the user, within a worker; whether the answer is yes."""
+        return await self.app.push_screen_wait(QuestionScreen(question, self.clock))
 
     def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
         self._pick(Ask(title, value), then)

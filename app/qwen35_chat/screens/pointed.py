@@ -1,5 +1,7 @@
 """What clicks and selections in the conversation do."""
 
+from collections.abc import Callable
+
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.handlers.versions import VersionHandler
@@ -20,8 +22,10 @@ class PointedScreen(CoveredScreen):
     composer: Composer
     versions: VersionHandler
 
-    def __init__(self, controller: Controller, transcript: TranscriptView):
-        super().__init__(controller)
+    def __init__(
+        self, controller: Controller, transcript: TranscriptView, clock: Callable[[], float]
+    ):
+        super().__init__(controller, clock)
         self.transcript = transcript
         self._around = ""  # what is selected outside of it, which may show another text since
 

@@ -9,14 +9,12 @@ from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
 
 from qwen35_chat.controller import Controller
+from qwen35_chat.screens.answers import AnswerList
 from qwen35_chat.tools.calling import Answer, CallQuestion, Question
 from qwen35_chat.tools.shown import shown_arguments, shown_name
 
-# Keys that were pressed for something else, while the question was appearing, choose nothing.
-ARMED_SECONDS = 0.6
 ANSWERS: dict[Answer, str] = {
     "once": "Run it this once",
     "always": "Always run this tool",
@@ -25,19 +23,6 @@ ANSWERS: dict[Answer, str] = {
 }
 ROUND_ANSWERS: dict[Answer, str] = {"once": "Go on", "no": "Stop"}
 HINT = "Up, Down and Enter choose · Page Down scrolls · Esc stops the reply"
-
-
-class AnswerList(OptionList):
-    """The answers, none of which is marked at first, so that Enter alone chooses nothing."""
-
-    def __init__(self, answers: dict[Answer, str], armed: Callable[[], bool]):
-        options = [Option(text, id=answer) for answer, text in answers.items()]
-        super().__init__(*options, markup=False, compact=True)
-        self._armed = armed
-
-    def action_select(self) -> None:
-        if self._armed():
-            super().action_select()
 
 
 class ToolQuestion(ModalScreen[Answer | None]):
@@ -58,7 +43,6 @@ class ToolQuestion(ModalScreen[Answer | None]):
         super().__init__()
         self._question = question
         self._clock = clock
-        self._opened = clock()
 
     def compose(self) -> ComposeResult:
         title, text, answers = _parts(self._question)
@@ -66,15 +50,13 @@ class ToolQuestion(ModalScreen[Answer | None]):
             yield Static(title, classes="title", markup=False)
             with VerticalScroll(can_focus=False):
                 yield Static(text, markup=False)
-            yield AnswerList(answers, self._armed)
+            yield AnswerList(answers.items(), self._clock)
             yield Static(HINT, classes="hint", markup=False)
 
     def on_mount(self) -> None:
+        # Nothing is marked at first, so that Enter alone chooses nothing.
         self.query_one(AnswerList).highlighted = None
         self.query_one(AnswerList).focus()
-
-    def _armed(self) -> bool:
-        return self._clock() - self._opened >= ARMED_SECONDS
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from qwen35_chat.drawing.tool_entries import ToolEntry
 from qwen35_chat.fake import done
-from qwen35_chat.screens.tool_question import ANSWERS, ARMED_SECONDS, ToolQuestion
+from qwen35_chat.screens.answers import ARMED_SECONDS
+from qwen35_chat.screens.tool_question import ANSWERS, ToolQuestion
 from qwen35_chat.tool_window import HOLD_SECONDS
 from qwen35_chat.tools.calls import ToolResult
 

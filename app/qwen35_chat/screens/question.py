@@ -1,0 +1,64 @@
+"""A question with two answers that covers the chat. Only keys and clicks of the user answer it."""
+
+import time
+from collections.abc import Callable
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+
+from qwen35_chat.question import Question
+from qwen35_chat.screens.answers import AnswerList
+from qwen35_mlx.terminal import visible
+
+HINT = "Enter or a click chooses · Page Down scrolls · Esc goes back"
+
+
+class QuestionScreen(ModalScreen[bool]):
+    """Its result is whether the answer was yes.
+
+    Args:
+        clock: seconds.
+    """
+
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
+    BINDINGS = [  # noqa: RUF012
+        Binding("escape,ctrl+c", "leave", "Back", priority=True),
+        Binding("pageup", "page(-1)", show=False, priority=True),
+        Binding("pagedown", "page(1)", show=False, priority=True),
+    ]
+
+    def __init__(self, question: Question, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._question = question
+        self._clock = clock
+
+    def compose(self) -> ComposeResult:
+        question = self._question
+        with Vertical(id="question"):
+            yield Static(question.title, classes="title", markup=False)
+            with VerticalScroll(can_focus=False):
+                yield Static(visible(question.text), markup=False)
+            yield AnswerList([("yes", question.yes), ("no", question.no)], self._clock)
+            yield Static(HINT, classes="hint", markup=False)
+
+    def on_mount(self) -> None:
+        answers = self.query_one(AnswerList)
+        answers.highlighted = 0
+        answers.focus()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.dismiss(event.option.id == "yes")
+
+    def action_page(self, direction: int) -> None:
+        scroll = self.query_one(VerticalScroll)
+        if direction < 0:
+            scroll.scroll_page_up(animate=False)
+        else:
+            scroll.scroll_page_down(animate=False)
+
+    def action_leave(self) -> None:
+        self.dismiss(False)
