@@ -90,8 +90,9 @@ COMMANDS: tuple[Command, ...] = (
         argument="file.md, .html or .json",
     ),
     Command(
-        "retry", "Retry", "ask for another reply to the same message",
-        lambda do, _: do.versions.retry(), keys="f5", slash="retry",
+        "retry", "Retry", "ask for another reply to the same message, with other settings if named",
+        lambda do, text: do.versions.retry(text), keys="f5", slash="retry",
+        argument="temperature 1.2 ...",
     ),
     Command(
         "edit", "Edit", "write another version of your last message; the old one stays",

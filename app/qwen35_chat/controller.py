@@ -5,7 +5,8 @@ renders. It imports neither Textual nor MLX. All calls come from one thread. Met
 library or a file are coroutines, which wait for it in `Controller.calls`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from qwen35_chat import message_tree
 from qwen35_chat.look_up import Found, look_up
@@ -220,16 +221,19 @@ class Controller(ModelWindow):
         """Send a message after the turn that is running."""
         self.queue.append(text)
 
-    async def retry(self, message: int | None = None) -> TurnRequested:
+    async def retry(
+        self, message: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> TurnRequested:
         """Request another reply instead of this reply, or to this user message.
 
         Args:
             message: None for the last one.
+            options: for this reply alone, as `Chat.retry` takes them.
         """
         found = message_tree.reply_to_replace(await self.stored_with_messages(), message)
         after = found.id if found.role == "tool" else found.parent
         requested = TurnRequested(None, drop_after=after)
-        return self._begin(requests.Retry(found.id), requested)
+        return self._begin(requests.Retry(found.id, options or {}), requested)
 
     def edit(self, message: int, text: str) -> TurnRequested:
         """Send another version of a user message; the old one stays."""

@@ -207,8 +207,8 @@ class EngineThread:
                     self._stream(chat.send(self._tool_messages(results)))
                 case AddResults(results):
                     self._current_chat().add_results(self._tool_messages(results))
-                case Retry(message):
-                    self._stream(self._current_chat().retry(message))
+                case Retry(message, options):
+                    self._stream(self._current_chat().retry(message, **options))
                 case Continue(message, text):
                     self._stream(self._current_chat().continue_reply(message, text))
                 case Edit(message, text):

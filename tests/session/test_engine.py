@@ -222,6 +222,15 @@ def test_a_reply_is_continued_from_another_text(durable, library):
     assert tree.message(again.reply).content.startswith("Hello")
 
 
+def test_a_retry_has_options_of_its_own(durable, library):
+    durable.submit(Send("Question 1"))
+    started = of_kind(wait_for(durable, Done), TurnStarted)
+    durable.submit(Retry(started.reply, {"max_tokens": 2, "thinking": False}))
+    assert of_kind(wait_for(durable, Done), Done).usage.reply_tokens == 2
+    durable.submit(Retry(started.reply))
+    assert of_kind(wait_for(durable, Done), Done).usage.reply_tokens > 2
+
+
 def test_retry_edit_and_select_go_through_the_tree(durable, library):
     durable.submit(Send("Question 1"))
     started = of_kind(wait_for(durable, Done), TurnStarted)

@@ -3,6 +3,7 @@
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
 from qwen35_chat.message_tree import last_user_message, reply_to_continue
+from qwen35_chat.reply_settings import reply_options
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -13,8 +14,10 @@ class VersionHandler:
         self._controller = controller
         self._view = view
 
-    async def retry(self) -> None:
-        self._view.show(await self._controller.retry(self._view.marked_message))
+    async def retry(self, text: str = "") -> None:
+        """Ask for another reply, with the settings that `text` names for it alone."""
+        options = reply_options(text)
+        self._view.show(await self._controller.retry(self._view.marked_message, options))
 
     async def edit(self, text: str = "") -> None:
         """Send `text` instead of the last user message, or offer that message to be edited."""
