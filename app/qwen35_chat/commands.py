@@ -90,7 +90,7 @@ COMMANDS: tuple[Command, ...] = (
         argument="file.md, .html or .json",
     ),
     Command(
-        "retry", "Retry", "ask for another reply to the same message, with other settings if named",
+        "retry", "Retry", "ask for another reply to the same message",
         lambda do, text: do.versions.retry(text), keys="f5", slash="retry",
         argument="temperature 1.2 ...",
     ),
@@ -106,6 +106,10 @@ COMMANDS: tuple[Command, ...] = (
         "amend", "Change the reply",
         "change the last reply, and let the model go on from it; the old one stays",
         lambda do, text: do.versions.amend(text), slash="amend", argument="text",
+    ),
+    Command(
+        "stats", "Figures", "tokens, speeds, cached tokens, drafts, and the context that is left",
+        lambda do, _: do.stats.show(), slash="stats",
     ),
     Command(
         "older", "Version before", "go to the version before, where there are several (2/3)",

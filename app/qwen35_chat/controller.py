@@ -136,6 +136,7 @@ class Controller(ModelWindow):
                 return turn.call(event)
             case events.Done(reason, usage, drafts=drafts):
                 self.usage, self.accepted = usage, drafts
+                self.totals = self.totals.plus(usage, drafts)
                 self.used = usage.prompt_tokens + usage.reply_tokens
                 self.turn = None
                 calls = reason == "tool_calls" and self._begin_calls(turn)

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.progress import size_of
 from qwen35_chat.settings import display_value, setting_names
+from qwen35_chat.stats import Section, plain_lines
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
 from qwen35_chat.tools.shown import (
     PERMISSION_WORDS,
@@ -354,6 +355,10 @@ class PlainView:
         else:
             self.line(f"Put system prompts into {folder}, each in a file that ends in .md:")
             self.line(EXAMPLE)
+
+    def show_stats(self, sections: Sequence[Section]) -> None:
+        for line in plain_lines(sections):
+            self.line(line)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""

@@ -13,6 +13,7 @@ from qwen35_chat.commands import Command
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
+from qwen35_chat.stats import Section
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
@@ -68,6 +69,10 @@ class ChatView(Protocol):
             folder: where their files are.
             then: gets the chosen one's name, or `NO_PERSONA`.
         """
+        ...
+
+    def show_stats(self, sections: Sequence[Section]) -> None:
+        """Show figures."""
         ...
 
     def list_tools(self, toolbox: Toolbox) -> None:
