@@ -28,7 +28,7 @@ class FakeComposer:
 
     def __init__(self) -> None:
         self.text = self.hint = ""
-        self.browsing = False
+        self.browsing = self.typed = False
 
     @property
     def whole(self) -> str:
