@@ -20,6 +20,7 @@ from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
 from qwen35_chat.handlers.personas import PersonaHandler
 from qwen35_chat.handlers.settings import ScreenSettingsHandler
+from qwen35_chat.handlers.stats import StatsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
@@ -96,6 +97,7 @@ class ChatScreen(TypingScreen):
         self.versions = VersionHandler(controller, self)
         self.conversations = ConversationHandler(controller, self)
         self.models = ModelHandler(controller, self)
+        self.stats = StatsHandler(controller, self)
         self.personas = PersonaHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)

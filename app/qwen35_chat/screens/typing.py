@@ -40,7 +40,8 @@ class TypingScreen(PointedScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
-        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
+        editing = self.writing.editing and self.writing.editing.role
+        self._lines.update(self.composer.text, editing=editing)
 
     # What handlers need of the screen
 
@@ -49,10 +50,10 @@ class TypingScreen(PointedScreen):
         return self.transcript.marked.message if self.transcript.marked is not None else None
 
     def offer_edit(self, message: Message) -> None:
-        self.writing.begin_edit(message.id, message.content)
+        self.writing.begin_edit(message, message.content)
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.writing.send_edit(message.id, text)
+        self.writing.send_edit(message, text)
 
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
