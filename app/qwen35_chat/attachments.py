@@ -8,9 +8,11 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from qwen35_chat.documents import MOST_DOCUMENTS, document_kind
 from qwen35_chat.file_groups import MADE, file_group, is_pattern
+from qwen35_chat.file_refused import FileRefusedError
 from qwen35_chat.mentions import CLOSING, LONGEST_NAME, Mention, mentions, refuse_missing
-from qwen35_chat.readable_files import FileRefusedError, read_text_file
+from qwen35_chat.readable_files import read_text_file
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import is_dir, shown
 
@@ -22,7 +24,7 @@ MOST_FILES = 20_000  # looked at for completion
 # a number that the text does not have, as in <file-2 name="..."> and </file-2>.
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
-_CHIP = re.compile(r"\[paste \d+: [^\]\n]{1,40}\]")
+_CHIP = re.compile(r"\[(?:paste|output) \d+: [^\]\n]{1,40}\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,10 @@ def _group(found: Mention, name: str, folder: Path, *, is_folder: bool) -> Attac
         group = file_group(name, folder)
     except (OSError, ValueError, RuntimeError):
         return None
+    if sum(bool(document_kind(file)) for file, _ in group.paths) > MOST_DOCUMENTS:
+        raise Qwen35Error(
+            f"{shown(name)} has more than {MOST_DOCUMENTS} PDF and Word files: name a part of them"
+        )
     files: list[Attached] = []
     for file, path in group.paths:
         try:
@@ -221,7 +227,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 class Chips:
-    """Long pastes, each of which the composer shows as a short name."""
+    """Long pastes and outputs of commands, each of which the composer shows as a short name."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -238,8 +244,16 @@ class Chips:
         if lines <= longest and len(text) <= characters:
             return None
         size = f"{lines} lines" if lines > longest else f"{len(text):,} characters"
-        name = f"[paste {len(self._texts) + 1}: {size}]"
-        self._texts[name] = self.expanded(text)
+        return self._named("paste", size, self.expanded(text))
+
+    def output(self, text: str) -> str:
+        """A name for the output of a command."""
+        lines = text.count("\n") - 1  # without the fence
+        return self._named("output", f"{lines} lines", text)
+
+    def _named(self, kind: str, size: str, text: str) -> str:
+        name = f"[{kind} {len(self._texts) + 1}: {size}]"
+        self._texts[name] = text
         return name
 
     def expanded(self, text: str) -> str:

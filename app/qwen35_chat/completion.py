@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH
+from qwen35_chat.documents import document_kind
 from qwen35_chat.mentions import mention
 
 LIMIT = 8
+DOCUMENT = "sends its text"
 FOLDER = "sends its files, once you have seen which"
 _WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
@@ -95,6 +97,13 @@ def files_for(text: str, files: Sequence[str]) -> list[Completion]:
         return []
     replaces = len(text) - text.rindex("@", 0, len(text) - len(query))
     return [
-        Completion(mention(name) + " ", replaces, name, FOLDER if name.endswith("/") else "")
+        Completion(mention(name) + " ", replaces, name, _what_is_sent(name))
         for name in ranked(query, files)
     ]
+
+
+def _what_is_sent(name: str) -> str:
+    """What a mention sends, if that is not a text file, whose tokens are counted."""
+    if name.endswith("/"):
+        return FOLDER
+    return DOCUMENT if document_kind(name) else ""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from qwen35_chat.documents import document_kind
 from qwen35_chat.git_ignored import GitIgnored
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import shown
 
 MOST_FILES = 1_000  # of one folder or pattern
-MOST_BYTES = 10_000_000  # of these together; no context holds more
+MOST_BYTES = 10_000_000  # of the text files together; no context holds more
 MOST_LOOKED_AT = 20_000  # files and folders, in search of these
 # Folders of files that programs have made.
 MADE = {"node_modules", "__pycache__", "target", "build", "dist", "venv"}
@@ -72,6 +73,8 @@ def file_group(name: str, folder: Path) -> FileGroup:
                 f"{shown(name)} has more than {MOST_FILES:,} files: name a part of them"
             )
         with suppress(OSError):
+            if document_kind(path.name):
+                continue
             size += path.stat().st_size
     if size > MOST_BYTES:
         raise Qwen35Error(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from qwen35_chat.readable_files import FileRefusedError, read_text_file
+from qwen35_chat.file_refused import FileRefusedError
+from qwen35_chat.readable_files import read_text_file
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

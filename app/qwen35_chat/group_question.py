@@ -25,14 +25,15 @@ def ask_about(groups: Sequence[AttachedGroup], counter: TokenCounter, room: int 
     total = sum(counts.values())
     names = " and ".join(visible_line(group.name) for group in groups)
     number = f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
+    tokens = f"{total:,} {'token' if total == 1 else 'tokens'}"
     about = "" if counter.exact else "about "
     if room is not None and total >= room:
         raise Qwen35Error(
-            f"{shown(names)}: {number} with {about}{total:,} tokens, and {max(room, 0):,} are left "
+            f"{shown(names)}: {number} with {about}{tokens}, and {max(room, 0):,} are left "
             "in the context: name a part of them"
         )
     share = "" if room is None else f", {total / room:.0%} of the {room:,} left in the context"
-    lines = [f"{about}{total:,} tokens{share}".capitalize()]
+    lines = [f"{about}{tokens}{share}".capitalize()]
     left_out: Counter[str] = Counter()
     for group in groups:
         left_out.update(group.left_out)

@@ -22,10 +22,14 @@ from qwen35_chat.handlers.plain import (
     PlainConversationHandler,
     PlainSettingsHandler,
 )
+from qwen35_chat.handlers.shell import AS_MESSAGE
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.options import EMPTY, Start
+from qwen35_chat.plain_files import with_files
 from qwen35_chat.plain_view import PlainView
+from qwen35_chat.question import Question as FileQuestion
+from qwen35_chat.shell_command import shell_command
 from qwen35_chat.slash import parse_slash
 from qwen35_chat.tools.calling import ANSWERS, Answer, CallQuestion, Question
 from qwen35_mlx import __version__
@@ -55,7 +59,7 @@ class PlainMode:
     ):
         self.controller = controller
         controller.has_keys = False
-        self.view = PlainView(controller, out, clock, agrees=self._agrees)
+        self.view = PlainView(controller, out, clock, agree=self._agree)
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)
         self.models = ModelHandler(controller, self.view)
@@ -126,7 +130,10 @@ class PlainMode:
             if iscoroutine(work):
                 finished(work)
             return
-        if (whole := self.view.with_files(text)) is None:
+        if self._attended and shell_command(text):
+            raise Qwen35Error(f"a command of the shell needs the screen. {AS_MESSAGE}")
+        whole = with_files(text, self.controller, self._agree)
+        if whole is None:
             return
         self.view.show(self.controller.send(whole))
         try:
@@ -135,17 +142,22 @@ class PlainMode:
         except Qwen35Error as error:
             self.view.show_message(str(error), error=True)
 
-    def _agrees(self) -> bool:
+    def _agree(self, question: FileQuestion) -> bool:
         """Let the user answer yes or no. Without a user the answer is no."""
+        self.view.line(question.title)
+        self.view.line(question.text)
         if not self._attended:
             self.view.line("No: standard input is no terminal, so that nobody can agree.")
             return False
         drop_typed_input()
         try:
-            return self._read("yes or no: ").strip().lower() in ("yes", "y")
+            agreed = self._read("yes or no: ").strip().lower() in ("yes", "y")
         except (EOFError, KeyboardInterrupt):
             self.view.line("")
-            return False
+            agreed = False
+        if not agreed:
+            self.view.line("Not sent.")
+        return agreed
 
     def help(self) -> None:
         for name, command in BY_SLASH.items():

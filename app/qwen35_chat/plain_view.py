@@ -4,17 +4,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TextIO
 
 from qwen35_chat import clipboard
-from qwen35_chat.attachments import attached
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
-from qwen35_chat.group_question import ask_about
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.personas import EXAMPLE, Personas
+from qwen35_chat.plain_files import with_files
 from qwen35_chat.progress import size_of
+from qwen35_chat.question import Question as FileQuestion
 from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
 from qwen35_chat.tools.shown import (
@@ -63,7 +62,7 @@ class PlainView:
     Args:
         out: where to write; None for standard output.
         clock: seconds.
-        agrees: lets the user answer a question that was written.
+        agree: lets the user answer a question.
 
     Attributes:
         answer: the last answer.
@@ -77,13 +76,13 @@ class PlainView:
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
-        agrees: Callable[[], bool] = lambda: False,
+        agree: Callable[[FileQuestion], bool] = lambda _: False,
     ):
         self.answer = ""
         self._controller = controller
         self._out = out or sys.stdout
         self._clock = clock
-        self._agrees = agrees
+        self._agree = agree
         self._part = ""  # of the reply, to which the line that is being written belongs
         self._thinking = False  # the reply has thinking
         self._progress_at = 0.0
@@ -268,25 +267,9 @@ class PlainView:
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
-        if (whole := self.with_files(text, edit=True)) is not None:
+        whole = with_files(text, self._controller, self._agree, edit=True)
+        if whole is not None:
             self.show(self._controller.edit(message.id, whole))
-
-    def with_files(self, text: str, *, edit: bool = False) -> str | None:
-        """A message with the files that it names; None if the user does not want to send them.
-
-        Args:
-            edit: it is another version of a message.
-        """
-        found = attached(text, Path())
-        if found.groups:
-            room = self._controller.room(edit=edit)
-            question = ask_about(found.groups, self._controller.tokens, room)
-            self.line(question.title)
-            self.line(question.text)
-            if not self._agrees():
-                self.line("Not sent.")
-                return None
-        return found.text
 
     def list_tools(self, toolbox: Toolbox) -> None:
         """List servers and tools; a command with a name and a word changes one."""

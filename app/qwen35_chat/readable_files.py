@@ -1,53 +1,29 @@
 """The text of one file that is sent with a message."""
 
 from pathlib import Path
-from typing import Literal
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_chat.documents import LARGEST_DOCUMENT, document_kind, document_text
+from qwen35_chat.file_refused import FileRefusedError
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.user_paths import shown
 
 LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
 
-Reason = Literal["not text", "too large", "unreadable"]
-
-
-class FileRefusedError(Qwen35Error):
-    """A file that cannot be sent.
-
-    Attributes:
-        reason: why, in a word or two.
-    """
-
-    def __init__(self, message: str, reason: Reason):
-        super().__init__(message)
-        self.reason: Reason = reason
-
 
 def read_text_file(path: Path, name: str = "") -> str:
-    """The text of a file.
+    """The text of a file, or of a PDF or Word file.
 
     Args:
         name: for error messages; "" for the path.
 
     Raises:
-        FileRefusedError: the file is not text, too large, or cannot be read.
+        FileRefusedError: the file has no text, is too large, or cannot be read.
     """
     name = shown(name or str(path))
-    try:
-        with open_regular(path) as file:
-            # Up to one byte too many: some files of the system have no size until they are read.
-            data = b""
-            while (part := file.read(LARGEST_FILE + 1 - len(data))) and len(data) <= LARGEST_FILE:
-                data += part
-    except OSError as error:
-        raise FileRefusedError(f"{name} cannot be read: {error.strerror}", "unreadable") from None
-    except ValueError:
-        line = f"{name} has a character that no path can have"
-        raise FileRefusedError(line, "unreadable") from None
-    if len(data) > LARGEST_FILE:
-        line = f"{name} has more than {LARGEST_FILE:,} bytes: attach a part of it"
-        raise FileRefusedError(line, "too large")
+    kind = document_kind(path.name)
+    data = _read(path, name, LARGEST_DOCUMENT if kind else LARGEST_FILE)
+    if kind:
+        return document_text(data, name, kind)
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -56,3 +32,22 @@ def read_text_file(path: Path, name: str = "") -> str:
         line = f"{name} is not text, and the model reads text only: convert it first"
         raise FileRefusedError(line, "not text")
     return text
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes."""
+    try:
+        with open_regular(path) as file:
+            # Up to one byte too many: some files of the system have no size until they are read.
+            data = b""
+            while (part := file.read(limit + 1 - len(data))) and len(data) <= limit:
+                data += part
+    except OSError as error:
+        raise FileRefusedError(f"{name} cannot be read: {error.strerror}", "unreadable") from None
+    except ValueError:
+        line = f"{name} has a character that no path can have"
+        raise FileRefusedError(line, "unreadable") from None
+    if len(data) > limit:
+        line = f"{name} has more than {limit:,} bytes: attach a part of it"
+        raise FileRefusedError(line, "too large")
+    return data

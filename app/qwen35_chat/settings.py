@@ -30,6 +30,8 @@ THEMES = (
 VIEWS = ("hidden", "collapsed", "open")
 THINKING = ("auto", "on", "off")
 SWITCH = ("on", "off")
+# "auto" is "osc9" in terminals that are known to take it, and nothing in others.
+NOTIFICATIONS = ("auto", "osc9", "bell", "off")
 # A number is the drafts of the MTP head in a pass.
 MTP = ("auto", "off", *"123456")
 # The sampling values of the Qwen3.5 model card. "model" uses the checkpoint's own defaults.
@@ -60,6 +62,8 @@ class Settings:
         theme: one of `THEMES`.
         thinking_view: one of `VIEWS`, how the thinking in replies is shown.
         copy_on_select: one of `SWITCH`, whether text is copied as soon as it is selected.
+        notification: one of `NOTIFICATIONS`, how the end of a long reply is told in other windows.
+        shell_commands: one of `SWITCH`, whether `!command` may be run.
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
@@ -79,6 +83,8 @@ class Settings:
     theme: str = "auto"
     thinking_view: str = "collapsed"
     copy_on_select: str = "on"
+    notification: str = "auto"
+    shell_commands: str = "off"
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -159,6 +165,8 @@ _CHECKS: Mapping[str, Check] = {
     ),
     "thinking_view": _one_of(VIEWS),
     "copy_on_select": _one_of(SWITCH),
+    "notification": _one_of(NOTIFICATIONS),
+    "shell_commands": _one_of(SWITCH),
     "folders": (
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',

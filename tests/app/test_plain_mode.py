@@ -75,9 +75,9 @@ def test_blank_lines_are_not_sent(session: PlainChat) -> None:
 
 def test_files_are_sent_with_a_message(session: PlainChat) -> None:
     Path("a.txt").write_text("text\n")
-    session.run("see @a.txt", reply("so"), "see @.", "/quit")
+    session.run("see @a.txt", reply("so"), "see @none.txt", "/quit")
     assert session.engine.sent == ['see @a.txt\n\n<file name="a.txt">\ntext\n</file>']
-    assert "Error: . is a folder: attach its files one by one" in session.out.getvalue()
+    assert "Error: there is no file none.txt" in session.out.getvalue()
 
 
 def test_a_long_prefill_and_a_slow_load_report_progress_at_intervals(home: Path) -> None:

@@ -13,6 +13,7 @@ from qwen35_chat.commands import Command
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
+from qwen35_chat.shell_command import Output
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
@@ -84,6 +85,7 @@ class ComposerView(Protocol):
 
     text: str
     browsing: bool
+    typed: bool  # key by key, all of it
 
     @property
     def whole(self) -> str:
@@ -98,6 +100,10 @@ class ComposerView(Protocol):
 
     def put_back(self, text: str) -> None:
         """Put a text before what is there."""
+        ...
+
+    def put_output(self, text: str) -> None:
+        """Put the output of a command in place of what is there."""
         ...
 
     def insert(self, text: str) -> object: ...
@@ -154,6 +160,10 @@ class ScreenView(ChatView, Protocol):
 
     def show_queue(self) -> None:
         """Show the messages that wait."""
+        ...
+
+    def run_shell(self, command: str, then: Callable[[Output], None]) -> None:
+        """Run a command of the shell; `then` gets its output if the user wants to add it."""
         ...
 
     def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:

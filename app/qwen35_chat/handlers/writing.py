@@ -7,6 +7,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
 from qwen35_chat.file_groups import names_file
 from qwen35_chat.group_question import ask_about
+from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.mentions import CLOSING, mentions
 from qwen35_chat.slash import parse_slash
@@ -30,6 +31,7 @@ class WritingHandler:
         self.editing: int | None = None
         self.draft_before_edit = ""
         self.unsent: list[str] = []
+        self._shell = ShellHandler(controller, view)
 
     @property
     def draft(self) -> str:
@@ -48,6 +50,8 @@ class WritingHandler:
         if self.editing is None and (parsed := parse_slash(text)) is not None:
             self._view.run_later(*parsed)
             composer.clear()
+            return
+        if self.editing is None and self._shell.take(composer.text):
             return
         if controller.failed:
             key = self._view.key("models")

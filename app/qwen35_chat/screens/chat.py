@@ -31,6 +31,7 @@ from qwen35_chat.screens.find import Find
 from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
+from qwen35_chat.screens.notifier import Notifier
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
 from qwen35_chat.screens.turn_entries import TurnEntries
@@ -115,6 +116,7 @@ class ChatScreen(TypingScreen):
         self._sends = WorkQueue(app)
         self._questions = QuestionAsker(self, controller, clock)
         self._watchers = Watchers(controller, self)
+        self._notifier = Notifier(app, controller, clock)
         self._first = FirstScreen(
             self, controller, self.transcript, self.composer, self.completions, self.key
         )
@@ -232,6 +234,7 @@ class ChatScreen(TypingScreen):
 
     def show(self, transition: Transition) -> None:
         """Render a transition."""
+        self._notifier.see(transition)
         match transition:
             case Loaded(model, context):
                 self._lines.status.update(model=short_name(model), context=context)

@@ -11,6 +11,7 @@ from qwen35_chat.attachments import files_below
 from qwen35_chat.completion import commands_for, files_for, mention_before
 from qwen35_chat.controller import Controller
 from qwen35_chat.readable_files import read_text_file
+from qwen35_chat.shell_command import shell_command
 from qwen35_chat.widgets.completions import Completions
 from qwen35_mlx.errors import Qwen35Error
 
@@ -41,6 +42,8 @@ class Completer:
         """
         self._text, self._before = text, before
         choices = commands_for(before) if text == before else []
+        if self._controller.settings.shell_commands == "on" and shell_command(text):
+            before = ""  # names of files are a stranger's words, and would be run
         if not choices and (query := mention_before(before)) is not None:
             self._list_files()
             choices = files_for(before, self._files)

@@ -20,9 +20,11 @@ from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.personas import PersonaList
 from qwen35_chat.screens.picker import Ask, Page
 from qwen35_chat.screens.question import QuestionScreen
+from qwen35_chat.screens.shell import ShellScreen
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
+from qwen35_chat.shell_command import Output
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_mlx.errors import Qwen35Error
 
@@ -102,6 +104,13 @@ class CoveredScreen(Screen[None]):
     async def confirm(self, question: Question) -> bool:
         """Ask the user, within a worker; whether the answer is yes."""
         return await self.app.push_screen_wait(QuestionScreen(question, self.clock))
+
+    def run_shell(self, command: str, then: Callable[[Output], None]) -> None:
+        def ended(output: Output | None) -> None:
+            if output is not None:
+                then(output)
+
+        self.app.push_screen(ShellScreen(command, self.clock), ended)
 
     def ask(self, title: str, value: str, then: Callable[[str], Work]) -> None:
         self._pick(Ask(title, value), then)

@@ -19,6 +19,7 @@ from qwen35_chat.screens.picker import Ask, Picker, Row
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.settings import (
     MTP,
+    NOTIFICATIONS,
     PRESETS,
     SWITCH,
     THINKING,
@@ -236,6 +237,8 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "mtp": MTP,
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
+    "notification": NOTIFICATIONS,
+    "shell_commands": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -248,6 +251,8 @@ HELP: Mapping[str, str] = {
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
+    "notification": "of a long reply's end, in another window: by the terminal, or its bell",
+    "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
     "repetition_guard": "ends a reply that repeats itself without end",
     "folders": "where models are looked for, separated by commas",
@@ -289,8 +294,7 @@ class SettingsList(Picker):
             shown = one_line(value) if value else Content.styled("none", "dim")
             rows.append(Row(name, Content.assemble((f"{name:<28} ", "bold"), shown)))
         if not words:
-            more = "More in the file: [keys], and [template_arguments] of the model"
-            rows.append(Row("", Content(more)))
+            rows.append(Row("", Content("More in the file: [keys], [template_arguments]")))
         return rows
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:

@@ -123,5 +123,5 @@ class TypingScreen(PointedScreen):
         """Type a letter into the composer that is no key on a message."""
         if self.focused in (self.transcript, self._first.starts) and event.is_printable:
             self.composer.focus()
-            self.composer.insert(event.character or "")
+            self.composer.type_character(event.character or "")
             event.stop()

@@ -6,13 +6,13 @@ from textual import events
 from textual.message import Message
 
 from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
-from qwen35_chat.textual_private import LiteralTextArea
 from qwen35_chat.widgets.completions import Completions
+from qwen35_chat.widgets.hand_typed import HandTypedTextArea
 
 PLACEHOLDER = "Write a message, / for commands, @ for a file"
 
 
-class Composer(LiteralTextArea):
+class Composer(HandTypedTextArea):
     """A text area that grows with its text, with completion and history.
 
     Keys that act on what is typed are handled here and not as bindings, which Textual runs after
@@ -153,6 +153,10 @@ class Composer(LiteralTextArea):
     def put_back(self, text: str) -> None:
         """Put a text before what is typed."""
         self.set_text(f"{text}\n{self.text}" if self.text.strip() else text)
+
+    def put_output(self, text: str) -> None:
+        """Put the output of a command, as a chip, in place of the command."""
+        self.set_text(f"{self.chips.output(text)}\n")
 
     def on_paste(self, event: events.Paste) -> None:
         """Insert pasted text, or its chip if it is long."""
