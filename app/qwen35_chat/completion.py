@@ -10,7 +10,7 @@ from qwen35_chat.mentions import mention
 
 LIMIT = 8
 DOCUMENT = "sends its text"
-FOLDER = "sends its files, once you have seen which"
+FOLDER = "sends its files"
 _WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
 

@@ -40,6 +40,7 @@ def ask_about(groups: Sequence[AttachedGroup], counter: TokenCounter, room: int 
     if left_out:
         lines.append(f"Left out: {shown_reasons(left_out)}")
     width = max(len(f"{count:,}") for count in counts.values())
-    lines += ["", *(f"{count:>{width},}  {visible_line(name)}" for name, count in counts.items())]
+    listed = [f"{count:>{width},}  {visible_line(name)}" for name, count in counts.items()]
     title = f"Send {number} of {names}?"
-    return Question(title, "\n".join(lines), f"Send {number}", "Go back to the message")
+    back = "Go back to the message"
+    return Question(title, "\n".join(lines), "\n".join(listed), f"Send {number}", back)

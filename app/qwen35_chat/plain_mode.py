@@ -145,6 +145,7 @@ class PlainMode:
     def _agree(self, question: FileQuestion) -> bool:
         """Let the user answer yes or no. Without a user the answer is no."""
         self.view.line(question.title)
+        self.view.line(question.summary)
         self.view.line(question.text)
         if not self._attended:
             self.view.line("No: standard input is no terminal, so that nobody can agree.")

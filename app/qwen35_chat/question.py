@@ -8,11 +8,13 @@ class Question:
     """A question, and what it is about.
 
     Attributes:
-        text: what it is about, which may be long.
+        summary: what matters of it, a few lines.
+        text: the rest, which may be long.
         yes, no: the answers.
     """
 
     title: str
+    summary: str
     text: str
     yes: str
     no: str

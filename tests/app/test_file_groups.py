@@ -92,7 +92,7 @@ def test_what_is_hidden_linked_made_or_no_text_is_left_out_and_counted(folder: P
 
 IGNORE = {
     ".gitignore": "*.log\n/out/\n!keep.log\n# a comment\n\nsub/*.tmp\n",
-    "sub/.gitignore": "*.txt\n!deep/x.txt\n",
+    "sub/.gitignore": "*.txt\n!deep/x.txt\n!b.log\n",
 }
 
 
@@ -100,7 +100,7 @@ def test_git_ignores_the_same_files(tmp_path: Path) -> None:
     write(
         tmp_path,
         *("a.log", "keep.log", "out/x", "in/out/x", "in/a.log", "sub/a.tmp", "a.tmp"),
-        *("sub/a.txt", "sub/deep/x.txt", "sub/deep/y.txt", "a.txt"),
+        *("sub/a.txt", "sub/deep/x.txt", "sub/deep/y.txt", "a.txt", "sub/b.log"),
     )
     for name, text in IGNORE.items():
         write(tmp_path, name, text=text)
@@ -169,10 +169,10 @@ def test_the_question_has_the_tokens_of_each_file_and_their_share(folder: Path) 
     groups = attached("@src/", folder).groups
     question = ask_about(groups, TokenCounter(), 4_000)
     assert question.title == "Send 3 files of src/?"
-    first, _, *lines = question.text.split("\n")
-    assert first == "About 1,002 tokens, 25% of the 4,000 left in the context"
+    lines = question.text.split("\n")
+    assert question.summary == "About 1,002 tokens, 25% of the 4,000 left in the context"
     assert lines == ["1,000  src/c.py", "    1  src/deep/d.py", "    1  src/deep/e.md"]
-    assert ask_about(groups, TokenCounter(), None).text.startswith("About 1,002 tokens\n")
+    assert ask_about(groups, TokenCounter(), None).summary == "About 1,002 tokens"
     with pytest.raises(Qwen35Error, match="3 files with about 1,002 tokens, and 1,002 are left"):
         ask_about(groups, TokenCounter(), 1_002)
 

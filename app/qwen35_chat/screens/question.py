@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
 from qwen35_chat.question import Question
 from qwen35_chat.screens.answers import AnswerList
-from qwen35_mlx.terminal import visible
+from qwen35_chat.widgets.long_text import LongText
 
-HINT = "Enter or a click chooses · Page Down scrolls · Esc goes back"
+HINT = "Page Down scrolls · Esc goes back"
 
 
 class QuestionScreen(ModalScreen[bool]):
@@ -23,7 +23,7 @@ class QuestionScreen(ModalScreen[bool]):
         clock: seconds.
     """
 
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (14, "-middle"), (26, "-high")]  # noqa: RUF012
     BINDINGS = [  # noqa: RUF012
         Binding("escape,ctrl+c", "leave", "Back", priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),
@@ -39,8 +39,8 @@ class QuestionScreen(ModalScreen[bool]):
         question = self._question
         with Vertical(id="question"):
             yield Static(question.title, classes="title", markup=False)
-            with VerticalScroll(can_focus=False):
-                yield Static(visible(question.text), markup=False)
+            yield Static(question.summary, classes="summary", markup=False)
+            yield LongText(question.text)
             yield AnswerList([("yes", question.yes), ("no", question.no)], self._clock)
             yield Static(HINT, classes="hint", markup=False)
 
@@ -54,7 +54,7 @@ class QuestionScreen(ModalScreen[bool]):
         self.dismiss(event.option.id == "yes")
 
     def action_page(self, direction: int) -> None:
-        scroll = self.query_one(VerticalScroll)
+        scroll = self.query_one(LongText)
         if direction < 0:
             scroll.scroll_page_up(animate=False)
         else:

@@ -5,18 +5,19 @@ from collections.abc import Callable
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
 from qwen35_chat.screens.answers import AnswerList
 from qwen35_chat.shell_command import Output, ShellRun
-from qwen35_mlx.terminal import visible, visible_line
+from qwen35_chat.widgets.long_text import LongText
+from qwen35_mlx.terminal import visible_line
 
 LOOKS_PER_SECOND = 10
 LINES_WHILE_RUNNING = 20
 RUNNING = "Running, {seconds:.0f} s · Esc stops it"
-HINT = "Enter or a click chooses · Page Down scrolls · Esc drops it"
+HINT = "Page Down scrolls · Esc drops it"
 
 
 class ShellScreen(ModalScreen[Output | None]):
@@ -26,7 +27,7 @@ class ShellScreen(ModalScreen[Output | None]):
         clock: seconds.
     """
 
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (14, "-middle"), (26, "-high")]  # noqa: RUF012
     BINDINGS = [  # noqa: RUF012
         Binding("escape,ctrl+c", "leave", "Stop", priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),
@@ -39,15 +40,16 @@ class ShellScreen(ModalScreen[Output | None]):
         self._began = clock()
         self._run_of_command = ShellRun(command)
         self._ended = False
-        self._text = Static("", markup=False)
+        self._state = Static("", classes="state", markup=False)
+        self._text = LongText()
         self._hint = Static("", classes="hint", markup=False)
 
     def compose(self) -> ComposeResult:
         with Vertical(id="question"):
             command = visible_line(self._run_of_command.command)
             yield Static(f"$ {command}", classes="title", markup=False)
-            with VerticalScroll(can_focus=False):
-                yield self._text
+            yield self._state
+            yield self._text
             yield self._hint
 
     def on_mount(self) -> None:
@@ -64,12 +66,13 @@ class ShellScreen(ModalScreen[Output | None]):
         output = self._run_of_command.output
         if output is None:
             lines = self._run_of_command.text.split("\n")[-LINES_WHILE_RUNNING:]
-            self._text.update(visible("\n".join(lines)))
-            self._hint.update(RUNNING.format(seconds=self._clock() - self._began))
+            self._text.show("\n".join(lines))
+            self._state.update(RUNNING.format(seconds=self._clock() - self._began))
             return
         self._ended = True
-        self._text.update(visible(output.text) or "(no output)")
-        self._hint.update(f"{output.end.capitalize()} · {HINT}")
+        self._text.show(output.text or "(no output)")
+        self._state.update(output.end.capitalize())
+        self._hint.update(HINT)
         answers = AnswerList([("add", "Add it to the message"), ("drop", "Drop it")], self._clock)
         self.query_one("#question").mount(answers, before=self._hint)
         answers.highlighted = 0
@@ -80,7 +83,7 @@ class ShellScreen(ModalScreen[Output | None]):
         self.dismiss(self._run_of_command.output if event.option.id == "add" else None)
 
     def action_page(self, direction: int) -> None:
-        scroll = self.query_one(VerticalScroll)
+        scroll = self.query_one(LongText)
         if direction < 0:
             scroll.scroll_page_up(animate=False)
         else:
