@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from qwen35_chat import man_page
 from qwen35_chat.command_parser import command_parser
+
 from qwen35_mlx.command_line import CommandParser
 from qwen35_mlx.server.command import command_parser as server_parser
 
