@@ -60,6 +60,7 @@ class Settings:
         theme: one of `THEMES`.
         thinking_view: one of `VIEWS`, how the thinking in replies is shown.
         copy_on_select: one of `SWITCH`, whether text is copied as soon as it is selected.
+        vim: one of `SWITCH`, whether the composer has the keys of vim.
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
@@ -79,6 +80,7 @@ class Settings:
     theme: str = "auto"
     thinking_view: str = "collapsed"
     copy_on_select: str = "on"
+    vim: str = "off"
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -159,6 +161,7 @@ _CHECKS: Mapping[str, Check] = {
     ),
     "thinking_view": _one_of(VIEWS),
     "copy_on_select": _one_of(SWITCH),
+    "vim": _one_of(SWITCH),
     "folders": (
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',

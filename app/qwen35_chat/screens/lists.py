@@ -235,6 +235,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "mtp": MTP,
     "thinking_view": VIEWS,
     "copy_on_select": SWITCH,
+    "vim": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -246,6 +247,7 @@ HELP: Mapping[str, str] = {
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
+    "vim": "the keys of vim where you write",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "thinking_budget": "tokens of thinking, then the model is made to answer; -1 for no limit",
     "repetition_guard": "ends a reply that repeats itself without end",

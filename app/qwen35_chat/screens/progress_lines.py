@@ -76,12 +76,13 @@ class ProgressLines:
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
-    def update(self, typed: str, *, editing: bool) -> None:
+    def update(self, typed: str, *, editing: bool, mode: str = "") -> None:
         """Bring the turn and the status up to date.
 
         Args:
             typed: the text in the composer.
             editing: it is another version of a message.
+            mode: of the composer; "" if it has none.
         """
         controller = self._controller
         turn = controller.turn
@@ -97,6 +98,7 @@ class ProgressLines:
             accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
             state=model_state(controller, self._key),
+            mode=mode,
             modes=modes(controller),
             keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )

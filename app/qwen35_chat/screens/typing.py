@@ -40,7 +40,9 @@ class TypingScreen(PointedScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
-        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
+        composer = self.composer
+        editing = self.writing.editing is not None
+        self._lines.update(composer.text, editing=editing, mode=composer.mode)
 
     # What handlers need of the screen
 
@@ -89,6 +91,9 @@ class TypingScreen(PointedScreen):
         else:
             self.action_command(event.name)
 
+    def on_composer_mode_changed(self, _: Composer.ModeChanged) -> None:
+        self.show_progress()
+
     def on_starts_chosen(self, event: Starts.Chosen) -> None:
         self.composer.focus()
         if (conversation := event.conversation) is not None:
@@ -123,5 +128,5 @@ class TypingScreen(PointedScreen):
         """Type a letter into the composer that is no key on a message."""
         if self.focused in (self.transcript, self._first.starts) and event.is_printable:
             self.composer.focus()
-            self.composer.insert(event.character or "")
+            self.composer.type(event.character or "")
             event.stop()

@@ -1,14 +1,11 @@
 """The modes of vim: each key becomes a change of the text, of the cursor, or of both."""
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Literal
 
 from qwen35_chat.vim.command import VimCommand, parse
+from qwen35_chat.vim.edits import Edit, Step, UnitText
 from qwen35_chat.vim.motions import (
-    Units,
     down,
     first_sign,
     line_end,
@@ -31,32 +28,6 @@ SHORT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """`text` in place of the units from `start` to before `end`."""
-
-    start: int
-    end: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a key does. Places are indices of characters in the text, or in the changed text.
-
-    Attributes:
-        cursor: where it is afterwards; None where an undo puts it.
-        edit: of the text.
-        selection: start and end of what is shown as selected.
-        undo: changes to take back; negative: to make again.
-    """
-
-    cursor: int | None
-    edit: Edit | None = None
-    selection: tuple[int, int] | None = None
-    undo: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class _Insertion:
     """What is being typed in insert mode after a command, to repeat both."""
 
@@ -75,7 +46,7 @@ class Vim:
     def __init__(self) -> None:
         self.mode: Mode = "insert"
         self._keys: list[str] = []  # of a command that is not complete
-        self._units: Units = ()
+        self._text = UnitText("")
         self._register = ""
         self._register_lines = False
         self._find: Find | None = None
@@ -129,8 +100,8 @@ class Vim:
         self._keys = []
         if command is False:
             return self._still(text, cursor)
-        self._units = units_of(text)
-        at = self._cursor if self.selects else on_unit(self._units, self._unit(cursor))
+        self._text = UnitText(text)
+        at = self._cursor if self.selects else on_unit(self._text.units, self._text.unit(cursor))
         if command.name not in ("j", "k"):
             self._column = None
         step = self._run_visual(command, at) if self.selects else self._run(command, at)
@@ -143,17 +114,17 @@ class Vim:
         """Nothing changes on the text."""
         if not self.selects:
             return Step(cursor)
-        self._units = units_of(text)
+        self._text = UnitText(text)
         return self._shown()
 
     def _escape(self, text: str, cursor: int) -> Step | None:
         """Leave visual mode or drop what was begun; None where there is neither."""
         if not self.waits and not self.selects:
             return None
-        self._units = units_of(text)
-        at = self._cursor if self.selects else self._unit(cursor)
+        self._text = UnitText(text)
+        at = self._cursor if self.selects else self._text.unit(cursor)
         self.leave("normal")
-        return self._to(on_unit(self._units, at))
+        return self._text.to(on_unit(self._text.units, at))
 
     # Normal mode
 
@@ -190,18 +161,19 @@ class Vim:
         if name in "iaIAoO":
             return self._begin(command, self._insertion_edit(name, at), typed)
         if name in "pP":
-            return self._noted(command, self._put(name, at, command.count or 1))
+            put = self._put(name, at, command.count or 1)
+            return None if put is None else self._noted(command, put)
         if name == "r":
             end = at + (command.count or 1)
-            if end > line_end(self._units, at):
+            if end > line_end(self._text.units, at):
                 return None
             edit = Edit(at, end, command.sign * (end - at))
-            return self._noted(command, self._edited(edit, end - 1))
+            return self._noted(command, self._text.edited(edit, end - 1))
         return self._move(command, at)
 
     def _what(self, name: str, motion: str, command: VimCommand, at: int) -> Taken | None:
         sought = self._sought(motion, command.sign)
-        return taken(self._units, at, name, motion, command.count, sought)
+        return taken(self._text.units, at, name, motion, command.count, sought)
 
     def _sought(self, motion: str, sign: str) -> Find | None:
         if motion and motion in "fFtT":
@@ -210,11 +182,11 @@ class Vim:
 
     def _move(self, command: VimCommand, at: int) -> Step | None:
         place = self._place(command, at)
-        return None if place is None else self._to(place)
+        return None if place is None else self._text.to(place)
 
     def _place(self, command: VimCommand, at: int) -> int | None:
         """Where a motion puts the cursor."""
-        name, units = command.name, self._units
+        name, units = command.name, self._text.units
         if name in ("j", "k"):
             column = at - line_start(units, at) if self._column is None else self._column
             times = (command.count or 1) * (1 if name == "j" else -1)
@@ -225,24 +197,26 @@ class Vim:
         return None if goal is None else on_unit(units, goal.at)
 
     def _operate(self, name: str, what: Taken, command: VimCommand, typed: str | None) -> Step:
-        units = self._units
+        units = self._text.units
         if what.lines or what.end > what.start:
             self._register = "".join(units[what.start : what.end])
             self._register_lines = what.lines
         if name == "y":
-            return self._to(what.cursor)
+            return self._text.to(what.cursor)
         if name == "c":
             return self._begin(command, Edit(what.start, what.end, ""), typed)
         if not what.lines:
-            return self._noted(command, self._edited(Edit(what.start, what.end, ""), what.start))
+            return self._noted(
+                command, self._text.edited(Edit(what.start, what.end, ""), what.start)
+            )
         # With a line end: the one behind the lines, or else the one before them.
         more = what.end < len(units)
         edit = Edit(what.start - (not more and what.start > 0), what.end + more, "")
-        return self._noted(command, self._edited(edit, edit.start, line=True))
+        return self._noted(command, self._text.edited(edit, edit.start, line=True))
 
     def _insertion_edit(self, name: str, at: int) -> Edit:
         """Where i, a, I, A, o and O begin to type."""
-        units = self._units
+        units = self._text.units
         start, end = line_start(units, at), line_end(units, at)
         match name:
             case "a":
@@ -264,12 +238,12 @@ class Vim:
             text = f"{typed}\n" if before_break else f"{edit.text}{typed}"
             size = len(units_of(typed)) + (0 if before_break else len(edit.text))
             self._last = command, typed
-            return self._edited(replace(edit, text=text), edit.start + max(size - 1, 0))
+            return self._text.edited(replace(edit, text=text), edit.start + max(size - 1, 0))
         self.mode = "insert"
-        cursor = self._character(edit.start) + (0 if before_break else len(edit.text))
-        text = self._after(edit)
+        cursor = self._text.character(edit.start) + (0 if before_break else len(edit.text))
+        text = self._text.after(edit)
         self._insertion = _Insertion(command, text, cursor)
-        shown = self._in_characters(edit) if edit.text or edit.end > edit.start else None
+        shown = self._text.in_characters(edit) if edit.text or edit.end > edit.start else None
         return Step(cursor, shown)
 
     def _end_insertion(self, text: str, cursor: int) -> Step:
@@ -280,25 +254,25 @@ class Vim:
             grown = len(text) - len(begun.text)
             whole = grown >= 0 and text.startswith(head) and text.endswith(tail)
             self._last = (begun.command, text[begun.at : begun.at + grown]) if whole else None
-        self._units = units_of(text)
-        at = self._unit(cursor)
-        return self._to(max(at - 1, line_start(self._units, at)))
+        self._text = UnitText(text)
+        at = self._text.unit(cursor)
+        return self._text.to(max(at - 1, line_start(self._text.units, at)))
 
     def _put(self, name: str, at: int, count: int) -> Step | None:
         if not self._register and not self._register_lines:
             return None
-        units = self._units
+        units = self._text.units
         if not self._register_lines:
             place = min(at + 1, line_end(units, at)) if name == "p" else at
             text = self._register * count
             last = 0 if "\n" in text else len(units_of(text)) - 1
-            return self._edited(Edit(place, place, text), place + last)
+            return self._text.edited(Edit(place, place, text), place + last)
         lines = "\n".join([self._register] * count)
         if name == "p":
             end = line_end(units, at)
-            return self._edited(Edit(end, end, f"\n{lines}"), end + 1, line=True)
+            return self._text.edited(Edit(end, end, f"\n{lines}"), end + 1, line=True)
         start = line_start(units, at)
-        return self._edited(Edit(start, start, f"{lines}\n"), start, line=True)
+        return self._text.edited(Edit(start, start, f"{lines}\n"), start, line=True)
 
     # Visual mode
 
@@ -308,14 +282,14 @@ class Vim:
             mode: Mode = "visual" if name == "v" else "lines"
             if mode == self.mode:
                 self.leave("normal")
-                return self._to(at)
+                return self._text.to(at)
             self.mode = mode
         elif name == "o":
             self._anchor, self._cursor = self._cursor, self._anchor
         elif name in ("d", "x", "c", "s", "y"):
             return self._operate_visual({"x": "d", "s": "c"}.get(name, name))
         elif name in ("iw", "aw"):
-            self._anchor, end = word_around(self._units, at, spaces=name == "aw")
+            self._anchor, end = word_around(self._text.units, at, spaces=name == "aw")
             self._cursor = max(end - 1, self._anchor)
         elif name == "ctrl+r" or (place := self._place(command, at)) is None:
             return None
@@ -328,11 +302,13 @@ class Vim:
         lines = self.mode == "lines"
         self.leave("normal")
         if lines:
-            what = lines_between(self._units, line_start(self._units, start), end)
+            what = lines_between(self._text.units, line_start(self._text.units, start), end)
         else:
-            what = Taken(start, min(end + 1, len(self._units)), start)
+            what = Taken(start, min(end + 1, len(self._text.units)), start)
         # Repeated, it takes as many units or lines from the cursor on.
-        number = self._units[what.start : what.end].count("\n") + 1 if lines else end - start + 1
+        number = (
+            self._text.units[what.start : what.end].count("\n") + 1 if lines else end - start + 1
+        )
         command = VimCommand(operator, operator if lines else "l", "", number)
         return self._operate(operator, what, command, None)
 
@@ -340,46 +316,15 @@ class Vim:
         """The selection: both ends are in it."""
         start, end = sorted((self._anchor, self._cursor))
         if self.mode == "lines":
-            start, end = line_start(self._units, start), line_end(self._units, end)
+            start, end = line_start(self._text.units, start), line_end(self._text.units, end)
         else:
-            end = min(end + 1, len(self._units))
-        ends = self._character(start), self._character(end)
-        forward = self._cursor >= self._anchor
-        return Step(ends[1] if forward else ends[0], selection=ends if forward else ends[::-1])
+            end = min(end + 1, len(self._text.units))
+        ends = self._text.character(start), self._text.character(end)
+        if self._cursor < self._anchor:
+            ends = ends[1], ends[0]
+        return Step(ends[1], selection=ends)
 
-    # From units to characters
-
-    def _noted(self, command: VimCommand, step: Step | None) -> Step | None:
+    def _noted(self, command: VimCommand, step: Step) -> Step:
         """The step of a command that `.` repeats."""
-        if step is not None:
-            self._last = command, ""
+        self._last = command, ""
         return step
-
-    def _edited(self, edit: Edit, cursor: int, *, line: bool = False) -> Step:
-        """The step of an edit.
-
-        Args:
-            cursor: in the units of the changed text.
-            line: at the first sign of its line.
-        """
-        step = self._in_characters(edit)
-        self._units = units_of(self._after(edit))
-        at = first_sign(self._units, min(cursor, len(self._units))) if line else cursor
-        return replace(self._to(on_unit(self._units, at)), edit=step)
-
-    def _after(self, edit: Edit) -> str:
-        units = self._units
-        return "".join([*units[: edit.start], edit.text, *units[edit.end :]])
-
-    def _in_characters(self, edit: Edit) -> Edit:
-        return Edit(self._character(edit.start), self._character(edit.end), edit.text)
-
-    def _to(self, at: int) -> Step:
-        return Step(self._character(at))
-
-    def _character(self, unit: int) -> int:
-        return sum(map(len, self._units[:unit]))
-
-    def _unit(self, character: int) -> int:
-        starts = [0, *accumulate(map(len, self._units))]
-        return bisect_right(starts, character) - 1

@@ -8,6 +8,7 @@ run of other signs.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rich.cells import split_graphemes
 
@@ -40,7 +41,7 @@ def units_of(text: str) -> list[str]:
             units += line
         elif line:
             starts = [0, *(start for start, _, _ in split_graphemes(line)[0] if start), len(line)]
-            units += (line[a:b] for a, b in zip(starts, starts[1:], strict=False))
+            units += (line[a:b] for a, b in pairwise(starts))
     return units
 
 
