@@ -49,6 +49,7 @@ def read(values: Mapping[str, Any]) -> ClientCall:
     if stop := fields.texts("stop_sequences"):
         options["stop"] = stop
     wanted = fields.section("output_config")
+    options |= _format_option(fields.section("output_format"))  # its name while it was in beta
     options |= _format_option(wanted.section("format")) | _effort_option(wanted.text("effort"))
     options |= _tool_options(fields)
     return ClientCall(

@@ -1,7 +1,7 @@
 """What grammars cost: `python -m scripts.benchmarks.grammar`.
 
-Replies of the demo model of one length, without a grammar, with one that allows everything, and
-with a JSON schema, in turns: milliseconds of a pass of the network, and what the grammar adds to
+Replies of the demo model without a grammar, with one that allows everything, and with a JSON
+schema, a pass of each in turns: milliseconds of a pass of the network, and what the grammar adds to
 it, by the clock and in time of the processors. Tokens a pass differ, since a schema is more or less
 easily guessed than a story. Then what a schema costs the host: to compile it, and for each mask.
 """
@@ -52,37 +52,49 @@ ENDLESS = {"type": "array", "items": SCHEMA, "minItems": 1000}
 ANYTHING = "start: <[*]>*"
 
 
-def decode_pass(
-    model: Model, grammar: Grammar | None, tokens: int, depth: int
-) -> tuple[float, float, float]:
-    """Seconds, seconds of the processors and tokens of a pass, after the first ones.
+class Passes:
+    """Passes of the network for one reply, without its first ones.
 
     Args:
         depth: drafts of the MTP head in each.
+
+    Attributes:
+        taken: of each, seconds, seconds of the processors and tokens.
     """
-    network = model.network
-    prompt = model.render([{"role": "user", "content": "Tell me a story."}], thinking=False)
-    cache = network.make_cache()
-    drafter = None
-    if depth:
-        drafter = Drafter(MTPDrafts(network, cache), None, PassCosts(), depth=depth)
-        drafter.begin(prompt, 0)
-    for _ in prefill(network, cache, prompt[:-1], 512):
-        pass
-    sampler = Sampler(Sampling(temperature=0), network.config.vocab_size, 0, grammar)
-    stream = decode(network, cache, prompt[-1:], sampler, drafter)
-    list(islice(stream, 8))
-    before = 0 if drafter is None else drafter.passes
-    started, used = time.perf_counter(), time.process_time()
-    count = len(list(islice(stream, tokens)))
-    seconds, used = time.perf_counter() - started, time.process_time() - used
-    passes = count if drafter is None else drafter.passes - before
-    stream.close()
-    return seconds / passes, used / passes, count / passes
+
+    def __init__(self, model: Model, grammar: Grammar | None, depth: int):
+        network = model.network
+        prompt = model.render([{"role": "user", "content": "Tell me a story."}], thinking=False)
+        cache = network.make_cache()
+        self._drafter = None
+        if depth:
+            self._drafter = Drafter(MTPDrafts(network, cache), None, PassCosts(), depth=depth)
+            self._drafter.begin(prompt, 0)
+        for _ in prefill(network, cache, prompt[:-1], 512):
+            pass
+        sampler = Sampler(Sampling(temperature=0), network.config.vocab_size, 0, grammar)
+        self._tokens = decode(network, cache, prompt[-1:], sampler, self._drafter)
+        list(islice(self._tokens, 8))
+        self.taken: list[tuple[float, float, float]] = []
+
+    def take(self) -> None:
+        """One more pass."""
+        started, used = time.perf_counter(), time.process_time()
+        tokens, before = 0, 0 if self._drafter is None else self._drafter.passes
+        while not tokens or (self._drafter is not None and self._drafter.passes == before):
+            next(self._tokens)
+            tokens += 1
+        seconds, used = time.perf_counter() - started, time.process_time() - used
+        self.taken.append((seconds, used, tokens))
+
+    def typical(self) -> tuple[float, float, float]:
+        """Medians of seconds and seconds of the processors, and mean tokens."""
+        seconds, used, tokens = zip(*self.taken, strict=True)
+        return statistics.median(seconds), statistics.median(used), statistics.mean(tokens)
 
 
-def replies(model: Model, tokens: int, runs: int) -> list[dict[str, Any]]:
-    """A row for each grammar and number of drafts; ratios are medians over runs in turns."""
+def replies(model: Model, passes: int) -> list[dict[str, Any]]:
+    """A row for each grammar and number of drafts. The passes of two replies are in turns."""
     size = model.network.config.vocab_size
     # A token that the model does not write, so that the end of a reply is no end to the grammar.
     vocabulary = GrammarVocabulary(model.tokenizer, size, [max(model.tokenizer.control_tokens.ids)])
@@ -92,16 +104,14 @@ def replies(model: Model, tokens: int, runs: int) -> list[dict[str, Any]]:
     }
     rows = []
     for depth, (name, grammar) in itertools.product((0, 3), grammars.items()):
-        pairs = [
-            [decode_pass(model, one, tokens, depth) for one in (None, grammar)] for _ in range(runs)
-        ]
-        plain, within = (
-            [statistics.median(values) for values in zip(*side, strict=True)]
-            for side in zip(*pairs, strict=True)
-        )
+        both = [Passes(model, one, depth) for one in (None, grammar)]
+        for _ in range(passes):
+            for one in both:
+                one.take()
+        plain, within = (one.typical() for one in both)
         row = {"grammar": name, "drafts": depth, "ms without": 1000 * plain[0]}
         row |= {"tokens without": plain[2], "ms with": 1000 * within[0], "tokens with": within[2]}
-        added = [statistics.median(100 * (b[i] / a[i] - 1) for a, b in pairs) for i in range(2)]
+        added = [100 * (within[i] / plain[i] - 1) for i in range(2)]
         rows.append(row | dict(zip(("added %", "added CPU %"), added, strict=True)))
     return rows
 
@@ -138,15 +148,14 @@ def host_row(model: Model, vocabulary: GrammarVocabulary) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=120, help="of a reply")
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--passes", type=int, default=150, help="of a reply")
     args = parser.parse_args()
     with load("demo", dtype="float32") as model:
         started = time.perf_counter()
         size = model.network.config.vocab_size
         vocabulary = GrammarVocabulary(model.tokenizer, size, model.eos)
         made = 1000 * (time.perf_counter() - started)
-        rows = replies(model, args.tokens, args.runs)
+        rows = replies(model, args.passes)
         report.print_table(rows)
         host = host_row(model, vocabulary) | {"vocabulary ms": made}
         report.print_table([host])
