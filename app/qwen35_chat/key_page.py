@@ -17,15 +17,12 @@ What begins with a slash and a word is a command, and is never sent if there is 
 What follows an @ is a file, a folder or a pattern, if it looks like one (docs/attachments.md). In
 backticks both are text: `` `/etc` ``. Paths such as /etc/hosts and comments such as `// so` are
 text, too.
-<<<<<<< HEAD
 
 `/vim on` gives the composer the keys of vim: motions h j k l w b e 0 ^ $ gg G f F t T ; and , with
 counts; d, c and y with these, with iw and aw, and doubled for lines; x X s S r D C Y p P u Ctrl+R
 i a I A o O v V and the dot. The status line shows the mode, which is insert mode at first. Esc goes
 to normal mode, and stops the reply only there. Enter sends in both, and goes back to insert mode. j
 and k go through the history where Down and Up do. Words are those of Ctrl+W.
-=======
->>>>>>> main
 
 Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
