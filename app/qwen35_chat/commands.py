@@ -167,6 +167,10 @@ COMMANDS: tuple[Command, ...] = (
         screen=True,
     ),
     Command(
+        "vim", "Keys of vim", "the keys of vim where you write, or not",
+        lambda do, text: do.settings.vim(text), slash="vim", argument="on or off", screen=True,
+    ),
+    Command(
         "settings", "Settings", "see and change the settings",
         lambda do, text: do.settings.settings(text),
         keys="f2", slash="settings", argument="name value",

@@ -172,11 +172,13 @@ class ChatScreen(TypingScreen):
     # Keys and commands
 
     def _bind_keys(self) -> None:
-        bindings = chat_bindings(self.controller.settings.keys)
+        settings = self.controller.settings
+        bindings = chat_bindings(settings.keys, vim=settings.vim == "on")
         set_bindings(self, bindings.chat)
-        self.transcript.marking.use_keys(self.controller.settings.keys)
+        self.transcript.marking.use_keys(settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
+        self.composer.use_vim(settings.vim == "on")
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""

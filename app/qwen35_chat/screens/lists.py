@@ -239,6 +239,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "copy_on_select": SWITCH,
     "notification": NOTIFICATIONS,
     "shell_commands": SWITCH,
+    "vim": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -250,6 +251,7 @@ HELP: Mapping[str, str] = {
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
+    "vim": "the keys of vim where you write",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "notification": "of a long reply's end, in another window: by the terminal, or its bell",
     "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",

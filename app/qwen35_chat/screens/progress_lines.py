@@ -77,12 +77,13 @@ class ProgressLines:
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
-    def update(self, typed: str, *, editing: Role | None) -> None:
+    def update(self, typed: str, *, editing: Role | None, mode: str = "") -> None:
         """Bring the turn and the status up to date.
 
         Args:
             typed: the text in the composer.
             editing: the role of the message that it is another version of; None for none.
+            mode: of the composer; "" if it has none.
         """
         controller = self._controller
         turn = controller.turn
@@ -98,6 +99,7 @@ class ProgressLines:
             accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
             state=model_state(controller, self._key),
+            mode=mode,
             modes=modes(controller),
             keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )

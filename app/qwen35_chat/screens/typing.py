@@ -40,8 +40,9 @@ class TypingScreen(PointedScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
+        composer = self.composer
         editing = self.writing.editing and self.writing.editing.role
-        self._lines.update(self.composer.text, editing=editing)
+        self._lines.update(composer.text, editing=editing, mode=composer.mode)
 
     # What handlers need of the screen
 
@@ -89,6 +90,9 @@ class TypingScreen(PointedScreen):
             self._first.starts.focus()
         else:
             self.action_command(event.name)
+
+    def on_composer_mode_changed(self, _: Composer.ModeChanged) -> None:
+        self.show_progress()
 
     def on_starts_chosen(self, event: Starts.Chosen) -> None:
         self.composer.focus()

@@ -58,6 +58,7 @@ class Status(Widget):
     Attributes:
         model: its name.
         state: what is the matter with the model, "" if nothing is: it is being loaded, say.
+        mode: of the composer; "" if it has none.
         modes: how it is made to reply, where that is not as usual; each in full and in short.
         keys: to know now, the most useful one last.
         used, context: tokens.
@@ -69,6 +70,7 @@ class Status(Widget):
         super().__init__()
         self.model = ""
         self.state = ""
+        self.mode = ""
         self.modes: Sequence[tuple[str, str]] = ()
         self.keys: Sequence[str] = ()
         self.used = 0
@@ -89,6 +91,8 @@ class Status(Widget):
     def segments(self) -> list[Segment]:
         """All that there is to say."""
         found = [segment(*name_forms(self.model), rank=1, style="$text-accent")]
+        if self.mode:
+            found.insert(0, segment(f" {self.mode} ", rank=0, style="$text-accent on $panel"))
         if self.context:
             found.append(self._gauge())
         for n, forms in enumerate(self.modes):
