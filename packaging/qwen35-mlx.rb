@@ -24,6 +24,7 @@ class Qwen35Mlx < Formula
     system venv.root/"bin/python", "-m", "pip", "install", "--no-compile",
            "--constraint", buildpath/"constraints.txt", buildpath
     bin.install_symlink venv.root/"bin/qwen35-chat", venv.root/"bin/qwen35-convert"
+    man1.install_symlink libexec/"share/man/man1/qwen35-chat.1"
     generate_completions_from_executable(bin/"qwen35-chat", "--completions",
                                          shell_parameter_format: :none)
   end

@@ -21,6 +21,15 @@ class CommandParser(argparse.ArgumentParser):
         """Of all options, those of groups included."""
         return self._actions
 
+    @property
+    def option_groups(self) -> list[tuple[str, list[argparse.Action]]]:
+        """Titles and options of the groups. Those that were added to none have the title ""."""
+        default = (self._positionals, self._optionals)
+        return [
+            ("" if group in default else group.title or "", group._group_actions)
+            for group in self._action_groups
+        ]
+
     def error(self, message: str) -> NoReturn:
         """Raise an error instead of printing the usage."""
         raise Qwen35Error(f"{message}; see {self.prog} --help")

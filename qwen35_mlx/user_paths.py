@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.terminal import visible
 
 _LONGEST_SHOWN = 80  # characters of a word in an error
 
@@ -81,6 +82,12 @@ def shown(word: str) -> str:
         return line
     half = _LONGEST_SHOWN // 2
     return f"{line[:half]} ... {line[-half:]}"
+
+
+def short_path(path: Path) -> str:
+    """A path for people, with ~ for the home folder."""
+    home = Path.home()
+    return visible(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
 
 
 def _reason(error: OSError) -> str:

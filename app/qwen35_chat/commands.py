@@ -143,6 +143,11 @@ COMMANDS: tuple[Command, ...] = (
         lambda do, text: do.settings.system(text), slash="system", argument="text",
     ),
     Command(
+        "prompt", "Prompts", "choose a system prompt of your own for this conversation",
+        lambda do, text: do.personas.prompt(text), slash="prompt", argument="name or none",
+        aliases=("persona",),
+    ),
+    Command(
         "theme", "Theme", "choose the colours, and see each theme before",
         lambda do, text: do.settings.theme(text), slash="theme", argument="name",
         screen=True,

@@ -36,7 +36,7 @@ class Controller(ModelWindow):
 
     def start(self, conversation: int | None = None) -> None:
         """Load the model, and open a conversation if one is named."""
-        self.engine.submit(requests.Configure(self.settings.chat_settings(self._seed)))
+        self._configure()
         if conversation is not None:
             self._request(requests.Open(conversation), events.Opened)
         self.engine.start()
@@ -77,7 +77,8 @@ class Controller(ModelWindow):
                 pass
             case _:
                 return Found()
-        return await self.calls.run("reads", look_up, self.library, event, conversation)
+        folder = self.settings_file.persona_folder
+        return await self.calls.run("reads", look_up, self.library, event, conversation, folder)
 
     def take(self, event: events.Event, found: Found | None = None) -> list[Transition]:
         """Take in an event of the engine. Without a turn, what belongs to one is ignored.
@@ -148,6 +149,7 @@ class Controller(ModelWindow):
     def _opened(self, event: events.Opened, found: Found) -> list[Transition]:
         if event.conversation != self.conversation:
             self.usage = self.accepted = None
+            self._hold_own_prompt(found.stored, found.persona)
         self.conversation, self.title = event.conversation, event.title
         self.read_only = event.read_only
         self.used = self.cached = 0
@@ -252,12 +254,7 @@ class Controller(ModelWindow):
             self.engine.cancel()
 
     def _begin(self, request: requests.Request, requested: TurnRequested) -> TurnRequested:
-        if self.library.read_only:
-            raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
-        if self.read_only:
-            raise Qwen35Error(
-                f"this conversation is open in another window: {self.key('new')} begins a new one"
-            )
+        self.require_writable()
         self.require_idle()
         if self.deleting:
             new = self.key("new")
@@ -271,6 +268,10 @@ class Controller(ModelWindow):
     def open(self, conversation: int | None) -> None:
         self.require_idle()
         self._request(requests.Open(conversation), events.Opened)
+        if conversation is None:
+            self._hold_own_prompt(None, None)
+            if self.settings.chat_settings(self._seed) != self._configured:
+                self._configure()
 
     async def stored_with_messages(self) -> Conversation:
         """The conversation as the library has it, which must have a message."""

@@ -15,8 +15,8 @@ else clears what is typed, or else quits. Ctrl+D quits while nothing is typed.
 
 What begins with a slash and a word is a command, and is never sent if there is none of that name.
 What follows an @ is a file, a folder or a pattern, if it looks like one (docs/attachments.md). In
-backticks both are text: `` `/etc` ``. Paths such as /etc/hosts and comments such as `// so` are text,
-too.
+backticks both are text: `` `/etc` ``. Paths such as /etc/hosts and comments such as `// so` are
+text, too.
 
 Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.

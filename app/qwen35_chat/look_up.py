@@ -1,7 +1,9 @@
 """What the library has on an event of the engine."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from qwen35_chat.personas import Persona, read_personas
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.library.library import Library
@@ -15,26 +17,35 @@ class Found:
     Attributes:
         stored: the conversation; None for a new one.
         user_version, reply_version: which of how many versions the messages of a turn are.
+        persona: that has the system prompt of a conversation that was opened; None for none.
         error: why something was not found; "" if all was.
     """
 
     stored: Conversation | None = None
     user_version: tuple[int, int] = (1, 1)
     reply_version: tuple[int, int] = (1, 1)
+    persona: Persona | None = None
     error: str = ""
 
 
-def look_up(library: Library, event: Event, conversation: int | None) -> Found:
+def look_up(
+    library: Library, event: Event, conversation: int | None, personas: Path | None
+) -> Found:
     """What the library has on an event.
 
     Args:
         conversation: the one that the event is about; None for a new one.
+        personas: their folder; None for none.
     """
     try:
         if isinstance(event, TurnStarted):
             versions = library.position(event.user), library.position(event.reply)
             return Found(user_version=versions[0], reply_version=versions[1])
-        return Found(None if conversation is None else library.conversation(conversation))
+        stored = None if conversation is None else library.conversation(conversation)
+        system = stored.settings.system if stored and isinstance(event, Opened) else None
+        if not system or personas is None:
+            return Found(stored)
+        return Found(stored, persona=read_personas(personas).with_system(system))
     except Qwen35Error as error:
         # An empty conversation is shown, since None would stand for a new one.
         opened = isinstance(event, Opened) and conversation

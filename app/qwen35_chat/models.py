@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
 from qwen35_mlx.checkpoint.gguf_summary import gguf_summary
 from qwen35_mlx.checkpoint.index import CONFIG, weight_bytes
@@ -13,6 +14,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig
 from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
+from qwen35_mlx.user_paths import exists, user_path
 
 MemoryFit = Literal["fits", "tight", "too large"]
 # Shares of the machine's memory. Above the first, other programs get slow; above the second, a Mac
@@ -156,6 +158,20 @@ def local_models(folders: tuple[str, ...] = ()) -> LocalModels:
         tuple(entry for entry in found if isinstance(entry, ModelEntry)),
         (*(entry for entry in found if isinstance(entry, LeftOut)), *unsearched),
     )
+
+
+def installed(model: str, folders: tuple[str, ...] = ()) -> bool:
+    """Whether a model can be loaded without a download: by its name, its folder or its file.
+
+    Args:
+        folders: as for `local_models`.
+    """
+    if model == demo.NAME or any(entry.name == model for entry in local_models(folders).usable):
+        return True
+    try:
+        return exists(user_path(model))
+    except Qwen35Error:
+        return False
 
 
 def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:

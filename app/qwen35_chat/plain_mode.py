@@ -16,6 +16,7 @@ from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished
 from qwen35_chat.handlers.models import ModelHandler
+from qwen35_chat.handlers.personas import PersonaHandler
 from qwen35_chat.handlers.plain import (
     AnswerHandler,
     PlainConversationHandler,
@@ -58,6 +59,7 @@ class PlainMode:
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)
         self.models = ModelHandler(controller, self.view)
+        self.personas = PersonaHandler(controller, self.view)
         self.settings = PlainSettingsHandler(controller, self.view)
         self.messages = AnswerHandler(self.view)
         self.tools = ToolHandler(controller, self.view)

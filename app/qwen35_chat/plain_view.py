@@ -13,6 +13,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.progress import size_of
 from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
@@ -334,6 +335,18 @@ class PlainView:
         for damaged in local.left_out:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")
         self.line("/model and a name uses one, and downloads it if need be.")
+
+    def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        """List personas; a command with a name chooses one."""
+        for persona in personas.usable:
+            self.line(f"{persona.name}: {' '.join(persona.system.split())[:80]}")
+        for problem in personas.problems.values():
+            self.line(f"Left out: {problem}")
+        if personas.usable:
+            self.line("/prompt and a name uses one here, /prompt none the settings' own again.")
+        else:
+            self.line(f"Put system prompts into {folder}, each in a file that ends in .md:")
+            self.line(EXAMPLE)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""

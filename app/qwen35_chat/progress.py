@@ -151,6 +151,8 @@ def modes(controller: Controller) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if controller.read_only:
         found.append(("read only", "read only"))
+    if own := controller.own_prompt:
+        found.append((f"prompt: {own}", own))
     settings = controller.settings
     if settings.thinking != "auto":
         found.append((f"thinking {settings.thinking}", f"think {settings.thinking}"))

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen35_chat.personas import FOLDER
 from qwen35_chat.settings import FILE_NAME, Settings, setting_problem
 from qwen35_chat.settings_text import parse_settings
 from qwen35_mlx.errors import Qwen35Error
@@ -43,9 +44,11 @@ class SettingsFile:
         self.file = file
         self._overrides = dict(overrides or {})
         self._commands = commands
+        self._held: dict[str, Any] = {}
         self._loaded_stamp: tuple[int, int] | None = None
         self._memory = HEADER  # the text while there is no file
-        self.settings = self._with_overrides(Settings())
+        self._stored = Settings()
+        self.settings = self._with_overrides(self._stored)
 
     def load(self) -> Settings:
         """Read the file, and take it from other users.
@@ -56,7 +59,27 @@ class SettingsFile:
         if self.file is not None:
             make_private(self.file)
         self._loaded_stamp = self._stamp()
-        self.settings = self._with_overrides(self._parse(self._text()))
+        self._stored = self._parse(self._text())
+        self.settings = self._with_overrides(self._stored)
+        return self.settings
+
+    @property
+    def persona_folder(self) -> Path | None:
+        """The folder of personas, beside the file; None without a file."""
+        return None if self.file is None else self.file.parent / FOLDER
+
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """The settings of the conversation that is open, by their names."""
+        return self._held
+
+    def hold(self, settings: Mapping[str, Any]) -> Settings:
+        """Let these settings hold in the conversation that is open, in place of those before.
+
+        They are over the command line's, end as those do, and are never written to the file.
+        """
+        self._held = dict(settings)
+        self.settings = self._with_overrides(self._stored)
         return self.settings
 
     def changed(self) -> bool:
@@ -97,12 +120,14 @@ class SettingsFile:
                     f"{self.file} cannot be written ({error.strerror}): nothing is changed; "
                     "make the file and its folder writable"
                 ) from None
-        self._overrides.pop(name, None)
+        for above in (self._overrides, self._held):
+            above.pop(name, None)
         table, _, key = name.rpartition(".")
         if table in self._overrides:
             entries = self._overrides[table].items()
             self._overrides[table] = {k: v for k, v in entries if k != key}
         self._loaded_stamp = self._stamp()
+        self._stored = parsed
         self.settings = self._with_overrides(parsed)
         return self.settings
 
@@ -114,7 +139,7 @@ class SettingsFile:
         values.update(self._overrides)
         for table in ("sampling", "template_arguments"):
             values[table] = {**getattr(settings, table), **self._overrides.get(table, {})}
-        return Settings(**values)
+        return Settings(**{**values, **self._held})
 
     def _text(self) -> str:
         if self.file is None:

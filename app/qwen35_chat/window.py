@@ -14,7 +14,7 @@ from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
 from qwen35_chat.tokens import TokenCounter
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Usage
+from qwen35_mlx.library.conversation import ChatSettings, Usage
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import events, requests
 from qwen35_mlx.session.engine_protocol import Engine
@@ -38,6 +38,7 @@ class Window:
         read_only: another window holds the conversation.
         turn: the turn or summary that is running; None while there is none.
         queue: messages to send after that turn.
+        persona: that holds in the conversation; "" for none.
         model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
         load_progress: the latest of the load that is running or was last.
         used: tokens of the conversation; cached: those of them that need no prefill.
@@ -70,6 +71,7 @@ class Window:
         self.read_only = False
         self.turn: RunningTurn | None = None
         self.queue: list[str] = []
+        self.persona = ""
         self.model = settings.settings.model
         self.model_status: ModelStatus = "loading"  # from the start on
         self.load_progress: events.Loading | None = None
@@ -85,6 +87,7 @@ class Window:
         self.has_keys = True
         self._seed = seed
         self._clock = clock
+        self._configured: ChatSettings | None = None  # what the engine was given last
         self._model_before = ""  # stays if the load that is running fails
         self._model_to_keep = ""  # goes into the settings once it is loaded
         self._awaited: tuple[type[events.Event], ...] = ()  # one of these ends a request
@@ -156,6 +159,20 @@ class Window:
         if self.conversation is None:
             raise Qwen35Error("this conversation has no message yet")
         return self.conversation
+
+    def require_writable(self) -> None:
+        if self.library.read_only:
+            raise Qwen35Error("the library cannot be written: make room, or set QWEN35_HOME")
+        if self.read_only:
+            new = self.key("new")
+            raise Qwen35Error(
+                f"this conversation is open in another window: {new} begins a new one"
+            )
+
+    @property
+    def own_prompt(self) -> str:
+        """What the conversation has instead of the settings' system prompt; "" for nothing."""
+        return self.persona or "its own" if self.settings_file.held.get("system") else ""
 
     def save_draft(self, text: str) -> None:
         """Store the draft of the conversation soon. Errors become a `Problem`."""

@@ -53,7 +53,7 @@ def run(argv: Sequence[str], program: str) -> int:
     Raises:
         Qwen35Error: an option does not fit, the model is not found, or the port is in use.
     """
-    args = _parser(program).parse_args(argv)
+    args = command_parser(program).parse_args(argv)
     options = _options(args)
     from qwen35_mlx.checkpoint.hub import resolve_checkpoint
     from qwen35_mlx.library.library import Library
@@ -149,7 +149,8 @@ def _origin(text: str) -> str:
     return text
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def command_parser(program: str) -> CommandParser:
+    """The parser of `qwen35-chat serve`."""
     parser = CommandParser(
         prog=program,
         description="Serve a model to other programs, with the interfaces of OpenAI and Anthropic.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.lifetime import Owner, close_at_exit
+from qwen35_mlx.session.blas import BlasHint
 from qwen35_mlx.session.events import (
     Cancelled,
     Done,
@@ -108,6 +109,7 @@ class EngineThread:
         self._chat: Chat | None = None
         self._conversation: int | None = None  # the current one, also without a chat
         self._tools: Sequence[Mapping[str, Any]] = ()  # that are offered to the model
+        self._blas_hint = BlasHint()
         self._measure_due = False  # a conversation was opened and not measured yet
         self._end = ""  # why the thread ended
         self._thread = self._new_thread()
@@ -228,6 +230,8 @@ class EngineThread:
         """Emit a turn's events until it ends or is cancelled."""
         self._measure_due = False  # the turn's usage has the length of the conversation
         for event in events:
+            if hint := self._blas_hint.after(event):
+                self._events.put(hint)
             self._events.put(event)
             if self._request_number <= self._cancelled and not isinstance(event, Done):
                 events.close()

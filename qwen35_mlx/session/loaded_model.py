@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.blas import load_openblas
 from qwen35_mlx.session.events import Loading
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS
 from qwen35_mlx.session.requests import UseModel
@@ -117,11 +118,12 @@ class LoadedModel:
 
 
 def check_mlx() -> None:
-    """Import MLX, before what needs it.
+    """Import MLX, before what needs it, and before that a faster BLAS for it.
 
     Raises:
         Qwen35Error: it does not start.
     """
+    load_openblas()
     try:
         import mlx.core  # noqa: F401
     except ImportError as error:

@@ -41,12 +41,12 @@ class Plan:
 CHAT_WEIGHTS = (
     ("chat", 32.0), ("recall", 14.0), ("untold", 5.0), ("arithmetic", 26.0), ("needle", 15.0),
     ("copy", 9.0), ("short", 10.0), ("tools", 3.0), ("called", 2.0), ("itself", 4.0),
-    ("guide", 30.0),
+    ("guide", 45.0),
 )  # fmt: skip
 LATE_WEIGHTS = (
     ("chat", 16.0), ("recall", 9.0), ("untold", 9.0), ("arithmetic", 45.0), ("needle", 10.0),
     ("copy", 6.0), ("short", 6.0), ("tools", 2.0), ("called", 2.0), ("itself", 4.0),
-    ("guide", 30.0),
+    ("guide", 45.0),
 )  # fmt: skip
 LONG_WEIGHTS = (("needle", 1.0),)
 PHASES = (

@@ -6,10 +6,12 @@ the command.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qwen35_chat.commands import Command
 from qwen35_chat.disk_calls import Work
+from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
@@ -57,6 +59,15 @@ class ChatView(Protocol):
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List the settings; `change` gets the name of one and its new value."""
+        ...
+
+    def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        """List personas.
+
+        Args:
+            folder: where their files are.
+            then: gets the chosen one's name, or `NO_PERSONA`.
+        """
         ...
 
     def list_tools(self, toolbox: Toolbox) -> None:

@@ -18,6 +18,7 @@ from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
+from qwen35_chat.handlers.personas import PersonaHandler
 from qwen35_chat.handlers.settings import ScreenSettingsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
@@ -94,6 +95,7 @@ class ChatScreen(TypingScreen):
         self.versions = VersionHandler(controller, self)
         self.conversations = ConversationHandler(controller, self)
         self.models = ModelHandler(controller, self)
+        self.personas = PersonaHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
         self.find = Find(self.transcript, self)

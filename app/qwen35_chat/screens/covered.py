@@ -1,11 +1,13 @@
 """The lists, questions and pages that cover the chat."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from textual.screen import Screen
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
+from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
 from qwen35_chat.screens.help_page import help_text
 from qwen35_chat.screens.lists import (
@@ -15,6 +17,7 @@ from qwen35_chat.screens.lists import (
     SettingsList,
 )
 from qwen35_chat.screens.models import ModelList
+from qwen35_chat.screens.personas import PersonaList
 from qwen35_chat.screens.picker import Ask, Page
 from qwen35_chat.screens.question import QuestionScreen
 from qwen35_chat.screens.themes import ThemeList
@@ -86,6 +89,9 @@ class CoveredScreen(Screen[None]):
 
     def list_themes(self, then: Callable[[str], Work]) -> None:
         self._pick(ThemeList(self.controller.settings), then)
+
+    def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        self._pick(PersonaList(folder, personas, self.controller.own_prompt), then)
 
     def list_tools(self, toolbox: Toolbox) -> None:
         self._pick(ToolList(self.controller, toolbox))

@@ -34,6 +34,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary
 from qwen35_mlx.library.search import ConversationHits, Snippet
 from qwen35_mlx.terminal import visible
+from qwen35_mlx.user_paths import short_path
 
 CONVERSATIONS_SHOWN = 200
 HISTORY_SHOWN = 100
@@ -255,7 +256,7 @@ class SettingsList(Picker):
         change: Callable[[str, str], Work],
         template_arguments: Sequence[str] = (),
     ):
-        place = f", kept in {_short(file)}" if file is not None else ""
+        place = f", kept in {short_path(file)}" if file is not None else ""
         hint = "Enter changes it, Esc goes back"
         super().__init__(f"Settings{place}", self._make_rows, hint=hint)
         self._settings = settings
@@ -311,12 +312,6 @@ class SettingsList(Picker):
         self.show_message(changed_line(self._settings(), name))
         if self.is_attached:
             self.reload(name)
-
-
-def _short(file: Path) -> str:
-    """A path for people, with ~ for the home folder."""
-    home = Path.home()
-    return visible(f"~/{file.relative_to(home)}" if file.is_relative_to(home) else str(file))
 
 
 def _help(settings: Settings, name: str) -> str:
