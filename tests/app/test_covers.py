@@ -40,6 +40,15 @@ async def test_a_list_is_as_high_as_its_rows_and_keeps_its_line_to_search_in(hom
         await at.until(lambda: picker.size.height == high)
 
 
+async def test_a_list_with_hints_of_two_lines_shows_all_its_rows(home: Path) -> None:
+    async with chat(home, size=(50, 40)) as at:
+        for n in range(5):
+            add_message(at.library, at.library.create(), None, "user", f"number {n}")
+        await at.press("ctrl+s")
+        assert all(f"number {n}" in at.text for n in range(5))
+        assert "Ctrl+O export" in at.text
+
+
 @pytest.mark.parametrize("height", [10, 16, 24])
 async def test_a_list_fits_a_low_terminal(home: Path, height: int) -> None:
     async with chat(home, size=(80, height)) as at:
@@ -136,7 +145,8 @@ async def test_the_model_in_use_is_marked_at_first(home: Path) -> None:
         await at.press("ctrl+l")
         await at.until(lambda: "To download" in at.text)
         assert at.app.screen.marked == at.controller.model  # pyright: ignore[reportAttributeAccessIssue]
-        assert "KL: how far" in at.text
+        assert "KL: distance from" in at.text
+        assert "On this machine" in at.text
         await at.press(*"27B")
         assert at.app.screen.marked != at.controller.model  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -20,7 +20,9 @@ class PersonaHandler:
         controller = self._controller
         if name.casefold() == NO_PERSONA:
             self._view.show(controller.use_persona(None))
-            self._view.show_message("This conversation uses the system prompt of the settings again")
+            self._view.show_message(
+                "This conversation uses the system prompt of the settings again"
+            )
             return
         folder = controller.settings_file.persona_folder
         if folder is None:

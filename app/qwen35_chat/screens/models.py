@@ -24,7 +24,7 @@ from qwen35_mlx.terminal import visible
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
 COLUMNS = f"{'size':>8} {'needs':>8} {'KL':>5}{'':11}"
-KL = "KL: how far a model's words are from those of the original, unquantised one; 0 is equal"
+KL = "KL: distance from the original, unquantised model; 0 is equal"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 

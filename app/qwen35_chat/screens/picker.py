@@ -1,4 +1,4 @@
-"""What covers the chat: a list to search and choose from, a question, a page of text."""
+"""What covers the chat: a list to search and choose from, and a line to write."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ READING = "Reading …"
 READING_SECONDS = 1.0  # from which it is shown
 MOST_OF_SCREEN = 85  # percent of its height, as in app.tcss
 FEWEST_ROWS = 3
+ABOVE_ROWS = 4  # the title, the line to search in, and a margin below each
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,17 @@ class WritingLine(LiteralInput):
         return self.value.replace("\\n", "\n")
 
 
+class RowList(OptionList):
+    """Rows, which begin at the first one wherever the marked one is seen then."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, compact=True)
+
+    def on_resize(self) -> None:
+        if self.highlighted is not None and self.highlighted < self.size.height:
+            self.scroll_home(animate=False)
+
+
 class Picker(Cover[str | None]):
     """Words at the top narrow down the rows below. Its result is the id of the chosen row.
 
@@ -138,7 +150,7 @@ class Picker(Cover[str | None]):
         with Vertical(id="picker"):
             yield Static(self._title, classes="title", markup=False)
             yield WritingLine(self._words, placeholder=self._placeholder)
-            yield OptionList(markup=False, compact=True)
+            yield RowList()
             yield message
             yield Static("", classes="hint", markup=False)
 
@@ -196,19 +208,22 @@ class Picker(Cover[str | None]):
             options.highlighted = ids.index(keep)
         else:
             options.highlighted = next((n for n, name in enumerate(ids) if name), None)
-        self.call_after_refresh(self._fit_height)  # the hint may be of more lines now
+        self._fit_height()
         self._making = False
         while self._waiting and not self._making:
             self._waiting.pop(0)()
 
     def _fit_height(self) -> None:
-        """Be as high as the rows need. The list has what the rest leaves."""
-        if self.FULL_HEIGHT or not self.is_attached:
+        """Be as high as the rows need, and no higher than most of the screen."""
+        if self.FULL_HEIGHT:
             return
-        picker, options = self.query_one("#picker"), self.query_one(OptionList)
-        rest = picker.outer_size.height - options.outer_size.height
+        picker, hint = self.query_one("#picker"), self.query_one(".hint")
+        width = max(hint.content_region.width, 20)
+        below = [self._hints(width), self.message]
+        texts = sum(len(Content(text).wrap(width)) + 1 for text in below if text)
+        rows = max(self.query_one(OptionList).option_count, FEWEST_ROWS)
         limit = self.size.height * MOST_OF_SCREEN // 100
-        picker.styles.max_height = min(rest + max(options.option_count, FEWEST_ROWS), limit)
+        picker.styles.max_height = min(picker.gutter.height + ABOVE_ROWS + rows + texts, limit)
 
     def _with_rows(self, act: Callable[[], object]) -> None:
         """Do what a key does with the rows, once they are those of the words."""
@@ -233,9 +248,8 @@ class Picker(Cover[str | None]):
         line = self.query_one(".message", Static)
         line.update(text)
         line.set_class(error, "error")
-        if line.display != bool(text):
-            line.display = bool(text)
-            self.call_after_refresh(self._fit_height)
+        line.display = bool(text)
+        self._fit_height()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
@@ -313,42 +327,3 @@ class Ask(Cover[str | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.dismiss(self.query_one(WritingLine).text)
-
-
-class Page(Cover[None]):
-    """A text to read and scroll.
-
-    Args:
-        text: makes it for a width in cells.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c,f1,q,enter", "leave", "Back", priority=True),
-    ]
-
-    def __init__(self, title: str, text: Callable[[int], Content]):
-        super().__init__()
-        self._title = title
-        self._text = text
-
-    def compose(self) -> ComposeResult:
-        from textual.containers import VerticalScroll
-
-        with Vertical(id="page"):
-            yield Static(self._title, classes="title", markup=False)
-            with VerticalScroll():
-                yield Static("", id="text", markup=False)
-            keys = "Up, Down, Page Up, Page Down scroll · Esc goes back"
-            yield Static(with_keys(keys), classes="hint")
-
-    def on_mount(self) -> None:
-        from textual.containers import VerticalScroll
-
-        self.query_one(VerticalScroll).focus()
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._resized)
-
-    def _resized(self) -> None:
-        text = self.query_one("#text", Static)
-        text.update(self._text(max(text.content_region.width, 20)))
