@@ -17,8 +17,9 @@ from qwen35_chat.screens.lists import (
     SettingsList,
 )
 from qwen35_chat.screens.models import ModelList
+from qwen35_chat.screens.page import Page
 from qwen35_chat.screens.personas import PersonaList
-from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.picker import Ask
 from qwen35_chat.screens.question import QuestionScreen
 from qwen35_chat.screens.shell import ShellScreen
 from qwen35_chat.screens.themes import ThemeList
