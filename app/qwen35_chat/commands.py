@@ -91,11 +91,25 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "retry", "Retry", "ask for another reply to the same message",
-        lambda do, _: do.versions.retry(), keys="f5", slash="retry",
+        lambda do, text: do.versions.retry(text), keys="f5", slash="retry",
+        argument="temperature 1.2 ...",
     ),
     Command(
         "edit", "Edit", "write another version of your last message; the old one stays",
         lambda do, text: do.versions.edit(text), keys="f4", slash="edit", argument="text",
+    ),
+    Command(
+        "continue", "Go on", "let the model go on with a reply that was cut or stopped",
+        lambda do, _: do.versions.continue_reply(), slash="continue",
+    ),
+    Command(
+        "amend", "Change the reply",
+        "change the last reply, and let the model go on from it; the old one stays",
+        lambda do, text: do.versions.amend(text), slash="amend", argument="text",
+    ),
+    Command(
+        "stats", "Figures", "tokens, speeds, cached tokens, drafts, and the context that is left",
+        lambda do, _: do.stats.show(), slash="stats",
     ),
     Command(
         "older", "Version before", "go to the version before, where there are several (2/3)",
@@ -151,6 +165,10 @@ COMMANDS: tuple[Command, ...] = (
         "theme", "Theme", "choose the colours, and see each theme before",
         lambda do, text: do.settings.theme(text), slash="theme", argument="name",
         screen=True,
+    ),
+    Command(
+        "vim", "Keys of vim", "the keys of vim where you write, or not",
+        lambda do, text: do.settings.vim(text), slash="vim", argument="on or off", screen=True,
     ),
     Command(
         "settings", "Settings", "see and change the settings",
@@ -209,8 +227,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("mark_down", "Message after", "mark the message after",
             lambda do, _: do.messages.mark(1),
             keys="down,j", scope="messages", screen=True),
-    Command("mark_edit", "Edit", "write another version of it", lambda do, _: do.messages.edit(),
-            keys="e,enter", scope="messages", screen=True),
+    Command("mark_edit", "Edit",
+            "write another version of it; from that of a reply the model goes on",
+            lambda do, _: do.messages.edit(), keys="e,enter", scope="messages", screen=True),
     Command("mark_retry", "Retry", "ask for another reply", lambda do, _: do.versions.retry(),
             keys="r", scope="messages", screen=True),
     Command("mark_branch", "Branch", "go on from here another way; what followed stays",

@@ -5,7 +5,8 @@ renders. It imports neither Textual nor MLX. All calls come from one thread. Met
 library or a file are coroutines, which wait for it in `Controller.calls`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from qwen35_chat import message_tree
 from qwen35_chat.look_up import Found, look_up
@@ -25,7 +26,7 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Role
+from qwen35_mlx.library.conversation import Conversation, Message, Role
 from qwen35_mlx.session import events, requests
 
 
@@ -135,6 +136,7 @@ class Controller(ModelWindow):
                 return turn.call(event)
             case events.Done(reason, usage, drafts=drafts):
                 self.usage, self.accepted = usage, drafts
+                self.totals = self.totals.plus(usage, drafts)
                 self.used = usage.prompt_tokens + usage.reply_tokens
                 self.turn = None
                 calls = reason == "tool_calls" and self._begin_calls(turn)
@@ -220,21 +222,40 @@ class Controller(ModelWindow):
         """Send a message after the turn that is running."""
         self.queue.append(text)
 
-    async def retry(self, message: int | None = None) -> TurnRequested:
+    async def retry(
+        self, message: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> TurnRequested:
         """Request another reply instead of this reply, or to this user message.
 
         Args:
             message: None for the last one.
+            options: for this reply alone, as `Chat.retry` takes them.
         """
         found = message_tree.reply_to_replace(await self.stored_with_messages(), message)
         after = found.id if found.role == "tool" else found.parent
         requested = TurnRequested(None, drop_after=after)
-        return self._begin(requests.Retry(found.id), requested)
+        return self._begin(requests.Retry(found.id, options or {}), requested)
 
     def edit(self, message: int, text: str) -> TurnRequested:
         """Send another version of a user message; the old one stays."""
         requested = TurnRequested(text, drop_from=message)
         return self._begin(requests.Edit(message, text), requested)
+
+    async def continue_reply(self, message: int | None = None) -> TurnRequested:
+        """Let the model go on from a reply that was cut short; None for the last one."""
+        stored = await self.stored_with_messages()
+        return self._continue(message_tree.reply_to_continue(stored, message, cut=True))
+
+    def amend(self, reply: Message, text: str) -> TurnRequested:
+        """Let the model go on from `text` in place of a reply's answer; the old one stays."""
+        return self._continue(reply, text)
+
+    def _continue(self, reply: Message, text: str | None = None) -> TurnRequested:
+        requested = TurnRequested(None, drop_after=reply.parent)
+        begun = self._begin(requests.Continue(reply.id, text), requested)
+        assert self.turn is not None
+        self.turn.thought = reply.thinking_seconds
+        return begun
 
     def compact(self) -> None:
         """Replace the oldest turns by a summary."""

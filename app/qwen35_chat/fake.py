@@ -30,6 +30,7 @@ from qwen35_mlx.session.requests import (
     AddResults,
     Compact,
     Configure,
+    Continue,
     Edit,
     OfferTools,
     Open,
@@ -208,6 +209,8 @@ class FakeEngine:
                 answered = found.id if found.role == "tool" else found.parent
                 assert answered is not None
                 self._begin(self._stored().message(answered).content, answered, self._leaf())
+            case Continue(message, text) if self._library is not None:
+                self._continue(self._stored().message(message), text)
             case Edit(message, text) if self._library is not None:
                 self._reply(text, self._stored().message(message).parent)
             case Select(message) if self._library is not None:
@@ -278,6 +281,13 @@ class FakeEngine:
         self._partial, self._before = reply, before
         self.play([TurnStarted(self._conversation, user, reply.id)])
         self._schedule(text)
+
+    def _continue(self, reply: Message, text: str | None) -> None:
+        """Begin another version of a reply with what it begins with."""
+        assert reply.parent is not None
+        self._begin("", reply.parent, self._leaf())
+        thinking = [Thinking(reply.thinking)] if reply.thinking else []
+        self.play([*thinking, Answer(reply.content if text is None else text)])
 
     def _schedule(self, text: str) -> None:
         if self._script is None:

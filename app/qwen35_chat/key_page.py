@@ -18,6 +18,12 @@ What follows an @ is a file, a folder or a pattern, if it looks like one (docs/a
 backticks both are text: `` `/etc` ``. Paths such as /etc/hosts and comments such as `// so` are
 text, too. What begins with an exclamation mark is a command of the shell, if the settings allow it.
 
+`/vim on` gives the composer the keys of vim: motions h j k l w b e 0 ^ $ gg G f F t T ; and , with
+counts; d, c and y with these, with iw and aw, and doubled for lines; x X s S r D C Y p P u Ctrl+R
+i a I A o O v V and the dot. The status line shows the mode, which is insert mode at first. Esc goes
+to normal mode, and stops the reply only there. Enter sends in both, and goes back to insert mode. j
+and k go through the history where Down and Up do. Words are those of Ctrl+W.
+
 Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.
 

@@ -15,6 +15,8 @@ _ALIASES: Mapping[str, str] = {
 }  # fmt: skip
 # A terminal sends the same for both.
 _SAME: Mapping[str, str] = {"ctrl+i": "tab", "ctrl+m": "enter", "ctrl+h": "backspace"}
+# What stands for keys in texts for people.
+SHOWN_NAMES = tuple(name for name in _SHOWN.values() if name not in ("Ctrl", "Shift"))
 _FUNCTION = re.compile(r"f([1-9]|1\d|2[0-4])")
 
 

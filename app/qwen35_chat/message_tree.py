@@ -25,6 +25,21 @@ def reply_to_replace(stored: Conversation, message: int | None) -> Message:
     return found
 
 
+def reply_to_continue(stored: Conversation, message: int | None = None, *, cut: bool) -> Message:
+    """The reply that the model is to go on from.
+
+    Args:
+        message: that reply; None for the last one.
+        cut: whether it must have been cut short.
+    """
+    reply = reply_to_replace(stored, message)
+    if reply.role != "assistant" or reply.tool_calls:
+        raise Qwen35Error("this reply calls a tool, so it cannot go on; /retry asks for another")
+    if cut and reply.state == "complete" and reply.finish_reason != "length":
+        raise Qwen35Error("this reply is complete; /amend changes it, and goes on from there")
+    return reply
+
+
 def last_user_message(stored: Conversation, up_to: int | None = None) -> Message:
     """The last user message on the path to `up_to`, or on the selected path."""
     for found in reversed(stored.path(up_to)):

@@ -13,6 +13,7 @@ MOUSE_ACTIONS = (
     (
         "Click",
         "a button, a fold or a link acts; a message is marked, with what can be done with it "
-        "below. The view stays where it is",
+        "below. The view stays where it is. Beside a list or a page, a click leaves it",
     ),
+    ("Wheel", "scroll, from beside the conversation too"),
 )

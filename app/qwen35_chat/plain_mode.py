@@ -23,6 +23,7 @@ from qwen35_chat.handlers.plain import (
     PlainSettingsHandler,
 )
 from qwen35_chat.handlers.shell import AS_MESSAGE
+from qwen35_chat.handlers.stats import StatsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.options import EMPTY, Start
@@ -63,6 +64,7 @@ class PlainMode:
         self.conversations = PlainConversationHandler(controller, self.view)
         self.versions = VersionHandler(controller, self.view)
         self.models = ModelHandler(controller, self.view)
+        self.stats = StatsHandler(controller, self.view)
         self.personas = PersonaHandler(controller, self.view)
         self.settings = PlainSettingsHandler(controller, self.view)
         self.messages = AnswerHandler(self.view)

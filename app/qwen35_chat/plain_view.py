@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from qwen35_chat.plain_files import with_files
 from qwen35_chat.progress import size_of
 from qwen35_chat.question import Question as FileQuestion
 from qwen35_chat.settings import display_value, setting_names
+from qwen35_chat.stats import Section, plain_lines
 from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
 from qwen35_chat.tools.shown import (
     PERMISSION_WORDS,
@@ -264,10 +265,17 @@ class PlainView:
     # What command handlers need
 
     def offer_edit(self, message: Message) -> None:
+        if message.role == "assistant":
+            self.line(f"The reply: {message.content}")
+            self.line("/amend and a text lets it begin so and go on.")
+            return
         self.line(f"Your last message: {message.content}")
         self.line("/edit and a text sends that instead.")
 
     def send_edit(self, message: Message, text: str) -> None:
+        if message.role == "assistant":
+            self.show(self._controller.amend(message, text))
+            return
         whole = with_files(text, self._controller, self._agree, edit=True)
         if whole is not None:
             self.show(self._controller.edit(message.id, whole))
@@ -331,6 +339,10 @@ class PlainView:
         else:
             self.line(f"Put system prompts into {folder}, each in a file that ends in .md:")
             self.line(EXAMPLE)
+
+    def show_stats(self, sections: Sequence[Section]) -> None:
+        for line in plain_lines(sections):
+            self.line(line)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
         """List settings; a command with a name and a value changes one."""

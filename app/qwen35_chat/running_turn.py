@@ -28,6 +28,7 @@ class RunningTurn:
         rounds: how many replies to the user's message have called tools before.
         calls: of the reply so far.
         calling: the calls that are being run now, between two replies; None during a reply.
+        thought: seconds of thinking that the reply begins with; None for none.
         used_before: tokens of the conversation before it.
         reply: its id in the library, once the messages of the turn are there.
         stopping: it is being cancelled.
@@ -47,6 +48,7 @@ class RunningTurn:
     rounds: int = 0
     calls: list[ToolCall] = field(default_factory=list)
     calling: Calling | None = None
+    thought: float | None = None
     used_before: int = 0
     reply: int | None = None
     stopping: bool = False
@@ -121,7 +123,7 @@ class RunningTurn:
         """End the thinking, if it goes on."""
         if self.thinking_since is None or self.thinking_seconds is not None:
             return []
-        self.thinking_seconds = self.clock() - self.thinking_since
+        self.thinking_seconds = (self.thought or 0.0) + self.clock() - self.thinking_since
         return [ThinkingEnded(self.thinking_seconds)]
 
     def rate(self) -> float:

@@ -64,6 +64,7 @@ class Settings:
         copy_on_select: one of `SWITCH`, whether text is copied as soon as it is selected.
         notification: one of `NOTIFICATIONS`, how the end of a long reply is told in other windows.
         shell_commands: one of `SWITCH`, whether `!command` may be run.
+        vim: one of `SWITCH`, whether the composer has the keys of vim.
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
@@ -85,6 +86,7 @@ class Settings:
     copy_on_select: str = "on"
     notification: str = "auto"
     shell_commands: str = "off"
+    vim: str = "off"
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -167,6 +169,7 @@ _CHECKS: Mapping[str, Check] = {
     "copy_on_select": _one_of(SWITCH),
     "notification": _one_of(NOTIFICATIONS),
     "shell_commands": _one_of(SWITCH),
+    "vim": _one_of(SWITCH),
     "folders": (
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',

@@ -23,7 +23,7 @@ from qwen35_mlx.session.events import (
 # What is shown below a reply that has ended by itself.
 END_NOTES: Mapping[FinishReason, str] = {
     "stop": "",
-    "length": "Cut short: the reply reached the limit of tokens. Ask it to go on.",
+    "length": "Cut short: the reply reached the limit of tokens. /continue goes on.",
     "tool_calls": "The model asks for a tool; none was run.",
     "repetition": "Ended: the reply went on repeating itself. Write it again, or ask differently.",
 }

@@ -12,6 +12,7 @@ from qwen35_chat.history import History
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.settings import Settings
 from qwen35_chat.settings_file import SettingsFile
+from qwen35_chat.stats import Totals
 from qwen35_chat.tokens import TokenCounter
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings, Usage
@@ -42,7 +43,7 @@ class Window:
         model, context, model_status: the model; "absent" is unloaded, or its load was stopped.
         load_progress: the latest of the load that is running or was last.
         used: tokens of the conversation; cached: those of them that need no prefill.
-        usage, accepted: of the last turn.
+        usage, accepted: of the last turn; totals: of all since the start.
         download: of a model, while one runs.
         deleted: conversations deleted in this window, the last one last.
         deleting: the current conversation is being deleted.
@@ -81,6 +82,7 @@ class Window:
         self.cached = 0
         self.usage: Usage | None = None
         self.accepted: events.DraftCounts | None = None
+        self.totals = Totals()
         self.download: Download | None = None
         self.deleted: list[int] = []
         self.deleting = False

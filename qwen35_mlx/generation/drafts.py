@@ -16,6 +16,8 @@ from qwen35_mlx.model.network import Network
 
 # Tokens that must be equal before what followed them is copied.
 NGRAM = 3
+# So few ids are joined in Python: NumPy's windows take longer than a pass should wait for a token.
+_FEW_IDS = 32
 # Tokens that are compared at once with those of the last turn.
 _BLOCK = 1024
 # Rows that an MTP head has not read yet are kept up to this many; they are then read together.
@@ -226,7 +228,8 @@ def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _ngrams(ids: Sequence[int]) -> list[int]:
     """Every `NGRAM` neighbours in one number each; ids below 2 ** 21."""
-    if len(ids) < NGRAM:
-        return []
+    if len(ids) <= _FEW_IDS:
+        triples = zip(ids, ids[1:], ids[2:], strict=False)
+        return [(first << 42) + (second << 21) + third for first, second, third in triples]
     windows = np.lib.stride_tricks.sliding_window_view(np.array(ids, np.int64), NGRAM)
     return (windows << np.array([42, 21, 0])).sum(-1).tolist()

@@ -20,7 +20,6 @@ import numpy as np
 
 from qwen35_mlx.generation.grammar import Grammar, GrammarMatcher
 from qwen35_mlx.generation.sampling_parameters import Sampling
-from qwen35_mlx.kernels import gpu_kernel
 
 # Up to this top_k only the most likely tokens are sampled from.
 MAX_CANDIDATES = 64
@@ -84,25 +83,32 @@ class Sampler:
         self._draw = mx.compile(partial(draw, sampling=sampling))
 
     def __call__(
-        self, logits: mx.array, reply: mx.array, position: int, drafts: mx.array | None = None
+        self,
+        logits: mx.array,
+        reply: mx.array,
+        position: int,
+        drafts: mx.array | None = None,
+        *,
+        launch: bool = True,
     ) -> mx.array:
         """The tokens at `position` and after it: logits [T, vocab] -> [T] int32, lazy.
 
         The logits may be those of the first tokens of the vocabulary alone: other tokens are then
         not drawn, and these have the same noise.
 
-        With a grammar, waits for `reply` and `drafts`, while a GPU computes the logits.
+        With a grammar, waits for `reply` and `drafts`.
 
         Args:
             reply: tokens of the reply before `position`, [position]; only penalties and grammars
                 read them.
             drafts: the tokens that row 1 and later assume before them, [T - 1].
+            launch: whether the device is to compute the logits during that wait.
 
         Raises:
             Qwen35Error: the grammar is too complex to go on with.
         """
         if self._matcher is not None:
-            logits = masked(logits, self._matcher, reply, drafts)
+            logits = masked(logits, self._matcher, reply, drafts, launch)
         if self._penalises:
             logits = penalised(logits, reply, self._sampling, drafts)
         if self._noise is None:
@@ -112,20 +118,23 @@ class Sampler:
 
 
 def masked(
-    logits: mx.array, matcher: GrammarMatcher, reply: mx.array, drafts: mx.array | None = None
+    logits: mx.array,
+    matcher: GrammarMatcher,
+    reply: mx.array,
+    drafts: mx.array | None = None,
+    launch: bool = True,
 ) -> mx.array:
     """Logits [T, vocab] with -inf for every token that the grammar forbids in its row.
 
     Args:
         reply, drafts: as for `penalised`. Where they are not in the grammar, nothing is forbidden.
+        launch: as for `Sampler.__call__`.
     """
-    if gpu_kernel.on_gpu():
+    if launch:
         # In this order: a device computes one thing after the other, and what is waited for below
         # must not come after the logits, during which the mask is computed.
         mx.async_eval([reply] if drafts is None else [reply, drafts])
         mx.async_eval(logits)
-    # On a CPU, MLX holds whoever launches a pass until little of it is left. So nothing is won by
-    # launching the logits first, and a pass in several parts takes 4 % longer.
     after = [] if drafts is None else np.array(drafts).tolist()
     allowed = matcher.allowed(np.array(reply), after)[:, : logits.shape[1]]
     return logits if allowed.all() else mx.where(mx.array(allowed), logits, -mx.inf)

@@ -1,8 +1,10 @@
 """Memory that a network needs beside its weights, and the budgets it keeps. Never imports mlx."""
 
 from dataclasses import dataclass
+from math import prod
 
 from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.weight_shapes import layer_tensors
 
 # Attention without a fused kernel materialises its scores in float32. Queries are then taken in
 # blocks, so that the scores stay below this many bytes.
@@ -17,6 +19,8 @@ MAX_EXPERT_BLOCK_ROWS = 64
 LAYERS_AT_ONCE = 2
 # The expert stacks of a layer are unpacked only if they take at most this many bytes.
 UNPACK_BUDGET = 2 << 30
+# Arrays of the size of a plain matrix while MLX's CPU unpacks and transposes a quantised one.
+_UNPACKING_COPIES = 3
 # Recurrent states held at the same time: the current one and those of snapshots.
 _STATES_HELD = 6
 
@@ -47,7 +51,7 @@ def estimate(
     chunk: int,
     kv_bits: int | None,
     *,
-    unpacks_experts: bool = False,
+    unpacks: bool = False,
     mtp: bool = False,
 ) -> Estimate:
     """Peak memory of a prompt and its reply.
@@ -57,7 +61,7 @@ def estimate(
         tokens: of prompt and reply together.
         chunk: tokens per prefill chunk.
         kv_bits: bits of a stored key or value; None for unquantised ones.
-        unpacks_experts: whether the network unpacks quantised experts, as on a CPU.
+        unpacks: whether the network unpacks quantised matrices, as on a CPU.
         mtp: whether an MTP head drafts, which has keys and values of its own.
     """
     delta_nets = config.layer_types.count("linear_attention")
@@ -79,8 +83,8 @@ def estimate(
     )
     work = (widest + chunk * 4 * config.hidden_size) * (itemsize + 4)
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
-    unpacked = unpacked_expert_bytes(config, itemsize) if unpacks_experts else 0
-    return Estimate(kv, states, LAYERS_AT_ONCE * work + max(2 * scores, LAYERS_AT_ONCE * unpacked))
+    unpacked = unpacked_layer_bytes(config, itemsize) if unpacks else 0
+    return Estimate(kv, states, LAYERS_AT_ONCE * work + 2 * scores + unpacked)
 
 
 def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:
@@ -108,6 +112,23 @@ def unpacked_expert_bytes(config: ModelConfig, itemsize: int) -> int:
     """Bytes of one layer's expert stacks, unpacked; 0 for those beyond `UNPACK_BUDGET`."""
     stacks = 3 * config.num_experts * config.moe_intermediate_size * config.hidden_size * itemsize
     return stacks if stacks <= UNPACK_BUDGET else 0
+
+
+def unpacked_layer_bytes(config: ModelConfig, itemsize: int) -> int:
+    """Bytes of one layer's matrices while a CPU unpacks them, in its largest layer.
+
+    Many are unpacked at the same time, since operations are launched ahead: at the peak, those of
+    two thirds to four fifths of a layer were in memory.
+    """
+    experts = unpacked_expert_bytes(config, itemsize)
+
+    def values(kind: str) -> int:
+        tensors = layer_tensors("", config, full_attention=kind == "full_attention")
+        return sum(
+            prod(shape) for name, shape in tensors.items() if experts or "switch_mlp" not in name
+        )
+
+    return _UNPACKING_COPIES * itemsize * max(map(values, set(config.layer_types)))
 
 
 def _kv_values(config: ModelConfig) -> int:

@@ -10,7 +10,9 @@ def trunk_tensors(config: ModelConfig) -> Shapes:
     hidden = config.hidden_size
     shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
     for i, kind in enumerate(config.layer_types):
-        shapes |= _layer(f"model.layers.{i}.", config, full_attention=kind == "full_attention")
+        shapes |= layer_tensors(
+            f"model.layers.{i}.", config, full_attention=kind == "full_attention"
+        )
     shapes["model.norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, hidden)
@@ -29,7 +31,7 @@ def mtp_tensors(config: ModelConfig) -> Shapes:
         "mtp.fc.weight": (hidden, 2 * hidden),
     }
     for i in range(max(1, config.mtp_num_hidden_layers)):
-        shapes |= _layer(f"mtp.layers.{i}.", config, full_attention=True)
+        shapes |= layer_tensors(f"mtp.layers.{i}.", config, full_attention=True)
     shapes["mtp.norm.weight"] = (hidden,)
     return shapes
 
@@ -44,7 +46,8 @@ def is_zero_centred_norm(name: str) -> bool:
     return is_norm and not name.endswith("linear_attn.norm.weight")
 
 
-def _layer(prefix: str, config: ModelConfig, *, full_attention: bool) -> Shapes:
+def layer_tensors(prefix: str, config: ModelConfig, *, full_attention: bool) -> Shapes:
+    """Shapes of one layer's tensors, by names that begin with `prefix`."""
     hidden = config.hidden_size
     shapes: Shapes = {"input_layernorm.weight": (hidden,)}
     shapes |= _attention(config) if full_attention else _delta_net(config)

@@ -27,6 +27,7 @@ from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.new_messages import as_stored, new_messages, placed, question, retried
 from qwen35_mlx.session.recorder import TurnRecorder
 from qwen35_mlx.session.reply_options import ChatArguments, ReplyArguments, ReplyOptions
+from qwen35_mlx.session.reply_start import ReplyStart, reply_to_continue, start_of
 from qwen35_mlx.session.turn_events import LastTurn, TurnEvents
 from qwen35_mlx.text.messages import plain_tools
 
@@ -233,6 +234,28 @@ class Chat:
         self._check_writable()
         return self._turn(retried(self.conversation, message), [], options)
 
+    def continue_reply(
+        self, message: int | None = None, text: str | None = None, **options: Unpack[ReplyArguments]
+    ) -> Generator[TurnEvent]:
+        """Write another version of a reply, which begins with that and goes on. The old one stays.
+
+        The thinking of the reply stays before its answer. Its events begin with what is kept.
+
+        Args:
+            message: the id of the reply; None for the last one.
+            text: the answer to go on from in place of the reply's; None for that.
+            options: as for `send`, without those that bind the reply to a grammar.
+
+        Raises:
+            Qwen35Error: there is no such reply, it calls tools, or there is nothing to go on from.
+        """
+        self._check_writable()
+        reply, parent = reply_to_continue(self.conversation, message)
+        start = start_of(reply, text)
+        if reply.thinking and options.get("thinking") is None:
+            options["thinking"] = True
+        return self._turn(parent, [], options, start=start)
+
     def edit(
         self, message: int, text: str, **options: Unpack[ReplyArguments]
     ) -> Generator[TurnEvent]:
@@ -332,27 +355,30 @@ class Chat:
         added: Sequence[Mapping[str, Any]],
         given: Mapping[str, Any],
         settings: ChatSettings | None = None,
+        start: ReplyStart | None = None,
     ) -> TurnEvents[TurnEvent]:
         """The events of a reply to the path that ends at `parent`, followed by `added`.
 
         Args:
             settings: the new ones of the conversation; None to keep them.
+            start: of the reply, for the model to go on from.
         """
         options = self._options(given)
         tree = replace(self.conversation, settings=settings or self.settings)
         messages = [*messages_before(tree, parent), *added]
-        turn = self.model.turn(messages, self.model.make_cache(), options, copies=self._copies)
+        cache = self.model.make_cache()
+        turn = self.model.turn(messages, cache, options, copies=self._copies, start=start)
         if tree.settings != self.settings:
             self._transcript.configure(tree.settings)
         anchors, keep = prompt_anchors(self.model, options), self._transcript.keep_states
         cached = CachedTurn(turn, self._snapshots, messages, anchors, keep)
-        events = self._run(cached, parent, added)
+        recorder = TurnRecorder(cached, self._transcript, self._notices, start)
+        events = self._run(recorder, parent, added)
         return self._last.begin(events, self.model.owner, turn)
 
     def _run(
-        self, cached: CachedTurn, parent: int | None, added: Sequence[Mapping[str, Any]]
+        self, recorder: TurnRecorder, parent: int | None, added: Sequence[Mapping[str, Any]]
     ) -> Generator[TurnEvent]:
-        recorder = TurnRecorder(cached, self._transcript, self._notices)
         done = yield from recorder.run(parent, added, self.model.name)
         for line in self.notices():
             yield Notice(line)

@@ -33,6 +33,7 @@ from qwen35_mlx.session.requests import (
     AddResults,
     Compact,
     Configure,
+    Continue,
     Edit,
     OfferTools,
     Open,
@@ -206,8 +207,10 @@ class EngineThread:
                     self._stream(chat.send(self._tool_messages(results)))
                 case AddResults(results):
                     self._current_chat().add_results(self._tool_messages(results))
-                case Retry(message):
-                    self._stream(self._current_chat().retry(message))
+                case Retry(message, options):
+                    self._stream(self._current_chat().retry(message, **options))
+                case Continue(message, text):
+                    self._stream(self._current_chat().continue_reply(message, text))
                 case Edit(message, text):
                     self._stream(self._current_chat().edit(message, text))
         except _CancelledError:

@@ -47,7 +47,7 @@ def chunk_for(
     cpu = mx.default_device() == mx.cpu
     chunks = [chunk for chunk in chunk_sizes() if cpu or chunk <= largest]
     needs = [
-        estimate(config, itemsize, tokens, chunk, kv_bits, unpacks_experts=cpu, mtp=mtp).total
+        estimate(config, itemsize, tokens, chunk, kv_bits, unpacks=cpu, mtp=mtp).total
         for chunk in chunks
     ]
     for chunk, need in zip(chunks, needs, strict=True):

@@ -22,6 +22,7 @@ from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
+from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import Reply, TurnEvent
 from qwen35_mlx.session.prompts import Prompts, check_vocabulary, end_tokens
@@ -31,6 +32,7 @@ from qwen35_mlx.session.reply_options import (
     ReplyArguments,
     ReplyOptions,
 )
+from qwen35_mlx.session.reply_start import ReplyStart
 from qwen35_mlx.session.response_format import reply_content
 from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
@@ -275,22 +277,37 @@ class Model:
         options: ReplyOptions,
         *,
         copies: CopyDrafts | None = None,
+        start: ReplyStart | None = None,
     ) -> Turn:
         """A turn, not yet started, on the caller's cache. Errors: `stream`.
 
         Args:
             copies: of earlier turns of the conversation, so that its text is not read again.
+            start: of the reply, for the model to go on from; then the reply is free.
         """
         self._owner.check("this model")
         if not messages:
             raise Qwen35Error("there is no message to reply to: give at least one")
         rendered = self._prompts.render(messages, options)
+        content = reply_content(options)
+        before: list[int] = []
+        if start is not None:
+            if content is not None:
+                raise Qwen35Error(
+                    "a reply that goes on is free: leave out response_format and tool_choice"
+                )
+            before = self._prompts.encode(rendered)
+            rendered = start.after(rendered, self.tokenizer.control_tokens.quote)
         prompt = self._prompts.check_length(self._prompts.encode(rendered))
         thinking = ChatTemplate.opens_thinking(rendered)
-        content = reply_content(options)
         calls = content is None or content.tools is not None
         parser = ReplyParser(thinking=thinking, tools=options.tools, calls=calls)
-        return self._turn(prompt, parser, cache, options, self._grammar(content, thinking), copies)
+        turn = self._turn(prompt, parser, cache, options, self._grammar(content, thinking), copies)
+        if start is not None:
+            parser.go_on_from(start.answer)
+            turn.start = start.events
+            turn.start_ids = prompt[common_prefix_length(before, prompt) :]
+        return turn
 
     def _turn(
         self,

@@ -56,19 +56,26 @@ def retried(tree: Conversation, message: int | None) -> int:
     Raises:
         Qwen35Error: there is no such reply.
     """
-    if message is None:
-        replies = [m.id for m in tree.path() if m.role == "assistant"]
-        if not replies:
-            raise Qwen35Error("there is no reply to write again: send a message first")
-        message = replies[-1]
-    reply = tree.message(message)
+    reply = tree.message(last_reply(tree) if message is None else message)
     if reply.role == "tool":
         return reply.id
     if reply.role != "assistant":
-        raise Qwen35Error(f"message {message} is not a reply: retry one that the model wrote")
+        raise Qwen35Error(f"message {reply.id} is not a reply: retry one that the model wrote")
     if reply.parent is None:
-        raise Qwen35Error(f"message {message} answers nothing: send a message first")
+        raise Qwen35Error(f"message {reply.id} answers nothing: send a message first")
     return reply.parent
+
+
+def last_reply(tree: Conversation) -> int:
+    """The id of the last reply of the selected path.
+
+    Raises:
+        Qwen35Error: there is none.
+    """
+    replies = [m.id for m in tree.path() if m.role == "assistant"]
+    if not replies:
+        raise Qwen35Error("there is no reply to write again: send a message first")
+    return replies[-1]
 
 
 def as_stored(message: Mapping[str, Any], parent: int | None = None) -> Message:

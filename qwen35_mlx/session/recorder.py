@@ -19,6 +19,7 @@ from qwen35_mlx.session.events import (
     TurnStarted,
 )
 from qwen35_mlx.session.new_messages import as_stored
+from qwen35_mlx.session.reply_start import ReplyStart
 
 # The time between two saves of a partial reply.
 SAVE_SECONDS = 0.5
@@ -30,14 +31,21 @@ class TurnRecorder:
     Args:
         cached: the turn, which has not started.
         notices: a list to which lines for the user are appended.
+        start: of the reply, that was written before.
     """
 
-    def __init__(self, cached: CachedTurn, transcript: Transcript, notices: list[str]):
+    def __init__(
+        self,
+        cached: CachedTurn,
+        transcript: Transcript,
+        notices: list[str],
+        start: ReplyStart | None = None,
+    ):
         self._cached = cached
         self._turn = cached.turn
         self._transcript = transcript
         self._notices = notices
-        self._clock = _ThinkingClock()
+        self._clock = _ThinkingClock(start)
 
     def run(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
@@ -144,16 +152,21 @@ class TurnRecorder:
 
 
 class _ThinkingClock:
-    """Measures the seconds from the first `Thinking` event to the first `Answer`."""
+    """Measures the seconds from the first `Thinking` event to the first `Answer`.
 
-    def __init__(self) -> None:
-        self.seconds: float | None = None
+    Args:
+        start: of the reply; its thinking counts, too.
+    """
+
+    def __init__(self, start: ReplyStart | None) -> None:
+        self.seconds = None if start is None else start.thinking_seconds
+        self._before = self.seconds or 0.0
         self._began: float | None = None
-        self._over = False
+        self._over = start is not None and bool(start.answer)
 
     def observe(self, event: TurnEvent) -> None:
         if isinstance(event, Thinking) and self._began is None:
             self._began = time.monotonic()
         if self._began is not None and not self._over:
-            self.seconds = time.monotonic() - self._began
+            self.seconds = self._before + time.monotonic() - self._began
             self._over = isinstance(event, Answer | Done)

@@ -101,6 +101,6 @@ class Replies:
             len(turn.prompt) + written + ahead,
             turn.chunk,
             self._model.kv_bits,
-            unpacks_experts=mx.default_device() == mx.cpu,
+            unpacks=mx.default_device() == mx.cpu,
             mtp=network.mtp is not None,
         )

@@ -4,7 +4,7 @@ Conversations and messages are given by their ids in the library.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwen35_mlx.library.conversation import ChatSettings
@@ -74,9 +74,22 @@ class AddResults:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Write another reply in place of this one. The old one stays in the tree."""
+    """Write another reply in place of this one. The old one stays in the tree.
+
+    Attributes:
+        options: of this reply alone, as `Chat.retry` takes them.
+    """
 
     message: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Write another version of a reply that begins with it, or with its thinking and a text."""
+
+    message: int
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,7 @@ Request = (
     | SendResults
     | AddResults
     | Retry
+    | Continue
     | Edit
     | Select
     | Compact

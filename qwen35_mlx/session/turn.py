@@ -56,13 +56,15 @@ class Turn:
         drafter: of tokens that are verified together; None decodes one a pass.
         group: replies that this one shares passes with while it is wanted; then without drafts.
             None for passes of its own.
+        start: of the reply, for the model to go on from.
+        start_ids: its tokens, the last of `prompt`.
         budget: of thinking; None for as much as the model likes.
         repetition_guard: whether to end a reply that repeats itself without end.
         snapshot_at: positions in `prompt`, ascending. `take_snapshot` is called at each one beyond
             the initial `cache.offset`, when the cache holds exactly this number of tokens.
         prefill_end: where in `prompt` the decode begins, with a few tokens or one.
-        reply_ids: the tokens of the reply so far, all of them in the cache.
-        reply_events: their text, parsed.
+        reply_ids: the tokens of the reply so far without its start, all of them in the cache.
+        reply_events: their text, parsed, behind the start.
         reasoning_tokens: how many of them are thinking, with the tag that ends it.
     """
 
@@ -81,6 +83,8 @@ class Turn:
     grammar: Grammar | None = None
     drafter: Drafter | None = None
     group: DecodeGroup | None = None
+    start: Sequence[ReplyEvent] = ()
+    start_ids: Sequence[int] = ()
     budget: ThinkingBudget | None = None
     repetition_guard: bool = True
     snapshot_at: Sequence[int] = ()
@@ -139,6 +143,7 @@ class Turn:
         if self.drafter is not None:
             self.drafter.begin(self.prompt, cached)
         yield from self._prefill(cached)
+        yield from self._note([*self.start])
         seed = secrets.randbits(63) if self.seed is None else self.seed
         sampler = Sampler(self.sampling, self.network.config.vocab_size, seed, self.grammar)
         decoder = self.tokenizer.stream()
@@ -229,11 +234,11 @@ class Turn:
         forced = self._forced(decoder)
         while True:
             reply = [*self.reply_ids, *forced]
-            ids = [*self.prompt, *reply]
+            ids, written = [*self.prompt, *reply], [*self.start_ids, *reply]
             if forced:
                 self._read_forced(ids)
             joins = self._joins()
-            with closing(self._source(joins, sampler, ids[self.cache.offset :], reply)) as tokens:
+            with closing(self._source(joins, sampler, ids[self.cache.offset :], written)) as tokens:
                 for token in tokens:
                     yield forced, token
                     forced = self._forced(decoder)

@@ -138,6 +138,15 @@ class ReplyParser:
         """Whether what was pushed ends in thinking."""
         return self._section is _Section.THINKING
 
+    def go_on_from(self, answer: str) -> None:
+        """Go on from a reply that was begun before; nothing of that comes out again.
+
+        Args:
+            answer: as far as it was written; "" within thinking.
+        """
+        self._at_edge = self._may_think = False
+        self._answer(answer, EventList())
+
     def push(self, text: str) -> list[ReplyEvent]:
         """The events that `text` makes certain."""
         self._buffer, self._at = self._buffer[self._at :] + text, 0

@@ -35,10 +35,16 @@ class TopTwo(Sampler):
         self._pairs: list[mx.array] = []
 
     def __call__(
-        self, logits: mx.array, reply: mx.array, position: int, drafts: mx.array | None = None
+        self,
+        logits: mx.array,
+        reply: mx.array,
+        position: int,
+        drafts: mx.array | None = None,
+        *,
+        launch: bool = True,
     ) -> mx.array:
         self._pairs.append(mx.topk(logits.astype(mx.float32), 2))
-        return super().__call__(logits, reply, position, drafts)
+        return super().__call__(logits, reply, position, drafts, launch=launch)
 
     def gaps(self) -> np.ndarray:
         """Between them, in units of the rounding of the larger one: [tokens]."""

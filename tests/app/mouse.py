@@ -46,6 +46,11 @@ class Mouse:
             await self.down(x, y, again=n > 0)
             await self.up(x, y)
 
+    async def wheel(self, x: int, y: int, kind: type[events.MouseEvent]) -> None:
+        """A step of the wheel; `kind` is its direction."""
+        await self._send(kind, x, y, 0)
+        await self._at.settled()
+
     def find(self, text: str, at: int = 0) -> tuple[int, int]:
         """The cell of a character of a text in the conversation, where the text comes last."""
         height = self._at.transcript.size.height  # 0 before the first message

@@ -112,7 +112,10 @@ async def test_a_marked_message_shows_its_keys_and_they_act(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("one", f"so\n\n{CODE}", thinking="hm")
         await at.press("tab")
-        assert "c copy   y copy code   r retry   b branch   Space unfold   Esc back" in at.text
+        assert (
+            "c copy   y copy code   e edit   r retry   b branch   Space unfold   Esc back"
+            in at.text
+        )
         await at.press("up")
         assert "c copy   e edit   Esc back" in at.text
         await at.press("c")

@@ -10,7 +10,8 @@ from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_chat.screens import chat as chat_screen
 from qwen35_chat.screens.lists import ConversationList, Palette, SettingsList
 from qwen35_chat.screens.models import ModelList
-from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.page import Page
+from qwen35_chat.screens.picker import Ask
 from qwen35_chat.slash import parse_slash
 from textual.widgets import OptionList, Static, TextArea
 

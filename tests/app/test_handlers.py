@@ -28,7 +28,7 @@ class FakeComposer:
 
     def __init__(self) -> None:
         self.text = self.hint = ""
-        self.browsing = False
+        self.browsing = self.typed = False
 
     @property
     def whole(self) -> str:
@@ -178,11 +178,12 @@ def test_without_a_model_the_text_stays(controller: Controller, view: Any) -> No
 
 def test_an_edit_gives_the_draft_back_when_it_is_sent_or_left(controller, view) -> None:
     turn(controller, "first")
+    message = controller.library.conversation(1).message(1)
     writing = WritingHandler(controller, view)
     for leave in (writing.leave_edit, writing.send):
         view.composer.text = "unsent"
-        writing.begin_edit(1, "first")
-        assert (writing.editing, view.composer.text) == (1, "first")
+        writing.begin_edit(message, "first")
+        assert (writing.editing, view.composer.text) == (message, "first")
         leave()
         assert (writing.editing, view.composer.text) == (None, "unsent")
     assert engine_of(controller).calls[-1] == Edit(1, "first")

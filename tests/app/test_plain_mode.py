@@ -120,7 +120,7 @@ def test_calls_notices_limits_and_failures_are_lines(session: PlainChat) -> None
     assert written == (
         'a state was damaged\nAsks for now({"zone": "UTC"})\n'
         f"The model asks for a tool; none was run.\n{FIGURES}"
-        "Answer: Once\nCut short: the reply reached the limit of tokens. Ask it to go on.\n"
+        "Answer: Once\nCut short: the reply reached the limit of tokens. /continue goes on.\n"
         f"{FIGURES}Answer: Twice\nError: out of memory\n"
     )
 

@@ -14,10 +14,12 @@ from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
 from scripts.support.terminal import Terminal
+from tests.app import real_terminal
 from tests.app.drive import Driver, chat
 
 COLOURED = [name for name in THEMES if name not in ("auto", "ansi")]
 LIGHT_BACKGROUND = b"48;2;251;250;253"
+NORD = b"48;2;46;52;64"
 ANSWER = "\x1b]11;rgb:fdfd/f6f6/e3e3\x1b\\"
 
 
@@ -220,3 +222,20 @@ def test_the_answer_of_a_terminal_sets_the_theme_and_is_not_typed(home: Path, la
         assert "11;" not in terminal.text
         terminal.write("\x03\x11")
         terminal.until(lambda: 1049 not in terminal.screen.modes)
+
+
+def test_a_theme_is_used_by_its_name_in_a_terminal(home: Path) -> None:
+    seen = bytearray()
+    colours = {"COLORTERM": "truecolor"}
+    with real_terminal.chat(home, "--fake", on_output=seen.extend, variables=colours) as terminal:
+        terminal.until(lambda: real_terminal.LOADED in terminal.text)
+        for name, background in (("solarized-light", b"48;2;253;246;227"), ("nord", NORD)):
+            del seen[:]
+            terminal.write(f"/theme {name}\r")
+            terminal.until(lambda name=name: f"Theme {name}" in terminal.text)
+            terminal.until(lambda background=background: background in seen)
+            assert f"/theme {name}" not in terminal.text, "it is left in the composer"
+        terminal.write("/theme nrod\r")
+        terminal.until(lambda: "did you mean nord?" in terminal.text)
+        terminal.write("\x03" + real_terminal.QUIT)
+        assert terminal.wait() == 0

@@ -189,10 +189,10 @@ def test_logits_that_are_not_finite_end_their_reply_alone(model, monkeypatch):
 
 def test_an_error_of_a_sampler_ends_its_reply_alone(model):
     class Failing(Sampler):
-        def __call__(self, logits, reply, position, drafts=None):
+        def __call__(self, logits, reply, position, drafts=None, **more):
             if position == 3:
                 raise Qwen35Error("the grammar is too complex")
-            return super().__call__(logits, reply, position, drafts)
+            return super().__call__(logits, reply, position, drafts, **more)
 
     group = shared(model)
     (prompt, other), (sampler, _) = prompts(model)[:2], samplers(model)[:2]

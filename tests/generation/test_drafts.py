@@ -221,3 +221,14 @@ def test_the_next_prompt_of_a_conversation_costs_its_new_tokens(monkeypatch):
     monkeypatch.setattr(drafting, "_ngrams", lambda ids: read.append(len(ids)) or [])
     drafts.begin([*range(990), 5, 6, 7], 0)
     assert sum(read) < 20
+
+
+def test_tokens_that_come_one_by_one_are_found_as_those_of_a_prompt_are():
+    """Few are joined in another way than many; both take the largest ids of a vocabulary."""
+    ids = np.random.default_rng(5).choice([0, 1, 248_319, 2**21 - 1], 200).tolist()
+    whole, single = copies(ids), CopyDrafts()
+    for token in ids:
+        single.read([token])
+    assert len(single._following) > 40
+    assert single._following == whole._following
+    assert drafted(single) == drafted(whole)

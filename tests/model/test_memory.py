@@ -9,13 +9,14 @@ import pytest
 
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.memory import (
-    LAYERS_AT_ONCE,
     UNPACK_BUDGET,
     estimate,
     kv_bytes_per_token,
     state_bytes,
     unpacked_expert_bytes,
+    unpacked_layer_bytes,
 )
+from scripts.support.random_weights import RandomSource, random_network
 from tests.goldens import NAMES, network
 from tests.model.test_weight_shapes import experts, published
 
@@ -70,15 +71,39 @@ def test_quantised_keys_and_values_are_estimated_smaller():
     assert packed < plain
 
 
-def test_unpacked_experts_count_only_where_they_are_unpacked():
+def test_unpacked_matrices_count_only_where_they_are_unpacked():
+    config = ModelConfig.from_dict(SMALL)
+    delta_net = (6144 + 2048 + 32 + 2048) * 1024  # in_proj_qkv, z, b and a, and out_proj
+    values = delta_net + 3 * 3584 * 1024
+    assert 1 < unpacked_layer_bytes(config, 4) / (3 * 4 * values) < 1.002  # small tensors, too
+    packed, unpacked = (estimate(config, 4, 100, 128, None, unpacks=one) for one in (False, True))
+    assert unpacked.total - packed.total == unpacked_layer_bytes(config, 4)
+
+
+def test_unpacked_experts_count_up_to_their_budget():
     config = ModelConfig.from_dict(SPARSE)
-    stacks = 3 * 256 * 512 * 2048 * 2
-    assert unpacked_expert_bytes(config, 2) == stacks <= UNPACK_BUDGET
+    stacks = 3 * 256 * 512 * 2048
+    assert unpacked_expert_bytes(config, 2) == 2 * stacks <= UNPACK_BUDGET
     assert unpacked_expert_bytes(config, 8) == 0
-    packed = estimate(config, 2, 100, 128, None)
-    unpacked = estimate(config, 2, 100, 128, None, unpacks_experts=True)
-    scores = 4 * 16 * 128 * 100
-    assert unpacked.total - packed.total == LAYERS_AT_ONCE * stacks - 2 * scores
+    assert unpacked_layer_bytes(config, 2) > 3 * 2 * stacks
+    assert unpacked_layer_bytes(config, 8) < 3 * 8 * stacks / 10
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="a GPU multiplies by packed matrices")
+def test_no_more_is_in_memory_than_estimated_where_matrices_are_unpacked():
+    """A short prompt, whose layers are launched in one go."""
+    settings = published(512, 4, 4, 1, 16, intermediate_size=2048, vocab_size=256)
+    config = ModelConfig.from_dict(settings)
+    net = random_network(RandomSource(config, dtype=mx.float32))
+    mx.eval(net(mx.zeros((1, 2), mx.int32), net.make_cache()))
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(net(mx.zeros((1, 16), mx.int32), net.make_cache()))
+    peak = mx.get_peak_memory() - before
+    found = estimate(config, 4, 16, 16, None, unpacks=True)
+    assert unpacked_layer_bytes(config, 4) / 3 < peak < found.total
+    assert found.total < 3 * peak
 
 
 def test_the_estimate_needs_no_mlx():

@@ -33,6 +33,7 @@ from qwen35_mlx.session.load import load
 from qwen35_mlx.session.requests import (
     Compact,
     Configure,
+    Continue,
     Edit,
     Open,
     Retry,
@@ -207,6 +208,27 @@ def test_a_turn_of_a_new_conversation_reports_its_ids(durable, library):
     assert (reply.state, reply.content) == ("complete", done.message["content"])
     assert reply.usage == done.usage
     assert reply.finish_reason == done.finish_reason
+
+
+def test_a_reply_is_continued_from_another_text(durable, library):
+    durable.submit(Send("Question 1"))
+    started = of_kind(wait_for(durable, Done), TurnStarted)
+    durable.submit(Continue(started.reply, "Hello"))
+    events = wait_for(durable, Done)
+    again = of_kind(events, TurnStarted)
+    assert Answer("Hello") in events
+    tree = library.conversation(started.conversation)
+    assert tree.siblings(again.reply) == (started.reply, again.reply)
+    assert tree.message(again.reply).content.startswith("Hello")
+
+
+def test_a_retry_has_options_of_its_own(durable, library):
+    durable.submit(Send("Question 1"))
+    started = of_kind(wait_for(durable, Done), TurnStarted)
+    durable.submit(Retry(started.reply, {"max_tokens": 2, "thinking": False}))
+    assert of_kind(wait_for(durable, Done), Done).usage.reply_tokens == 2
+    durable.submit(Retry(started.reply))
+    assert of_kind(wait_for(durable, Done), Done).usage.reply_tokens > 2
 
 
 def test_retry_edit_and_select_go_through_the_tree(durable, library):

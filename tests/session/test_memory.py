@@ -13,8 +13,7 @@ from qwen35_mlx.session.reply_options import ReplyOptions
 def test_the_chunk_shrinks_with_the_room_and_then_the_prompt_is_refused(model, monkeypatch):
     config = model.network.config
     sizes = [
-        estimate(config, 4, 5000, chunk, None, unpacks_experts=True).total
-        for chunk in memory.CPU_CHUNKS
+        estimate(config, 4, 5000, chunk, None, unpacks=True).total for chunk in memory.CPU_CHUNKS
     ]
     assert sizes == sorted(sizes, reverse=True)
     for bound, chunk in zip(sizes, memory.CPU_CHUNKS, strict=True):

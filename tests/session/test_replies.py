@@ -35,7 +35,7 @@ def need(model: qwen35_mlx.Model, reply: RunningReply, tokens: int) -> Estimate:
     network, on_cpu = model.network, mx.default_device() == mx.cpu
     return estimate(
         *(network.config, network.dtype.size, len(reply.turn.prompt) + tokens, reply.turn.chunk, 8),
-        unpacks_experts=on_cpu,
+        unpacks=on_cpu,
         mtp=True,
     )
 

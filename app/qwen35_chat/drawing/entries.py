@@ -158,7 +158,8 @@ class ReplyEntry(TranscriptEntry):
     def commands(self) -> Sequence[str]:
         code = ["mark_code"] if "```" in self.answer or "~~~" in self.answer else []
         fold = ["mark_toggle"] if self.thinking.strip() else []
-        return ["mark_copy", *code, "mark_retry", "mark_branch", *fold]
+        edit = [] if self._call_texts else ["mark_edit"]
+        return ["mark_copy", *code, *edit, "mark_retry", "mark_branch", *fold]
 
     @property
     def complete(self) -> bool:

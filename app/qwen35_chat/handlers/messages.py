@@ -6,7 +6,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.drawing.entries import ReplyEntry, TranscriptEntry, UserEntry
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.handlers.writing import WritingHandler
-from qwen35_chat.message_tree import last_user_message, message_after
+from qwen35_chat.message_tree import last_user_message, message_after, reply_to_continue
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -44,9 +44,14 @@ class MessageHandler:
     # Other versions of the marked message
 
     async def edit(self) -> None:
+        """Write another version of the marked message, or change the marked reply."""
         marked = self._marked_in_library()
-        message = last_user_message(await self._controller.stored_with_messages(), marked)
-        self._writing.begin_edit(message.id, message.content)
+        stored = await self._controller.stored_with_messages()
+        if isinstance(self._view.transcript.marked, ReplyEntry):
+            message = reply_to_continue(stored, marked, cut=False)
+        else:
+            message = last_user_message(stored, marked)
+        self._writing.begin_edit(message, message.content)
 
     async def branch(self) -> None:
         """Go on from the marked message with a new message beside the one that follows it."""
@@ -59,7 +64,7 @@ class MessageHandler:
             self.leave()
             self._view.show_message("This is the last reply: just write on")
             return
-        self._writing.begin_edit(following.id, "")
+        self._writing.begin_edit(following, "")
 
     def _marked_in_library(self) -> int:
         if (message := self._view.marked_message) is None:

@@ -8,6 +8,7 @@ from qwen35_chat.handlers.view import ChatView, ScreenView
 from qwen35_chat.settings import (
     PRESET_THINKING,
     PRESETS,
+    SWITCH,
     THEMES,
     THINKING,
     VIEWS,
@@ -75,6 +76,11 @@ class ScreenSettingsHandler(SettingsHandler):
     async def view(self, text: str = "") -> None:
         to = await self._cycle("thinking_view", VIEWS, text)
         self._view.show_message(f"Thinking is shown {to}")
+
+    async def vim(self, text: str = "") -> None:
+        to = await self._cycle("vim", SWITCH, text)
+        keys = "Esc goes to normal mode, and there stops the reply" if to == "on" else "as usual"
+        self._view.show_message(f"Keys of vim {to}: {keys}")
 
     async def preset(self, text: str = "") -> None:
         to = await self._cycle("preset", tuple(PRESETS), text)

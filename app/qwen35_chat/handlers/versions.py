@@ -2,7 +2,8 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
-from qwen35_chat.message_tree import last_user_message
+from qwen35_chat.message_tree import last_user_message, reply_to_continue
+from qwen35_chat.reply_settings import reply_options
 from qwen35_mlx.errors import Qwen35Error
 
 
@@ -13,8 +14,10 @@ class VersionHandler:
         self._controller = controller
         self._view = view
 
-    async def retry(self) -> None:
-        self._view.show(await self._controller.retry(self._view.marked_message))
+    async def retry(self, text: str = "") -> None:
+        """Ask for another reply, with the settings that `text` names for it alone."""
+        options = reply_options(text)
+        self._view.show(await self._controller.retry(self._view.marked_message, options))
 
     async def edit(self, text: str = "") -> None:
         """Send `text` instead of the last user message, or offer that message to be edited."""
@@ -23,6 +26,19 @@ class VersionHandler:
             self._view.send_edit(message, text)
         else:
             self._view.offer_edit(message)
+
+    async def continue_reply(self) -> None:
+        """Let the model go on from a reply that was cut short."""
+        self._view.show(await self._controller.continue_reply(self._view.marked_message))
+
+    async def amend(self, text: str = "") -> None:
+        """Let the model go on from `text` in place of a reply, or offer that to be changed."""
+        stored = await self._controller.stored_with_messages()
+        reply = reply_to_continue(stored, self._view.marked_message, cut=False)
+        if text:
+            self._view.send_edit(reply, text)
+        else:
+            self._view.offer_edit(reply)
 
     async def select(self, step: int, message: int | None = None) -> None:
         """Go to the version before (-1) or after (1) a message, and say which it is.

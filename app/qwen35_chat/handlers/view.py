@@ -14,6 +14,7 @@ from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
 from qwen35_chat.shell_command import Output
+from qwen35_chat.stats import Section
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import Transition
 from qwen35_mlx.library.conversation import Message
@@ -39,11 +40,11 @@ class ChatView(Protocol):
         ...
 
     def offer_edit(self, message: Message) -> None:
-        """Let the user write another version of this message of theirs."""
+        """Let the user write another version of this message, or of the start of this reply."""
         ...
 
     def send_edit(self, message: Message, text: str) -> None:
-        """Send `text` as another version of this message."""
+        """Send `text` as another version of this message, or of the start of this reply."""
         ...
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
@@ -69,6 +70,10 @@ class ChatView(Protocol):
             folder: where their files are.
             then: gets the chosen one's name, or `NO_PERSONA`.
         """
+        ...
+
+    def show_stats(self, sections: Sequence[Section]) -> None:
+        """Show figures."""
         ...
 
     def list_tools(self, toolbox: Toolbox) -> None:

@@ -12,6 +12,7 @@ from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.mentions import CLOSING, mentions
 from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Message
 
 
 class WritingHandler:
@@ -19,7 +20,8 @@ class WritingHandler:
 
     Attributes:
         greeting: what Enter sends while nothing is typed; "" for nothing.
-        editing: the message that the composer has another version of; None for a new message.
+        editing: the message that the composer has another version of, or the reply of which it has
+            another start; None for a new message.
         unsent: messages that wait for their files to be read.
         draft_before_edit: what was in the composer before that.
     """
@@ -28,7 +30,7 @@ class WritingHandler:
         self._controller = controller
         self._view = view
         self.greeting = greeting
-        self.editing: int | None = None
+        self.editing: Message | None = None
         self.draft_before_edit = ""
         self.unsent: list[str] = []
         self._shell = ShellHandler(controller, view)
@@ -56,11 +58,13 @@ class WritingHandler:
         if controller.failed:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
-        if "@" not in text and not self.unsent:
+        amends = self.editing is not None and self.editing.role == "assistant"
+        if amends or ("@" not in text and not self.unsent):
             self._deliver(text, self.editing)
             self._end_edit()
             composer.suggest("")
-            controller.remember(text)
+            if not amends:
+                controller.remember(text)
         else:
             editing, typed = self.editing, composer.text
             self._end_edit()
@@ -80,22 +84,24 @@ class WritingHandler:
             if typed:
                 composer.set_text(f"{composer.text}\n{typed}" if composer.text else typed)
 
-    def _deliver(self, text: str, editing: int | None) -> None:
+    def _deliver(self, text: str, editing: Message | None) -> None:
         """Send a text, or queue it during a turn.
 
         Args:
             editing: the message that it replaces; None for a new one.
         """
         controller = self._controller
-        if editing is not None:
-            self._view.show(controller.edit(editing, text))
+        if editing is not None and editing.role == "assistant":
+            self._view.show(controller.amend(editing, text))
+        elif editing is not None:
+            self._view.show(controller.edit(editing.id, text))
         elif controller.busy:
             controller.enqueue(text)
             self._view.show_queue()
         else:
             self._view.show(controller.send(text))
 
-    async def _send_with_files(self, text: str, typed: str, editing: int | None) -> None:
+    async def _send_with_files(self, text: str, typed: str, editing: Message | None) -> None:
         """Send a text with the files that it names; an error puts it back.
 
         Args:
@@ -117,7 +123,7 @@ class WritingHandler:
             self._view.show_queue()
             self._view.save_draft()
 
-    async def _agreed(self, found: Attachments, editing: int | None) -> bool:
+    async def _agreed(self, found: Attachments, editing: Message | None) -> bool:
         """Whether the user wants to send the files of the folders and patterns."""
         controller = self._controller
         room = controller.room(edit=editing is not None)
@@ -126,7 +132,7 @@ class WritingHandler:
         )
         return await self._view.confirm(question)
 
-    def _put_back(self, text: str, editing: int | None) -> None:
+    def _put_back(self, text: str, editing: Message | None) -> None:
         composer = self._view.composer
         if editing is None or self.editing is not None:
             composer.put_back(text)
@@ -158,7 +164,7 @@ class WritingHandler:
 
     # Another version of a message
 
-    def send_edit(self, message: int, text: str) -> None:
+    def send_edit(self, message: Message, text: str) -> None:
         """Send `text` as another version of a message."""
         if self.editing is None:
             self.draft_before_edit = self._view.composer.whole
@@ -166,14 +172,14 @@ class WritingHandler:
         self._view.composer.set_text(text)
         self.send()
 
-    def begin_edit(self, message: int, text: str) -> None:
-        """Offer a message in the composer, to be written anew."""
+    def begin_edit(self, message: Message, text: str) -> None:
+        """Offer a message or a reply in the composer, to be written anew."""
         self._controller.require_idle()
         composer = self._view.composer
         if self.editing is None:
             self.draft_before_edit = composer.whole
         self.editing = message
-        written, files = taken_apart(text)
+        written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
         names = [n for m in mentions(written) for n in (m.name, m.name.rstrip(CLOSING))]
         named = all(any(names_file(name, file.name) for name in names) for file in files)

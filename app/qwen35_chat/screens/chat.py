@@ -20,6 +20,7 @@ from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
 from qwen35_chat.handlers.personas import PersonaHandler
 from qwen35_chat.handlers.settings import ScreenSettingsHandler
+from qwen35_chat.handlers.stats import StatsHandler
 from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
@@ -96,6 +97,7 @@ class ChatScreen(TypingScreen):
         self.versions = VersionHandler(controller, self)
         self.conversations = ConversationHandler(controller, self)
         self.models = ModelHandler(controller, self)
+        self.stats = StatsHandler(controller, self)
         self.personas = PersonaHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
@@ -170,11 +172,13 @@ class ChatScreen(TypingScreen):
     # Keys and commands
 
     def _bind_keys(self) -> None:
-        bindings = chat_bindings(self.controller.settings.keys)
+        settings = self.controller.settings
+        bindings = chat_bindings(settings.keys, vim=settings.vim == "on")
         set_bindings(self, bindings.chat)
-        self.transcript.marking.use_keys(self.controller.settings.keys)
+        self.transcript.marking.use_keys(settings.keys)
         set_bindings(self.app, bindings.app)
         self.composer.typed_keys = bindings.typed
+        self.composer.use_vim(settings.vim == "on")
 
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""

@@ -9,7 +9,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
-from qwen35_chat.screens.help_page import help_text
+from qwen35_chat.screens.help_page import help_text, stats_text
 from qwen35_chat.screens.lists import (
     ConversationList,
     HistoryList,
@@ -17,14 +17,16 @@ from qwen35_chat.screens.lists import (
     SettingsList,
 )
 from qwen35_chat.screens.models import ModelList
+from qwen35_chat.screens.page import Page
 from qwen35_chat.screens.personas import PersonaList
-from qwen35_chat.screens.picker import Ask, Page
+from qwen35_chat.screens.picker import Ask
 from qwen35_chat.screens.question import QuestionScreen
 from qwen35_chat.screens.shell import ShellScreen
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.shell_command import Output
+from qwen35_chat.stats import Section
 from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_mlx.errors import Qwen35Error
 
@@ -65,6 +67,9 @@ class CoveredScreen(Screen[None]):
     def help(self) -> None:
         keys = self.controller.settings.keys
         self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
+
+    def show_stats(self, sections: Sequence[Section]) -> None:
+        self.app.push_screen(Page("Figures", lambda _: stats_text(sections)))
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
         shown = ConversationList(self.controller, words)

@@ -9,8 +9,9 @@ from textual.widgets import Static
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.progress import short_name
-from qwen35_chat.screens.lists import one_line, when
+from qwen35_chat.screens.moments import when
 from qwen35_chat.screens.picker import Row
+from qwen35_chat.screens.snippets import one_line
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.first_screen import WORDMARK_CELLS, Face, Starts

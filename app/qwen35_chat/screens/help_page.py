@@ -1,14 +1,15 @@
-"""All keys and commands, for F1."""
+"""Pages of text: all keys and commands, for F1, and figures."""
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from textual.content import Content
 
 from qwen35_chat.commands import SCOPES, in_scope, keys_of
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
+from qwen35_chat.stats import Section
 
 WIDE_HELP = 28  # cells, from which the help of a command stands beside its keys
 
@@ -26,6 +27,17 @@ def help_text(remapped: Mapping[str, str], width: int) -> Content:
     parts.append((f"{MOUSE_TITLE}\n", "bold"))
     for action, does in MOUSE_ACTIONS:
         parts += _help_line(f"  {action:<20}", does.replace("`", ""), width)
+    return Content.assemble(*parts)
+
+
+def stats_text(sections: Sequence[Section]) -> Content:
+    """Figures, each beside its name."""
+    parts: list[Content | str | tuple[str, str]] = []
+    for title, values in sections:
+        parts.append((f"{title}\n", "bold"))
+        for name, value in values:
+            parts += [(f"  {name:<15}", "$text-accent"), f"{value}\n"]
+        parts.append("\n")
     return Content.assemble(*parts)
 
 

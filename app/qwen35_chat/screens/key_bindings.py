@@ -22,8 +22,14 @@ class ChatBindings:
     typed: Mapping[str, str]
 
 
-def chat_bindings(remapped: Mapping[str, str]) -> ChatBindings:
-    """The keys of the chat, as the settings remap them."""
+def chat_bindings(remapped: Mapping[str, str], *, vim: bool) -> ChatBindings:
+    """The keys of the chat, as the settings remap them.
+
+    Args:
+        vim: whether the composer has the keys of vim.
+    """
+    # What the composer handles in some states, and the chat in others.
+    shared = ("escape", "ctrl+r") if vim else ("escape",)
     # While text is selected in the composer, a binding of Textual copies it first.
     chat = BindingsMap([Binding("ctrl+c", "interrupt", "Quit", show=False)])
     app = BindingsMap()
@@ -35,7 +41,7 @@ def chat_bindings(remapped: Mapping[str, str]) -> ChatBindings:
             # Of the app, so that it works on a list that covers the chat, too.
             app.bind(key, "leave", "Quit", show=False, priority=True)
         else:
-            # Before the composer, but for Esc, which closes its completions first.
+            # Before the composer, but for Esc, which closes its completions first, for instance.
             action = f"command('{command.name}')"
-            chat.bind(key, action, command.title, show=False, priority=key != "escape")
+            chat.bind(key, action, command.title, show=False, priority=key not in shared)
     return ChatBindings(chat, app, typed)

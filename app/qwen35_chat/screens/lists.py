@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from textual.content import Content
@@ -15,7 +16,9 @@ from qwen35_chat.exporting import export
 from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
+from qwen35_chat.screens.moments import period_of, when
 from qwen35_chat.screens.picker import Ask, Picker, Row
+from qwen35_chat.screens.snippets import marked, one_line, without_marks
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.settings import (
     MTP,
@@ -36,31 +39,6 @@ from qwen35_mlx.user_paths import short_path
 
 CONVERSATIONS_SHOWN = 200
 HISTORY_SHOWN = 100
-
-
-def one_line(text: str) -> str:
-    """`text` without line breaks and control characters."""
-    return " ".join(visible(text).split())
-
-
-def when(then: float, now: float) -> str:
-    """How long ago a moment was, in a word or two; the date after 30 days."""
-    seconds = max(now - then, 0)
-    if seconds < 60:
-        return "now"
-    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
-        limit = {60: 3600, 3600: 86400, 86400: 30 * 86400}[size]
-        if seconds < limit:
-            return f"{int(seconds // size)} {unit}"
-    return time.strftime("%Y-%m-%d", time.localtime(then))
-
-
-def marked(snippet: Snippet, style: str = "") -> Content:
-    """A part of a text, with what was searched for marked."""
-    text = Content.styled(visible(snippet.text), style)
-    for start, end in snippet.spans:
-        text = text.stylize("bold $text-accent", start, end)
-    return text
 
 
 class ConversationList(Picker):
@@ -102,18 +80,20 @@ class ConversationList(Picker):
             self._titles = {found.id: found.title for found in listed}
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
-        return [self._conversation_row(found) for found in listed] or [
-            Row("", Content("No conversation yet"))
-        ]
+        rows: list[Row] = []
+        for period, group in groupby(listed, lambda found: period_of(found.updated, self._now())):
+            rows += [Row("", Content(period)), *map(self._conversation_row, group)]
+        return rows or [Row("", Content("No conversation yet: what you send begins one"))]
 
     def _conversation_row(self, found: ConversationSummary) -> Row:
         here = "• " if found.id == self._controller.conversation else "  "
+        preview = without_marks(Snippet(one_line(found.preview)[:200], ())).text
         return Row(
             f"c{found.id}",
             Content.assemble(
                 here,
                 (one_line(found.title) or "Untitled", "bold"),
-                (f"  {found.messages} messages, {one_line(found.preview)[:200]}", "dim"),
+                (f"  {found.messages} messages, {preview}", "dim"),
             ),
             Content.styled(when(found.updated, self._now()), "dim"),
         )
@@ -124,7 +104,11 @@ class ConversationList(Picker):
         if hit.message is None:
             label, where = title, "title"
         else:
-            label = Content.assemble(title, "  ", marked(hit.snippet))
+            # An automatic title is the beginning of the first message.
+            same = hit.snippet.text.startswith(found.title.text)
+            label = (
+                title if same else Content.assemble(title, "  ", marked(without_marks(hit.snippet)))
+            )
             number = f"{found.messages} messages" if found.messages > 1 else ""
             role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
             where = number or ("thinking" if hit.where == "thinking" else role)
@@ -239,6 +223,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "copy_on_select": SWITCH,
     "notification": NOTIFICATIONS,
     "shell_commands": SWITCH,
+    "vim": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -250,6 +235,7 @@ HELP: Mapping[str, str] = {
     "mtp": "tokens guessed, then verified in one pass, from the next start on",
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
+    "vim": "the keys of vim where you write",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "notification": "of a long reply's end, in another window: by the terminal, or its bell",
     "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",

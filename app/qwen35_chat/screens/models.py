@@ -24,6 +24,7 @@ from qwen35_mlx.terminal import visible
 POLLS_PER_SECOND = 4
 UNLOADED = "The model's memory was given back; the next message loads it again"
 COLUMNS = f"{'size':>8} {'needs':>8} {'KL':>5}{'':11}"
+KL = "KL: distance from the original, unquantised model; 0 is equal"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}
 
 
@@ -66,6 +67,7 @@ class ModelList(Picker):
 
     def on_mount(self) -> None:
         super().on_mount()
+        self.show_message(KL)
         self._show_download()
         self.set_interval(1 / POLLS_PER_SECOND, self._show_download)
 
@@ -80,17 +82,22 @@ class ModelList(Picker):
             rows.insert(0, _heading("On this machine", COLUMNS))
         others = [k for k in PUBLISHED if k.name not in here and _matches(words, k.name, k.title)]
         if others:
+            rows += [_heading("")] if rows else []
             rows.append(_heading("To download", "" if rows else COLUMNS))
             fitting = [k for k in others if self._fit(k) == "fits"]
             best = max(fitting, key=lambda known: known.weight_bytes, default=None)
             rows += [self._row(known, advised=known is best) for known in others]
         damaged = [d for d in self._local.left_out if _matches(words, d.name)]
         if damaged:
-            rows.append(_heading("Damaged"))
+            rows += [_heading(""), _heading("Damaged")]
             rows += [_heading(visible(f"  {line}")) for d in damaged for line in (d.name, d.reason)]
         if "/" in words.strip() and not any(row.id == words.strip() for row in rows):
             rows.append(Row(words.strip(), Content(f"Use {visible(words.strip())}")))
         return rows or [_heading("No model is called so; write a folder, or org/repo")]
+
+    def _show_rows(self, rows: Sequence[Row], keep: str | None) -> None:
+        """The model in use is marked at first."""
+        super()._show_rows(rows, keep or self._controller.model)
 
     def _fit(self, known: ModelEntry) -> MemoryFit:
         return known.memory_fit(self._controller.settings.context, self._memory)

@@ -1,11 +1,12 @@
-"""What covers the chat: a list to search and choose from, a question, a page of text."""
+"""What covers the chat: a list to search and choose from, and a line to write."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from rich.cells import cell_len
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -19,10 +20,15 @@ from qwen35_chat.disk_calls import Work
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.textual_private import LiteralInput, bindings_of
+from qwen35_chat.widgets.key_hints import with_keys
 
+Result = TypeVar("Result")
 NOTHING = Content("")
 READING = "Reading …"
 READING_SECONDS = 1.0  # from which it is shown
+MOST_OF_SCREEN = 85  # percent of its height, as in app.tcss
+FEWEST_ROWS = 3
+ABOVE_ROWS = 4  # the title, the line to search in, and a margin below each
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,17 @@ class Row:
 Rows = Sequence[Row]
 
 
+class Cover(ModalScreen[Result]):
+    """What covers a part of the chat, and is left by a click beside it, too."""
+
+    def on_click(self, event: events.Click) -> None:
+        if event.widget is self:
+            self.action_leave()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
 class WritingLine(LiteralInput):
     """A line to write in, with \\n for a new line. The cursor does not blink."""
 
@@ -68,7 +85,18 @@ class WritingLine(LiteralInput):
         return self.value.replace("\\n", "\n")
 
 
-class Picker(ModalScreen[str | None]):
+class RowList(OptionList):
+    """Rows, which begin at the first one wherever the marked one is seen then."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, compact=True)
+
+    def on_resize(self) -> None:
+        if self.highlighted is not None and self.highlighted < self.size.height:
+            self.scroll_home(animate=False)
+
+
+class Picker(Cover[str | None]):
     """Words at the top narrow down the rows below. Its result is the id of the chosen row.
 
     Args:
@@ -81,6 +109,7 @@ class Picker(ModalScreen[str | None]):
 
     Attributes:
         SCOPE: of the commands that it has; None for none.
+        FULL_HEIGHT: whether it keeps its height when it has few rows.
         message: the line below the rows.
     """
 
@@ -92,6 +121,7 @@ class Picker(ModalScreen[str | None]):
         Binding("pagedown", "move(10)", show=False, priority=True),
     ]
     SCOPE: ClassVar[Scope | None] = None
+    FULL_HEIGHT: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -115,11 +145,13 @@ class Picker(ModalScreen[str | None]):
         self._waiting: list[Callable[[], object]] = []  # what keys do with the rows then
 
     def compose(self) -> ComposeResult:
+        message = Static("", classes="message", markup=False)
+        message.display = False
         with Vertical(id="picker"):
             yield Static(self._title, classes="title", markup=False)
             yield WritingLine(self._words, placeholder=self._placeholder)
-            yield OptionList(markup=False, compact=True)
-            yield Static("", classes="message", markup=False)
+            yield RowList()
+            yield message
             yield Static("", classes="hint", markup=False)
 
     def on_mount(self) -> None:
@@ -176,9 +208,22 @@ class Picker(ModalScreen[str | None]):
             options.highlighted = ids.index(keep)
         else:
             options.highlighted = next((n for n, name in enumerate(ids) if name), None)
+        self._fit_height()
         self._making = False
         while self._waiting and not self._making:
             self._waiting.pop(0)()
+
+    def _fit_height(self) -> None:
+        """Be as high as the rows need, and no higher than most of the screen."""
+        if self.FULL_HEIGHT:
+            return
+        picker, hint = self.query_one("#picker"), self.query_one(".hint")
+        width = max(hint.content_region.width, 20)
+        below = [self._hints(width), self.message]
+        texts = sum(len(Content(text).wrap(width)) + 1 for text in below if text)
+        rows = max(self.query_one(OptionList).option_count, FEWEST_ROWS)
+        limit = self.size.height * MOST_OF_SCREEN // 100
+        picker.styles.max_height = min(picker.gutter.height + ABOVE_ROWS + rows + texts, limit)
 
     def _with_rows(self, act: Callable[[], object]) -> None:
         """Do what a key does with the rows, once they are those of the words."""
@@ -203,6 +248,8 @@ class Picker(ModalScreen[str | None]):
         line = self.query_one(".message", Static)
         line.update(text)
         line.set_class(error, "error")
+        line.display = bool(text)
+        self._fit_height()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
@@ -230,7 +277,7 @@ class Picker(ModalScreen[str | None]):
 
     def _resized(self) -> None:
         hint = self.query_one(".hint", Static)
-        hint.update(self._hints(max(hint.content_region.width, 20)))
+        hint.update(with_keys(self._hints(max(hint.content_region.width, 20))))
         self.reload(self.marked)
 
     def action_move(self, step: int) -> None:
@@ -244,9 +291,6 @@ class Picker(ModalScreen[str | None]):
             else:
                 options.action_cursor_down()
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
     def action_command(self, name: str) -> None:
         self._with_rows(lambda: run_command(name, self))
 
@@ -258,7 +302,7 @@ class Picker(ModalScreen[str | None]):
         self.show_message(line, error=True)
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Cover[str | None]):
     """A question, answered by one line of text, which is its result."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -275,7 +319,7 @@ class Ask(ModalScreen[str | None]):
         with Vertical(id="ask"):
             yield Static(self._title, classes="title", markup=False)
             yield WritingLine(self._value)
-            yield Static(self._hint, classes="hint", markup=False)
+            yield Static(with_keys(self._hint), classes="hint")
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()
@@ -283,47 +327,3 @@ class Ask(ModalScreen[str | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.dismiss(self.query_one(WritingLine).text)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
-
-class Page(ModalScreen[None]):
-    """A text to read and scroll.
-
-    Args:
-        text: makes it for a width in cells.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c,f1,q,enter", "leave", "Back", priority=True),
-    ]
-
-    def __init__(self, title: str, text: Callable[[int], Content]):
-        super().__init__()
-        self._title = title
-        self._text = text
-
-    def compose(self) -> ComposeResult:
-        from textual.containers import VerticalScroll
-
-        with Vertical(id="page"):
-            yield Static(self._title, classes="title", markup=False)
-            with VerticalScroll():
-                yield Static("", id="text", markup=False)
-            yield Static("Up, Down, Page Up, Page Down scroll · Esc goes back", classes="hint")
-
-    def on_mount(self) -> None:
-        from textual.containers import VerticalScroll
-
-        self.query_one(VerticalScroll).focus()
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._resized)
-
-    def _resized(self) -> None:
-        text = self.query_one("#text", Static)
-        text.update(self._text(max(text.content_region.width, 20)))
-
-    def action_leave(self) -> None:
-        self.dismiss(None)

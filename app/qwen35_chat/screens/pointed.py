@@ -42,6 +42,13 @@ class PointedScreen(CoveredScreen):
             return self.versions.select(int(event.argument), event.entry.message)
         return None
 
+    def on_mouse_scroll_up(self) -> None:
+        """Scroll the conversation from beside it, where nothing else scrolls."""
+        self.transcript.scroll_relative(y=-self.app.scroll_sensitivity_y, animate=False)
+
+    def on_mouse_scroll_down(self) -> None:
+        self.transcript.scroll_relative(y=self.app.scroll_sensitivity_y, animate=False)
+
     def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
         self.action_command(event.name)
 

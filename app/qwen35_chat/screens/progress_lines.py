@@ -9,6 +9,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.progress import model_state, modes, turn_parts
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.widgets.status import Activity, Status
+from qwen35_mlx.library.conversation import Role
 from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
@@ -76,12 +77,13 @@ class ProgressLines:
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
-    def update(self, typed: str, *, editing: bool) -> None:
+    def update(self, typed: str, *, editing: Role | None, mode: str = "") -> None:
         """Bring the turn and the status up to date.
 
         Args:
             typed: the text in the composer.
-            editing: it is another version of a message.
+            editing: the role of the message that it is another version of; None for none.
+            mode: of the composer; "" if it has none.
         """
         controller = self._controller
         turn = controller.turn
@@ -97,17 +99,21 @@ class ProgressLines:
             accepted=controller.accepted,
             live_rate=turn.rate() if turn is not None else 0.0,
             state=model_state(controller, self._key),
+            mode=mode,
             modes=modes(controller),
             keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )
 
-    def _doing(self, turn: RunningTurn | None, *, editing: bool) -> tuple[list[str], str]:
+    def _doing(self, turn: RunningTurn | None, *, editing: Role | None) -> tuple[list[str], str]:
         """What goes on, and the keys that matter."""
         if turn is not None and turn.stopping:
             return ["Stopping"], ""
         if turn is not None:
             parts = turn_parts(turn, self._clock(), loaded=self._controller.loaded)
             return parts, f"{self._key('stop')} stops"
+        if editing == "assistant":
+            keys = f"{self._key('send')} goes on from it, {self._key('stop')} leaves"
+            return ["The reply as it should begin"], keys
         if editing:
             keys = f"{self._key('send')} sends, {self._key('stop')} leaves"
             return ["Another version of your message"], keys

@@ -11,9 +11,10 @@ from textual.widgets import OptionList, Static
 
 from qwen35_chat.question import Question
 from qwen35_chat.screens.answers import AnswerList
+from qwen35_chat.widgets.key_hints import with_keys
 from qwen35_chat.widgets.long_text import LongText
 
-HINT = "Page Down scrolls · Esc goes back"
+HINT = "Up, Down or a number marks · Enter chooses · Page Down scrolls · Esc goes back"
 
 
 class QuestionScreen(ModalScreen[bool]):
@@ -42,7 +43,7 @@ class QuestionScreen(ModalScreen[bool]):
             yield Static(question.summary, classes="summary", markup=False)
             yield LongText(question.text)
             yield AnswerList([("yes", question.yes), ("no", question.no)], self._clock)
-            yield Static(HINT, classes="hint", markup=False)
+            yield Static(with_keys(HINT), classes="hint")
 
     def on_mount(self) -> None:
         answers = self.query_one(AnswerList)

@@ -25,6 +25,8 @@ class ThemeList(Picker):
     It stands beside the chat, which shows the marked theme. Leaving it restores the one before.
     """
 
+    FULL_HEIGHT = True
+
     def __init__(self, settings: Settings):
         super().__init__(
             "Themes", self._make_rows, hint="Enter keeps it, Esc goes back to the one before"

@@ -14,6 +14,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.screens.answers import AnswerList
 from qwen35_chat.tools.calling import Answer, CallQuestion, Question
 from qwen35_chat.tools.shown import shown_arguments, shown_name
+from qwen35_chat.widgets.key_hints import with_keys
 
 ANSWERS: dict[Answer, str] = {
     "once": "Run it this once",
@@ -22,7 +23,7 @@ ANSWERS: dict[Answer, str] = {
     "never": "Never run this tool",
 }
 ROUND_ANSWERS: dict[Answer, str] = {"once": "Go on", "no": "Stop"}
-HINT = "Up, Down and Enter choose · Page Down scrolls · Esc stops the reply"
+HINT = "Up, Down or a number marks · Enter chooses · Page Down scrolls · Esc stops"
 
 
 class ToolQuestion(ModalScreen[Answer | None]):
@@ -51,7 +52,7 @@ class ToolQuestion(ModalScreen[Answer | None]):
             with VerticalScroll(can_focus=False):
                 yield Static(text, markup=False)
             yield AnswerList(answers.items(), self._clock)
-            yield Static(HINT, classes="hint", markup=False)
+            yield Static(with_keys(HINT), classes="hint")
 
     def on_mount(self) -> None:
         # Nothing is marked at first, so that Enter alone chooses nothing.

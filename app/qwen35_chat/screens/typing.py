@@ -40,7 +40,9 @@ class TypingScreen(PointedScreen):
 
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
-        self._lines.update(self.composer.text, editing=self.writing.editing is not None)
+        composer = self.composer
+        editing = self.writing.editing and self.writing.editing.role
+        self._lines.update(composer.text, editing=editing, mode=composer.mode)
 
     # What handlers need of the screen
 
@@ -49,10 +51,10 @@ class TypingScreen(PointedScreen):
         return self.transcript.marked.message if self.transcript.marked is not None else None
 
     def offer_edit(self, message: Message) -> None:
-        self.writing.begin_edit(message.id, message.content)
+        self.writing.begin_edit(message, message.content)
 
     def send_edit(self, message: Message, text: str) -> None:
-        self.writing.send_edit(message.id, text)
+        self.writing.send_edit(message, text)
 
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
@@ -88,6 +90,9 @@ class TypingScreen(PointedScreen):
             self._first.starts.focus()
         else:
             self.action_command(event.name)
+
+    def on_composer_mode_changed(self, _: Composer.ModeChanged) -> None:
+        self.show_progress()
 
     def on_starts_chosen(self, event: Starts.Chosen) -> None:
         self.composer.focus()

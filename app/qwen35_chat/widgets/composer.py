@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 
 from textual import events
 from textual.message import Message
+from textual.widgets.text_area import Selection
 
 from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
+from qwen35_chat.vim.edits import Step
+from qwen35_chat.vim.keys import Vim
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.hand_typed import HandTypedTextArea
 
@@ -25,6 +28,7 @@ class Composer(HandTypedTextArea):
         chips: the long pastes in the text.
         browsing: the text comes from the history, so Up and Down go on there.
         typed_keys: each key of a command that acts on what is typed, and the command's name.
+        vim: the keys of vim; None without them.
     """
 
     class Submitted(Message):
@@ -44,6 +48,9 @@ class Composer(HandTypedTextArea):
             super().__init__()
             self.name = name
 
+    class ModeChanged(Message):
+        """Vim's mode is another, or the keys of a command that is not complete."""
+
     def __init__(self, completions: Completions, complete: Callable[[], None]) -> None:
         super().__init__(
             placeholder=PLACEHOLDER,
@@ -55,19 +62,26 @@ class Composer(HandTypedTextArea):
         self.chips = Chips()
         self.browsing = False
         self.typed_keys: Mapping[str, str] = {}
+        self.vim: Vim | None = None
+        self._vim_selection = self.selection
         self._completions = completions
         self._complete = complete
 
     def on_key(self, event: events.Key) -> None:
-        if self._takes(event.key):
+        if self._takes(event):
             event.stop()
             event.prevent_default()
         elif event.key == "enter" or event.is_printable:
             self.browsing = False
 
-    def _takes(self, key: str) -> bool:
+    def _takes(self, event: events.Key) -> bool:
         """Handle a key that means more here than in a text area; whether it was one."""
-        if self._completing(key) or self._empty_line(key):
+        key = self._as_arrow(event)
+        if self._completing(key):
+            return True
+        if key == event.key and self._vim_takes(event):
+            return True
+        if self._empty_line(key):
             return True
         if key in ("up", "down") and self.browsing and self._at_edge(key):
             self.post_message(self.HistoryStep(-1 if key == "up" else 1))
@@ -79,10 +93,80 @@ class Composer(HandTypedTextArea):
             case "newline":
                 self.insert("\n")
             case "send":
+                self.leave_vim_mode()
                 self.post_message(self.Submitted())
             case name:
                 self.post_message(self.CommandKey(name))
         return True
+
+    # The keys of vim
+
+    def use_vim(self, on: bool) -> None:
+        """Switch the keys of vim on or off. It begins in insert mode."""
+        if on != (self.vim is not None):
+            self.vim = Vim() if on else None
+            self.post_message(self.ModeChanged())
+
+    @property
+    def mode(self) -> str:
+        """Vim's mode, for people; "" without vim."""
+        return "" if self.vim is None else self.vim.label
+
+    def leave_vim_mode(self) -> None:
+        """Go to insert mode."""
+        if self.vim is not None and self.vim.mode != "insert":
+            self.vim.leave("insert")
+            self.post_message(self.ModeChanged())
+
+    def type_character(self, character: str) -> None:
+        self.leave_vim_mode()
+        super().type_character(character)
+
+    def _as_arrow(self, event: events.Key) -> str:
+        """The key; in normal mode, Up for k and Down for j where these go through the history."""
+        key, vim = event.key, self.vim
+        if vim is None or vim.mode != "normal" or vim.waits or key not in ("j", "k"):
+            return key
+        arrow = "up" if key == "k" else "down"
+        return arrow if not self.text or (self.browsing and self._at_edge(arrow)) else key
+
+    def _vim_takes(self, event: events.Key) -> bool:
+        """Let vim handle a key; whether it did."""
+        vim = self.vim
+        if vim is None:
+            return False
+        if vim.selects and self.selection != self._vim_selection:  # by the mouse, for instance
+            vim.leave("normal")
+        before = vim.label
+        sign = event.character if event.is_printable and event.character else event.key
+        step = vim.press(sign, self.text, len(self.before_cursor))
+        if step is not None:
+            self._do(step)
+        if vim.label != before:
+            self.post_message(self.ModeChanged())
+        return step is not None
+
+    def _do(self, step: Step) -> None:
+        """Do what a key of vim does. Each is undone by itself."""
+        self.history.checkpoint()
+        if step.undo:
+            for _ in range(abs(step.undo)):
+                self.undo() if step.undo > 0 else self.redo()
+        if (edit := step.edit) is not None:
+            start, end = self._place(edit.start), self._place(edit.end)
+            self.replace(edit.text, start, end, maintain_selection_offset=False)
+        if step.undo or step.edit:
+            self.browsing = False
+        if step.selection is not None:
+            self.selection = Selection(*map(self._place, step.selection))
+        elif step.cursor is not None:
+            self.move_cursor(self._place(step.cursor))
+        self._vim_selection = self.selection
+
+    def _place(self, character: int) -> tuple[int, int]:
+        """The row and the column of a character of the text."""
+        before = self.text[:character]
+        return before.count("\n"), len(before) - before.rfind("\n") - 1
 
     def _completing(self, key: str) -> bool:
         """Let the list of completions handle a key; whether it did."""

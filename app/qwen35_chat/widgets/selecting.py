@@ -57,6 +57,11 @@ class Selecting:
         """Whether the button is down."""
         return self._origin is not None
 
+    @property
+    def several(self) -> bool:
+        """Whether the last press was of a double or triple click."""
+        return self._presses > CHARACTER
+
     def press(self, x: int, y: int, time: float) -> None:
         """The button goes down in a cell of the view, at a time in seconds."""
         before, *cell = self._pressed_at
@@ -69,7 +74,7 @@ class Selecting:
         self._layout.following = False
         self._layout.keep_place(round(self._view.scroll_y))
         self._origin = self._at_pointer()
-        if self._presses > CHARACTER:
+        if self.several:
             self._extend()
 
     def find(self, at: int, pattern: re.Pattern[str]) -> int | None:

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from qwen35_chat.progress import bar_cells, short_name, size_of
+from qwen35_chat.widgets.key_hints import with_keys
 from qwen35_chat.widgets.segments import EXTRA, Segment, line_of, segment
 from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.session.events import DraftCounts
@@ -47,7 +48,7 @@ class Activity(Widget):
         if self._message and not self._parts:
             return message
         ranked = [segment(part, rank=n) for n, part in enumerate(filter(None, self._parts), 1)]
-        cue = [segment(self._cue, rank=0, right=True)] if self._cue else []
+        cue = [Segment((with_keys(self._cue),), 0, right=True)] if self._cue else []
         progress = line_of([*ranked, *cue], self.size.width)
         return Content("\n").join([message, progress]) if self._message else progress
 
@@ -58,6 +59,7 @@ class Status(Widget):
     Attributes:
         model: its name.
         state: what is the matter with the model, "" if nothing is: it is being loaded, say.
+        mode: of the composer; "" if it has none.
         modes: how it is made to reply, where that is not as usual; each in full and in short.
         keys: to know now, the most useful one last.
         used, context: tokens.
@@ -69,6 +71,7 @@ class Status(Widget):
         super().__init__()
         self.model = ""
         self.state = ""
+        self.mode = ""
         self.modes: Sequence[tuple[str, str]] = ()
         self.keys: Sequence[str] = ()
         self.used = 0
@@ -89,6 +92,8 @@ class Status(Widget):
     def segments(self) -> list[Segment]:
         """All that there is to say."""
         found = [segment(*name_forms(self.model), rank=1, style="$text-accent")]
+        if self.mode:
+            found.insert(0, segment(f" {self.mode} ", rank=0, style="$text-accent on $panel"))
         if self.context:
             found.append(self._gauge())
         for n, forms in enumerate(self.modes):
@@ -113,8 +118,8 @@ class Status(Widget):
         elif self.keys:
             *more, last = self.keys
             for n, key in enumerate(more):
-                found.append(segment(key, rank=EXTRA + len(more) - n, right=True))
-            found.append(segment(last, rank=3, right=True))
+                found.append(Segment((with_keys(key),), EXTRA + len(more) - n, right=True))
+            found.append(Segment((with_keys(last),), rank=3, right=True))
         return found
 
     def _gauge(self) -> Segment:

@@ -10,12 +10,13 @@ from textual import events
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
+from textual.timer import Timer
 
 from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.parts import Part
 from qwen35_chat.widgets.laid_out import LaidOutView
 from qwen35_chat.widgets.marking import LEAVE, Marking
-from qwen35_chat.widgets.selecting import Selecting
+from qwen35_chat.widgets.selecting import AGAIN_SECONDS, Selecting
 from qwen35_chat.widgets.strips import StripCache
 
 
@@ -90,6 +91,7 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         self.selecting = Selecting(self, self.rows)
         self.marking = Marking(self, self.rows)
         self._pressed: tuple[TranscriptEntry, Part] | None = None  # what the button went down on
+        self._link: Timer | None = None  # that opens in a moment
         self._strips = StripCache(self)
 
     # Entries
@@ -192,6 +194,8 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
             self.capture_mouse()
             self._pressed = self.rows.part_at(self.top + event.y)
             self.selecting.press(event.x, event.y, self._clock())
+            if self.selecting.several and self._link is not None:
+                self._link.stop()
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if event.button == 1:
@@ -237,7 +241,10 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         self.post_message(self.Clicked("version", step, self.entry(key)))
 
     def action_open_link(self, href: str) -> None:
-        self.post_message(self.Clicked("link", href))
+        """Open an address, unless the click turns out to be the first of two, on a word."""
+        self._link = self.set_timer(
+            AGAIN_SECONDS, lambda: self.post_message(self.Clicked("link", href))
+        )
 
     def action_command(self, name: str) -> None:
         self.post_message(self.Command(name))

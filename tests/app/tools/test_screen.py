@@ -139,6 +139,35 @@ async def test_keys_that_were_meant_for_the_message_allow_nothing(
         assert files.calls  # the arrow had marked the first answer
 
 
+async def test_a_number_marks_its_answer_and_enter_chooses_it(
+    running: Any, files: ScriptedServer
+) -> None:
+    async with running() as at:
+        await at.send("read a")
+        await at.shown(calls("read"))
+        at.clock.now += 10
+        await at.press("9", "0", "enter", "1")
+        assert isinstance(at.app.screen, ToolQuestion)
+        assert not files.calls, "a digit alone may be meant for the composer"
+        await at.press("3", "enter")
+        await at.shown(reply("so"))
+        assert not files.calls
+        assert "3 Not this time" not in at.text
+        assert "so" in at.text
+
+
+async def test_the_conversation_is_seen_above_the_question(
+    running: Any, files: ScriptedServer
+) -> None:
+    async with running(size=(80, 30)) as at:
+        await at.turn("what is in a?", "I have to look.")
+        await at.send("then look")
+        await at.shown(calls("read"))
+        assert "I have to look." in at.text
+        assert "then look" in at.text
+        assert "Up, Down" in at.text.splitlines()[-2], "at the lower edge"
+
+
 async def test_enter_alone_chooses_nothing(running: Any, files: ScriptedServer) -> None:
     async with running() as at:
         await at.send("read a")

@@ -1,0 +1,1 @@
+"""The keys of vim for a text. Imports no Textual."""
