@@ -106,8 +106,8 @@ class LoadedModel:
             return
         import mlx.core as mx
 
-        if model.states is not None:
-            model.states.close(CLOSE_SECONDS)
+        for states in model.states.values():
+            states.close(CLOSE_SECONDS)
         del model
         gc.unfreeze()  # an application may have frozen the collector while the model was loaded
         gc.collect()

@@ -65,7 +65,7 @@ class Model:
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
         adapter: the file of the adapter that is applied; None without one.
-        states: the prompt cache on disk, from `open_states` to `close`.
+        states: the prompt caches on disk by their folder, from `open_states` to `close`.
         arguments_left_out: template arguments of settings of which a notice has been given.
 
     Raises:
@@ -95,7 +95,7 @@ class Model:
         self.kv_bits = kv_bits
         self._owner = Owner()
         self.arguments_left_out: set[str] = set()
-        self.states: DiskSnapshotCache | None = None
+        self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
         self.weight_bytes = checkpoint.nbytes
@@ -122,9 +122,9 @@ class Model:
 
     def close(self) -> None:
         """Wait until all states are on disk. Chats that are still open keep theirs in memory."""
-        if self.states is not None:
-            self.states.close()
-            self.states = None
+        for states in self.states.values():
+            states.close()
+        self.states.clear()
 
     def make_cache(self) -> Cache:
         """An empty cache for one conversation."""
@@ -138,22 +138,23 @@ class Model:
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> DiskSnapshotCache:
-        """The prompt cache on disk. The first call opens it, later ones return the same object.
+        """The prompt cache of a library on disk. Later calls return what the first one opened.
 
         Args:
             folder: the library's; the states of all models go into one folder inside it.
             budget, notice: as for `DiskSnapshotCache`.
         """
-        if self.states is None:
-            weights = of_weights(self.files) + (of_adapter(self.adapter) if self.adapter else "")
-            fingerprint = of_network(
-                weights, self.network.config, str(self.network.dtype), self.kv_bits
-            )
-            self.states = DiskSnapshotCache(
-                Path(folder) / STATES, fingerprint, budget=budget, notice=notice
-            )
-            weakref.finalize(self, self.states.finish)
-        return self.states
+        place = Path(folder).resolve() / STATES
+        if (states := self.states.get(place)) is not None:
+            return states
+        weights = of_weights(self.files) + (of_adapter(self.adapter) if self.adapter else "")
+        fingerprint = of_network(
+            weights, self.network.config, str(self.network.dtype), self.kv_bits
+        )
+        states = DiskSnapshotCache(place, fingerprint, budget=budget, notice=notice)
+        weakref.finalize(self, states.finish)
+        self.states[place] = states
+        return states
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Next-token logits at every position: ids [T] -> [T, vocab] float32.

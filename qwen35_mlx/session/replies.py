@@ -39,7 +39,8 @@ class Replies:
     def __init__(self, model: Model, library: Library | None):
         self._model = model
         room = int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes))
-        self._snapshots = SnapshotCache(model.states, shared_bytes=max(room, 0))
+        states = None if library is None else model.open_states(library.folder)
+        self._snapshots = SnapshotCache(states, shared_bytes=max(room, 0))
         self.group = DecodeGroup(model.network)
         self.pace = PrefillPace(memory.chunk_sizes())
         self.sessions = Sessions(library)

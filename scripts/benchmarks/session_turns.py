@@ -18,8 +18,7 @@ def turns_of_ours(model: qwen35_mlx.Model, folder: Path, turns: int) -> Iterator
     """Costs and reply of each turn of a stored chat in a new library in `folder`."""
     with Library(folder) as library:
         chat = Chat(model, library=library, thinking=True, temperature=0.0)
-        states = model.states
-        assert states is not None
+        states = model.open_states(folder)
         for turn in range(turns):
             bytes_, seconds = states.written_bytes, states.written_seconds
             done: Done | None = None

@@ -181,6 +181,20 @@ def test_a_system_prompt_is_prefilled_once_for_all_conversations(own, library, m
     assert tokens - 20 < done.usage.cached_tokens < tokens
 
 
+def test_a_model_keeps_the_states_of_each_library_in_the_librarys_folder(own, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        with Library(folder) as library:
+            chat = Chat(own, library=library, **OPTIONS)
+            done_of(chat.send(f"Question of {folder.name}", max_tokens=3))
+            chat.close()
+    own.close()
+    one, two = ({f.name for f in folder.rglob("*.state.safetensors")} for folder in folders)
+    assert one
+    assert two
+    assert not one & two
+
+
 def test_a_cancelled_prefill_goes_on_where_it_was(own, library, monkeypatch):
     monkeypatch.setattr(cached_turn, "CHECKPOINT_TOKENS", 64)
     long = "word " * 150
@@ -235,8 +249,7 @@ def test_a_full_disk_ends_no_reply_and_is_reported(own, library, monkeypatch):
     lines = [event.message for event in events if isinstance(event, Notice)]
     assert any("is kept until it is: the disk is full" in line for line in lines)
     assert len(lines) <= 3
-    assert own.states is not None
-    own.states.flush()
+    own.open_states(library.folder).flush()
     lines += chat.notices()
     assert sum("state cannot be saved" in line for line in lines) == 1
     assert chat.messages[-1].content == events[-1].message["content"]
