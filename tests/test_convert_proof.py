@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +156,32 @@ def test_an_unreadable_text_is_refused_before_anything_is_written(
     assert listing(tmp_path) == {"before"}
 
 
-def test_a_text_of_the_users_confirms_the_norms_of_a_head():
-    checkpoint = Checkpoint.open(demo.folder())
-    text = "Hello, my name is" + " to" * 100  # as the model goes on
-    _, (line,) = confirm_mtp_norms(checkpoint, run=True, text=text)
+@pytest.fixture
+def unmarked(tmp_path: Path) -> Checkpoint:
+    """The demo model with a head beside it that does not say how its norms are stored: as 1 + w."""
+    folder = shutil.copytree(demo.folder(), tmp_path / "unmarked")
+    head: Any = mx.load(str(folder / "mtp.safetensors"))
+    head = {name: value + 1 if "norm" in name else value for name, value in head.items()}
+    mx.eval(head)
+    mx.save_safetensors(str(folder / "mtp.safetensors"), head)
+    index = folder / "model.safetensors.index.json"
+    stored = json.loads(index.read_text())
+    trunk = {k: v for k, v in stored["weight_map"].items() if v == "model.safetensors"}
+    index.write_text(json.dumps(stored | {"weight_map": trunk}))
+    return Checkpoint.open(folder)
+
+
+def test_a_text_of_the_users_confirms_the_norms_of_a_head(unmarked):
+    text = ", ".join(map(str, range(1, 101)))  # as the model counts
+    _, (line,) = confirm_mtp_norms(unmarked, run=True, text=text)
     assert line.startswith("norms of the MTP head are read as 1 + w: it guesses ")
 
 
-def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head():
-    # The demo's head guesses more of the built-in text if two of its norms are read wrongly.
-    checkpoint = Checkpoint.open(demo.folder())
-    confirmed, lines = confirm_mtp_norms(checkpoint, run=True)
-    assert checkpoint.mtp_norms is not None
+def test_a_text_that_is_foreign_to_the_model_changes_no_reading_of_its_head(unmarked):
+    confirmed, lines = confirm_mtp_norms(unmarked, run=True)
+    assert unmarked.mtp_norms is not None
     assert confirmed.mtp_norms is not None
-    assert confirmed.mtp_norms.raw == checkpoint.mtp_norms.raw == frozenset()
+    assert confirmed.mtp_norms.raw == unmarked.mtp_norms.raw == frozenset()
     assert len(lines) == 1
     assert "read as 1 + w, by their values only: the model predicts" in lines[0]
     assert "its guesses are rejected, and replies stay the same" in lines[0]

@@ -77,7 +77,7 @@ def test_its_mtp_head_predicts_the_token_after_the_next_better_than_chance(demo)
     ahead = np.array(mx.argmax(net.logits(predicted), axis=-1))[0, :-1]
     chosen = np.array(mx.argmax(net.logits(hidden), axis=-1))[0, 1:-1]
     start = len(prompt) - 1
-    # Chance level is 1 / 2,048.
+    # Chance level is 1 / 4,096.
     assert (ahead[start:] == chosen[start:]).mean() > 0.4
 
 

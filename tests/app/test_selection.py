@@ -147,7 +147,7 @@ async def test_a_double_click_selects_a_word(
     async with shown(home, text) as (at, mouse):
         await mouse.click(*mouse.find(at_character), times=2)
         assert at.app.clipboard == word
-        assert len(opened) == word.startswith("https")
+        assert not opened
 
 
 async def test_a_double_click_that_is_dragged_selects_whole_words(home: Path) -> None:

@@ -11,6 +11,7 @@ from qwen35_chat.drawing.line import Line
 from qwen35_chat.drawing.markdown_text import MarkdownText
 from qwen35_chat.fake import done
 from qwen35_chat.merging import merged
+from qwen35_chat.widgets.selecting import AGAIN_SECONDS
 from textual.content import Content
 
 from qwen35_mlx.session.events import (
@@ -125,9 +126,10 @@ async def test_only_web_pages_are_opened(home: Path, monkeypatch) -> None:
         assert "[file](file:///etc/passwd)" in at.text
         line = next(n for n, text in enumerate(at.text.splitlines()) if "page (" in text)
         await at.pilot.click("TranscriptView", offset=(5, line))
+        await at.pilot.pause(2 * AGAIN_SECONDS)
         column = at.text.splitlines()[line].index("[file]")
         await at.pilot.click("TranscriptView", offset=(column, line))
-        await at.pilot.pause()
+        await at.pilot.pause(2 * AGAIN_SECONDS)
         for href in ("file:///etc/passwd", "-x", "javascript:x"):
             at.app.open_url(href)
         assert opened == ["https://example.org"]

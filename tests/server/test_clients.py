@@ -14,8 +14,9 @@ import pytest
 from tests.server.mutations import damaged_json, with_short_reply
 from tests.server.serving import ServerProcess
 
-ASK = [{"role": "user", "content": "What is 17 + 25?"}]
-SUM = "17 + 25 = 42"
+QUESTION = "What is the capital of France?"
+ASK = [{"role": "user", "content": QUESTION}]
+ANSWER = "The capital of France is Paris."
 REQUESTS = int(os.environ.get("QWEN35_FUZZ", "300"))
 
 
@@ -31,20 +32,20 @@ def test_chat_whole_and_as_a_stream(client):
         model="demo", messages=ASK, temperature=0, reasoning_effort="low"
     )
     message = whole.choices[0].message
-    assert message.content == SUM
+    assert message.content == ANSWER
     assert message.reasoning_content
     with client.chat.completions.stream(
         model="demo", messages=ASK, temperature=0, stream_options={"include_usage": True}
     ) as stream:
         events = list(stream)
         final = stream.get_final_completion()
-    assert final.choices[0].message.content == SUM
+    assert final.choices[0].message.content == ANSWER
     deltas = [event.chunk for event in events if event.type == "chunk"]
     pieces = [chunk.choices[0].delta for chunk in deltas if chunk.choices]
     thinking = "".join(getattr(piece, "reasoning_content", None) or "" for piece in pieces)
     assert thinking.strip() == message.reasoning_content
     assert len(pieces) > 10
-    assert 10 < final.usage.completion_tokens_details.reasoning_tokens < len(pieces) + 10
+    assert 5 < final.usage.completion_tokens_details.reasoning_tokens < len(pieces) + 10
     assert final.usage.completion_tokens == whole.usage.completion_tokens
     # The prompt was read for the first reply.
     assert final.usage.prompt_tokens_details.cached_tokens > 10
@@ -80,14 +81,14 @@ def test_completions(client):
 
 def test_responses_whole_and_as_a_stream(client):
     whole = client.responses.create(
-        model="demo", input="What is 17 + 25?", temperature=0, reasoning={"effort": "none"}
+        model="demo", input=QUESTION, temperature=0, reasoning={"effort": "none"}
     )
-    assert whole.output_text == SUM
+    assert whole.output_text == ANSWER
     assert [item.type for item in whole.output] == ["message"]
-    with client.responses.stream(model="demo", input="What is 17 + 25?", temperature=0) as stream:
+    with client.responses.stream(model="demo", input=QUESTION, temperature=0) as stream:
         kinds = {event.type for event in stream}
         final = stream.get_final_response()
-    assert final.output_text.strip() == SUM
+    assert final.output_text.strip() == ANSWER
     assert [item.type for item in final.output] == ["reasoning", "message"]
     assert {"response.reasoning_text.delta", "response.output_text.delta"} <= kinds
     # The output of one response is input of the next one.
@@ -102,7 +103,7 @@ def test_responses_whole_and_as_a_stream(client):
 def test_messages_whole_and_as_a_stream(claude):
     greedy: Any = {"temperature": 0}  # which the newest client does not name
     whole = claude.messages.create(model="demo", max_tokens=100, messages=ASK, extra_body=greedy)
-    assert whole.content[0].text == SUM
+    assert whole.content[0].text == ANSWER
     assert whole.stop_reason == "end_turn"
     thinking: Any = {"type": "adaptive"}
     with claude.messages.stream(
@@ -110,7 +111,7 @@ def test_messages_whole_and_as_a_stream(claude):
     ) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
-    assert text.strip() == SUM
+    assert text.strip() == ANSWER
     assert [block.type for block in final.content] == ["thinking", "text"]
     assert final.content[0].signature
     assert claude.messages.count_tokens(model="demo", messages=ASK).input_tokens == (
@@ -125,10 +126,10 @@ def test_messages_whole_and_as_a_stream(claude):
 def test_a_stop_string_ends_the_answer_and_no_thinking(client, claude):
     whole = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
     thought = whole.choices[0].message.reasoning_content
-    assert "=" in thought
-    cut = client.chat.completions.create(model="demo", messages=ASK, temperature=0, stop=" =")
+    assert " is" in thought
+    cut = client.chat.completions.create(model="demo", messages=ASK, temperature=0, stop=" is")
     assert cut.choices[0].message.reasoning_content == thought
-    assert cut.choices[0].message.content == "17 + 25"
+    assert cut.choices[0].message.content == "The capital of France"
     assert cut.choices[0].finish_reason == "stop"
     thinking: Any = {"type": "adaptive"}
     ended = claude.messages.create(
@@ -136,11 +137,14 @@ def test_a_stop_string_ends_the_answer_and_no_thinking(client, claude):
         max_tokens=200,
         thinking=thinking,
         messages=ASK,
-        stop_sequences=[" ="],
+        stop_sequences=[" is"],
         extra_body={"temperature": 0},
     )
-    assert [getattr(block, "text", None) for block in ended.content] == [None, "17 + 25"]
-    assert (ended.stop_reason, ended.stop_sequence) == ("stop_sequence", " =")
+    assert [getattr(block, "text", None) for block in ended.content] == [
+        None,
+        "The capital of France",
+    ]
+    assert (ended.stop_reason, ended.stop_sequence) == ("stop_sequence", " is")
 
 
 def test_models(client, claude):
@@ -196,15 +200,16 @@ def test_thirty_requests_at_once(server):
         pieces = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
         return "".join(piece or "" for piece in pieces)
 
-    async def ask_all() -> tuple[list[str], str]:
+    async def ask_all() -> tuple[list[str], list[str]]:
         url = f"{server.address}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
-            together = await asyncio.gather(*(ask(client, 30 + n) for n in range(30)))
-            return together, await ask(client, 44)
+            together = await asyncio.gather(*(ask(client, number) for number in numbers))
+            return together, [await ask(client, number) for number in numbers]
 
+    numbers = range(30, 60)
     together, alone = asyncio.run(ask_all())
-    assert together[14] == alone
-    assert all(text.startswith(f"{30 + n} +") for n, text in enumerate(together)), together
+    assert together == alone
+    assert len(set(alone)) > 5
 
 
 def test_damaged_json_is_the_clients_fault(server):

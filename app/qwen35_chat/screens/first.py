@@ -21,7 +21,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary
 
 # Each model gets questions that it answers well; the demo model was trained for these.
-DEMO_STARTERS = ("What can you do?", "What is 47 + 38?", "What is an island?")
+DEMO_STARTERS = ("What can you do?", "How do I change the model?", "Show me a formula")
 STARTERS = (
     "Explain how a hash table works, with a small example",
     "Write a Python script that sorts photos into folders by date",

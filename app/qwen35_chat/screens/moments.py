@@ -9,8 +9,8 @@ def when(then: float, now: float) -> str:
     seconds = max(now - then, 0)
     if seconds < 60:
         return "now"
-    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
-        limit = {60: 3600, 3600: 86400, 86400: 30 * 86400}[size]
+    sizes = ((60, "min", 3600), (3600, "h", 86400), (86400, "d", 30 * 86400))
+    for size, unit, limit in sizes:
         if seconds < limit:
             return f"{int(seconds // size)} {unit}"
     return time.strftime("%Y-%m-%d", time.localtime(then))

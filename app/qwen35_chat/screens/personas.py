@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.cells import chop_cells
 from textual.content import Content
 
 from qwen35_chat.completion import score
@@ -12,6 +13,7 @@ from qwen35_mlx.terminal import visible, visible_line
 from qwen35_mlx.user_paths import short_path
 
 PREVIEW = 300  # characters
+PATH_CELLS = 66  # of a row; a longer path goes on in the next
 
 
 class PersonaList(Picker):
@@ -62,7 +64,7 @@ def _how_to_begin(folder: Path) -> list[Row]:
     """What to do while there is no persona."""
     lines = [
         "No prompt yet. A prompt is a Markdown file in",
-        f"  {short_path(folder)}",
+        *(f"  {part}" for part in chop_cells(short_path(folder), PATH_CELLS)),
         "such as reviewer.md:",
         "",
         *(f"  {line}" for line in EXAMPLE.split("\n")),
