@@ -113,7 +113,7 @@ def answer(demo: Model) -> Turn:
 @pytest.fixture(scope="module")
 def stopped(demo: Model, answer: Turn) -> Turn:
     """`answer`, ended by a stop string of several tokens."""
-    turn = turn_of(demo, None, thinking=False, stop=STOP)
+    turn = turn_of(demo, None, thinking=False, stop=STOP, max_tokens=TOKENS)
     done_of(turn.run())
     assert turn.reply_ids == answer.reply_ids[:STOPPED]
     assert demo.tokenizer.decode(turn.reply_ids[-4:]) == STOP
