@@ -15,6 +15,7 @@ from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.options import CommandOptions, Start
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import load_arguments, model_name
 from qwen35_mlx.terminal import write_output
@@ -206,9 +207,14 @@ def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> 
 
     with ChatRuntime(options, fake=args.fake) as runtime:
         choose = args.resume is not None and not args.resume.strip()
+        given = options.chat_settings
+        stored = args.latest or args.resume is not None
         name = None if choose else args.resume
         start = Start(
-            runtime.conversation(last=args.latest, name=name), " ".join(args.message), choose
+            runtime.conversation(last=args.latest, name=name),
+            " ".join(args.message),
+            choose,
+            given if stored and given != ChatSettings() else None,
         )
         return runtime.run_plain(start) if plain else runtime.run_screen(start)
 

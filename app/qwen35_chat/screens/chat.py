@@ -151,7 +151,7 @@ class ChatScreen(TypingScreen):
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._begin.conversation)
+        self.controller.start(self._begin.conversation, self._begin.settings)
         if self._begin.choose:
             self.conversations.list()
         if self._begin.conversation is None:
