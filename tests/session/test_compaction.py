@@ -148,12 +148,13 @@ def test_the_newest_turns_stay_if_they_leave_room(model, prompts, tmp_path, size
         assert [m.content for m in chat.messages[1:]] == (texts[-kept:] if kept else [])
         summed_up = texts[:-kept] if kept else texts
         assert "".join(history_of(prompts)) == "".join(summed_up)
-        # The way back is there, and the view has everything, also after another message.
+        # The way back is there, and the view has everything, also after a message said before.
         assert before_summary(chat.conversation) == end
-        list(chat.send(texts[0]))
+        again = texts[len(texts) // 4 * 2]
+        list(chat.send(again))
         assert before_summary(chat.conversation) == end
         shown = [m.content for m in whole_path(chat.conversation) if m.summary is None]
-        assert shown == [*texts, texts[0], SUMMARY]
+        assert shown == [*texts, again, SUMMARY]
         chat.close()
 
 
