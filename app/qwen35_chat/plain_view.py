@@ -29,6 +29,7 @@ from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
+    MessagePutOff,
     Problem,
     RequestCancelled,
     ThinkingEnded,
@@ -113,6 +114,8 @@ class PlainView:
             case TurnRequested() | TurnContinued():
                 self.answer = ""
                 self._thinking = False
+            case MessagePutOff():
+                self.line("The context is nearly full: the oldest turns are summed up first.")
             case TurnTakenBack(_, error, load_failed):
                 self._show_taken_back(error, load_failed=load_failed)
             case RequestCancelled():
@@ -128,7 +131,8 @@ class PlainView:
         match transition:
             case PrefillProgress(done, total, cached):
                 if self._progress_due():
-                    self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
+                    what = "Summing up" if self._controller.compacting else "Reading"
+                    self.line(f"{what}: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
                 if self._controller.settings.thinking_view == "open":
                     self._write_part("Thinking", text)

@@ -61,9 +61,7 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
         loaded: whether the model is there.
     """
     if turn.summary:
-        read = turn.progress
-        share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
-        return ["Summing up the oldest turns", f"read {share}" if share else ""]
+        return summary_parts(turn)
     if turn.calling is not None:
         return calling_parts(turn.calling)
     match turn.phase:
@@ -75,6 +73,18 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
             return ["Writing"]
         case _:
             return ["Waiting" if loaded else "Waiting for the model"]
+
+
+def summary_parts(turn: RunningTurn) -> list[str]:
+    """How far a summary of the oldest turns is."""
+    parts = ["Summing up the oldest turns"]
+    if (read := turn.progress) is not None:
+        parts.append(f"read {read.done / max(read.total, 1):.0%}")
+        if (seconds := turn.reading_left.seconds) is not None:
+            parts.append(f"{clock_time(seconds)} to go")
+    if turn.written:
+        parts.append(f"{turn.written:,} tokens written")
+    return parts
 
 
 def calling_parts(calling: Calling) -> list[str]:

@@ -43,6 +43,7 @@ from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
+    MessagePutOff,
     Problem,
     QueueReturned,
     SettingsChanged,
@@ -257,6 +258,10 @@ class ChatScreen(TypingScreen):
                 if transition.drop_after is not None:
                     self.composer.focus()
                 self._turn_entries.begin(transition, self._thinking_view)
+                self.show_queue()
+            case MessagePutOff(taken_back):
+                if taken_back is not None:
+                    self._turn_entries.take_back(taken_back, self._thinking_view)
                 self.show_queue()
             case TurnTakenBack(text):
                 if text is not None:
