@@ -35,6 +35,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary
 from qwen35_mlx.library.search import ConversationHits, Snippet
 from qwen35_mlx.terminal import visible
+from qwen35_mlx.text.folding import folded
 from qwen35_mlx.user_paths import short_path
 
 CONVERSATIONS_SHOWN = 200
@@ -203,11 +204,12 @@ class HistoryList(Picker):
         self._texts = texts
 
     def _make_rows(self, words: str) -> Sequence[Row]:
-        low = words.casefold().split()
+        wanted = folded(words).split()
         rows: list[Row] = []
         for at in range(len(self._texts) - 1, -1, -1):
             text = self._texts[at]
-            if all(word in text.casefold() for word in low):
+            spelled = folded(text)
+            if all(word in spelled for word in wanted):
                 rows.append(Row(str(at), Content(one_line(text)[:300])))
             if len(rows) == HISTORY_SHOWN:
                 break
