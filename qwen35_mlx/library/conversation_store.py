@@ -246,7 +246,7 @@ class ConversationStore(Database):
         Returns:
             the message with its id and time.
         """
-        new = replace(message, created=message.created or time.time())
+        new = replace(message, created=usable_time(message.created) or time.time())
         with self.transaction() as db:
             _check_exists(db, conversation, new.parent)
             values = {"conversation": conversation, **row_from_message(new)}

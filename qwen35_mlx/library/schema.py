@@ -159,7 +159,10 @@ _ORDER = (
     "CREATE INDEX conversations_by_change ON conversations (changed, updated, id)"
     " WHERE deleted IS NULL",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_TABLES, _SEARCH, _CHECKS, _FOLDED_SEARCH, _ORDER)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    *(_TABLES, _SEARCH, _CHECKS),
+    (*_FOLDED_SEARCH, *_ORDER),
+)
 
 
 def check_version(db: sqlite3.Connection, file: Path) -> int:

@@ -44,12 +44,12 @@ TEXTS = [text for pair in (*ALIKE.values(), *DIFFERENT.values()) for text in pai
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-@pytest.mark.parametrize("stored, typed", ALIKE.values(), ids=ALIKE)
+@pytest.mark.parametrize(("stored", "typed"), ALIKE.values(), ids=ALIKE)
 def test_spellings_of_the_same_fold_to_the_same(stored: str, typed: str, form) -> None:
     assert folded(normalize(form, stored)) == folded(stored) == folded(typed)
 
 
-@pytest.mark.parametrize("one, other", DIFFERENT.values(), ids=DIFFERENT)
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
 def test_other_letters_stay_others(one: str, other: str) -> None:
     assert folded(one) != folded(other)
     assert folded(one)

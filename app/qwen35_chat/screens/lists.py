@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from textual.content import Content
@@ -82,8 +81,13 @@ class ConversationList(Picker):
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
         rows: list[Row] = []
-        for period, group in groupby(listed, lambda found: period_of(found.updated, self._now())):
-            rows += [Row("", Content(period)), *map(self._conversation_row, group)]
+        period = ""
+        for found in listed:
+            # A conversation that a wrong clock has dated goes with those before it.
+            if (its := period_of(found.updated, self._now())) not in ("", period):
+                period = its
+                rows.append(Row("", Content(period)))
+            rows.append(self._conversation_row(found))
         return rows or [Row("", Content("No conversation yet: what you send begins one"))]
 
     def _conversation_row(self, found: ConversationSummary) -> Row:
