@@ -278,8 +278,6 @@ class ConversationStore(Database):
                 )
                 changes = {"updated": time.time(), "changed": _last_change(db) + 1}
                 update(db, "conversations", conversation, changes)
-        if durable:
-            self.checkpoint_later()
 
     def message(self, message: int) -> Message:
         """The message of this id."""
