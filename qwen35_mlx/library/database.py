@@ -147,7 +147,7 @@ class Database:
                 self._checkpointer.start()
 
     def _checkpoint(self) -> None:
-        """The checkpoint thread. It ends when nothing is due; after an error, the next change is."""
+        """The checkpoint thread, which ends when nothing is due. After an error, a change is."""
         pause = CHECKPOINT_DELAY
         while True:
             self._closed.wait(pause)
