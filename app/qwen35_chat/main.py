@@ -144,7 +144,9 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
-    if args.list or args.export is not None or args.import_file is not None:
+    if args.list or any(
+        option is not None for option in (args.export, args.import_file, args.backup)
+    ):
         return _run_library_command(args)
     options = _options(args)
     plain = args.plain or _is_dumb()
@@ -189,13 +191,17 @@ def _run_library_command(args: argparse.Namespace) -> int:
         raise Qwen35Error("--schema is for one answer: give a prompt with -p")
     if args.prompt is not None or args.message:
         raise Qwen35Error(
-            "-p and a message are for a model, which --list, --export and --import use none of: "
-            "choose one"
+            "-p and a message are for a model, which --list, --export, --import and --backup use "
+            "none of: choose one"
         )
     if args.list:
         return library_commands.print_list(as_json=args.json)
     if args.export is not None:
         return library_commands.export(args.export, args.format or "md")
+    if args.backup is not None:
+        if not args.backup:
+            raise Qwen35Error("--backup is empty: name a new file")
+        return library_commands.write_backup(args.backup)
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
     return library_commands.import_file(args.import_file)
