@@ -6,6 +6,7 @@ after what opens (JIS X 4051, GB/T 15834). Korean has spaces between its words.
 
 import re
 from bisect import bisect_right
+from itertools import pairwise
 
 from qwen35_chat.graphemes import cells_before, graphemes, starts
 
@@ -67,6 +68,12 @@ def break_offsets(text: str, width: int, hanging: int | None = None) -> list[int
             breaks, line = measured.broken(line, inside, width, most)
             offsets += breaks
     return offsets
+
+
+def broken(text: str, width: int) -> list[str]:
+    """The parts of `text`, which is one line, that fit `width` cells."""
+    offsets = [0, *break_offsets(text, width), len(text)]
+    return [text[start:end] for start, end in pairwise(offsets)]
 
 
 def _code_point(cluster: str) -> str:
