@@ -26,6 +26,7 @@ _OTHER = (
     "\u0e80-\u0edf\u1000-\u109f\u1780-\u17d3\u17dd\u19e0-\u19ff\u1a20-\u1aad\ua9e0-\ua9fe"
     "\uaa60-\uaadf"
 )
+UNSPACED = f"{_HAN}{_KANA}{_THAI}{_OTHER}"  # inside the brackets of a regular expression
 _SCRIPT = re.compile(f"([{_HAN}])|([{_KANA}])|([{_THAI}])|([{_OTHER}])")
 HAN, KANA, THAI, OTHER = range(1, 5)
 _IS_KANA = re.compile(f"[{_KANA}]")
