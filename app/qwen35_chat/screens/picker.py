@@ -20,7 +20,8 @@ from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.screens.work import working_app
-from qwen35_chat.textual_private import LiteralInput, bindings_of
+from qwen35_chat.textual_editing import LiteralInput
+from qwen35_chat.textual_private import bindings_of
 from qwen35_chat.widgets.key_hints import with_keys
 
 Result = TypeVar("Result")
