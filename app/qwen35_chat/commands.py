@@ -87,7 +87,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "export", "Export", "write this conversation to a file, as Markdown, HTML or JSON",
         lambda do, text: do.conversations.export(text), slash="export",
-        argument="file.md, .html or .json",
+        argument="file, or md, html, json",
     ),
     Command(
         "retry", "Retry", "ask for another reply to the same message",
@@ -158,7 +158,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "prompt", "Prompts", "choose a system prompt of your own for this conversation",
-        lambda do, text: do.personas.prompt(text), slash="prompt", argument="name or none",
+        lambda do, text: do.personas.prompt(text), slash="prompt", argument="name, new NAME, none",
         aliases=("persona",),
     ),
     Command(

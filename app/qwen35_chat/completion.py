@@ -79,7 +79,10 @@ def commands_for(text: str) -> list[Completion]:
     ]
     return [
         Completion(
-            f"/{name}" + (" " if command.argument else ""), len(text), f"/{name}", command.help
+            f"/{name}" + (" " if command.argument else ""),
+            len(text),
+            f"/{name} {command.argument or ''}".rstrip(),
+            command.help,
         )
         for name, command in found
     ]

@@ -24,6 +24,7 @@ from qwen35_mlx.text.folding import folded
 FOLDER = "prompts"
 SUFFIX = ".md"
 KEYS = ("name", "model", "preset", "thinking")
+NEW = "new"  # before the name of one to begin
 NO_PERSONA = "none"  # in place of a name: the settings' system prompt again
 LONGEST_NAME = 40  # characters
 LARGEST_FILE = 1_000_000  # bytes
@@ -90,6 +91,27 @@ class Personas:
     def with_system(self, system: str) -> Persona | None:
         """The persona with this system prompt; None if there is none."""
         return next((p for p in self.usable if p.system == system), None)
+
+
+def new_persona(folder: Path, name: str) -> Path:
+    """Write a file to begin with, the example under another name, and return its path.
+
+    Raises:
+        Qwen35Error: the name cannot be one, there is such a file, or it cannot be written.
+    """
+    text = EXAMPLE.replace("Reviewer", name, 1) + "\n"
+    file = folder / f"{name}{SUFFIX}"
+    if "/" in name or name.startswith(".") or parse_persona(text, file.name).name != name:
+        raise Qwen35Error(f"a prompt cannot be called {visible_line(name[:LONGEST_NAME])!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise Qwen35Error(f"{file} is there: /prompt {name} uses it") from None
+    except OSError as error:
+        raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None
+    return file
 
 
 def read_personas(folder: Path) -> Personas:

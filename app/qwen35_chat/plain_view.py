@@ -21,6 +21,7 @@ from qwen35_chat.tools.calling import CallEnded, CallQuestion, Question
 from qwen35_chat.tools.shown import (
     PERMISSION_WORDS,
     first_line,
+    said_of,
     shown_arguments,
     shown_name,
     shown_state,
@@ -162,6 +163,8 @@ class PlainView:
         """Write what the user is to decide."""
         if isinstance(question, CallQuestion):
             tool = question.tool
+            if said := said_of(tool):
+                self.line(f"{said}.")
             self.line(f"Run {shown_name(tool.name)} of {shown_name(tool.server)} with")
             self.line(shown_arguments(question.call.arguments))
         else:

@@ -27,7 +27,7 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.engine_protocol import Engine
-from qwen35_mlx.terminal import print_error
+from qwen35_mlx.terminal import print_error, print_line
 
 if TYPE_CHECKING:
     from qwen35_chat.app import ChatApp
@@ -148,6 +148,10 @@ class ChatRuntime:
         code = app.return_code or 0
         if code == exit_codes.CLOSED:
             discard_output()
+        elif self.controller.conversation is not None:
+            with suppress(OSError, Qwen35Error):
+                number = self.controller.conversation
+                print_line(f"To go on with this conversation: qwen35-chat --resume {number}")
         return code
 
     def run_plain(self, start: Start) -> int:

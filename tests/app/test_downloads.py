@@ -25,6 +25,9 @@ async def begun(at: Driver, start: Any = None) -> None:
     opened(at, start=start)
     await at.pilot.pause(0.02)
     await at.press(*"9b", "enter")
+    assert "Download 6.0 GB to the cache of Hugging Face? Enter again does" in at.text
+    assert at.controller.download is None
+    await at.press("enter")
 
 
 async def test_a_download_shows_its_progress_and_enter_uses_the_model(home, tmp_path) -> None:

@@ -21,6 +21,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Failed
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Send, UseModel
+from qwen35_mlx.user_paths import short_path
 
 
 class FakeComposer:
@@ -262,5 +263,5 @@ def test_an_export_is_written_to_its_file(controller: Controller, view: Any) -> 
     turn(controller, "first")
     view.finish(ConversationHandler(controller, view).export("kept.md"))
     assert Path("kept.md").read_text().startswith("# first")
-    assert view.messages == ["Written to kept.md"]
+    assert view.messages == [f"Written to kept.md in {short_path(Path.cwd())}"]
     assert engine_of(controller).calls[-1] == Send("first")

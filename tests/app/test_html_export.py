@@ -154,6 +154,8 @@ def test_a_text_with_very_many_marks_is_shown_as_it_was_written() -> None:
         ("x.markdown", "# one", "x.markdown"),
         ("x", "# one", "x.md"),
         ("x.json", "{", "x.json"),
+        ("html", "<!DOCTYPE html>", "one.html"),
+        ("JSON", "{", "one.json"),
         ("", "# one", "one.md"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from qwen35_chat import personas
-from qwen35_chat.personas import Persona, parse_persona, read_personas
+from qwen35_chat.personas import Persona, new_persona, parse_persona, read_personas
 from qwen35_chat.progress import modes
 from qwen35_chat.settings_file import SettingsFile
 
@@ -238,3 +238,24 @@ def test_plain_mode_says_where_they_would_be(session: PlainChat, home: Path) -> 
     written = session.run("/prompt", "/quit")
     assert f"Put system prompts into {home / 'prompts'}" in written
     assert "name: Reviewer" in written
+
+
+def test_a_new_prompt_is_the_example_under_its_name(tmp_path: Path) -> None:
+    file = new_persona(tmp_path / "prompts", "Poet")
+    assert file.name == "Poet.md"
+    persona = read_personas(tmp_path / "prompts").named("poet")
+    assert (persona.name, persona.settings) == ("Poet", {"thinking": "on"})
+    with pytest.raises(Qwen35Error, match="/prompt Poet uses it"):
+        new_persona(tmp_path / "prompts", "Poet")
+    for name in ("../x", ".x", "a" * 100, "none"):
+        with pytest.raises(Qwen35Error, match=r"cannot be called|name"):
+            new_persona(tmp_path / "prompts", name)
+    assert [f.name for f in (tmp_path / "prompts").iterdir()] == ["Poet.md"]
+
+
+async def test_new_before_a_name_begins_a_prompt(home: Path) -> None:
+    async with chat(home, settings=home / "settings.toml") as at:
+        await at.send("/prompt new Poet")
+        await at.until(lambda: "then /prompt Poet uses it" in at.text)
+        await at.send("/prompt Poet")
+        await at.until(lambda: at.controller.persona == "Poet")

@@ -153,7 +153,8 @@ def test_unload_copy_code_and_export(session: PlainChat, monkeypatch) -> None:
         "/unload",
     )  # fmt: skip
     assert copied == ["Look:\n\n```\na = 1\n```", "a = 1\n"]
-    assert "Written to x.md\nError: x.md exists: give another name" in written
+    assert "Written to x.md in " in written
+    assert "\nError: x.md exists: give another name" in written
     assert Path("x.md").read_text().startswith("# q\n")
     assert Unload() in session.engine.calls
     assert written.endswith("memory was given back; the next message loads it again.\n")

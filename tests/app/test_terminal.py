@@ -76,7 +76,7 @@ def test_a_second_start_remembers_and_reads_nothing_again(home: Path) -> None:
         terminal.write(QUIT)
         assert terminal.wait() == 0
         assert left_as_it_was(terminal, settings)
-        assert terminal.text.strip() == ""
+        assert terminal.text.strip() == "To go on with this conversation: qwen35-chat --resume 1"
     with chat(home, "--seed", "1", "--continue") as terminal:
         terminal.until(lambda: "My name is Ada." in terminal.text)
         terminal.until(lambda: re.search(r"\d\d / [\d,]+ \(", terminal.text))  # counted

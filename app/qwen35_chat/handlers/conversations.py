@@ -1,7 +1,7 @@
 """Whole conversations: new ones, finding, titles, deleting, exporting."""
 
 from qwen35_chat.controller import Controller
-from qwen35_chat.exporting import export
+from qwen35_chat.exporting import export, written_to
 from qwen35_chat.handlers.view import ChatView
 from qwen35_chat.library_actions import delete, rename, show_path, undelete
 
@@ -49,4 +49,4 @@ class ConversationHandler:
     async def export(self, name: str = "") -> None:
         controller, conversation = self._controller, self._controller.require_stored()
         file = await controller.calls.run("files", export, controller.library, conversation, name)
-        self._view.show_message(f"Written to {file}")
+        self._view.show_message(written_to(file))

@@ -68,7 +68,7 @@ class MessageHandler:
 
     def _marked_in_library(self) -> int:
         if (message := self._view.marked_message) is None:
-            raise Qwen35Error("this message is not in a conversation yet")
+            raise Qwen35Error("this message is not kept yet: wait until its reply begins")
         return message
 
     # Copying

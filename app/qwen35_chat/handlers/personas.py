@@ -3,9 +3,10 @@
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
 from qwen35_chat.models import installed
-from qwen35_chat.personas import NO_PERSONA, Persona, read_personas
+from qwen35_chat.personas import NEW, NO_PERSONA, Persona, new_persona, read_personas
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import visible_line
+from qwen35_mlx.user_paths import short_path
 
 
 class PersonaHandler:
@@ -16,7 +17,7 @@ class PersonaHandler:
         self._view = view
 
     async def prompt(self, name: str = "") -> None:
-        """Use a persona in this conversation, none of them, or list them all."""
+        """Use a persona in this conversation, none of them, begin one, or list them all."""
         controller = self._controller
         if name.casefold() == NO_PERSONA:
             self._view.show(controller.use_persona(None))
@@ -25,6 +26,12 @@ class PersonaHandler:
         folder = controller.settings_file.persona_folder
         if folder is None:
             raise Qwen35Error("settings are kept nowhere here, and so there are no prompts")
+        first, _, new = name.partition(" ")
+        if first.casefold() == NEW and (new := new.strip()):
+            file = await controller.calls.run("files", new_persona, folder, new)
+            line = f"Write the prompt into {short_path(file)}; then /prompt {new} uses it"
+            self._view.show_message(line)
+            return
         personas = await controller.calls.run("files", read_personas, folder)
         if name:
             await self._use(personas.named(name))

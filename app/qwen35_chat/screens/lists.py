@@ -11,7 +11,7 @@ from qwen35_chat.commands import in_scope, keys_of
 from qwen35_chat.completion import ranked, score
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
-from qwen35_chat.exporting import export
+from qwen35_chat.exporting import export, written_to
 from qwen35_chat.handlers.settings import changed_line
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.library_actions import delete, rename, undelete
@@ -114,7 +114,7 @@ class ConversationList(Picker):
             label = (
                 title if same else Content.assemble(title, "  ", marked(without_marks(hit.snippet)))
             )
-            number = f"{found.messages} messages" if found.messages > 1 else ""
+            number = f"{found.messages} hits" if found.messages > 1 else ""
             role = {"user": "you", "assistant": "reply"}.get(hit.role or "", hit.role or "")
             where = number or ("thinking" if hit.where == "thinking" else role)
         return Row(
@@ -164,7 +164,7 @@ class ConversationList(Picker):
         if (at := self._marked_conversation) is not None:
             controller = self._controller
             file = await controller.calls.run("files", export, controller.library, at, "")
-            self._show_done(f"Written to {file}")
+            self._show_done(written_to(file))
 
 
 class Palette(Picker):

@@ -61,6 +61,7 @@ class ModelList(Picker):
         self._memory = memory
         self._start = start
         self._local: LocalModels | None = None  # not looked for yet
+        self._asked = ""  # the model that is downloaded if it is chosen again
 
     @property
     def _download(self) -> Download | None:
@@ -133,8 +134,13 @@ class ModelList(Picker):
 
     def chosen(self, row: str) -> None:
         here = {known.name for known in self._local.usable} if self._local else set[str]()
-        if row in here or row not in {known.name for known in PUBLISHED}:
+        published = {known.name: known for known in PUBLISHED}
+        if row in here or row not in published:
             self.dismiss(row)
+        elif row != self._asked:
+            self._asked = row
+            size = size_of(published[row].size)
+            self.show_message(f"Download {size} to the cache of Hugging Face? Enter again does")
         else:
             self.perform(self._start_download(row))
 
@@ -157,9 +163,10 @@ class ModelList(Picker):
             self.show_message(text, error=error)
 
     def cancel_download(self) -> None:
-        if self._download is None:
+        if self._download is not None:
+            self._download.cancel()
+        elif self.message == KL:  # otherwise it says how the last one ended
             raise Qwen35Error("nothing is being downloaded")
-        self._download.cancel()
 
     def unload(self) -> None:
         self._controller.unload()

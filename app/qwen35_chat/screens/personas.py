@@ -63,9 +63,9 @@ class PersonaList(Picker):
 def _how_to_begin(folder: Path) -> list[Row]:
     """What to do while there is no persona."""
     lines = [
-        "No prompt yet. A prompt is a Markdown file in",
+        "No prompt yet. /prompt new Reviewer begins one: a Markdown file in",
         *(f"  {part}" for part in broken(short_path(folder), PATH_CELLS)),
-        "such as reviewer.md:",
+        "such as Reviewer.md:",
         "",
         *(f"  {line}" for line in EXAMPLE.split("\n")),
         "",

@@ -13,7 +13,7 @@ from textual.widgets import OptionList, Static
 from qwen35_chat.controller import Controller
 from qwen35_chat.screens.answers import AnswerList
 from qwen35_chat.tools.calling import Answer, CallQuestion, Question
-from qwen35_chat.tools.shown import shown_arguments, shown_name
+from qwen35_chat.tools.shown import said_of, shown_arguments, shown_name
 from qwen35_chat.widgets.key_hints import with_keys
 
 ANSWERS: dict[Answer, str] = {
@@ -33,7 +33,7 @@ class ToolQuestion(ModalScreen[Answer | None]):
         clock: seconds.
     """
 
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-middle"), (32, "-high")]  # noqa: RUF012
     BINDINGS = [  # noqa: RUF012
         Binding("escape,ctrl+c", "leave", "Stop", priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),
@@ -46,9 +46,11 @@ class ToolQuestion(ModalScreen[Answer | None]):
         self._clock = clock
 
     def compose(self) -> ComposeResult:
-        title, text, answers = _parts(self._question)
+        title, about, text, answers = _parts(self._question)
         with Vertical(id="question"):
             yield Static(title, classes="title", markup=False)
+            if about:
+                yield Static(about, classes="about", markup=False)
             with VerticalScroll(can_focus=False):
                 yield Static(text, markup=False)
             yield AnswerList(answers.items(), self._clock)
@@ -74,14 +76,14 @@ class ToolQuestion(ModalScreen[Answer | None]):
         self.dismiss(None)
 
 
-def _parts(question: Question) -> tuple[str, str, dict[Answer, str]]:
-    """Title, text and answers of a question."""
+def _parts(question: Question) -> tuple[str, str, str, dict[Answer, str]]:
+    """Title, what is said of the tool, text and answers of a question."""
     if isinstance(question, CallQuestion):
         tool = question.tool
         title = f"Run {shown_name(tool.name)} of {shown_name(tool.server)}?"
-        return title, shown_arguments(question.call.arguments), ANSWERS
+        return title, said_of(tool), shown_arguments(question.call.arguments), ANSWERS
     text = f"The model has called tools {question.rounds} times in a row to answer you."
-    return "Go on?", text, ROUND_ANSWERS
+    return "Go on?", "", text, ROUND_ANSWERS
 
 
 class QuestionAsker:

@@ -5,13 +5,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from qwen35_chat.tools.calls import ServerState
+from qwen35_chat.tools.calls import ServerState, Tool
 from qwen35_chat.tools.permissions import Permission
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.terminal import visible, visible_line
 
 LONGEST_NAME = 80
 LONGEST_TEXT = 20_000  # characters of a text in the arguments of a call
+SHORT_CALL = 60  # characters of the arguments of a call that stay on one line
 MOST_LINES = 2_000  # the screen takes seconds to lay out a hundred thousand
 PERMISSION_WORDS: Mapping[Permission, str] = {
     "ask": "asks before each call",
@@ -37,11 +38,13 @@ def shown_name(name: str) -> str:
 def shown_arguments(arguments: Mapping[str, Any], indent: int | None = 2) -> str:
     """The arguments of a call as JSON, with nothing in it that moves or hides text.
 
-    All names and values are there, on one line if they would take too many. Of a text of more than
-    `LONGEST_TEXT` characters, a name or a value, the middle is left out.
+    All names and values are there, on one line if they are few or would take too many. Of a text of
+    more than `LONGEST_TEXT` characters, a name or a value, the middle is left out.
     """
     text = write_json(dict(arguments), separators=(", ", ": "))
-    if indent is not None and len(_LINE_BREAK.findall(_JSON_TEXT.sub("", text))) <= MOST_LINES:
+    breaks = len(_LINE_BREAK.findall(_JSON_TEXT.sub("", text)))
+    short = len(text) <= SHORT_CALL and len(arguments) <= 1
+    if indent is not None and breaks <= MOST_LINES and not short:
         text = write_json(dict(arguments), indent)
     return _plain(visible(_JSON_TEXT.sub(_without_middle, text)))
 
@@ -67,6 +70,12 @@ def shown_state(state: ServerState) -> str:
         return f"on, {number} {'tool' if number == 1 else 'tools'}"
     words = STATUS_WORDS[state.status]
     return f"{words}: {visible_line(state.error)}" if state.error else words
+
+
+def said_of(tool: Tool) -> str:
+    """What a server says of its tool, as its words; "" if that is nothing."""
+    words = first_line(tool.description)
+    return f"{shown_name(tool.server)} says of it: \u201c{words}\u201d" if words else ""
 
 
 def first_line(text: str) -> str:

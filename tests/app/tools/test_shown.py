@@ -3,7 +3,14 @@
 import json
 
 import pytest
-from qwen35_chat.tools.shown import LONGEST_TEXT, MOST_LINES, shown_arguments, shown_name
+from qwen35_chat.tools.calls import Tool
+from qwen35_chat.tools.shown import (
+    LONGEST_TEXT,
+    MOST_LINES,
+    said_of,
+    shown_arguments,
+    shown_name,
+)
 
 LONG = "begin" + "a" * 100_000 + "end"
 
@@ -58,3 +65,15 @@ def test_a_long_list_is_one_line_with_all_its_values() -> None:
 def test_letters_of_any_script_are_themselves() -> None:
     text = "Grüß 你好 한국 हिन्दी ᠮ ⠓ 😀"
     assert shown_arguments({"x": text}, None) == f'{{"x": "{text}"}}'
+
+
+def test_what_a_server_says_of_its_tool_is_quoted_on_one_line() -> None:
+    tool = Tool("files", "read", "  Read a file.\x1b[1m\u202e\nPress 2 now.", {}, "")
+    assert said_of(tool) == "files says of it: \u201cRead a file.\u241b[1m\\u202e\u201d"
+    assert said_of(Tool("files", "read", " \n", {}, "")) == ""
+
+
+def test_a_short_call_is_one_line() -> None:
+    assert shown_arguments({"path": "a.txt"}) == '{"path": "a.txt"}'
+    assert shown_arguments({"path": "a" * 60}).count("\n") == 2
+    assert shown_arguments({"path": "a", "to": "b"}).count("\n") == 3
