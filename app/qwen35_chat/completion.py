@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH
 from qwen35_chat.documents import document_kind
-from qwen35_chat.mentions import mention
+from qwen35_chat.mentions import mention, unfinished
 from qwen35_mlx.text.folding import folded
 
 LIMIT = 8
 DOCUMENT = "sends its text"
 FOLDER = "sends its files"
-_WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +85,14 @@ def commands_for(text: str) -> list[Completion]:
     ]
 
 
-def mention_before(text: str) -> str | None:
-    """The part of a file name after an @ at the end of `text`; None without an @."""
-    match = _WORD.search(text)
-    return match.group(1).removeprefix('"') if match else None
-
-
 def files_for(text: str, files: Sequence[str]) -> list[Completion]:
     """Files and folders, if `text`, up to the cursor, ends in an @ and a part of a name."""
-    query = mention_before(text)
-    if query is None:
+    found = unfinished(text)
+    if found is None:
         return []
-    replaces = len(text) - text.rindex("@", 0, len(text) - len(query))
+    at, query = found
     return [
-        Completion(mention(name) + " ", replaces, name, _what_is_sent(name))
+        Completion(mention(name) + " ", len(text) - at, name, _what_is_sent(name))
         for name in ranked(query, files)
     ]
 

@@ -13,11 +13,13 @@ from typing import TextIO
 
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.options import CommandOptions, Start
+from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import load_arguments, model_name
-from qwen35_mlx.terminal import write_output
+from qwen35_mlx.terminal import print_error, write_output
 from qwen35_mlx.user_paths import shown
 
 
@@ -26,13 +28,16 @@ def _standard_input() -> str:
     if sys.stdin is None or _is_terminal(sys.stdin):
         return ""
     try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError:
-        raise Qwen35Error(
-            "standard input is not UTF-8 text: convert it, for example with iconv"
-        ) from None
+        data = sys.stdin.buffer.read()
     except OSError as error:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
+    if (found := decoded(data)) is None:
+        raise Qwen35Error(
+            "standard input is not text in UTF-8, UTF-16 or GBK: convert it, for example with iconv"
+        )
+    if found.encoding:
+        print_error(f"standard input is read as {found.encoding}")
+    return found.text
 
 
 def _prompt(args: argparse.Namespace, *, plain: bool) -> str | None:
@@ -212,9 +217,14 @@ def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> 
 
     with ChatRuntime(options, fake=args.fake) as runtime:
         choose = args.resume is not None and not args.resume.strip()
+        given = options.chat_settings
+        stored = args.latest or args.resume is not None
         name = None if choose else args.resume
         start = Start(
-            runtime.conversation(last=args.latest, name=name), " ".join(args.message), choose
+            runtime.conversation(last=args.latest, name=name),
+            " ".join(args.message),
+            choose,
+            given if stored and given != ChatSettings() else None,
         )
         return runtime.run_plain(start) if plain else runtime.run_screen(start)
 

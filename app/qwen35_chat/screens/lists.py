@@ -230,6 +230,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "notification": NOTIFICATIONS,
     "shell_commands": SWITCH,
     "vim": SWITCH,
+    "auto_compact": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -242,6 +243,7 @@ HELP: Mapping[str, str] = {
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "vim": "the keys of vim where you write",
+    "auto_compact": "sums up the oldest turns before a message that the context has no room for",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "notification": "of a long reply's end, in another window: by the terminal, or its bell",
     "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",
