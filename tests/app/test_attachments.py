@@ -268,5 +268,5 @@ def test_the_spelling_as_it_is_written_goes_first(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name, encoding="utf-8")
     found = attached("@resume.txt @r\u00e9sum\u00e9.txt @re\u0301sume\u0301.txt", tmp_path)
     assert {file.text for file in found.files} == {"resume.txt", "r\u00e9sum\u00e9.txt"}
-    with pytest.raises(Qwen35Error, match="there is no file .*; did you mean"):
+    with pytest.raises(Qwen35Error, match=r"there is no file .*; did you mean"):
         attached("@r\u00e8sume.txt", tmp_path)
