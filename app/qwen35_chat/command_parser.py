@@ -175,7 +175,11 @@ def option_parser() -> CommandParser:
         "--export", metavar="ID|TITLE", help="write one to standard output and exit"
     )
     stored.add_argument(
-        "--import", dest="import_file", metavar="FILE", help="add one that was exported as json"
+        "--import",
+        dest="import_file",
+        metavar="FILE",
+        help="add one that was exported as json, or those that ChatGPT, Open WebUI, LM Studio or "
+        "llm logs --json has exported",
     )
     stored.add_argument(
         "--backup",

@@ -10,8 +10,8 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.json_text import write_json
 from qwen35_mlx.library.backup import back_up
+from qwen35_mlx.library.foreign.reading import read_conversations
 from qwen35_mlx.library.home import VARIABLE
-from qwen35_mlx.library.importing import from_json
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.listing import ConversationSummary
 from qwen35_mlx.terminal import print_error, visible, write_output
@@ -95,22 +95,23 @@ def write_backup(name: str) -> int:
 
 
 def import_file(name: str) -> int:
-    """Add an exported conversation to the library and print its new id. Returns the exit code."""
+    """Add exported conversations to the library, all or none, and print their new ids.
+
+    Returns the exit code.
+    """
     file = user_path(name)
     try:
         with open_regular(file) as opened:
             if os.fstat(opened.fileno()).st_size > MAX_IMPORT_BYTES:
                 raise Qwen35Error(f"{file} has more than {MAX_IMPORT_BYTES >> 20} MiB: split it")
-            text = opened.read().decode()
+            data = opened.readall()
     except OSError as error:
         raise Qwen35Error(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Qwen35Error(f"{file} is not UTF-8 text: give a file of --export") from None
     try:
-        conversation = from_json(text)
+        conversations = read_conversations(data)
     except Qwen35Error as error:
         raise Qwen35Error(f"{file}: {error}") from None
-    with Library() as library:
-        number = library.add_conversation(conversation)
-    write_output(f"{number}\n")
+    with Library() as library, library.transaction():
+        numbers = [library.add_conversation(conversation) for conversation in conversations]
+    write_output("".join(f"{number}\n" for number in numbers))
     return 0

@@ -4,7 +4,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from qwen35_mlx.library.conversation import (
 )
 from qwen35_mlx.library.database import Database
 from qwen35_mlx.library.database_errors import DamagedError
-from qwen35_mlx.library.listing import NEWEST_FIRST
+from qwen35_mlx.library.listing import last_change
 from qwen35_mlx.library.rows import (
     DAMAGED,
     message_from_row,
@@ -95,7 +94,7 @@ class ConversationStore(Database):
                     "created": usable_time(conversation.created),
                     "updated": updated,
                     "deleted": None,
-                    "changed": _last_change(db, until=updated),
+                    "changed": last_change(db, until=updated),
                 },
             )
             ids: dict[int | None, int | None] = {None: None}
@@ -252,7 +251,7 @@ class ConversationStore(Database):
             values = {"conversation": conversation, **row_from_message(new)}
             new = replace(new, id=insert(db, "messages", values))
             self.set_columns(
-                conversation, leaf=new.id, updated=new.created, changed=_last_change(db) + 1
+                conversation, leaf=new.id, updated=new.created, changed=last_change(db) + 1
             )
             if new.role == "user":
                 title = replace_surrogates(title_from(new.content))
@@ -276,7 +275,7 @@ class ConversationStore(Database):
                 ((conversation,),) = db.execute(
                     "SELECT conversation FROM messages WHERE id = ?", (message.id,)
                 )
-                changes = {"updated": time.time(), "changed": _last_change(db) + 1}
+                changes = {"updated": time.time(), "changed": last_change(db) + 1}
                 update(db, "conversations", conversation, changes)
 
     def message(self, message: int) -> Message:
@@ -320,16 +319,6 @@ def _of_kind(value: Any, kind: type, default: Any) -> Any:
 def _numbered(messages: Iterable[int]) -> str:
     numbers = list(messages)
     return f"message{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-
-
-def _last_change(db: sqlite3.Connection, until: float = inf) -> int:
-    """The greatest place in the order of changes, of conversations updated up to a time."""
-    found = db.execute(
-        "SELECT changed FROM conversations WHERE deleted IS NULL AND updated <= ?"
-        f" ORDER BY {NEWEST_FIRST} LIMIT 1",
-        (until,),
-    ).fetchone()
-    return found[0] if found else 0
 
 
 def _check_exists(db: sqlite3.Connection, conversation: int, message: int | None) -> None:

@@ -183,8 +183,8 @@ class Library(ConversationStore):
     def search(self, text: str, limit: int = 50) -> Sequence[Hit]:
         """Titles, then messages on any path, that contain all words of `text`; newest first.
 
-        Words match inside longer words and in any case; "quoted words" match as a phrase. There
-        are no operators.
+        Words match inside longer words and in any spelling (`folded`); "quoted words" match as a
+        phrase. There are no operators.
         """
         query = parse_query(text)
         if not query.terms:

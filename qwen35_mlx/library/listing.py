@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
@@ -79,6 +80,16 @@ def _summaries(
         )
         for number, title, model, created, updated, *rest in rows
     ]
+
+
+def last_change(db: sqlite3.Connection, until: float = inf) -> int:
+    """The greatest place in the order of changes, of conversations updated up to a time."""
+    found = db.execute(
+        "SELECT changed FROM conversations WHERE deleted IS NULL AND updated <= ?"
+        f" ORDER BY {NEWEST_FIRST} LIMIT 1",
+        (until,),
+    ).fetchone()
+    return found[0] if found else 0
 
 
 def find_by_title(db: sqlite3.Connection, title: str) -> int | None:

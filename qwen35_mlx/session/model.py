@@ -37,7 +37,7 @@ from qwen35_mlx.session.response_format import reply_content
 from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.session.turn import Turn
 from qwen35_mlx.session.turn_events import TurnEvents
-from qwen35_mlx.text.reply import Answer, PlainParser, ReplyParser
+from qwen35_mlx.text.reply import THINK_CLOSE, Answer, PlainParser, ReplyParser
 from qwen35_mlx.text.reply_end import ReplyEnd
 from qwen35_mlx.text.reply_grammar import ReplyContent, reply_grammar
 from qwen35_mlx.text.template import ChatTemplate
@@ -302,7 +302,10 @@ class Model:
         prompt = self._prompts.check_length(self._prompts.encode(rendered))
         thinking = ChatTemplate.opens_thinking(rendered)
         calls = content is None or content.tools is not None
-        parser = ReplyParser(thinking=thinking, tools=options.tools, calls=calls)
+        think_token = self.tokenizer.control_tokens.id(THINK_CLOSE) is not None
+        parser = ReplyParser(
+            thinking=thinking, tools=options.tools, calls=calls, think_token=think_token
+        )
         turn = self._turn(prompt, parser, cache, options, self._grammar(content, thinking), copies)
         if start is not None:
             parser.go_on_from(start.answer)

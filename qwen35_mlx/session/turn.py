@@ -27,6 +27,7 @@ from qwen35_mlx.model.network import Network
 from qwen35_mlx.session.events import Done, DraftCounts, PrefillProgress, TurnEvent, Written
 from qwen35_mlx.session.thinking_budget import ThinkingBudget
 from qwen35_mlx.text.reply import (
+    THINK_CLOSE,
     PlainParser,
     ReplyContent,
     ReplyEvent,
@@ -290,14 +291,22 @@ class Turn:
     def _force(self, ids: Sequence[int], decoder: StreamDecoder) -> list[ReplyEvent]:
         """Add forced tokens to the thinking."""
         self.reasoning_tokens += len(ids)
-        return self._parse("".join(map(decoder.push, ids)))
+        return [event for token in ids for event in self._parse_token(token, decoder)]
 
     def _take(self, token: int, decoder: StreamDecoder) -> list[ReplyEvent]:
         """Add a sampled token to the reply."""
         thinking = self.parser.thinking
-        events = self._parse(decoder.push(token))
+        events = self._parse_token(token, decoder)
         self.reasoning_tokens += thinking or self.parser.thinking
         return events
+
+    def _parse_token(self, token: int, decoder: StreamDecoder) -> list[ReplyEvent]:
+        text, parser = decoder.push(token), self.parser
+        ends = parser.thinking and token == self.tokenizer.control_tokens.id(THINK_CLOSE)
+        if not (ends and isinstance(parser, ReplyParser)):
+            return self._parse(text)
+        before = self._parse(text.removesuffix(THINK_CLOSE))  # of a character that was cut
+        return [*before, *self._note(self.end.push(parser.end_thinking()))]
 
     def _parse(self, text: str) -> list[ReplyEvent]:
         return self._note(self.end.push(self.parser.push(text)) if text else [])

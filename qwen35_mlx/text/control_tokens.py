@@ -59,6 +59,11 @@ class ControlTokens:
         ]
         self._reply_tags = [(self.quote(tag), tag) for tag in REPLY_TAGS]
 
+    def id(self, text: str) -> int | None:
+        """The id of the token of this text; None if that is no control token."""
+        token = self._tokens.get(text)
+        return None if token is None else token.id
+
     def quote(self, text: str) -> str:
         """`text` with a mark after every character that could begin a control token."""
         for begins, quoted in self._quotes:

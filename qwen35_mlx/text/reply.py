@@ -56,7 +56,7 @@ from qwen35_mlx.text.tool_call import ParsedCall, parameter_schemas, parse_call
 
 _Tools = Sequence[Mapping[str, Any]]
 _THINK_OPEN = "<think>"
-_THINK_CLOSE = "</think>"
+THINK_CLOSE = "</think>"
 _CALL_OPEN = "<tool_call>"
 _CALL_CLOSE = "</tool_call>"
 _FUNCTION = "<function="
@@ -103,6 +103,8 @@ class ReplyParser:
             schemas; without a schema they stay strings, which render back exactly as the model
             wrote them.
         calls: whether there may be calls; if not, all of the answer is text.
+        think_token: whether </think> is a token of its own. Then `end_thinking` ends the thinking,
+            and a </think> in the text is what the model says about it.
 
     Text comes out as early as it is certain. Only the start of a possible tag, whitespace that may
     have to be dropped, and a tool call until it closes are held back.
@@ -110,7 +112,8 @@ class ReplyParser:
     - Whitespace is dropped at the start of thinking, at the start of the answer, between tool calls
       and after the last one.
     - A <think> that the model writes itself counts at the very start of the reply only.
-    - Thinking ends at the first </think>; everything before it is thinking, tool calls included.
+    - Thinking ends at the first </think>, or as `think_token` says; everything before it is
+      thinking, tool calls included.
     - In the answer <tool_call> opens a call wherever it stands, in a code fence too, but only if
       `<function=` or `{` follows. Anything else is text at once, so an answer may mention the tag.
     - What is a call, and what is text, is said at the top of this module.
@@ -118,7 +121,14 @@ class ReplyParser:
     While text streams in, each character is read a bounded number of times, whatever the text.
     """
 
-    def __init__(self, *, thinking: bool, tools: _Tools | None = None, calls: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        thinking: bool,
+        tools: _Tools | None = None,
+        calls: bool = True,
+        think_token: bool = False,
+    ) -> None:
         self._schemas = parameter_schemas(tools or ())
         self._tags = [_CALL_OPEN, *([_FUNCTION] if self._schemas else [])] if calls else []
         self._section = _Section.THINKING if thinking else _Section.ANSWER
@@ -129,6 +139,7 @@ class ReplyParser:
         self._head_space: list[str] = []  # the whitespace after <tool_call>
         self._answered = False
         self._may_think = not thinking
+        self._think_token = think_token
         self._blank = True  # the answer's line so far
         self._call: list[str] = []  # the text of the open tool call
         self._reader: FunctionReader | JsonReader = FunctionReader()
@@ -153,6 +164,14 @@ class ReplyParser:
         events = EventList()
         while self._step(events):
             pass
+        return events.joined()
+
+    def end_thinking(self) -> list[ReplyEvent]:
+        """The end of the thinking, by the token </think>, and the events that it makes certain."""
+        events = EventList()
+        if self._at < len(self._buffer):  # the start of a <think> that is none
+            events.add(Thinking, self._take_rest())
+        self._section, self._at_edge = _Section.ANSWER, True
         return events.joined()
 
     def pending(self) -> list[ReplyEvent]:
@@ -207,7 +226,10 @@ class ReplyParser:
             if self._may_become(_THINK_OPEN):
                 return False
             self._at_edge = False
-        text, closed = self._take_until(_THINK_CLOSE)
+        if self._think_token:
+            text, closed = self._take_rest(), ""
+        else:
+            text, closed = self._take_until(THINK_CLOSE)
         events.add(Thinking, text)
         if closed:
             self._section, self._at_edge = _Section.ANSWER, True

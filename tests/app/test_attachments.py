@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from qwen35_chat import attachments, readable_files
 from qwen35_chat.attachments import attached, files_below, taken_apart
+from qwen35_chat.completion import ranked
 from qwen35_chat.readable_files import read_text_file
 
 from qwen35_mlx.errors import Qwen35Error
@@ -238,3 +239,34 @@ def test_a_removed_current_folder_has_no_files(
     (tmp_path / "gone").rmdir()
     assert sent_text("see @x", Path()) == "see @x"
     assert files_below(Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "typed"),
+    [
+        ("re\u0301sume\u0301.txt", "r\u00e9sum\u00e9.txt"),
+        ("r\u00e9sum\u00e9.txt", "re\u0301sume\u0301.txt"),
+        ("r\u00e9sum\u00e9.txt", "resume.txt"),
+        ("\u304b\u3099.txt", "\u304c.txt"),
+        ("\uff21\uff22\uff23.txt", "abc.txt"),
+        ("\u1112\u1161\u11ab.txt", "\ud55c.txt"),
+        ("o\u0308/u\u0308.txt", "\u00f6/\u00fc.txt"),
+        ("o\u0308/u\u0308.txt", "o/u.txt"),
+    ],
+)
+def test_a_file_is_named_in_another_spelling(tmp_path: Path, there: str, typed: str) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("its text", encoding="utf-8")
+    (tmp_path / "beside.txt").write_text("no", encoding="utf-8")
+    found = attached(f"See @{typed}, please", tmp_path)
+    assert [(file.name, file.text) for file in found.files] == [(there, "its text")]
+    assert ranked(typed, files_below(tmp_path))[0] == there
+
+
+def test_the_spelling_as_it_is_written_goes_first(tmp_path: Path) -> None:
+    for name in ("resume.txt", "r\u00e9sum\u00e9.txt"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    found = attached("@resume.txt @r\u00e9sum\u00e9.txt @re\u0301sume\u0301.txt", tmp_path)
+    assert {file.text for file in found.files} == {"resume.txt", "r\u00e9sum\u00e9.txt"}
+    with pytest.raises(Qwen35Error, match=r"there is no file .*; did you mean"):
+        attached("@r\u00e8sume.txt", tmp_path)

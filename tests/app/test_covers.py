@@ -1,5 +1,6 @@
 """Lists and questions that cover the chat: their size, their keys, and the way out by mouse."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from qwen35_chat.widgets.key_hints import KEY_STYLE, with_keys
 from qwen35_chat.widgets.selecting import AGAIN_SECONDS
 from textual import events
 
+from qwen35_mlx.library.checksums import update
 from qwen35_mlx.library.search import Snippet
 from tests.app.drive import Driver, chat
 from tests.app.mouse import Mouse
@@ -107,6 +109,23 @@ async def test_conversations_stand_below_their_days(home: Path) -> None:
 )
 def test_periods_are_of_whole_days(ago: float, period: str) -> None:
     assert period_of(NOON - ago * DAY, NOON) == period
+
+
+async def test_a_conversation_of_a_clock_that_was_ahead_goes_with_those_before_it(
+    home: Path,
+) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        await at.turn("about rivers", "so")
+        later = time.time() + 400 * DAY
+        with at.library.transaction() as db:
+            update(db, "conversations", 1, {"updated": later})
+        await at.press("ctrl+n")
+        await at.turn("about lakes", "so")
+        await at.press("ctrl+s")
+        assert row_of(at, "about lakes  2 messages") == row_of(at, "Today") + 1
+        assert row_of(at, "about rivers  2 messages") == row_of(at, "Today") + 2
+        assert at.text.count("Today") == 1
+        assert time.strftime("%Y-%m-%d", time.localtime(later)) in at.text
 
 
 async def test_a_found_message_that_is_the_title_is_shown_once(home: Path) -> None:

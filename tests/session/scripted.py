@@ -23,7 +23,7 @@ def reply_with(
 
     Then they end, or go on with tokens that have no text until they are cancelled.
     """
-    ids = model.tokenizer.encode(text)
+    ids = model.tokenizer.encode_prompt(text)
     ids = ids[: len(ids) - drop]
     if ends:
         end = model.tokenizer.token_id("<|im_end|>")
