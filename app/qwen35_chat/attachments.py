@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from unicodedata import normalize
 
 from qwen35_chat.documents import MOST_DOCUMENTS, document_kind
 from qwen35_chat.file_groups import MADE, file_group, is_pattern
@@ -14,6 +15,7 @@ from qwen35_chat.file_refused import FileRefusedError
 from qwen35_chat.mentions import LONGEST_NAME, Mention, mentions, refuse_missing
 from qwen35_chat.readable_files import read_text_file
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text.folding import folded
 from qwen35_mlx.user_paths import is_dir, shown
 
 LONG_PASTE = 12  # lines; a longer paste becomes a chip
@@ -116,9 +118,14 @@ def attached(message: str, folder: Path, typed: str | None = None) -> Attachment
         if found.start < behind:
             continue
         existing = ((name, path) for name in found.names if (path := _existing(folder, name)))
-        name, path = next(existing, (found.name, None))
+        written, path = next(existing, (found.name, None))
+        name = written
+        if path is None:
+            others = ((n, other) for n in found.names if (other := _other_spelling(folder, n)))
+            written, name = next(others, (written, name))
+            path = _existing(folder, name)
         if path is not None and not found.quoted:
-            behind = found.start + len(name)
+            behind = found.start + len(written)
         if not name or name in files or name in groups:
             continue
         if path is not None and not is_dir(path):
@@ -188,6 +195,29 @@ def _existing(folder: Path, name: str) -> Path | None:
     except (OSError, ValueError, RuntimeError):  # the last for a `~user` who does not exist
         return None
     return path
+
+
+def _other_spelling(folder: Path, name: str) -> str | None:
+    """A name of what is there, which folds to the same as `name`; None if several or none do.
+
+    Of several, one that is composed in another way alone goes before the others.
+    """
+    parts: list[str] = []
+    at = folder
+    try:
+        for part in Path(name).expanduser().parts:
+            if not (at / part).exists():
+                names, composed = [file.name for file in at.iterdir()], normalize("NFC", part)
+                found = [other for other in names if normalize("NFC", other) == composed]
+                found = found or [other for other in names if folded(other) == folded(part)]
+                if len(found) != 1:
+                    return None
+                (part,) = found
+            parts.append(part)
+            at /= part
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return f"{Path(*parts)}{'/' * name.endswith('/')}"
 
 
 def _tag_for(text: str) -> str:

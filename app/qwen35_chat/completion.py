@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH
 from qwen35_chat.documents import document_kind
 from qwen35_chat.mentions import mention, unfinished
+from qwen35_mlx.text.folding import folded
 
 LIMIT = 8
 DOCUMENT = "sends its text"
@@ -31,10 +32,11 @@ class Completion:
 def score(query: str, candidate: str) -> float | None:
     """How well `query` matches `candidate`, the higher the better.
 
-    The letters of the query must occur in their order, else the score is None. Runs of letters,
-    beginnings of words and the last part of a path score higher, long candidates lower.
+    The letters of the query must occur in their order, in any spelling, else the score is None.
+    Runs of letters, beginnings of words and the last part of a path score higher, long candidates
+    lower.
     """
-    low, text = query.casefold(), candidate.casefold()
+    low, text = folded(query), folded(candidate)
     at, last, points = 0, -2, 0.0
     name = text.rstrip("/").rfind("/") + 1
     found = text.find(low, name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -182,7 +183,7 @@ class Picker(Cover[str | None]):
         words = self.query_one(Input).value
         self._making = True
         if iscoroutinefunction(self._rows):
-            self.run_worker(self._make_and_show(words, keep), group="rows", exclusive=True)
+            self.run_worker(partial(self._make_and_show, words, keep), group="rows", exclusive=True)
         else:
             self._show_rows(cast(Rows, self._rows(words)), keep)
 
