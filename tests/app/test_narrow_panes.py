@@ -27,7 +27,7 @@ TEXT = (
 async def test_a_pane_of_a_few_cells_does_not_end_the_chat(home: Path) -> None:
     async with chat(home, size=(40, 12)) as at:
         await at.turn("看👨‍👩‍👧，好", TEXT)
-        for key in ("", "ctrl+s", "f1"):
+        for key in ("", "ctrl+s"):
             await at.pilot.resize_terminal(40, 12)
             if key:
                 await at.press(key)
