@@ -22,7 +22,8 @@ text, too. What begins with an exclamation mark is a command of the shell, if th
 counts; d, c and y with these, with iw and aw, and doubled for lines; x X s S r D C Y p P u Ctrl+R
 i a I A o O v V and the dot. The status line shows the mode, which is insert mode at first. Esc goes
 to normal mode, and stops the reply only there. Enter sends in both, and goes back to insert mode. j
-and k go through the history where Down and Up do. Words are those of Ctrl+W.
+and k go through the history where Down and Up do. Words are those of Ctrl+W, in Chinese,
+Japanese and Thai, too.
 
 Any key can be changed in the settings file, which F2 names: under `[keys]`, a line such as
 `sessions = "Ctrl+Y, F10"` gives the command of this name other keys, and `help = ""` none.

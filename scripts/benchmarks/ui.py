@@ -10,6 +10,8 @@
    the same for a program that echoes bytes, which is the share of the system.
 5. Start-up: from the new process to the first complete frame. Beside it Python, and Python with
    Textual imported.
+6. As 1 and 4, while a Chinese reply streams in: paragraphs without spaces, with bold and code.
+7. As 1, 3 and 4, below and with a message of 100,000 characters, English and Chinese.
 
 The app runs on a pseudo-terminal of 120x40 whose output is read and discarded. The limits are for
 two CPU cores. Prints a table and ends in one JSON line.
@@ -39,6 +41,7 @@ from scripts.support.terminal import Terminal
 SIZE = (120, 40)
 HISTORY, LONG = 200, 2_000  # messages
 LAST = "This is the last line of it."
+LONG_MESSAGE = 100_000  # characters
 # Each is typed once, so that its echo is unambiguous in the output.
 KEYS = [chr(code) for code in range(0x0391, 0x0530) if chr(code).isalpha()]
 QUIT, NEW, SESSIONS = "\x11", "\x0e", "/sessions"
@@ -51,6 +54,14 @@ LIMITS = {
     "key to character p99 ms": 30.0,
     "start to first frame s": 0.7,
 }
+# The same limits for other texts.
+CHINESE, WITH_LONG = "Chinese: ", "100,000 characters: "
+LIMITS |= {
+    f"{text}{name}": LIMITS[name]
+    for text in (CHINESE, WITH_LONG)
+    for name in ("loop's lag p99 ms", "key to character p99 ms")
+}
+LIMITS["open 100,000 characters ms"] = LIMITS["open 2,000 messages ms"]
 
 
 def message(number: int) -> str:
@@ -68,14 +79,25 @@ def message(number: int) -> str:
     return text
 
 
-def conversation(count: int, title: str) -> Conversation:
-    """A conversation of `count` messages that ends in `LAST`."""
+def long_message() -> str:
+    """A message of `LONG_MESSAGE` characters that ends in `LAST`."""
+    texts = (ui_process.chinese(), message(1), ui_process.chinese().replace("\n", ""))
+    text = "\n\n".join(texts * (1 + LONG_MESSAGE // sum(map(len, texts))))
+    return f"{text[: LONG_MESSAGE - len(LAST) - 2]}\n\n{LAST}"
+
+
+def conversation(count: int, title: str, last: str = LAST) -> Conversation:
+    """A conversation of `count` messages.
+
+    Args:
+        last: its last message, which ends in `LAST`.
+    """
     messages = [
         Message(
             id=n + 1,
             parent=n or None,
             role="assistant" if n % 2 else "user",
-            content=LAST if n == count - 1 else message(n),
+            content=last if n == count - 1 else message(n),
             created=time.time(),
         )
         for n in range(count)
@@ -117,11 +139,17 @@ def p99(values: Sequence[float]) -> float:
     return sorted(values)[min(int(len(values) * 0.99), len(values) - 1)]
 
 
-def streaming(home: Path) -> dict[str, Any]:
-    """Measurements 1 and 4."""
+def streaming(home: Path, reply: str = "code", last: str = LAST, what: str = "") -> dict[str, Any]:
+    """Measurements 1 and 4.
+
+    Args:
+        reply: the name of the text that streams in, for the process.
+        last: the message above it.
+        what: before the names of the results.
+    """
     with Library(home) as library:
-        number = library.add_conversation(conversation(HISTORY, "History"))
-    command = instrumented("stream", home, "--conversation", str(number))
+        number = library.add_conversation(conversation(HISTORY, "History", last))
+    command = instrumented("stream", home, "--conversation", str(number), "--reply", reply)
     with (
         Terminal([sys.executable, "-c", ECHO], environment=environment(home)) as echo,
         Terminal(command, environment=environment(home), size=SIZE) as terminal,
@@ -141,7 +169,7 @@ def streaming(home: Path) -> dict[str, Any]:
         terminal.wait()
     measured = result_of_process(home)
     assert measured["lags"], "nothing was measured"
-    return {
+    results = {
         "tok/s": measured["tok/s"],
         "loop's lag p99 ms": 1e3 * p99(measured["lags"]),
         "loop's lag max ms": 1e3 * max(measured["lags"]),
@@ -154,6 +182,7 @@ def streaming(home: Path) -> dict[str, Any]:
         "the same after the reply's end": 1e3 * max(after),
         "cpu s": measured["cpu s"],
     }
+    return {f"{what}{name}": value for name, value in results.items()}
 
 
 def type_keys(
@@ -213,10 +242,12 @@ def decoding(home: Path, windows: int) -> dict[str, Any]:
     }
 
 
-def opening(home: Path, runs: int) -> dict[str, Any]:
+def opening(
+    home: Path, runs: int, what: str = "2,000 messages", count: int = LONG, last: str = LAST
+) -> dict[str, Any]:
     """Measurement 3, each time from a new conversation."""
     with Library(home) as library:
-        library.add_conversation(conversation(LONG, "The long one"))
+        library.add_conversation(conversation(count, "The long one", last))
     seconds: list[float] = []
     with chat(home) as terminal:
         for _ in range(runs):
@@ -231,10 +262,16 @@ def opening(home: Path, runs: int) -> dict[str, Any]:
             terminal.write(NEW)
             terminal.until(lambda: WELCOME in terminal.text and LAST not in terminal.text)
     return {
-        "open 2,000 messages ms": 1e3 * min(seconds),
+        f"open {what} ms": 1e3 * min(seconds),
         "first time ms": 1e3 * seconds[0],
         "median ms": 1e3 * statistics.median(seconds),
     }
+
+
+def long_text(home: Path, runs: int) -> dict[str, Any]:
+    """Measurement 7."""
+    streamed = streaming(home, last=long_message(), what=WITH_LONG)
+    return streamed | opening(home, runs, "100,000 characters", 2, long_message())
 
 
 def starting(home: Path, runs: int) -> dict[str, Any]:
@@ -272,6 +309,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=41, help="windows of time in 2")
     parser.add_argument("--process", choices=PROCESSES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--reply", choices=ui_process.REPLIES, help=argparse.SUPPRESS)
     parser.add_argument("--conversation", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.process:
@@ -282,6 +320,8 @@ def main() -> int:
         "2": lambda home: decoding(home, args.windows),
         "3": lambda home: opening(home, args.runs),
         "5": lambda home: starting(home, args.runs),
+        "6": lambda home: streaming(home, "chinese", what=CHINESE),
+        "7": lambda home: long_text(home, args.runs),
     }
     rows: list[dict[str, Any]] = []
     everything: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -43,10 +43,18 @@ def code() -> str:
     return "```python\ndef run(total: int) -> int:\n" + "\n".join(lines) + "\n```\n"
 
 
-def tokens(text: str) -> Iterator[str]:
-    """Split a text into pieces of 4 characters, about the size of a token."""
-    for at in range(0, len(text), 4):
-        yield text[at : at + 4]
+def chinese() -> str:
+    """A reply of Chinese paragraphs without spaces, with bold text and code: 12,000 characters."""
+    sentence = "模型在**每一层**里先计算注意力，再把结果交给`前馈网络`，然后继续向下传递；"
+    return "\n\n".join(sentence * 20 for _ in range(16)) + "\n"
+
+
+REPLIES = {"code": (code, 4), "chinese": (chinese, 2)}  # and the characters of a token
+
+
+def tokens(text: str, size: int) -> list[str]:
+    """Split a text into pieces of `size` characters."""
+    return [text[at : at + size] for at in range(0, len(text), size)]
 
 
 class Producer:
@@ -57,8 +65,9 @@ class Producer:
         rate: measured tokens per second of the last reply.
     """
 
-    def __init__(self, library: Library):
+    def __init__(self, library: Library, pieces: Sequence[str]):
         self._library = library
+        self._pieces = pieces
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._conversation: int | None = None
         self._closed = threading.Event()
@@ -98,7 +107,7 @@ class Producer:
         content, count = "", 0
         started = saved = time.monotonic()
         self.writing = True
-        for count, piece in enumerate(tokens(code()), 1):
+        for count, piece in enumerate(self._pieces, 1):
             if self._closed.wait(max(started + count / RATE - time.monotonic(), 0)):
                 break
             content += piece
@@ -129,10 +138,12 @@ async def measure_lag(engine: Producer, lags: list[float]) -> None:
         due -= TICK
 
 
-def stream(conversation: int) -> dict[str, Any]:
-    """Run the app with a `Producer` until it is quit."""
+def stream(conversation: int, reply: str) -> dict[str, Any]:
+    """Run the app with a `Producer` of the reply of this name until it is quit."""
+    text, size = REPLIES[reply]
+    pieces = tokens(text(), size)
     with ChatRuntime(CommandOptions(model="demo")) as window:
-        engine = window.controller.engine = Producer(window.controller.library)
+        engine = window.controller.engine = Producer(window.controller.library, pieces)
         lags: list[float] = []
         tasks: list[asyncio.Task[None]] = []
 
@@ -224,5 +235,5 @@ def decode(windows: int) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> None:
     """Run the process named `args.process` and write its result to `args.folder`."""
     stream_only = args.process == "stream"
-    result = stream(args.conversation) if stream_only else decode(args.windows)
+    result = stream(args.conversation, args.reply) if stream_only else decode(args.windows)
     (args.folder / RESULT).write_text(json.dumps(result))

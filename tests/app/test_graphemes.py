@@ -60,3 +60,8 @@ def test_clusters_joined_are_the_text_and_no_narrower_than_it() -> None:
 )
 def test_a_text_is_cut_between_characters(text: str, width: int, kept: str) -> None:
     assert cut(text, width) == kept
+
+
+def test_a_selector_behind_a_format_character_widens_what_is_before_both() -> None:
+    text = "⚠\u200b\ufe0f"
+    assert cells_before(graphemes(text))[-1] == cell_len(text) == 2

@@ -64,6 +64,8 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "bold Chinese": lambda n: "天地**玄黄**宇宙`洪荒`" * (n // 13),
     "opening brackets": lambda n: "（" * n,
     "wide characters": lambda n: "界" * n,
+    "emoji": lambda n: "👨‍👩‍👧⚠️字" * (n // 8),
+    "Thai": lambda n: "ภาษาไทยไม่มีช่องว่าง" * (n // 20),
     "combining characters": lambda n: "a" + "\u0301" * n,
     "control characters": lambda n: "\x1b[31m" * (n // 5),
     "definitions": lambda n: "[a]: b\n" * (n // 7),

@@ -273,12 +273,15 @@ def _tokenized(rule, state: "StateInline", silent: bool) -> bool:
     start, known = state.pos, len(state.delimiters)
     if not rule(state, silent):
         return False
-    if len(state.delimiters) > known and state.src[start] != "_":
+    if len(state.delimiters) > known:
         before = state.src[start - 1] if start else " "
         after = state.src[state.pos] if state.pos < state.posMax else " "
         if _wide(before) or _wide(after):
             opens, closes = _flanks(before, after), _flanks(after, before)
             for delimiter in state.delimiters[known:]:
+                if state.src[start] == "_":  # it is a part of names, but not beside punctuation
+                    opens = delimiter.open or (opens and _is_punctuation(after))
+                    closes = delimiter.close or (closes and _is_punctuation(before))
                 delimiter.open, delimiter.close = opens, closes
     return True
 
@@ -292,6 +295,10 @@ def _flanks(outside: str, inside: str) -> bool:
 
 def _wide(character: str) -> bool:
     return east_asian_width(character) in "WF"
+
+
+def _is_punctuation(character: str) -> bool:
+    return ord(character) in _WIDE_PUNCTUATION and not character.isspace()
 
 
 def _narrow_sign(character: str) -> bool:
