@@ -27,7 +27,7 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Message, Role
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Role
 from qwen35_mlx.session import events, requests
 
 
@@ -36,11 +36,17 @@ class Controller(ModelWindow):
 
     # Events into transitions
 
-    def start(self, conversation: int | None = None) -> None:
-        """Load the model, and open a conversation if one is named."""
+    def start(self, conversation: int | None = None, settings: ChatSettings | None = None) -> None:
+        """Load the model, and open a conversation if one is named.
+
+        Args:
+            settings: of the command line; they replace those of the first stored conversation that
+                is opened.
+        """
         self._configure()
+        self._given = settings
         if conversation is not None:
-            self._request(requests.Open(conversation), events.Opened)
+            self._open(conversation)
         self.engine.start()
         if self.toolbox is not None:
             self.toolbox.start()
@@ -298,11 +304,17 @@ class Controller(ModelWindow):
 
     def open(self, conversation: int | None) -> None:
         self.require_idle()
-        self._request(requests.Open(conversation), events.Opened)
+        self._open(conversation)
         if conversation is None:
             self._hold_own_prompt(None, None)
             if self.settings.chat_settings(self._seed) != self._configured:
                 self._configure()
+
+    def _open(self, conversation: int | None) -> None:
+        given = None if conversation is None else self._given
+        self._request(requests.Open(conversation, given), events.Opened)
+        if conversation is not None:
+            self._given = None
 
     async def stored_with_messages(self) -> Conversation:
         """The conversation as the library has it, which must have a message."""

@@ -13,7 +13,7 @@ from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.plain_files import with_files
-from qwen35_chat.progress import size_of
+from qwen35_chat.progress import short_duration, size_of
 from qwen35_chat.question import Question as FileQuestion
 from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.stats import Section, plain_lines
@@ -141,7 +141,7 @@ class PlainView:
                 self._thinking = True
             case ThinkingEnded(seconds):
                 self._end_part()
-                self._cue(f"Thought for {seconds:.{int(seconds < 10)}f} s.")
+                self._cue(f"Thought for {short_duration(seconds)}.")
             case Answer(text):
                 self.answer += text
                 self._write_part("Answer", text)

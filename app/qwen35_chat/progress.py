@@ -22,6 +22,11 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def short_duration(seconds: float) -> str:
+    """The same for what may take less than a second: 0.3 s."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else clock_time(seconds)
+
+
 def size_of(size: float) -> str:
     """Bytes for people, in decimal units."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):

@@ -91,6 +91,7 @@ class Window:
         self.has_keys = True
         self._seed = seed
         self._clock = clock
+        self._given: ChatSettings | None = None  # replaces settings of what is opened next
         self._configured: ChatSettings | None = None  # what the engine was given last
         self._model_before = ""  # stays if the load that is running fails
         self._model_to_keep = ""  # goes into the settings once it is loaded

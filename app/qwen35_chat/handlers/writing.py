@@ -9,7 +9,7 @@ from qwen35_chat.file_groups import names_file
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
-from qwen35_chat.mentions import CLOSING, mentions
+from qwen35_chat.mentions import mentions
 from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
@@ -115,6 +115,8 @@ class WritingHandler:
                 return
             self._deliver(found.text, editing)
             self._controller.remember(text)
+            if found.note:
+                self._view.show_message(found.note)
         except Qwen35Error:
             self._put_back(typed or text, editing)
             raise
@@ -181,7 +183,7 @@ class WritingHandler:
         self.editing = message
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
-        names = [n for m in mentions(written) for n in (m.name, m.name.rstrip(CLOSING))]
+        names = [name for mention in mentions(written) for name in mention.names]
         named = all(any(names_file(name, file.name) for name in names) for file in files)
         composer.set_text(written if named else text)
         composer.focus()

@@ -152,7 +152,7 @@ class ChatScreen(TypingScreen):
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._begin.conversation)
+        self.controller.start(self._begin.conversation, self._begin.settings)
         if self._begin.choose:
             self.conversations.list()
         if self._begin.conversation is None:
@@ -168,7 +168,9 @@ class ChatScreen(TypingScreen):
     def show_first(self) -> None:
         """Show the first screen while there is no message, unless one is being opened."""
         entries = self.transcript.entries
-        self._first.show(self._begin.conversation is None and not any(e.author for e in entries))
+        first = self._begin.conversation is None and not any(e.author for e in entries)
+        self._first.show(first)
+        self._lines.status.update(named=not first)  # the first screen names the model
 
     # Keys and commands
 

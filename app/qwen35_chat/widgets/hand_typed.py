@@ -3,7 +3,7 @@
 from textual import events
 from textual.widgets.text_area import Edit, EditResult
 
-from qwen35_chat.textual_private import LiteralTextArea
+from qwen35_chat.textual_editing import LiteralTextArea
 
 
 class HandTypedTextArea(LiteralTextArea):
