@@ -83,7 +83,7 @@ def summary_parts(turn: RunningTurn) -> list[str]:
         if (seconds := turn.reading_left.seconds) is not None:
             parts.append(f"{clock_time(seconds)} to go")
     if turn.written:
-        parts.append(f"{turn.written:,} tokens written")
+        parts.append(f"{turn.written:,} {'token' if turn.written == 1 else 'tokens'} written")
     return parts
 
 

@@ -14,7 +14,7 @@ from qwen35_mlx.lifetime import close_at_exit
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session import compaction
 from qwen35_mlx.session.cached_turn import CachedTurn
-from qwen35_mlx.session.chat_prompts import ids_so_far, messages_before, prompt_anchors
+from qwen35_mlx.session.chat_prompts import messages_before, prompt_anchors, tokens_so_far
 from qwen35_mlx.session.chat_settings import (
     checked_settings,
     merged_settings,
@@ -167,8 +167,8 @@ class Chat:
     def measured(self) -> tuple[int, int]:
         """`context_used` and `context_cached`, with a single rendering."""
         self.model.owner.check("this chat")
-        ids = ids_so_far(self.model, self.conversation, self._options({}))
-        return len(ids), self._snapshots.longest_prefix(ids)
+        number, ids = tokens_so_far(self.model, self.conversation, self._options({}))
+        return number, self._snapshots.longest_prefix(ids)
 
     def configure(self, settings: ChatSettings) -> None:
         """Change the settings of the next turns."""

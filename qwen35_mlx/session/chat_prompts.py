@@ -1,11 +1,13 @@
 """The prompts of a chat: their messages and tokens, and how far the next turns share them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.errors import Qwen35Error, TooLongError
 from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.session.anchors import PromptAnchors
+from qwen35_mlx.session.history_parts import counted
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.session.reply_options import ReplyOptions
 
@@ -23,15 +25,25 @@ def messages_before(tree: Conversation, parent: int | None) -> list[dict[str, An
     return [] if system is None else [{"role": "system", "content": system}]
 
 
-def ids_so_far(model: Model, tree: Conversation, options: ReplyOptions) -> list[int]:
-    """The tokens of the selected path, without the start of a reply."""
+def tokens_so_far(
+    model: Model, tree: Conversation, options: ReplyOptions
+) -> tuple[int, Sequence[int]]:
+    """The number of tokens of the selected path, without the start of a reply, and these tokens.
+
+    A path that is far too long to be rendered is counted message by message, and has no tokens.
+    """
     messages = tree.for_template()
     if not messages:
-        return []
+        return 0, ()
     try:
         if all(message["role"] == "system" for message in messages):
             # Templates reject a conversation without a question.
-            return prompt_anchors(model, options).system_prefix(messages)
-        return model.prompt_ids(messages, options, reply=False)
+            ids = prompt_anchors(model, options).system_prefix(messages)
+        else:
+            ids = model.prompt_ids(messages, options, reply=False)
+    except TooLongError:
+        encode = model.tokenizer.encode
+        return sum(counted(message, encode).tokens for message in messages), ()
     except Qwen35Error:  # an imported path without a question: nothing could be sent
-        return []
+        return 0, ()
+    return len(ids), ids

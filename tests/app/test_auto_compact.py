@@ -211,6 +211,8 @@ async def test_the_screen_shows_what_waits_and_for_what(home, settings, monkeypa
         at.clock.now = 10.0
         await at.shown([PrefillProgress(2_000, 8_000, 0)])
         assert "Summing up the oldest turns · read 25% · 30 s to go" in at.text
+        await at.shown([Written(1)])
+        assert "1 token written" in at.text
         await at.shown([Written(41)])
         assert "41 tokens written" in at.text
         await at.shown([PrefillProgress(4_000, 8_000, 0)])

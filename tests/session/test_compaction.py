@@ -117,6 +117,19 @@ def encoded_length(model: Model, text: str) -> int:
     return len(model.tokenizer.encode(text)) + 8
 
 
+def test_a_history_that_is_far_too_long_has_its_length_all_the_same(model, tmp_path):
+    """So that the view shows a full context, and not an empty one."""
+    texts = ["word " * 4 * CONTEXT, "fine"]
+    with Library(tmp_path) as library:
+        chat = chat_of(model, library, texts)
+        with pytest.raises(TooLongError, match="far more"):
+            chat.send("Go on.")
+        tokens = sum(len(model.tokenizer.encode(text)) for text in texts)
+        assert tokens <= chat.context_used <= tokens + 2 * 10
+        assert chat.context_cached == 0
+        chat.close()
+
+
 def test_a_message_longer_than_the_context_is_summed_up_in_pieces(model, prompts, tmp_path):
     long = "".join(f"line {n} of a long file\n" for n in range(250))
     with Library(tmp_path) as library:
