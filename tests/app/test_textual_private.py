@@ -1,6 +1,7 @@
 """The private members of Textual that the app uses are there, and do what it needs.
 
-A failure names the member; `qwen35_chat.textual_private` is the only module to change.
+A failure names the member; `qwen35_chat.textual_private`, and `terminal_driver` for members of a
+driver, are the only modules to change.
 """
 
 import ast
@@ -17,6 +18,9 @@ from qwen35_chat.textual_private import (
     LiteralTextArea,
     PrivateApp,
     bindings_of,
+    functional_key,
+    key_name,
+    legacy_keys,
     set_bindings,
     set_virtual_size,
     write_to_terminal,
@@ -25,6 +29,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingsMap
 from textual.dom import DOMNode
+from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
@@ -72,11 +77,19 @@ def text_of(widget: Widget) -> str:
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
         (App, "get_driver_class"),
+        (LinuxDriver, "_run_input_thread"),
+        (LinuxDriver, "_sigcont_application"),
+        (LinuxDriver, "_sigtstp_application"),
         (LinuxDriver, "process_message"),
+        (LinuxDriver, "resume_application_mode"),
         (LinuxDriver, "run_input_thread"),
         (LinuxDriver, "start_application_mode"),
-        (XTermParser, "feed"),
-        (XTermParser, "tick"),
+        (LinuxDriver, "stop_application_mode"),
+        (LinuxDriver, "suspend_application_mode"),
+        (XTermParser, "parse_mouse_code"),
+        (XTermParser(), "mouse_pixels"),
+        (XTermParser(), "terminal_pixel_size"),
+        (XTermParser(), "terminal_size"),
         (App, "_close_messages_no_wait"),
         (Input, "_value"),
         (ScrollView, "virtual_size"),
@@ -87,6 +100,21 @@ def text_of(widget: Widget) -> str:
 )
 def test_the_member_is_there(owner: object, member: str) -> None:
     assert hasattr(owner, member), member
+
+
+def test_the_driver_notes_whether_it_has_the_terminal() -> None:
+    source = inspect.getsource(LinuxDriver) + inspect.getsource(Driver)
+    for member in ("self._auto_restart = ", "self._must_signal_resume = ", "_app = "):
+        assert member in source, member
+    assert "DISABLE_KITTY_KEY" in source
+
+
+def test_the_tables_of_keys_have_the_names_of_keys() -> None:
+    assert legacy_keys("\x1b[Z") == ("shift+tab",), "ANSI_SEQUENCES_KEYS"
+    assert legacy_keys("\x1b[E") == legacy_keys("no sequence") == ()
+    assert functional_key("13u") == "enter", "FUNCTIONAL_KEYS"
+    assert functional_key("13x") == ""
+    assert key_name("/") == "slash", "_character_to_key"
 
 
 async def test_bindings_can_be_replaced() -> None:
@@ -214,7 +242,7 @@ def test_no_other_module_uses_private_members() -> None:
     trees = {
         file.name: ast.parse(file.read_text(encoding="utf-8"))
         for file in APP.rglob("*.py")
-        if file.name != "textual_private.py"
+        if file.name not in ("textual_private.py", "terminal_driver.py")
     }
     own = {name for tree in trees.values() for name in private_names(tree, used=False)}
     for file, tree in trees.items():

@@ -215,6 +215,11 @@ class ChatScreen(TypingScreen):
         self.save_draft()
         self.app.exit()
 
+    def suspend(self) -> None:
+        """Go back to the shell, until that lets the chat go on."""
+        self.save_draft()
+        self.app.action_suspend_process()
+
     # Transitions
 
     async def _watch_engine(self) -> None:
