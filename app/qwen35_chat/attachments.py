@@ -13,6 +13,7 @@ from qwen35_chat.file_groups import MADE, file_group, is_pattern
 from qwen35_chat.file_refused import FileRefusedError
 from qwen35_chat.mentions import CLOSING, LONGEST_NAME, Mention, mentions, refuse_missing
 from qwen35_chat.readable_files import read_text_file
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import is_dir, shown
 
@@ -94,7 +95,8 @@ def attached(message: str, folder: Path, typed: str | None = None) -> Attachment
     """
     files: dict[str, Attached] = {}
     groups: dict[str, AttachedGroup] = {}
-    for found in mentions(taken_apart(message)[0] if typed is None else typed):
+    written = taken_apart(message)[0] if typed is None else typed
+    for found in mentions(with_ascii_sign(written)):
         name = found.name
         path = _existing(folder, name)
         if path is None and not found.quoted:
@@ -255,6 +257,12 @@ class Chips:
         name = f"[{kind} {len(self._texts) + 1}: {size}]"
         self._texts[name] = text
         return name
+
+    def collapsed(self, text: str) -> str:
+        """`text` with its chip in place of each paste: the inverse of `expanded`."""
+        for name, whole in sorted(self._texts.items(), key=lambda chip: -len(chip[1])):
+            text = text.replace(whole, name)
+        return text
 
     def expanded(self, text: str) -> str:
         """`text` with the paste in place of each chip."""

@@ -11,6 +11,7 @@ from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.mentions import CLOSING, mentions
 from qwen35_chat.slash import parse_slash
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 
@@ -59,7 +60,7 @@ class WritingHandler:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
         amends = self.editing is not None and self.editing.role == "assistant"
-        if amends or ("@" not in text and not self.unsent):
+        if amends or ("@" not in with_ascii_sign(text) and not self.unsent):
             self._deliver(text, self.editing)
             self._end_edit()
             composer.suggest("")

@@ -7,6 +7,7 @@ from textual.message import Message
 from textual.widgets.text_area import Selection
 
 from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_chat.vim.edits import Step
 from qwen35_chat.vim.keys import Vim
 from qwen35_chat.widgets.completions import Completions
@@ -190,7 +191,7 @@ class Composer(HandTypedTextArea):
         return True
 
     def _is_complete(self, insert: str) -> bool:
-        return self.text.strip() == insert.strip()
+        return with_ascii_sign(self.text.strip()) == insert.strip()
 
     def complete(self, insert: str, replaces: int) -> None:
         """Put `insert` in place of the characters before the cursor."""
@@ -235,7 +236,8 @@ class Composer(HandTypedTextArea):
         self.placeholder = f"{text}  (Enter sends this)" if text else PLACEHOLDER
 
     def put_back(self, text: str) -> None:
-        """Put a text before what is typed."""
+        """Put a text before what is typed, its long pastes as chips again."""
+        text = self.chips.collapsed(text)
         self.set_text(f"{text}\n{self.text}" if self.text.strip() else text)
 
     def put_output(self, text: str) -> None:
