@@ -15,7 +15,7 @@ PASTE_SECONDS = 2.0  # after which the end of a paste is not awaited any more
 LONGEST_SEQUENCE = 1 << 16  # bytes
 # More bytes in one read, with the end of a line in them, were not typed.
 LONGEST_TYPED = 32
-_PASTE_BEGIN, _PASTE_END = "\x1b[200~", b"\x1b[201~"
+_PASTE_BEGIN, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
 # The body of a string, such as an answer of the terminal. Any control character breaks it off, so
 # that one without an end makes no key deaf.
 _STRING = rb"(?:\][0-9]|P[0-9>!$+]|_G)[^\x00-\x1f]*"
@@ -130,11 +130,10 @@ class TerminalInput:
         return tokens
 
     def _take_sequence(self, sequence: bytes, tokens: list[Token]) -> None:
-        text = sequence.decode("latin-1")
-        if text == _PASTE_BEGIN:
+        if sequence == _PASTE_BEGIN:
             self._paste = bytearray()
         elif sequence != _PASTE_END:
-            tokens.append(Sequence(text))
+            tokens.append(Sequence(sequence.decode("latin-1")))
 
     def _take_paste(self, data: bytes, at: int, tokens: list[Token]) -> int:
         """Take what belongs to the paste that is arriving; where the rest of the data begins."""
@@ -154,10 +153,8 @@ class TerminalInput:
 
     def _continued(self, data: bytes) -> bytes:
         """The data, as a paste if it belongs to the one before, whose end was not there in time."""
-        typed = data.startswith(b"\x1b")
-        end = data.find(_PASTE_END)
+        begin, end = data.find(_PASTE_BEGIN), data.find(_PASTE_END)
         lines = len(data) > LONGEST_TYPED and (b"\r" in data or b"\n" in data)
-        if end < 0 and (typed or not lines):
-            return data
-        self._unended = False
-        return data if typed else _PASTE_BEGIN.encode() + data
+        typed = data.startswith(b"\x1b") or (end < 0 and not lines)
+        self._unended = begin < 0 and end < 0 and typed
+        return data if typed or 0 <= begin < end else _PASTE_BEGIN + data

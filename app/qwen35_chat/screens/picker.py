@@ -21,6 +21,7 @@ from qwen35_chat.keys import shown_keys
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.textual_private import LiteralInput, bindings_of
 from qwen35_chat.widgets.key_hints import with_keys
+from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
 Result = TypeVar("Result")
 NOTHING = Content("")
@@ -72,7 +73,7 @@ class Cover(ModalScreen[Result]):
         self.dismiss(None)
 
 
-class WritingLine(LiteralInput):
+class WritingLine(KeysInOrder, LiteralInput):
     """A line to write in, with \\n for a new line. The cursor does not blink."""
 
     def __init__(self, value: str = "", *, placeholder: str = ""):

@@ -67,7 +67,7 @@ class TypingScreen(PointedScreen):
     def perform_send(self, work: Work) -> None:
         self._sends.add(work, self._show_refusal)
 
-    def on_composer_submitted(self, _: Composer.Submitted) -> None:
+    def send_typed(self) -> None:
         self.try_to_send(self.writing.send)
 
     def try_to_send(self, send: Callable[[], None]) -> None:
@@ -81,9 +81,6 @@ class TypingScreen(PointedScreen):
         """Show why what is typed cannot be sent, until it is changed."""
         self._lines.show_message(line, error=True, typed=self.composer.text)
         self.show_progress()
-
-    def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
-        self.writing.step_history(event.direction)
 
     def on_composer_command_key(self, event: Composer.CommandKey) -> None:
         if event.name == "messages" and self._first.shown:

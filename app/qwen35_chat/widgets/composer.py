@@ -24,6 +24,8 @@ class Composer(HandTypedTextArea):
 
     Args:
         complete: brings the completions up to date with the text before the cursor.
+        send: sends the text. It is called with the key, before what is typed next.
+        step_history: goes to the message before (-1) or after (1) in the history.
 
     Attributes:
         chips: the long pastes in the text.
@@ -31,16 +33,6 @@ class Composer(HandTypedTextArea):
         typed_keys: each key of a command that acts on what is typed, and the command's name.
         vim: the keys of vim; None without them.
     """
-
-    class Submitted(Message):
-        """Send the text, which stays in the composer until that is done."""
-
-    class HistoryStep(Message):
-        """Go to the message before (-1) or after (1) in the history."""
-
-        def __init__(self, direction: int):
-            super().__init__()
-            self.direction = direction
 
     class CommandKey(Message):
         """Run a command whose key the composer handles."""
@@ -52,7 +44,14 @@ class Composer(HandTypedTextArea):
     class ModeChanged(Message):
         """Vim's mode is another, or the keys of a command that is not complete."""
 
-    def __init__(self, completions: Completions, complete: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        completions: Completions,
+        *,
+        complete: Callable[[], None],
+        send: Callable[[], None],
+        step_history: Callable[[int], None],
+    ) -> None:
         super().__init__(
             placeholder=PLACEHOLDER,
             soft_wrap=True,
@@ -67,6 +66,8 @@ class Composer(HandTypedTextArea):
         self._vim_selection = self.selection
         self._completions = completions
         self._complete = complete
+        self._send = send
+        self._step_history = step_history
 
     def on_key(self, event: events.Key) -> None:
         if self._takes(event):
@@ -85,7 +86,7 @@ class Composer(HandTypedTextArea):
         if self._empty_line(key):
             return True
         if key in ("up", "down") and self.browsing and self._at_edge(key):
-            self.post_message(self.HistoryStep(-1 if key == "up" else 1))
+            self._step_history(-1 if key == "up" else 1)
             return True
         match self.typed_keys.get(key):
             # In a text, the keys for versions move the cursor.
@@ -95,7 +96,7 @@ class Composer(HandTypedTextArea):
                 self.insert("\n")
             case "send":
                 self.leave_vim_mode()
-                self.post_message(self.Submitted())
+                self._send()
             case name:
                 self.post_message(self.CommandKey(name))
         return True
@@ -204,7 +205,7 @@ class Composer(HandTypedTextArea):
         if self.text:
             return False
         if key == "up":
-            self.post_message(self.HistoryStep(-1))
+            self._step_history(-1)
         elif key == "ctrl+d":  # the end of the input, as in a shell
             self.post_message(self.CommandKey("quit"))
         elif (name := self.typed_keys.get(key)) in ("older", "newer"):

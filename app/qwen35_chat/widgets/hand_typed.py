@@ -7,9 +7,10 @@ from textual.binding import Binding, BindingType
 from textual.widgets.text_area import Edit, EditResult
 
 from qwen35_chat.textual_private import LiteralTextArea
+from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
 
-class HandTypedTextArea(LiteralTextArea):
+class HandTypedTextArea(KeysInOrder, LiteralTextArea):
     """A text area.
 
     Attributes:
