@@ -11,6 +11,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from textual import constants, events, messages
 from textual._xterm_parser import IS_ITERM, XTermParser
@@ -73,6 +74,19 @@ class NotSuspended(Message):
 def chat_driver(usual: type[Driver]) -> type[Driver]:
     """The driver to use in place of Textual's usual one."""
     return TerminalDriver if usual is LinuxDriver else usual
+
+
+@contextmanager
+def signals_for_others() -> Iterator[None]:
+    """Leave Ctrl+C and Ctrl+\\ to another program, while that has the terminal."""
+    numbers = (signal.SIGINT, signal.SIGQUIT)
+    # Handlers, since the program would inherit that a signal is ignored.
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 class TerminalDriver(LinuxDriver):

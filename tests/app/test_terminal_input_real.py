@@ -146,6 +146,23 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_takes_it_back(home: Path) -> No
         terminal.until(lambda: "its end is 0" in terminal.text, 20)
 
 
+def test_signals_of_keys_are_for_the_editor_while_it_has_the_terminal(home: Path) -> None:
+    editor = home / "editor"
+    editor.write_text(
+        "#!/bin/sh\ntrap 'echo interrupted; got=1' INT\necho the editor is open\n"
+        'while [ -z "$got" ]; do sleep 0.05; done\necho edited > "$1"\n'
+    )
+    editor.chmod(0o755)
+    with chat(home, "--fake", variables={"VISUAL": str(editor)}) as terminal:
+        terminal.until(lambda: LOADED in terminal.text)
+        terminal.write("\x07")
+        terminal.until(lambda: "the editor is open" in terminal.text, 20)
+        terminal.write("\x03")
+        terminal.until(lambda: "│ edited" in terminal.text, 20)
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+
+
 @pytest.mark.parametrize(("term", "paste"), [("xterm", PASTE), ("dumb", "{}")])
 def test_plain_mode_takes_a_paste_as_one_message(home: Path, term: str, paste: str) -> None:
     with chat(home, "--fake", "--plain", variables={"TERM": term}) as terminal:

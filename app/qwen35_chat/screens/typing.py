@@ -15,6 +15,7 @@ from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.pointed import PointedScreen
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.work import WorkQueue
+from qwen35_chat.terminal_driver import signals_for_others
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.first_screen import Starts
 from qwen35_mlx.errors import Qwen35Error
@@ -58,7 +59,7 @@ class TypingScreen(PointedScreen):
 
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
-        with self.app.suspend():
+        with signals_for_others(), self.app.suspend():
             yield
         self.app.refresh()
 
