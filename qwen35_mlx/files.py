@@ -110,7 +110,7 @@ def _read_bytes(file: Path, limit: int) -> bytes:
 
 
 def _text(content: bytes) -> str:
-    return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _unreadable(file: Path, reason: Exception | str, advice: str = _FETCH) -> Qwen35Error:

@@ -17,7 +17,12 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.engine import EngineThread
 
 PICTURE = Path(__file__).parents[1] / "docs" / "chat.svg"
-MESSAGES = ["My name is Ada.", "What is 47 + 38?", "What is my name?"]
+MESSAGES = [
+    "My name is Ada.",
+    "How do I change the model?",
+    "Show me a formula",
+    "What is my name?",
+]
 SIZE = (80, 26)
 
 

@@ -2,19 +2,20 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from unicodedata import normalize
 
 from qwen35_chat.documents import MOST_DOCUMENTS, document_kind
 from qwen35_chat.file_groups import MADE, file_group, is_pattern
 from qwen35_chat.file_refused import FileRefusedError
-from qwen35_chat.mentions import CLOSING, LONGEST_NAME, Mention, mentions, refuse_missing
+from qwen35_chat.mentions import LONGEST_NAME, Mention, mentions, refuse_missing
 from qwen35_chat.readable_files import read_text_file
-from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.text.folding import folded
 from qwen35_mlx.user_paths import is_dir, shown
 
 LONG_PASTE = 12  # lines; a longer paste becomes a chip
@@ -25,15 +26,21 @@ MOST_FILES = 20_000  # looked at for completion
 # a number that the text does not have, as in <file-2 name="..."> and </file-2>.
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
+_QUOTE = "&quot;"  # a quotation mark in the name of a file
 _CHIP = re.compile(r"\[(?:paste|output) \d+: [^\]\n]{1,40}\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A file in a message."""
+    """A file in a message.
+
+    Attributes:
+        encoding: of the file, where it was read from one that is not UTF-8.
+    """
 
     name: str
     text: str
+    encoding: str = ""
 
     @property
     def lines(self) -> int:
@@ -43,7 +50,8 @@ class Attached:
     def tagged(self) -> str:
         """The file, as it stands in a message."""
         tag = _tag_for(self.text)
-        return f'<{tag} name="{self.name}">\n{self.text}\n</{tag}>'
+        name = self.name.replace('"', _QUOTE)
+        return f'<{tag} name="{name}">\n{self.text}\n</{tag}>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +84,19 @@ class Attachments:
     @property
     def text(self) -> str:
         """The message, followed by the files, each once."""
+        return "\n\n".join([self.message, *(file.tagged for file in self._each)])
+
+    @property
+    def note(self) -> str:
+        """Which files were read from another encoding than UTF-8, in a line; "" for none."""
+        return ", ".join(
+            f"{shown(file.name)} is read as {file.encoding}" for file in self._each if file.encoding
+        )
+
+    @property
+    def _each(self) -> Collection[Attached]:
         grouped = (file for group in self.groups for file in group.files)
-        each = {file.name: file for file in (*self.files, *grouped)}
-        return "\n\n".join([self.message, *(file.tagged for file in each.values())])
+        return {file.name: file for file in (*self.files, *grouped)}.values()
 
 
 def attached(message: str, folder: Path, typed: str | None = None) -> Attachments:
@@ -95,22 +113,34 @@ def attached(message: str, folder: Path, typed: str | None = None) -> Attachment
     """
     files: dict[str, Attached] = {}
     groups: dict[str, AttachedGroup] = {}
-    written = taken_apart(message)[0] if typed is None else typed
-    for found in mentions(with_ascii_sign(written)):
-        name = found.name
-        path = _existing(folder, name)
-        if path is None and not found.quoted:
-            name = name.rstrip(CLOSING)
+    typed = taken_apart(message)[0] if typed is None else typed
+    behind = 0  # the end of the last name
+    for found in mentions(typed):
+        if found.start < behind:
+            continue
+        existing = ((name, path) for name in found.names if (path := _existing(folder, name)))
+        written, path = next(existing, (found.name, None))
+        name = written
+        if path is None:
+            others = ((n, other) for n in found.names if (other := _other_spelling(folder, n)))
+            written, name = next(others, (written, name))
             path = _existing(folder, name)
+        if path is not None and not found.quoted:
+            behind = found.start + len(written)
         if not name or name in files or name in groups:
             continue
         if path is not None and not is_dir(path):
-            files[name] = Attached(name, read_text_file(path, name).rstrip("\n"))
+            files[name] = _read(path, name)
         elif group := _group(found, name, folder, is_folder=path is not None):
             groups[name] = group
         else:
             refuse_missing(found, folder, partial(files_below, folder))
     return Attachments(message, tuple(files.values()), tuple(groups.values()))
+
+
+def _read(path: Path, name: str) -> Attached:
+    read = read_text_file(path, name)
+    return Attached(name, read.text.rstrip("\n"), read.encoding)
 
 
 def _group(found: Mention, name: str, folder: Path, *, is_folder: bool) -> AttachedGroup | None:
@@ -132,7 +162,7 @@ def _group(found: Mention, name: str, folder: Path, *, is_folder: bool) -> Attac
     files: list[Attached] = []
     for file, path in group.paths:
         try:
-            files.append(Attached(file, read_text_file(path, file).rstrip("\n")))
+            files.append(_read(path, file))
         except FileRefusedError as refused:
             group.left_out[refused.reason] += 1
     if files:
@@ -168,6 +198,29 @@ def _existing(folder: Path, name: str) -> Path | None:
     return path
 
 
+def _other_spelling(folder: Path, name: str) -> str | None:
+    """A name of what is there, which folds to the same as `name`; None if several or none do.
+
+    Of several, one that is composed in another way alone goes before the others.
+    """
+    parts: list[str] = []
+    at = folder
+    try:
+        for part in Path(name).expanduser().parts:
+            if not (at / part).exists():
+                names, composed = [file.name for file in at.iterdir()], normalize("NFC", part)
+                found = [other for other in names if normalize("NFC", other) == composed]
+                found = found or [other for other in names if folded(other) == folded(part)]
+                if len(found) != 1:
+                    return None
+                (part,) = found
+            parts.append(part)
+            at /= part
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return f"{Path(*parts)}{'/' * name.endswith('/')}"
+
+
 def _tag_for(text: str) -> str:
     """The tag for a file with this text: "file", or with the first number that `text` lacks."""
     lower = text.lower()
@@ -192,7 +245,8 @@ def taken_apart(message: str) -> tuple[str, list[Attached]]:
         if which == len(own):
             at = begin.end()
             continue
-        files.append(Attached(name, message[begin.end() : own[which]]))
+        text = message[begin.end() : own[which]]
+        files.append(Attached(name.replace(_QUOTE, '"'), text))
         written.append(message[done : begin.start()].rstrip("\n"))
         at = done = own[which] + len(f"\n</file{number}>")
     return "".join([*written, message[done:]]), files
@@ -215,7 +269,7 @@ def files_below(folder: Path) -> list[str]:
             for child in children:
                 if child.name.startswith(".") or child.name in MADE:
                     continue
-                if '"' in child.name or "\n" in child.name:  # which no mention can hold
+                if "\n" in child.name:  # which no mention can hold
                     continue
                 if child.is_symlink() and child.is_dir():
                     continue

@@ -177,6 +177,12 @@ def option_parser() -> CommandParser:
     stored.add_argument(
         "--import", dest="import_file", metavar="FILE", help="add one that was exported as json"
     )
+    stored.add_argument(
+        "--backup",
+        type=_text,
+        metavar="FILE",
+        help="copy all of them to a new file, also while a chat is open, and exit",
+    )
     add(
         "--format",
         choices=("md", "html", "json"),

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH
 from qwen35_chat.documents import document_kind
-from qwen35_chat.mentions import mention
+from qwen35_chat.mentions import mention, unfinished
+from qwen35_mlx.text.folding import folded
 
 LIMIT = 8
 DOCUMENT = "sends its text"
 FOLDER = "sends its files"
-_WORD = re.compile(r"(?:^|(?<=\s))@(\"[^\"\n]*|[^\s\"]*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,11 @@ class Completion:
 def score(query: str, candidate: str) -> float | None:
     """How well `query` matches `candidate`, the higher the better.
 
-    The letters of the query must occur in their order, else the score is None. Runs of letters,
-    beginnings of words and the last part of a path score higher, long candidates lower.
+    The letters of the query must occur in their order, in any spelling, else the score is None.
+    Runs of letters, beginnings of words and the last part of a path score higher, long candidates
+    lower.
     """
-    low, text = query.casefold(), candidate.casefold()
+    low, text = folded(query), folded(candidate)
     at, last, points = 0, -2, 0.0
     name = text.rstrip("/").rfind("/") + 1
     found = text.find(low, name)
@@ -84,20 +85,14 @@ def commands_for(text: str) -> list[Completion]:
     ]
 
 
-def mention_before(text: str) -> str | None:
-    """The part of a file name after an @ at the end of `text`; None without an @."""
-    match = _WORD.search(text)
-    return match.group(1).removeprefix('"') if match else None
-
-
 def files_for(text: str, files: Sequence[str]) -> list[Completion]:
     """Files and folders, if `text`, up to the cursor, ends in an @ and a part of a name."""
-    query = mention_before(text)
-    if query is None:
+    found = unfinished(text)
+    if found is None:
         return []
-    replaces = len(text) - text.rindex("@", 0, len(text) - len(query))
+    at, query = found
     return [
-        Completion(mention(name) + " ", replaces, name, _what_is_sent(name))
+        Completion(mention(name) + " ", len(text) - at, name, _what_is_sent(name))
         for name in ranked(query, files)
     ]
 

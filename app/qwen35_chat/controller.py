@@ -17,6 +17,7 @@ from qwen35_chat.transitions import (
     END_NOTES,
     ConversationShown,
     LoadFailed,
+    MessagePutOff,
     Problem,
     ReplyStarted,
     RequestCancelled,
@@ -26,7 +27,7 @@ from qwen35_chat.transitions import (
     TurnTakenBack,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import Conversation, Message, Role
+from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Role
 from qwen35_mlx.session import events, requests
 
 
@@ -35,11 +36,17 @@ class Controller(ModelWindow):
 
     # Events into transitions
 
-    def start(self, conversation: int | None = None) -> None:
-        """Load the model, and open a conversation if one is named."""
+    def start(self, conversation: int | None = None, settings: ChatSettings | None = None) -> None:
+        """Load the model, and open a conversation if one is named.
+
+        Args:
+            settings: of the command line; they replace those of the first stored conversation that
+                is opened.
+        """
         self._configure()
+        self._given = settings
         if conversation is not None:
-            self._request(requests.Open(conversation), events.Opened)
+            self._open(conversation)
         self.engine.start()
         if self.toolbox is not None:
             self.toolbox.start()
@@ -126,8 +133,12 @@ class Controller(ModelWindow):
     def _take_turn(self, event: events.Event, turn: RunningTurn) -> list[Transition]:
         match event:
             case events.PrefillProgress(_, total, cached):
-                self.used, self.cached = total, cached
+                if not turn.summary:
+                    self.used, self.cached = total, cached
                 return turn.read(event)
+            case events.Written(tokens):
+                turn.written = tokens
+                return []
             case events.Thinking(text):
                 return turn.think(text)
             case events.Answer(text):
@@ -158,10 +169,10 @@ class Controller(ModelWindow):
         shown = ConversationShown(found.stored, event.read_only, self._selected)
         problem: list[Transition] = [Problem(found.error)] if found.error else []
         self._selected = None
-        if not self.compacting:
+        if self.turn is None or not self.turn.summary:
             return [shown, *problem]
-        self.turn = None
-        return [shown, *problem, *self._send_next()]
+        automatic, self.turn = self.turn.automatic, None
+        return [shown, *problem, *self._send_next(made_room=automatic)]
 
     def _started(self, event: events.TurnStarted, found: Found) -> list[Transition]:
         self.conversation = event.conversation
@@ -193,8 +204,13 @@ class Controller(ModelWindow):
         turn, self.turn = self.turn, None
         if turn is None:
             return [LoadFailed(message) if load_failed else Problem(message)]
+        if turn.automatic:
+            return [Problem(message), *self._send_next(made_room=True)]
         if turn.summary:
             return [*self._return_queue(), Problem(message)]
+        if failed.kind == "too_long" and turn.makes_room and turn.left_out(found.stored):
+            self.used = turn.used_before
+            return [self._put_off(turn.text or "", TurnTakenBack(None, stored=found.stored))]
         if turn.absent and turn.results:
             self.engine.submit(requests.AddResults(turn.results))
         elif turn.left_out(found.stored):
@@ -204,19 +220,30 @@ class Controller(ModelWindow):
         ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
         return [*turn.end_thinking(), ended, *self._return_queue()]
 
-    def _ways_to_room(self) -> str:
-        """The commands that make room in the context."""
-        keys = {name: self.key(name) for name in ("compact", "new")}
-        compact, new = (f"/{n}" if k == f"/{n}" else f"/{n} ({k})" for n, k in keys.items())
-        return f"{compact} sums up the oldest turns, {new} begins another conversation."
-
-    def _send_next(self) -> list[Transition]:
-        return [self.send(self.queue.pop(0))] if self.queue else []
+    def _send_next(self, *, made_room: bool = False) -> list[Transition]:
+        return [self.send(self.queue.pop(0), made_room=made_room)] if self.queue else []
 
     # Turns
 
-    def send(self, text: str) -> TurnRequested:
-        return self._begin(requests.Send(text), TurnRequested(text))
+    def send(self, text: str, *, made_room: bool = False) -> TurnRequested | MessagePutOff:
+        """Send a message, after a summary of the oldest turns if that is to make room for it.
+
+        Args:
+            made_room: the summary was just written, or could not be.
+        """
+        may_compact = self.may_compact and not made_room
+        if may_compact and self.crowded:
+            return self._put_off(text)
+        requested = self._begin(requests.Send(text), TurnRequested(text))
+        assert self.turn is not None
+        self.turn.makes_room = may_compact
+        return requested
+
+    def _put_off(self, text: str, taken_back: TurnTakenBack | None = None) -> MessagePutOff:
+        """Let a message wait for a summary of the oldest turns."""
+        self.compact(automatic=True)
+        self.queue.insert(0, text)
+        return MessagePutOff(taken_back)
 
     def enqueue(self, text: str) -> None:
         """Send a message after the turn that is running."""
@@ -257,14 +284,6 @@ class Controller(ModelWindow):
         self.turn.thought = reply.thinking_seconds
         return begun
 
-    def compact(self) -> None:
-        """Replace the oldest turns by a summary."""
-        self.require_idle()
-        if self.conversation is None:
-            raise Qwen35Error("there is nothing to compact yet")
-        self.turn = RunningTurn(self._clock, summary=True)
-        self.engine.submit(requests.Compact())
-
     def stop(self) -> None:
         """Stop the turn, however far it is, or the load."""
         if self.turn is not None:
@@ -277,9 +296,6 @@ class Controller(ModelWindow):
     def _begin(self, request: requests.Request, requested: TurnRequested) -> TurnRequested:
         self.require_writable()
         self.require_idle()
-        if self.deleting:
-            new = self.key("new")
-            raise Qwen35Error(f"this conversation is being deleted: {new} begins a new one")
         self.turn = RunningTurn(self._clock, requested.text, used_before=self.used)
         self._submit_turn(request)
         return requested
@@ -288,11 +304,17 @@ class Controller(ModelWindow):
 
     def open(self, conversation: int | None) -> None:
         self.require_idle()
-        self._request(requests.Open(conversation), events.Opened)
+        self._open(conversation)
         if conversation is None:
             self._hold_own_prompt(None, None)
             if self.settings.chat_settings(self._seed) != self._configured:
                 self._configure()
+
+    def _open(self, conversation: int | None) -> None:
+        given = None if conversation is None else self._given
+        self._request(requests.Open(conversation, given), events.Opened)
+        if conversation is not None:
+            self._given = None
 
     async def stored_with_messages(self) -> Conversation:
         """The conversation as the library has it, which must have a message."""

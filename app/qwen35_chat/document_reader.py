@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from qwen35_chat.file_refused import FileRefusedError
+from qwen35_mlx.terminal import write_output
 
 if TYPE_CHECKING:
     from docx.table import Table
@@ -119,7 +120,7 @@ def main() -> None:
         answer = {"error": str(refused), "reason": refused.reason}
     except MemoryError:
         answer = {"error": "needs too much memory", "reason": "too large"}
-    sys.stdout.write(json.dumps(answer))
+    write_output(json.dumps(answer))
 
 
 if __name__ == "__main__":

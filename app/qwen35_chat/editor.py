@@ -44,7 +44,7 @@ def edited(text: str, environment: Mapping[str, str] = os.environ) -> str:
             code = subprocess.run(
                 [*command, str(file)], stdout=sys.__stderr__, stderr=sys.__stderr__, check=False
             ).returncode
-            result = file.read_text(encoding="utf-8")
+            result = file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise Qwen35Error(
                 f"the editor {command[0]} does not start ({error}): set $EDITOR"

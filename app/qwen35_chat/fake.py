@@ -200,7 +200,7 @@ class FakeEngine:
                 self.play([Loading(model), Loaded(model, CONTEXT)])
             case Unload():
                 self.play([Unloaded()])
-            case Open(conversation):
+            case Open(conversation, _):
                 self._open(conversation)
             case Send(text):
                 self._reply(text, None if self._library is None else self._leaf())

@@ -42,7 +42,7 @@ class GitIgnored:
         from pathspec import GitIgnoreSpec  # takes some ms, which few messages need
 
         try:
-            lines = read_text_file(folder / FILE).splitlines()
+            lines = read_text_file(folder / FILE).text.splitlines()
             spec = GitIgnoreSpec.from_lines(lines)
         except (FileRefusedError, ValueError):  # the second for a pattern that Git has no use for
             return self

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # A text with more marks takes the parser seconds: it is shown as it was written.
 MOST_MARKS = 20_000
+WIDE = 1_000  # cells: a formula by itself is never broken
 WEB = ("https://", "http://", "mailto:")
 _MARKS = str.maketrans("", "", "[]*_~`<&|")
 _NAMES = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
@@ -35,6 +36,7 @@ article.user { border-color: #4c7fd0; }
 article.assistant { border-color: #3f9a63; }
 article > h2 { font-size: 0.85rem; margin: 0.5rem 0; color: GrayText; }
 pre, code { font-family: ui-monospace, monospace; font-size: 0.9em; }
+pre.formula { background: none; line-height: 1.2; }
 pre { overflow-x: auto; padding: 0.75rem; background: color-mix(in srgb, GrayText 12%, Canvas); }
 pre.text { white-space: pre-wrap; }
 table { border-collapse: collapse; }
@@ -97,11 +99,21 @@ def _markdown(text: str) -> str:
 
 @cache
 def _parser() -> "MarkdownIt":
-    from markdown_it import MarkdownIt
+    from qwen35_chat.drawing.markdown import DEEPEST
+    from qwen35_chat.drawing.markdown_rules import parser
 
-    made = MarkdownIt("gfm-like", {"html": False})
-    made.add_render_rule("image", _image)
-    made.add_render_rule("link_open", _link)
+    made = parser(DEEPEST)
+    made.options["html"] = False
+    for kind, rule in {
+        "image": _image,
+        "link_open": _link,
+        "formula": _formula,
+        "formula_block": _formula_block,
+        "footnote_mark": _footnote_mark,
+        "footnote_open": _footnote,
+        "footnote_close": _footnote_end,
+    }.items():
+        made.add_render_rule(kind, rule)
     return made
 
 
@@ -115,6 +127,36 @@ def _image(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
 
 def _link(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
     return _anchor(str(tokens[index].attrs.get("href", "")))
+
+
+def _formula(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
+    """A formula within a text, in characters as in the chat; its source is in the title."""
+    from qwen35_chat.drawing.formulas import in_text
+
+    token = tokens[index]
+    shown = escape(in_text(token.content, token.markup))
+    return f'<span class="formula" title="{escape(token.markup)}">{shown}</span>'
+
+
+def _formula_block(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
+    from qwen35_chat.drawing.formulas import Formula
+
+    token = tokens[index]
+    lines = Formula(token.content, token.markup).lines(WIDE)
+    shown = escape("\n".join(line.content.plain for line in lines))
+    return f'<pre class="formula" title="{escape(token.markup)}">{shown}</pre>\n'
+
+
+def _footnote_mark(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
+    return f"<sup>{escape(tokens[index].content)}</sup>"
+
+
+def _footnote(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
+    return f'<p class="note"><sup>{escape(tokens[index].info)}</sup> '
+
+
+def _footnote_end(*_: Any) -> str:
+    return "</p>\n"
 
 
 def _anchor(address: str) -> str:

@@ -1,18 +1,21 @@
-"""The commands for stored conversations: `--list`, `--export` and `--import`."""
+"""The commands for stored conversations: `--list`, `--export`, `--import` and `--backup`."""
 
 import os
 import time
 from dataclasses import asdict
+from typing import Any
 
 from qwen35_chat.exporting import FORMATS
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.json_text import write_json
+from qwen35_mlx.library.backup import back_up
+from qwen35_mlx.library.home import VARIABLE
 from qwen35_mlx.library.importing import from_json
-from qwen35_mlx.library.library import Library
+from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.listing import ConversationSummary
 from qwen35_mlx.terminal import print_error, visible, write_output
-from qwen35_mlx.user_paths import user_path
+from qwen35_mlx.user_paths import absolute_user_path, user_path
 
 _PAGE_SIZE = 500
 MAX_IMPORT_BYTES = 256 << 20
@@ -30,7 +33,7 @@ def print_list(*, as_json: bool = False) -> int:
             rows += page
         _print_notices(library)
     if as_json:
-        write_output(write_json([asdict(row) for row in rows], indent=2) + "\n")
+        write_output(write_json([_document(row) for row in rows], indent=2) + "\n")
         return 0
     if not rows:
         print_error("no conversations yet")
@@ -45,6 +48,12 @@ def print_list(*, as_json: bool = False) -> int:
     ]
     write_output("\n".join(lines) + "\n")
     return 0
+
+
+def _document(row: ConversationSummary) -> dict[str, Any]:
+    values = asdict(row)
+    del values["changed"]
+    return values
 
 
 def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
@@ -69,6 +78,19 @@ def export(name: str, kind: str) -> int:
         conversation = library.conversation(library.resolve(name))
         _print_notices(library)
     write_output(FORMATS[kind](conversation))
+    return 0
+
+
+def write_backup(name: str) -> int:
+    """Write all conversations to a new file. Returns the exit code."""
+    file = absolute_user_path(name)
+    with Library() as library:
+        count = back_up(library, file)
+        _print_notices(library)
+    write_output(
+        f"{count:,} conversations are in {visible(str(file))}: to use it, copy it to an empty"
+        f" folder as {FILE}, and set {VARIABLE} to the folder\n"
+    )
     return 0
 
 

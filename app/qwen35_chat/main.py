@@ -13,11 +13,13 @@ from typing import TextIO
 
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.options import CommandOptions, Start
+from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import load_arguments, model_name
-from qwen35_mlx.terminal import write_output
+from qwen35_mlx.terminal import print_error, write_output
 from qwen35_mlx.user_paths import shown
 
 
@@ -26,13 +28,16 @@ def _standard_input() -> str:
     if sys.stdin is None or _is_terminal(sys.stdin):
         return ""
     try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError:
-        raise Qwen35Error(
-            "standard input is not UTF-8 text: convert it, for example with iconv"
-        ) from None
+        data = sys.stdin.buffer.read()
     except OSError as error:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
+    if (found := decoded(data)) is None:
+        raise Qwen35Error(
+            "standard input is not text in UTF-8, UTF-16 or GBK: convert it, for example with iconv"
+        )
+    if found.encoding:
+        print_error(f"standard input is read as {found.encoding}")
+    return found.text
 
 
 def _prompt(args: argparse.Namespace, *, plain: bool) -> str | None:
@@ -143,7 +148,9 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
-    if args.list or args.export is not None or args.import_file is not None:
+    if args.list or any(
+        option is not None for option in (args.export, args.import_file, args.backup)
+    ):
         return _run_library_command(args)
     options = _options(args)
     plain = args.plain or _is_dumb()
@@ -188,13 +195,17 @@ def _run_library_command(args: argparse.Namespace) -> int:
         raise Qwen35Error("--schema is for one answer: give a prompt with -p")
     if args.prompt is not None or args.message:
         raise Qwen35Error(
-            "-p and a message are for a model, which --list, --export and --import use none of: "
-            "choose one"
+            "-p and a message are for a model, which --list, --export, --import and --backup use "
+            "none of: choose one"
         )
     if args.list:
         return library_commands.print_list(as_json=args.json)
     if args.export is not None:
         return library_commands.export(args.export, args.format or "md")
+    if args.backup is not None:
+        if not args.backup:
+            raise Qwen35Error("--backup is empty: name a new file")
+        return library_commands.write_backup(args.backup)
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
     return library_commands.import_file(args.import_file)
@@ -206,9 +217,14 @@ def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> 
 
     with ChatRuntime(options, fake=args.fake) as runtime:
         choose = args.resume is not None and not args.resume.strip()
+        given = options.chat_settings
+        stored = args.latest or args.resume is not None
         name = None if choose else args.resume
         start = Start(
-            runtime.conversation(last=args.latest, name=name), " ".join(args.message), choose
+            runtime.conversation(last=args.latest, name=name),
+            " ".join(args.message),
+            choose,
+            given if stored and given != ChatSettings() else None,
         )
         return runtime.run_plain(start) if plain else runtime.run_screen(start)
 

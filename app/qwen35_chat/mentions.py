@@ -6,12 +6,28 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from qwen35_chat.segmentation import UNSPACED
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import shown
 
 CLOSING = ".,;:!?)"  # that may follow a name without being a part of it
 LONGEST_NAME = 4096  # characters of a path
-_MENTION = re.compile(r"(?:(?<=\s)|^)@(?:\"([^\"\n]+)\"|([^\s\"]+))")
+FURTHEST = 200  # characters of a text without spaces in which the end of a name is looked for
+# Letters that a name may follow, or be followed by, without a space.
+_JOINS = rf"{UNSPACED}\uac00-\ud7a3"
+AT_SIGNS = "@\uff20"  # the second as input methods type it
+# Not within an address: of mail, or of the web.
+_AT = rf"(?<![^\W{_JOINS}])(?<![-+/\\=%~@])[{AT_SIGNS}]"
+_ESCAPED = re.compile(r"\\([\\\"])")
+_UNFINISHED = re.compile(rf"{_AT}(?=([^\s\"]*)\Z)")
+_OPEN_QUOTE = re.compile(rf"{_AT}[\"\u201c]((?:[^\"\u201d\\\n]|\\.)*)\Z")
+_MENTION = re.compile(_AT + r"(?:\"((?:[^\"\\\n]|\\.)+)\"|\u201c([^\u201d\n]+)\u201d|([^\s\"]+))")
+_GLUED = re.compile(r"[^\s(\[{<\u201c\u2018\u3008-\u3011\uff08]")
+# Where a name in a text without spaces may end.
+_END = re.compile(
+    rf"(?=[,;:)\]}}>'`]|[?!](?![!-~])|[^\x00-\x7f\w\u0300-\u036f]|[{_JOINS}])|(?<=[{_JOINS}])(?=\w)"
+)
+_STOP = re.compile(r"[,;:)\]}>'`]|[^\x00-\x7f\w\u0300-\u036f]")
 # Blocks of code, and code within a line.
 _CODE = re.compile(
     r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)|(?P<ticks>`+)[^`\n]+(?P=ticks)",
@@ -27,32 +43,81 @@ class Mention:
     """A name after an @.
 
     Attributes:
+        start: where the name begins in the message.
+        text: what follows the @, up to a space: the name, and perhaps more.
         quoted: it stands in quotation marks.
         decorator: a function or a class follows in the next line.
+        glued: there is no space and no bracket before the @.
     """
 
-    name: str
+    start: int
+    text: str
     quoted: bool
     decorator: bool
+    glued: bool
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names that may be meant, the longest first."""
+        if self.quoted:
+            return [self.text]
+        ends = [found.start() for found in _END.finditer(self.text[:FURTHEST])]
+        whole = [self.text, *(self.text[:end] for end in reversed(ends) if end)]
+        stripped = (short for name in whole for short in (name, name.rstrip(CLOSING)))
+        return list(dict.fromkeys(name for name in stripped if name)) or [""]
+
+    @property
+    def name(self) -> str:
+        """The name that is meant, as far as this can be told without the files."""
+        if self.quoted:
+            return self.text
+        names = self.names[::-1]
+        if named := next((name for name in names if _SUFFIX.search(name)), None):
+            return named
+        stop = _STOP.search(self.text)
+        return self.text[: stop.start() if stop else None].rstrip(CLOSING)
 
 
 def mention(path: str) -> str:
     """A file's name, as a message mentions it."""
-    return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
+    if not re.search(r"[\s\"\u201c]", path):
+        return f"@{path}"
+    escaped = re.sub(r"([\\\"])", r"\\\1", path)
+    return f'@"{escaped}"'
 
 
 def mentions(text: str) -> Iterator[Mention]:
-    """The names after an @ in a message, without those in code."""
+    """The names after an @ in a message, without those in code.
+
+    A name may be a part of the one before: in a text without spaces, only the files tell.
+    """
     code = [match.span() for match in _CODE.finditer(text)] if "`" in text or "~~~" in text else []
-    for match in _MENTION.finditer(text):
-        at = match.start()
-        while code and code[0][1] <= at:
+    at = 0
+    while match := _MENTION.search(text, at):
+        start = match.start()
+        while code and code[0][1] <= start:
             code.pop(0)
-        if not (code and code[0][0] <= at):
-            begins_line = at == 0 or text[at - 1] == "\n"
-            decorator = begins_line and _DECORATED.match(text, match.end()) is not None
-            quoted = match.group(1) is not None
-            yield Mention(match.group(1) or match.group(2), quoted, decorator)
+        escaped, in_quotes, bare = match.groups()
+        at = start + 1 if bare else match.end()
+        if code and code[0][0] <= start:
+            continue
+        begins_line = start == 0 or text[start - 1] == "\n"
+        name = re.sub(_ESCAPED, r"\1", escaped) if escaped else in_quotes or bare
+        yield Mention(
+            start + 1,
+            name,
+            quoted=not bare,
+            decorator=begins_line and _DECORATED.match(text, match.end()) is not None,
+            glued=start > 0 and _GLUED.match(text[start - 1]) is not None,
+        )
+
+
+def unfinished(text: str) -> tuple[int, str] | None:
+    """Where the @ is whose name ends with `text`, and this part of the name; None without one."""
+    found = _OPEN_QUOTE.search(text)
+    for bare in _UNFINISHED.finditer(text) if found is None else ():
+        found = bare
+    return (found.start(), re.sub(_ESCAPED, r"\1", found[1])) if found else None
 
 
 def refuse_missing(found: Mention, folder: Path, files: Callable[[], Sequence[str]]) -> None:
@@ -64,7 +129,7 @@ def refuse_missing(found: Mention, folder: Path, files: Callable[[], Sequence[st
     Raises:
         Qwen35Error: a file is meant; the line names one that is near.
     """
-    name = found.name if found.quoted else found.name.rstrip(CLOSING)
+    name = found.name
     if not name.strip() or found.decorator or len(name) > LONGEST_NAME:
         return
     path_like = found.quoted or "/" in name or _SUFFIX.search(name)
@@ -74,7 +139,7 @@ def refuse_missing(found: Mention, folder: Path, files: Callable[[], Sequence[st
         like = _near(name, _beside(name))
     else:
         like = _near(name, files())
-    if not (path_like or like):
+    if not like and (found.glued or not path_like):
         return
     where = f" in {shown(str(folder.absolute()))}."
     hint = f"; did you mean {shown(mention(like))}?" if like else where

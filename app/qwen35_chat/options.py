@@ -25,11 +25,13 @@ class Start:
         conversation: its id in the library; None for a new one.
         message: to send at once; "" for none.
         choose: whether the stored conversations are listed first.
+        settings: of the command line, for the stored conversation that is gone on with.
     """
 
     conversation: int | None = None
     message: str = ""
     choose: bool = False
+    settings: ChatSettings | None = None
 
 
 EMPTY = Start()
@@ -93,12 +95,12 @@ class CommandOptions:
             "max_tokens": self.turn.get("max_tokens"),
             "mtp": self.mtp,
             "tools_folder": self.tools_folder,
-            "sampling": {k: v for k, v in self._sampling().items() if v is not None} or None,
+            "sampling": self._sampling() or None,
         }
         return {name: value for name, value in overrides.items() if value is not None}
 
     def _sampling(self) -> dict[str, float | None]:
-        return {name: self.chat[name] for name in RANGES if name in self.chat}
+        return {name: self.chat[name] for name in RANGES if self.chat.get(name) is not None}
 
     def _switch(self, name: str) -> str | None:
         on = self.chat.get(name)

@@ -19,6 +19,7 @@ from qwen35_chat.settings import setting_problem
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.terminal import visible_line
+from qwen35_mlx.text.folding import folded
 
 FOLDER = "prompts"
 SUFFIX = ".md"
@@ -76,12 +77,12 @@ class Personas:
         Raises:
             Qwen35Error: there is none; what is wrong with the file, if that is why.
         """
-        low = name.casefold()
-        for persona in self.usable:
-            if low in (persona.name.casefold(), _stem(persona.file)):
-                return persona
+        for spelled in (str.casefold, folded):
+            for persona in self.usable:
+                if spelled(name) in map(spelled, (persona.name, _stem(persona.file))):
+                    return persona
         for file, problem in self.problems.items():
-            if low == _stem(file):
+            if folded(name) == folded(_stem(file)):
                 raise Qwen35Error(problem)
         shown = visible_line(name[:LONGEST_NAME])
         raise Qwen35Error(f"there is no prompt {shown!r}: /prompt lists them")
@@ -199,4 +200,4 @@ def _unquoted(value: str) -> str:
 
 
 def _stem(file: str) -> str:
-    return file.removesuffix(SUFFIX).casefold()
+    return file.removesuffix(SUFFIX)

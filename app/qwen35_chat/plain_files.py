@@ -7,6 +7,7 @@ from qwen35_chat.attachments import attached
 from qwen35_chat.controller import Controller
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.question import Question
+from qwen35_mlx.terminal import print_line
 
 
 def with_files(
@@ -26,4 +27,6 @@ def with_files(
         room = controller.room(edit=edit)
         if not agree(ask_about(found.groups, controller.tokens, room)):
             return None
+    if found.note:
+        print_line(found.note)
     return found.text

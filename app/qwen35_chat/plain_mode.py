@@ -79,7 +79,7 @@ class PlainMode:
         """Run until the input ends, or /quit."""
         line = self.view.line
         line(f"qwen35-chat {__version__}, {self.controller.model}. /help lists the commands.")
-        self.controller.start(start.conversation)
+        self.controller.start(start.conversation, start.settings)
         self._wait()
         if draft := finished(self.controller.draft()):
             line(f"Not sent last time: {draft}")

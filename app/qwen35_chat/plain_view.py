@@ -13,7 +13,7 @@ from qwen35_chat.disk_calls import Work, finished
 from qwen35_chat.models import PUBLISHED, local_models, machine_memory
 from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.plain_files import with_files
-from qwen35_chat.progress import size_of
+from qwen35_chat.progress import short_duration, size_of
 from qwen35_chat.question import Question as FileQuestion
 from qwen35_chat.settings import display_value, setting_names
 from qwen35_chat.stats import Section, plain_lines
@@ -29,6 +29,7 @@ from qwen35_chat.tools.toolbox import Toolbox
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
+    MessagePutOff,
     Problem,
     RequestCancelled,
     ThinkingEnded,
@@ -113,6 +114,8 @@ class PlainView:
             case TurnRequested() | TurnContinued():
                 self.answer = ""
                 self._thinking = False
+            case MessagePutOff():
+                self.line("The context is nearly full: the oldest turns are summed up first.")
             case TurnTakenBack(_, error, load_failed):
                 self._show_taken_back(error, load_failed=load_failed)
             case RequestCancelled():
@@ -128,7 +131,8 @@ class PlainView:
         match transition:
             case PrefillProgress(done, total, cached):
                 if self._progress_due():
-                    self.line(f"Reading: {done:,} of {total:,} tokens, {cached:,} from before.")
+                    what = "Summing up" if self._controller.compacting else "Reading"
+                    self.line(f"{what}: {done:,} of {total:,} tokens, {cached:,} from before.")
             case Thinking(text):
                 if self._controller.settings.thinking_view == "open":
                     self._write_part("Thinking", text)
@@ -137,7 +141,7 @@ class PlainView:
                 self._thinking = True
             case ThinkingEnded(seconds):
                 self._end_part()
-                self._cue(f"Thought for {seconds:.{int(seconds < 10)}f} s.")
+                self._cue(f"Thought for {short_duration(seconds)}.")
             case Answer(text):
                 self.answer += text
                 self._write_part("Answer", text)

@@ -22,6 +22,11 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def short_duration(seconds: float) -> str:
+    """The same for what may take less than a second: 0.3 s."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else clock_time(seconds)
+
+
 def size_of(size: float) -> str:
     """Bytes for people, in decimal units."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
@@ -56,9 +61,7 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
         loaded: whether the model is there.
     """
     if turn.summary:
-        read = turn.progress
-        share = f"{read.done / max(read.total, 1):.0%}" if read is not None else ""
-        return ["Summing up the oldest turns", f"read {share}" if share else ""]
+        return summary_parts(turn)
     if turn.calling is not None:
         return calling_parts(turn.calling)
     match turn.phase:
@@ -70,6 +73,18 @@ def turn_parts(turn: RunningTurn, now: float, *, loaded: bool) -> list[str]:
             return ["Writing"]
         case _:
             return ["Waiting" if loaded else "Waiting for the model"]
+
+
+def summary_parts(turn: RunningTurn) -> list[str]:
+    """How far a summary of the oldest turns is."""
+    parts = ["Summing up the oldest turns"]
+    if (read := turn.progress) is not None:
+        parts.append(f"read {read.done / max(read.total, 1):.0%}")
+        if (seconds := turn.reading_left.seconds) is not None:
+            parts.append(f"{clock_time(seconds)} to go")
+    if turn.written:
+        parts.append(f"{turn.written:,} tokens written")
+    return parts
 
 
 def calling_parts(calling: Calling) -> list[str]:

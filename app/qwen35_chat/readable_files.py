@@ -4,13 +4,14 @@ from pathlib import Path
 
 from qwen35_chat.documents import LARGEST_DOCUMENT, document_kind, document_text
 from qwen35_chat.file_refused import FileRefusedError
+from qwen35_chat.text_encodings import Decoded, decoded
 from qwen35_mlx.files import open_regular
 from qwen35_mlx.user_paths import shown
 
 LARGEST_FILE = 2_000_000  # bytes; a larger one was hardly meant
 
 
-def read_text_file(path: Path, name: str = "") -> str:
+def read_text_file(path: Path, name: str = "") -> Decoded:
     """The text of a file, or of a PDF or Word file.
 
     Args:
@@ -23,15 +24,11 @@ def read_text_file(path: Path, name: str = "") -> str:
     kind = document_kind(path.name)
     data = _read(path, name, LARGEST_DOCUMENT if kind else LARGEST_FILE)
     if kind:
-        return document_text(data, name, kind)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        line = f"{name} is not text, and the model reads text only: convert it first"
+        return Decoded(document_text(data, name, kind))
+    if (found := decoded(data)) is None:
+        line = f"{name} is not text in UTF-8, UTF-16 or GBK: convert it to UTF-8 first"
         raise FileRefusedError(line, "not text")
-    return text
+    return found
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:

@@ -24,6 +24,8 @@ class RunningTurn:
         clock: the present moment.
         text: the new user message; None for another reply to a stored message.
         summary: the oldest turns are being replaced by a summary.
+        automatic: this makes room for a message, which is sent in any case.
+        makes_room: the message is sent again after a summary if its prompt is too long.
         results: of tools, that are sent instead of a message; empty for none.
         rounds: how many replies to the user's message have called tools before.
         calls: of the reply so far.
@@ -34,6 +36,7 @@ class RunningTurn:
         stopping: it is being cancelled.
         blank: the reply has no visible text and no tool call yet.
         progress: the latest of the prefill.
+        written: tokens of the text that is not shown: a call, or a part of the summary.
         pieces: how many pieces of text have arrived, about one a token.
         reading_left: until the prefill has ended.
         thinking_since: when the first visible thinking arrived.
@@ -44,6 +47,8 @@ class RunningTurn:
     clock: Callable[[], float]
     text: str | None = None
     summary: bool = False
+    automatic: bool = False
+    makes_room: bool = False
     results: tuple[str, ...] = ()
     rounds: int = 0
     calls: list[ToolCall] = field(default_factory=list)
@@ -55,6 +60,7 @@ class RunningTurn:
     blank: bool = True
     phase: Phase = "waiting"
     progress: PrefillProgress | None = None
+    written: int = 0
     pieces: int = 0
     thinking_since: float | None = None
     text_since: float | None = None
@@ -84,7 +90,7 @@ class RunningTurn:
 
     def read(self, progress: PrefillProgress) -> list[Transition]:
         """Take in progress of the prefill."""
-        self.phase, self.progress = "reading", progress
+        self.phase, self.progress, self.written = "reading", progress, 0
         self.reading_left.report(progress.done, progress.total)
         return [progress]
 

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import tempfile
+from codecs import lookup
 from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -157,7 +158,9 @@ class ChatRuntime:
         if sys.stdin is None or sys.stdout is None:
             raise Qwen35Error("--plain needs standard input and output")
         if isinstance(sys.stdin, TextIOWrapper):
-            sys.stdin.reconfigure(errors="replace")  # what is no text must not end the chat
+            # Without a byte order mark. What is no text must not end the chat.
+            utf8 = lookup(sys.stdin.encoding).name == "utf-8"
+            sys.stdin.reconfigure(encoding="utf-8-sig" if utf8 else None, errors="replace")
         attended = sys.stdin.isatty()
         if attended:
             self._enable_readline()

@@ -65,6 +65,7 @@ class Settings:
         notification: one of `NOTIFICATIONS`, how the end of a long reply is told in other windows.
         shell_commands: one of `SWITCH`, whether `!command` may be run.
         vim: one of `SWITCH`, whether the composer has the keys of vim.
+        auto_compact: one of `SWITCH`, whether the oldest turns are summed up when room gets short.
         folders: searched for models, besides the download cache.
         tools_folder: that the built-in tools let the model read; "" for no such tools.
         sampling: values that override the preset's; the names are those of `RANGES`.
@@ -87,6 +88,7 @@ class Settings:
     notification: str = "auto"
     shell_commands: str = "off"
     vim: str = "off"
+    auto_compact: str = "off"
     folders: tuple[str, ...] = ()
     tools_folder: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -170,6 +172,7 @@ _CHECKS: Mapping[str, Check] = {
     "notification": _one_of(NOTIFICATIONS),
     "shell_commands": _one_of(SWITCH),
     "vim": _one_of(SWITCH),
+    "auto_compact": _one_of(SWITCH),
     "folders": (
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
         'a list of folders, such as ["~/models"]',

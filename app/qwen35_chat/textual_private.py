@@ -1,4 +1,6 @@
-"""All that the app uses of Textual beyond its public interface, but for its driver.
+"""What the app uses of Textual beyond its public interface.
+
+Its inputs are in `textual_editing`, its driver in `terminal_driver`.
 
 The tests of this module name the member that a new version of Textual has changed.
 """
@@ -11,15 +13,13 @@ from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual.app import App
 from textual.binding import BindingsMap
 from textual.dom import DOMNode
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.keys import _character_to_key
 from textual.scroll_view import ScrollView
-from textual.strip import Strip
-from textual.widgets import Input, TextArea
 from textual.worker import WorkerFailed
 
 from qwen35_mlx import exit_codes
-from qwen35_mlx.terminal import one_cell, visible_line
+from qwen35_mlx.terminal import visible_line
 
 
 def bindings_of(node: DOMNode) -> BindingsMap:
@@ -84,36 +84,3 @@ class PrivateApp(App[None]):
             cause = error.error if isinstance(error, WorkerFailed) else error
             self._exit_renderables = [Text(visible_line(self.crash_line(cause)))]
         self._close_messages_no_wait()
-
-
-class LiteralInput(Input):
-    """An input whose control characters are shown, in one cell each."""
-
-    @property
-    def _value(self) -> Text:
-        return Text(one_cell(self.value), no_wrap=True, overflow="ignore", end="")
-
-
-class LiteralTextArea(TextArea):
-    """A text area whose control characters are shown, in one cell each.
-
-    It computes its styles when these have changed. A `TextArea` does so for each frame, even one
-    in which only what is above it has changed.
-    """
-
-    _styles_applied = False
-
-    def get_line(self, line_index: int) -> Text:
-        return Text(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)
-
-    def notify_style_update(self) -> None:
-        self._styles_applied = False
-        super().notify_style_update()
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        if self.content_size.width < 1:  # the placeholder cannot be wrapped into that
-            return [Strip.blank(crop.width, self.visual_style.rich_style)] * crop.height
-        if self._styles_applied:
-            return super(TextArea, self).render_lines(crop)
-        self._styles_applied = True
-        return super().render_lines(crop)

@@ -129,6 +129,17 @@ class TurnTakenBack:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagePutOff:
+    """A message waits in the queue for a summary of the oldest turns, which makes room for it.
+
+    Attributes:
+        taken_back: its turn, if that was requested before; None if not.
+    """
+
+    taken_back: TurnTakenBack | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueReturned:
     """Queued messages that will not be sent, in one text to give back."""
 
@@ -159,6 +170,7 @@ Transition = (
     | LoadFailed
     | ConversationShown
     | TurnRequested
+    | MessagePutOff
     | TurnContinued
     | ReplyStarted
     | PrefillProgress

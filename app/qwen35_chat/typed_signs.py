@@ -1,9 +1,9 @@
-"""Signs that input methods type in place of those with which commands and names of files begin.
+"""Signs that input methods type in place of those with which commands begin.
 
-On the keys of `/`, `!` and `@` a Chinese one has `、`, `！` and `＠`; others have `／`.
+On the keys of `/` and `!` a Chinese one has `、` and `！`; others have `／`. `mentions` takes `＠`.
 """
 
-_SIGNS = str.maketrans("、／！＠", "//!@")
+_SIGNS = str.maketrans("、／！", "//!")
 
 
 def with_ascii_sign(text: str) -> str:

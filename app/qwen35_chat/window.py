@@ -20,6 +20,8 @@ from qwen35_mlx.library.library import Library
 from qwen35_mlx.session import events, requests
 from qwen35_mlx.session.engine_protocol import Engine
 
+# How full the context is when a summary of the oldest turns makes room for a message.
+CROWDED = 0.85
 ModelStatus = Literal["loading", "loaded", "absent", "failed"]
 
 
@@ -89,6 +91,7 @@ class Window:
         self.has_keys = True
         self._seed = seed
         self._clock = clock
+        self._given: ChatSettings | None = None  # replaces settings of what is opened next
         self._configured: ChatSettings | None = None  # what the engine was given last
         self._model_before = ""  # stays if the load that is running fails
         self._model_to_keep = ""  # goes into the settings once it is loaded
@@ -141,6 +144,37 @@ class Window:
             return None
         return self.context - (0 if edit else self.used)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the context has little room for another turn."""
+        thinking = self.usage.reasoning_tokens if self.usage is not None else 0
+        # The next prompt is without the thinking of the last reply.
+        return bool(self.context) and self.used - (thinking or 0) >= CROWDED * self.context
+
+    @property
+    def may_compact(self) -> bool:
+        """Whether a summary of the oldest turns makes room for a message by itself."""
+        return self.settings.auto_compact == "on" and self.conversation is not None
+
+    def compact(self, *, automatic: bool = False) -> None:
+        """Replace the oldest turns by a summary.
+
+        Args:
+            automatic: for the message that is first in the queue.
+        """
+        self.require_writable()
+        self.require_idle()
+        if self.conversation is None:
+            raise Qwen35Error("there is nothing to compact yet")
+        self.turn = RunningTurn(self._clock, summary=True, automatic=automatic)
+        self.engine.submit(requests.Compact())
+
+    def _ways_to_room(self) -> str:
+        """The commands that make room in the context."""
+        keys = {name: self.key(name) for name in ("compact", "new")}
+        compact, new = (f"/{n}" if k == f"/{n}" else f"/{n} ({k})" for n, k in keys.items())
+        return f"{compact} sums up the oldest turns, {new} begins another conversation."
+
     def key(self, name: str, most: int = 1) -> str:
         """The first keys of a command, at most `most`, for people."""
         if not self.has_keys:
@@ -170,6 +204,9 @@ class Window:
             raise Qwen35Error(
                 f"this conversation is open in another window: {new} begins a new one"
             )
+        if self.deleting:
+            new = self.key("new")
+            raise Qwen35Error(f"this conversation is being deleted: {new} begins a new one")
 
     @property
     def own_prompt(self) -> str:

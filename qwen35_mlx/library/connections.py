@@ -7,6 +7,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from qwen35_mlx.library.checksums import register
+from qwen35_mlx.text.folding import folded
 
 # The longest wait for another window's transaction, which should take milliseconds.
 BUSY_SECONDS = 30.0
@@ -44,7 +45,13 @@ def open_file(file: Path, access: Access, busy_seconds: float = BUSY_SECONDS) ->
     # Damaged text is found by its checksum, and must not hide the rows beside it.
     db.text_factory = lambda text: text.decode("utf-8", "replace")
     register(db)
+    db.create_function("folded", 1, _folded, deterministic=True)
     return db
+
+
+def _folded(text: bytes) -> str:
+    """The SQL function `folded`, of text as bytes."""
+    return folded(text.decode("utf-8", "replace"))
 
 
 def configure(db: sqlite3.Connection) -> None:
@@ -55,3 +62,5 @@ def configure(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA fullfsync = ON")
     # Overwrites the text of deleted conversations, which would remain in free pages.
     db.execute("PRAGMA secure_delete = ON")
+    # The triggers of the search index call `folded`. Some builds of SQLite forbid that by default.
+    db.execute("PRAGMA trusted_schema = ON")

@@ -46,6 +46,11 @@ class Usage:
         return (self.prompt_tokens - self.cached_tokens) / max(self.prefill_seconds, 1e-9)
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock time of the whole turn."""
+        return self.prefill_seconds + self.decode_seconds
+
+    @property
     def decode_rate(self) -> float:
         """Reply tokens per second, without the first."""
         return max(self.reply_tokens - 1, 0) / max(self.decode_seconds, 1e-9)

@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from qwen35_mlx.library.conversation import (
 )
 from qwen35_mlx.library.database import Database
 from qwen35_mlx.library.database_errors import DamagedError
+from qwen35_mlx.library.listing import NEWEST_FIRST
 from qwen35_mlx.library.rows import (
     DAMAGED,
     message_from_row,
@@ -32,6 +34,7 @@ from qwen35_mlx.library.rows import (
     row_from_message,
     settings_from_json,
     settings_to_json,
+    usable_time,
 )
 
 _SELECT_MESSAGES = f"SELECT {', '.join(MESSAGE_COLUMNS)}, checksum FROM messages"
@@ -74,7 +77,11 @@ class ConversationStore(Database):
         )
 
     def add_conversation(self, conversation: Conversation) -> int:
-        """Store a conversation under new ids, in one transaction, and return its id."""
+        """Store a conversation under new ids, in one transaction, and return its id.
+
+        In the order of changes it comes after those that were last changed before it.
+        """
+        updated = usable_time(conversation.updated)
         with self.transaction() as db:
             new = insert(
                 db,
@@ -85,9 +92,10 @@ class ConversationStore(Database):
                     "settings": settings_to_json(conversation.settings),
                     "draft": replace_surrogates(conversation.draft),
                     "leaf": None,
-                    "created": conversation.created,
-                    "updated": conversation.updated,
+                    "created": usable_time(conversation.created),
+                    "updated": updated,
                     "deleted": None,
+                    "changed": _last_change(db, until=updated),
                 },
             )
             ids: dict[int | None, int | None] = {None: None}
@@ -105,7 +113,7 @@ class ConversationStore(Database):
         with self.reading() as db:
             rows = list(db.execute(f"{_SELECT_CONVERSATION} NOT INDEXED"))
             ((listed,),) = db.execute(
-                "SELECT count(*) FROM conversations INDEXED BY conversations_by_time"
+                "SELECT count(*) FROM conversations INDEXED BY conversations_by_change"
                 " WHERE deleted IS NULL"
             )
         for row in rows:
@@ -177,8 +185,8 @@ class ConversationStore(Database):
             settings=settings,
             model=_of_kind(values["model"], str, ""),
             draft=_of_kind(values["draft"], str, ""),
-            created=_of_kind(values["created"], float, 0.0),
-            updated=_of_kind(values["updated"], float, 0.0),
+            created=usable_time(values["created"]),
+            updated=usable_time(values["updated"]),
         )
 
     def _report_damage(self, conversation: int, what: str) -> None:
@@ -238,12 +246,14 @@ class ConversationStore(Database):
         Returns:
             the message with its id and time.
         """
-        new = replace(message, created=message.created or time.time())
+        new = replace(message, created=usable_time(message.created) or time.time())
         with self.transaction() as db:
             _check_exists(db, conversation, new.parent)
             values = {"conversation": conversation, **row_from_message(new)}
             new = replace(new, id=insert(db, "messages", values))
-            self.set_columns(conversation, leaf=new.id, updated=new.created)
+            self.set_columns(
+                conversation, leaf=new.id, updated=new.created, changed=_last_change(db) + 1
+            )
             if new.role == "user":
                 title = replace_surrogates(title_from(new.content))
                 update(db, "conversations", conversation, {"title": title}, "title = ''")
@@ -266,9 +276,8 @@ class ConversationStore(Database):
                 ((conversation,),) = db.execute(
                     "SELECT conversation FROM messages WHERE id = ?", (message.id,)
                 )
-                update(db, "conversations", conversation, {"updated": time.time()})
-        if durable:
-            self.checkpoint_later()
+                changes = {"updated": time.time(), "changed": _last_change(db) + 1}
+                update(db, "conversations", conversation, changes)
 
     def message(self, message: int) -> Message:
         """The message of this id."""
@@ -311,6 +320,16 @@ def _of_kind(value: Any, kind: type, default: Any) -> Any:
 def _numbered(messages: Iterable[int]) -> str:
     numbers = list(messages)
     return f"message{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _last_change(db: sqlite3.Connection, until: float = inf) -> int:
+    """The greatest place in the order of changes, of conversations updated up to a time."""
+    found = db.execute(
+        "SELECT changed FROM conversations WHERE deleted IS NULL AND updated <= ?"
+        f" ORDER BY {NEWEST_FIRST} LIMIT 1",
+        (until,),
+    ).fetchone()
+    return found[0] if found else 0
 
 
 def _check_exists(db: sqlite3.Connection, conversation: int, message: int | None) -> None:

@@ -15,6 +15,8 @@ from qwen35_mlx.lifetime import Owner
 
 # Attempts to empty the log while other windows read, and the seconds between them.
 CHECKPOINT_ATTEMPTS, CHECKPOINT_SECONDS = 20, 0.05
+# Seconds from a change to the attempts, for changes that come together, and between rounds of them.
+CHECKPOINT_DELAY, CHECKPOINT_PAUSE = 0.1, 2.0
 
 
 class Database:
@@ -114,6 +116,8 @@ class Database:
             if self._ledger is not None:
                 with suppress(OSError):  # it only lags
                     self._ledger.write(progress)
+            if durable:
+                self._checkpoint_later()
 
     @contextmanager
     def reading(self) -> Generator[sqlite3.Connection]:
@@ -129,11 +133,11 @@ class Database:
             finally:
                 self._roll_back(db)
 
-    def checkpoint_later(self) -> None:
+    def _checkpoint_later(self) -> None:
         """Move the log into the database, in a thread of its own.
 
-        The log then holds little more than the turn that is running, and damage to it can do no
-        more than that.
+        The log then holds little more than the turn that is running: damage to it can do no more
+        than that, and a copy of the database alone has all that came before.
         """
         with self._lock:
             self._checkpoint_due = not self._closed.is_set()
@@ -143,26 +147,35 @@ class Database:
                 self._checkpointer.start()
 
     def _checkpoint(self) -> None:
-        """The checkpoint thread. It ends when nothing is due; a failure waits for the next time."""
+        """The checkpoint thread, which ends when nothing is due. After an error, a change is."""
+        pause = CHECKPOINT_DELAY
         while True:
+            self._closed.wait(pause)
             with self._lock:
                 if not self._checkpoint_due or self._closed.is_set():
                     self._checkpointer = None
                     return
                 self._checkpoint_due = False
             with suppress(Qwen35Error):
-                self._move_log()
+                if self._move_log():
+                    pause = CHECKPOINT_DELAY
+                else:
+                    pause, self._checkpoint_due = CHECKPOINT_PAUSE, True
 
-    def _move_log(self) -> None:
+    def _move_log(self) -> bool:
         """Move the log into the database and begin a new one, in the space of the old one.
+
+        False if other windows read or write all the time.
 
         The first transaction of a new log makes the old ones invalid, so it follows at once:
         SQLite would put what a damaged log still holds over newer pages. An empty file would do
         too, but growing it again would cost the next turn several milliseconds.
         """
-        with self._checkpointed("RESTART") as db:
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("UPDATE progress SET number = number + 1")
+        with self._checkpointed("RESTART") as (db, moved):
+            if moved:
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.execute("UPDATE progress SET number = number + 1")
+            return moved
 
     def empty_log(self) -> None:
         """Move the log into the database and leave no byte in it."""
@@ -170,17 +183,17 @@ class Database:
             pass
 
     @contextmanager
-    def _checkpointed(self, kind: str) -> Generator[sqlite3.Connection]:
-        """A connection after a checkpoint, unless other windows read or write all the time."""
+    def _checkpointed(self, kind: str) -> Generator[tuple[sqlite3.Connection, bool]]:
+        """A connection, and whether a checkpoint was made; other windows may be too busy."""
         self._check_place()
+        moved = False
         with translate_errors(self.file), closing(connect(self.file, busy_seconds=0)) as db:
             for _ in range(CHECKPOINT_ATTEMPTS):
                 with suppress(sqlite3.OperationalError):  # busy
-                    if db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0] == 0:
-                        break
-                if self._closed.wait(CHECKPOINT_SECONDS):
+                    moved = db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0] == 0
+                if moved or self._closed.wait(CHECKPOINT_SECONDS):
                     break
-            yield db
+            yield db, moved
 
     def _count(self, db: sqlite3.Connection, durable: bool) -> Progress:
         """Number the transaction; what the ledger will say about it."""

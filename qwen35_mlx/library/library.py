@@ -316,9 +316,8 @@ class Library(ConversationStore):
         """
         if self.read_only:
             return
-        expired = time.time() - KEEP_DELETED_SECONDS
         with self.reading() as db:
-            for conversation in purging.deleted_before(db, expired):
+            for conversation in purging.deleted_long_ago(db, KEEP_DELETED_SECONDS):
                 self._locks.acquire(str(conversation), DELETED)
         if names := self._locks.names(DELETED):
             with self.transaction() as db:

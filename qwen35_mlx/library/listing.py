@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.rows import usable_time
+from qwen35_mlx.text.folding import folded
 
 PREVIEW_WIDTH = 200
 MAX_NAMED = 5
+# The order of lists: of the last change. Clocks may be wrong, so `updated` only comes second.
+NEWEST_FIRST = "changed DESC, updated DESC, id DESC"
 MAX_SHOWN = 80  # characters of a name in an error message
 _SELECT_SUMMARIES = f"""
-    SELECT id, title, model, created, updated,
+    SELECT id, title, model, created, updated, changed,
         (SELECT count(*) FROM messages WHERE conversation = c.id),
         coalesce((SELECT prompt_tokens + reply_tokens FROM messages
             WHERE conversation = c.id AND reply_tokens IS NOT NULL ORDER BY id DESC LIMIT 1), 0),
@@ -25,6 +29,7 @@ class ConversationSummary:
     """A conversation without its messages, for lists.
 
     Attributes:
+        changed: the place in the order of changes, which no clock can upset.
         messages: the number of messages on all paths.
         tokens: prompt and reply tokens of the newest turn; 0 before the first.
         preview: the beginning of the last message of the selected path.
@@ -35,6 +40,7 @@ class ConversationSummary:
     model: str
     created: float
     updated: float
+    changed: int
     messages: int
     tokens: int
     preview: str
@@ -51,9 +57,11 @@ def summary_page(
     where = "deleted IS NULL"
     values: tuple[Any, ...] = ()
     if after is not None:
-        where += " AND (updated, id) < (?, ?)"
-        values = (after.updated, after.id)
-    return _summaries(db, f"WHERE {where} ORDER BY updated DESC, id DESC LIMIT ?", (*values, limit))
+        where += (
+            " AND (changed, updated, id) < (?, (SELECT updated FROM conversations WHERE id = ?), ?)"
+        )
+        values = (after.changed, after.id, after.id)
+    return _summaries(db, f"WHERE {where} ORDER BY {NEWEST_FIRST} LIMIT ?", (*values, limit))
 
 
 def deleted_summaries(db: sqlite3.Connection) -> Sequence[ConversationSummary]:
@@ -64,7 +72,13 @@ def deleted_summaries(db: sqlite3.Connection) -> Sequence[ConversationSummary]:
 def _summaries(
     db: sqlite3.Connection, which: str, values: tuple[Any, ...]
 ) -> Sequence[ConversationSummary]:
-    return [ConversationSummary(*row) for row in db.execute(_SELECT_SUMMARIES + which, values)]
+    rows = db.execute(_SELECT_SUMMARIES + which, values)
+    return [
+        ConversationSummary(
+            *(number, title, model, usable_time(created), usable_time(updated)), *rest
+        )
+        for number, title, model, created, updated, *rest in rows
+    ]
 
 
 def find_by_title(db: sqlite3.Connection, title: str) -> int | None:
@@ -87,18 +101,18 @@ def find_by_title(db: sqlite3.Connection, title: str) -> int | None:
 def find_by_name(db: sqlite3.Connection, name: str) -> int:
     """The id of the conversation whose id, title or part of a title is `name`.
 
-    An exact title goes before one in another case, that before a beginning, and that before another
-    part; spacing does not matter. Where a number is both an id and a title, neither goes before the
-    other.
+    An exact title goes before one in another spelling, as `folded` compares them, that before a
+    beginning, and that before another part; spacing does not matter. Where a number is both an id
+    and a title, neither goes before the other.
 
     Raises:
         Qwen35Error: no conversation matches, or several do; the message lists them.
     """
     written = " ".join(name.split())
-    wanted = written.casefold()
+    wanted = " ".join(folded(name).split())
     titles: dict[int, str] = dict(
         db.execute(
-            "SELECT id, title FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
+            f"SELECT id, title FROM conversations WHERE deleted IS NULL ORDER BY {NEWEST_FIRST}"
         )
     )
     # Python refuses to read a number of thousands of digits, and no id has more than 19.
@@ -111,9 +125,10 @@ def find_by_name(db: sqlite3.Connection, name: str) -> int:
                 f"{called[0]}: give that id, or the other title"
             )
         return int(wanted)
-    parts = [i for i, title in titles.items() if wanted in title.casefold()]
-    begun = [i for i in parts if titles[i].casefold().startswith(wanted)]
-    exact = [i for i in begun if titles[i].casefold() == wanted]
+    spelled = {i: folded(title) for i, title in titles.items()}
+    parts = [i for i, title in spelled.items() if wanted in title]
+    begun = [i for i in parts if spelled[i].startswith(wanted)]
+    exact = [i for i in begun if spelled[i] == wanted]
     found = [i for i in exact if titles[i] == written] or exact or begun or parts
     if not wanted or not found:
         raise Qwen35Error(f"no conversation is called {shown}: qwen35-chat --list shows them")

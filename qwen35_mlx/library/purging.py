@@ -7,6 +7,7 @@ history of what was typed.
 
 import re
 import sqlite3
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +24,15 @@ _STATE = re.compile(
 )
 
 
-def deleted_before(db: sqlite3.Connection, time: float) -> list[int]:
-    """Conversations that were deleted before a time. A damaged row may never have been deleted."""
+def deleted_long_ago(db: sqlite3.Connection, seconds: float) -> list[int]:
+    """Conversations that were deleted more than some seconds ago, or by a clock that was ahead.
+
+    A damaged row may never have been deleted.
+    """
     rows = db.execute(
-        f"SELECT {', '.join(CONVERSATION_COLUMNS)}, checksum FROM conversations WHERE deleted < ?",
-        (time,),
+        f"SELECT {', '.join(CONVERSATION_COLUMNS)}, checksum FROM conversations"
+        " WHERE abs(deleted - ?) > ?",
+        (time.time(), seconds),
     )
     return [row[0] for row in rows if matches(row)]
 

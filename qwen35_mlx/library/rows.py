@@ -14,6 +14,8 @@ from qwen35_mlx.library.conversation import (
 )
 from qwen35_mlx.library.database_errors import DamagedError
 
+# In the year 5138. What is more counts other units: seconds of today have ten digits.
+MAX_SECONDS = 1e11
 # The error of a message whose checksum differs.
 DAMAGED = "damaged on disk: the text may differ from what was written"
 
@@ -30,6 +32,7 @@ def message_from_row(row: tuple[Any, ...]) -> Message:
     usage = {name: values.pop(name) for name in USAGE_COLUMNS}
     values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
     values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
+    values["created"] = usable_time(values["created"])
     return Message(**values)
 
 
@@ -48,7 +51,7 @@ def _salvaged(values: dict[str, Any]) -> Message:
         state="failed",
         error=DAMAGED,
         model=take("model", str, ""),
-        created=float(take("created", int | float, 0.0)),
+        created=usable_time(values["created"]),
     )
     try:
         calls = tuple(_read_json(values["tool_calls"] or "[]", list))
@@ -73,8 +76,21 @@ def row_from_message(message: Message) -> dict[str, Any]:
         "model": replace_surrogates(message.model),
         **{name: None if usage is None else getattr(usage, name) for name in USAGE_COLUMNS},
         "thinking_seconds": message.thinking_seconds,
-        "created": message.created,
+        "created": usable_time(message.created),
     }
+
+
+def usable_time(time: object) -> float:
+    """Seconds since 1970 that a calendar has, from a time that may come from anywhere.
+
+    Milliseconds, microseconds and nanoseconds become seconds. What can be no time is 0.
+    """
+    seconds = float(time) if isinstance(time, int | float) else 0.0
+    for unit in (1e9, 1e6, 1e3):
+        if seconds >= unit * MAX_SECONDS / 1e3:
+            seconds /= unit
+            break
+    return seconds if 0.0 < seconds < MAX_SECONDS else 0.0
 
 
 def settings_to_json(settings: ChatSettings) -> str:

@@ -2,6 +2,7 @@
 
 The schema changes by migrations, numbered by `PRAGMA user_version`. Each migration is one
 transaction that also sets the number: a process that is killed halfway leaves the old version.
+Statements use the functions that `connections` gives every connection.
 """
 
 import sqlite3
@@ -10,6 +11,12 @@ from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.checksums import fill_statement
+
+
+def _folded(column: str) -> str:
+    """SQL for the folded text of a column; damaged text cannot be decoded by itself."""
+    return f"folded(CAST({column} AS BLOB))"
+
 
 # "Qw35", to recognise the database of another program.
 APPLICATION_ID = 0x51773335
@@ -103,7 +110,59 @@ _CHECKS = (
     """,
     "CREATE INDEX states_by_conversation ON states (conversation)",
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_TABLES, _SEARCH, _CHECKS)
+# The search index as it is now, of folded text: one that is found in any spelling. Messages are
+# found by trigrams, and by shorter words in a scan of what the index stores.
+SEARCH = (
+    "DROP TABLE IF EXISTS search",
+    "CREATE VIRTUAL TABLE search USING fts5 (content, thinking, tokenize='trigram')",
+    "INSERT INTO search (rowid, content, thinking)"
+    f" SELECT id, {_folded('content')}, {_folded('thinking')} FROM messages",
+)
+_FOLDED_SEARCH = (
+    *(f"DROP TRIGGER message_{change}" for change in ("added", "removed", "changed")),
+    *SEARCH,
+    f"""
+    CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
+        INSERT OR REPLACE INTO search (rowid, content, thinking)
+        VALUES (new.id, {_folded("new.content")}, {_folded("new.thinking")});
+    END
+    """,
+    """
+    CREATE TRIGGER message_removed AFTER DELETE ON messages BEGIN
+        DELETE FROM search WHERE rowid = old.id;
+    END
+    """,
+    f"""
+    CREATE TRIGGER message_changed AFTER UPDATE OF content, thinking ON messages BEGIN
+        INSERT OR REPLACE INTO search (rowid, content, thinking)
+        VALUES (new.id, {_folded("new.content")}, {_folded("new.thinking")});
+    END
+    """,
+)
+# The order of changes, which no wrong clock upsets. A checksum does not cover it. Conversations
+# from before get their place by their times; a time that has not come yet is that of the newest
+# message which was written before.
+_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
+_ORDER = (
+    "ALTER TABLE conversations ADD COLUMN changed INTEGER NOT NULL DEFAULT 0",
+    f"""
+    UPDATE conversations SET changed = place FROM (
+        SELECT id, row_number() OVER (ORDER BY moment, updated, id) AS place FROM (
+            SELECT id, updated, iif(updated <= {_NOW}, updated, coalesce((
+                SELECT max(created) FROM messages WHERE created <= {_NOW} AND id <
+                    (SELECT max(id) FROM messages WHERE conversation = conversations.id)
+            ), 0)) AS moment FROM conversations
+        )
+    ) AS places WHERE places.id = conversations.id
+    """,
+    "DROP INDEX conversations_by_time",
+    "CREATE INDEX conversations_by_change ON conversations (changed, updated, id)"
+    " WHERE deleted IS NULL",
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    *(_TABLES, _SEARCH, _CHECKS),
+    (*_FOLDED_SEARCH, *_ORDER),
+)
 
 
 def check_version(db: sqlite3.Connection, file: Path) -> int:

@@ -4,39 +4,52 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal
 
 from qwen35_mlx.library.conversation import Role
+from qwen35_mlx.library.listing import NEWEST_FIRST
+from qwen35_mlx.library.rows import usable_time
+from qwen35_mlx.text.folding import folded, folded_spans, unfolded_index
 
 # The length of the substrings in the index. Shorter terms need a scan of the messages.
 TRIGRAM = 3
 # The rest of a pasted page is ignored, since it would only make the search slow.
 MAX_QUERY_CHARACTERS = 400
 MOST_ROWS = 2_000  # messages that are looked at for a list of conversations
-_SELECT_HITS = (
+# Characters of a snippet before its first term, and in total.
+SNIPPET_BEFORE, SNIPPET_WIDTH = 40, 160
+_SELECT_FOUND = (
     "SELECT messages.conversation, c.title, messages.id, messages.role, messages.content,"
-    " messages.thinking, messages.created FROM"
+    " messages.thinking, messages.created, search.content, search.thinking FROM"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A parsed search: a message matches if it contains all terms, in any case.
+    """A parsed search: a message matches if its folded text contains all terms.
 
     Attributes:
+        terms: folded.
         match: an FTS5 expression for the terms of three or more characters; "" if there are none.
-        short: all spellings in upper and lower case of each shorter term.
+        short: the shorter terms.
     """
 
     terms: tuple[str, ...]
     match: str
-    short: tuple[tuple[str, ...], ...]
+    short: tuple[str, ...]
 
     def pattern(self) -> re.Pattern[str]:
-        """A pattern that matches any of the terms, the longest first."""
+        """A pattern that matches any of the terms in a folded text, the longest first."""
         longest_first = sorted(self.terms, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+        return re.compile("|".join(map(re.escape, longest_first)))
+
+    def whole_words(self) -> re.Pattern[str]:
+        """As `pattern`, for terms that are not parts of longer words."""
+        return re.compile(rf"(?<!\w)(?:{self.pattern().pattern})(?!\w)")
+
+    def is_in(self, text: str) -> bool:
+        """Whether a folded text contains all terms."""
+        return all(term in text for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +99,12 @@ class ConversationHits:
 
 def parse_query(text: str) -> Query:
     """Parse words and "quoted phrases". Every character is literal; there are no operators."""
-    text = re.sub("[\x00-\x1f\x7f\ud800-\udfff]", " ", text[:MAX_QUERY_CHARACTERS])
+    text = folded(re.sub("[\ud800-\udfff]", " ", text[:MAX_QUERY_CHARACTERS]))
     found = [phrase or word for phrase, word in re.findall(r'"([^"]*)"?|(\S+)', text)]
     terms = tuple(dict.fromkeys(term for term in found if term.strip()))
     quoted = ['"' + term.replace('"', '""') + '"' for term in terms if len(term) >= TRIGRAM]
-    short = tuple(_case_variants(term) for term in terms if len(term) < TRIGRAM)
+    short = tuple(term for term in terms if len(term) < TRIGRAM)
     return Query(terms, " AND ".join(quoted), short)
-
-
-def _case_variants(term: str) -> tuple[str, ...]:
-    cases = [dict.fromkeys((char, char.lower(), char.upper())) for char in term]
-    return tuple("".join(chars) for chars in product(*cases))
 
 
 def find_conversations(
@@ -108,13 +116,12 @@ def find_conversations(
     The best line has a term as a whole word, is no thinking, and is the newest of these.
     """
     best = {hit.conversation: (0, hit, 0) for hit in _title_hits(db, query)}
-    whole = re.compile(rf"(?<!\w)(?:{query.pattern().pattern})(?!\w)", re.IGNORECASE)
-    for hit in _message_hits(db, query, MOST_ROWS):
-        rank, kept, number = best.get(hit.conversation, (0, hit, 0))
-        new = 1 + (hit.where == "content") * 2 + bool(whole.search(hit.snippet.text))
-        if new > rank:
-            rank, kept = new, hit
-        best[hit.conversation] = rank, kept, number + 1
+    for found in _found_messages(db, query, MOST_ROWS):
+        rank, kept, number = best.get(found.conversation, (0, None, 0))
+        new = found.rank(query)
+        if kept is None or new > rank:
+            rank, kept = new, found.hit(query)
+        best[found.conversation] = rank, kept, number + 1
     return [
         ConversationHits(at, make_snippet(hit.title, query), hit, number)
         for at, (_, hit, number) in list(best.items())[:limit]
@@ -124,50 +131,85 @@ def find_conversations(
 def find_hits(db: sqlite3.Connection, query: Query, limit: int) -> Sequence[Hit]:
     """Titles, then messages on any path, that contain all terms; newest first."""
     hits = _title_hits(db, query)[:limit]
-    return [*hits, *_message_hits(db, query, limit - len(hits))]
+    found = _found_messages(db, query, limit - len(hits))
+    return [*hits, *(message.hit(query) for message in found)]
 
 
-def _message_hits(db: sqlite3.Connection, query: Query, limit: int) -> Iterator[Hit]:
+@dataclass(frozen=True, slots=True)
+class _FoundMessage:
+    """A message that matches: a row of `_SELECT_FOUND`.
+
+    Attributes:
+        said, thought: the folded content and thinking.
+    """
+
+    conversation: int
+    title: str
+    message: int
+    role: Role
+    content: str
+    thinking: str
+    created: float
+    said: str
+    thought: str
+
+    def _place(self, query: Query) -> tuple[Literal["content", "thinking"], int]:
+        """Where the first term is, and its index in the folded text."""
+        pattern = query.pattern()
+        if not (first := pattern.search(self.said)) and (other := pattern.search(self.thought)):
+            return "thinking", other.start()
+        return "content", first.start() if first else 0
+
+    def rank(self, query: Query) -> int:
+        """How good a line it gives for a list of conversations, from 1 to 4."""
+        where, start = self._place(query)
+        text = self.said if where == "content" else self.thought
+        window = text[max(0, start - SNIPPET_BEFORE) :][:SNIPPET_WIDTH]
+        return 1 + (where == "content") * 2 + bool(query.whole_words().search(window))
+
+    def hit(self, query: Query) -> Hit:
+        where, _ = self._place(query)
+        piece = make_snippet(self.content if where == "content" else self.thinking, query)
+        time = usable_time(self.created)
+        return Hit(self.conversation, self.title, self.message, self.role, where, piece, time)
+
+
+def _found_messages(db: sqlite3.Connection, query: Query, limit: int) -> Iterator[_FoundMessage]:
     conditions, values = ["c.deleted IS NULL"], list[Any]()
     if query.match:
-        # CROSS JOIN makes SQLite read the index in order, newest first, and stop at the limit.
-        tables = "search CROSS JOIN messages ON messages.id = search.rowid"
-        order = "search.rowid"
         conditions.append("search MATCH ?")
         values.append(query.match)
-    else:
-        tables, order = "messages", "messages.id"
-    for spellings in query.short:
-        pairs = [(column, s) for s in spellings for column in ("content", "thinking")]
-        either = " OR ".join(f"instr(messages.{column}, ?)" for column, _ in pairs)
-        conditions.append(f"({either})")
-        values.extend(spelling for _, spelling in pairs)
+    for term in query.short:
+        conditions.append("(instr(search.content, ?) OR instr(search.thinking, ?))")
+        values += [term, term]
+    # CROSS JOIN makes SQLite read the index in order, newest first, and stop at the limit.
     rows = db.execute(
-        f"{_SELECT_HITS} {tables} CROSS JOIN conversations c ON c.id = messages.conversation"
-        f" WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?",
+        f"{_SELECT_FOUND} search CROSS JOIN messages ON messages.id = search.rowid"
+        " CROSS JOIN conversations c ON c.id = messages.conversation"
+        f" WHERE {' AND '.join(conditions)} ORDER BY search.rowid DESC LIMIT ?",
         (*values, limit),
     )
-    pattern = query.pattern()
-    for conversation, title, message, role, content, thinking, created in rows:
-        in_content = pattern.search(content) or not pattern.search(thinking)
-        piece = make_snippet(content if in_content else thinking, query)
-        where = "content" if in_content else "thinking"
-        yield Hit(conversation, title, message, role, where, piece, created)
+    return (_FoundMessage(*row) for row in rows)
 
 
 def _title_hits(db: sqlite3.Connection, query: Query) -> list[Hit]:
-    wanted = [term.casefold() for term in query.terms]
     rows = db.execute(
-        "SELECT id, title, updated FROM conversations WHERE deleted IS NULL ORDER BY updated DESC"
+        "SELECT id, title, updated FROM conversations WHERE deleted IS NULL"
+        f" ORDER BY {NEWEST_FIRST}"
     )
     return [
-        Hit(conversation, title, None, None, "title", make_snippet(title, query), updated)
+        Hit(
+            *(conversation, title, None, None, "title", make_snippet(title, query)),
+            usable_time(updated),
+        )
         for conversation, title, updated in rows
-        if all(term in title.casefold() for term in wanted)
+        if query.is_in(folded(title))
     ]
 
 
-def make_snippet(text: str, query: Query, before: int = 40, width: int = 160) -> Snippet:
+def make_snippet(
+    text: str, query: Query, before: int = SNIPPET_BEFORE, width: int = SNIPPET_WIDTH
+) -> Snippet:
     """The text around the first term; without a match, the beginning of the text.
 
     Args:
@@ -175,11 +217,11 @@ def make_snippet(text: str, query: Query, before: int = 40, width: int = 160) ->
         width: characters in total.
     """
     pattern = query.pattern()
-    first = pattern.search(text)
-    start = max(0, first.start() - before) if first else 0
+    first = pattern.search(folded(text))
+    start = max(0, unfolded_index(text, first.start()) - before) if first else 0
     piece = re.sub(r"\s", " ", text[start : start + width])
     lead = "…" if start else ""
     spans = tuple(
-        (match.start() + len(lead), match.end() + len(lead)) for match in pattern.finditer(piece)
+        (begin + len(lead), end + len(lead)) for begin, end in folded_spans(piece, pattern)
     )
     return Snippet(lead + piece + ("…" if start + width < len(text) else ""), spans)

@@ -17,8 +17,9 @@ def whole_path(conversation: Conversation) -> tuple[Message, ...]:
     path, whole = conversation.path(), tuple[Message, ...]()
     while path and path[0].summary is not None:
         whole = (*path, *whole)
-        first = (_originals(conversation, path) or [None])[0]
-        path = () if first is None else conversation.path(first.parent)
+        copied = _copied(conversation, path[0])
+        end = copied[0].parent if copied else _newest_before(conversation, path[0])
+        path = () if end is None else conversation.path(end)
     return (*path, *whole)
 
 
@@ -28,8 +29,7 @@ def before_summary(conversation: Conversation) -> int | None:
     None if that begins with no summary.
     """
     path = conversation.path()
-    originals = _originals(conversation, path) if path and path[0].summary is not None else ()
-    return originals[-1].id if originals else None
+    return _end_before(conversation, path[0]) if path and path[0].summary is not None else None
 
 
 def after_summary(conversation: Conversation) -> int | None:
@@ -37,27 +37,37 @@ def after_summary(conversation: Conversation) -> int | None:
     on_path = {message.id for message in conversation.path()}
     roots = [conversation.message(root) for root in conversation.children(None)]
     for root in reversed(roots):
-        if root.summary is not None and root.id not in on_path:
-            originals = _originals(
-                conversation, conversation.path(conversation.newest_leaf(root.id))
-            )
-            if originals and originals[-1].id in on_path:
-                return root.id
+        if root.summary is None or root.id in on_path:
+            continue
+        if _end_before(conversation, root) in on_path:
+            return root.id
     return None
 
 
-def _originals(conversation: Conversation, path: Sequence[Message]) -> Sequence[Message]:
-    """The messages that those behind the summary of a path were copied from.
+def _end_before(conversation: Conversation, summary: Message) -> int | None:
+    """The end of the path that was selected when a summary was written; None if it is not there."""
+    copied = _copied(conversation, summary)
+    return copied[-1].id if copied else _newest_before(conversation, summary)
 
-    A conversation may have the same words twice: the originals are those of the longest match, and
-    of several the newest.
+
+def _newest_before(conversation: Conversation, summary: Message) -> int | None:
+    """The newest message that is older than a summary: the end of what it sums up, if it is all."""
+    return max((m.id for m in conversation.messages if m.id < summary.id), default=None)
+
+
+def _copied(conversation: Conversation, summary: Message) -> Sequence[Message]:
+    """The messages that those behind a summary were copied from; none if all are summed up.
+
+    A conversation may have the same words twice: the originals are those that end a path, then
+    those of the longest match, and of several the newest.
     """
-    summary, copies = path[0], path[1:]
+    copies = _first_path(conversation, summary)
     best: list[Message] = []
-    for start in conversation.messages:
+    best_rank = (False, 2)  # a single message within a path may have the words of a new one
+    for start in conversation.messages if copies else ():
         if start.id >= summary.id:
             break
-        if start.parent is None or not copies or not _same(start, copies[0]):
+        if start.parent is None or not _same(start, copies[0]):
             continue
         found = [start]
         for copy in copies[1:]:
@@ -65,9 +75,20 @@ def _originals(conversation: Conversation, path: Sequence[Message]) -> Sequence[
             if following is None:
                 break
             found.append(following)
-        if len(found) >= len(best):
-            best = found
+        ends = all(child > summary.id for child in conversation.children(found[-1].id))
+        if (ends, len(found)) >= best_rank:
+            best, best_rank = found, (ends, len(found))
     return best
+
+
+def _first_path(conversation: Conversation, message: Message) -> Sequence[Message]:
+    """What followed a message first, and what followed that."""
+    path: list[Message] = []
+    at = message.id
+    while children := conversation.children(at):
+        at = children[0]
+        path.append(conversation.message(at))
+    return path
 
 
 def _following(

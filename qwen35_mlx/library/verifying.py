@@ -4,10 +4,18 @@ import sqlite3
 from collections.abc import Iterator
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library import schema
 from qwen35_mlx.library.checksums import COLUMNS, matches
 from qwen35_mlx.library.database import Database
 
 MAX_LINES = 10
+_SEARCH_DIFFERS = """
+    SELECT EXISTS (
+        SELECT 1 FROM messages LEFT JOIN search ON search.rowid = messages.id WHERE
+            search.content IS NOT folded(CAST(messages.content AS BLOB))
+            OR search.thinking IS NOT folded(CAST(messages.thinking AS BLOB))
+    ) OR EXISTS (SELECT rowid FROM search EXCEPT SELECT id FROM messages)
+"""
 
 
 def damages(library: Database) -> list[str]:
@@ -54,8 +62,11 @@ def rebuild_search(library: Database) -> bool:
     try:
         with library.transaction() as db:
             db.execute("INSERT INTO search (search, rank) VALUES ('integrity-check', 1)")
+            if not db.execute(_SEARCH_DIFFERS).fetchone()[0]:
+                return False
     except Qwen35Error:
-        with library.transaction() as db:
-            db.execute("INSERT INTO search (search) VALUES ('rebuild')")
-        return True
-    return False
+        pass  # the index is damaged
+    with library.transaction() as db:
+        for statement in schema.SEARCH:
+            db.execute(statement)
+    return True

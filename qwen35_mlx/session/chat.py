@@ -300,11 +300,13 @@ class Chat:
     def compact(self) -> Generator[PrefillProgress | Written]:
         """Let the model summarise the oldest turns, and go on from the summary.
 
-        The summary and the newest turns become a new path; the old one stays in the tree. Nothing
-        changes before the summary is complete.
+        The summary and the newest turns become a new path; the old one stays in the tree. A history
+        that is longer than the context is read in parts. Nothing changes before the summary is
+        complete.
 
         Raises:
-            Qwen35Error: there is nothing to summarise, or no room for the summary.
+            Qwen35Error: at once, there is no message; while iterating, there is nothing to
+                summarise, or no room for the summary.
         """
         self._check_writable()
         events = compaction.compact(self.model, self._transcript, self._snapshots, self.tools)

@@ -51,8 +51,8 @@ def merged_settings(stored: ChatSettings, given: ChatSettings) -> ChatSettings:
     return ChatSettings(
         system=_first(given.system, stored.system),
         thinking=thinking,
-        max_tokens=stored.max_tokens,
-        seed=stored.seed,
+        max_tokens=_first(given.max_tokens, stored.max_tokens),
+        seed=_first(given.seed, stored.seed),
         sampling={**stored.sampling, **{n: v for n, v in given.sampling.items() if v is not None}},
         template_arguments=arguments,
         thinking_budget=_first(given.thinking_budget, stored.thinking_budget),

@@ -14,6 +14,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.lifetime import Owner, close_at_exit
 from qwen35_mlx.session.blas import BlasHint
+from qwen35_mlx.session.chat_settings import merged_settings
 from qwen35_mlx.session.events import (
     Cancelled,
     Done,
@@ -192,8 +193,8 @@ class EngineThread:
                     self._tools = plain_tools(tools)
                     if self._chat is not None:
                         self._chat.tools = self._tools or None
-                case Open(conversation):
-                    self._open(conversation)
+                case Open(conversation, settings):
+                    self._open(conversation, settings)
                 case Select(message):
                     self._current_chat().select(message)
                     self._emit_opened()
@@ -302,8 +303,12 @@ class EngineThread:
 
         return tool_messages(self._loaded_model(), results)
 
-    def _open(self, conversation: int | None) -> None:
-        """Open a conversation. Its snapshot is restored at the next turn, so opening is quick."""
+    def _open(self, conversation: int | None, given: ChatSettings | None = None) -> None:
+        """Open a conversation. Its snapshot is restored at the next turn, so opening is quick.
+
+        Args:
+            given: settings that replace its own, but for those that are None.
+        """
         if conversation is not None and self._library is None:
             raise Qwen35Error("conversations are not kept here: give the engine a library")
         if (
@@ -311,6 +316,7 @@ class EngineThread:
             and conversation == self._conversation
             and self._chat is not None
         ):
+            self._replace_settings(given)
             self._emit_opened()
             return
         chat = self._make_chat(conversation) if self._loaded.model is not None else None
@@ -323,6 +329,7 @@ class EngineThread:
         elif self._conversation is not None and self._library is not None:
             self._library.release(self._conversation)
         self._chat, self._conversation = chat, conversation
+        self._replace_settings(given)
         self._emit_opened(title)
 
     def _emit_opened(self, title: str = "") -> None:
@@ -352,6 +359,17 @@ class EngineThread:
                 self._chat.configure(settings)
         elif self._conversation is not None and self._library is not None and self._claim():
             self._library.configure(self._conversation, settings)
+
+    def _replace_settings(self, given: ChatSettings | None) -> None:
+        """Replace those of the current conversation, if it is stored and can be written."""
+        if given is None:
+            return
+        if self._chat is not None:
+            if not self._chat.read_only:
+                self._chat.configure(merged_settings(self._chat.settings, given))
+        elif self._conversation is not None and self._library is not None and self._claim():
+            stored = self._library.conversation(self._conversation).settings
+            self._library.configure(self._conversation, merged_settings(stored, given))
 
 
 class _CancelledError(Exception):

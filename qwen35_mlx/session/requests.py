@@ -32,9 +32,14 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Go to a conversation, or to a new one (None): `Opened` or `Failed`."""
+    """Go to a conversation, or to a new one (None): `Opened` or `Failed`.
+
+    Attributes:
+        settings: replace the conversation's own, but for those that are None; it keeps them.
+    """
 
     conversation: int | None = None
+    settings: ChatSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ SHAPES = {
     "122b-a10b": _config(3072, 48, 32, 2, 64, **_experts(256, 8, 1024)),
     "397b-a17b": _config(4096, 60, 32, 2, 64, **_experts(512, 10, 1024)),
     # Not published: small enough to try a benchmark on a CPU.
-    "tiny": _config(256, 4, 4, 2, 32, vocab_size=2048, **_experts(16, 4, 128)),
-    "tiny-dense": _config(256, 4, 4, 2, 32, vocab_size=2048, intermediate_size=512, **_TIED),
+    "tiny": _config(256, 4, 4, 2, 32, vocab_size=4096, **_experts(16, 4, 128)),
+    "tiny-dense": _config(256, 4, 4, 2, 32, vocab_size=4096, intermediate_size=512, **_TIED),
 }
 
 

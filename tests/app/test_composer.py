@@ -311,10 +311,10 @@ async def test_an_at_of_an_input_method_names_a_file(home: Path, sign: str) -> N
         await at.until(lambda: at.app.chat.completions.choices)
         await at.press("tab")
         assert at.typed == "@notes.txt "
-        at.composer.set_text(f"{sign}notes.txt 总结")
+        at.composer.set_text(f"总结{sign}notes.txt 好吗")
         await at.press("enter")
         await at.until(lambda: at.sent)
-        assert at.sent[0].startswith(f"{sign}notes.txt 总结")
+        assert at.sent[0].startswith(f"总结{sign}notes.txt 好吗")
         assert "it is here" in at.sent[0]
 
 

@@ -200,3 +200,8 @@ def plain(lines: bytes, encoding: str) -> str:
     output = done.stdout.decode()
     assert "The file:" in output.splitlines()[-2]
     return output
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line_in_plain_mode() -> None:
+    assert "\ufeff" not in plain(b"\xef\xbb\xbfhello\n", "utf-8:strict")
+    assert "there is no command" not in plain(b"\xef\xbb\xbf/settings\n", "utf-8:strict")

@@ -108,6 +108,34 @@ def test_all_of_a_conversation_is_there() -> None:
     ]
 
 
+def test_formulas_and_words_beside_chinese_are_as_in_the_chat() -> None:
+    note = "**\u6ce8\u610f\uff1a**\u4e0d\u8981"
+    text = (
+        f"{note} $a_1 \\le b_2$, \\(\\alpha\\).[^1]\n\n"
+        "$$\n\\frac{1}{x}<y\n$$\n\n"
+        "[^1]: A **note**.\n\n`$not$`"
+    )
+    page = to_html(conversation(Message(1, None, "assistant", text)))
+    assert "<strong>\u6ce8\u610f\uff1a</strong>\u4e0d\u8981" in page
+    assert '<span class="formula" title="$a_1 \\le b_2$">a₁\u00a0≤\u00a0b₂</span>' in page
+    assert ">\u03b1</span>" in page
+    rows = page.partition('<pre class="formula"')[2].partition(">")[2].partition("</pre>")[0]
+    assert [row.strip() for row in rows.splitlines()] == ["1", "─── &lt; y", "x"]
+    assert "<sup>1</sup>" in page
+    assert "A <strong>note</strong>." in page
+    assert "<code>$not$</code>" in page
+
+
+@pytest.mark.parametrize("marks", ["$%s + 1$", "$$%s + 1$$", "[^%s]", "a[^%s]\n\n[^%s]: so"])
+def test_nothing_in_a_formula_or_a_footnote_runs(marks: str) -> None:
+    text = marks.replace("%s", '"><script>alert(1)</script>')
+    found = Page(to_html(conversation(Message(1, None, "assistant", text))))
+    assert not any(tag == "script" for tag, _ in found.tags)
+    text = marks.replace("%s", "\\text{<script>alert(1)</script>}")
+    found = Page(to_html(conversation(Message(1, None, "assistant", text))))
+    assert not any(tag == "script" for tag, _ in found.tags)
+
+
 def test_a_text_with_very_many_marks_is_shown_as_it_was_written() -> None:
     text = "[" * 30_000
     page = to_html(conversation(Message(1, None, "assistant", text)))

@@ -76,6 +76,21 @@ def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> N
     assert text.endswith("## You\n\nTea for two\n\n## Assistant\n\nGern — 😀\n")
 
 
+def test_a_backup_is_made_while_the_library_is_open(
+    two: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    with Library(two):
+        assert main(["--backup", str(tmp_path / "copy.db")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"2 conversations are in {tmp_path}/copy.db: to use it, ")
+    assert err == ""
+    (tmp_path / "new").mkdir()
+    (tmp_path / "copy.db").rename(tmp_path / "new" / "library.db")
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "new"))
+    assert main(["--export", "tea for t"]) == 0
+    assert capsys.readouterr().out.startswith("# Tea for two\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -88,6 +103,11 @@ def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> N
         (["--import", "no/such/file"], "no/such/file cannot be read: No such file"),
         (["--import", "."], ". cannot be read: not a regular file"),
         (["--import", ""], "--import is empty"),
+        (["--backup", ""], "--backup is empty"),
+        (["--backup", "/"], "/ exists: give another name"),
+        (["--backup", "no/such/file"], "no/such/file cannot be written: No such file"),
+        (["--backup", "x", "--list"], "not allowed with"),
+        (["--backup", "x", "-p", "hi"], "--backup use none"),
         (["--list", "-p", "hi"], "-p"),
         (["--format", "json"], "--format"),
     ],

@@ -1,19 +1,23 @@
 """Lines are broken between words, and between the characters of Chinese and Japanese."""
 
 import random
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
-from qwen35_chat.drawing.line_breaks import LONGEST_LINE, break_offsets, widest_unit
+from qwen35_chat.drawing.line_breaks import (
+    LEAST_LINE,
+    LONGEST_LINE,
+    break_offsets,
+    broken,
+    widest_unit,
+)
+from qwen35_chat.graphemes import graphemes
 from rich.cells import cell_len
+
+from tests.app.clusters import CLUSTERS, PIECES
 
 CLOSING = "，。、！？：；）」』】》”’…ー々ぁっ％"
 OPENING = "（「『【《“‘￥"
-
-
-def broken(text: str, width: int) -> list[str]:
-    offsets = [0, *break_offsets(text, width), len(text)]
-    return [text[at:end] for at, end in pairwise(offsets)]
 
 
 @pytest.mark.parametrize(
@@ -58,18 +62,29 @@ def test_no_line_ends_with_what_opens(mark: str) -> None:
         assert mark not in [line[-1] for line in broken(text, width)]
 
 
-def test_any_text_fits_any_width_and_stays_whole() -> None:
+@pytest.mark.parametrize("hanging", [None, 0, 1])
+def test_any_text_fits_any_width_and_no_character_is_cut(hanging: int | None) -> None:
     random_ = random.Random(5)
-    pieces = [*"ab ，。（）「」“”世界ー…、！?($１ァ한글😀"]
-    pieces += ["👨‍👩‍👧", "⚠️", "❤️", "🇳🇴", "e\u0301", "㊗️", "ไทย", "\u200d", "\ufe0f", "\u00a0"]
-    pieces += ["\u3000", "x" * 30, "\u0301" * 90]
-    for _ in range(3_000):
+    pieces = [piece for piece in PIECES if len(piece) < LEAST_LINE]
+    for number in range(2_500):
         text = "".join(random_.choices(pieces, k=random_.randrange(40)))
-        width = random_.randrange(1, 20)
-        lines = broken(text, width)
-        assert "".join(lines) == text
-        for line in lines:
-            assert cell_len(line.rstrip(" \u3000")) <= max(width, 2), (text, width)
+        width = number % 80 + 1 if number % 2 else random_.randrange(1, 8)
+        offsets = break_offsets(text, width, hanging)
+        assert {*offsets} <= {0, *accumulate(map(len, graphemes(text)))}, (ascii(text), width)
+        for start, end in pairwise([0, *offsets, len(text)]):
+            line = text[start:end]
+            spaces = len(line) - len(line.rstrip(" \t\u3000"))
+            line = line[: len(line) - (spaces if hanging is None else min(hanging, spaces))]
+            # One character may be wider than the line.
+            assert cell_len(line) <= width or len(graphemes(line)) == 1, (ascii(text), width)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS.values(), ids=CLUSTERS)
+def test_a_character_of_many_code_points_is_never_broken(cluster: str) -> None:
+    for width in range(1, 9):
+        for text in (cluster * 9, f"a{cluster}" * 9, f"字{cluster}" * 9, f"({cluster})" * 9):
+            edges = {0, *accumulate(map(len, graphemes(text)))}
+            assert {*break_offsets(text, width)} <= edges, width
 
 
 def test_marks_without_an_end_make_no_line_without_an_end() -> None:

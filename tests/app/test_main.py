@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from qwen35_chat import one_shot
-from qwen35_chat.main import main
+from qwen35_chat.main import _standard_input, main
 
 from qwen35_mlx import __version__
 
@@ -81,9 +81,24 @@ def test_an_empty_prompt(argv, monkeypatch, capsys) -> None:
 
 
 def test_standard_input_that_is_not_text(monkeypatch, capsys) -> None:
-    set_stdin(monkeypatch, b"\xff\xfe")
+    set_stdin(monkeypatch, b"\xff\x80")
     assert main([]) == 2
-    assert capsys.readouterr().err.startswith("error: standard input is not UTF-8 text: ")
+    assert capsys.readouterr().err.startswith(
+        "error: standard input is not text in UTF-8, UTF-16 or GBK: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("\ufeff你好", "standard input is read as UTF-8 with a byte order mark\n"),
+        ("你好", ""),
+    ],
+)
+def test_standard_input_without_its_byte_order_mark(data, said, monkeypatch, capsys) -> None:
+    set_stdin(monkeypatch, data.encode())
+    assert _standard_input() == "你好"
+    assert capsys.readouterr().err == said
 
 
 def test_closed_streams(monkeypatch, capsys) -> None:

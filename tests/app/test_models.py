@@ -373,6 +373,9 @@ async def test_the_list_marks_what_fits_and_advises_the_largest_that_does(home, 
         assert "mlx-community" in lines["Qwen3.5-0.8B-MLX-4bit"]
         assert "Qwen3.5 0.8B" not in lines  # it is here already
         assert lines["Qwen3.5 4B"].endswith("3.0 GB   4.0 GB        fits")
+        assert "To download from mlx-community" in lines
+        assert "mlx-community" not in lines["Qwen3.5 4B"]  # the heading says it
+        assert "prism-ml" in lines["Ternary Bonsai 27B"]
         assert "advised" in lines["Qwen3.5 9B"]
         assert lines["Qwen3.5 9B"].endswith("fits")
         assert lines["Qwen3.6 27B"].endswith("16.1 GB  17.9 GB 0.057  too large")

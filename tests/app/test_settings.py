@@ -247,7 +247,7 @@ async def test_a_setting_by_command(home: Path) -> None:
 
 async def test_a_template_argument_by_command(home: Path) -> None:
     file = home / "settings.toml"
-    async with chat(home, settings=file, size=(90, 44)) as at:
+    async with chat(home, settings=file, size=(90, 46)) as at:
         await at.send("/settings template_arguments.effort low")
         await at.until(lambda: at.controller.settings.template_arguments == {"effort": "low"})
         assert at.engine.calls[-1] == Configure(at.controller.settings.chat_settings())

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from qwen35_chat.options import Start
 from qwen35_chat.screens.lists import ConversationList
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Answer, Failed
+from qwen35_mlx.session.requests import Open
 from tests.app.drive import chat, reply
 from tests.app.plain_drive import PlainChat
 from tests.library.messages import add_message
@@ -56,6 +59,13 @@ def stored(home: Path) -> None:
         (["--resume", "RIVERS"], Start(2)),
         (["--resume", "rivers of"], Start(1)),
         (["--resume", "1", "so"], Start(1, "so")),
+        (["--continue", "--system", "Hi"], Start(3, settings=ChatSettings(system="Hi"))),
+        (["--resume", "1", "--seed", "4"], Start(1, settings=ChatSettings(seed=4))),
+        (
+            ["--resume", "--top-k", "4"],
+            Start(choose=True, settings=ChatSettings(sampling={"top_k": 4})),
+        ),
+        (["--system", "Hi"], Start()),
     ],
 )
 def test_what_a_chat_begins_with(argv, start, started, stored) -> None:
@@ -194,6 +204,22 @@ async def test_the_list_is_there_at_the_start(home: Path, stored) -> None:
         await at.press("enter")
         await at.shown()
         assert at.controller.conversation == 3
+
+
+@pytest.mark.parametrize("start", [Start(3), Start(choose=True)])
+async def test_options_hold_for_the_conversation_that_is_continued(home, stored, start) -> None:
+    given = ChatSettings(system="Be kind.", max_tokens=9)
+    async with chat(home, start=replace(start, settings=given)) as at:
+        if start.choose:
+            await at.until(lambda: isinstance(at.app.screen, ConversationList))
+            await at.press("enter")
+        await at.until(lambda: at.controller.conversation == 3)
+        await at.press("ctrl+n")  # a new one, and another stored one after it
+        await at.shown()
+        at.controller.open(2)
+        await at.shown()
+        opened = [call for call in at.engine.calls if isinstance(call, Open)]
+        assert opened == [Open(3, given), Open(None), Open(2)]
 
 
 def test_plain_mode_begins_with_a_message_or_a_list(home: Path, stored) -> None:

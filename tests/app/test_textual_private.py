@@ -1,7 +1,7 @@
 """The private members of Textual that the app uses are there, and do what it needs.
 
-A failure names the member; `qwen35_chat.textual_private`, and `terminal_driver` for members of a
-driver, are the only modules to change.
+A failure names the member; `qwen35_chat.textual_private`, `qwen35_chat.textual_editing` and
+`qwen35_chat.terminal_driver` are the only modules to change.
 """
 
 import ast
@@ -12,10 +12,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from qwen35_chat import textual_private
+from qwen35_chat import terminal_driver, textual_editing, textual_private
+from qwen35_chat.textual_editing import LiteralInput, LiteralTextArea
 from qwen35_chat.textual_private import (
-    LiteralInput,
-    LiteralTextArea,
     PrivateApp,
     bindings_of,
     functional_key,
@@ -39,6 +38,7 @@ from textual.worker import WorkerFailed
 
 from qwen35_mlx import exit_codes
 
+ADAPTERS = (textual_private, textual_editing, terminal_driver)
 APP = Path(textual_private.__file__).parent
 ESCAPE = "a\x1b[2Jb"
 
@@ -94,7 +94,23 @@ def text_of(widget: Widget) -> str:
         (Input, "_value"),
         (ScrollView, "virtual_size"),
         (ScrollView, "set_reactive"),
+        (Input, "validate_selection"),
         (TextArea, "get_line"),
+        (TextArea, "_render_line"),
+        (TextArea, "_set_document"),
+        (TextArea, "_rewrap_and_refresh_virtual_size"),
+        (TextArea, "_draw_cursor"),
+        (TextArea(), "_theme"),
+        (TextArea(), "wrapped_document"),
+        (TextArea(), "navigator"),
+        (TextArea().wrapped_document, "_width"),
+        (TextArea().wrapped_document, "_tab_width"),
+        (TextArea().wrapped_document, "_wrap_offsets"),
+        (TextArea().wrapped_document, "_tab_width_cache"),
+        (TextArea().wrapped_document, "_offset_to_line_info"),
+        (TextArea().wrapped_document, "_line_index_to_offsets"),
+        (TextArea().wrapped_document, "wrap_range"),
+        (TextArea().wrapped_document, "get_target_document_column"),
         (TextArea, "render_lines"),
     ],
 )
@@ -242,7 +258,7 @@ def test_no_other_module_uses_private_members() -> None:
     trees = {
         file.name: ast.parse(file.read_text(encoding="utf-8"))
         for file in APP.rglob("*.py")
-        if file.name not in ("textual_private.py", "terminal_driver.py")
+        if file.name not in [Path(str(adapter.__file__)).name for adapter in ADAPTERS]
     }
     own = {name for tree in trees.values() for name in private_names(tree, used=False)}
     for file, tree in trees.items():
@@ -262,7 +278,7 @@ def classes_of_the_app() -> list[type[DOMNode]]:
     }
     nodes = [cls for cls in found if issubclass(cls, DOMNode)]
     return sorted(
-        (cls for cls in nodes if cls.__module__ != textual_private.__name__),
+        (cls for cls in nodes if cls.__module__ not in [adapter.__name__ for adapter in ADAPTERS]),
         key=lambda cls: cls.__name__,
     )
 

@@ -113,7 +113,11 @@ def test_motions_go_by_graphemes_and_by_the_words_of_ctrl_w():
     assert typed("lx", f"a{FAMILY}b") == ("ab", 1)
     assert typed("x", f"{FAMILY}好")[0] == "好"
     assert typed("lli\u00e4" + ESC, f"e\u0301{FAMILY}b")[0] == f"e\u0301{FAMILY}\u00e4b"
-    assert typed("wdw", "你好世界。再见") == ("你好世界再见", 4)
+    assert typed("wwdw", "你好世界。再见") == ("你好。再见", 2)
+    assert typed("ex", "程序。再见") == ("程。再见", 1)
+    assert typed("wdw", "モデルを使います") == ("モデル使います", 3)
+    assert typed("wdiw", "ผมชื่อสมชาย") == ("ผมสมชาย", 2)
+    assert typed("$b", "ผมชื่อสมชาย")[1] == len("ผมชื่อ")
     assert typed("f好x", "你好世界") == ("你世界", 1)
 
 

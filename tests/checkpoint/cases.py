@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
@@ -260,3 +262,20 @@ def converted_weights(path: Path) -> Tensors:
 def listing(folder: Path) -> set[str]:
     """The names in a folder."""
     return {path.name for path in folder.iterdir()}
+
+
+def demo_with_unmarked_head(folder: Path, *, raw: bool) -> Path:
+    """A copy of the demo model whose head's file does not say how its norms are stored.
+
+    Args:
+        raw: whether they hold w; otherwise 1 + w.
+    """
+    shutil.copytree(demo.folder(), folder)
+    (folder / "model.safetensors.index.json").unlink()  # it says that both are of one conversion
+    path = folder / "mtp.safetensors"
+    tensors, metadata = mx.load(str(path), return_metadata=True)  # type: ignore[misc, call-overload]
+    assert metadata.pop("norms") == "w"
+    shifted = {n: v + (0 if raw else 1) if "norm" in n else v for n, v in tensors.items()}
+    mx.eval(shifted)  # before the file is replaced
+    mx.save_safetensors(str(path), shifted, metadata)
+    return folder

@@ -16,6 +16,7 @@ from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.mtp import head_norms
+from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.conversion import proof
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
@@ -25,6 +26,7 @@ from tests.checkpoint.cases import (
     Raw,
     Tensors,
     canonical,
+    demo_with_unmarked_head,
     fused,
     golden,
     load,
@@ -525,10 +527,17 @@ def test_a_conversion_takes_a_given_head_and_says_how_its_norms_are_stored(
     assert not any("norms" in line for line in again.warnings)
 
 
-def test_the_demo_models_head_is_read_as_it_is_stored():
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_demo_models_head_is_read_as_it_is_stored(raw: bool, tmp_path: Path):
     checkpoint = Checkpoint.open(demo.folder())
-    assert checkpoint.mtp_norms is not None
-    assert checkpoint.mtp_norms.raw == frozenset()
+    names = head_norms(checkpoint.model)
+    assert checkpoint.mtp_norms == NormReading(names, certain=True)
+    unmarked = Checkpoint.open(demo_with_unmarked_head(tmp_path / "m", raw=raw))
+    assert unmarked.mtp_norms == NormReading(names if raw else frozenset(), certain=False)
+    for name in names:
+        np.testing.assert_allclose(
+            np.array(unmarked.read(name)), np.array(checkpoint.read(name)), atol=1e-6
+        )
 
 
 def test_unread_tensors_of_a_head_are_named(tmp_path: Path):

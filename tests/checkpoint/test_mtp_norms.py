@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -23,6 +22,7 @@ from qwen35_mlx.evaluation.mtp import checkpoint_agreement
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.text.text_files import TextFiles
 from qwen35_mlx.text.tokenizer import Tokenizer
+from tests.checkpoint.cases import demo_with_unmarked_head
 from tests.goldens import FOLDER, expected, network
 
 IN, POST, Q, K, FINAL, EMBEDDING, HIDDEN = (
@@ -180,26 +180,13 @@ def documents(tokens: int = 256) -> list[list[int]]:
     return make_documents(tokenizer, built_in_texts()[3:], tokens)
 
 
-def stored_as_w(path: Path) -> Path:
-    """A copy of the demo model whose head's norms hold w."""
-    path.mkdir()
-    for file in demo.folder().iterdir():
-        if file.suffix not in (".py", ".md"):
-            (path / file.name).symlink_to(file)
-    (path / "mtp.safetensors").unlink()
-    tensors = dict(mx.load(str(demo.folder() / "mtp.safetensors")))  # type: ignore[arg-type]
-    shifted = {n: v - 1 if "norm" in n else v for n, v in tensors.items()}
-    mx.save_safetensors(str(path / "mtp.safetensors"), shifted, {"format": "mlx"})
-    return path
-
-
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_trained_head_that_is_read_wrongly_is_put_right(
     tmp_path: Path, raw: bool, monkeypatch: pytest.MonkeyPatch
 ):
     # The text is foreign to the demo model, but enough for this.
     monkeypatch.setattr("qwen35_mlx.checkpoint.mtp_confirmation.check_accuracy", lambda *_: None)
-    checkpoint = Checkpoint.open(stored_as_w(tmp_path / "m") if raw else demo.folder())
+    checkpoint = Checkpoint.open(demo_with_unmarked_head(tmp_path / "m", raw=raw))
     names = head_norms(checkpoint.model)
     right, wrong = (names, frozenset()) if raw else (frozenset(), names)
     assert checkpoint.mtp_norms == NormReading(right, certain=False)
@@ -215,8 +202,8 @@ def test_a_trained_head_that_is_read_wrongly_is_put_right(
 
 def test_a_text_that_the_model_cannot_predict_decides_nothing():
     checkpoint = Checkpoint.open(demo.folder())
-    misread = checkpoint.with_mtp_norms(head_norms(checkpoint.model))
-    misread.mtp_norms = NormReading(head_norms(checkpoint.model), certain=False)
+    misread = checkpoint.with_mtp_norms(frozenset())
+    misread.mtp_norms = NormReading(frozenset(), certain=False)
     lines: list[str] = []
     net = load_network(misread, "float32", lines.append, mtp=True, mtp_documents=documents())
     assert not any("MTP" in line for line in lines)

@@ -160,7 +160,8 @@ def check_migration(folder: Path, versions: set[int]) -> None:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     assert version in versions
     # A migration is applied as a whole or not at all.
-    assert ({"progress", "states", "states_by_conversation"} & names != set()) == (version == 3)
+    assert ({"progress", "states", "states_by_conversation"} & names != set()) == (version >= 3)
+    assert ("conversations_by_change" in names) == (version == 4)
     with Library(folder) as library:
         assert len(library.conversation(1).messages) == 1500
         assert library.search("message 1499")
@@ -171,7 +172,7 @@ def check_migration(folder: Path, versions: set[int]) -> None:
 def test_killed_after_each_statement_of_a_migration(tmp_path: Path, statements: int) -> None:
     make_version_2_library(tmp_path / "old", 1500)
     kill_after(start_worker(tmp_path / "old", statements, "stall"), 1)
-    check_migration(tmp_path / "old", {2})
+    check_migration(tmp_path / "old", {3})
 
 
 def test_killed_while_migrating(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_killed_while_migrating(tmp_path: Path) -> None:
     for kill in range(KILLS // 2):
         folder = shutil.copytree(tmp_path / "old", tmp_path / "copy")
         kill_after(start_worker(folder, kill, "migrate"), 1, rng.uniform(0, 0.15))
-        check_migration(folder, {2, 3})
+        check_migration(folder, {2, 3, 4})
         shutil.rmtree(folder)
 
 

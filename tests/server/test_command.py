@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext, suppress
+from functools import partial
 
 import httpx2
 import pytest
@@ -115,6 +116,7 @@ def test_a_signal_ends_a_long_reply_with_an_error(signals):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
     )
     assert process.stdout is not None
     url = f"http://127.0.0.1:{process.stdout.readline().strip()}/v1/chat/completions"

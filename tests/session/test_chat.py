@@ -185,8 +185,8 @@ def test_compacting_puts_a_summary_before_the_newest_turns(model):
     old = chat.messages
     progress = list(chat.compact())
     assert all(isinstance(event, PrefillProgress | Written) for event in progress)
-    assert isinstance(progress[0], PrefillProgress)
-    assert progress[0].cached > 0  # the summarised turns are in the prompt cache
+    read = [event for event in progress if isinstance(event, PrefillProgress)]
+    assert any(event.cached for event in read)  # the summarised turns are in the prompt cache
     first, *rest = chat.messages
     assert first.role == "system"
     assert first.content.startswith("Be brief.\n\nSummary of the conversation so far:\n")

@@ -21,12 +21,12 @@ from qwen35_mlx.session.reply_options import ReplyOptions
 from qwen35_mlx.session.turn import Turn
 from tests.session.durable_child import done_of
 
-QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
+QUESTION = [{"role": "user", "content": "Count from one to ten."}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
 TOKENS = 24
 # In an answer without thinking, of four tokens, the last of which is this one of the reply.
-STOP, STOPPED = "5 = 4", 9
+STOP, STOPPED = ", 3,", 8
 
 
 class Right(MTPDrafts):
@@ -113,7 +113,7 @@ def answer(demo: Model) -> Turn:
 @pytest.fixture(scope="module")
 def stopped(demo: Model, answer: Turn) -> Turn:
     """`answer`, ended by a stop string of several tokens."""
-    turn = turn_of(demo, None, thinking=False, stop=STOP)
+    turn = turn_of(demo, None, thinking=False, stop=STOP, max_tokens=TOKENS)
     done_of(turn.run())
     assert turn.reply_ids == answer.reply_ids[:STOPPED]
     assert demo.tokenizer.decode(turn.reply_ids[-4:]) == STOP

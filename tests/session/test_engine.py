@@ -287,9 +287,9 @@ def test_opening_conversations_in_a_row_measures_only_the_last(durable, library,
     all_submitted = threading.Event()
     opened = durable._open
 
-    def slow(conversation: int | None) -> None:
+    def slow(conversation: int | None, given: ChatSettings | None) -> None:
         all_submitted.wait(60)
-        opened(conversation)
+        opened(conversation, given)
 
     monkeypatch.setattr(durable, "_open", slow)
     for number in numbers:
@@ -395,6 +395,31 @@ def test_configure_changes_this_conversation_and_new_ones(durable, library):
     durable.submit(Send("Question 3"))
     second = of_kind(wait_for(durable, Done), TurnStarted).conversation
     assert library.conversation(second).settings == settings
+
+
+def test_settings_given_with_a_conversation_replace_its_own(durable, library):
+    durable.submit(Configure(ChatSettings(system="Be brief.", sampling={"top_k": 5})))
+    durable.submit(Send("Question 1"))
+    first = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    given = ChatSettings(system="Be kind.", max_tokens=3, sampling={"temperature": 0.5})
+    durable.submit(Open(first, given))
+    wait_for(durable, Opened)
+    found = library.conversation(first).settings
+    assert (found.system, found.max_tokens) == ("Be kind.", 3)
+    assert (found.sampling["temperature"], found.sampling["top_k"]) == (0.5, 5)
+    durable.submit(Unload())
+    wait_for(durable, Unloaded)
+    durable.submit(Open(None))
+    wait_for(durable, Opened)
+    durable.submit(Open(first, ChatSettings(system="Be quick.")))
+    wait_for(durable, Opened)
+    found = library.conversation(first).settings
+    assert (found.system, found.max_tokens) == ("Be quick.", 3)
+    durable.submit(Open(None))
+    wait_for(durable, Opened)
+    durable.submit(Open(first))
+    wait_for(durable, Opened)
+    assert library.conversation(first).settings == found
 
 
 def test_compacting_opens_the_new_path(durable, library):

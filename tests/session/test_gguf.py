@@ -39,7 +39,7 @@ from tests.checkpoint.gguf.cases import write_gguf
 from tests.goldens import NAMES, assert_logits, expected
 from tests.session.durable_child import done_of
 
-QUESTION = "What is 17 + 25?"
+QUESTION = "How do I change the model?"
 Choice = Callable[[str, tuple[int, ...]], Type | None]
 ENCODERS = {Type.Q4_K: encode.q4_k, Type.Q6_K: encode.q6_k}
 
@@ -328,7 +328,7 @@ def test_the_command_writes_a_file_in_place_of_a_folder(
     source = ["--hf-path", str(files / "F32.gguf")]
     assert convert_main([*source, "--gguf", "d.gguf", "--gguf-type", "BF16"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"d.gguf"}
-    assert "d.gguf: BF16, 25.7 MB" in capsys.readouterr().out
+    assert "d.gguf: BF16, 26.8 MB" in capsys.readouterr().out
     for options, says in (
         (["--gguf", "e.gguf", "-q"], "--quantize does not go with --gguf: --gguf-type says"),
         (["--gguf", "e.gguf", "--recipe", "4bit"], "--recipe does not go with --gguf"),
@@ -407,7 +407,7 @@ def test_a_full_disk_is_named_before_anything_is_written(
 ):
     usage = type("Usage", (), {"free": 70 << 20})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(Qwen35Error, match=r"not enough space .* takes 25\.7 MB"):
+    with pytest.raises(Qwen35Error, match=r"not enough space .* takes 26\.8 MB"):
         export_gguf(files / "Q8_0.gguf", tmp_path / "o.gguf", gguf_type="F16")
     assert not list(tmp_path.iterdir())
 

@@ -12,6 +12,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.load import load
+from tests.checkpoint.cases import demo_with_unmarked_head
 
 
 @pytest.fixture
@@ -20,6 +21,12 @@ def file(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "deep" / "mtp_norms.json"
     monkeypatch.setattr(mtp_readings, "readings_file", lambda: path)
     return path
+
+
+@pytest.fixture
+def unmarked(tmp_path) -> Path:
+    """A model of whose head the files leave doubt: its norms hold 1 + w."""
+    return demo_with_unmarked_head(tmp_path / "unmarked", raw=False)
 
 
 @pytest.fixture
@@ -36,18 +43,18 @@ def gain(model) -> list[float]:
     return model.network.mtp.hidden_norm.weight.tolist()
 
 
-def test_a_later_load_makes_no_trial_and_reads_the_same(file, trials):
-    first = load("demo")
+def test_a_later_load_makes_no_trial_and_reads_the_same(file, trials, unmarked):
+    first = load(unmarked)
     assert len(trials) == 1
     (names,) = json.loads(file.read_text()).values()
-    later = load("demo")
+    later = load(unmarked)
     assert len(trials) == 1
     assert gain(later) == gain(first)
     # What is remembered is what is read.
     every = sorted(head_norms(first.network.config))
     assert names != every
     file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_text()), every)))
-    assert gain(load("demo")) == pytest.approx([g + 1 for g in gain(first)], abs=1e-6)
+    assert gain(load(unmarked)) == pytest.approx([g + 1 for g in gain(first)], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -75,15 +82,15 @@ def test_other_weights_are_another_model(file, tmp_path):
     assert mtp_readings.remembered(Checkpoint.open(copy)) is None
 
 
-def test_a_head_that_is_not_used_is_not_tried(file, trials):
-    load("demo", mtp="off")
+def test_a_head_that_is_not_used_is_not_tried(file, trials, unmarked):
+    load(unmarked, mtp="off")
     assert trials == []
     assert not file.exists()
 
 
-def test_a_cache_folder_that_cannot_be_written_is_no_error(file, trials):
+def test_a_cache_folder_that_cannot_be_written_is_no_error(file, trials, unmarked):
     file.parent.write_text("a file where the folder should be")
-    assert load("demo").network.mtp is not None
+    assert load(unmarked).network.mtp is not None
     assert len(trials) == 1
 
 

@@ -22,6 +22,7 @@ from qwen35_chat.drawing.parts import FixedPart, Part, estimate
 from qwen35_chat.drawing.sections import fenced_code, pieces
 from qwen35_chat.drawing.source_lines import SourceText
 from qwen35_chat.drawing.wrapping import wrap
+from qwen35_chat.progress import short_duration
 from qwen35_mlx.terminal import visible
 
 ThinkingView = Literal["hidden", "collapsed", "open"]
@@ -31,6 +32,7 @@ FOLD_LINES, FOLDED_LINES = 24, 10
 TEXT, FILES = range(2)
 THINKING, ANSWER, CALLS, NOTE = range(4)
 ROOMY = 64  # cells of width, from which a message of the user has a margin above and below
+HEAD_GAP = 2  # cells between the parts of a head
 MODEL_CELLS = 8  # of a model's name, that are left to it on a narrow screen
 
 
@@ -102,6 +104,7 @@ class ReplyEntry(TranscriptEntry):
 
     Args:
         model: the name of the model for its head; "" if that is not known.
+        seconds: how long the whole reply took; None if that is not known.
 
     Attributes:
         calls: name and arguments of each.
@@ -125,6 +128,7 @@ class ReplyEntry(TranscriptEntry):
         model: str = "",
         message: int | None = None,
         version: tuple[int, int] = (1, 1),
+        seconds: float | None = None,
     ):
         super().__init__(message, version)
         self.thinking = thinking
@@ -136,6 +140,7 @@ class ReplyEntry(TranscriptEntry):
         self._error = error
         self._complete = complete
         self._model = model
+        self._seconds = seconds
         self._call_texts = [call_text(*call) for call in self.calls]
         self._body: MarkdownText | None = None
         self._thoughts: MarkdownText | None = None
@@ -191,9 +196,10 @@ class ReplyEntry(TranscriptEntry):
         self.thinking_seconds = seconds
         self.invalidate()
 
-    def finish(self, note: str = "", *, error: bool = False) -> None:
-        """Complete the reply."""
+    def finish(self, note: str = "", *, error: bool = False, seconds: float | None = None) -> None:
+        """Complete the reply, which took `seconds`."""
         self._complete = True
+        self._seconds = seconds
         for text in (self._body, self._thoughts):
             if text is not None:
                 text.finish()
@@ -244,11 +250,15 @@ class ReplyEntry(TranscriptEntry):
         return made
 
     def _head_lines(self, width: int) -> list[Line]:
-        """Who replies, and how long the thinking took."""
+        """Who replies, and how long the thinking took; at the right the whole reply."""
         name = Content.styled(self._model or "Reply", ".reply-name")
         thought = self._thought()
         room = max(width - thought.cell_length, MODEL_CELLS)
         head = name.truncate(room, ellipsis=True) + thought
+        took = "" if self._seconds is None else short_duration(self._seconds)
+        gap = width - head.cell_length - len(took)
+        if took and gap >= HEAD_GAP:
+            head += Content.styled(" " * gap + took, ".muted")
         return [Line(head.truncate(width, ellipsis=True), len(head.plain), fill=".reply")]
 
     def _thought(self) -> Content:
@@ -256,12 +266,12 @@ class ReplyEntry(TranscriptEntry):
         if not self.thinking.strip() or self.view == "hidden":
             return Content("")
         if self.thinking_seconds is not None:
-            label = f"Thought {self.thinking_seconds:.1f} s"
+            label = f"Thought {short_duration(self.thinking_seconds)}"
         else:
             label = "Thought" if self._complete else "Thinking"
         mark = "▾" if self.view == "open" else "▸"
         shown = Content.styled(f"{mark} {label}", ".thinking-head")
-        return Content("  ") + shown.stylize(action("fold", self.key))
+        return Content(" " * HEAD_GAP) + shown.stylize(action("fold", self.key))
 
 
 class NoticeEntry(TranscriptEntry):

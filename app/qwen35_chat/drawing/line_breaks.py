@@ -5,11 +5,13 @@ after what opens (JIS X 4051, GB/T 15834). Korean has spaces between its words.
 """
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from itertools import pairwise
 
-from rich.cells import cell_len, split_graphemes
+from qwen35_chat.graphemes import cells_before, graphemes, starts
 
-LONGEST_LINE = 8  # characters a cell; more have no width, and would make a line without an end
+# Code points a cell, and of a line; more have no width, and would make a line without an end.
+LONGEST_LINE, LEAST_LINE = 8, 64
 _CJK = (
     r"\u2e80-\u2fdf\u3001-\u30ff\u3100-\u312f\u31a0-\u31ff\u3200-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff9f\uffe0-\uffe6\U00020000-\U0003ffff"
@@ -27,77 +29,95 @@ _NO_END = (
     r"\u2018\u201c\u00ab\u2039$(\[{\u00a3\u00a5\u3008\u300a\u300c\u300e\u3010\u3014\u3016\u3018"
     r"\u301a\u301d\uff04\uff08\uff3b\uff5b\uff5f\uffe1\uffe5"
 )
-# Belong to the character before them.
-_JOINED = r"\u0300-\u036f\u200d\u20e3\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
 # A no-break space belongs to the words around it.
 _SPACE = r"\t\n\r \u1680\u2000-\u2006\u2008-\u200a\u2028\u2029\u205f\u3000"
-_ATOM = rf"(?:[{_CJK}][{_JOINED}]*+|[^{_SPACE}{_CJK}]++)"
+_ATOM = rf"(?:[{_CJK}]|[^{_SPACE}{_CJK}]++)"
 # A word or a character, and the spaces after it; nothing at the end of a text.
 _UNITS = re.compile(
-    rf"((?:{_ATOM}(?:(?<=[{_NO_END}]){_ATOM})*+(?:[{_NO_START}][{_JOINED}]*+)*+)?+)([{_SPACE}]*+)"
+    rf"((?:{_ATOM}(?:(?<=[{_NO_END}]){_ATOM})*+(?:[{_NO_START}]++)?+)?+)([{_SPACE}]*+)"
 )
-_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 
 
 def widest_unit(text: str) -> int:
     """The cells of the widest part that is not broken if it fits a line."""
-    return max((cell_len(word) for word, _ in _UNITS.findall(text)), default=0)
+    measured = _Measured(text)
+    return max(measured.cells_between(*unit.span(1)) for unit in _UNITS.finditer(measured.shape))
 
 
-def break_offsets(text: str, width: int) -> list[int]:
+def break_offsets(text: str, width: int, hanging: int | None = None) -> list[int]:
     """Offsets at which to break `text`, which is one line, so that its parts fit `width` cells.
 
-    Spaces at the end of a part may stand beyond them.
+    Args:
+        hanging: how many of the spaces at the end of a part may stand beyond them; None for all.
     """
     if len(text) * 2 <= width or (text.isascii() and len(text) <= width):
         return []
+    measured = _Measured(text)
+    most = max(LONGEST_LINE * width, LEAST_LINE)
     offsets: list[int] = []
-    used = at = 0
-    for word, space in _UNITS.findall(text):
-        cells = cell_len(word)
-        long = len(word) + len(space) > LONGEST_LINE * width
-        if used and word and (used + cells > width or long):
-            offsets.append(at)
-            used = 0
-        if cells > width or long:
-            inside = word if len(space) <= width else word + space
-            breaks, used = _broken(inside, width)
-            offsets += [at + offset for offset in breaks]
-            used += cell_len(space) if inside == word else 0
-        else:
-            used += cells + cell_len(space)
-        at += len(word) + len(space)
+    line = 0  # its first character
+    for unit in _UNITS.finditer(measured.shape):
+        start, word, end = unit.start(), unit.end(1), unit.end()
+        within = word if hanging is None else max(word, end - hanging)
+        long = measured.offsets[end] - measured.offsets[start] > most
+        if line < start < word and (measured.cells_between(line, within) > width or long):
+            offsets.append(measured.offsets[start])
+            line = start
+        if measured.cells_between(line, within) > width or long:
+            inside = word if hanging is None and end - word <= width else end
+            breaks, line = measured.broken(line, inside, width, most)
+            offsets += breaks
     return offsets
 
 
-def _broken(unit: str, width: int) -> tuple[list[int], int]:
-    """Offsets at which a unit is broken between any two characters, and the cells after them."""
-    offsets: list[int] = []
-    used = start = 0
-    for first, end, cells in _characters(unit):
-        if used and (used + cells > width or end - start > LONGEST_LINE * width):
-            offsets.append(first)
-            used, start = 0, first
-        while end - start > LONGEST_LINE * width:  # one character with marks without an end
-            start += LONGEST_LINE * width
-            offsets.append(start)
-        used += cells
-    return offsets, used
+def broken(text: str, width: int) -> list[str]:
+    """The parts of `text`, which is one line, that fit `width` cells."""
+    offsets = [0, *break_offsets(text, width), len(text)]
+    return [text[start:end] for start, end in pairwise(offsets)]
 
 
-def _characters(text: str) -> Iterator[tuple[int, int, int]]:
-    """The start, the end and the cells of each character as a reader sees it."""
-    spans, _ = split_graphemes(text)
-    pair = None  # the first half of a flag
-    for span in spans:
-        if _FLAG.match(text[span[0]]):
-            if pair is None:
-                pair = span
-                continue
-            span = pair[0], span[1], pair[2] + span[2]
-        elif pair is not None:
-            yield pair
-        pair = None
-        yield span
-    if pair is not None:
-        yield pair
+def _code_point(cluster: str) -> str:
+    """The one that stands for a cluster; a space with an accent is no space."""
+    return "a" if len(cluster) > 1 and cluster[0].isspace() else cluster[0]
+
+
+class _Measured:
+    """A text by its characters as a reader sees them.
+
+    Attributes:
+        shape: one code point for each.
+        offsets: where each begins in the text, and the end of the text.
+    """
+
+    def __init__(self, text: str):
+        clusters = graphemes(text)
+        self.offsets = starts(clusters)
+        self._cells = cells_before(clusters)
+        if isinstance(clusters, str):
+            self.shape = clusters
+        else:  # a space with an accent is no space
+            self.shape = "".join(
+                c[0] if len(c) == 1 or not c[0].isspace() else "a" for c in clusters
+            )
+
+    def cells_between(self, start: int, end: int) -> int:
+        return self._cells[end] - self._cells[start]
+
+    def broken(self, start: int, end: int, width: int, most: int) -> tuple[list[int], int]:
+        """Offsets at which characters are broken into lines, and the first one of the last line.
+
+        Args:
+            most: code points of a line; one character with more of them is broken itself.
+        """
+        breaks: list[int] = []
+        while True:
+            fitting = bisect_right(self._cells, self._cells[start] + width, start, end + 1) - 1
+            limit = self.offsets[start] + most
+            stop = min(fitting, bisect_right(self.offsets, limit, start, end + 1) - 1)
+            if stop == start < end:
+                breaks += range(limit, self.offsets[start + 1], most)
+                stop += 1
+            if stop >= end:
+                return breaks, start
+            breaks.append(self.offsets[stop])
+            start = stop

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from textual.content import Content
 from textual.style import Style
 
 from qwen35_chat.drawing.line import BLANK, CELL, EMPTY_LINE, Line, Run, one_row
 from qwen35_chat.drawing.line_breaks import widest_unit
 from qwen35_chat.drawing.wrapping import wrap
+from qwen35_chat.graphemes import cut
 
 LONGEST_WORD = 16  # cells; a table that would have to break shorter words becomes records
 LONGEST_HIGHLIGHT = 60_000  # characters; colouring more would hold the GIL for too long
@@ -59,7 +60,7 @@ class Heading:
         lines = wrap(self.content, width, self.first, self.rest)
         if self.tag == "h1":
             longest = max(cell_len(line.content.plain[line.prefix :].rstrip()) for line in lines)
-            across = fitting(f"{self.rest}{'─' * longest}", width)
+            across = cut(f"{self.rest}{'─' * longest}", width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
         return lines
 
@@ -88,7 +89,7 @@ class Code:
 
     def header(self, width: int) -> Line:
         """The line above it, with its language."""
-        name = fitting(f"{self.first} {self.language or 'code'}", width)
+        name = cut(f"{self.first} {self.language or 'code'}", width)
         label = Content.styled(name, ".code-head")
         room = width - cell_len(name) - len("copy") - 1
         if self.number is not None and room > 0:
@@ -161,11 +162,6 @@ class CodeLines:
         return lines
 
 
-def fitting(text: str, width: int) -> str:
-    """As much of a text as fits into `width` cells."""
-    return text if cell_len(text) <= width else set_cell_size(text, width)
-
-
 def action(name: str, *arguments: object) -> Style:
     """A style that makes text clickable, for an action of the transcript."""
     return Style.from_meta({"@click": (name, arguments)})
@@ -179,7 +175,7 @@ class Rule:
     rest: str = ""
 
     def lines(self, width: int) -> list[Line]:
-        shown = fitting(self.first + "─" * max(width - cell_len(self.first), 0), width)
+        shown = cut(self.first + "─" * max(width - cell_len(self.first), 0), width)
         return [Line(Content.styled(shown, ".muted"), len(shown))]
 
 
@@ -210,7 +206,7 @@ class Table:
         if not self.continued:
             lines += self._row(0, self.head, widths, ".heading")
             across = self.rest + "  ".join("─" * cells for cells in widths)
-            across = fitting(across, width)
+            across = cut(across, width)
             lines.append(Line(Content.styled(across, ".muted"), len(across)))
         rows = [self._row(n, row, widths, "") for n, row in enumerate(self.rows, 1)]
         apart = any(len(row) > 1 for row in rows)

@@ -75,7 +75,13 @@ def entry_of(
         model=short_name(message.model),
         message=message.id,
         version=version,
+        seconds=_seconds(message),
     )
+
+
+def _seconds(message: Message) -> float | None:
+    """What the reply took; None if that is not known, or if it goes on after a tool's result."""
+    return message.usage.seconds if message.usage and not message.tool_calls else None
 
 
 def _note(message: Message, retry: str) -> str:

@@ -1,17 +1,17 @@
 """What is selected in a conversation: places in its texts, not on the screen."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple
 
-from rich.cells import split_graphemes
-
 from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.line import CELL, Line, Run
 from qwen35_chat.drawing.parts import Column
 from qwen35_chat.drawing.rows import Row, rows_back, rows_from
+from qwen35_chat.graphemes import cells_before, graphemes, starts
 
 LAST = 1 << 60  # after everything in an entry
 _RULE = re.compile(r"[ \t>]*\|?[ \t]*:?-[-|: \t]*")  # below the head of a table
@@ -105,12 +105,10 @@ def _character(text: str, x: int) -> tuple[int, int]:
     """The characters in a cell of a text, as far as they are drawn together."""
     if x < 0:
         return 0, 0
-    cells = 0
-    for start, end, width in split_graphemes(text)[0]:
-        cells += width
-        if x < cells:
-            return start, end
-    return len(text), len(text)
+    clusters = graphemes(text)
+    at = bisect_right(cells_before(clusters), x) - 1
+    edges = starts(clusters)
+    return edges[at], edges[min(at + 1, len(clusters))]
 
 
 def _in_row(runs: Sequence[Run], character: int) -> int:

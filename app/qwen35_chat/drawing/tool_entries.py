@@ -9,6 +9,7 @@ from qwen35_chat.drawing.folded_entry import FoldedEntry
 from qwen35_chat.drawing.lines import action
 from qwen35_chat.drawing.parts import FixedPart, Part, estimate
 from qwen35_chat.drawing.wrapping import wrap
+from qwen35_chat.progress import short_duration
 from qwen35_chat.tools.calls import ERROR
 from qwen35_mlx.terminal import visible, visible_line
 
@@ -52,5 +53,5 @@ class ToolEntry(FoldedEntry):
             return f"{name}: {visible_line(first[:SHOWN_ERROR])}"
         lines = self.text.count("\n") + 1
         shown = f"{lines:,} lines" if lines > 1 else f"{len(self.text):,} characters"
-        took = "" if self._seconds is None else f" in {self._seconds:.1f} s"
+        took = "" if self._seconds is None else f" in {short_duration(self._seconds)}"
         return f"Result of {name}{took}: {shown}"

@@ -3,6 +3,9 @@
 import re
 import unicodedata
 
+from qwen35_chat.vim.edits import UnitText
+from qwen35_chat.vim.motions import run_end, run_start
+
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 _JOINER = "\u200d"
 # Both match the shape of a text, in which a letter is "w", one of a script that is written without
@@ -16,6 +19,7 @@ _PROSE = re.compile(
     r"|\.(?=[wm/]|\./)|:(?=[wm/\\])|[/\\~](?=[wm~./\\-]))+"
     rf"|{_IDENTIFIER}"
 )
+_LETTERS = re.compile("[Wwm]*[Ww][Wwm]*")
 _PATH = re.compile(r"(?<![wm)\]])(?:[wm]+:/|~|\.{1,2})?/[wm.~/-]*[wm](?:[wm/%?=&#+:.-]*[wm/])?")
 
 
@@ -30,8 +34,18 @@ def word_at(text: str, at: int, *, code: bool = False) -> tuple[int, int]:
     for pattern in patterns:
         for found in pattern.finditer(shape):
             if found.start() <= at < found.end():
-                return found.span()
+                return _one_word(text, shape, at, *found.span())
     return at, at
+
+
+def _one_word(text: str, shape: str, at: int, start: int, end: int) -> tuple[int, int]:
+    """The word at `at` in a run, which has several where a script is written without spaces."""
+    if not _LETTERS.fullmatch(shape, start, end):
+        return start, end
+    units = UnitText(text[start:end])
+    unit = units.unit(at - start)
+    first, last = run_start(units.units, unit), run_end(units.units, unit)
+    return start + units.character(first), start + units.character(last + 1)
 
 
 def _shape(text: str) -> str:

@@ -9,9 +9,8 @@ from qwen35_chat.file_groups import names_file
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
-from qwen35_chat.mentions import CLOSING, mentions
+from qwen35_chat.mentions import AT_SIGNS, mentions
 from qwen35_chat.slash import parse_slash
-from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 
@@ -60,7 +59,7 @@ class WritingHandler:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
         amends = self.editing is not None and self.editing.role == "assistant"
-        if amends or ("@" not in with_ascii_sign(text) and not self.unsent):
+        if amends or (not any(sign in text for sign in AT_SIGNS) and not self.unsent):
             self._deliver(text, self.editing)
             self._end_edit()
             composer.suggest("")
@@ -116,6 +115,8 @@ class WritingHandler:
                 return
             self._deliver(found.text, editing)
             self._controller.remember(text)
+            if found.note:
+                self._view.show_message(found.note)
         except Qwen35Error:
             self._put_back(typed or text, editing)
             raise
@@ -182,7 +183,7 @@ class WritingHandler:
         self.editing = message
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
-        names = [n for m in mentions(written) for n in (m.name, m.name.rstrip(CLOSING))]
+        names = [name for mention in mentions(written) for name in mention.names]
         named = all(any(names_file(name, file.name) for name in names) for file in files)
         composer.set_text(written if named else text)
         composer.focus()

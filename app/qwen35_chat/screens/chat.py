@@ -43,6 +43,7 @@ from qwen35_chat.textual_private import set_bindings
 from qwen35_chat.transitions import (
     ConversationShown,
     LoadFailed,
+    MessagePutOff,
     Problem,
     QueueReturned,
     SettingsChanged,
@@ -156,7 +157,7 @@ class ChatScreen(TypingScreen):
 
     def _start(self) -> None:
         self._ready()
-        self.controller.start(self._begin.conversation)
+        self.controller.start(self._begin.conversation, self._begin.settings)
         if self._begin.choose:
             self.conversations.list()
         if self._begin.conversation is None:
@@ -172,7 +173,9 @@ class ChatScreen(TypingScreen):
     def show_first(self) -> None:
         """Show the first screen while there is no message, unless one is being opened."""
         entries = self.transcript.entries
-        self._first.show(self._begin.conversation is None and not any(e.author for e in entries))
+        first = self._begin.conversation is None and not any(e.author for e in entries)
+        self._first.show(first)
+        self._lines.status.update(named=not first)  # the first screen names the model
 
     # Keys and commands
 
@@ -265,6 +268,10 @@ class ChatScreen(TypingScreen):
                 if transition.drop_after is not None:
                     self.composer.focus()
                 self._turn_entries.begin(transition, self._thinking_view)
+                self.show_queue()
+            case MessagePutOff(taken_back):
+                if taken_back is not None:
+                    self._turn_entries.take_back(taken_back, self._thinking_view)
                 self.show_queue()
             case TurnTakenBack(text):
                 if text is not None:

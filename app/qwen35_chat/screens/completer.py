@@ -8,8 +8,9 @@ from typing import Any
 from textual.screen import Screen
 
 from qwen35_chat.attachments import files_below
-from qwen35_chat.completion import commands_for, files_for, mention_before
+from qwen35_chat.completion import commands_for, files_for
 from qwen35_chat.controller import Controller
+from qwen35_chat.mentions import unfinished
 from qwen35_chat.readable_files import read_text_file
 from qwen35_chat.shell_command import shell_command
 from qwen35_chat.typed_signs import with_ascii_sign
@@ -46,10 +47,10 @@ class Completer:
         choices = commands_for(before) if text == before else []
         if self._controller.settings.shell_commands == "on" and shell_command(text):
             before = ""  # names of files are a stranger's words, and would be run
-        if not choices and (query := mention_before(before)) is not None:
+        if not choices and (found := unfinished(before)) is not None:
             self._list_files()
             choices = files_for(before, self._files)
-            if choices and query and not choices[0].hint:
+            if choices and found[1] and not choices[0].hint:
                 self._work("count", self._count(choices[0].label))
         # What a whole command's name would complete to is that name.
         self._completions.show(
@@ -77,6 +78,6 @@ class Completer:
 
     def _describe(self, name: str) -> str:
         try:
-            return self._controller.tokens.describe(read_text_file(Path(name)))
+            return self._controller.tokens.describe(read_text_file(Path(name)).text)
         except Qwen35Error as error:
             return str(error).removeprefix(f"{name} ")

@@ -49,7 +49,7 @@ class ScreenDraft:
         self._noted = ""
         self.loading = True
         self._composer.set_text(typed)
-        self._screen.run_worker(self._load(), group="draft", exclusive=True)
+        self._screen.run_worker(self._load, group="draft", exclusive=True)
 
     async def _load(self) -> None:
         try:

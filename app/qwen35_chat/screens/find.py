@@ -7,6 +7,7 @@ from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.widgets.transcript import TranscriptView
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.search import parse_query
+from qwen35_mlx.text.folding import folded
 
 
 class FindView(Protocol):
@@ -61,16 +62,16 @@ class Find:
 
     def _found(self) -> list[TranscriptEntry]:
         """The messages with all of the words."""
-        terms = [term.casefold() for term in parse_query(self._words).terms]
+        query = parse_query(self._words)
         return [
             entry
             for entry in self._transcript.entries
-            if entry.author and terms and all(term in _text(entry).casefold() for term in terms)
+            if entry.author and query.terms and query.is_in(folded(_text(entry)))
         ]
 
     def _go(self, entry: TranscriptEntry, found: list[TranscriptEntry]) -> None:
         pattern = parse_query(self._words).pattern()
-        if isinstance(entry, ReplyEntry) and not pattern.search(entry.answer):
+        if isinstance(entry, ReplyEntry) and not pattern.search(folded(entry.answer)):
             entry.show_thinking("open")
             self._transcript.lay_out()
         self._transcript.reveal(entry, pattern)

@@ -80,7 +80,7 @@ class FirstScreen:
     def show(self, shown: bool) -> None:
         """Show or hide it."""
         if shown and not self.shown:
-            self._screen.run_worker(self._read_recent(), group="recent", exclusive=True)
+            self._screen.run_worker(self._read_recent, group="recent", exclusive=True)
         if shown != self.shown:
             self.shown = shown
             self._screen.set_class(shown, "-empty")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from textual.content import Content
@@ -35,6 +34,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import ConversationSummary
 from qwen35_mlx.library.search import ConversationHits, Snippet
 from qwen35_mlx.terminal import visible
+from qwen35_mlx.text.folding import folded
 from qwen35_mlx.user_paths import short_path
 
 CONVERSATIONS_SHOWN = 200
@@ -81,8 +81,13 @@ class ConversationList(Picker):
         except Qwen35Error as error:
             return [Row("", Content(visible(str(error))))]
         rows: list[Row] = []
-        for period, group in groupby(listed, lambda found: period_of(found.updated, self._now())):
-            rows += [Row("", Content(period)), *map(self._conversation_row, group)]
+        period = ""
+        for found in listed:
+            # A conversation that a wrong clock has dated goes with those before it.
+            if (its := period_of(found.updated, self._now())) not in ("", period):
+                period = its
+                rows.append(Row("", Content(period)))
+            rows.append(self._conversation_row(found))
         return rows or [Row("", Content("No conversation yet: what you send begins one"))]
 
     def _conversation_row(self, found: ConversationSummary) -> Row:
@@ -203,11 +208,12 @@ class HistoryList(Picker):
         self._texts = texts
 
     def _make_rows(self, words: str) -> Sequence[Row]:
-        low = words.casefold().split()
+        wanted = folded(words).split()
         rows: list[Row] = []
         for at in range(len(self._texts) - 1, -1, -1):
             text = self._texts[at]
-            if all(word in text.casefold() for word in low):
+            spelled = folded(text)
+            if all(word in spelled for word in wanted):
                 rows.append(Row(str(at), Content(one_line(text)[:300])))
             if len(rows) == HISTORY_SHOWN:
                 break
@@ -224,6 +230,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "notification": NOTIFICATIONS,
     "shell_commands": SWITCH,
     "vim": SWITCH,
+    "auto_compact": SWITCH,
 }
 HELP: Mapping[str, str] = {
     "model": "loaded at the start",
@@ -236,6 +243,7 @@ HELP: Mapping[str, str] = {
     "theme": "auto is dark or light as the terminal is; ansi takes its colours",
     "thinking_view": "how the thinking of replies is shown",
     "vim": "the keys of vim where you write",
+    "auto_compact": "sums up the oldest turns before a message that the context has no room for",
     "copy_on_select": "text is copied as soon as the mouse has selected it",
     "notification": "of a long reply's end, in another window: by the terminal, or its bell",
     "shell_commands": "!command, typed in the composer, runs it and shows its output to be added",

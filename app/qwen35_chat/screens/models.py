@@ -1,5 +1,6 @@
 """The list of models: what is here, what fits, and downloads."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rich.cells import cell_len
@@ -83,10 +84,12 @@ class ModelList(Picker):
         others = [k for k in PUBLISHED if k.name not in here and _matches(words, k.name, k.title)]
         if others:
             rows += [_heading("")] if rows else []
-            rows.append(_heading("To download", "" if rows else COLUMNS))
+            owner = _usual_owner(others)
+            heading = "To download" + (f" from {owner}" if owner else "")
+            rows.append(_heading(heading, "" if rows else COLUMNS))
             fitting = [k for k in others if self._fit(k) == "fits"]
             best = max(fitting, key=lambda known: known.weight_bytes, default=None)
-            rows += [self._row(known, advised=known is best) for known in others]
+            rows += [self._row(known, owner, advised=known is best) for known in others]
         damaged = [d for d in self._local.left_out if _matches(words, d.name)]
         if damaged:
             rows += [_heading(""), _heading("Damaged")]
@@ -102,7 +105,7 @@ class ModelList(Picker):
     def _fit(self, known: ModelEntry) -> MemoryFit:
         return known.memory_fit(self._controller.settings.context, self._memory)
 
-    def _row(self, known: ModelEntry, *, advised: bool = False) -> Row:
+    def _row(self, known: ModelEntry, usual_owner: str = "", *, advised: bool = False) -> Row:
         fit = self._fit(known)
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
         owner, _, short = known.name.removesuffix(".gguf").rpartition("/")
@@ -110,6 +113,7 @@ class ModelList(Picker):
         # A colour of the terminal might not be readable on that of the mark.
         shown_fit = (f"{fit:<9}", "" if self.app.native_ansi_color else FITS[fit])
         where = " · ".join(filter(None, (known.program, visible(owner))))
+        where = "" if where == usual_owner else where
         return Row(
             known.name,
             Content.assemble(
@@ -164,6 +168,13 @@ class ModelList(Picker):
 
 def _heading(text: str, right: str = "") -> Row:
     return Row("", Content(text), Content(right), least=len(text))
+
+
+def _usual_owner(models: Sequence[ModelEntry]) -> str:
+    """Who most of them are from, which a heading can say once; "" if they are from all over."""
+    owners = Counter(known.name.rpartition("/")[0] for known in models)
+    owner, count = owners.most_common(1)[0]
+    return owner if count > 1 else ""
 
 
 def _matches(words: str, name: str, title: str = "") -> bool:

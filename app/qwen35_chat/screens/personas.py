@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.cells import chop_cells
 from textual.content import Content
 
 from qwen35_chat.completion import score
+from qwen35_chat.drawing.line_breaks import broken
 from qwen35_chat.personas import EXAMPLE, NO_PERSONA, Persona, Personas
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_mlx.terminal import visible, visible_line
@@ -64,7 +64,7 @@ def _how_to_begin(folder: Path) -> list[Row]:
     """What to do while there is no persona."""
     lines = [
         "No prompt yet. A prompt is a Markdown file in",
-        *(f"  {part}" for part in chop_cells(short_path(folder), PATH_CELLS)),
+        *(f"  {part}" for part in broken(short_path(folder), PATH_CELLS)),
         "such as reviewer.md:",
         "",
         *(f"  {line}" for line in EXAMPLE.split("\n")),

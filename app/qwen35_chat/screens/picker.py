@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, ClassVar, cast
 
@@ -19,7 +20,8 @@ from qwen35_chat.disk_calls import Work
 from qwen35_chat.keys import shown_keys
 from qwen35_chat.screens.modal import Modal, Result
 from qwen35_chat.screens.work import working_app
-from qwen35_chat.textual_private import LiteralInput, bindings_of
+from qwen35_chat.textual_editing import LiteralInput
+from qwen35_chat.textual_private import bindings_of
 from qwen35_chat.widgets.key_hints import with_keys
 from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
@@ -183,7 +185,7 @@ class Picker(Cover[str | None]):
         words = self.query_one(Input).value
         self._making = True
         if iscoroutinefunction(self._rows):
-            self.run_worker(self._make_and_show(words, keep), group="rows", exclusive=True)
+            self.run_worker(partial(self._make_and_show, words, keep), group="rows", exclusive=True)
         else:
             self._show_rows(cast(Rows, self._rows(words)), keep)
 

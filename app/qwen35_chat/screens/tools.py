@@ -10,6 +10,7 @@ from qwen35_chat.tools.calls import ServerState, Tool
 from qwen35_chat.tools.permissions import Permission
 from qwen35_chat.tools.shown import PERMISSION_WORDS, first_line, shown_name, shown_state
 from qwen35_chat.tools.toolbox import Toolbox
+from qwen35_mlx.text.folding import folded
 
 NEXT: Mapping[Permission, Permission] = {"ask": "always", "always": "never", "never": "ask"}
 WATCH_SECONDS = 0.25
@@ -72,4 +73,4 @@ class ToolList(Picker):
 
 
 def _has(words: str, name: str) -> bool:
-    return all(word in name.casefold() for word in words.casefold().split())
+    return all(word in folded(name) for word in folded(words).split())

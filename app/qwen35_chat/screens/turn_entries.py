@@ -86,10 +86,10 @@ class TurnEntries:
                 reply.add_answer(text)
             case ToolCall(name, arguments):
                 reply.add_call(name, arguments)
-            case TurnEnded(note, error, offer_retry):
+            case TurnEnded(note, error, offer_retry, usage):
                 if offer_retry:
                     note = with_retry(note, self._key("retry"))
-                reply.finish(note, error=error)
+                reply.finish(note, error=error, seconds=usage.seconds if usage else None)
                 self._user = self._reply = None
             case _:
                 pass

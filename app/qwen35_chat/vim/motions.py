@@ -2,15 +2,15 @@
 
 A text is a sequence of units: graphemes, such as an emoji of several code points, and line ends.
 Places are indices of units. A word is a run of letters, digits and underscores, as for Ctrl+W, or a
-run of other signs.
+run of other signs. Where a script has no spaces, such as Chinese or Thai, a run has several words.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from rich.cells import split_graphemes
+from qwen35_chat.graphemes import graphemes
+from qwen35_chat.segmentation import CONTEXT, word_ends
 
 Units = Sequence[str]
 _LETTER = re.compile(r"\w")
@@ -37,11 +37,7 @@ def units_of(text: str) -> list[str]:
     for number, line in enumerate(text.split("\n")):
         if number:
             units.append("\n")
-        if line.isascii():
-            units += line
-        elif line:
-            starts = [0, *(start for start, _, _ in split_graphemes(line)[0] if start), len(line)]
-            units += (line[a:b] for a, b in pairwise(starts))
+        units += graphemes(line)
     return units
 
 
@@ -95,9 +91,9 @@ def down(units: Units, at: int, lines: int, column: int | None = None) -> int | 
 
 def word_forward(units: Units, at: int) -> int:
     """The beginning of the next word; an empty line is one."""
-    size, kind = len(units), _kind(units, at)
-    while at < size and kind != SPACE and _kind(units, at) == kind:
-        at += 1
+    size = len(units)
+    if at < size and _kind(units, at) != SPACE:
+        at = run_end(units, at) + 1
     while at < size and _kind(units, at) == SPACE:
         at += 1
         if at < size and units[at] == units[at - 1] == "\n":
@@ -112,9 +108,7 @@ def word_back(units: Units, at: int) -> int:
         if units[at] == units[at - 1] == "\n":
             return at
         at -= 1
-    while at > 0 and _kind(units, at - 1) == _kind(units, at) != SPACE:
-        at -= 1
-    return max(at, 0)
+    return run_start(units, at) if at > 0 else 0
 
 
 def word_end(units: Units, at: int) -> int:
@@ -126,10 +120,16 @@ def word_end(units: Units, at: int) -> int:
 
 
 def run_end(units: Units, at: int) -> int:
-    """The last unit of the run of one kind at `at`, within its line."""
-    kind = _kind(units, at)
-    while at + 1 < len(units) and units[at + 1] != "\n" and _kind(units, at + 1) == kind:
+    """The last unit of the word, the signs or the spaces at `at`, within its line."""
+    while at + 1 < len(units) and units[at + 1] != "\n" and _goes_on(units, at + 1):
         at += 1
+    return at
+
+
+def run_start(units: Units, at: int) -> int:
+    """The first unit of the run at `at`, within its line."""
+    while at > 0 and units[at - 1] != "\n" and _goes_on(units, at):
+        at -= 1
     return at
 
 
@@ -141,13 +141,10 @@ def word_around(units: Units, at: int, *, spaces: bool) -> tuple[int, int]:
     """
     if at == line_end(units, at):
         return at, at
-    start, kind = at, _kind(units, at)
-    end = run_end(units, at) + 1
-    while start > 0 and units[start - 1] != "\n" and _kind(units, start - 1) == kind:
-        start -= 1
+    start, end = run_start(units, at), run_end(units, at) + 1
     if not spaces:
         return start, end
-    if kind == SPACE:
+    if _kind(units, at) == SPACE:
         return start, run_end(units, end) + 1 if end < line_end(units, end) else end
     behind = end
     while behind < len(units) and units[behind] != "\n" and units[behind].isspace():
@@ -165,6 +162,17 @@ def find(units: Units, at: int, how: str, sign: str, count: int) -> int | None:
     if len(found) < count:
         return None
     return found[count - 1] - (0 if how in "fF" else step)
+
+
+def _goes_on(units: Units, at: int) -> bool:
+    """Whether a unit is of the same run as the one before it."""
+    kind = _kind(units, at)
+    if _kind(units, at - 1) != kind:
+        return False
+    if kind != WORD or (units[at].isascii() and units[at - 1].isascii()):
+        return True
+    before, after = units[max(at - CONTEXT, 0) : at], units[at : at + CONTEXT]
+    return not word_ends("".join(before), "".join(after))
 
 
 def _kind(units: Units, at: int) -> int:

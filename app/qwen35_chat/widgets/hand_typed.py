@@ -6,7 +6,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.widgets.text_area import Edit, EditResult
 
-from qwen35_chat.textual_private import LiteralTextArea
+from qwen35_chat.textual_editing import LiteralTextArea
 from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
 

@@ -1,11 +1,11 @@
 """A text of any length that scrolls. Only the lines in view are drawn."""
 
-from rich.cells import cell_len, chop_cells
 from rich.segment import Segment
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from qwen35_chat.drawing.line_breaks import broken
 from qwen35_mlx.terminal import visible
 
 
@@ -30,11 +30,7 @@ class LongText(ScrollView, can_focus=False):
         """The text in lines of at most this many cells."""
         if width != self._width:
             self._width = width
-            self._wrapped = [
-                part
-                for line in self._lines
-                for part in ([line] if cell_len(line) <= width else chop_cells(line, width))
-            ]
+            self._wrapped = [part for line in self._lines for part in broken(line, width)]
         return self._wrapped
 
     def _fit(self) -> None:

@@ -15,6 +15,7 @@ from qwen35_chat.drawing.selection import (
     selected_text,
     word_around,
 )
+from qwen35_mlx.text.folding import folded_spans
 
 AGAIN_SECONDS = 0.5  # within which another press in the same cell is a double click
 STEP_SECONDS = 0.05  # between two steps while the pointer is at the edge of the view
@@ -80,19 +81,20 @@ class Selecting:
     def find(self, at: int, pattern: re.Pattern[str]) -> int | None:
         """Select the first match of a pattern in an entry; its line in the entry, None without.
 
+        The pattern is for folded text.
+
         Args:
             at: the number of the entry, all of which is laid out.
         """
         entry, column = self._layout.entries[at], self._layout.column(at)
         for y in range(column.height):
             line = column.line(y)
-            if (
-                line is None
-                or line.source is None
-                or not (match := pattern.search(line.content.plain))
-            ):
+            if line is None or line.source is None:
                 continue
-            before, last = line.content.plain[: match.start()], line.content.plain[: match.end()]
+            plain = line.content.plain
+            if (span := next(folded_spans(plain, pattern), None)) is None:
+                continue
+            before, last = plain[: span[0]], plain[: span[1]]
             start = at_cell(entry, column, y, cell_len(before)).start
             end = at_cell(entry, column, y, cell_len(last) - 1).end
             self.selection = Selection(start, end)

@@ -58,6 +58,7 @@ class Status(Widget):
 
     Attributes:
         model: its name.
+        named: whether to show it.
         state: what is the matter with the model, "" if nothing is: it is being loaded, say.
         mode: of the composer; "" if it has none.
         modes: how it is made to reply, where that is not as usual; each in full and in short.
@@ -70,6 +71,7 @@ class Status(Widget):
     def __init__(self) -> None:
         super().__init__()
         self.model = ""
+        self.named = True
         self.state = ""
         self.mode = ""
         self.modes: Sequence[tuple[str, str]] = ()
@@ -91,7 +93,9 @@ class Status(Widget):
     @property
     def segments(self) -> list[Segment]:
         """All that there is to say."""
-        found = [segment(*name_forms(self.model), rank=1, style="$text-accent")]
+        found: list[Segment] = []
+        if self.named:
+            found.append(segment(*name_forms(self.model), rank=1, style="$text-accent"))
         if self.mode:
             found.insert(0, segment(f" {self.mode} ", rank=0, style="$text-accent on $panel"))
         if self.context:
