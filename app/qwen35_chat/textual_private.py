@@ -12,6 +12,7 @@ from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual.app import App
 from textual.binding import BindingsMap
+from textual.css.query import NoMatches
 from textual.dom import DOMNode
 from textual.geometry import Size
 from textual.keys import _character_to_key
@@ -76,8 +77,15 @@ class PrivateApp(App[None]):
         """What is printed about a fault."""
         raise NotImplementedError
 
+    @property
+    def return_code(self) -> int | None:
+        # Also where a key quits at the same time, or has just done so.
+        return super().return_code if self._exception is None else exit_codes.CRASHED
+
     def _handle_exception(self, error: Exception) -> None:
-        self._return_code = exit_codes.CRASHED
+        if self._exit and isinstance(error, NoMatches):  # widgets are taken away already
+            self._close_messages_no_wait()
+            return
         if self._exception is None:
             self._exception = error
             self._exception_event.set()

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from qwen35_chat.screens.lists import ConversationList
 from qwen35_chat.screens.moments import period_of
-from qwen35_chat.screens.picker import Cover, Picker
+from qwen35_chat.screens.picker import Cover, Picker, Row
 from qwen35_chat.screens.snippets import without_marks
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.widgets.key_hints import KEY_STYLE, with_keys
 from qwen35_chat.widgets.selecting import AGAIN_SECONDS
 from textual import events
+from textual.content import Content
 
 from qwen35_mlx.library.search import Snippet
 from tests.app.drive import Driver, chat
@@ -100,6 +101,15 @@ async def test_what_comes_after_the_end_of_a_list_does_nothing(home: Path, key: 
         assert at.app.screen is at.app.chat
         await at.press(*"typed")
         assert at.typed == "typed"
+
+
+async def test_a_list_may_be_left_before_it_is_there(home: Path) -> None:
+    async with chat(home) as at:
+        cover = Picker("Of one row", lambda _: [Row("1", Content("one"))])
+        at.app.push_screen(cover)
+        cover.dismiss(None)
+        await at.settled()
+        assert at.app.screen is at.app.chat
 
 
 async def test_conversations_stand_below_their_days(home: Path) -> None:

@@ -74,6 +74,7 @@ def text_of(widget: Widget) -> str:
         (App(), "_driver"),
         (App(), "_exception"),
         (App(), "_exception_event"),
+        (App(), "_exit"),
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
         (App, "get_driver_class"),
@@ -165,12 +166,26 @@ async def test_a_fault_is_one_line(where: str) -> None:
             else:
                 app.run_worker(fault, thread=True)
             await pilot.pause(0.2)
+            app.exit()
             said = [str(line) for line in app._exit_renderables]
             assert said == ["it was a KeyError␛[2J"], "_exit_renderables"
 
     with pytest.raises(KeyError if where == "widget" else WorkerFailed):
         await run()
     assert app.return_code == exit_codes.CRASHED
+
+
+async def test_a_widget_that_is_gone_at_the_end_is_no_fault() -> None:
+    app = PrivateApp()
+
+    def look() -> None:
+        app.query_one(Input)
+
+    async with app.run_test() as pilot:
+        app.exit(return_code=3)
+        app.call_later(look)
+        await pilot.pause()
+    assert app.return_code == 3
 
 
 async def test_a_sequence_reaches_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,5 +17,12 @@ class Modal(ModalScreen[Result]):
         return self not in self.app.screen_stack
 
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
-        # Textual would close what is open now.
-        return AwaitComplete() if self.left else super().dismiss(result)
+        if self.left:  # Textual would close what is open now
+            return AwaitComplete()
+        if not self.is_mounted:  # its widgets are not there, and would not be found
+            self.call_later(self._dismiss_now, result)
+            return AwaitComplete()
+        return super().dismiss(result)
+
+    def _dismiss_now(self, result: Result | None) -> None:
+        self.dismiss(result)  # not awaited, as what a callback returns would be
