@@ -181,10 +181,9 @@ async def test_a_widget_that_is_gone_at_the_end_is_no_fault() -> None:
     def look() -> None:
         app.query_one(Input)
 
-    async with app.run_test() as pilot:
+    async with app.run_test():
         app.exit(return_code=3)
         app.call_later(look)
-        await pilot.pause()
     assert app.return_code == 3
 
 
