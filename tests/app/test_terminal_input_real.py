@@ -179,7 +179,8 @@ def alive(terminal: Terminal, sign: str) -> bool:
     try:
         for _ in range(4):  # lists and questions that are open
             terminal.write("\x1b")
-            terminal.pump(0.15)
+            time.sleep(0.2)  # what is typed at once would go to a list that is closing
+            terminal.drain()
         terminal.write(sign)
         terminal.until(lambda: sign in terminal.text, 30)
     except (TimeoutError, OSError):
