@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from textual import work
+from textual.driver import Driver
 
 from qwen35_chat import clipboard
 from qwen35_chat.background import is_light
@@ -16,7 +17,8 @@ from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.textual_private import BackgroundAnswered, PrivateApp, write_to_terminal
+from qwen35_chat.terminal_driver import BackgroundAnswered, NotSuspended, chat_driver
+from qwen35_chat.textual_private import PrivateApp, write_to_terminal
 from qwen35_chat.themes import OWN, theme_name
 from qwen35_mlx.crash import CrashReports
 
@@ -98,6 +100,16 @@ class ChatApp(PrivateApp, inherit_bindings=False):
 
     def action_leave(self) -> None:
         self.chat.quit()
+
+    def get_driver_class(self) -> type[Driver]:
+        return chat_driver(super().get_driver_class())
+
+    def action_suspend(self) -> None:
+        self.chat.suspend()
+
+    def on_not_suspended(self, _: NotSuspended) -> None:
+        key = self.controller.key("suspend")
+        self.chat.show_message(f"{key}: no shell has started this chat, so none can take over")
 
     def show_message(self, text: str, *, error: bool = False) -> None:
         """Show one line to the user in the chat."""

@@ -113,8 +113,9 @@ def attached(message: str, folder: Path, typed: str | None = None) -> Attachment
     """
     files: dict[str, Attached] = {}
     groups: dict[str, AttachedGroup] = {}
+    typed = taken_apart(message)[0] if typed is None else typed
     behind = 0  # the end of the last name
-    for found in mentions(taken_apart(message)[0] if typed is None else typed):
+    for found in mentions(typed):
         if found.start < behind:
             continue
         existing = ((name, path) for name in found.names if (path := _existing(folder, name)))
@@ -310,6 +311,12 @@ class Chips:
         name = f"[{kind} {len(self._texts) + 1}: {size}]"
         self._texts[name] = text
         return name
+
+    def collapsed(self, text: str) -> str:
+        """`text` with its chip in place of each paste: the inverse of `expanded`."""
+        for name, whole in sorted(self._texts.items(), key=lambda chip: -len(chip[1])):
+            text = text.replace(whole, name)
+        return text
 
     def expanded(self, text: str) -> str:
         """`text` with the paste in place of each chip."""

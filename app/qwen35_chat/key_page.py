@@ -11,7 +11,9 @@ KEY_PAGE = """# Keys and commands
 
 A key acts where its table says; a slash command is written in the composer. `qwen35-chat --plain`
 has the slash commands that need no screen; `/help` lists them there. Ctrl+C stops the reply, or
-else clears what is typed, or else quits. Ctrl+D quits while nothing is typed.
+else clears what is typed, or else quits. Ctrl+D quits while nothing is typed. Ctrl+Z goes back to
+the shell, and Ctrl+_ takes back what was typed last; most terminals send that for Ctrl+/, too.
+Alt+Enter is Shift+Enter, which many terminals cannot tell from Enter (docs/terminal.md).
 
 What begins with a slash and a word is a command, and is never sent if there is none of that name.
 What follows an @ is a file, a folder or a pattern, if it looks like one (docs/attachments.md). In

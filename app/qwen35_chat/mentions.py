@@ -15,8 +15,9 @@ LONGEST_NAME = 4096  # characters of a path
 FURTHEST = 200  # characters of a text without spaces in which the end of a name is looked for
 # Letters that a name may follow, or be followed by, without a space.
 _JOINS = rf"{UNSPACED}\uac00-\ud7a3"
+AT_SIGNS = "@\uff20"  # the second as input methods type it
 # Not within an address: of mail, or of the web.
-_AT = rf"(?<![^\W{_JOINS}])(?<![-+/\\=%~@])[@\uff20]"
+_AT = rf"(?<![^\W{_JOINS}])(?<![-+/\\=%~@])[{AT_SIGNS}]"
 _ESCAPED = re.compile(r"\\([\\\"])")
 _UNFINISHED = re.compile(rf"{_AT}(?=([^\s\"]*)\Z)")
 _OPEN_QUOTE = re.compile(rf"{_AT}[\"\u201c]((?:[^\"\u201d\\\n]|\\.)*)\Z")

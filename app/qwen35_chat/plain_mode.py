@@ -4,11 +4,10 @@ Nothing is redrawn and nothing moves. The commands are those of the screen, by t
 """
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import TextIO, cast
 
@@ -28,6 +27,7 @@ from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.plain_files import with_files
+from qwen35_chat.plain_input import drop_typed_input
 from qwen35_chat.plain_view import PlainView
 from qwen35_chat.question import Question as FileQuestion
 from qwen35_chat.shell_command import shell_command
@@ -242,12 +242,3 @@ class PlainMode:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def drop_typed_input() -> None:
-    """Forget what was typed at a terminal before a question: it was meant for something else."""
-    with suppress(ImportError, OSError, ValueError, AttributeError):
-        import termios
-
-        if sys.stdin.isatty():
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

@@ -156,6 +156,7 @@ class ChatRuntime:
 
     def run_plain(self, start: Start) -> int:
         """Run the chat in plain mode until the input ends. Returns the exit code."""
+        from qwen35_chat.plain_input import read_block
         from qwen35_chat.plain_mode import PlainMode
 
         if sys.stdin is None or sys.stdout is None:
@@ -167,7 +168,8 @@ class ChatRuntime:
         attended = sys.stdin.isatty()
         if attended:
             self._enable_readline()
-        PlainMode(self.controller, attended=attended).run(start)
+        read = read_block if attended else input
+        PlainMode(self.controller, attended=attended, read=read).run(start)
         return 0
 
     def _enable_readline(self) -> None:
@@ -176,6 +178,7 @@ class ChatRuntime:
             import readline
         except ImportError:  # not in every build of Python; `input` works without
             return
+        readline.parse_and_bind("set enable-bracketed-paste on")
         for text in self.controller.history.texts:
             readline.add_history(" ".join(text.split()))
 

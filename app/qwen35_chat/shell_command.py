@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
 
+from qwen35_chat.typed_signs import with_ascii_sign
+
 SECONDS = 60.0
 MOST_BYTES = 100_000  # of the output
 POLL_SECONDS = 0.05
 LAST_SECONDS = 0.2  # for output that still comes after the end of the shell
 # An exclamation mark and the rest of a line, but no picture of Markdown and no "!!!".
-_COMMAND = re.compile(r"!\s*([^\s!\[][^\n]*)")
+_COMMAND = re.compile(r"!\s*([^\s!\uff01\[][^\n]*)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BEFORE_RETURN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)
@@ -24,7 +26,7 @@ _BEFORE_RETURN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)
 
 def shell_command(text: str) -> str:
     """The command that a text is; "" if it is none."""
-    match = _COMMAND.fullmatch(text.rstrip())
+    match = _COMMAND.fullmatch(with_ascii_sign(text.rstrip()))
     return match.group(1) if match else ""
 
 

@@ -4,12 +4,13 @@ import re
 from difflib import get_close_matches
 
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH, Command
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import visible_line
 
 LONGEST_SHOWN = 40  # characters of a name in an error
 # A slash and a word without another slash, which would make it a path, or a question mark.
-_COMMAND = re.compile(r"/([^\W\d_][^\s/]*|\?)(?:\s+(.*))?", re.DOTALL)
+_COMMAND = re.compile(r"/([^\W\d_][^\s/\uff0f]*|\?)(?:\s+(.*))?", re.DOTALL)
 
 
 def parse_slash(text: str) -> tuple[Command, str] | None:
@@ -18,7 +19,7 @@ def parse_slash(text: str) -> tuple[Command, str] | None:
     Raises:
         Qwen35Error: it looks like a command, and there is none of this name, or it takes no text.
     """
-    match = _COMMAND.fullmatch(text.strip())
+    match = _COMMAND.fullmatch(with_ascii_sign(text.strip()))
     if not match:
         return None
     name, argument = match.group(1), (match.group(2) or "").strip()

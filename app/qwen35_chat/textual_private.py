@@ -1,27 +1,24 @@
-"""What the app uses of Textual beyond its public interface; for its inputs see `textual_editing`.
+"""What the app uses of Textual beyond its public interface.
+
+Its inputs are in `textual_editing`, its driver in `terminal_driver`.
 
 The tests of this module name the member that a new version of Textual has changed.
 """
 
-import os
-import selectors
-from codecs import getincrementaldecoder
-from time import monotonic
 from typing import Any
 
 from rich.text import Text
-from textual._xterm_parser import XTermParser
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
+from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual.app import App
 from textual.binding import BindingsMap
+from textual.css.query import NoMatches
 from textual.dom import DOMNode
-from textual.driver import Driver
-from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
-from textual.message import Message
+from textual.keys import _character_to_key
 from textual.scroll_view import ScrollView
 from textual.worker import WorkerFailed
 
-from qwen35_chat.background import ANSWER_SECONDS, DEAF, QUERY, AnswerFilter
 from qwen35_mlx import exit_codes
 from qwen35_mlx.terminal import visible_line
 
@@ -54,80 +51,41 @@ def set_virtual_size(view: ScrollView, size: Size) -> None:
     bar.window_size = view.scrollable_content_region.height
 
 
-class BackgroundAnswered(Message):
-    """The terminal has told its background colour.
-
-    Attributes:
-        colour: as terminals write it: rgb:1515/1717/1c1c.
-    """
-
-    def __init__(self, colour: str):
-        super().__init__()
-        self.colour = colour
+def functional_key(code: str) -> str:
+    """The name of a key that types nothing, by its number and its end: "13u"; "" if it has none."""
+    return FUNCTIONAL_KEYS.get(code, "")
 
 
-class AnsweringDriver(LinuxDriver):
-    """A driver that requests the terminal's background colour, also after a suspension.
+def legacy_keys(sequence: str) -> tuple[str, ...]:
+    """The names of the keys that send a character or an escape sequence; none if it is unknown."""
+    found = ANSI_SEQUENCES_KEYS.get(sequence)
+    return tuple(key.value for key in found) if isinstance(found, tuple) else ()
 
-    Textual would hand the answer on as typed text. So the input is read here, and the answer is
-    taken out of it.
-    """
 
-    _answers = AnswerFilter()
-    _requested = 0.0
-
-    def start_application_mode(self) -> None:
-        self._answers = AnswerFilter()
-        asks = os.environ.get("TERM", "") not in DEAF
-        self._answers.expected, self._requested = asks, monotonic()
-        super().start_application_mode()
-        if asks:
-            self.write(QUERY)
-            self.flush()
-
-    def run_input_thread(self) -> None:
-        parser = XTermParser()
-        decode = getincrementaldecoder("utf-8")("replace").decode
-        with selectors.SelectSelector() as selector:
-            selector.register(self.fileno, selectors.EVENT_READ)
-            while not self.exit_event.is_set():
-                text = ""
-                if selector.select(0.03 if self._answers.holds else 0.1):
-                    read = os.read(self.fileno, 4096)
-                    text = self._answers.feed(decode(read))
-                    if not read:  # the terminal is gone
-                        self.exit_event.wait(0.1)
-                else:
-                    text = self._answers.pause()
-                if text:
-                    for message in parser.feed(text):
-                        self.process_message(message)
-                for message in parser.tick():
-                    self.process_message(message)
-                if colour := self._answers.take_colour():
-                    self.process_message(BackgroundAnswered(colour))
-                if monotonic() > self._requested + ANSWER_SECONDS:
-                    self._answers.expected = False
-            if selector.select(0.1):  # what still arrives is not for the next program
-                os.read(self.fileno, 4096)
+def key_name(character: str) -> str:
+    """The name of the key that types a character: "/" -> "slash"."""
+    return _character_to_key(character)
 
 
 class PrivateApp(App[None]):
-    """An app that ends with one line after a fault of its own, and reads as `AnsweringDriver` does.
+    """An app that ends with one line after a fault of its own.
 
     Textual prints a traceback with the values of all variables, such as messages and drafts.
     """
-
-    def get_driver_class(self) -> type[Driver]:
-        usual = super().get_driver_class()
-        return AnsweringDriver if usual is LinuxDriver else usual
 
     def crash_line(self, error: BaseException) -> str:
         """What is printed about a fault."""
         raise NotImplementedError
 
+    @property
+    def return_code(self) -> int | None:
+        # Also where a key quits at the same time, or has just done so.
+        return super().return_code if self._exception is None else exit_codes.CRASHED
+
     def _handle_exception(self, error: Exception) -> None:
-        self._return_code = exit_codes.CRASHED
+        if self._exit and isinstance(error, NoMatches):  # widgets are taken away already
+            self._close_messages_no_wait()
+            return
         if self._exception is None:
             self._exception = error
             self._exception_event.set()

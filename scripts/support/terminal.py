@@ -219,9 +219,9 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.screen.lines)
 
-    def write(self, text: str) -> None:
-        """Send text as keyboard input."""
-        data = text.encode()
+    def write(self, text: str | bytes) -> None:
+        """Send text, or any bytes, as keyboard input."""
+        data = text.encode() if isinstance(text, str) else text
         while data:
             data = data[os.write(self._master, data) :]
 

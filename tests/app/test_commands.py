@@ -13,6 +13,7 @@ from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.page import Page
 from qwen35_chat.screens.picker import Ask
 from qwen35_chat.slash import parse_slash
+from qwen35_chat.widgets.hand_typed import HandTypedTextArea
 from textual.widgets import OptionList, Static, TextArea
 
 from qwen35_mlx.errors import Qwen35Error
@@ -27,6 +28,7 @@ CHAT = in_scope("chat")
 ITS_OWN = {"send", "newline", "older", "newer"}
 # Keys of a text area that mean something else here, on purpose.
 TAKEN = {
+    "ctrl+z",
     "f6",
     "enter",
     "tab",
@@ -68,6 +70,7 @@ def test_a_command_can_be_reached_by_keys_that_every_terminal_sends(command) -> 
 def test_keys_for_writing_are_left_to_the_composer() -> None:
     own = {key for binding in TextArea.BINDINGS for key in binding.key.split(",")}  # pyright: ignore[reportAttributeAccessIssue]
     assert {"ctrl+a", "ctrl+e", "ctrl+k", "ctrl+u", "ctrl+w", "ctrl+z", "ctrl+x"} <= own
+    assert any(binding.key == "ctrl+underscore" for binding in HandTypedTextArea.BINDINGS)  # undo
     assert not (set(keymap("chat", {})) - TAKEN) & own
 
 
@@ -132,6 +135,7 @@ async def test_every_key_of_the_chat_calls_its_command(home: Path, called: list[
     async with chat(home) as at:
         await at.turn("one", "so")
         at.app.action_leave = lambda: called.append("quit")  # type: ignore[method-assign]
+        at.app.action_suspend = lambda: called.append("suspend")  # type: ignore[method-assign]
         for command in CHAT:
             for key in key_names(command.keys):
                 if command.name not in ITS_OWN:

@@ -8,9 +8,11 @@ from qwen35_chat.attachments import Chips, attached, files_below, taken_apart
 from qwen35_chat.completion import commands_for, files_for, ranked
 from qwen35_chat.history import History
 from qwen35_chat.readable_files import read_text_file
+from qwen35_chat.screens.page import Page
 from textual import events
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.session.events import Failed
 from tests.app.drive import chat
 
 
@@ -265,6 +267,64 @@ async def test_words_that_are_no_paths_do_not_end_the_screen(home: Path) -> None
             at.app.chat.show_message("")
         await at.send("/sessions \u00b2")
         assert at.app.is_running
+
+
+@pytest.mark.parametrize("size", [200_000, 2_500])
+async def test_a_paste_that_is_refused_stays_a_chip(home: Path, size: int) -> None:
+    paste = "天" * size
+    async with chat(home) as at:
+        await at.press(*"sum up ")
+        at.composer.post_message(events.Paste(paste))
+        await at.pilot.pause()
+        shown = at.typed
+        await at.press("enter")
+        assert at.sent == [f"sum up {paste}"]
+        await at.shown([Failed("the message has more tokens than the context")])
+        assert at.typed == shown == f"sum up [paste 1: {size:,} characters]"
+        assert at.composer.whole == f"sum up {paste}"
+        await at.press("f8")
+        assert len(at.typed) < 20_000  # what the screen can edit
+
+
+@pytest.mark.parametrize("sign", ["、", "／", "/"])
+async def test_a_slash_of_an_input_method_begins_a_command(home: Path, sign: str) -> None:
+    async with chat(home) as at:
+        at.composer.insert(f"{sign}he")
+        await at.until(lambda: "all keys and commands" in at.text)  # a completion
+        await at.press("enter")
+        assert at.typed == "/help"
+        at.composer.set_text(f"{sign}help")
+        await at.press("enter")
+        assert isinstance(at.app.screen, Page)
+        await at.press("escape")
+        at.composer.set_text(f"{sign}nothing")
+        await at.press("enter")
+        assert "there is no command /nothing" in at.text
+        assert at.sent == []
+
+
+@pytest.mark.parametrize("sign", ["＠", "@"])
+async def test_an_at_of_an_input_method_names_a_file(home: Path, sign: str) -> None:
+    Path("notes.txt").write_text("it is here")
+    async with chat(home) as at:
+        at.composer.insert(f"{sign}no")
+        await at.until(lambda: at.app.chat.completions.choices)
+        await at.press("tab")
+        assert at.typed == "@notes.txt "
+        at.composer.set_text(f"总结{sign}notes.txt 好吗")
+        await at.press("enter")
+        await at.until(lambda: at.sent)
+        assert at.sent[0].startswith(f"总结{sign}notes.txt 好吗")
+        assert "it is here" in at.sent[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["你好、世界", "。/help", "//！", "、", "好！ls", "a＠b.txt", "／usr／bin", "！"]
+)
+async def test_signs_elsewhere_are_text(home: Path, text: str) -> None:
+    async with chat(home) as at:
+        await at.send(text)
+        assert at.sent == [text]
 
 
 async def test_a_text_too_long_for_the_screen_is_a_chip_and_is_sent_whole(home: Path) -> None:

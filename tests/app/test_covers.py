@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from qwen35_chat.screens.lists import ConversationList
 from qwen35_chat.screens.moments import period_of
+from qwen35_chat.screens.picker import Cover, Picker, Row
 from qwen35_chat.screens.snippets import without_marks
 from qwen35_chat.screens.themes import ThemeList
 from qwen35_chat.widgets.key_hints import KEY_STYLE, with_keys
 from qwen35_chat.widgets.selecting import AGAIN_SECONDS
 from textual import events
+from textual.content import Content
 
 from qwen35_mlx.library.checksums import update
 from qwen35_mlx.library.search import Snippet
@@ -78,6 +80,37 @@ async def test_a_click_beside_a_list_leaves_it_and_one_inside_does_not(home: Pat
         assert at.app.theme == "qwen-dark"
         await at.press("f1")
         await mouse.click(1, 1)
+        assert at.app.screen is at.app.chat
+
+
+@pytest.mark.parametrize("key", ["ctrl+s", "ctrl+l", "f2", "ctrl+p", "f1"])
+async def test_what_comes_after_the_end_of_a_list_does_nothing(home: Path, key: str) -> None:
+    async with chat(home) as at:
+        await at.turn("one")
+        await at.press(key)
+        cover = at.app.screen
+        assert isinstance(cover, Cover)
+        cover.dismiss(None)
+        cover.dismiss(None)  # another Enter
+        await at.pilot.pause()
+        if isinstance(cover, Picker):
+            cover.reload()
+            cover.on_resize()
+            cover.action_move(1)
+            cover.action_command("session_delete")
+            cover._show_rows([], None)
+        await at.settled()
+        assert at.app.screen is at.app.chat
+        await at.press(*"typed")
+        assert at.typed == "typed"
+
+
+async def test_a_list_may_be_left_before_it_is_there(home: Path) -> None:
+    async with chat(home) as at:
+        cover = Picker("Of one row", lambda _: [Row("1", Content("one"))])
+        at.app.push_screen(cover)
+        cover.dismiss(None)
+        await at.settled()
         assert at.app.screen is at.app.chat
 
 

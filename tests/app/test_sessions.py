@@ -273,9 +273,9 @@ async def test_rename_delete_undo_and_export_in_the_list(home: Path) -> None:
         await at.press("ctrl+o")
         assert "one-more.md exists: give another name" in at.text
         await at.press("ctrl+d")
-        assert "Deleted one more; Ctrl+Z brings it back" in at.text
+        assert "Deleted one more; Ctrl+_ brings it back" in at.text
         assert [s.title for s in at.library.list()] == ["two"]
-        await at.press("ctrl+z")
+        await at.press("ctrl+underscore")
         assert {s.title for s in at.library.list()} == {"two", "one more"}
 
 

@@ -34,6 +34,10 @@ def on(home: Path) -> Path:
     [
         ("!ls", "ls"),
         ("! git diff  \n", "git diff"),
+        ("！ls", "ls"),  # of an input method
+        ("！！！", ""),
+        ("！！ls", ""),
+        ("!！ls", ""),
         ("!", ""),
         ("!!!", ""),
         ("!![x]", ""),

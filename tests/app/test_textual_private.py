@@ -1,7 +1,7 @@
 """The private members of Textual that the app uses are there, and do what it needs.
 
-A failure names the member; `qwen35_chat.textual_private` and `qwen35_chat.textual_editing` are the
-only modules to change.
+A failure names the member; `qwen35_chat.textual_private`, `qwen35_chat.textual_editing` and
+`qwen35_chat.terminal_driver` are the only modules to change.
 """
 
 import ast
@@ -12,11 +12,14 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from qwen35_chat import textual_editing, textual_private
+from qwen35_chat import terminal_driver, textual_editing, textual_private
 from qwen35_chat.textual_editing import LiteralInput, LiteralTextArea
 from qwen35_chat.textual_private import (
     PrivateApp,
     bindings_of,
+    functional_key,
+    key_name,
+    legacy_keys,
     set_bindings,
     set_virtual_size,
     write_to_terminal,
@@ -25,6 +28,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingsMap
 from textual.dom import DOMNode
+from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
@@ -34,7 +38,7 @@ from textual.worker import WorkerFailed
 
 from qwen35_mlx import exit_codes
 
-ADAPTERS = (textual_private, textual_editing)
+ADAPTERS = (textual_private, textual_editing, terminal_driver)
 APP = Path(textual_private.__file__).parent
 ESCAPE = "a\x1b[2Jb"
 
@@ -70,14 +74,23 @@ def text_of(widget: Widget) -> str:
         (App(), "_driver"),
         (App(), "_exception"),
         (App(), "_exception_event"),
+        (App(), "_exit"),
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
         (App, "get_driver_class"),
+        (LinuxDriver, "_run_input_thread"),
+        (LinuxDriver, "_sigcont_application"),
+        (LinuxDriver, "_sigtstp_application"),
         (LinuxDriver, "process_message"),
+        (LinuxDriver, "resume_application_mode"),
         (LinuxDriver, "run_input_thread"),
         (LinuxDriver, "start_application_mode"),
-        (XTermParser, "feed"),
-        (XTermParser, "tick"),
+        (LinuxDriver, "stop_application_mode"),
+        (LinuxDriver, "suspend_application_mode"),
+        (XTermParser, "parse_mouse_code"),
+        (XTermParser(), "mouse_pixels"),
+        (XTermParser(), "terminal_pixel_size"),
+        (XTermParser(), "terminal_size"),
         (App, "_close_messages_no_wait"),
         (Input, "_value"),
         (ScrollView, "virtual_size"),
@@ -104,6 +117,21 @@ def text_of(widget: Widget) -> str:
 )
 def test_the_member_is_there(owner: object, member: str) -> None:
     assert hasattr(owner, member), member
+
+
+def test_the_driver_notes_whether_it_has_the_terminal() -> None:
+    source = inspect.getsource(LinuxDriver) + inspect.getsource(Driver)
+    for member in ("self._auto_restart = ", "self._must_signal_resume = ", "_app = "):
+        assert member in source, member
+    assert "DISABLE_KITTY_KEY" in source
+
+
+def test_the_tables_of_keys_have_the_names_of_keys() -> None:
+    assert legacy_keys("\x1b[Z") == ("shift+tab",), "ANSI_SEQUENCES_KEYS"
+    assert legacy_keys("\x1b[E") == legacy_keys("no sequence") == ()
+    assert functional_key("13u") == "enter", "FUNCTIONAL_KEYS"
+    assert functional_key("13x") == ""
+    assert key_name("/") == "slash", "_character_to_key"
 
 
 async def test_bindings_can_be_replaced() -> None:
@@ -138,12 +166,25 @@ async def test_a_fault_is_one_line(where: str) -> None:
             else:
                 app.run_worker(fault, thread=True)
             await pilot.pause(0.2)
+            app.exit()
             said = [str(line) for line in app._exit_renderables]
             assert said == ["it was a KeyError␛[2J"], "_exit_renderables"
 
     with pytest.raises(KeyError if where == "widget" else WorkerFailed):
         await run()
     assert app.return_code == exit_codes.CRASHED
+
+
+async def test_a_widget_that_is_gone_at_the_end_is_no_fault() -> None:
+    app = PrivateApp()
+
+    def look() -> None:
+        app.query_one(Input)
+
+    async with app.run_test():
+        app.exit(return_code=3)
+        app.call_later(look)
+    assert app.return_code == 3
 
 
 async def test_a_sequence_reaches_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

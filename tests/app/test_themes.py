@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from qwen35_chat.background import AnswerFilter, is_light
+from qwen35_chat.background import answered_colour, is_light
 from qwen35_chat.settings import THEMES
-from qwen35_chat.textual_private import BackgroundAnswered
+from qwen35_chat.terminal_driver import BackgroundAnswered
+from qwen35_chat.terminal_input import Sequence, TerminalInput, Typed
 from qwen35_chat.themes import theme_name
 from qwen35_chat.widgets.status import Activity, Status
 from textual.color import Color
@@ -147,54 +148,21 @@ def test_a_background_is_light_dark_or_no_colour(colour: str, light: bool | None
     assert is_light(colour) is light
 
 
-def expecting() -> AnswerFilter:
-    answers = AnswerFilter()
-    answers.expected = True
-    return answers
-
-
 @pytest.mark.parametrize("end", ["\x1b\\", "\x07"])
 def test_an_answer_cut_in_two_anywhere_leaves_only_what_is_typed(end: str) -> None:
-    answer = ANSWER.replace("\x1b\\", end)
+    answer = ANSWER.replace("\x1b\\", end).encode()
     for cut in range(len(answer) + 1):
-        answers = expecting()
-        seen = answers.feed("ab" + answer[:cut]) + answers.feed(answer[cut:] + "cd")
-        assert seen == "abcd", cut
-        assert answers.take_colour() == "rgb:fdfd/f6f6/e3e3"
-        assert answers.take_colour() == ""
-
-
-def test_an_answer_in_single_characters_with_pauses() -> None:
-    answers = expecting()
-    seen = "".join(answers.feed(character) for character in ANSWER[:3])
-    seen += answers.pause()  # three characters are no key
-    seen += "".join(answers.feed(character) + answers.pause() for character in ANSWER[3:])
-    assert seen == ""
-    assert answers.take_colour()
-
-
-def test_a_late_answer_that_is_not_expected_any_more_is_taken_out() -> None:
-    answers = AnswerFilter()
-    assert answers.feed(f"a{ANSWER}b") == "ab"
-    assert answers.feed(ANSWER[:9]) + answers.feed(ANSWER[9:]) == ""
+        terminal = TerminalInput()
+        tokens = terminal.feed(b"ab" + answer[:cut]) + terminal.feed(answer[cut:] + b"cd")
+        assert tokens == [Typed("ab"), Sequence(answer.decode()), Typed("cd")], cut
+    assert answered_colour(answer.decode()) == "rgb:fdfd/f6f6/e3e3"
 
 
 @pytest.mark.parametrize(
-    "keys", ["\x1b", "\x1b]", "\x1b[A", "\x1b[<0;3;4M", "\x1bOP", "é", "\x1b\x1b"]
+    "other", ["\x1b]10;rgb:0000/0000/0000\x07", "\x1b]11;" + "x" * 200, "\x1b"]
 )
-def test_keys_pass_at_once_or_after_a_pause(keys: str) -> None:
-    answers = expecting()
-    assert answers.feed(keys) + answers.pause() == keys
-    assert not answers.holds
-    assert AnswerFilter().feed(keys) == keys
-
-
-def test_another_report_of_the_terminal_passes() -> None:
-    report = "\x1b]10;rgb:0000/0000/0000\x07"
-    assert expecting().feed(report) == report
-    endless = "\x1b]11;" + "x" * 200
-    answers = expecting()
-    assert answers.feed(endless) == endless
+def test_another_report_of_the_terminal_is_no_colour(other: str) -> None:
+    assert answered_colour(other) == ""
 
 
 @pytest.mark.parametrize("late", [False, True])

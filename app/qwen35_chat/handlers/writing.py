@@ -9,7 +9,7 @@ from qwen35_chat.file_groups import names_file
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
-from qwen35_chat.mentions import mentions
+from qwen35_chat.mentions import AT_SIGNS, mentions
 from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
@@ -59,7 +59,7 @@ class WritingHandler:
             key = self._view.key("models")
             raise Qwen35Error(f"There is no model to answer: {key} chooses one")
         amends = self.editing is not None and self.editing.role == "assistant"
-        if amends or ("@" not in text and not self.unsent):
+        if amends or (not any(sign in text for sign in AT_SIGNS) and not self.unsent):
             self._deliver(text, self.editing)
             self._end_edit()
             composer.suggest("")

@@ -92,7 +92,12 @@ class ChatScreen(TypingScreen):
     ):
         super().__init__(controller, TranscriptView(clock), clock)
         self.completions = Completions()
-        self.composer = Composer(self.completions, self.complete)
+        self.composer = Composer(
+            self.completions,
+            complete=self.complete,
+            send=self.send_typed,
+            step_history=lambda direction: self.writing.step_history(direction),
+        )
         greeting = DEMO_GREETING if demo and start == EMPTY else ""
         self.writing = WritingHandler(controller, self, greeting)
         self.messages = MessageHandler(controller, self, self.writing)
@@ -218,6 +223,11 @@ class ChatScreen(TypingScreen):
     def quit(self) -> None:
         self.save_draft()
         self.app.exit()
+
+    def suspend(self) -> None:
+        """Go back to the shell, until that lets the chat go on."""
+        self.save_draft()
+        self.app.action_suspend_process()
 
     # Transitions
 

@@ -13,6 +13,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.mentions import unfinished
 from qwen35_chat.readable_files import read_text_file
 from qwen35_chat.shell_command import shell_command
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_chat.widgets.completions import Completions
 from qwen35_mlx.errors import Qwen35Error
 
@@ -42,6 +43,7 @@ class Completer:
             before: the part of it before the cursor.
         """
         self._text, self._before = text, before
+        typed, text, before = before, with_ascii_sign(text), with_ascii_sign(before)
         choices = commands_for(before) if text == before else []
         if self._controller.settings.shell_commands == "on" and shell_command(text):
             before = ""  # names of files are a stranger's words, and would be run
@@ -52,7 +54,7 @@ class Completer:
                 self._work("count", self._count(choices[0].label))
         # What a whole command's name would complete to is that name.
         self._completions.show(
-            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label], before
+            [c for c in choices if c.insert.strip() != before.strip() or "/" in c.label], typed
         )
 
     def _list_files(self) -> None:

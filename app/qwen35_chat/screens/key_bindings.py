@@ -7,6 +7,9 @@ from textual.binding import Binding, BindingsMap
 
 from qwen35_chat.commands import keymap
 
+# Commands whose keys work on a list that covers the chat, too, and the actions of the app.
+OF_APP: Mapping[str, str] = {"quit": "leave", "suspend": "suspend"}
+
 
 @dataclass(frozen=True, slots=True)
 class ChatBindings:
@@ -37,9 +40,8 @@ def chat_bindings(remapped: Mapping[str, str], *, vim: bool) -> ChatBindings:
     for key, command in keymap("chat", remapped).items():
         if command.typed:
             typed[key] = command.name
-        elif command.name == "quit":
-            # Of the app, so that it works on a list that covers the chat, too.
-            app.bind(key, "leave", "Quit", show=False, priority=True)
+        elif (action := OF_APP.get(command.name)) is not None:
+            app.bind(key, action, command.title, show=False, priority=True)
         else:
             # Before the composer, but for Esc, which closes its completions first, for instance.
             action = f"command('{command.name}')"

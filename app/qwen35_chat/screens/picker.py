@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from rich.cells import cell_len
 from textual import events
@@ -12,19 +12,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from qwen35_chat.commands import Scope, in_scope, keymap, keys_of, run_command
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.keys import shown_keys
+from qwen35_chat.screens.modal import Modal, Result
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.textual_editing import LiteralInput
 from qwen35_chat.textual_private import bindings_of
 from qwen35_chat.widgets.key_hints import with_keys
+from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
-Result = TypeVar("Result")
 NOTHING = Content("")
 READING = "Reading …"
 READING_SECONDS = 1.0  # from which it is shown
@@ -63,7 +63,7 @@ class Row:
 Rows = Sequence[Row]
 
 
-class Cover(ModalScreen[Result]):
+class Cover(Modal[Result]):
     """What covers a part of the chat, and is left by a click beside it, too."""
 
     def on_click(self, event: events.Click) -> None:
@@ -74,7 +74,7 @@ class Cover(ModalScreen[Result]):
         self.dismiss(None)
 
 
-class WritingLine(LiteralInput):
+class WritingLine(KeysInOrder, LiteralInput):
     """A line to write in, with \\n for a new line. The cursor does not blink."""
 
     def __init__(self, value: str = "", *, placeholder: str = ""):
@@ -180,6 +180,8 @@ class Picker(Cover[str | None]):
 
     def reload(self, keep: str | None = None) -> None:
         """Make the rows again, and mark the row `keep` or else the first."""
+        if self.left:
+            return
         words = self.query_one(Input).value
         self._making = True
         if iscoroutinefunction(self._rows):
@@ -198,6 +200,8 @@ class Picker(Cover[str | None]):
         self._show_rows(rows, keep)
 
     def _show_rows(self, rows: Rows, keep: str | None) -> None:
+        if self.left:
+            return
         options = self.query_one(OptionList)
         options.clear_options()
         # One line each, and as wide as a scrollbar leaves.
@@ -231,7 +235,7 @@ class Picker(Cover[str | None]):
         """Do what a key does with the rows, once they are those of the words."""
         if self._making:
             self._waiting.append(act)
-        else:
+        elif not self.left:
             act()
 
     @property
@@ -278,6 +282,8 @@ class Picker(Cover[str | None]):
         self.call_after_refresh(self._resized)
 
     def _resized(self) -> None:
+        if self.left:
+            return
         hint = self.query_one(".hint", Static)
         hint.update(with_keys(self._hints(max(hint.content_region.width, 20))))
         self.reload(self.marked)

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
 from qwen35_chat.question import Question
 from qwen35_chat.screens.answers import AnswerList
+from qwen35_chat.screens.modal import Modal
 from qwen35_chat.widgets.key_hints import with_keys
 from qwen35_chat.widgets.long_text import LongText
 
 HINT = "Up, Down or a number marks · Enter chooses · Page Down scrolls · Esc goes back"
 
 
-class QuestionScreen(ModalScreen[bool]):
+class QuestionScreen(Modal[bool]):
     """Its result is whether the answer was yes.
 
     Args:

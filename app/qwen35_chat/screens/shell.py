@@ -6,10 +6,10 @@ from collections.abc import Callable
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
 from qwen35_chat.screens.answers import AnswerList
+from qwen35_chat.screens.modal import Modal
 from qwen35_chat.shell_command import Output, ShellRun
 from qwen35_chat.widgets.long_text import LongText
 from qwen35_mlx.terminal import visible_line
@@ -20,7 +20,7 @@ RUNNING = "Running, {seconds:.0f} s · Esc stops it"
 HINT = "Page Down scrolls · Esc drops it"
 
 
-class ShellScreen(ModalScreen[Output | None]):
+class ShellScreen(Modal[Output | None]):
     """Runs a command and shows its output. Its result is the output if the user wants to add it.
 
     Args:

@@ -7,11 +7,12 @@ from typing import cast
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.widgets import OptionList, Static
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.screens.answers import AnswerList
+from qwen35_chat.screens.modal import Modal
 from qwen35_chat.tools.calling import Answer, CallQuestion, Question
 from qwen35_chat.tools.shown import said_of, shown_arguments, shown_name
 from qwen35_chat.widgets.key_hints import with_keys
@@ -26,7 +27,7 @@ ROUND_ANSWERS: dict[Answer, str] = {"once": "Go on", "no": "Stop"}
 HINT = "Up, Down or a number marks · Enter chooses · Page Down scrolls · Esc stops"
 
 
-class ToolQuestion(ModalScreen[Answer | None]):
+class ToolQuestion(Modal[Answer | None]):
     """Shows a call in full. Its result is the answer; None stops the reply.
 
     Args:

@@ -15,6 +15,7 @@ from qwen35_chat.screens.first import FirstScreen
 from qwen35_chat.screens.pointed import PointedScreen
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.work import WorkQueue
+from qwen35_chat.terminal_driver import signals_for_others
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.first_screen import Starts
 from qwen35_mlx.errors import Qwen35Error
@@ -58,7 +59,7 @@ class TypingScreen(PointedScreen):
 
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
-        with self.app.suspend():
+        with signals_for_others(), self.app.suspend():
             yield
         self.app.refresh()
 
@@ -67,7 +68,7 @@ class TypingScreen(PointedScreen):
     def perform_send(self, work: Work) -> None:
         self._sends.add(work, self._show_refusal)
 
-    def on_composer_submitted(self, _: Composer.Submitted) -> None:
+    def send_typed(self) -> None:
         self.try_to_send(self.writing.send)
 
     def try_to_send(self, send: Callable[[], None]) -> None:
@@ -81,9 +82,6 @@ class TypingScreen(PointedScreen):
         """Show why what is typed cannot be sent, until it is changed."""
         self._lines.show_message(line, error=True, typed=self.composer.text)
         self.show_progress()
-
-    def on_composer_history_step(self, event: Composer.HistoryStep) -> None:
-        self.writing.step_history(event.direction)
 
     def on_composer_command_key(self, event: Composer.CommandKey) -> None:
         if event.name == "messages" and self._first.shown:

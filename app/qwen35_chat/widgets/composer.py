@@ -7,6 +7,7 @@ from textual.message import Message
 from textual.widgets.text_area import Selection
 
 from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
+from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_chat.vim.edits import Step
 from qwen35_chat.vim.keys import Vim
 from qwen35_chat.widgets.completions import Completions
@@ -23,6 +24,8 @@ class Composer(HandTypedTextArea):
 
     Args:
         complete: brings the completions up to date with the text before the cursor.
+        send: sends the text. It is called with the key, before what is typed next.
+        step_history: goes to the message before (-1) or after (1) in the history.
 
     Attributes:
         chips: the long pastes in the text.
@@ -30,16 +33,6 @@ class Composer(HandTypedTextArea):
         typed_keys: each key of a command that acts on what is typed, and the command's name.
         vim: the keys of vim; None without them.
     """
-
-    class Submitted(Message):
-        """Send the text, which stays in the composer until that is done."""
-
-    class HistoryStep(Message):
-        """Go to the message before (-1) or after (1) in the history."""
-
-        def __init__(self, direction: int):
-            super().__init__()
-            self.direction = direction
 
     class CommandKey(Message):
         """Run a command whose key the composer handles."""
@@ -51,7 +44,14 @@ class Composer(HandTypedTextArea):
     class ModeChanged(Message):
         """Vim's mode is another, or the keys of a command that is not complete."""
 
-    def __init__(self, completions: Completions, complete: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        completions: Completions,
+        *,
+        complete: Callable[[], None],
+        send: Callable[[], None],
+        step_history: Callable[[int], None],
+    ) -> None:
         super().__init__(
             placeholder=PLACEHOLDER,
             soft_wrap=True,
@@ -66,6 +66,8 @@ class Composer(HandTypedTextArea):
         self._vim_selection = self.selection
         self._completions = completions
         self._complete = complete
+        self._send = send
+        self._step_history = step_history
 
     def on_key(self, event: events.Key) -> None:
         if self._takes(event):
@@ -84,7 +86,7 @@ class Composer(HandTypedTextArea):
         if self._empty_line(key):
             return True
         if key in ("up", "down") and self.browsing and self._at_edge(key):
-            self.post_message(self.HistoryStep(-1 if key == "up" else 1))
+            self._step_history(-1 if key == "up" else 1)
             return True
         match self.typed_keys.get(key):
             # In a text, the keys for versions move the cursor.
@@ -94,7 +96,7 @@ class Composer(HandTypedTextArea):
                 self.insert("\n")
             case "send":
                 self.leave_vim_mode()
-                self.post_message(self.Submitted())
+                self._send()
             case name:
                 self.post_message(self.CommandKey(name))
         return True
@@ -190,7 +192,7 @@ class Composer(HandTypedTextArea):
         return True
 
     def _is_complete(self, insert: str) -> bool:
-        return self.text.strip() == insert.strip()
+        return with_ascii_sign(self.text.strip()) == insert.strip()
 
     def complete(self, insert: str, replaces: int) -> None:
         """Put `insert` in place of the characters before the cursor."""
@@ -203,7 +205,7 @@ class Composer(HandTypedTextArea):
         if self.text:
             return False
         if key == "up":
-            self.post_message(self.HistoryStep(-1))
+            self._step_history(-1)
         elif key == "ctrl+d":  # the end of the input, as in a shell
             self.post_message(self.CommandKey("quit"))
         elif (name := self.typed_keys.get(key)) in ("older", "newer"):
@@ -235,7 +237,8 @@ class Composer(HandTypedTextArea):
         self.placeholder = f"{text}  (Enter sends this)" if text else PLACEHOLDER
 
     def put_back(self, text: str) -> None:
-        """Put a text before what is typed."""
+        """Put a text before what is typed, its long pastes as chips again."""
+        text = self.chips.collapsed(text)
         self.set_text(f"{text}\n{self.text}" if self.text.strip() else text)
 
     def put_output(self, text: str) -> None:

@@ -1,18 +1,25 @@
 """A text area with a note of whether its text was typed."""
 
+from typing import ClassVar
+
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.widgets.text_area import Edit, EditResult
 
 from qwen35_chat.textual_editing import LiteralTextArea
+from qwen35_chat.widgets.keys_in_order import KeysInOrder
 
 
-class HandTypedTextArea(LiteralTextArea):
+class HandTypedTextArea(KeysInOrder, LiteralTextArea):
     """A text area.
 
     Attributes:
         typed: all of its text was typed, key by key, since it was empty. Text that was pasted,
             completed, brought back or put there by the program is not.
     """
+
+    # As in a shell: Textual's own key for it, Ctrl+Z, goes back to the shell.
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+underscore", "undo", "Undo", show=False)]
 
     typed = True
     _character = ""  # of the key whose edit comes next

@@ -112,7 +112,7 @@ def test_only_a_terminal_has_a_user(terminal: bool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(plain_mode, "PlainMode", make)
     runtime: Any = SimpleNamespace(controller=None, _enable_readline=lambda: None)
     assert ChatRuntime.run_plain(runtime, None) == 0
-    assert made == [{"attended": terminal}]
+    assert [arguments["attended"] for arguments in made] == [terminal]
 
 
 def test_what_was_typed_before_the_question_is_dropped(
