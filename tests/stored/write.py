@@ -49,7 +49,7 @@ def write(folder: Path) -> None:
     chat.close()
 
     chat = qwen35_mlx.Chat.open(model, **OPTIONS)
-    last_event(chat.send("你好，世界：今天天气怎么样？ 😀", max_tokens=12))  # noqa: RUF001
+    last_event(chat.send("你好，世界：今天天气怎么样？ 😀", max_tokens=12))
     chinese = chat.conversation.id
     chat.close()
     try:
