@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from weakref import ref
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.connections import Access, connect
@@ -58,7 +59,8 @@ class Database:
         with self._lock:
             self._closed.set()
             checkpointer = self._checkpointer
-        if checkpointer is not None:
+        # That thread itself may hold the last reference to what nobody has closed.
+        if checkpointer not in (None, threading.current_thread()):
             checkpointer.join()
         with self._lock:
             while self._connections:
@@ -142,25 +144,28 @@ class Database:
         with self._lock:
             self._checkpoint_due = not self._closed.is_set()
             if self._checkpoint_due and self._checkpointer is None:
-                self._checkpointer = threading.Thread(target=self._checkpoint, name="checkpoint")
+                self._checkpointer = threading.Thread(
+                    target=_checkpoints, args=(ref(self), self._closed), name="checkpoint"
+                )
                 self._checkpointer.daemon = True
                 self._checkpointer.start()
 
-    def _checkpoint(self) -> None:
-        """The checkpoint thread, which ends when nothing is due. After an error, a change is."""
-        pause = CHECKPOINT_DELAY
-        while True:
-            self._closed.wait(pause)
-            with self._lock:
-                if not self._checkpoint_due or self._closed.is_set():
-                    self._checkpointer = None
-                    return
-                self._checkpoint_due = False
-            with suppress(Qwen35Error):
-                if self._move_log():
-                    pause = CHECKPOINT_DELAY
-                else:
-                    pause, self._checkpoint_due = CHECKPOINT_PAUSE, True
+    def _checkpoint(self) -> float | None:
+        """Move the log if a change is due, which none is after an error.
+
+        Returns:
+            Seconds to wait before the next time; None if the thread is to end.
+        """
+        with self._lock:
+            if not self._checkpoint_due or self._closed.is_set():
+                self._checkpointer = None
+                return None
+            self._checkpoint_due = False
+        with suppress(Qwen35Error):
+            if not self._move_log():
+                self._checkpoint_due = True
+                return CHECKPOINT_PAUSE
+        return CHECKPOINT_DELAY
 
     def _move_log(self) -> bool:
         """Move the log into the database and begin a new one, in the space of the old one.
@@ -241,3 +246,14 @@ class Database:
             self._local.db = None
             self._connections.discard(db)
             db.close()
+
+
+def _checkpoints(database: "ref[Database]", closed: threading.Event) -> None:
+    """The checkpoint thread. Between checkpoints it holds no database that nobody else uses."""
+    pause: float | None = CHECKPOINT_DELAY
+    while pause is not None:
+        closed.wait(pause)
+        if (found := database()) is None:
+            return
+        pause = found._checkpoint()
+        del found
