@@ -28,6 +28,7 @@ ITS_OWN = {"send", "newline", "older", "newer"}
 # Keys of a text area that mean something else here, on purpose.
 TAKEN = {
     "f6",
+    "f7",
     "enter",
     "tab",
     "left",
