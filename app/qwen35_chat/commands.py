@@ -201,6 +201,14 @@ COMMANDS: tuple[Command, ...] = (
         keys="tab", screen=True, typed=True,
     ),
     Command(
+        "find_next", "Next found", "go to the next message with the words of the search",
+        lambda do, _: do.find.step(1), keys="f7", screen=True,
+    ),
+    Command(  # most terminals send F19 for Shift+F7
+        "find_last", "Found before", "go to the message before with the words of the search",
+        lambda do, _: do.find.step(-1), keys="shift+f7,f19", screen=True,
+    ),
+    Command(
         "page_up", "Scroll up", "scroll up",
         lambda do, _: do.messages.page(-1), keys="pageup", screen=True,
     ),

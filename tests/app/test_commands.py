@@ -30,6 +30,7 @@ ITS_OWN = {"send", "newline", "older", "newer"}
 TAKEN = {
     "ctrl+z",
     "f6",
+    "f7",
     "enter",
     "tab",
     "left",

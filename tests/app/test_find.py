@@ -1,5 +1,6 @@
-"""Search: one row a conversation with its best line; it opens at the words, and n goes on."""
+"""Search: one row a conversation with its best line; it opens at the words, and F7 goes on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,41 +66,78 @@ def test_words_in_the_text_go_before_those_in_thinking(home: Path) -> None:
     with Library(home) as library:
         at = fill(library, "t", ("a", "an apple"), ("b", "so"))
         last = library.conversation(at).path()[-1]
-        library.save(
-            type(last)(**{n: getattr(last, n) for n in last.__slots__} | {"thinking": "apple"})
-        )
+        library.save(replace(last, thinking="apple"))
         (found,) = library.search_conversations("apple")
         assert (found.best.where, found.messages) == ("content", 2)
 
 
+async def open_orchard(at: Driver) -> None:
+    """Open the second row of a search: its hit is the last message."""
+    rows = await search(at, "apple")
+    assert len(rows) == 2
+    assert "Orchard" in rows[1]
+    assert "4 messages" in rows[1]
+    await at.press("down", "enter")
+    await at.shown()
+    await at.until(lambda: at.transcript.selecting.text == "apple")
+    assert at.transcript.marked is at.messages[-1]
+
+
 async def test_it_opens_at_the_words_and_goes_on(stored: Library, home: Path) -> None:
     async with chat(home, library=stored) as at:
-        rows = await search(at, "apple")
-        assert len(rows) == 2
-        assert "Orchard" in rows[1]
-        assert "4 messages" in rows[1]
-        await at.press("down", "enter")
-        await at.shown()
-        await at.until(lambda: at.transcript.selecting.text == "apple")
-        assert at.transcript.marked is at.messages[-1]
-        assert "4 of 4 messages with apple; n goes on, N back" in at.text
-        await at.press("n")
+        await open_orchard(at)
+        assert "4 of 4 messages with apple; F7 goes on, Shift+F7 back" in at.text
+        await at.press("f7")
         assert at.transcript.marked is at.messages[0]
         assert "1 of 4 messages" in at.text
-        await at.press("n", "n")
+        await at.press("f7", "f7")
         assert at.transcript.marked is at.messages[3]
         assert "An apple a day." in at.text  # in the middle of a long reply
         assert at.transcript.selecting.text == "apple"
-        await at.press("N")
+        await at.press("f19")  # what a terminal sends for Shift+F7
         assert at.transcript.marked is at.messages[1]
-        await at.press("escape", *"new")
+        await at.press("tab", "n")
+        assert at.transcript.marked is at.messages[3]
+        await at.press("N", "escape", *"new")
         assert at.typed == "new"
+
+
+@pytest.mark.parametrize("before", ["", "tab"], ids=["from the composer", "from the messages"])
+async def test_what_is_typed_after_a_hit_is_typed(stored: Library, home: Path, before: str) -> None:
+    async with chat(home, library=stored) as at:
+        await at.turn("one")
+        if before:
+            await at.press(before)
+        await open_orchard(at)
+        messages = at.messages
+        await at.press(*"rcbejkyn ", "N")
+        assert at.typed == "rcbejkyn N"
+        assert at.messages == messages
+        assert at.transcript.marked is None
+        # The search goes on from the hit, also while something is typed.
+        await at.press("f19")
+        assert at.transcript.marked is at.messages[3]
+        assert at.typed == "rcbejkyn N"
+
+
+async def test_a_hit_stays_marked_when_its_conversation_has_a_draft(
+    stored: Library, home: Path
+) -> None:
+    (orchard,) = (row.id for row in stored.list() if row.title == "Orchard")
+    stored.save_draft(orchard, "not sent yet")
+    async with chat(home, library=stored) as at:
+        await open_orchard(at)
+        await at.until(lambda: at.typed == "not sent yet")
+        assert at.transcript.marked is at.messages[-1]
+        await at.press("r")
+        assert at.typed == "not sent yetr"
+        assert at.transcript.marked is None
 
 
 async def test_without_a_search_there_is_nothing_to_go_to(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("one")
-        await at.press("tab", "n")
+        await at.press("f7")
         assert "no search has led here: Ctrl+S begins one" in at.text
 
 

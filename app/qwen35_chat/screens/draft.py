@@ -51,6 +51,11 @@ class ScreenDraft:
         self._composer.set_text(typed)
         self._screen.run_worker(self._load, group="draft", exclusive=True)
 
+    @property
+    def stored(self) -> bool:
+        """Whether what is typed is stored, or is being stored."""
+        return self._typed() == self._noted
+
     async def _load(self) -> None:
         try:
             draft = await self._controller.draft()

@@ -17,9 +17,15 @@ class FindView(Protocol):
 
     def show_message(self, text: str, *, error: bool = False) -> None: ...
 
+    def to_composer(self) -> None:
+        """Let keys go to the composer that would go to the messages."""
+        ...
+
 
 class Find:
     """Goes to messages with the words of a search; the words are selected there.
+
+    The message is marked, as by a click: keys go on to where they went.
 
     Args:
         transcript: the messages.
@@ -31,6 +37,7 @@ class Find:
         self._view = view
         self._words = ""
         self._later: tuple[int, int] | None = None  # a conversation, and the message to go to
+        self._last: TranscriptEntry | None = None  # where it went last
 
     def later(self, conversation: int, message: int, words: str) -> None:
         """Go to words in a message once its conversation is shown."""
@@ -41,10 +48,14 @@ class Find:
         later, self._later = self._later, None
         if later is None or later[0] != conversation:
             return
+        self._view.to_composer()
+        # Not before the messages have lost the focus, which leaves none of them marked.
+        self._transcript.call_later(self._go_to, later[1])
+
+    def _go_to(self, message: int) -> None:
         found = self._found()
-        here = next((entry for entry in found if entry.message == later[1]), None)
+        here = next((entry for entry in found if entry.message == message), None)
         if here is not None:
-            self._transcript.focus()
             self._go(here, found)
 
     def step(self, step: int) -> None:
@@ -52,8 +63,9 @@ class Find:
         found = self._found()
         if not found:
             raise Qwen35Error(f"no search has led here: {self._view.key('sessions')} begins one")
-        marked, entries = self._transcript.marking.marked, self._transcript.entries
-        at = entries.index(marked) if marked in entries else -1
+        entries = self._transcript.entries
+        here = self._transcript.marked or self._last
+        at = entries.index(here) if here in entries else -1
         places = [entries.index(entry) for entry in found]
         after = [n for n, place in enumerate(places) if place > at]
         before = [n for n, place in enumerate(places) if place < at]
@@ -70,6 +82,7 @@ class Find:
         ]
 
     def _go(self, entry: TranscriptEntry, found: list[TranscriptEntry]) -> None:
+        self._last = entry
         pattern = parse_query(self._words).pattern()
         if isinstance(entry, ReplyEntry) and not pattern.search(folded(entry.answer)):
             entry.show_thinking("open")
@@ -77,7 +90,7 @@ class Find:
         self._transcript.reveal(entry, pattern)
         line = f"{found.index(entry) + 1} of {len(found)} messages with {self._words.strip()}"
         if len(found) > 1:
-            line += f"; {self._view.key('mark_next')} goes on, {self._view.key('mark_last')} back"
+            line += f"; {self._view.key('find_next')} goes on, {self._view.key('find_last')} back"
         self._view.show_message(line)
 
 

@@ -65,6 +65,11 @@ class TypingScreen(PointedScreen):
 
     # What is typed
 
+    def to_composer(self) -> None:
+        """Let keys go to the composer that would go to the messages."""
+        if self.focused in (self.transcript, self._first.starts):
+            self.set_focus(self.composer)
+
     def perform_send(self, work: Work) -> None:
         self._sends.add(work, self._show_refusal)
 
@@ -109,7 +114,7 @@ class TypingScreen(PointedScreen):
         self._first.update()
 
     def on_text_area_changed(self, _: TextArea.Changed) -> None:
-        if self.composer.has_focus:  # else a draft was put there
+        if self.composer.has_focus and not self._draft.stored:  # else a draft was put there
             self.transcript.marking.unmark()
         self.complete()
         self._draft.changed(DRAFT_SECONDS)

@@ -134,6 +134,7 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         if not self.scrollable_content_region.area:
             self.once_laid_out(partial(self.reveal, entry, pattern))
             return
+        self.lay_out()  # the view may have got its size just now
         at = self.entries.index(entry)
         self.rows.lay_out_whole(at)
         self.marking.entry(entry)
