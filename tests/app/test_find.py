@@ -76,7 +76,7 @@ async def open_orchard(at: Driver) -> None:
     rows = await search(at, "apple")
     assert len(rows) == 2
     assert "Orchard" in rows[1]
-    assert "4 messages" in rows[1]
+    assert "4 hits" in rows[1]
     await at.press("down", "enter")
     await at.shown()
     await at.until(lambda: at.transcript.selecting.text == "apple")
