@@ -6,10 +6,13 @@ The tests of this module name the member that a new version of Textual has chang
 import os
 import selectors
 from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from time import monotonic
 from typing import Any
 
 from rich.text import Text
+from textual import events
 from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.binding import BindingsMap
@@ -66,6 +69,22 @@ class BackgroundAnswered(Message):
         self.colour = colour
 
 
+class TextBegins(Message):
+    """The keys that follow are text, and no commands."""
+
+
+def with_texts(messages: Iterable[Message]) -> Iterator[Message]:
+    """The messages of one read, with `TextBegins` before each run of keys that is text.
+
+    A key is pressed by itself, or held. Several characters at once are pasted or dictated.
+    """
+    for prints, run in groupby(messages, lambda m: isinstance(m, events.Key) and m.is_printable):
+        keys = list(run)
+        if prints and len({key.key for key in keys if isinstance(key, events.Key)}) > 1:
+            yield TextBegins()
+        yield from keys
+
+
 class AnsweringDriver(LinuxDriver):
     """A driver that requests the terminal's background colour, also after a suspension.
 
@@ -100,7 +119,7 @@ class AnsweringDriver(LinuxDriver):
                 else:
                     text = self._answers.pause()
                 if text:
-                    for message in parser.feed(text):
+                    for message in with_texts(parser.feed(text)):
                         self.process_message(message)
                 for message in parser.tick():
                     self.process_message(message)
@@ -125,6 +144,14 @@ class PrivateApp(App[None]):
     def crash_line(self, error: BaseException) -> str:
         """What is printed about a fault."""
         raise NotImplementedError
+
+    def before_key(self, event: events.Key) -> None:
+        """Called before a key goes to what has the focus, which may be changed here."""
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            self.before_key(event)
+        await super().on_event(event)
 
     def _handle_exception(self, error: Exception) -> None:
         self._return_code = exit_codes.CRASHED

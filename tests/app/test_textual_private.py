@@ -16,9 +16,11 @@ from qwen35_chat import textual_editing, textual_private
 from qwen35_chat.textual_editing import LiteralInput, LiteralTextArea
 from qwen35_chat.textual_private import (
     PrivateApp,
+    TextBegins,
     bindings_of,
     set_bindings,
     set_virtual_size,
+    with_texts,
     write_to_terminal,
 )
 from textual._xterm_parser import XTermParser
@@ -26,6 +28,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingsMap
 from textual.dom import DOMNode
 from textual.drivers.linux_driver import LinuxDriver
+from textual.events import Key
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.widget import Widget
@@ -72,6 +75,7 @@ def text_of(widget: Widget) -> str:
         (App(), "_exception_event"),
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
+        (App, "on_event"),
         (App, "get_driver_class"),
         (LinuxDriver, "process_message"),
         (LinuxDriver, "run_input_thread"),
@@ -104,6 +108,35 @@ def text_of(widget: Widget) -> str:
 )
 def test_the_member_is_there(owner: object, member: str) -> None:
     assert hasattr(owner, member), member
+
+
+@pytest.mark.parametrize(
+    ("read", "texts"),
+    [
+        ("r", []),
+        ("jjj", []),  # a key that is held
+        ("\x1b[A\x1b[B", []),
+        ("re", ["re"]),
+        ("你好 a", ["你好 a"]),
+        ("\x1b[Bwhat is\r", ["what is"]),
+        ("\tkr\rab", ["kr", "ab"]),
+    ],
+)
+def test_several_characters_of_one_read_are_a_text(read: str, texts: list[str]) -> None:
+    messages = list(XTermParser().feed(read))
+    found: list[str] = []
+    text = False
+    shown = list(with_texts(messages))
+    for message in shown:
+        if isinstance(message, TextBegins):
+            found.append("")
+            text = True
+        elif text and isinstance(message, Key) and message.is_printable:
+            found[-1] += message.character or ""
+        else:
+            text = False
+    assert found == texts
+    assert [m for m in shown if not isinstance(m, TextBegins)] == messages
 
 
 async def test_bindings_can_be_replaced() -> None:
