@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from textual import work
+from textual import events, work
 from textual.driver import Driver
 
 from qwen35_chat import clipboard
@@ -17,7 +17,12 @@ from qwen35_chat.disk_calls import ThreadCalls
 from qwen35_chat.options import EMPTY, Start
 from qwen35_chat.screens.chat import ChatScreen
 from qwen35_chat.screens.work import WorkQueue
-from qwen35_chat.terminal_driver import BackgroundAnswered, NotSuspended, chat_driver
+from qwen35_chat.terminal_driver import (
+    BackgroundAnswered,
+    NotSuspended,
+    TextBegins,
+    chat_driver,
+)
 from qwen35_chat.textual_private import PrivateApp, write_to_terminal
 from qwen35_chat.themes import OWN, theme_name
 from qwen35_mlx.crash import CrashReports
@@ -97,6 +102,16 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         if light is not None and light is not self._light:
             self._light = light
             self.use_theme(self._previewed)
+
+    # Before the keys go anywhere, so that all of a text goes to one place, in order.
+
+    def before_key(self, event: events.Key) -> None:
+        if self.screen_stack[-1:] == [self.chat] and event.is_printable:
+            self.chat.before_character(event.key)
+
+    def on_text_begins(self, _: TextBegins) -> None:
+        if self.screen is self.chat:
+            self.chat.to_composer()
 
     def action_leave(self) -> None:
         self.chat.quit()

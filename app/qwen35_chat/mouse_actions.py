@@ -8,7 +8,7 @@ MOUSE_ACTIONS = (
     (
         "Release",
         "copy what is selected, as it was written; `copy_on_select` in the settings turns this "
-        "off, and Ctrl+C copies then. Esc or a click clears the selection",
+        "off, and Ctrl+C copies then. Esc or the next press clears the selection",
     ),
     (
         "Click",

@@ -10,8 +10,9 @@ import signal
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 from textual import constants, events, messages
 from textual._xterm_parser import IS_ITERM, XTermParser
@@ -135,9 +136,9 @@ class TerminalDriver(LinuxDriver):
                         self.exit_event.wait(0.1)
                 else:
                     tokens = reader.pause(time.monotonic() - read_at)
-                for token in tokens:
-                    for message in interpreter.messages(token):
-                        self.process_message(message)
+                read = (message for token in tokens for message in interpreter.messages(token))
+                for message in with_texts(read):
+                    self.process_message(message)
             if selector.select(0.1):  # what still arrives is not for the next program
                 os.read(self.fileno, 4096)
 
@@ -182,6 +183,22 @@ class TerminalDriver(LinuxDriver):
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+class TextBegins(Message):
+    """The keys that follow are text, and no commands."""
+
+
+def with_texts(messages: Iterable[Message]) -> Iterator[Message]:
+    """The messages of one read, with `TextBegins` before each run of keys that is text.
+
+    A key is pressed by itself, or held. Several characters at once are pasted or dictated.
+    """
+    for prints, run in groupby(messages, lambda m: isinstance(m, events.Key) and m.is_printable):
+        keys = list(run)
+        if prints and len({key.key for key in keys if isinstance(key, events.Key)}) > 1:
+            yield TextBegins()
+        yield from keys
 
 
 class Interpreter:

@@ -8,6 +8,7 @@ The tests of this module name the member that a new version of Textual has chang
 from typing import Any
 
 from rich.text import Text
+from textual import events
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual.app import App
@@ -81,6 +82,14 @@ class PrivateApp(App[None]):
     def return_code(self) -> int | None:
         # Also where a key quits at the same time, or has just done so.
         return super().return_code if self._exception is None else exit_codes.CRASHED
+
+    def before_key(self, event: events.Key) -> None:
+        """Called before a key goes to what has the focus, which may be changed here."""
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            self.before_key(event)
+        await super().on_event(event)
 
     def _handle_exception(self, error: Exception) -> None:
         if self._exit and isinstance(error, NoMatches):  # widgets are taken away already

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.drawing.entries import ReplyEntry, UserEntry
+from qwen35_chat.textual_private import TextBegins
+from textual.events import Key
+from textual.keys import _character_to_key
 
 from qwen35_mlx.session.events import Answer, PrefillProgress
 from tests.app.drive import Driver, chat
@@ -124,6 +127,33 @@ async def test_a_marked_message_shows_its_keys_and_they_act(home: Path) -> None:
         assert "Esc back" not in at.text
         await at.press(*"rey")
         assert at.typed == "rey"
+
+
+async def test_a_letter_without_a_command_ends_the_commands_of_those_after_it(home: Path) -> None:
+    text = "What is the name of my dog, big one"
+    async with chat(home) as at:
+        await at.turn("one", f"so\n\n{CODE}")
+        messages = at.messages
+        await at.press("tab")
+        assert at.app.chat.focused is at.transcript
+        for character in text:  # faster than what they do
+            at.app.post_message(Key(_character_to_key(character), character))
+        await at.settled()
+        assert at.typed == text
+        assert at.messages == messages
+        assert at.transcript.marked is None
+
+
+async def test_text_that_begins_ends_the_commands(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "so")
+        await at.press("tab")
+        at.app.post_message(TextBegins())
+        for character in "retry":
+            at.app.post_message(Key(character, character))
+        await at.settled()
+        assert at.typed == "retry"
+        assert at.sent == ["one"]
 
 
 async def test_remapped_keys_are_shown(home: Path) -> None:

@@ -20,7 +20,7 @@ def settings(home: Path, text: str) -> Path:
 async def test_a_remapped_key_acts_and_the_old_one_does_not(home: Path) -> None:
     file = settings(home, '[keys]\nsessions = "Ctrl+Y, F10"\nhelp = "ctrl+s"\nstop = ""\n')
     async with chat(home, settings=file, size=(100, 24)) as at:
-        assert "Ctrl+P commands · Ctrl+S help" in at.text
+        assert "Ctrl+Y conversations · Ctrl+S help" in at.text
         for key, screen in (
             ("ctrl+y", ConversationList),
             ("f10", ConversationList),
@@ -102,6 +102,6 @@ def test_keys_are_shown_as_people_write_them() -> None:
 async def test_a_key_given_to_another_command_calls_only_that(home: Path) -> None:
     file = settings(home, '[keys]\nhelp = "ctrl+s"\n')
     async with chat(home, settings=file, size=(100, 24)) as at:
-        assert "Ctrl+P commands · Ctrl+S help" in at.text
+        assert "/sessions conversations · Ctrl+S help" in at.text
         await at.press("ctrl+s")
         assert isinstance(at.app.screen, Page)

@@ -150,3 +150,16 @@ def test_a_click_in_a_view_that_is_scrolled_up_acts_while_a_reply_streams(mouse:
     terminal.write(move(below))
     terminal.until(lambda: terminal.screen.lines[0] != top and "again" in terminal.text)
     assert mouse.sends("again", up(below)).startswith("Here is a list:\n\n1. a *first* point")
+
+
+def test_text_in_one_write_is_typed_while_a_message_is_marked(mouse: Mouse) -> None:
+    terminal = mouse.terminal
+    for text in ("What is the name of my dog", "retry by continuing", "re"):
+        terminal.write("\t")
+        terminal.until(lambda: "c copy" in terminal.text)
+        terminal.write(text)
+        terminal.until(lambda text=text: f"│ {text} " in terminal.text)
+        terminal.until(lambda: "c copy" not in terminal.text)
+        assert "Writing" not in terminal.text
+        terminal.write("\x15")
+        terminal.until(lambda text=text: f"│ {text} " not in terminal.text)

@@ -110,7 +110,7 @@ def test_the_bytes_reach_the_terminal_and_show_nothing(home: Path) -> None:
     environment |= {"TERM_PROGRAM": "WezTerm", "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-c", SHORT]
     with Terminal(command, environment=environment, on_output=written.extend) as terminal:
-        terminal.until(lambda: "Ctrl+P commands" in terminal.text)
+        terminal.until(lambda: "F1 help" in terminal.text)
         terminal.write("hello")
         terminal.until(lambda: "hello" in terminal.text)
         terminal.write("\r\x1b[O")  # the terminal says that it has lost the focus

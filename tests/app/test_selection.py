@@ -242,11 +242,17 @@ async def test_esc_clears_the_selection_before_it_stops_the_reply(home: Path) ->
         assert at.controller.stopping or not at.controller.busy
 
 
-async def test_a_click_clears_the_selection_and_marks_nothing(home: Path) -> None:
-    async with shown(home, PROSE) as (at, mouse):
+async def test_a_click_that_clears_the_selection_acts(home: Path) -> None:
+    async with shown(home, f"{PROSE}\n\n```python\nx = 1\n```") as (at, mouse):
+        await mouse.drag(*mouse.ends("two three"))
+        await mouse.click(*mouse.find("copy"))
+        assert not at.transcript.selecting.selection
+        assert at.app.clipboard == "x = 1\n"
         await mouse.drag(*mouse.ends("two three"))
         await mouse.click(*mouse.find("six"))
         assert not at.transcript.selecting.selection
+        assert at.transcript.marked is at.messages[-1]
+        await mouse.drag(*mouse.ends("two three"))
         assert at.transcript.marked is None
 
 

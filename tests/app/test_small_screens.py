@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from qwen35_chat.models import PUBLISHED
 from qwen35_chat.screens.help_page import help_text
 from qwen35_chat.screens.picker import Row
@@ -35,3 +36,13 @@ def test_a_row_drops_its_right_end_before_its_name() -> None:
     row = Row("x", Content("Qwen3.5 122B  more"), Content("1 GB  fits"), Content("fits"), 12)
     assert str(row.fitted(40)).endswith("1 GB  fits")
     assert str(row.fitted(20)) == "Qwen3.5 122B …  fits"
+
+
+@pytest.mark.parametrize("width", [80, 110])
+async def test_no_line_of_the_help_wraps_again(home: Path, width: int) -> None:
+    async with chat(home, size=(width, 24)) as at:
+        await at.press("f1")
+        text = at.app.screen.query_one("#text")
+        await at.until(lambda: "Everywhere in the chat" in at.text)
+        lines = str(help_text({}, text.content_region.width)).split("\n")
+        assert text.content_region.height == len(lines)

@@ -1,3 +1,4 @@
+import pytest
 from qwen35_chat.fake import done
 from qwen35_chat.widgets.segments import EXTRA, line_of, segment
 from qwen35_chat.widgets.status import Status, draft_forms, name_forms
@@ -51,7 +52,7 @@ def full() -> Status:
     bar.usage = done().usage
     bar.accepted = DraftCounts(passes=10, drafted=30, accepted=21, speedup=1.437)
     bar.modes = [("thinking off", "think off")]
-    bar.keys = ["Ctrl+P commands", "F1 help"]
+    bar.keys = ["Ctrl+P commands", "Ctrl+N new", "Ctrl+S conversations", "F1 help"]
     return bar
 
 
@@ -62,9 +63,17 @@ def test_what_matters_stays_at_every_width() -> None:
         assert len(text) == width
         for least, needed in ((36, "35B-A3B"), (36, "76%"), (36, "think"), (40, "F1 help")):
             assert width < least or needed in text, (width, text)
-        for least, needed in ((52, "38 t"), (62, "2.1"), (72, "1.0 MB")):
+        keys = ((52, "38 t"), (76, "Ctrl+S conversations"), (90, "Ctrl+N new"))
+        for least, needed in (*keys, (100, "2.1"), (110, "1.0 MB")):
             assert width < least or needed in text, (width, text)
-    assert "2.1 of 3.0 drafts, 1.4x" in line_of(bar.segments, 140).plain
+    assert "2.1 of 3.0 drafts, 1.4x" in line_of(bar.segments, 180).plain
+
+
+@pytest.mark.parametrize(("speedup", "shown"), [(None, False), (1.04, False), (1.05, True)])
+def test_drafts_are_shown_only_while_they_gain(speedup: float | None, shown: bool) -> None:
+    bar = full()
+    bar.accepted = DraftCounts(passes=10, drafted=30, accepted=21, speedup=speedup)
+    assert ("drafts" in line_of(bar.segments, 200).plain) is shown
 
 
 def test_the_gauge_changes_its_colour_before_the_context_is_full() -> None:

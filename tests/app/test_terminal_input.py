@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from qwen35_chat.keyboard import keyboard_mode
-from qwen35_chat.terminal_driver import Interpreter
+from qwen35_chat.terminal_driver import Interpreter, TextBegins, with_texts
 from qwen35_chat.terminal_input import (
     ESCAPE_SECONDS,
     LONGEST_SEQUENCE,
@@ -236,3 +236,34 @@ def test_any_bytes_are_taken_and_no_key_after_them_is_lost() -> None:
         reader.seen.clear()
         reader.feed(b"\x11")
         assert reader.seen == ["ctrl+q"], (number, data)
+
+
+@pytest.mark.parametrize(
+    ("read", "texts"),
+    [
+        ("r", []),
+        ("jjj", []),  # a key that is held
+        ("\x1b[A\x1b[B", []),
+        ("re", ["re"]),
+        ("你好 a", ["你好 a"]),
+        ("\x1b[Bwhat is\r", ["what is"]),
+        ("\tkr\rab", ["kr", "ab"]),
+    ],
+)
+def test_several_characters_of_one_read_are_a_text(read: str, texts: list[str]) -> None:
+    reader, interpreter = TerminalInput(), Interpreter()
+    tokens = reader.feed(read.encode())
+    messages = [message for token in tokens for message in interpreter.messages(token)]
+    found: list[str] = []
+    text = False
+    shown = list(with_texts(messages))
+    for message in shown:
+        if isinstance(message, TextBegins):
+            found.append("")
+            text = True
+        elif text and isinstance(message, events.Key) and message.is_printable:
+            found[-1] += message.character or ""
+        else:
+            text = False
+    assert found == texts
+    assert [m for m in shown if not isinstance(m, TextBegins)] == messages

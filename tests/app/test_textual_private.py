@@ -77,6 +77,7 @@ def text_of(widget: Widget) -> str:
         (App(), "_exit"),
         (App(), "_exit_renderables"),
         (App, "_handle_exception"),
+        (App, "on_event"),
         (App, "get_driver_class"),
         (LinuxDriver, "_run_input_thread"),
         (LinuxDriver, "_sigcont_application"),

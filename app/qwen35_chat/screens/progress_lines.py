@@ -15,7 +15,12 @@ from qwen35_mlx.terminal import visible
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
 WAIT_SECONDS = 1.0  # from which a wait for the library is shown
 # Commands whose keys the status line names, and what these do; the last is the most useful one.
-KEYS = (("sessions", "conversations"), ("palette", "commands"), ("help", "help"))
+KEYS = (
+    ("palette", "commands"),
+    ("new", "new"),
+    ("sessions", "conversations"),
+    ("help", "help"),
+)
 WAITING = "Waiting for another window or the disk to save …"
 WENT_THROUGH = "What waited is saved"
 

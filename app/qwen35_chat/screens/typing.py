@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from textual import events
 from textual.widgets import TextArea
 
 from qwen35_chat.disk_calls import Work
@@ -68,7 +67,13 @@ class TypingScreen(PointedScreen):
     def to_composer(self) -> None:
         """Let keys go to the composer that would go to the messages."""
         if self.focused in (self.transcript, self._first.starts):
+            self.composer.leave_vim_mode()
             self.set_focus(self.composer)
+
+    def before_character(self, key: str) -> None:
+        """A key that prints comes: it is typed, unless it is one of the marked message."""
+        if self.focused is not self.transcript or self.transcript.command(key, prints=True) is None:
+            self.to_composer()
 
     def perform_send(self, work: Work) -> None:
         self._sends.add(work, self._show_refusal)
@@ -126,10 +131,3 @@ class TypingScreen(PointedScreen):
     def save_draft(self) -> None:
         """Store what is typed, if that has changed. Does not wait for it."""
         self._draft.save()
-
-    def on_key(self, event: events.Key) -> None:
-        """Type a letter into the composer that is no key on a message."""
-        if self.focused in (self.transcript, self._first.starts) and event.is_printable:
-            self.composer.focus()
-            self.composer.type_character(event.character or "")
-            event.stop()

@@ -120,10 +120,6 @@ class Composer(HandTypedTextArea):
             self.vim.leave("insert")
             self.post_message(self.ModeChanged())
 
-    def type_character(self, character: str) -> None:
-        self.leave_vim_mode()
-        super().type_character(character)
-
     def _as_arrow(self, event: events.Key) -> str:
         """The key; in normal mode, Up for k and Down for j where these go through the history."""
         key, vim = event.key, self.vim

@@ -27,11 +27,6 @@ class HandTypedTextArea(KeysInOrder, LiteralTextArea):
     def on_key(self, event: events.Key) -> None:
         self._character = (event.character or "") if event.is_printable else ""
 
-    def type_character(self, character: str) -> None:
-        """Insert the character of a key that was pressed elsewhere."""
-        self._character = character
-        self.insert(character)
-
     def edit(self, edit: Edit) -> EditResult:
         by_key = not edit.text or edit.text == self._character
         self._character = ""

@@ -36,8 +36,7 @@ class Selecting:
 
     Attributes:
         selection: None if nothing is.
-        acted: the last press has selected something, or has cleared what was selected; as a click
-            it means nothing else.
+        acted: the last press has selected something; as a click it means nothing else.
     """
 
     def __init__(self, view: ScrollView, layout: Layout):
@@ -70,7 +69,8 @@ class Selecting:
         self._presses = self._presses % LINE + 1 if again else CHARACTER
         self._pressed_at = (time, x, y)
         self._pointer = (x, y)
-        self.acted = self.clear() and not again
+        self.clear()
+        self.acted = False
         self._followed = self._layout.following
         self._layout.following = False
         self._layout.keep_place(round(self._view.scroll_y))

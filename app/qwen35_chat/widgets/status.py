@@ -17,6 +17,8 @@ GAUGE_CELLS = 8
 # From which share of the context on the gauge has which colour.
 GAUGE_STYLES = ((0.9, "bold $text-error"), (0.75, "$text-warning"), (0.0, "$text-secondary"))
 SHORT_NAME = 10  # cells
+KEY_RANKS = (3, 6, 7)  # of the most useful keys; others are extras
+DRAFT_GAIN = 1.05  # times as fast, from which on drafts are shown; /stats has them all
 _SIZE = re.compile(r"\d+(\.\d+)?B(-A\d+(\.\d+)?B)?")  # in a model's name: 9B, 35B-A3B
 
 
@@ -64,7 +66,7 @@ class Status(Widget):
         modes: how it is made to reply, where that is not as usual; each in full and in short.
         keys: to know now, the most useful one last.
         used, context: tokens.
-        usage, accepted: of the last turn.
+        usage, accepted: of the last turn; drafts are shown if they have made it faster.
         live_rate: tokens a second of the reply that is being written; 0 without one.
     """
 
@@ -102,28 +104,27 @@ class Status(Widget):
             found.append(self._gauge())
         for n, forms in enumerate(self.modes):
             chips = (f" {form} " for form in forms)
-            found.append(segment(*chips, rank=7 if n else 2, style="$text-primary on $panel"))
+            found.append(segment(*chips, rank=5 if n else 2, style="$text-primary on $panel"))
         if self.live_rate:
             rate = f"~{self.live_rate:.0f}"
             found.append(segment(f"{rate} tok/s", f"{rate} t/s", rank=4))
         elif self.usage and self.usage.reply_tokens > 1:
             rate = f"{self.usage.decode_rate:.0f}"
             found.append(segment(f"{rate} tok/s", f"{rate} t/s", rank=4))
-        if self.accepted:
-            found.append(segment(*draft_forms(self.accepted), rank=5))
+        if self.accepted and (self.accepted.speedup or 0) >= DRAFT_GAIN:
+            found.append(segment(*draft_forms(self.accepted), rank=8))
         if self.usage:
             memory = size_of(self.usage.peak_memory)
-            found.append(segment(f"memory {memory}", memory, rank=6))
+            found.append(segment(f"memory {memory}", memory, rank=8))
             first = f"{self.usage.prefill_seconds:.2f} s"
             found.append(segment(f"first token {first}", f"first {first}", rank=EXTRA))
         if self.state:
             shorter = self.state.partition(",")[0]
             found.append(segment(self.state, shorter, rank=0, style="$text-warning", right=True))
         elif self.keys:
-            *more, last = self.keys
-            for n, key in enumerate(more):
-                found.append(Segment((with_keys(key),), EXTRA + len(more) - n, right=True))
-            found.append(Segment((with_keys(last),), rank=3, right=True))
+            ranks = (*KEY_RANKS, *(EXTRA + n for n in range(len(self.keys))))
+            keys = zip(reversed(self.keys), ranks, strict=False)
+            found += [Segment((with_keys(key),), rank, right=True) for key, rank in keys][::-1]
         return found
 
     def _gauge(self) -> Segment:

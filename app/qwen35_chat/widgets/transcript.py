@@ -260,10 +260,14 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         """Mark the message before (-1) or after (1)."""
         self.marking.step(step)
 
+    def command(self, key: str, *, prints: bool) -> str | None:
+        """The command of a key; None of one that prints while no marked message can be seen."""
+        return None if prints and not self.marking.in_view else self.marking.commands.get(key)
+
     def on_key(self, event: events.Key) -> None:
-        name = self.marking.commands.get(event.key)
-        if name is None or (event.is_printable and not self.marking.in_view):
-            return  # what is typed goes to the composer
+        name = self.command(event.key, prints=event.is_printable)
+        if name is None:
+            return
         event.stop()
         event.prevent_default()
         if name == LEAVE and self.selecting.clear() and not self.marking.in_view:
