@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.drawing.entries import ReplyEntry, UserEntry
-from qwen35_chat.textual_private import TextBegins
+from qwen35_chat.terminal_driver import TextBegins
 from textual.events import Key
 from textual.keys import _character_to_key
 

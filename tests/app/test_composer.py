@@ -113,7 +113,8 @@ async def test_a_slash_that_is_no_command_is_a_message(home: Path) -> None:
 
 
 def test_commands_are_found_by_their_letters() -> None:
-    assert [choice.label for choice in commands_for("/prs")] == ["/preset"]
+    assert [choice.insert for choice in commands_for("/prs")] == ["/preset "]
+    assert commands_for("/prs")[0].label.startswith("/preset model, ")
     assert commands_for("/model")[0].insert == "/model "
     assert commands_for("/new")[0].insert == "/new"
     assert commands_for("x /new") == []
