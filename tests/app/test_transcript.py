@@ -65,7 +65,7 @@ async def test_an_empty_thinking_block_is_not_shown(home: Path) -> None:
 
 
 async def test_markup_in_text_is_literal(home: Path) -> None:
-    text = "[red]no[/red] [/] [@click=app.quit]x[/]"
+    text = "[red]no[/red] [/] [link=x]x[/]"
     async with chat(home) as at:
         await at.send("/view open")
         await at.send(text)

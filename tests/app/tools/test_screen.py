@@ -89,7 +89,7 @@ async def test_the_tools_are_offered_before_the_first_turn(running: Any) -> None
 
 async def test_a_message_waits_for_servers_that_start(running: Any, files: ScriptedServer) -> None:
     files.slow = True
-    async with running() as at:
+    async with running(size=(120, 24)) as at:
         await at.send("read a")
         await at.shown()
         assert at.sent == []
