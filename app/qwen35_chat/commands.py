@@ -87,7 +87,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "export", "Export", "write this conversation to a file, as Markdown, HTML or JSON",
         lambda do, text: do.conversations.export(text), slash="export",
-        argument="file, or md, html, json",
+        argument="file.md, .html or .json",
     ),
     Command(
         "retry", "Retry", "ask for another reply to the same message",
