@@ -68,12 +68,12 @@ def test_verify_reads_the_library_too(folder, capsys):
             "SELECT rootpage FROM sqlite_schema WHERE name = 'messages_by_parent'"
         ).fetchone()
         db.execute(
-            "UPDATE sqlite_schema SET rootpage = ? WHERE name = 'conversations_by_time'", (root,)
+            "UPDATE sqlite_schema SET rootpage = ? WHERE name = 'conversations_by_change'", (root,)
         )
         db.commit()
     assert main(["--folder", str(folder), "verify"]) == 1
     output = capsys.readouterr().out
-    assert "missing from index conversations_by_time" in output
+    assert "missing from index conversations_by_change" in output
     assert ".recover" in output
     file.write_bytes(b"rubbish" * 999)
     assert main(["--folder", str(folder), "verify"]) == 2
