@@ -228,3 +228,24 @@ def make_private(path: Path) -> None:
         regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
         if regular and mode & 0o077 and status.st_uid == os.geteuid():
             path.chmod(mode & 0o700)
+
+
+def write_new(file: Path, text: str, otherwise: str, *, make_folder: bool = False) -> None:
+    """Write a text to a file that is not there yet.
+
+    Args:
+        otherwise: what the user may do if there is such a file.
+        make_folder: whether its folder is made if there is none.
+
+    Raises:
+        Qwen35Error: there is, or it cannot be written.
+    """
+    try:
+        if make_folder:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise Qwen35Error(f"{file} exists: {otherwise}") from None
+    except OSError as error:
+        raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None

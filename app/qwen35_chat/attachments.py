@@ -252,6 +252,12 @@ def taken_apart(message: str) -> tuple[str, list[Attached]]:
     return "".join([*written, message[done:]]), files
 
 
+def as_typed(message: str) -> str:
+    """A message as it was before its files were read: without those that its names stand for."""
+    written, _ = taken_apart(message)
+    return written if any(mentions(written)) else message
+
+
 def files_below(folder: Path) -> list[str]:
     """Files and folders below `folder`, as relative paths, level by level, without hidden ones.
 

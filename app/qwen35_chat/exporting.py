@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qwen35_chat.html_export import to_html
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.files import write_new
 from qwen35_mlx.library.conversation import Conversation
 from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.library import Library
@@ -37,13 +38,7 @@ def export(library: Library, conversation: int, name: str) -> Path:
         known = ", ".join(SUFFIXES)
         raise Qwen35Error(f"{shown(str(file))}: there is no format for it; end it in {known}")
     text = FORMATS[kind](stored)
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise Qwen35Error(f"{file} exists: give another name, as in /export other.md") from None
-    except OSError as error:
-        raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None
+    write_new(file, text, "give another name, as in /export other.md")
     return file
 
 

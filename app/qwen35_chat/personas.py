@@ -17,7 +17,7 @@ from typing import Any
 
 from qwen35_chat.settings import setting_problem
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.files import open_regular
+from qwen35_mlx.files import open_regular, write_new
 from qwen35_mlx.terminal import visible_line
 from qwen35_mlx.text.folding import folded
 
@@ -103,14 +103,7 @@ def new_persona(folder: Path, name: str) -> Path:
     file = folder / f"{name}{SUFFIX}"
     if "/" in name or name.startswith(".") or parse_persona(text, file.name).name != name:
         raise Qwen35Error(f"a prompt cannot be called {visible_line(name[:LONGEST_NAME])!r}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise Qwen35Error(f"{file} is there: /prompt {name} uses it") from None
-    except OSError as error:
-        raise Qwen35Error(f"{file} cannot be written: {error.strerror}") from None
+    write_new(file, text, f"/prompt {name} uses it", make_folder=True)
     return file
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat import attachments, readable_files
-from qwen35_chat.attachments import attached, files_below, taken_apart
+from qwen35_chat.attachments import as_typed, attached, files_below, taken_apart
 from qwen35_chat.completion import ranked
 from qwen35_chat.readable_files import read_text_file
 
@@ -270,3 +270,10 @@ def test_the_spelling_as_it_is_written_goes_first(tmp_path: Path) -> None:
     assert {file.text for file in found.files} == {"resume.txt", "r\u00e9sum\u00e9.txt"}
     with pytest.raises(Qwen35Error, match=r"there is no file .*; did you mean"):
         attached("@r\u00e8sume.txt", tmp_path)
+
+
+def test_a_message_is_put_back_as_it_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    assert as_typed(attached("see @a.txt", tmp_path).text) == "see @a.txt"
+    pasted = 'what is\n\n<file name="b.txt">\ntwo\n</file>'
+    assert as_typed(pasted) == pasted  # no name stands for it: it was pasted

@@ -9,7 +9,7 @@ from typing import Any
 from textual.app import App, ComposeResult
 from textual.containers import Vertical
 
-from qwen35_chat.attachments import taken_apart
+from qwen35_chat.attachments import as_typed
 from qwen35_chat.commands import Command, run_command
 from qwen35_chat.controller import Controller
 from qwen35_chat.cpu_budget import CpuBudget
@@ -276,7 +276,7 @@ class ChatScreen(TypingScreen):
                 self.show_queue()
             case TurnTakenBack(text):
                 if text is not None:
-                    self.composer.put_back(taken_apart(text)[0])
+                    self.composer.put_back(as_typed(text))
                 self._turn_entries.take_back(transition, self._thinking_view)
                 if transition.stored is not None:
                     self._show_notices()
