@@ -176,5 +176,6 @@ def modes(controller: Controller) -> list[tuple[str, str]]:
     if (toolbox := controller.toolbox) is not None:
         number = len(toolbox.offered())
         shown = f"{number} {'tool' if number == 1 else 'tools'}"
-        found.append((f"{shown}, more starting" if toolbox.starting else shown, shown))
+        starting = (f"{shown}, more starting", "tools starting")
+        found.append(starting if toolbox.starting else (shown, shown))
     return found
