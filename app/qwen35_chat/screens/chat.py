@@ -47,6 +47,7 @@ from qwen35_chat.transitions import (
     MessagePutOff,
     Problem,
     QueueReturned,
+    ReplyStarted,
     SettingsChanged,
     Transition,
     TurnRequested,
@@ -253,6 +254,8 @@ class ChatScreen(TypingScreen):
     def show(self, transition: Transition) -> None:
         """Render a transition."""
         self._notifier.see(transition)
+        if isinstance(transition, ReplyStarted):
+            self._draft.named()
         match transition:
             case Loaded(model, context):
                 self._lines.status.update(model=short_name(model), context=context)

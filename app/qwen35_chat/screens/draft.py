@@ -67,6 +67,11 @@ class ScreenDraft:
         if draft:
             self._composer.put_back(draft)
 
+    def named(self) -> None:
+        """The conversation has its id, which it gets with its first message."""
+        if self._conversation is None:
+            self._conversation = self._controller.conversation
+
     def switch(self) -> None:
         """Another conversation is shown: store the draft of the one before, and load its own."""
         if self._controller.conversation == self._conversation:
@@ -88,7 +93,6 @@ class ScreenDraft:
 
     def save(self) -> None:
         """Store what is typed, if it has changed. Does not wait for it."""
-        # A conversation without an id gets one with its first message.
         self._conversation = self._controller.conversation
         controller = self._controller
         if self.loading or controller.deleting or self._conversation in controller.deleted:
