@@ -54,6 +54,7 @@ class ChatRuntime:
     def __init__(self, options: CommandOptions, *, fake: bool = False):
         self._stack = ExitStack()
         self._finished = True  # no call uses the library any more
+        self._kept = not fake
         with self._stack:
             file = None if fake else settings_file()
             settings = SettingsFile(file, options.setting_overrides, SCOPE_OF)
@@ -148,7 +149,7 @@ class ChatRuntime:
         code = app.return_code or 0
         if code == exit_codes.CLOSED:
             discard_output()
-        elif self.controller.conversation is not None:
+        elif self._kept and self.controller.conversation is not None:
             with suppress(OSError, Qwen35Error):
                 number = self.controller.conversation
                 print_line(f"To go on with this conversation: qwen35-chat --resume {number}")
