@@ -131,8 +131,8 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_takes_it_back(home: Path) -> No
         terminal.until(lambda: "Stopped" in terminal.text, 20)
         terminal.write("echo it is mine\r")
         terminal.until(lambda: "\nit is mine" in terminal.text, 20)
-        terminal.until(lambda: terminal.settings == before[0], 20)
-        assert terminal.screen.modes == before[1]
+        # The shell takes its own paste mode back after it has printed this.
+        terminal.until(lambda: (terminal.settings, terminal.screen.modes) == before, 20)
         assert seen.rindex(b"\x1b[>4m") > seen.rindex(b"\x1b[>4;1m")
         terminal.write("bg\r")
         time.sleep(0.3)
@@ -159,6 +159,23 @@ def test_signals_of_keys_are_for_the_editor_while_it_has_the_terminal(home: Path
         terminal.until(lambda: "the editor is open" in terminal.text, 20)
         terminal.write("\x03")
         terminal.until(lambda: "│ edited" in terminal.text, 20)
+        terminal.write(QUIT)
+        assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize("typed", ["", "\x1c", "\x1c\x13"])  # Ctrl+\\, and Ctrl+S after it
+def test_an_editor_that_fails_gives_the_terminal_back(home: Path, typed: str) -> None:
+    editor = home / "editor"
+    editor.write_text("#!/bin/sh\necho the editor is open\nsleep 1\nexit 7\n")
+    editor.chmod(0o755)
+    with chat(home, "--fake", variables={"VISUAL": str(editor)}) as terminal:
+        terminal.until(lambda: LOADED in terminal.text)
+        terminal.write("kept\x07")
+        terminal.until(lambda: "the editor is open" in terminal.text, 20)
+        terminal.write(typed)
+        terminal.until(lambda: "nothing is changed" in terminal.text, 20)
+        terminal.write(" and more")
+        terminal.until(lambda: "│ kept and more" in terminal.text, 20)
         terminal.write(QUIT)
         assert terminal.wait() == 0
 
