@@ -126,7 +126,7 @@ def test_an_invalid_command_line(argv: list[str], named: str, two: Path, capsys)
     ("content", "named"),
     [
         (b"\xff\xfe", "is not UTF-8 text"),
-        (b"{}", "it has no conversation in a known format: give one of --export"),
+        (b"{}", "it has no conversation in a known format: give a file that"),
         (b'{"format": "qwen35-chat conversation"}', "the field 'version' is missing"),
         (b"", "is not JSON"),
     ],
