@@ -33,6 +33,7 @@ class Network:
         mtp: whether to read the MTP head.
 
     Attributes:
+        parallel: the processes that run it together: all make the same calls in the same order.
         dtype: of the activations and the KV cache.
         selection: the variant of each operation; all references at first.
         mtp: the MTP head; None if it was not requested or the checkpoint has none.
@@ -44,6 +45,7 @@ class Network:
     def __init__(self, config: ModelConfig, weights: Weights, mtp: bool = False):
         self.config = config
         self.selection = weights.selection
+        self.parallel = weights.parallel
         rope = self._rope = make_rope(config)
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens")
@@ -164,8 +166,17 @@ class Network:
 
     def embed(self, ids: mx.array) -> mx.array:
         """ids [B, T] -> [B, T, hidden]."""
-        return self.embed_tokens.rows(ids, self.dtype)
+        shard = self.config.shard
+        if shard is None:
+            return self.embed_tokens.rows(ids, self.dtype)
+        ids = ids - shard.rank * self.config.vocab_rows
+        here = (ids >= 0) & (ids < self.config.vocab_rows)
+        rows = self.embed_tokens.rows(mx.where(here, ids, 0), self.dtype)
+        return self.parallel.sum(mx.where(here[..., None], rows, 0))
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., hidden] -> [..., vocab], in the model's dtype."""
-        return self.lm_head(hidden)
+        logits = self.lm_head(hidden)
+        if self.config.shard is None:
+            return logits
+        return self.parallel.side_by_side(logits)[..., : self.config.vocab_size]

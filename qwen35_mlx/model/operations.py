@@ -72,7 +72,8 @@ def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:
     sparse = [(x.mlp, x.mlp_norm) for x in layers if isinstance(x.mlp, SparseMoE)]
     if sparse:
         found += _experts(network, sparse)
-    return [*found, prefill_chunk(network)]
+    # Whole layers exchange sums, and processes would time them differently often.
+    return found if network.config.shard else [*found, prefill_chunk(network)]
 
 
 def _delta_net(network: Network, mixer: GatedDeltaNet) -> list[Operation]:

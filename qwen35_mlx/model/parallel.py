@@ -1,0 +1,43 @@
+"""What the processes of a tensor-parallel network exchange. See `model.split` for who has what."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from qwen35_mlx.model.config import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """The processes that run one network together.
+
+    All of them make the same calls in the same order, and all get the same results to the bit.
+
+    Attributes:
+        group: None for a process by itself, where nothing is exchanged.
+    """
+
+    group: mx.distributed.Group | None = None
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of this process."""
+        return None if self.group is None else Shard(self.group.rank(), self.group.size())
+
+    def residual(self, x: mx.array) -> mx.array | None:
+        """What this process adds to its partial product, so that `sum` contains x once."""
+        return x if self.group is None or self.group.rank() == 0 else None
+
+    def sum(self, x: mx.array) -> mx.array:
+        """The sum of the x of all processes."""
+        return x if self.group is None else mx.distributed.all_sum(x, group=self.group)
+
+    def side_by_side(self, x: mx.array) -> mx.array:
+        """The x of all processes, by rank: [..., width] -> [..., ranks * width]."""
+        if self.group is None:
+            return x
+        parts = mx.distributed.all_gather(x.reshape(1, -1, x.shape[-1]), group=self.group)
+        return parts.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+
+
+ALONE = Parallel()
