@@ -106,7 +106,7 @@ class Network:
                 mx.async_eval(x, entry.arrays)
                 mx.eval(before)
         cache.offset = offset + tokens
-        return self.norm(x)
+        return self.norm(self.parallel.begin(x))
 
     def together(self, ids: mx.array, caches: Sequence[Cache], stacks: Sequence[Stack]) -> mx.array:
         """Hidden states, after the final norm, of the next token of several conversations.
@@ -131,7 +131,7 @@ class Network:
             x = layer.together(x, [cache.layers[i] for cache in caches], positions, stack)
         for cache, offset in zip(caches, offsets, strict=True):
             cache.offset = offset + 1
-        return self.norm(x)
+        return self.norm(self.parallel.begin(x))
 
     def make_stacks(self) -> list[Stack]:
         """Of each layer, for conversations that `together` runs."""
@@ -172,11 +172,12 @@ class Network:
         ids = ids - shard.rank * self.config.vocab_rows
         here = (ids >= 0) & (ids < self.config.vocab_rows)
         rows = self.embed_tokens.rows(mx.where(here, ids, 0), self.dtype)
-        return self.parallel.sum(mx.where(here[..., None], rows, 0))
+        return self.parallel.begin(self.parallel.sum(mx.where(here[..., None], rows, 0)))
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., hidden] -> [..., vocab], in the model's dtype."""
         logits = self.lm_head(hidden)
         if self.config.shard is None:
             return logits
-        return self.parallel.side_by_side(logits)[..., : self.config.vocab_size]
+        whole = self.parallel.begin(self.parallel.side_by_side(logits))
+        return whole[..., : self.config.vocab_size]

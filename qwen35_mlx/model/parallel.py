@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.config import Shard
 
 
@@ -12,6 +13,10 @@ class Parallel:
     """The processes that run one network together.
 
     All of them make the same calls in the same order, and all get the same results to the bit.
+
+    MLX computes a graph in an order of its own, which may differ between processes. So a graph with
+    several exchanges must leave no choice: each needs the result of the one before, and `begin`
+    keeps it apart from later graphs.
 
     Attributes:
         group: None for a process by itself, where nothing is exchanged.
@@ -29,8 +34,24 @@ class Parallel:
         return x if self.group is None or self.group.rank() == 0 else None
 
     def sum(self, x: mx.array) -> mx.array:
-        """The sum of the x of all processes."""
-        return x if self.group is None else mx.distributed.all_sum(x, group=self.group)
+        """The sum of the x of all processes, [..., width] each."""
+        if self.group is None:
+            return x
+        if x.size > MAX_DECODE_TOKENS * x.shape[-1]:
+            return mx.distributed.all_sum(x, group=self.group)
+        # A gather takes half the steps of a sum, which count for a few rows; and the order of the
+        # additions is the same everywhere, whatever the backend.
+        first, *others = mx.distributed.all_gather(x[None], group=self.group)
+        total = first.astype(mx.float32)
+        for part in others:
+            total = total + part
+        return total.astype(x.dtype)
+
+    def begin(self, x: mx.array) -> mx.array:
+        """x, which is being computed now: its exchanges come before those of later graphs."""
+        if self.group is not None:
+            mx.async_eval(x)
+        return x
 
     def side_by_side(self, x: mx.array) -> mx.array:
         """The x of all processes, by rank: [..., width] -> [..., ranks * width]."""
