@@ -29,9 +29,14 @@ class Parallel:
         """The part of this process."""
         return None if self.group is None else Shard(self.group.rank(), self.group.size())
 
+    @property
+    def adds_residual(self) -> bool:
+        """Whether this process adds the residual to its partial product: one of them does."""
+        return self.group is None or self.group.rank() == 0
+
     def residual(self, x: mx.array) -> mx.array | None:
-        """What this process adds to its partial product, so that `sum` contains x once."""
-        return x if self.group is None or self.group.rank() == 0 else None
+        """x, if this process `adds_residual`."""
+        return x if self.adds_residual else None
 
     def sum(self, x: mx.array) -> mx.array:
         """The sum of the x of all processes, [..., width] each."""
