@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.config import Shard
@@ -64,6 +65,16 @@ class Parallel:
             return x
         parts = mx.distributed.all_gather(x.reshape(1, -1, x.shape[-1]), group=self.group)
         return parts.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+
+    def exchange(self, text: str) -> list[str]:
+        """The texts of all processes, by rank."""
+        if self.group is None:
+            return [text]
+        data = text.encode()
+        lengths = np.array(mx.distributed.all_gather(mx.array([len(data)]), group=self.group))
+        padded = mx.array(np.frombuffer(data.ljust(max(*lengths, 1)), np.uint8))
+        rows = np.array(mx.distributed.all_gather(padded[None], group=self.group))
+        return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
 
 
 ALONE = Parallel()
