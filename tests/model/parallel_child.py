@@ -77,11 +77,12 @@ def _drafts(network: Network, case: Case, hidden: mx.array) -> dict[str, mx.arra
     cache, ids = network.make_cache(case.kv_bits), mx.array([case.ids])
     assert cache.head is not None
     embedded = network.embed(ids[:, 1:])
-    head = network.logits(network.mtp(hidden[:, :-1], embedded, cache.head.kv))[0]
-    network(ids[:, :7], cache)
+    head = network.mtp(hidden[:, :-1], embedded, cache.head.kv)
+    network(ids[:, :7], cache)  # before anything needs the head's output
     network(ids[:, 7:11], cache, revocable=True)
     network.take_back(cache, 3)
-    return {"head": head, "taken back": network.logits(network(ids[:, 8:10], cache))[0]}
+    taken_back = network.logits(network(ids[:, 8:10], cache))[0]
+    return {"head": network.logits(head)[0], "taken back": taken_back}
 
 
 def _together(network: Network, case: Case) -> mx.array:
