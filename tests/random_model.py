@@ -13,14 +13,20 @@ from tests.goldens import FOLDER
 CONTEXT = 1000
 
 
-def write_weights(path: Path) -> None:
-    """config.json and model.safetensors in mlx-lm's layout, float32, MTP head included."""
-    config = json.loads((FOLDER / "moe" / "config.json").read_text())
+def write_weights(path: Path, golden: str = "moe", **sizes: int) -> None:
+    """config.json and model.safetensors in mlx-lm's layout, float32, MTP head included.
+
+    Args:
+        golden: whose config.json is taken.
+        sizes: that are changed in it, beside the usual changes.
+    """
+    config = json.loads((FOLDER / golden / "config.json").read_text())
     config["text_config"] |= {
         "vocab_size": 512,
         "max_position_embeddings": CONTEXT,
         "eos_token_id": 511,
         "shared_expert_intermediate_size": 64,
+        **sizes,
     }
     (path / "config.json").write_text(json.dumps(config))
     sizes = ModelConfig.from_dict(config)

@@ -29,13 +29,14 @@ from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.checkpoint.names import canonical_name
+from qwen35_mlx.checkpoint.parts import take_parts
 from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.config import ModelConfig, check_model_type
+from qwen35_mlx.model.config import ModelConfig, Shard, check_model_type
 from qwen35_mlx.model.reconcile import reconcile
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
@@ -260,6 +261,17 @@ class Checkpoint:
     def with_matrices(self, matrices: Mapping[str, Matrix]) -> "Checkpoint":
         """The same checkpoint with some matrices in another form."""
         return self._with({**self.matrices, **matrices})
+
+    def part(self, shard: Shard) -> "Checkpoint":
+        """What one process reads of a network that is split over several.
+
+        Raises:
+            Qwen35Error: it cannot be split over so many.
+        """
+        model, matrices = take_parts(self.model, self.matrices, shard)
+        changed = self._with(matrices)
+        changed.model = model
+        return changed
 
     @property
     def is_gguf(self) -> bool:

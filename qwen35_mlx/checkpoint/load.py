@@ -12,6 +12,7 @@ from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreeme
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import select_kernels
+from qwen35_mlx.model.parallel import ALONE, Parallel
 from qwen35_mlx.model.weights import DTYPES, Weights
 from qwen35_mlx.terminal import print_error
 
@@ -33,6 +34,7 @@ def load_network(
     mtp_documents: Sequence[Sequence[int]] = (),
     mtp_decided: Callable[[frozenset[str]], None] = lambda raw: None,
     kv_bits: int | None = None,
+    parallel: Parallel = ALONE,
 ) -> Network:
     """Read the weights of a checkpoint, and select the kernels for this machine.
 
@@ -50,29 +52,32 @@ def load_network(
         mtp_decided: called with the names of the norms that hold w, after such a trial.
         kv_bits: of caches that the kernels are selected for, beside plain ones; see
             `KVCache.bits`.
+        parallel: the processes that run the network together: each reads its part alone.
 
     Raises:
-        Qwen35Error: the dtype is unknown, the context too long, or the weights do not
-            match config.json.
+        Qwen35Error: the dtype is unknown, the context too long, the weights do not match
+            config.json, or they cannot be split over so many processes.
     """
     notice = notice or print_notice
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
     if dtype is not None and dtype not in DTYPES:
         raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
-    config = checkpoint.model if context is None else checkpoint.model.with_context(context)
     checkpoint.verify()
     computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
     if line := _widened_line(checkpoint, computed, mtp):
         notice(line)
     checkpoint = _computable(checkpoint, computed, notice)
-    network = Network(config, Weights(config, checkpoint, computed), mtp)
+    if parallel.shard is not None:
+        checkpoint = checkpoint.part(parallel.shard)
+    config = checkpoint.model if context is None else checkpoint.model.with_context(context)
+    network = Network(config, Weights(config, checkpoint, computed, parallel), mtp)
     if network.mtp is not None and any(len(ids) > 2 for ids in mtp_documents):
         # If the text says nothing about this model, the values of the norms decide.
         with suppress(Qwen35Error):
             checkpoint, found = confirm_head(checkpoint, network_agreement(network, mtp_documents))
             if found is not None:
-                network.read_mtp(Weights(config, checkpoint, computed))
+                network.read_mtp(Weights(config, checkpoint, computed, parallel))
                 notice(found.line)
         # Also where it says nothing: it would say as little at the next load.
         if checkpoint.mtp_norms is not None:

@@ -79,7 +79,7 @@ def network_agreement(
         rope = make_rope(network.config)
         found: list[np.ndarray] = []
         for reading in readings:
-            weights = Weights(network.config, reading, network.dtype)
+            weights = Weights(network.config, reading, network.dtype, network.parallel)
             head = MTPHead(network.config, weights.scope("mtp"), rope)
             guesses = [
                 _greedy(network, head(hidden, embedded, KVCache())) == own

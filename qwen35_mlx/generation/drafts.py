@@ -80,8 +80,10 @@ class MTPDrafts:
         self._hidden: list[mx.array] = []
         self._ids: list[int] = []
         self._end = 0  # tokens of the conversation up to that of the last row, read or not
-        vocab = network.config.vocab_size
-        self._short = network.lm_head.first(SHORT_VOCAB) if vocab >= 2 * SHORT_VOCAB else None
+        vocab, whole = network.config.vocab_size, network.config.shard is None
+        self._short = (
+            network.lm_head.first(SHORT_VOCAB) if whole and vocab >= 2 * SHORT_VOCAB else None
+        )
         self._rare = 1.0  # share of the latest tokens that the shortened output head lacks
 
     def begin(self, prompt: Sequence[int], cached: int) -> None:

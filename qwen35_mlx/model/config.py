@@ -1,5 +1,6 @@
 """Sizes of the network, from config.json of Qwen3.5, 3.6 and 3.8 checkpoints. No MLX."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -45,11 +46,39 @@ def check_model_type(config: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Which part of a network that is split over several processes.
+
+    Attributes:
+        rank: of the process, from 0 on.
+        ranks: the number of processes.
+        pipeline: whether a process has consecutive layers, each a whole one; if not, it has a part
+            of every layer. The vocabulary is split in both cases.
+    """
+
+    rank: int
+    ranks: int
+    pipeline: bool = False
+
+    def width(self, whole: int, unit: int = 1) -> int:
+        """Of an equal part of an axis of `whole`: a multiple of `unit`; the last may be beyond it.
+
+        Where nothing divides, parts are multiples of 32, as kernels need.
+        """
+        if whole % (self.ranks * unit) == 0:
+            return whole // self.ranks
+        unit = math.lcm(unit, 32)
+        return -(-whole // (self.ranks * unit)) * unit
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Sizes of one text network. The names are config.json's own.
 
     `num_experts` is 0 in a dense model; `intermediate_size` is 0 in a sparse one.
     `mtp_num_hidden_layers` is config.json's value: the checkpoint may still lack the MTP head.
+    `shard` says which part of a network this is; sizes are then those of the part, but for
+    `vocab_size`. None: all of it.
     """
 
     model_type: str
@@ -80,6 +109,13 @@ class ModelConfig:
 
     mtp_num_hidden_layers: int
     eos_token_ids: tuple[int, ...]
+
+    shard: Shard | None = None
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding and of the output head: of a part, those of its process."""
+        return self.vocab_size if self.shard is None else self.shard.width(self.vocab_size)
 
     @property
     def rotary_dim(self) -> int:

@@ -44,6 +44,7 @@ class Layer:
         eps = config.rms_norm_eps
         self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
+        self._parallel = weights.parallel.of_layer
         self._recordings = Recordings(weights.selection)
 
     def __call__(
@@ -123,18 +124,22 @@ class Layer:
 
     def _after_attention(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._add_mlp(self.mixer.gate_and_project(attended, gate, residual=x))
+        residual = self._parallel.residual(x)
+        return self._add_mlp(self.mixer.gate_and_project(attended, gate, residual))
 
     def _after_gated(self, x: mx.array, gated: mx.array) -> mx.array:
         assert isinstance(self.mixer, Attention)
-        return self._add_mlp(self.mixer.o_proj(gated, residual=x))
+        return self._add_mlp(self.mixer.o_proj(gated, residual=self._parallel.residual(x)))
 
     def _delta_net_layer(
         self, x: mx.array, conv: mx.array, recurrent: mx.array
     ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         assert isinstance(self.mixer, GatedDeltaNet)
-        x, conv, recurrent, projected = self.mixer(x, conv, recurrent, self.mixer_norm, residual=x)
+        residual = self._parallel.residual(x)
+        x, conv, recurrent, projected = self.mixer(x, conv, recurrent, self.mixer_norm, residual)
         return self._add_mlp(x), conv, recurrent, projected
 
-    def _add_mlp(self, x: mx.array) -> mx.array:
-        return self.mlp(x, self.mlp_norm, residual=x)
+    def _add_mlp(self, partial: mx.array) -> mx.array:
+        """The layer's output, from the residual and this process's part of the mixer's output."""
+        x = self._parallel.sum(partial)
+        return self._parallel.sum(self.mlp(x, self.mlp_norm, self._parallel.residual(x)))

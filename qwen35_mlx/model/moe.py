@@ -118,8 +118,8 @@ class SparseMoE:
         # In words, for `KernelSelection.experts_decode`.
         self.packing = packings[0] if len(set(packings)) == 1 else " / ".join(packings)
 
-    def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
-        """x, residual [B, T, hidden] -> residual + the experts' output for norm(x)."""
+    def __call__(self, x: mx.array, norm: RMSNorm, residual: mx.array | None) -> mx.array:
+        """x, residual [B, T, hidden] -> [residual +] the experts' output for norm(x)."""
         few = x.size <= MAX_DECODE_TOKENS * x.shape[-1]
         variant = self.selection.experts_decode.get(self.packing, REFERENCE)
         plain = partial(self._reference, x, norm, residual)
@@ -134,9 +134,10 @@ class SparseMoE:
         packed: ExpertWeights,
         x: mx.array,
         norm: RMSNorm,
-        residual: mx.array,
+        residual: mx.array | None,
     ) -> mx.array:
-        rows, flat_residual = x.flatten(0, -2), residual.flatten(0, -2)
+        rows = x.flatten(0, -2)
+        flat_residual = mx.zeros_like(rows) if residual is None else residual.flatten(0, -2)
         logits = self.router.joined(rows, norm)
         if variant == TWO_DISPATCHES:
             y = route_and_run_experts(rows, norm, logits, packed, flat_residual)
@@ -144,14 +145,15 @@ class SparseMoE:
             y = run_experts(rows, norm, *route(logits, self.top_k), packed, flat_residual)
         return y.reshape(x.shape)
 
-    def _reference(self, x: mx.array, norm: RMSNorm, residual: mx.array) -> mx.array:
+    def _reference(self, x: mx.array, norm: RMSNorm, residual: mx.array | None) -> mx.array:
         rows = norm(x.flatten(0, -2))
         logits = self.router.joined(rows)
         weights, experts = route_reference(logits, self.top_k)
         weights = weights.astype(x.dtype)
         routed = mx.sum(self._routed(rows, experts) * weights[:, :-1, None], axis=-2)
         shared = weights[:, -1:] * self.shared_expert(rows)
-        return residual + (routed + shared).reshape(x.shape)
+        y = (routed + shared).reshape(x.shape)
+        return y if residual is None else residual + y
 
     def _routed(self, x: mx.array, experts: mx.array) -> mx.array:
         """x [N, hidden], experts [N, k] -> [N, k, hidden]."""

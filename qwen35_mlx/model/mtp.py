@@ -24,6 +24,7 @@ class MTPHead:
         self.fc = weights.linear("fc")
         self.layer = Layer("full_attention", config, weights.scope("layers").scope(0), rope)
         self.norm = RMSNorm(weights.array("norm.weight"), eps)
+        self._parallel = weights.parallel
 
     def __call__(self, hidden: mx.array, embedded_next: mx.array, cache: KVCache) -> mx.array:
         """Input of the output head for the token at t + 2.
@@ -42,4 +43,4 @@ class MTPHead:
             ).astype(hidden.dtype)
         )
         x = self.layer(x, cache)
-        return self.norm(x)
+        return self.norm(self._parallel.begin(x))

@@ -33,6 +33,7 @@ class Network:
         mtp: whether to read the MTP head.
 
     Attributes:
+        parallel: the processes that run it together: all make the same calls in the same order.
         dtype: of the activations and the KV cache.
         selection: the variant of each operation; all references at first.
         mtp: the MTP head; None if it was not requested or the checkpoint has none.
@@ -44,6 +45,7 @@ class Network:
     def __init__(self, config: ModelConfig, weights: Weights, mtp: bool = False):
         self.config = config
         self.selection = weights.selection
+        self.parallel = weights.parallel
         rope = self._rope = make_rope(config)
         trunk = weights.scope("model")
         self.embed_tokens = trunk.linear("embed_tokens")
@@ -95,7 +97,7 @@ class Network:
             [B, T, hidden]
         """
         tokens = ids.shape[1]
-        x = self.embed(ids)
+        x = self.parallel.before_layers(self.embed(ids))
         # An interruption leaves some layers a pass ahead of the others: no state of any offset.
         offset, cache.offset = cache.offset, NO_OFFSET
         for layer, entry in zip(self.layers, cache.layers, strict=True):
@@ -104,7 +106,7 @@ class Network:
                 mx.async_eval(x, entry.arrays)
                 mx.eval(before)
         cache.offset = offset + tokens
-        return self.norm(x)
+        return self.norm(self.parallel.after_layers(x))
 
     def together(self, ids: mx.array, caches: Sequence[Cache], stacks: Sequence[Stack]) -> mx.array:
         """Hidden states, after the final norm, of the next token of several conversations.
@@ -120,7 +122,7 @@ class Network:
         Returns:
             [N, 1, hidden]
         """
-        x = self.embed(ids)
+        x = self.parallel.before_layers(self.embed(ids))
         offsets = [cache.offset for cache in caches]
         positions = mx.array(offsets, mx.int32)
         for cache in caches:
@@ -129,7 +131,7 @@ class Network:
             x = layer.together(x, [cache.layers[i] for cache in caches], positions, stack)
         for cache, offset in zip(caches, offsets, strict=True):
             cache.offset = offset + 1
-        return self.norm(x)
+        return self.norm(self.parallel.after_layers(x))
 
     def make_stacks(self) -> list[Stack]:
         """Of each layer, for conversations that `together` runs."""
@@ -164,8 +166,18 @@ class Network:
 
     def embed(self, ids: mx.array) -> mx.array:
         """ids [B, T] -> [B, T, hidden]."""
-        return self.embed_tokens.rows(ids, self.dtype)
+        shard = self.config.shard
+        if shard is None:
+            return self.embed_tokens.rows(ids, self.dtype)
+        ids = ids - shard.rank * self.config.vocab_rows
+        here = (ids >= 0) & (ids < self.config.vocab_rows)
+        rows = self.embed_tokens.rows(mx.where(here, ids, 0), self.dtype)
+        return self.parallel.begin(self.parallel.sum(mx.where(here[..., None], rows, 0)))
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., hidden] -> [..., vocab], in the model's dtype."""
-        return self.lm_head(hidden)
+        logits = self.lm_head(hidden)
+        if self.config.shard is None:
+            return logits
+        whole = self.parallel.begin(self.parallel.side_by_side(logits))
+        return whole[..., : self.config.vocab_size]

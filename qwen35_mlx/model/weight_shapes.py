@@ -8,14 +8,14 @@ Shapes = dict[str, tuple[int, ...]]
 def trunk_tensors(config: ModelConfig) -> Shapes:
     """Shapes of the text network's tensors, by canonical name, in the order of a forward pass."""
     hidden = config.hidden_size
-    shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_rows, hidden)}
     for i, kind in enumerate(config.layer_types):
         shapes |= layer_tensors(
             f"model.layers.{i}.", config, full_attention=kind == "full_attention"
         )
     shapes["model.norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        shapes["lm_head.weight"] = (config.vocab_rows, hidden)
     return shapes
 
 

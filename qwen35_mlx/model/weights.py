@@ -10,6 +10,7 @@ from qwen35_mlx.kernels.quantized import Quantization, QuantizedWeight
 from qwen35_mlx.kernels.selection import KernelSelection
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.linear import Linear
+from qwen35_mlx.model.parallel import ALONE, Parallel
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -31,13 +32,21 @@ class Weights:
         config: sizes of the network, which give every tensor's expected shape.
         source: where tensors are read from, each when a layer requests it.
         dtype: matrices and scales are cast to this; None keeps the stored dtype.
+        parallel: the processes that have the other parts, if `config` is that of a part.
 
     Attributes:
         selection: the kernel selection shared by all layers that are built from these weights.
     """
 
-    def __init__(self, config: ModelConfig, source: TensorSource, dtype: mx.Dtype | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        dtype: mx.Dtype | None = None,
+        parallel: Parallel = ALONE,
+    ):
         self.selection = KernelSelection()
+        self.parallel = parallel
         self._shapes = trunk_tensors(config) | mtp_tensors(config)
         self._source = source
         self._names = source.names()
@@ -48,6 +57,7 @@ class Weights:
         """The tensors below `name`."""
         inner = object.__new__(Weights)
         inner.selection, inner.dtype = self.selection, self.dtype
+        inner.parallel = self.parallel
         inner._shapes, inner._source, inner._names = self._shapes, self._source, self._names
         inner._prefix = f"{self._prefix}{name}."
         return inner

@@ -88,5 +88,6 @@ def of_network(weights: str, config: ModelConfig, dtype: str, kv_bits: int | Non
         dtype: of the activations.
         kv_bits: see `KVCache`.
     """
-    content = repr((weights, sorted(asdict(config).items(), key=str), dtype, kv_bits))
+    sizes = {name: value for name, value in asdict(config).items() if value is not None}
+    content = repr((weights, sorted(sizes.items(), key=str), dtype, kv_bits))
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

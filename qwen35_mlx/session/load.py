@@ -8,6 +8,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
+from qwen35_mlx.model.parallel import ALONE, Parallel
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
@@ -32,6 +33,7 @@ def load(
     adapter_path: str | Path | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    parallel: Parallel | None = None,
 ) -> Model:
     """Load a model from a folder, a GGUF file, the Hugging Face Hub or the package ("demo").
 
@@ -58,6 +60,8 @@ def load(
             default, bars are drawn on stderr.
         notice: called with a line for the user where something is off; by default it goes to
             stderr.
+        parallel: the processes that run the model together: each loads its part, and all of them
+            make the same calls in the same order. None for a model in one process.
 
     Raises:
         Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
@@ -81,10 +85,13 @@ def load(
             f"{name} has no chat template: it cannot chat, only complete text and give logits; "
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
+    parallel = parallel or ALONE
     documents: list[list[int]] = []
     norms = checkpoint.mtp_norms
     if mtp != "off" and norms is not None and not norms.certain:
-        if (raw := mtp_readings.remembered(checkpoint)) is not None:
+        raw = mtp_readings.remembered(checkpoint)
+        same = len(set(parallel.exchange(str(raw and sorted(raw))))) == 1
+        if raw is not None and same:
             checkpoint = checkpoint.with_mtp_norms(raw)
         else:
             documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
@@ -97,6 +104,7 @@ def load(
         mtp_documents=documents,
         mtp_decided=partial(mtp_readings.remember, checkpoint),
         kv_bits=kv_bits,
+        parallel=parallel,
     )
     if isinstance(mtp, int) and network.mtp is None:
         notice(

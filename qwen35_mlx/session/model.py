@@ -19,6 +19,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.memory import weight_bytes
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
@@ -98,7 +99,7 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        self.weight_bytes = checkpoint.nbytes
+        self.weight_bytes = weight_bytes(checkpoint.nbytes, checkpoint.model, network.config)
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
