@@ -1,19 +1,9 @@
-"""What a damaged database still holds comes back, and nothing else.
+"""What a damaged database still holds is added to a library, marked where it is damaged."""
 
-Each try of the property test damages a copy of one library. By default the tries are few. For a
-long run:
-
-    QWEN35_DAMAGES=2000 scripts/test tests/library/test_rescue.py -s
-"""
-
-import os
-import random
 import shutil
 import sqlite3
-from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,94 +12,22 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import schema
 from qwen35_mlx.library.checksums import update
 from qwen35_mlx.library.connections import connect
-from qwen35_mlx.library.conversation import ChatSettings, Conversation, Message, Usage
+from qwen35_mlx.library.conversation import ChatSettings, Conversation
 from qwen35_mlx.library.exporting import to_json
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.page_records import PAGE_SIZE
 from qwen35_mlx.library.remains import DAMAGED_TITLE
-from qwen35_mlx.library.rescue import Rescue, rescue
+from qwen35_mlx.library.rescue import rescue
 from qwen35_mlx.library.rows import DAMAGED
-from qwen35_mlx.library.verifying import damages
+from tests.library.damaged import all_of, rescued, same, write_library
 from tests.library.messages import add_message, write_old_library
 
-DAMAGES = int(os.environ.get("QWEN35_DAMAGES", "18"))
 STORED = Path(__file__).parents[1] / "stored"
-Damage = Callable[[bytearray, random.Random], None]
-
-
-def mark(message: int) -> str:
-    """What only a row of this message holds, again and again; the search index has it folded."""
-    return f"MARK-{message}-OF "
-
-
-def fill(library: Library, conversations: int, seed: int = 1) -> None:
-    """Write conversations with branches, long texts, calls of tools and figures."""
-    rng = random.Random(seed)
-    message = 0
-    for number in range(conversations):
-        at = library.create(
-            title=f"Title {number}", model="m", settings=ChatSettings(system=f"Be {number}.")
-        )
-        parents: list[int | None] = [None]
-        for _ in range(rng.randrange(2, 9)):
-            message += 1
-            length = rng.choice([1, 3, 20, 300, 900]) if rng.random() < 0.5 else 2
-            text = mark(message) * length
-            calls = ({"type": "function", "function": {"name": "f", "arguments": {"x": message}}},)
-            added = add_message(
-                library,
-                at,
-                rng.choice(parents[-2:]),
-                rng.choice(["user", "assistant"]),
-                text,
-                thinking=rng.choice(["", mark(message)]),
-                tool_calls=rng.choice([(), calls]),
-                model=mark(message),
-                usage=rng.choice([None, Usage(message, 1, 2, 0.5, 2.0, 3 << 33)]),
-                created=1.7e9 + message + rng.choice([0, 0.25]),
-            )
-            assert added.id == message
-            parents.append(message)
-        library.save_draft(at, f"draft {number}")
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a library that has free pages and no log."""
-    folder = tmp_path_factory.mktemp("written")
-    with Library(folder) as library:
-        fill(library, 40)
-        for at in (3, 17, 25):
-            library.delete(at)
-    with closing(sqlite3.connect(folder / FILE)) as db:
-        assert db.execute("PRAGMA freelist_count").fetchone()[0]
-        assert db.execute("PRAGMA page_size").fetchone()[0] == PAGE_SIZE
-    return folder
-
-
-def all_of(folder: Path) -> dict[int, Conversation]:
-    with Library(folder) as library:
-        return {at: library.conversation(at) for at in sorted(row.id for row in library.list(1000))}
-
-
-def rescued(file: Path, folder: Path) -> tuple[Rescue, list[Conversation]]:
-    """The conversations of a new library that was filled from a file, by their ids."""
-    before = file.read_bytes() if file.exists() else b""
-    with Library(folder) as library:
-        result = rescue(library, file)
-        found = [library.conversation(row.id) for row in library.list(1000)]
-        assert not library.notices()
-        assert not damages(library)
-    assert (file.read_bytes() if file.exists() else b"") == before
-    return result, sorted(found, key=lambda one: one.id)
-
-
-def plain(message: Message) -> Message:
-    return replace(message, id=0, parent=None)
-
-
-def same(one: Conversation, other: Conversation) -> bool:
-    return to_json(one) == to_json(other) and one.draft == other.draft
+    return write_library(tmp_path_factory.mktemp("written"))
 
 
 def contents(conversation: Conversation) -> list[str]:
@@ -168,115 +86,6 @@ def test_every_version_of_the_format_is_recognised(version: int, tmp_path: Path)
     assert result.checked == (version > 2)
 
 
-# Random damage
-
-
-def overwrite(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 1, 3, 20])):
-        page = rng.randrange(len(data) // PAGE_SIZE)
-        data[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = rng.randbytes(PAGE_SIZE)
-
-
-def zero(data: bytearray, rng: random.Random) -> None:
-    start = rng.randrange(len(data))
-    for at in range(start, min(len(data), start + rng.choice([1, 600, 9000, 90_000]))):
-        data[at] = 0
-
-
-def cut(data: bytearray, rng: random.Random) -> None:
-    del data[rng.randrange(len(data)) :]
-
-
-def lose_header(data: bytearray, rng: random.Random) -> None:
-    data[:PAGE_SIZE] = rng.choice([bytes(PAGE_SIZE), rng.randbytes(PAGE_SIZE)])
-    overwrite(data, rng)
-
-
-def flip(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 10, 300])):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def misplace(data: bytearray, rng: random.Random) -> None:
-    """Write a page in place of another."""
-    for _ in range(rng.choice([1, 5])):
-        pages = len(data) // PAGE_SIZE
-        source, target = rng.randrange(pages) * PAGE_SIZE, rng.randrange(pages) * PAGE_SIZE
-        data[target : target + PAGE_SIZE] = data[source : source + PAGE_SIZE]
-
-
-DAMAGE: tuple[Damage, ...] = (overwrite, zero, cut, lose_header, flip, misplace)
-
-
-def pages_of(data: bytes, messages: int) -> dict[int, list[int]]:
-    """By message, the pages that hold a part of its row, found by its mark alone."""
-    found: dict[int, list[int]] = {}
-    for message in range(1, messages + 1):
-        wanted, at, pages = mark(message).encode(), -1, set()
-        while (at := data.find(wanted, at + 1)) >= 0:
-            pages |= {at // PAGE_SIZE, (at + len(wanted) + 150) // PAGE_SIZE}
-        found[message] = sorted(pages)
-    return found
-
-
-def is_intact(page: int, before: bytes, after: bytes) -> bool:
-    part = slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE)
-    return before[part] == after[part] and len(after) >= part.stop
-
-
-def test_all_on_intact_pages_comes_back_and_nothing_is_invented(
-    written: Path, tmp_path: Path
-) -> None:
-    there = all_of(written)
-    of_mark = {m.model: (at, m) for at, c in there.items() for m in c.messages}
-    before = (written / FILE).read_bytes()
-    pages = pages_of(before, max(m.id for _, m in of_mark.values()))
-    counts: Counter[str] = Counter()
-    for number in range(DAMAGES):
-        rng = random.Random(number)
-        data = bytearray(before)
-        damage = DAMAGE[number % len(DAMAGE)]
-        damage(data, rng)
-        file = tmp_path / f"{number}.db"
-        file.write_bytes(data)
-        intact = {
-            i for i, held in pages.items() if all(is_intact(p, before, data) for p in held)
-        } & {m.id for _, m in of_mark.values()}
-        if not intact:  # there may be no conversation at all
-            with suppress(Qwen35Error):
-                rescued(file, tmp_path / f"new-{number}")
-            continue
-        result, found = rescued(file, tmp_path / f"new-{number}")
-        whole: set[int] = set()
-        for conversation in found:
-            sources = Counter()
-            for message in conversation.messages:
-                counts[f"{damage.__name__}: {message.error or 'whole'}"] += 1
-                if message.error == DAMAGED:
-                    continue
-                at, original = of_mark[message.model]
-                assert plain(message) == plain(original), number
-                assert original.id not in whole
-                whole.add(original.id)
-                sources[at] += 1
-                if original.parent is not None and message.parent is not None:
-                    parent = conversation.message(message.parent)
-                    if parent.error != DAMAGED:
-                        assert of_mark[parent.model][1].id <= original.parent
-            assert len(sources) <= 1
-            assert conversation.title.removesuffix(f" {DAMAGED_TITLE}")
-        assert whole >= intact, (number, damage.__name__, intact - whole)
-        equal = {at for at, c in there.items() if any(same(c, one) for one in found)}
-        with_gaps = {one.title for one in found if one.id in result.gaps}
-        assert {one.title for one in found if one.id not in result.gaps} <= {
-            there[at].title for at in equal
-        }, number
-        counts[f"{damage.__name__}: equal"] += len(equal)
-        counts[f"{damage.__name__}: with gaps"] += len(with_gaps)
-    print(*sorted(counts.items()), sep="\n")
-    assert sum(count for name, count in counts.items() if DAMAGED in name)
-
-
 # Lost rows
 
 
@@ -294,6 +103,7 @@ def branched(tmp_path: Path) -> Path:
     with Library(tmp_path / "old") as library:
         at = library.create(title="T", settings=ChatSettings(system="S"))
         root = add_message(library, at, None, "user", "one").id
+        parent = root
         for reply in "ab":
             parent = add_message(library, at, root, "assistant", reply).id
             asked = add_message(library, at, parent, "user", f"{reply} two").id
@@ -419,6 +229,26 @@ def test_what_was_deleted_long_ago_is_left_out(tmp_path: Path) -> None:
     with Library(tmp_path / "new") as library:
         assert rescue(library, tmp_path / "copy" / FILE).total == 1
         assert not library.deleted()
+
+
+def test_free_pages_are_left_out(tmp_path: Path) -> None:
+    """Without secure_delete, as other programs delete, they still hold what was deleted."""
+    with Library(tmp_path / "old") as library:
+        for title in ("kept", "deleted"):
+            at = library.create(title=title)
+            for _ in range(20):
+                add_message(library, at, None, "user", f"{title.upper()} " * 800)
+
+    def delete(db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA secure_delete = OFF")
+        db.execute("DELETE FROM messages WHERE conversation = 2")
+        db.execute("DELETE FROM conversations WHERE id = 2")
+
+    file = tmp_path / "old" / FILE
+    edited(file, delete)
+    assert file.read_bytes().count(b"DELETED DELETED") > 1000
+    result, (found,) = rescued(file, tmp_path / "new")
+    assert (found.title, len(found.messages), result.total) == ("kept", 20, 1)
 
 
 # The log
