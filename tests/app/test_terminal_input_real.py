@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,20 +194,23 @@ def test_plain_mode_takes_a_paste_as_one_message(home: Path, term: str, paste: s
 
 def alive(terminal: Terminal, sign: str) -> bool:
     """Whether what is typed now can be seen; False if a sequence has ended the chat."""
-    try:
-        for _ in range(4):  # lists and questions that are open
-            terminal.write("\x1b")
-            time.sleep(0.2)  # what is typed at once would go to a list that is closing
-            terminal.drain()
-        terminal.write(sign)
-        terminal.until(lambda: sign in terminal.text, 30)
-    except (TimeoutError, OSError):
-        assert terminal.wait(1) == 0  # a key has quit; the rest of the bytes was echoed
-        assert "Traceback" not in terminal.text
-        assert "hit an error" not in terminal.text
-        return False
-    terminal.write("\x03")
-    return True
+    for seconds in (5, 5, 30):
+        try:
+            for _ in range(4):  # lists and questions that are open
+                terminal.write("\x1b")
+                time.sleep(0.2)  # what is typed at once would go to a list that is closing
+                terminal.drain()
+            terminal.write(sign)
+            terminal.until(lambda: sign in terminal.text, seconds)
+            terminal.write("\x03")
+            return True
+        except (TimeoutError, OSError):
+            with suppress(TimeoutError):  # it is late, or an open list has taken the sign
+                assert terminal.wait(1) == 0  # a key has quit; the rest of the bytes was echoed
+                assert "Traceback" not in terminal.text
+                assert "hit an error" not in terminal.text
+                return False
+    raise AssertionError(f"{sign} did not appear; the screen:\n{terminal.text}")
 
 
 def test_no_bytes_end_the_chat(home: Path) -> None:
