@@ -33,7 +33,8 @@ def _standard_input() -> str:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
     if (found := decoded(data)) is None:
         raise Qwen35Error(
-            "standard input is not text in UTF-8, UTF-16 or GBK: convert it, for example with iconv"
+            "standard input is not text in UTF-8, UTF-16, GBK or Big5: convert it, for example with"
+            " iconv"
         )
     if found.encoding:
         print_error(f"standard input is read as {found.encoding}")

@@ -26,7 +26,7 @@ def read_text_file(path: Path, name: str = "") -> Decoded:
     if kind:
         return Decoded(document_text(data, name, kind))
     if (found := decoded(data)) is None:
-        line = f"{name} is not text in UTF-8, UTF-16 or GBK: convert it to UTF-8 first"
+        line = f"{name} is not text in UTF-8, UTF-16, GBK or Big5: convert it to UTF-8 first"
         raise FileRefusedError(line, "not text")
     return found
 
