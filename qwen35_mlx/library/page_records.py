@@ -66,7 +66,7 @@ class PageRecords:
 
     def __init__(self, file: Path):
         self._open = ExitStack()
-        log_file = file.with_name(f"{file.name}{LOG}")
+        log_file = Path(f"{file}{LOG}")
         self._file = self._descriptor(file) if file.exists() or not log_file.exists() else None
         try:
             self._log_file = self._descriptor(log_file) if log_file.exists() else None

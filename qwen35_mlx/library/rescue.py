@@ -49,7 +49,7 @@ def rescue(library: Library, file: Path) -> Rescue:
     Raises:
         Qwen35Error: it is the library itself, of a newer version, or holds no conversation.
     """
-    file = file.with_name(file.name.removesuffix(LOG))
+    file = Path(str(file).removesuffix(LOG))
     if is_file(file) and file.samefile(library.file):
         raise Qwen35Error(f"{file} is the library itself: {how_to_rescue(library.file)}")
     try:

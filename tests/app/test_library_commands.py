@@ -145,6 +145,8 @@ def test_a_damaged_library_that_was_put_aside_is_rescued(two: Path, capsys) -> N
         (["--rescue", ""], "--rescue is empty"),
         (["--rescue", "no/such/file"], "no/such/file cannot be read: No such file"),
         (["--rescue", "."], "cannot be read: not a regular file"),
+        (["--rescue", "/"], "/ cannot be read: not a regular file"),
+        (["--rescue=-wal"], "cannot be read: not a regular file"),
         (["--rescue", "x", "--backup", "y"], "not allowed with"),
         (["--list", "-p", "hi"], "-p"),
         (["--format", "json"], "--format"),
