@@ -47,6 +47,12 @@ class Parallel:
             total = total + part
         return total.astype(x.dtype)
 
+    def from_first(self, x: mx.array) -> mx.array:
+        """The x of the first process. Those of the others give its shape and type alone."""
+        if self.group is None:
+            return x
+        return mx.distributed.all_gather(x[None], group=self.group)[0]
+
     def begin(self, x: mx.array) -> mx.array:
         """x, which is being computed now: its exchanges come before those of later graphs."""
         if self.group is not None:

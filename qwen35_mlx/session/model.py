@@ -21,7 +21,7 @@ from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import Reply, TurnEvent
@@ -147,7 +147,7 @@ class Model:
         place = Path(folder).resolve() / STATES
         if (states := self.states.get(place)) is not None:
             return states
-        weights = of_weights(self.files) + (of_adapter(self.adapter) if self.adapter else "")
+        weights = of_checkpoint(self.files, self.adapter)
         fingerprint = of_network(
             weights, self.network.config, str(self.network.dtype), self.kv_bits
         )

@@ -1,0 +1,158 @@
+"""What a process does that follows the first one: the same calls, on its part of the network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.frames import Message
+from qwen35_mlx.distributed.link import Leader
+from qwen35_mlx.distributed.measuring import measure
+from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.model.cache import Cache, HeadState, Snapshot
+from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.parallel import Parallel
+from qwen35_mlx.model.stack import Stack
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint
+
+
+class Follower:
+    """A process that follows.
+
+    Commands name objects by numbers, and their fields are the arguments of the call of the same
+    name of `leader`. Nothing is waited for: what a call computes is evaluated while the next
+    command is on its way.
+    """
+
+    def __init__(self, leader: Leader, parallel: Parallel):
+        self._leader = leader
+        self._parallel = parallel
+        self._files: Checkpoint | None = None
+        self._network: Network | None = None
+        self._load_error = ""  # why there is no network
+        self._caches: dict[int, Cache] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._stacks: dict[int, Sequence[Stack]] = {}
+
+    def run(self) -> None:
+        """Do what the first process commands, until it ends.
+
+        Raises:
+            Qwen35Error: this process cannot go on.
+        """
+        while (command := self._leader.next_command())["call"] != "end":
+            if "reply" not in command:
+                self._do(command)
+                continue
+            try:
+                answer = self._answer(command)
+            except Qwen35Error as error:
+                answer = {"error": str(error)}
+            self._leader.reply(command, **answer)
+
+    def _answer(self, command: Message) -> dict[str, Any]:
+        """The fields of a reply."""
+        match command["call"]:
+            case "open":
+                return self._open(ModelNames(**command["names"]))
+            case _:  # "wait": for all that came before it
+                error, self._load_error = self._load_error, ""
+                return {"error": error}
+
+    def _open(self, names: ModelNames) -> dict[str, Any]:
+        self._unload()
+        self._files = files = names.open(names.resolve())
+        return {"weights": of_checkpoint(files.files, files.adapter)}
+
+    def _load(self, command: Message) -> None:
+        checkpoint, self._files = self._files, None
+        assert checkpoint is not None
+        if (norms := command["norms"]) is not None:
+            checkpoint = checkpoint.with_mtp_norms(frozenset(norms))
+        try:
+            self._network = load_network(
+                checkpoint,
+                notice=self._leader.notice,
+                parallel=self._parallel,
+                **command["options"],
+            )
+        except Qwen35Error as error:
+            self._load_error = str(error)
+
+    def _unload(self) -> None:
+        self._network = None
+        for objects in (self._caches, self._snapshots, self._stacks):
+            objects.clear()
+        mx.clear_cache()
+
+    @property
+    def network(self) -> Network:
+        assert self._network is not None
+        return self._network
+
+    def _shared(self, command: Message) -> mx.array:
+        """The array that only the first process has."""
+        dtype = getattr(mx, command["dtype"])
+        return self._parallel.from_first(mx.zeros(command["shape"], dtype))
+
+    def _head(self, command: Message) -> HeadState:
+        head = self._caches[command["cache"]].head
+        assert head is not None
+        return head
+
+    def _do(self, command: Message) -> None:
+        """A call without a reply."""
+        match command["call"]:
+            case "drop":
+                for number in command["objects"]:
+                    for objects in (self._caches, self._snapshots, self._stacks):
+                        objects.pop(number, None)
+            case "measure":
+                measure(self._parallel)
+            case "load":
+                self._load(command)
+            case "unload":
+                self._unload()
+            case "make_cache":
+                self._caches[command["cache"]] = self.network.make_cache(command["kv_bits"])
+            case "snapshot":
+                snapshot = self._caches[command["cache"]].snapshot()
+                self._snapshots[command["snapshot"]] = snapshot
+            case "restore":
+                self._caches[command["cache"]].restore(self._snapshots[command["snapshot"]])
+            case "pass":
+                cache = self._caches[command["cache"]]
+                self.network(self._shared(command), cache, revocable=command["revocable"])
+                mx.async_eval(cache.arrays)
+            case "together":
+                caches = [self._caches[number] for number in command["caches"]]
+                stacks = self._stacks[command["stacks"]]
+                self.network.together(self._shared(command), caches, stacks)
+                mx.async_eval([cache.arrays for cache in caches])
+            case "make_stacks":
+                self._stacks[command["stacks"]] = self.network.make_stacks()
+            case "take_back":
+                self.network.take_back(self._caches[command["cache"]], command["count"])
+            case "leave_stack":
+                self._caches[command["cache"]].leave_stack()
+            case "embed":
+                self.network.embed(self._shared(command))
+            case "logits":
+                self.network.logits(self._shared(command))
+            case "head":
+                self._run_head(command)
+            case "head_take_back":
+                self._head(command).kv.take_back(command["count"])
+            case "head_clear":
+                self._head(command).clear()
+            case "head_keep":
+                self._head(command).keep(self._shared(command), command["end"])
+
+    def _run_head(self, command: Message) -> None:
+        kv, mtp = self._head(command).kv, self.network.mtp
+        assert mtp is not None
+        mtp(*mx.split(self._shared(command), 2, axis=-1), kv)
+        mx.async_eval(kv.arrays)
