@@ -12,11 +12,13 @@ from qwen35_mlx.distributed.frames import Message
 from qwen35_mlx.distributed.link import Leader
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.home import STATES, home
 from qwen35_mlx.model.cache import Cache, HeadState, Snapshot
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
 from qwen35_mlx.model.stack import Stack
-from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint
+from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
 
 
 class Follower:
@@ -32,10 +34,12 @@ class Follower:
         self._parallel = parallel
         self._files: Checkpoint | None = None
         self._network: Network | None = None
+        self._weights = ""  # a hash of them
         self._load_error = ""  # why there is no network
         self._caches: dict[int, Cache] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._stacks: dict[int, Sequence[Stack]] = {}
+        self._states: dict[int, DiskSnapshotCache] = {}
 
     def run(self) -> None:
         """Do what the first process commands, until it ends.
@@ -58,6 +62,13 @@ class Follower:
         match command["call"]:
             case "open":
                 return self._open(ModelNames(**command["names"]))
+            case "find_states":
+                return {"ends": self._states[command["states"]].ends(command["ids"])}
+            case "read_state":
+                return self._read_state(command)
+            case "close_states":
+                self._states[command["states"]].close(command["seconds"])
+                return {}
             case _:  # "wait": for all that came before it
                 error, self._load_error = self._load_error, ""
                 return {"error": error}
@@ -65,7 +76,8 @@ class Follower:
     def _open(self, names: ModelNames) -> dict[str, Any]:
         self._unload()
         self._files = files = names.open(names.resolve())
-        return {"weights": of_checkpoint(files.files, files.adapter)}
+        self._weights = of_checkpoint(files.files, files.adapter)
+        return {"weights": self._weights}
 
     def _load(self, command: Message) -> None:
         checkpoint, self._files = self._files, None
@@ -82,8 +94,32 @@ class Follower:
         except Qwen35Error as error:
             self._load_error = str(error)
 
+    def _open_states(self, command: Message) -> None:
+        network, kv_bits = self.network, command["kv_bits"]
+        model = of_network(self._weights, network.config, str(network.dtype), kv_bits)
+        self._states[command["states"]] = DiskSnapshotCache(
+            home() / STATES, model, budget=command["budget"], notice=self._leader.notice
+        )
+
+    def _read_state(self, command: Message) -> dict[str, Any]:
+        states, end, mtp = (command[name] for name in ("states", "end", "mtp"))
+        snapshot = self._states[states].read(command["ids"], end, mtp=mtp)
+        if snapshot is None:
+            return {"read": False}
+        self._snapshots[command["snapshot"]] = snapshot
+        return {"read": True, "head": snapshot.head is not None}
+
+    def _drop(self, number: int) -> None:
+        if (states := self._states.pop(number, None)) is not None:
+            states.finish()
+        for objects in (self._caches, self._snapshots, self._stacks):
+            objects.pop(number, None)
+
     def _unload(self) -> None:
         self._network = None
+        for states in self._states.values():
+            states.finish()
+        self._states.clear()
         for objects in (self._caches, self._snapshots, self._stacks):
             objects.clear()
         mx.clear_cache()
@@ -108,8 +144,12 @@ class Follower:
         match command["call"]:
             case "drop":
                 for number in command["objects"]:
-                    for objects in (self._caches, self._snapshots, self._stacks):
-                        objects.pop(number, None)
+                    self._drop(number)
+            case "open_states":
+                self._open_states(command)
+            case "add_state":
+                snapshot = self._snapshots[command["snapshot"]]
+                self._states[command["states"]].add(command["ids"], snapshot)
             case "measure":
                 measure(self._parallel)
             case "load":

@@ -165,9 +165,9 @@ class Followers:
         return replies
 
     def check(self) -> None:
-        """Raise `ProcessLostError` if one is lost."""
-        if self.lost:
-            raise ProcessLostError(self.lost)
+        """Raise `ProcessLostError` if one is lost, or all were ended."""
+        if self.lost or self._closed:
+            raise ProcessLostError(self.lost or "the other processes were ended")
 
     def lose(self, line: str) -> None:
         """Take note that the processes cannot go on together."""

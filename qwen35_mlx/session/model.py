@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.distributed.leader import LeadingNetwork
+from qwen35_mlx.distributed.states import LeadingStates
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.drafter import CPU_HOPEFUL, HOPEFUL, Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
@@ -151,7 +153,10 @@ class Model:
         fingerprint = of_network(
             weights, self.network.config, str(self.network.dtype), self.kv_bits
         )
-        states = DiskSnapshotCache(place, fingerprint, budget=budget, notice=notice)
+        make: Callable[..., DiskSnapshotCache] = DiskSnapshotCache
+        if isinstance(self.network, LeadingNetwork):
+            make = partial(LeadingStates, self.network, self.kv_bits)
+        states = make(place, fingerprint, budget=budget, notice=notice)
         weakref.finalize(self, states.finish)
         self.states[place] = states
         return states

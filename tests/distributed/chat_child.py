@@ -1,35 +1,95 @@
-"""One of several processes that run the demo model together, and what it replies.
+"""One of several processes that run the demo model together, and what the first one does.
 
-python -m tests.distributed.chat_child FOLDER
+python -m tests.distributed.chat_child COMMAND FOLDER [ARGUMENT ...]
 
-The first process writes FOLDER/replies.json.
+The first process writes what it found to FOLDER/COMMAND.json.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import qwen35_mlx
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.distributed.processes import Processes, follow
+from qwen35_mlx.library.library import Library
+from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
+from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.model import Model
+from tests.session.durable_child import done_of, logits_after
 
 QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.8, "seed": 3},
+    {"temperature": 0.8, "seed": 4, "response_format": {"type": "json_object"}},
+)
+KEPT: dict[str, Any] = {"thinking": True, "temperature": 0.0}
 
 
-def replies(model: qwen35_mlx.Model) -> list[dict]:
-    """Replies of a model, greedy and sampled, with and without drafts and a grammar."""
-    found = []
-    for options in (
-        {"temperature": 0.0},
-        {"temperature": 0.8, "seed": 3},
-        {"temperature": 0.8, "seed": 4, "response_format": {"type": "json_object"}},
-    ):
-        reply = model.generate(QUESTION, max_tokens=40, **options)
-        found.append({"text": reply.text, "thinking": reply.thinking})
+def replies(model: Model) -> list[list[str]]:
+    """Replies of a model, greedy, sampled, and with a grammar."""
+    found = [model.generate(QUESTION, max_tokens=30, **options) for options in OPTIONS]
+    return [[reply.thinking, reply.text] for reply in found]
+
+
+def reply(processes: Processes | None, folder: Path) -> Any:
+    """Replies with and without drafts."""
+    models = [qwen35_mlx.load("demo", mtp=mtp, processes=processes) for mtp in ("off", 3)]
+    return [replies(model) for model in models]
+
+
+def start(processes: Processes | None, folder: Path) -> Any:
+    """A conversation, and the logits that its next turn begins with."""
+    with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
+        chat = Chat(model, library=library, **KEPT)
+        done_of(chat.send("What is 17 + 25?", max_tokens=20))
+        np.save(folder / "start.npy", logits_after(model, chat, "And 3 + 4?"))
+        return chat.conversation.id
+
+
+def resume(processes: Processes | None, folder: Path, number: str) -> Any:
+    """The same of a stored conversation, and how many tokens of the next turn are not read."""
+    with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
+        chat = Chat(model, library=library, conversation=int(number))
+        np.save(folder / "resume.npy", logits_after(model, chat, "And 3 + 4?"))
+        return done_of(chat.send("And 3 + 4?", max_tokens=20)).usage.cached_tokens
+
+
+def damage(processes: Processes | None, folder: Path, number: str) -> Any:
+    """The tokens that are not read after the states of another process were damaged, and lost."""
+    notices: list[str] = []
+    with Library(folder) as library:
+        model = qwen35_mlx.load("demo", processes=processes)
+        states = model.open_states(folder, notice=notices.append)
+        chat = Chat(model, library=library, conversation=int(number))
+        ids = model.render(chat.conversation.for_template(), thinking=True)
+        found = [states.longest_prefix(ids)]
+        newest, *others = sorted(
+            (
+                file
+                for file in states.folder.glob("*/*.state.*")
+                if file.parent.name != states.model
+            ),
+            reverse=True,
+        )
+        content = bytearray(newest.read_bytes())
+        content[-1] ^= 1
+        newest.write_bytes(content)
+        for _ in range(2):
+            SnapshotCache(states).restore(ids, cache := model.make_cache())
+            found.append(cache.offset)
+        for file in others:
+            file.unlink()
+        found.append(states.longest_prefix(ids))
+        model.close()
     return found
 
 
-def main(folder: Path) -> None:
+def main(command: str, folder: Path, *arguments: str) -> None:
     place = Place.of_environment()
     assert place is not None
     if place.rank:
@@ -37,14 +97,10 @@ def main(folder: Path) -> None:
         return
     processes = Processes.join(place, print)
     print(processes.speed)
-    found = {}
-    for mtp in ("off", 3):
-        model = qwen35_mlx.load("demo", mtp=mtp, processes=processes)
-        found[str(mtp)] = replies(model)
-        del model
-    (folder / "replies.json").write_text(json.dumps(found))
+    found = globals()[command](processes, folder, *arguments)
+    (folder / f"{command}.json").write_text(json.dumps(found))
     processes.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

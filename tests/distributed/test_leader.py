@@ -2,14 +2,39 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-import qwen35_mlx
-from tests.distributed.chat_child import replies
+import numpy as np
+import pytest
+
+from tests.distributed import chat_child
 from tests.ranks import run_ranks
 
 
-def test_two_processes_reply_what_one_does(tmp_path: Path):
-    run_ranks(2, tmp_path, "tests.distributed.chat_child", str(tmp_path))
-    found = json.loads((tmp_path / "replies.json").read_text())
-    for mtp in ("off", 3):
-        assert found[str(mtp)] == replies(qwen35_mlx.load("demo", mtp=mtp))
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of all processes."""
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path))
+    return tmp_path
+
+
+def run(folder: Path, command: str, *arguments: str, ranks: int = 2) -> Any:
+    """What the first process found; see `chat_child`."""
+    run_ranks(ranks, folder, "tests.distributed.chat_child", command, str(folder), *arguments)
+    return json.loads((folder / f"{command}.json").read_text())
+
+
+def test_two_processes_reply_what_one_does(home: Path):
+    """Greedy and sampled, with a grammar, with drafts."""
+    assert run(home, "reply") == chat_child.reply(None, home)
+
+
+def test_resumes_to_the_bit_where_every_process_has_its_part(home: Path):
+    number = str(run(home, "start"))
+    assert run(home, "resume", number) > 0
+    np.testing.assert_array_equal(np.load(home / "start.npy"), np.load(home / "resume.npy"))
+    whole, damaged, again, lost = run(home, "damage", number)
+    assert whole > damaged == again > lost == 0
+    # One process has none of these states, and reads the conversation.
+    with pytest.raises(AssertionError):
+        chat_child.resume(None, home, number)
