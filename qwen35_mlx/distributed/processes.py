@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from qwen35_mlx.checkpoint.opening import ModelNames
 from qwen35_mlx.distributed.follower import Follower
@@ -22,9 +21,6 @@ from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.device_memory import limit
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
-
-# Of the message that says where the first process listens.
-_SHARED_BYTES = 512
 
 
 class Processes:
@@ -54,7 +50,7 @@ class Processes:
         """
         parallel = _join(place)
         listener = Listener(place.address)
-        _share(parallel, {"port": listener.port, "token": listener.token})
+        parallel.exchange(json.dumps({"port": listener.port, "token": listener.token}))
         assert parallel.shard is not None
         own, connections, abouts = _about(place), [], []
         for connection, about in listener.accept(parallel.shard.ranks):
@@ -117,7 +113,7 @@ def follow(place: Place) -> None:
         Qwen35Error: it cannot be reached.
     """
     parallel = _join(place)
-    where = _share(parallel, {})
+    where = json.loads(parallel.exchange("")[0])
     leader = Leader.connect(
         place.address, where["port"], where["token"], _about(place), lambda: os._exit(0)
     )
@@ -138,13 +134,6 @@ def _join(place: Place) -> Parallel:
             f"the processes do not find each other ({reason}): see whether all machines reach the "
             "addresses in the list of hosts"
         ) from None
-
-
-def _share(parallel: Parallel, message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message of the first process, in all."""
-    content = json.dumps(message).encode().ljust(_SHARED_BYTES)
-    shared = parallel.from_first(mx.array(np.frombuffer(content, np.uint8)))
-    return json.loads(np.array(shared).tobytes())
 
 
 def _about(place: Place) -> dict[str, Any]:

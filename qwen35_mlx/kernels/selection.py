@@ -5,7 +5,7 @@ and fastest depends on the machine: `autotune` finds out there.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from qwen35_mlx.kernels.gpu_kernel import KernelError
@@ -69,6 +69,18 @@ class KernelSelection:
     def chunk_tokens(self) -> int:
         """`prefill_chunk` as a number."""
         return PREFILL_CHUNK if self.prefill_chunk == REFERENCE else int(self.prefill_chunk)
+
+    @property
+    def variants(self) -> dict[tuple[str, str], str]:
+        """The variant of each operation, by the operation and the packing that `select` takes."""
+        found: dict[tuple[str, str], str] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, dict):
+                found |= {(one.name, packing): variant for packing, variant in value.items()}
+            elif isinstance(value, str):
+                found[one.name, ""] = value
+        return found
 
     def select(self, operation: str, variant: str, packing: str = "") -> None:
         """Select a variant of an operation, for some matrices if it has a variant for each kind."""

@@ -66,7 +66,7 @@ def matrix_operations(network: Network) -> list[Operation]:
     packed = [
         use
         for layer in network.layers
-        for use in _uses_of_layer(layer)
+        for use in _uses_of_layer(network, layer)
         if isinstance(use.linear.weight, QuantizedWeight)
     ]
     if packed:
@@ -75,10 +75,10 @@ def matrix_operations(network: Network) -> list[Operation]:
 
 
 def _uses_by_format(network: Network) -> dict[str, list[Use]]:
-    uses = [use for layer in network.layers for use in _uses_of_layer(layer)]
+    uses = [use for layer in network.layers for use in _uses_of_layer(network, layer)]
     uses += _uses([network.lm_head])
     if network.mtp is not None:
-        uses += [*_uses([network.mtp.fc]), *_uses_of_layer(network.mtp.layer)]
+        uses += [*_uses([network.mtp.fc]), *_uses_of_layer(network, network.mtp.layer)]
     found: dict[str, list[Use]] = defaultdict(list)
     for use in uses:
         x = mx.zeros((1, use.linear.width), network.dtype)
@@ -87,19 +87,20 @@ def _uses_by_format(network: Network) -> dict[str, list[Use]]:
     return found
 
 
-def _uses_of_layer(layer: Layer) -> list[Use]:
+def _uses_of_layer(network: Network, layer: Layer) -> list[Use]:
     """Every matrix of a layer but the routed experts', as a pass over few tokens uses it."""
     mixer, mlp = layer.mixer, layer.mlp
+    adds = network.parallel.adds_residual
     if isinstance(mixer, GatedDeltaNet):
         first, last = mixer.in_proj, mixer.out_proj
     else:
         first, last = mixer.qkv_proj, mixer.o_proj
-    found = _uses_of_joined(first, layer.mixer_norm) + _uses([last], residual=True)
+    found = _uses_of_joined(first, layer.mixer_norm) + _uses([last], residual=adds)
     if isinstance(mlp, SparseMoE):
         shared = mlp.shared_expert
         found += _uses_of_joined(mlp.router, layer.mlp_norm) + _uses(mlp.router.joined_matrices)
         return found + _uses_of_glu(shared.gate_up, None) + _uses([shared.down_proj])
-    return found + _uses_of_glu(mlp.gate_up, layer.mlp_norm) + _uses([mlp.down_proj], residual=True)
+    return found + _uses_of_glu(mlp.gate_up, layer.mlp_norm) + _uses([mlp.down_proj], residual=adds)
 
 
 def _uses_of_joined(fused: FusedLinear, norm: RMSNorm) -> list[Use]:

@@ -1,5 +1,6 @@
 """The operations of a network that have several variants, for `kernels.autotune` to try."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from qwen35_mlx.kernels import (
 )
 from qwen35_mlx.kernels.autotune import Operation, Outputs, tune
 from qwen35_mlx.kernels.norm import RMSNorm
-from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
+from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
 from qwen35_mlx.model import attention, trials
 from qwen35_mlx.model.attention import Attention
 from qwen35_mlx.model.delta_net import GatedDeltaNet
@@ -25,6 +26,7 @@ from qwen35_mlx.model.matrix_operations import matrix_operations
 from qwen35_mlx.model.memory import KV_GROUP, unpacked_expert_bytes
 from qwen35_mlx.model.moe import BLOCKS, BLOCKS_FROM, LARGE_BLOCKS, SparseMoE
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.parallel import Parallel
 from qwen35_mlx.model.prefill_chunk import prefill_chunk
 
 
@@ -40,12 +42,31 @@ def select_kernels(
     gpu_kernel.disable_tf32()
     if gpu_kernel.backend():
         tune(operations(network, kv_bits), network.selection, notice)
+        agree(network.selection, network.parallel)
     elif not gpu_kernel.kernels_disabled() and network.dtype == mx.float32:
         # On a CPU MLX multiplies by packed matrices one element at a time, and by plain ones
         # through a BLAS, which is never slower and may be much faster.
         network.selection.matmul_prefill = quantized.UNPACKED
         if unpacked_expert_bytes(network.config, network.dtype.size):
             network.selection.experts_prefill = quantized.UNPACKED
+
+
+def agree(selection: KernelSelection, parallel: Parallel) -> None:
+    """Select the same variants in all processes: those of the first, and references where another
+    process uses them.
+
+    Variants round differently. What all processes compute for themselves, such as which experts a
+    token goes to, must be the same to the bit.
+    """
+    own = [[*key, variant] for key, variant in selection.variants.items()]
+    each = [
+        {(operation, packing): variant for operation, packing, variant in json.loads(text)}
+        for text in parallel.exchange(json.dumps(own))
+    ]
+    for operation, packing in selection.variants:
+        variants = [one.get((operation, packing), REFERENCE) for one in each]
+        variant = REFERENCE if REFERENCE in variants else variants[0]
+        selection.select(operation, variant, packing)
 
 
 def operations(network: Network, kv_bits: int | None = None) -> list[Operation]:

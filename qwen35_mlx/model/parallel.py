@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS
 from qwen35_mlx.model.config import Shard
@@ -29,9 +30,14 @@ class Parallel:
         """The part of this process."""
         return None if self.group is None else Shard(self.group.rank(), self.group.size())
 
+    @property
+    def adds_residual(self) -> bool:
+        """Whether this process adds the residual to its partial product: one of them does."""
+        return self.group is None or self.group.rank() == 0
+
     def residual(self, x: mx.array) -> mx.array | None:
-        """What this process adds to its partial product, so that `sum` contains x once."""
-        return x if self.group is None or self.group.rank() == 0 else None
+        """x, if this process `adds_residual`."""
+        return x if self.adds_residual else None
 
     def sum(self, x: mx.array) -> mx.array:
         """The sum of the x of all processes, [..., width] each."""
@@ -65,6 +71,16 @@ class Parallel:
             return x
         parts = mx.distributed.all_gather(x.reshape(1, -1, x.shape[-1]), group=self.group)
         return parts.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+
+    def exchange(self, text: str) -> list[str]:
+        """The texts of all processes, by rank."""
+        if self.group is None:
+            return [text]
+        data = text.encode()
+        lengths = np.array(mx.distributed.all_gather(mx.array([len(data)]), group=self.group))
+        padded = mx.array(np.frombuffer(data.ljust(max(*lengths, 1)), np.uint8))
+        rows = np.array(mx.distributed.all_gather(padded[None], group=self.group))
+        return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
 
 
 ALONE = Parallel()

@@ -10,7 +10,7 @@ from qwen35_mlx.checkpoint.load import Notice, dtype_name, load_network, print_n
 from qwen35_mlx.checkpoint.opening import ModelNames
 from qwen35_mlx.distributed.processes import Processes
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
-from qwen35_mlx.model.parallel import ALONE
+from qwen35_mlx.model.parallel import ALONE, Parallel
 from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.model import Model
@@ -36,6 +36,7 @@ def load(
     adapter_path: str | Path | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    parallel: Parallel | None = None,
     processes: Processes | None = None,
 ) -> Model:
     """Load a model from a folder, a GGUF file, the Hugging Face Hub or the package ("demo").
@@ -63,7 +64,9 @@ def load(
             default, bars are drawn on stderr.
         notice: called with a line for the user where something is off; by default it goes to
             stderr.
-        processes: that run the network together; None for this one alone.
+        parallel: the processes that run the model together: each loads its part, and all of them
+            make the same calls in the same order. None for a model in one process.
+        processes: in place of `parallel`, those that follow this one: only it calls anything.
 
     Raises:
         Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
@@ -86,10 +89,13 @@ def load(
             f"{name} has no chat template: it cannot chat, only complete text and give logits; "
             "to chat, add the chat_template.jinja of the original checkpoint"
         )
+    parallel = parallel or ALONE
     documents: list[list[int]] = []
     norms, raw = checkpoint.mtp_norms, None
     if mtp != "off" and norms is not None and not norms.certain:
-        if (raw := mtp_readings.remembered(checkpoint)) is not None:
+        raw = mtp_readings.remembered(checkpoint)
+        same = len(set(parallel.exchange(str(raw and sorted(raw))))) == 1
+        if raw is not None and same:
             checkpoint = checkpoint.with_mtp_norms(raw)
         else:
             documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
@@ -108,7 +114,7 @@ def load(
         checkpoint,
         notice=notice,
         mtp_decided=partial(mtp_readings.remember, checkpoint),
-        parallel=ALONE if processes is None else processes.parallel,
+        parallel=parallel if processes is None else processes.parallel,
         **options,
     )
     if processes is not None:

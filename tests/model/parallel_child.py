@@ -16,7 +16,9 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model.network import Network
+from qwen35_mlx.model.operations import agree
 from qwen35_mlx.model.parallel import ALONE, Parallel
 
 
@@ -93,10 +95,26 @@ def write_cases(folder: Path, cases: Sequence[Case]) -> None:
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
 
 
+def agree_on_kernels(parallel: Parallel) -> None:
+    """Processes that would select other variants, or a reference, select the same."""
+    assert parallel.shard is not None
+    rank, ranks = parallel.shard.rank, parallel.shard.ranks
+    assert parallel.exchange("ü" * rank) == ["ü" * other for other in range(ranks)]
+    selection = KernelSelection(delta_decode=f"of {rank}", prefill_attention="all")
+    selection.matmul_decode = {"4-bit": f"of {rank}", "8-bit": "all" if rank else REFERENCE}
+    agree(selection, parallel)
+    assert selection == KernelSelection(
+        delta_decode="of 0",
+        prefill_attention="all",
+        matmul_decode={"4-bit": "of 0", "8-bit": REFERENCE},
+    )
+
+
 def main(folder: Path) -> None:
     gpu_kernel.disable_tf32()
     parallel = Parallel(mx.distributed.init(strict=True, backend="ring"))
     assert parallel.shard is not None
+    agree_on_kernels(parallel)
     for fields in json.loads((folder / "cases.json").read_text()):
         case = Case(**fields)
         file = folder / f"{case.name}-{parallel.shard.rank}.safetensors"
