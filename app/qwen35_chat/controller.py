@@ -110,7 +110,7 @@ class Controller(ModelWindow):
             case events.Unloaded():
                 self.model_status = "absent"
                 return [event]
-            case events.Notice():
+            case events.Notice() | events.ProcessesLost():
                 return [event]
             case events.Opened():
                 return self._opened(event, found)

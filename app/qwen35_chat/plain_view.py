@@ -49,6 +49,7 @@ from qwen35_mlx.session.events import (
     Loading,
     Notice,
     PrefillProgress,
+    ProcessesLost,
     Thinking,
     ToolCall,
     Unloaded,
@@ -123,7 +124,7 @@ class PlainView:
                 self.line("Stopped.")
             case Notice(message):
                 self.line(message)
-            case Problem(message):
+            case Problem(message) | ProcessesLost(message):
                 self.show_message(message, error=True)
             case _:
                 self._show_reply(transition)

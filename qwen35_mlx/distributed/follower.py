@@ -35,6 +35,7 @@ class Follower:
         self._files: Checkpoint | None = None
         self._network: Network | None = None
         self._weights = ""  # a hash of them
+        self._kept = 0  # the number of the network
         self._load_error = ""  # why there is no network
         self._caches: dict[int, Cache] = {}
         self._snapshots: dict[int, Snapshot] = {}
@@ -114,6 +115,8 @@ class Follower:
             states.finish()
         for objects in (self._caches, self._snapshots, self._stacks):
             objects.pop(number, None)
+        if number == self._kept:
+            self._unload()
 
     def _unload(self) -> None:
         self._network = None
@@ -154,8 +157,8 @@ class Follower:
                 measure(self._parallel)
             case "load":
                 self._load(command)
-            case "unload":
-                self._unload()
+            case "keep_network":
+                self._kept = command["network"]
             case "make_cache":
                 self._caches[command["cache"]] = self.network.make_cache(command["kv_bits"])
             case "snapshot":

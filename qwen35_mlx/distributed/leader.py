@@ -156,6 +156,8 @@ class LeadingNetwork(Network):
     def __init__(self, own: Network, followers: Followers):
         self._own, self.followers = own, followers
         self._group = Group(followers, own)
+        self._handle = Handle(followers)
+        followers.send("keep_network", network=self._handle.number)
         self.config, self.dtype, self.parallel = own.config, own.dtype, own.parallel
         self.selection, self.lm_head = own.selection, own.lm_head
         self.mtp = None if own.mtp is None else LeadingHead(own.mtp, self._group)

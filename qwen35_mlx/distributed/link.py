@@ -94,11 +94,11 @@ class Followers:
     Args:
         names: of each, for lines to the user.
         notice: called with lines that they have for the user, in any thread.
+        when_lost: called once in a thread of its own, with `lost`.
 
     Attributes:
         names: as given.
         lost: a line about the first that was lost; "" while all are there.
-        lost_at: when that was noticed, by `time.monotonic`.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class Followers:
         connections: Sequence[Connection],
         names: Sequence[str],
         notice: Callable[[str], None],
+        when_lost: Callable[[str], None],
     ):
+        self._when_lost = when_lost
         self._connections = list(connections)
         self.names = list(names)
         self._notice = notice
@@ -115,7 +117,7 @@ class Followers:
         self._dropped: deque[int] = deque()
         self._changed = threading.Condition()
         self._replies: dict[tuple[int, int], Message] = {}
-        self.lost, self.lost_at = "", 0.0
+        self.lost = ""
         for i in range(len(self._connections)):
             threading.Thread(target=self._listen, args=(i,), name="follower", daemon=True).start()
 
@@ -173,8 +175,8 @@ class Followers:
         """Take note that the processes cannot go on together."""
         with self._changed:
             if not self.lost and not self._closed:
-                self.lost_at = time.monotonic()
                 self.lost = line
+                threading.Thread(target=self._when_lost, args=(line,), daemon=True).start()
             self._changed.notify_all()
         for connection in self._connections:  # they end, too
             connection.close()

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -39,11 +40,17 @@ class Processes:
         self.memory, self.speed = memory, speed
 
     @classmethod
-    def join(cls, place: Place, notice: Callable[[str], None]) -> "Processes":
+    def join(
+        cls,
+        place: Place,
+        notice: Callable[[str], None],
+        lost: Callable[[str], None] = lambda line: None,
+    ) -> "Processes":
         """Join the others as the first process. MLX holds Python's lock until all are there.
 
         Args:
             notice: called with lines for the user, in any thread.
+            lost: called in a thread of its own if one is lost, with a line about that.
 
         Raises:
             Qwen35Error: one does not come, or does not fit to the others.
@@ -57,7 +64,7 @@ class Processes:
             connections.append(connection)
             abouts.append(about)
         names = [f"rank {about['rank']} ({about['host']})" for about in abouts]
-        followers = Followers(connections, names, notice)
+        followers = Followers(connections, names, notice, lost)
         try:
             for name, about in zip(names, abouts, strict=True):
                 for key, what in (("version", "qwen35-mlx"), ("mlx", "MLX")):
@@ -101,18 +108,27 @@ class Processes:
         self.followers.ask("wait")
         return LeadingNetwork(own, self.followers)
 
+    def forget_dropped(self) -> None:
+        """Let the others free what is not used here any more."""
+        with suppress(Qwen35Error):
+            self.followers.send("drop", objects=[])
+
     def close(self) -> None:
         """End the other processes."""
         self.followers.close()
 
 
-def follow(place: Place) -> None:
+def follow(place: Place, joined: Callable[[], object] = lambda: None) -> None:
     """Follow the first process until it ends; then this one ends at once.
+
+    Args:
+        joined: called once all processes are there.
 
     Raises:
         Qwen35Error: it cannot be reached.
     """
     parallel = _join(place)
+    joined()
     where = json.loads(parallel.exchange("")[0])
     leader = Leader.connect(
         place.address, where["port"], where["token"], _about(place), lambda: os._exit(0)

@@ -62,7 +62,8 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
-        weight_bytes: of its weights in memory.
+        ranks: the number of processes that run it.
+        weight_bytes: of its weights in the memory of each.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -100,7 +101,9 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        self.weight_bytes = checkpoint.nbytes
+        shard = network.config.shard
+        self.ranks = 1 if shard is None else shard.ranks
+        self.weight_bytes = checkpoint.nbytes // self.ranks
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
