@@ -110,6 +110,8 @@ class Controller(ModelWindow):
             case events.Unloaded():
                 self.model_status = "absent"
                 return [event]
+            case events.ProcessesJoined():
+                self.processes = event
             case events.Notice() | events.ProcessesLost():
                 return [event]
             case events.Opened():

@@ -197,5 +197,6 @@ class Follower:
     def _run_head(self, command: Message) -> None:
         kv, mtp = self._head(command).kv, self.network.mtp
         assert mtp is not None
-        mtp(*mx.split(self._shared(command), 2, axis=-1), kv)
+        hidden, embedded_next = mx.split(self._shared(command), 2, axis=-1)
+        mtp(hidden, embedded_next, kv)
         mx.async_eval(kv.arrays)

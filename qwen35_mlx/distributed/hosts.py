@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _host(file: Path, entry: object) -> Host:
     )
 
 
-def ring_of(hosts: list[Host]) -> str:
+def ring_of(hosts: Sequence[Host]) -> str:
     """The addresses with ports of all processes, as `MLX_HOSTFILE` has them."""
     count = sum(len(host.addresses) for host in hosts)
     ports = iter(random.sample(_PORTS, count))

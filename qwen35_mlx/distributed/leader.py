@@ -142,7 +142,8 @@ class LeadingHead(MTPHead):
         # In one exchange: the order of two would be open.
         both = mx.concatenate([hidden, embedded_next.astype(hidden.dtype)], axis=-1)
         both = self._group.call("head", both, cache=cache.cache)
-        return self._own(*mx.split(both, 2, axis=-1), cache)
+        hidden, embedded_next = mx.split(both, 2, axis=-1)
+        return self._own(hidden, embedded_next, cache)
 
 
 class LeadingNetwork(Network):

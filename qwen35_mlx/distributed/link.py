@@ -27,6 +27,8 @@ from qwen35_mlx.errors import Qwen35Error
 BEAT_SECONDS = 0.5
 # Without a sign of life for this long, a process is lost.
 LOST_SECONDS = 5.0
+# How long it takes at most to notice that a connection was closed.
+_NOTICE_SECONDS = 1.0
 # How long the others may take to connect, once all have joined MLX's group.
 CONNECT_SECONDS = 30.0
 
@@ -170,6 +172,12 @@ class Followers:
         """Raise `ProcessLostError` if one is lost, or all were ended."""
         if self.lost or self._closed:
             raise ProcessLostError(self.lost or "the other processes were ended")
+
+    def check_soon(self) -> None:
+        """As `check`, after an error of MLX that a loss may have caused, which shows presently."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.lost, _NOTICE_SECONDS)
+        self.check()
 
     def lose(self, line: str) -> None:
         """Take note that the processes cannot go on together."""

@@ -19,7 +19,6 @@ from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.model.device_memory import limit
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
 
@@ -30,7 +29,8 @@ class Processes:
     Attributes:
         parallel: for the network of this process.
         ranks: their number.
-        memory: bytes that all machines together give to models; the smallest counts for each.
+        memory: bytes of all machines together, of which a model has equal parts: the smallest
+            counts for each.
         speed: a line for the user about the connection between them.
     """
 
@@ -160,7 +160,7 @@ def _about(place: Place) -> dict[str, Any]:
         "host": this_host(),
         "version": version,
         "mlx": mx.__version__,  # type: ignore[attr-defined]
-        "memory": limit(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     }
 
 

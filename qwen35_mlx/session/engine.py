@@ -262,6 +262,8 @@ class EngineThread:
         self._unload()
         model = self._loaded.load(request)
         self._watch.fits = self._loaded.fits
+        if self._loaded.joined is not None:
+            self._events.put(self._loaded.joined)
         self._events.put(Loaded(model.name, model.context, model.template_arguments))
 
     def _report_loading(self, event: Loading) -> None:

@@ -183,6 +183,19 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessesJoined:
+    """Several processes run the models of this engine.
+
+    Attributes:
+        count: of them, this one included.
+        memory: bytes of their machines that a model can use, of which each has an equal part.
+    """
+
+    count: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessesLost:
     """A process is lost that runs the model with this one; this engine cannot go on.
 
@@ -227,5 +240,6 @@ Event = (
     | TurnEvent
     | Cancelled
     | Failed
+    | ProcessesJoined
     | ProcessesLost
 )

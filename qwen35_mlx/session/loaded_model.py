@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.blas import load_openblas
-from qwen35_mlx.session.events import Loading
+from qwen35_mlx.session.events import Loading, ProcessesJoined
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS
 from qwen35_mlx.session.requests import UseModel
 
@@ -50,6 +50,7 @@ class LoadedModel:
 
     Attributes:
         model: None before `load` and after `unload`.
+        joined: the processes that run models; None for one, and before the first load.
         fits: whether the model that was loaded last fits into this machine alone.
         wanted: the newest request for a model, also after `unload`; at first `first`.
     """
@@ -72,6 +73,7 @@ class LoadedModel:
         self._processes: Processes | None = None
         self._join_error = ""
         self.fits = False
+        self.joined: ProcessesJoined | None = None
         self.model: Model | None = None
         self.wanted = first
 
@@ -129,6 +131,7 @@ class LoadedModel:
             self._join_error = str(error)
             raise
         self._notice(self._processes.speed)
+        self.joined = ProcessesJoined(self._processes.ranks, self._processes.memory)
         return self._processes
 
     def close(self) -> None:

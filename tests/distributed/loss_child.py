@@ -2,8 +2,8 @@
 
 python -m tests.distributed.loss_child FOLDER SIGNAL MOMENT
 
-MOMENT is "idle", "prefill", "decode", or seconds after the message was sent. The first process
-writes what came of it to FOLDER/loss.json.
+MOMENT is "idle", "prefill" or "decode", and seconds after its begin: "decode+0.5". The first
+process writes what came of it to FOLDER/loss.json.
 """
 
 import json
@@ -24,9 +24,9 @@ from qwen35_mlx.session.events import (
     Event,
     Failed,
     Loaded,
-    PrefillProgress,
     ProcessesLost,
     Thinking,
+    TurnStarted,
 )
 from qwen35_mlx.session.requests import Send
 
@@ -34,16 +34,7 @@ QUESTION = f"{'The quick brown fox jumps over the lazy dog. ' * 20} What is 17 +
 SECONDS = 60
 
 
-def reached(moment: str, events: list[Event], since: float) -> bool:
-    """Whether the moment has come."""
-    match moment:
-        case "idle":
-            return True
-        case "prefill":
-            return any(isinstance(e, PrefillProgress) and 0 < e.done < e.total for e in events)
-        case "decode":
-            return any(isinstance(event, Thinking | Answer) for event in events)
-    return time.monotonic() - since > float(moment)
+BEGIN = {"idle": Loaded, "prefill": TurnStarted, "decode": Thinking | Answer}
 
 
 def lose(place: Place, folder: Path, number: int, moment: str) -> dict[str, Any]:
@@ -55,10 +46,11 @@ def lose(place: Place, folder: Path, number: int, moment: str) -> dict[str, Any]
         with closing(engine):
             engine.start()
             wait(engine, events, lambda: any(isinstance(e, Loaded | Failed) for e in events))
-            if moment != "idle":
+            phase, _, delay = moment.partition("+")
+            if phase != "idle":
                 engine.submit(Send(QUESTION))
-            since = time.monotonic()
-            wait(engine, events, lambda: reached(moment, events, since))
+            wait(engine, events, lambda: any(isinstance(e, BEGIN[phase]) for e in events))
+            time.sleep(float(delay or 0))
             lost_at = time.monotonic()
             os.kill(int((folder / "1.pid").read_text()), number)
             wait(engine, events, lambda: any(isinstance(e, ProcessesLost) for e in events))
