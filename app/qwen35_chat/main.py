@@ -14,6 +14,7 @@ from typing import TextIO
 
 from qwen35_chat.alone import GoAloneError, arguments_alone, start_alone
 from qwen35_chat.command_parser import command_parser, option_parser
+from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
@@ -164,6 +165,8 @@ def _run(argv: Sequence[str]) -> int:
 
         follow(place)
         return 0
+    if place is not None:
+        use_terminal() if args.prompt is None else ignore_input()
     try:
         with ExitStack() as stack:
             if options.hosts is not None:

@@ -23,7 +23,6 @@ from tests.session.durable_child import done_of, logits_after
 
 QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 OPTIONS: tuple[dict[str, Any], ...] = (
-    {"temperature": 0.0},
     {"temperature": 0.8, "seed": 3},
     {"temperature": 0.8, "seed": 4, "response_format": {"type": "json_object"}},
 )
@@ -31,8 +30,8 @@ KEPT: dict[str, Any] = {"thinking": True, "temperature": 0.0}
 
 
 def replies(model: Model) -> list[list[str]]:
-    """Replies of a model, greedy, sampled, and with a grammar."""
-    found = [model.generate(QUESTION, max_tokens=30, **options) for options in OPTIONS]
+    """Replies of a model, with and without a grammar."""
+    found = [model.generate(QUESTION, max_tokens=12, **options) for options in OPTIONS]
     return [[reply.thinking, reply.text] for reply in found]
 
 
@@ -46,28 +45,24 @@ def start(processes: Processes | None, folder: Path) -> Any:
     """A conversation, and the logits that its next turn begins with."""
     with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
         chat = Chat(model, library=library, **KEPT)
-        done_of(chat.send("What is 17 + 25?", max_tokens=20))
+        done_of(chat.send("What is 17 + 25?", max_tokens=10))
         np.save(folder / "start.npy", logits_after(model, chat, "And 3 + 4?"))
         return chat.conversation.id
 
 
 def resume(processes: Processes | None, folder: Path, number: str) -> Any:
-    """The same of a stored conversation, and how many tokens of the next turn are not read."""
+    """The same of a stored conversation, and how many tokens of the next turn are not read.
+
+    Then how many it would be after the states of another process were damaged, and lost.
+    """
     with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
+        states = model.open_states(folder)
         chat = Chat(model, library=library, conversation=int(number))
         np.save(folder / "resume.npy", logits_after(model, chat, "And 3 + 4?"))
-        return done_of(chat.send("And 3 + 4?", max_tokens=20)).usage.cached_tokens
-
-
-def damage(processes: Processes | None, folder: Path, number: str) -> Any:
-    """The tokens that are not read after the states of another process were damaged, and lost."""
-    notices: list[str] = []
-    with Library(folder) as library:
-        model = qwen35_mlx.load("demo", processes=processes)
-        states = model.open_states(folder, notice=notices.append)
-        chat = Chat(model, library=library, conversation=int(number))
+        found = [done_of(chat.send("And 3 + 4?", max_tokens=5)).usage.cached_tokens]
+        states.flush()
         ids = model.render(chat.conversation.for_template(), thinking=True)
-        found = [states.longest_prefix(ids)]
+        found.append(states.longest_prefix(ids))
         newest, *others = sorted(
             (
                 file
@@ -85,8 +80,7 @@ def damage(processes: Processes | None, folder: Path, number: str) -> Any:
         for file in others:
             file.unlink()
         found.append(states.longest_prefix(ids))
-        model.close()
-    return found
+        return found
 
 
 def main(command: str, folder: Path, *arguments: str) -> None:
