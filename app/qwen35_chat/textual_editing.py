@@ -4,23 +4,25 @@ Textual moves, deletes, clicks and breaks lines by code points, and takes a run 
 word. Like `textual_private`, this module uses more of it than its public interface.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.document._document import Document, Location
 from textual.document._document_navigator import DocumentNavigator
 from textual.document._wrapped_document import WrappedDocument
-from textual.expand_tabs import get_tab_widths
+from textual.expand_tabs import expand_tabs_inline, get_tab_widths
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widgets import Input, TextArea, text_area
 from textual.widgets import input as text_input
 
 from qwen35_chat.drawing.line_breaks import break_offsets
-from qwen35_chat.graphemes import boundary_after, boundary_before, cells_before, graphemes
+from qwen35_chat.graphemes import boundary_after, boundary_before, cells_before, graphemes, starts
 from qwen35_chat.vim.edits import UnitText
 from qwen35_chat.vim.motions import word_back, word_end
 from qwen35_mlx.terminal import one_cell
@@ -47,6 +49,14 @@ class LiteralInput(Input):
     @property
     def _value(self) -> Text:
         return Text(one_cell(self.value), no_wrap=True, overflow="ignore", end="")
+
+    def _position_to_cell(self, position: int) -> int:
+        return cell_len(expand_tabs_inline(one_cell(self.value)[:position], 4))
+
+    def _cell_offset_to_index(self, offset: int) -> int:
+        clusters = graphemes(one_cell(self.value))
+        at = bisect_right(cells_before(clusters), offset + self.scroll_offset.x) - 1
+        return starts(clusters)[max(at, 0)]
 
     def validate_selection(self, selection: text_input.Selection) -> text_input.Selection:
         places = super().validate_selection(selection)
@@ -99,7 +109,10 @@ class LiteralInput(Input):
 
 
 class WrappedText(WrappedDocument):
-    """A document whose lines are broken as the transcript's are."""
+    """A document whose lines are broken as the transcript's are.
+
+    All measures are those of what is shown, where a control character has a cell.
+    """
 
     _known: Mapping[str, tuple[list[int], list[int]]] = MappingProxyType({})
 
@@ -108,7 +121,7 @@ class WrappedText(WrappedDocument):
         known = self._known if (width, tab_width) == (self._width, self._tab_width) else {}
         self._width, self._tab_width = width, tab_width
         self._known = {
-            line: known.get(line) or _wrapped(line, width, tab_width)
+            line: known.get(line) or _wrapped(one_cell(line), width, tab_width)
             for line in self.document.lines
         }
         lines = [self._known[line] for line in self.document.lines]
@@ -126,8 +139,11 @@ class WrappedText(WrappedDocument):
     def wrap_range(self, start: Location, old_end: Location, new_end: Location) -> None:
         self.wrap(self._width)
 
+    def get_sections(self, line_index: int) -> list[str]:
+        return [one_cell(section) for section in super().get_sections(line_index)]
+
     def get_target_document_column(self, line_index: int, x_offset: int, y_offset: int) -> int:
-        line = self.document[line_index]
+        line = one_cell(self.document[line_index])
         sections = list(pairwise([0, *self._wrap_offsets[line_index], len(line)]))
         start, end = sections[y_offset]
         clusters = graphemes(line[start:end])
@@ -224,6 +240,10 @@ class LiteralTextArea(TextArea):
         if start == end:
             end = self.get_cursor_word_right_location()
         self.delete(start, end, maintain_selection_offset=False)
+
+    def get_column_width(self, row: int, column: int) -> int:
+        shown = one_cell(self.document[row])[:column]
+        return cell_len(expand_tabs_inline(shown, self.indent_width))
 
     def get_line(self, line_index: int) -> Text:
         return _WholeText(one_cell(self.document.get_line(line_index)), end="", no_wrap=True)

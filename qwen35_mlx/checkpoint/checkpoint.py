@@ -29,7 +29,7 @@ from qwen35_mlx.checkpoint.layouts import Parts, read_layout
 from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
 from qwen35_mlx.checkpoint.names import canonical_name
-from qwen35_mlx.checkpoint.parts import take_part
+from qwen35_mlx.checkpoint.parts import take_parts
 from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
@@ -38,7 +38,6 @@ from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.config import ModelConfig, Shard, check_model_type
 from qwen35_mlx.model.reconcile import reconcile
-from qwen35_mlx.model.split import part_of, split_config
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 
@@ -267,18 +266,9 @@ class Checkpoint:
         """What one process reads of a network that is split over several.
 
         Raises:
-            Qwen35Error: a matrix cannot be split over so many.
+            Qwen35Error: it cannot be split over so many.
         """
-        unit = max(
-            matrix.quantization.group_size if isinstance(matrix, PackedMatrix) else 1
-            for name, matrix in self.matrices.items()
-            if name.endswith(".down_proj.weight")
-        )
-        model = split_config(self.model, shard, unit)
-        matrices = {
-            name: take_part(name, matrix, part_of(name, self.model, model), shard.ranks)
-            for name, matrix in self.matrices.items()
-        }
+        model, matrices = take_parts(self.model, self.matrices, shard)
         changed = self._with(matrices)
         changed.model = model
         return changed

@@ -5,7 +5,7 @@ whole rows are read and cut, a few at a time.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -20,10 +20,35 @@ from qwen35_mlx.checkpoint.tensor_readers import (
     WholeTensor,
 )
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.model.split import Part, Piece
+from qwen35_mlx.model.config import ModelConfig, Shard
+from qwen35_mlx.model.split import Part, Piece, own_name, part_of, split_config
 
 
-def take_part(name: str, matrix: Matrix, part: Part | None, ranks: int) -> Matrix:
+def take_parts(
+    config: ModelConfig, matrices: Mapping[str, Matrix], shard: Shard
+) -> tuple[ModelConfig, dict[str, Matrix]]:
+    """The sizes and matrices of one process, by the names that they have there.
+
+    Args:
+        matrices: of the whole network, by canonical name.
+
+    Raises:
+        Qwen35Error: it cannot be split over so many processes; then in all of them.
+    """
+    unit = max(
+        matrix.quantization.group_size if isinstance(matrix, PackedMatrix) else 1
+        for name, matrix in matrices.items()
+        if name.endswith(".down_proj.weight")
+    )
+    own = split_config(config, shard, unit)
+    return own, {
+        new: _take_part(name, matrix, part_of(name, config, own), shard.ranks)
+        for name, matrix in matrices.items()
+        if (new := own_name(name, config, shard)) is not None
+    }
+
+
+def _take_part(name: str, matrix: Matrix, part: Part | None, ranks: int) -> Matrix:
     """The part of a matrix that a process has.
 
     Args:

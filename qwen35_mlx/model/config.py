@@ -52,10 +52,13 @@ class Shard:
     Attributes:
         rank: of the process, from 0 on.
         ranks: the number of processes.
+        pipeline: whether a process has consecutive layers, each a whole one; if not, it has a part
+            of every layer. The vocabulary is split in both cases.
     """
 
     rank: int
     ranks: int
+    pipeline: bool = False
 
     def width(self, whole: int, unit: int = 1) -> int:
         """Of an equal part of an axis of `whole`: a multiple of `unit`; the last may be beyond it.

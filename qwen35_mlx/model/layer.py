@@ -44,7 +44,7 @@ class Layer:
         eps = config.rms_norm_eps
         self.mixer_norm = RMSNorm(weights.array("input_layernorm.weight"), eps)
         self.mlp_norm = RMSNorm(weights.array("post_attention_layernorm.weight"), eps)
-        self._parallel = weights.parallel
+        self._parallel = weights.parallel.of_layer
         self._recordings = Recordings(weights.selection)
 
     def __call__(

@@ -90,7 +90,7 @@ def _uses_by_format(network: Network) -> dict[str, list[Use]]:
 def _uses_of_layer(network: Network, layer: Layer) -> list[Use]:
     """Every matrix of a layer but the routed experts', as a pass over few tokens uses it."""
     mixer, mlp = layer.mixer, layer.mlp
-    adds = network.parallel.adds_residual
+    adds = network.parallel.of_layer.adds_residual
     if isinstance(mixer, GatedDeltaNet):
         first, last = mixer.in_proj, mixer.out_proj
     else:

@@ -97,7 +97,7 @@ class Network:
             [B, T, hidden]
         """
         tokens = ids.shape[1]
-        x = self.embed(ids)
+        x = self.parallel.before_layers(self.embed(ids))
         # An interruption leaves some layers a pass ahead of the others: no state of any offset.
         offset, cache.offset = cache.offset, NO_OFFSET
         for layer, entry in zip(self.layers, cache.layers, strict=True):
@@ -106,7 +106,7 @@ class Network:
                 mx.async_eval(x, entry.arrays)
                 mx.eval(before)
         cache.offset = offset + tokens
-        return self.norm(self.parallel.begin(x))
+        return self.norm(self.parallel.after_layers(x))
 
     def together(self, ids: mx.array, caches: Sequence[Cache], stacks: Sequence[Stack]) -> mx.array:
         """Hidden states, after the final norm, of the next token of several conversations.
@@ -122,7 +122,7 @@ class Network:
         Returns:
             [N, 1, hidden]
         """
-        x = self.embed(ids)
+        x = self.parallel.before_layers(self.embed(ids))
         offsets = [cache.offset for cache in caches]
         positions = mx.array(offsets, mx.int32)
         for cache in caches:
@@ -131,7 +131,7 @@ class Network:
             x = layer.together(x, [cache.layers[i] for cache in caches], positions, stack)
         for cache, offset in zip(caches, offsets, strict=True):
             cache.offset = offset + 1
-        return self.norm(self.parallel.begin(x))
+        return self.norm(self.parallel.after_layers(x))
 
     def make_stacks(self) -> list[Stack]:
         """Of each layer, for conversations that `together` runs."""

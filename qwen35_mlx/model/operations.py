@@ -42,7 +42,7 @@ def select_kernels(
     gpu_kernel.disable_tf32()
     if gpu_kernel.backend():
         tune(operations(network, kv_bits), network.selection, notice)
-        agree(network.selection, network.parallel)
+        agree(network.selection, network.parallel.of_layer)
     elif not gpu_kernel.kernels_disabled() and network.dtype == mx.float32:
         # On a CPU MLX multiplies by packed matrices one element at a time, and by plain ones
         # through a BLAS, which is never slower and may be much faster.

@@ -1,4 +1,4 @@
-"""What the processes of a tensor-parallel network exchange. See `model.split` for who has what."""
+"""What the processes of a network exchange. See `model.split` for who has what."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,22 @@ class Parallel:
 
     Attributes:
         group: None for a process by itself, where nothing is exchanged.
+        pipeline: as for `Shard`.
     """
 
     group: mx.distributed.Group | None = None
+    pipeline: bool = False
 
     @property
     def shard(self) -> Shard | None:
         """The part of this process."""
-        return None if self.group is None else Shard(self.group.rank(), self.group.size())
+        group = self.group
+        return None if group is None else Shard(group.rank(), group.size(), self.pipeline)
+
+    @property
+    def of_layer(self) -> "Parallel":
+        """The processes that compute one layer together."""
+        return ALONE if self.pipeline else self
 
     @property
     def adds_residual(self) -> bool:
@@ -58,6 +66,22 @@ class Parallel:
         if self.group is None:
             return x
         return mx.distributed.all_gather(x[None], group=self.group)[0]
+
+    def before_layers(self, x: mx.array) -> mx.array:
+        """The input of this process's layers, from that of the first one."""
+        if self.group is None or not self.pipeline or self.group.rank() == 0:
+            return x
+        return self.begin(mx.distributed.recv_like(x, self.group.rank() - 1, group=self.group))
+
+    def after_layers(self, x: mx.array) -> mx.array:
+        """The output of the last layer of all, from that of this process's layers."""
+        if self.group is None or not self.pipeline:
+            return self.begin(x)
+        following = self.group.rank() + 1
+        if following < self.group.size():
+            self.begin(mx.distributed.send(x, following, group=self.group))
+            x = mx.zeros_like(x)
+        return self.begin(self.sum(x))
 
     def begin(self, x: mx.array) -> mx.array:
         """x, which is being computed now: its exchanges come before those of later graphs."""

@@ -1,13 +1,15 @@
-"""Tensor parallelism: which part of each tensor a process has. Never imports mlx.
+"""Which part of each tensor of a network a process has. Never imports mlx.
 
-Every process runs the network of a smaller model, which has a share of the heads, of the inner
-width of each MLP and expert, and of the vocabulary. Where these do not divide, parts are filled up
-with zeros, which add nothing to a sum: all processes have the same sizes.
+Every process runs the network of a smaller model. With tensor parallelism that has a share of the
+heads, of the inner width of each MLP and expert, and of the vocabulary. Where these do not divide,
+parts are filled up with zeros, which add nothing to a sum: all processes have the same sizes. With
+pipeline parallelism it has some layers, and a share of the vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig, Shard
 
 # Rows or columns [first, first + count) of a tensor, or `count` zeros.
@@ -74,7 +76,19 @@ def split_config(config: ModelConfig, shard: Shard, column_unit: int = 1) -> Mod
         config: of the whole network.
         column_unit: inner widths of MLPs and experts are split in multiples of this: neighbours
             that share a scale.
+
+    Raises:
+        Qwen35Error: there are more processes than layers to give them.
     """
+    if shard.pipeline:
+        if shard.ranks > config.num_hidden_layers:
+            raise Qwen35Error(
+                f"{config.num_hidden_layers} layers cannot be split over {shard.ranks} processes: "
+                "choose fewer"
+            )
+        layers = _layers(config, shard)
+        types = config.layer_types[layers.start : layers.stop]
+        return replace(config, layer_types=types, num_hidden_layers=len(types), shard=shard)
     attention, delta_net = _attention(config, shard), _delta_net(config, shard)
 
     def inner(width: int) -> int:
@@ -93,11 +107,32 @@ def split_config(config: ModelConfig, shard: Shard, column_unit: int = 1) -> Mod
     )
 
 
+def own_name(name: str, config: ModelConfig, shard: Shard) -> str | None:
+    """The name that a tensor has in a process; None if it is of another's layer.
+
+    Args:
+        name: canonical, in the whole network.
+        config: of the whole network.
+    """
+    prefix = "model.layers."
+    if not shard.pipeline or not name.startswith(prefix):
+        return name
+    number, _, rest = name.removeprefix(prefix).partition(".")
+    layers = _layers(config, shard)
+    return f"{prefix}{int(number) - layers.start}.{rest}" if int(number) in layers else None
+
+
+def _layers(config: ModelConfig, shard: Shard) -> range:
+    """The layers of a process of a pipeline."""
+    count = config.num_hidden_layers
+    return range(count * shard.rank // shard.ranks, count * (shard.rank + 1) // shard.ranks)
+
+
 def part_of(name: str, config: ModelConfig, part: ModelConfig) -> Part | None:
     """What a process has of a tensor; None: all of it, as of norms and the router.
 
     Args:
-        name: canonical.
+        name: canonical, in the whole network.
         config: of the whole network.
         part: of the process, from `split_config`.
     """
@@ -105,6 +140,8 @@ def part_of(name: str, config: ModelConfig, part: ModelConfig) -> Part | None:
     end = ".".join(name.removesuffix(".weight").rsplit(".", 2)[-2:])
     if end.endswith(("embed_tokens", "lm_head")):
         return Part(-2, _share(config.vocab_size, part.vocab_rows, part.shard))
+    if part.shard.pipeline:
+        return None
     if end.startswith("self_attn."):
         return _attention_part(end, config, _attention(config, part.shard))
     if end.startswith("linear_attn."):

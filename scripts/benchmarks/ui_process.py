@@ -28,7 +28,7 @@ RATE = 150.0  # tokens per second
 CODE_LINES = 300
 TICK = 0.005  # seconds between two probes of the event loop
 SAVE_SECONDS = 0.5
-COUNTING = "Count from one to one hundred."  # the demo model never stops thinking about this
+COUNTING = "Count from one to one hundred."  # the longest reply of the demo model
 WINDOW_SECONDS, SETTLE_SECONDS = 1.5, 0.2
 PROCESSES = ("stream", "decode")
 RESULT = "result.json"  # file with the result of a process
@@ -164,6 +164,7 @@ class SwitchedEngine:
     Attributes:
         on: whether the app draws; `take` is called in its place otherwise.
         pieces: text events so far, about one per token.
+        writing: whether there is text of a reply that has not ended.
     """
 
     def __init__(self, engine: Engine):
@@ -171,13 +172,19 @@ class SwitchedEngine:
         self._held: list[Event] = []
         self.on = True
         self.pieces = 0
+        self.writing = False
         self.start, self.submit = engine.start, engine.submit
         self.cancel, self.close = engine.cancel, engine.close
 
     def take(self) -> None:
         """Take the events of the engine and keep them for `poll`, as a bare loop would."""
         events = self._engine.poll()
-        self.pieces += sum(isinstance(event, Answer | Thinking) for event in events)
+        for event in events:
+            if isinstance(event, Answer | Thinking):
+                self.pieces += 1
+                self.writing = True
+            elif isinstance(event, Done):
+                self.writing = False
         self._held += events
 
     def poll(self) -> list[Event]:
@@ -189,7 +196,8 @@ class SwitchedEngine:
 def decode(windows: int) -> dict[str, Any]:
     """Tokens per second of the demo model in windows of time, alternately with and without drawing.
 
-    All windows belong to one reply of one process, so that everything else is the same.
+    All windows are of one process and one conversation, so that everything else is the same. A
+    window in which a reply ends is repeated in the next one.
     """
     with ChatRuntime(CommandOptions(model="demo", turn={"seed": 1})) as window:
         engine = window.controller.engine = SwitchedEngine(window.controller.engine)
@@ -200,19 +208,28 @@ def decode(windows: int) -> dict[str, Any]:
             if window.controller.loaded and not tasks:
                 tasks.append(asyncio.get_running_loop().create_task(measure()))
 
-        async def measure() -> list[float]:
-            app.chat.show(window.controller.send(COUNTING))
-            while engine.pieces < 20:
+        async def reply() -> None:
+            """Begin a reply, and wait until it is being written."""
+            engine.on = True
+            while window.controller.busy:
                 await asyncio.sleep(0.1)
+            app.chat.show(window.controller.send(COUNTING))
+            while not engine.writing:
+                await asyncio.sleep(0.1)
+
+        async def measure() -> list[float]:
             rates: list[float] = []
-            for number in range(windows):
-                engine.on = number % 2 == 0
+            while len(rates) < windows:
+                if not engine.writing:
+                    await reply()
+                engine.on = len(rates) % 2 == 0
                 await asyncio.sleep(SETTLE_SECONDS)
                 engine.take()
                 before, started = engine.pieces, time.perf_counter()
                 await asyncio.sleep(WINDOW_SECONDS)
                 engine.take()
-                rates.append((engine.pieces - before) / (time.perf_counter() - started))
+                if engine.writing:
+                    rates.append((engine.pieces - before) / (time.perf_counter() - started))
             engine.on = True
             app.exit()
             return rates

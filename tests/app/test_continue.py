@@ -84,7 +84,7 @@ async def test_e_on_a_message_edits_that(home: Path) -> None:
         await at.turn("one", "so")
         await at.press("tab", "up", "e")
         assert at.typed == "one"
-        assert "Another version of your message" in at.text
+        assert "Another version of “one”" in at.text
 
 
 async def test_esc_leaves_the_reply_as_it_was(home: Path) -> None:

@@ -126,9 +126,8 @@ def frames(text: str) -> dict[str, int]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_frame_takes_a_bounded_number_of_steps(name: str) -> None:
     frames("warm **up** http://a.b\n\n```python\n```\n" * 4)
-    for length in (16_000, 64_000):
-        steps = frames(TEXTS[name](length))
-        assert max(steps.values()) < MOST_STEPS, (length, steps)
+    steps = frames(TEXTS[name](48_000))
+    assert max(steps.values()) < MOST_STEPS, steps
 
 
 def sections_of(text: str, *, seed: int | None = None) -> list[Section]:

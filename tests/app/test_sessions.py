@@ -112,7 +112,7 @@ async def test_f4_edits_the_last_message_and_keeps_the_old_version(home: Path) -
         await at.turn("second", "two")
         await at.press(*"unsent", "f4")
         assert at.typed == "second"
-        assert "Another version of your message" in at.text
+        assert "Another version of “second” · that one stays" in at.text
         await at.press("!", "enter")
         assert at.engine.calls[-1] == Edit(3, "second!")
         assert at.typed == "unsent"
@@ -192,7 +192,7 @@ async def test_edit_retry_and_branch_on_any_message(home: Path) -> None:
         assert at.typed == "first"
         await at.press("escape", "tab", "up", "up", "b")
         assert at.typed == ""
-        assert "Another version" in at.text
+        assert "A branch after “one” · what followed stays" in at.text
         await at.press(*"third", "enter")
         assert at.engine.calls[-1] == Edit(3, "third")
         await at.shown(reply("three"))

@@ -14,10 +14,12 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from qwen35_mlx.terminal import one_cell
 from tests.app.clusters import CLUSTERS, PIECES
 
 KINDS = (LiteralInput, LiteralTextArea)
 SEED = 3
+CONTROLS = ["\x1b", "\x00", "\x9b", "\u202e", "\x1b[A"]
 LEFT, RIGHT = "cursor_left", "cursor_right"
 SELECT_LEFT, SELECT_RIGHT = f"{LEFT}(True)", f"{RIGHT}(True)"
 
@@ -172,7 +174,7 @@ async def test_no_line_is_wider_than_the_area_and_no_character_is_cut(width: int
         area = at.widget
         assert isinstance(area, LiteralTextArea)
         for _ in range(12):
-            text = "".join(random_.choices([*pieces, "\t", "\n"], k=30))
+            text = "".join(random_.choices([*pieces, *CONTROLS, "\t", "\n"], k=30))
             await at.keys(text, *random_.choices(["up", "home", "end", "left", "backspace"], k=2))
             for y in range(8):
                 assert area.render_line(y).cell_length == area.size.width
@@ -181,12 +183,38 @@ async def test_no_line_is_wider_than_the_area_and_no_character_is_cut(width: int
                 for cluster in regex.findall(r"\X", line):
                     edges.add(max(edges) + len(cluster))
                 assert {*area.wrapped_document.get_offsets(row)} <= edges
+                shown = one_cell(line)
                 for start, end in pairwise([0, *area.wrapped_document.get_offsets(row), len(line)]):
-                    section = line[start:end]
+                    section = shown[start:end]
                     if "\t" not in section and width > 1 and len(regex.findall(r"\X", section)) > 1:
                         assert cell_len(section.removesuffix("\u3000")) <= width
                 if row == at.cursor[0]:
                     assert at.cursor[1] in edges
+
+
+async def test_control_characters_have_a_cell_wherever_it_is_measured() -> None:
+    async with typing(LiteralTextArea, 10) as at:
+        area = at.widget
+        assert isinstance(area, LiteralTextArea)
+        await at.keys("\x1b\x00a" * 5)
+        shown = [area.render_line(y).text.rstrip() for y in range(3)]
+        assert shown == ["␛␀a␛␀a␛␀a", "␛␀a␛␀a", ""]
+        assert area.wrapped_document.location_to_offset((0, 14)).x == 5
+        assert area.get_column_width(0, 14) == 14
+        assert await at.keys("\x1b\x00a" * 5, "up") == "\x1b\x00a" * 2 + "|" + "\x1b\x00a" * 3
+        await at.pilot.click(area, offset=(3, 0))
+        assert at.cursor == (0, 3)
+    async with typing(LiteralInput, 40) as at:
+        assert isinstance(at.widget, LiteralInput)
+        await at.keys("abc")
+        usual = at.widget.cursor_screen_offset
+        assert await at.keys("\x1b\x00a") == "\x1b\x00a|"
+        assert at.widget.cursor_screen_offset == usual
+        for cell, place in enumerate((0, 1, 2, 3, 3)):
+            await at.pilot.click(
+                at.widget, offset=(at.widget.gutter.left + cell, at.widget.gutter.top)
+            )
+            assert at.widget.cursor_position == place
 
 
 async def test_the_cursor_covers_the_whole_character() -> None:

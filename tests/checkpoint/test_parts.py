@@ -15,7 +15,7 @@ from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import Shard
-from qwen35_mlx.model.split import Part, part_of
+from qwen35_mlx.model.split import Part, own_name, part_of
 from tests.checkpoint.cases import GOLDENS, golden, unmeasured
 from tests.checkpoint.gguf.cases import convert as gguf_tensors
 from tests.checkpoint.gguf.cases import write_gguf
@@ -52,14 +52,18 @@ def sliced(whole: np.ndarray, part: Part | None) -> np.ndarray:
     return np.concatenate(pieces, axis)
 
 
-def assert_parts(checkpoint: Checkpoint, ranks: int) -> None:
+def assert_parts(checkpoint: Checkpoint, ranks: int, pipeline: bool = False) -> None:
     """All tensors of all parts are slices of the whole ones, read as a whole and by rows."""
     for rank in range(ranks):
-        own = checkpoint.part(Shard(rank, ranks))
+        shard = Shard(rank, ranks, pipeline)
+        own = checkpoint.part(shard)
         own.verify()
-        for name, matrix in checkpoint.matrices.items():
-            part = part_of(name, checkpoint.model, own.model)
-            want = sliced(values(checkpoint, name), part)
+        for whole_name, matrix in checkpoint.matrices.items():
+            name = own_name(whole_name, checkpoint.model, shard)
+            if name is None:
+                continue
+            part = part_of(whole_name, checkpoint.model, own.model)
+            want = sliced(values(checkpoint, whole_name), part)
             np.testing.assert_array_equal(values(own, name), want, f"{name} of rank {rank}")
             middle = slice(len(want) // 3, len(want) // 2)
             rows = values(own, name, middle)
@@ -102,6 +106,12 @@ def test_an_adapter_is_split_with_its_matrices(tmp_path: Path):
     factors = pair(name.removesuffix(".weight"), 64, 128)
     plain = Checkpoint.open(GOLDENS / "dense")
     assert_parts(plain.with_adapter(peft(tmp_path / "adapter", factors)), 2)
+
+
+def test_a_pipeline_has_whole_layers(tmp_path: Path):
+    """Also rotated ones, which cannot be split in columns."""
+    assert_parts(Checkpoint.open(GOLDENS / "moe"), 3, pipeline=True)
+    assert_parts(Checkpoint.open(store(tmp_path / "rotated", pack())), 2, pipeline=True)
 
 
 def test_a_process_reads_only_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

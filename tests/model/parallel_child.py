@@ -33,6 +33,7 @@ class Case:
         reply: ids that follow, one a pass.
         drafts: whether the MTP head is run, and drafts are taken back.
         together: whether two conversations are run together.
+        pipeline: whether a process has whole layers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     kv_bits: int | None = None
     drafts: bool = False
     together: bool = False
+    pipeline: bool = False
 
 
 def outputs(case: Case, parallel: Parallel = ALONE) -> dict[str, mx.array]:
@@ -112,13 +114,14 @@ def agree_on_kernels(parallel: Parallel) -> None:
 
 def main(folder: Path) -> None:
     gpu_kernel.disable_tf32()
-    parallel = Parallel(mx.distributed.init(strict=True, backend="ring"))
+    group = mx.distributed.init(strict=True, backend="ring")
+    parallel = Parallel(group)
     assert parallel.shard is not None
     agree_on_kernels(parallel)
     for fields in json.loads((folder / "cases.json").read_text()):
         case = Case(**fields)
         file = folder / f"{case.name}-{parallel.shard.rank}.safetensors"
-        mx.save_safetensors(str(file), outputs(case, parallel))
+        mx.save_safetensors(str(file), outputs(case, Parallel(group, case.pipeline)))
 
 
 if __name__ == "__main__":

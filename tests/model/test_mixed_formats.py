@@ -209,6 +209,18 @@ def test_layers_with_experts_of_several_formats_choose_each_its_own(launched, mo
     assert all(name(EIGHT) in notice for notice in notices)
 
 
+def test_experts_without_a_residual(launched):
+    """As in the processes of a split network but the first."""
+    net = network(lambda module, _: FOUR)
+    block, norm = net.layers[0].mlp, net.layers[0].mlp_norm
+    assert isinstance(block, moe.SparseMoE)
+    x = mx.random.normal((1, 3, net.config.hidden_size))
+    want = np.array(block(x, norm, x) - x)
+    np.testing.assert_allclose(np.array(block(x, norm, None)), want, atol=1e-5)
+    select(net, "experts_decode")
+    np.testing.assert_allclose(np.array(block(x, norm, None)), want, atol=1e-4)
+
+
 def test_small_matrices_that_are_not_quantised_leave_the_kernels_on(launched):
     """In a projection of their own between others, as in many published checkpoints."""
     net = network(lambda module, _: None if module.endswith(("in_proj_a", "in_proj_b")) else FOUR)

@@ -92,7 +92,8 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, quantized: Make):
     packed = [("dense", "4bit"), ("moe", "8bit"), ("moe", "mxfp4")]
     packed_cases = [short(case_of(name, quantized(name, packing))) for name, packing in packed]
     wide = short(case_of("moe-tied-wide-heads"))
-    check(tmp_path, 2, [case_of("dense"), moe, kv, wide, *packed_cases])
+    pipeline = replace(moe, name="pipeline", pipeline=True)
+    check(tmp_path, 2, [case_of("dense"), moe, kv, wide, pipeline, *packed_cases])
 
 
 def test_four_processes_compute_what_one_does(tmp_path: Path):
@@ -111,4 +112,6 @@ def test_any_number_of_processes(tmp_path: Path, quantized: Make, ranks: int):
         for one in plain
         for cuts in ([1], [149], [3, 4, 100], list(range(1, 12)))
     ]
-    check(tmp_path, ranks, [*packed, *plain, *kv, *splits])
+    cases = [*packed, *plain, *kv, *splits]
+    pipelines = [replace(one, name=f"{one.name} in a pipeline", pipeline=True) for one in cases]
+    check(tmp_path, ranks, [*cases, *pipelines])

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig, Shard
 from qwen35_mlx.model.memory import estimate, kv_bytes_per_token, state_bytes
-from qwen35_mlx.model.split import Heads, Piece, part_of, split_config
+from qwen35_mlx.model.split import Heads, Piece, own_name, part_of, split_config
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from scripts.support.random_weights import SHAPES
 from tests.goldens import NAMES, network
@@ -86,6 +87,25 @@ def test_three_processes_have_a_third_of_the_heads():
     heads = Heads.of(24, 4, Shard(1, 3))
     assert heads.heads == tuple(range(8, 16))
     assert heads.groups == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_a_pipeline_has_every_layer_once(ranks: int):
+    whole = network("dense").config
+    shards = [Shard(rank, ranks, pipeline=True) for rank in range(ranks)]
+    parts = [split_config(whole, shard) for shard in shards]
+    assert sum((part.layer_types for part in parts), ()) == whole.layer_types
+    for tensor in trunk_tensors(whole) | mtp_tensors(whole):
+        owners = [shard.rank for shard in shards if own_name(tensor, whole, shard)]
+        assert len(owners) == (1 if ".layers." in tensor and "mtp" not in tensor else ranks)
+    for shard, part in zip(shards, parts, strict=True):
+        own = {own_name(tensor, whole, shard) for tensor in trunk_tensors(whole)} - {None}
+        assert own == set(trunk_tensors(part))
+
+
+def test_a_pipeline_has_no_more_processes_than_layers():
+    with pytest.raises(Qwen35Error, match="4 layers cannot be split over 5 processes: choose"):
+        split_config(network("dense").config, Shard(0, 5, pipeline=True))
 
 
 def test_what_does_not_divide_is_filled_up_to_a_multiple_of_32():

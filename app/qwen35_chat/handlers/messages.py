@@ -59,12 +59,13 @@ class MessageHandler:
         if isinstance(self._view.transcript.marked, UserEntry):
             await self.edit()
             return
-        following = message_after(await self._controller.stored_with_messages(), message)
+        stored = await self._controller.stored_with_messages()
+        following = message_after(stored, message)
         if following is None:
             self.leave()
             self._view.show_message("This is the last reply: just write on")
             return
-        self._writing.begin_edit(following, "")
+        self._writing.begin_edit(following, "", after=stored.message(message))
 
     def _marked_in_library(self) -> int:
         if (message := self._view.marked_message) is None:

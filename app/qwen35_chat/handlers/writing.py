@@ -6,6 +6,7 @@ from qwen35_chat.attachments import Attachments, attached, taken_apart
 from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
 from qwen35_chat.file_groups import names_file
+from qwen35_chat.graphemes import cut
 from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
@@ -13,6 +14,10 @@ from qwen35_chat.mentions import AT_SIGNS, mentions
 from qwen35_chat.slash import parse_slash
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
+from qwen35_mlx.terminal import visible
+
+QUOTED_CELLS = 24  # of a message that is written anew
+MOST_LOOKED_AT = 200  # characters of it
 
 
 class WritingHandler:
@@ -22,6 +27,7 @@ class WritingHandler:
         greeting: what Enter sends while nothing is typed; "" for nothing.
         editing: the message that the composer has another version of, or the reply of which it has
             another start; None for a new message.
+        branch_after: the reply that a new message is to follow beside `editing`; None for none.
         unsent: messages that wait for their files to be read.
         draft_before_edit: what was in the composer before that.
     """
@@ -31,6 +37,7 @@ class WritingHandler:
         self._view = view
         self.greeting = greeting
         self.editing: Message | None = None
+        self.branch_after: Message | None = None
         self.draft_before_edit = ""
         self.unsent: list[str] = []
         self._shell = ShellHandler(controller, view)
@@ -170,17 +177,36 @@ class WritingHandler:
         """Send `text` as another version of a message."""
         if self.editing is None:
             self.draft_before_edit = self._view.composer.whole
-        self.editing = message
+        self.editing, self.branch_after = message, None
         self._view.composer.set_text(text)
         self.send()
 
-    def begin_edit(self, message: Message, text: str) -> None:
-        """Offer a message or a reply in the composer, to be written anew."""
+    @property
+    def edit_line(self) -> tuple[list[str], str]:
+        """What is written in place of a new message at the end, and what sending it does.
+
+        For people; the parts are empty for a new message.
+        """
+        if self.editing is None:
+            return [], ""
+        if self.branch_after is not None:
+            after = f"A branch after {_beginning(self.branch_after)}"
+            return [after, "what followed stays"], "sends"
+        if self.editing.role == "assistant":
+            return ["The reply as it should begin"], "goes on from it"
+        return [f"Another version of {_beginning(self.editing)}", "that one stays"], "sends"
+
+    def begin_edit(self, message: Message, text: str, after: Message | None = None) -> None:
+        """Offer a message or a reply in the composer, to be written anew.
+
+        Args:
+            after: as `branch_after`.
+        """
         self._controller.require_idle()
         composer = self._view.composer
         if self.editing is None:
             self.draft_before_edit = composer.whole
-        self.editing = message
+        self.editing, self.branch_after = message, after
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
         names = [name for mention in mentions(written) for name in mention.names]
@@ -193,7 +219,7 @@ class WritingHandler:
             self._end_edit()
 
     def _end_edit(self) -> None:
-        self.editing = None
+        self.editing = self.branch_after = None
         self._view.composer.set_text(self.draft_before_edit)
         self.draft_before_edit = ""
 
@@ -227,3 +253,9 @@ class WritingHandler:
         if (text := controller.history.step(direction, composer.text)) is not None:
             composer.set_text(text)
             composer.browsing = controller.history.browsing
+
+
+def _beginning(message: Message) -> str:
+    """The first words of a message, quoted."""
+    text = " ".join(taken_apart(message.content)[0][:MOST_LOOKED_AT].split())
+    return f"“{cut(visible(text), QUOTED_CELLS)}”"

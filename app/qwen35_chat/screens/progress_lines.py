@@ -9,7 +9,6 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.progress import model_state, modes, turn_parts
 from qwen35_chat.running_turn import RunningTurn
 from qwen35_chat.widgets.status import Activity, Status
-from qwen35_mlx.library.conversation import Role
 from qwen35_mlx.terminal import visible
 
 MESSAGE_SECONDS = 6.0  # for which a message to the user stays
@@ -82,12 +81,12 @@ class ProgressLines:
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 
-    def update(self, typed: str, *, editing: Role | None, mode: str = "") -> None:
+    def update(self, typed: str, *, editing: tuple[list[str], str], mode: str = "") -> None:
         """Bring the turn and the status up to date.
 
         Args:
             typed: the text in the composer.
-            editing: the role of the message that it is another version of; None for none.
+            editing: as `WritingHandler.edit_line`.
             mode: of the composer; "" if it has none.
         """
         controller = self._controller
@@ -97,7 +96,7 @@ class ProgressLines:
             note = self._message = None
         waiting = self._watch_library()
         text, error = (note.text, note.error) if note else (waiting, False)
-        self.activity.show(*self._doing(turn, editing=editing), text, error=error)
+        self.activity.show(*self._doing(turn, editing), text, error=error)
         self.status.update(
             used=controller.used,
             usage=controller.usage,
@@ -109,20 +108,17 @@ class ProgressLines:
             keys=[f"{self._key(name)} {title}" for name, title in KEYS],
         )
 
-    def _doing(self, turn: RunningTurn | None, *, editing: Role | None) -> tuple[list[str], str]:
+    def _doing(
+        self, turn: RunningTurn | None, editing: tuple[list[str], str]
+    ) -> tuple[list[str], str]:
         """What goes on, and the keys that matter."""
         if turn is not None and turn.stopping:
             return ["Stopping"], ""
         if turn is not None:
             parts = turn_parts(turn, self._clock(), loaded=self._controller.loaded)
             return parts, f"{self._key('stop')} stops"
-        if editing == "assistant":
-            keys = f"{self._key('send')} goes on from it, {self._key('stop')} leaves"
-            return ["The reply as it should begin"], keys
-        if editing:
-            keys = f"{self._key('send')} sends, {self._key('stop')} leaves"
-            return ["Another version of your message"], keys
-        return [], ""
+        parts, sends = editing
+        return parts, f"{self._key('send')} {sends}, {self._key('stop')} leaves" if parts else ""
 
     def _watch_library(self) -> str:
         """The line about a wait for the library, "" without one; its end is a message."""

@@ -41,7 +41,7 @@ class TypingScreen(PointedScreen):
     def show_progress(self) -> None:
         """Bring the lines around the composer up to date."""
         composer = self.composer
-        editing = self.writing.editing and self.writing.editing.role
+        editing = self.writing.edit_line
         self._lines.update(composer.text, editing=editing, mode=composer.mode)
 
     # What handlers need of the screen
@@ -58,9 +58,15 @@ class TypingScreen(PointedScreen):
 
     @contextmanager
     def terminal_released(self) -> Iterator[None]:
+        failure: BaseException | None = None
         with signals_for_others(), self.app.suspend():
-            yield
+            try:
+                yield
+            except BaseException as error:  # Textual takes the terminal back only without one
+                failure = error
         self.app.refresh()
+        if failure is not None:
+            raise failure
 
     # What is typed
 
