@@ -33,7 +33,7 @@ def arguments_alone(
         words: of the command line that this process was started with.
         args: the same, parsed.
     """
-    left_out = {"--hosts": args.hosts, "--resume": args.resume}
+    left_out = {"--hosts": args.hosts, "--parallel": args.parallel, "--resume": args.resume}
     message = list(args.message)
     kept: list[str] = []
     rest = list(words)

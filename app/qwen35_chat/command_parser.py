@@ -63,6 +63,12 @@ def option_parser() -> CommandParser:
         metavar="FILE",
         help="run the model on several machines together: a host file of MLX, this machine first",
     )
+    add(
+        "--parallel",
+        choices=("tensor", "pipeline"),
+        help="with several machines: a part of every layer in each, or whole layers, for slow links; "
+        "default: tensor",
+    )
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",

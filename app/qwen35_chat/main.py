@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TextIO
 
@@ -173,6 +174,10 @@ def _run(argv: Sequence[str]) -> int:
                 launched = launch(user_path(options.hosts))
                 stack.callback(launched.close)
                 place = launched.place
+            if args.parallel is not None:
+                if place is None:
+                    raise Qwen35Error("--parallel is for several machines: give --hosts, too")
+                place = replace(place, pipeline=args.parallel == "pipeline")
             return _answer_or_chat(options, args, place)
     except GoAloneError as alone:
         start_alone(argv, arguments_alone(argv, args, alone.conversation))

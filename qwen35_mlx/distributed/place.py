@@ -23,11 +23,13 @@ class Place:
         rank: of this process; the first, 0, leads.
         backend: of `mx.distributed`.
         address: of the machine of the first process.
+        pipeline: of the first process: how it wants networks to be split, as for `Shard`.
     """
 
     rank: int
     backend: str
     address: str
+    pipeline: bool = False
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place | None":

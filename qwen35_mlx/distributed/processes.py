@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
@@ -57,7 +57,9 @@ class Processes:
         """
         parallel = _join(place)
         listener = Listener(place.address)
-        parallel.exchange(json.dumps({"port": listener.port, "token": listener.token}))
+        about = {"port": listener.port, "token": listener.token, "pipeline": place.pipeline}
+        parallel.exchange(json.dumps(about))
+        parallel = replace(parallel, pipeline=place.pipeline)
         assert parallel.shard is not None
         own, connections, abouts = _about(place), [], []
         for connection, about in listener.accept(parallel.shard.ranks):
@@ -130,6 +132,7 @@ def follow(place: Place, joined: Callable[[], object] = lambda: None) -> None:
     parallel = _join(place)
     joined()
     where = json.loads(parallel.exchange("")[0])
+    parallel = replace(parallel, pipeline=where["pipeline"])
     leader = Leader.connect(
         place.address, where["port"], where["token"], _about(place), lambda: os._exit(0)
     )

@@ -7,6 +7,7 @@ The first process writes what it found to FOLDER/COMMAND.json.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,22 @@ def resume(processes: Processes | None, folder: Path, number: str) -> Any:
         return found
 
 
+def pipeline(processes: Processes | None, folder: Path) -> Any:
+    """A reply with drafts, and one that goes on from stored states."""
+    with Library(folder) as library, qwen35_mlx.load("demo", mtp=2, processes=processes) as model:
+        chat = Chat(model, library=library, **KEPT)
+        found = [done_of(chat.send("What is 17 + 25?", max_tokens=8)).message["content"]]
+        again = Chat(model, library=library, conversation=chat.conversation.id)
+        return [*found, done_of(again.send("And 3 + 4?", max_tokens=8)).usage.cached_tokens]
+
+
 def main(command: str, folder: Path, *arguments: str) -> None:
     place = Place.of_environment()
     assert place is not None
     if place.rank:
         follow(place)
         return
-    processes = Processes.join(place, print)
+    processes = Processes.join(replace(place, pipeline=command == "pipeline"), print)
     print(processes.speed)
     found = globals()[command](processes, folder, *arguments)
     (folder / f"{command}.json").write_text(json.dumps(found))

@@ -29,6 +29,12 @@ def test_two_processes_reply_what_one_does(home: Path):
     assert run(home, "reply") == chat_child.reply(None, home)
 
 
+def test_whole_layers_in_each_process_reply_the_same(home: Path):
+    found = run(home, "pipeline")
+    assert found == chat_child.pipeline(None, home / "alone")
+    assert found[1] > 0
+
+
 def test_resumes_to_the_bit_where_every_process_has_its_part(home: Path):
     number = str(run(home, "start"))
     cached, whole, damaged, again, lost = run(home, "resume", number)
