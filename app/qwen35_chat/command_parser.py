@@ -66,8 +66,8 @@ def option_parser() -> CommandParser:
     add(
         "--parallel",
         choices=("tensor", "pipeline"),
-        help="with several machines: a part of every layer in each, or whole layers, for slow links; "
-        "default: tensor",
+        help="with several machines: a part of every layer in each, or whole layers for slow "
+        "links; default: tensor",
     )
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(

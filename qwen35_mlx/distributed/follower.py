@@ -12,11 +12,12 @@ from qwen35_mlx.distributed.frames import Message
 from qwen35_mlx.distributed.link import Leader
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.home import STATES, home
+from qwen35_mlx.library.home import RANK_STATES, home
 from qwen35_mlx.model.cache import Cache, HeadState, Snapshot
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
 from qwen35_mlx.model.stack import Stack
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
 
@@ -98,8 +99,16 @@ class Follower:
     def _open_states(self, command: Message) -> None:
         network, kv_bits = self.network, command["kv_bits"]
         model = of_network(self._weights, network.config, str(network.dtype), kv_bits)
+        folder, known = home() / RANK_STATES, set(command["keys"])
+        for file in prefix_tree.stored_files(folder / model):
+            if file.segment.key not in known:  # its conversation is deleted
+                prefix_tree.delete(file)
         self._states[command["states"]] = DiskSnapshotCache(
-            home() / STATES, model, budget=command["budget"], notice=self._leader.notice
+            folder,
+            model,
+            budget=command["budget"],
+            notice=self._leader.notice,
+            root=self._weights,
         )
 
     def _read_state(self, command: Message) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qwen35_mlx.distributed.leader import Handle, LeadingNetwork, LeadingSnapshot
 from qwen35_mlx.model.cache import Snapshot
+from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.prefix_tree import Segment
 
@@ -17,8 +18,10 @@ class LeadingStates(DiskSnapshotCache):
     and the number of ranks: others never take its files for theirs.
 
     Args:
-        network: of all processes; the others keep its states in their data folder.
+        network: of all processes; the others keep its states in a folder of their own.
         kv_bits: of its caches.
+        weights: a hash of the model's files. Names of states follow from it in all processes, so
+            that the others can delete theirs of conversations that are deleted.
         folder, model, budget, notice: as for `DiskSnapshotCache`.
     """
 
@@ -26,18 +29,21 @@ class LeadingStates(DiskSnapshotCache):
         self,
         network: LeadingNetwork,
         kv_bits: int | None,
+        weights: str,
         folder: Path,
         model: str,
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
     ):
-        super().__init__(folder, model, budget=budget, notice=notice)
+        super().__init__(folder, model, budget=budget, notice=notice, root=weights)
         self._followers = network.followers
         self._handle = Handle(self._followers)
         self._refused: set[str] = set()  # keys of states that another process cannot read
         self._followers.send(
-            "open_states", states=self._handle.number, budget=budget, kv_bits=kv_bits
+            "open_states",
+            **{"states": self._handle.number, "budget": budget, "kv_bits": kv_bits},
+            keys=[file.segment.key for file in prefix_tree.stored_files(folder / model)],
         )
 
     def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:

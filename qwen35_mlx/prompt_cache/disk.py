@@ -53,6 +53,7 @@ class DiskSnapshotCache:
         model: the network's fingerprint.
         budget: bytes that the files of all models may take together; None for `BUDGET`.
         notice: called with lines for the user, in any thread; without it, `notices` returns them.
+        root: what the names of files follow from, with the tokens; None for `model`.
 
     Attributes:
         written_bytes, written_seconds: totals so far.
@@ -65,6 +66,7 @@ class DiskSnapshotCache:
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
+        root: str | None = None,
     ):
         self.folder = folder
         self.model = model
@@ -72,7 +74,7 @@ class DiskSnapshotCache:
         self.written_bytes = 0
         self.written_seconds = 0.0
         self._model_folder = folder / model
-        self._root = prefix_tree.root_key(model)
+        self._root = prefix_tree.root_key(model if root is None else root)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._notify = notice or self._notices.put
         self._ignored: set[Path] = set()  # files that can be neither used nor deleted

@@ -158,7 +158,7 @@ class Model:
         )
         make: Callable[..., DiskSnapshotCache] = DiskSnapshotCache
         if isinstance(self.network, LeadingNetwork):
-            make = partial(LeadingStates, self.network, self.kv_bits)
+            make = partial(LeadingStates, self.network, self.kv_bits, weights)
         states = make(place, fingerprint, budget=budget, notice=notice)
         weakref.finalize(self, states.finish)
         self.states[place] = states

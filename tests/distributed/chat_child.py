@@ -16,6 +16,7 @@ import numpy as np
 import qwen35_mlx
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.distributed.processes import Processes, follow
+from qwen35_mlx.library.home import RANK_STATES
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.chat import Chat
@@ -54,7 +55,8 @@ def start(processes: Processes | None, folder: Path) -> Any:
 def resume(processes: Processes | None, folder: Path, number: str) -> Any:
     """The same of a stored conversation, and how many tokens of the next turn are not read.
 
-    Then how many it would be after the states of another process were damaged, and lost.
+    Then how many it would be after the states of another process were damaged, and lost; and how
+    many files the other has once those of the first are deleted.
     """
     with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
         states = model.open_states(folder)
@@ -64,14 +66,7 @@ def resume(processes: Processes | None, folder: Path, number: str) -> Any:
         states.flush()
         ids = model.render(chat.conversation.for_template(), thinking=True)
         found.append(states.longest_prefix(ids))
-        newest, *others = sorted(
-            (
-                file
-                for file in states.folder.glob("*/*.state.*")
-                if file.parent.name != states.model
-            ),
-            reverse=True,
-        )
+        newest, *others = sorted((folder / RANK_STATES).glob("*/*.state.*"), reverse=True)
         content = bytearray(newest.read_bytes())
         content[-1] ^= 1
         newest.write_bytes(content)
@@ -81,7 +76,12 @@ def resume(processes: Processes | None, folder: Path, number: str) -> Any:
         for file in others:
             file.unlink()
         found.append(states.longest_prefix(ids))
-        return found
+        model.close()
+        for file in states.folder.glob("*/*.safetensors"):
+            file.unlink()
+        model.open_states(folder)
+        model.close()
+        return [*found, len([*(folder / RANK_STATES).glob("*/*.safetensors")])]
 
 
 def pipeline(processes: Processes | None, folder: Path) -> Any:

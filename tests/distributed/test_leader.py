@@ -37,10 +37,11 @@ def test_whole_layers_in_each_process_reply_the_same(home: Path):
 
 def test_resumes_to_the_bit_where_every_process_has_its_part(home: Path):
     number = str(run(home, "start"))
-    cached, whole, damaged, again, lost = run(home, "resume", number)
+    cached, whole, damaged, again, lost, files = run(home, "resume", number)
     assert cached > 0
     np.testing.assert_array_equal(np.load(home / "start.npy"), np.load(home / "resume.npy"))
     assert whole > damaged == again > lost == 0
+    assert files == 0
     # One process has none of these states, and reads the conversation.
     with pytest.raises(AssertionError):
         chat_child.resume(None, home, number)
