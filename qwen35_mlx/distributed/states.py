@@ -39,7 +39,6 @@ class LeadingStates(DiskSnapshotCache):
         super().__init__(folder, model, budget=budget, notice=notice, root=weights)
         self._followers = network.followers
         self._handle = Handle(self._followers)
-        self._refused: set[str] = set()  # keys of states that another process cannot read
         self._followers.send(
             "open_states",
             **{"states": self._handle.number, "budget": budget, "kv_bits": kv_bits},
@@ -65,7 +64,7 @@ class LeadingStates(DiskSnapshotCache):
             return found
         replies = self._followers.ask("find_states", states=self._handle.number, ids=list(ids))
         ends = set.intersection(*(set(reply["ends"]) for reply in replies))
-        return [seg for seg in found if seg.end in ends and seg.key not in self._refused]
+        return [segment for segment in found if segment.end in ends]
 
     def _read(self, segment: Segment, ids: Sequence[int], *, mtp: bool) -> Snapshot | None:
         own = super()._read(segment, ids, mtp=mtp)
@@ -78,8 +77,7 @@ class LeadingStates(DiskSnapshotCache):
             **{"ids": list(ids), "end": segment.end, "mtp": mtp},
         )
         if not all(reply["read"] for reply in replies):
-            self._refused.add(segment.key)
-            return None
+            return None  # who could not read it has discarded it
         if not all(reply["head"] for reply in replies):
             own = replace(own, head=None)
         return LeadingSnapshot(own.offset, own.layers, own.head, handle)

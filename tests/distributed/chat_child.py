@@ -31,10 +31,10 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 KEPT: dict[str, Any] = {"thinking": True, "temperature": 0.0}
 
 
-def replies(model: Model) -> list[list[str]]:
-    """Replies of a model, with and without a grammar."""
+def replies(model: Model) -> list[list[Any]]:
+    """Replies of a model, with and without a grammar, and how many drafts it accepted."""
     found = [model.generate(QUESTION, max_tokens=12, **options) for options in OPTIONS]
-    return [[reply.thinking, reply.text] for reply in found]
+    return [[reply.thinking, reply.text, reply.drafts and reply.drafts.accepted] for reply in found]
 
 
 def reply(processes: Processes | None, folder: Path) -> Any:
