@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 import qwen35_mlx
@@ -37,10 +38,28 @@ def replies(model: Model) -> list[list[Any]]:
     return [[reply.thinking, reply.text, reply.drafts and reply.drafts.accepted] for reply in found]
 
 
+def together(model: Model) -> list[list[int]]:
+    """Tokens of two conversations that share passes; one is taken back and read again."""
+    network, caches = model.network, [model.make_cache(), model.make_cache()]
+    for cache, text in zip(caches, ("What is 17 + 25?", "Hello"), strict=True):
+        network(network.token_array(model.tokenizer.encode(text)), cache)
+    stacks, tokens = network.make_stacks(), [[1], [2]]
+    for _ in range(4):
+        newest = mx.array([row[-1:] for row in tokens])
+        logits = network.logits(network.together(newest, caches, stacks))
+        for row, token in zip(tokens, mx.argmax(logits[:, 0], axis=-1).tolist(), strict=True):
+            row.append(token)
+    network.take_back(caches[0], 1)
+    caches[0].leave_stack()
+    again = network.logits(network(mx.array([tokens[0][-2:-1]]), caches[0]))
+    tokens[0].append(mx.argmax(again[0, -1]).item())
+    return tokens
+
+
 def reply(processes: Processes | None, folder: Path) -> Any:
-    """Replies with and without drafts."""
+    """Replies with and without drafts, and of two conversations at a time."""
     models = [qwen35_mlx.load("demo", mtp=mtp, processes=processes) for mtp in ("off", 3)]
-    return [replies(model) for model in models]
+    return [*(replies(model) for model in models), together(models[-1])]
 
 
 def start(processes: Processes | None, folder: Path) -> Any:
