@@ -34,9 +34,7 @@ class Follower:
         self._leader = leader
         self._parallel = parallel
         self._files: Checkpoint | None = None
-        self._network: Network | None = None
-        self._weights = ""  # a hash of them
-        self._kept = 0  # the number of the network
+        self._networks: dict[int, Network] = {}
         self._load_error = ""  # why there is no network
         self._caches: dict[int, Cache] = {}
         self._snapshots: dict[int, Snapshot] = {}
@@ -76,10 +74,8 @@ class Follower:
                 return {"error": error}
 
     def _open(self, names: ModelNames) -> dict[str, Any]:
-        self._unload()
         self._files = files = names.open(names.resolve())
-        self._weights = of_checkpoint(files.files, files.adapter)
-        return {"weights": self._weights}
+        return {"weights": of_checkpoint(files.files, files.adapter)}
 
     def _load(self, command: Message) -> None:
         checkpoint, self._files = self._files, None
@@ -87,7 +83,7 @@ class Follower:
         if (norms := command["norms"]) is not None:
             checkpoint = checkpoint.with_mtp_norms(frozenset(norms))
         try:
-            self._network = load_network(
+            self._networks[command["network"]] = load_network(
                 checkpoint,
                 notice=self._leader.notice,
                 parallel=self._parallel,
@@ -97,8 +93,8 @@ class Follower:
             self._load_error = str(error)
 
     def _open_states(self, command: Message) -> None:
-        network, kv_bits = self.network, command["kv_bits"]
-        model = of_network(self._weights, network.config, str(network.dtype), kv_bits)
+        network, kv_bits = self._networks[command["network"]], command["kv_bits"]
+        model = of_network(command["weights"], network.config, str(network.dtype), kv_bits)
         folder, known = home() / RANK_STATES, set(command["keys"])
         for file in prefix_tree.stored_files(folder / model):
             if file.segment.key not in known:  # its conversation is deleted
@@ -108,7 +104,7 @@ class Follower:
             model,
             budget=command["budget"],
             notice=self._leader.notice,
-            root=self._weights,
+            root=command["weights"],
         )
 
     def _read_state(self, command: Message) -> dict[str, Any]:
@@ -124,22 +120,8 @@ class Follower:
             states.finish()
         for objects in (self._caches, self._snapshots, self._stacks):
             objects.pop(number, None)
-        if number == self._kept:
-            self._unload()
-
-    def _unload(self) -> None:
-        self._network = None
-        for states in self._states.values():
-            states.finish()
-        self._states.clear()
-        for objects in (self._caches, self._snapshots, self._stacks):
-            objects.clear()
-        mx.clear_cache()
-
-    @property
-    def network(self) -> Network:
-        assert self._network is not None
-        return self._network
+        if self._networks.pop(number, None) is not None:
+            mx.clear_cache()
 
     def _shared(self, command: Message) -> mx.array:
         """The array that only the first process has."""
@@ -166,46 +148,49 @@ class Follower:
                 measure(self._parallel)
             case "load":
                 self._load(command)
-            case "keep_network":
-                self._kept = command["network"]
-            case "make_cache":
-                self._caches[command["cache"]] = self.network.make_cache(command["kv_bits"])
             case "snapshot":
                 snapshot = self._caches[command["cache"]].snapshot()
                 self._snapshots[command["snapshot"]] = snapshot
             case "restore":
                 self._caches[command["cache"]].restore(self._snapshots[command["snapshot"]])
-            case "pass":
-                cache = self._caches[command["cache"]]
-                self.network(self._shared(command), cache, revocable=command["revocable"])
-                mx.async_eval(cache.arrays)
-            case "together":
-                caches = [self._caches[number] for number in command["caches"]]
-                stacks = self._stacks[command["stacks"]]
-                self.network.together(self._shared(command), caches, stacks)
-                mx.async_eval([cache.arrays for cache in caches])
-            case "make_stacks":
-                self._stacks[command["stacks"]] = self.network.make_stacks()
-            case "take_back":
-                self.network.take_back(self._caches[command["cache"]], command["count"])
             case "leave_stack":
                 self._caches[command["cache"]].leave_stack()
-            case "embed":
-                self.network.embed(self._shared(command))
-            case "logits":
-                self.network.logits(self._shared(command))
-            case "head":
-                self._run_head(command)
             case "head_take_back":
                 self._head(command).kv.take_back(command["count"])
             case "head_clear":
                 self._head(command).clear()
             case "head_keep":
                 self._head(command).keep(self._shared(command), command["end"])
+            case _:
+                self._compute(command, self._networks[command["network"]])
 
-    def _run_head(self, command: Message) -> None:
-        kv, mtp = self._head(command).kv, self.network.mtp
-        assert mtp is not None
-        hidden, embedded_next = mx.split(self._shared(command), 2, axis=-1)
-        mtp(hidden, embedded_next, kv)
-        mx.async_eval(kv.arrays)
+    def _compute(self, command: Message, network: Network) -> None:
+        """A call of a network."""
+        match command["call"]:
+            case "make_cache":
+                self._caches[command["cache"]] = network.make_cache(command["kv_bits"])
+            case "pass":
+                cache = self._caches[command["cache"]]
+                network(self._shared(command), cache, revocable=command["revocable"])
+                mx.async_eval(cache.arrays)
+            case "together":
+                caches = [self._caches[number] for number in command["caches"]]
+                stacks = self._stacks[command["stacks"]]
+                network.together(self._shared(command), caches, stacks)
+                mx.async_eval([cache.arrays for cache in caches])
+            case "make_stacks":
+                self._stacks[command["stacks"]] = network.make_stacks()
+            case "take_back":
+                network.take_back(self._caches[command["cache"]], command["count"])
+            case "embed":
+                network.embed(self._shared(command))
+            case "logits":
+                network.logits(self._shared(command))
+            case "head":
+                assert network.mtp is not None
+                kv = self._head(command).kv
+                hidden, embedded_next = mx.split(self._shared(command), 2, axis=-1)
+                network.mtp(hidden, embedded_next, kv)
+                mx.async_eval(kv.arrays)
+            case unknown:
+                raise Qwen35Error(f"{unknown} is no command: install the same on all machines")

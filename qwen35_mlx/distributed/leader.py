@@ -31,17 +31,22 @@ class Handle:
 class Group:
     """The processes, and the exchange of what only the first one has.
 
+    Args:
+        handle: of the network in the others.
+
     Attributes:
         followers: the others.
         parallel: all of them, as the network uses them.
     """
 
-    def __init__(self, followers: Followers, network: Network):
+    def __init__(self, followers: Followers, network: Network, handle: Handle):
         self.followers = followers
         self.parallel = network.parallel
+        self._handle = handle
 
     def call(self, name: str, shared: mx.array | None = None, **fields: Any) -> mx.array:
         """Announce a call; returns `shared` as all processes have it."""
+        fields["network"] = self._handle.number
         if shared is None:
             self.followers.send(name, **fields)
             return mx.array([])
@@ -150,15 +155,14 @@ class LeadingNetwork(Network):
     """A network in several processes, with the interface of one.
 
     Args:
-        own: the part of the first process; those of the others are loaded.
+        own: the part of the first process.
         followers: the others.
+        handle: of their parts, which are loaded.
     """
 
-    def __init__(self, own: Network, followers: Followers):
-        self._own, self.followers = own, followers
-        self._group = Group(followers, own)
-        self._handle = Handle(followers)
-        followers.send("keep_network", network=self._handle.number)
+    def __init__(self, own: Network, followers: Followers, handle: Handle):
+        self._own, self.followers, self.handle = own, followers, handle
+        self._group = Group(followers, own, handle)
         self.config, self.dtype, self.parallel = own.config, own.dtype, own.parallel
         self.selection, self.lm_head = own.selection, own.lm_head
         self.mtp = None if own.mtp is None else LeadingHead(own.mtp, self._group)

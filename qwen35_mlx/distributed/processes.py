@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.opening import ModelNames
 from qwen35_mlx.distributed.follower import Follower
-from qwen35_mlx.distributed.leader import LeadingNetwork
+from qwen35_mlx.distributed.leader import Handle, LeadingNetwork
 from qwen35_mlx.distributed.link import Followers, Leader, Listener, this_host
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.distributed.place import Place
@@ -91,7 +91,7 @@ class Processes:
             name = self.followers.names[rank - 1]
             _same("the model", name, reply["weights"], weights, "copy its files to all machines")
 
-    def load(self, norms: frozenset[str] | None, options: Mapping[str, Any]) -> None:
+    def load(self, norms: frozenset[str] | None, options: Mapping[str, Any]) -> Handle:
         """Begin to load the network in the others; `network` waits for them.
 
         Args:
@@ -99,16 +99,19 @@ class Processes:
             options: keyword arguments of `load_network`.
         """
         raw = None if norms is None else sorted(norms)
-        self.followers.send("load", norms=raw, options=dict(options))
+        handle = Handle(self.followers)
+        self.followers.send("load", network=handle.number, norms=raw, options=dict(options))
+        return handle
 
-    def network(self, own: Network) -> LeadingNetwork:
+    def network(self, own: Network, others: Handle) -> LeadingNetwork:
         """The network of all processes, once it is loaded everywhere.
 
         Args:
             own: the part of this process.
+            others: from `load`.
         """
         self.followers.ask("wait")
-        return LeadingNetwork(own, self.followers)
+        return LeadingNetwork(own, self.followers, others)
 
     def forget_dropped(self) -> None:
         """Let the others free what is not used here any more."""

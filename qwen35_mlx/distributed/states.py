@@ -42,6 +42,7 @@ class LeadingStates(DiskSnapshotCache):
         self._followers.send(
             "open_states",
             **{"states": self._handle.number, "budget": budget, "kv_bits": kv_bits},
+            **{"network": network.handle.number, "weights": weights},
             keys=[file.segment.key for file in prefix_tree.stored_files(folder / model)],
         )
 

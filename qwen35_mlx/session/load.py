@@ -106,10 +106,11 @@ def load(
         "mtp_documents": documents,
         "kv_bits": kv_bits,
     }
+    others = None
     if processes is not None:
         options["dtype"] = dtype_name(checkpoint, dtype)  # their devices may differ
         processes.open(names, of_checkpoint(checkpoint.files, checkpoint.adapter))
-        processes.load(raw, options)
+        others = processes.load(raw, options)
     network = load_network(
         checkpoint,
         notice=notice,
@@ -117,8 +118,8 @@ def load(
         parallel=parallel if processes is None else processes.parallel,
         **options,
     )
-    if processes is not None:
-        network = processes.network(network)
+    if processes is not None and others is not None:
+        network = processes.network(network, others)
     if isinstance(mtp, int) and network.mtp is None:
         notice(
             f"{name} has no MTP head, so no tokens are guessed: leave out --mtp {mtp}, or name a "

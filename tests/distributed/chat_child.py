@@ -47,12 +47,12 @@ def together(model: Model) -> list[list[int]]:
     for _ in range(4):
         newest = mx.array([row[-1:] for row in tokens])
         logits = network.logits(network.together(newest, caches, stacks))
-        for row, token in zip(tokens, mx.argmax(logits[:, 0], axis=-1).tolist(), strict=True):
-            row.append(token)
+        for row, token in zip(tokens, np.array(mx.argmax(logits[:, 0], axis=-1)), strict=True):
+            row.append(int(token))
     network.take_back(caches[0], 1)
     caches[0].leave_stack()
     again = network.logits(network(mx.array([tokens[0][-2:-1]]), caches[0]))
-    tokens[0].append(mx.argmax(again[0, -1]).item())
+    tokens[0].append(int(np.array(mx.argmax(again[0, -1]))))
     return tokens
 
 
