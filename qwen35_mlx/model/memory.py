@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from qwen35_mlx.model.config import ModelConfig
-from qwen35_mlx.model.weight_shapes import layer_tensors
+from qwen35_mlx.model.weight_shapes import layer_tensors, trunk_tensors
 
 # Attention without a fused kernel materialises its scores in float32. Queries are then taken in
 # blocks, so that the scores stay below this many bytes.
@@ -85,6 +85,20 @@ def estimate(
     scores = min(SCORE_BUDGET, 4 * config.num_attention_heads * chunk * tokens)
     unpacked = unpacked_layer_bytes(config, itemsize) if unpacks else 0
     return Estimate(kv, states, LAYERS_AT_ONCE * work + 2 * scores + unpacked)
+
+
+def weight_bytes(whole: int, config: ModelConfig, part: ModelConfig) -> int:
+    """Bytes of the weights that a process has, by their number.
+
+    Args:
+        whole: bytes of all weights.
+        config: of the whole network.
+        part: of what the process has.
+    """
+    if part.shard is None:
+        return whole
+    own, every = (sum(map(prod, trunk_tensors(one).values())) for one in (part, config))
+    return whole * own // every
 
 
 def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:

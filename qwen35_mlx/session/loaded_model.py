@@ -109,7 +109,7 @@ class LoadedModel:
             notice=self._notice,
             processes=self._join(),
         )
-        self.fits = fits_alone(model.ranks * model.weight_bytes)
+        self.fits = fits_alone(model.whole_bytes)
         if self._library is not None:
             model.open_states(self._library.folder, budget=options.budget, notice=self._notice)
         self.model = model

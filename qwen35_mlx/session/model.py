@@ -21,6 +21,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.memory import weight_bytes
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
@@ -62,8 +63,8 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
-        ranks: the number of processes that run it.
-        weight_bytes: of its weights in the memory of each.
+        weight_bytes: of its weights in memory.
+        whole_bytes: the same with those in other processes that run it, too.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -101,9 +102,8 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
-        shard = network.config.shard
-        self.ranks = 1 if shard is None else shard.ranks
-        self.weight_bytes = checkpoint.nbytes // self.ranks
+        self.whole_bytes = checkpoint.nbytes
+        self.weight_bytes = weight_bytes(checkpoint.nbytes, checkpoint.model, network.config)
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)

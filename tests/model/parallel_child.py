@@ -17,6 +17,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
+from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.operations import agree
 from qwen35_mlx.model.parallel import ALONE, Parallel
@@ -75,13 +76,15 @@ def outputs(case: Case, parallel: Parallel = ALONE) -> dict[str, mx.array]:
 def _drafts(network: Network, case: Case, hidden: mx.array) -> dict[str, mx.array]:
     assert network.mtp is not None
     cache, ids = network.make_cache(case.kv_bits), mx.array([case.ids])
-    assert cache.head is not None
     embedded = network.embed(ids[:, 1:])
-    head = network.logits(network.mtp(hidden[:, :-1], embedded, cache.head.kv))[0]
+    # Of two conversations, with nothing between them that needs the first one's.
+    halves = [slice(0, len(case.ids) // 2), slice(len(case.ids) // 2, len(case.ids) - 1)]
+    heads = [network.mtp(hidden[:, half], embedded[:, half], KVCache()) for half in halves]
     network(ids[:, :7], cache)
     network(ids[:, 7:11], cache, revocable=True)
     network.take_back(cache, 3)
-    return {"head": head, "taken back": network.logits(network(ids[:, 8:10], cache))[0]}
+    taken_back = network.logits(network(ids[:, 8:10], cache))[0]
+    return {"head": network.logits(mx.concatenate(heads, axis=1))[0], "taken back": taken_back}
 
 
 def _together(network: Network, case: Case) -> mx.array:
@@ -103,7 +106,7 @@ def agree_on_kernels(parallel: Parallel) -> None:
     rank, ranks = parallel.shard.rank, parallel.shard.ranks
     assert parallel.exchange("ü" * rank) == ["ü" * other for other in range(ranks)]
     selection = KernelSelection(delta_decode=f"of {rank}", prefill_attention="all")
-    selection.matmul_decode = {"4-bit": f"of {rank}", "8-bit": "all" if rank else REFERENCE}
+    selection.matmul_decode = {"4-bit": f"of {rank}", "8-bit": REFERENCE if rank else "all"}
     agree(selection, parallel)
     assert selection == KernelSelection(
         delta_decode="of 0",

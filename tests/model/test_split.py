@@ -7,7 +7,7 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig, Shard
-from qwen35_mlx.model.memory import estimate, kv_bytes_per_token, state_bytes
+from qwen35_mlx.model.memory import estimate, kv_bytes_per_token, state_bytes, weight_bytes
 from qwen35_mlx.model.split import Heads, Piece, own_name, part_of, split_config
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from scripts.support.random_weights import SHAPES
@@ -122,6 +122,9 @@ def test_parts_take_a_share_of_the_memory():
     assert kv_bytes_per_token(half, 2) == kv_bytes_per_token(whole, 2) // 2
     # Two key/value heads: each of four processes has one.
     assert kv_bytes_per_token(quarter, 2) == kv_bytes_per_token(half, 2)
+    # The router and the norms are in every part.
+    assert weight_bytes(1 << 30, whole, half) == pytest.approx(1 << 29, rel=0.01)
+    assert weight_bytes(1 << 30, whole, whole) == 1 << 30
     needs = [estimate(one, 2, 10_000, 2048, None) for one in (whole, half)]
     assert needs[1].kv == needs[0].kv // 2
     assert needs[1].states == needs[0].states // 2
