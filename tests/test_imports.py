@@ -26,6 +26,7 @@ FLOORS = (
     ),
     ("qwen35_mlx.server",),
     ("qwen35_mlx.session",),
+    ("qwen35_mlx.distributed",),
     ("qwen35_mlx.prompt_cache",),
     ("qwen35_mlx.library",),
     ("qwen35_mlx.conversion",),

@@ -57,6 +57,18 @@ def option_parser() -> CommandParser:
     add = parser.add_argument
     add("-p", "--prompt", type=_text, metavar="TEXT", help="print one answer to TEXT and exit")
     add_load_options(parser, "the one in the settings, or the small demo model")
+    add(
+        "--hosts",
+        type=_text,
+        metavar="FILE",
+        help="run the model on several machines together: a host file of MLX, this machine first",
+    )
+    add(
+        "--parallel",
+        choices=("tensor", "pipeline"),
+        help="with several machines: a part of every layer in each, or whole layers for slow "
+        "links; default: tensor",
+    )
     add("--system", type=_text, metavar="TEXT", help="the system prompt")
     add(
         "--thinking",

@@ -110,7 +110,9 @@ class Controller(ModelWindow):
             case events.Unloaded():
                 self.model_status = "absent"
                 return [event]
-            case events.Notice():
+            case events.ProcessesJoined():
+                self.processes = event
+            case events.Notice() | events.ProcessesLost():
                 return [event]
             case events.Opened():
                 return self._opened(event, found)

@@ -8,19 +8,25 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TextIO
 
+from qwen35_chat.alone import GoAloneError, arguments_alone, start_alone
 from qwen35_chat.command_parser import command_parser, option_parser
+from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
+from qwen35_mlx.distributed.launch import launch
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import load_arguments, model_name
 from qwen35_mlx.terminal import print_error, write_output
-from qwen35_mlx.user_paths import shown
+from qwen35_mlx.user_paths import shown, user_path
 
 
 def _standard_input() -> str:
@@ -107,6 +113,7 @@ def _options(args: argparse.Namespace) -> CommandOptions:
         tools_folder=args.tools_folder,
         allow_tools=_tool_names(args.allow_tools),
         resume="" if args.latest else args.resume,
+        hosts=args.hosts,
     )
 
 
@@ -154,6 +161,39 @@ def _run(argv: Sequence[str]) -> int:
     ):
         return _run_library_command(args)
     options = _options(args)
+    place = Place.of_environment()
+    if place is not None and place.rank:
+        from qwen35_mlx.distributed.processes import follow
+
+        follow(place)
+        return 0
+    if place is not None:
+        use_terminal() if args.prompt is None else ignore_input()
+    try:
+        with ExitStack() as stack:
+            if options.hosts is not None:
+                launched = launch(user_path(options.hosts))
+                stack.callback(launched.close)
+                place = launched.place
+            if args.parallel is not None:
+                if place is None:
+                    raise Qwen35Error("--parallel is for several machines: give --hosts, too")
+                place = replace(place, pipeline=args.parallel == "pipeline")
+            return _answer_or_chat(options, args, place)
+    except GoAloneError as alone:
+        start_alone(argv, arguments_alone(argv, args, alone.conversation))
+        return 0
+
+
+def _answer_or_chat(options: CommandOptions, args: argparse.Namespace, place: Place | None) -> int:
+    """Write one answer, or run the chat.
+
+    Args:
+        place: of this process, the first of several that run the model; None for one.
+
+    Raises:
+        GoAloneError: the others are lost, and the chat goes on without them.
+    """
     plain = args.plain or _is_dumb()
     prompt = _prompt(args, plain=plain)
     if prompt is not None:
@@ -164,7 +204,9 @@ def _run(argv: Sequence[str]) -> int:
             raise Qwen35Error("--json has the thinking already: leave out --show-thinking")
         from qwen35_chat import one_shot
 
-        return one_shot.run(prompt, options, show_thinking=args.show_thinking, as_json=args.json)
+        return one_shot.run(
+            prompt, options, show_thinking=args.show_thinking, as_json=args.json, place=place
+        )
     _refuse_answer_options(args)
     if options.allow_tools:
         raise Qwen35Error("--allow-tools is for -p: the chat asks, and /tools lists what may run")
@@ -174,7 +216,7 @@ def _run(argv: Sequence[str]) -> int:
             "the chat needs a terminal for its output and its errors: use -p for an answer "
             "in a file or a pipe"
         )
-    return _chat(options, args, plain=plain)
+    return _chat(options, args, place, plain=plain)
 
 
 def _is_dumb() -> bool:
@@ -216,11 +258,13 @@ def _run_library_command(args: argparse.Namespace) -> int:
     return library_commands.import_file(args.import_file)
 
 
-def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> int:
+def _chat(
+    options: CommandOptions, args: argparse.Namespace, place: Place | None, *, plain: bool
+) -> int:
     """Run the chat, on the whole terminal or in plain mode."""
     from qwen35_chat.runtime import ChatRuntime
 
-    with ChatRuntime(options, fake=args.fake) as runtime:
+    with ChatRuntime(options, fake=args.fake, place=place) as runtime:
         choose = args.resume is not None and not args.resume.strip()
         given = options.chat_settings
         stored = args.latest or args.resume is not None
@@ -231,7 +275,11 @@ def _chat(options: CommandOptions, args: argparse.Namespace, *, plain: bool) -> 
             choose,
             given if stored and given != ChatSettings() else None,
         )
-        return runtime.run_plain(start) if plain else runtime.run_screen(start)
+        code = runtime.run_plain(start) if plain else runtime.run_screen(start)
+        conversation, alone = runtime.controller.conversation, runtime.controller.alone
+    if alone:
+        raise GoAloneError(conversation)
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

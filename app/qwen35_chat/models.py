@@ -14,6 +14,7 @@ from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import read_json_object
 from qwen35_mlx.model.config import MODEL_TYPES, ModelConfig
 from qwen35_mlx.model.memory import kv_bytes_per_token, state_bytes
+from qwen35_mlx.session.events import ProcessesJoined
 from qwen35_mlx.user_paths import exists, user_path
 
 MemoryFit = Literal["fits", "tight", "too large"]
@@ -137,6 +138,20 @@ def machine_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
+
+
+def memory_of(processes: ProcessesJoined | None, memory: int | None = None) -> tuple[int, str]:
+    """Bytes of memory for a model, and what has them, for people.
+
+    Args:
+        processes: that run models together; None for this machine alone.
+        memory: of this machine; None for what it has.
+    """
+    if processes is None:
+        memory = machine_memory() if memory is None else memory
+        return memory, f"{memory / 2**30:.0f} GB of memory"
+    memory = processes.memory
+    return memory, f"{processes.count} processes with {memory / 2**30:.0f} GB of memory"
 
 
 def local_models(folders: tuple[str, ...] = ()) -> LocalModels:

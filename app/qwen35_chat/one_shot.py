@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import qwen35_mlx
 from qwen35_chat.commands import SCOPE_OF
@@ -20,13 +20,17 @@ from qwen35_chat.tools.allowed import AllowedTools, allowed_tools
 from qwen35_chat.tools.calling import MAX_ROUNDS
 from qwen35_chat.tools.shown import shown_arguments, shown_name
 from qwen35_mlx import exit_codes
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.load_options import drafting
 from qwen35_mlx.session.chat_settings import merged_settings
 from qwen35_mlx.session.events import Answer, Done, Notice, Thinking, ToolCall, TurnEvent
 from qwen35_mlx.session.loaded_model import check_mlx
-from qwen35_mlx.terminal import visible, visible_line
+from qwen35_mlx.terminal import print_error, visible, visible_line
+
+if TYPE_CHECKING:
+    from qwen35_mlx.distributed.processes import Processes
 
 DIM, NOT_DIM, CLEAR_LINE = "\x1b[2m", "\x1b[22m", "\r\x1b[2K"
 
@@ -36,11 +40,12 @@ def start_turn(
     options: CommandOptions,
     progress: Callable[[int, int, str], None],
     notice: Callable[[str], None] | None = None,
+    processes: "Processes | None" = None,
 ) -> Generator[TurnEvent]:
     """Load the model and start a turn with the prompt.
 
     Args:
-        progress, notice: as for `qwen35_mlx.load`.
+        progress, notice, processes: as for `qwen35_mlx.load`.
 
     Raises:
         Qwen35Error: MLX, the model, the conversation or the prompt cannot be used.
@@ -53,12 +58,36 @@ def start_turn(
         progress=progress,
         notice=notice,
         mtp=drafting(options.mtp or "auto"),
+        processes=processes,
         **options.load,
     )
     if options.resume is None and not options.allow_tools:
         chat = _chat(load(), options)
         return cast("Generator[TurnEvent]", chat.send(prompt, **options.turn))
     return _start_turns(prompt, options, load)
+
+
+@contextmanager
+def _joined(
+    place: Place | None, notice: Callable[[str], None] | None
+) -> Iterator["Processes | None"]:
+    """The processes that run the model. If one is lost, this one ends, as MLX may wait for ever."""
+    if place is None:
+        yield None
+        return
+    check_mlx()
+    from qwen35_mlx.checkpoint.load import print_notice
+    from qwen35_mlx.distributed.processes import Processes
+
+    def end(line: str) -> None:
+        print_error(f"error: {line}")
+        os._exit(exit_codes.BAD_INPUT)
+
+    notice = notice or print_notice
+    processes = Processes.join(place, notice, end)
+    with closing(processes):
+        notice(processes.speed)
+        yield processes
 
 
 def _start_turns(
@@ -155,6 +184,7 @@ def run(
     *,
     show_thinking: bool = False,
     as_json: bool = False,
+    place: Place | None = None,
 ) -> int:
     """Write the answer alone to standard output, as it is generated. Returns the exit code.
 
@@ -163,6 +193,7 @@ def run(
 
     Args:
         as_json: write one JSON object at the end instead, which has the rest, too.
+        place: of this process, the first of several that run the model; None for one.
 
     Raises:
         Qwen35Error: as for `with_settings` and `start_turn`.
@@ -179,7 +210,12 @@ def run(
     notice = None if answer is None else answer.add_notice
     try:
         writer.cue(f"loading {options.model} ...")
-        with closing(start_turn(prompt, options, writer.download_progress, notice)) as events:
+        with (
+            _joined(place, notice) as processes,
+            closing(
+                start_turn(prompt, options, writer.download_progress, notice, processes)
+            ) as events,
+        ):
             writer.cue("reading ...")
             for event in events:
                 if answer is None:

@@ -52,6 +52,7 @@ class CommandOptions:
         mcp_config: a file in place of the settings' `mcp.json`; None for that.
         allow_tools: names of the tools that run without a question.
         tools_folder: that the built-in tools read; None for that of the settings.
+        hosts: a file with the machines that run the model together; None for this one alone.
         resume: the stored conversation to continue, by id or title; "" for the last one.
     """
 
@@ -67,6 +68,7 @@ class CommandOptions:
     tools_folder: str | None = None
     allow_tools: tuple[str, ...] = ()
     resume: str | None = None
+    hosts: str | None = None
 
     @property
     def chat_settings(self) -> ChatSettings:

@@ -10,7 +10,7 @@ from typing import TextIO
 from qwen35_chat import clipboard
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work, finished
-from qwen35_chat.models import PUBLISHED, local_models, machine_memory
+from qwen35_chat.models import PUBLISHED, local_models, memory_of
 from qwen35_chat.personas import EXAMPLE, Personas
 from qwen35_chat.plain_files import with_files
 from qwen35_chat.progress import short_duration, size_of
@@ -49,6 +49,7 @@ from qwen35_mlx.session.events import (
     Loading,
     Notice,
     PrefillProgress,
+    ProcessesLost,
     Thinking,
     ToolCall,
     Unloaded,
@@ -123,7 +124,7 @@ class PlainView:
                 self.line("Stopped.")
             case Notice(message):
                 self.line(message)
-            case Problem(message):
+            case Problem(message) | ProcessesLost(message):
                 self.show_message(message, error=True)
             case _:
                 self._show_reply(transition)
@@ -322,7 +323,8 @@ class PlainView:
 
     def list_models(self, then: Callable[[str], None]) -> None:
         """List models; a command with a name chooses one."""
-        tokens, memory = self._controller.settings.context, machine_memory()
+        tokens = self._controller.settings.context
+        memory, _ = memory_of(self._controller.processes)
         local = local_models(self._controller.settings.folders)
         here = {known.name for known in local.usable}
         for known in [*local.usable, *(k for k in PUBLISHED if k.name not in here)]:

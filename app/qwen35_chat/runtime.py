@@ -21,6 +21,7 @@ from qwen35_chat.terminal_guard import FILE_NAME, guarded_terminal
 from qwen35_chat.tools.toolbox import open_toolbox
 from qwen35_mlx import demo, exit_codes
 from qwen35_mlx.command_line import discard_output
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library import history
 from qwen35_mlx.library.library import Library
@@ -46,12 +47,13 @@ class ChatRuntime:
 
     Args:
         fake: use a scripted engine, default settings and a temporary library.
+        place: of this process, the first of several that run the model; None for one.
 
     Raises:
         Qwen35Error: the settings are invalid, or the library cannot be opened.
     """
 
-    def __init__(self, options: CommandOptions, *, fake: bool = False):
+    def __init__(self, options: CommandOptions, *, fake: bool = False, place: Place | None = None):
         self._stack = ExitStack()
         self._finished = True  # no call uses the library any more
         self._kept = not fake
@@ -65,7 +67,7 @@ class ChatRuntime:
             self._library = Library(folder)
             library = self._library
             self._stack.callback(self._close_library)
-            self._engine = self._make_engine(options, settings, library, fake)
+            self._engine = self._make_engine(options, settings, library, fake, place)
             self._stack.callback(self._engine.close)
             typed = History(library.folder / history.FILE)
             seed = options.turn.get("seed")
@@ -96,7 +98,11 @@ class ChatRuntime:
 
     @staticmethod
     def _make_engine(
-        options: CommandOptions, settings: SettingsFile, library: Library, fake: bool
+        options: CommandOptions,
+        settings: SettingsFile,
+        library: Library,
+        fake: bool,
+        place: Place | None,
     ) -> Engine:
         if fake:
             from qwen35_chat.fake import FakeEngine, demonstration
@@ -108,6 +114,7 @@ class ChatRuntime:
             settings=options.chat_settings,
             library=library,
             mtp=drafting(settings.settings.mtp),
+            place=place,
             **options.load,
         )
 
@@ -147,6 +154,8 @@ class ChatRuntime:
             finally:
                 app.chat.save_draft()
         code = app.return_code or 0
+        if self.controller.alone:
+            return code
         if code == exit_codes.CLOSED:
             discard_output()
         elif self._kept and self.controller.conversation is not None:

@@ -15,6 +15,7 @@ from qwen35_mlx.session.events import (
     Loading,
     Notice,
     PrefillProgress,
+    ProcessesLost,
     Thinking,
     ToolCall,
     Unloaded,
@@ -185,5 +186,6 @@ Transition = (
     | RequestCancelled
     | SettingsChanged
     | Notice
+    | ProcessesLost
     | Problem
 )

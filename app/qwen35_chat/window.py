@@ -49,6 +49,8 @@ class Window:
         download: of a model, while one runs.
         deleted: conversations deleted in this window, the last one last.
         deleting: the current conversation is being deleted.
+        alone: the chat starts again, without other processes that run the model.
+        processes: that run the model together; None for this one alone, or before they have met.
         has_keys: the view has keys for commands; without, their slash names are named.
     """
 
@@ -88,6 +90,8 @@ class Window:
         self.download: Download | None = None
         self.deleted: list[int] = []
         self.deleting = False
+        self.alone = False
+        self.processes: events.ProcessesJoined | None = None
         self.has_keys = True
         self._seed = seed
         self._clock = clock

@@ -24,6 +24,15 @@ def print_notice(line: str) -> None:
     print_error(f"qwen35: {line}")
 
 
+def dtype_name(checkpoint: Checkpoint, dtype: str | None) -> str:
+    """The dtype that `load_network` takes on this device. Errors: there."""
+    if dtype is not None and dtype not in DTYPES:
+        raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
+    if dtype is None and mx.default_device() == mx.cpu:
+        return "float32"
+    return dtype or next(n for n, one in DTYPES.items() if one == checkpoint.dtype_of_most)
+
+
 def load_network(
     checkpoint: Checkpoint,
     dtype: str | None = None,
@@ -59,12 +68,8 @@ def load_network(
             config.json, or they cannot be split over so many processes.
     """
     notice = notice or print_notice
-    if dtype is None and mx.default_device() == mx.cpu:
-        dtype = "float32"
-    if dtype is not None and dtype not in DTYPES:
-        raise Qwen35Error(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
+    computed = DTYPES[dtype_name(checkpoint, dtype)]
     checkpoint.verify()
-    computed = DTYPES[dtype] if dtype else checkpoint.dtype_of_most
     if line := _widened_line(checkpoint, computed, mtp):
         notice(line)
     checkpoint = _computable(checkpoint, computed, notice)

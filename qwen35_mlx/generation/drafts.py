@@ -90,7 +90,7 @@ class MTPDrafts:
         state, self._end = self._state, cached
         self._hidden, self._ids = [], []
         if state.end != cached or state.hidden is None:
-            state.restore(None, 0)
+            state.clear()
             return
         self._hidden, self._ids = [state.hidden], [prompt[cached]]
 
@@ -126,8 +126,7 @@ class MTPDrafts:
         last = self._hidden[-1][:, mx.array([-1])]
         if (count := sum(rows.shape[1] for rows in self._hidden) - 1) > 0:
             self._catch_up(count)
-        self._state.hidden, self._state.end = last, self._cache.offset
-        mx.async_eval(last, self._state.kv.arrays)
+        self._state.keep(last, self._cache.offset)
 
     def draft(self, count: int, sampler: Sampler, reply: mx.array, position: int) -> mx.array:
         drafts = mx.array([], mx.int32)

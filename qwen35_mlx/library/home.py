@@ -12,9 +12,11 @@ from qwen35_mlx.user_paths import absolute_user_path
 VARIABLE = "QWEN35_HOME"
 # The folder of all models' states: one folder for each model.
 STATES = "states"
+# The folder of states of models that this machine runs for another one, which has the messages.
+RANK_STATES = "rank_states"
 # The names of this project's files in the folder, and what a system puts into any folder.
 _OWN = re.compile(
-    r"library\b.*|libraries\.log|crash\.txt|states|open|history\..*|settings\.toml"
+    r"library\b.*|libraries\.log|crash\.txt|(rank_)?states|open|history\..*|settings\.toml"
     r"|\.(history|settings)\b.*|\.DS_Store"
 )
 
@@ -57,8 +59,8 @@ def _take_from_others(folder: Path) -> None:
     for path, is_own in own.items():
         if is_own:
             make_private(path)
-    states = folder / STATES
-    if states.is_dir() and not states.is_symlink():
-        with suppress(OSError):
-            for model in states.iterdir():
-                make_private(model)
+    for states in (folder / STATES, folder / RANK_STATES):
+        if states.is_dir() and not states.is_symlink():
+            with suppress(OSError):
+                for model in states.iterdir():
+                    make_private(model)

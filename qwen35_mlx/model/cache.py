@@ -73,6 +73,15 @@ class HeadState:
         self.kv.restore(KVSnapshot(None, 0) if snapshot is None else snapshot.kv)
         self.hidden, self.end = (None, 0) if snapshot is None else (snapshot.hidden, end)
 
+    def clear(self) -> None:
+        """Return to the state in which the head has read nothing."""
+        self.restore(None, 0)
+
+    def keep(self, hidden: mx.array, end: int) -> None:
+        """Keep what the head reads next: the network's output at token `end` - 1."""
+        self.hidden, self.end = hidden, end
+        mx.async_eval(hidden, self.kv.arrays)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadSnapshot:

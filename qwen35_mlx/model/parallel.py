@@ -61,6 +61,12 @@ class Parallel:
             total = total + part
         return total.astype(x.dtype)
 
+    def from_first(self, x: mx.array) -> mx.array:
+        """The x of the first process. Those of the others give its shape and type alone."""
+        if self.group is None:
+            return x
+        return mx.distributed.all_gather(x[None], group=self.group)[0]
+
     def before_layers(self, x: mx.array) -> mx.array:
         """The input of this process's layers, from that of the first one."""
         if self.group is None or not self.pipeline or self.group.rank() == 0:

@@ -53,6 +53,7 @@ class DiskSnapshotCache:
         model: the network's fingerprint.
         budget: bytes that the files of all models may take together; None for `BUDGET`.
         notice: called with lines for the user, in any thread; without it, `notices` returns them.
+        root: what the names of files follow from, with the tokens; None for `model`.
 
     Attributes:
         written_bytes, written_seconds: totals so far.
@@ -65,6 +66,7 @@ class DiskSnapshotCache:
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
+        root: str | None = None,
     ):
         self.folder = folder
         self.model = model
@@ -72,7 +74,7 @@ class DiskSnapshotCache:
         self.written_bytes = 0
         self.written_seconds = 0.0
         self._model_folder = folder / model
-        self._root = prefix_tree.root_key(model)
+        self._root = prefix_tree.root_key(model if root is None else root)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._notify = notice or self._notices.put
         self._ignored: set[Path] = set()  # files that can be neither used nor deleted
@@ -96,7 +98,7 @@ class DiskSnapshotCache:
 
     def longest_prefix(self, ids: Sequence[int]) -> int:
         """Number of tokens that `restore` would restore, unless files turn out to be damaged."""
-        return max((segment.end for segment in self._candidates(ids)), default=0)
+        return max(self.ends(ids), default=0)
 
     def restore(self, ids: Sequence[int], cache: Cache) -> int:
         """Restore the longest stored proper prefix of `ids` into the cache.
@@ -107,20 +109,25 @@ class DiskSnapshotCache:
         self.flush()
         while candidates := self._candidates(ids):
             segment = candidates[-1]
-            chain = self._tree().chain(segment)
-            assert chain is not None
-            try:
-                head = cache.head is not None
-                cache.restore(reading.read_snapshot(self.model, chain, ids, mtp=head))
-            except UnusableFileError as error:
-                # Its frames hold the memory that was read into; the next attempt needs as much.
-                error.__traceback__ = None
-                self._discard(error)
-                continue
-            with suppress(OSError):
-                utime(segment.path(STATE))
-            return segment.end
+            snapshot = self._read(segment, ids, mtp=cache.head is not None)
+            if snapshot is not None:
+                cache.restore(snapshot)
+                return segment.end
         return 0
+
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """The lengths of the proper prefixes of `ids` that can be restored, shortest first."""
+        return [segment.end for segment in self._candidates(ids)]
+
+    def read(self, ids: Sequence[int], end: int, *, mtp: bool) -> Snapshot | None:
+        """The snapshot after `end` of the ids; None if it cannot be read.
+
+        Args:
+            mtp: whether to read the rows of the MTP head.
+        """
+        self.flush()
+        found = next((segment for segment in self._candidates(ids) if segment.end == end), None)
+        return None if found is None else self._read(found, ids, mtp=mtp)
 
     def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:
         """Write the snapshot after `ids`, unless it is stored. Returns before it is on disk."""
@@ -196,6 +203,21 @@ class DiskSnapshotCache:
         tree = self._tree()
         matching = tree.matching(ids, self._root)
         return [seg for seg in matching if seg.key in tree.states and seg.end < len(ids)]
+
+    def _read(self, segment: Segment, ids: Sequence[int], *, mtp: bool) -> Snapshot | None:
+        """The snapshot at the end of one of the candidates; None if a file of it is discarded."""
+        chain = self._tree().chain(segment)
+        assert chain is not None
+        try:
+            snapshot = reading.read_snapshot(self.model, chain, ids, mtp=mtp)
+        except UnusableFileError as error:
+            # Its frames hold the memory that was read into; the next attempt needs as much.
+            error.__traceback__ = None
+            self._discard(error)
+            return None
+        with suppress(OSError):
+            utime(segment.path(STATE))
+        return snapshot
 
     def _queue(self, segment: Segment, files: Mapping[str, Tensors], chain_bytes: int = 0) -> None:
         if self._closed:

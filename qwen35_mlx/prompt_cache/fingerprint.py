@@ -37,6 +37,11 @@ def of_weights(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def of_checkpoint(files: Sequence[Path], adapter: Path | None) -> str:
+    """A hash of the files of a model and of the adapter that is applied. Errors: `of_weights`."""
+    return of_weights(files) + ("" if adapter is None else of_adapter(adapter))
+
+
 def of_adapter(file: Path) -> str:
     """A hash of an adapter: its settings, and of its safetensors file what `of_weights` hashes.
 

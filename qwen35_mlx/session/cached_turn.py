@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from qwen35_mlx.distributed.link import ProcessLostError
 from qwen35_mlx.model.cache import Snapshot
 from qwen35_mlx.prompt_cache.snapshots import CHECKPOINT_TOKENS, MIN_SHARED_TOKENS, SnapshotCache
 from qwen35_mlx.session.anchors import PromptAnchors
@@ -46,7 +47,7 @@ class CachedTurn:
         turn.take_snapshot = lambda: self._take_snapshot(kept)
         try:
             yield from turn.run()
-        except (DeviceError, RuntimeError):
+        except (DeviceError, ProcessLostError, RuntimeError):
             # They share keys and values with the turn, of which some cannot be computed.
             self._snapshots.forget()
             raise

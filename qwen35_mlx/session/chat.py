@@ -1,5 +1,6 @@
 """`Chat`: a conversation in which each turn costs only its own tokens, stored in a library."""
 
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
@@ -95,6 +96,7 @@ class Chat:
         self._notices: list[str] = []
         self._closed = False
         self._last = LastTurn()
+        self._recorder: weakref.ref[TurnRecorder] | None = None
         close_at_exit(self)
 
     def __enter__(self) -> "Chat":
@@ -375,8 +377,14 @@ class Chat:
         anchors, keep = prompt_anchors(self.model, options), self._transcript.keep_states
         cached = CachedTurn(turn, self._snapshots, messages, anchors, keep)
         recorder = TurnRecorder(cached, self._transcript, self._notices, start)
+        self._recorder = weakref.ref(recorder)
         events = self._run(recorder, parent, added)
         return self._last.begin(events, self.model.owner, turn)
+
+    @property
+    def recorder(self) -> TurnRecorder | None:
+        """That of the newest turn; None if its events were dropped."""
+        return None if self._recorder is None else self._recorder()
 
     def _run(
         self, recorder: TurnRecorder, parent: int | None, added: Sequence[Mapping[str, Any]]

@@ -29,6 +29,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.job import failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.lost_processes import LossWatch
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS, mlx_thread
 from qwen35_mlx.session.requests import (
     AddResults,
@@ -49,6 +50,7 @@ from qwen35_mlx.session.requests import (
 from qwen35_mlx.text.messages import plain_tools
 
 if TYPE_CHECKING:
+    from qwen35_mlx.distributed.place import Place
     from qwen35_mlx.library.library import Library
     from qwen35_mlx.session.chat import Chat
     from qwen35_mlx.session.model import Model
@@ -71,7 +73,7 @@ class EngineThread:
         library: where conversations and model states are stored; None for memory only. The caller
             closes it, after the engine.
         budget: bytes of model states on disk; None for the default.
-        context, kv_bits, mtp, adapter_path: see `LoadOptions`.
+        context, kv_bits, mtp, adapter_path, place: see `LoadOptions`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class EngineThread:
         kv_bits: int | None = None,
         mtp: str | int = "auto",
         adapter_path: str | None = None,
+        place: "Place | None" = None,
     ):
         self._first = UseModel(model, revision) if model is not None else None
         self._settings = settings or ChatSettings()
@@ -99,14 +102,16 @@ class EngineThread:
         self._closed = False
         self._owner = Owner()
         self._started = False
+        self._watch = LossWatch(self._abandon, self._events.put)
         # Used by the engine's thread only:
         self._request_number = 0  # of the running request
         self._loaded = LoadedModel(
-            LoadOptions(budget, context, kv_bits, mtp, adapter_path),
+            LoadOptions(budget, context, kv_bits, mtp, adapter_path, place),
             self._first,
             library,
             self._report_loading,
             self._emit_notice,
+            self._watch.lost,
         )
         self._chat: Chat | None = None
         self._conversation: int | None = None  # the current one, also without a chat
@@ -125,6 +130,9 @@ class EngineThread:
 
     def submit(self, request: Request) -> None:
         self._owner.check_process("this engine")
+        if self._watch.abandoned:
+            self._events.put(Failed(self._watch.abandoned))
+            return
         self._submitted += 1
         self._requests.put((self._submitted, request))
 
@@ -133,7 +141,7 @@ class EngineThread:
 
     def poll(self) -> list[Event]:
         events: list[Event] = []
-        if self._started and not self._closed and not self._thread.is_alive():
+        if self._started and not self._finished and not self._thread.is_alive():
             self._owner.check_process("this engine")
             self._restart()
         with suppress(queue.Empty):
@@ -147,12 +155,17 @@ class EngineThread:
         self._closed = True
         self.cancel()
         self._requests.put(None)
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not self._watch.abandoned:
             # A load cannot be interrupted: the thread then ends with the process.
             self._thread.join(CLOSE_SECONDS)
 
+    @property
+    def _finished(self) -> bool:
+        """Whether no thread should take requests any more."""
+        return self._closed or bool(self._watch.abandoned)
+
     def _new_thread(self) -> threading.Thread:
-        return mlx_thread(self._run, self._unload, lambda line: setattr(self, "_end", line))
+        return mlx_thread(self._run, self._end_thread, lambda line: setattr(self, "_end", line))
 
     def _restart(self) -> None:
         """Start another thread in place of one that has ended; what it held is gone with it."""
@@ -166,7 +179,8 @@ class EngineThread:
             self._request_number, request = entry
             # Results of tools are stored, however late: what a tool has done is done.
             if not self._closed or isinstance(request, AddResults):
-                self._handle(request)
+                with self._watch.request():
+                    self._handle(request)
 
     def _next(self) -> tuple[int, Request] | None:
         """Wait for a request and its number; None at the end."""
@@ -215,10 +229,10 @@ class EngineThread:
                 case Edit(message, text):
                     self._stream(self._current_chat().edit(message, text))
         except _CancelledError:
-            self._events.put(Cancelled())
+            self._watch.emit(Cancelled())
         # Foreign code raises more than `Exception`: a panic of a Rust library is none.
         except BaseException as error:
-            self._events.put(failure(error, "internal"))
+            self._watch.emit(failure(error, "internal"))
         if self._chat is not None:
             self._conversation = self._chat.conversation.id or None
             for line in self._chat.notices():
@@ -247,6 +261,9 @@ class EngineThread:
         self._check_cancelled()
         self._unload()
         model = self._loaded.load(request)
+        self._watch.fits = self._loaded.fits
+        if self._loaded.joined is not None:
+            self._events.put(self._loaded.joined)
         self._events.put(Loaded(model.name, model.context, model.template_arguments))
 
     def _report_loading(self, event: Loading) -> None:
@@ -258,10 +275,23 @@ class EngineThread:
 
     def _unload(self) -> None:
         """Free the model's memory."""
+        self._close_chat()
+        self._loaded.unload()
+
+    def _end_thread(self) -> None:
+        """Free the model's memory, and end the other processes that run it."""
+        self._close_chat()
+        self._loaded.close()
+
+    def _close_chat(self) -> None:
         if self._chat is not None:
             self._chat.close()
             self._chat = None
-        self._loaded.unload()
+
+    def _abandon(self, line: str) -> None:
+        """Save the running reply while the engine's thread hangs; see `LossWatch`."""
+        if (chat := self._chat) is not None and (recorder := chat.recorder) is not None:
+            recorder.abandon(line)
 
     def _loaded_model(self) -> "Model":
         """The model, loaded (again) if necessary."""

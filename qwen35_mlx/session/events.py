@@ -183,6 +183,32 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessesJoined:
+    """Several processes run the models of this engine.
+
+    Attributes:
+        count: of them, this one included.
+        memory: bytes of their machines that a model can use, of which each has an equal part.
+    """
+
+    count: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesLost:
+    """A process is lost that runs the model with this one; this engine cannot go on.
+
+    Attributes:
+        message: one line for the user, which names it.
+        fits: whether the model fits into this machine alone.
+    """
+
+    message: str
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Reply(ReplyContent):
     """A whole reply: `Model.generate` returns it.
 
@@ -204,4 +230,16 @@ class Reply(ReplyContent):
 TurnEvent = (
     TurnStarted | Titled | PrefillProgress | Thinking | Answer | Written | ToolCall | Notice | Done
 )
-Event = Queued | Loading | Loaded | Unloaded | Opened | Measured | TurnEvent | Cancelled | Failed
+Event = (
+    Queued
+    | Loading
+    | Loaded
+    | Unloaded
+    | Opened
+    | Measured
+    | TurnEvent
+    | Cancelled
+    | Failed
+    | ProcessesJoined
+    | ProcessesLost
+)

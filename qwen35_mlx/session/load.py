@@ -2,13 +2,16 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from qwen35_mlx.arguments import checked
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
-from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
-from qwen35_mlx.checkpoint.load import Notice, load_network, print_notice
+from qwen35_mlx.checkpoint.hub import Progress
+from qwen35_mlx.checkpoint.load import Notice, dtype_name, load_network, print_notice
+from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.processes import Processes
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.model.parallel import ALONE, Parallel
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
@@ -34,6 +37,7 @@ def load(
     progress: Progress | None = None,
     notice: Notice | None = None,
     parallel: Parallel | None = None,
+    processes: Processes | None = None,
 ) -> Model:
     """Load a model from a folder, a GGUF file, the Hugging Face Hub or the package ("demo").
 
@@ -62,18 +66,18 @@ def load(
             stderr.
         parallel: the processes that run the model together: each loads its part, and all of them
             make the same calls in the same order. None for a model in one process.
+        processes: in place of `parallel`, those that follow this one: only it calls anything.
 
     Raises:
         Qwen35Error: the model is not found, not complete, or not a Qwen3.5 checkpoint; or an
             argument does not fit.
     """
-    path = resolve_checkpoint(str(name), revision=revision, progress=progress, notice=notice)
+    paths = [None if path is None else str(path) for path in (mtp_path, adapter_path)]
+    names = ModelNames(str(name), revision, *paths)
+    path = names.resolve(progress, notice)
     template_process().start()  # ready by the time that the template has been read
     # Small files first: a broken template should not cost the time to read gigabytes.
-    head = None if mtp_path is None else resolve_head(str(mtp_path))
-    checkpoint = Checkpoint.open(path, head)
-    if adapter_path is not None:
-        checkpoint = checkpoint.with_adapter(resolve_adapter(str(adapter_path), progress))
+    checkpoint = names.open(path, progress)
     notice = notice or print_notice
     for note in checkpoint.notes:
         notice(note)
@@ -87,7 +91,7 @@ def load(
         )
     parallel = parallel or ALONE
     documents: list[list[int]] = []
-    norms = checkpoint.mtp_norms
+    norms, raw = checkpoint.mtp_norms, None
     if mtp != "off" and norms is not None and not norms.certain:
         raw = mtp_readings.remembered(checkpoint)
         same = len(set(parallel.exchange(str(raw and sorted(raw))))) == 1
@@ -95,17 +99,27 @@ def load(
             checkpoint = checkpoint.with_mtp_norms(raw)
         else:
             documents = make_documents(tokenizer, built_in_texts(), _CONFIRMATION_TOKENS)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "context": context,
+        "mtp": mtp != "off",
+        "mtp_documents": documents,
+        "kv_bits": kv_bits,
+    }
+    others = None
+    if processes is not None:
+        options["dtype"] = dtype_name(checkpoint, dtype)  # their devices may differ
+        processes.open(names, of_checkpoint(checkpoint.files, checkpoint.adapter))
+        others = processes.load(raw, options)
     network = load_network(
         checkpoint,
-        dtype,
-        notice,
-        context=context,
-        mtp=mtp != "off",
-        mtp_documents=documents,
+        notice=notice,
         mtp_decided=partial(mtp_readings.remember, checkpoint),
-        kv_bits=kv_bits,
-        parallel=parallel,
+        parallel=parallel if processes is None else processes.parallel,
+        **options,
     )
+    if processes is not None and others is not None:
+        network = processes.network(network, others)
     if isinstance(mtp, int) and network.mtp is None:
         notice(
             f"{name} has no MTP head, so no tokens are guessed: leave out --mtp {mtp}, or name a "

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.session.blas import load_openblas
-from qwen35_mlx.session.events import Loading
+from qwen35_mlx.session.events import Loading, ProcessesJoined
 from qwen35_mlx.session.mlx_thread import CLOSE_SECONDS
 from qwen35_mlx.session.requests import UseModel
 
 if TYPE_CHECKING:
+    from qwen35_mlx.distributed.place import Place
+    from qwen35_mlx.distributed.processes import Processes
     from qwen35_mlx.library.library import Library
     from qwen35_mlx.session.model import Model
 
@@ -24,6 +26,7 @@ class LoadOptions:
         budget: bytes of model states on disk; None for the default.
         context, kv_bits, mtp: as for `qwen35_mlx.load`.
         adapter_path: likewise, of the first model alone.
+        place: of this process, the first of several that run the model together; None for one.
     """
 
     budget: int | None = None
@@ -31,6 +34,7 @@ class LoadOptions:
     kv_bits: int | None = None
     mtp: str | int = "auto"
     adapter_path: str | None = None
+    place: "Place | None" = None
 
 
 class LoadedModel:
@@ -42,9 +46,12 @@ class LoadedModel:
         library: its folder holds the states of models; None for memory only.
         report: called with `Loading` events. What it raises ends the load.
         notice: called with lines for the user, in any thread.
+        lost: called in a thread of its own if another process is lost that runs the model.
 
     Attributes:
         model: None before `load` and after `unload`.
+        joined: the processes that run models; None for one, and before the first load.
+        fits: whether the model that was loaded last fits into this machine alone.
         wanted: the newest request for a model, also after `unload`; at first `first`.
     """
 
@@ -55,12 +62,18 @@ class LoadedModel:
         library: "Library | None",
         report: Callable[[Loading], None],
         notice: Callable[[str], None],
+        lost: Callable[[str], None] = lambda line: None,
     ):
         self._options = options
         self._adapted = first and first.model
         self._library = library
         self._report = report
         self._notice = notice
+        self._lost = lost
+        self._processes: Processes | None = None
+        self._join_error = ""
+        self.fits = False
+        self.joined: ProcessesJoined | None = None
         self.model: Model | None = None
         self.wanted = first
 
@@ -79,6 +92,7 @@ class LoadedModel:
     def load(self, request: UseModel) -> "Model":
         """Load what `find` has found, in place of the loaded model."""
         from qwen35_mlx.session.load import load
+        from qwen35_mlx.session.memory import fits_alone
 
         self.unload()
         self.wanted = request
@@ -93,11 +107,38 @@ class LoadedModel:
             adapter_path=options.adapter_path if request.model == self._adapted else None,
             progress=self._progress,
             notice=self._notice,
+            processes=self._join(),
         )
+        self.fits = fits_alone(model.whole_bytes)
         if self._library is not None:
             model.open_states(self._library.folder, budget=options.budget, notice=self._notice)
         self.model = model
         return model
+
+    def _join(self) -> "Processes | None":
+        """The processes that run the model together, joined once; None for this one alone."""
+        place = self._options.place
+        if place is None or self._processes is not None:
+            return self._processes
+        from qwen35_mlx.distributed.processes import Processes
+
+        # The others have ended after an error: they cannot be joined again.
+        if self._join_error:
+            raise Qwen35Error(self._join_error)
+        try:
+            self._processes = Processes.join(place, self._notice, self._lost)
+        except Qwen35Error as error:
+            self._join_error = str(error)
+            raise
+        self._notice(self._processes.speed)
+        self.joined = ProcessesJoined(self._processes.ranks, self._processes.memory)
+        return self._processes
+
+    def close(self) -> None:
+        """Free the model's memory, and end the other processes."""
+        self.unload()
+        if self._processes is not None:
+            self._processes.close()
 
     def unload(self) -> None:
         """Free the model's memory. Chats with it must be closed before."""
@@ -112,6 +153,8 @@ class LoadedModel:
         gc.unfreeze()  # an application may have frozen the collector while the model was loaded
         gc.collect()
         mx.clear_cache()
+        if self._processes is not None:
+            self._processes.forget_dropped()
 
     def _progress(self, done: int, total: int, what: str) -> None:
         self._report(Loading(what, done / total if total else None))

@@ -61,6 +61,11 @@ def chunk_for(
     )
 
 
+def fits_alone(weights: int) -> bool:
+    """Whether this machine by itself has memory for a model of so many bytes."""
+    return weights <= limit()
+
+
 def room_beside(needs: Sequence[Estimate], weights: int) -> int:
     """Bytes that this machine has left beside a model and prompts that are read in turns.
 

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.distributed.leader import LeadingNetwork
+from qwen35_mlx.distributed.states import LeadingStates
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.drafter import CPU_HOPEFUL, HOPEFUL, Drafter, PassCosts
 from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
@@ -22,7 +24,7 @@ from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.memory import weight_bytes
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.fingerprint import of_adapter, of_network, of_weights
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
 from qwen35_mlx.prompt_cache.snapshots import common_prefix_length
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.events import Reply, TurnEvent
@@ -62,6 +64,7 @@ class Model:
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
         weight_bytes: of its weights in memory.
+        whole_bytes: the same with those in other processes that run it, too.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
         kv_bits, mtp: as for `load`.
@@ -99,6 +102,7 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
+        self.whole_bytes = checkpoint.nbytes
         self.weight_bytes = weight_bytes(checkpoint.nbytes, checkpoint.model, network.config)
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
@@ -148,11 +152,14 @@ class Model:
         place = Path(folder).resolve() / STATES
         if (states := self.states.get(place)) is not None:
             return states
-        weights = of_weights(self.files) + (of_adapter(self.adapter) if self.adapter else "")
+        weights = of_checkpoint(self.files, self.adapter)
         fingerprint = of_network(
             weights, self.network.config, str(self.network.dtype), self.kv_bits
         )
-        states = DiskSnapshotCache(place, fingerprint, budget=budget, notice=notice)
+        make: Callable[..., DiskSnapshotCache] = DiskSnapshotCache
+        if isinstance(self.network, LeadingNetwork):
+            make = partial(LeadingStates, self.network, self.kv_bits, weights)
+        states = make(place, fingerprint, budget=budget, notice=notice)
         weakref.finalize(self, states.finish)
         self.states[place] = states
         return states

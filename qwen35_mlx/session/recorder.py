@@ -46,6 +46,7 @@ class TurnRecorder:
         self._transcript = transcript
         self._notices = notices
         self._clock = _ThinkingClock(start)
+        self._reply: int | None = None  # while it is being written
 
     def run(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str
@@ -60,6 +61,7 @@ class TurnRecorder:
         transcript, turn = self._transcript, self._turn
         before, title = transcript.tree.leaf, transcript.tree.title
         parent, reply = self._begin(parent, added, model)
+        self._reply = reply
         state: MessageState = "cancelled"
         error, done = "", None
         try:
@@ -84,12 +86,19 @@ class TurnRecorder:
             state, error = "failed", one_line(failure)
             raise
         finally:
+            self._reply = None
             self._finish(reply, state, error, done)
             if transcript.tree.message(reply).abandoned:
                 # What a tool has done is done, so its result stays.
                 self._select(parent if transcript.tree.message(parent).role == "tool" else before)
         assert done is not None
         return done
+
+    def abandon(self, error: str) -> None:
+        """Save the reply so far as failed, in any thread, while that of the turn hangs."""
+        if (reply := self._reply) is not None:
+            message = replace(self._message(reply), state="failed", error=error)
+            self._transcript.save(message)
 
     def _begin(
         self, parent: int | None, added: Sequence[Mapping[str, Any]], model: str

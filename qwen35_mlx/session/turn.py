@@ -9,6 +9,7 @@ from functools import partial
 
 import mlx.core as mx
 
+from qwen35_mlx.distributed.leader import LeadingNetwork
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.decode_group import DecodeGroup
@@ -117,10 +118,13 @@ class Turn:
 
         Raises:
             DeviceError: MLX could not compute it.
+            ProcessLostError: another process is lost that runs the network, too.
         """
         try:
             yield from self._run()
         except RuntimeError as error:
+            if isinstance(self.network, LeadingNetwork):
+                self.network.followers.check_soon()
             # MLX raises no class of its own, others do.
             if type(error) is not RuntimeError or not gpu_kernel.on_gpu():
                 raise

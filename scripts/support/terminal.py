@@ -289,6 +289,11 @@ class Terminal:
         return self._process.returncode
 
     @property
+    def pid(self) -> int:
+        """The program's process."""
+        return self._process.pid
+
+    @property
     def settings(self) -> list[object]:
         """The terminal attributes, as from `termios.tcgetattr`."""
         return termios.tcgetattr(self._master)

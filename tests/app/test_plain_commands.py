@@ -133,7 +133,7 @@ def test_changes_are_stored_in_the_settings_file(session: PlainChat, home: Path)
 
 def test_models_are_listed_with_what_fits(session: PlainChat, monkeypatch, tmp_path) -> None:
     make(in_cache(tmp_path, "org/odd"), {**CONFIG, "layer_types": 5})
-    monkeypatch.setattr("qwen35_chat.plain_view.machine_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr("qwen35_chat.models.machine_memory", lambda: 16 * 2**30)
     written = session.run("/model")
     assert "demo: 15.1 MB, needs 534 MB, fits, here\n" in written
     assert "mlx-community/Qwen3.5-4B-MLX-4bit: 3.0 GB, needs 4.0 GB, fits, to download\n" in written

@@ -98,7 +98,7 @@ def pinned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     clock.now = 1_764_000_000.0
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(models, "machine_memory", lambda: 24 * 2**30)
+    monkeypatch.setattr("qwen35_chat.models.machine_memory", lambda: 24 * 2**30)
     monkeypatch.setattr(models, "local_models", lambda _: LOCAL)
 
     for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):

@@ -16,6 +16,7 @@ from qwen35_chat.cpu_budget import CpuBudget
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.drawing.entries import NoticeEntry, ReplyEntry, ThinkingView
 from qwen35_chat.drawing.messages import DEMO_GREETING, entries_of
+from qwen35_chat.handlers.alone import AloneHandler
 from qwen35_chat.handlers.conversations import ConversationHandler
 from qwen35_chat.handlers.messages import MessageHandler
 from qwen35_chat.handlers.models import ModelHandler
@@ -56,7 +57,7 @@ from qwen35_chat.transitions import (
 from qwen35_chat.widgets.completions import Completions
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.transcript import TranscriptView
-from qwen35_mlx.session.events import Loaded, Notice, Unloaded
+from qwen35_mlx.session.events import Loaded, Notice, ProcessesLost, Unloaded
 
 # Often enough to look continuous, rarely enough to leave the GIL to the model.
 POLLS_PER_SECOND = 15
@@ -109,6 +110,7 @@ class ChatScreen(TypingScreen):
         self.personas = PersonaHandler(controller, self)
         self.settings = ScreenSettingsHandler(controller, self)
         self.tools = ToolHandler(controller, self)
+        self.alone = AloneHandler(controller, self, self.quit)
         self.find = Find(self.transcript, self)
         self._begin = start
         self._ready = ready
@@ -299,6 +301,9 @@ class ChatScreen(TypingScreen):
                 self.transcript.add(NoticeEntry(text))
             case Problem(text):
                 self.show_message(text, error=True)
+            case ProcessesLost(text):
+                self.transcript.add(NoticeEntry(text))
+                self.attempt(lambda: self.alone.offer(transition))
             case SettingsChanged():
                 self._show_settings()
             case _:

@@ -15,7 +15,7 @@ from qwen35_chat.models import (
     MemoryFit,
     ModelEntry,
     local_models,
-    machine_memory,
+    memory_of,
 )
 from qwen35_chat.progress import download_outcome, download_parts, size_of
 from qwen35_chat.screens.picker import Picker, Row
@@ -48,10 +48,10 @@ class ModelList(Picker):
         memory: int | None = None,
         start: Callable[[str], Download] = Download,
     ):
-        memory = machine_memory() if memory is None else memory
+        memory, machine = memory_of(controller.processes, memory)
         tokens = f"{controller.settings.context:,} tokens of context"
         super().__init__(
-            f"Models for {memory / 2**30:.0f} GB of memory and {tokens}",
+            f"Models for {machine} and {tokens}",
             self._make_rows,
             placeholder="Search, or write a folder or org/repo",
             hint="Enter uses or downloads it, Esc goes back",

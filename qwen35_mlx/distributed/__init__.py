@@ -1,0 +1,1 @@
+"""One network in several processes, of which the first leads and the others follow."""

@@ -1,0 +1,316 @@
+"""Control connections: commands from the first process to the others, and signs of life back.
+
+The first process listens, and one thread for each of the others notices when it is gone. MLX can
+wait for ever in an exchange with a process that is gone, so nothing here depends on the thread that
+computes.
+"""
+
+import hmac
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from qwen35_mlx.distributed.frames import (
+    FIRST_BYTES,
+    Connection,
+    EndedError,
+    Message,
+    SilentError,
+)
+from qwen35_mlx.errors import Qwen35Error
+
+BEAT_SECONDS = 0.5
+# Without a sign of life for this long, a process is lost.
+LOST_SECONDS = 5.0
+# How long it takes at most to notice that a connection was closed.
+_NOTICE_SECONDS = 1.0
+# How long the others may take to connect, once all have joined MLX's group.
+CONNECT_SECONDS = 30.0
+
+
+class ProcessLostError(Qwen35Error):
+    """One of the processes that run the network has ended, hangs or has failed."""
+
+
+class Listener:
+    """Where the first process waits for the others.
+
+    Attributes:
+        port: on its address.
+        token: 64 hexadecimal digits that the others know.
+    """
+
+    def __init__(self, address: str):
+        try:
+            family = socket.getaddrinfo(address, 0)[0][0]
+            self._socket = socket.create_server((address, 0), family=family)
+        except OSError as error:
+            raise Qwen35Error(
+                f"{address} is not an address of this machine ({error.strerror}): name it first "
+                "in the list of hosts"
+            ) from None
+        self.port: int = self._socket.getsockname()[1]
+        self.token = secrets.token_hex(32)
+
+    def accept(self, ranks: int) -> list[tuple[Connection, Message]]:
+        """The connections of the other processes, by rank, and how they introduced themselves.
+
+        Raises:
+            Qwen35Error: one does not connect.
+        """
+        found: dict[int, tuple[Connection, Message]] = {}
+        deadline = time.monotonic() + CONNECT_SECONDS
+        with self._socket:
+            while len(found) < ranks - 1:
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
+                try:
+                    end, _ = self._socket.accept()
+                except OSError:
+                    missing = next(rank for rank in range(1, ranks) if rank not in found)
+                    raise Qwen35Error(
+                        f"process {missing} does not connect to port {self.port} of this machine: "
+                        "see whether a firewall is in the way"
+                    ) from None
+                connection = Connection(end, LOST_SECONDS)
+                with suppress(EndedError):
+                    first = connection.receive(FIRST_BYTES)
+                    token, rank = str(first.get("token")), first.get("rank")
+                    if hmac.compare_digest(token.encode(), self.token.encode()):
+                        assert isinstance(rank, int)
+                        found[rank] = connection, first
+                        continue
+                connection.close()
+        return [found[rank] for rank in range(1, ranks)]
+
+
+class Followers:
+    """The other processes, as the first one commands them.
+
+    Commands are sent by one thread; any thread may `drop` and look at `lost`.
+
+    Args:
+        names: of each, for lines to the user.
+        notice: called with lines that they have for the user, in any thread.
+        when_lost: called once in a thread of its own, with `lost`.
+
+    Attributes:
+        names: as given.
+        lost: a line about the first that was lost; "" while all are there.
+    """
+
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        names: Sequence[str],
+        notice: Callable[[str], None],
+        when_lost: Callable[[str], None],
+    ):
+        self._when_lost = when_lost
+        self._connections = list(connections)
+        self.names = list(names)
+        self._notice = notice
+        self._closed = False
+        self._number = 0
+        self._dropped: deque[int] = deque()
+        self._changed = threading.Condition()
+        self._replies: dict[tuple[int, int], Message] = {}
+        self.lost = ""
+        for i in range(len(self._connections)):
+            threading.Thread(target=self._listen, args=(i,), name="follower", daemon=True).start()
+
+    @property
+    def count(self) -> int:
+        return len(self._connections)
+
+    def new_number(self) -> int:
+        """A number that no other object has."""
+        self._number += 1
+        return self._number
+
+    def drop(self, number: int) -> None:
+        """Have the others forget an object, before the next command."""
+        self._dropped.append(number)
+
+    def send(self, call: str, **fields: Any) -> None:
+        """Send a command to all.
+
+        Raises:
+            ProcessLostError: one is lost.
+        """
+        dropped: list[int] = []
+        while self._dropped:
+            dropped.append(self._dropped.popleft())
+        if dropped:
+            self._send({"call": "drop", "objects": dropped})
+        self._send({"call": call, **fields})
+
+    def ask(self, call: str, **fields: Any) -> list[Message]:
+        """Send a command to all, and wait for their replies, by rank.
+
+        Raises:
+            ProcessLostError: one is lost.
+            Qwen35Error: what one of them reports.
+        """
+        number = self.new_number()
+        self.send(call, reply=number, **fields)
+        wanted = [(i, number) for i in range(self.count)]
+        with self._changed:
+            self._changed.wait_for(lambda: self.lost or all(one in self._replies for one in wanted))
+            self.check()
+            replies = [self._replies.pop(one) for one in wanted]
+        for i, reply in enumerate(replies):
+            if error := reply.get("error"):
+                raise Qwen35Error(f"{self.names[i]}: {error}")
+        return replies
+
+    def check(self) -> None:
+        """Raise `ProcessLostError` if one is lost, or all were ended."""
+        if self.lost or self._closed:
+            raise ProcessLostError(self.lost or "the other processes were ended")
+
+    def check_soon(self) -> None:
+        """As `check`, after an error of MLX that a loss may have caused, which shows presently."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.lost, _NOTICE_SECONDS)
+        self.check()
+
+    def lose(self, line: str) -> None:
+        """Take note that the processes cannot go on together."""
+        with self._changed:
+            if not self.lost and not self._closed:
+                self.lost = line
+                threading.Thread(target=self._when_lost, args=(line,), daemon=True).start()
+            self._changed.notify_all()
+        for connection in self._connections:  # they end, too
+            connection.close()
+
+    def close(self) -> None:
+        """End the others."""
+        self._closed = True
+        for connection in self._connections:
+            with suppress(EndedError):
+                connection.send({"call": "end"})
+            connection.close()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self.check()
+        for i, connection in enumerate(self._connections):
+            try:
+                connection.send(message)
+            except EndedError as error:
+                self._lose(i, error)
+                self.check()
+
+    def _listen(self, i: int) -> None:
+        """The thread of one of the others."""
+        connection = self._connections[i]
+        try:
+            while True:
+                message = connection.receive()
+                if "reply" in message:
+                    with self._changed:
+                        self._replies[i, int(message["reply"])] = message
+                        self._changed.notify_all()
+                elif "notice" in message:
+                    self._notice(f"{self.names[i]}: {message['notice']}")
+                elif "failed" in message:
+                    self.lose(f"{self.names[i]} has failed ({message['failed']}): {_ADVICE}")
+        except EndedError as error:
+            self._lose(i, error)
+
+    def _lose(self, i: int, error: EndedError) -> None:
+        what = "does not answer" if isinstance(error, SilentError) else "has ended"
+        self.lose(f"{self.names[i]} {what}: {_ADVICE}")
+
+
+_ADVICE = "start all processes again, or go on with this machine alone"
+
+
+class Leader:
+    """The first process, as one of the others obeys it.
+
+    Args:
+        ended: called in another thread once the first process is gone.
+    """
+
+    def __init__(self, connection: Connection, ended: Callable[[], None]):
+        self._connection = connection
+        self._ended = ended
+        self._commands: deque[Message] = deque()
+        self._arrived = threading.Semaphore(0)
+        for work in (self._listen, self._beat):
+            threading.Thread(target=work, name="leader", daemon=True).start()
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        port: int,
+        token: str,
+        about: Mapping[str, Any],
+        ended: Callable[[], None],
+    ) -> "Leader":
+        """Connect to the first process.
+
+        Args:
+            about: this process: rank, host and so on.
+
+        Raises:
+            Qwen35Error: it cannot be reached.
+        """
+        try:
+            end = socket.create_connection((address, port), CONNECT_SECONDS)
+        except OSError as error:
+            raise Qwen35Error(
+                f"the first process cannot be reached at {address}, port {port} ({error}): see "
+                "whether a firewall is in the way"
+            ) from None
+        connection = Connection(end)
+        with suppress(EndedError):
+            connection.send({"token": token, **about})
+        return cls(connection, ended)
+
+    def next_command(self) -> Message:
+        """Wait for the next command."""
+        self._arrived.acquire()
+        return self._commands.popleft()
+
+    def reply(self, command: Message, **fields: Any) -> None:
+        """Reply to a command that wants it."""
+        self._send({"reply": command["reply"], **fields})
+
+    def notice(self, line: str) -> None:
+        """Show a line to the user."""
+        self._send({"notice": line})
+
+    def fail(self, line: str) -> None:
+        """Report that this process cannot go on."""
+        self._send({"failed": line})
+
+    def _send(self, message: Message) -> None:
+        with suppress(EndedError):  # `_listen` finds out, too
+            self._connection.send(message)
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._commands.append(self._connection.receive())
+                self._arrived.release()
+        except EndedError:
+            self._ended()
+
+    def _beat(self) -> None:
+        with suppress(EndedError):
+            while True:
+                self._connection.send({})
+                time.sleep(BEAT_SECONDS)
+
+
+def this_host() -> str:
+    """The name of this machine, as people know it."""
+    return socket.gethostname().removesuffix(".local")
