@@ -202,6 +202,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "model": _TEXT,
     "leaf": _ID,
     "durable": _FLAG,
+    "deleted": _FLAG,
 }
 
 

@@ -302,7 +302,7 @@ class Chips:
         Args:
             longest, characters: the lines and the characters of the longest that is.
         """
-        lines = text.count("\n") + 1
+        lines = text.removesuffix("\n").count("\n") + 1
         if lines <= longest and len(text) <= characters:
             return None
         size = f"{lines} lines" if lines > longest else f"{len(text):,} characters"

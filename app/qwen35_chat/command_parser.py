@@ -199,6 +199,12 @@ def option_parser() -> CommandParser:
         metavar="FILE",
         help="copy all of them to a new file, also while a chat is open, and exit",
     )
+    stored.add_argument(
+        "--rescue",
+        type=_text,
+        metavar="FILE",
+        help="add what can be read of a damaged library.db that was put aside, and exit",
+    )
     add(
         "--format",
         choices=("md", "html", "json"),

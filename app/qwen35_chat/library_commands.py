@@ -1,4 +1,4 @@
-"""The commands for stored conversations: `--list`, `--export`, `--import` and `--backup`."""
+"""The commands for stored conversations: `--list`, `--export`, `--import` and so on."""
 
 import os
 import time
@@ -14,11 +14,13 @@ from qwen35_mlx.library.foreign.reading import read_conversations
 from qwen35_mlx.library.home import VARIABLE
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.listing import ConversationSummary
+from qwen35_mlx.library.rescue import rescue
 from qwen35_mlx.terminal import print_error, visible, write_output
 from qwen35_mlx.user_paths import absolute_user_path, user_path
 
 _PAGE_SIZE = 500
 MAX_IMPORT_BYTES = 256 << 20
+MAX_GAPS = 20  # conversations with gaps that are named
 
 
 def print_list(*, as_json: bool = False) -> int:
@@ -94,6 +96,31 @@ def write_backup(name: str) -> int:
     return 0
 
 
+def rescue_file(name: str) -> int:
+    """Add what can be read of a damaged database to the library. Returns the exit code."""
+    file = absolute_user_path(name)
+    with Library() as library:
+        found = rescue(library, file)
+        titles = {row: library.conversation(row).title for row in found.gaps[:MAX_GAPS]}
+        _print_notices(library)
+    rescued = len(found.added) + found.present
+    line = f"{rescued:,} of {_counted(found.total)} rescued"
+    if found.present:
+        line += f", {found.present:,} of them there already"
+    if found.gaps:
+        named = [f"{row} ({visible(title)})" for row, title in titles.items()]
+        more = ["..."] * (len(found.gaps) > MAX_GAPS)
+        line += f", {len(found.gaps):,} with gaps: {', '.join(named + more)}"
+    write_output(f"{line}\n")
+    if not found.checked:
+        print_error("note: the file is of a version without checksums: changed text is not noticed")
+    return 0
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} conversation{'s' * (number != 1)}"
+
+
 def import_file(name: str) -> int:
     """Add exported conversations to the library, all or none, and print their new ids.
 
@@ -113,5 +140,7 @@ def import_file(name: str) -> int:
         raise Qwen35Error(f"{file}: {error}") from None
     with Library() as library, library.transaction():
         numbers = [library.add_conversation(conversation) for conversation in conversations]
+    several = f"{len(numbers):,} conversations" if numbers[1:] else "one conversation"
+    print_error(f"{several} imported; `qwen35-chat --resume {numbers[-1]}` opens the last one")
     write_output("".join(f"{number}\n" for number in numbers))
     return 0

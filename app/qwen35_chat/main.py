@@ -39,7 +39,8 @@ def _standard_input() -> str:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
     if (found := decoded(data)) is None:
         raise Qwen35Error(
-            "standard input is not text in UTF-8, UTF-16 or GBK: convert it, for example with iconv"
+            "standard input is not text in UTF-8, UTF-16, GBK or Big5: convert it, for example with"
+            " iconv"
         )
     if found.encoding:
         print_error(f"standard input is read as {found.encoding}")
@@ -156,7 +157,7 @@ def _run(argv: Sequence[str]) -> int:
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or any(
-        option is not None for option in (args.export, args.import_file, args.backup)
+        option is not None for option in (args.export, args.import_file, args.backup, args.rescue)
     ):
         return _run_library_command(args)
     options = _options(args)
@@ -237,8 +238,8 @@ def _run_library_command(args: argparse.Namespace) -> int:
         raise Qwen35Error("--schema is for one answer: give a prompt with -p")
     if args.prompt is not None or args.message:
         raise Qwen35Error(
-            "-p and a message are for a model, which --list, --export, --import and --backup use "
-            "none of: choose one"
+            "-p and a message are for a model, which --list, --export, --import, --backup and "
+            "--rescue use none of: choose one"
         )
     if args.list:
         return library_commands.print_list(as_json=args.json)
@@ -248,6 +249,10 @@ def _run_library_command(args: argparse.Namespace) -> int:
         if not args.backup:
             raise Qwen35Error("--backup is empty: name a new file")
         return library_commands.write_backup(args.backup)
+    if args.rescue is not None:
+        if not args.rescue:
+            raise Qwen35Error("--rescue is empty: name a damaged library.db")
+        return library_commands.rescue_file(args.rescue)
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
     return library_commands.import_file(args.import_file)

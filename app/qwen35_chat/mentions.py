@@ -23,6 +23,7 @@ _UNFINISHED = re.compile(rf"{_AT}(?=([^\s\"]*)\Z)")
 _OPEN_QUOTE = re.compile(rf"{_AT}[\"\u201c]((?:[^\"\u201d\\\n]|\\.)*)\Z")
 _MENTION = re.compile(_AT + r"(?:\"((?:[^\"\\\n]|\\.)+)\"|\u201c([^\u201d\n]+)\u201d|([^\s\"]+))")
 _GLUED = re.compile(r"[^\s(\[{<\u201c\u2018\u3008-\u3011\uff08]")
+_UNSPACED = re.compile(rf"[{_JOINS}\u3000-\u303f\uff00-\uffef]")
 # Where a name in a text without spaces may end.
 _END = re.compile(
     rf"(?=[,;:)\]}}>'`]|[?!](?![!-~])|[^\x00-\x7f\w\u0300-\u036f]|[{_JOINS}])|(?<=[{_JOINS}])(?=\w)"
@@ -34,6 +35,7 @@ _CODE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _SUFFIX = re.compile(r"[^./]\.[A-Za-z][A-Za-z0-9]{0,4}\Z")
+_WEB = re.compile(r"\.(?:com|org|net|edu|gov|io|cn|tw|hk|jp|kr|de)\Z", re.IGNORECASE)
 # What follows a decorator of Python, or another one.
 _DECORATED = re.compile(r"[^\n]*\n\s*(?:@|(?:async )?def |class )")
 
@@ -47,7 +49,8 @@ class Mention:
         text: what follows the @, up to a space: the name, and perhaps more.
         quoted: it stands in quotation marks.
         decorator: a function or a class follows in the next line.
-        glued: there is no space and no bracket before the @.
+        glued: there is no space and no bracket before the @, but what usually has one after it.
+        unspaced: a sign of a script without spaces is before it.
     """
 
     start: int
@@ -55,6 +58,7 @@ class Mention:
     quoted: bool
     decorator: bool
     glued: bool
+    unspaced: bool
 
     @property
     def names(self) -> Sequence[str]:
@@ -103,12 +107,15 @@ def mentions(text: str) -> Iterator[Mention]:
             continue
         begins_line = start == 0 or text[start - 1] == "\n"
         name = re.sub(_ESCAPED, r"\1", escaped) if escaped else in_quotes or bare
+        before = text[start - 1 : start] if start else ""
+        unspaced = _UNSPACED.match(before) is not None
         yield Mention(
             start + 1,
             name,
             quoted=not bare,
             decorator=begins_line and _DECORATED.match(text, match.end()) is not None,
-            glued=start > 0 and _GLUED.match(text[start - 1]) is not None,
+            glued=not unspaced and _GLUED.match(before) is not None,
+            unspaced=unspaced,
         )
 
 
@@ -139,7 +146,7 @@ def refuse_missing(found: Mention, folder: Path, files: Callable[[], Sequence[st
         like = _near(name, _beside(name))
     else:
         like = _near(name, files())
-    if not like and (found.glued or not path_like):
+    if not like and (found.glued or not path_like or (found.unspaced and _WEB.search(name))):
         return
     where = f" in {shown(str(folder.absolute()))}."
     hint = f"; did you mean {shown(mention(like))}?" if like else where

@@ -60,8 +60,7 @@ def beside_summary(stored: Conversation, *, back: bool) -> int:
     """A message of the path before the last compaction, or else of that after it, by its id."""
     to = before_summary(stored) if back else after_summary(stored)
     if to is None:
-        where = "begins with no summary" if back else "has no summary that is left"
-        raise Qwen35Error(f"this conversation {where}: there is nothing to go to")
+        raise Qwen35Error(f"there is no summary to {'undo' if back else 'go back to'} here")
     return to
 
 

@@ -21,12 +21,24 @@ def read_text_file(path: Path, name: str = "") -> Decoded:
         FileRefusedError: the file has no text, is too large, or cannot be read.
     """
     name = shown(name or str(path))
-    kind = document_kind(path.name)
-    data = _read(path, name, LARGEST_DOCUMENT if kind else LARGEST_FILE)
-    if kind:
+    limit = LARGEST_DOCUMENT if document_kind(path.name) else LARGEST_FILE
+    return text_in(_read(path, name, limit), path.name, name)
+
+
+def text_in(data: bytes, file_name: str, name: str) -> Decoded:
+    """The text in the content of a file.
+
+    Args:
+        file_name: says whether it is a PDF or Word file.
+        name: for error messages.
+
+    Raises:
+        FileRefusedError: it has no text.
+    """
+    if kind := document_kind(file_name):
         return Decoded(document_text(data, name, kind))
     if (found := decoded(data)) is None:
-        line = f"{name} is not text in UTF-8, UTF-16 or GBK: convert it to UTF-8 first"
+        line = f"{name} is not text in UTF-8, UTF-16, GBK or Big5: convert it to UTF-8 first"
         raise FileRefusedError(line, "not text")
     return found
 

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from unicodedata import normalize
 
 from qwen35_chat.commands import BY_ALIAS, BY_SLASH, Command
 from qwen35_chat.typed_signs import with_ascii_sign
@@ -22,7 +23,7 @@ def parse_slash(text: str) -> tuple[Command, str] | None:
     match = _COMMAND.fullmatch(with_ascii_sign(text.strip()))
     if not match:
         return None
-    name, argument = match.group(1), (match.group(2) or "").strip()
+    name, argument = normalize("NFKC", match.group(1)), (match.group(2) or "").strip()
     command = BY_SLASH.get(name.lower()) or BY_ALIAS.get(name.lower())
     if command is None:
         raise Qwen35Error(_unknown(name))

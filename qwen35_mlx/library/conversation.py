@@ -5,7 +5,8 @@ new child of the question, and any message can be selected to continue from ther
 stays in the tree.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -258,6 +259,32 @@ class Conversation:
     def with_leaf(self, leaf: int | None) -> "Conversation":
         """A copy with the path to `leaf` selected."""
         return replace(self, leaf=leaf)
+
+
+def reattached(
+    messages: Iterable[Message], lost: Mapping[int, int | None] | None = None
+) -> tuple[Message, ...]:
+    """Messages with those whose parent is missing put after what came before that parent.
+
+    Versions of one message stay versions of one message.
+
+    Args:
+        messages: in order of id.
+        lost: the parents of missing messages, where they are known; each less than its message.
+    """
+    found: list[Message] = []
+    ids: list[int] = []
+    present: set[int] = set()
+    lost = lost or {}
+    for message in messages:
+        parent = message.parent
+        while parent is not None and parent not in present:
+            before = bisect_left(ids, parent)
+            parent = lost[parent] if parent in lost else ids[before - 1] if before else None
+        found.append(replace(message, parent=parent))
+        ids.append(message.id)
+        present.add(message.id)
+    return tuple(found)
 
 
 def title_from(text: str, width: int = 60) -> str:

@@ -21,10 +21,11 @@ from qwen35_mlx.library.conversation import (
     ChatSettings,
     Conversation,
     Message,
+    reattached,
     title_from,
 )
 from qwen35_mlx.library.database import Database
-from qwen35_mlx.library.database_errors import DamagedError
+from qwen35_mlx.library.database_errors import DamagedError, how_to_rescue
 from qwen35_mlx.library.listing import last_change
 from qwen35_mlx.library.rows import (
     DAMAGED,
@@ -120,28 +121,32 @@ class ConversationStore(Database):
                 self._report_damage(row[0], "its title, settings or order may have changed")
         if listed != sum(row[CONVERSATION_COLUMNS.index("deleted")] is None for row in rows):
             self.report(
-                f"{self.file} is damaged, and the list of conversations may lack some: rescue them"
-                f" with: sqlite3 '{self.file}' .recover"
+                f"{self.file} is damaged, and the list of conversations may lack some:"
+                f" {how_to_rescue(self.file)}"
             )
 
-    def conversation(self, conversation: int) -> Conversation:
+    def conversation(self, conversation: int, *, deleted: bool = False) -> Conversation:
         """The conversation of this id, with all its messages.
 
         What does not match its checksum is reported, and a message of that kind has the state
         "failed": see `rows.message_from_row`. The messages beside it can be read as usual.
 
+        Args:
+            deleted: whether it is one that was deleted.
+
         Raises:
-            Qwen35Error: there is none of that id, or it was deleted.
+            Qwen35Error: there is none of that id, or only one that was deleted, or not.
         """
         with self.reading() as db:
             row = db.execute(
-                f"{_SELECT_CONVERSATION} WHERE id = ? AND deleted IS NULL", (conversation,)
+                f"{_SELECT_CONVERSATION} WHERE id = ? AND (deleted IS NOT NULL) = ?",
+                (conversation, deleted),
             ).fetchone()
             if row is None:
                 raise no_such_conversation(conversation)
             rows = db.execute(
                 f"{_SELECT_MESSAGES} WHERE conversation = ? ORDER BY id", (conversation,)
-            )
+            ).fetchall()
             messages = [message_from_row(row) for row in rows]
             # The rows come by one index; another one has the same entries, unless one is damaged.
             ((count,),) = db.execute(
@@ -151,7 +156,9 @@ class ConversationStore(Database):
             )
         if count != len(messages):
             self._report_damage(conversation, "some of its messages are missing or out of place")
-        damaged = [message.id for message in messages if message.error == DAMAGED]
+        damaged = [
+            one[0] for one, read in zip(rows, messages, strict=True) if _is_damaged(one, read)
+        ]
         if damaged:
             self._report_damage(conversation, f"the text of {_numbered(damaged)} may have changed")
         return self._from_row(row, messages)
@@ -164,22 +171,17 @@ class ConversationStore(Database):
             settings = settings_from_json(values["settings"])
         except (DamagedError, TypeError):
             settings, whole = ChatSettings(), False
-        present: set[int] = set()
-        for index, message in enumerate(messages):
-            if message.parent is not None and message.parent not in present:
-                whole = False
-                previous = messages[index - 1].id if index else None
-                messages[index] = replace(message, parent=previous)
-            present.add(message.id)
+        attached = reattached(messages)
+        whole = whole and attached == tuple(messages)
         leaf = values["leaf"]
-        if leaf is not None and leaf not in present:
-            whole, leaf = False, max(present, default=None)
+        if leaf is not None and leaf not in {message.id for message in attached}:
+            whole, leaf = False, attached[-1].id if attached else None
         if not whole:
             self._report_damage(values["id"], "its title, settings or order may have changed")
         return Conversation(
             id=values["id"],
             title=_of_kind(values["title"], str, ""),
-            messages=tuple(messages),
+            messages=attached,
             leaf=leaf,
             settings=settings,
             model=_of_kind(values["model"], str, ""),
@@ -285,7 +287,7 @@ class ConversationStore(Database):
         if row is None:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
         found = message_from_row(row)
-        if found.error == DAMAGED:
+        if _is_damaged(row, found):
             self._report_damage(row[1], f"the text of {_numbered([message])} may have changed")
         return found
 
@@ -310,6 +312,11 @@ class ConversationStore(Database):
         if row is None or not row[1]:
             raise Qwen35Error(f"message {message} is not there (any more): open the list again")
         return row[0], row[1]
+
+
+def _is_damaged(row: tuple[Any, ...], message: Message) -> bool:
+    """Whether a message is damaged here, and not only where it was rescued from."""
+    return message.error == DAMAGED and not matches(row)
 
 
 def _of_kind(value: Any, kind: type, default: Any) -> Any:

@@ -30,10 +30,7 @@ def translate_errors(file: Path) -> Generator[None]:
 def _explain(error: Exception, file: Path) -> str | None:
     reason = one_line(error)  # SQLite quotes the schema
     if is_damage(error):
-        return (
-            f"{file} is damaged ({reason}): close every window, move it elsewhere, and rescue"
-            " it there with sqlite3's .recover"
-        )
+        return f"{file} is damaged ({reason}): {how_to_rescue(file)}"
     match _primary_code(error):
         case sqlite3.SQLITE_FULL:
             return f"the disk is full, so {file} did not change: make room and try again"
@@ -50,6 +47,14 @@ def _explain(error: Exception, file: Path) -> str | None:
                 f"{file} cannot be used ({reason}): if it is not damaged, please report this as an"
                 " error of qwen35-mlx"
             )
+
+
+def how_to_rescue(file: Path) -> str:
+    """What to do with a library that is damaged and still at its place."""
+    return (
+        f"close every window, move {file.with_suffix('.*')} to another folder, and add what can be"
+        f" read with: qwen35-chat --rescue FOLDER/{file.name}"
+    )
 
 
 def is_damage(error: Exception) -> bool:

@@ -160,7 +160,7 @@ def _check_not_lost(file: Path, real: Path) -> None:
         raise Qwen35Error(
             f"{file} {gone}, and its log, which may hold messages, was put aside as"
             f" {_beside(aside, _LOG).name}: put a copy of {file.name} back, or start again for an"
-            " empty library"
+            f" empty library, and add what can be read with: qwen35-chat --rescue '{aside}'"
         )
     ledger.unlink(missing_ok=True)
     assert before is not None
@@ -201,7 +201,8 @@ def _compare_with_ledger(file: Path, real: Path) -> tuple[int, tuple[str, ...]]:
     raise Qwen35Error(
         f"{file} lacks {_what_is_missing(found, before)}, because its log was damaged or removed,"
         f" or because it is an older copy; both were kept as {aside.name}: put back a copy that"
-        " has them, or start again to go on without them"
+        " has them, or start again to go on without them; what can be read is added with:"
+        f" qwen35-chat --rescue '{aside}'"
     )
 
 
@@ -267,7 +268,7 @@ def _open_for_reading(file: Path, real: Path) -> OpenedFile:
 def _damaged(file: Path, why: str, aside: Path) -> Qwen35Error:
     return Qwen35Error(
         f"{file} is damaged ({why}) and was put aside as {aside.name}: start again"
-        f" for an empty library, or rescue it with: sqlite3 '{aside}' .recover"
+        f" for an empty library, and add what can be read with: qwen35-chat --rescue '{aside}'"
     )
 
 

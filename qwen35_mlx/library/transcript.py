@@ -166,6 +166,7 @@ class Transcript:
                     tool_calls=message.tool_calls,
                     state=message.state,
                     model=message.model,
+                    thinking_seconds=message.thinking_seconds,
                 )
                 parent = self.add(copy).id
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.database_errors import how_to_rescue
 from qwen35_mlx.library.home import STATES, home
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.verifying import damages, rebuild_search
@@ -133,7 +134,7 @@ def _check_library(folder: Path) -> bool:
         for line in library.notices():
             print_line(line)
     if damaged:
-        print_line(f"close every window and rescue it with: sqlite3 '{library.file}' .recover")
+        print_line(how_to_rescue(library.file))
     return bool(damaged)
 
 

@@ -171,8 +171,7 @@ def first_kept(messages: Sequence[CountedMessage], room: int) -> int:
 def _nothing(turns: int) -> Qwen35Error:
     return Qwen35Error(
         f"there is nothing to summarise: the newest {RECENT_TURNS} turns stay as they are, and "
-        f"there {'is' if turns == 1 else 'are'} {turns}; shorten the message or start a new "
-        "conversation"
+        f"there {'is' if turns == 1 else 'are'} {turns}"
     )
 
 

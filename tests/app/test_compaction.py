@@ -154,7 +154,7 @@ async def test_the_way_back_and_forward(stored: Library, home: Path) -> None:
         assert not any(isinstance(entry, SummaryEntry) for entry in at.transcript.entries)
         assert "/compact redo goes on from it" in at.text
         await at.send("/compact undo")
-        await at.until(lambda: "begins with no summary" in at.text)
+        await at.until(lambda: "there is no summary to undo here" in at.text)
         await at.send("/compact redo")
         await at.shown()
         assert any(isinstance(entry, SummaryEntry) for entry in at.transcript.entries)

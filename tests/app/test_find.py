@@ -8,7 +8,8 @@ from qwen35_chat.screens.lists import ConversationList
 from textual.widgets import OptionList
 
 from qwen35_mlx.library.library import Library
-from tests.app.drive import Driver, chat
+from qwen35_mlx.session.events import Answer
+from tests.app.drive import Driver, chat, done
 from tests.library.messages import add_message, begin_reply, finish_reply
 
 
@@ -139,6 +140,18 @@ async def test_without_a_search_there_is_nothing_to_go_to(home: Path) -> None:
         await at.turn("one")
         await at.press("f7")
         assert "no search has led here: Ctrl+S begins one" in at.text
+
+
+async def test_a_hit_in_another_version_says_so(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("which fruit?", "an apple")
+        await at.press("f5")
+        await at.shown([Answer("a pear"), done()])
+        await at.press("ctrl+n")
+        await search(at, "apple")
+        await at.press("down", "enter")
+        await at.shown()
+        await at.until(lambda: "1 of 1 message with apple, in version 1 of 2" in at.text)
 
 
 async def test_a_title_opens_at_the_end(stored: Library, home: Path) -> None:

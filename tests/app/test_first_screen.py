@@ -107,6 +107,11 @@ async def test_an_error_stands_above_the_composer_and_stays_with_the_rest(home: 
 @pytest.mark.parametrize("height", [8, 12, 16, 20, 24, 40])
 async def test_composer_and_status_are_seen_at_any_size(home: Path, height: int) -> None:
     async with chat(home, demo=True, size=(120, height)) as at:
+        await at.pilot.resize_terminal(20, height)
+        await at.pilot.pause(0.05)
+        assert at.composer.region.bottom <= height - 1, at.text
+        assert at.composer.region.height >= 1, at.text
+        assert "0%" in at.text.splitlines()[-1], at.text
         for width in (40, 50, 80, 200):
             await at.pilot.resize_terminal(width, height)
             await at.pilot.pause(0.05)

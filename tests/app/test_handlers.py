@@ -253,7 +253,7 @@ def test_a_command_without_a_value_goes_to_the_next_one(controller: Controller, 
     for value in ("open", "hidden", "collapsed"):
         view.finish(handler.view())
         assert controller.settings.thinking_view == value
-    with pytest.raises(Qwen35Error, match="'wide' is none of: hidden, collapsed, open"):
+    with pytest.raises(Qwen35Error, match="'wide' is not one of hidden, collapsed, open"):
         view.finish(handler.view("wide"))
     view.finish(handler.preset("precise"))
     assert (controller.settings.preset, controller.settings.thinking) == ("precise", "on")

@@ -1,13 +1,17 @@
-"""`--list`, `--export` and `--import`: plain output, one-line errors, a quick start."""
+"""`--list`, `--export`, `--import`, `--backup`, `--rescue`: plain output, one-line errors."""
 
 import io
+import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from qwen35_chat.main import main
 
+from qwen35_mlx.library.connections import connect
 from qwen35_mlx.library.conversation import Usage
 from qwen35_mlx.library.exporting import to_json
 from qwen35_mlx.library.library import Library
@@ -91,6 +95,36 @@ def test_a_backup_is_made_while_the_library_is_open(
     assert capsys.readouterr().out.startswith("# Tea for two\n")
 
 
+def test_a_rescue_says_what_came_back(two: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    with closing(connect(two / "library.db")) as db:
+        db.execute("UPDATE messages SET checksum = 0 WHERE id = 1")
+    damaged = tmp_path / "damaged.db"
+    shutil.copy(two / "library.db", damaged)
+    monkeypatch.setenv("QWEN35_HOME", str(tmp_path / "new"))
+    assert main(["--rescue", str(damaged)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "2 of 2 conversations rescued, 1 with gaps: 1 (Tea for two)\n"
+    assert err == ""
+    assert main(["--rescue", str(damaged)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 of 2 conversations rescued, 2 of them there already, 1 with gaps: 1 (")
+    with Library(tmp_path / "new") as library:
+        assert library.count() == 2
+
+
+def test_a_damaged_library_that_was_put_aside_is_rescued(two: Path, capsys) -> None:
+    """As the error says."""
+    file = two / "library.db"
+    data = file.read_bytes()
+    file.write_bytes(bytes(4096) + data[4096:])
+    assert main(["--list"]) == 2
+    command = capsys.readouterr().err.strip().partition("qwen35-chat ")[2]
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out == "2 of 2 conversations rescued\n"
+    assert main(["--list"]) == 0
+    assert "Tea for two" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -107,7 +141,13 @@ def test_a_backup_is_made_while_the_library_is_open(
         (["--backup", "/"], "/ exists: give another name"),
         (["--backup", "no/such/file"], "no/such/file cannot be written: No such file"),
         (["--backup", "x", "--list"], "not allowed with"),
-        (["--backup", "x", "-p", "hi"], "--backup use none"),
+        (["--backup", "x", "-p", "hi"], "--rescue use none"),
+        (["--rescue", ""], "--rescue is empty"),
+        (["--rescue", "no/such/file"], "no/such/file cannot be read: No such file"),
+        (["--rescue", "."], "cannot be read: not a regular file"),
+        (["--rescue", "/"], "/ cannot be read: not a regular file"),
+        (["--rescue=-wal"], "cannot be read: not a regular file"),
+        (["--rescue", "x", "--backup", "y"], "not allowed with"),
         (["--list", "-p", "hi"], "-p"),
         (["--format", "json"], "--format"),
     ],
@@ -126,7 +166,7 @@ def test_an_invalid_command_line(argv: list[str], named: str, two: Path, capsys)
     ("content", "named"),
     [
         (b"\xff\xfe", "is not UTF-8 text"),
-        (b"{}", "it has no conversation in a known format: give one of --export"),
+        (b"{}", "it has no conversation in a known format: give a file that"),
         (b'{"format": "qwen35-chat conversation"}', "the field 'version' is missing"),
         (b"", "is not JSON"),
     ],

@@ -84,7 +84,7 @@ def test_standard_input_that_is_not_text(monkeypatch, capsys) -> None:
     set_stdin(monkeypatch, b"\xff\x80")
     assert main([]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: standard input is not text in UTF-8, UTF-16 or GBK: "
+        "error: standard input is not text in UTF-8, UTF-16, GBK or Big5: "
     )
 
 

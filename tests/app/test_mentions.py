@@ -76,6 +76,10 @@ def test_which_files_are_meant(text: str, expected: list[str], folder: Path) -> 
         ("看 @notse.txt，谢谢", "notse.txt; did you mean @notes.txt"),
         ("请看@notse.txt里的内容", "notse.txt; did you mean @notes.txt"),
         ("看（@没有.txt）", "没有.txt in "),
+        ("请看@没有.txt", "没有.txt in "),
+        ("请看一下@没有.txt好吗", "没有.txt in "),
+        ("これを、@nofile.md読んで", "nofile.md in "),
+        ("파일@없음.txt를 읽어", "없음.txt in "),
     ],
 )
 def test_a_missing_file_is_named_without_what_follows(

@@ -38,6 +38,13 @@ def test_a_row_drops_its_right_end_before_its_name() -> None:
     assert str(row.fitted(20)) == "Qwen3.5 122B …  fits"
 
 
+async def test_a_list_has_rows_in_the_smallest_terminal(home: Path) -> None:
+    async with chat(home, size=(20, 10)) as at:
+        await at.turn("first", "one")
+        await at.press("ctrl+s")
+        await at.until(lambda: "first" in at.text)
+
+
 @pytest.mark.parametrize("width", [80, 110])
 async def test_no_line_of_the_help_wraps_again(home: Path, width: int) -> None:
     async with chat(home, size=(width, 24)) as at:

@@ -1,14 +1,21 @@
 """Files in other encodings than UTF-8."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from qwen35_chat.attachments import attached
-from qwen35_chat.text_encodings import Decoded, decoded
+from qwen35_chat.text_encodings import LEAST_PAIRS, Decoded, decoded
 
+from qwen35_mlx import evaluation
+from tests.app.chinese_texts import SIMPLIFIED, TRADITIONAL
 from tests.app.drive import chat
 
+LONG = (
+    Path(__file__).parent / "languages" / "chinese.md",
+    Path(evaluation.__file__).parent / "texts" / "chinese.txt",
+)
 CHINESE = "请把这个文件翻译成英文，然后保存到桌面上。\n今天天气很好，我们去公园。\n"
 SAMPLES = {
     "Chinese": CHINESE,
@@ -57,8 +64,75 @@ def test_gbk(name: str, codec: str) -> None:
         ("French", "mac_roman"),
     ],
 )
-def test_another_encoding_is_never_taken_for_gbk(name: str, codec: str) -> None:
+def test_another_encoding_is_never_taken_for_chinese(name: str, codec: str) -> None:
     assert decoded(SAMPLES[name].encode(codec)) is None
+
+
+CODECS = {"GBK": ("gbk", SIMPLIFIED), "Big5": ("cp950", TRADITIONAL)}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_gbk_and_big5_are_told_apart(name: str) -> None:
+    """Sentences, their parts of 8 to 16 characters, and pages of them."""
+    codec, texts = CODECS[name]
+    pages = ["\n".join(texts[at:]) for at in range(0, len(texts), 5)]
+    parts = [text[at : at + size] for text in texts for size in (8, 12, 16) for at in (0, 4)]
+    parts = [part for part in parts if pairs(part) >= LEAST_PAIRS]
+    assert len(texts) + len(pages) + len(parts) > 180
+    for text in (*texts, *pages):
+        assert decoded(text.encode(codec)) == Decoded(text, name)
+    found = [decoded(part.encode(codec)) for part in parts]
+    told = {(part, one) for part, one in zip(parts, found, strict=True) if one is not None}
+    assert told <= {(part, Decoded(part, name)) for part in parts}
+    # Some few are all of pairs that are as likely to be of another language.
+    assert found.count(None) <= 0.02 * len(parts)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_guess_at_a_short_text_is_called_one(name: str) -> None:
+    codec, texts = CODECS[name]
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for size in (1, 2, 3, 5, 7):
+            for at in range(len(text) - size):
+                part = text[at : at + size].encode(codec)
+                if not is_utf8(part) and (found := decoded(part)) is not None:
+                    right = found.text.encode(codec, "replace") == part
+                    counts["right" if right else found.encoding] += 1
+    assert counts.pop("right") > 1000
+    other = next(iter(CODECS.keys() - {name}))
+    assert counts.keys() <= {f"{other} (too short to tell from {name})"}
+    assert counts.total() < 100
+
+
+def pairs(text: str) -> int:
+    """The characters of two bytes in GBK and Big5."""
+    return sum(not character.isascii() for character in text)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are UTF-8, too, by chance; those of ASCII are."""
+    try:
+        return bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+@pytest.mark.parametrize("file", LONG)
+def test_a_long_text_in_gbk(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    data = text.encode("gbk", "ignore")
+    assert decoded(data) == Decoded(data.decode("gbk"), "GBK")
+
+
+@pytest.mark.parametrize("codec", ["big5", "cp950"])
+def test_big5_is_said_in_the_note(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "a.txt").write_bytes(TRADITIONAL[0].encode(codec))
+    (tmp_path / "b.txt").write_bytes("鐘樓".encode(codec))
+    found = attached("@a.txt @b.txt", tmp_path)
+    assert TRADITIONAL[0] in found.text
+    said = "a.txt is read as Big5, b.txt is read as GBK (too short to tell from Big5)"
+    assert found.note == said
 
 
 def test_bytes_that_are_no_text_are_none() -> None:

@@ -54,7 +54,7 @@ async def test_thinking_is_hidden_collapsed_or_open_by_key(home: Path) -> None:
         await at.send("/view open")
         assert "let me see" in at.text
         await at.send("/view wide")
-        assert "'wide' is none of: hidden, collapsed, open" in at.text
+        assert "'wide' is not one of hidden, collapsed, open" in at.text
 
 
 async def test_an_empty_thinking_block_is_not_shown(home: Path) -> None:

@@ -74,7 +74,7 @@ def test_verify_reads_the_library_too(folder, capsys):
     assert main(["--folder", str(folder), "verify"]) == 1
     output = capsys.readouterr().out
     assert "missing from index conversations_by_change" in output
-    assert ".recover" in output
+    assert f"qwen35-chat --rescue FOLDER/{file.name}" in output
     file.write_bytes(b"rubbish" * 999)
     assert main(["--folder", str(folder), "verify"]) == 2
     assert "was put aside as library-damaged-" in capsys.readouterr().err

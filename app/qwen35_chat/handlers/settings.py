@@ -60,7 +60,7 @@ class ScreenSettingsHandler(SettingsHandler):
     async def _cycle(self, name: str, values: tuple[str, ...], text: str) -> str:
         """Change a setting to `text`, or to the value after the present one; the new value."""
         if text and text not in values:
-            raise Qwen35Error(f"{text!r} is none of: {', '.join(values)}")
+            raise Qwen35Error(f"{text!r} is not one of {', '.join(values)}")
         now = getattr(self._controller.settings, name)
         to = text or values[(values.index(now) + 1) % len(values)]
         await self.change(name, to)

@@ -64,3 +64,5 @@ class VersionHandler:
         await self._controller.select_summary(back=text == "undo")
         if text == "undo":
             self._view.show_message("Without the summary; /compact redo goes on from it")
+        elif self._controller.has_keys:
+            self._view.show_message("With the summary; /compact undo goes back to what was before")

@@ -31,7 +31,7 @@ from qwen35_chat.progress import download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.draft import ScreenDraft
 from qwen35_chat.screens.find import Find
-from qwen35_chat.screens.first import FirstScreen
+from qwen35_chat.screens.first import LOWEST_HIGH, FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
 from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.notifier import Notifier
@@ -80,7 +80,7 @@ class ChatScreen(TypingScreen):
     """
 
     # A low terminal has no room to spare around the composer.
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (LOWEST_HIGH, "-high")]  # noqa: RUF012
 
     def __init__(
         self,
@@ -223,6 +223,14 @@ class ChatScreen(TypingScreen):
         super().attempt(action)
         self.show_progress()
 
+    def _give_back(self, text: str) -> None:
+        """Give a message back that was not sent; what is typed by now is not mixed with it."""
+        if not self.composer.text.strip():
+            self.composer.put_back(text)
+            return
+        self.controller.remember(text)
+        self.show_message(f"Your message was not sent: {self.key('history')} finds it")
+
     def quit(self) -> None:
         self.save_draft()
         self.app.exit()
@@ -281,7 +289,7 @@ class ChatScreen(TypingScreen):
                 self.show_queue()
             case TurnTakenBack(text):
                 if text is not None:
-                    self.composer.put_back(as_typed(text))
+                    self._give_back(as_typed(text))
                 self._turn_entries.take_back(transition, self._thinking_view)
                 if transition.stored is not None:
                     self._show_notices()

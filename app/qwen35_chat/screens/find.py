@@ -1,5 +1,6 @@
 """Words in the conversation: the messages that have them, one after the other."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from qwen35_chat.drawing.entries import ReplyEntry
@@ -81,6 +82,13 @@ class Find:
             if entry.author and query.terms and query.is_in(folded(_text(entry)))
         ]
 
+    def _shown_versions(self, entry: TranscriptEntry) -> Iterator[TranscriptEntry]:
+        """The messages up to this one that have a later version, the nearest first."""
+        entries = self._transcript.entries
+        for one in reversed(entries[: entries.index(entry) + 1]):
+            if one.version[0] < one.version[1]:
+                yield one
+
     def _go(self, entry: TranscriptEntry, found: list[TranscriptEntry]) -> None:
         self._last = entry
         pattern = parse_query(self._words).pattern()
@@ -88,8 +96,12 @@ class Find:
             entry.show_thinking("open")
             self._transcript.lay_out()
         self._transcript.reveal(entry, pattern)
-        line = f"{found.index(entry) + 1} of {len(found)} messages with {self._words.strip()}"
-        if len(found) > 1:
+        words, several = self._words.strip(), len(found) > 1
+        line = f"{found.index(entry) + 1} of {len(found)} message{'s' * several} with {words}"
+        which, total = next((e.version for e in self._shown_versions(entry)), (0, 0))
+        if total:
+            line += f", in version {which} of {total}"
+        if several:
             line += f"; {self._view.key('find_next')} goes on, {self._view.key('find_last')} back"
         self._view.show_message(line)
 

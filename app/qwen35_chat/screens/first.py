@@ -40,9 +40,12 @@ TIPS = (
     "{code} copies the last block of code",
 )
 DAY = 86_400
+LOWEST_HIGH = 12  # rows, from which the composer has a border
 LOW = 16  # rows, from which there is room for more than the composer
 # Rows that are always taken by the composer, the status, gaps, a tip and the program's name.
 FIXED, WORDMARK_ROWS, HEADINGS = 11, 3, 3
+# Rows of the composer, the status and the program's name, in a low terminal (`-low`) and others.
+LEAST, LEAST_HIGH = 6, 9
 NOTICE_ROWS = 8
 WIDEST = 84  # cells of the column, as in app.tcss
 MARGINS = 6  # cells beside a line of it
@@ -102,9 +105,11 @@ class FirstScreen:
     async def _read_recent(self) -> None:
         controller = self._controller
         try:
-            self._recent = await controller.calls.run("reads", controller.library.list, RECENT)
+            found = await controller.calls.run("reads", controller.library.list, RECENT + 1)
         except Qwen35Error:
             return  # the list of conversations says what is wrong
+        others = [one for one in found if one.id != controller.conversation]
+        self._recent = others[:RECENT]
         self.update()
 
     def update(self) -> None:
@@ -114,6 +119,8 @@ class FirstScreen:
             return
         width = max(min(size.width, WIDEST) - MARGINS, 1)
         about = [line for line in self._about() for line in line.wrap(width)]
+        least = LEAST_HIGH if size.height >= LOWEST_HIGH else LEAST
+        about = about[: max(size.height - least, 0)]  # the composer matters more
         rows = size.height - FIXED - len(about) - self._show_notices(width)
         wordmark = rows >= HEADINGS + WORDMARK_ROWS + 1 and width >= WORDMARK_CELLS
         self.face.show(about, wordmark=wordmark)

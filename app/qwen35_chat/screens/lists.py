@@ -98,7 +98,7 @@ class ConversationList(Picker):
             Content.assemble(
                 here,
                 (one_line(found.title) or "Untitled", "bold"),
-                (f"  {found.messages} messages, {preview}", "dim"),
+                (f"  {found.messages} messages{preview and f': {preview}'}", "dim"),
             ),
             Content.styled(when(found.updated, self._now()), "dim"),
         )

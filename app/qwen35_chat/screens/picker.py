@@ -164,7 +164,7 @@ class Picker(Cover[str | None]):
         self.query_one(Input).focus()
 
     def _hints(self, width: int) -> str:
-        """The keys that matter, none of them broken across lines."""
+        """The keys that matter, none of them broken across lines; the first in a low terminal."""
         hints = self._hint.split(", ")
         for command in in_scope(self.SCOPE) if self.SCOPE else ():
             if keys := shown_keys(keys_of(command, self._remapped)):
@@ -176,7 +176,7 @@ class Picker(Cover[str | None]):
                 lines[-1] = joined
             else:
                 lines.append(hint)
-        return "\n".join(line for line in lines if line)
+        return "\n".join([line for line in lines if line][: max(self.size.height // 6, 1)])
 
     def reload(self, keep: str | None = None) -> None:
         """Make the rows again, and mark the row `keep` or else the first."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from textual.widgets import Static
 
+from qwen35_chat.attachments import as_typed
 from qwen35_chat.controller import Controller
 from qwen35_chat.progress import model_state, modes, turn_parts
 from qwen35_chat.running_turn import RunningTurn
@@ -77,7 +78,7 @@ class ProgressLines:
     def show_queue(self, unsent: Sequence[str]) -> None:
         """Show the messages that wait, those with files to be read last."""
         texts = [*self._controller.queue, *unsent]
-        waiting = [f"Next: {' '.join(visible(text).split())}" for text in texts]
+        waiting = [f"Next: {' '.join(visible(as_typed(text)).split())}" for text in texts]
         self.queue.update("\n".join(waiting))
         self.queue.display = bool(waiting)
 

@@ -1,4 +1,6 @@
-"""The built-in tools: list and read the text files below one folder that the user has named.
+"""The built-in tools: list and read the files below one folder that the user has named.
+
+A file is read as one that is sent with a message: in any of its encodings, or as a document.
 
 Nothing outside the folder can be reached. A path is opened name by name from the folder, and a
 symbolic link on the way is refused; so a link that is put there meanwhile is refused as well.
@@ -12,13 +14,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
+from qwen35_chat.documents import LARGEST_DOCUMENT, document_kind
+from qwen35_chat.file_refused import FileRefusedError
+from qwen35_chat.readable_files import text_in
 from qwen35_chat.tools.calls import MAX_RESULT_BYTES, ServerState, Tool, ToolResult
 from qwen35_chat.tools.config import RESERVED
 from qwen35_mlx.terminal import visible_line
 
-MAX_FILE_BYTES = 16 << 20
+MAX_FILE_BYTES = 16 << 20  # of a text file
 MAX_ENTRIES = 1_000
 MAX_DEPTH = 64
 
@@ -27,7 +32,13 @@ _PATH = {
     "description": 'below the folder, with "/" between names, such as "notes/today.md"',
 }
 _LIST = "List the files and folders in a folder, with the sizes of files in bytes."
-_READ = "Read a text file. A long file is cut; call again with a later first line to go on."
+_READ = (
+    "Read a text file, or the text of a PDF or Word file. A long one is cut; call again with a"
+    " later first line to go on."
+)
+
+
+_Read = TypeVar("_Read")
 
 
 class _RefusedError(Exception):
@@ -97,8 +108,16 @@ class FolderServer:
         first = arguments.get("first_line", 1)
         if not isinstance(first, int) or isinstance(first, bool) or first < 1:
             raise _RefusedError("first_line must be a whole number from 1")
-        text = _at(self._folder, path, os.O_NONBLOCK | os.O_NOCTTY, _text_of)
-        return _from_line(text, first)
+        file_name = path.rpartition("/")[2]
+        limit = LARGEST_DOCUMENT if document_kind(file_name) else MAX_FILE_BYTES
+        flags = os.O_NONBLOCK | os.O_NOCTTY
+        data = _at(self._folder, path, flags, lambda at: _content_of(at, limit))
+        try:
+            found = text_in(data, file_name, "it")
+        except FileRefusedError as error:
+            raise _RefusedError(str(error)) from None
+        note = f"[read as {found.encoding}]\n" if found.encoding else ""
+        return note + _from_line(found.text, first)
 
 
 def _names(path: str) -> list[str]:
@@ -113,7 +132,7 @@ def _names(path: str) -> list[str]:
     return names
 
 
-def _at(folder: Path, path: str, flags: int, read: Callable[[int], str]) -> str:
+def _at(folder: Path, path: str, flags: int, read: Callable[[int], _Read]) -> _Read:
     """What `read` makes of the descriptor of a file or folder.
 
     Args:
@@ -176,25 +195,19 @@ def _line(entry: "os.DirEntry[str]") -> str:
         return name
 
 
-def _text_of(at: int) -> str:
-    """The text of an open file."""
+def _content_of(at: int, limit: int) -> bytes:
+    """The content of an open file of at most `limit` bytes."""
     status = os.fstat(at)
     if stat.S_ISDIR(status.st_mode):
         raise _RefusedError("it is a folder: list it")
     if not stat.S_ISREG(status.st_mode):
         raise _RefusedError("it is no regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise _RefusedError(f"it has {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+    if status.st_size > limit:
+        raise _RefusedError(f"it has {status.st_size:,} bytes, the limit is {limit:,}")
     data = bytearray()
-    while len(data) <= MAX_FILE_BYTES and (piece := os.read(at, 1 << 20)):
+    while len(data) <= limit and (piece := os.read(at, 1 << 20)):
         data += piece
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _RefusedError("it is not UTF-8 text") from None
-    if "\0" in text:
-        raise _RefusedError("it is not text")
-    return text
+    return bytes(data)
 
 
 def _from_line(text: str, first: int) -> str:

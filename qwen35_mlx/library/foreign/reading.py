@@ -17,7 +17,9 @@ from qwen35_mlx.library.importing import from_json
 MAX_BYTES = 1 << 30  # of what a zip file holds
 _ZIP_START = b"PK\x03\x04"
 _IN_ZIP = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
-_KNOWN = "give one of --export, ChatGPT, Open WebUI, LM Studio, or llm logs --json"
+_KNOWN = (
+    "give a file that --export, ChatGPT, Open WebUI, LM Studio or `llm logs --json` has written"
+)
 _Reader = Callable[[Mapping[str, Any]], Conversation | None]
 _READERS: tuple[tuple[Callable[[object], bool], _Reader], ...] = (
     (chatgpt.is_conversation, chatgpt.read),

@@ -7,6 +7,9 @@ import pytest
 from qwen35_chat.tools.calls import MAX_RESULT_BYTES, ToolResult
 from qwen35_chat.tools.folder import MAX_ENTRIES, MAX_FILE_BYTES, FolderServer
 
+from tests.app.chinese_texts import SIMPLIFIED, TRADITIONAL
+from tests.app.test_documents import pdf
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -101,13 +104,41 @@ def test_a_pipe_is_refused_without_waiting(folder: Path) -> None:
 
 
 def test_what_is_no_text_is_refused(folder: Path) -> None:
-    (folder / "x.bin").write_bytes(b"\xff\xfe")
+    (folder / "x.bin").write_bytes(b"\xff\xff\0")
     (folder / "y.bin").write_bytes(b"a\0b")
+    (folder / "z.docx").write_bytes(b"no document")
     with (folder / "big").open("wb") as big:
         big.truncate(MAX_FILE_BYTES + 1)
-    assert refused(folder, "x.bin") == "it is not UTF-8 text"
-    assert refused(folder, "y.bin") == "it is not text"
+    for name in ("x.bin", "y.bin"):
+        said = "it is not text in UTF-8, UTF-16, GBK or Big5: convert it to UTF-8 first"
+        assert refused(folder, name) == said
+    assert refused(folder, "z.docx").startswith("it ")
     assert "the limit is" in refused(folder, "big")
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "encoding"),
+    [
+        (SIMPLIFIED[0], "gbk", "GBK"),
+        (TRADITIONAL[0], "cp950", "Big5"),
+        ("Grüße", "utf-16", "UTF-16"),
+        ("plain", "utf-8-sig", "UTF-8 with a byte order mark"),
+    ],
+)
+def test_files_are_read_as_those_of_a_message(
+    folder: Path, text: str, codec: str, encoding: str
+) -> None:
+    (folder / "x.txt").write_bytes(f"{text}\n{text}".encode(codec))
+    result = call(folder, "read_file", path="x.txt", first_line=2)
+    assert result == ToolResult(f"[read as {encoding}]\n{text}")
+
+
+@pytest.mark.parametrize("name", ["Paper.PDF", "sub/paper.pdf"])
+def test_a_document_is_read_as_its_text(folder: Path, name: str) -> None:
+    pytest.importorskip("pypdfium2")
+    (folder / name).write_bytes(pdf("Hello", "world"))
+    result = call(folder, "read_file", path=name)
+    assert result == ToolResult("[page 1]\nHello\n\n[page 2]\nworld")
 
 
 def test_a_long_file_is_read_in_parts_that_join_to_the_whole(folder: Path) -> None:
