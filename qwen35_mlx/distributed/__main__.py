@@ -12,7 +12,7 @@ from pathlib import Path
 from qwen35_mlx.distributed.launch import READY
 from qwen35_mlx.distributed.place import HOSTFILE, RANK, Place
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.terminal import print_error
+from qwen35_mlx.terminal import print_error, print_line
 
 # MLX waits for ever for processes that do not come, and heeds no Python meanwhile.
 _JOIN_SECONDS = 120
@@ -28,7 +28,7 @@ def main(rank: str, ring: str) -> int:
         os.environ.update({HOSTFILE: str(file), RANK: rank})
         place = Place.of_environment()
         assert place is not None
-        print(READY, flush=True)
+        print_line(READY)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_JOIN_SECONDS)
         try:

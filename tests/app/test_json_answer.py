@@ -26,7 +26,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[CommandOptions
     def install(*events: TurnEvent | Exception) -> list[CommandOptions]:
         started: list[CommandOptions] = []
 
-        def start_turn(_prompt, options, _progress, notice) -> Generator[TurnEvent]:
+        def start_turn(_prompt, options, _progress, notice, _processes) -> Generator[TurnEvent]:
             started.append(options)
             if notice is not None:
                 notice("the model has no MTP head")

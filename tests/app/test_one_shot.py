@@ -50,6 +50,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StartedTurns]:
             options: CommandOptions,
             progress: Callable[[int, int, str], None],
             notice: Callable[[str], None] | None,
+            processes: None,
         ) -> Generator[TurnEvent]:
             started.append((prompt, options))
             progress(500_000_000, 2_000_000_000, "model.safetensors")
