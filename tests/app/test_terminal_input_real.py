@@ -2,6 +2,7 @@
 
 import os
 import signal
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -197,6 +198,8 @@ def alive(terminal: Terminal, sign: str) -> bool:
     """Whether what is typed now can be seen; False if a sequence has ended the chat."""
     for seconds in (5, 5, 30):
         try:
+            if terminal.settings[0] & termios.IXON:  # at its end, or while an editor is open
+                terminal.write("\x11")  # output goes on after Ctrl+S
             for _ in range(4):  # lists and questions that are open
                 terminal.write("\x1b")
                 time.sleep(0.2)  # what is typed at once would go to a list that is closing
