@@ -191,11 +191,19 @@ DAMAGES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def original(model, tmp_path_factory):
+    """A folder with snapshots, and the logits after their tokens."""
+    folder = tmp_path_factory.mktemp("original")
+    store_snapshots(model, folder, 64, 128, 256).close()
+    return folder, next_logits(model, prefilled(model, IDS))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_any_damaged_file_is_computed_again_and_never_changes_logits(model, tmp_path, damage):
-    original = tmp_path / "original"
-    store_snapshots(model, original, 64, 128, 256).close()
-    expected = next_logits(model, prefilled(model, IDS))
+def test_any_damaged_file_is_computed_again_and_never_changes_logits(
+    model, original, tmp_path, damage
+):
+    original, expected = original
     for name in [p.name for p in sorted((original / MODEL).iterdir())]:
         folder = Path(shutil.copytree(original, tmp_path / damage.__name__ / name))
         damage(folder / MODEL / name)

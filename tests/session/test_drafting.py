@@ -161,7 +161,7 @@ def test_an_end_token_among_the_drafts(demo, plain, drafter):
 
 
 @pytest.mark.parametrize("drafter", ["6 right", "2 right", "copies"])
-@pytest.mark.parametrize("tokens", [1, 2, 5, 9])
+@pytest.mark.parametrize("tokens", [1, 5])
 def test_the_longest_reply_ends_within_a_pass(demo, plain, drafter, tokens):
     turn = turn_of(demo, drafter, plain.reply_ids, max_tokens=tokens)
     assert done_of(turn.run()).finish_reason == "length"
@@ -169,7 +169,7 @@ def test_the_longest_reply_ends_within_a_pass(demo, plain, drafter, tokens):
 
 
 @pytest.mark.parametrize("drafter", ["6 right", "3 right", "copies"])
-@pytest.mark.parametrize("tokens", [1, 4, 6, 9])
+@pytest.mark.parametrize("tokens", [1, 6])
 def test_a_turn_is_cancelled_within_a_pass(demo, plain, drafter, tokens):
     turn = turn_of(demo, drafter, plain.reply_ids)
     events: Generator[Any] = turn.run()
