@@ -82,8 +82,9 @@ def resume(processes: Processes | None, folder: Path, number: str) -> Any:
         chat = Chat(model, library=library, conversation=int(number))
         np.save(folder / "resume.npy", logits_after(model, chat, "And 3 + 4?"))
         found = [done_of(chat.send("And 3 + 4?", max_tokens=5)).usage.cached_tokens]
-        states.flush()
         ids = model.render(chat.conversation.for_template(), thinking=True)
+        # Each process waits for what it has to write.
+        SnapshotCache(states).restore(ids, model.make_cache())
         found.append(states.longest_prefix(ids))
         newest, *others = sorted((folder / RANK_STATES).glob("*/*.state.*"), reverse=True)
         content = bytearray(newest.read_bytes())
