@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from qwen35_mlx.distributed.launch import environment_alone
+from qwen35_mlx.distributed.place import environment_alone
 
 
 class GoAloneError(Exception):

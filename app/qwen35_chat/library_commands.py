@@ -140,7 +140,7 @@ def import_file(name: str) -> int:
         raise Qwen35Error(f"{file}: {error}") from None
     with Library() as library, library.transaction():
         numbers = [library.add_conversation(conversation) for conversation in conversations]
-    several = f"{len(numbers):,} conversations" if numbers[1:] else "one conversation"
-    print_error(f"{several} imported; `qwen35-chat --resume {numbers[-1]}` opens the last one")
+    imported = _counted(len(numbers))
+    print_error(f"{imported} imported; `qwen35-chat --resume {numbers[-1]}` opens the last one")
     write_output("".join(f"{number}\n" for number in numbers))
     return 0

@@ -19,7 +19,6 @@ from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
-from qwen35_mlx.distributed.launch import launch
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -172,6 +171,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         with ExitStack() as stack:
             if options.hosts is not None:
+                from qwen35_mlx.distributed.launch import launch
+
                 launched = launch(user_path(options.hosts))
                 stack.callback(launched.close)
                 place = launched.place

@@ -95,7 +95,7 @@ def _together(name: str, width: int, ranks: int, reason: str) -> Qwen35Error:
 
 def _take(reader: RowReader, axis: int, pieces: Sequence[Piece]) -> RowReader:
     if axis == 0:
-        return _Rows(reader, tuple(pieces))
+        return _Rows(reader, axis, tuple(pieces))
     if isinstance(reader, WholeTensor) and reader.file.shape == reader.shape and axis == 1:
         count, *rest = reader.shape
         if rest[1:]:  # a stack of matrices: rows of each
@@ -107,43 +107,8 @@ def _take(reader: RowReader, axis: int, pieces: Sequence[Piece]) -> RowReader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Pieces of another reader's first axis, side by side."""
-
-    whole: RowReader
-    pieces: tuple[Piece, ...]
-
-    @property
-    def file(self) -> StoredTensor:
-        return self.whole.file
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return sum(count for _, count in self.pieces), *self.whole.shape[1:]
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return self.whole.dtype
-
-    def read(self, start: int, stop: int) -> mx.array:
-        return _side_by_side(list(self._pieces(start, stop)), 0)
-
-    def _pieces(self, start: int, stop: int) -> Iterator[mx.array]:
-        before = 0
-        for first, count in self.pieces:
-            skip, end = max(start - before, 0), min(stop - before, count)
-            before += count
-            if skip < end and first is None:
-                yield mx.zeros((end - skip, *self.whole.shape[1:]), self.dtype)
-            elif skip < end and first is not None:
-                yield self.whole.read(first + skip, first + end)
-        if start == stop:
-            yield mx.zeros((0, *self.whole.shape[1:]), self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slices:
-    """Pieces of another axis of a reader, side by side."""
+class _Pieces:
+    """Pieces of one axis of another reader, side by side."""
 
     whole: RowReader
     axis: int
@@ -161,6 +126,33 @@ class _Slices:
     @property
     def dtype(self) -> mx.Dtype:
         return self.whole.dtype
+
+
+class _Rows(_Pieces):
+    """Pieces of the first axis, of which only the bytes are read."""
+
+    __slots__ = ()
+
+    def read(self, start: int, stop: int) -> mx.array:
+        return _side_by_side(list(self._pieces(start, stop)), 0)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[mx.array]:
+        before = 0
+        for first, count in self.pieces:
+            skip, end = max(start - before, 0), min(stop - before, count)
+            before += count
+            if skip < end and first is None:
+                yield mx.zeros((end - skip, *self.whole.shape[1:]), self.dtype)
+            elif skip < end and first is not None:
+                yield self.whole.read(first + skip, first + end)
+        if start == stop:
+            yield mx.zeros((0, *self.whole.shape[1:]), self.dtype)
+
+
+class _Slices(_Pieces):
+    """Pieces of another axis, cut from whole rows."""
+
+    __slots__ = ()
 
     def read(self, start: int, stop: int) -> mx.array:
         step = max(1, CHUNK_ELEMENTS // max(1, math.prod(self.whole.shape[1:])))

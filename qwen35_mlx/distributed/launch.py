@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qwen35_mlx.child_process import child_environment, find_program, python_command
 from qwen35_mlx.distributed.hosts import Host, read_hosts, ring_of
-from qwen35_mlx.distributed.place import COORDINATOR, HOSTFILE, NCCL_HOST, RANK, Place
+from qwen35_mlx.distributed.place import HOSTFILE, RANK, Place
 from qwen35_mlx.errors import Qwen35Error
 
 READY = "qwen35-mlx: ready"
@@ -120,12 +120,6 @@ def launch(file: Path) -> Launched:
     launched.wait()
     os.environ.update(launched.environment)
     return launched
-
-
-def environment_alone() -> dict[str, str]:
-    """The environment of this process without what describes the others."""
-    described = (RANK, HOSTFILE, COORDINATOR, NCCL_HOST)
-    return {name: value for name, value in os.environ.items() if name not in described}
 
 
 def _start(host: Host, rank: int, ring: str) -> subprocess.Popen[str]:

@@ -53,6 +53,12 @@ class Place:
         )
 
 
+def environment_alone() -> dict[str, str]:
+    """The environment of this process without what describes the others."""
+    described = (RANK, HOSTFILE, COORDINATOR, NCCL_HOST)
+    return {name: value for name, value in os.environ.items() if name not in described}
+
+
 def _first_address(file: Path) -> str:
     try:
         address = json.loads(file.read_text())[0][0]

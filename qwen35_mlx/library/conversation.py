@@ -281,7 +281,7 @@ def reattached(
         while parent is not None and parent not in present:
             before = bisect_left(ids, parent)
             parent = lost[parent] if parent in lost else ids[before - 1] if before else None
-        found.append(replace(message, parent=parent))
+        found.append(message if parent == message.parent else replace(message, parent=parent))
         ids.append(message.id)
         present.add(message.id)
     return tuple(found)

@@ -1,6 +1,5 @@
 """Words in the conversation: the messages that have them, one after the other."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 from qwen35_chat.drawing.entries import ReplyEntry
@@ -82,12 +81,16 @@ class Find:
             if entry.author and query.terms and query.is_in(folded(_text(entry)))
         ]
 
-    def _shown_versions(self, entry: TranscriptEntry) -> Iterator[TranscriptEntry]:
-        """The messages up to this one that have a later version, the nearest first."""
+    def _version(self, entry: TranscriptEntry) -> tuple[int, int]:
+        """The nearest version up to this message that is not the last one, and how many there are.
+
+        That of the message itself if all are the last ones.
+        """
         entries = self._transcript.entries
-        for one in reversed(entries[: entries.index(entry) + 1]):
-            if one.version[0] < one.version[1]:
-                yield one
+        before = reversed(entries[: entries.index(entry) + 1])
+        return next(
+            (one.version for one in before if one.version[0] < one.version[1]), entry.version
+        )
 
     def _go(self, entry: TranscriptEntry, found: list[TranscriptEntry]) -> None:
         self._last = entry
@@ -98,8 +101,8 @@ class Find:
         self._transcript.reveal(entry, pattern)
         words, several = self._words.strip(), len(found) > 1
         line = f"{found.index(entry) + 1} of {len(found)} message{'s' * several} with {words}"
-        which, total = next((e.version for e in self._shown_versions(entry)), (0, 0))
-        if total:
+        which, total = self._version(entry)
+        if which < total:
             line += f", in version {which} of {total}"
         if several:
             line += f"; {self._view.key('find_next')} goes on, {self._view.key('find_last')} back"
