@@ -89,8 +89,9 @@ def write_backup(name: str) -> int:
     with Library() as library:
         count = back_up(library, file)
         _print_notices(library)
+    verb = "is" if count == 1 else "are"
     write_output(
-        f"{count:,} conversations are in {visible(str(file))}: to use it, copy it to an empty"
+        f"{_counted(count)} {verb} in {visible(str(file))}: to use it, copy it to an empty"
         f" folder as {FILE}, and set {VARIABLE} to the folder\n"
     )
     return 0
