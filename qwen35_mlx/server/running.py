@@ -79,6 +79,8 @@ def room_for_connections() -> int:
 class _Connection(H11Protocol):
     """A connection that is closed unless requests arrive. uvicorn waits for them without end.
 
+    It is answered once, also where the body of a request turns out to be no HTTP.
+
     Args:
         most: connections that may be open; beyond that a new one is closed.
         of_uvicorn: what uvicorn gives a connection.
@@ -100,6 +102,12 @@ class _Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._expect_request(_KEEP_ALIVE_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that is no HTTP. Where its body is not, its head has had an answer."""
+        super().send_400_response(msg)
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # uvicorn would send that answer, too, and fail
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

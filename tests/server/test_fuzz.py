@@ -77,6 +77,17 @@ def test_damaged_json(server):
     assert resident(process) - before < MOST_GROWTH
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/completions", "/health"])
+def test_a_broken_body_is_answered_once(server, path):
+    """That nothing is printed is checked at the end."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server[0]), timeout=SECONDS) as connection:
+            connection.sendall(f"{head}zz\r\n{{}}".encode())
+            found = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert len(_STATUS.findall(found)) == 1, found
+
+
 def test_broken_http(server):
     port, process = server
     rng = random.Random(18)
