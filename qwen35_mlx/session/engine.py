@@ -129,6 +129,8 @@ class EngineThread:
         close_at_exit(self)
 
     def submit(self, request: Request) -> None:
+        if not isinstance(request, Request):  # the thread would pass over it without a word
+            raise TypeError(f"{type(request).__name__} is no request")
         self._owner.check_process("this engine")
         if self._watch.abandoned:
             self._events.put(Failed(self._watch.abandoned))

@@ -69,7 +69,7 @@ def test_cancel_works_within_a_tool_call_and_within_a_summary(durable, monkeypat
     wait_for(durable, Cancelled, Done, seen=events)
     assert not any(isinstance(event, Done) for event in events)
     monkeypatch.undo()
-    durable.submit(replace(SETTINGS, max_tokens=5))
+    durable.submit(Configure(replace(SETTINGS, max_tokens=5)))
     for number in range(3):
         durable.submit(Send(f"Question {number}"))
         wait_for(durable, Done)
@@ -79,6 +79,11 @@ def test_cancel_works_within_a_tool_call_and_within_a_summary(durable, monkeypat
     durable.cancel()
     wait_for(durable, Cancelled, Opened, seen=events)
     assert not any(isinstance(event, Opened) for event in events)
+
+
+def test_what_is_no_request_is_refused(durable):
+    with pytest.raises(TypeError, match="ChatSettings is no request"):
+        durable.submit(ChatSettings())
 
 
 def test_settings_of_a_conversation_open_elsewhere_are_not_changed(durable, library):
