@@ -12,6 +12,7 @@ Started by `mlx.launch` on each of several machines, it measures those:
 """
 
 import argparse
+import gc
 import json
 import os
 import socket
@@ -117,6 +118,7 @@ def measure_shape(shape: str, group: Any, args: argparse.Namespace) -> list[dict
         row["host ms"] = host_milliseconds(network, args)
         width = network.config.hidden_size
         del network
+        gc.collect()
         mx.clear_cache()
         if exchanges and ranks > 1:
             row["exchange us"] = exchange_microseconds(parallel, width, of_kind.sum)
