@@ -20,8 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +77,7 @@ def host_milliseconds(network: Network, args: argparse.Namespace) -> float:
     return 1000 * spent / count
 
 
-def exchange_microseconds(parallel: Parallel, width: int, exchange: Callable) -> float:
+def exchange_microseconds(parallel: Parallel, width: int) -> float:
     """Of one exchange within a graph of many, where each needs the one before."""
     times = []
     for _ in range(4):
@@ -87,32 +85,18 @@ def exchange_microseconds(parallel: Parallel, width: int, exchange: Callable) ->
         mx.eval(x)
         started = time.perf_counter()
         for _ in range(EXCHANGES):
-            x = exchange(x) * 0.5
+            x = parallel.sum(x) * 0.5
         mx.eval(x)
         times.append(time.perf_counter() - started)
     return 1e6 * min(times) / EXCHANGES
 
 
-@dataclass(frozen=True, slots=True)
-class _Summed(Parallel):
-    """All sums by `all_sum`, whatever their size."""
-
-    def sum(self, x: mx.array) -> mx.array:
-        return x if self.group is None else mx.distributed.all_sum(x, group=self.group)
-
-
 def measure_shape(shape: str, group: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     parallel = Parallel(group)
     ranks = 1 if parallel.shard is None else parallel.shard.ranks
-    kinds = {"": parallel}
-    if ranks > 1:
-        kinds |= {"all_sum": _Summed(group), "nothing exchanged": ALONE}
     rows = []
-    for kind, of_kind in kinds.items():
-        exchanges = of_kind is not ALONE or ranks == 1
-        network = build(
-            shape, of_kind if exchanges else parallel, exchanges=exchanges, tune=args.tune
-        )
+    for kind in ("", "nothing exchanged")[: min(ranks, 2)]:
+        network = build(shape, parallel, exchanges=not kind, tune=args.tune)
         name = ", ".join(part for part in (shape, f"{ranks} processes", kind) if part)
         row = measure(name, ours(network, args.chunk), args)
         row["host ms"] = host_milliseconds(network, args)
@@ -120,8 +104,8 @@ def measure_shape(shape: str, group: Any, args: argparse.Namespace) -> list[dict
         del network
         gc.collect()
         mx.clear_cache()
-        if exchanges and ranks > 1:
-            row["exchange us"] = exchange_microseconds(parallel, width, of_kind.sum)
+        if ranks > 1 and not kind:
+            row["exchange us"] = exchange_microseconds(parallel, width)
         keys = ("prefill tok/s", "decode tok/s", "ms a pass", "host ms", "exchange us")
         found = {key: row.get(key) for key in (*keys, "weights GB", "peak above GB")}
         rows.append({"shape": shape, "processes": ranks, "with": kind} | found)
