@@ -9,14 +9,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from qwen35_mlx.child_process import child_environment, find_program, python_command
 from qwen35_mlx.distributed.hosts import Host, read_hosts, ring_of
 from qwen35_mlx.distributed.place import HOSTFILE, RANK, Place
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.user_paths import user_path
 
 READY = "qwen35-mlx: ready"
 START_SECONDS = 60.0
@@ -120,6 +122,31 @@ def launch(file: Path) -> Launched:
     launched.wait()
     os.environ.update(launched.environment)
     return launched
+
+
+@contextmanager
+def several(hosts: str | None, split: str | None, option: str) -> Iterator[Place | None]:
+    """The place of this process, the first of those that run the model; None for one by itself.
+
+    Args:
+        hosts: the host file of the command line, whose processes run until the end of the block;
+            None for those that `mlx.launch` has started, if it has.
+        split: "tensor" or "pipeline"; None for the default.
+        option: the command's name for `split`.
+
+    Raises:
+        Qwen35Error: the options do not fit, or a process does not start.
+    """
+    place = Place.of_environment()
+    if hosts is not None and place is not None:
+        raise Qwen35Error("mlx.launch has started all processes: leave out --hosts")
+    if split is not None and hosts is None and place is None:
+        raise Qwen35Error(f"{option} {split} is for several machines: give --hosts, too")
+    if hosts is None:
+        yield place and replace(place, pipeline=split == "pipeline")
+        return
+    with closing(launch(user_path(hosts))) as launched:
+        yield replace(launched.place, pipeline=split == "pipeline")
 
 
 def _start(host: Host, rank: int, ring: str) -> subprocess.Popen[str]:

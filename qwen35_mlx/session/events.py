@@ -170,8 +170,8 @@ class Cancelled:
 
 
 # The request itself is at fault; its prompt fills the context or the memory; its conversation is
-# open elsewhere; anything else.
-FailureKind = Literal["invalid", "too_long", "busy", "internal"]
+# open elsewhere; another process is lost that runs the model; anything else.
+FailureKind = Literal["invalid", "too_long", "busy", "lost", "internal"]
 
 
 @dataclass(frozen=True, slots=True)

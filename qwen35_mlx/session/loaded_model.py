@@ -107,7 +107,7 @@ class LoadedModel:
             adapter_path=options.adapter_path if request.model == self._adapted else None,
             progress=self._progress,
             notice=self._notice,
-            processes=self._join(),
+            processes=self.join(),
         )
         self.fits = fits_alone(model.whole_bytes)
         if self._library is not None:
@@ -115,11 +115,16 @@ class LoadedModel:
         self.model = model
         return model
 
-    def _join(self) -> "Processes | None":
-        """The processes that run the model together, joined once; None for this one alone."""
+    def join(self) -> "Processes | None":
+        """The processes that run the model together, joined once; None for this one alone.
+
+        Raises:
+            Qwen35Error: MLX does not start, or they do not find or do not fit each other.
+        """
         place = self._options.place
         if place is None or self._processes is not None:
             return self._processes
+        check_mlx()
         from qwen35_mlx.distributed.processes import Processes
 
         # The others have ended after an error: they cannot be joined again.
