@@ -19,7 +19,7 @@ from qwen35_mlx.model.parallel import Parallel
 from qwen35_mlx.model.stack import Stack
 from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_part
 
 
 class Follower:
@@ -93,8 +93,8 @@ class Follower:
             self._load_error = str(error)
 
     def _open_states(self, command: Message) -> None:
-        network, kv_bits = self._networks[command["network"]], command["kv_bits"]
-        model = of_network(command["weights"], network.config, str(network.dtype), kv_bits)
+        assert self._parallel.shard is not None
+        model = of_part(command["model"], self._parallel.shard)
         folder, known = home() / RANK_STATES, set(command["keys"])
         for file in prefix_tree.stored_files(folder / model):
             if file.segment.key not in known:  # its conversation is deleted
@@ -104,7 +104,6 @@ class Follower:
             model,
             budget=command["budget"],
             notice=self._leader.notice,
-            root=command["weights"],
         )
 
     def _read_state(self, command: Message) -> dict[str, Any]:

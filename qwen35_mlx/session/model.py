@@ -102,6 +102,8 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
+        # Of the network in all processes.
+        self._whole = checkpoint.model.with_context(self.context)
         self.whole_bytes = checkpoint.nbytes
         self.weight_bytes = weight_bytes(checkpoint.nbytes, checkpoint.model, network.config)
         self._prompts = Prompts(name, tokenizer, template, self.context)
@@ -153,12 +155,10 @@ class Model:
         if (states := self.states.get(place)) is not None:
             return states
         weights = of_checkpoint(self.files, self.adapter)
-        fingerprint = of_network(
-            weights, self.network.config, str(self.network.dtype), self.kv_bits
-        )
+        fingerprint = of_network(weights, self._whole, str(self.network.dtype), self.kv_bits)
         make: Callable[..., DiskSnapshotCache] = DiskSnapshotCache
         if isinstance(self.network, LeadingNetwork):
-            make = partial(LeadingStates, self.network, self.kv_bits, weights)
+            make = partial(LeadingStates, self.network)
         states = make(place, fingerprint, budget=budget, notice=notice)
         weakref.finalize(self, states.finish)
         self.states[place] = states

@@ -142,10 +142,12 @@ class RequestLoop:
             self.joined.set_exception(error)
             raise
         self.joined.set_result(None)
-        while not self._closed and not self.lost:
+        # After a loss, running replies fail by themselves, and store what they have.
+        while not self._closed and (self._active or not self.lost):
             self._receive(wait=not self._active and not self._waiting.counts)
             self._drop_cancelled()
-            self._admit()
+            if not self.lost:
+                self._admit()
             self._step()
             self._publish()
 
