@@ -27,10 +27,18 @@ from qwen35_mlx.errors import Qwen35Error
 BEAT_SECONDS = 0.5
 # Without a sign of life for this long, a process is lost.
 LOST_SECONDS = 5.0
+# Of one pass of the network: a chunk of a prompt takes a minute or two on the slowest machines.
+STALLED_SECONDS = 600.0
+# A process without commands waits for so long before it waits for what it computes.
+SETTLE_SECONDS = 5.0
 # How long it takes at most to notice that a connection was closed.
 _NOTICE_SECONDS = 1.0
 # How long the others may take to connect, once all have joined MLX's group.
 CONNECT_SECONDS = 30.0
+
+
+# Commands that do not take long: others may load a model, or download it.
+PASSES = ("pass", "together", "embed", "logits", "head")
 
 
 class ProcessLostError(Qwen35Error):
@@ -101,6 +109,7 @@ class Followers:
     Attributes:
         names: as given.
         lost: a line about the first that was lost; "" while all are there.
+        stalled: a line about those that compute one pass for too long; "" for none.
     """
 
     def __init__(
@@ -119,7 +128,8 @@ class Followers:
         self._dropped: deque[int] = deque()
         self._changed = threading.Condition()
         self._replies: dict[tuple[int, int], Message] = {}
-        self.lost = ""
+        self.lost = self.stalled = ""
+        self._at: list[tuple[int, float] | None] = [None] * len(self._connections)
         for i in range(len(self._connections)):
             threading.Thread(target=self._listen, args=(i,), name="follower", daemon=True).start()
 
@@ -179,6 +189,11 @@ class Followers:
             self._changed.wait_for(lambda: self.lost, _NOTICE_SECONDS)
         self.check()
 
+    def give_up_stalled(self) -> None:
+        """Lose those that compute one pass for too long, if there are any. In any thread."""
+        if self.stalled:
+            self.lose(f"{self.stalled}: {_ADVICE}")
+
     def lose(self, line: str) -> None:
         """Take note that the processes cannot go on together."""
         with self._changed:
@@ -218,10 +233,30 @@ class Followers:
                         self._changed.notify_all()
                 elif "notice" in message:
                     self._notice(f"{self.names[i]}: {message['notice']}")
+                elif "at" in message:
+                    self._watch(i, message["at"])
                 elif "failed" in message:
                     self.lose(f"{self.names[i]} has failed ({message['failed']}): {_ADVICE}")
         except EndedError as error:
             self._lose(i, error)
+
+    def _watch(self, i: int, at: int | None) -> None:
+        """Take note of the pass that one of the others computes, by its number; None for none."""
+        before, now = self._at[i], time.monotonic()
+        if at is None or before is None or before[0] != at:
+            self._at[i] = None if at is None else (at, now)
+            self.stalled = ""
+        elif now - before[1] > STALLED_SECONDS and not self.stalled:
+            first = min(pass_at[0] for pass_at in self._at if pass_at is not None)
+            names = [
+                name
+                for name, pass_at in zip(self.names, self._at, strict=True)
+                if pass_at is not None and pass_at[0] == first
+            ]
+            have = "has" if len(names) == 1 else "have"
+            minutes = f"{STALLED_SECONDS / 60:.0f} minutes"
+            self.stalled = f"{' and '.join(names)} {have} made no progress for {minutes}"
+            self._notice(f"{self.stalled}: wait, or stop here to go on without the others")
 
     def _lose(self, i: int, error: EndedError) -> None:
         what = "does not answer" if isinstance(error, SilentError) else "has ended"
@@ -243,6 +278,8 @@ class Leader:
         self._ended = ended
         self._commands: deque[Message] = deque()
         self._arrived = threading.Semaphore(0)
+        self._number = 0  # of commands so far
+        self._at: int | None = None  # the number of the pass that is being computed
         for work in (self._listen, self._beat):
             threading.Thread(target=work, name="leader", daemon=True).start()
 
@@ -275,10 +312,20 @@ class Leader:
             connection.send({"token": token, **about})
         return cls(connection, ended)
 
-    def next_command(self) -> Message:
-        """Wait for the next command."""
-        self._arrived.acquire()
-        return self._commands.popleft()
+    def next_command(self, settle: Callable[[], object] = lambda: None) -> Message:
+        """Wait for the next command.
+
+        Args:
+            settle: waits until all is computed; called if none comes for a while.
+        """
+        if not self._arrived.acquire(timeout=SETTLE_SECONDS):
+            settle()
+            self._at = None
+            self._arrived.acquire()
+        command = self._commands.popleft()
+        self._number += 1
+        self._at = self._number if command["call"] in PASSES else None
+        return command
 
     def reply(self, command: Message, **fields: Any) -> None:
         """Reply to a command that wants it."""
@@ -307,7 +354,7 @@ class Leader:
     def _beat(self) -> None:
         with suppress(EndedError):
             while True:
-                self._connection.send({})
+                self._connection.send({"at": self._at})
                 time.sleep(BEAT_SECONDS)
 
 

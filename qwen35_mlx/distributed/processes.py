@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,6 +20,7 @@ from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.model import device_memory
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
 
@@ -29,15 +31,17 @@ class Processes:
     Attributes:
         parallel: for the network of this process.
         ranks: their number.
-        memory: bytes of all machines together, of which a model has equal parts: the smallest
-            counts for each.
+        memory: bytes of the machine of one process, and limit: what it gives to models. The
+            smallest counts, as parts are equal; processes on one machine share it.
         speed: a line for the user about the connection between them.
     """
 
-    def __init__(self, parallel: Parallel, followers: Followers, memory: int, speed: str):
+    def __init__(
+        self, parallel: Parallel, followers: Followers, memory: int, limit: int, speed: str
+    ):
         self.parallel, self.followers = parallel, followers
         self.ranks = followers.count + 1
-        self.memory, self.speed = memory, speed
+        self.memory, self.limit, self.speed = memory, limit, speed
 
     @classmethod
     def join(
@@ -75,8 +79,8 @@ class Processes:
         except Qwen35Error:
             followers.close()
             raise
-        memory = min(about["memory"] for about in (own, *abouts)) * parallel.shard.ranks
-        return cls(parallel, followers, memory, measure(parallel))
+        memory, limit = (_smallest([own, *abouts], what) for what in ("memory", "limit"))
+        return cls(parallel, followers, memory, limit, measure(parallel))
 
     def open(self, names: ModelNames, weights: str) -> None:
         """Open the same files everywhere.
@@ -111,7 +115,7 @@ class Processes:
             others: from `load`.
         """
         self.followers.ask("wait")
-        return LeadingNetwork(own, self.followers, others)
+        return LeadingNetwork(own, self.followers, others, self.limit)
 
     def forget_dropped(self) -> None:
         """Let the others free what is not used here any more."""
@@ -167,7 +171,14 @@ def _about(place: Place) -> dict[str, Any]:
         "version": version,
         "mlx": mx.__version__,  # type: ignore[attr-defined]
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "limit": device_memory.limit(),
     }
+
+
+def _smallest(abouts: Sequence[Mapping[str, Any]], what: str) -> int:
+    """Bytes for one process: the smallest machine's, divided by its processes."""
+    processes = Counter(about["host"] for about in abouts)
+    return min(about[what] // processes[about["host"]] for about in abouts)
 
 
 def _same(what: str, name: str, theirs: object, own: object, advice: str) -> None:

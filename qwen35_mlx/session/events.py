@@ -188,11 +188,13 @@ class ProcessesJoined:
 
     Attributes:
         count: of them, this one included.
-        memory: bytes of their machines that a model can use, of which each has an equal part.
+        memory: bytes of the machine of one of them, the smallest; those on one machine share it.
+        pipeline: whether each has whole layers, and not a part of every layer.
     """
 
     count: int
     memory: int
+    pipeline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

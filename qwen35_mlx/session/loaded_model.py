@@ -136,8 +136,14 @@ class LoadedModel:
             self._join_error = str(error)
             raise
         self._notice(self._processes.speed)
-        self.joined = ProcessesJoined(self._processes.ranks, self._processes.memory)
+        ranks, memory = self._processes.ranks, self._processes.memory
+        self.joined = ProcessesJoined(ranks, memory, place.pipeline)
         return self._processes
+
+    def give_up_stalled(self) -> None:
+        """Lose the other processes if they make no progress. In any thread."""
+        if self._processes is not None:
+            self._processes.followers.give_up_stalled()
 
     def close(self) -> None:
         """Free the model's memory, and end the other processes."""

@@ -112,6 +112,7 @@ class RequestLoop:
         """Cancel all jobs, and end."""
         self._closed = True
         self.wake()
+        self._loaded.give_up_stalled()
 
     def _lose(self, line: str) -> None:
         """End all jobs after another process was lost, in a thread of its own.

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def pair() -> Pair:
     return Pair()
 
 
+def wait_until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def in_thread(work: Callable[[], object]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
@@ -87,6 +95,60 @@ def test_silence_is_a_loss(monkeypatch: pytest.MonkeyPatch):
     assert pair.was_lost.wait(5)
     assert "does not answer" in pair.lost[0]
     assert pair.ended.wait(5)  # and the other one ends, should it go on
+
+
+@pytest.fixture
+def stalls(monkeypatch: pytest.MonkeyPatch) -> Pair:
+    """A pair where a pass may take half a second."""
+    for name, seconds in (("BEAT_SECONDS", 0.05), ("SETTLE_SECONDS", 0.1)):
+        monkeypatch.setattr(link, name, seconds)
+    monkeypatch.setattr(link, "STALLED_SECONDS", 0.5)
+    return Pair()
+
+
+def next_after(pair: Pair, seconds: float) -> None:
+    """Have the follower compute the last command for so long, and take the next."""
+    time.sleep(seconds)
+    pair.followers.send("pass")
+    pair.leader.next_command()
+
+
+def test_a_pass_that_does_not_end_is_reported_once_and_may_be_given_up(stalls: Pair):
+    next_after(stalls, 0)
+    stalls.followers.give_up_stalled()
+    assert not stalls.followers.lost
+    wait_until(lambda: stalls.notices)
+    time.sleep(0.3)
+    (line,) = stalls.notices
+    assert line.startswith("rank 1 (b) has made no progress for ")
+    stalls.followers.give_up_stalled()
+    assert stalls.was_lost.wait(5)
+    assert "rank 1 (b) has made no progress" in stalls.lost[0]
+    assert "start all processes again" in stalls.lost[0]
+
+
+def test_a_pass_that_ends_late_is_no_loss(stalls: Pair):
+    next_after(stalls, 0)
+    wait_until(lambda: stalls.notices)
+    next_after(stalls, 0)
+    wait_until(lambda: not stalls.followers.stalled)
+    stalls.followers.give_up_stalled()
+    assert not stalls.followers.lost
+
+
+def test_long_prompts_loads_and_pauses_are_not_taken_for_a_hang(stalls: Pair):
+    """Of one pass after the other, of a command that is none, and without one."""
+    for _ in range(4):
+        next_after(stalls, 0.3)
+    stalls.followers.send("load")
+    stalls.leader.next_command()
+    time.sleep(0.8)
+    next_after(stalls, 0)
+    settled = threading.Event()
+    in_thread(lambda: stalls.leader.next_command(settled.set))
+    assert settled.wait(5)
+    time.sleep(0.8)
+    assert stalls.notices == []
 
 
 def test_a_follower_ends_with_its_leader(pair: Pair):

@@ -96,6 +96,7 @@ def test_two_replies_at_once_equal_the_same_one_after_the_other(server: ServerPr
     assert httpx2.get(f"{address}/health").status_code == 200
     follower = follower_of(server)
     assert server.stop() == 0
+    assert any("each of 2 processes needs" in line for line in server.lines)
     with pytest.raises(ProcessLookupError):
         os.kill(follower, 0)
 
