@@ -61,8 +61,8 @@ class Processes:
         """
         if place.pipeline and place.backend == "nccl":
             raise Qwen35Error(
-                "over NCCL no process sends to the next alone, as a pipeline must: leave out "
-                "--parallel pipeline"
+                "over NCCL no process sends to the next alone, as whole layers need: leave out the "
+                "choice of a pipeline"
             )
         parallel = _join(place)
         listener = Listener(place.address)
