@@ -356,8 +356,3 @@ class Leader:
             while True:
                 self._connection.send({"at": self._at})
                 time.sleep(BEAT_SECONDS)
-
-
-def this_host() -> str:
-    """The name of this machine, as people know it."""
-    return socket.gethostname().removesuffix(".local")

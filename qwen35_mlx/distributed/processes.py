@@ -14,9 +14,10 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.opening import ModelNames
 from qwen35_mlx.distributed.follower import Follower
 from qwen35_mlx.distributed.leader import Handle, LeadingNetwork
-from qwen35_mlx.distributed.link import Followers, Leader, Listener, this_host
+from qwen35_mlx.distributed.link import Followers, Leader, Listener
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.distributed.place import Place
+from qwen35_mlx.distributed.reachable import this_host
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.kernels import gpu_kernel
@@ -61,8 +62,8 @@ class Processes:
         """
         if place.pipeline and place.backend == "nccl":
             raise Qwen35Error(
-                "over NCCL no process sends to the next alone, as whole layers need: leave out the "
-                "choice of a pipeline"
+                "over NCCL no process sends to the next alone, as a pipeline must: leave out "
+                "--parallel pipeline, or --split pipeline of serve"
             )
         parallel = _join(place)
         listener = Listener(place.address)
