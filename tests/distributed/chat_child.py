@@ -113,6 +113,7 @@ def rebuild(processes: Processes | None, folder: Path, number: str) -> Any:
     """
     found: list[Any] = []
     with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
+        assert model.memory == (processes and processes.limit)
         chat = Chat(model, library=library, conversation=int(number))
         for question in ("And 3 + 4?", "And 5 + 6?"):
             events = list(chat.send(question, max_tokens=5))

@@ -9,6 +9,7 @@ from qwen35_mlx.model.memory import estimate, weight_bytes
 from qwen35_mlx.model.split import split_config
 from qwen35_mlx.session import memory
 from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.replies import Replies
 from qwen35_mlx.session.reply_options import ReplyOptions
 
 
@@ -35,6 +36,15 @@ def test_the_smallest_machine_of_several_bounds_a_prompt(model, monkeypatch):
     with pytest.raises(Qwen35Error, match=r"a process has 0.0 GB for both"):
         memory.chunk_for(config, 4, 5000, 7, None, bound=7)
     assert memory.room_beside([], 7, 10) == 3
+
+
+def test_a_turn_is_held_to_what_a_process_may_take(model, monkeypatch):
+    monkeypatch.setattr(model, "memory", 7)
+    with pytest.raises(Qwen35Error, match="a process has"):
+        model.generate([{"role": "user", "content": "Hello"}])
+    assert Replies(model, None)._snapshots._shared_bytes == 0
+    monkeypatch.setattr(model, "memory", model.weight_bytes + 1000)
+    assert Replies(model, None)._snapshots._shared_bytes == 250
 
 
 def test_what_one_of_several_processes_needs_is_said_or_refused(model):
