@@ -85,7 +85,9 @@ class Processes:
         except Qwen35Error:
             followers.close()
             raise
-        memory, limit = (_smallest([own, *abouts], what) for what in ("memory", "limit"))
+        memory, limit = (
+            smallest([own, *abouts], what, place.backend) for what in ("memory", "limit")
+        )
         return cls(parallel, followers, memory, limit, measure(parallel))
 
     def open(self, names: ModelNames, weights: str) -> None:
@@ -181,10 +183,18 @@ def _about(place: Place) -> dict[str, Any]:
     }
 
 
-def _smallest(abouts: Sequence[Mapping[str, Any]], what: str) -> int:
-    """Bytes for one process: the smallest machine's, divided by its processes."""
+def smallest(abouts: Sequence[Mapping[str, Any]], what: str, backend: str) -> int:
+    """Bytes for one process: the smallest machine's, divided by the processes that it has.
+
+    Args:
+        abouts: how processes introduce themselves.
+        what: "memory" or "limit".
+        backend: with NCCL, each process has a GPU of its own.
+    """
     processes = Counter(about["host"] for about in abouts)
-    return min(about[what] // processes[about["host"]] for about in abouts)
+    return min(
+        about[what] // (1 if backend == "nccl" else processes[about["host"]]) for about in abouts
+    )
 
 
 def _same(what: str, name: str, theirs: object, own: object, advice: str) -> None:
