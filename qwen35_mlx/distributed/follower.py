@@ -8,8 +8,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.frames import Message
-from qwen35_mlx.distributed.link import Leader
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.home import RANK_STATES, home

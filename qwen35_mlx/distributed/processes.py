@@ -12,9 +12,10 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.follower import Follower
 from qwen35_mlx.distributed.leader import Handle, LeadingNetwork
-from qwen35_mlx.distributed.link import Followers, Leader, Listener
+from qwen35_mlx.distributed.link import Followers, Listener
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.distributed.reachable import this_host

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from qwen35_mlx.distributed import link
+from qwen35_mlx.distributed import commands, link
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.frames import Connection, EndedError
 from qwen35_mlx.distributed.hosts import read_hosts, ring_of
-from qwen35_mlx.distributed.link import Followers, Leader, Listener, ProcessLostError
+from qwen35_mlx.distributed.link import Followers, Listener, ProcessLostError
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 
@@ -88,7 +89,7 @@ def test_a_closed_connection_is_a_loss_in_a_wait_and_afterwards(pair: Pair):
 
 def test_silence_is_a_loss(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(link, "LOST_SECONDS", 0.2)
-    monkeypatch.setattr(link, "BEAT_SECONDS", 60)
+    monkeypatch.setattr(commands, "BEAT_SECONDS", 60)
     pair = Pair()
     assert pair.was_lost.wait(5)
     assert "does not answer" in pair.lost[0]
@@ -99,7 +100,7 @@ def test_silence_is_a_loss(monkeypatch: pytest.MonkeyPatch):
 def stalls(monkeypatch: pytest.MonkeyPatch) -> Pair:
     """A pair where a pass may take half a second."""
     for name, seconds in (("BEAT_SECONDS", 0.05), ("SETTLE_SECONDS", 0.1)):
-        monkeypatch.setattr(link, name, seconds)
+        monkeypatch.setattr(commands, name, seconds)
     monkeypatch.setattr(link, "STALLED_SECONDS", 0.5)
     return Pair()
 
