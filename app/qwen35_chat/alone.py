@@ -24,6 +24,18 @@ class GoAloneError(Exception):
         self.conversation = conversation
 
 
+class LostError(Exception):
+    """The chat has ended after another process was lost.
+
+    Attributes:
+        code: for the exit.
+    """
+
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+
 def arguments_alone(
     words: Sequence[str], args: argparse.Namespace, conversation: int | None
 ) -> list[str]:

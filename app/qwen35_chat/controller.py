@@ -112,7 +112,10 @@ class Controller(ModelWindow):
                 return [event]
             case events.ProcessesJoined():
                 self.processes = event
-            case events.Notice() | events.ProcessesLost():
+            case events.ProcessesLost():
+                self.lost = True
+                return [event]
+            case events.Notice():
                 return [event]
             case events.Opened():
                 return self._opened(event, found)

@@ -8,24 +8,23 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import TextIO
 
-from qwen35_chat.alone import GoAloneError, arguments_alone, start_alone
+from qwen35_chat.alone import GoAloneError, LostError, arguments_alone, start_alone
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
 from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
+from qwen35_mlx.distributed.launch import several
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import load_arguments, model_name
 from qwen35_mlx.terminal import print_error, write_output
-from qwen35_mlx.user_paths import shown, user_path
+from qwen35_mlx.user_paths import shown
 
 
 def _standard_input() -> str:
@@ -169,21 +168,15 @@ def _run(argv: Sequence[str]) -> int:
     if place is not None:
         use_terminal() if args.prompt is None else ignore_input()
     try:
-        with ExitStack() as stack:
-            if options.hosts is not None:
-                from qwen35_mlx.distributed.launch import launch
-
-                launched = launch(user_path(options.hosts))
-                stack.callback(launched.close)
-                place = launched.place
-            if args.parallel is not None:
-                if place is None:
-                    raise Qwen35Error("--parallel is for several machines: give --hosts, too")
-                place = replace(place, pipeline=args.parallel == "pipeline")
+        with several(options.hosts, args.parallel, "--parallel") as place:
             return _answer_or_chat(options, args, place)
     except GoAloneError as alone:
         start_alone(argv, arguments_alone(argv, args, alone.conversation))
         return 0
+    except LostError as lost:
+        from qwen35_mlx.session.lost_processes import end_process
+
+        end_process(lost.code)
 
 
 def _answer_or_chat(options: CommandOptions, args: argparse.Namespace, place: Place | None) -> int:
@@ -194,6 +187,7 @@ def _answer_or_chat(options: CommandOptions, args: argparse.Namespace, place: Pl
 
     Raises:
         GoAloneError: the others are lost, and the chat goes on without them.
+        LostError: the others are lost, and the chat has ended.
     """
     plain = args.plain or _is_dumb()
     prompt = _prompt(args, plain=plain)
@@ -277,9 +271,12 @@ def _chat(
             given if stored and given != ChatSettings() else None,
         )
         code = runtime.run_plain(start) if plain else runtime.run_screen(start)
-        conversation, alone = runtime.controller.conversation, runtime.controller.alone
+        controller = runtime.controller
+        conversation, alone, lost = controller.conversation, controller.alone, controller.lost
     if alone:
         raise GoAloneError(conversation)
+    if lost:
+        raise LostError(code)
     return code
 
 

@@ -40,6 +40,7 @@ class ModelEntry:
         kl: mean KL divergence of its predictions from those of the unquantised model, in nats, as
             others published it; None if unknown. Figures of different texts do not compare.
         program: that keeps it, if that is another one.
+        kv_heads: key/value heads, of which several processes may have copies.
     """
 
     name: str
@@ -52,21 +53,36 @@ class ModelEntry:
     download_bytes: int = 0
     kl: float | None = None
     program: str = ""
+    kv_heads: int = 1
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return self.download_bytes or self.weight_bytes
 
-    def memory_needed(self, context: int) -> int:
-        """Bytes of memory with a context of `context` tokens, or of `max_context` if shorter."""
-        tokens = min(context, self.max_context) if self.max_context else context
-        cache = self.kv_bytes_per_token * tokens + self.state_bytes
-        return self.weight_bytes + cache + OVERHEAD_BYTES
+    def memory_needed(self, context: int, processes: ProcessesJoined | None = None) -> int:
+        """Bytes of memory with a context of `context` tokens, or of `max_context` if shorter.
 
-    def memory_fit(self, context: int, memory: int) -> MemoryFit:
-        """Whether it fits into `memory` bytes, shared with the rest of the system."""
-        share = self.memory_needed(context) / max(memory, 1)
+        Args:
+            processes: that run it together: what one of them needs. None for this one alone.
+        """
+        tokens = min(context, self.max_context) if self.max_context else context
+        count = 1 if processes is None else processes.count
+        # A process has whole heads of every layer, or whole layers.
+        of_heads = processes is not None and not processes.pipeline
+        parts = min(count, self.kv_heads) if of_heads else count
+        kv = self.kv_bytes_per_token * tokens // parts
+        return (self.weight_bytes + self.state_bytes) // count + kv + OVERHEAD_BYTES
+
+    def memory_fit(
+        self, context: int, memory: int, processes: ProcessesJoined | None = None
+    ) -> MemoryFit:
+        """Whether it fits into `memory` bytes of a machine, shared with the rest of the system.
+
+        Args:
+            processes: as for `memory_needed`.
+        """
+        share = self.memory_needed(context, processes) / max(memory, 1)
         if share <= COMFORTABLE_SHARE:
             return "fits"
         return "tight" if share <= GPU_SHARE else "too large"
@@ -90,15 +106,16 @@ class LocalModels:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Bytes of keys and values per token, and of the state, in BF16."""
+    """Bytes of keys and values per token, and of the state, in BF16; key/value heads."""
 
     kv_bytes: int
     state_bytes: int
+    kv_heads: int
 
 
-_SMALL = _Shape(12_288, 19_537_920)
-_MIDDLE = _Shape(32_768, 51_511_296)
-_27B = _Shape(65_536, 153_944_064)
+_SMALL = _Shape(12_288, 19_537_920, 2)
+_MIDDLE = _Shape(32_768, 51_511_296, 4)
+_27B = _Shape(65_536, 153_944_064, 4)
 # The repository, its title, its shape, GB of the text network's weights and of all files, and its
 # KL divergence. All but the ternary ones have 4 bits in groups of 64. Sizes are computed from
 # shapes, with a vision tower in BF16, except those of the ternary models, which are published.
@@ -111,9 +128,9 @@ _PUBLISHED: tuple[tuple[str, str, _Shape, float, float, float | None], ...] = (
     ("prism-ml/Ternary-Bonsai-2-27B-mlx-2bit", "Ternary Bonsai 2 27B", _27B, 7.66, 8.6, None),
     ("mlx-community/Qwen3.8-27B-4bit", "Qwen3.8 27B", _27B, 15.13, 16.08, None),
     ("mlx-community/Qwen3.6-27B-4bit", "Qwen3.6 27B", _27B, 15.13, 16.08, 0.057),
-    ("mlx-community/Qwen3.6-35B-A3B-4bit", "Qwen3.6 35B-A3B", _Shape(20_480, 64_389_120),
+    ("mlx-community/Qwen3.6-35B-A3B-4bit", "Qwen3.6 35B-A3B", _Shape(20_480, 64_389_120, 2),
      19.51, 20.42, None),
-    ("mlx-community/Qwen3.5-122B-A10B-4bit", "Qwen3.5 122B-A10B", _Shape(24_576, 153_649_152),
+    ("mlx-community/Qwen3.5-122B-A10B-4bit", "Qwen3.5 122B-A10B", _Shape(24_576, 153_649_152, 2),
      68.71, 69.63, None),
 )  # fmt: skip
 PUBLISHED = tuple(
@@ -126,6 +143,7 @@ PUBLISHED = tuple(
         max_context=262_144,
         download_bytes=round(files * 1e9),
         kl=kl,
+        kv_heads=shape.kv_heads,
     )
     for name, title, shape, weights, files, kl in _PUBLISHED
 )
@@ -141,7 +159,7 @@ def machine_memory() -> int:
 
 
 def memory_of(processes: ProcessesJoined | None, memory: int | None = None) -> tuple[int, str]:
-    """Bytes of memory for a model, and what has them, for people.
+    """Bytes of memory for a model, or for a process's part of it, and what has them, for people.
 
     Args:
         processes: that run models together; None for this machine alone.
@@ -151,7 +169,7 @@ def memory_of(processes: ProcessesJoined | None, memory: int | None = None) -> t
         memory = machine_memory() if memory is None else memory
         return memory, f"{memory / 2**30:.0f} GB of memory"
     memory = processes.memory
-    return memory, f"{processes.count} processes with {memory / 2**30:.0f} GB of memory"
+    return memory, f"{processes.count} processes with {memory / 2**30:.0f} GB of memory each"
 
 
 def local_models(folders: tuple[str, ...] = ()) -> LocalModels:
@@ -210,6 +228,7 @@ def read_entry(model: StoredModel) -> ModelEntry | LeftOut | None:
             max_context=shape.max_position_embeddings,
             kl=_KL.get(model.name),
             program=model.program,
+            kv_heads=shape.num_key_value_heads,
         )
     except Qwen35Error as error:
         if is_gguf_file(path):

@@ -324,14 +324,16 @@ class PlainView:
     def list_models(self, then: Callable[[str], None]) -> None:
         """List models; a command with a name chooses one."""
         tokens = self._controller.settings.context
-        memory, _ = memory_of(self._controller.processes)
+        processes = self._controller.processes
+        memory, _ = memory_of(processes)
         local = local_models(self._controller.settings.folders)
         here = {known.name for known in local.usable}
         for known in [*local.usable, *(k for k in PUBLISHED if k.name not in here)]:
             place = known.program or "here" if known.path else "to download"
-            needs = f"{size_of(known.size)}, needs {size_of(known.memory_needed(tokens))}"
+            need = size_of(known.memory_needed(tokens, processes))
+            needs = f"{size_of(known.size)}, needs {need}{' in each' * (processes is not None)}"
             kl = "" if known.kl is None else f"KL {known.kl:.3f}, "
-            fit = known.memory_fit(tokens, memory)
+            fit = known.memory_fit(tokens, memory, processes)
             self.line(f"{known.name}: {needs}, {kl}{fit}, {place}")
         for damaged in local.left_out:
             self.line(f"{damaged.name} cannot be used: {damaged.reason}")

@@ -50,6 +50,7 @@ class Window:
         deleted: conversations deleted in this window, the last one last.
         deleting: the current conversation is being deleted.
         alone: the chat starts again, without other processes that run the model.
+        lost: one of several processes is lost that ran the model.
         processes: that run the model together; None for this one alone, or before they have met.
         has_keys: the view has keys for commands; without, their slash names are named.
     """
@@ -91,6 +92,7 @@ class Window:
         self.deleted: list[int] = []
         self.deleting = False
         self.alone = False
+        self.lost = False
         self.processes: events.ProcessesJoined | None = None
         self.has_keys = True
         self._seed = seed

@@ -1,6 +1,7 @@
 """A process that follows the first one: `python -m qwen35_mlx.distributed RANK RING`.
 
-`launch` starts it, with the addresses of all processes as MLX's ring has them.
+`launch` starts it, with the addresses of all processes as MLX's ring has them. It joins the others
+once a line comes on standard input.
 """
 
 import os
@@ -9,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from qwen35_mlx.distributed.launch import READY
+from qwen35_mlx.distributed.launch import FAILED, READY
 from qwen35_mlx.distributed.place import HOSTFILE, RANK, Place
+from qwen35_mlx.distributed.reachable import RingCheck
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import print_error, print_line
 
@@ -28,7 +30,15 @@ def main(rank: str, ring: str) -> int:
         os.environ.update({HOSTFILE: str(file), RANK: rank})
         place = Place.of_environment()
         assert place is not None
-        print_line(READY)
+        try:
+            with RingCheck(ring, int(rank)) as check:
+                check.reach_next()
+                print_line(READY)
+                if not sys.stdin.readline():
+                    return 0  # the first process is gone
+        except Qwen35Error as error:
+            print_line(f"{FAILED}{error}")
+            return 1
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_JOIN_SECONDS)
         try:

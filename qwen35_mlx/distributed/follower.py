@@ -8,8 +8,8 @@ import mlx.core as mx
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.frames import Message
-from qwen35_mlx.distributed.link import Leader
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.home import RANK_STATES, home
@@ -19,7 +19,7 @@ from qwen35_mlx.model.parallel import Parallel
 from qwen35_mlx.model.stack import Stack
 from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
-from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
+from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_part
 
 
 class Follower:
@@ -40,6 +40,7 @@ class Follower:
         self._snapshots: dict[int, Snapshot] = {}
         self._stacks: dict[int, Sequence[Stack]] = {}
         self._states: dict[int, DiskSnapshotCache] = {}
+        self._newest: Sequence[mx.array] = ()  # of the last pass
 
     def run(self) -> None:
         """Do what the first process commands, until it ends.
@@ -47,7 +48,7 @@ class Follower:
         Raises:
             Qwen35Error: this process cannot go on.
         """
-        while (command := self._leader.next_command())["call"] != "end":
+        while (command := self._leader.next_command(self._settle))["call"] != "end":
             if "reply" not in command:
                 self._do(command)
                 continue
@@ -56,6 +57,11 @@ class Follower:
             except Qwen35Error as error:
                 answer = {"error": str(error)}
             self._leader.reply(command, **answer)
+
+    def _settle(self) -> None:
+        """Wait until all is computed."""
+        mx.eval(self._newest)
+        self._newest = ()
 
     def _answer(self, command: Message) -> dict[str, Any]:
         """The fields of a reply."""
@@ -93,8 +99,8 @@ class Follower:
             self._load_error = str(error)
 
     def _open_states(self, command: Message) -> None:
-        network, kv_bits = self._networks[command["network"]], command["kv_bits"]
-        model = of_network(command["weights"], network.config, str(network.dtype), kv_bits)
+        assert self._parallel.shard is not None
+        model = of_part(command["model"], self._parallel.shard)
         folder, known = home() / RANK_STATES, set(command["keys"])
         for file in prefix_tree.stored_files(folder / model):
             if file.segment.key not in known:  # its conversation is deleted
@@ -104,7 +110,6 @@ class Follower:
             model,
             budget=command["budget"],
             notice=self._leader.notice,
-            root=command["weights"],
         )
 
     def _read_state(self, command: Message) -> dict[str, Any]:
@@ -135,6 +140,7 @@ class Follower:
 
     def _do(self, command: Message) -> None:
         """A call without a reply."""
+        self._newest = ()  # a cache changes arrays in place that nobody else has
         match command["call"]:
             case "drop":
                 for number in command["objects"]:
@@ -173,24 +179,26 @@ class Follower:
                 cache = self._caches[command["cache"]]
                 network(self._shared(command), cache, revocable=command["revocable"])
                 mx.async_eval(cache.arrays)
+                self._newest = cache.arrays
             case "together":
                 caches = [self._caches[number] for number in command["caches"]]
                 stacks = self._stacks[command["stacks"]]
-                network.together(self._shared(command), caches, stacks)
+                self._newest = [network.together(self._shared(command), caches, stacks)]
                 mx.async_eval([cache.arrays for cache in caches])
             case "make_stacks":
                 self._stacks[command["stacks"]] = network.make_stacks()
             case "take_back":
                 network.take_back(self._caches[command["cache"]], command["count"])
             case "embed":
-                network.embed(self._shared(command))
+                self._newest = [network.embed(self._shared(command))]
             case "logits":
-                network.logits(self._shared(command))
+                self._newest = [network.logits(self._shared(command))]
             case "head":
                 assert network.mtp is not None
                 kv = self._head(command).kv
                 hidden, embedded_next = mx.split(self._shared(command), 2, axis=-1)
                 network.mtp(hidden, embedded_next, kv)
                 mx.async_eval(kv.arrays)
+                self._newest = kv.arrays
             case unknown:
                 raise Qwen35Error(f"{unknown} is no command: install the same on all machines")

@@ -16,6 +16,7 @@ from qwen35_mlx.user_paths import shown
 _FORM = '[{"ssh": "mac-1", "ips": ["192.168.2.1"]}, {"ssh": "mac-2", "ips": ["192.168.2.2"]}]'
 # Where the ports of a ring are taken from: below those that systems give to others.
 _PORTS = range(20000, 32000)
+_HERE = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Host:
     @property
     def is_here(self) -> bool:
         """Whether it is this machine by its own name for itself."""
-        return self.ssh in ("127.0.0.1", "localhost", "::1")
+        return self.ssh in _HERE
 
 
 def read_hosts(file: Path) -> list[Host]:
@@ -50,7 +51,23 @@ def read_hosts(file: Path) -> list[Host]:
         entries = entries.get("hosts")
     if not isinstance(entries, list) or len(entries) < 2:
         raise Qwen35Error(f"{shown(str(file))} does not list two machines or more: write {_FORM}")
-    return [_host(file, entry) for entry in entries]
+    hosts = [_host(file, entry) for entry in entries]
+    _check_different(file, hosts)
+    return hosts
+
+
+def _check_different(file: Path, hosts: Sequence[Host]) -> None:
+    """Refuse a machine that is named twice, but for processes on this one without a network."""
+    seen: set[str] = set()
+    for host in hosts:
+        names = {host.ssh} - _HERE
+        names |= {one for one in host.addresses if not ipaddress.ip_address(one).is_loopback}
+        if twice := sorted(names & seen):
+            raise Qwen35Error(
+                f"{shown(str(file))} names {twice[0]} twice: each machine has one entry, and "
+                "addresses of its own"
+            )
+        seen |= names
 
 
 def _host(file: Path, entry: object) -> Host:

@@ -158,9 +158,11 @@ class LeadingNetwork(Network):
         own: the part of the first process.
         followers: the others.
         handle: of their parts, which are loaded.
+        limit: bytes that a process may take.
     """
 
-    def __init__(self, own: Network, followers: Followers, handle: Handle):
+    def __init__(self, own: Network, followers: Followers, handle: Handle, limit: int):
+        self.limit = limit
         self._own, self.followers, self.handle = own, followers, handle
         self._group = Group(followers, own, handle)
         self.config, self.dtype, self.parallel = own.config, own.dtype, own.parallel

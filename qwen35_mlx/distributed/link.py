@@ -24,9 +24,10 @@ from qwen35_mlx.distributed.frames import (
 )
 from qwen35_mlx.errors import Qwen35Error
 
-BEAT_SECONDS = 0.5
 # Without a sign of life for this long, a process is lost.
 LOST_SECONDS = 5.0
+# Of one pass of the network: a chunk of a prompt takes a minute or two on the slowest machines.
+STALLED_SECONDS = 600.0
 # How long it takes at most to notice that a connection was closed.
 _NOTICE_SECONDS = 1.0
 # How long the others may take to connect, once all have joined MLX's group.
@@ -101,6 +102,7 @@ class Followers:
     Attributes:
         names: as given.
         lost: a line about the first that was lost; "" while all are there.
+        stalled: a line about those that compute one pass for too long; "" for none.
     """
 
     def __init__(
@@ -119,7 +121,8 @@ class Followers:
         self._dropped: deque[int] = deque()
         self._changed = threading.Condition()
         self._replies: dict[tuple[int, int], Message] = {}
-        self.lost = ""
+        self.lost = self.stalled = ""
+        self._at: list[tuple[int, float] | None] = [None] * len(self._connections)
         for i in range(len(self._connections)):
             threading.Thread(target=self._listen, args=(i,), name="follower", daemon=True).start()
 
@@ -179,6 +182,11 @@ class Followers:
             self._changed.wait_for(lambda: self.lost, _NOTICE_SECONDS)
         self.check()
 
+    def give_up_stalled(self) -> None:
+        """Lose those that compute one pass for too long, if there are any. In any thread."""
+        if self.stalled:
+            self.lose(f"{self.stalled}: {_ADVICE}")
+
     def lose(self, line: str) -> None:
         """Take note that the processes cannot go on together."""
         with self._changed:
@@ -218,10 +226,30 @@ class Followers:
                         self._changed.notify_all()
                 elif "notice" in message:
                     self._notice(f"{self.names[i]}: {message['notice']}")
+                elif "at" in message:
+                    self._watch(i, message["at"])
                 elif "failed" in message:
                     self.lose(f"{self.names[i]} has failed ({message['failed']}): {_ADVICE}")
         except EndedError as error:
             self._lose(i, error)
+
+    def _watch(self, i: int, at: int | None) -> None:
+        """Take note of the pass that one of the others computes, by its number; None for none."""
+        before, now = self._at[i], time.monotonic()
+        if at is None or before is None or before[0] != at:
+            self._at[i] = None if at is None else (at, now)
+            self.stalled = ""
+        elif now - before[1] > STALLED_SECONDS and not self.stalled:
+            first = min(pass_at[0] for pass_at in self._at if pass_at is not None)
+            names = [
+                name
+                for name, pass_at in zip(self.names, self._at, strict=True)
+                if pass_at is not None and pass_at[0] == first
+            ]
+            have = "has" if len(names) == 1 else "have"
+            minutes = f"{STALLED_SECONDS / 60:.0f} minutes"
+            self.stalled = f"{' and '.join(names)} {have} made no progress for {minutes}"
+            self._notice(f"{self.stalled}: wait, or stop here to go on without the others")
 
     def _lose(self, i: int, error: EndedError) -> None:
         what = "does not answer" if isinstance(error, SilentError) else "has ended"
@@ -229,88 +257,3 @@ class Followers:
 
 
 _ADVICE = "start all processes again, or go on with this machine alone"
-
-
-class Leader:
-    """The first process, as one of the others obeys it.
-
-    Args:
-        ended: called in another thread once the first process is gone.
-    """
-
-    def __init__(self, connection: Connection, ended: Callable[[], None]):
-        self._connection = connection
-        self._ended = ended
-        self._commands: deque[Message] = deque()
-        self._arrived = threading.Semaphore(0)
-        for work in (self._listen, self._beat):
-            threading.Thread(target=work, name="leader", daemon=True).start()
-
-    @classmethod
-    def connect(
-        cls,
-        address: str,
-        port: int,
-        token: str,
-        about: Mapping[str, Any],
-        ended: Callable[[], None],
-    ) -> "Leader":
-        """Connect to the first process.
-
-        Args:
-            about: this process: rank, host and so on.
-
-        Raises:
-            Qwen35Error: it cannot be reached.
-        """
-        try:
-            end = socket.create_connection((address, port), CONNECT_SECONDS)
-        except OSError as error:
-            raise Qwen35Error(
-                f"the first process cannot be reached at {address}, port {port} ({error}): see "
-                "whether a firewall is in the way"
-            ) from None
-        connection = Connection(end)
-        with suppress(EndedError):
-            connection.send({"token": token, **about})
-        return cls(connection, ended)
-
-    def next_command(self) -> Message:
-        """Wait for the next command."""
-        self._arrived.acquire()
-        return self._commands.popleft()
-
-    def reply(self, command: Message, **fields: Any) -> None:
-        """Reply to a command that wants it."""
-        self._send({"reply": command["reply"], **fields})
-
-    def notice(self, line: str) -> None:
-        """Show a line to the user."""
-        self._send({"notice": line})
-
-    def fail(self, line: str) -> None:
-        """Report that this process cannot go on."""
-        self._send({"failed": line})
-
-    def _send(self, message: Message) -> None:
-        with suppress(EndedError):  # `_listen` finds out, too
-            self._connection.send(message)
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                self._commands.append(self._connection.receive())
-                self._arrived.release()
-        except EndedError:
-            self._ended()
-
-    def _beat(self) -> None:
-        with suppress(EndedError):
-            while True:
-                self._connection.send({})
-                time.sleep(BEAT_SECONDS)
-
-
-def this_host() -> str:
-    """The name of this machine, as people know it."""
-    return socket.gethostname().removesuffix(".local")

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.opening import ModelNames
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.follower import Follower
 from qwen35_mlx.distributed.leader import Handle, LeadingNetwork
-from qwen35_mlx.distributed.link import Followers, Leader, Listener, this_host
+from qwen35_mlx.distributed.link import Followers, Listener
 from qwen35_mlx.distributed.measuring import measure
 from qwen35_mlx.distributed.place import Place
+from qwen35_mlx.distributed.reachable import this_host
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import one_line
 from qwen35_mlx.kernels import gpu_kernel
+from qwen35_mlx.model import device_memory
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.model.parallel import Parallel
 
@@ -29,15 +33,17 @@ class Processes:
     Attributes:
         parallel: for the network of this process.
         ranks: their number.
-        memory: bytes of all machines together, of which a model has equal parts: the smallest
-            counts for each.
+        memory: bytes of the machine of one process, and limit: what it gives to models. The
+            smallest counts, as parts are equal; processes on one machine share it.
         speed: a line for the user about the connection between them.
     """
 
-    def __init__(self, parallel: Parallel, followers: Followers, memory: int, speed: str):
+    def __init__(
+        self, parallel: Parallel, followers: Followers, memory: int, limit: int, speed: str
+    ):
         self.parallel, self.followers = parallel, followers
         self.ranks = followers.count + 1
-        self.memory, self.speed = memory, speed
+        self.memory, self.limit, self.speed = memory, limit, speed
 
     @classmethod
     def join(
@@ -58,7 +64,7 @@ class Processes:
         if place.pipeline and place.backend == "nccl":
             raise Qwen35Error(
                 "over NCCL no process sends to the next alone, as a pipeline must: leave out "
-                "--parallel pipeline"
+                "--parallel pipeline, or --split pipeline of serve"
             )
         parallel = _join(place)
         listener = Listener(place.address)
@@ -80,8 +86,10 @@ class Processes:
         except Qwen35Error:
             followers.close()
             raise
-        memory = min(about["memory"] for about in (own, *abouts)) * parallel.shard.ranks
-        return cls(parallel, followers, memory, measure(parallel))
+        memory, limit = (
+            smallest([own, *abouts], what, place.backend) for what in ("memory", "limit")
+        )
+        return cls(parallel, followers, memory, limit, measure(parallel))
 
     def open(self, names: ModelNames, weights: str) -> None:
         """Open the same files everywhere.
@@ -116,7 +124,7 @@ class Processes:
             others: from `load`.
         """
         self.followers.ask("wait")
-        return LeadingNetwork(own, self.followers, others)
+        return LeadingNetwork(own, self.followers, others, self.limit)
 
     def forget_dropped(self) -> None:
         """Let the others free what is not used here any more."""
@@ -172,7 +180,22 @@ def _about(place: Place) -> dict[str, Any]:
         "version": version,
         "mlx": mx.__version__,  # type: ignore[attr-defined]
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "limit": device_memory.limit(),
     }
+
+
+def smallest(abouts: Sequence[Mapping[str, Any]], what: str, backend: str) -> int:
+    """Bytes for one process: the smallest machine's, divided by the processes that it has.
+
+    Args:
+        abouts: how processes introduce themselves.
+        what: "memory" or "limit".
+        backend: with NCCL, each process has a GPU of its own.
+    """
+    processes = Counter(about["host"] for about in abouts)
+    return min(
+        about[what] // (1 if backend == "nccl" else processes[about["host"]]) for about in abouts
+    )
 
 
 def _same(what: str, name: str, theirs: object, own: object, advice: str) -> None:

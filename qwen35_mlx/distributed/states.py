@@ -8,6 +8,7 @@ from qwen35_mlx.distributed.leader import Handle, LeadingNetwork, LeadingSnapsho
 from qwen35_mlx.model.cache import Snapshot
 from qwen35_mlx.prompt_cache import prefix_tree
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
+from qwen35_mlx.prompt_cache.fingerprint import of_part
 from qwen35_mlx.prompt_cache.prefix_tree import Segment
 
 
@@ -19,31 +20,29 @@ class LeadingStates(DiskSnapshotCache):
 
     Args:
         network: of all processes; the others keep its states in a folder of their own.
-        kv_bits: of its caches.
-        weights: a hash of the model's files. Names of states follow from it in all processes, so
+        model: fingerprint of the whole network. Names of files follow from it in all processes, so
             that the others can delete theirs of conversations that are deleted.
-        folder, model, budget, notice: as for `DiskSnapshotCache`.
+        folder, budget, notice: as for `DiskSnapshotCache`.
     """
 
     def __init__(
         self,
         network: LeadingNetwork,
-        kv_bits: int | None,
-        weights: str,
         folder: Path,
         model: str,
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
     ):
-        super().__init__(folder, model, budget=budget, notice=notice, root=weights)
+        shard = network.parallel.shard
+        assert shard is not None
+        super().__init__(folder, of_part(model, shard), budget=budget, notice=notice)
         self._followers = network.followers
         self._handle = Handle(self._followers)
         self._followers.send(
             "open_states",
-            **{"states": self._handle.number, "budget": budget, "kv_bits": kv_bits},
-            **{"network": network.handle.number, "weights": weights},
-            keys=[file.segment.key for file in prefix_tree.stored_files(folder / model)],
+            **{"states": self._handle.number, "budget": budget, "model": model},
+            keys=[file.segment.key for file in prefix_tree.stored_files(folder / self.model)],
         )
 
     def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:

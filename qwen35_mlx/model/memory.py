@@ -1,9 +1,10 @@
 """Memory that a network needs beside its weights, and the budgets it keeps. Never imports mlx."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.config import ModelConfig, Shard
+from qwen35_mlx.model.split import split_config
 from qwen35_mlx.model.weight_shapes import layer_tensors, trunk_tensors
 
 # Attention without a fused kernel materialises its scores in float32. Queries are then taken in
@@ -97,8 +98,26 @@ def weight_bytes(whole: int, config: ModelConfig, part: ModelConfig) -> int:
     """
     if part.shard is None:
         return whole
-    own, every = (sum(map(prod, trunk_tensors(one).values())) for one in (part, config))
-    return whole * own // every
+    return whole * _weights(part) // _weights(config)
+
+
+def largest_part(config: ModelConfig, shard: Shard) -> ModelConfig:
+    """The sizes of the largest part of all processes. Those of every layer are equal.
+
+    Args:
+        config: of the whole network.
+        shard: of one process.
+
+    Raises:
+        Qwen35Error: it cannot be split over so many.
+    """
+    ranks = range(shard.ranks) if shard.pipeline else [shard.rank]
+    return max((split_config(config, replace(shard, rank=rank)) for rank in ranks), key=_weights)
+
+
+def _weights(config: ModelConfig) -> int:
+    """The number of weights."""
+    return sum(map(prod, trunk_tensors(config).values()))
 
 
 def kv_bytes_per_token(config: ModelConfig, itemsize: int, kv_bits: int | None = None) -> int:

@@ -22,6 +22,7 @@ from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache import prefix_tree, reading
 from qwen35_mlx.prompt_cache import tensors as snapshot_tensors
+from qwen35_mlx.prompt_cache.fingerprint import ranks_of, whole_of
 from qwen35_mlx.prompt_cache.prefix_tree import KV, STATE, PrefixTree, Segment, StoredFile
 from qwen35_mlx.prompt_cache.reading import UnusableFileError
 from qwen35_mlx.prompt_cache.tensors import Tensors
@@ -50,10 +51,10 @@ class DiskSnapshotCache:
 
     Args:
         folder: of all models; it is made if it is missing.
-        model: the network's fingerprint.
+        model: the network's fingerprint, and which part of it a process has: names of files follow
+            from the fingerprint and the tokens.
         budget: bytes that the files of all models may take together; None for `BUDGET`.
         notice: called with lines for the user, in any thread; without it, `notices` returns them.
-        root: what the names of files follow from, with the tokens; None for `model`.
 
     Attributes:
         written_bytes, written_seconds: totals so far.
@@ -66,7 +67,6 @@ class DiskSnapshotCache:
         *,
         budget: int | None = None,
         notice: Callable[[str], None] | None = None,
-        root: str | None = None,
     ):
         self.folder = folder
         self.model = model
@@ -74,7 +74,7 @@ class DiskSnapshotCache:
         self.written_bytes = 0
         self.written_seconds = 0.0
         self._model_folder = folder / model
-        self._root = prefix_tree.root_key(model if root is None else root)
+        self._root = prefix_tree.root_key(whole_of(model))
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._notify = notice or self._notices.put
         self._ignored: set[Path] = set()  # files that can be neither used nor deleted
@@ -128,6 +128,21 @@ class DiskSnapshotCache:
         self.flush()
         found = next((segment for segment in self._candidates(ids) if segment.end == end), None)
         return None if found is None else self._read(found, ids, mtp=mtp)
+
+    def report_other_numbers(self, ids: Sequence[int], restored: int) -> None:
+        """Report it if another number of processes has stored more of `ids` than was restored."""
+        now = ranks_of(self.model)
+        for folder in prefix_tree.model_folders(self.folder):
+            before = ranks_of(folder.name)
+            if before in (0, now) or whole_of(folder.name) != whole_of(self.model):
+                continue
+            stored = PrefixTree.of(folder).matching(ids, self._root)
+            if any(restored < segment.end < len(ids) for segment in stored):
+                self._notify(
+                    f"this conversation's states were stored by {_processes(before)}, and "
+                    f"{_processes(now)} run{'s' * (now == 1)} the model: it is read anew"
+                )
+                return
 
     def add(self, ids: Sequence[int], snapshot: Snapshot) -> None:
         """Write the snapshot after `ids`, unless it is stored. Returns before it is on disk."""
@@ -297,3 +312,7 @@ class DiskSnapshotCache:
             path.unlink(missing_ok=True)
         except OSError:
             self._ignored.add(path)
+
+
+def _processes(count: int) -> str:
+    return "one process" if count == 1 else f"{count} processes"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from io import FileIO
@@ -13,10 +14,12 @@ from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG
 from qwen35_mlx.checkpoint.safetensors_header import HeaderError, read_header
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import open_regular, read_bytes
-from qwen35_mlx.model.config import ModelConfig
+from qwen35_mlx.model.config import ModelConfig, Shard
 
 # Bytes that are hashed at the start, at the middle and at the end of every tensor.
 SAMPLE_BYTES = 512
+# Of a network, and of a process's part of it.
+_NAME = re.compile(r"[0-9a-f]+(?:-\d{1,4}of(\d{1,4})(?:-layers)?)?")
 
 
 def of_weights(files: Sequence[Path]) -> str:
@@ -90,9 +93,27 @@ def of_network(weights: str, config: ModelConfig, dtype: str, kv_bits: int | Non
 
     Args:
         weights: from `of_weights`, or another name for weights that never change.
+        config: of the whole network, also where several processes run it.
         dtype: of the activations.
         kv_bits: see `KVCache`.
     """
     sizes = {name: value for name, value in asdict(config).items() if value is not None}
     content = repr((weights, sorted(sizes.items(), key=str), dtype, kv_bits))
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def of_part(network: str, shard: Shard) -> str:
+    """The name under which a process stores snapshots of its part: `of_network`, and which part."""
+    split = "-layers" if shard.pipeline else ""
+    return f"{network}-{shard.rank}of{shard.ranks}{split}"
+
+
+def whole_of(name: str) -> str:
+    """The `of_network` of a name."""
+    return name.partition("-")[0]
+
+
+def ranks_of(name: str) -> int:
+    """The number of processes that store snapshots under a name of this kind; 0 for others."""
+    found = _NAME.fullmatch(name)
+    return 0 if found is None else int(found[1] or 1)

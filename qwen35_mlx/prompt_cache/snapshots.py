@@ -53,6 +53,7 @@ class SnapshotCache:
                 if restored > len(prefix):
                     self._remember(list(ids[:restored]), cache.snapshot())
                     return
+            self.disk.report_other_numbers(ids, len(prefix))
         if snapshot is not None:
             cache.restore(snapshot)
             self._remember(prefix, snapshot)

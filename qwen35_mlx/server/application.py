@@ -46,6 +46,8 @@ def application(service: Service) -> ASGIApp:
         return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
     async def health(_: Request) -> Response:
+        if line := service.engine.status().lost:
+            raise ApiError(line, 503)
         return JSONResponse({"status": "ok"})
 
     async def models(_: Request) -> Response:

@@ -9,6 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from qwen35_mlx.command_line import CommandParser, run_command
+from qwen35_mlx.distributed.launch import several
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.generation.sampling_parameters import Range
 from qwen35_mlx.library.home import home
 from qwen35_mlx.load_options import (
@@ -55,6 +57,12 @@ def run(argv: Sequence[str], program: str) -> int:
     """
     args = command_parser(program).parse_args(argv)
     options = _options(args)
+    place = Place.of_environment()
+    if place is not None and place.rank:
+        from qwen35_mlx.distributed.processes import follow
+
+        follow(place)
+        return 0
     from qwen35_mlx.checkpoint.hub import resolve_checkpoint
     from qwen35_mlx.library.library import Library
     from qwen35_mlx.server.running import listen
@@ -62,8 +70,18 @@ def run(argv: Sequence[str], program: str) -> int:
     # Before the download: a port that is in use should fail at once.
     with closing(listen(options.host, options.port)) as listening:
         resolve_checkpoint(model_name(args), revision=args.revision)
-        with closing(Library()) as library, closing(_engine(args, library)) as engine:
-            return _serve(engine, options, listening)
+        with (
+            several(args.hosts, args.split, "--split") as place,
+            closing(Library()) as library,
+            closing(_engine(args, library, place)) as engine,
+        ):
+            code = _serve(engine, options, listening)
+            lost = engine.status().lost
+    if lost:
+        from qwen35_mlx.session.lost_processes import end_process
+
+        end_process(code)
+    return code
 
 
 def _serve(engine: "RequestEngine", options: ServerOptions, listening) -> int:
@@ -100,7 +118,7 @@ def greeting(options: ServerOptions, port: int) -> list[str]:
     ]
 
 
-def _engine(args: argparse.Namespace, library: "Library") -> "RequestEngine":
+def _engine(args: argparse.Namespace, library: "Library", place: Place | None) -> "RequestEngine":
     from qwen35_mlx.session.request_engine import RequestEngine
 
     return RequestEngine(
@@ -110,6 +128,7 @@ def _engine(args: argparse.Namespace, library: "Library") -> "RequestEngine":
         idle=args.idle,
         revision=args.revision,
         mtp=drafting(args.mtp or "auto"),
+        place=place,
         **load_arguments(args),
     )
 
@@ -217,4 +236,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_PARALLEL,
         metavar="N",
         help="replies that are written at the same time; default: %(default)s",
+    )
+    add(
+        "--hosts",
+        metavar="FILE",
+        help="run the model on several machines together: a host file of MLX, this machine first",
+    )
+    add(
+        "--split",
+        choices=("tensor", "pipeline"),
+        help="with several machines: a part of every layer in each, or whole layers for slow "
+        "links; default: tensor",
     )

@@ -35,14 +35,19 @@ class ApiError(Qwen35Error):
 
 
 # By the `kind` of the event that says so.
-_FAILURES = {"invalid": (400, None), "busy": (409, "session_busy"), "internal": (500, None)}
+_FAILURES = {
+    "invalid": (400, None),
+    "busy": (409, "session_busy"),
+    "lost": (503, None),
+    "internal": (500, None),
+}
 
 
 def of_failure(kind: str, message: str) -> ApiError:
     """The error for a request that the engine has refused or failed.
 
     Args:
-        kind: "invalid", "too_long", "busy" or "internal".
+        kind: "invalid", "too_long", "busy", "lost" or "internal".
     """
     if kind == "too_long":
         # Agents search for these words to know that they must compact their history.

@@ -140,6 +140,7 @@ class EngineThread:
 
     def cancel(self) -> None:
         self._cancelled = self._submitted
+        self._loaded.give_up_stalled()
 
     def poll(self) -> list[Event]:
         events: list[Event] = []

@@ -170,8 +170,8 @@ class Cancelled:
 
 
 # The request itself is at fault; its prompt fills the context or the memory; its conversation is
-# open elsewhere; anything else.
-FailureKind = Literal["invalid", "too_long", "busy", "internal"]
+# open elsewhere; another process is lost that runs the model; anything else.
+FailureKind = Literal["invalid", "too_long", "busy", "lost", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +188,13 @@ class ProcessesJoined:
 
     Attributes:
         count: of them, this one included.
-        memory: bytes of their machines that a model can use, of which each has an equal part.
+        memory: bytes of the machine of one of them, the smallest; those on one machine share it.
+        pipeline: whether each has whole layers, and not a part of every layer.
     """
 
     count: int
     memory: int
+    pipeline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

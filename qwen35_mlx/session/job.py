@@ -1,11 +1,13 @@
 """A request in a `RequestEngine`, from its arrival to its last event."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qwen35_mlx.distributed.link import ProcessLostError
 from qwen35_mlx.errors import BusyError, Qwen35Error, TooLongError
 from qwen35_mlx.session.events import Event, Failed, FailureKind, Queued
 from qwen35_mlx.session.mlx_thread import user_message
@@ -23,7 +25,7 @@ class Job:
     """A request and what has become of it so far.
 
     Attributes:
-        receive: called with its events, in the engine's thread.
+        receive: called with its events, in the engine's thread, or in that of a loss.
         cancelled: set by any thread; the job then ends at its next step.
         place: the last one in the queue that was delivered; 0 for none.
         read: tokens of the prompt that were in the cache at the last event; None before the first.
@@ -31,6 +33,7 @@ class Job:
         busy_since: when its session was found open elsewhere; None before.
         reply: None until it is its turn, and after its end.
         counts: whether the length of the prompt is wanted, and no reply.
+        ended: whether its last event was delivered.
     """
 
     request: ReplyRequest
@@ -42,6 +45,8 @@ class Job:
     busy_since: float | None = None
     reply: "RunningReply | None" = None
     counts: bool = False
+    ended: bool = False
+    _delivering: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def unread(self) -> int:
@@ -50,6 +55,18 @@ class Job:
 
     def deliver(self, event: Event) -> None:
         """Pass an event on. An error there means that the client is gone."""
+        with self._delivering:
+            if not self.ended:
+                self._pass_on(event)
+
+    def end(self, last: Event) -> None:
+        """Deliver the last event, in any thread; nothing is delivered after it."""
+        with self._delivering:
+            if not self.ended:
+                self.ended = True
+                self._pass_on(last)
+
+    def _pass_on(self, event: Event) -> None:
         try:
             self.receive(event)
         except BaseException:
@@ -86,6 +103,8 @@ def failure(error: BaseException, kind: FailureKind) -> Failed:
         kind = "too_long"
     elif isinstance(error, BusyError):
         kind = "busy"
+    elif isinstance(error, ProcessLostError):
+        kind = "lost"
     elif not isinstance(error, Qwen35Error):
         kind = "internal"
     return Failed(user_message(error), kind)

@@ -1,10 +1,12 @@
 """`load`: from a name to a model in memory."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qwen35_mlx.arguments import checked
+from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress
 from qwen35_mlx.checkpoint.load import Notice, dtype_name, load_network, print_notice
 from qwen35_mlx.checkpoint.opening import ModelNames
@@ -13,6 +15,7 @@ from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.model.parallel import ALONE, Parallel
 from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint
 from qwen35_mlx.session import mtp_readings
+from qwen35_mlx.session.memory import part_needs
 from qwen35_mlx.session.model import Model
 from qwen35_mlx.text.template import ChatTemplate
 from qwen35_mlx.text.template_process import template_process
@@ -110,6 +113,7 @@ def load(
     if processes is not None:
         options["dtype"] = dtype_name(checkpoint, dtype)  # their devices may differ
         processes.open(names, of_checkpoint(checkpoint.files, checkpoint.adapter))
+        notice(_part_needs(checkpoint, processes, options))
         others = processes.load(raw, options)
     network = load_network(
         checkpoint,
@@ -126,3 +130,17 @@ def load(
             "head with mtp_path"
         )
     return Model(str(name), checkpoint, network, tokenizer, template, kv_bits=kv_bits, mtp=mtp)
+
+
+def _part_needs(checkpoint: Checkpoint, processes: Processes, options: Mapping[str, Any]) -> str:
+    """What one process needs, for the user; as `part_needs`."""
+    config, shard = checkpoint.model, processes.parallel.shard
+    if options["context"] is not None:
+        config = config.with_context(options["context"])
+    assert shard is not None
+    return part_needs(
+        *(checkpoint.nbytes, config, shard),
+        4 if options["dtype"] == "float32" else 2,
+        options["kv_bits"],
+        processes.limit,
+    )

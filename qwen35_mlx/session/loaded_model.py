@@ -107,7 +107,7 @@ class LoadedModel:
             adapter_path=options.adapter_path if request.model == self._adapted else None,
             progress=self._progress,
             notice=self._notice,
-            processes=self._join(),
+            processes=self.join(),
         )
         self.fits = fits_alone(model.whole_bytes)
         if self._library is not None:
@@ -115,11 +115,16 @@ class LoadedModel:
         self.model = model
         return model
 
-    def _join(self) -> "Processes | None":
-        """The processes that run the model together, joined once; None for this one alone."""
+    def join(self) -> "Processes | None":
+        """The processes that run the model together, joined once; None for this one alone.
+
+        Raises:
+            Qwen35Error: MLX does not start, or they do not find or do not fit each other.
+        """
         place = self._options.place
         if place is None or self._processes is not None:
             return self._processes
+        check_mlx()
         from qwen35_mlx.distributed.processes import Processes
 
         # The others have ended after an error: they cannot be joined again.
@@ -131,8 +136,14 @@ class LoadedModel:
             self._join_error = str(error)
             raise
         self._notice(self._processes.speed)
-        self.joined = ProcessesJoined(self._processes.ranks, self._processes.memory)
+        ranks, memory = self._processes.ranks, self._processes.memory
+        self.joined = ProcessesJoined(ranks, memory, place.pipeline)
         return self._processes
+
+    def give_up_stalled(self) -> None:
+        """Lose the other processes if they make no progress. In any thread."""
+        if self._processes is not None:
+            self._processes.followers.give_up_stalled()
 
     def close(self) -> None:
         """Free the model's memory, and end the other processes."""

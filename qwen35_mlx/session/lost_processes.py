@@ -4,9 +4,12 @@ MLX may wait for it for ever, in the engine's thread. So the running request is 
 thread, and the engine's one is left alone.
 """
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from qwen35_mlx.session.events import Event, Failed, ProcessesLost
 
@@ -62,3 +65,15 @@ class LossWatch:
                     self._save(line)
                 self._emit(Failed(line))
         self._emit(ProcessesLost(line, self.fits))
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process after a loss, once all is saved.
+
+    A thread that waits in MLX would make its destructors abort the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code)

@@ -21,7 +21,7 @@ from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.library.home import STATES
 from qwen35_mlx.lifetime import Owner
 from qwen35_mlx.model.cache import Cache
-from qwen35_mlx.model.memory import weight_bytes
+from qwen35_mlx.model.memory import largest_part, weight_bytes
 from qwen35_mlx.model.network import Network
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
 from qwen35_mlx.prompt_cache.fingerprint import of_checkpoint, of_network
@@ -63,10 +63,12 @@ class Model:
         name: as given to `load`.
         path, files: of its checkpoint, and of the weights in it.
         context: tokens that prompt and reply may have together.
-        weight_bytes: of its weights in memory.
+        weight_bytes: of its weights in memory; of several processes, in the one with most.
+        memory: bytes that a process may take; None for what this machine gives.
         whole_bytes: the same with those in other processes that run it, too.
         sampling: the defaults of the checkpoint.
         template: None if the checkpoint has none. Then only `complete` and `logits` work.
+        largest_part: sizes of the network; of several processes, of the largest part.
         kv_bits, mtp: as for `load`.
         adapter: the file of the adapter that is applied; None without one.
         states: the prompt caches on disk by their folder, from `open_states` to `close`.
@@ -89,6 +91,7 @@ class Model:
         mtp: str | int = "auto",
     ):
         self.name = name
+        self.memory = network.limit if isinstance(network, LeadingNetwork) else None
         self.mtp = mtp
         self._costs = PassCosts(CPU_HOPEFUL if mx.default_device() == mx.cpu else HOPEFUL)
         self.adapter = checkpoint.adapter
@@ -102,8 +105,13 @@ class Model:
         self.states: dict[Path, DiskSnapshotCache] = {}
         check_vocabulary(tokenizer, network.config.vocab_size)
         self.context = network.config.max_position_embeddings
+        # Of the network in all processes.
+        self._whole = checkpoint.model.with_context(self.context)
         self.whole_bytes = checkpoint.nbytes
-        self.weight_bytes = weight_bytes(checkpoint.nbytes, checkpoint.model, network.config)
+        self.largest_part = network.config
+        if (shard := network.config.shard) is not None and shard.pipeline:
+            self.largest_part = largest_part(self._whole, shard)
+        self.weight_bytes = weight_bytes(checkpoint.nbytes, self._whole, self.largest_part)
         self._prompts = Prompts(name, tokenizer, template, self.context)
         generation = checkpoint.text.generation_config
         self.sampling = Sampling.from_generation_config(generation)
@@ -153,12 +161,10 @@ class Model:
         if (states := self.states.get(place)) is not None:
             return states
         weights = of_checkpoint(self.files, self.adapter)
-        fingerprint = of_network(
-            weights, self.network.config, str(self.network.dtype), self.kv_bits
-        )
+        fingerprint = of_network(weights, self._whole, str(self.network.dtype), self.kv_bits)
         make: Callable[..., DiskSnapshotCache] = DiskSnapshotCache
         if isinstance(self.network, LeadingNetwork):
-            make = partial(LeadingStates, self.network, self.kv_bits, weights)
+            make = partial(LeadingStates, self.network)
         states = make(place, fingerprint, budget=budget, notice=notice)
         weakref.finalize(self, states.finish)
         self.states[place] = states
@@ -333,13 +339,14 @@ class Model:
         """A turn on a prompt that fits into the context."""
         room = self.context - len(prompt)
         chunk = memory.chunk_for(
-            self.network.config,
+            self.largest_part,
             self.network.dtype.size,
             len(prompt),
             self.weight_bytes,
             self.kv_bits,
             mtp=self.network.mtp is not None,
             largest=self.network.selection.chunk_tokens,
+            bound=self.memory,
         )
         return Turn(
             network=self.network,

@@ -38,7 +38,7 @@ class Replies:
 
     def __init__(self, model: Model, library: Library | None):
         self._model = model
-        room = int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes))
+        room = int(SNAPSHOT_SHARE * memory.room_beside([], model.weight_bytes, model.memory))
         states = None if library is None else model.open_states(library.folder)
         self._snapshots = SnapshotCache(states, shared_bytes=max(room, 0))
         self.group = DecodeGroup(model.network)
@@ -85,7 +85,9 @@ class Replies:
         Returns whether it does. One that is alone always does: its prompt was checked.
         """
         room = memory.room_beside(
-            [self._need(one) for one in (*running, reply)], self._model.weight_bytes
+            [self._need(one) for one in (*running, reply)],
+            self._model.weight_bytes,
+            self._model.memory,
         )
         if room < 0 and running:
             return False
@@ -97,7 +99,7 @@ class Replies:
         written = len(turn.reply_ids)
         ahead = min(turn.max_tokens - written, REPLY_TOKENS)
         return estimate(
-            network.config,
+            self._model.largest_part,
             network.dtype.size,
             len(turn.prompt) + written + ahead,
             turn.chunk,

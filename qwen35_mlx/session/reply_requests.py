@@ -93,6 +93,7 @@ class EngineStatus:
         loading: the latest news of the load in progress; None without one.
         active: replies that are being read or written.
         queued: requests that wait.
+        lost: a line about the loss of another process that ran the model; "" without one.
     """
 
     model: str | None = None
@@ -101,3 +102,4 @@ class EngineStatus:
     active: int = 0
     queued: int = 0
     totals: EngineTotals = EngineTotals()
+    lost: str = ""

@@ -43,7 +43,8 @@ class RequestEngine:
     begin at the longest prefix that the prompt cache has.
 
     No error ends the thread without a word: whatever a request raises becomes its `Failed`. Should
-    the thread end all the same, its requests fail, and the next one starts another.
+    the thread end all the same, its requests fail, and the next one starts another. Where other
+    processes run the model, too, and one is lost, all requests fail from then on.
 
     Args:
         model: of requests that name none, as for `qwen35_mlx.load`.
@@ -85,12 +86,18 @@ class RequestEngine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread. A second call does nothing."""
+        """Start the thread, and wait for other processes that run the model. Once is enough.
+
+        Raises:
+            Qwen35Error: the engine is closed, or the processes do not find or fit each other.
+        """
         with self._lock:
             self._check_open()
             if self._thread is None:
                 self._start_thread()
                 close_at_exit(self)
+        if self._options.place is not None:
+            self._loop.joined.result()
 
     def submit(self, request: ReplyRequest, deliver: Callable[[Event], None]) -> Ticket:
         """Queue a request. Does not wait.
@@ -139,9 +146,10 @@ class RequestEngine:
         with self._lock:
             self._closed = True
             self._loop.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        thread, here = self._thread, threading.current_thread()
+        if thread is not None and thread is not here and not self._loop.hangs:
             # A load cannot be interrupted: the thread then ends with the process.
-            self._thread.join(CLOSE_SECONDS)
+            thread.join(CLOSE_SECONDS)
 
     def _check_open(self) -> None:
         self._owner.check_process("this engine")
@@ -161,9 +169,8 @@ class RequestEngine:
 
     def _start_thread(self) -> None:
         loop, why = self._loop, ["it was closed"]
-        self._thread = mlx_thread(
-            loop.run,
-            lambda: loop.end(f"the engine ended and is started again: try again ({why[-1]})"),
-            why.append,
-        )
+        what = "the engine ended and is started again: try again"
+        if self._options.place is not None:
+            what = "the engine ended: start all processes again"
+        self._thread = mlx_thread(loop.run, lambda: loop.end(f"{what} ({why[-1]})"), why.append)
         self._thread.start()

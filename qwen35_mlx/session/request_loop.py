@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from qwen35_mlx.session.events import (
     Cancelled,
     Done,
     Event,
+    Failed,
     FailureKind,
     Loading,
     Notice,
@@ -26,6 +28,7 @@ from qwen35_mlx.session.events import (
 )
 from qwen35_mlx.session.job import RETRY_SECONDS, Job, failure
 from qwen35_mlx.session.loaded_model import LoadedModel, LoadOptions
+from qwen35_mlx.session.lost_processes import GRACE_SECONDS
 from qwen35_mlx.session.prefill_pace import PrefillPace
 from qwen35_mlx.session.reply_requests import EngineStatus, EngineTotals
 from qwen35_mlx.session.requests import UseModel
@@ -48,6 +51,9 @@ class RequestLoop:
 
     Attributes:
         status: what it does, replaced at every step.
+        joined: has a result, or an error, once all processes are there that run the model.
+        lost: a line about one of them that is lost; "" while all are there.
+        hangs: whether MLX waits for that one, so that the thread was left alone.
     """
 
     def __init__(
@@ -69,24 +75,34 @@ class RequestLoop:
         self._active: list[Job] = []
         self._closed = False
         self._ended = False
+        self._jobs_ended = threading.Event()
         self._end_lock = threading.Lock()
-        self._loaded = LoadedModel(options, model, library, self._report_loading, notice)
+        self._loaded = LoadedModel(
+            options, model, library, self._report_loading, notice, self._lose
+        )
         self._wanted_load = model
         self._library = library
+        self._several = options.place is not None
         self._replies: Replies | None = None
         self._worked_at = time.monotonic()
         self._loading: Loading | None = None
         self._totals = totals
         self.status = EngineStatus(totals=totals)
+        self.joined: Future[None] = Future()
+        self.lost = ""
+        self.hangs = False
 
     # From any thread
 
     def add(self, job: Job) -> bool:
         """Add a job; False if the loop has ended, and nothing will come of it."""
         with self._end_lock:
-            if not self._ended:
-                self._arrivals.put(job)
-            return not self._ended
+            if not self.lost:
+                if not self._ended:
+                    self._arrivals.put(job)
+                return not self._ended
+        job.end(Failed(self.lost, "lost"))
+        return True
 
     def wake(self) -> None:
         """Let the loop see a job's `cancelled`."""
@@ -96,14 +112,43 @@ class RequestLoop:
         """Cancel all jobs, and end."""
         self._closed = True
         self.wake()
+        self._loaded.give_up_stalled()
+
+    def _lose(self, line: str) -> None:
+        """End all jobs after another process was lost, in a thread of its own.
+
+        MLX may wait for that process for ever, in the loop's thread; then that one is left alone.
+        """
+        with self._end_lock:
+            self.lost = line
+        self.wake()
+        self._notice(line)
+        if self._jobs_ended.wait(GRACE_SECONDS):
+            return
+        self.hangs = True
+        self._receive(wait=False)
+        for job in [*self._active, *self._waiting.of_both_kinds()]:
+            if job.reply is not None:
+                with suppress(Exception):
+                    job.reply.abandon(line)
+            job.end(Failed(line, "lost"))
+        self.status = EngineStatus(lost=line, totals=self._totals)
 
     # From the loop's thread
 
     def run(self) -> None:
-        while not self._closed:
+        try:
+            self._loaded.join()
+        except BaseException as error:
+            self.joined.set_exception(error)
+            raise
+        self.joined.set_result(None)
+        # After a loss, running replies fail by themselves, and store what they have.
+        while not self._closed and (self._active or not self.lost):
             self._receive(wait=not self._active and not self._waiting.counts)
             self._drop_cancelled()
-            self._admit()
+            if not self.lost:
+                self._admit()
             self._step()
             self._publish()
 
@@ -111,13 +156,22 @@ class RequestLoop:
         """Fail what is left, or cancel it if the loop was closed, and free the model."""
         with self._end_lock:
             self._ended = True
+            if self._several and not self._closed:
+                self.lost = self.lost or line  # the others end, too
         self._receive(wait=False)
         for job in [*self._active, *self._waiting.of_both_kinds()]:
             if self._closed:
                 self._finish(job, Cancelled())
+            elif self.lost:
+                self._finish(job, Failed(self.lost, "lost"))
             else:
                 self._fail(job, Qwen35Error(line), "internal")
-        self._unload()
+        self._publish()
+        self._jobs_ended.set()
+        try:
+            self._unload()
+        finally:
+            self._loaded.close()
         self._publish()
 
     def _receive(self, wait: bool) -> None:
@@ -326,7 +380,7 @@ class RequestLoop:
         if not job.counts:
             self._totals = self._totals.with_end(last)
         self._publish()
-        job.deliver(last)
+        job.end(last)
 
     def _publish(self) -> None:
         model = self._loaded.model
@@ -336,6 +390,7 @@ class RequestLoop:
             loading=self._loading,
             active=len(self._active),
             queued=len(self._waiting),
+            lost=self.lost,
             totals=self._totals,
         )
 

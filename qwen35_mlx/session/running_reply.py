@@ -23,11 +23,13 @@ class RunningReply:
     Attributes:
         events: the last of them is `Done`.
         close: cancels the turn unless it is complete, and gives up what it holds.
+        abandon: saves a turn that hangs as failed, in any thread; takes a line about that.
     """
 
     turn: Turn
     events: Generator[TurnEvent]
     close: Callable[[], None]
+    abandon: Callable[[str], None]
 
     @property
     def unread(self) -> int:
@@ -55,7 +57,7 @@ def stateless_reply(model: Model, request: ReplyRequest, snapshots: SnapshotCach
         turn = model.completion(request.prompt, cache, options)
         cached = CachedTurn(turn, snapshots)
     events = _run(cached)
-    return RunningReply(turn, events, events.close)
+    return RunningReply(turn, events, events.close, lambda line: None)
 
 
 def _run(cached: CachedTurn) -> Generator[TurnEvent]:

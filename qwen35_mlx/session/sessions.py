@@ -116,7 +116,11 @@ class Sessions:
                 library.titles.release(title)
                 self._open.discard(title)
 
-        return RunningReply(events.turn, events, close)
+        def abandon(line: str) -> None:
+            if chat.recorder is not None:
+                chat.recorder.abandon(line)
+
+        return RunningReply(events.turn, events, close, abandon)
 
 
 def _busy(title: str) -> BusyError:

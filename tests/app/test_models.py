@@ -16,12 +16,13 @@ from qwen35_chat.models import (
     ModelEntry,
     local_models,
     machine_memory,
+    memory_of,
     read_entry,
 )
 
 from qwen35_mlx.checkpoint import stored
 from qwen35_mlx.checkpoint.stored import StoredModel, local_checkpoint
-from qwen35_mlx.session.events import Answer, Failed, Loaded, Loading
+from qwen35_mlx.session.events import Answer, Failed, Loaded, Loading, ProcessesJoined
 from qwen35_mlx.session.requests import Unload, UseModel
 from tests.app.drive import chat
 from tests.app.models_drive import CONFIG, in_cache, make, opened
@@ -320,6 +321,19 @@ def test_memory_needed_by_hand() -> None:
     assert known.memory_needed(32_768) == expected == 3_995_253_120
     # There is no cache beyond its context.
     assert known.memory_needed(10**9) == known.memory_needed(262_144)
+
+
+def test_memory_needed_by_each_of_several_processes() -> None:
+    known = next(k for k in PUBLISHED if k.title == "Qwen3.5 122B-A10B")
+    each = (68_710_000_000 + 153_649_152) // 4 + 500_000_000
+    kv = 24_576 * 32_768
+    # Two key/value heads: each of four processes has one. Whole layers are divided further.
+    tensor, pipeline = (ProcessesJoined(4, 48 << 30, whole) for whole in (False, True))
+    assert known.memory_needed(32_768, tensor) == each + kv // 2
+    assert known.memory_needed(32_768, pipeline) == each + kv // 4
+    assert known.memory_fit(32_768, 48 << 30) == "too large"
+    assert known.memory_fit(32_768, 48 << 30, tensor) == "fits"
+    assert memory_of(tensor) == (48 << 30, "4 processes with 48 GB of memory each")
 
 
 def test_a_checkpoint_needs_what_the_published_table_says(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from qwen35_mlx.library.home import RANK_STATES
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.prompt_cache.snapshots import SnapshotCache
 from qwen35_mlx.session.chat import Chat
+from qwen35_mlx.session.events import Notice
 from qwen35_mlx.session.model import Model
 from tests.session.durable_child import done_of, logits_after
 
@@ -102,6 +103,24 @@ def resume(processes: Processes | None, folder: Path, number: str) -> Any:
         model.open_states(folder)
         model.close()
         return [*found, len([*(folder / RANK_STATES).glob("*/*.safetensors")])]
+
+
+def rebuild(processes: Processes | None, folder: Path, number: str) -> Any:
+    """A stored conversation with another number of processes.
+
+    Returns:
+        for two turns, the lines for the user and how many tokens were not read.
+    """
+    found: list[Any] = []
+    with Library(folder) as library, qwen35_mlx.load("demo", processes=processes) as model:
+        assert model.memory == (processes and processes.limit)
+        chat = Chat(model, library=library, conversation=int(number))
+        for question in ("And 3 + 4?", "And 5 + 6?"):
+            events = list(chat.send(question, max_tokens=5))
+            lines = [event.message for event in events if isinstance(event, Notice)]
+            done = done_of(events)
+            found.append([lines, done.usage.cached_tokens, done.message["content"]])
+    return found
 
 
 def pipeline(processes: Processes | None, folder: Path) -> Any:

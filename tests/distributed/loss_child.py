@@ -2,6 +2,8 @@
 
 python -m tests.distributed.loss_child FOLDER SIGNAL MOMENT
 
+SIGNAL 0 sends none: the other's network hangs, and the turn is cancelled once that was reported.
+
 MOMENT is "idle", "prefill" or "decode", and seconds after its begin: "decode+0.5". The first
 process writes what came of it to FOLDER/loss.json.
 """
@@ -14,6 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from qwen35_mlx.distributed import link
+from qwen35_mlx.distributed.follower import Follower
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.distributed.processes import follow
 from qwen35_mlx.library.conversation import ChatSettings
@@ -24,6 +28,7 @@ from qwen35_mlx.session.events import (
     Event,
     Failed,
     Loaded,
+    Notice,
     ProcessesLost,
     Thinking,
     TurnStarted,
@@ -52,7 +57,13 @@ def lose(place: Place, folder: Path, number: int, moment: str) -> dict[str, Any]
             wait(engine, events, lambda: any(isinstance(e, BEGIN[phase]) for e in events))
             time.sleep(float(delay or 0))
             lost_at = time.monotonic()
-            os.kill(int((folder / "1.pid").read_text()), number)
+            if number:
+                os.kill(int((folder / "1.pid").read_text()), number)
+            else:
+                count = len(notices(events))  # of a slow machine
+                wait(engine, events, lambda: len(notices(events)) > count)
+                lost_at = time.monotonic()
+                engine.cancel()
             wait(engine, events, lambda: any(isinstance(e, ProcessesLost) for e in events))
             seconds = time.monotonic() - lost_at
             engine.submit(Send("Are you there?"))
@@ -71,6 +82,24 @@ def lose(place: Place, folder: Path, number: int, moment: str) -> dict[str, Any]
     }
 
 
+def notices(events: list[Event]) -> list[str]:
+    return [e.message for e in events if isinstance(e, Notice) and "no progress" in e.message]
+
+
+def hang_in_passes(count: int) -> None:
+    """Let this process hang in a pass of its network after some others."""
+    compute = Follower._compute
+    passes: list[str] = []
+
+    def computed(self: Follower, command: dict[str, Any], network: Any) -> None:
+        passes.append(command["call"])
+        if len(passes) > count:
+            time.sleep(SECONDS)
+        compute(self, command, network)
+
+    Follower._compute = computed
+
+
 def wait(engine: EngineThread, events: list[Event], done: Any) -> None:
     """Collect events until it is done."""
     deadline = time.monotonic() + SECONDS
@@ -84,7 +113,11 @@ def main(folder: Path, number: int, moment: str) -> None:
     place = Place.of_environment()
     assert place is not None
     (folder / f"{place.rank}.pid").write_text(str(os.getpid()))
+    if not number:
+        link.STALLED_SECONDS = 6.0
     if place.rank:
+        if not number:
+            hang_in_passes(40)
         follow(place)
     else:
         (folder / "loss.json").write_text(json.dumps(lose(place, folder, number, moment)))

@@ -1,6 +1,7 @@
 """A model in two processes, against the same in one."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,27 @@ def test_whole_layers_in_each_process_reply_the_same(home: Path):
     found = run(home, "pipeline")
     assert found == chat_child.pipeline(None, home / "alone")
     assert found[1] > 0
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_another_number_of_processes_reads_a_conversation_anew(home: Path, ranks: int):
+    """Once, with a line that says so; and goes on as the ones that stored it."""
+    number = str(run(home, "start"))
+    shutil.copytree(home, copy := home / "copy")
+    if ranks == 1:
+        first, second = chat_child.rebuild(None, home, number)
+    else:
+        first, second = run(home, "rebuild", number, ranks=ranks)
+    who = "one process runs" if ranks == 1 else "4 processes run"
+    assert first[:2] == [
+        [f"this conversation's states were stored by 2 processes, and {who} the model: "
+         "it is read anew"],
+        0,
+    ]  # fmt: skip
+    assert second[0] == []
+    assert second[1] > 0
+    again = chat_child.rebuild(None, copy, number)
+    assert [turn[2] for turn in again] == [first[2], second[2]]
 
 
 def test_resumes_to_the_bit_where_every_process_has_its_part(home: Path):

@@ -1,19 +1,19 @@
 """Control connections between processes, without MLX."""
 
-import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwen35_mlx.distributed import link
+from qwen35_mlx.distributed import commands, link
+from qwen35_mlx.distributed.commands import Leader
 from qwen35_mlx.distributed.frames import Connection, EndedError
 from qwen35_mlx.distributed.hosts import read_hosts, ring_of
-from qwen35_mlx.distributed.launch import Launched
-from qwen35_mlx.distributed.link import Followers, Leader, Listener, ProcessLostError
+from qwen35_mlx.distributed.link import Followers, Listener, ProcessLostError
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
 
@@ -51,6 +51,13 @@ def pair() -> Pair:
     return Pair()
 
 
+def wait_until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def in_thread(work: Callable[[], object]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
@@ -82,11 +89,65 @@ def test_a_closed_connection_is_a_loss_in_a_wait_and_afterwards(pair: Pair):
 
 def test_silence_is_a_loss(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(link, "LOST_SECONDS", 0.2)
-    monkeypatch.setattr(link, "BEAT_SECONDS", 60)
+    monkeypatch.setattr(commands, "BEAT_SECONDS", 60)
     pair = Pair()
     assert pair.was_lost.wait(5)
     assert "does not answer" in pair.lost[0]
     assert pair.ended.wait(5)  # and the other one ends, should it go on
+
+
+@pytest.fixture
+def stalls(monkeypatch: pytest.MonkeyPatch) -> Pair:
+    """A pair where a pass may take half a second."""
+    for name, seconds in (("BEAT_SECONDS", 0.05), ("SETTLE_SECONDS", 0.1)):
+        monkeypatch.setattr(commands, name, seconds)
+    monkeypatch.setattr(link, "STALLED_SECONDS", 0.5)
+    return Pair()
+
+
+def next_after(pair: Pair, seconds: float) -> None:
+    """Have the follower compute the last command for so long, and take the next."""
+    time.sleep(seconds)
+    pair.followers.send("pass")
+    pair.leader.next_command()
+
+
+def test_a_pass_that_does_not_end_is_reported_once_and_may_be_given_up(stalls: Pair):
+    next_after(stalls, 0)
+    stalls.followers.give_up_stalled()
+    assert not stalls.followers.lost
+    wait_until(lambda: stalls.notices)
+    time.sleep(0.3)
+    (line,) = stalls.notices
+    assert line.startswith("rank 1 (b) has made no progress for ")
+    stalls.followers.give_up_stalled()
+    assert stalls.was_lost.wait(5)
+    assert "rank 1 (b) has made no progress" in stalls.lost[0]
+    assert "start all processes again" in stalls.lost[0]
+
+
+def test_a_pass_that_ends_late_is_no_loss(stalls: Pair):
+    next_after(stalls, 0)
+    wait_until(lambda: stalls.notices)
+    next_after(stalls, 0)
+    wait_until(lambda: not stalls.followers.stalled)
+    stalls.followers.give_up_stalled()
+    assert not stalls.followers.lost
+
+
+def test_long_prompts_loads_and_pauses_are_not_taken_for_a_hang(stalls: Pair):
+    """Of one pass after the other, of a command that is none, and without one."""
+    for _ in range(4):
+        next_after(stalls, 0.3)
+    stalls.followers.send("load")
+    stalls.leader.next_command()
+    time.sleep(0.8)
+    next_after(stalls, 0)
+    settled = threading.Event()
+    in_thread(lambda: stalls.leader.next_command(settled.set))
+    assert settled.wait(5)
+    time.sleep(0.8)
+    assert stalls.notices == []
 
 
 def test_a_follower_ends_with_its_leader(pair: Pair):
@@ -130,7 +191,9 @@ def test_a_message_may_come_in_pieces_and_is_bounded():
     "content",
     ["", "{}", "[1, 2]", '[{"ssh": "a", "ips": ["x"]}, {"ssh": "b", "ips": ["10.0.0.1"]}]',
      '[{"ssh": "-oProxyCommand=x", "ips": ["10.0.0.1"]}, {"ssh": "b", "ips": ["10.0.0.2"]}]',
-     '[{"ssh": "a", "ips": ["10.0.0.1"]}]'],
+     '[{"ssh": "a", "ips": ["10.0.0.1"]}]',
+     '[{"ssh": "a", "ips": ["10.0.0.1"]}, {"ssh": "a", "ips": ["10.0.0.2"]}]',
+     '[{"ssh": "a", "ips": ["10.0.0.1"]}, {"ssh": "b", "ips": ["10.0.0.1"]}]'],
 )  # fmt: skip
 def test_a_wrong_list_of_hosts_is_one_line(tmp_path: Path, content: str):
     file = tmp_path / "hosts.json"
@@ -163,16 +226,3 @@ def test_the_place_of_a_process(tmp_path: Path):
     assert Place.of_environment(nccl) == Place(0, "nccl", "10.0.0.1")
     with pytest.raises(Qwen35Error, match=r"mlx\.launch"):
         Place.of_environment({"MLX_RANK": "0"})
-
-
-def test_a_host_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "ssh").write_text("#!/bin/sh\necho ssh: no route to mac-2 >&2\nexit 255\n")
-    (tmp_path / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    file = tmp_path / "hosts.json"
-    file.write_text(
-        '[{"ssh": "mac-1", "ips": ["10.0.0.1"]}, {"ssh": "mac-2", "ips": ["10.0.0.2"]}]'
-    )
-    launched = Launched(read_hosts(file))
-    with pytest.raises(Qwen35Error, match=r"rank 1 \(mac-2\) .*no route to mac-2"):
-        launched.wait()

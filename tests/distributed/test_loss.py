@@ -16,7 +16,7 @@ from tests.distributed.loss_child import QUESTION
 from tests.ranks import start_ranks
 
 KILLS = int(os.environ.get("QWEN35_RANK_KILLS", "0"))
-HOW = {signal.SIGKILL: "has ended", signal.SIGSTOP: "does not answer"}
+HOW = {signal.SIGKILL: "has ended", signal.SIGSTOP: "does not answer", 0: "has made no progress"}
 
 
 def lose(folder: Path, number: int, moment: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def check(found: dict[str, Any], number: int, moment: str) -> None:
     lost = [line for name, line in found["events"] if name == "ProcessesLost"]
     (line,) = lost
     assert line.startswith("rank 1 (")
-    assert HOW[signal.Signals(number)] in line
+    assert HOW[number] in line
     assert set(failed) == {line}
     assert found["seconds"] < 12
     if moment.startswith("idle"):
@@ -54,7 +54,7 @@ def check(found: dict[str, Any], number: int, moment: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(signal.SIGKILL, "prefill+0.2"), (signal.SIGSTOP, "decode")],
+    [(signal.SIGKILL, "prefill+0.2"), (signal.SIGSTOP, "decode"), (0, "decode")],
 )
 def test_a_lost_process_ends_the_turn(tmp_path: Path, number: int, moment: str):
     check(lose(tmp_path, number, moment), number, moment)
@@ -64,5 +64,5 @@ def test_a_lost_process_ends_the_turn(tmp_path: Path, number: int, moment: str):
 def test_a_process_that_is_lost_at_any_moment_ends_the_turn(tmp_path: Path, seed: int):
     chance = random.Random(seed)
     phase, delay = chance.choice(["idle", "prefill", "decode"]), chance.uniform(0.0, 1.5)
-    number, moment = chance.choice([*HOW]), f"{phase}+{delay:.3f}"
+    number, moment = chance.choice([signal.SIGKILL, signal.SIGSTOP]), f"{phase}+{delay:.3f}"
     check(lose(tmp_path, number, moment), number, moment)

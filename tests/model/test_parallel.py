@@ -103,16 +103,22 @@ def test_four_processes_compute_what_one_does(tmp_path: Path):
     check(tmp_path, 4, [replace(short(case_of("moe")), cuts=[]), replace(wide, cuts=[], reply=[])])
 
 
+@pytest.mark.parametrize("pipeline", [False, True])
+@pytest.mark.parametrize("weights", [*PACKINGS, *NAMES])
 @pytest.mark.parametrize("ranks", LONG)
-def test_any_number_of_processes(tmp_path: Path, quantized: Make, ranks: int):
-    packed = [case_of(name, quantized(name, packing)) for packing in PACKINGS for name in SIZES]
-    plain = [case_of(name) for name in NAMES]
-    kv = [replace(one, name=f"{one.name} with 8-bit kv", kv_bits=8) for one in (*packed, *plain)]
+def test_any_number_of_processes(
+    tmp_path: Path, quantized: Make, ranks: int, weights: str, pipeline: bool
+):
+    """Packed and plain weights, 8-bit keys and values, prompts in pieces."""
+    if weights in PACKINGS:
+        plain, whole = [], [case_of(name, quantized(name, weights)) for name in SIZES]
+    else:
+        plain = whole = [case_of(weights)]
+    kv = [replace(one, name=f"{one.name} with 8-bit kv", kv_bits=8) for one in whole]
     splits = [
         replace(one, name=f"{one.name} cut at {cuts}", cuts=cuts, reply=[], together=False)
         for one in plain
         for cuts in ([1], [149], [3, 4, 100], list(range(1, 12)))
     ]
-    cases = [*packed, *plain, *kv, *splits]
-    pipelines = [replace(one, name=f"{one.name} in a pipeline", pipeline=True) for one in cases]
-    check(tmp_path, ranks, [*cases, *pipelines])
+    cases = [replace(one, pipeline=pipeline) for one in (*whole, *kv, *splits)]
+    check(tmp_path, ranks, cases)

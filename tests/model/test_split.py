@@ -7,7 +7,13 @@ import pytest
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig, Shard
-from qwen35_mlx.model.memory import estimate, kv_bytes_per_token, state_bytes, weight_bytes
+from qwen35_mlx.model.memory import (
+    estimate,
+    kv_bytes_per_token,
+    largest_part,
+    state_bytes,
+    weight_bytes,
+)
 from qwen35_mlx.model.split import Heads, Piece, own_name, part_of, split_config
 from qwen35_mlx.model.weight_shapes import mtp_tensors, trunk_tensors
 from scripts.support.random_weights import SHAPES
@@ -129,3 +135,11 @@ def test_parts_take_a_share_of_the_memory():
     assert needs[1].kv == needs[0].kv // 2
     assert needs[1].states == needs[0].states // 2
     assert needs[1].work < needs[0].work
+
+
+def test_the_largest_part_of_whole_layers_counts():
+    whole = ModelConfig.from_dict(SHAPES["35b-a3b"])  # 40 layers
+    part = largest_part(whole, Shard(0, 3, pipeline=True))
+    assert part.num_hidden_layers == 14
+    assert split_config(whole, Shard(0, 3, pipeline=True)).num_hidden_layers == 13
+    assert largest_part(whole, Shard(1, 2)) == split_config(whole, Shard(1, 2))

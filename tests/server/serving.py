@@ -31,7 +31,7 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        found = re.search(r"http://\S+:\d+", self.lines[0])
+        found = re.search(r"http://\S+:\d+", "".join(self.lines))
         assert found, self.lines
         return found[0]
 
@@ -52,15 +52,22 @@ def start_server(home: Path, *options: str) -> ServerProcess:
         env={**os.environ, "QWEN35_HOME": str(home), "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
-    first: queue.SimpleQueue[str] = queue.SimpleQueue()
+    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
     stdout = process.stdout
-    threading.Thread(target=lambda: first.put(stdout.readline()), daemon=True).start()
+
+    def read() -> None:
+        lines = [stdout.readline()]
+        while lines[-1] and "http://" not in lines[-1]:
+            lines.append(stdout.readline())
+        found.put(lines)
+
+    threading.Thread(target=read, daemon=True).start()
     try:
-        line = first.get(timeout=START_SECONDS)
+        lines = found.get(timeout=START_SECONDS)
     except queue.Empty:
         process.kill()
         raise
-    started = ServerProcess(process, [line])
+    started = ServerProcess(process, lines)
     weakref.finalize(started, process.kill)  # of a test that has failed; a second end is none
     return started
 

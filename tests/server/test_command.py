@@ -36,6 +36,8 @@ def error_line(capsys, code: int) -> str:
         (["--cors", "example.org"], "'example.org' is not an origin such as https://example.org"),
         (["--cors", "https://a.b/c"], "'https://a.b/c' is not an origin"),
         (["--parallel", "0"], "'0' is not a whole number of 1 or more"),
+        (["--split", "pipeline"], "--split pipeline is for several machines: give --hosts, too"),
+        (["--hosts", "./no.json"], "no.json"),
         (["--api-key", ""], "the API key is empty: give some text, or leave it out"),
         (["--model", " "], "--model is empty"),
         (["--wrong"], "unrecognized arguments: --wrong; see qwen35-chat serve --help"),

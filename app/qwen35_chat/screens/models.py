@@ -104,10 +104,12 @@ class ModelList(Picker):
         super()._show_rows(rows, keep or self._controller.model)
 
     def _fit(self, known: ModelEntry) -> MemoryFit:
-        return known.memory_fit(self._controller.settings.context, self._memory)
+        context, processes = self._controller.settings.context, self._controller.processes
+        return known.memory_fit(context, self._memory, processes)
 
     def _row(self, known: ModelEntry, usual_owner: str = "", *, advised: bool = False) -> Row:
         fit = self._fit(known)
+        context = self._controller.settings.context
         here = "• " if known.name == self._controller.model and self._controller.loaded else "  "
         owner, _, short = known.name.removesuffix(".gguf").rpartition("/")
         name = visible(known.title or short)
@@ -124,7 +126,7 @@ class ModelList(Picker):
             ),
             Content.assemble(
                 f"{size_of(known.size):>8} ",
-                f"{size_of(known.memory_needed(self._controller.settings.context)):>8} ",
+                f"{size_of(known.memory_needed(context, self._controller.processes)):>8} ",
                 f"{'' if known.kl is None else f'{known.kl:.3f}':>5}  ",
                 shown_fit,
             ),
