@@ -4,6 +4,7 @@ Heavy modules are imported where they are used, so that `--help` loads neither M
 """
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -17,7 +18,6 @@ from qwen35_chat.alone import GoAloneError, arguments_alone, start_alone
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
-from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.errors import Qwen35Error
@@ -36,6 +36,8 @@ def _standard_input() -> str:
         data = sys.stdin.buffer.read()
     except OSError as error:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
+    from qwen35_chat.text_encodings import decoded
+
     if (found := decoded(data)) is None:
         raise Qwen35Error(
             "standard input is not text in UTF-8, UTF-16, GBK or Big5: convert it, for example with"
@@ -263,21 +265,26 @@ def _chat(
     options: CommandOptions, args: argparse.Namespace, place: Place | None, *, plain: bool
 ) -> int:
     """Run the chat, on the whole terminal or in plain mode."""
-    from qwen35_chat.runtime import ChatRuntime
+    # What is made before the first frame stays: to look for garbage in it would delay the frame.
+    gc.disable()
+    try:
+        from qwen35_chat.runtime import ChatRuntime
 
-    with ChatRuntime(options, fake=args.fake, place=place) as runtime:
-        choose = args.resume is not None and not args.resume.strip()
-        given = options.chat_settings
-        stored = args.latest or args.resume is not None
-        name = None if choose else args.resume
-        start = Start(
-            runtime.conversation(last=args.latest, name=name),
-            " ".join(args.message),
-            choose,
-            given if stored and given != ChatSettings() else None,
-        )
-        code = runtime.run_plain(start) if plain else runtime.run_screen(start)
-        conversation, alone = runtime.controller.conversation, runtime.controller.alone
+        with ChatRuntime(options, fake=args.fake, place=place) as runtime:
+            choose = args.resume is not None and not args.resume.strip()
+            given = options.chat_settings
+            stored = args.latest or args.resume is not None
+            name = None if choose else args.resume
+            start = Start(
+                runtime.conversation(last=args.latest, name=name),
+                " ".join(args.message),
+                choose,
+                given if stored and given != ChatSettings() else None,
+            )
+            code = runtime.run_plain(start) if plain else runtime.run_screen(start)
+            conversation, alone = runtime.controller.conversation, runtime.controller.alone
+    finally:
+        gc.enable()
     if alone:
         raise GoAloneError(conversation)
     return code

@@ -217,7 +217,7 @@ class Conversation:
         A summary of earlier turns is no version of another message.
         """
         found = self.message(message)
-        if found.summary is not None:
+        if found.summary is not None or len(self._children[found.parent]) == 1:
             return (message,)
         return tuple(i for i in self._children[found.parent] if self._by_id[i].summary is None)
 

@@ -31,7 +31,8 @@ def message_from_row(row: tuple[Any, ...]) -> Message:
     del values["conversation"]
     usage = {name: values.pop(name) for name in USAGE_COLUMNS}
     values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
-    values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
+    calls = values["tool_calls"]
+    values["tool_calls"] = tuple(_read_json(calls, list)) if calls else ()
     values["created"] = usable_time(values["created"])
     return Message(**values)
 
