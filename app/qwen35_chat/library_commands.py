@@ -23,22 +23,23 @@ MAX_IMPORT_BYTES = 256 << 20
 MAX_GAPS = 20  # conversations with gaps that are named
 
 
-def print_list(*, as_json: bool = False) -> int:
-    """Print all conversations, the last changed first. Returns the exit code.
+def print_list(*, as_json: bool = False, archived: bool = False) -> int:
+    """Print the conversations, pinned ones first, then the last changed. Returns the exit code.
 
     Args:
         as_json: an array of objects in place of a table.
+        archived: print those that are archived, instead of the others.
     """
     with Library() as library:
         rows: list[ConversationSummary] = []
-        while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
+        while page := library.list(_PAGE_SIZE, rows[-1] if rows else None, archived=archived):
             rows += page
         _print_notices(library)
     if as_json:
         write_output(write_json([_document(row) for row in rows], indent=2) + "\n")
         return 0
     if not rows:
-        print_error("no conversations yet")
+        print_error("nothing is archived" if archived else "no conversations yet")
         return 0
     heading = ("ID", "CHANGED", "MESSAGES", "TOKENS", "TITLE")
     table = [heading, *(_cells(row) for row in rows)]
@@ -61,6 +62,8 @@ def _document(row: ConversationSummary) -> dict[str, Any]:
 def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.updated))
     title = visible(" ".join(row.title.split())) or "(untitled)"
+    if row.shelf == "pinned":
+        title = f"(pinned) {title}"
     return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title
 
 

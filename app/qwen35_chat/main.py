@@ -155,6 +155,8 @@ def _run(argv: Sequence[str]) -> int:
 
         write_output(script(option_parser(), args.completions) + "\n")
         return 0
+    if args.archived and not args.list:
+        raise Qwen35Error("--archived is for --list: give that, too")
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or any(
@@ -245,7 +247,7 @@ def _run_library_command(args: argparse.Namespace) -> int:
             "--rescue use none of: choose one"
         )
     if args.list:
-        return library_commands.print_list(as_json=args.json)
+        return library_commands.print_list(as_json=args.json, archived=args.archived)
     if args.export is not None:
         return library_commands.export(args.export, args.format or "md")
     if args.backup is not None:

@@ -134,10 +134,10 @@ class ChatRuntime:
             return library.resolve(name)
         if not last:
             return None
-        found = library.list(limit=1)
-        if not found:
+        newest = library.newest()
+        if newest is None:
             raise Qwen35Error("there is no conversation to go on with: start without --continue")
-        return found[0].id
+        return newest.id
 
     def run_screen(self, start: Start) -> int:
         """Run the chat on the whole terminal until the user quits. Returns the exit code."""

@@ -1,6 +1,7 @@
 """Converts messages and chat settings to and from the columns of the database."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
@@ -10,12 +11,15 @@ from qwen35_mlx.library.conversation import (
     ChatSettings,
     Message,
     Role,
+    Shelf,
     Usage,
 )
 from qwen35_mlx.library.database_errors import DamagedError
 
 # In the year 5138. What is more counts other units: seconds of today have ten digits.
 MAX_SECONDS = 1e11
+# As the database has them: greater ones come first in lists.
+SHELVES: Mapping[Shelf, int] = {"pinned": 1, "listed": 0, "archived": -1}
 # The error of a message whose checksum differs.
 DAMAGED = "damaged on disk: the text may differ from what was written"
 
@@ -79,6 +83,14 @@ def row_from_message(message: Message) -> dict[str, Any]:
         "thinking_seconds": message.thinking_seconds,
         "created": usable_time(message.created),
     }
+
+
+def shelf_of(value: object) -> Shelf:
+    """The shelf in a column; a damaged one is "listed"."""
+    for shelf, number in SHELVES.items():
+        if number == value:
+            return shelf
+    return "listed"
 
 
 def usable_time(time: object) -> float:

@@ -1,6 +1,7 @@
 """`--list`, `--export`, `--import`, `--backup`, `--rescue`: plain output, one-line errors."""
 
 import io
+import json
 import shlex
 import shutil
 import subprocess
@@ -224,3 +225,20 @@ def test_control_characters_do_not_reach_a_terminal(
     assert main(["--export", "2"]) == 0
     assert "Tea␛[31m for one" in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
+
+
+def test_the_list_has_pinned_ones_first_and_archived_ones_on_request(folder: Path, capsys) -> None:
+    with Library(folder) as library:
+        first, second, _ = [library.create(title=title) for title in ("one", "two", "three")]
+        library.shelve(first, "pinned")
+        library.shelve(second, "archived")
+    assert main(["--list"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split("  ")[-1] for row in rows] == ["(pinned) one", "three"]
+    assert main(["--list", "--archived"]) == 0
+    assert "two" in capsys.readouterr().out
+    assert main(["--list", "--archived", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["shelf"]) == (second, "archived")
+    assert main(["--archived"]) == 2
+    assert "--archived is for --list" in capsys.readouterr().err

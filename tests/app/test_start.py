@@ -14,6 +14,7 @@ from qwen35_chat.main import main
 from qwen35_chat.options import Start
 from qwen35_chat.screens.lists import ConversationList
 from textual.css import stylesheet
+from textual.css.parse import parse
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -256,7 +257,7 @@ async def test_until_the_first_frame_style_sheets_are_read_once_and_widgets_styl
 ) -> None:
     parsed: list[str] = []
     styled: list[list[object]] = []
-    parse, update_nodes = stylesheet.parse, stylesheet.Stylesheet.update_nodes
+    update_nodes = stylesheet.Stylesheet.update_nodes
 
     def count_parse(scope: str, css: str, *args: Any, **options: Any) -> Any:
         parsed.append(css)
