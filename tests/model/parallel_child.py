@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model.kv_cache import KVCache
@@ -117,7 +118,9 @@ def agree_on_kernels(parallel: Parallel) -> None:
 
 def main(folder: Path) -> None:
     gpu_kernel.disable_tf32()
-    group = mx.distributed.init(strict=True, backend="ring")
+    place = Place.of_environment()
+    assert place is not None
+    group = mx.distributed.init(strict=True, backend=place.backend)
     parallel = Parallel(group)
     assert parallel.shard is not None
     agree_on_kernels(parallel)
