@@ -134,7 +134,7 @@ class PlainMode:
             return
         if self._attended and shell_command(text):
             raise Qwen35Error(f"a command of the shell needs the screen. {AS_MESSAGE}")
-        whole = with_files(text, self.controller, self._agree)
+        whole = with_files(text, self.controller, self._agree, attended=self._attended)
         if whole is None:
             return
         self.view.show(self.controller.send(whole))

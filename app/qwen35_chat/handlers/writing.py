@@ -6,8 +6,8 @@ from qwen35_chat.attachments import Attachments, attached, taken_apart
 from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
 from qwen35_chat.file_groups import names_file
+from qwen35_chat.file_question import ask_about, may_need_question
 from qwen35_chat.graphemes import cut
-from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.mentions import AT_SIGNS, mentions
@@ -117,7 +117,7 @@ class WritingHandler:
         try:
             calls = self._controller.calls
             found = await calls.run("files", attached, text, Path(), typed or text)
-            if found.groups and not await self._agreed(found, editing):
+            if not await self._agreed(found, editing):
                 self._put_back(typed or text, editing)
                 return
             self._deliver(found.text, editing)
@@ -133,13 +133,15 @@ class WritingHandler:
             self._view.save_draft()
 
     async def _agreed(self, found: Attachments, editing: Message | None) -> bool:
-        """Whether the user wants to send the files of the folders and patterns."""
+        """Whether the user wants to send the files, where there is a question about them."""
         controller = self._controller
+        if not may_need_question(found, controller.context):
+            return True
         room = controller.room(edit=editing is not None)
         question = await controller.calls.run(
-            "models", ask_about, found.groups, controller.tokens, room
+            "models", ask_about, found, controller.tokens, room, controller.context
         )
-        return await self._view.confirm(question)
+        return question is None or await self._view.confirm(question)
 
     def _put_back(self, text: str, editing: Message | None) -> None:
         composer = self._view.composer
