@@ -14,6 +14,7 @@ from qwen35_mlx.library.foreign.reading import read_conversations
 from qwen35_mlx.library.home import VARIABLE
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.listing import ConversationSummary
+from qwen35_mlx.library.present import present
 from qwen35_mlx.library.rescue import rescue
 from qwen35_mlx.terminal import print_error, visible, write_output
 from qwen35_mlx.user_paths import absolute_user_path, user_path
@@ -125,10 +126,13 @@ def _counted(number: int) -> str:
     return f"{number:,} conversation{'s' * (number != 1)}"
 
 
-def import_file(name: str) -> int:
+def import_file(name: str, *, again: bool = False) -> int:
     """Add exported conversations to the library, all or none, and print their new ids.
 
     Returns the exit code.
+
+    Args:
+        again: also add those that are there already.
     """
     file = user_path(name)
     try:
@@ -142,9 +146,19 @@ def import_file(name: str) -> int:
         conversations = read_conversations(data)
     except Qwen35Error as error:
         raise Qwen35Error(f"{file}: {error}") from None
-    with Library() as library, library.transaction():
-        numbers = [library.add_conversation(conversation) for conversation in conversations]
-    imported = _counted(len(numbers))
-    print_error(f"{imported} imported; `qwen35-chat --resume {numbers[-1]}` opens the last one")
+    with Library() as library, library.transaction() as db:
+        new = [one for one in conversations if again or present(library, db, one) is None]
+        numbers = [library.add_conversation(conversation) for conversation in new]
+    there = len(conversations) - len(new)
+    if not numbers:
+        them = "it" if there == 1 else "them"
+        print_error(
+            f"{_counted(there)} {'is' if there == 1 else 'are'} there already, nothing is imported;"
+            f" --again adds {them} once more"
+        )
+        return 0
+    already = f", {there:,} there already" if there else ""
+    imported = f"{_counted(len(numbers))} imported{already}"
+    print_error(f"{imported}; `qwen35-chat --resume {numbers[-1]}` opens the last one")
     write_output("".join(f"{number}\n" for number in numbers))
     return 0

@@ -155,6 +155,8 @@ def _run(argv: Sequence[str]) -> int:
 
         write_output(script(option_parser(), args.completions) + "\n")
         return 0
+    if args.again and args.import_file is None:
+        raise Qwen35Error("--again is for --import: give that, too")
     if args.archived and not args.list:
         raise Qwen35Error("--archived is for --list: give that, too")
     if args.format is not None and args.export is None:
@@ -260,7 +262,7 @@ def _run_library_command(args: argparse.Namespace) -> int:
         return library_commands.rescue_file(args.rescue)
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
-    return library_commands.import_file(args.import_file)
+    return library_commands.import_file(args.import_file, again=args.again)
 
 
 def _chat(
