@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import TextIO, cast
 
+from qwen35_chat.attachments import draft_in_full
 from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished
@@ -82,7 +83,7 @@ class PlainMode:
         self.controller.start(start.conversation, start.settings)
         self._wait()
         if draft := finished(self.controller.draft()):
-            line(f"Not sent last time: {draft}")
+            line(f"Not sent last time: {draft_in_full(draft)}")
         if start.choose:
             self._do("/sessions")
         if start.message:

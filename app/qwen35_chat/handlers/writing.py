@@ -29,7 +29,7 @@ class WritingHandler:
             another start; None for a new message.
         branch_after: the reply that a new message is to follow beside `editing`; None for none.
         unsent: messages that wait for their files to be read.
-        draft_before_edit: what was in the composer before that.
+        draft_before_edit: what was in the composer before that, its pastes as chips.
     """
 
     def __init__(self, controller: Controller, view: ScreenView, greeting: str = ""):
@@ -44,8 +44,9 @@ class WritingHandler:
 
     @property
     def draft(self) -> str:
-        """All that is typed and not sent."""
-        parts = [*self.unsent, self._view.composer.whole, self.draft_before_edit]
+        """All that is typed and not sent, to be stored."""
+        composer = self._view.composer
+        parts = [*self.unsent, *map(composer.stored, (composer.text, self.draft_before_edit))]
         return "\n\n".join(part for part in parts if part)
 
     def send(self) -> None:
@@ -148,7 +149,7 @@ class WritingHandler:
         if editing is None or self.editing is not None:
             composer.put_back(text)
             return
-        self.draft_before_edit, self.editing = composer.whole, editing
+        self.draft_before_edit, self.editing = composer.text, editing
         composer.set_text(text)
 
     def new_line(self) -> None:
@@ -178,7 +179,7 @@ class WritingHandler:
     def send_edit(self, message: Message, text: str) -> None:
         """Send `text` as another version of a message."""
         if self.editing is None:
-            self.draft_before_edit = self._view.composer.whole
+            self.draft_before_edit = self._view.composer.text
         self.editing, self.branch_after = message, None
         self._view.composer.set_text(text)
         self.send()
@@ -207,7 +208,7 @@ class WritingHandler:
         self._controller.require_idle()
         composer = self._view.composer
         if self.editing is None:
-            self.draft_before_edit = composer.whole
+            self.draft_before_edit = composer.text
         self.editing, self.branch_after = message, after
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.
