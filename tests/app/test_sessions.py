@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select
 from tests.app.drive import chat, reply
@@ -382,3 +383,40 @@ async def test_keys_wait_for_the_rows_that_they_are_for(
         await at.until(lambda: "Title; empty for an automatic one" in at.text)
         await at.press("end", *" more", "enter")
         assert "one more" in at.text
+
+
+@pytest.mark.parametrize("slow", [True, False])
+async def test_keys_right_behind_e_go_into_the_text_that_it_opens(
+    home: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool
+) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "two")
+        await at.press(*"draft", "tab", "up")
+        library, released = at.controller.library, threading.Event()
+        read = library.conversation
+
+        def conversation(number: int) -> object:
+            assert released.wait(20)
+            return read(number)
+
+        if slow:
+            monkeypatch.setattr(library, "conversation", conversation)
+        for key in "ec, no":
+            at.app.post_message(Key({" ": "space", ",": "comma"}.get(key, key), key))
+        await at.pilot.pause()
+        released.set()
+        await at.until(lambda: at.typed == "onec, no")
+        await at.press("escape")
+        assert at.typed == "draft"
+
+
+async def test_keys_behind_e_that_opens_nothing_act_as_usual(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "two")
+        await at.send("again")
+        await at.press("tab", "up")
+        for key in "ex":
+            at.app.post_message(Key(key, key))
+        await at.until(lambda: "a reply is being written" in at.text)
+        await at.until(lambda: at.typed == "x")  # as any letter that is no key of a message
+        assert not at.app.chat.transcript.opening
