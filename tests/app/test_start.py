@@ -132,7 +132,7 @@ def test_the_list_as_json(stored, capsys) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert [row["id"] for row in rows] == [3, 2, 1]
     assert rows[0].keys() == {
-        *("id", "title", "model", "created", "updated", "messages", "tokens", "preview")
+        *("id", "title", "shelf", "model", "created", "updated", "messages", "tokens", "preview")
     }
     assert rows[2]["title"] == "Rivers of Asia"
 
