@@ -203,6 +203,11 @@ ARGUMENTS: Mapping[str, Kind] = {
     "leaf": _ID,
     "durable": _FLAG,
     "deleted": _FLAG,
+    "archived": _FLAG,
+    "shelf": Kind(
+        "'pinned', 'listed' or 'archived'",
+        lambda value: isinstance(value, str) and value in ("pinned", "listed", "archived"),
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import qwen35_chat.models
 from qwen35_chat.app import ChatApp
 from qwen35_chat.commands import SCOPE_OF
 from qwen35_chat.controller import Controller
@@ -140,6 +141,7 @@ async def stage(library: Library, toolbox: Toolbox | None = None) -> AsyncGenera
     try:
         async with app.run_test(size=SIZE) as pilot:
             at = Stage(app, engine, pilot)
+            await at.settle()  # the engine starts after the first frame
             await at.play([Loaded(MODEL, CONTEXT, ("enable_thinking",))])
             yield at
     finally:
@@ -185,7 +187,7 @@ def main() -> None:
         (root / "notes").mkdir()
         for target, name, value in (
             (time, "time", lambda: NOW),
-            (models, "machine_memory", lambda: MEMORY),
+            (qwen35_chat.models, "machine_memory", lambda: MEMORY),
             (models, "local_models", lambda _: LOCAL),
         ):
             pinned.enter_context(patch.object(target, name, value))

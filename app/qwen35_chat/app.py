@@ -9,6 +9,7 @@ from functools import partial
 
 from textual import events, work
 from textual.driver import Driver
+from textual.screen import Screen
 
 from qwen35_chat import clipboard
 from qwen35_chat.background import is_light
@@ -65,16 +66,18 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         self._previewed = ""  # a theme that is tried and not chosen yet
         for theme in OWN:
             self.register_theme(theme)
-        self.use_theme()
+        self.begin_with_theme(self._theme_name())
 
     def crash_line(self, error: BaseException) -> str:
         return self._crashes.line(error)
+
+    def get_default_screen(self) -> Screen[None]:
+        return self.chat
 
     def on_mount(self) -> None:
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self._crashes.keep(context.get("exception"))
         )
-        self.push_screen(self.chat)
         for name in ("SIGHUP", "SIGTERM"):
             with suppress(AttributeError, NotImplementedError, ValueError, RuntimeError):
                 number = getattr(signal, name)
@@ -93,8 +96,11 @@ class ChatApp(PrivateApp, inherit_bindings=False):
             previewed: a theme to use in its place, until the next call; "" for none.
         """
         self._previewed = previewed
-        name = previewed or self.controller.settings.theme
-        self.theme = theme_name(name, light=self._light)
+        self.theme = self._theme_name()
+
+    def _theme_name(self) -> str:
+        name = self._previewed or self.controller.settings.theme
+        return theme_name(name, light=self._light)
 
     def on_background_answered(self, event: BackgroundAnswered) -> None:
         """Follow the terminal."""

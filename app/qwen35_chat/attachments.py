@@ -27,7 +27,12 @@ MOST_FILES = 20_000  # looked at for completion
 _BEGIN = re.compile(r"<file(|-\d+) name=\"([^\"\n]*)\">\n")
 _END = re.compile(r"\n</file(|-\d+)>(?=\n|\Z)")
 _QUOTE = "&quot;"  # a quotation mark in the name of a file
-_CHIP = re.compile(r"\[(?:paste|output) \d+: [^\]\n]{1,40}\]")
+_CHIP = re.compile(r"\[(paste|output) \d+: ([^\]\n]{1,40})\]")
+# A paste in a draft, between characters that stand in no text: its kind, its size, and itself.
+_STORED = re.compile(
+    "\ufdd0(paste|output)\ufdd1([^\ufdd0-\ufdd2\n]{1,40})\ufdd1([^\ufdd0-\ufdd2]*)\ufdd2"
+)
+_MARKS = re.compile("[\ufdd0-\ufdd2]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,3 +332,24 @@ class Chips:
     def expanded(self, text: str) -> str:
         """`text` with the paste in place of each chip."""
         return _CHIP.sub(lambda match: self._texts.get(match.group(), match.group()), text)
+
+    def stored(self, text: str) -> str:
+        """`text` for a draft: with the pastes in full, from which `restored` makes chips again."""
+
+        def marked(chip: re.Match[str]) -> str:
+            whole = self._texts.get(chip.group())
+            if whole is None:
+                return chip.group()
+            return f"\ufdd0{chip[1]}\ufdd1{chip[2]}\ufdd1{_MARKS.sub('', whole)}\ufdd2"
+
+        return _CHIP.sub(marked, _MARKS.sub("", text))
+
+    def restored(self, draft: str) -> str:
+        """The text of a draft, in which each paste is a chip of its own."""
+        text = _STORED.sub(lambda found: self._named(found[1], found[2], found[3]), draft)
+        return _MARKS.sub("", text)
+
+
+def draft_in_full(draft: str) -> str:
+    """The text of a draft, with its pastes in full."""
+    return _MARKS.sub("", _STORED.sub(lambda found: found[3], draft))

@@ -205,6 +205,8 @@ def option_parser() -> CommandParser:
         metavar="FILE",
         help="add what can be read of a damaged library.db that was put aside, and exit",
     )
+    add("--again", action="store_true", help="of --import: also add what is there already")
+    add("--archived", action="store_true", help="of --list: those that are archived, instead")
     add(
         "--format",
         choices=("md", "html", "json"),

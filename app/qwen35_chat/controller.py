@@ -6,10 +6,11 @@ library or a file are coroutines, which wait for it in `Controller.calls`.
 """
 
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from qwen35_chat import message_tree
-from qwen35_chat.look_up import Found, look_up
+from qwen35_chat.look_up import Found, look_up, look_up_thinking
 from qwen35_chat.merging import merged
 from qwen35_chat.model_window import ModelWindow
 from qwen35_chat.running_turn import RunningTurn
@@ -75,14 +76,17 @@ class Controller(ModelWindow):
 
     async def _look_up(self, event: events.Event) -> Found:
         """Read what the library has on an event, before it is taken in."""
-        conversation = self.conversation
+        conversation, turn = self.conversation, self.turn
         match event:
             case events.Opened(opened):
                 conversation = opened
             case events.TurnStarted():
                 pass
-            case events.Cancelled() | events.Failed() if self.turn is not None and self.turn.blank:
+            case events.Cancelled() | events.Failed() if turn is not None and turn.blank:
                 pass
+            case events.Done() | events.Cancelled() | events.Failed() if turn and turn.thought_of:
+                call = partial(look_up_thinking, self.library, turn.thought_of)
+                return await self.calls.run("reads", call)
             case _:
                 return Found()
         folder = self.settings_file.persona_folder
@@ -130,12 +134,12 @@ class Controller(ModelWindow):
             case events.Failed():
                 return self._failed(event, found)
             case _ if self.turn is not None:
-                return self._take_turn(event, self.turn)
+                return self._take_turn(event, self.turn, found)
             case _:
                 pass
         return []
 
-    def _take_turn(self, event: events.Event, turn: RunningTurn) -> list[Transition]:
+    def _take_turn(self, event: events.Event, turn: RunningTurn, found: Found) -> list[Transition]:
         match event:
             case events.PrefillProgress(_, total, cached):
                 if not turn.summary:
@@ -160,7 +164,11 @@ class Controller(ModelWindow):
                 if reason == "length" and self.context and self.used >= self.context:
                     note = f"Cut short: the context is full. {self._ways_to_room()}"
                 ended = TurnEnded(note, usage=usage, accepted=drafts)
-                return [*turn.end_thinking(), ended, *([] if calls else self._send_next())]
+                return [
+                    *turn.end_thinking(found.thinking_seconds),
+                    ended,
+                    *([] if calls else self._send_next()),
+                ]
             case _:
                 return []
 
@@ -199,7 +207,7 @@ class Controller(ModelWindow):
             self.used = turn.used_before
             return [*self._return_queue(), TurnTakenBack(turn.text, stored=found.stored)]
         ended = TurnEnded("Stopped.", offer_retry=turn.blank)
-        return [*turn.end_thinking(), ended, *self._return_queue()]
+        return [*turn.end_thinking(found.thinking_seconds), ended, *self._return_queue()]
 
     def _failed(self, failed: events.Failed, found: Found) -> list[Transition]:
         message = failed.message
@@ -223,7 +231,7 @@ class Controller(ModelWindow):
             taken_back = TurnTakenBack(turn.text, message, load_failed, found.stored)
             return [*self._return_queue(), taken_back]
         ended = TurnEnded(f"Error: {message}", error=True, offer_retry=True)
-        return [*turn.end_thinking(), ended, *self._return_queue()]
+        return [*turn.end_thinking(found.thinking_seconds), ended, *self._return_queue()]
 
     def _send_next(self, *, made_room: bool = False) -> list[Transition]:
         return [self.send(self.queue.pop(0), made_room=made_room)] if self.queue else []

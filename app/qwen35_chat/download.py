@@ -15,7 +15,6 @@ from threading import Thread
 
 from qwen35_chat.time_left import TimeLeft
 from qwen35_mlx import exit_codes
-from qwen35_mlx.checkpoint.hub import STALL_SECONDS, resolve_checkpoint
 from qwen35_mlx.child_process import child_environment, python_command
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import print_line
@@ -29,7 +28,7 @@ class Download:
     Args:
         name: the repository.
         command: the process to start; the default is this module's.
-        stall_seconds: how long the Hub may be silent.
+        stall_seconds: how long the Hub may be silent; None for the time it usually gets.
 
     Attributes:
         done, total: bytes; both 0 until they are known.
@@ -43,7 +42,7 @@ class Download:
         name: str,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        stall_seconds: float = STALL_SECONDS,
+        stall_seconds: float | None = None,
     ):
         self.name = name
         self.done = 0
@@ -53,8 +52,9 @@ class Download:
         self.cancelled = False
         # The first report counts the bytes of earlier, interrupted downloads.
         self._left = TimeLeft(clock, shortest=1.0)
+        limit = () if stall_seconds is None else (str(stall_seconds),)
         self._process = subprocess.Popen(
-            command or python_command("qwen35_chat.download", name, str(stall_seconds)),
+            command or python_command("qwen35_chat.download", name, *limit),
             env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -128,8 +128,12 @@ def throttled(report: Callable[[dict[str, object]], None]) -> Callable[[int, int
     return progress
 
 
-def main(name: str, stall_seconds: float = STALL_SECONDS) -> int:
+def main(name: str, stall_seconds: float | None = None) -> int:
     """Download `name` and report on standard output. Returns the exit code."""
+
+    from qwen35_mlx.checkpoint.hub import STALL_SECONDS, resolve_checkpoint
+
+    stall_seconds = STALL_SECONDS if stall_seconds is None else stall_seconds
 
     def report(fields: dict[str, object]) -> None:
         print_line(json.dumps(fields))
@@ -145,4 +149,4 @@ def main(name: str, stall_seconds: float = STALL_SECONDS) -> int:
 
 if __name__ == "__main__":
     # At once: a normal exit waits for the threads of a download that has stalled.
-    os._exit(main(sys.argv[1], float(sys.argv[2])))
+    os._exit(main(sys.argv[1], *map(float, sys.argv[2:])))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from qwen35_chat.html_export import to_html
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.files import write_new
 from qwen35_mlx.library.conversation import Conversation
@@ -11,9 +10,16 @@ from qwen35_mlx.library.exporting import to_json, to_markdown
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.user_paths import short_path, shown, user_path
 
+
+def _to_html(conversation: Conversation) -> str:
+    from qwen35_chat.html_export import to_html
+
+    return to_html(conversation)
+
+
 FORMATS: Mapping[str, Callable[[Conversation], str]] = {
     "md": to_markdown,
-    "html": to_html,
+    "html": _to_html,
     "json": to_json,
 }
 SUFFIXES = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json"}

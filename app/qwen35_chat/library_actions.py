@@ -1,9 +1,10 @@
-"""Renaming, deleting and restoring conversations, the current one or another."""
+"""Renaming, pinning, archiving, deleting and restoring conversations."""
 
 from collections.abc import Sequence
 
 from qwen35_chat.controller import Controller
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.conversation import Shelf
 from qwen35_mlx.library.library import ConversationSummary, Library
 from qwen35_mlx.library.summaries import whole_path
 
@@ -71,6 +72,11 @@ def _undelete(library: Library, deleted_here: Sequence[int]) -> ConversationSumm
     restored = (here or found)[0]
     library.undelete(restored.id)
     return restored
+
+
+async def shelve(controller: Controller, conversation: int, shelf: Shelf) -> None:
+    """Pin or archive a conversation, or take it back to the others."""
+    await controller.calls.run("library", controller.library.shelve, conversation, shelf)
 
 
 async def show_path(controller: Controller, conversation: int, message: int) -> None:

@@ -14,6 +14,7 @@ from qwen35_mlx.library.foreign.reading import read_conversations
 from qwen35_mlx.library.home import VARIABLE
 from qwen35_mlx.library.library import FILE, Library
 from qwen35_mlx.library.listing import ConversationSummary
+from qwen35_mlx.library.present import present
 from qwen35_mlx.library.rescue import rescue
 from qwen35_mlx.terminal import print_error, visible, write_output
 from qwen35_mlx.user_paths import absolute_user_path, user_path
@@ -23,22 +24,23 @@ MAX_IMPORT_BYTES = 256 << 20
 MAX_GAPS = 20  # conversations with gaps that are named
 
 
-def print_list(*, as_json: bool = False) -> int:
-    """Print all conversations, the last changed first. Returns the exit code.
+def print_list(*, as_json: bool = False, archived: bool = False) -> int:
+    """Print the conversations, pinned ones first, then the last changed. Returns the exit code.
 
     Args:
         as_json: an array of objects in place of a table.
+        archived: print those that are archived, instead of the others.
     """
     with Library() as library:
         rows: list[ConversationSummary] = []
-        while page := library.list(_PAGE_SIZE, rows[-1] if rows else None):
+        while page := library.list(_PAGE_SIZE, rows[-1] if rows else None, archived=archived):
             rows += page
         _print_notices(library)
     if as_json:
         write_output(write_json([_document(row) for row in rows], indent=2) + "\n")
         return 0
     if not rows:
-        print_error("no conversations yet")
+        print_error("nothing is archived" if archived else "no conversations yet")
         return 0
     heading = ("ID", "CHANGED", "MESSAGES", "TOKENS", "TITLE")
     table = [heading, *(_cells(row) for row in rows)]
@@ -61,6 +63,8 @@ def _document(row: ConversationSummary) -> dict[str, Any]:
 def _cells(row: ConversationSummary) -> tuple[str, str, str, str, str]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.updated))
     title = visible(" ".join(row.title.split())) or "(untitled)"
+    if row.shelf == "pinned":
+        title = f"(pinned) {title}"
     return str(row.id), when, f"{row.messages:,}", f"{row.tokens:,}", title
 
 
@@ -122,10 +126,13 @@ def _counted(number: int) -> str:
     return f"{number:,} conversation{'s' * (number != 1)}"
 
 
-def import_file(name: str) -> int:
+def import_file(name: str, *, again: bool = False) -> int:
     """Add exported conversations to the library, all or none, and print their new ids.
 
     Returns the exit code.
+
+    Args:
+        again: also add those that are there already.
     """
     file = user_path(name)
     try:
@@ -139,9 +146,19 @@ def import_file(name: str) -> int:
         conversations = read_conversations(data)
     except Qwen35Error as error:
         raise Qwen35Error(f"{file}: {error}") from None
-    with Library() as library, library.transaction():
-        numbers = [library.add_conversation(conversation) for conversation in conversations]
-    imported = _counted(len(numbers))
-    print_error(f"{imported} imported; `qwen35-chat --resume {numbers[-1]}` opens the last one")
+    with Library() as library, library.transaction() as db:
+        new = [one for one in conversations if again or present(library, db, one) is None]
+        numbers = [library.add_conversation(conversation) for conversation in new]
+    there = len(conversations) - len(new)
+    if not numbers:
+        them = "it" if there == 1 else "them"
+        print_error(
+            f"{_counted(there)} {'is' if there == 1 else 'are'} there already, nothing is imported;"
+            f" --again adds {them} once more"
+        )
+        return 0
+    already = f", {there:,} there already" if there else ""
+    imported = f"{_counted(len(numbers))} imported{already}"
+    print_error(f"{imported}; `qwen35-chat --resume {numbers[-1]}` opens the last one")
     write_output("".join(f"{number}\n" for number in numbers))
     return 0

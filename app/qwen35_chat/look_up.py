@@ -18,6 +18,7 @@ class Found:
         stored: the conversation; None for a new one.
         user_version, reply_version: which of how many versions the messages of a turn are.
         persona: that has the system prompt of a conversation that was opened; None for none.
+        thinking_seconds: of a reply that has ended; None if it had no thinking.
         error: why something was not found; "" if all was.
     """
 
@@ -25,6 +26,7 @@ class Found:
     user_version: tuple[int, int] = (1, 1)
     reply_version: tuple[int, int] = (1, 1)
     persona: Persona | None = None
+    thinking_seconds: float | None = None
     error: str = ""
 
 
@@ -50,3 +52,11 @@ def look_up(
         # An empty conversation is shown, since None would stand for a new one.
         opened = isinstance(event, Opened) and conversation
         return Found(Conversation(opened, "") if opened else None, error=str(error))
+
+
+def look_up_thinking(library: Library, reply: int) -> Found:
+    """How long the thinking of a reply took, as it is shown from now on; nothing if that fails."""
+    try:
+        return Found(thinking_seconds=library.message(reply).thinking_seconds)
+    except Qwen35Error:
+        return Found()

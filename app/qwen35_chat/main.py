@@ -4,6 +4,7 @@ Heavy modules are imported where they are used, so that `--help` loads neither M
 """
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -15,7 +16,6 @@ from qwen35_chat.alone import GoAloneError, LostError, arguments_alone, start_al
 from qwen35_chat.command_parser import command_parser, option_parser
 from qwen35_chat.launched_terminal import ignore_input, use_terminal
 from qwen35_chat.options import CommandOptions, Start
-from qwen35_chat.text_encodings import decoded
 from qwen35_mlx.command_line import CommandParser, run_command
 from qwen35_mlx.distributed.launch import several
 from qwen35_mlx.distributed.place import Place
@@ -35,6 +35,8 @@ def _standard_input() -> str:
         data = sys.stdin.buffer.read()
     except OSError as error:
         raise Qwen35Error(f"standard input cannot be read: {error.strerror}") from None
+    from qwen35_chat.text_encodings import decoded
+
     if (found := decoded(data)) is None:
         raise Qwen35Error(
             "standard input is not text in UTF-8, UTF-16, GBK or Big5: convert it, for example with"
@@ -152,6 +154,10 @@ def _run(argv: Sequence[str]) -> int:
 
         write_output(script(option_parser(), args.completions) + "\n")
         return 0
+    if args.again and args.import_file is None:
+        raise Qwen35Error("--again is for --import: give that, too")
+    if args.archived and not args.list:
+        raise Qwen35Error("--archived is for --list: give that, too")
     if args.format is not None and args.export is None:
         raise Qwen35Error("--format is for --export: give that, too")
     if args.list or any(
@@ -237,7 +243,7 @@ def _run_library_command(args: argparse.Namespace) -> int:
             "--rescue use none of: choose one"
         )
     if args.list:
-        return library_commands.print_list(as_json=args.json)
+        return library_commands.print_list(as_json=args.json, archived=args.archived)
     if args.export is not None:
         return library_commands.export(args.export, args.format or "md")
     if args.backup is not None:
@@ -250,29 +256,34 @@ def _run_library_command(args: argparse.Namespace) -> int:
         return library_commands.rescue_file(args.rescue)
     if not args.import_file:
         raise Qwen35Error("--import is empty: name a file")
-    return library_commands.import_file(args.import_file)
+    return library_commands.import_file(args.import_file, again=args.again)
 
 
 def _chat(
     options: CommandOptions, args: argparse.Namespace, place: Place | None, *, plain: bool
 ) -> int:
     """Run the chat, on the whole terminal or in plain mode."""
-    from qwen35_chat.runtime import ChatRuntime
+    # What is made before the first frame stays: to look for garbage in it would delay the frame.
+    gc.disable()
+    try:
+        from qwen35_chat.runtime import ChatRuntime
 
-    with ChatRuntime(options, fake=args.fake, place=place) as runtime:
-        choose = args.resume is not None and not args.resume.strip()
-        given = options.chat_settings
-        stored = args.latest or args.resume is not None
-        name = None if choose else args.resume
-        start = Start(
-            runtime.conversation(last=args.latest, name=name),
-            " ".join(args.message),
-            choose,
-            given if stored and given != ChatSettings() else None,
-        )
-        code = runtime.run_plain(start) if plain else runtime.run_screen(start)
-        controller = runtime.controller
-        conversation, alone, lost = controller.conversation, controller.alone, controller.lost
+        with ChatRuntime(options, fake=args.fake, place=place) as runtime:
+            choose = args.resume is not None and not args.resume.strip()
+            given = options.chat_settings
+            stored = args.latest or args.resume is not None
+            name = None if choose else args.resume
+            start = Start(
+                runtime.conversation(last=args.latest, name=name),
+                " ".join(args.message),
+                choose,
+                given if stored and given != ChatSettings() else None,
+            )
+            code = runtime.run_plain(start) if plain else runtime.run_screen(start)
+            controller = runtime.controller
+            conversation, alone, lost = controller.conversation, controller.alone, controller.lost
+    finally:
+        gc.enable()
     if alone:
         raise GoAloneError(conversation)
     if lost:

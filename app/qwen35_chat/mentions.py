@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from qwen35_chat.patterns import pattern
 from qwen35_chat.segmentation import UNSPACED
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.user_paths import shown
@@ -19,13 +20,13 @@ AT_SIGNS = "@\uff20"  # the second as input methods type it
 # Not within an address: of mail, or of the web.
 _AT = rf"(?<![^\W{_JOINS}])(?<![-+/\\=%~@])[{AT_SIGNS}]"
 _ESCAPED = re.compile(r"\\([\\\"])")
-_UNFINISHED = re.compile(rf"{_AT}(?=([^\s\"]*)\Z)")
-_OPEN_QUOTE = re.compile(rf"{_AT}[\"\u201c]((?:[^\"\u201d\\\n]|\\.)*)\Z")
-_MENTION = re.compile(_AT + r"(?:\"((?:[^\"\\\n]|\\.)+)\"|\u201c([^\u201d\n]+)\u201d|([^\s\"]+))")
+_UNFINISHED = pattern(rf"{_AT}(?=([^\s\"]*)\Z)")
+_OPEN_QUOTE = pattern(rf"{_AT}[\"\u201c]((?:[^\"\u201d\\\n]|\\.)*)\Z")
+_MENTION = pattern(_AT + r"(?:\"((?:[^\"\\\n]|\\.)+)\"|\u201c([^\u201d\n]+)\u201d|([^\s\"]+))")
 _GLUED = re.compile(r"[^\s(\[{<\u201c\u2018\u3008-\u3011\uff08]")
-_UNSPACED = re.compile(rf"[{_JOINS}\u3000-\u303f\uff00-\uffef]")
+_UNSPACED = pattern(rf"[{_JOINS}\u3000-\u303f\uff00-\uffef]")
 # Where a name in a text without spaces may end.
-_END = re.compile(
+_END = pattern(
     rf"(?=[,;:)\]}}>'`]|[?!](?![!-~])|[^\x00-\x7f\w\u0300-\u036f]|[{_JOINS}])|(?<=[{_JOINS}])(?=\w)"
 )
 _STOP = re.compile(r"[,;:)\]}>'`]|[^\x00-\x7f\w\u0300-\u036f]")
@@ -65,7 +66,7 @@ class Mention:
         """The names that may be meant, the longest first."""
         if self.quoted:
             return [self.text]
-        ends = [found.start() for found in _END.finditer(self.text[:FURTHEST])]
+        ends = [found.start() for found in _END().finditer(self.text[:FURTHEST])]
         whole = [self.text, *(self.text[:end] for end in reversed(ends) if end)]
         stripped = (short for name in whole for short in (name, name.rstrip(CLOSING)))
         return list(dict.fromkeys(name for name in stripped if name)) or [""]
@@ -97,7 +98,7 @@ def mentions(text: str) -> Iterator[Mention]:
     """
     code = [match.span() for match in _CODE.finditer(text)] if "`" in text or "~~~" in text else []
     at = 0
-    while match := _MENTION.search(text, at):
+    while match := _MENTION().search(text, at):
         start = match.start()
         while code and code[0][1] <= start:
             code.pop(0)
@@ -108,7 +109,7 @@ def mentions(text: str) -> Iterator[Mention]:
         begins_line = start == 0 or text[start - 1] == "\n"
         name = re.sub(_ESCAPED, r"\1", escaped) if escaped else in_quotes or bare
         before = text[start - 1 : start] if start else ""
-        unspaced = _UNSPACED.match(before) is not None
+        unspaced = _UNSPACED().match(before) is not None
         yield Mention(
             start + 1,
             name,
@@ -121,8 +122,8 @@ def mentions(text: str) -> Iterator[Mention]:
 
 def unfinished(text: str) -> tuple[int, str] | None:
     """Where the @ is whose name ends with `text`, and this part of the name; None without one."""
-    found = _OPEN_QUOTE.search(text)
-    for bare in _UNFINISHED.finditer(text) if found is None else ():
+    found = _OPEN_QUOTE().search(text)
+    for bare in _UNFINISHED().finditer(text) if found is None else ():
         found = bare
     return (found.start(), re.sub(_ESCAPED, r"\1", found[1])) if found else None
 

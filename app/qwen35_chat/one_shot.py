@@ -172,10 +172,10 @@ def _find_conversation(name: str, library: Library) -> int:
     """The id of a conversation; of the last one if `name` is empty."""
     if name:
         return library.resolve(name)
-    newest = library.list(1)
-    if not newest:
+    newest = library.newest()
+    if newest is None:
         raise Qwen35Error("there is no conversation to continue: start one with qwen35-chat")
-    return newest[0].id
+    return newest.id
 
 
 def run(

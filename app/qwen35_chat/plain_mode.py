@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import TextIO, cast
 
+from qwen35_chat.attachments import draft_in_full
 from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished
@@ -82,7 +83,7 @@ class PlainMode:
         self.controller.start(start.conversation, start.settings)
         self._wait()
         if draft := finished(self.controller.draft()):
-            line(f"Not sent last time: {draft}")
+            line(f"Not sent last time: {draft_in_full(draft)}")
         if start.choose:
             self._do("/sessions")
         if start.message:
@@ -134,7 +135,7 @@ class PlainMode:
             return
         if self._attended and shell_command(text):
             raise Qwen35Error(f"a command of the shell needs the screen. {AS_MESSAGE}")
-        whole = with_files(text, self.controller, self._agree)
+        whole = with_files(text, self.controller, self._agree, attended=self._attended)
         if whole is None:
             return
         self.view.show(self.controller.send(whole))

@@ -314,7 +314,8 @@ class PlainView:
             found = {h.conversation: (h.best.title, h.best.snippet.text) for h in hits}
         else:
             summaries = library.list(limit=LISTED_CONVERSATIONS)
-            found = {s.id: (s.title, s.preview) for s in summaries}
+            pins = {s.id: "(pinned) " if s.shelf == "pinned" else "" for s in summaries}
+            found = {s.id: (pins[s.id] + s.title, s.preview) for s in summaries}
         self._listed = {str(number): found_id for number, found_id in enumerate(found, 1)}
         for number, (title, preview) in enumerate(found.values(), 1):
             shown = " ".join(title.split()) or "Untitled"

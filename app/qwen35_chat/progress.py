@@ -1,6 +1,7 @@
 """How a turn, a prompt or a download goes, in a few words. Independent of Textual."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.download import Download
@@ -10,6 +11,7 @@ from qwen35_mlx.session.events import PrefillProgress
 from qwen35_mlx.terminal import visible, visible_line
 
 BAR_CELLS = 16
+UNLOADED = "The model's memory was given back; the next message loads it again"
 
 
 def clock_time(seconds: float) -> str:
@@ -37,6 +39,7 @@ def size_of(size: float) -> str:
     return f"{size / 1e3:.0f} kB"
 
 
+@lru_cache(maxsize=32)  # each reply has one
 def short_name(model: str) -> str:
     """A model's name without its folder or owner."""
     return visible(model.rstrip("/").rpartition("/")[2])

@@ -125,11 +125,26 @@ class RunningTurn:
         self.calls.append(call)
         return [*self.end_thinking(), call]
 
-    def end_thinking(self) -> list[Transition]:
-        """End the thinking, if it goes on."""
-        if self.thinking_since is None or self.thinking_seconds is not None:
+    @property
+    def thought_of(self) -> int | None:
+        """The reply, if it has any thinking of this turn."""
+        return None if self.thinking_since is None else self.reply
+
+    def end_thinking(self, stored: float | None = None) -> list[Transition]:
+        """End the thinking, if it goes on.
+
+        Args:
+            stored: the seconds that the library has of it, since the reply has ended. They may
+                differ by the time that events took to arrive, and are what is shown later.
+        """
+        if self.thinking_since is None:
             return []
-        self.thinking_seconds = (self.thought or 0.0) + self.clock() - self.thinking_since
+        if stored is not None and stored != self.thinking_seconds:
+            self.thinking_seconds = stored
+        elif self.thinking_seconds is None:
+            self.thinking_seconds = (self.thought or 0.0) + self.clock() - self.thinking_since
+        else:
+            return []
         return [ThinkingEnded(self.thinking_seconds)]
 
     def rate(self) -> float:

@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-import tempfile
 from codecs import lookup
 from contextlib import ExitStack, suppress
 from io import TextIOWrapper
@@ -63,6 +62,8 @@ class ChatRuntime:
             settings.load()
             folder: Path | None = None
             if fake:
+                import tempfile
+
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             self._library = Library(folder)
             library = self._library
@@ -133,10 +134,10 @@ class ChatRuntime:
             return library.resolve(name)
         if not last:
             return None
-        found = library.list(limit=1)
-        if not found:
+        newest = library.newest()
+        if newest is None:
             raise Qwen35Error("there is no conversation to go on with: start without --continue")
-        return found[0].id
+        return newest.id
 
     def run_screen(self, start: Start) -> int:
         """Run the chat on the whole terminal until the user quits. Returns the exit code."""
@@ -145,9 +146,7 @@ class ChatRuntime:
                 self.controller,
                 demo=self.controller.model == demo.NAME,
                 start=start,
-                # A full garbage collection visits every object and stops drawing for 50 to 100 ms.
-                # Modules and the model are permanent, so it can skip them.
-                ready=gc.freeze,
+                ready=collect_garbage,
             )
             try:
                 app.run()
@@ -175,6 +174,7 @@ class ChatRuntime:
             # Without a byte order mark. What is no text must not end the chat.
             utf8 = lookup(sys.stdin.encoding).name == "utf-8"
             sys.stdin.reconfigure(encoding="utf-8-sig" if utf8 else None, errors="replace")
+        collect_garbage()
         attended = sys.stdin.isatty()
         if attended:
             self._enable_readline()
@@ -211,6 +211,16 @@ class ChatRuntime:
     def _close_download(self) -> None:
         if self.controller.download is not None:
             self.controller.download.close()
+
+
+def collect_garbage() -> None:
+    """Collect garbage from now on, without the objects there are.
+
+    A full collection visits every other object and stops drawing for 50 to 100 ms. Modules and the
+    model are permanent.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def _say(line: str) -> None:

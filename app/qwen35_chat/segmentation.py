@@ -5,10 +5,11 @@ so a place in a long text costs no more than one in a short text.
 """
 
 import json
-import re
 from functools import cache
 from pkgutil import get_data
 from typing import TYPE_CHECKING
+
+from qwen35_chat.patterns import pattern
 
 if TYPE_CHECKING:
     from budoux import Parser
@@ -27,10 +28,10 @@ _OTHER = (
     "\uaa60-\uaadf"
 )
 UNSPACED = f"{_HAN}{_KANA}{_THAI}{_OTHER}"  # inside the brackets of a regular expression
-_SCRIPT = re.compile(f"([{_HAN}])|([{_KANA}])|([{_THAI}])|([{_OTHER}])")
+_SCRIPT = pattern(f"([{_HAN}])|([{_KANA}])|([{_THAI}])|([{_OTHER}])")
 HAN, KANA, THAI, OTHER = range(1, 5)
-_IS_KANA = re.compile(f"[{_KANA}]")
-_IS_HAN = re.compile(f"[{_HAN}]")
+_IS_KANA = pattern(f"[{_KANA}]")
+_IS_HAN = pattern(f"[{_HAN}]")
 
 
 def word_ends(before: str, after: str) -> bool:
@@ -49,7 +50,7 @@ def word_ends(before: str, after: str) -> bool:
         return True
     if left == THAI:
         model = "th"
-    elif _IS_KANA.search(before + after):
+    elif _IS_KANA().search(before + after):
         model = "ja_word"
     else:
         model = _chinese(before + after)
@@ -65,7 +66,7 @@ def word_ends(before: str, after: str) -> bool:
 
 def _script(text: str) -> int:
     """The script of the first character: HAN, KANA, THAI or OTHER; 0 for one with spaces."""
-    found = _SCRIPT.match(text)
+    found = _SCRIPT().match(text)
     return found.lastindex or 0 if found else 0
 
 
@@ -77,7 +78,7 @@ def _together(left: int, right: int) -> bool:
 def _chinese(text: str) -> str:
     """The model for a text in Chinese: characters that GB 2312 lacks are traditional."""
     try:
-        "".join(_IS_HAN.findall(text)).encode("gb2312")
+        "".join(_IS_HAN().findall(text)).encode("gb2312")
     except UnicodeEncodeError:
         return "zh-hant"
     return "zh-hans"

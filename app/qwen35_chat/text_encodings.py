@@ -8,6 +8,8 @@ import codecs
 import re
 from dataclasses import dataclass, replace
 
+from qwen35_chat.patterns import pattern
+
 _MARKS = (  # a mark of UTF-32 begins like one of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
@@ -41,7 +43,7 @@ LEAST_PAIRS = 8  # fewer may be as those of another language by chance
 LEAST_LEAD = 2  # more frequent characters than in the other reading, of a text of few pairs
 LEAST_LOW = 0.1  # of its pairs end in a byte of ASCII
 SAMPLED = 2_000  # characters of a text
-_CONTROLS = re.compile(r"[^\t\n\v\f\r\x1b -\U0010ffff]")
+_CONTROLS = pattern(r"[^\t\n\v\f\r\x1b -\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def _text(data: bytes, codec: str, name: str) -> Decoded | None:
         text = data.decode(codec)
     except UnicodeDecodeError:
         return None
-    controls = _CONTROLS.search(text) if name else "\0" in text
+    controls = _CONTROLS().search(text) if name else "\0" in text
     return None if controls else Decoded(text, name)
 
 

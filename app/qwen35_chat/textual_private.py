@@ -20,6 +20,7 @@ from textual.keys import _character_to_key
 from textual.scroll_view import ScrollView
 from textual.worker import WorkerFailed
 
+from qwen35_chat.widgets.scroll_bar import SteadyScrollBar
 from qwen35_mlx import exit_codes
 from qwen35_mlx.terminal import visible_line
 
@@ -40,16 +41,30 @@ def write_to_terminal(app: App[Any], sequence: str) -> None:
         app._driver.write(sequence)
 
 
-def set_virtual_size(view: ScrollView, size: Size) -> None:
+def set_virtual_size(view: "SteadyScrollView", size: Size) -> None:
     """Give a scroll view this virtual size without laying out the screen again.
 
     Assigning the attribute would do so with every line of a reply that streams in. With a
-    scrollbar that is always there, nothing else depends on it.
+    scrollbar that is always there, nothing else depends on it. Draw that once the view is at its
+    new place: until then, its thumb is at a place where it will not stay.
     """
     view.set_reactive(ScrollView.virtual_size, size)  # pyright: ignore[reportArgumentType]
     bar = view.vertical_scrollbar
-    bar.window_virtual_size = size.height
-    bar.window_size = view.scrollable_content_region.height
+    bar.set_reactive(SteadyScrollBar.window_virtual_size, size.height)
+    bar.set_reactive(SteadyScrollBar.window_size, view.scrollable_content_region.height)
+
+
+class SteadyScrollView(ScrollView):
+    """A scroll view whose vertical scrollbar is drawn only when it has to change."""
+
+    @property
+    def vertical_scrollbar(self) -> SteadyScrollBar:
+        if not isinstance(self._vertical_scrollbar, SteadyScrollBar):
+            thickness = self.scrollbar_size_vertical
+            self._vertical_scrollbar = bar = SteadyScrollBar(name="vertical", thickness=thickness)
+            bar.display = False
+            self.app._start_widget(self, bar)
+        return self._vertical_scrollbar
 
 
 def functional_key(code: str) -> str:
@@ -73,6 +88,18 @@ class PrivateApp(App[None]):
 
     Textual prints a traceback with the values of all variables, such as messages and drafts.
     """
+
+    def begin_with_theme(self, name: str) -> None:
+        """Use a theme from the first frame on.
+
+        Before the app runs, assigning the attribute has all style sheets parsed twice.
+        """
+        self.set_reactive(App.theme, name)
+        theme = self.current_theme
+        kinds = {"-dark-mode": theme.dark, "-light-mode": not theme.dark}
+        self.update_classes({f"-theme-{theme.name}": True, **kinds}, update=False)
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     def crash_line(self, error: BaseException) -> str:
         """What is printed about a fault."""

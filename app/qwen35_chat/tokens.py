@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from qwen35_mlx.checkpoint.stored import local_checkpoint
-
 CHARACTERS_PER_TOKEN = 4  # in English; for an estimate
 
 
@@ -41,6 +39,8 @@ class TokenCounter:
         return f"{'' if self.exact else 'about '}{self.count(text):,} tokens"
 
     def _load(self) -> None:
+        from qwen35_mlx.checkpoint.stored import local_checkpoint
+
         folder = local_checkpoint(self._model) if self._model else None
         if folder is None:
             return

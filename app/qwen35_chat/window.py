@@ -136,9 +136,14 @@ class Window:
         return self.model_status == "failed"
 
     @property
+    def awaiting(self) -> bool:
+        """The engine has yet to end a request that is neither a turn nor a load."""
+        return bool(self._awaited)
+
+    @property
     def pending(self) -> bool:
         """The engine has yet to end a turn, a load or another request."""
-        return self.busy or self.loading or bool(self._awaited)
+        return self.busy or self.loading or self.awaiting
 
     def room(self, *, edit: bool) -> int | None:
         """The tokens that are left in the context; None if that is not known.

@@ -1,6 +1,5 @@
 """The small trained model that ships with the package."""
 
-from importlib.resources import files
 from pathlib import Path
 
 NAME = "demo"
@@ -8,4 +7,4 @@ NAME = "demo"
 
 def folder() -> Path:
     """The checkpoint's folder."""
-    return Path(str(files(__name__)))
+    return Path(__file__).parent

@@ -50,6 +50,7 @@ _TEXT = frozenset(
         *("state", "finish_reason", "error", "model"),
     }
 )
+_NUMBER = (int, float)
 # The columns that a checksum covers, in its order.
 COLUMNS: Mapping[str, Sequence[str]] = {
     "conversations": CONVERSATION_COLUMNS,
@@ -62,17 +63,20 @@ def row_checksum(*values: object) -> int:
 
     A number counts by its value: SQLite turns a whole number in a REAL column into a float.
     """
-    checksum = 0
-    for value in values:
-        if isinstance(value, str | bytes):
-            data = value.encode() if isinstance(value, str) else value
-            checksum = zlib.crc32(b"text %d " % len(data), checksum)
-            checksum = zlib.crc32(data, checksum)
-        elif isinstance(value, int | float):
-            checksum = zlib.crc32(f"number {float(value)!r} ".encode(), checksum)
+    covered: list[bytes] = []
+    for value in values:  # a conversation has many: a union of types would be made for each
+        if value is None:
+            covered.append(b"None ")
+        elif isinstance(value, str):
+            data = value.encode()
+            covered.append(b"text %d %b" % (len(data), data))
+        elif isinstance(value, bytes):
+            covered.append(b"text %d %b" % (len(value), value))
+        elif isinstance(value, _NUMBER):
+            covered.append(f"number {float(value)!r} ".encode())
         else:
-            checksum = zlib.crc32(f"{value!r} ".encode(), checksum)
-    return checksum
+            covered.append(f"{value!r} ".encode())
+    return zlib.crc32(b"".join(covered))
 
 
 def matches(row: Sequence[object]) -> bool:

@@ -16,6 +16,7 @@ from qwen35_mlx.text.tool_call import rendered_calls
 Role = Literal["system", "user", "assistant", "tool"]
 # Begins the summary in the system message of a compacted path.
 SUMMARY_HEADING = "Summary of the conversation so far:"
+Shelf = Literal["pinned", "listed", "archived"]
 MessageState = Literal["complete", "partial", "cancelled", "failed"]
 FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 
@@ -152,6 +153,7 @@ class Conversation:
         model: the name of the model it was last used with; "" before the first use.
         draft: text that was typed but not sent.
         created, updated: seconds since 1970, UTC; `updated` is when a message last changed.
+        shelf: where lists have it: "pinned" first, "archived" not at all.
 
     Raises:
         Qwen35Error: a message comes before its parent, or a parent or the leaf is missing.
@@ -166,6 +168,7 @@ class Conversation:
     draft: str = ""
     created: float = 0.0
     updated: float = 0.0
+    shelf: Shelf = "listed"
     _by_id: dict[int, Message] = field(init=False, repr=False, compare=False)
     _children: dict[int | None, list[int]] = field(init=False, repr=False, compare=False)
 
@@ -217,7 +220,7 @@ class Conversation:
         A summary of earlier turns is no version of another message.
         """
         found = self.message(message)
-        if found.summary is not None:
+        if found.summary is not None or len(self._children[found.parent]) == 1:
             return (message,)
         return tuple(i for i in self._children[found.parent] if self._by_id[i].summary is None)
 

@@ -21,6 +21,7 @@ from qwen35_mlx.library.conversation import (
     ChatSettings,
     Conversation,
     Message,
+    Shelf,
     reattached,
     title_from,
 )
@@ -29,11 +30,13 @@ from qwen35_mlx.library.database_errors import DamagedError, how_to_rescue
 from qwen35_mlx.library.listing import last_change
 from qwen35_mlx.library.rows import (
     DAMAGED,
+    SHELVES,
     message_from_row,
     replace_surrogates,
     row_from_message,
     settings_from_json,
     settings_to_json,
+    shelf_of,
     usable_time,
 )
 
@@ -96,6 +99,7 @@ class ConversationStore(Database):
                     "updated": updated,
                     "deleted": None,
                     "changed": last_change(db, until=updated),
+                    "shelf": SHELVES[conversation.shelf],
                 },
             )
             ids: dict[int | None, int | None] = {None: None}
@@ -144,6 +148,7 @@ class ConversationStore(Database):
             ).fetchone()
             if row is None:
                 raise no_such_conversation(conversation)
+            ((shelf,),) = db.execute("SELECT shelf FROM conversations WHERE id = ?", row[:1])
             rows = db.execute(
                 f"{_SELECT_MESSAGES} WHERE conversation = ? ORDER BY id", (conversation,)
             ).fetchall()
@@ -161,7 +166,7 @@ class ConversationStore(Database):
         ]
         if damaged:
             self._report_damage(conversation, f"the text of {_numbered(damaged)} may have changed")
-        return self._from_row(row, messages)
+        return replace(self._from_row(row, messages), shelf=shelf_of(shelf))
 
     def _from_row(self, row: tuple[Any, ...], messages: list[Message]) -> Conversation:
         """The conversation in a row. What is damaged is reported and replaced by a default."""
@@ -214,6 +219,10 @@ class ConversationStore(Database):
             self.set_columns(conversation, title=replace_surrogates(title))
         return title
 
+    def shelve(self, conversation: int, shelf: Shelf) -> None:
+        """Pin or archive a conversation, or take it back to the others."""
+        self.set_columns(conversation, shelf=SHELVES[shelf])
+
     def configure(self, conversation: int, settings: ChatSettings) -> None:
         """Store the settings of the next turns."""
         self.set_columns(conversation, settings=settings_to_json(settings))
@@ -239,7 +248,8 @@ class ConversationStore(Database):
     def add_message(self, conversation: int, message: Message) -> Message:
         """Add a message after its parent and select it.
 
-        The first user message gives the conversation its title, if it has none.
+        The first user message gives the conversation its title, if it has none. One that is
+        archived is listed again.
 
         Args:
             message: its id is ignored; a `created` of 0 becomes the current time.
@@ -258,6 +268,8 @@ class ConversationStore(Database):
             if new.role == "user":
                 title = replace_surrogates(title_from(new.content))
                 update(db, "conversations", conversation, {"title": title}, "title = ''")
+            listed = {"shelf": SHELVES["listed"]}
+            update(db, "conversations", conversation, listed, f"shelf = {SHELVES['archived']}")
         return new
 
     def save(self, message: Message, *, durable: bool = True) -> None:

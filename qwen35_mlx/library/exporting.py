@@ -29,6 +29,7 @@ def to_json(conversation: Conversation) -> str:
         "updated": conversation.updated,
         "settings": _without_defaults(conversation.settings, ChatSettings()),
         "selected": None if conversation.leaf is None else numbers[conversation.leaf],
+        **({} if conversation.shelf == "listed" else {"shelf": conversation.shelf}),
         "messages": [_message(message, numbers) for message in conversation.messages],
     }
     return write_json(document, indent=2) + "\n"

@@ -13,6 +13,7 @@ from qwen35_mlx.library.conversation import (
     Message,
     MessageState,
     Role,
+    Shelf,
     Usage,
 )
 from qwen35_mlx.library.exporting import FORMAT, VERSION
@@ -52,6 +53,7 @@ def from_json(text: str) -> Conversation:
         "updated": top.number("updated"),
         "settings": _settings(top.take("settings", dict, {})),
         "leaf": top.take("selected", int | None, None),
+        "shelf": top.one_of("shelf", get_args(Shelf), "listed"),
     }
     messages = _messages(top.take("messages", list))
     top.end()

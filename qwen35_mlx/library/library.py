@@ -32,6 +32,7 @@ from qwen35_mlx.library.listing import (
     deleted_summaries,
     find_by_name,
     find_by_title,
+    newest_summary,
     summary_page,
 )
 from qwen35_mlx.library.locks import NamedLocks
@@ -143,18 +144,24 @@ class Library(ConversationStore):
     # Lists and search
 
     def list(
-        self, limit: int = 50, after: ConversationSummary | None = None
+        self, limit: int = 50, after: ConversationSummary | None = None, *, archived: bool = False
     ) -> Sequence[ConversationSummary]:
-        """Up to `limit` conversations, the last updated first.
+        """Up to `limit` conversations, pinned ones first, and then the last updated first.
 
         Args:
             after: the last summary of the previous page; None for the first page.
+            archived: those that are archived, instead of the others.
         """
         if not self._list_checked:
             self._list_checked = True
             self.check_conversations()
         with self.reading() as db:
-            return summary_page(db, limit, after)
+            return summary_page(db, limit, after, archived=archived)
+
+    def newest(self) -> ConversationSummary | None:
+        """The conversation that was last updated and is not archived; None if there is none."""
+        with self.reading() as db:
+            return newest_summary(db)
 
     def count(self) -> int:
         """The number of conversations that are not deleted."""

@@ -7,7 +7,8 @@ from math import inf
 from typing import Any
 
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.rows import usable_time
+from qwen35_mlx.library.conversation import Shelf
+from qwen35_mlx.library.rows import SHELVES, shelf_of, usable_time
 from qwen35_mlx.text.folding import folded
 
 PREVIEW_WIDTH = 200
@@ -15,13 +16,12 @@ MAX_NAMED = 5
 # The order of lists: of the last change. Clocks may be wrong, so `updated` only comes second.
 NEWEST_FIRST = "changed DESC, updated DESC, id DESC"
 MAX_SHOWN = 80  # characters of a name in an error message
-_SELECT_SUMMARIES = f"""
-    SELECT id, title, model, created, updated, changed,
+_SUMMARY = f"""
+    SELECT id, title, model, created, updated, shelf, changed,
         (SELECT count(*) FROM messages WHERE conversation = c.id),
         coalesce((SELECT prompt_tokens + reply_tokens FROM messages
             WHERE conversation = c.id AND reply_tokens IS NOT NULL ORDER BY id DESC LIMIT 1), 0),
         coalesce((SELECT substr(content, 1, {PREVIEW_WIDTH}) FROM messages WHERE id = c.leaf), '')
-    FROM conversations c
 """
 
 
@@ -30,6 +30,7 @@ class ConversationSummary:
     """A conversation without its messages, for lists.
 
     Attributes:
+        shelf: pinned conversations are listed first, archived ones by themselves.
         changed: the place in the order of changes, which no clock can upset.
         messages: the number of messages on all paths.
         tokens: prompt and reply tokens of the newest turn; 0 before the first.
@@ -41,6 +42,7 @@ class ConversationSummary:
     model: str
     created: float
     updated: float
+    shelf: Shelf
     changed: int
     messages: int
     tokens: int
@@ -48,37 +50,48 @@ class ConversationSummary:
 
 
 def summary_page(
-    db: sqlite3.Connection, limit: int, after: ConversationSummary | None
+    db: sqlite3.Connection, limit: int, after: ConversationSummary | None, *, archived: bool
 ) -> Sequence[ConversationSummary]:
-    """Up to `limit` conversations, the last updated first.
+    """Up to `limit` conversations, pinned ones first, and then the last updated first.
 
     Args:
         after: the last summary of the previous page; None for the first page.
+        archived: those that are archived, instead of the others.
     """
-    where = "deleted IS NULL"
+    where = f"deleted IS NULL AND shelf {'=' if archived else '!='} {SHELVES['archived']}"
     values: tuple[Any, ...] = ()
     if after is not None:
         where += (
-            " AND (changed, updated, id) < (?, (SELECT updated FROM conversations WHERE id = ?), ?)"
+            " AND (shelf, changed, updated, id)"
+            " < (?, ?, (SELECT updated FROM conversations WHERE id = ?), ?)"
         )
-        values = (after.changed, after.id, after.id)
-    return _summaries(db, f"WHERE {where} ORDER BY {NEWEST_FIRST} LIMIT ?", (*values, limit))
+        values = (SHELVES[after.shelf], after.changed, after.id, after.id)
+    return _summaries(db, where, f"shelf DESC, {NEWEST_FIRST}", values, limit)
+
+
+def newest_summary(db: sqlite3.Connection) -> ConversationSummary | None:
+    """The conversation that was last updated and is not archived; None if there is none."""
+    where = f"deleted IS NULL AND shelf != {SHELVES['archived']}"
+    return next(iter(_summaries(db, where, NEWEST_FIRST, (), 1)), None)
 
 
 def deleted_summaries(db: sqlite3.Connection) -> Sequence[ConversationSummary]:
     """Conversations that are deleted but not purged, the last deleted first."""
-    return _summaries(db, "WHERE deleted IS NOT NULL ORDER BY deleted DESC, id DESC", ())
+    return _summaries(db, "deleted IS NOT NULL", "deleted DESC, id DESC")
 
 
 def _summaries(
-    db: sqlite3.Connection, which: str, values: tuple[Any, ...]
+    db: sqlite3.Connection, where: str, order: str, values: tuple[Any, ...] = (), limit: int = -1
 ) -> Sequence[ConversationSummary]:
-    rows = db.execute(_SELECT_SUMMARIES + which, values)
+    """Summaries of some conversations; only these are looked at further."""
+    some = f"SELECT * FROM conversations WHERE {where} ORDER BY {order} LIMIT ?"
+    rows = db.execute(f"{_SUMMARY} FROM ({some}) c ORDER BY {order}", (*values, limit))
     return [
         ConversationSummary(
-            *(number, title, model, usable_time(created), usable_time(updated)), *rest
+            *(number, title, model, usable_time(created), usable_time(updated), shelf_of(shelf)),
+            *rest,
         )
-        for number, title, model, created, updated, *rest in rows
+        for number, title, model, created, updated, shelf, *rest in rows
     ]
 
 

@@ -32,7 +32,7 @@ from qwen35_mlx.library.page_records import PageRecords, Record
 from qwen35_mlx.library.rows import DAMAGED, message_from_row, settings_from_json, usable_time
 
 _MESSAGE = re.compile("NI[NI]TTTTT[NT]TT[NI]{3}[NIF]{2}[NI][NIF][IF]I?")
-_CONVERSATION = re.compile("NTTTT[NI][IF][IF][NIF](II?)?")
+_CONVERSATION = re.compile("NTTTT[NI][IF][IF][NIF](II?I?)?")
 DAMAGED_TITLE = "(damaged)"
 # Columns of floats, of which SQLite stores whole numbers as integers.
 _REAL = {"prefill_seconds", "decode_seconds", "thinking_seconds", "created", "updated", "deleted"}

@@ -1,7 +1,7 @@
 """Adds the conversations of a damaged database to a library."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qwen35_mlx.errors import Qwen35Error
@@ -104,6 +104,7 @@ def _add_once(
         ).fetchall()
         for (number,) in same_time:
             stored = library.conversation(number, deleted=deleted is not None)
+            stored = replace(stored, shelf=conversation.shelf)
             if stored.draft == conversation.draft and to_json(stored) == to_json(conversation):
                 return number, False
         number = library.add_conversation(conversation)

@@ -1,6 +1,7 @@
 """Converts messages and chat settings to and from the columns of the database."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
@@ -10,12 +11,15 @@ from qwen35_mlx.library.conversation import (
     ChatSettings,
     Message,
     Role,
+    Shelf,
     Usage,
 )
 from qwen35_mlx.library.database_errors import DamagedError
 
 # In the year 5138. What is more counts other units: seconds of today have ten digits.
 MAX_SECONDS = 1e11
+# As the database has them: greater ones come first in lists.
+SHELVES: Mapping[Shelf, int] = {"pinned": 1, "listed": 0, "archived": -1}
 # The error of a message whose checksum differs.
 DAMAGED = "damaged on disk: the text may differ from what was written"
 
@@ -31,7 +35,8 @@ def message_from_row(row: tuple[Any, ...]) -> Message:
     del values["conversation"]
     usage = {name: values.pop(name) for name in USAGE_COLUMNS}
     values["usage"] = None if usage["prompt_tokens"] is None else Usage(**usage)
-    values["tool_calls"] = tuple(_read_json(values["tool_calls"] or "[]", list))
+    calls = values["tool_calls"]
+    values["tool_calls"] = tuple(_read_json(calls, list)) if calls else ()
     values["created"] = usable_time(values["created"])
     return Message(**values)
 
@@ -78,6 +83,14 @@ def row_from_message(message: Message) -> dict[str, Any]:
         "thinking_seconds": message.thinking_seconds,
         "created": usable_time(message.created),
     }
+
+
+def shelf_of(value: object) -> Shelf:
+    """The shelf in a column; a damaged one is "listed"."""
+    for shelf, number in SHELVES.items():
+        if number == value:
+            return shelf
+    return "listed"
 
 
 def usable_time(time: object) -> float:

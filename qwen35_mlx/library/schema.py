@@ -159,9 +159,12 @@ _ORDER = (
     "CREATE INDEX conversations_by_change ON conversations (changed, updated, id)"
     " WHERE deleted IS NULL",
 )
+# Which conversations are pinned (1) and which are archived (-1). A checksum does not cover it.
+_SHELVES = ("ALTER TABLE conversations ADD COLUMN shelf INTEGER NOT NULL DEFAULT 0",)
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     *(_TABLES, _SEARCH, _CHECKS),
     (*_FOLDED_SEARCH, *_ORDER),
+    _SHELVES,
 )
 
 

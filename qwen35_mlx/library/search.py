@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qwen35_mlx.library.conversation import Role
+from qwen35_mlx.library.conversation import Role, Shelf
 from qwen35_mlx.library.listing import NEWEST_FIRST
-from qwen35_mlx.library.rows import usable_time
+from qwen35_mlx.library.rows import shelf_of, usable_time
 from qwen35_mlx.text.folding import folded, folded_spans, unfolded_index
 
 # The length of the substrings in the index. Shorter terms need a scan of the messages.
@@ -89,12 +89,14 @@ class ConversationHits:
     Attributes:
         best: its best message, or its title if no message matches.
         messages: how many messages match, of the newest `MOST_ROWS` in the library.
+        shelf: of the conversation: archived ones are found, too.
     """
 
     conversation: int
     title: Snippet
     best: Hit
     messages: int
+    shelf: Shelf
 
 
 def parse_query(text: str) -> Query:
@@ -122,8 +124,13 @@ def find_conversations(
         if kept is None or new > rank:
             rank, kept = new, found.hit(query)
         best[found.conversation] = rank, kept, number + 1
+    shelves: dict[int, int] = dict(
+        db.execute("SELECT id, shelf FROM conversations WHERE deleted IS NULL AND shelf != 0")
+    )
     return [
-        ConversationHits(at, make_snippet(hit.title, query), hit, number)
+        ConversationHits(
+            at, make_snippet(hit.title, query), hit, number, shelf_of(shelves.get(at, 0))
+        )
         for at, (_, hit, number) in list(best.items())[:limit]
     ]
 

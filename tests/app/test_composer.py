@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from qwen35_chat.attachments import Chips, attached, files_below, taken_apart
+from qwen35_chat.attachments import Chips, attached, draft_in_full, files_below, taken_apart
 from qwen35_chat.completion import commands_for, files_for, ranked
 from qwen35_chat.history import History
 from qwen35_chat.readable_files import read_text_file
@@ -12,6 +12,7 @@ from qwen35_chat.screens.page import Page
 from textual import events
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.events import Failed
 from tests.app.drive import chat
 
@@ -210,13 +211,54 @@ async def test_a_long_paste_is_a_chip_that_is_sent_in_full_and_expands(home: Pat
         assert at.sent == [text]
 
 
-async def test_a_draft_holds_the_paste_itself(home: Path) -> None:
+async def test_a_draft_holds_the_pastes_which_are_chips_again_after_a_restart(home: Path) -> None:
     text = "x" * 5000
     async with chat(home) as at:
+        await at.press(*"see ")
         at.composer.post_message(events.Paste(text))
         await at.pilot.pause()
+        await at.press(*" and ")
+        at.composer.put_output("a\n" * 30)
+        at.composer.put_back("see [paste 1: 5,000 characters] and")
+        await at.pilot.pause()
+        typed = at.typed
+        assert typed.startswith("see [paste 1: 5,000 characters] and\n[output 2: ")
+        await at.until(lambda: draft_in_full(at.library.draft(None)) == at.composer.whole)
+        at.library.close()
+    async with chat(home, library=(library := Library(home))) as at:
+        await at.until(lambda: at.typed == typed)
+        whole = f"see {text} and\n" + "a\n" * 30 + "\n"
+        assert at.composer.whole == whole
+        await at.press("enter")
+        assert at.sent == [whole]
+        await at.until(lambda: not library.draft(None))
+
+
+async def test_an_edit_that_is_left_brings_back_the_chip(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "two")
+        at.composer.post_message(events.Paste("x" * 5000))
+        await at.pilot.pause()
+        await at.press("f4")
+        assert at.typed == "one"
+        await at.until(lambda: "x" * 5000 in at.library.draft(1))
+        await at.press("escape")
         assert at.typed == "[paste 1: 5,000 characters]"
-        await at.until(lambda: at.library.draft(None) == text)
+        assert at.composer.whole == "x" * 5000
+
+
+def test_a_draft_has_its_pastes_between_marks_that_no_text_has() -> None:
+    chips = Chips()
+    name = chips.chip("\ufdd0b\ufdd1\ufdd2" + "a\n" * 50)
+    stored = chips.stored(f"\ufdd2so {name} [paste 9: 20 lines]")
+    assert draft_in_full(stored) == "so b" + "a\n" * 50 + " [paste 9: 20 lines]"
+    other = Chips()
+    other.chip("c" * 9000)
+    restored = other.restored(stored)
+    assert restored == "so [paste 2: 50 lines] [paste 9: 20 lines]"
+    assert other.expanded(restored) == draft_in_full(stored)
+    assert other.stored(restored) == stored  # so that it counts as stored
+    assert other.restored("an earlier version's\ufdd0") == "an earlier version's"
 
 
 def test_a_chip_that_was_changed_is_text() -> None:

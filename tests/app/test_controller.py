@@ -167,6 +167,25 @@ def test_the_rate_counts_pieces_as_they_came_and_needs_some_time(window: LoneCon
     assert window.turn.rate() == 30.0
 
 
+@pytest.mark.parametrize("end", [done(), Cancelled(), Failed("lost")])
+@pytest.mark.parametrize("answered", [True, False])
+def test_at_its_end_a_reply_shows_the_time_of_thinking_that_is_stored(
+    window: LoneController, end: Event, *, answered: bool
+) -> None:
+    number = loaded(window).store_turn("one")
+    window.send("two")
+    user = add_message(window.library, number, 1, "user", "two").id
+    stored = begin_reply(window.library, number, user, "demo")
+    window.after(TurnStarted(number, user, stored.id), Thinking("hm"))
+    window.time.now = 0.37
+    if answered:
+        assert ThinkingEnded(0.37) in window.after(Answer("so"))
+    window.library.save(replace(stored, thinking="hm", thinking_seconds=0.31))
+    shown = window.after(end)
+    assert shown[0] == ThinkingEnded(0.31)
+    assert isinstance(shown[1], TurnEnded)
+
+
 def test_a_tool_call_ends_the_thinking_and_counts_as_a_reply(window: LoneController) -> None:
     call = ToolCall("now", {"zone": "UTC"})
     loaded(window).send("one")

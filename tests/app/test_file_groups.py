@@ -8,7 +8,7 @@ from qwen35_chat import file_groups
 from qwen35_chat.attachments import attached
 from qwen35_chat.fake import CONTEXT
 from qwen35_chat.file_groups import file_group, names_file
-from qwen35_chat.group_question import ask_about
+from qwen35_chat.file_question import ask_about, may_need_question
 from qwen35_chat.screens.answers import ARMED_SECONDS
 from qwen35_chat.tokens import TokenCounter
 
@@ -166,15 +166,69 @@ def test_a_file_of_two_groups_is_sent_once(folder: Path) -> None:
 
 def test_the_question_has_the_tokens_of_each_file_and_their_share(folder: Path) -> None:
     write(folder, "src/c.py", text="word " * 800)
-    groups = attached("@src/", folder).groups
-    question = ask_about(groups, TokenCounter(), 4_000)
+    found = attached("@src/", folder)
+    question = ask_about(found, TokenCounter(), 4_000, 0)
+    assert question is not None
     assert question.title == "Send 3 files of src/?"
     lines = question.text.split("\n")
     assert question.summary == "About 1,002 tokens, 25% of the 4,000 left in the context"
     assert lines == ["1,000  src/c.py", "    1  src/deep/d.py", "    1  src/deep/e.md"]
-    assert ask_about(groups, TokenCounter(), None).summary == "About 1,002 tokens"
+    unknown = ask_about(found, TokenCounter(), None, 0)
+    assert unknown is not None
+    assert unknown.summary == "About 1,002 tokens"
     with pytest.raises(Qwen35Error, match="3 files with about 1,002 tokens, and 1,002 are left"):
-        ask_about(groups, TokenCounter(), 1_002)
+        ask_about(found, TokenCounter(), 1_002, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "title", "answer"),
+    [
+        ("@big.txt", "Send big.txt?", "Send 1 file"),
+        ("@big.txt @small.txt", "Send big.txt and small.txt?", "Send 2 files"),
+        ("@big.txt @small.txt @src/c.py", "Send big.txt and 2 others?", "Send 3 files"),
+        ("@small.txt @src/", "Send 4 files?", "Send 4 files"),
+        ("@small.txt", "", ""),
+    ],
+)
+def test_a_tenth_of_the_context_needs_a_question(
+    message: str, title: str, answer: str, folder: Path
+) -> None:
+    write(folder, "big.txt", text="word" * 400)
+    write(folder, "small.txt", text="word" * 399)
+    found = attached(message, folder)
+    question = ask_about(found, TokenCounter(), 4_000, 4_000)
+    assert question is None if not title else question is not None
+    if question is not None:
+        assert (question.title, question.yes) == (title, answer)
+        assert "left in the context" in question.summary
+    assert may_need_question(found, 4_000)  # by its characters
+
+
+def test_few_characters_or_an_unknown_context_need_no_count(folder: Path) -> None:
+    write(folder, "big.txt", text="x" * 400)
+    found = attached("@big.txt", folder)
+    assert may_need_question(found, 4_000)
+    assert not may_need_question(found, 4_001)
+    assert not may_need_question(found, 0)
+    with pytest.raises(Qwen35Error, match=r"about 100 tokens, and 90 .*: give a part of it"):
+        ask_about(found, TokenCounter(), 90, 900)
+
+
+async def test_a_large_file_is_sent_after_a_question(home: Path) -> None:
+    write(Path(), "big.txt", text="word " * (CONTEXT // 5))
+    async with chat(home) as at:
+        await at.send("see @big.txt")
+        await at.until(lambda: "Send big.txt?" in at.text)
+        assert "left in the context" in " ".join(at.text.split())
+        at.clock.now += 2 * ARMED_SECONDS
+        await at.press("escape")
+        assert (at.sent, at.typed) == ([], "see @big.txt")
+        await at.press("ctrl+c")
+        await at.send("see @big.txt")
+        await at.until(lambda: "Send big.txt?" in at.text)
+        at.clock.now += 2 * ARMED_SECONDS
+        await at.press("enter")
+        assert at.sent == [attached("see @big.txt", Path()).text]
 
 
 async def asked(at: Driver) -> None:
@@ -247,3 +301,13 @@ def test_plain_mode_without_a_user_sends_no_folder(home: Path) -> None:
     assert "nobody can agree" in session.run("see @src/")
     assert session.engine.sent == []
     session.library.close()
+
+
+def test_plain_mode_asks_about_a_large_file_if_there_is_a_user(home: Path) -> None:
+    write(Path(), "big.txt", text="word " * (CONTEXT // 5))
+    for attended in (True, False):
+        session = PlainChat(home, attended=attended)
+        text = session.run("see @big.txt", *(["no"] if attended else [reply("fine")]))
+        assert ("Send big.txt?" in text) is attended
+        assert bool(session.engine.sent) is not attended
+        session.library.close()

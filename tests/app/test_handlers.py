@@ -35,6 +35,9 @@ class FakeComposer:
     def whole(self) -> str:
         return self.text.replace("[paste]", "a long paste")
 
+    def stored(self, text: str) -> str:
+        return text.replace("[paste]", "<a long paste>")
+
     def set_text(self, text: str) -> None:
         self.text = text
 

@@ -24,6 +24,21 @@ def test_the_app_never_imports_mlx() -> None:
     assert not loaded_after("import qwen35_chat.app") & HEAVY
 
 
+def test_the_first_frame_waits_for_no_list_formula_export_or_download() -> None:
+    later = {
+        *(
+            "qwen35_chat.screens.lists",
+            "qwen35_chat.screens.models",
+            "qwen35_chat.screens.question",
+        ),
+        *("qwen35_chat.models", "qwen35_chat.drawing.latex.nodes", "qwen35_chat.html_export"),
+        *("qwen35_mlx.checkpoint.hub", "qwen35_mlx.model.config", "markdown_it"),
+    }
+    code = f"import sys, qwen35_chat.runtime, qwen35_chat.app; print({later} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_reading_the_settings_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text('theme = "light"\n')
     code = f"""

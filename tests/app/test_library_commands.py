@@ -1,6 +1,7 @@
 """`--list`, `--export`, `--import`, `--backup`, `--rescue`: plain output, one-line errors."""
 
 import io
+import json
 import shlex
 import shutil
 import subprocess
@@ -70,7 +71,7 @@ def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> N
     exported = capsysbinary.readouterr().out
     file = tmp_path / "file.json"
     file.write_bytes(exported)
-    assert main(["--import", str(file)]) == 0
+    assert main(["--import", str(file), "--again"]) == 0
     assert capsysbinary.readouterr().out == b"3\n"
     with Library(two) as library:
         assert to_json(library.conversation(3)).encode() == exported
@@ -78,6 +79,48 @@ def test_an_export_can_be_imported(two: Path, tmp_path: Path, capsysbinary) -> N
     text = capsysbinary.readouterr().out.decode()
     assert text.startswith("# Tea for two\n")
     assert text.endswith("## You\n\nTea for two\n\n## Assistant\n\nGern — 😀\n")
+
+
+def test_what_is_there_already_is_not_imported_again(two: Path, tmp_path: Path, capsys) -> None:
+    files: list[str] = []
+    for number in (1, 2):
+        assert main(["--export", str(number), "--format", "json"]) == 0
+        files.append(str(tmp_path / f"{number}.json"))
+        Path(files[-1]).write_text(capsys.readouterr().out, encoding="utf-8")
+    with Library(two) as library:  # what was changed since makes no other conversation of it
+        library.rename(1, "Another title")
+        add_message(library, 1, 2, "user", "And milk?")
+        library.delete(2)
+    assert main(["--import", files[0]]) == 0
+    there = "1 conversation is there already, nothing is imported; --again adds it once more\n"
+    assert capsys.readouterr() == ("", there)
+    assert main(["--import", files[1]]) == 0  # was deleted
+    assert capsys.readouterr().out == "3\n"
+    changed = json.loads(Path(files[1]).read_text(encoding="utf-8"))
+    changed["messages"][1]["content"] = "Another reply"
+    Path(files[1]).write_text(json.dumps(changed), encoding="utf-8")
+    assert main(["--import", files[1]]) == 0
+    assert capsys.readouterr().out == "4\n"
+    assert main(["--import", files[0], "--again"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err.partition(";")[0]) == ("5\n", "1 conversation imported")
+    assert main(["--again"]) == 2
+
+
+def test_an_archive_that_has_grown_adds_what_is_new(tmp_path: Path, capsys) -> None:
+    rows = [
+        {"id": f"{n}", "conversation_id": f"c{n}", "datetime_utc": f"2024-01-0{n}T00:00:00"}
+        | {"model": "m", "prompt": f"question {n}", "response": f"answer {n}"}
+        for n in (1, 2, 3)
+    ]
+    file = tmp_path / "logs.json"
+    file.write_text(json.dumps(rows[:2]), encoding="utf-8")
+    assert main(["--import", str(file)]) == 0
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    assert main(["--import", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "1\n2\n3\n"
+    assert "1 conversation imported, 2 there already; " in err
 
 
 def test_a_backup_is_made_while_the_library_is_open(
@@ -224,3 +267,20 @@ def test_control_characters_do_not_reach_a_terminal(
     assert main(["--export", "2"]) == 0
     assert "Tea␛[31m for one" in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
+
+
+def test_the_list_has_pinned_ones_first_and_archived_ones_on_request(folder: Path, capsys) -> None:
+    with Library(folder) as library:
+        first, second, _ = [library.create(title=title) for title in ("one", "two", "three")]
+        library.shelve(first, "pinned")
+        library.shelve(second, "archived")
+    assert main(["--list"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split("  ")[-1] for row in rows] == ["(pinned) one", "three"]
+    assert main(["--list", "--archived"]) == 0
+    assert "two" in capsys.readouterr().out
+    assert main(["--list", "--archived", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["shelf"]) == (second, "archived")
+    assert main(["--archived"]) == 2
+    assert "--archived is for --list" in capsys.readouterr().err

@@ -193,7 +193,7 @@ async def test_a_persona_brings_its_model_if_that_is_here(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
-        "qwen35_chat.handlers.personas.installed",
+        "qwen35_chat.models.installed",
         lambda model, _: asked.append(model) or installed,
     )
     (prompts / "poet.md").write_text("---\nmodel: a/poet\n---\nRhyme.")

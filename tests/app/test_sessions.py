@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 
 from qwen35_mlx.session.requests import Compact, Edit, Open, Retry, Select
 from tests.app.drive import chat, reply
@@ -279,6 +280,43 @@ async def test_rename_delete_undo_and_export_in_the_list(home: Path) -> None:
         assert {s.title for s in at.library.list()} == {"two", "one more"}
 
 
+async def test_pin_and_archive_in_the_list(home: Path) -> None:
+    async with chat(home, size=(100, 30)) as at:
+        for text in ("about rivers", "about trees", "about lakes"):
+            await at.turn(text, "yes")
+            await at.press("ctrl+n")
+            await at.shown()
+
+        def order() -> list[str]:
+            rows = at.text.partition("Enter opens")[0]
+            found = {rows.find(f"about {word}"): word for word in ("rivers", "trees", "lakes")}
+            return [found[place] for place in sorted(found) if place >= 0]
+
+        await at.press("ctrl+s")
+        assert order() == ["lakes", "trees", "rivers"]
+        assert "Ctrl+T pin" in at.text
+        await at.press("down", "down", "ctrl+t")
+        await at.until(lambda: "Pinned: about rivers" in at.text)
+        await at.until(lambda: order()[0] == "rivers")
+        await at.press("ctrl+t")
+        await at.until(lambda: "No longer pinned: about rivers" in at.text)
+        await at.press("ctrl+g")
+        await at.until(lambda: "Archived: about rivers; Ctrl+L shows" in at.text)
+        await at.press("escape", "ctrl+s")
+        await at.until(lambda: order() == ["lakes", "trees"])
+        await at.press("ctrl+l")
+        await at.until(lambda: order() == ["rivers"])
+        assert "Archived conversations" in at.text
+        await at.press("ctrl+l", *"rivers")
+        await at.until(lambda: "archived ·" in at.text)
+        await at.press("ctrl+g")
+        await at.until(lambda: "Back in the list: about rivers" in at.text)
+        await at.press("escape", "ctrl+s")
+        await at.until(lambda: order() == ["lakes", "trees", "rivers"])
+        await at.press("ctrl+l")
+        await at.until(lambda: "Nothing is archived" in at.text)
+
+
 async def test_export_to_json(home: Path) -> None:
     async with chat(home) as at:
         await at.turn("one")
@@ -332,7 +370,7 @@ async def test_keys_wait_for_the_rows_that_they_are_for(
         library, released = at.controller.library, threading.Event()
         listed = library.list
 
-        def slow(limit: int) -> object:
+        def slow(limit: int, *, archived: bool) -> object:
             assert released.wait(20)
             return listed(limit)
 
@@ -345,3 +383,40 @@ async def test_keys_wait_for_the_rows_that_they_are_for(
         await at.until(lambda: "Title; empty for an automatic one" in at.text)
         await at.press("end", *" more", "enter")
         assert "one more" in at.text
+
+
+@pytest.mark.parametrize("slow", [True, False])
+async def test_keys_right_behind_e_go_into_the_text_that_it_opens(
+    home: Path, monkeypatch: pytest.MonkeyPatch, *, slow: bool
+) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "two")
+        await at.press(*"draft", "tab", "up")
+        library, released = at.controller.library, threading.Event()
+        read = library.conversation
+
+        def conversation(number: int) -> object:
+            assert released.wait(20)
+            return read(number)
+
+        if slow:
+            monkeypatch.setattr(library, "conversation", conversation)
+        for key in "ec, no":
+            at.app.post_message(Key({" ": "space", ",": "comma"}.get(key, key), key))
+        await at.pilot.pause()
+        released.set()
+        await at.until(lambda: at.typed == "onec, no")
+        await at.press("escape")
+        assert at.typed == "draft"
+
+
+async def test_keys_behind_e_that_opens_nothing_act_as_usual(home: Path) -> None:
+    async with chat(home) as at:
+        await at.turn("one", "two")
+        await at.send("again")
+        await at.press("tab", "up")
+        for key in "ex":
+            at.app.post_message(Key(key, key))
+        await at.until(lambda: "a reply is being written" in at.text)
+        await at.until(lambda: at.typed == "x")  # as any letter that is no key of a message
+        assert not at.app.chat.transcript.opening

@@ -53,3 +53,17 @@ async def test_no_line_of_the_help_wraps_again(home: Path, width: int) -> None:
         await at.until(lambda: "Everywhere in the chat" in at.text)
         lines = str(help_text({}, text.content_region.width)).split("\n")
         assert text.content_region.height == len(lines)
+
+
+async def test_the_help_can_be_read_on_the_smallest_screen(home: Path) -> None:
+    async with chat(home, size=(20, 10)) as at:
+        await at.press("f1")
+        await at.settled()
+        rows = at.text.split("\n")
+        text = [row.strip() for row in rows[1:-1] if row.strip()]
+        assert len(text) >= 7
+        assert text[:3] == ["Everywhere in the", "chat", "Enter"]
+        assert "Esc goes back" in rows[-1]
+        await at.press("pagedown")
+        await at.settled()
+        assert "send the" not in at.text

@@ -1,5 +1,6 @@
 """How a chat begins: with a message, with a list, in plain mode; and words that are no commands."""
 
+import gc
 import json
 import runpy
 import sys
@@ -12,6 +13,8 @@ from qwen35_chat import runtime
 from qwen35_chat.main import main
 from qwen35_chat.options import Start
 from qwen35_chat.screens.lists import ConversationList
+from textual.css import stylesheet
+from textual.css.parse import parse
 
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import ChatSettings
@@ -129,7 +132,7 @@ def test_the_list_as_json(stored, capsys) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert [row["id"] for row in rows] == [3, 2, 1]
     assert rows[0].keys() == {
-        *("id", "title", "model", "created", "updated", "messages", "tokens", "preview")
+        *("id", "title", "shelf", "model", "created", "updated", "messages", "tokens", "preview")
     }
     assert rows[2]["title"] == "Rivers of Asia"
 
@@ -243,3 +246,60 @@ def test_a_part_of_a_title_is_one_of_several(home: Path, stored: Any) -> None:
         with pytest.raises(Qwen35Error, match="2 conversations"):
             library.resolve("of ")
         assert library.resolve("  tea   of ") == 3
+
+
+# The cost of the first frame
+
+
+async def test_until_the_first_frame_style_sheets_are_read_once_and_widgets_styled_once(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[str] = []
+    styled: list[list[object]] = []
+    update_nodes = stylesheet.Stylesheet.update_nodes
+
+    def count_parse(scope: str, css: str, *args: Any, **options: Any) -> Any:
+        parsed.append(css)
+        return parse(scope, css, *args, **options)
+
+    def count_update(sheet: Any, nodes: Any, *args: Any, **options: Any) -> None:
+        styled.append(list(nodes))
+        update_nodes(sheet, nodes, *args, **options)
+
+    monkeypatch.setattr(stylesheet, "parse", count_parse)
+    monkeypatch.setattr(stylesheet.Stylesheet, "update_nodes", count_update)
+    async with chat(home, size=(120, 40)) as at:
+        whole = [nodes for nodes in styled if at.app.chat in nodes]
+        assert len(whole) == 1  # Textual's own, when a screen becomes the current one
+        assert parsed.count(Path(str(at.app.css_path[0])).read_text()) == 1
+
+
+@pytest.mark.parametrize("theme", ["light", "ansi"])
+async def test_a_theme_holds_from_the_first_frame_on(theme: str, home: Path) -> None:
+    file = home / "settings.toml"
+    file.write_text(f'theme = "{theme}"\n')
+    async with chat(home, settings=file) as at:
+        shown = at.app.get_css_variables(), at.app.classes, at.app.native_ansi_color
+        background = at.app.chat.styles.background
+        at.app.use_theme("textual-dark")
+        await at.settled()
+        at.app.use_theme()
+        await at.settled()
+        again = at.app.get_css_variables(), at.app.classes, at.app.native_ansi_color
+        assert (shown, background) == (again, at.app.chat.styles.background)
+
+
+def test_garbage_is_collected_after_the_first_frame(
+    started: list[tuple[str, Start]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_frame(*_: object) -> int:
+        assert not gc.isenabled()
+        runtime.collect_garbage()
+        assert gc.isenabled()
+        gc.disable()
+        return 0
+
+    monkeypatch.setattr(runtime.ChatRuntime, "run_screen", first_frame)
+    assert main([]) == 0
+    assert gc.isenabled()

@@ -110,7 +110,7 @@ def test_a_library_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA user_version = 99")
     message = open_error(tmp_path)
-    assert "newer version (its format is 99, this one knows 4): update qwen35-mlx" in message
+    assert "newer version (its format is 99, this one knows 5): update qwen35-mlx" in message
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (99,)
         assert db.execute("SELECT count(*) FROM conversations").fetchone() == (20,)

@@ -4,11 +4,11 @@ Between words, and between the characters of Chinese and Japanese, except before
 after what opens (JIS X 4051, GB/T 15834). Korean has spaces between its words.
 """
 
-import re
 from bisect import bisect_right
 from itertools import pairwise
 
 from qwen35_chat.graphemes import cells_before, graphemes, starts
+from qwen35_chat.patterns import pattern
 
 # Code points a cell, and of a line; more have no width, and would make a line without an end.
 LONGEST_LINE, LEAST_LINE = 8, 64
@@ -33,7 +33,7 @@ _NO_END = (
 _SPACE = r"\t\n\r \u1680\u2000-\u2006\u2008-\u200a\u2028\u2029\u205f\u3000"
 _ATOM = rf"(?:[{_CJK}]|[^{_SPACE}{_CJK}]++)"
 # A word or a character, and the spaces after it; nothing at the end of a text.
-_UNITS = re.compile(
+_UNITS = pattern(
     rf"((?:{_ATOM}(?:(?<=[{_NO_END}]){_ATOM})*+(?:[{_NO_START}]++)?+)?+)([{_SPACE}]*+)"
 )
 
@@ -41,7 +41,7 @@ _UNITS = re.compile(
 def widest_unit(text: str) -> int:
     """The cells of the widest part that is not broken if it fits a line."""
     measured = _Measured(text)
-    return max(measured.cells_between(*unit.span(1)) for unit in _UNITS.finditer(measured.shape))
+    return max(measured.cells_between(*unit.span(1)) for unit in _UNITS().finditer(measured.shape))
 
 
 def break_offsets(text: str, width: int, hanging: int | None = None) -> list[int]:
@@ -56,7 +56,7 @@ def break_offsets(text: str, width: int, hanging: int | None = None) -> list[int
     most = max(LONGEST_LINE * width, LEAST_LINE)
     offsets: list[int] = []
     line = 0  # its first character
-    for unit in _UNITS.finditer(measured.shape):
+    for unit in _UNITS().finditer(measured.shape):
         start, word, end = unit.start(), unit.end(1), unit.end()
         within = word if hanging is None else max(word, end - hanging)
         long = measured.offsets[end] - measured.offsets[start] > most

@@ -1,26 +1,26 @@
 """Where a word begins and ends, for a double click."""
 
-import re
 import unicodedata
 
+from qwen35_chat.patterns import pattern
 from qwen35_chat.vim.edits import UnitText
 from qwen35_chat.vim.motions import run_end, run_start
 
-_WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
+_WIDE = pattern("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 _JOINER = "\u200d"
 # Both match the shape of a text, in which a letter is "w", one of a script that is written without
 # spaces "W", a mark on the character before it "m", and a sign outside ASCII "o".
 _IDENTIFIER = r"[Wm]*W[Wm]*|[wm]+|\s+|.m*"
-_CODE = re.compile(_IDENTIFIER)
+_CODE = pattern(_IDENTIFIER)
 # What holds a word together: a hyphen, an apostrophe, and the signs of paths, addresses and flags.
-_PROSE = re.compile(
+_PROSE = pattern(
     r"[Wm]*W[Wm]*"
     r"|(?:[wm]|[@#$%&+=?](?=[wm])|-(?=-?[wm])|(?<=[wm])'(?=[wm])"
     r"|\.(?=[wm/]|\./)|:(?=[wm/\\])|[/\\~](?=[wm~./\\-]))+"
     rf"|{_IDENTIFIER}"
 )
-_LETTERS = re.compile("[Wwm]*[Ww][Wwm]*")
-_PATH = re.compile(r"(?<![wm)\]])(?:[wm]+:/|~|\.{1,2})?/[wm.~/-]*[wm](?:[wm/%?=&#+:.-]*[wm/])?")
+_LETTERS = pattern("[Wwm]*[Ww][Wwm]*")
+_PATH = pattern(r"(?<![wm)\]])(?:[wm]+:/|~|\.{1,2})?/[wm.~/-]*[wm](?:[wm/%?=&#+:.-]*[wm/])?")
 
 
 def word_at(text: str, at: int, *, code: bool = False) -> tuple[int, int]:
@@ -30,9 +30,8 @@ def word_at(text: str, at: int, *, code: bool = False) -> tuple[int, int]:
         code: names are words, and paths that begin like one.
     """
     shape = _shape(text)
-    patterns = (_PATH, _CODE) if code else (_PROSE,)
-    for pattern in patterns:
-        for found in pattern.finditer(shape):
+    for words in (_PATH(), _CODE()) if code else (_PROSE(),):
+        for found in words.finditer(shape):
             if found.start() <= at < found.end():
                 return _one_word(text, shape, at, *found.span())
     return at, at
@@ -40,7 +39,7 @@ def word_at(text: str, at: int, *, code: bool = False) -> tuple[int, int]:
 
 def _one_word(text: str, shape: str, at: int, start: int, end: int) -> tuple[int, int]:
     """The word at `at` in a run, which has several where a script is written without spaces."""
-    if not _LETTERS.fullmatch(shape, start, end):
+    if not _LETTERS().fullmatch(shape, start, end):
         return start, end
     units = UnitText(text[start:end])
     unit = units.unit(at - start)
@@ -63,7 +62,7 @@ def _class(character: str) -> str:
     if character == _JOINER or unicodedata.category(character) in ("Mn", "Mc", "Me", "Sk"):
         return "m" if not character.isascii() else character
     if character.isalnum() or character == "_":
-        return "W" if _WIDE.match(character) else "w"
+        return "W" if _WIDE().match(character) else "w"
     if character == "\u2019":
         return "'"
     return character if character.isascii() else "o"

@@ -2,7 +2,6 @@
 
 from qwen35_chat.controller import Controller
 from qwen35_chat.handlers.view import ChatView
-from qwen35_chat.models import installed
 from qwen35_chat.personas import NEW, NO_PERSONA, Persona, new_persona, read_personas
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import visible_line
@@ -39,6 +38,8 @@ class PersonaHandler:
             self._view.list_personas(folder, personas, self.prompt)
 
     async def _use(self, persona: Persona) -> None:
+        from qwen35_chat.models import installed
+
         controller, model = self._controller, persona.model
         other = bool(model) and model != controller.model
         folders = controller.settings.folders

@@ -97,6 +97,10 @@ class ComposerView(Protocol):
         """The text with its pastes in full."""
         ...
 
+    def stored(self, text: str) -> str:
+        """A text that was in here, with its pastes, for a draft."""
+        ...
+
     def set_text(self, text: str) -> None: ...
 
     def suggest(self, text: str) -> None:

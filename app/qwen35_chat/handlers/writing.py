@@ -6,8 +6,8 @@ from qwen35_chat.attachments import Attachments, attached, taken_apart
 from qwen35_chat.controller import Controller
 from qwen35_chat.editor import edited
 from qwen35_chat.file_groups import names_file
+from qwen35_chat.file_question import ask_about, may_need_question
 from qwen35_chat.graphemes import cut
-from qwen35_chat.group_question import ask_about
 from qwen35_chat.handlers.shell import ShellHandler
 from qwen35_chat.handlers.view import ScreenView
 from qwen35_chat.mentions import AT_SIGNS, mentions
@@ -29,7 +29,7 @@ class WritingHandler:
             another start; None for a new message.
         branch_after: the reply that a new message is to follow beside `editing`; None for none.
         unsent: messages that wait for their files to be read.
-        draft_before_edit: what was in the composer before that.
+        draft_before_edit: what was in the composer before that, its pastes as chips.
     """
 
     def __init__(self, controller: Controller, view: ScreenView, greeting: str = ""):
@@ -44,8 +44,9 @@ class WritingHandler:
 
     @property
     def draft(self) -> str:
-        """All that is typed and not sent."""
-        parts = [*self.unsent, self._view.composer.whole, self.draft_before_edit]
+        """All that is typed and not sent, to be stored."""
+        composer = self._view.composer
+        parts = [*self.unsent, *map(composer.stored, (composer.text, self.draft_before_edit))]
         return "\n\n".join(part for part in parts if part)
 
     def send(self) -> None:
@@ -117,7 +118,7 @@ class WritingHandler:
         try:
             calls = self._controller.calls
             found = await calls.run("files", attached, text, Path(), typed or text)
-            if found.groups and not await self._agreed(found, editing):
+            if not await self._agreed(found, editing):
                 self._put_back(typed or text, editing)
                 return
             self._deliver(found.text, editing)
@@ -133,20 +134,22 @@ class WritingHandler:
             self._view.save_draft()
 
     async def _agreed(self, found: Attachments, editing: Message | None) -> bool:
-        """Whether the user wants to send the files of the folders and patterns."""
+        """Whether the user wants to send the files, where there is a question about them."""
         controller = self._controller
+        if not may_need_question(found, controller.context):
+            return True
         room = controller.room(edit=editing is not None)
         question = await controller.calls.run(
-            "models", ask_about, found.groups, controller.tokens, room
+            "models", ask_about, found, controller.tokens, room, controller.context
         )
-        return await self._view.confirm(question)
+        return question is None or await self._view.confirm(question)
 
     def _put_back(self, text: str, editing: Message | None) -> None:
         composer = self._view.composer
         if editing is None or self.editing is not None:
             composer.put_back(text)
             return
-        self.draft_before_edit, self.editing = composer.whole, editing
+        self.draft_before_edit, self.editing = composer.text, editing
         composer.set_text(text)
 
     def new_line(self) -> None:
@@ -176,7 +179,7 @@ class WritingHandler:
     def send_edit(self, message: Message, text: str) -> None:
         """Send `text` as another version of a message."""
         if self.editing is None:
-            self.draft_before_edit = self._view.composer.whole
+            self.draft_before_edit = self._view.composer.text
         self.editing, self.branch_after = message, None
         self._view.composer.set_text(text)
         self.send()
@@ -205,7 +208,7 @@ class WritingHandler:
         self._controller.require_idle()
         composer = self._view.composer
         if self.editing is None:
-            self.draft_before_edit = composer.whole
+            self.draft_before_edit = composer.text
         self.editing, self.branch_after = message, after
         written, files = (text, []) if message.role == "assistant" else taken_apart(text)
         # Files are attached again by their names; a file without its name stays in the text.

@@ -27,13 +27,12 @@ from qwen35_chat.handlers.tools import ToolHandler
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.handlers.writing import WritingHandler
 from qwen35_chat.options import EMPTY, Start
-from qwen35_chat.progress import download_outcome, short_name
+from qwen35_chat.progress import UNLOADED, download_outcome, short_name
 from qwen35_chat.screens.completer import Completer
 from qwen35_chat.screens.draft import ScreenDraft
 from qwen35_chat.screens.find import Find
 from qwen35_chat.screens.first import LOWEST_HIGH, FirstScreen
 from qwen35_chat.screens.key_bindings import chat_bindings
-from qwen35_chat.screens.models import UNLOADED
 from qwen35_chat.screens.notifier import Notifier
 from qwen35_chat.screens.progress_lines import ProgressLines
 from qwen35_chat.screens.tool_question import QuestionAsker
@@ -61,6 +60,8 @@ from qwen35_mlx.session.events import Loaded, Notice, ProcessesLost, Unloaded
 
 # Often enough to look continuous, rarely enough to leave the GIL to the model.
 POLLS_PER_SECOND = 15
+# While the user waits for a conversation, say, and no reply is written.
+QUICK_POLLS_PER_SECOND = 60
 DRAWING_SHARE = 0.1
 KEPT_NOTICES = 20
 
@@ -81,6 +82,7 @@ class ChatScreen(TypingScreen):
 
     # A low terminal has no room to spare around the composer.
     VERTICAL_BREAKPOINTS = [(0, "-low"), (LOWEST_HIGH, "-high")]  # noqa: RUF012
+    AUTO_FOCUS = ""  # the composer takes it
 
     def __init__(
         self,
@@ -113,6 +115,8 @@ class ChatScreen(TypingScreen):
         self.alone = AloneHandler(controller, self, self.quit)
         self.find = Find(self.transcript, self)
         self._begin = start
+        # What most terminals get: another class at the first frame restyles every widget.
+        self.update_classes({"-high": True, "-empty": start.conversation is None}, update=False)
         self._ready = ready
         self._lines = ProgressLines(controller, self.key, clock)
         self._turn_entries = TurnEntries(
@@ -245,7 +249,8 @@ class ChatScreen(TypingScreen):
     async def _watch_engine(self) -> None:
         """Show what changes."""
         while True:
-            await asyncio.sleep(1 / POLLS_PER_SECOND)
+            quick = self.controller.awaiting and not self.controller.busy
+            await asyncio.sleep(1 / (QUICK_POLLS_PER_SECOND if quick else POLLS_PER_SECOND))
             await self._drain()
 
     async def _drain(self) -> None:

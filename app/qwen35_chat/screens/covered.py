@@ -1,4 +1,7 @@
-"""The lists, questions and pages that cover the chat."""
+"""The lists, questions and pages that cover the chat.
+
+Their modules are imported when the first is shown, so that the first frame does not wait for them.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,21 +12,7 @@ from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import Work
 from qwen35_chat.personas import Personas
 from qwen35_chat.question import Question
-from qwen35_chat.screens.help_page import help_text, stats_text
-from qwen35_chat.screens.lists import (
-    ConversationList,
-    HistoryList,
-    Palette,
-    SettingsList,
-)
-from qwen35_chat.screens.models import ModelList
-from qwen35_chat.screens.page import Page
-from qwen35_chat.screens.personas import PersonaList
 from qwen35_chat.screens.picker import Ask
-from qwen35_chat.screens.question import QuestionScreen
-from qwen35_chat.screens.shell import ShellScreen
-from qwen35_chat.screens.themes import ThemeList
-from qwen35_chat.screens.tools import ToolList
 from qwen35_chat.screens.work import working_app
 from qwen35_chat.shell_command import Output
 from qwen35_chat.stats import Section
@@ -55,6 +44,8 @@ class CoveredScreen(Screen[None]):
         self.show_message(line, error=True)
 
     def palette(self) -> None:
+        from qwen35_chat.screens.lists import Palette
+
         self._pick(Palette(self.controller.settings.keys), self._run_chosen)
 
     def _run_chosen(self, name: str) -> None:
@@ -65,13 +56,21 @@ class CoveredScreen(Screen[None]):
         raise NotImplementedError
 
     def help(self) -> None:
+        from qwen35_chat.screens.help_page import help_text
+        from qwen35_chat.screens.page import Page
+
         keys = self.controller.settings.keys
         self.app.push_screen(Page("Keys and commands", lambda width: help_text(keys, width)))
 
     def show_stats(self, sections: Sequence[Section]) -> None:
+        from qwen35_chat.screens.help_page import stats_text
+        from qwen35_chat.screens.page import Page
+
         self.app.push_screen(Page("Figures", lambda _: stats_text(sections)))
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
+        from qwen35_chat.screens.lists import ConversationList
+
         shown = ConversationList(self.controller, words)
 
         def opened(row: str) -> Work:
@@ -87,30 +86,46 @@ class CoveredScreen(Screen[None]):
         raise NotImplementedError
 
     def list_models(self, then: Callable[[str], None]) -> None:
+        from qwen35_chat.screens.models import ModelList
+
         self._pick(ModelList(self.controller), then)
 
     def list_settings(self, change: Callable[[str, str], Work]) -> None:
+        from qwen35_chat.screens.lists import SettingsList
+
         controller = self.controller
         file, arguments = controller.settings_file.file, controller.template_arguments
         self._pick(SettingsList(lambda: controller.settings, file, change, arguments))
 
     def list_themes(self, then: Callable[[str], Work]) -> None:
+        from qwen35_chat.screens.themes import ThemeList
+
         self._pick(ThemeList(self.controller.settings), then)
 
     def list_personas(self, folder: Path, personas: Personas, then: Callable[[str], Work]) -> None:
+        from qwen35_chat.screens.personas import PersonaList
+
         self._pick(PersonaList(folder, personas, self.controller.own_prompt), then)
 
     def list_tools(self, toolbox: Toolbox) -> None:
+        from qwen35_chat.screens.tools import ToolList
+
         self._pick(ToolList(self.controller, toolbox))
 
     def list_history(self, texts: Sequence[str], then: Callable[[str], None]) -> None:
+        from qwen35_chat.screens.lists import HistoryList
+
         self._pick(HistoryList(texts), lambda row: then(texts[int(row)]))
 
     async def confirm(self, question: Question) -> bool:
         """Ask the user, within a worker; whether the answer is yes."""
+        from qwen35_chat.screens.question import QuestionScreen
+
         return await self.app.push_screen_wait(QuestionScreen(question, self.clock))
 
     def run_shell(self, command: str, then: Callable[[Output], None]) -> None:
+        from qwen35_chat.screens.shell import ShellScreen
+
         def ended(output: Output | None) -> None:
             if output is not None:
                 then(output)

@@ -48,7 +48,9 @@ class ScreenDraft:
         self._read_only = self._controller.read_only
         self._noted = ""
         self.loading = True
-        self._composer.set_text(typed)
+        self._composer.set_text("")
+        if typed:
+            self._composer.put_draft(typed)
         self._screen.run_worker(self._load, group="draft", exclusive=True)
 
     @property
@@ -65,7 +67,7 @@ class ScreenDraft:
         self._noted = draft
         self.loading = False
         if draft:
-            self._composer.put_back(draft)
+            self._composer.put_draft(draft)
 
     def named(self) -> None:
         """The conversation has its id, which it gets with its first message."""

@@ -11,6 +11,7 @@ from qwen35_chat.keys import shown_keys
 from qwen35_chat.mouse_actions import MOUSE_ACTIONS, MOUSE_TITLE
 from qwen35_chat.stats import Section
 
+NARROWEST = 8  # cells of the help of a command
 WIDE_HELP = 28  # cells, from which the help of a command stands beside its keys
 
 
@@ -53,5 +54,5 @@ def _help_line(named: str, does: str, width: int) -> list[str | tuple[str, str]]
             lines[-1] += f" {phrase}"
         else:
             lines.append(phrase)
-    lines = [part for line in lines for part in textwrap.wrap(line, max(width - 4, 20))]
+    lines = [part for line in lines for part in textwrap.wrap(line, max(width - 4, NARROWEST))]
     return [(f"{named.rstrip()}\n", "$text-accent"), *(f"    {line}\n" for line in lines)]

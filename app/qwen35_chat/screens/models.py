@@ -17,13 +17,12 @@ from qwen35_chat.models import (
     local_models,
     memory_of,
 )
-from qwen35_chat.progress import download_outcome, download_parts, size_of
+from qwen35_chat.progress import UNLOADED, download_outcome, download_parts, size_of
 from qwen35_chat.screens.picker import Picker, Row
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.terminal import visible
 
 POLLS_PER_SECOND = 4
-UNLOADED = "The model's memory was given back; the next message loads it again"
 COLUMNS = f"{'size':>8} {'needs':>8} {'KL':>5}{'':11}"
 KL = "KL: distance from the original, unquantised model; 0 is equal"
 FITS = {"fits": "$text-success", "tight": "$text-warning", "too large": "$text-error"}

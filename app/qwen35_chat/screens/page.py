@@ -12,6 +12,9 @@ from textual.widgets import Static
 from qwen35_chat.screens.picker import Cover
 from qwen35_chat.widgets.key_hints import with_keys
 
+LOWEST_HIGH = 16  # rows, from which there are margins
+NARROWEST = 8  # cells of text
+
 
 class Page(Cover[None]):
     """A text to read and scroll.
@@ -24,6 +27,9 @@ class Page(Cover[None]):
         Binding("escape,ctrl+c,f1,q,enter", "leave", "Back", priority=True),
     ]
 
+    # A low terminal has no room to spare around the text.
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (LOWEST_HIGH, "-high")]  # noqa: RUF012
+
     def __init__(self, title: str, text: Callable[[int], Content]):
         super().__init__()
         self._title = title
@@ -34,7 +40,7 @@ class Page(Cover[None]):
             yield Static(self._title, classes="title", markup=False)
             with VerticalScroll():
                 yield Static("", id="text", markup=False)
-            keys = "Up, Down, Page Up, Page Down scroll · Esc goes back"
+            keys = "Esc goes back · Up, Down, Page Up, Page Down scroll"
             yield Static(with_keys(keys), classes="hint")
 
     def on_mount(self) -> None:
@@ -45,4 +51,4 @@ class Page(Cover[None]):
 
     def _resized(self) -> None:
         text = self.query_one("#text", Static)
-        text.update(self._text(max(text.content_region.width, 20)))
+        text.update(self._text(max(text.content_region.width, NARROWEST)))

@@ -7,7 +7,7 @@ from qwen35_chat.disk_calls import Work
 from qwen35_chat.handlers.versions import VersionHandler
 from qwen35_chat.screens.covered import CoveredScreen
 from qwen35_chat.widgets.composer import Composer
-from qwen35_chat.widgets.transcript import TranscriptView
+from qwen35_chat.widgets.transcript import OPENS_TEXT, TranscriptView
 
 
 class PointedScreen(CoveredScreen):
@@ -51,6 +51,11 @@ class PointedScreen(CoveredScreen):
 
     def on_transcript_view_command(self, event: TranscriptView.Command) -> None:
         self.action_command(event.name)
+        if event.name in OPENS_TEXT:
+            self.perform(self._release_keys())  # after the work of the command
+
+    async def _release_keys(self) -> None:
+        self.transcript.release_keys()
 
     def on_transcript_view_left(self) -> None:
         self.composer.focus()

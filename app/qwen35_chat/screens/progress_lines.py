@@ -102,7 +102,7 @@ class ProgressLines:
             used=controller.used,
             usage=controller.usage,
             accepted=controller.accepted,
-            live_rate=turn.rate() if turn is not None else 0.0,
+            live_rate=round(turn.rate()) if turn is not None else 0,
             state=model_state(controller, self._key),
             mode=mode,
             modes=modes(controller),

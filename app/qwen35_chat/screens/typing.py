@@ -17,6 +17,7 @@ from qwen35_chat.screens.work import WorkQueue
 from qwen35_chat.terminal_driver import signals_for_others
 from qwen35_chat.widgets.composer import Composer
 from qwen35_chat.widgets.first_screen import Starts
+from qwen35_chat.widgets.transcript import OPENS_TEXT
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.library.conversation import Message
 
@@ -78,7 +79,12 @@ class TypingScreen(PointedScreen):
 
     def before_character(self, key: str) -> None:
         """A key that prints comes: it is typed, unless it is one of the marked message."""
-        if self.focused is not self.transcript or self.transcript.command(key, prints=True) is None:
+        transcript = self.transcript
+        here = self.focused is transcript
+        name = transcript.command(key, prints=True) if here else None
+        if here and (transcript.opening or name is not None):
+            transcript.opening = transcript.opening or name in OPENS_TEXT
+        else:
             self.to_composer()
 
     def perform_send(self, work: Work) -> None:

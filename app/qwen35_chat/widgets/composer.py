@@ -223,6 +223,14 @@ class Composer(HandTypedTextArea):
         """The text with its pastes in full."""
         return self.chips.expanded(self.text)
 
+    def stored(self, text: str) -> str:
+        """A text that was in here, with its chips, as `put_draft` takes it."""
+        return self.chips.stored(text)
+
+    def put_draft(self, draft: str) -> None:
+        """Put a draft before what is typed, its pastes as chips again."""
+        self.put_back(self.chips.restored(draft))
+
     def set_text(self, text: str) -> None:
         """Replace the text; a very long one is shown as a chip."""
         self.text = self.chips.chip(text, LONG_TEXT, LONG_TEXT_CHARACTERS) or text

@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 from textual import work
 from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 
 from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.drawing.layout import Layout
 from qwen35_chat.drawing.lines import Code
 from qwen35_chat.drawing.parts import Part
-from qwen35_chat.textual_private import set_virtual_size
+from qwen35_chat.textual_private import SteadyScrollView, set_virtual_size
 
 
-class LaidOutView(ScrollView):
+class LaidOutView(SteadyScrollView):
     """Entries, of which those in and near the view are laid out.
 
     Attributes:
@@ -68,6 +67,7 @@ class LaidOutView(ScrollView):
             self.scroll_y = self.scroll_target_y = (
                 self.max_scroll_y if self.rows.following else self.rows.top_line()
             )
+            self.vertical_scrollbar.draw()
             self.rows.keep_place(self.top)
         finally:
             self._laying_out = False

@@ -82,7 +82,7 @@ class Status(Widget):
         self.context = 0
         self.usage: Usage | None = None
         self.accepted: DraftCounts | None = None
-        self.live_rate = 0.0
+        self.live_rate = 0
 
     def update(self, **values: object) -> None:
         """Set any of the attributes."""
@@ -106,7 +106,7 @@ class Status(Widget):
             chips = (f" {form} " for form in forms)
             found.append(segment(*chips, rank=5 if n else 2, style="$text-primary on $panel"))
         if self.live_rate:
-            rate = f"~{self.live_rate:.0f}"
+            rate = f"~{self.live_rate}"
             found.append(segment(f"{rate} tok/s", f"{rate} t/s", rank=4))
         elif self.usage and self.usage.reply_tokens > 1:
             rate = f"{self.usage.decode_rate:.0f}"

@@ -19,6 +19,8 @@ from qwen35_chat.widgets.marking import LEAVE, Marking
 from qwen35_chat.widgets.selecting import AGAIN_SECONDS, Selecting
 from qwen35_chat.widgets.strips import StripCache
 
+OPENS_TEXT = ("mark_edit", "mark_branch")  # commands after which keys are for the composer
+
 
 class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
     """Entries, oldest first. It follows the end unless the user has scrolled up.
@@ -32,6 +34,7 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
     Attributes:
         marking: the message that is marked, and its keys.
         selecting: the text that is selected.
+        opening: a key has come that opens a text, and those behind it are for that.
     """
 
     ALLOW_SELECT = False  # a selection of Textual's has no place in a text
@@ -93,6 +96,8 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         self._pressed: tuple[TranscriptEntry, Part] | None = None  # what the button went down on
         self._link: Timer | None = None  # that opens in a moment
         self._strips = StripCache(self)
+        self.opening = False
+        self._held: list[events.Key] | None = None  # since that key was handled
 
     # Entries
 
@@ -264,14 +269,36 @@ class TranscriptView(LaidOutView, can_focus=True, inherit_bindings=False):
         """The command of a key; None of one that prints while no marked message can be seen."""
         return None if prints and not self.marking.in_view else self.marking.commands.get(key)
 
+    def release_keys(self) -> None:
+        """Pass the keys on that were typed until a text was open, or could not be opened."""
+        held, self._held = self._held or [], None
+        self.opening = False
+        for event in held:
+            self._pass_on(event)
+
+    def _pass_on(self, event: events.Key) -> None:
+        if (focused := self.screen.focused) is not None:
+            focused.post_message(events.Key(event.key, event.character))
+
     def on_key(self, event: events.Key) -> None:
+        if self._held is not None or self.screen.focused is not self:
+            event.stop()
+            event.prevent_default()
+            if self._held is not None:
+                self._held.append(event)
+            else:  # typed before the focus went on
+                self._pass_on(event)
+            return
         name = self.command(event.key, prints=event.is_printable)
         if name is None:
+            self.opening = self.opening and not event.is_printable
             return
         event.stop()
         event.prevent_default()
         if name == LEAVE and self.selecting.clear() and not self.marking.in_view:
             return
+        if name in OPENS_TEXT:
+            self._held, self.opening = [], True
         self.post_message(self.Command(name))
 
     def on_focus(self) -> None:
