@@ -54,10 +54,11 @@ def _no_garbage_in_the_suite() -> Generator[None]:
     """Keep the collected tests and the modules out of every collection of garbage.
 
     A whole one takes half a second with ten thousand tests, and each model that an engine unloads
-    begins one.
+    begins one. Others begin seldom: each app leaves much that lives on for a while.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "unfreeze", lambda: None)
         yield
