@@ -62,14 +62,14 @@ def compare(
         Qwen35Error: a model is not found or damaged, the tokenizers differ, the text is too short,
             or an argument does not fit.
     """
-    from qwen35_mlx.checkpoint.checkpoint import Checkpoint
     from qwen35_mlx.checkpoint.hub import resolve_adapter, resolve_checkpoint
+    from qwen35_mlx.checkpoint.opening import open_checkpoint
     from qwen35_mlx.evaluation.compare import compare_checkpoints
     from qwen35_mlx.text.tokenizer import Tokenizer
 
     names = str(a), str(b)
     paths = [resolve_checkpoint(name, notice=notice) for name in names]
-    checkpoints = [Checkpoint.open(path) for path in paths]
+    checkpoints = [open_checkpoint(path) for path in paths]
     if adapter_path is not None:
         checkpoints[1] = checkpoints[1].with_adapter(resolve_adapter(str(adapter_path)))
     tokenizers = [Tokenizer.from_files(one.text) for one in checkpoints]

@@ -6,8 +6,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.model.network import Network
 
 FOLDER = Path(__file__).parent / "goldens"
@@ -16,7 +16,7 @@ NAMES = sorted(path.name for path in FOLDER.iterdir())
 
 @cache
 def network(name: str, mtp: bool = False) -> Network:
-    return load_network(Checkpoint.open(FOLDER / name), dtype="float32", mtp=mtp)
+    return load_network(open_checkpoint(FOLDER / name), dtype="float32", mtp=mtp)
 
 
 @cache

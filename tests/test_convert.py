@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model, quantize_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.recipes import Quantization
 from qwen35_mlx.conversion import plan, planned_tensor
 from tests.checkpoint.cases import (
@@ -141,7 +141,7 @@ def test_mtp_is_kept_and_quantised_in_a_file_mlx_lm_does_not_read(source: Path, 
     mtp = load(out / "mtp.safetensors")
     assert all(name.startswith("language_model.mtp.") for name in mtp)
     assert not any(".mtp." in name for name in load(out / "model.safetensors"))
-    checkpoint = Checkpoint.open(out)
+    checkpoint = open_checkpoint(out)
     checkpoint.verify()
     assert checkpoint.has_mtp
     assert checkpoint.quantization("mtp.fc") == Quantization(64, 4)
@@ -159,7 +159,7 @@ def test_a_checkpoint_without_mtp_stays_without(tmp_path: Path):
     kept = {n: v for n, v in tensors.items() if not n.startswith("mtp.")}
     convert(str(write(tmp_path / "source", config, kept)), tmp_path / "out")
     assert not (tmp_path / "out" / "mtp.safetensors").exists()
-    assert not Checkpoint.open(tmp_path / "out").has_mtp
+    assert not open_checkpoint(tmp_path / "out").has_mtp
 
 
 def as_written(name: str, value: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -194,9 +194,9 @@ def test_a_plain_conversion_of_bfloat16_loses_nothing(tmp_path: Path, name: str)
     source = write(tmp_path / "source", config, half)
     convert(str(source), tmp_path / "out")
     convert(tmp_path / "out", tmp_path / "again")
-    before = load_network(Checkpoint.open(source))
+    before = load_network(open_checkpoint(source))
     for path in (tmp_path / "out", tmp_path / "again"):
-        after = load_network(Checkpoint.open(path))
+        after = load_network(open_checkpoint(path))
         logits = [net.logits(net(IDS, net.make_cache())) for net in (before, after)]
         assert mx.array_equal(*logits)
 
@@ -210,7 +210,7 @@ def test_one_tensor_in_float32_does_not_make_the_model_float32(tmp_path: Path):
     found = converted_weights(tmp_path / "out")
     assert found["model.embed_tokens.weight"].dtype == mx.float32  # nothing is lost
     assert found["lm_head.weight"].dtype == mx.bfloat16
-    assert Checkpoint.open(tmp_path / "out").dtype_of_most == mx.bfloat16
+    assert open_checkpoint(tmp_path / "out").dtype_of_most == mx.bfloat16
     text = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
     assert text["dtype"] == "bfloat16"
 

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.safetensors_writer import FileWriter
 from qwen35_mlx.conversion import plan
 from qwen35_mlx.convert import main
@@ -224,7 +224,7 @@ def test_ctrl_c_after_the_last_step_says_that_the_folder_is_complete(
     monkeypatch.setattr(sys.modules["qwen35_mlx.conversion.converter"], "sync_entries", interrupt)
     assert main(["--hf-path", str(source), "--mlx-path", str(out)]) == 130
     assert capsys.readouterr().err.endswith(f"interrupted: {out} is complete\n")
-    Checkpoint.open(out).verify()
+    open_checkpoint(out).verify()
 
 
 def test_a_left_over_folder_that_cannot_be_removed_is_named(
@@ -335,7 +335,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(source: Path, tm
     left = listing(tmp_path) - {"source"}
     assert left == {f".out.partial-{process.pid}"}
     with pytest.raises(Qwen35Error, match=r"has no config\.json"):
-        Checkpoint.open(tmp_path / left.pop())
+        open_checkpoint(tmp_path / left.pop())
 
     # The next run removes it, but neither folders of other names nor those of a running process.
     others = [f".out.partial-{os.getppid()}", ".out.partial-x", ".outer.partial-1"]
@@ -374,7 +374,7 @@ def test_an_empty_folder_becomes_the_result(source: Path, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
     convert(str(source), out)
-    Checkpoint.open(out).verify()
+    open_checkpoint(out).verify()
     assert listing(tmp_path) == {"source", "out"}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import remote
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion import float16
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.convert import main
@@ -138,7 +138,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_in_bfloat16(path: Path, experts: str = "switch_mlp", scale: float = 1.0) -> Path:
     """The demo model, plain, with an up projection that is scaled, and a down projection back."""
 
-    checkpoint = Checkpoint.open(demo.folder())
+    checkpoint = open_checkpoint(demo.folder())
     path.mkdir()
     tensors: dict[str, Any] = {}
     for name, shape in checkpoint.expected.items():
@@ -206,7 +206,7 @@ def test_a_product_of_activations_that_may_not_fit_keeps_bfloat16(
 
 
 def test_a_residual_stream_that_may_not_fit(source: Path, monkeypatch: pytest.MonkeyPatch):
-    checkpoint = Checkpoint.open(source)
+    checkpoint = open_checkpoint(source)
     assert float16.activation_problem(checkpoint) is None
     monkeypatch.setattr(float16, "_watch_products", lambda *_: None)
     monkeypatch.setattr(float16, "LARGEST", 1.0)

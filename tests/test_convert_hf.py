@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion import plan
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.convert import main
@@ -103,7 +103,7 @@ def test_quantised_matrices_are_their_dequantised_values(tmp_path: Path, mode: s
     source = write(tmp_path / "source", config, tensors)
     convert(source, tmp_path / "mlx", quantize=True, q_mode=mode)
     convert(tmp_path / "mlx", tmp_path / "hf", dequantize=True)
-    quantised, got = Checkpoint.open(tmp_path / "mlx"), stored(tmp_path / "hf")
+    quantised, got = open_checkpoint(tmp_path / "mlx"), stored(tmp_path / "hf")
     assert {n: v.shape for n, v in got.items()} == {n: v.shape for n, v in tensors.items()}
     for name, value in canonical(got).items():
         if quantised.quantization(name.removesuffix(".weight")) is None:

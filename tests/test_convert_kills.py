@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from qwen35_mlx.checkpoint import safetensors_writer
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from tests.checkpoint.cases import golden, listing, write
 from tests.checkpoint.cases import unmeasured as convert
@@ -170,6 +170,6 @@ def test_a_kill_at_any_system_call_leaves_a_complete_folder_or_none(
             convert(source, tmp_path / "out", quantize=True, resume=True)
             assert listing(tmp_path) == {"source", "out"}, inject
             assert files_of(tmp_path / "out") == expected, inject
-        Checkpoint.open(tmp_path / "out").verify()
+        open_checkpoint(tmp_path / "out").verify()
         shutil.rmtree(tmp_path / "out")
     print(f"{min(KILLS, len(points))} kills at {len(points)} system calls, {complete} complete")

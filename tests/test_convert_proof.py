@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
@@ -168,7 +169,7 @@ def unmarked(tmp_path: Path) -> Checkpoint:
     stored = json.loads(index.read_text())
     trunk = {k: v for k, v in stored["weight_map"].items() if v == "model.safetensors"}
     index.write_text(json.dumps(stored | {"weight_map": trunk}))
-    return Checkpoint.open(folder)
+    return open_checkpoint(folder)
 
 
 def test_a_text_of_the_users_confirms_the_norms_of_a_head(unmarked):

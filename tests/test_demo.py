@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.session.events import Answer, Done
 
@@ -70,7 +70,7 @@ def test_its_mtp_head_predicts_the_token_after_the_next_better_than_chance(demo)
     _, done = answer(demo.stream(question, thinking=True, temperature=0.0))
     reply = f"{done.message['reasoning_content']}\n</think>\n\n{done.message['content']}"
     ids = mx.array([prompt + demo.tokenizer.encode(reply)])
-    net = load_network(Checkpoint.open(demo.path), dtype="float32", mtp=True)
+    net = load_network(open_checkpoint(demo.path), dtype="float32", mtp=True)
     assert net.mtp is not None
     hidden = net(ids, net.make_cache())
     predicted = net.mtp(hidden[:, :-1], net.embed(ids[:, 1:]), KVCache())

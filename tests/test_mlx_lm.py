@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.converter import convert
 from tests.goldens import FOLDER, NAMES
 
@@ -28,7 +28,7 @@ def mlx_lm_logits(folder: Path) -> np.ndarray:
 
 
 def assert_agree(folder: Path) -> None:
-    net = load_network(Checkpoint.open(folder), dtype="float32")
+    net = load_network(open_checkpoint(folder), dtype="float32")
     hidden = net(mx.array([IDS]), net.make_cache())
     got, want = np.array(net.logits(hidden)[0]), mlx_lm_logits(folder)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-3)

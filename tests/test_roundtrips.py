@@ -14,6 +14,7 @@ from mlx_lm.utils import load_model
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from tests.checkpoint.cases import load
 from tests.checkpoint.cases import unmeasured as convert
@@ -33,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def logits(path: Path) -> np.ndarray:
     """Of all but two tokens at once, then one by one."""
-    network = load_network(Checkpoint.open(path), notice=lambda _: None)
+    network = load_network(open_checkpoint(path), notice=lambda _: None)
     cache, count = network.make_cache(), IDS.shape[1]
     pieces = mx.split(IDS, [count - 2, count - 1], axis=1)
     return np.concatenate([np.array(network.logits(network(ids, cache))[0]) for ids in pieces])
@@ -64,7 +65,7 @@ def note_on_activations(path: Path) -> list[str]:
         return []
     # The order is that of the files.
     more = f" and {len(names) - 1} more tensors"
-    line = next(line for line in Checkpoint.open(path).notes if line.endswith(more))
+    line = next(line for line in open_checkpoint(path).notes if line.endswith(more))
     assert line.removesuffix(more).split("'")[1] in names
     return [line]
 
@@ -80,13 +81,13 @@ def test_logits_are_those_of_the_meaning_before_and_after_a_conversion(
     source, written = SOURCES[name], folders(name)
     want = logits(written.plain)
     assert_close(logits(written.quantized), want)
-    checkpoint = Checkpoint.open(written.quantized)
+    checkpoint = open_checkpoint(written.quantized)
     assert list(checkpoint.notes) == note_on_activations(written.quantized)
     packed = packed_matrices(checkpoint)
     assert (source.packed in {m.quantization for m in packed.values()}) == bool(source.packed)
     assert bool(packed) == bool(source.packed)
     convert(written.quantized, tmp_path / "out")
-    result = Checkpoint.open(tmp_path / "out")
+    result = open_checkpoint(tmp_path / "out")
     after = packed_matrices(result)
     assert {n: m.quantization for n, m in after.items()} == {
         n: m.quantization for n, m in packed.items()
@@ -107,7 +108,7 @@ def test_requantised_matrices_have_the_error_of_the_new_quantisation(
     written = folders(name)
     summary = convert(written.quantized, tmp_path / "out", quantize=True, q_group_size=32, q_bits=6)
     assert summary.quantization
-    source, result = Checkpoint.open(written.plain), Checkpoint.open(tmp_path / "out")
+    source, result = open_checkpoint(written.plain), open_checkpoint(tmp_path / "out")
     assert result.dtype_of_most == mx.bfloat16
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["dtype"] == (
         "bfloat16"
@@ -138,18 +139,18 @@ def test_scales_of_another_dtype_stay_exact_unless_asked_otherwise(
 ):
     written = folders(name)
     kept = SOURCES[name].scales
-    assert Checkpoint.open(written.quantized).dtype_of_most == mx.bfloat16
+    assert open_checkpoint(written.quantized).dtype_of_most == mx.bfloat16
     exact = convert(written.quantized, tmp_path / "exact")
     (line,) = [line for line in exact.warnings if "scales keep their" in line]
     assert f"keep their {str(kept).removeprefix('mlx.core.')}," in line
     assert "--dtype bfloat16" in line
-    result = Checkpoint.open(tmp_path / "exact")
+    result = open_checkpoint(tmp_path / "exact")
     assert result.dtype_of_most == mx.bfloat16
     assert {m.dtype for m in packed_matrices(result).values()} == {kept}
     rounded = convert(written.quantized, tmp_path / "rounded", dtype="bfloat16")
     assert not [line for line in rounded.warnings if "scales" in line]
-    result = Checkpoint.open(tmp_path / "rounded")
-    plain = Checkpoint.open(written.plain)
+    result = open_checkpoint(tmp_path / "rounded")
+    plain = open_checkpoint(written.plain)
     for tensor, matrix in packed_matrices(result).items():
         assert matrix.dtype == mx.bfloat16
         got, meant = (c.plain(tensor).read(0, matrix.shape[0]) for c in (result, plain))
@@ -161,7 +162,7 @@ def test_scales_of_another_dtype_stay_exact_unless_asked_otherwise(
 def test_matrices_that_become_larger_are_said(tmp_path: Path, folders: Any, name: str):
     written = folders(name)
     lines: list[str] = []
-    load_network(Checkpoint.open(written.quantized), dtype="bfloat16", notice=lines.append)
+    load_network(open_checkpoint(written.quantized), dtype="bfloat16", notice=lines.append)
     found = [line for line in lines if "quantised matrices are in a form" in line]
     assert bool(found) == (SOURCES[name].packed is None)
     plain = convert(written.quantized, tmp_path / "plain")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from scripts import sanitize
 from scripts.benchmarks import convert as bench
@@ -28,6 +28,7 @@ BENCHMARKS = (
         "kv8",
         "matvec",
         "passes",
+        "ranks",
         "recipes",
         "server",
         "session",
@@ -97,7 +98,7 @@ def test_sources_of_the_converters_benchmark_are_of_their_kind(kind: str, tmp_pa
         write_gguf_source(path, kind.removeprefix("gguf "), 1, TINY)
     else:
         write_source(path, kind, 1, TINY)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     name = "model.layers.0.mlp.switch_mlp.up_proj.weight"
     assert isinstance(checkpoint.matrices[name], PackedMatrix) == (kind in PACKED)

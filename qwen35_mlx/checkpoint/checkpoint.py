@@ -13,37 +13,26 @@ from typing import Any
 import mlx.core as mx
 
 from qwen35_mlx.checkpoint.adapters.adapter import Adapter, Target
-from qwen35_mlx.checkpoint.adapters.files import read_adapter, read_unmerged, unused_adapter
-from qwen35_mlx.checkpoint.adapters.peft import is_adapter_tensor
+from qwen35_mlx.checkpoint.adapters.files import read_adapter, unused_adapter
 from qwen35_mlx.checkpoint.dtypes import floats_of, is_widened, most_common_dtype, network_dtype
 from qwen35_mlx.checkpoint.expected_tensors import check_tensors, readers_of
-from qwen35_mlx.checkpoint.folder import read_config, weight_files
-from qwen35_mlx.checkpoint.formats import hadamard
-from qwen35_mlx.checkpoint.formats.matrices import read_matrix
-from qwen35_mlx.checkpoint.formats.method import MODELOPT_CONFIG, read_method
 from qwen35_mlx.checkpoint.gguf.header import GGUFTensor
-from qwen35_mlx.checkpoint.gguf.model import read_gguf
 from qwen35_mlx.checkpoint.gguf_names import is_gguf_file
-from qwen35_mlx.checkpoint.index import index_notes, sum_of_sizes
-from qwen35_mlx.checkpoint.layouts import Parts, read_layout
-from qwen35_mlx.checkpoint.mtp import Head, Trunk, find_head, read_given_head, with_norms
+from qwen35_mlx.checkpoint.index import sum_of_sizes
+from qwen35_mlx.checkpoint.mtp import Head, with_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
-from qwen35_mlx.checkpoint.names import canonical_name
 from qwen35_mlx.checkpoint.parts import take_parts
-from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.checkpoint.tensor_readers import Matrix, PackedMatrix, RowReader, plain
 from qwen35_mlx.checkpoint.text_files import read_text_files
-from qwen35_mlx.files import read_json_object
 from qwen35_mlx.kernels.hadamard import HadamardRotation
 from qwen35_mlx.kernels.quantized import Quantization
-from qwen35_mlx.model.config import ModelConfig, Shard, check_model_type
-from qwen35_mlx.model.reconcile import reconcile
+from qwen35_mlx.model.config import ModelConfig, Shard
 from qwen35_mlx.model.weight_shapes import Shapes, mtp_tensors, trunk_tensors
 from qwen35_mlx.text.text_files import TextFiles
 
 
 class Checkpoint:
-    """A model on disk, opened with `Checkpoint.open`.
+    """A model on disk, opened by `open_checkpoint`.
 
     Attributes:
         path: the folder with config.json and safetensors files, or the GGUF file.
@@ -88,75 +77,6 @@ class Checkpoint:
         self.matrices = matrices
         self._readers = readers_of(matrices)
 
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        mtp: Path | None = None,
-        remote: Mapping[Path, RemoteFile] | None = None,
-    ) -> "Checkpoint":
-        """Read config.json and the headers of the weight files, but no weights.
-
-        Args:
-            mtp: the folder, or the safetensors or GGUF file, of the MTP head. None looks in the
-                checkpoint and beside it: see `checkpoint.mtp`.
-            remote: the files of which only the header is here.
-
-        Raises:
-            Qwen35Error: a file is missing or damaged, or it is not a Qwen3.5 checkpoint in a
-                supported layout or quantisation; or `mtp` has no head of this model. An MTP head
-                that is found and cannot be read is left out, with a note.
-        """
-        if is_gguf_file(path):
-            return cls._open_gguf(path, mtp)
-        config = read_config(path)
-        # Before the weights: "not Qwen3.5" is a better message than what they would lead to.
-        check_model_type(config)
-        method = read_method(config, read_json_object(path / MODELOPT_CONFIG))
-        stored = weight_files(path, remote)
-        tensors = {name: one for name, one in stored.items() if not is_adapter_tensor(name)}
-        packing, config = config, hadamard.plain_config(config)
-        model, notes = reconcile(config, list(filter(None, map(canonical_name, tensors))))
-        notes = (*index_notes(path), *notes)
-        shapes = trunk_tensors(model) | mtp_tensors(model)
-        blocks = hadamard.blocks_by_module(packing, shapes)
-
-        def read(module: str, parts: Parts) -> tuple[Matrix, list[str]]:
-            shape = shapes.get(f"{module}.weight")
-            signs = parts.get("signs") if blocks.get(module) else None
-            stored = {part: tensor for part, tensor in parts.items() if tensor is not signs}
-            matrix, unused = read_matrix(module, stored, method, shape[-1] if shape else None)
-            if module in blocks:
-                matrix = hadamard.rotated(module, matrix, blocks[module], signs)
-            return matrix, unused
-
-        of_head = {
-            raw for raw in tensors if (name := canonical_name(raw)) and name.startswith("mtp.")
-        }
-        own = {name: tensor for name, tensor in tensors.items() if name not in of_head}
-        layout = read_layout(own, path, model.num_experts, read)
-        unmerged = {name: tensor for name, tensor in stored.items() if name not in tensors}
-        files = sorted({tensor.path for tensor in (*own.values(), *unmerged.values())})
-        checkpoint = cls(path, config, model, layout.matrices, files, notes)
-        trunk = Trunk(
-            path,
-            model,
-            method,
-            {name: tensors[name] for name in of_head},
-            checkpoint.files,
-            layout.zero_centred,
-            layout.matrices.get("model.norm.weight"),
-            checkpoint._check_head,
-            remote or {},
-        )
-        head, lines = find_head(trunk) if mtp is None else (read_given_head(trunk, mtp), ())
-        unread = [*layout.unread, *(head.unread if head else ())]
-        checkpoint = checkpoint._with_head(head, (*_unread_note(unread), *lines))
-        if unmerged:
-            return checkpoint._fused(read_unmerged(path, unmerged, checkpoint._target))
-        checkpoint.notes += unused_adapter(path)
-        return checkpoint
-
     def with_adapter(self, path: Path) -> "Checkpoint":
         """This checkpoint with a LoRA adapter of PEFT or mlx-lm fused into its matrices.
 
@@ -168,13 +88,15 @@ class Checkpoint:
         Raises:
             Qwen35Error: as `read_adapter`.
         """
-        return self._fused(read_adapter(path, self._target))
+        return self.fused(read_adapter(path, self.target))
 
     @property
-    def _target(self) -> Target:
+    def target(self) -> Target:
+        """What an adapter of this model may change."""
         return Target(self.expected, self.model.num_experts, self.model.tie_word_embeddings)
 
-    def _fused(self, adapter: Adapter) -> "Checkpoint":
+    def fused(self, adapter: Adapter) -> "Checkpoint":
+        """This checkpoint with an adapter that was read for its `target`."""
         changed = self._with(adapter.fuse(self.matrices, self.expected))
         outdated = unused_adapter(self.path) if adapter.file.parent == self.path else ()
         kept = [note for note in self.notes if note not in outdated]
@@ -183,25 +105,8 @@ class Checkpoint:
         changed.adapter = adapter.file
         return changed
 
-    @classmethod
-    def _open_gguf(cls, path: Path, mtp: Path | None) -> "Checkpoint":
-        file = read_gguf(path)
-        model, notes = reconcile(file.config, file.tensors)
-        notes = (*notes, *_unread_note(file.left_out))
-        norms = None
-        if any(name.startswith("mtp.") for name in file.tensors):
-            norms = NormReading(frozenset(), certain=True)
-        checkpoint = cls(path, file.config, model, file.tensors, file.files, notes, norms)
-        if mtp is None:
-            return checkpoint
-        final_norm = file.tensors.get("model.norm.weight")
-        trunk = Trunk(
-            path, model, None, {}, checkpoint.files, False, final_norm, checkpoint._check_head
-        )
-        return checkpoint._with_head(read_given_head(trunk, mtp))
-
-    def _with_head(self, head: Head | None, notes: Sequence[str] = ()) -> "Checkpoint":
-        """This checkpoint with another MTP head, if there is one, and with more lines."""
+    def with_head(self, head: Head | None, notes: Sequence[str] = ()) -> "Checkpoint":
+        """This checkpoint with another MTP head, if there is one, and more lines for the user."""
         matrices = dict(self.matrices)
         if head is not None:
             matrices = {n: one for n, one in matrices.items() if not n.startswith("mtp.")}
@@ -220,7 +125,8 @@ class Checkpoint:
         changed.mtp_norms = NormReading(raw, certain=True)
         return changed
 
-    def _check_head(self, path: Path, matrices: Mapping[str, Matrix]) -> None:
+    def check_head(self, path: Path, matrices: Mapping[str, Matrix]) -> None:
+        """Check the tensors of an MTP head for this model, from a file. Errors: as `verify`."""
         check_tensors(path, matrices, mtp_tensors(self.model))
 
     @cached_property
@@ -357,10 +263,3 @@ class Checkpoint:
             Qwen35Error: a tensor is missing, unknown, or of a wrong shape or dtype.
         """
         check_tensors(self.path, self.matrices, self.expected)
-
-
-def _unread_note(unread: Sequence[str]) -> tuple[str, ...]:
-    if not unread:
-        return ()
-    more = f" and {len(unread) - 1} more tensors" if unread[1:] else ""
-    return (f"not read, as only other programs use them: '{unread[0]}'{more}",)

@@ -12,6 +12,7 @@ from qwen35_mlx.checkpoint import recipes
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_adapter, resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.index import ADAPTER_CONFIG, CONFIG
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.calibration import CalibrationText, measure_importance
 from qwen35_mlx.conversion.float16 import STREAMED_NOTE
 from qwen35_mlx.conversion.journal import JOURNAL, Journal, check_identity, completed
@@ -210,7 +211,7 @@ def convert(
             summary = run(source.checkpoint, source)
     else:
         path = resolve_checkpoint(str(hf_path), revision, notice=notice)
-        checkpoint = Checkpoint.open(path, head)
+        checkpoint = open_checkpoint(path, head)
         if notice:
             notice(f"Reading {path}")
         summary = run(checkpoint)
@@ -291,7 +292,7 @@ def _convert(
             write_durably(folder / CONFIG, json.dumps(plan.config, indent=4, sort_keys=True))
             # Only a result that opens, and computes, gets its final name.
             head = folder / MTP_FILE if MTP_FILE in plan.files else None
-            result = Checkpoint.open(folder, head)
+            result = open_checkpoint(folder, head)
             result.verify()
             proof = Proof(None, "it was not asked for")
             if task.verify and stream is not None:

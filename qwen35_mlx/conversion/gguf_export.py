@@ -10,6 +10,7 @@ import mlx.core as mx
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import Progress, resolve_checkpoint, resolve_head
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.gguf_file import write_gguf
 from qwen35_mlx.conversion.gguf_plan import check_type, plan_tensors
 from qwen35_mlx.conversion.mtp_head import confirm_mtp_norms
@@ -85,7 +86,7 @@ def export_gguf(
         check_type(gguf_type)
     out = absolute_user_path(gguf_path)
     path = resolve_checkpoint(str(hf_path), revision, notice=notice)
-    checkpoint = Checkpoint.open(path, None if mtp is None else resolve_head(str(mtp)))
+    checkpoint = open_checkpoint(path, None if mtp is None else resolve_head(str(mtp)))
     checkpoint.verify()
     if notice:
         notice(f"Reading {path}")

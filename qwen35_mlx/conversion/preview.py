@@ -11,6 +11,7 @@ import mlx.core as mx
 from qwen35_mlx.arguments import checked
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import find_checkpoint, find_head, resolve_adapter
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.remote import RemoteShards, open_remote
 from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.conversion.float16 import STREAMED_NOTE
@@ -182,7 +183,7 @@ def _opened(name: str, revision: str | None, head: str | None, stream: bool) -> 
             head_shards = _fetch(head, None, folder / "head")
             head_path, of_head = head_shards.folder, {**head_shards.headers}
         if path is not None:
-            yield _Source(Checkpoint.open(path, head_path, of_head), None, head_shards)
+            yield _Source(open_checkpoint(path, head_path, of_head), None, head_shards)
         else:
             option = "--stream" if stream else _OPTION
             shards = _fetch(name, revision, folder / "model", option)

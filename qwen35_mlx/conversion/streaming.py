@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.folder import weight_files
 from qwen35_mlx.checkpoint.names import canonical_name
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.remote import RemoteShards, open_remote
 from qwen35_mlx.checkpoint.safetensors import RemoteFile
 from qwen35_mlx.conversion.new_folder import leftovers, partial_path, source_path
@@ -37,12 +37,12 @@ class StreamedSource:
     ):
         """
         Args:
-            head: see `Checkpoint.open`.
+            head: see `open_checkpoint`.
             of_head: the files of `head` of which only the header is here.
         """
         self.shards = shards
         remote = {**shards.headers, **(of_head or {})}
-        self.checkpoint = Checkpoint.open(shards.folder, head, remote)
+        self.checkpoint = open_checkpoint(shards.folder, head, remote)
         self._needed: dict[str, set[str]] = {}  # shards by part
         for stored_name, tensor in weight_files(shards.folder, shards.headers).items():
             name = canonical_name(stored_name)
@@ -100,7 +100,7 @@ def streamed(
 
     Args:
         name: "org/repo".
-        head: see `Checkpoint.open`.
+        head: see `open_checkpoint`.
         resume: whether to use the shards that the conversion which is continued has left.
 
     Raises:

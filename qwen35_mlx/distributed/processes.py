@@ -55,6 +55,11 @@ class Processes:
         Raises:
             Qwen35Error: one does not come, or does not fit to the others.
         """
+        if place.pipeline and place.backend == "nccl":
+            raise Qwen35Error(
+                "over NCCL no process sends to the next alone, as a pipeline must: leave out "
+                "--parallel pipeline"
+            )
         parallel = _join(place)
         listener = Listener(place.address)
         about = {"port": listener.port, "token": listener.token, "pipeline": place.pipeline}

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
 from qwen35_mlx.errors import Qwen35Error
+from qwen35_mlx.generation import building
 from qwen35_mlx.generation.drafter import Drafter
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.kernels import gpu_kernel
-from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.cache import Cache, LastPasses
 from qwen35_mlx.model.network import Network
 
 # Bytes of keys and values up to which the next step is launched while the current one runs, where
@@ -46,15 +49,24 @@ def decode(
         Qwen35Error: one of `newest` has no embedding, or the logits are not finite.
     """
     reply = Reply(network, cache, sampler, before, revocable)
+    try:
+        yield from _tokens(reply, newest, drafter)
+    finally:
+        reply.forget_built()
+
+
+def _tokens(reply: "Reply", newest: Sequence[int], drafter: Drafter | None) -> Generator[int]:
+    """`decode`, but for a pass that may be left built and not begun."""
+    network, cache, sampler = reply.network, reply.cache, reply.sampler
     running = reply.launch(network.token_array(newest)[0])
     if drafter is not None and running.earlier is not None:
         drafter.read_chunk(newest[1:], running.earlier)
     while True:
         following = None
-        if drafter is None or (running.drafts is None and not drafter.wants_to_draft):
+        drafts_next = drafter is not None and drafter.wants_to_draft
+        if reply.is_ahead or (running.drafts is None and not drafts_next):
             # Before anything of the running pass is waited for.
-            reply.append(running.tokens)
-            following = reply.launch(running.tokens)
+            following = reply.follow(running, ahead=not drafts_next)
         accepted, token = reply.wait(running)
         kept = 0
         try:
@@ -110,6 +122,10 @@ class _Pass:
     def draft_count(self) -> int:
         return 0 if self.drafts is None else self.drafts.size
 
+    def begin(self) -> None:
+        """Let the device compute it."""
+        mx.async_eval(self.tokens, self.logit_sums, *([] if self.drafts is None else [self.drafts]))
+
 
 class Reply:
     """A reply in progress.
@@ -117,6 +133,8 @@ class Reply:
     Attributes:
         length: number of its tokens.
         ids: these tokens, [length] int32, if the sampler reads them; else empty.
+
+    Both count the tokens of passes that are built ahead.
     """
 
     def __init__(
@@ -128,34 +146,83 @@ class Reply:
         revocable: bool = False,
     ):
         self._revocable = revocable
-        self._network = network
-        self._cache = cache
-        self._sampler = sampler
+        self.network = network
+        self.cache = cache
+        self.sampler = sampler
+        self._built: Future[_Pass] | None = None
+        self._passes_before: LastPasses = ()  # `Cache.last_passes` before that one
         self.ids = mx.array([*before] if sampler.reads_reply else [], dtype=mx.int32)
         self.length = len(before)
 
     def append(self, tokens: mx.array) -> None:
         """Add sampled tokens, [n] int32."""
         self.length += tokens.size
-        if self._sampler.reads_reply:
+        if self.sampler.reads_reply:
             self.ids = mx.concatenate([self.ids, tokens])
 
     def launch(self, newest: mx.array, drafts: mx.array | None = None) -> _Pass:
         """Begin a pass over the newest tokens, [n], which the cache does not hold, and drafts."""
-        if self._cache.append_target_nbytes > OVERLAP_LIMIT:
+        if self.cache.append_target_nbytes > OVERLAP_LIMIT:
             mx.synchronize()
         if drafts is not None and not drafts.size:
             drafts = None
+        built = self._build(newest, drafts, revocable=self._revocable or drafts is not None)
+        built.begin()
+        return built
+
+    def follow(self, running: _Pass, *, ahead: bool) -> _Pass:
+        """Begin the pass after a running one that has no drafts.
+
+        Args:
+            ahead: whether the one after it may be built meanwhile. Then that one is the next, too.
+        """
+        if self._built is None:
+            self.append(running.tokens)
+            following = self._build(running.tokens, None, revocable=self._revocable)
+        else:
+            following, self._built = self._built.result(), None
+        if self.cache.append_target_nbytes > OVERLAP_LIMIT:
+            mx.synchronize()
+        elif ahead and self._may_build_ahead:
+            self.append(following.tokens)
+            self._passes_before = self.cache.last_passes
+            build = partial(self._build, following.tokens, None, revocable=True)
+            self._built = building.submit(build)
+        following.begin()
+        return following
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a pass is built, or being built, that is not begun."""
+        return self._built is not None
+
+    def forget_built(self) -> None:
+        """Remove the pass that is not begun from the cache. The reply cannot go on then."""
+        if self._built is not None:
+            self._built.result()
+            self._built = None
+            self.network.take_back(self.cache, 1)
+            self.cache.last_passes = self._passes_before
+
+    @property
+    def _may_build_ahead(self) -> bool:
+        return (
+            building.applies()
+            and not self.sampler.waits
+            # The exchanges of several processes begin while a pass is built.
+            and self.network.parallel.group is None
+        )
+
+    def _build(self, newest: mx.array, drafts: mx.array | None, *, revocable: bool) -> _Pass:
+        """The pass that `launch` begins."""
         rows = newest if drafts is None else mx.concatenate([newest, drafts])
-        revocable = self._revocable or drafts is not None
-        hidden, earlier = self._network(rows[None], self._cache, revocable=revocable), None
+        hidden, earlier = self.network(rows[None], self.cache, revocable=revocable), None
         if known := newest.size - 1:
             earlier, hidden = hidden[:, :known], hidden[:, known:]
-        logits = self._network.logits(hidden)[0]
+        logits = self.network.logits(hidden)[0]
         sums = mx.sum(logits.astype(mx.float32), axis=-1)
         tokens = self.sample(logits, drafts)
-        mx.async_eval(tokens, sums, *([] if drafts is None else [drafts]))
-        offset = self._cache.offset - hidden.shape[1]
+        offset = self.cache.offset - hidden.shape[1]
         return _Pass(offset, drafts, earlier, hidden, tokens, sums)
 
     def sample(self, logits: mx.array, drafts: mx.array | None = None) -> mx.array:
@@ -163,7 +230,7 @@ class Reply:
         # On a CPU, MLX holds whoever launches a pass until little of it is left, and one without
         # drafts takes 2 % longer in several parts.
         launch = drafts is not None or gpu_kernel.on_gpu()
-        return self._sampler(logits, self.ids, self.length, drafts, launch=launch)
+        return self.sampler(logits, self.ids, self.length, drafts, launch=launch)
 
     def wait(self, running: _Pass) -> tuple[list[int], int]:
         """The drafts that the network samples too, and the token that it samples after them."""

@@ -82,6 +82,11 @@ class Sampler:
         draw = draw_of_candidates if few else draw_of_vocabulary
         self._draw = mx.compile(partial(draw, sampling=sampling))
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call waits for the tokens before."""
+        return self._matcher is not None
+
     def __call__(
         self,
         logits: mx.array,

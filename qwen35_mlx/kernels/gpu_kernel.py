@@ -23,7 +23,9 @@ The subset:
 import os
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -140,7 +142,7 @@ class Kernel:
 
         MLX compiles a kernel when its outputs are evaluated, which may be long after this call, and
         what depends on them is then lost. So the first launch of each variant is evaluated here,
-        unless it is recorded by `mx.compile`.
+        unless it is recorded by `mx.compile` or called within `unevaluated`.
 
         Raises:
             KernelError: the kernel does not compile for this GPU or exceeds its limits.
@@ -181,8 +183,27 @@ def _evaluated_variants(kernel: Kernel) -> set[tuple[object, ...]]:
     return set()
 
 
+class _OfThread(threading.local):
+    evaluates = True
+
+
+_of_thread = _OfThread()
+
+
+@contextmanager
+def unevaluated() -> Iterator[None]:
+    """Kernels that this thread calls evaluate nothing, as it has no stream to do so."""
+    _of_thread.evaluates = False
+    try:
+        yield
+    finally:
+        _of_thread.evaluates = True
+
+
 def _evaluate(inputs: Sequence[mx.array]) -> bool:
-    """Evaluate arrays, before a kernel reads them; False inside `mx.compile`, where none can be."""
+    """Evaluate arrays, before a kernel reads them; False where none can be evaluated."""
+    if not _of_thread.evaluates:
+        return False
     try:
         mx.eval(inputs)
     except ValueError:

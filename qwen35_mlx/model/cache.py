@@ -22,6 +22,9 @@ class DeltaPass:
     projected: mx.array
 
 
+LastPasses = tuple[DeltaPass | None, ...]
+
+
 @dataclass(slots=True)
 class DeltaState:
     """State of a Gated DeltaNet layer; its size does not depend on the number of tokens.
@@ -159,6 +162,17 @@ class Cache:
                 layer.conv, layer.recurrent = layer.conv[row], layer.recurrent[row]
                 layer.last_pass = None
         mx.async_eval(self.arrays)
+
+    @property
+    def last_passes(self) -> LastPasses:
+        """What the Gated DeltaNet layers need to take back a part of their last pass, in order."""
+        return tuple(layer.last_pass for layer in self.layers if isinstance(layer, DeltaState))
+
+    @last_passes.setter
+    def last_passes(self, passes: LastPasses) -> None:
+        layers = (layer for layer in self.layers if isinstance(layer, DeltaState))
+        for layer, last_pass in zip(layers, passes, strict=True):
+            layer.last_pass = last_pass
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -51,10 +51,11 @@ class Parallel:
         """The sum of the x of all processes, [..., width] each."""
         if self.group is None:
             return x
-        if x.size > MAX_DECODE_TOKENS * x.shape[-1]:
+        if x.size > MAX_DECODE_TOKENS * x.shape[-1] or mx.cuda.is_available():
             return mx.distributed.all_sum(x, group=self.group)
-        # A gather takes half the steps of a sum, which count for a few rows; and the order of the
-        # additions is the same everywhere, whatever the backend.
+        # Over a ring, a gather takes half the steps of a sum, which count for a few rows; and the
+        # order of the additions is the same everywhere. With CUDA, launches count, and NCCL gives
+        # all processes the same sum.
         first, *others = mx.distributed.all_gather(x[None], group=self.group)
         total = first.astype(mx.float32)
         for part in others:

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.recipes import Recipe
 from qwen35_mlx.conversion.calibration import Importance, measure_importance
 from scripts.benchmarks.recipe_models import (
@@ -84,7 +84,7 @@ def main() -> int:
         path = resolve_checkpoint(args.model)
         if not (path / "tokenizer.json").exists():
             parser.error(f"{path} has no tokenizer.json, which the dialogues need")
-        checkpoint, text = Checkpoint.open(path), ChatFormat.load(path)
+        checkpoint, text = open_checkpoint(path), ChatFormat.load(path)
         importance: Importance | None = None
         if args.calibrate:
             importance = measure_importance(checkpoint, calibration_text(text, args.calibrate))

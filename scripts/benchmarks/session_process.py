@@ -19,9 +19,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.generation.decode import decode
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
@@ -66,7 +66,7 @@ def load(args: argparse.Namespace) -> tuple[Network, str]:
             # As for a checkpoint: half precision is tens of times slower on a CPU.
             source = RandomSource(source.config, args.bits, mx.float32)
         return random_network(source), _hash(source)
-    checkpoint = Checkpoint.open(resolve_checkpoint(args.model))
+    checkpoint = open_checkpoint(resolve_checkpoint(args.model))
     longer = args.context if args.context > checkpoint.model.max_position_embeddings else None
     network = load_network(checkpoint, None, None, context=longer)
     return network, fingerprint.of_weights(checkpoint.files)

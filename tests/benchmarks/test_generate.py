@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.gguf.header import read_settings
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.gguf_plan import GgufType, PlannedTensor
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.model.config import ModelConfig
@@ -108,7 +108,7 @@ def fake_package(monkeypatch) -> SimpleNamespace:
 @pytest.mark.parametrize("bits", KINDS)
 def test_a_random_file_holds_a_model_of_the_shape(shape, bits, tmp_path):
     path = write(tmp_path, shape, bits)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     wanted = ModelConfig.from_dict(SHAPES[shape])
     for field in ("vocab_size", "hidden_size", "layer_types", "num_experts", "head_dim"):
@@ -147,7 +147,7 @@ def test_a_large_tensor_is_written_in_small_pieces():
 
 
 def test_a_router_tells_experts_apart(tmp_path):
-    checkpoint = Checkpoint.open(write(tmp_path, "tiny"))
+    checkpoint = open_checkpoint(write(tmp_path, "tiny"))
     router = np.array(checkpoint.plain("model.layers.2.mlp.gate.weight").read(0, 16))
     assert router.std() * router.shape[-1] ** 0.5 == pytest.approx(1, abs=0.1)
     likeness = np.corrcoef(router) - np.eye(len(router))

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from scripts.benchmarks.recipe_models import RecipeNetworks, named_recipes, plain_tensors
 from scripts.benchmarks.recipe_text import Question, Reference, Text, divergence, logits, replies
 from scripts.demo_training.turns import Dialogue
@@ -18,7 +18,7 @@ REPLY = 7
 def networks(tmp_path_factory) -> RecipeNetworks:
     folder = tmp_path_factory.mktemp("model")
     write_weights(folder)
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     return RecipeNetworks(checkpoint.model, plain_tensors(checkpoint))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 
@@ -230,7 +231,7 @@ def write(
 
 def assert_reads(path: Path, expected: Tensors) -> Checkpoint:
     """Check that a checkpoint has exactly these tensors: names, shapes, dtypes and values."""
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert checkpoint.names() == set(expected)
     for name, value in expected.items():
@@ -244,7 +245,7 @@ def assert_reads(path: Path, expected: Tensors) -> Checkpoint:
 def refused(path: Path) -> str:
     """The one-line error of opening and verifying a checkpoint."""
     with pytest.raises(Qwen35Error) as caught:
-        Checkpoint.open(path).verify()
+        open_checkpoint(path).verify()
     message = str(caught.value)
     assert "\n" not in message
     assert "/" in message or "config.json" in message

@@ -18,8 +18,8 @@ from qwen35_chat.models import local_models
 
 import qwen35_mlx
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.stored import in_folder
 from qwen35_mlx.conversion.plan import plan_conversion
 from tests.checkpoint.mutations import mutate
@@ -30,7 +30,7 @@ ADDRESS_SPACE = 6 << 30
 
 
 def open_network(path: Path) -> None:
-    network = load_network(Checkpoint.open(in_folder(path)), notice=lambda _: None)
+    network = load_network(open_checkpoint(in_folder(path)), notice=lambda _: None)
     mx.eval(network.logits(network(mx.array([[1, 2, 3]]), network.make_cache())))
 
 
@@ -40,7 +40,7 @@ def load(path: Path) -> None:
 
 
 def plan(path: Path) -> None:
-    checkpoint = Checkpoint.open(in_folder(path))
+    checkpoint = open_checkpoint(in_folder(path))
     checkpoint.verify()
     for chosen in (None, recipes.plain(recipes.quantization()), recipes.RECIPES[recipes.DEFAULT]):
         plan = plan_conversion(checkpoint, chosen, None)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.prompt_cache.fingerprint import of_weights
 from tests.checkpoint.cases import (
@@ -173,7 +173,7 @@ def test_a_pipe_that_no_index_names_does_not_stop_a_fingerprint(tmp_path: Path):
     path = write(tmp_path / "c", *golden())
     os.mkfifo(path / "other.safetensors")
     assert_reads(path, canonical(golden()[1]))
-    of_weights(Checkpoint.open(path).files)
+    of_weights(open_checkpoint(path).files)
     with pytest.raises(Qwen35Error, match="not a regular file"):
         of_weights([path / "other.safetensors"])
 
@@ -302,7 +302,7 @@ def test_float8_with_missing_or_wrong_scales_is_refused(tmp_path: Path):
         write(tmp_path / "d", config, stored)
     )
     stored[name + "_scale_inv"] = scales
-    Checkpoint.open(write(tmp_path / "e", config, stored)).verify()
+    open_checkpoint(write(tmp_path / "e", config, stored)).verify()
 
 
 def test_a_float8_tensor_without_rows_is_refused(tmp_path: Path):

@@ -12,9 +12,9 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.formats.hadamard import plain_config
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.kernels.quantized import Quantization
@@ -144,7 +144,7 @@ def logits(net: Network, split: int) -> np.ndarray:
 
 
 def network(path: Path, *, mtp: bool = False) -> Network:
-    return load_network(Checkpoint.open(path), dtype="float32", mtp=mtp)
+    return load_network(open_checkpoint(path), dtype="float32", mtp=mtp)
 
 
 @pytest.mark.parametrize(("schema", "tied"), [(1, False), (2, False), (2, True)])
@@ -190,7 +190,7 @@ def test_an_mtp_head_beside_rotated_matrices(tmp_path: Path):
 
 def test_plain_rows_are_read_back_in_parts(tmp_path: Path):
     made = pack()
-    checkpoint = Checkpoint.open(store(tmp_path / "pack", made))
+    checkpoint = open_checkpoint(store(tmp_path / "pack", made))
     checkpoint.verify()
     for module in ("model.embed_tokens", "model.layers.1.self_attn.q_proj", UNROTATED):
         assert checkpoint.quantization(module) == Quantization(GROUP, 2)
@@ -212,7 +212,7 @@ def test_a_conversion_has_plain_matrices(tmp_path: Path):
     """What is packed but not rotated is copied as it is."""
     made = pack()
     convert(store(tmp_path / "pack", made), tmp_path / "out")
-    converted = Checkpoint.open(tmp_path / "out")
+    converted = open_checkpoint(tmp_path / "out")
     converted.verify()
     assert converted.config["model_type"] == "qwen3_5"
     assert not {"modules", "schema_version"} & set(converted.config)

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.model.reconcile import reconcile
 from tests.checkpoint.hub_layouts import (
     NAMES,
@@ -48,7 +48,7 @@ def test_every_pattern_of_packed_modules_packs_some(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_repository_loads_and_computes(tmp_path: Path, name: str):
     layout = LAYOUTS[name]
-    checkpoint = Checkpoint.open(written(tmp_path, layout))
+    checkpoint = open_checkpoint(written(tmp_path, layout))
     checkpoint.verify()
     assert checkpoint.has_mtp == layout.mtp
     network = load_network(checkpoint, notice=lambda line: None)
@@ -60,7 +60,7 @@ def test_a_repository_loads_and_computes(tmp_path: Path, name: str):
 def test_every_tensor_of_a_plain_repository_is_read_as_it_is_meant(tmp_path: Path, name: str):
     layout = LAYOUTS[name]
     expected = canonical_tensors(layout)
-    checkpoint = Checkpoint.open(written(tmp_path, layout))
+    checkpoint = open_checkpoint(written(tmp_path, layout))
     assert checkpoint.names() == set(expected)
     for tensor, value in expected.items():
         got = checkpoint.read(tensor)

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from tests.checkpoint.cases import (
     GOLDENS,
     assert_reads,
@@ -31,7 +31,7 @@ def test_published_layout(tmp_path: Path, name: str):
     checkpoint = assert_reads(write(tmp_path / "c", config, with_vision(tensors)), expected)
     assert checkpoint.has_mtp
     assert checkpoint.config == config
-    assert Checkpoint.open(GOLDENS / name).names() == set(expected)
+    assert open_checkpoint(GOLDENS / name).names() == set(expected)
 
 
 @pytest.mark.parametrize("arrange", [fused, one_by_one])
@@ -92,7 +92,7 @@ def test_the_shift_of_norms_is_exact_for_bfloat16(tmp_path: Path):
     # 1 + w needs more than bfloat16's 8 bits of mantissa.
     config, tensors = golden()
     half = {n: v.astype(mx.bfloat16) for n, v in tensors.items()}
-    checkpoint = Checkpoint.open(write(tmp_path / "c", config, half))
+    checkpoint = open_checkpoint(write(tmp_path / "c", config, half))
     name = "model.layers.0.input_layernorm.weight"
     assert checkpoint.dtype(name) == checkpoint.read(name).dtype == mx.float32
     assert mx.array_equal(checkpoint.read(name), canonical(tensors)[name])
@@ -151,7 +151,7 @@ def test_row_ranges_are_slices_of_the_whole(tmp_path: Path, layout: str):
         config, stored, _ = float8(config, fused(tensors), (16, 24))
     elif layout == "mlx":
         stored = mlx_layout(tensors)
-    checkpoint = Checkpoint.open(write(tmp_path / "c", config, stored, files=2))
+    checkpoint = open_checkpoint(write(tmp_path / "c", config, stored, files=2))
     rng = np.random.default_rng(0)
     for name in checkpoint.names():
         whole, rows = checkpoint.read(name), checkpoint.shape(name)[0]

@@ -12,9 +12,9 @@ import pytest
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_adapter
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.compare import compare
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
@@ -69,7 +69,7 @@ def product(tensors: Values) -> np.ndarray:
 
 def plain(path: Path, adapter: Path, name: str) -> np.ndarray:
     """A whole matrix with an adapter, as conversions and comparisons read it."""
-    reader = Checkpoint.open(path).with_adapter(adapter).plain(name)
+    reader = open_checkpoint(path).with_adapter(adapter).plain(name)
     parts = [np.array(reader.read(i, i + 1)) for i in range(reader.shape[0])]
     whole = np.array(reader.read(0, reader.shape[0]))
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=1e-6)
@@ -78,7 +78,7 @@ def plain(path: Path, adapter: Path, name: str) -> np.ndarray:
 
 def assert_fused(path: Path, adapter: Path, changes: Values) -> None:
     """Check that exactly these matrices have these values."""
-    base = Checkpoint.open(path)
+    base = open_checkpoint(path)
     fused = base.with_adapter(adapter)
     fused.verify()
     for name, matrix in base.matrices.items():
@@ -164,7 +164,7 @@ def test_peft_embeddings_modules_to_save_and_the_vision_tower(dense: Path, tmp_p
         "model.norm.weight": 1 + norm.astype(np.float64),
     }
     assert_fused(dense, adapter, changes)
-    (note,) = Checkpoint.open(dense).with_adapter(adapter).notes
+    (note,) = open_checkpoint(dense).with_adapter(adapter).notes
     assert "3 tensors" in note
     assert "2 of the vision tower are not read" in note
 
@@ -272,7 +272,7 @@ def test_mlx_lm_computes_the_same_logits_with_its_adapters(tmp_path: Path, kind:
     model = load_model(source)[0]
     before = np.array(model(IDS))
     expected = np.array(load_adapters(model, str(adapter))(IDS))
-    network = load_network(Checkpoint.open(source).with_adapter(adapter), "float32")
+    network = load_network(open_checkpoint(source).with_adapter(adapter), "float32")
     got = np.array(network.logits(network(IDS, network.make_cache())))
     assert np.abs(got - expected).max() < 1e-4
     assert np.abs(before - expected).max() > 0.1
@@ -298,9 +298,9 @@ def test_of_a_quantised_model_only_changed_matrices_become_plain(dense: Path, tm
     source = quantised(dense, tmp_path / "quantised")
     tensors = pair(Q_PROJ, 256, 64)
     adapter = peft(tmp_path / "adapter", tensors)
-    base = np.array(Checkpoint.open(source).plain(Q_NAME).read(0, 256)).astype(np.float64)
+    base = np.array(open_checkpoint(source).plain(Q_NAME).read(0, 256)).astype(np.float64)
     assert_fused(source, adapter, {Q_NAME: base + ALPHA / RANK * product(tensors)})
-    fused = Checkpoint.open(source).with_adapter(adapter)
+    fused = open_checkpoint(source).with_adapter(adapter)
     assert "1 are quantised in the model" in fused.notes[-1]
     changed = np.array(fused.read(Q_NAME))
     network = load_network(fused, "float32")
@@ -321,7 +321,7 @@ def test_bfloat16_stays_the_dtype_of_the_model(tmp_path: Path):
     for module, (rows, columns) in every.items():
         factors |= pair(module, rows, columns)
     adapter = peft(tmp_path / "adapter", factors)
-    assert Checkpoint.open(source).with_adapter(adapter).dtype_of_most == mx.bfloat16
+    assert open_checkpoint(source).with_adapter(adapter).dtype_of_most == mx.bfloat16
     convert(source, tmp_path / "out", adapter_path=adapter)
     assert converted_weights(tmp_path / "out")[Q_NAME].dtype == mx.bfloat16
 
@@ -343,7 +343,7 @@ def test_converting_a_quantised_model_quantises_changed_matrices_as_before(
     source = quantised(dense, tmp_path / "quantised")
     adapter = peft(tmp_path / "adapter", pair(Q_PROJ, 256, 64))
     convert(source, tmp_path / "out", adapter_path=adapter)
-    before, after = (Checkpoint.open(path) for path in (source, tmp_path / "out"))
+    before, after = (open_checkpoint(path) for path in (source, tmp_path / "out"))
     module = Q_NAME.removesuffix(".weight")
     assert after.quantization(module) == before.quantization(module)
     assert not mx.array_equal(after.read(Q_NAME), before.read(Q_NAME))
@@ -356,7 +356,7 @@ def test_of_a_gguf_file_heads_are_in_the_order_of_the_network(dense: Path, tmp_p
     file = golden_gguf(tmp_path / "m.gguf")
     names = ("in_proj_z", "out_proj")
     modules = {f"model.layers.0.linear_attn.{name}.weight": name for name in names}
-    shapes = Checkpoint.open(dense).expected
+    shapes = open_checkpoint(dense).expected
     factors = {name: pair(name.removesuffix(".weight"), *shapes[name]) for name in modules}
     adapter = peft(tmp_path / "adapter", {n: v for p in factors.values() for n, v in p.items()})
     base = values("dense")
@@ -376,7 +376,7 @@ def test_an_adapter_of_the_hub_is_downloaded_without_the_rest(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     found = resolve_adapter("org/adapter", progress=lambda *_: None)
-    Checkpoint.open(dense).with_adapter(found)
+    open_checkpoint(dense).with_adapter(found)
     files = ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"]
     assert asked == [("org/adapter", files)]
     assert resolve_adapter(str(adapter)) == adapter
@@ -385,7 +385,7 @@ def test_an_adapter_of_the_hub_is_downloaded_without_the_rest(
 
 
 def test_load_and_compare_apply_it_and_states_do_not_mix(model_folder: Path, tmp_path: Path):
-    shapes = Checkpoint.open(model_folder).expected
+    shapes = open_checkpoint(model_folder).expected
     name = next(name for name in shapes if name.endswith("o_proj.weight"))
     tensors = pair(name.removesuffix(".weight"), *shapes[name])
     adapter = peft(tmp_path / "adapter", tensors)
@@ -401,7 +401,7 @@ def test_load_and_compare_apply_it_and_states_do_not_mix(model_folder: Path, tmp
 
 def test_an_adapter_in_the_folder_of_a_model_is_mentioned(dense: Path):
     (dense / "adapters.safetensors").write_bytes(b"")
-    (note,) = Checkpoint.open(dense).notes
+    (note,) = open_checkpoint(dense).notes
     assert "not applied: --adapter-path" in note
 
 
@@ -409,7 +409,7 @@ def test_an_adapter_that_is_applied_is_not_called_unused(dense: Path, tmp_path: 
     adapter = peft(tmp_path / "adapter", pair(Q_PROJ, 256, 64))
     for file in adapter.iterdir():
         file.rename(dense / file.name)
-    (note,) = Checkpoint.open(dense).with_adapter(dense).notes
+    (note,) = open_checkpoint(dense).with_adapter(dense).notes
     assert "is applied" in note
 
 
@@ -430,7 +430,7 @@ def test_a_save_with_an_unmerged_adapter_is_fused_or_refused(tmp_path: Path):
     assert "was not merged" in refused(path)
     settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA}
     (path / "adapter_config.json").write_text(json.dumps(settings))
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     got = np.array(checkpoint.plain(Q_NAME).read(0, 256))
     expected = values("dense")[Q_NAME] + ALPHA / RANK * product(factors)
@@ -479,7 +479,7 @@ def test_what_does_not_fit_is_one_line(
 ):
     adapter = peft(tmp_path / "adapter", tensors, **config)
     with pytest.raises(Qwen35Error) as caught:
-        Checkpoint.open(dense).with_adapter(adapter)
+        open_checkpoint(dense).with_adapter(adapter)
     assert said in str(caught.value)
     assert str(adapter) in str(caught.value)
 
@@ -500,7 +500,7 @@ def test_what_does_not_fit_of_mlx_lm_is_one_line(
 ):
     adapter = mlx_lm(tmp_path / "adapter", tensors, kind, **parameters)
     with pytest.raises(Qwen35Error, match=said):
-        Checkpoint.open(dense).with_adapter(adapter)
+        open_checkpoint(dense).with_adapter(adapter)
 
 
 def test_peft_keeps_the_head_apart_from_tied_embeddings(tmp_path: Path):
@@ -511,9 +511,9 @@ def test_peft_keeps_the_head_apart_from_tied_embeddings(tmp_path: Path):
         "base_model.model.model.embed_tokens.lora_embedding_B": draw(64, RANK),
     }
     with pytest.raises(Qwen35Error, match="but not the output head"):
-        Checkpoint.open(source).with_adapter(peft(tmp_path / "adapter", factors))
+        open_checkpoint(source).with_adapter(peft(tmp_path / "adapter", factors))
     tying = peft(tmp_path / "tying", factors, ensure_weight_tying=True)
-    Checkpoint.open(source).with_adapter(tying).verify()
+    open_checkpoint(source).with_adapter(tying).verify()
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_a_folder_without_a_whole_adapter(tmp_path: Path, files: dict[str, bytes
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Qwen35Error, match=said):
-        Checkpoint.open(GOLDENS / "dense").with_adapter(tmp_path)
+        open_checkpoint(GOLDENS / "dense").with_adapter(tmp_path)
 
 
 def test_the_scale_is_part_of_the_fingerprint(tmp_path: Path):

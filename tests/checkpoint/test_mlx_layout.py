@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.recipes import Quantization
 from tests.checkpoint.cases import (
     Tensors,
@@ -96,7 +96,7 @@ def test_a_module_whose_quantisation_is_not_in_the_config(
 ):
     path, _ = by_mlx_lm("dense", QUANTIZED["affine"])
     requantize(path, "language_model.model.layers.3.self_attn.q_proj", quantization)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert checkpoint.quantization("model.layers.3.self_attn.q_proj") == quantization
     assert checkpoint.quantization("model.layers.3.self_attn.k_proj") == QUANTIZED["affine"]
@@ -118,7 +118,7 @@ def test_a_module_override_may_have_any_prefix(by_mlx_lm: Any, prefix: str):
         f"{layer}3.self_attn.v_proj": True,
     }
     (path / "config.json").write_text(json.dumps(config))
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert checkpoint.quantization("model.layers.3.self_attn.q_proj") == Quantization(64, 8)
     assert checkpoint.quantization("model.layers.3.self_attn.k_proj") is None

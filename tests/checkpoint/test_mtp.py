@@ -17,6 +17,7 @@ from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.checkpoint.mtp_norms import NormReading
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion import proof
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.errors import Qwen35Error
@@ -138,7 +139,7 @@ def assert_reads_head(checkpoint: Checkpoint, head: Tensors) -> None:
 
 
 def assert_mtp_logits(path: Path, name: str, given: Path | None = None) -> None:
-    net = load_network(Checkpoint.open(path, given), dtype="float32", mtp=True)
+    net = load_network(open_checkpoint(path, given), dtype="float32", mtp=True)
     assert net.mtp is not None
     want = expected(name)
     ids = want["prompt"][None]
@@ -156,7 +157,7 @@ def test_every_place_naming_and_form_of_the_norms(
     config, trunk, head = parts(name)
     path = write(tmp_path / "c", config, mlx_layout(trunk))
     PLACES[place](path, with_norms(head, NORMS[norms]))
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert_reads_head(checkpoint, head)
     assert checkpoint.mtp_norms is not None
     assert not checkpoint.mtp_norms.certain
@@ -177,7 +178,7 @@ def test_the_logits_are_those_of_the_original(tmp_path: Path, name: str, place: 
 def test_a_head_among_the_tensors_of_a_converted_trunk(tmp_path: Path, norms: str):
     config, trunk, head = parts("dense")
     stored = mlx_layout(trunk) | prefixed("language_model.")(with_norms(head, NORMS[norms]))
-    checkpoint = Checkpoint.open(write(tmp_path / "c", config, stored, files=2))
+    checkpoint = open_checkpoint(write(tmp_path / "c", config, stored, files=2))
     assert_reads_head(checkpoint, head)
     assert checkpoint.notes == ()
 
@@ -185,7 +186,7 @@ def test_a_head_among_the_tensors_of_a_converted_trunk(tmp_path: Path, norms: st
 def test_a_head_among_the_tensors_of_a_published_trunk_is_raw_whatever_its_values(tmp_path: Path):
     config, trunk, head = parts("dense")
     large = {n: mx.abs(v) + 1.5 if v.ndim == 1 else v for n, v in head.items()}
-    checkpoint = Checkpoint.open(write(tmp_path / "c", config, trunk | large))
+    checkpoint = open_checkpoint(write(tmp_path / "c", config, trunk | large))
     assert checkpoint.mtp_norms is not None
     assert checkpoint.mtp_norms.certain
     assert_reads_head(checkpoint, large)
@@ -199,9 +200,9 @@ def test_a_file_of_the_head_that_the_index_names_is_raw_with_the_trunk(tmp_path:
     index = path / "model.safetensors.index.json"
     owners = json.loads(index.read_text())
     owners["weight_map"] |= dict.fromkeys(head, "mtp.safetensors")
-    assert not Checkpoint.open(path).mtp_norms.certain  # pyright: ignore[reportOptionalMemberAccess]
+    assert not open_checkpoint(path).mtp_norms.certain  # pyright: ignore[reportOptionalMemberAccess]
     index.write_text(json.dumps(owners))
-    assert_reads_head(Checkpoint.open(path), large)
+    assert_reads_head(open_checkpoint(path), large)
     (path / "mtp.safetensors").unlink()
     assert_left_out(path, "mtp.safetensors")
 
@@ -212,7 +213,7 @@ def test_the_metadata_of_a_conversion_decide(tmp_path: Path, value: str):
     path = write(tmp_path / "c", config, mlx_layout(trunk))
     gains = with_norms(head, ())
     mx.save_safetensors(str(path / "mtp.safetensors"), gains, {"norms": value})
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.mtp_norms is not None
     assert checkpoint.mtp_norms.certain
     read = checkpoint.read("mtp.norm.weight")
@@ -257,7 +258,7 @@ def test_a_repository_with_a_quantisation_of_its_own(tmp_path: Path, name: str, 
     entry["layers.0.mlp.gate"] = {"group_size": 64, "bits": 8}
     (folder / "config.json").write_text(json.dumps({"quantization": entry}))
     save(folder / "model.safetensors", packed(arrange(head), RULES))
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert checkpoint.notes == (f"the MTP head is that of {folder}",)
     want = packed({f"mtp.{n}": v for n, v in stacked(with_norms(head, ())).items()}, RULES)
@@ -281,7 +282,7 @@ def test_a_float_8_head_beside_a_packed_trunk(tmp_path: Path):
         name + "_scale_inv": mx.array([[2.0]]),
     }
     save(folder / "model.safetensors", stored)
-    read = Checkpoint.open(path).plain(name).read(0, head[name].shape[0])
+    read = open_checkpoint(path).plain(name).read(0, head[name].shape[0])
     assert mx.array_equal(read, (mx.from_fp8(bits, mx.float32) * 2).astype(read.dtype))
 
 
@@ -332,7 +333,7 @@ def test_which_folders_beside_a_checkpoint_have_its_head(
     sibling.mkdir(parents=True)
     write(path, config, trunk)
     save(sibling / "model.safetensors", bare(head))
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert checkpoint.has_mtp == found
     assert checkpoint.notes == ((f"the MTP head is that of {sibling}",) if found else ())
@@ -343,9 +344,9 @@ def test_shared_tensors_are_not_read_and_another_vocabulary_is_named(tmp_path: P
     path = write(tmp_path / "c", config, trunk)
     shared = {"embed_tokens.weight": mx.zeros((256, 64)), "mtp.lm_head.weight": mx.zeros((9, 64))}
     save(path / "mtp.safetensors", head | shared)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert_reads_head(checkpoint, head)
-    assert Checkpoint.open(path, path / "mtp.safetensors").notes == checkpoint.notes
+    assert open_checkpoint(path, path / "mtp.safetensors").notes == checkpoint.notes
     (note,) = checkpoint.notes
     assert "'mtp.lm_head.weight' of the MTP head in" in note
     assert "is [9, 64] where the model has [256, 64]: the model's own is used" in note
@@ -355,7 +356,7 @@ def test_a_second_head_takes_the_place_of_one_that_is_not_complete(tmp_path: Pat
     config, trunk, head = parts("dense")
     path = write(tmp_path / "c", config, trunk | {"mtp.fc.weight": head["mtp.fc.weight"]})
     put_folder(path, head)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert_reads_head(checkpoint, head)
     (note,) = checkpoint.notes
     assert "left out" in note
@@ -363,7 +364,7 @@ def test_a_second_head_takes_the_place_of_one_that_is_not_complete(tmp_path: Pat
 
 def assert_left_out(path: Path, says: str) -> None:
     """Check that a trunk loads without its head, and that one line says why."""
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     assert not checkpoint.has_mtp
     assert checkpoint.mtp_norms is None
@@ -465,7 +466,7 @@ def test_a_head_among_the_trunk_that_cannot_be_read_is_left_out(
 def test_config_json_may_promise_a_head_that_is_not_there(tmp_path: Path):
     config, trunk, _ = parts("dense")
     assert config["text_config"]["mtp_num_hidden_layers"] == 1
-    checkpoint = Checkpoint.open(write(tmp_path / "c", config, trunk))
+    checkpoint = open_checkpoint(write(tmp_path / "c", config, trunk))
     checkpoint.verify()
     assert (checkpoint.has_mtp, checkpoint.notes) == (False, ())
 
@@ -492,7 +493,7 @@ def test_a_given_head_that_does_not_fit_is_an_error(tmp_path: Path, made: str, s
         if made == "shape":
             save(other / "a.safetensors", head | {"mtp.fc.weight": mx.zeros((1, 2))})
     with pytest.raises(Qwen35Error) as caught:
-        Checkpoint.open(path, other)
+        open_checkpoint(path, other)
     assert says in str(caught.value)
     assert str(other) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -514,7 +515,7 @@ def test_a_conversion_takes_a_given_head_and_says_how_its_norms_are_stored(
         source, tmp_path / "out", quantize=quantize, mtp=tmp_path / "head.safetensors"
     )
     assert sum("norms of the MTP head are read as 1 + w" in line for line in summary.warnings) == 1
-    checkpoint = Checkpoint.open(tmp_path / "out")
+    checkpoint = open_checkpoint(tmp_path / "out")
     assert checkpoint.mtp_norms is not None
     assert checkpoint.mtp_norms.certain
     for name in head_norms(checkpoint.model):
@@ -529,10 +530,10 @@ def test_a_conversion_takes_a_given_head_and_says_how_its_norms_are_stored(
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_demo_models_head_is_read_as_it_is_stored(raw: bool, tmp_path: Path):
-    checkpoint = Checkpoint.open(demo.folder())
+    checkpoint = open_checkpoint(demo.folder())
     names = head_norms(checkpoint.model)
     assert checkpoint.mtp_norms == NormReading(names, certain=True)
-    unmarked = Checkpoint.open(demo_with_unmarked_head(tmp_path / "m", raw=raw))
+    unmarked = open_checkpoint(demo_with_unmarked_head(tmp_path / "m", raw=raw))
     assert unmarked.mtp_norms == NormReading(names if raw else frozenset(), certain=False)
     for name in names:
         np.testing.assert_allclose(
@@ -544,7 +545,7 @@ def test_unread_tensors_of_a_head_are_named(tmp_path: Path):
     config, trunk, head = parts("dense")
     path = write(tmp_path / "c", config, trunk)
     save(path / "mtp.safetensors", head | {"mtp.fc.input_scale": mx.ones((1,))})
-    (note,) = Checkpoint.open(path).notes
+    (note,) = open_checkpoint(path).notes
     assert "'mtp.fc.input_scale'" in note
-    (note,) = Checkpoint.open(path, path / "mtp.safetensors").notes
+    (note,) = open_checkpoint(path, path / "mtp.safetensors").notes
     assert "'mtp.fc.input_scale'" in note

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from qwen35_mlx import demo
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
 from qwen35_mlx.checkpoint.mtp import head_norms
 from qwen35_mlx.checkpoint.mtp_confirmation import confirm_head, network_agreement
@@ -18,6 +17,7 @@ from qwen35_mlx.checkpoint.mtp_norms import (
     describe,
     infer_raw_norms,
 )
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.evaluation.mtp import checkpoint_agreement
 from qwen35_mlx.evaluation.text import built_in_texts, make_documents
 from qwen35_mlx.text.text_files import TextFiles
@@ -186,7 +186,7 @@ def test_a_trained_head_that_is_read_wrongly_is_put_right(
 ):
     # The text is foreign to the demo model, but enough for this.
     monkeypatch.setattr("qwen35_mlx.checkpoint.mtp_confirmation.check_accuracy", lambda *_: None)
-    checkpoint = Checkpoint.open(demo_with_unmarked_head(tmp_path / "m", raw=raw))
+    checkpoint = open_checkpoint(demo_with_unmarked_head(tmp_path / "m", raw=raw))
     names = head_norms(checkpoint.model)
     right, wrong = (names, frozenset()) if raw else (frozenset(), names)
     assert checkpoint.mtp_norms == NormReading(right, certain=False)
@@ -201,7 +201,7 @@ def test_a_trained_head_that_is_read_wrongly_is_put_right(
 
 
 def test_a_text_that_the_model_cannot_predict_decides_nothing():
-    checkpoint = Checkpoint.open(demo.folder())
+    checkpoint = open_checkpoint(demo.folder())
     misread = checkpoint.with_mtp_norms(frozenset())
     misread.mtp_norms = NormReading(frozenset(), certain=False)
     lines: list[str] = []
@@ -212,7 +212,7 @@ def test_a_text_that_the_model_cannot_predict_decides_nothing():
 
 
 def test_a_head_of_which_the_files_leave_no_doubt_is_not_tried():
-    checkpoint = Checkpoint.open(FOLDER / "dense")
+    checkpoint = open_checkpoint(FOLDER / "dense")
     assert checkpoint.mtp_norms is not None
     assert checkpoint.mtp_norms.certain
 
@@ -226,7 +226,7 @@ def test_a_head_of_which_the_files_leave_no_doubt_is_not_tried():
 def test_agreement_is_that_of_the_reference_logits(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("qwen35_mlx.checkpoint.mtp_confirmation._POSITIONS", 7)
     monkeypatch.setattr("qwen35_mlx.evaluation.logits.BLOCK_ELEMENTS", 1 << 12)
-    want, checkpoint = expected(name), Checkpoint.open(FOLDER / name)
+    want, checkpoint = expected(name), open_checkpoint(FOLDER / name)
     prompt = np.array(want["prompt"]).tolist()
     own = np.array(want["prefill_logits"]).argmax(-1)
     guesses = np.array(want["mtp_logits"]).argmax(-1)

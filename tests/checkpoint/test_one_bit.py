@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.checkpoint import recipes
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.kernels.quantized import Quantization
 from qwen35_mlx.model.network import Network
 from tests.checkpoint.cases import Tensors, canonical, golden, write
@@ -55,10 +55,10 @@ def test_logits_equal_those_of_the_plain_values(tmp_path: Path, name, group):
     packed, plain = one_bit(canonical(tensors), group)
     entry = {"group_size": group, "bits": 1, "mode": "affine"}
     path = folder(tmp_path / "packed", config | {"quantization": entry}, packed)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     down = "switch_mlp.down_proj" if name == "moe" else "gate_proj"
     assert checkpoint.quantization(f"model.layers.0.mlp.{down}") == Quantization(group, 1)
     prompt = expected(name)["prompt"][:TOKENS]
     got = logits(load_network(checkpoint), prompt)
-    want = logits(load_network(Checkpoint.open(folder(tmp_path / "plain", config, plain))), prompt)
+    want = logits(load_network(open_checkpoint(folder(tmp_path / "plain", config, plain))), prompt)
     assert_logits(got, want)

@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Type
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.gguf.requantized import requantized
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.safetensors import FileTensor
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix
 from qwen35_mlx.errors import Qwen35Error
@@ -75,7 +76,7 @@ def assert_parts(checkpoint: Checkpoint, ranks: int, pipeline: bool = False) -> 
 def test_parts_of_every_layout_are_slices(tmp_path: Path, name: str):
     layout = read_layout(name)
     tensors = stored_tensors(layout, canonical_tensors(layout))
-    assert_parts(Checkpoint.open(write_layout(tmp_path / "repository", layout, tensors)), 2)
+    assert_parts(open_checkpoint(write_layout(tmp_path / "repository", layout, tensors)), 2)
 
 
 @pytest.mark.parametrize("packing", ["Q8_0", "IQ4_NL"])
@@ -90,7 +91,7 @@ def test_parts_of_a_gguf_file_are_slices(tmp_path: Path, packing: str):
             blocks[..., :2] = np.float16(0.01).reshape(1).view("u1")
             arrays[name] = blocks.reshape(*blocks.shape[:-2], -1)
     kinds = dict.fromkeys(matrices, Type[packing])
-    checkpoint = Checkpoint.open(write_gguf(tmp_path / "f.gguf", metadata, arrays, kinds))
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "f.gguf", metadata, arrays, kinds))
     packed = requantized(checkpoint.matrices, mx.float32)
     assert bool(packed) == (packing == "IQ4_NL")
     assert_parts(checkpoint.with_matrices(packed), 2)
@@ -98,20 +99,20 @@ def test_parts_of_a_gguf_file_are_slices(tmp_path: Path, packing: str):
 
 @pytest.mark.parametrize("ranks", [3, 4])
 def test_parts_that_are_filled_up_are_slices_and_zeros(tmp_path: Path, ranks: int):
-    assert_parts(Checkpoint.open(GOLDENS / "moe"), ranks)
+    assert_parts(open_checkpoint(GOLDENS / "moe"), ranks)
 
 
 def test_an_adapter_is_split_with_its_matrices(tmp_path: Path):
     name = "model.layers.3.self_attn.o_proj.weight"
     factors = pair(name.removesuffix(".weight"), 64, 128)
-    plain = Checkpoint.open(GOLDENS / "dense")
+    plain = open_checkpoint(GOLDENS / "dense")
     assert_parts(plain.with_adapter(peft(tmp_path / "adapter", factors)), 2)
 
 
 def test_a_pipeline_has_whole_layers(tmp_path: Path):
     """Also rotated ones, which cannot be split in columns."""
-    assert_parts(Checkpoint.open(GOLDENS / "moe"), 3, pipeline=True)
-    assert_parts(Checkpoint.open(store(tmp_path / "rotated", pack())), 2, pipeline=True)
+    assert_parts(open_checkpoint(GOLDENS / "moe"), 3, pipeline=True)
+    assert_parts(open_checkpoint(store(tmp_path / "rotated", pack())), 2, pipeline=True)
 
 
 def test_a_process_reads_only_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -126,7 +127,7 @@ def test_a_process_reads_only_its_rows(tmp_path: Path, monkeypatch: pytest.Monke
         return array
 
     monkeypatch.setattr(FileTensor, "_read", counting)
-    whole = Checkpoint.open(tmp_path)
+    whole = open_checkpoint(tmp_path)
     own = whole.part(Shard(1, 4))
     bytes_read.clear()
     for name in own.names():
@@ -142,7 +143,7 @@ def test_a_process_reads_only_its_rows(tmp_path: Path, monkeypatch: pytest.Monke
 def test_columns_that_share_a_scale_are_not_separated(model_folder: Path, tmp_path: Path):
     """Heads of 32 columns, in groups of 64."""
     unmeasured(model_folder, tmp_path / "packed", quantize=True, q_bits=4, q_group_size=64)
-    checkpoint = Checkpoint.open(tmp_path / "packed")
+    checkpoint = open_checkpoint(tmp_path / "packed")
     with pytest.raises(Qwen35Error) as caught:
         checkpoint.part(Shard(0, 4))
     assert str(caught.value) == (
@@ -155,4 +156,4 @@ def test_columns_that_share_a_scale_are_not_separated(model_folder: Path, tmp_pa
 def test_rotated_columns_are_not_separated(tmp_path: Path):
     path = store(tmp_path / "rotated", pack())
     with pytest.raises(Qwen35Error, match=r"inputs of 'model.* as they are rotated together"):
-        Checkpoint.open(path).part(Shard(0, 2))
+        open_checkpoint(path).part(Shard(0, 2))

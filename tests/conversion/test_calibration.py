@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion import calibration
 from qwen35_mlx.conversion.calibration import CalibrationText, measure_importance
 from qwen35_mlx.conversion.converter import convert
@@ -34,7 +34,7 @@ def source(path: Path, name: str = "dense") -> Path:
 
 
 def importance(path: Path, ids: list[int] = IDS) -> dict[str, np.ndarray]:
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     found = measure_importance(checkpoint, CalibrationText([ids[:40], ids[40:]], ""))
     return {name: np.array(values) for name, values in found.items()}
@@ -68,7 +68,7 @@ def test_importance_is_the_mean_square_of_what_a_matrix_multiplies(
 @pytest.mark.parametrize("name", ["dense", "moe", "dense-tied-wide-heads"])
 def test_every_matrix_but_the_embeddings_is_measured(tmp_path: Path, name: str):
     found = importance(source(tmp_path / "source", name))
-    checkpoint = Checkpoint.open(tmp_path / "source")
+    checkpoint = open_checkpoint(tmp_path / "source")
     plan = plan_conversion(checkpoint, None, None)
     matrices = {
         t.name: t.shape for t in plan.tensors if len(t.shape) > 1 and "conv1d" not in t.name
@@ -103,7 +103,7 @@ def test_experts_have_inputs_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(FusedLinear, "gather", noting)
     path = source(tmp_path / "source", "moe")
     monkeypatch.setattr(calibration, "_PRIOR_TOKENS", 0)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     checkpoint.verify()
     moments: Any = {}
     trunk = calibration.Trunk(checkpoint, [calibration.Passage(IDS)], "the source")
@@ -173,11 +173,11 @@ def test_a_calibrated_result_is_recorded_and_loads(tmp_path: Path):
     assert len(values["calibration"]["sha256"]) == 64
     assert reports[0].startswith("inputs of layer 1 of ")
     files = [tmp_path / name / "model.safetensors" for name in ("plain", "out")]
-    one, other = (Checkpoint.open(file.parent).names() for file in files)
+    one, other = (open_checkpoint(file.parent).names() for file in files)
     assert one == other
     assert files[0].stat().st_size == files[1].stat().st_size
     assert files[0].read_bytes() != files[1].read_bytes()
-    network = load_network(Checkpoint.open(tmp_path / "out"))
+    network = load_network(open_checkpoint(tmp_path / "out"))
     assert mx.all(mx.isfinite(network(mx.array([IDS]), network.make_cache()))).item()
 
 

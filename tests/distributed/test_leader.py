@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen35_mlx.distributed.place import Place
+from qwen35_mlx.distributed.processes import Processes
+from qwen35_mlx.errors import Qwen35Error
 from tests.distributed import chat_child
 from tests.ranks import run_ranks
 
@@ -27,6 +30,13 @@ def run(folder: Path, command: str, *arguments: str, ranks: int = 2) -> Any:
 def test_two_processes_reply_what_one_does(home: Path):
     """With and without a grammar and drafts."""
     assert run(home, "reply") == chat_child.reply(None, home)
+
+
+def test_a_pipeline_over_nccl_is_refused():
+    """Its backend cannot send."""
+    place = Place(0, "nccl", "127.0.0.1", pipeline=True)
+    with pytest.raises(Qwen35Error, match="leave out --parallel pipeline"):
+        Processes.join(place, print)
 
 
 def test_whole_layers_in_each_process_reply_the_same(home: Path):

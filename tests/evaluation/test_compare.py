@@ -8,6 +8,7 @@ import pytest
 
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.tensor_readers import ComputedRows
 from qwen35_mlx.errors import Qwen35Error
 from qwen35_mlx.evaluation.compare import Comparison, compare_checkpoints
@@ -39,7 +40,7 @@ def noisy(name: str, folder, amount: float = 0.02, **changes: mx.array) -> Check
     for key, value in tensors.items():
         if value.ndim >= 2:
             tensors[key] = value + mx.array(rng.normal(0, amount, value.shape).astype("f"))
-    return Checkpoint.open(cases.write(folder, config, tensors | changes))
+    return open_checkpoint(cases.write(folder, config, tensors | changes))
 
 
 def quantised(name: str, folder) -> Checkpoint:
@@ -54,14 +55,14 @@ def quantised(name: str, folder) -> Checkpoint:
             continue
         parts = mx.quantize(value, GROUP, 4)
         packed |= {f"{module}.{part}": p for part, p in zip(PARTS, parts, strict=True)}
-    return Checkpoint.open(cases.write(folder, config, packed))
+    return open_checkpoint(cases.write(folder, config, packed))
 
 
 PARTS = ("weight", "scales", "biases")
 
 
 def opened(name: str) -> Checkpoint:
-    return Checkpoint.open(FOLDER / name)
+    return open_checkpoint(FOLDER / name)
 
 
 def whole_logits(checkpoint: Checkpoint) -> list[np.ndarray]:
@@ -176,7 +177,7 @@ def test_padding_of_one_vocabulary_is_left_out(tmp_path):
     vocab = tensors[embeddings].shape[0]
     tensors[embeddings] = mx.concatenate([tensors[embeddings], padding])
     config["text_config"]["vocab_size"] = vocab + 64
-    padded = Checkpoint.open(cases.write(tmp_path / "padded", config, tensors))
+    padded = open_checkpoint(cases.write(tmp_path / "padded", config, tensors))
     result = compare_checkpoints(opened("dense-tied-wide-heads"), padded, DOCUMENTS)
     assert result.divergence.largest < 1e-6
     assert f"the first {vocab:,} tokens" in result.notes[0]
@@ -213,7 +214,7 @@ def mtp_guesses(
 def test_a_model_without_an_mtp_head_has_no_agreement(tmp_path):
     config, tensors = cases.golden("dense")
     trunk = {name: value for name, value in tensors.items() if not name.startswith("mtp.")}
-    b = Checkpoint.open(cases.write(tmp_path / "trunk", config, trunk))
+    b = open_checkpoint(cases.write(tmp_path / "trunk", config, trunk))
     result = compare_checkpoints(opened("dense"), b, DOCUMENTS, names=("this", "that"))
     assert result.a.mtp_agreement is not None
     assert result.b.mtp_agreement is None
@@ -226,7 +227,7 @@ def test_weights_that_are_not_finite_are_named(tensor, tmp_path):
     config, tensors = cases.golden("dense")
     key = f"model.language_model.{tensor}"
     tensors[key] = mx.where(mx.arange(tensors[key].shape[-1]) == 3, mx.inf, tensors[key])
-    bad = Checkpoint.open(cases.write(tmp_path / "bad", config, tensors))
+    bad = open_checkpoint(cases.write(tmp_path / "bad", config, tensors))
     with pytest.raises(Qwen35Error) as caught:
         compare_checkpoints(opened("dense"), bad, DOCUMENTS, names=("good", "bad"))
     assert f"bad: tensor 'model.{tensor}' has values that are not finite" in str(caught.value)
@@ -239,7 +240,7 @@ def test_activations_that_are_not_finite_are_placed(tensor, tmp_path):
     key = f"model.language_model.{tensor}"
     large = mx.full(tensors[key].shape, 3e38)
     tensors[key] = mx.where(mx.arange(large.shape[-1]) % 2 == 0, large, -large)
-    bad = Checkpoint.open(cases.write(tmp_path / "bad", config, tensors))
+    bad = open_checkpoint(cases.write(tmp_path / "bad", config, tensors))
     with pytest.raises(Qwen35Error) as caught:
         compare_checkpoints(opened("dense"), bad, DOCUMENTS, names=("good", "bad"))
     place = "layer 1 gives" if "layers" in tensor else "the output head gives"
@@ -288,7 +289,7 @@ def test_memory_is_that_of_one_layer(tmp_path, monkeypatch):
     shapes = trunk_tensors(ModelConfig.from_dict(config))
     value = mx.array(0.01, mx.float16)
     tensors = {f"language_model.{n}": mx.broadcast_to(value, s) for n, s in shapes.items()}
-    checkpoint = Checkpoint.open(cases.write(tmp_path / "large", config, tensors))
+    checkpoint = open_checkpoint(cases.write(tmp_path / "large", config, tensors))
     for module in ("logits", "tensors"):
         monkeypatch.setattr(f"qwen35_mlx.evaluation.{module}.BLOCK_ELEMENTS", 1 << 16)
     sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
@@ -335,7 +336,7 @@ def test_plain_rows_are_the_dequantised_ones(mode, tmp_path):
     stored, key = cases.mlx_layout(tensors), "language_model.model.embed_tokens"
     parts = mx.quantize(stored.pop(f"{key}.weight"), group, bits, name)
     stored |= {f"{key}.{part}": p for part, p in zip(PARTS, parts, strict=False)}
-    checkpoint = Checkpoint.open(cases.write(tmp_path / "packed", config, stored))
+    checkpoint = open_checkpoint(cases.write(tmp_path / "packed", config, stored))
     want = mx.dequantize(*parts, group_size=group, bits=bits, mode=name, dtype=mx.float32)
     got = plain_rows(checkpoint, "model.embed_tokens.weight", 5, 9)
     np.testing.assert_array_equal(np.array(got), np.array(want[5:9]))
@@ -345,7 +346,7 @@ def test_an_error_where_all_values_are_zero_is_infinite(tmp_path):
     config, tensors = cases.golden("dense")
     biases = [name for name in tensors if name.endswith("dt_bias")]
     zero = tensors | {name: mx.zeros_like(tensors[name]) for name in biases}
-    a = Checkpoint.open(cases.write(tmp_path / "a", config, zero))
+    a = open_checkpoint(cases.write(tmp_path / "a", config, zero))
     errors = tensor_errors(a, opened("dense"))
     assert errors["linear_attn.dt_bias"] == math.inf
     assert tensor_errors(a, a)["linear_attn.dt_bias"] == 0

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.kernels import autotune, decode_attention, gpu_kernel, matvec, quantized
 from qwen35_mlx.kernels.autotune import Operation, tune
 from qwen35_mlx.kernels.selection import MAX_DECODE_TOKENS, REFERENCE, KernelSelection
@@ -224,7 +224,7 @@ def test_nothing_is_tried_without_a_gpu(monkeypatch, results_file):
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
 def test_every_variant_of_a_network_is_correct():
-    net = load_network(Checkpoint.open(FOLDER / "moe"), dtype="float32")
+    net = load_network(open_checkpoint(FOLDER / "moe"), dtype="float32")
     notices = []
     tried = tune(operations(net), net.selection, notices.append, retry=True)
     assert notices == []
@@ -237,7 +237,7 @@ def test_every_variant_of_a_network_is_correct():
 @pytest.mark.usefixtures("kernels", "small_tuning")
 @pytest.mark.parametrize("broken", [False, True])
 def test_matvec_is_checked_with_its_norm_residual_and_glu(monkeypatch, broken):
-    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    net = load_network(open_checkpoint(Path(qwen35_mlx.__file__).parent / "demo"))
     body = gpu_kernel.Kernel.body.fget
     wrong = ("precise::exp(-sum)", "precise::exp(sum)") if broken else ("", "")
     monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
@@ -283,7 +283,7 @@ def test_a_size_is_tried_again_with_the_check_of_its_format(milliseconds):
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("operation", ["decode_attention", "decode_attention_8bit"])
 def test_attention_is_checked_with_several_tokens(monkeypatch, operation, broken):
-    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
+    net = load_network(open_checkpoint(FOLDER / "dense"), dtype="float32")
     body = gpu_kernel.Kernel.body.fget
     wrong = ("keys - tokens + token + 1;", "keys;") if broken else ("", "")
     monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
@@ -296,7 +296,7 @@ def test_attention_is_checked_with_several_tokens(monkeypatch, operation, broken
 @pytest.mark.usefixtures("kernels", "small_tuning")
 def test_attention_to_8_bits_is_not_compared_with_rounded_scores():
     """What layers compute without the kernel is off by more than the tolerance on a CPU."""
-    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
+    net = load_network(open_checkpoint(FOLDER / "dense"), dtype="bfloat16")
     todo = [op for op in operations(net, 8) if op.name == "decode_attention_8bit"]
     (trials,) = tune(todo, net.selection, lambda _: None, retry=True).values()
     assert not trials[1].failure
@@ -304,7 +304,7 @@ def test_attention_to_8_bits_is_not_compared_with_rounded_scores():
 
 @pytest.mark.usefixtures("kernels", "small_tuning")
 def test_attention_to_8_bits_is_off_by_itself(monkeypatch):
-    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="float32")
+    net = load_network(open_checkpoint(FOLDER / "dense"), dtype="float32")
     body = gpu_kernel.Kernel.body.fget
     wrong = ("v_bias[j] = ", "v_bias[j] = 0.1f + ")
     monkeypatch.setattr(gpu_kernel.Kernel, "body", property(lambda k: body(k).replace(*wrong)))
@@ -328,7 +328,7 @@ def test_a_model_is_tuned_for_the_keys_that_it_is_loaded_for(monkeypatch, model_
 
 @pytest.mark.usefixtures("small_tuning")
 def test_results_of_packed_matrices_hold_for_one_format():
-    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    net = load_network(open_checkpoint(Path(qwen35_mlx.__file__).parent / "demo"))
     keys = [op.key for op in operations(net) if "mat" in op.name or "experts" in op.name]
     assert len(keys) > 4
     assert all("8-bit affine in groups of 64" in key for key in keys)
@@ -337,7 +337,7 @@ def test_results_of_packed_matrices_hold_for_one_format():
 @pytest.mark.usefixtures("small_tuning")
 def test_a_result_holds_for_rows_of_the_same_lengths():
     """Others may take branches that were not checked."""
-    net = load_network(Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo"))
+    net = load_network(open_checkpoint(Path(qwen35_mlx.__file__).parent / "demo"))
 
     def key() -> str:
         return next(op.key for op in operations(net) if op.name == "matmul_decode")
@@ -360,7 +360,7 @@ def test_a_wrong_kernel_is_disabled(monkeypatch):
         property(lambda self: body(self).replace("+ 1e-6f", "+ 1e-1f")),
     )
     notices = []
-    net = load_network(Checkpoint.open(FOLDER / "moe"), dtype="float32", notice=notices.append)
+    net = load_network(open_checkpoint(FOLDER / "moe"), dtype="float32", notice=notices.append)
     assert net.selection.delta_decode == REFERENCE
     assert net.selection.delta_prefill == REFERENCE
     assert any("delta_decode" in line and "differs" in line for line in notices)
@@ -386,7 +386,7 @@ def test_a_cpu_unpacks_for_long_prompts_unless_kernels_are_disabled(monkeypatch)
     monkeypatch.delenv(gpu_kernel.KERNELS_ENV, raising=False)
     if gpu_kernel.backend():
         pytest.skip("on a GPU the variant is tuned")
-    demo = Checkpoint.open(Path(qwen35_mlx.__file__).parent / "demo")
+    demo = open_checkpoint(Path(qwen35_mlx.__file__).parent / "demo")
     fast = load_network(demo)
     assert fast.selection.matmul_prefill == fast.selection.experts_prefill == quantized.UNPACKED
     # On a CPU, MLX multiplies stacks in float32 only.

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
+from qwen35_mlx.distributed.place import Place
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
 from qwen35_mlx.model.kv_cache import KVCache
@@ -51,7 +52,7 @@ class Case:
 def outputs(case: Case, parallel: Parallel = ALONE) -> dict[str, mx.array]:
     """Logits of every pass."""
     network = load_network(
-        Checkpoint.open(Path(case.path)),
+        open_checkpoint(Path(case.path)),
         "float32",
         lambda _: None,
         mtp=case.drafts,
@@ -117,7 +118,9 @@ def agree_on_kernels(parallel: Parallel) -> None:
 
 def main(folder: Path) -> None:
     gpu_kernel.disable_tf32()
-    group = mx.distributed.init(strict=True, backend="ring")
+    place = Place.of_environment()
+    assert place is not None
+    group = mx.distributed.init(strict=True, backend=place.backend)
     parallel = Parallel(group)
     assert parallel.shard is not None
     agree_on_kernels(parallel)

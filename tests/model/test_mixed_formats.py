@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.recipes import RECIPES, assign
 from qwen35_mlx.kernels import autotune, experts, gpu_kernel, matvec
 from qwen35_mlx.kernels.norm import RMSNorm
@@ -53,7 +53,7 @@ class Mixed(RandomSource):
 
 
 def config() -> ModelConfig:
-    return Checkpoint.open(DEMO).model
+    return open_checkpoint(DEMO).model
 
 
 def network(formats: Formats, *, mtp: bool = False) -> Network:

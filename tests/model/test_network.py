@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.model.cache import Cache
 from qwen35_mlx.model.kv_cache import KVCache
 from qwen35_mlx.model.network import Network
@@ -20,7 +20,7 @@ class RecordingSource:
     """A checkpoint that records which tensors are read."""
 
     def __init__(self, name: str):
-        self.checkpoint = Checkpoint.open(FOLDER / name)
+        self.checkpoint = open_checkpoint(FOLDER / name)
         self.reads: list[str] = []
         self.names = self.checkpoint.names
         self.quantization = self.checkpoint.quantization
@@ -93,7 +93,7 @@ def test_the_mtp_head_is_read_on_request_only(name):
 
 
 def test_a_checkpoint_loads_without_its_mtp_head_unless_it_is_requested(name):
-    checkpoint = Checkpoint.open(FOLDER / name)
+    checkpoint = open_checkpoint(FOLDER / name)
     assert checkpoint.has_mtp
     assert load_network(checkpoint, dtype="float32").mtp is None
     assert load_network(checkpoint, dtype="float32", mtp=True).mtp is not None

@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.kernels.delta_net_reference import l2_norm
 from qwen35_mlx.kernels.selection import REFERENCE, KernelSelection
@@ -44,7 +44,7 @@ def test_experts_in_blocks_give_the_same(bits, model_folder: Path, tmp_path: Pat
             q_group_size=32,
             verify=False,
         )
-    net = load_network(Checkpoint.open(tmp_path / "out" if bits else model_folder))
+    net = load_network(open_checkpoint(tmp_path / "out" if bits else model_folder))
     prompt = expected("moe")["prompt"][None]
     net.selection.experts_prefill = REFERENCE
     want = np.array(net.logits(net(prompt, net.make_cache())))
@@ -110,7 +110,7 @@ def test_state_and_decay_stay_float32_in_a_bfloat16_model():
     from qwen35_mlx.model.cache import DeltaState
     from qwen35_mlx.model.kv_cache import KVCache
 
-    net = load_network(Checkpoint.open(FOLDER / "dense"), dtype="bfloat16")
+    net = load_network(open_checkpoint(FOLDER / "dense"), dtype="bfloat16")
     cache = net.make_cache()
     logits = net.logits(net(expected("dense")["prompt"][None], cache))
     assert logits.dtype == mx.bfloat16

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import qwen35_mlx
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion.converter import convert
 from qwen35_mlx.kernels import decode_attention, gpu_kernel
 from qwen35_mlx.kernels.selection import REFERENCE
@@ -48,7 +48,7 @@ def replies(
 def load_plain(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> Network:
     """A network without kernels. Loading it with kernels would first autotune them all."""
     monkeypatch.setenv(gpu_kernel.KERNELS_ENV, "reference")
-    return load_network(Checkpoint.open(path), dtype=dtype)
+    return load_network(open_checkpoint(path), dtype=dtype)
 
 
 def launches_of_the_same_reply(

@@ -19,6 +19,7 @@ from qwen35_mlx import demo
 from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.hub import resolve_checkpoint, resolve_head
 from qwen35_mlx.checkpoint.load import load_network
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.checkpoint.stored import local_checkpoint
 from qwen35_mlx.checkpoint.tensor_readers import PackedMatrix, RowRange, plain
 from qwen35_mlx.conversion.gguf_export import export_gguf
@@ -50,7 +51,7 @@ def logits(network: Network, ids: mx.array) -> mx.array:
 
 def with_plain_values(path: Path) -> Checkpoint:
     """A checkpoint with the values of its blocks, by their definition."""
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     values = {name: plain(matrix) for name, matrix in checkpoint.matrices.items()}
     return checkpoint.with_matrices({n: RowRange(v, 0, v.shape[0]) for n, v in values.items()})
 
@@ -118,7 +119,7 @@ def greedy(model: Model) -> str:
 def test_a_file_has_the_logits_of_the_reference(tmp_path: Path, name: str, tensors_per_part: int):
     metadata, tensors = gguf_tensors(*golden(name))
     path = write_gguf(tmp_path / "f.gguf", metadata, tensors, tensors_per_part=tensors_per_part)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert (len(checkpoint.files) > 1) == bool(tensors_per_part)
     assert checkpoint.nbytes == sum(file.stat().st_size for file in tmp_path.iterdir())
     wanted = expected(name)
@@ -131,7 +132,7 @@ def test_packed_matrices_compute_what_their_blocks_say(tmp_path: Path, dtype: st
     matrices = [name for name, v in arrays.items() if v.ndim > 1 and v.shape[-1] % 32 == 0]
     path = write_gguf(tmp_path / "f.gguf", metadata, arrays, dict.fromkeys(matrices, Type[dtype]))
     ids, lines = expected("moe")["prompt"][:20], list[str]()
-    got = logits(load_network(Checkpoint.open(path), notice=lines.append), ids)
+    got = logits(load_network(open_checkpoint(path), notice=lines.append), ids)
     want = logits(load_network(with_plain_values(path)), ids)
     assert (lines, len(matrices) > 20) == ([], True)
     assert_logits(got, want)
@@ -149,7 +150,7 @@ def test_a_type_without_an_equal_computes_nearly_what_its_blocks_say(tmp_path: P
         arrays[name] = blocks.reshape(*shape[:-2], -1)
     path = write_gguf(tmp_path / "f.gguf", metadata, arrays, dict.fromkeys(matrices, Type.IQ4_NL))
     ids, lines = expected("dense")["prompt"][:20], list[str]()
-    got = logits(load_network(Checkpoint.open(path), notice=lines.append), ids)
+    got = logits(load_network(open_checkpoint(path), notice=lines.append), ids)
     want = logits(load_network(with_plain_values(path)), ids)
     (line,) = lines
     assert line.startswith(f"{len(matrices)} matrices are requantised")
@@ -184,7 +185,7 @@ def test_k_types_that_mlx_has_are_equal_to_the_bit(files: Path, tmp_path: Path):
         tmp_path / "f.gguf",
         lambda name, shape: a_mixture(name, shape) and Type.Q4_K,
     )
-    checkpoint, lines = Checkpoint.open(path), list[str]()
+    checkpoint, lines = open_checkpoint(path), list[str]()
     packed = [m for m in checkpoint.matrices.values() if isinstance(m, PackedMatrix)]
     # Also the output projections, whose heads are halves of a block.
     assert any("out_proj" in name for name, m in checkpoint.matrices.items() if m in packed)
@@ -201,7 +202,7 @@ def test_k_types_that_mlx_has_are_equal_to_the_bit(files: Path, tmp_path: Path):
 
 
 def test_rows_of_parts_may_be_read_in_any_order(files: Path):
-    matrix = Checkpoint.open(files / "Q4_K_M.gguf").matrices[
+    matrix = open_checkpoint(files / "Q4_K_M.gguf").matrices[
         "model.layers.0.mlp.shared_expert.up_proj.weight"
     ]
     assert isinstance(matrix, PackedMatrix)
@@ -226,13 +227,13 @@ def test_the_demo_as_a_file_chats_as_the_demo(files: Path, reply: str, kind: str
     ("kind", "dtype"), [("F32", mx.float32), ("F16", mx.float16), ("Q8_0", mx.float16)]
 )
 def test_the_dtype_of_a_file(files: Path, kind: str, dtype: mx.Dtype):
-    assert Checkpoint.open(files / f"{kind}.gguf").dtype_of_most == dtype
+    assert open_checkpoint(files / f"{kind}.gguf").dtype_of_most == dtype
 
 
 def test_the_dtype_of_a_file_of_k_types_is_not_float32(files: Path, tmp_path: Path):
-    assert Checkpoint.open(files / "Q4_K_M.gguf").dtype_of_most == mx.float16
+    assert open_checkpoint(files / "Q4_K_M.gguf").dtype_of_most == mx.float16
     export_gguf(files / "F32.gguf", tmp_path / "b.gguf", gguf_type="BF16")
-    assert Checkpoint.open(tmp_path / "b.gguf").dtype_of_most == mx.bfloat16
+    assert open_checkpoint(tmp_path / "b.gguf").dtype_of_most == mx.bfloat16
 
 
 def test_notes_are_shown_once_at_load_and_at_conversion(files: Path, tmp_path: Path):
@@ -264,7 +265,7 @@ def test_a_conversion_of_a_file_has_its_tokenizer_and_template(
     assert model.eos == load(files / "Q8_0.gguf").eos
     template = (tmp_path / "out" / "chat_template.jinja").read_text()
     assert template == (demo.folder() / "chat_template.jinja").read_text()
-    converted, source = Checkpoint.open(tmp_path / "out"), Checkpoint.open(files / "Q8_0.gguf")
+    converted, source = open_checkpoint(tmp_path / "out"), open_checkpoint(files / "Q8_0.gguf")
     name = "model.layers.2.linear_attn.out_proj.weight"
     for part in ("weight", "scales", "biases"):
         got, want = (c.read(name.replace("weight", part)) for c in (converted, source))
@@ -275,7 +276,7 @@ def test_a_conversion_of_k_types_is_in_16_bits(files: Path, tmp_path: Path, repl
     summary = qwen35_mlx.convert(files / "Q4_K_M.gguf", tmp_path / "out", verify=False)
     (line,) = summary.warnings
     assert line.startswith("matrices of the types Q6_K are written with 16 bits")
-    converted = Checkpoint.open(tmp_path / "out")
+    converted = open_checkpoint(tmp_path / "out")
     assert converted.dtype_of_most == mx.float16
     assert converted.quantization("model.layers.0.mlp.switch_mlp.up_proj") == Quantization(32, 4)
     assert converted.dtype("model.layers.0.mlp.switch_mlp.up_proj.scales") == mx.float16
@@ -286,7 +287,7 @@ def test_a_conversion_of_k_types_is_in_16_bits(files: Path, tmp_path: Path, repl
         files / "Q4_K_M.gguf", tmp_path / "q", quantize=True, verify=False
     )
     assert quantised.warnings == ()
-    assert Checkpoint.open(tmp_path / "q").dtype("model.embed_tokens.scales") == mx.float16
+    assert open_checkpoint(tmp_path / "q").dtype("model.embed_tokens.scales") == mx.float16
 
 
 @pytest.mark.parametrize("source", ["file", "split", "folder"])
@@ -364,9 +365,9 @@ def test_a_file_of_any_name_is_opened_by_its_content(files: Path, tmp_path: Path
     path = tmp_path / "weights"
     path.symlink_to(files / "Q8_0.gguf")
     assert resolve_checkpoint(str(path)) == path
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.is_gguf
-    assert checkpoint.text.tokenizer == Checkpoint.open(files / "Q8_0.gguf").text.tokenizer
+    assert checkpoint.text.tokenizer == open_checkpoint(files / "Q8_0.gguf").text.tokenizer
     assert of_weights([path])
     assert local_checkpoint(str(path)) == path
     assert resolve_head(str(path)) == path
@@ -397,7 +398,7 @@ def test_settings_that_transformers_does_not_read_are_named(tmp_path: Path):
     *others, warning = export_gguf(folder, tmp_path / "o.gguf").warnings
     assert not any("YaRN" in line for line in others)
     assert warning.startswith("YaRN settings are written for llama.cpp")
-    again = Checkpoint.open(tmp_path / "o.gguf").model.rope.scaling
+    again = open_checkpoint(tmp_path / "o.gguf").model.rope.scaling
     assert again
     assert (again["factor"], again["original_max_position_embeddings"]) == (2, 8192)
 

@@ -8,8 +8,8 @@ import pytest
 
 from qwen35_mlx import demo
 from qwen35_mlx.checkpoint import load as network_load
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
 from qwen35_mlx.checkpoint.mtp import head_norms
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.session import mtp_readings
 from qwen35_mlx.session.load import load
 from tests.checkpoint.cases import demo_with_unmarked_head
@@ -61,7 +61,7 @@ def test_a_later_load_makes_no_trial_and_reads_the_same(file, trials, unmarked):
     "content", ["", "[]", "{", '{"KEY": ["mtp.x"]}', '{"KEY": [1]}', '{"KEY": 1}']
 )
 def test_a_damaged_file_remembers_nothing_and_is_replaced(file, content):
-    checkpoint = Checkpoint.open(demo.folder())
+    checkpoint = open_checkpoint(demo.folder())
     mtp_readings.remember(checkpoint, frozenset())
     assert mtp_readings.remembered(checkpoint) == frozenset()
     (key,) = json.loads(file.read_text())
@@ -74,12 +74,12 @@ def test_a_damaged_file_remembers_nothing_and_is_replaced(file, content):
 def test_other_weights_are_another_model(file, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(demo.folder(), copy)
-    mtp_readings.remember(Checkpoint.open(copy), frozenset())
+    mtp_readings.remember(open_checkpoint(copy), frozenset())
     head = copy / "mtp.safetensors"
     data = bytearray(head.read_bytes())
     data[-1] ^= 1
     head.write_bytes(data)
-    assert mtp_readings.remembered(Checkpoint.open(copy)) is None
+    assert mtp_readings.remembered(open_checkpoint(copy)) is None
 
 
 def test_a_head_that_is_not_used_is_not_tried(file, trials, unmarked):
@@ -98,6 +98,6 @@ def test_the_oldest_are_forgotten(file, monkeypatch):
     monkeypatch.setattr(mtp_readings, "MOST", 2)
     file.parent.mkdir()
     file.write_text(json.dumps({"a": [], "b": []}))
-    mtp_readings.remember(Checkpoint.open(demo.folder()), frozenset())
+    mtp_readings.remember(open_checkpoint(demo.folder()), frozenset())
     assert next(iter(json.loads(file.read_text()))) == "b"
     assert len(json.loads(file.read_text())) == 2

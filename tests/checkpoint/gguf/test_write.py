@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from qwen35_mlx.checkpoint.checkpoint import Checkpoint
+from qwen35_mlx.checkpoint.opening import open_checkpoint
 from qwen35_mlx.conversion import gguf_plan as write_plan
 from qwen35_mlx.conversion.gguf_file import write_gguf
 from qwen35_mlx.conversion.gguf_plan import plan_tensors
@@ -65,7 +65,7 @@ def text(**generation: Any) -> TextFiles:
 
 
 def write(out: Path, name: str, kind: str) -> gguf.GGUFReader:
-    checkpoint = Checkpoint.open(FOLDER / name)
+    checkpoint = open_checkpoint(FOLDER / name)
     write_gguf(out, checkpoint, checkpoint.model, text(**SAMPLING), kind, name="Small")
     return gguf.GGUFReader(out)
 
