@@ -14,7 +14,6 @@ from qwen35_mlx.session.requests import Open, Send, UseModel
 from tests.session.test_engine import SETTINGS as LONG
 from tests.session.test_engine import of_kind, wait_for
 
-
 SETTINGS = replace(LONG, max_tokens=12)
 
 
