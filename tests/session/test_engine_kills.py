@@ -26,8 +26,8 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.load import load
 from tests.session.durable_child import done_of
 
-KILLS = int(os.environ.get("QWEN35_KILLS", "2"))
-SECONDS = float(os.environ.get("QWEN35_SECONDS", "1"))
+KILLS = int(os.environ.get("QWEN35_KILLS", "4"))
+SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
 
 # Events after which it is killed, and the greatest number of them to wait for.
 MOMENTS = (("started", 4), ("prefill", 12), ("partial", 150), ("done", 4))
