@@ -25,7 +25,7 @@ from tests.checkpoint.formats.published import SOURCES
 from tests.checkpoint.formats.sources import write_quantized
 from tests.checkpoint.test_hadamard import pack, store
 
-MUTATIONS = int(os.environ.get("QWEN35_MUTATIONS", "100"))
+MUTATIONS = int(os.environ.get("QWEN35_MUTATIONS", "40"))
 FIRST = int(os.environ.get("QWEN35_FIRST_MUTATION", "0"))
 # Each has small tensors, or config files, that say what the large ones mean.
 METHODS = (

@@ -1,5 +1,6 @@
 """Replies that share passes are those of their own passes."""
 
+from functools import cache as remembered
 from itertools import islice
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 from qwen35_mlx.model import kv_cache
-from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.model.network import Network
 
 TOKENS = 24
@@ -32,10 +33,18 @@ def prompts(model: qwen35_mlx.Model) -> list[list[int]]:
 
 
 def read(network: Network, prompt: list[int], kv_bits: int | None = None) -> Cache:
+    """The cache after all but the last token."""
     cache = network.make_cache(kv_bits)
-    for _ in prefill(network, cache, prompt[:-1], 512):
-        pass
+    cache.restore(state_after(network, tuple(prompt[:-1]), kv_bits))
     return cache
+
+
+@remembered
+def state_after(network: Network, ids: tuple[int, ...], kv_bits: int | None) -> Snapshot:
+    cache = network.make_cache(kv_bits)
+    for _ in prefill(network, cache, list(ids), 512):
+        pass
+    return cache.snapshot()
 
 
 def shared(model: qwen35_mlx.Model) -> DecodeGroup:
@@ -54,7 +63,10 @@ def samplers(model: qwen35_mlx.Model) -> list[Sampler]:
     ]
 
 
-def alone(model: qwen35_mlx.Model, prompt: list[int], sampler: Sampler) -> tuple[list[int], Cache]:
+@remembered
+def alone(model: qwen35_mlx.Model, number: int) -> tuple[list[int], Cache]:
+    """The reply to a question in passes of its own, and the cache after it."""
+    prompt, sampler = prompts(model)[number], samplers(model)[number]
     cache = read(model.network, prompt)
     stream = decode(model.network, cache, prompt[-1:], sampler)
     reply = list(islice(stream, TOKENS))
@@ -75,7 +87,7 @@ def assert_same_state(one: Cache, other: Cache) -> None:
 
 
 def test_each_reply_is_its_own(model):
-    want = [alone(model, *one) for one in zip(prompts(model), samplers(model), strict=True)]
+    want = [alone(model, number) for number in range(len(QUESTIONS))]
     group = shared(model)
     caches = [read(model.network, prompt) for prompt in prompts(model)]
     streams = [
@@ -92,7 +104,7 @@ def test_each_reply_is_its_own(model):
 
 def test_replies_begin_and_end_at_any_time(model, monkeypatch):
     monkeypatch.setattr(kv_cache, "TAIL_ROWS", 7)
-    want = [alone(model, *one)[0] for one in zip(prompts(model), samplers(model), strict=True)]
+    want = [alone(model, number)[0] for number in range(len(QUESTIONS))]
     group, random = shared(model), np.random.default_rng(0)
     waiting = list(zip(prompts(model), samplers(model), want, strict=True))
     running = []
@@ -125,10 +137,10 @@ def test_a_pass_waits_for_nobody(model):
         group.decode(read(model.network, prompt), prompt[-1:], sampler)
         for prompt, sampler in zip(prompts(model)[:2], samplers(model)[:2], strict=True)
     )
-    want = alone(model, prompts(model)[0], samplers(model)[0])[0]
+    want = alone(model, 0)[0]
     next(second)
     assert list(islice(first, TOKENS)) == want
-    want = alone(model, prompts(model)[1], samplers(model)[1])[0]
+    want = alone(model, 1)[0]
     assert list(islice(second, TOKENS - 1)) == want[1:]
 
 
@@ -209,7 +221,7 @@ def test_an_error_of_a_sampler_ends_its_reply_alone(model):
     with pytest.raises(Qwen35Error, match="too complex"):
         next(bad)
     got += islice(good, TOKENS - 4)
-    assert got == alone(model, prompt, samplers(model)[0])[0]
+    assert got == alone(model, 0)[0]
 
 
 def test_a_pass_that_fails_ends_all_of_its_replies(model, monkeypatch):
@@ -233,4 +245,4 @@ def test_a_pass_that_fails_ends_all_of_its_replies(model, monkeypatch):
         next(streams[1])
     prompt, sampler = prompts(model)[0], samplers(model)[0]
     later = group.decode(read(model.network, prompt), prompt[-1:], sampler)
-    assert list(islice(later, TOKENS)) == alone(model, prompt, samplers(model)[0])[0]
+    assert list(islice(later, TOKENS)) == alone(model, 0)[0]

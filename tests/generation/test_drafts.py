@@ -1,6 +1,7 @@
 """Decoding with drafts: the same tokens and states as without, from every source and depth."""
 
 from collections.abc import Sequence
+from functools import cache as remembered
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,7 @@ from qwen35_mlx.generation.drafts import CopyDrafts, MTPDrafts
 from qwen35_mlx.generation.prefill import prefill
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
-from qwen35_mlx.model.cache import Cache, DeltaState
+from qwen35_mlx.model.cache import Cache, DeltaState, Snapshot
 from qwen35_mlx.model.kv_cache import KVCache
 from tests.goldens import expected, network
 
@@ -27,7 +28,7 @@ SAMPLINGS = {
     "presence": Sampling(1.0, 0.95, 20, 0.0, 1.5),
     "repetition": Sampling(0.8, 1.0, 0, 0.0, 0.0, 1.3),
 }
-TOKENS = 24
+TOKENS = 16
 
 
 class Script:
@@ -50,9 +51,23 @@ class Script:
         return mx.array(np.array(drafts[:count], np.int32))
 
 
-def prefilled(name: str, prompt: Sequence[int]) -> Cache:
-    net = network(name, mtp=True)
-    return prefill_with(name, prompt, net.make_cache())
+@remembered
+def after_prompt(name: str) -> Snapshot:
+    """The state after all but the last token of the golden's prompt."""
+    prompt = expected(name)["prompt"].tolist()
+    return prefill_with(name, prompt, network(name, mtp=True).make_cache()).snapshot()
+
+
+def prefilled(name: str) -> Cache:
+    cache = network(name, mtp=True).make_cache()
+    cache.restore(after_prompt(name))
+    return cache
+
+
+@remembered
+def plain_reply(name: str, sampling: str) -> tuple[list[int], Cache]:
+    """The reply without drafts, and the cache after it."""
+    return reply(name, SAMPLINGS[sampling], None, cache := prefilled(name)), cache
 
 
 def prefill_with(
@@ -109,7 +124,7 @@ def assert_same_state(a: Cache, b: Cache) -> None:
 @pytest.mark.parametrize("depth", [1, 3, 6])
 def test_replies_are_those_without_drafts(name, sampling, depth):
     prompt = expected(name)["prompt"].tolist()
-    want = reply(name, SAMPLINGS[sampling], None, plain := prefilled(name, prompt))
+    want, plain = plain_reply(name, sampling)
     cache = network(name, mtp=True).make_cache()
     prefill_with(name, prompt, cache, drafts := MTPDrafts(network(name, mtp=True), cache))
     drafter = fixed(drafts, depth)
@@ -122,17 +137,16 @@ def test_replies_are_those_without_drafts(name, sampling, depth):
 def test_the_cache_holds_what_was_yielded_wherever_the_caller_stops(stop):
     """Drafts that are right, wrong at each place, and longer than what is yielded."""
     name = "moe"
-    prompt = expected(name)["prompt"].tolist()
-    right = reply(name, GREEDY, None, prefilled(name, prompt), 40)
-    script = [[] for _ in range(40)]
+    right, _ = plain_reply(name, "greedy")
+    script = [[] for _ in range(TOKENS)]
     for position, (count, wrong) in {1: (4, 2), 4: (6, 6), 11: (3, 0), 12: (5, 1)}.items():
         script[position] = right[position : position + count]
         if wrong < count:
             script[position][wrong] = (script[position][wrong] + 1) % 256
     source = Script(script)
-    cache = prefilled(name, prompt)
+    cache = prefilled(name)
     assert reply(name, GREEDY, fixed(source, 6), cache, stop) == right[:stop]
-    plain = prefilled(name, prompt)
+    plain = prefilled(name)
     reply(name, GREEDY, None, plain, stop)
     assert_same_state(cache, plain)
     more = [network(name)(mx.array([[5, 6]]), one) for one in (cache, plain)]

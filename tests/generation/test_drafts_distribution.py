@@ -20,7 +20,7 @@ from qwen35_mlx.generation.drafter import Drafter, PassCosts
 from qwen35_mlx.generation.sampler import Sampler
 from qwen35_mlx.generation.sampling_parameters import Sampling
 
-DRAWS = int(os.environ.get("QWEN35_DRAWS", "1500"))
+DRAWS = int(os.environ.get("QWEN35_DRAWS", "400"))
 VOCAB = 4
 # Log-probabilities of the next token, by the last one.
 TABLE = np.log(

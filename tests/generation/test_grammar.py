@@ -32,7 +32,7 @@ from qwen35_mlx.text.bounded_schema import bounded
 from qwen35_mlx.text.grammar_source import GrammarSource, json_schema, lark, regex
 from tests.random_schemas import PERSON, random_schema
 
-SCHEMAS = int(os.environ.get("QWEN35_SCHEMAS", "24"))
+SCHEMAS = int(os.environ.get("QWEN35_SCHEMAS", "8"))
 GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=0.7, top_p=0.95, top_k=20)
 ANYTHING = "start: <[*]>*"

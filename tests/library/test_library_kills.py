@@ -25,8 +25,8 @@ from qwen35_mlx.library.connections import connect
 from qwen35_mlx.library.library import FILE, Library
 from tests.library.messages import write_old_library
 
-KILLS = int(os.environ.get("QWEN35_KILLS", "16"))
-SECONDS = float(os.environ.get("QWEN35_SECONDS", "2"))
+KILLS = int(os.environ.get("QWEN35_KILLS", "6"))
+SECONDS = float(os.environ.get("QWEN35_SECONDS", "1"))
 WORKER = Path(__file__).with_name("library_worker.py")
 
 

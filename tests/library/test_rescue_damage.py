@@ -24,7 +24,7 @@ from qwen35_mlx.library.remains import DAMAGED_TITLE
 from qwen35_mlx.library.rows import DAMAGED
 from tests.library.damaged import all_of, mark, rescued, same, write_library
 
-DAMAGES = int(os.environ.get("QWEN35_DAMAGES", "12"))
+DAMAGES = int(os.environ.get("QWEN35_DAMAGES", "6"))
 Damage = Callable[[bytearray, random.Random], None]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.generation.prefill import prefill
-from qwen35_mlx.model.cache import Cache
+from qwen35_mlx.model.cache import Cache, Snapshot
 from qwen35_mlx.prompt_cache import disk, prefix_tree
 from qwen35_mlx.prompt_cache import file as snapshot_file
 from qwen35_mlx.prompt_cache.disk import DiskSnapshotCache
@@ -199,9 +199,16 @@ def original(model, tmp_path_factory):
     return folder, next_logits(model, prefilled(model, IDS))
 
 
+@pytest.fixture(scope="module")
+def snapshots(model) -> list[Snapshot]:
+    """Those that `original` holds, as they are computed again."""
+    cache = model.network.make_cache()
+    return [prefilled(model, IDS[:stop], cache=cache).snapshot() for stop in (64, 128, 256)]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_damaged_file_is_computed_again_and_never_changes_logits(
-    model, original, tmp_path, damage
+    model, original, snapshots, tmp_path, damage
 ):
     original, expected = original
     for name in [p.name for p in sorted((original / MODEL).iterdir())]:
@@ -225,10 +232,8 @@ def test_any_damaged_file_is_computed_again_and_never_changes_logits(
             assert states.notices() == []  # reported once
             continue
         # The cache heals: what is computed now is stored again.
-        cache = model.network.make_cache()
-        for stop in (64, 128, 256):
-            prefilled(model, IDS[:stop], cache=cache)
-            states.add(IDS[:stop], cache.snapshot())
+        for snapshot in snapshots:
+            states.add(IDS[: snapshot.offset], snapshot)
         assert restore_and_run(model, states, IDS)[0] == 256
         assert states.notices() == []
         states.close()

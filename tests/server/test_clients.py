@@ -204,11 +204,11 @@ def test_thirty_requests_at_once(server):
         url = f"{server.address}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
             together = await asyncio.gather(*(ask(client, number) for number in numbers))
-            return together, [await ask(client, number) for number in numbers[::3]]
+            return together, [await ask(client, number) for number in numbers[::10]]
 
     numbers = range(30, 60)
     together, alone = asyncio.run(ask_all())
-    assert together[::3] == alone
+    assert together[::10] == alone
     assert len(set(together)) > 5
 
 

@@ -35,7 +35,7 @@ def with_template(folder: Path, copy: Path, source: str) -> Model:
     return load(copy)
 
 
-def turns(model: Model, chat: Chat, questions: int = 3) -> tuple[int, int]:
+def turns(model: Model, chat: Chat, questions: int = 2) -> tuple[int, int]:
     """Numbers of tokens over some turns: computed, and new in the prompts."""
     computed = new = 0
     before: list[int] = []

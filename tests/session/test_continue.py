@@ -1,6 +1,7 @@
 """Replies that are continued: from where they were cut, or from a text in their place."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from qwen35_mlx import demo
 from qwen35_mlx.errors import Qwen35Error
-from qwen35_mlx.library.conversation import ChatSettings
+from qwen35_mlx.library.conversation import ChatSettings, Message
 from qwen35_mlx.library.library import Library
 from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.events import Answer, Done, PrefillProgress, Thinking, TurnEvent, Written
@@ -45,6 +46,11 @@ def turn_of(events: Iterable[TurnEvent]) -> Turn:
     return turn
 
 
+@cache
+def expected_reply(model: Model, *, thinking: bool) -> Message:
+    return whole_reply(model, thinking=thinking).messages[-1]
+
+
 def whole_reply(model: Model, *, thinking: bool) -> Chat:
     chat = Chat(model, thinking=thinking, temperature=0.0)
     list(chat.send(QUESTION, max_tokens=WHOLE))
@@ -59,7 +65,7 @@ def test_a_cut_reply_goes_on_as_if_it_had_not_been_cut(
     small: Model, length: int, *, thinking: bool
 ) -> None:
     """Cut within the thinking and within the answer."""
-    expected = whole_reply(small, thinking=thinking).messages[-1]
+    expected = expected_reply(small, thinking=thinking)
     chat = Chat(small, thinking=thinking, temperature=0.0)
     list(chat.send(QUESTION, max_tokens=length))
     cut = chat.messages[-1]

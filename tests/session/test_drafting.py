@@ -1,6 +1,7 @@
 """Turns with drafts end where those without do: stop strings, end tokens, limits, cancels."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import cache as remembered
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 TOKENS = 24
 # In an answer without thinking, of four tokens, the last of which is this one of the reply.
 STOP, STOPPED = ", 3,", 8
+MORE = [5, 6]
 
 
 class Right(MTPDrafts):
@@ -129,10 +131,15 @@ def assert_ends(model: Model, turn: Turn, plain: Turn, tokens: int) -> None:
     assert drafter is not None
     assert (head is None) == (drafter._mtp is None)
     assert head is None or head.kv.offset == len(ids) - 1
-    network, more = model.network, [5, 6]
-    found = network.logits(network(mx.array([more]), turn.cache))
-    fresh = network.logits(network(mx.array([[*ids, *more]]), model.make_cache())[:, -2:])
-    np.testing.assert_allclose(np.array(found), np.array(fresh), atol=1e-3)
+    network = model.network
+    found = network.logits(network(mx.array([MORE]), turn.cache))
+    np.testing.assert_allclose(np.array(found)[0], fresh_logits(model, tuple(ids)), atol=1e-3)
+
+
+@remembered
+def fresh_logits(model: Model, ids: tuple[int, ...]) -> np.ndarray:
+    """At the tokens of `MORE` after `ids`, which are read at once: [2, vocab]."""
+    return model.logits([*ids, *MORE])[-2:]
 
 
 def accepted(drafter: str, done: Done) -> bool:

@@ -1,6 +1,7 @@
 """Errors of every kind in the engine's thread: one line, and the next request works."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,10 @@ from qwen35_mlx.session import turn
 from qwen35_mlx.session.engine import EngineThread
 from qwen35_mlx.session.events import Done, Failed, Loaded, Measured, Notice, Opened, TurnStarted
 from qwen35_mlx.session.requests import Open, Send, UseModel
-from tests.session.test_engine import SETTINGS, of_kind, wait_for
+from tests.session.test_engine import SETTINGS as LONG
+from tests.session.test_engine import of_kind, wait_for
+
+SETTINGS = replace(LONG, max_tokens=12)
 
 
 class PanicException(BaseException):

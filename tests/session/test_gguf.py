@@ -248,7 +248,7 @@ def test_notes_are_shown_once_at_load_and_at_conversion(files: Path, tmp_path: P
 def test_a_conversion_of_a_file_has_its_tokenizer_and_template(
     files: Path, tmp_path: Path, reply: str
 ):
-    words = "What is 17 + 25? It is 42. " * 8
+    words = "What is 17 + 25? It is 42. " * 2
     summary = qwen35_mlx.convert(files / "Q8_0.gguf", tmp_path / "out", verify_text=words)
     assert summary.warnings == ()
     comparison = summary.proof.comparison

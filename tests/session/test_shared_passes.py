@@ -1,5 +1,7 @@
 """Turns that share passes reply as by themselves, also where they begin to in the middle."""
 
+from functools import cache as remembered
+
 import pytest
 
 import qwen35_mlx
@@ -35,7 +37,9 @@ def turn(model: qwen35_mlx.Model, question: str, **options) -> Turn:
     return model.turn(messages, model.make_cache(), ReplyOptions.of({**OPTIONS, **options}))
 
 
+@remembered
 def alone(model: qwen35_mlx.Model, question: str, **options) -> Turn:
+    """The turn in passes of its own."""
     own = turn(model, question, **options)
     assert isinstance([*own.run()][-1], Done)
     return own

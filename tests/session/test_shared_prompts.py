@@ -13,7 +13,7 @@ from qwen35_mlx.session.load import load
 from qwen35_mlx.session.request_engine import RequestEngine
 from tests.session.clients import GREEDY, Clients
 
-TURNS = 20
+TURNS = 10
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -66,7 +66,7 @@ def serve(model, folder: Path, work: Callable[[Clients], None]) -> None:
             engine.close()
 
 
-def test_twenty_turns_with_the_whole_history_prefill_what_is_new(reader, folder):
+def test_many_turns_with_the_whole_history_prefill_what_is_new(reader, folder):
     """Half of them before a restart; the logits behind them equal a fresh prefill."""
     ours, other = (Conversation(reader, thinking=thinking) for thinking in (True, False))
 

@@ -28,7 +28,7 @@ from qwen35_mlx.session.chat import Chat
 from qwen35_mlx.session.model import Model
 from tests.session.durable_child import done_of
 
-KILLS = int(os.environ.get("QWEN35_KILLS", "4"))
+KILLS = int(os.environ.get("QWEN35_KILLS", "2"))
 # System calls that change files, or wait until they are on disk. Not every one is on every machine.
 CALLS = (
     "open,openat,mkdir,mkdirat,write,writev,pwrite64,pwritev,fsync,fdatasync,ftruncate,fallocate,"

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as Type
 from tests.checkpoint.cases import golden
 from tests.checkpoint.gguf.cases import convert, write_gguf
 
-MUTATIONS = int(os.environ.get("QWEN35_MUTATIONS", "300"))
+MUTATIONS = int(os.environ.get("QWEN35_MUTATIONS", "100"))
 FIRST = int(os.environ.get("QWEN35_FIRST_MUTATION", "0"))
 SECONDS = 5
 GROWTH = 1 << 30
