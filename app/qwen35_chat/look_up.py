@@ -43,7 +43,9 @@ def look_up(
         if isinstance(event, TurnStarted):
             versions = library.position(event.user), library.position(event.reply)
             return Found(user_version=versions[0], reply_version=versions[1])
-        stored = None if conversation is None else library.conversation(conversation)
+        stored = event.stored if isinstance(event, Opened) else None
+        if stored is None and conversation is not None:
+            stored = library.conversation(conversation)
         system = stored.settings.system if stored and isinstance(event, Opened) else None
         if not system or personas is None:
             return Found(stored)

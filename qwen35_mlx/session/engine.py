@@ -363,20 +363,22 @@ class EngineThread:
             self._library.release(self._conversation)
         self._chat, self._conversation = chat, conversation
         self._replace_settings(given)
-        self._emit_opened(title)
+        self._emit_opened(title, read=True)
 
-    def _emit_opened(self, title: str = "") -> None:
+    def _emit_opened(self, title: str = "", *, read: bool = False) -> None:
         """Emit `Opened` for the current conversation.
 
         Args:
             title: its title, needed only while there is no model and so no chat.
+            read: whether the chat has just read it. Later, its draft may be an older one.
         """
         self._measure_due = True
         if self._chat is None:
             self._events.put(Opened(self._conversation, title, read_only=not self._claim()))
             return
         tree = self._chat.conversation
-        self._events.put(Opened(tree.id or None, tree.title, read_only=self._chat.read_only))
+        stored = tree if read and tree.id else None
+        self._events.put(Opened(tree.id or None, tree.title, self._chat.read_only, stored))
 
     def _claim(self) -> bool:
         """Claim the current conversation for this window; False if another one has it."""

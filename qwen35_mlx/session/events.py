@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qwen35_mlx.library.conversation import FinishReason, Usage
+from qwen35_mlx.library.conversation import Conversation, FinishReason, Usage
 from qwen35_mlx.text.reply import Answer as Answer
 from qwen35_mlx.text.reply import ReplyContent
 from qwen35_mlx.text.reply import Thinking as Thinking
@@ -54,11 +54,13 @@ class Opened:
     Attributes:
         conversation: its id; None for a new one, which gets an id with its first message.
         read_only: another window has it open, and turns are refused.
+        stored: all of it, where it was just read from the library; else it has to be read there.
     """
 
     conversation: int | None
     title: str = ""
     read_only: bool = False
+    stored: Conversation | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

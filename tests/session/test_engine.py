@@ -189,6 +189,18 @@ def of_kind(events: list[Event], kind: type) -> Any:
     return found
 
 
+def test_what_was_read_to_open_a_conversation_is_not_read_again(durable, library):
+    durable.submit(Send("Question 1"))
+    number = of_kind(wait_for(durable, Done), TurnStarted).conversation
+    durable.submit(Open(None))
+    assert of_kind(wait_for(durable, Opened), Opened).stored is None
+    durable.submit(Open(number))
+    assert of_kind(wait_for(durable, Opened), Opened).stored == library.conversation(number)
+    library.save_draft(number, "typed since")
+    durable.submit(Open(number))  # it is open: what it has read may be old
+    assert of_kind(wait_for(durable, Opened), Opened).stored is None
+
+
 def test_a_turn_of_a_new_conversation_reports_its_ids(durable, library):
     durable.submit(Open(None))
     opened = of_kind(wait_for(durable, Opened), Opened)
