@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Generator, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def rules_parsed_once() -> Generator[None]:
     parse_rules = Stylesheet._parse_rules
     parsed: dict[Any, list[RuleSet]] = {}
 
+    @wraps(parse_rules)
     def shared(sheet: Stylesheet, css: str, read_from: Any, *rest: Any, **named: Any) -> Any:
         key = (tuple(sheet._variables.items()), css, read_from, rest, tuple(named.items()))
         if key not in parsed:

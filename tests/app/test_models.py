@@ -230,9 +230,10 @@ def test_one_unreadable_folder_does_not_empty_the_list(tmp_path: Path, monkeypat
         refuse(path / "entry")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", scan)
-    monkeypatch.setattr(Path, "stat", lambda path, **how: refuse(path) or stat(path, **how))
-    names = [entry.name for entry in local_models((str(tmp_path / "mine"),)).usable]
+    with monkeypatch.context() as patch:  # pytest removes the folder
+        patch.setattr(os, "scandir", scan)
+        patch.setattr(Path, "stat", lambda path, **how: refuse(path) or stat(path, **how))
+        names = [entry.name for entry in local_models((str(tmp_path / "mine"),)).usable]
     assert names[:2] == ["demo", "org/good"]
     assert str(tmp_path / "mine" / "good") in names
 

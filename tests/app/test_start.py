@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from dataclasses import replace
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,10 @@ async def test_until_the_first_frame_style_sheets_are_read_once_and_widgets_styl
         styled.append(list(nodes))
         update_nodes(sheet, nodes, *args, **options)
 
+    # Without what the tests share.
+    monkeypatch.setattr(
+        stylesheet.Stylesheet, "_parse_rules", unwrap(stylesheet.Stylesheet._parse_rules)
+    )
     monkeypatch.setattr(stylesheet, "parse", count_parse)
     monkeypatch.setattr(stylesheet.Stylesheet, "update_nodes", count_update)
     async with chat(home, size=(120, 40)) as at:
