@@ -78,6 +78,8 @@ class ChatApp(PrivateApp, inherit_bindings=False):
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self._crashes.keep(context.get("exception"))
         )
+        # The terminal may have forgotten what was drawn before the shell had it.
+        self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
         for name in ("SIGHUP", "SIGTERM"):
             with suppress(AttributeError, NotImplementedError, ValueError, RuntimeError):
                 number = getattr(signal, name)

@@ -125,12 +125,12 @@ def limit_memory() -> None:
     """End this process before it takes more than `MAX_MEMORY`."""
     with suppress(ValueError, OSError):  # macOS does not know this limit
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    threading.Thread(target=_watch_memory, daemon=True).start()
-
-
-def _watch_memory() -> None:
     # Linux counts the memory of the parent, as it was when this process began, as its own peak.
     limit = _peak_memory() + MAX_MEMORY
+    threading.Thread(target=_watch_memory, args=(limit,), daemon=True).start()
+
+
+def _watch_memory(limit: int) -> None:
     while _peak_memory() <= limit:
         time.sleep(WATCH_SECONDS)
     os._exit(OUT_OF_MEMORY)

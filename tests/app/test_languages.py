@@ -13,6 +13,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from qwen35_chat.attachments import draft_in_full
 from qwen35_chat.drawing.entries import ReplyEntry, UserEntry
 from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.fake import done
@@ -88,8 +89,8 @@ def test_typed_and_pasted(typing: tuple[Terminal, Library, int], text: str) -> N
     terminal.write(typed)  # a line feed is Ctrl+J, which begins a new line
     terminal.write(f"\x1b[200~{text}\x1b[201~")
     try:
-        terminal.until(lambda: library.draft(number).endswith(text), 10)
-        assert library.draft(number) == typed + text
+        terminal.until(lambda: draft_in_full(library.draft(number)).endswith(text), 10)
+        assert draft_in_full(library.draft(number)) == typed + text
     finally:
         terminal.write(CLEAR)
         terminal.until(lambda: library.draft(number) == "", 10)

@@ -166,7 +166,7 @@ def test_no_argument_of_a_library_ends_in_a_traceback(tmp_path, monkeypatch):
         message = add_message(library, number, None, "user", "Hello")
         base: dict[str, Any] = {"conversation": number, "message": message, "text": "x"}
         base |= {"title": "x", "leaf": message.id, "model": "x", "name": "Old"}
-        base |= {"settings": ChatSettings(), "files": ["model/0-1-a-b"]}
+        base |= {"settings": ChatSettings(), "files": ["model/0-1-a-b"], "shelf": "pinned"}
         for kind in (ConversationStore, Library):
             for name, function in vars(kind).items():
                 if name.startswith("_") or name in ("close", "set_columns"):

@@ -87,6 +87,7 @@ from qwen35_mlx.text import template_sandbox as sandbox
 sandbox.limit_memory()
 print(sandbox.answer("{% set n = namespace(a='a' * 9999) %}{% for i in range(17) %}"
     "{% set n.a = n.a ~ n.a %}{% endfor %}{{ 5 }}", {})[1], flush=True)
+import time; time.sleep(5)  # for the thread that watches, which others may hold up
 print("still here")
 """
     done = subprocess.run(
