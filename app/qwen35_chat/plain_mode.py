@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from inspect import iscoroutine
 from typing import TextIO, cast
 
-from qwen35_chat.attachments import draft_in_full
+from qwen35_chat.chips import draft_in_full
 from qwen35_chat.commands import BY_SLASH
 from qwen35_chat.controller import Controller
 from qwen35_chat.disk_calls import finished

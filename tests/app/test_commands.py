@@ -8,7 +8,8 @@ from qwen35_chat import commands, key_page
 from qwen35_chat.commands import BY_ALIAS, COMMANDS, SCOPES, in_scope, keymap
 from qwen35_chat.keys import key_names, key_problem, shown_keys
 from qwen35_chat.screens import chat as chat_screen
-from qwen35_chat.screens.lists import ConversationList, Palette, SettingsList
+from qwen35_chat.screens.conversations import ConversationList
+from qwen35_chat.screens.lists import Palette, SettingsList
 from qwen35_chat.screens.models import ModelList
 from qwen35_chat.screens.page import Page
 from qwen35_chat.screens.picker import Ask

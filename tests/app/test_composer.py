@@ -4,7 +4,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from qwen35_chat.attachments import Chips, attached, draft_in_full, files_below, taken_apart
+from qwen35_chat.attachments import attached, files_below, taken_apart
+from qwen35_chat.chips import Chips, draft_in_full
 from qwen35_chat.completion import commands_for, files_for, ranked
 from qwen35_chat.history import History
 from qwen35_chat.readable_files import read_text_file

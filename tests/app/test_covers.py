@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from qwen35_chat.screens.lists import ConversationList
+from qwen35_chat.screens.conversations import ConversationList
 from qwen35_chat.screens.moments import period_of
 from qwen35_chat.screens.picker import Cover, Picker, Row
 from qwen35_chat.screens.snippets import without_marks

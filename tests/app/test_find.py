@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from qwen35_chat.screens.lists import ConversationList
+from qwen35_chat.screens.conversations import ConversationList
 from textual.widgets import OptionList
 
 from qwen35_mlx.library.library import Library

@@ -27,6 +27,7 @@ def test_the_app_never_imports_mlx() -> None:
 def test_the_first_frame_waits_for_no_list_formula_export_or_download() -> None:
     later = {
         *(
+            "qwen35_chat.screens.conversations",
             "qwen35_chat.screens.lists",
             "qwen35_chat.screens.models",
             "qwen35_chat.screens.question",

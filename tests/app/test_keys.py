@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from qwen35_chat.keys import key_names, shown_keys
-from qwen35_chat.screens.lists import ConversationList
+from qwen35_chat.screens.conversations import ConversationList
 from qwen35_chat.screens.page import Page
 
 from qwen35_mlx.session.events import Answer

@@ -13,7 +13,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from qwen35_chat.attachments import draft_in_full
+from qwen35_chat.chips import draft_in_full
 from qwen35_chat.drawing.entries import ReplyEntry, UserEntry
 from qwen35_chat.drawing.entry import TranscriptEntry
 from qwen35_chat.fake import done

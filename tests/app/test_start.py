@@ -13,7 +13,7 @@ import pytest
 from qwen35_chat import runtime
 from qwen35_chat.main import main
 from qwen35_chat.options import Start
-from qwen35_chat.screens.lists import ConversationList
+from qwen35_chat.screens.conversations import ConversationList
 from textual.css import stylesheet
 from textual.css.parse import parse
 

@@ -69,7 +69,7 @@ class CoveredScreen(Screen[None]):
         self.app.push_screen(Page("Figures", lambda _: stats_text(sections)))
 
     def list_conversations(self, words: str, then: Callable[[int, int | None], Work]) -> None:
-        from qwen35_chat.screens.lists import ConversationList
+        from qwen35_chat.screens.conversations import ConversationList
 
         shown = ConversationList(self.controller, words)
 

@@ -6,7 +6,7 @@ from textual import events
 from textual.message import Message
 from textual.widgets.text_area import Selection
 
-from qwen35_chat.attachments import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
+from qwen35_chat.chips import LONG_TEXT, LONG_TEXT_CHARACTERS, Chips
 from qwen35_chat.typed_signs import with_ascii_sign
 from qwen35_chat.vim.edits import Step
 from qwen35_chat.vim.keys import Vim
