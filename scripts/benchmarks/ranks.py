@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from qwen35_mlx.distributed.place import HOSTFILE, NCCL_HOST, RANK, Place
+from qwen35_mlx.distributed.place import RANK, Place
 from qwen35_mlx.kernels import gpu_kernel
 from qwen35_mlx.model.config import ModelConfig
 from qwen35_mlx.model.network import Network
@@ -36,6 +35,7 @@ from qwen35_mlx.model.weights import Weights
 from scripts.benchmarks.generate import measure, ours, prompt_ids
 from scripts.support import report
 from scripts.support.random_weights import SHAPES, RandomSource, select_gpu_variants
+from scripts.support.ranks import environments
 
 GROUP = 64  # of the packed weights
 EXCHANGES = 64  # timed one after the other
@@ -132,7 +132,7 @@ def run_processes(ranks: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "scripts.benchmarks.ranks", *options]
     with tempfile.TemporaryDirectory() as folder:
         processes = []
-        for rank, environment in enumerate(_environments(ranks, Path(folder))):
+        for rank, environment in enumerate(environments(ranks, Path(folder))):
             processes.append(
                 subprocess.Popen(
                     command,
@@ -151,24 +151,6 @@ def run_processes(ranks: int, args: argparse.Namespace) -> list[dict[str, Any]]:
         for process in processes:
             process.wait()
     return rows
-
-
-def _environments(ranks: int, folder: Path) -> list[dict[str, str]]:
-    """What MLX reads in each of the processes."""
-    if ranks == 1:
-        return [{}]
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(ranks)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    if mx.cuda.is_available():
-        others = {NCCL_HOST: "127.0.0.1", "NCCL_PORT": str(ports[0]), "MLX_WORLD_SIZE": str(ranks)}
-        own = [{"CUDA_VISIBLE_DEVICES": str(rank)} for rank in range(ranks)]
-    else:
-        file = folder / "hosts.json"
-        file.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-        others, own = {HOSTFILE: str(file)}, [{}] * ranks
-    return [others | {RANK: str(rank)} | own[rank] for rank in range(ranks)]
 
 
 def main() -> None:

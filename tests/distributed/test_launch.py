@@ -15,7 +15,8 @@ from qwen35_mlx.distributed.hosts import read_hosts
 from qwen35_mlx.distributed.launch import READY, Launched
 from qwen35_mlx.distributed.reachable import RingCheck
 from qwen35_mlx.errors import Qwen35Error
-from tests.ranks import ROOT, free_ports, run_ranks
+from scripts.support.ranks import free_ports
+from tests.ranks import ROOT, run_ranks
 
 FakeSsh = Callable[[str], Path]
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from qwen35_mlx.conversion.converter import convert
+from scripts.support.ranks import uses_nccl
 from tests.goldens import FOLDER, NAMES, expected
 from tests.model.parallel_child import Case, outputs, write_cases
 from tests.random_model import write_weights
-from tests.ranks import run_ranks, uses_nccl
+from tests.ranks import run_ranks
 
 LONG = [int(ranks) for ranks in os.environ.get("QWEN35_RANKS", "").split(",") if ranks]
 # Sizes of which several processes have a share of each, in groups of 32.
